@@ -1,0 +1,35 @@
+"""Who is asking? Tokens to grants, sign-in, sessions, API keys, and the proxies' assertions."""
+
+from ctllm.cloud.identity.apikeys import ApiKeys
+from ctllm.cloud.identity.assertions import Assertions
+from ctllm.cloud.identity.grants import MANAGE, SCOPES, Grant, Identity, User
+from ctllm.cloud.identity.identities import Identities, Remembered
+from ctllm.cloud.identity.invites import Invites
+from ctllm.cloud.identity.issuer import Issuer
+from ctllm.cloud.identity.keys import Keys, load_keys, proxy_id, user_hash
+from ctllm.cloud.identity.sessions import Session, Sessions
+from ctllm.cloud.identity.store import Folder
+from ctllm.wire.assertions import SERVE, USE
+
+__all__ = [
+    "MANAGE",
+    "SCOPES",
+    "SERVE",
+    "USE",
+    "ApiKeys",
+    "Assertions",
+    "Folder",
+    "Grant",
+    "Identities",
+    "Identity",
+    "Invites",
+    "Issuer",
+    "Keys",
+    "Remembered",
+    "Session",
+    "Sessions",
+    "User",
+    "load_keys",
+    "proxy_id",
+    "user_hash",
+]

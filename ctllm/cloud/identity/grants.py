@@ -1,0 +1,58 @@
+"""Who is asking, and what may they do? The values, and the face of everything that can tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ctllm.errors import Forbidden
+from ctllm.wire.assertions import SERVE, USE
+
+MANAGE = "manage"
+"""Sessions, proxies and desktops of one's own; USE talks to models, SERVE attaches a desktop."""
+
+SCOPES = frozenset({USE, MANAGE, SERVE})
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A person: `subject` is unique within `issuer`, `name` is only for showing."""
+
+    issuer: str
+    subject: str
+    name: str
+
+    def __post_init__(self) -> None:
+        # Subjects may contain the bar (Auth0's do). Were it allowed in issuers, two users could
+        # have one key.
+        if not self.issuer or not self.subject or "|" in self.issuer:
+            raise ValueError("a user needs an issuer without '|' and a subject")
+
+    @property
+    def key(self) -> str:
+        """The string that is this user everywhere, and nobody else."""
+        return f"{self.issuer}|{self.subject}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A verified caller: what the token allows (`scopes`), until when (`expires`, epoch s)."""
+
+    user: User
+    scopes: frozenset[str]
+    expires: float
+
+    def require(self, scope: str) -> None:
+        """Raise Forbidden unless this grant has `scope`."""
+        if scope not in self.scopes:
+            raise Forbidden(f"This sign-in or API key does not have the scope '{scope}'.")
+
+
+class Identity(Protocol):
+    """Something that knows one kind of token."""
+
+    def owns(self, token: str) -> bool:
+        """Whether `token` looks like this kind; cheap, and proves nothing."""
+
+    async def verify(self, token: str) -> Grant:
+        """Give what `token` grants; Unauthenticated, with a sentence for people, if nothing."""

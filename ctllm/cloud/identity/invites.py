@@ -1,0 +1,67 @@
+"""Invites: a one-time secret, good for 15 minutes, that makes whoever brings it a user."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from secrets import token_urlsafe
+
+from ctllm.cloud.identity.grants import User
+from ctllm.cloud.identity.records import Records
+from ctllm.cloud.identity.store import Folder
+from ctllm.errors import BadRequest, Unauthenticated
+from ctllm.wire.assertions import ISSUER
+
+LIFE = 15 * 60
+"""Seconds that an invite is good for."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """What is kept of an invite; `expires` in epoch seconds."""
+
+    name: str
+    expires: float
+
+
+def user_name(text: str) -> str:
+    """Give `text` as a name of the built-in issuer's, in lower case; BadRequest if it is none."""
+    if not _NAME.fullmatch(text):
+        raise BadRequest(
+            "A name has 1 to 64 letters (a-z), digits or . _ @ - and begins with a letter or a "
+            "digit."
+        )
+    return text.lower()
+
+
+class Invites:
+    """The invites in `folder`, which the service and `ctllm invite` share; `now` epoch seconds."""
+
+    def __init__(self, folder: Folder, now: Callable[[], float]) -> None:
+        self._records = Records(folder, Invite)
+        self._now = now
+
+    def create(self, name: str) -> str:
+        """Give the secret that makes its bearer the user `name`; BadRequest for a bad name."""
+        secret = token_urlsafe(32)
+        self._records.put(secret, Invite(user_name(name), self._now() + LIFE))
+        return secret
+
+    def redeem(self, secret: str) -> User:
+        """Give the user that was invited, once; Unauthenticated ever after."""
+        invite = self._records.find(secret)
+        # Of all who have read it, only the one who removes it has it.
+        if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
+            raise Unauthenticated(
+                "This sign-in link was used before or is older than 15 minutes: get a new one "
+                "with `ctllm invite`."
+            )
+        return User(ISSUER, invite.name, invite.name)
+
+    def sweep(self) -> int:
+        """Remove invites that are too old or damaged; give how many."""
+        now = self._now()
+        return self._records.remove_where(lambda invite: invite is None or now >= invite.expires)

@@ -1,0 +1,80 @@
+"""The built-in issuer, for those who have no identity provider: short-lived access tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_urlsafe
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ctllm.cloud.identity.grants import SCOPES, Grant, User
+from ctllm.wire.assertions import ISSUER
+from ctllm.wire.jws import TokenKind
+
+ACCESS = TokenKind("ctllm-access+jwt", "access token")
+AUDIENCE = "ctllm-cloud"
+
+
+class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON inside an access token."""
+
+    iss: str
+    aud: str
+    sub: str
+    name: str
+    scope: str
+    iat: int
+    exp: int
+    jti: str
+
+
+_decoder = msgspec.json.Decoder(AccessBody)
+
+
+class Issuer:
+    """An Identity that makes its own tokens, good for `token_seconds`; `now` is epoch seconds."""
+
+    def __init__(
+        self, key: Ed25519PrivateKey, now: Callable[[], float], token_seconds: int = 600
+    ) -> None:
+        self._key = key
+        self._public = key.public_key()
+        self._now = now
+        self.token_seconds = token_seconds
+
+    def issue(self, user: User, scopes: frozenset[str]) -> str:
+        """Give an access token; ValueError if `user` is another issuer's or a scope unknown."""
+        if user.issuer != ISSUER or not scopes <= SCOPES:
+            raise ValueError("not a user or a scope of the built-in issuer")
+        issued = int(self._now())
+        body = AccessBody(
+            iss=ISSUER,
+            aud=AUDIENCE,
+            sub=user.subject,
+            name=user.name,
+            scope=" ".join(sorted(scopes)),
+            iat=issued,
+            exp=issued + self.token_seconds,
+            jti=token_urlsafe(12),
+        )
+        return ACCESS.sign(self._key, msgspec.json.encode(body))
+
+    def owns(self, token: str) -> bool:
+        """Whether `token` calls itself an access token of a ctllm cloud."""
+        return ACCESS.owns(token)
+
+    async def verify(self, token: str) -> Grant:
+        """Give what `token` grants; Unauthenticated if it is not ours, too old or too new."""
+        return self._read(token)
+
+    def _read(self, token: str) -> Grant:
+        try:
+            body = _decoder.decode(ACCESS.open(self._public, token))
+        except msgspec.DecodeError as error:
+            raise ACCESS.refusal() from error
+        scopes = frozenset(body.scope.split())
+        if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:
+            raise ACCESS.refusal()
+        ACCESS.check_age(body.iat, body.exp, self._now())
+        return Grant(User(ISSUER, body.sub, body.name), scopes, body.exp)

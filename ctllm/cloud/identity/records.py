@@ -1,0 +1,55 @@
+"""A folder of JSON values, each found by a secret of which only the hash is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+import msgspec
+from twisted.logger import Logger
+
+from ctllm.cloud.identity.store import Folder
+
+T = TypeVar("T")
+_log = Logger()
+
+
+class Records(Generic[T]):
+    """The values of type `kind` in `folder`. A file that does not hold one counts as none.
+
+    Looked up by its hash, a wrong guess at a secret tells by its timing nothing about a right one.
+    """
+
+    def __init__(self, folder: Folder, kind: type[T]) -> None:
+        self._folder = folder
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def find(self, secret: str) -> T | None:
+        """Give the value behind `secret`, or None."""
+        return self._read(_file(secret))
+
+    def put(self, secret: str, value: T) -> None:
+        """Keep `value` behind `secret`, in the place of what was there."""
+        self._folder.replace(_file(secret), msgspec.json.encode(value))
+
+    def remove(self, secret: str) -> bool:
+        """Remove the value behind `secret`; of all who try, True only for the one who did."""
+        return self._folder.remove(_file(secret))
+
+    def remove_where(self, chosen: Callable[[T | None], bool]) -> int:
+        """Remove the values that are `chosen` (None is a damaged one); give how many."""
+        folder = self._folder
+        return sum(folder.remove(file) for file in folder.names() if chosen(self._read(file)))
+
+    def _read(self, file: str) -> T | None:
+        data = self._folder.read(file)
+        try:
+            return None if data is None else self._decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _log.warn("{file} in {folder} is damaged", file=file, folder=self._folder.path)
+            return None
+
+
+def _file(secret: str) -> str:
+    return f"{sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}.json"

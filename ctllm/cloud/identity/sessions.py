@@ -1,0 +1,80 @@
+"""Sessions: a refresh token for each browser or desktop that signed in, kept as its hash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from secrets import token_urlsafe
+from types import MappingProxyType
+from typing import Literal
+
+from ctllm.cloud.identity.grants import MANAGE, User
+from ctllm.cloud.identity.records import Records
+from ctllm.cloud.identity.store import Folder
+from ctllm.errors import Unauthenticated
+from ctllm.wire.assertions import SERVE, USE
+
+PREFIX = "ctllm-r-"
+Client = Literal["browser", "desktop"]
+
+CLIENT_SCOPES: Mapping[Client, frozenset[str]] = MappingProxyType(
+    {"browser": frozenset({USE, MANAGE}), "desktop": frozenset({USE, MANAGE, SERVE})}
+)
+
+_DAY = 86400.0
+_STEP = 3600.0
+"""A session slides in steps of an hour: else every renewal would wait for the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One sign-in of one client; `created` and `expires` in epoch seconds."""
+
+    user: User
+    client: Client
+    scopes: frozenset[str]
+    created: float
+    expires: float
+
+
+class Sessions:
+    """The sessions in `folder`, each good for `days` after it was last renewed; `now` epoch s."""
+
+    def __init__(self, folder: Folder, now: Callable[[], float], days: float = 30) -> None:
+        self._records = Records(folder, Session)
+        self._now = now
+        self._life = days * _DAY
+
+    def open(self, user: User, client: Client) -> str:
+        """Give a refresh token for a new session; it is kept nowhere here."""
+        refresh = PREFIX + token_urlsafe(32)
+        now = self._now()
+        session = Session(user, client, CLIENT_SCOPES[client], now, now + self._life)
+        self._records.put(refresh, session)
+        return refresh
+
+    def renew(self, refresh: str) -> Session:
+        """Give the session behind `refresh`, its end put off; Unauthenticated if it is over."""
+        session = self._records.find(refresh)
+        if session is None or self._now() >= session.expires:
+            raise Unauthenticated("You are signed out: sign in again.")
+        slid = replace(session, expires=self._now() + self._life)
+        if slid.expires < session.expires + _STEP:
+            return session
+        self._records.put(refresh, slid)
+        return slid
+
+    def close(self, refresh: str) -> None:
+        """End the session behind `refresh`, if there is one."""
+        self._records.remove(refresh)
+
+    def close_all(self, user: User) -> int:
+        """End every session of `user`; give how many."""
+        return self._records.remove_where(
+            lambda session: session is not None and session.user.key == user.key
+        )
+
+    def sweep(self) -> int:
+        """Remove sessions that are over or damaged; give how many."""
+        now = self._now()
+        return self._records.remove_where(lambda session: session is None or now >= session.expires)

@@ -1,0 +1,137 @@
+"""A private folder of small files, each of them whole or absent whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+from ctllm.errors import BadConfiguration, Overloaded
+
+_OTHERS = 0o077
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def _explained(doing: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"Cannot {doing} {path}: {error.strerror}."
+        if error.errno in _FULL:
+            raise Overloaded(f"{what} Make room on the disk.") from error
+        raise BadConfiguration(
+            f"{what} It must be a place that the user who runs ctllm can read and write."
+        ) from error
+
+
+class Folder:
+    """The folder `path`, made with mode 0700 if missing.
+
+    A process of root's (`ctllm invite`) may write for a service of another user, so whatever is
+    made here belongs to the owner of the folder around it. Every method raises BadConfiguration,
+    naming the path, where the file system refuses, and Overloaded where the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _explained("use the folder", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700)
+                with _opened(path) as descriptor:
+                    _give(descriptor, path.parent)
+            mode = path.stat().st_mode
+        if mode & _OTHERS:
+            raise BadConfiguration(f"Others can look into {path}. Run: chmod 700 {path}")
+
+    def inner(self, name: str) -> Folder:
+        """Give the folder `name` inside this one."""
+        return Folder(self.path / name)
+
+    def names(self) -> list[str]:
+        """Give the names of the files that are whole."""
+        with _explained("list", self.path):
+            return [name for name in os.listdir(self.path) if not name.startswith(".")]
+
+    def read(self, name: str) -> bytes | None:
+        """Give what the file holds, or None if there is none."""
+        path = self.path / name
+        with _explained("read", path), suppress(FileNotFoundError):
+            return path.read_bytes()
+        return None
+
+    def is_private(self, name: str) -> bool:
+        """Whether nobody but its owner can read or write the file."""
+        with _explained("read", self.path / name):
+            return not (self.path / name).stat().st_mode & _OTHERS
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Make the file; False if it exists already. Of two processes at once, one makes it."""
+        path = self.path / name
+        with _explained("write", path), self._written(name, data) as whole:
+            try:
+                os.link(whole, path)
+            except FileExistsError:
+                return False
+        return True
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Make the file, or put it in the place of the one that is there."""
+        path = self.path / name
+        with _explained("write", path), self._written(name, data) as whole:
+            os.replace(whole, path)
+
+    def remove(self, name: str) -> bool:
+        """Remove the file; False if it is gone. Of two processes at once, one removes it."""
+        path = self.path / name
+        with _explained("remove", path):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return False
+            _settle(self.path)
+        return True
+
+    @contextmanager
+    def _written(self, name: str, data: bytes) -> Iterator[Path]:
+        path = self.path / f".{name}.{token_hex(8)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+                _give(descriptor, self.path)
+                file.flush()
+                os.fsync(descriptor)
+            yield path
+            _settle(self.path)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _give(descriptor: int, around: Path) -> None:
+    """Hand what root made to the owner of the folder around it; only root can give.
+
+    By descriptor, never by name: that owner could have put a link to another file in its place.
+    """
+    if os.geteuid() == 0:
+        owner = around.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _settle(folder: Path) -> None:
+    """Make the names in `folder` outlast a power cut."""
+    with _opened(folder) as descriptor:
+        os.fsync(descriptor)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,20 @@
+"""etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
+
+from ctllm.config.addresses import endpoint_string, ollama_url, public_url
+from ctllm.config.keys import KEYS, Key, arguments
+from ctllm.config.reading import load
+from ctllm.config.sections import Cloud, Config, Desktop, Proxy
+
+__all__ = [
+    "KEYS",
+    "Cloud",
+    "Config",
+    "Desktop",
+    "Key",
+    "Proxy",
+    "arguments",
+    "endpoint_string",
+    "load",
+    "ollama_url",
+    "public_url",
+]

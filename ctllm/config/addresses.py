@@ -1,0 +1,157 @@
+"""The addresses that people write, judged and brought into the form that programs want.
+
+Each function raises `BadConfiguration` with a sentence that says what would be right; whoever
+knows the file and the key puts them in front. No sentence repeats the value: a password that
+somebody put into a URL stays out of the logs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+from ctllm.errors import BadConfiguration
+
+OFF = "off"
+
+_ENDPOINT = re.compile(r"(tcp6?|ssl|unix|systemd):(.+)", re.DOTALL)
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
+_HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+_WEB_ADDRESS = re.compile(r"https?://([^/?#@]+)/?")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@A-Z]+)")
+_OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
+_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+
+
+def endpoint_string(listen: str) -> str:
+    """Turn `listen` (host:port, or already an endpoint string) into Twisted's endpoint string."""
+    if endpoint := _ENDPOINT.fullmatch(listen):
+        _check_endpoint(endpoint[1], endpoint[2])
+        return listen
+    host, port = _host_and_port(listen, None)
+    if not host:
+        raise BadConfiguration("names no host; for every address of this machine write 0.0.0.0")
+    kind = "tcp6" if ":" in host else "tcp"
+    return f"{kind}:{port}:interface=" + host.replace(":", r"\:")
+
+
+def check_listen_or_off(listen: str) -> None:
+    """Take what `endpoint_string` takes, and "off"."""
+    if listen != OFF:
+        endpoint_string(listen)
+
+
+def check_web_address(url: str) -> None:
+    """Take a web address of a whole site (http or https, no path), or nothing."""
+    if not url:
+        return
+    if not (address := _WEB_ADDRESS.fullmatch(url)):
+        raise BadConfiguration(
+            "must be a web address without user, path or query, such as https://ctllm.example.org"
+        )
+    _check_has_host(_host_and_port(address[1], 443))
+
+
+def check_origin(origin: str) -> None:
+    """Take a browser's origin: a scheme and a host in lower case, and nothing after them."""
+    if not (parts := _ORIGIN.fullmatch(origin)):
+        raise BadConfiguration(
+            "must be origins as browsers send them, in lower case and without a slash at the end,"
+            " such as https://chat.example.org"
+        )
+    _check_has_host(_host_and_port(parts[1], 443))
+
+
+def check_ollama(value: str) -> None:
+    """Take what `ollama_url` takes."""
+    ollama_url(value, {})
+
+
+def public_url(url: str, listen: str) -> str:
+    """Give the address for links, without a slash at its end: `url`, or what follows from `listen`.
+
+    An endpoint string does not tell where people reach it: then there must be a `url`.
+    """
+    if url:
+        return url.rstrip("/")
+    if _ENDPOINT.fullmatch(listen):
+        raise BadConfiguration("[cloud] url: must be set when listen is an endpoint string")
+    host, port = _host_and_port(listen, None)
+    return f"http://{_in_url(host)}:{port}"
+
+
+def ollama_url(value: str, environ: Mapping[str, str]) -> str:
+    """Give the URL of Ollama (no slash at its end) from `value`, else `$OLLAMA_HOST`, else 11434.
+
+    Takes every form that Ollama takes: host, host:port, :port, http(s)://host:port/path, quoted
+    or not. An address for listening everywhere (0.0.0.0) becomes one to connect to.
+    """
+    if text := _unquoted(value):
+        return _ollama_url(text)
+    try:
+        return _ollama_url(_unquoted(environ.get("OLLAMA_HOST", "")))
+    except BadConfiguration as error:
+        raise BadConfiguration(f"$OLLAMA_HOST: {error.message}") from error
+
+
+def _ollama_url(text: str) -> str:
+    scheme, _, rest = text.rpartition("://")
+    authority, _, path = rest.partition("/")
+    if scheme not in _OLLAMA_PORTS or not re.fullmatch(r"[\w./~%-]*", path, re.ASCII):
+        raise BadConfiguration("must be host, host:port or a URL such as http://127.0.0.1:11434")
+    host, port = _host_and_port(authority, _OLLAMA_PORTS[scheme])
+    return f"{scheme or 'http'}://{_in_url(host)}:{port}/{path}".rstrip("/")
+
+
+def _unquoted(text: str) -> str:
+    return text.strip().strip("\"'").strip()
+
+
+def _in_url(host: str) -> str:
+    reachable = _REACHABLE.get(host, host)
+    return f"[{reachable}]" if ":" in reachable else reachable
+
+
+def _host_and_port(text: str, default_port: int | None) -> tuple[str, int]:
+    """Split host:port, [ipv6]:port or a bare IPv6 address; the host may be empty."""
+    if _is_ip(text):
+        text = f"[{text}]" if ":" in text else text
+    parts = _AUTHORITY.fullmatch(text)
+    if not parts or not (parts[2] or default_port is not None):
+        raise BadConfiguration("must be host:port, such as 127.0.0.1:8434 or [::1]:8434")
+    host = parts[1].strip("[]")
+    if not (_is_ip(host) if parts[1] != host else _is_host(host)):
+        raise BadConfiguration("names a host that is neither a name nor an IP address")
+    return host, _port(parts[2]) if parts[2] else default_port or 0
+
+
+def _check_has_host(address: tuple[str, int]) -> None:
+    if not address[0]:
+        raise BadConfiguration("names no host")
+
+
+def _is_host(host: str) -> bool:
+    return not host or _is_ip(host) or _HOST_NAME.fullmatch(host) is not None
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return "%" not in host  # a zone means nothing in a URL
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise BadConfiguration("names a port that is not a number from 0 to 65535")
+    return int(text)
+
+
+def _check_endpoint(kind: str, arguments: str) -> None:
+    if kind not in ("tcp", "tcp6", "ssl"):
+        return
+    first, *rest = re.split(r"(?<!\\):", arguments)
+    named = dict(part.partition("=")[::2] for part in (first, *rest) if "=" in part)
+    _port(named.get("port", "") if "=" in first else first)

@@ -1,0 +1,221 @@
+"""Every key of the configuration: its type, its limits, its default and what it is for.
+
+The descriptions here are the help of the command line. Each name is unique over all sections,
+because each is an option too (`token_seconds` is `--token-seconds`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from ctllm.config.addresses import (
+    check_listen_or_off,
+    check_ollama,
+    check_origin,
+    check_web_address,
+    endpoint_string,
+)
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all sections share. A `check` in a field's `extra` judges the texts that it holds."""
+
+
+class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keys of the cloud's front door and of the streaming proxies that it starts."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            description="Where the cloud listens: host:port, or an endpoint string of Twisted "
+            "(tcp:, tcp6:, ssl:, unix:, systemd:).",
+            extra={"check": endpoint_string},
+        ),
+    ] = "127.0.0.1:8434"
+    url: Annotated[
+        str,
+        Meta(
+            description="The address by which people reach the cloud, for links. "
+            "Empty: follows from listen.",
+            extra={"check": check_web_address},
+        ),
+    ] = ""
+    metrics: Annotated[
+        str,
+        Meta(
+            description='Where Prometheus reads the metrics: like listen, or "off".',
+            extra={"check": check_listen_or_off},
+        ),
+    ] = "127.0.0.1:8435"
+    origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Origins of other sites whose pages may use the cloud in a browser "
+            "(CORS), such as https://chat.example.org.",
+            extra={"check": check_origin},
+        ),
+    ] = ()
+    runtime: Annotated[
+        Literal["process"],
+        Meta(description="What runs the streaming proxies."),
+    ] = "process"
+    token_seconds: Annotated[
+        int,
+        Meta(description="How long a session assertion is valid, in seconds.", ge=60, le=3600),
+    ] = 600
+    session_days: Annotated[
+        int, Meta(description="How long a sign-in lasts, in days.", ge=1, le=3650)
+    ] = 30
+    invite_minutes: Annotated[
+        int,
+        Meta(description="How long a sign-in link may be used, in minutes.", ge=1, le=1440),
+    ] = 15
+    max_proxies: Annotated[
+        int,
+        Meta(description="How many streaming proxies (users) there may be at once.", ge=1),
+    ] = 100
+    max_starting: Annotated[
+        int, Meta(description="How many streaming proxies may start at once.", ge=1)
+    ] = 2
+    proxy_idle_seconds: Annotated[
+        int,
+        Meta(description="When an unused streaming proxy is removed, in seconds.", ge=1),
+    ] = 600
+    proxy_health_seconds: Annotated[
+        int,
+        Meta(description="How often a streaming proxy's health is asked, in seconds.", ge=1),
+    ] = 30
+    proxy_start_seconds: Annotated[
+        int,
+        Meta(description="How long a streaming proxy's start may take, in seconds.", ge=1),
+    ] = 20
+    max_request_head: Annotated[
+        int,
+        Meta(
+            description="The largest request line and headers together, in bytes.",
+            ge=4096,
+            le=1048576,
+        ),
+    ] = 65536
+
+
+class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keys of the desktop: the machine with Ollama."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Where apps on this machine find their models: host:port, an endpoint "
+            'string of Twisted, or "off".',
+            extra={"check": check_listen_or_off},
+        ),
+    ] = "127.0.0.1:11435"
+    ollama: Annotated[
+        str,
+        Meta(
+            description="Where Ollama is, in any form that OLLAMA_HOST may have. "
+            "Empty: $OLLAMA_HOST, else 127.0.0.1:11434.",
+            extra={"check": check_ollama},
+        ),
+    ] = ""
+    desktop_name: Annotated[
+        str,
+        Meta(
+            description="The name by which people see this desktop. Empty: its host name.",
+            max_length=100,
+        ),
+    ] = ""
+    demo: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Whether a small stand-in answers where there is no Ollama. "
+            "auto: only when everything runs in one program."
+        ),
+    ] = "auto"
+    ollama_check_seconds: Annotated[
+        int, Meta(description="How often to look whether Ollama is up, in seconds.", ge=1)
+    ] = 5
+    cloud_url: Annotated[
+        str,
+        Meta(
+            description='The cloud to connect to. Empty: where "ctllm login" signed in.',
+            extra={"check": check_web_address},
+        ),
+    ] = ""
+
+
+class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of a tunnel and its exchanges, and of one streaming proxy's process."""
+
+    window: Annotated[
+        int,
+        Meta(
+            description="How many bytes of one direction of an exchange may be under way.",
+            ge=65536,
+            le=67108864,
+        ),
+    ] = 262144
+    max_exchanges: Annotated[
+        int,
+        Meta(description="How many exchanges one tunnel carries at once.", ge=1, le=65536),
+    ] = 4096
+    grace_seconds: Annotated[
+        int,
+        Meta(description="How long an exchange outlives its tunnel, in seconds.", ge=0, le=3600),
+    ] = 30
+    ping_seconds: Annotated[
+        int, Meta(description="How often a tunnel is pinged, in seconds.", ge=1, le=3600)
+    ] = 10
+    ping_timeout_seconds: Annotated[
+        int,
+        Meta(
+            description="When a tunnel counts as lost that does not answer a ping, in seconds.",
+            ge=1,
+            le=3600,
+        ),
+    ] = 10
+    resume_seconds_max: Annotated[
+        int,
+        Meta(
+            description="How long at most a client may stay away and still take up its answer, "
+            "in seconds.",
+            ge=0,
+            le=86400,
+        ),
+    ] = 600
+    keep: Annotated[
+        int,
+        Meta(
+            description="How many bytes of a resumable answer's end are kept for its client.",
+            ge=0,
+        ),
+    ] = 4194304
+    memory_bytes: Annotated[
+        int,
+        Meta(description="The most memory that a streaming proxy may take.", ge=67108864),
+    ] = 536870912
+    max_open_files: Annotated[
+        int,
+        Meta(description="The most files and sockets that a streaming proxy may open.", ge=64),
+    ] = 8192
+
+
+class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The whole configuration. What `load` gives names its `state` folder absolutely."""
+
+    state: Annotated[
+        str,
+        Meta(
+            description="The folder for keys, sign-ins and sockets. Empty: $STATE_DIRECTORY, else "
+            "$XDG_STATE_HOME/ctllm, else ~/.local/state/ctllm."
+        ),
+    ] = ""
+    log_format: Annotated[
+        Literal["text", "json"],
+        Meta(description="How log lines look: for people, or one JSON object a line."),
+    ] = "text"
+    cloud: Annotated[Cloud, Meta(description="The cloud.")] = Cloud()
+    desktop: Annotated[Desktop, Meta(description="The desktop.")] = Desktop()
+    proxy: Annotated[Proxy, Meta(description="Tunnels and streaming proxies.")] = Proxy()

@@ -1,0 +1,1 @@
+"""Beside Ollama: the loopback endpoint and the bridge that dials out."""

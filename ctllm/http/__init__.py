@@ -1,0 +1,1 @@
+"""Twisted plumbing that desktop, cloud and proxy share."""

@@ -1,0 +1,292 @@
+"""The command line of `twistd ctllm`: every key of the configuration is an option of its place."""
+
+# ruff: noqa: N815 - Twisted reads optParameters and its like by these names
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from msgspec import Struct
+from twisted.python import reflect, usage
+
+from ctllm import __version__
+from ctllm.config import KEYS, Config, load, ollama_url, public_url
+from ctllm.config.reading import closest
+from ctllm.errors import BadConfiguration
+
+_TITLES = {
+    "": "Options",
+    "place": "This proxy",
+    "cloud": "The cloud",
+    "desktop": "The desktop",
+    "proxy": "Tunnels and streaming proxies",
+}
+_NOT_IN_A_TUNNEL = ("memory_bytes", "max_open_files")
+_COLUMN = 28  # where the help's texts begin: after the longest option
+_SOCKET_PATH_MAX = 107  # bytes: what the kernel takes for a UNIX socket
+
+_Check = Callable[[Config, Mapping[str, str]], object]
+
+
+class _Row(list[Any]):
+    """One parameter as `usage.Options` wants it, with the `title` it is listed under."""
+
+    def __init__(self, title: str, name: str, description: str, coerce: Any = str) -> None:
+        super().__init__([name, None, None, description, coerce])
+        self.title = title
+
+
+def _rows(*sections: str, without: Sequence[str] = ()) -> list[_Row]:
+    return [
+        _Row(_TITLES[key.section], key.option, key.help)
+        for section in sections
+        for key in KEYS.values()
+        if key.section == section and key.name not in without
+    ]
+
+
+class _Level(usage.Options):
+    """What the top and each place share: the common options, the help's form, clear errors."""
+
+    synopsis = "[options]"
+    longdesc: str
+    examples: ClassVar[Sequence[str]]
+    checks: ClassVar[Sequence[_Check]] = ()  # what must hold before the place starts
+    optParameters = [
+        _Row("Options", "config", "The configuration file.", Path),
+        *_rows(""),
+    ]
+
+    @classmethod
+    def rows(cls) -> list[_Row]:
+        """Give the parameters of this level, those of its bases first."""
+        found: list[_Row] = []
+        reflect.accumulateClassList(cls, "optParameters", found)  # type: ignore[no-untyped-call]
+        return found
+
+    def opt_version(self) -> None:
+        """Show the version and end."""
+        print(f"ctllm {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse; an option or a place that does not exist ends as a sentence with the nearest."""
+        try:
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
+        except usage.UsageError as error:
+            raise usage.UsageError(self._explained(str(error))) from error
+
+    def _explained(self, error: str) -> str:
+        if unknown := re.fullmatch(r"option --(\S+) not recognized", error):
+            return f"--{unknown[1]}: {self._unknown(unknown[1])}"
+        if place := re.fullmatch(r"Unknown command: (.*)", error):
+            names = [name for name, *_ in Options.subCommands]
+            return f"{place[1]}: no such place" + closest(place[1], names, "{}")
+        return error
+
+    def _unknown(self, option: str) -> str:
+        places = [
+            name
+            for name, _, level, _ in Options.subCommands
+            if option in (row[0] for row in level.rows())
+        ]
+        if places:
+            return f"is an option of {', '.join(places)}; write it after the place's name"
+        return "no such option" + closest(option, (row[0] for row in self.rows()), "--{}")
+
+    def given(self) -> dict[str, str]:
+        """Give the configuration's keys that stand on this level's command line, as text."""
+        keys = (key for key in KEYS.values() if self.get(key.option) is not None)
+        return {key.name: self[key.option] for key in keys}
+
+    def getUsage(self, width: int | None = None) -> str:
+        """Give the help below the first line: what it is, the options by section, examples."""
+        if hasattr(self, "subOptions"):  # parsing failed in there, so that is what to explain
+            return str(self.subOptions.getUsage(width))
+        columns = width or int(os.environ.get("COLUMNS", "80"))
+        groups: dict[str, list[str]] = {}
+        for row in self.rows():
+            groups.setdefault(row.title, []).append(_entry(f"--{row[0]}=", row[3], columns))
+        for name, _, level, _ in getattr(self, "subCommands", ()):
+            groups.setdefault("Places", []).append(_entry(name, level.longdesc, columns))
+        groups["Examples"] = [f"  {line}" for line in self.examples]
+        parts = [f"{title}:\n" + "\n".join(entries) for title, entries in groups.items()]
+        return "\n\n".join([textwrap.fill(self.longdesc, columns), *parts]) + "\n"
+
+
+def _entry(name: str, description: str, columns: int) -> str:
+    return textwrap.fill(
+        description,
+        columns,
+        initial_indent=f"  {name}".ljust(_COLUMN),
+        subsequent_indent=" " * _COLUMN,
+        break_on_hyphens=False,
+    )
+
+
+def _has_ollama(config: Config, environ: Mapping[str, str]) -> object:
+    return ollama_url(config.desktop.ollama, environ)
+
+
+def _has_public_url(config: Config, environ: Mapping[str, str]) -> object:
+    return public_url(config.cloud.url, config.cloud.listen)
+
+
+class _Desktop(_Level):
+    longdesc = "Beside Ollama: serves the apps on this machine and keeps a tunnel to the cloud."
+    optParameters = [*_rows("desktop"), *_rows("proxy", without=_NOT_IN_A_TUNNEL)]
+    checks = (_has_ollama,)
+    examples = (
+        "ctllm login https://ctllm.example.org",
+        "twistd -n ctllm desktop",
+        "twistd -n ctllm desktop --ollama 192.168.1.20 --desktop-name attic",
+    )
+
+
+class _Cloud(_Level):
+    longdesc = "On the server: signs people in and starts a streaming proxy for each of them."
+    optParameters = _rows("cloud", "proxy")
+    checks = (_has_public_url,)
+    examples = (
+        "twistd -n ctllm cloud --url https://ctllm.example.org",
+        "twistd -n ctllm cloud --listen 0.0.0.0:8434 --metrics off",
+        "twistd -n ctllm cloud --config /etc/ctllm/ctllm.toml --max-proxies 500",
+    )
+
+
+class _All(_Level):
+    longdesc = "Desktop and cloud in one program: to try it, or for a machine of one's own."
+    optParameters = _rows("cloud", "desktop", "proxy")
+    checks = (_has_ollama, _has_public_url)
+    examples = (
+        "twistd -n ctllm",
+        "twistd -n ctllm all --listen 127.0.0.1:9000 --demo on",
+        "twistd -n ctllm all --ollama :11500 --log-format json",
+    )
+
+
+class ProxyPlace(Struct, frozen=True, kw_only=True):
+    """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
+
+    `cloud_key` is the raw Ed25519 public key (32 bytes) that session assertions are signed with.
+    """
+
+    socket: Path | None
+    port: int | None
+    id: str
+    cloud_key: bytes
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise usage.UsageError(f"--port={text}: must be a whole number from 0 to 65535")
+    return int(text)
+
+
+def _socket(text: str) -> Path:
+    path = Path(text).absolute()
+    if not text or len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        raise usage.UsageError(f"--socket={text}: must be a path of at most 107 bytes")
+    return path
+
+
+def _id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
+        raise usage.UsageError(f"--id={text}: must be 1 to 128 letters, digits, dots or dashes")
+    return text
+
+
+def _cloud_key(text: str) -> bytes:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text):
+        raise usage.UsageError(
+            f"--cloud-key={text}: must be an Ed25519 public key in base64url (43 characters)"
+        )
+    return base64.urlsafe_b64decode(text.rstrip("=") + "=")
+
+
+class _Proxy(_Level):
+    longdesc = (
+        "Where one user's desktops and clients meet. The cloud starts it; by hand only to look "
+        "into something."
+    )
+    optParameters = [
+        _Row("This proxy", "socket", "The UNIX socket to listen on.", _socket),
+        _Row("This proxy", "port", "Or the port to listen on, on 127.0.0.1.", _port),
+        _Row("This proxy", "id", "The id that session assertions must name.", _id),
+        _Row(
+            "This proxy",
+            "cloud-key",
+            "The cloud's public key (Ed25519, base64url). Not a secret.",
+            _cloud_key,
+        ),
+        *_rows("proxy"),
+    ]
+    examples = (
+        "twistd -n ctllm proxy --socket /run/ctllm/p.sock --id p --cloud-key KEY",
+        "twistd -n ctllm proxy --port 9000 --id p --cloud-key KEY --grace-seconds 60",
+    )
+
+    def postOptions(self) -> None:
+        if (self["socket"] is None) == (self["port"] is None):
+            raise usage.UsageError("a proxy listens on --socket or on --port: give one of them")
+        for name in ("id", "cloud-key"):
+            if self[name] is None:
+                raise usage.UsageError(f"--{name}: is missing")
+
+
+class Options(_Level):
+    """What `twistd ctllm` was told. After parsing, `place` and `configuration` are known."""
+
+    longdesc = "Your models stay on your machine and you use them from anywhere."
+    examples = (
+        "twistd -n ctllm                  everything on this machine, to try it",
+        "twistd -n ctllm cloud --url https://ctllm.example.org",
+        "twistd -n ctllm desktop --help   every option of a place",
+    )
+    subCommands = [
+        ("all", None, _All, _All.longdesc),
+        ("desktop", None, _Desktop, _Desktop.longdesc),
+        ("cloud", None, _Cloud, _Cloud.longdesc),
+        ("proxy", None, _Proxy, _Proxy.longdesc),
+    ]
+    defaultSubCommand = "all"
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._environ = environ
+        self._configuration: Config | None = None
+
+    @property
+    def place(self) -> str:
+        """Which place runs: all, desktop, cloud or proxy."""
+        return str(self.subCommand)
+
+    def configuration(self) -> Config:
+        """Give the configuration that the file and the command line make; only after parsing."""
+        assert self._configuration is not None, "parseOptions comes first"
+        return self._configuration
+
+    def proxy_place(self) -> ProxyPlace:
+        """Give what the proxy was told; only for the place "proxy"."""
+        told = self.subOptions
+        return ProxyPlace(
+            socket=told["socket"], port=told["port"], id=told["id"], cloud_key=told["cloud-key"]
+        )
+
+    def postOptions(self) -> None:
+        """Read the configuration, now that all options are known."""
+        told = self.subOptions
+        self["config"] = told["config"] or self["config"]
+        try:
+            config = load(self["config"], self.given() | told.given(), self._environ)
+            for check in told.checks:
+                check(config, self._environ)
+        except BadConfiguration as error:
+            raise usage.UsageError(error.message) from error
+        self._configuration = config

@@ -1,0 +1,73 @@
+"""Requests read from JSON, and the texts in them."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from typing import Any, TypeVar
+
+import msgspec
+
+from ctllm.errors import BadRequest
+
+T = TypeVar("T")
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """Decode a body as one of the dialects' requests; raises BadRequest and says what is wrong."""
+    if not body.strip():
+        raise BadRequest("missing request body")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise BadRequest(str(error)) from None
+
+
+def text_of(content: Any) -> str:
+    """Give the text of a message's content: a string, or a list of parts of which some are text.
+
+    The result of a tool is a part whose own content is such again. Raises BadRequest.
+    """
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise BadRequest("invalid message content type")
+    inner = (part.get("text", part.get("content")) for part in content)
+    return "\n".join(text_of(each) for each in inner if each is not None)
+
+
+def images_in(content: Any) -> int:
+    """Count the images among a message's parts and check each; raises BadRequest."""
+    parts = content if isinstance(content, list) else []
+    data = [found for part in parts if (found := _image(part)) is not None]
+    for each in data:
+        _check(each)
+    return len(data)
+
+
+def _image(part: dict[str, Any]) -> str | None:
+    """Give an image's base64 in any dialect's way of writing it, None when it is no image."""
+    match part:
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            return _inside(url)
+        case {"type": "image_url" | "input_image", "image_url": str(url)}:
+            return _inside(url)
+        case {"type": "image", "source": {"type": "base64", "data": str(data)}}:
+            return data
+        case {"type": "image_url" | "input_image" | "image"}:
+            raise BadRequest("invalid image input")
+    return None
+
+
+def _inside(url: str) -> str:
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise BadRequest("invalid image input")
+    return data
+
+
+def _check(data: str) -> None:
+    try:
+        b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("invalid image input") from None

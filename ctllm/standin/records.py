@@ -1,0 +1,169 @@
+"""What the stand-in saw: one record a request, and how to wait for one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from twisted.internet.defer import Deferred
+
+BODY_KEPT = 64 * 1024
+
+Phase = Literal["receiving", "waiting", "loading", "answering"]
+ClosedBy = Literal["server", "client"]
+
+
+@dataclass(eq=False)
+class Record:
+    """One request as it came and what became of it; it changes until `closed_by` is set.
+
+    Times are the clock's seconds. `headers` are the pairs as received, names in their usual case.
+    `body` is there when it is shorter than 64 KiB. `phase` is the last that was reached: receiving
+    the body, waiting (the script's delay), loading, answering.
+    """
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    started: float
+    body: bytes | None = b""
+    body_length: int = 0
+    body_sha256: str = ""
+    status: int | None = None
+    lines_sent: int = 0
+    phase: Phase = "receiving"
+    closed_at: float | None = None
+    closed_by: ClosedBy | None = None
+    _changed: Callable[[Record], None] = field(default=lambda _: None, repr=False)
+    _waiting: list[Deferred[Record]] = field(default_factory=list, repr=False)
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def closed(self) -> Deferred[Record]:
+        """A Deferred of your own that fires with this record when the request is over."""
+        waiting: Deferred[Record] = Deferred(self._waiting.remove)
+        self._waiting.append(waiting)
+        if self.closed_by is not None:
+            self._fire()
+        return waiting
+
+    def header(self, name: str) -> str | None:
+        """Give the first value of a header, or None."""
+        return next((v for n, v in self.headers if n.lower() == name.lower()), None)
+
+    def enter(self, phase: Phase) -> None:
+        """Reach a phase."""
+        self.phase = phase
+        self._changed(self)
+
+    def received(self, body: Body) -> None:
+        """Take note of the part of the body that has come."""
+        self.body, self.body_length, self.body_sha256 = body.kept, body.length, body.sha256
+
+    def wrote(self) -> None:
+        """Count one line."""
+        self.lines_sent += 1
+        self._changed(self)
+
+    def close(self, now: float, by: ClosedBy) -> None:
+        """Say when and by whom it ended; only the first to say so counts."""
+        if self.closed_by is None:
+            self.closed_at, self.closed_by = now, by
+            self._changed(self)
+            self._fire()
+
+    def _fire(self) -> None:
+        waiting, self._waiting[:] = self._waiting[:], []
+        for deferred in waiting:
+            deferred.callback(self)
+
+    def as_json(self) -> dict[str, Any]:
+        """Give it as JSON's types; the body as text, in which what is not UTF-8 is replaced."""
+        shown = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return shown | {"body": None if self.body is None else self.body.decode(errors="replace")}
+
+
+class Body:
+    """A body on its way in: hashed as it comes, kept only up to `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.length = 0
+        self._limit = limit
+        self._hash = hashlib.sha256()
+        self._parts: list[bytes] = []
+
+    def add(self, data: bytes) -> None:
+        """Take the next piece."""
+        self.length += len(data)
+        self._hash.update(data)
+        if self.length <= self._limit:
+            self._parts.append(data)
+        else:
+            self._parts.clear()
+
+    @property
+    def sha256(self) -> str:
+        """The hash of what has come so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    @property
+    def whole(self) -> bytes | None:
+        """All of it, or None when it is longer than the limit."""
+        return b"".join(self._parts) if self.length <= self._limit else None
+
+    @property
+    def kept(self) -> bytes | None:
+        """All of it when it is short enough for a record."""
+        return self.whole if self.length < BODY_KEPT else None
+
+
+class Records:
+    """The newest `keep` records, oldest first."""
+
+    def __init__(self, keep: int) -> None:
+        self._kept: deque[Record] = deque(maxlen=keep)
+        self._watchers: list[tuple[Callable[[Record], bool], Deferred[Record]]] = []
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._kept[index]
+
+    def add(self, record: Record) -> None:
+        """Keep a new record and watch it."""
+        record._changed = self._check
+        self._kept.append(record)
+        self._check(record)
+
+    def wait_for(self, predicate: Callable[[Record], bool]) -> Deferred[Record]:
+        """Fire with the first record that fits, now or after any of its changes."""
+        found = next((record for record in self._kept if predicate(record)), None)
+        waiting: Deferred[Record] = Deferred(self._unwatch)
+        if found is not None:
+            waiting.callback(found)
+        else:
+            self._watchers.append((predicate, waiting))
+        return waiting
+
+    def clear(self) -> None:
+        """Forget them all; who waits goes on waiting."""
+        self._kept.clear()
+
+    def _check(self, record: Record) -> None:
+        for watcher in [w for w in self._watchers if w[0](record)]:
+            self._watchers.remove(watcher)
+            watcher[1].callback(record)
+
+    def _unwatch(self, waiting: Deferred[Record]) -> None:
+        self._watchers = [w for w in self._watchers if w[1] is not waiting]

@@ -1,0 +1,118 @@
+"""The head of a request and of an answer, as values.
+
+Everything is bytes as it was on the wire: names keep their case, values their order. In tunnels
+heads travel as JSON, in which each byte is the character of the same number (Latin-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class RequestHead(msgspec.Struct, frozen=True):
+    """What is asked: `target` is path and query as sent, for example ``/api/chat``."""
+
+    method: bytes
+    target: bytes
+    headers: Headers = ()
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+
+class AnswerHead(msgspec.Struct, frozen=True):
+    """How it is answered: `status` from 200 to 599."""
+
+    status: int
+    reason: bytes = b""
+    headers: Headers = ()
+
+
+def first(headers: Headers, name: bytes) -> bytes | None:
+    """The value of the first header called `name` (lower case), or None."""
+    for key, value in headers:
+        if key.lower() == name:
+            return value
+    return None
+
+
+def without(headers: Headers, names: Iterable[bytes]) -> Headers:
+    """The `headers` less those whose lower-case name is in `names`."""
+    dropped = frozenset(names)
+    return tuple(header for header in headers if header[0].lower() not in dropped)
+
+
+class _RequestText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    resume: int = 0
+
+
+class _AnswerText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    status: int
+    reason: str
+    headers: tuple[tuple[str, str], ...]
+
+
+_request_text = msgspec.json.Decoder(_RequestText)
+_answer_text = msgspec.json.Decoder(_AnswerText)
+
+
+def _text(headers: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+
+
+def _bytes(headers: tuple[tuple[str, str], ...]) -> Headers:
+    return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
+
+
+def encode_request(head: RequestHead, resume: int) -> bytes:
+    """An OPEN frame's payload; `resume` is how many seconds a client may stay away (0: none)."""
+    text = _RequestText(
+        head.method.decode("latin-1"), head.target.decode("latin-1"), _text(head.headers), resume
+    )
+    return msgspec.json.encode(text)
+
+
+def decode_request(payload: bytes) -> tuple[RequestHead, int]:
+    """The reverse of `encode_request`; raises ValueError."""
+    text = _request_text.decode(payload)
+    method, target = text.method.encode("latin-1"), text.target.encode("latin-1")
+    if not method.isalpha() or not target.startswith(b"/") or text.resume < 0:
+        raise ValueError("a request head with an impossible method, target or resume time")
+    if not target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in target):
+        raise ValueError("a request target with characters that no URL has")
+    return RequestHead(method, target, checked(_bytes(text.headers))), text.resume
+
+
+def encode_answer(head: AnswerHead) -> bytes:
+    """A HEAD frame's payload."""
+    text = _AnswerText(head.status, head.reason.decode("latin-1"), _text(head.headers))
+    return msgspec.json.encode(text)
+
+
+def decode_answer(payload: bytes) -> AnswerHead:
+    """The reverse of `encode_answer`; raises ValueError."""
+    text = _answer_text.decode(payload)
+    if not 200 <= text.status <= 599:
+        raise ValueError("an answer with an impossible status")
+    reason = text.reason.encode("latin-1")
+    checked(((b"reason", reason),))
+    return AnswerHead(text.status, reason, checked(_bytes(text.headers)))
+
+
+def checked(headers: Headers) -> Headers:
+    """The same headers; raises ValueError where one would break out of its line."""
+    for name, value in headers:
+        if not name or any(byte <= 0x20 or byte >= 0x7F or byte == 0x3A for byte in name):
+            raise ValueError("a header with an impossible name")
+        if value.translate(None, b"\r\n\0") != value:
+            raise ValueError("a header value with a line break or a NUL")
+    return headers

@@ -1,0 +1,230 @@
+"""What both ends of a tunnel share: exchanges over one connection after another.
+
+Sans-IO: the shell calls `receive` with each message, sends what `outgoing` returns whenever its
+transport has room, says `disconnected`, and calls `sweep` now and then. `wake` is called when
+there is something to send. Time is seconds from any clock, passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from ctllm.errors import CtllmError, ProtocolViolation, from_wire
+from ctllm.wire.exchange import Exchange
+from ctllm.wire.frames import (
+    NO_EXCHANGE,
+    OFFSET,
+    VERSION,
+    Hello,
+    Kind,
+    Reason,
+    from_json,
+    json_frame,
+    offset_of,
+    split,
+)
+
+#: One exchange's turn, so that a fast one does not keep the others waiting.
+SHARE = 16 * 1024
+#: How full one message is made.
+FILL = 128 * 1024
+#: How many ended exchanges are remembered: their last frames may still be under way.
+REMEMBERED = 8192
+#: More frames about nothing than this waiting to be sent means that the peer does not read.
+MAX_NOTICES = 16384
+
+E = TypeVar("E", bound=Exchange)
+
+
+class Tunnel(Generic[E]):
+    """One end of a tunnel."""
+
+    def __init__(self, window: int, grace: float, max_exchanges: int) -> None:
+        self.window = window
+        self.grace = grace
+        self.max_exchanges = max_exchanges
+        self.exchanges: dict[bytes, E] = {}
+        self.up = False
+        self.wake: Callable[[], None] = lambda: None
+        self._peer_window = 0
+        self._line: deque[Exchange] = deque()
+        self._notices: list[bytes] = []
+        self._ended: dict[bytes, None] = {}
+
+    # -- the shell's side
+
+    def receive(self, message: bytes) -> None:
+        """Take one message; raises ProtocolViolation, after which the shell calls `violated`."""
+        for kind, id, payload in split(message):
+            if kind == Kind.DATA:
+                self._data(id, payload)
+            elif id == NO_EXCHANGE:
+                self._about_connection(kind, payload)
+            else:
+                self._about_exchange(kind, id, payload)
+
+    def outgoing(self) -> bytes:
+        """The next message to send, or nothing."""
+        found: list[bytes | bytearray] = [*self._notices]
+        self._notices.clear()
+        size = sum(map(len, found))
+        while self.up and self._line and size < FILL:
+            exchange = self._line.popleft()
+            exchange.queued = False
+            if exchange.id not in self.exchanges:
+                continue
+            frames = exchange.frames(SHARE)
+            size += sum(map(len, frames))
+            found += frames
+            if exchange.unsent:
+                self.ready(exchange)
+        return b"".join(found)
+
+    def disconnected(self, now: float) -> None:
+        """The connection was lost: exchanges wait for another, for the grace time."""
+        self.up = False
+        self._notices.clear()
+        for exchange in self._line:
+            exchange.queued = False
+        self._line.clear()
+        for exchange in self.exchanges.values():
+            if exchange.expires is None:
+                exchange.detach(now + self._patience(exchange))
+
+    def violated(self, error: CtllmError) -> bytes:
+        """End every exchange with `error`; returns the last message for the peer."""
+        self.abandon(error)
+        self.up = False
+        self._notices.clear()
+        return json_frame(Kind.BYE, NO_EXCHANGE, Reason(error.code, error.message[:500]))
+
+    def abandon(self, error: CtllmError) -> None:
+        """End every exchange on this side with `error`."""
+        for exchange in list(self.exchanges.values()):
+            self._forget(exchange)
+            self._lost(exchange, error)
+
+    # -- frames
+
+    def _data(self, id: bytes, payload: bytes) -> None:
+        exchange = self.exchanges.get(id)
+        if exchange is None:
+            self._stray(Kind.DATA, id)
+            return
+        if len(payload) < OFFSET.size:
+            raise ProtocolViolation("a DATA frame without its offset")
+        self._on_data(exchange, OFFSET.unpack_from(payload)[0], payload[OFFSET.size :])
+
+    def _about_connection(self, kind: int, payload: bytes) -> None:
+        if kind == Kind.BYE:
+            reason = from_json(payload, Reason)
+            if reason.code == ProtocolViolation.code:
+                self.abandon(
+                    from_wire(reason.code, f"the other end of the tunnel says: {reason.message}")
+                )
+        elif kind == Kind.HELLO:
+            self.greet(from_json(payload, Hello))
+        else:
+            self._on_connection(kind, payload)
+
+    def _about_exchange(self, kind: int, id: bytes, payload: bytes) -> None:
+        if not self.up:
+            raise ProtocolViolation("a frame before HELLO")
+        exchange = self.exchanges.get(id)
+        if exchange is None:
+            self._on_unknown(kind, id, payload)
+        elif kind == Kind.RESET:
+            reason = from_json(payload, Reason)
+            self._forget(exchange)
+            self._lost(exchange, from_wire(reason.code, reason.message))
+        elif kind == Kind.ACK:
+            self._on_ack(exchange, offset_of(payload))
+        elif kind == Kind.END:
+            self._on_end(exchange, offset_of(payload))
+        elif kind == Kind.ATTACH:
+            self._on_attach(exchange, offset_of(payload))
+        else:
+            self._on_head(exchange, kind, payload)
+
+    def greet(self, hello: Hello) -> None:
+        """Take the peer's HELLO: frames may flow from now on."""
+        if hello.version != VERSION:
+            raise ProtocolViolation(f"tunnel version {hello.version}; this side speaks {VERSION}")
+        if self.up:
+            raise ProtocolViolation("a second HELLO")
+        if not 1 <= hello.window <= 1 << 30:
+            raise ProtocolViolation("a window of impossible size")
+        self._peer_window = hello.window
+        self.up = True
+        self._greeted(hello)
+        self.wake()
+
+    def _stray(self, kind: int, id: bytes) -> None:
+        """A frame for an exchange that is not (any more): late is fine, unknown is not."""
+        if id not in self._ended:
+            raise ProtocolViolation(f"a frame of kind {kind} for an unknown exchange")
+
+    # -- bookkeeping
+
+    def ready(self, exchange: Exchange) -> None:
+        """An exchange has something to send: give it a turn."""
+        if not exchange.queued and self.up:
+            exchange.queued = True
+            self._line.append(exchange)
+            self.wake()
+
+    def _notice(self, frame: bytes) -> None:
+        if not self.up:
+            return
+        if len(self._notices) >= MAX_NOTICES:
+            raise ProtocolViolation("frames are not being read")
+        self._notices.append(frame)
+        self.wake()
+
+    def _reset(self, id: bytes, error: CtllmError) -> None:
+        self._notice(json_frame(Kind.RESET, id, Reason(error.code, error.message[:500])))
+
+    def _forget(self, exchange: E) -> None:
+        if self.exchanges.pop(exchange.id, None) is not None:
+            self._ended[exchange.id] = None
+            if len(self._ended) > REMEMBERED:
+                del self._ended[next(iter(self._ended))]
+
+    # -- what the two ends do differently
+
+    def _greeted(self, hello: Hello) -> None:
+        raise NotImplementedError
+
+    def sweep(self, now: float) -> None:
+        """Give up the exchanges whose time is over."""
+        raise NotImplementedError
+
+    def _patience(self, exchange: E) -> float:
+        return self.grace
+
+    def _lost(self, exchange: E, error: CtllmError) -> None:
+        """Tell this side's user of a forgotten exchange that it is over."""
+        raise NotImplementedError
+
+    def _on_connection(self, kind: int, payload: bytes) -> None:
+        raise ProtocolViolation(f"a frame of kind {kind} where none is due")
+
+    def _on_unknown(self, kind: int, id: bytes, payload: bytes) -> None:
+        self._stray(kind, id)
+
+    def _on_head(self, exchange: E, kind: int, payload: bytes) -> None:
+        raise ProtocolViolation(f"a frame of kind {kind} where none is due")
+
+    def _on_data(self, exchange: E, offset: int, piece: bytes) -> None:
+        raise NotImplementedError
+
+    def _on_end(self, exchange: E, offset: int) -> None:
+        raise NotImplementedError
+
+    def _on_ack(self, exchange: E, offset: int) -> None:
+        raise NotImplementedError
+
+    def _on_attach(self, exchange: E, offset: int) -> None:
+        raise NotImplementedError

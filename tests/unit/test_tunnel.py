@@ -1,0 +1,513 @@
+"""Two ends of a tunnel against each other, over a network that cuts wherever it likes."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import CtllmError, DesktopLost, DesktopOffline, Overloaded, ProtocolViolation
+from ctllm.wire.answerer import Answerer, Answering
+from ctllm.wire.frames import (
+    HEADER,
+    NO_EXCHANGE,
+    Desktop,
+    Kind,
+    Status,
+    frame,
+    offset_frame,
+    split,
+)
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.opener import Asking, Opener
+
+POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Type", b"application/json"),))
+OK = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
+
+
+class Client:
+    """A Caller that remembers all it hears."""
+
+    call: Asking
+
+    def __init__(self) -> None:
+        self.heard: AnswerHead | None = None
+        self.got = bytearray()
+        self.over: str | CtllmError | None = None
+        self.may_send = True
+
+    def head(self, head: AnswerHead) -> None:
+        assert self.heard is None, "two heads"
+        self.heard = head
+
+    def data(self, piece: bytes) -> None:
+        assert self.over is None and self.heard is not None
+        self.got += piece
+
+    def end(self) -> None:
+        assert self.over is None
+        self.over = "end"
+
+    def fail(self, error: CtllmError) -> None:
+        assert self.over is None
+        self.over = error
+
+    def pause_body(self) -> None:
+        self.may_send = False
+
+    def resume_body(self) -> None:
+        self.may_send = True
+
+
+class Work:
+    """A Call that remembers what it is given and lets a test answer."""
+
+    def __init__(self, caller: Answering, head: RequestHead) -> None:
+        self.caller = caller
+        self.asked = head
+        self.got = bytearray()
+        self.over: str | CtllmError | None = None
+        self.may_send = True
+        self.answered = False
+
+    def write(self, piece: bytes) -> None:
+        assert self.over is None
+        self.got += piece
+
+    def end(self) -> None:
+        assert self.over is None
+        self.over = "end"
+
+    def cancel(self, error: CtllmError) -> None:
+        self.over = error
+
+    def pause(self) -> None:
+        self.may_send = False
+
+    def resume(self) -> None:
+        self.may_send = True
+
+
+class Pair:
+    """A proxy's and a desktop's end, and the wires between them."""
+
+    def __init__(self, window: int = 1 << 18, keep: int = 1 << 16) -> None:
+        self.now = 0.0
+        self.opener = Opener(window, 30, 64)
+        self.answerer = Answerer(window, 30, 64, keep=keep, desktop=Desktop("d1", "desk"))
+        self.answerer.accept = self.accept
+        self.works: dict[bytes, Work] = {}
+        self.up_wire: list[bytes] = []  # bridge -> proxy
+        self.down_wire: list[bytes] = []  # proxy -> bridge
+        self.connected = False
+
+    def accept(self, caller: Answering, head: RequestHead) -> Work:
+        work = Work(caller, head)
+        self.works[caller.id] = work
+        return work
+
+    def connect(self) -> None:
+        self.connected = True
+        self.answerer.connected()
+
+    def cut(self) -> None:
+        self.connected = False
+        self.up_wire.clear()
+        self.down_wire.clear()
+        self.opener.disconnected(self.now)
+        self.answerer.disconnected(self.now)
+
+    def step(self, up: bool = True, down: bool = True) -> bool:
+        """Move what is ready one step; True if anything moved."""
+        moved = False
+        for tunnel, wire in ((self.opener, self.down_wire), (self.answerer, self.up_wire)):
+            if self.connected and (message := tunnel.outgoing()):
+                wire.append(message)
+                moved = True
+        if up and self.up_wire:
+            self.opener.receive(self.up_wire.pop(0))
+            moved = True
+        if down and self.down_wire:
+            self.answerer.receive(self.down_wire.pop(0))
+            moved = True
+        return moved
+
+    def settle(self) -> None:
+        while self.step():
+            pass
+
+    def ask(self, resume: int = 0) -> Client:
+        client = Client()
+        client.call = self.opener.open(POST, client, resume)
+        return client
+
+
+def connected(**options: int) -> Pair:
+    pair = Pair(**options)
+    pair.connect()
+    pair.settle()
+    return pair
+
+
+class Exchanges(SynchronousTestCase):
+    """What one exchange does on a tunnel that holds."""
+
+    def test_both_bodies_and_the_head_arrive(self) -> None:
+        """A request and its answer come over unchanged, and both ends forget the exchange."""
+        pair = connected()
+        client = pair.ask()
+        client.call.write(b'{"model":')
+        client.call.write(b'"m"}')
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        self.assertEqual(work.asked, POST)
+        self.assertEqual((bytes(work.got), work.over), (b'{"model":"m"}', "end"))
+        work.caller.head(OK)
+        work.caller.data(b"one\n")
+        pair.settle()
+        self.assertEqual((client.heard, bytes(client.got), client.over), (OK, b"one\n", None))
+        work.caller.data(b"two\n")
+        work.caller.end()
+        pair.settle()
+        self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\n", "end"))
+        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+
+    def test_pieces_of_one_turn_go_in_one_frame(self) -> None:
+        """Small pieces that are ready together make one DATA frame and one message."""
+        pair = connected()
+        pair.ask().call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        for _ in range(10):
+            work.caller.data(b"line\n")
+        kinds = [kind for kind, _, _ in split(pair.answerer.outgoing())]
+        self.assertEqual(kinds, [Kind.HEAD, Kind.DATA])
+
+    def test_a_client_that_leaves_cancels_the_work(self) -> None:
+        """Cancelling reaches the desktop's call and leaves nothing behind."""
+        pair = connected()
+        client = pair.ask()
+        pair.settle()
+        client.call.cancel(CtllmError("left"))
+        pair.settle()
+        (work,) = pair.works.values()
+        self.assertIsInstance(work.over, CtllmError)
+        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+
+    def test_a_client_that_leaves_before_the_open_was_sent_is_never_heard_of(self) -> None:
+        """No RESET goes out for an exchange that the bridge does not know."""
+        pair = connected()
+        pair.ask().call.cancel(CtllmError("left"))
+        pair.settle()
+        self.assertEqual(pair.works, {})
+        self.assertTrue(pair.opener.up)
+
+    def test_bytes_before_a_failure_arrive_before_it(self) -> None:
+        """Whatever Ollama said before it died reaches the client, then the error does."""
+        pair = connected()
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        work.caller.data(b"almost")
+        work.caller.fail(DesktopLost("it died"))
+        pair.settle()
+        self.assertEqual(bytes(client.got), b"almost")
+        self.assertIsInstance(client.over, DesktopLost)
+        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+
+    def test_a_failure_waits_for_the_window(self) -> None:
+        """Bytes that the window held back still come before the failure."""
+        pair = connected(window=4)
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        client.call.pause()
+        work.caller.data(b"abcdefgh")
+        work.caller.fail(DesktopLost("it died"))
+        pair.settle()
+        self.assertEqual((bytes(client.got), client.over), (b"abcd", None))
+        client.call.resume()
+        pair.settle()
+        self.assertEqual(bytes(client.got), b"abcdefgh")
+        self.assertIsInstance(client.over, DesktopLost)
+
+    def test_a_reader_that_stalls_stops_its_own_answer_only(self) -> None:
+        """The window stops one exchange; the one beside it goes on; memory stays bounded."""
+        pair = connected(window=1000)
+        slow, fast = pair.ask(), pair.ask()
+        pair.settle()
+        first, second = pair.works.values()
+        slow.call.pause()
+        for work in (first, second):
+            work.caller.head(OK)
+            for _ in range(100):
+                if work.may_send:
+                    work.caller.data(b"x" * 100)
+                pair.settle()
+        self.assertEqual(len(fast.got), 10_000)
+        self.assertLessEqual(len(slow.got), 1000)
+        self.assertFalse(first.may_send)
+        self.assertLessEqual(first.caller.out.held, 1000)
+        slow.call.resume()
+        pair.settle()
+        self.assertTrue(first.may_send)
+
+    def test_status_arrives_and_is_told_again_after_a_cut(self) -> None:
+        """What the desktop knows of Ollama is there after every connection."""
+        pair = connected()
+        pair.answerer.tell(Status("up", "0.5", ("m",)))
+        pair.settle()
+        self.assertEqual(pair.opener.status, Status("up", "0.5", ("m",)))
+        pair.cut()
+        pair.opener.status = None
+        pair.connect()
+        pair.settle()
+        self.assertEqual(pair.opener.status, Status("up", "0.5", ("m",)))
+
+    def test_nothing_opens_while_the_desktop_is_away_or_the_tunnel_is_full(self) -> None:
+        """An offline desktop and a full tunnel are told at once, each by its own error."""
+        pair = Pair()
+        self.assertRaises(DesktopOffline, pair.ask)
+        pair.connect()
+        pair.settle()
+        for _ in range(64):
+            pair.ask()
+        self.assertRaises(Overloaded, pair.ask)
+
+
+class Cuts(SynchronousTestCase):
+    """What a lost connection does."""
+
+    def test_an_answer_goes_on_where_it_was(self) -> None:
+        """Bytes lost with the connection come again, once, and the head does not."""
+        pair = connected()
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        work.caller.data(b"one\n")
+        pair.settle()
+        work.caller.data(b"two\n")
+        pair.step(up=False)  # sent, and lost
+        pair.cut()
+        work.caller.data(b"three\n")
+        work.caller.end()
+        pair.connect()
+        pair.settle()
+        self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\nthree\n", "end"))
+
+    def test_a_desktop_that_stays_away_ends_both_sides(self) -> None:
+        """After the grace time the client has an error and the work is cancelled."""
+        pair = connected()
+        client = pair.ask()
+        pair.settle()
+        pair.cut()
+        pair.opener.sweep(29)
+        self.assertIsNone(client.over)
+        pair.opener.sweep(30)
+        pair.answerer.sweep(30)
+        self.assertIsInstance(client.over, DesktopLost)
+        (work,) = pair.works.values()
+        self.assertIsInstance(work.over, CtllmError)
+        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+
+    def test_a_cancel_lost_with_the_connection_still_cancels(self) -> None:
+        """The desktop learns from HELLO that nobody holds the exchange any more."""
+        pair = connected()
+        client = pair.ask()
+        pair.settle()
+        pair.cut()
+        client.call.cancel(CtllmError("left"))
+        pair.connect()
+        pair.settle()
+        (work,) = pair.works.values()
+        self.assertIsInstance(work.over, CtllmError)
+
+    def test_a_desktop_that_was_restarted_fails_what_it_had_taken(self) -> None:
+        """A new bridge does not hold the exchange: the client hears so and does not wait."""
+        pair = connected()
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        pair.settle()
+        pair.cut()
+        fresh = Answerer(1 << 18, 30, 64, keep=0, desktop=Desktop("d1", "desk"))
+        fresh.accept = pair.accept
+        pair.answerer = fresh
+        pair.connect()
+        pair.settle()
+        self.assertIsInstance(client.over, DesktopLost)
+
+    def test_an_open_that_was_lost_is_sent_again(self) -> None:
+        """A request that the desktop never heard of starts on the next connection."""
+        pair = connected()
+        client = pair.ask()
+        client.call.write(b"body")
+        client.call.end()
+        pair.step(down=False)
+        pair.cut()
+        pair.connect()
+        pair.settle()
+        (work,) = pair.works.values()
+        self.assertEqual((bytes(work.got), work.over), (b"body", "end"))
+
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def test_every_byte_arrives_once_and_in_order(self, data: st.DataObject) -> None:
+        """Whatever is cut, stalled or reordered in readiness, the bytes are exact."""
+        window = data.draw(st.sampled_from([1, 2, 7, 64, 1000, 70_000]), "window")
+        pair = connected(window=window)
+        clients = [pair.ask() for _ in range(data.draw(st.integers(1, 3), "clients"))]
+        sent = [bytearray() for _ in clients]
+        answered: dict[bytes, bytearray] = {}
+        for _ in range(data.draw(st.integers(1, 60), "steps")):
+            self._act(data, pair, clients, sent, answered)
+            self._within(pair, window)
+        self._finish(pair, clients, answered)
+        for client, body in zip(clients, sent, strict=True):
+            work = pair.works[client.call.id]
+            self.assertEqual(bytes(work.got), bytes(body))
+            self.assertEqual((work.over, client.over), ("end", "end"))
+            self.assertEqual(bytes(client.got), bytes(answered[client.call.id]))
+        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+
+    def _act(self, data, pair, clients, sent, answered) -> None:  # type: ignore[no-untyped-def]
+        which = data.draw(st.integers(0, len(clients) - 1))
+        client = clients[which]
+        work = pair.works.get(client.call.id)
+        action = data.draw(st.sampled_from("request answer pause resume step up down cut".split()))
+        piece = data.draw(st.binary(min_size=1, max_size=40))
+        if action == "request" and client.may_send:
+            client.call.write(piece)
+            sent[which] += piece
+        elif action == "answer" and work and work.may_send:
+            if not work.answered:
+                work.answered = True
+                work.caller.head(OK)
+            work.caller.data(piece)
+            answered.setdefault(client.call.id, bytearray()).extend(piece)
+        elif action == "pause":
+            client.call.pause()
+        elif action == "resume":
+            client.call.resume()
+        elif action == "cut":
+            pair.cut()
+            pair.connect()
+        else:
+            pair.step(up=action != "down", down=action != "up")
+
+    def _within(self, pair: Pair, window: int) -> None:
+        """No side holds more than its window and one piece."""
+        for tunnel in (pair.opener, pair.answerer):
+            for exchange in tunnel.exchanges.values():
+                self.assertLessEqual(exchange.out.held, window + 40)
+
+    def _finish(self, pair: Pair, clients: list[Client], answered: dict[bytes, bytearray]) -> None:
+        for client in clients:
+            client.call.resume()
+            client.call.end()
+        pair.settle()
+        for client in clients:
+            work = pair.works[client.call.id]
+            answered.setdefault(client.call.id, bytearray())
+            if not work.answered:
+                work.caller.head(OK)
+            work.caller.end()
+        pair.settle()
+
+
+class Hostile(SynchronousTestCase):
+    """A peer that breaks the rules is told, and its exchanges end with an error."""
+
+    def refused(self, pair: Pair, message: bytes) -> ProtocolViolation:
+        return self.assertRaises(ProtocolViolation, pair.opener.receive, message)
+
+    def test_each_broken_rule_is_a_violation(self) -> None:
+        """Unknown kinds and exchanges, cut frames, bytes out of order or before the head."""
+        pair = connected(window=1000)
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        id = client.call.id
+        data = (5).to_bytes(8, "big") + b"xx"
+        for message in (
+            b"\x00",
+            HEADER.pack(99, 0, id),
+            HEADER.pack(Kind.DATA, 1 << 30, id),
+            HEADER.pack(Kind.DATA, 50, id) + b"short",
+            frame(Kind.DATA, b"?" * 16, data),
+            frame(Kind.DATA, id, data),
+            frame(Kind.DATA, id, b"1"),
+            offset_frame(Kind.END, id, 0),
+            offset_frame(Kind.ACK, id, 77),
+            offset_frame(Kind.ATTACH, id, 0),
+            frame(Kind.HEAD, id, b'{"status":99,"reason":"","headers":[]}'),
+            frame(Kind.HEAD, id, b'{"status":200,"reason":"","headers":[["a\\r\\nb","c"]]}'),
+            frame(Kind.HEAD, id, b"not json"),
+            frame(Kind.OPEN, id, b"{}"),
+            frame(Kind.STATUS, NO_EXCHANGE, b"[]"),
+            frame(Kind.HELLO, NO_EXCHANGE, b'{"version":1,"window":5}'),
+        ):
+            self.refused(pair, message)
+
+    def test_bytes_out_of_order_are_a_violation(self) -> None:
+        """Neither a gap nor a repetition passes for the answer."""
+        for offset in (1, 3, 9):
+            pair = connected()
+            client = pair.ask()
+            client.call.end()
+            pair.settle()
+            (work,) = pair.works.values()
+            work.caller.head(OK)
+            work.caller.data(b"ab")
+            pair.settle()
+            self.refused(pair, frame(Kind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x"))
+
+    def test_bytes_beyond_the_window_are_a_violation(self) -> None:
+        """A peer cannot make this side hold more than it granted."""
+        pair = connected(window=10)
+        client = pair.ask()
+        client.call.end()
+        client.call.pause()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        pair.settle()
+        piece = (0).to_bytes(8, "big") + b"x" * 11
+        self.refused(pair, frame(Kind.DATA, client.call.id, piece))
+
+    def test_a_violation_ends_exchanges_on_both_sides(self) -> None:
+        """The offender is told by BYE, and nobody waits for ever."""
+        pair = connected()
+        client = pair.ask()
+        pair.settle()
+        bye = pair.opener.violated(self.refused(pair, b"\x00"))
+        self.assertIsInstance(client.over, ProtocolViolation)
+        pair.answerer.receive(bye)
+        (work,) = pair.works.values()
+        self.assertIsInstance(work.over, ProtocolViolation)
+
+    @settings(max_examples=500, deadline=None)
+    @given(st.binary(max_size=200), st.booleans())
+    def test_any_bytes_are_taken_or_refused(self, message: bytes, framed: bool) -> None:
+        """Rubbish is a violation and nothing worse, at either end."""
+        for side in ("opener", "answerer"):
+            pair = connected()
+            client = pair.ask()
+            pair.settle()
+            kind = message[0] % 12 if message else 0
+            whole = frame(kind, client.call.id, message[1:]) if framed else message  # type: ignore[arg-type]
+            try:
+                getattr(pair, side).receive(whole)
+            except ProtocolViolation as violation:
+                getattr(pair, side).violated(violation)
+                self.assertEqual(getattr(pair, side).exchanges, {})

@@ -1,0 +1,10 @@
+"""Makes ``twistd ctllm`` known to Twisted."""
+
+from twisted.application.service import ServiceMaker
+
+ctllm = ServiceMaker(
+    "ctllm",
+    "ctllm.tap",
+    "Use the models on your own machine from anywhere (desktop, cloud, proxy, all)",
+    "ctllm",
+)
