@@ -58,8 +58,15 @@ class _Level(usage.Options):
     longdesc: str
     examples: ClassVar[Sequence[str]]
     checks: ClassVar[Sequence[_Check]] = ()  # what must hold before the place starts
+    _failed = False
     optParameters = [
-        _Row("Options", "config", "The configuration file.", Path),
+        _Row(
+            _TITLES[""],
+            "config",
+            "The configuration file. Without it: $CTLLM_CONFIG, else ctllm/ctllm.toml in "
+            "$XDG_CONFIG_HOME (~/.config), else in /etc.",
+            Path,
+        ),
         *_rows(""),
     ]
 
@@ -80,6 +87,7 @@ class _Level(usage.Options):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
+            self._failed = True
             raise usage.UsageError(self._explained(str(error))) from error
 
     def _explained(self, error: str) -> str:
@@ -91,14 +99,12 @@ class _Level(usage.Options):
         return error
 
     def _unknown(self, option: str) -> str:
-        places = [
-            name
-            for name, _, level, _ in Options.subCommands
-            if option in (row[0] for row in level.rows())
-        ]
+        levels = [(name, level.rows()) for name, _, level, _ in Options.subCommands]
+        places = [name for name, rows in levels if option in (row[0] for row in rows)]
         if places:
             return f"is an option of {', '.join(places)}; write it after the place's name"
-        return "no such option" + closest(option, (row[0] for row in self.rows()), "--{}")
+        known = [row[0] for row in self.rows()] + [key.option for key in KEYS.values()]
+        return "no such option" + closest(option, known, "--{}")
 
     def given(self) -> dict[str, str]:
         """Give the configuration's keys that stand on this level's command line, as text."""
@@ -107,8 +113,9 @@ class _Level(usage.Options):
 
     def getUsage(self, width: int | None = None) -> str:
         """Give the help below the first line: what it is, the options by section, examples."""
-        if hasattr(self, "subOptions"):  # parsing failed in there, so that is what to explain
-            return str(self.subOptions.getUsage(width))
+        if self._failed:  # twistd shows this above the error: it must not bury it
+            words = ("twistd ctllm", self.subCommand, "--help")
+            return f"For every option and examples: {' '.join(filter(None, words))}\n"
         columns = width or int(os.environ.get("COLUMNS", "80"))
         groups: dict[str, list[str]] = {}
         for row in self.rows():
@@ -117,7 +124,7 @@ class _Level(usage.Options):
             groups.setdefault("Places", []).append(_entry(name, level.longdesc, columns))
         groups["Examples"] = [f"  {line}" for line in self.examples]
         parts = [f"{title}:\n" + "\n".join(entries) for title, entries in groups.items()]
-        return "\n\n".join([textwrap.fill(self.longdesc, columns), *parts]) + "\n"
+        return "\n" + "\n\n".join([textwrap.fill(self.longdesc, columns), *parts]) + "\n"
 
 
 def _entry(name: str, description: str, columns: int) -> str:
@@ -216,11 +223,11 @@ class _Proxy(_Level):
         "into something."
     )
     optParameters = [
-        _Row("This proxy", "socket", "The UNIX socket to listen on.", _socket),
-        _Row("This proxy", "port", "Or the port to listen on, on 127.0.0.1.", _port),
-        _Row("This proxy", "id", "The id that session assertions must name.", _id),
+        _Row(_TITLES["place"], "socket", "The UNIX socket to listen on.", _socket),
+        _Row(_TITLES["place"], "port", "Or the port to listen on, on 127.0.0.1.", _port),
+        _Row(_TITLES["place"], "id", "The id that session assertions must name.", _id),
         _Row(
-            "This proxy",
+            _TITLES["place"],
             "cloud-key",
             "The cloud's public key (Ed25519, base64url). Not a secret.",
             _cloud_key,

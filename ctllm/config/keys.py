@@ -30,14 +30,23 @@ class Key(Struct, frozen=True, kw_only=True):
 
     @property
     def help(self) -> str:
-        """What it is for and its default, in one line."""
-        shown = "" if self.default in ("", ()) else f" [default: {self.default}]"
-        return self.description + shown
+        """What it is for, its choices and its default, in one line."""
+        known = []
+        if isinstance(self.kind, inspect.LiteralType):
+            known.append(", ".join(map(str, self.kind.values)))
+        if isinstance(self.kind, inspect.VarTupleType):
+            known.append("several with commas between")
+        if self.default not in ("", ()):
+            known.append(f"default: {self.default}")
+        return self.description + (f" [{'; '.join(known)}]" if known else "")
 
-    def value(self, given: object) -> Any:
-        """Judge a value as TOML has it; raises `BadConfiguration` saying what would be right."""
+    def value(self, given: object, *, strict: bool = True) -> Any:
+        """Judge a value as TOML has it, or where not `strict` also a number as text.
+
+        Raises `BadConfiguration` saying what would be right.
+        """
         try:
-            value = msgspec.convert(given, self.annotation)
+            value = msgspec.convert(given, self.annotation, strict=strict)
         except msgspec.ValidationError:
             raise BadConfiguration(f"must be {_expected(self.kind)}") from None
         if self.check:
@@ -49,9 +58,7 @@ class Key(Struct, frozen=True, kw_only=True):
         """Judge a value from the command line: numbers as text, lists with commas between."""
         if isinstance(self.kind, inspect.VarTupleType):
             return self.value([part.strip() for part in text.split(",") if part.strip()])
-        if isinstance(self.kind, inspect.IntType) and text.strip().isdecimal():
-            return self.value(int(text))
-        return self.value(text)
+        return self.value(text, strict=False)
 
 
 def arguments(section: Section) -> list[str]:
@@ -82,13 +89,14 @@ def _keys(section: type[Struct], name: str) -> Iterator[Key]:
 
 def _expected(kind: inspect.Type) -> str:
     match kind:
-        case inspect.IntType(ge=least, le=most):
-            limits = f"at least {least}" + ("" if most is None else f" and at most {most}")
+        case inspect.IntType(ge=least, le=greatest):
+            limits = f"at least {least}" + ("" if greatest is None else f" and at most {greatest}")
             return f"a whole number, {limits}"
         case inspect.LiteralType(values=values):
-            return " or ".join(f'"{value}"' for value in values)
-        case inspect.StrType(max_length=int(most)):
-            return f"a text of at most {most} characters"
+            *most, last = (f'"{value}"' for value in values)
+            return f"{', '.join(most)} or {last}" if most else last
+        case inspect.StrType(max_length=int(length)):
+            return f"a text of at most {length} characters, in one line"
         case inspect.StrType():
             return "a text"
     return "a list of texts"

@@ -125,6 +125,7 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="The name by which people see this desktop. Empty: its host name.",
             max_length=100,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
         ),
     ] = ""
     demo: Annotated[

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from ctllm.standin.script import Script
-from ctllm.standin.shelf import Shelf
+from ctllm.standin.shelf import KEPT_LOADED, Shelf
 from ctllm.standin.words import Ask, Part, Repeat, Said, reply
 
 JSON = "application/json; charset=utf-8"
@@ -27,6 +27,14 @@ encode = msgspec.json.encode
 
 
 @dataclass(frozen=True)
+class Load:
+    """A model that answers, and how many seconds it stays loaded afterwards."""
+
+    model: str
+    kept: float = KEPT_LOADED
+
+
+@dataclass(frozen=True)
 class Whole:
     """One body with its length. It is made when `words` have had the time to be said."""
 
@@ -35,7 +43,7 @@ class Whole:
     kind: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
     words: int = 0
-    loads: str = ""
+    loads: Load | None = None
 
     @classmethod
     def of(cls, value: Any, status: int = 200) -> Whole:
@@ -50,7 +58,7 @@ class Stream:
     lines: Iterator[bytes]
     error: Callable[[str], bytes]
     kind: str = NDJSON
-    loads: str = ""
+    loads: Load | None = None
 
 
 Answer = Whole | Stream
@@ -122,9 +130,10 @@ class Telling:
 def told(call: Call, ask: Ask, telling: Telling, *, stream: bool) -> Answer:
     """Let the demo, or the call's script, answer in a dialect."""
     said = scripted(call.script, telling) or reply(ask)
+    load = Load(ask.model, ask.kept)
     if stream:
-        return Stream(telling.lines(said), telling.error, telling.kind, loads=ask.model)
-    return Whole(lambda: encode(telling.whole(said)), words=said.tokens, loads=ask.model)
+        return Stream(telling.lines(said), telling.error, telling.kind, loads=load)
+    return Whole(lambda: encode(telling.whole(said)), words=said.tokens, loads=load)
 
 
 def scripted(script: Script, telling: Telling) -> Said | None:

@@ -67,8 +67,7 @@ def tags(call: Call) -> Answer:
 def ps(call: Call) -> Answer:
     """GET /api/ps: the loaded models."""
     loaded = [
-        m.summary
-        | {"expires_at": rfc3339(until), "size_vram": 0, "context_length": CONTEXT_LENGTH}
+        m.summary | {"expires_at": rfc3339(until), "size_vram": 0, "context_length": CONTEXT_LENGTH}
         for m, until in call.shelf.loaded(call.now())
     ]
     return Whole.of({"models": loaded})

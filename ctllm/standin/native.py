@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ctllm.standin.answer import Answer, Call, Telling, Whole, durations, encode, told
+from ctllm.standin.answer import Answer, Call, Load, Telling, Whole, durations, encode, told
 from ctllm.standin.reading import read
 from ctllm.standin.shelf import keep_alive_seconds, rfc3339
 from ctllm.standin.vectors import vector
@@ -60,6 +60,7 @@ class Native(Telling):
 
     def __init__(self, call: Call, model: str, shown: Callable[..., dict[str, Any]]) -> None:
         self._call = call
+        self._model = model
         self._head = encode({"model": model})[:-1] + b',"created_at":"'
         self._shown = shown
         self._last: tuple[str, str] | None = None
@@ -79,11 +80,11 @@ class Native(Telling):
     def whole(self, said: Said) -> Any:
         """Give one object with everything."""
         shown = self._shown("text", said.text("text"), "")
-        for kind, name in (("thinking", ""), ("call", said.call.name if said.call else "")):
-            text = said.text("thinking" if kind == "thinking" else "call")
-            if text:
-                _merge(shown, self._shown(kind, text, name))
-        return msgspec.json.decode(self._head + self._stamp() + _tail(shown | self._end(said)))
+        for part in said.parts:
+            if part.kind != "text":
+                _merge(shown, self._shown(part.kind, part.text, part.name))
+        stamped = {"model": self._model, "created_at": rfc3339(self._call.now())}
+        return stamped | shown | self._end(said)
 
     def error(self, message: str) -> bytes:
         """Give the line for an error in mid-stream."""
@@ -157,6 +158,7 @@ def _ask(
         tools=tools,
         think=bool(request.think),
         schema=request.format if isinstance(request.format, dict) else _json(request.format),
+        kept=keep_alive_seconds(request.keep_alive),
         limit=limit if isinstance(limit, int) and limit > 0 else None,
     )
 
@@ -170,10 +172,7 @@ def _tools(given: list[_Tool] | None) -> tuple[Tool, ...]:
 
 
 def _told(call: Call, request: _Request, ask: Ask, shown: Callable[..., dict[str, Any]]) -> Answer:
-    keep_alive_seconds(request.keep_alive)
-    return told(
-        call, ask, Native(call, request.model, shown), stream=request.stream is not False
-    )
+    return told(call, ask, Native(call, request.model, shown), stream=request.stream is not False)
 
 
 def _only_loaded(call: Call, request: _Request, empty: dict[str, Any]) -> Whole:
@@ -198,11 +197,11 @@ def embed(call: Call) -> Answer:
         "load_duration": int(call.script.load_seconds * 1e9),
         "prompt_eval_count": sum(len(words(text)) for text in texts),
     }
-    return Whole(encode(answer), loads=request.model)
+    return Whole(encode(answer), loads=Load(request.model))
 
 
 def embeddings(call: Call) -> Answer:
     """POST /api/embeddings: the older way, one text and one vector."""
     request = read(call.body, _Embed)
     call.shelf.find(request.model)
-    return Whole(encode({"embedding": vector(request.prompt)}), loads=request.model)
+    return Whole(encode({"embedding": vector(request.prompt)}), loads=Load(request.model))

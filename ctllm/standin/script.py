@@ -21,12 +21,12 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     while it loads a model, and shows as `load_duration`. `error_before` refuses with that status,
     body and headers instead.
 
-    `lines` is how many words the model says, or the words themselves; `line_bytes` pads each line to
-    that length on the wire; `size` says how long the streamed answer is in all, instead of `lines`.
-    `line_interval` goes between two words. Then, counted in lines: `pause_after` is silence after n
-    lines (0: after the head), `error_in_stream` the dialect's error after n lines, `break_after` the
-    connection closed after n lines without an end. An answer that is not streamed takes as long as
-    the streamed one would; it counts as one line, fails with status 500 and breaks in the middle.
+    `lines` is how many words the model says, or the words themselves; `line_bytes` pads each line
+    to that length on the wire; `size`, instead of `lines`, is the length of the whole stream.
+    `line_interval` goes between two words. Then, counted in lines: `pause_after` is silence after
+    n lines (0: after the head), `error_in_stream` the dialect's error after n lines, `break_after`
+    the connection closed after n lines without an end. An answer that is not streamed takes as
+    long as the streamed one would; it is one line, fails with status 500, breaks in the middle.
 
     `receive_pause` reads nothing for that long once n bytes of the body have come; it is known
     before the body is, so only a script that is bound to a path may have it.
@@ -82,7 +82,7 @@ class Scripts:
         self._rules: list[_Rule] = []
 
     def add(self, where: Where, script: Script, times: int | None = None) -> None:
-        """Answer requests for a path, or whose record fits, by `script`; at most `times` of them."""
+        """Answer by `script` what is for a path, or whose record fits; at most `times` requests."""
         self._rules.insert(0, _Rule(where, script, times))
 
     def take(self, record: Record) -> Script:

@@ -15,7 +15,7 @@ from ctllm.errors import BadRequest, NotFound
 DESCRIPTION = "A demo that repeats what you say. It is not a model."
 CAPABILITIES = ("completion", "tools", "thinking", "vision", "embedding")
 CONTEXT_LENGTH = 4096
-_KEPT_LOADED = 300.0
+KEPT_LOADED = 300.0
 _FOR_EVER = 100 * 365 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -42,7 +42,7 @@ def keep_alive_seconds(value: str | float | None) -> float:
     Raises BadRequest for what is no duration.
     """
     if value is None:
-        return _KEPT_LOADED
+        return KEPT_LOADED
     seconds = _duration(value) if isinstance(value, str) else float(value)
     return _FOR_EVER if seconds < 0 else seconds
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import msgspec
 
 from ctllm.standin.shape import example
+from ctllm.standin.shelf import KEPT_LOADED
 
 PREFACE = "This is ctllm's demo, not a model. You said: "
 
@@ -28,7 +29,8 @@ class Tool:
 class Ask:
     """What any dialect asks of a model. `text` is the last thing said.
 
-    `schema` is that of a structured answer (empty: any JSON object); `limit` the most words.
+    `schema` is that of a structured answer (empty: any JSON object); `limit` the most words,
+    `kept` how many seconds the model stays loaded afterwards.
     """
 
     model: str
@@ -38,6 +40,7 @@ class Ask:
     think: bool = False
     schema: dict[str, Any] | None = None
     limit: int | None = None
+    kept: float = KEPT_LOADED
 
 
 @dataclass(frozen=True)

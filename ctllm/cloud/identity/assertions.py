@@ -16,7 +16,7 @@ Scope = Literal["use", "use serve"]
 
 
 class Assertions:
-    """Session assertions by `key`, each used again for half of its life: signing takes 100 us."""
+    """Session assertions by `key`, each used again for half of its life; `now` epoch seconds."""
 
     def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float], size: int = 4096) -> None:
         self._key = key

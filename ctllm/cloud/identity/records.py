@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from ctllm.cloud.identity.store import Folder
 
 T = TypeVar("T")
+_SUFFIX = ".json"
 _log = Logger()
 
 
@@ -39,8 +40,8 @@ class Records(Generic[T]):
 
     def remove_where(self, chosen: Callable[[T | None], bool]) -> int:
         """Remove the values that are `chosen` (None is a damaged one); give how many."""
-        folder = self._folder
-        return sum(folder.remove(file) for file in folder.names() if chosen(self._read(file)))
+        ours = [file for file in self._folder.names() if file.endswith(_SUFFIX)]
+        return sum(self._folder.remove(file) for file in ours if chosen(self._read(file)))
 
     def _read(self, file: str) -> T | None:
         data = self._folder.read(file)
@@ -52,4 +53,4 @@ class Records(Generic[T]):
 
 
 def _file(secret: str) -> str:
-    return f"{sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
+    return f"{sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}{_SUFFIX}"

@@ -1,0 +1,215 @@
+"""One request that came in: the `Caller` that the relay answers to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import h11
+import msgspec
+from twisted.internet.defer import Deferred
+
+from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge
+from ctllm.wire.answers import dialect_of, error_body, error_in_stream
+from ctllm.wire.exchange import Call
+from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
+
+if TYPE_CHECKING:
+    from ctllm.http.faces import Transport
+    from ctllm.http.server import HttpServer
+
+JSON = b"application/json"
+
+
+class Incoming:
+    """A request being answered: by a `Call` that it is given to, or by `reply`."""
+
+    def __init__(
+        self, server: HttpServer, head: RequestHead, version: bytes, raw_head: bytes
+    ) -> None:
+        self.asked = head
+        self.raw_head = raw_head
+        self.extra: Headers = ()  # headers that the answer gets besides its own
+        self.gone = False
+        self._server = server
+        self._version = version
+        self._call: Call | None = None
+        self._answer: AnswerHead | None = None
+        self._done = False
+        self._answer_stalled = False
+        self._body_stalled = False
+
+    # -- being answered by a Call
+
+    def relay(self, call: Call) -> None:
+        """From now on `call` gets this request's body, pauses and end. Raises nothing."""
+        if self.gone or self._done:
+            return
+        self._call = call
+        if self._answer_stalled:
+            call.pause()
+        self._server.pump()
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether the next piece of the request body has somewhere to go."""
+        return self._call is not None and not self._body_stalled
+
+    def body(self, piece: bytes) -> None:
+        """A piece of the request body arrived."""
+        assert self._call is not None
+        self._call.write(piece)
+
+    def body_end(self) -> None:
+        """The request body is whole."""
+        assert self._call is not None
+        self._call.end()
+
+    def left(self, error: CtllmError) -> None:
+        """The client is gone."""
+        self.gone = True
+        call, self._call = self._call, None
+        if call is not None and not self._done:
+            call.cancel(error)
+
+    def answer_paused(self) -> None:
+        """The client's socket is full."""
+        if not self._answer_stalled:
+            self._answer_stalled = True
+            if self._call is not None:
+                self._call.pause()
+
+    def answer_resumed(self) -> None:
+        """The client's socket has room."""
+        if self._answer_stalled:
+            self._answer_stalled = False
+            if self._call is not None:
+                self._call.resume()
+
+    # -- Caller
+
+    def head(self, head: AnswerHead) -> None:
+        """Send status and headers. Without a Content-Length the body goes chunked."""
+        self._answer = head
+        headers = [*head.headers, *self.extra]
+        self._server.send(
+            h11.Response(status_code=head.status, headers=headers, reason=head.reason)
+        )
+
+    def data(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        self._server.send(h11.Data(data=piece))
+
+    def end(self) -> None:
+        """The answer is whole; one that is shorter than it said breaks off instead."""
+        self._over()
+        try:
+            self._server.send(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            self._server.break_off(b"")
+        else:
+            self._server.answered()
+
+    def fail(self, error: CtllmError) -> None:
+        """Say what went wrong in the dialect of the path, and never end as if all were well."""
+        if self.gone or self._done:
+            return
+        if self._answer is None:
+            self.refuse(error)
+            self._server.answered()
+            return
+        self._over()
+        dialect = dialect_of(self.asked.path)
+        kind = first(self._answer.headers, b"content-type") or b""
+        fixed = first(self._answer.headers, b"content-length") is not None
+        self._server.break_off(b"" if fixed else error_in_stream(dialect, kind, error))
+
+    def pause_body(self) -> None:
+        """Whoever takes the request body is busy."""
+        self._body_stalled = True
+
+    def resume_body(self) -> None:
+        """Whoever takes the request body has room."""
+        if self._body_stalled:
+            self._body_stalled = False
+            if not self.gone:
+                self._server.pump()
+
+    def _over(self) -> None:
+        self._done = True
+        self._call = None
+
+    # -- answering by ourselves
+
+    def refuse(self, error: CtllmError) -> None:
+        """Send `error` as a whole answer; the caller then ends the exchange."""
+        self._over()
+        headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
+        if error.retry_after is not None:
+            headers += ((b"Retry-After", b"%d" % error.retry_after),)
+        if error.status == 401:
+            headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
+        if isinstance(error, MethodNotAllowed):
+            headers += ((b"Allow", error.allow.encode()),)
+        self._whole(error.status, headers, error_body(dialect_of(self.asked.path), error))
+
+    def reply(self, status: int, value: Any = None, headers: Headers = ()) -> None:
+        """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
+        if self.gone or self._done:
+            return
+        self._over()
+        body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        if value is None:
+            body = b""
+        elif not isinstance(value, bytes):
+            headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"), *headers)
+        self._whole(status, headers, body)
+        self._server.answered()
+
+    def _whole(self, status: int, headers: Headers, body: bytes) -> None:
+        length: Headers = () if status == 204 else ((b"Content-Length", b"%d" % len(body)),)
+        self.head(AnswerHead(status, b"", (*headers, *length)))
+        if body and self.asked.method != b"HEAD":
+            self.data(body)
+        self._server.send(h11.EndOfMessage())
+
+    async def read(self, limit: int) -> bytes:
+        """The whole request body; raises TooLarge beyond `limit` bytes."""
+        reading = _Reading(limit)
+        self.relay(reading)
+        try:
+            return await reading.whole
+        finally:
+            self._call = None
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Take the connection out of HTTP: its transport, and what was read after the head."""
+        self._done = True
+        return self._server.hijack()
+
+
+class _Reading:
+    """A `Call` that only collects the request body."""
+
+    def __init__(self, limit: int) -> None:
+        self.whole: Deferred[bytes] = Deferred()
+        self._limit = limit
+        self._got = bytearray()
+
+    def write(self, piece: bytes) -> None:
+        self._got += piece
+        if len(self._got) > self._limit and not self.whole.called:
+            self.whole.errback(TooLarge(f"the body exceeds {self._limit} bytes"))
+
+    def end(self) -> None:
+        if not self.whole.called:
+            self.whole.callback(bytes(self._got))
+
+    def cancel(self, error: CtllmError) -> None:
+        if not self.whole.called:
+            self.whole.errback(error)
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass

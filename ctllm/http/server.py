@@ -1,0 +1,323 @@
+"""The serving side of HTTP/1.1: each request an exchange, its body and answer streamed.
+
+h11 keeps the protocol's rules; this adds what a relay needs: work starts when the head is in,
+bodies pass piece by piece, a slow reader slows its own exchange, a client that leaves is noticed
+at once, and an answer that breaks off ends uncleanly. Heads that another server might read
+differently (bare line feeds, folded lines, two lengths) are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import h11
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ctllm.errors import BadRequest, Cancelled, CtllmError, HeadTooLarge
+from ctllm.http.faces import Clock, Timer, Transport
+from ctllm.http.incoming import Incoming
+from ctllm.wire.heads import RequestHead
+
+#: Seconds a connection may stay open between requests, and a head may take to arrive.
+IDLE = 75.0
+HEAD_TIME = 30.0
+#: Seconds that an answer which is whole may take to leave, when the connection must close.
+LINGER = 10.0
+#: Bytes read ahead of whoever consumes them before the socket is left alone.
+READ_AHEAD = 64 * 1024
+
+#: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
+_SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
+
+App = Callable[[Incoming], Coroutine[Any, Any, None]]
+
+
+class HttpServer(TwistedProtocol):
+    """One client's connection."""
+
+    transport: Any
+    _log = Logger()
+
+    def __init__(self, app: App, clock: Clock, max_head: int) -> None:
+        self._app = app
+        self._clock = clock
+        self._max_head = max_head
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
+        self._unread = bytearray()
+        self._scanned = 0
+        self._incoming: Incoming | None = None
+        self._work: Deferred[None] | None = None
+        self._timer: Timer | None = None
+        self._reading = True
+        self._pumping = False
+        self._closing = False
+
+    # -- Twisted's side
+
+    def connectionMade(self) -> None:
+        """Serve; the transport slows and resumes the exchange that is being answered."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._expect_within(HEAD_TIME)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what arrived, as far as somebody wants it."""
+        if self._closing:
+            return
+        if self._incoming is None and not self._unread:
+            self._expect_within(HEAD_TIME)
+        self._unread += data
+        self.pump()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client left: so does the work for it."""
+        self._closing = True
+        self._cancel_timer()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.left(Cancelled("the client left"))
+        if self._work is not None:
+            self._work.cancel()
+
+    def pauseProducing(self) -> None:
+        """The client reads slower than we write."""
+        if self._incoming is not None:
+            self._incoming.answer_paused()
+
+    def resumeProducing(self) -> None:
+        """The client has caught up."""
+        if self._incoming is not None:
+            self._incoming.answer_resumed()
+
+    def stopProducing(self) -> None:
+        """The transport is closing; `connectionLost` tells the rest."""
+
+    # -- reading
+
+    def pump(self) -> None:
+        """Hand on what was read until somebody asks to wait."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while not self._closing and self._advance():
+                pass
+        finally:
+            self._pumping = False
+        if not self._closing:
+            self._read_ahead()
+
+    def _advance(self) -> bool:
+        """One step; False when there is nothing to do for now."""
+        try:
+            if self._incoming is None:
+                return self._next_head()
+            return self._incoming.wants_body and self._next_body()
+        except h11.RemoteProtocolError as error:
+            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {error}"))
+        except CtllmError as error:
+            self._refuse(error)
+        return False
+
+    def _next_head(self) -> bool:
+        while self._unread[:2] == b"\r\n":
+            del self._unread[:2]  # RFC 9112 2.2: blank lines before a request are to be ignored
+        end = self._unread.find(b"\r\n\r\n", max(0, self._scanned - 3))
+        self._scanned = len(self._unread)
+        if end < 0:
+            self._refuse_early()
+            return False
+        head = bytes(self._unread[: end + 4])
+        del self._unread[: end + 4]
+        self._scanned = 0
+        if len(head) > self._max_head:
+            raise HeadTooLarge(f"the request line and headers exceed {self._max_head} bytes")
+        if _SLOPPY.search(head):
+            raise BadRequest("a head with a bare line break, a folded line or a NUL")
+        self._begin(head)
+        return True
+
+    def _refuse_early(self) -> None:
+        if len(self._unread) > self._max_head:
+            raise HeadTooLarge(f"the request line and headers exceed {self._max_head} bytes")
+        if b"\n\n" in self._unread:
+            raise BadRequest("a head with bare line feeds")
+
+    def _begin(self, raw: bytes) -> None:
+        self._h11.receive_data(raw)
+        event = self._h11.next_event()
+        if not isinstance(event, h11.Request):
+            raise BadRequest("this is not an HTTP request")
+        self._cancel_timer()
+        head = _request_head(event)
+        self._incoming = Incoming(self, head, event.http_version, raw)
+        self._work = Deferred.fromCoroutine(self._app(self._incoming))
+        self._work.addErrback(self._failed, self._incoming)
+
+    def _failed(self, reason: Failure, incoming: Incoming) -> None:
+        error = reason.value
+        if isinstance(error, CancelledError) and incoming.gone:
+            return
+        if isinstance(error, CtllmError):
+            incoming.fail(error)
+            return
+        self._log.failure("answering {path} failed", reason, path=incoming.asked.path)
+        incoming.fail(CtllmError("something in ctllm broke; its log says what"))
+
+    def _next_body(self) -> bool:
+        incoming = self._incoming
+        assert incoming is not None
+        event = self._h11.next_event()
+        if event is h11.NEED_DATA:
+            if self._h11.they_are_waiting_for_100_continue:
+                self.send(h11.InformationalResponse(status_code=100, headers=[]))
+            if not self._unread:
+                return False
+            self._h11.receive_data(bytes(self._unread))
+            self._unread.clear()
+        elif isinstance(event, h11.Data):
+            incoming.body(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            incoming.body_end()
+        return event is not h11.PAUSED
+
+    def _read_ahead(self) -> None:
+        """Keep reading a little, so that a client that leaves is noticed; not without bound."""
+        reading = len(self._unread) < READ_AHEAD
+        if reading is not self._reading:
+            self._reading = reading
+            (self.transport.resumeProducing if reading else self.transport.pauseProducing)()
+
+    # -- writing, for Incoming
+
+    def send(self, event: Any) -> None:
+        """Write one of h11's events."""
+        data = self._h11.send(event)
+        if data:
+            self.transport.write(data)
+
+    def answered(self) -> None:
+        """The answer is whole: serve the next request, or close."""
+        self._incoming = self._work = None
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._next_cycle()
+        elif self._h11.their_state is h11.DONE:
+            self.close()
+        else:
+            self._linger()
+
+    def _next_cycle(self) -> None:
+        leftover, _ = self._h11.trailing_data
+        self._h11.start_next_cycle()
+        if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
+            self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
+            self._unread[:0] = leftover
+        self._expect_within(HEAD_TIME if self._unread else IDLE)
+        self.pump()
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._closing = True
+        self._expect_within(LINGER)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        """The client is still sending what nobody wants: let it read the answer before we close.
+
+        Closing at once would reset the connection, and the answer might never be read.
+        """
+        self._closing = True
+        self._unread.clear()
+        self._expect_within(LINGER)
+        self.transport.unregisterProducer()
+        self.transport.resumeProducing()
+        if hasattr(self.transport, "loseWriteConnection"):
+            self.transport.loseWriteConnection()
+
+    def break_off(self, last_words: bytes) -> None:
+        """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
+        self._incoming = self._work = None
+        self._closing = True
+        if self._h11.their_http_version == b"1.0":
+            self.transport.abortConnection()  # there, a plain close is how answers end
+            return
+        if last_words and self._h11.our_state is h11.SEND_BODY:
+            self.send(h11.Data(data=last_words))
+        self.close()
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Leave the connection to another protocol: its transport, and what was read of it."""
+        self._cancel_timer()
+        self._incoming = self._work = None
+        self._closing = True
+        self.transport.unregisterProducer()
+        if not self._reading:
+            self.transport.resumeProducing()
+        return self.transport, bytes(self._unread)
+
+    # -- time
+
+    def _expect_within(self, seconds: float) -> None:
+        self._cancel_timer()
+        self._timer = self._clock.callLater(seconds, self._too_late)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _too_late(self) -> None:
+        self._timer = None
+        self._closing = True
+        self.transport.abortConnection()
+
+    def _refuse(self, error: CtllmError) -> None:
+        incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"1.1", b"")
+        self._incoming = None
+        if self._work is not None:
+            incoming.left(error)
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            incoming.refuse(error)
+        self._linger()
+
+
+def _request_head(event: h11.Request) -> RequestHead:
+    headers = tuple(event.headers.raw_items())
+    names = [name.lower() for name, _ in headers]
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise BadRequest("a request with both Content-Length and Transfer-Encoding")
+    if names.count(b"content-length") > 1 or names.count(b"host") > 1:
+        raise BadRequest("a request with two Content-Length or Host headers")
+    return RequestHead(event.method, _origin_form(event.target), headers)
+
+
+def _origin_form(target: bytes) -> bytes:
+    """A target as path and query (RFC 9112, section 3.2: servers must take the absolute form)."""
+    if target.startswith(b"/"):
+        return target
+    scheme, found, rest = target.partition(b"://")
+    if found and scheme.lower() in (b"http", b"https"):
+        return b"/" + rest.partition(b"/")[2]
+    raise BadRequest("a request target that is neither a path nor a URL")
+
+
+class HttpServerFactory(Factory):
+    """Makes an `HttpServer` for each connection. `max_head` is in bytes."""
+
+    noisy = False
+
+    def __init__(self, app: App, clock: Clock, max_head: int = 64 * 1024) -> None:
+        self._made = (app, clock, max_head)
+
+    def buildProtocol(self, addr: object) -> HttpServer:
+        """A connection's protocol."""
+        return HttpServer(*self._made)

@@ -1,0 +1,63 @@
+"""The stand-in scripted over HTTP, for tests and benchmarks in which it is another process.
+
+`POST /standin/scripts` takes `{"path": "/api/chat", "contains": "…", "times": 1, "script": {…}}`:
+path, text in the request's body and number of uses may be left out. `DELETE /standin/scripts`
+forgets all scripts, `GET /standin/requests` lists the records, `DELETE /standin/requests` forgets
+them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ctllm.errors import MethodNotAllowed, NotFound
+from ctllm.standin.answer import Whole
+from ctllm.standin.reading import read
+from ctllm.standin.records import Record
+from ctllm.standin.script import Script, Where
+
+if TYPE_CHECKING:
+    from ctllm.standin.exchange import Setting
+
+PREFIX = "/standin/"
+
+
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    path: str = ""
+    contains: str = ""
+    times: int | None = None
+    script: Script = Script()
+
+    @property
+    def where(self) -> Where:
+        """The path alone when that is all, so that the script may begin before the body is read."""
+        if self.path and not self.contains:
+            return self.path
+        return self._fits
+
+    def _fits(self, record: Record) -> bool:
+        body = record.body or b""
+        return (not self.path or record.path == self.path) and self.contains.encode() in body
+
+
+def answer(setting: Setting, method: str, path: str, body: bytes) -> Whole:
+    """Do what a control request asks; raises BadRequest, NotFound or MethodNotAllowed."""
+    match method, path.removeprefix(PREFIX):
+        case "POST", "scripts":
+            order = read(body, _Order)
+            setting.scripts.add(order.where, order.script, order.times)
+        case "DELETE", "scripts":
+            setting.scripts.clear()
+        case "GET", "requests":
+            return Whole.of([record.as_json() for record in setting.records])
+        case "DELETE", "requests":
+            setting.records.clear()
+        case _, "scripts":
+            raise MethodNotAllowed("405 method not allowed", allow="POST, DELETE")
+        case _, "requests":
+            raise MethodNotAllowed("405 method not allowed", allow="GET, DELETE")
+        case _:
+            raise NotFound("the stand-in knows /standin/scripts and /standin/requests")
+    return Whole(status=204)

@@ -1,0 +1,128 @@
+"""One streamed answer on its way out: line by line, at a pace, and no faster than it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from zope.interface import implementer
+
+from ctllm.standin.answer import Stream
+from ctllm.standin.clock import Clock, Timer
+from ctllm.standin.records import Record
+from ctllm.standin.script import Script
+
+# One stream gives the reactor back after so many bytes, so that a fast reader starves nobody.
+_TURN = 256 * 1024
+
+
+@implementer(IPushProducer)
+class Flow:
+    """Writes a stream's lines to a request, a write each; pauses when its reader does."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        request: Any,
+        record: Record,
+        stream: Stream,
+        script: Script,
+        interval: float,
+    ) -> None:
+        self._clock = clock
+        self._request = request
+        self._record = record
+        self._lines: Iterator[bytes] = stream.lines
+        self._error = stream.error
+        self._script = script
+        self._interval = interval if script.line_interval is None else script.line_interval
+        self._marks = set(script.marks)
+        self._due = 0.0
+        self._paused = False
+        self._timer: Timer | None = None
+        self._done: Deferred[bool] = Deferred(lambda _: self._stop())
+
+    def run(self) -> Deferred[bool]:
+        """Write it all. Fires with whether it may end cleanly; cancel it to stop at once."""
+        self._due = self._clock.seconds()
+        self._request.registerProducer(self, True)
+        if not self._marked():
+            self._go()
+        return self._done
+
+    def pauseProducing(self) -> None:
+        """Write nothing more until the reader has caught up; may be said again and again."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Go on, unless the next line's time has not come yet."""
+        if self._paused:
+            self._paused = False
+            if self._timer is None:
+                self._due = self._clock.seconds()
+                self._go()
+
+    def stopProducing(self) -> None:
+        """Write nothing more; the request's own end says what becomes of the answer."""
+        self._stop()
+
+    def _go(self) -> None:
+        left = _TURN
+        for line in self._lines:
+            if line:
+                left -= len(line)
+                self._write(line)
+                if self._record.lines_sent in self._marks and self._marked():
+                    return
+            elif self._interval:
+                return self._sleep_until(self._due + self._interval)
+            if self._paused:
+                return
+            if left <= 0:
+                return self._sleep_until(self._clock.seconds())
+        self._end(whole=True)
+
+    def _write(self, line: bytes) -> None:
+        self._request.write(line)
+        self._record.wrote()
+
+    def _marked(self) -> bool:
+        """Do what the script says after so many lines; whether that holds up the next line."""
+        sent, script = self._record.lines_sent, self._script
+        if script.break_after == sent:
+            self._end(whole=False)
+        elif script.error_in_stream is not None and script.error_in_stream[0] == sent:
+            self._write(self._error(script.error_in_stream[1]))
+            self._end(whole=True)
+        elif script.pause_after is not None and script.pause_after[0] == sent in self._marks:
+            self._marks.discard(sent)
+            self._request.write(b"")
+            self._sleep_until(self._clock.seconds() + script.pause_after[1])
+        else:
+            return False
+        return True
+
+    def _sleep_until(self, due: float) -> None:
+        """Go on then. Counting from the last line's due time keeps the pace from drifting."""
+        now = self._clock.seconds()
+        self._due = max(due, now)
+        self._timer = self._clock.callLater(self._due - now, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        if not self._paused:
+            self._go()
+
+    def _end(self, *, whole: bool) -> None:
+        self._stop()
+        self._request.unregisterProducer()
+        self._done.callback(whole)
+
+    def _stop(self) -> None:
+        self._lines = iter(())
+        self._paused = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None

@@ -1,0 +1,87 @@
+"""The API dialects: how each one says that something went wrong, before an answer and inside it.
+
+Three dialects share one port: Ollama's own under ``/api``, OpenAI's under ``/v1`` (of which
+``/v1/responses`` streams typed events), Anthropic's at ``/v1/messages``. A client raises its own
+error only for its own dialect; an answer that merely stops may pass for a whole one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+from ctllm.errors import CtllmError
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+_ANTHROPIC_TYPES = {
+    **_OPENAI_TYPES,
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class Dialect(Enum):
+    """Whose words a client understands."""
+
+    OLLAMA = "ollama"
+    OPENAI = "openai"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
+    CTLLM = "ctllm"
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """The dialect spoken at `path` (without query)."""
+    if path.startswith(b"/v1/messages"):
+        return Dialect.ANTHROPIC
+    if path.startswith(b"/v1/responses"):
+        return Dialect.RESPONSES
+    if path.startswith(b"/v1/"):
+        return Dialect.OPENAI
+    if path.startswith((b"/ctllm/", b"/ws/", b"/health")):
+        return Dialect.CTLLM
+    return Dialect.OLLAMA
+
+
+def _openai(error: CtllmError) -> dict[str, object]:
+    fallback = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _OPENAI_TYPES.get(error.status, fallback)
+    return {"message": error.message, "type": kind, "param": None, "code": error.code}
+
+
+def _anthropic(error: CtllmError) -> dict[str, object]:
+    fallback = "invalid_request_error" if error.status < 500 else "api_error"
+    kind = _ANTHROPIC_TYPES.get(error.status, fallback)
+    return {"type": "error", "error": {"type": kind, "message": error.message}}
+
+
+def error_body(dialect: Dialect, error: CtllmError) -> bytes:
+    """The JSON body of an answer that is an error from the start."""
+    if dialect is Dialect.OLLAMA:
+        return msgspec.json.encode({"error": error.message})
+    if dialect is Dialect.ANTHROPIC:
+        return msgspec.json.encode(_anthropic(error))
+    if dialect is Dialect.CTLLM:
+        return msgspec.json.encode({"error": {"code": error.code, "message": error.message}})
+    return msgspec.json.encode({"error": _openai(error)})
+
+
+def error_in_stream(dialect: Dialect, content_type: bytes, error: CtllmError) -> bytes:
+    """What to write into an answer that breaks off, or nothing where no words would be heard.
+
+    A line break goes first: the answer may have stopped inside a line, and a line that is both
+    half an object and an error would be neither.
+    """
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind == b"application/x-ndjson":
+        return b"\n" + error_body(dialect, error) + b"\n"
+    if kind != b"text/event-stream":
+        return b""
+    if dialect is Dialect.ANTHROPIC:
+        return b"\n\nevent: error\ndata: " + msgspec.json.encode(_anthropic(error)) + b"\n\n"
+    if dialect is Dialect.RESPONSES:
+        told = {"type": "error", "code": error.code, "message": error.message, "param": None}
+        return b"\n\nevent: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
+    return b"\n\ndata: " + error_body(dialect, error) + b"\n\n"

@@ -1,0 +1,226 @@
+"""The command line: which options each place has, what it refuses, and what its help teaches."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.config import KEYS, Config
+from ctllm.options import Options, ProxyPlace
+
+KEY = bytes(range(32))
+KEY_TEXT = base64.urlsafe_b64encode(KEY).rstrip(b"=").decode()
+PROXY = ("proxy", "--id=p", f"--cloud-key={KEY_TEXT}")
+
+
+def parsed(*arguments: str, **environ: str) -> Options:
+    """Parse as if the machine had no configuration file."""
+    options = Options({"HOME": "/home/ada", "CTLLM_CONFIG": "/dev/null"} | environ)
+    options.parseOptions(arguments)
+    return options
+
+
+class _Case(SynchronousTestCase):
+    def assert_refused(self, *arguments: str, sentence: str, **environ: str) -> None:
+        error = self.assertRaises(usage.UsageError, parsed, *arguments, **environ)
+        self.assertEqual(str(error), sentence)
+
+
+class PlaceTests(_Case):
+    def test_default_place(self) -> None:
+        """Without a place everything runs in one program, at the defaults."""
+        options = parsed()
+        self.assertEqual(options.place, "all")
+        self.assertEqual(options.configuration(), Config(state="/home/ada/.local/state/ctllm"))
+
+    def test_every_key_is_an_option_once(self) -> None:
+        """Each key is an option of `all`, under a name that nothing else has."""
+        names = [name for name, *_ in Options.subCommands[0][2].rows()]
+        self.assertEqual(len(names), len(set(names)))
+        self.assertEqual(sorted(names), sorted(["config", *(key.option for key in KEYS.values())]))
+
+    def test_options_of_each_place(self) -> None:
+        """A place has the options of its sections; the desktop those of the tunnel besides."""
+
+        def options(place: str) -> set[str]:
+            [level] = [level for name, _, level, _ in Options.subCommands if name == place]
+            return {row[0] for row in level.rows()}
+
+        def keys(*sections: str) -> set[str]:
+            return {key.option for key in KEYS.values() if key.section in sections} | {"config"}
+
+        self.assertEqual(options("cloud"), keys("", "cloud", "proxy"))
+        self.assertEqual(
+            options("desktop"), keys("", "desktop", "proxy") - {"memory-bytes", "max-open-files"}
+        )
+        own = {"socket", "port", "id", "cloud-key"}
+        self.assertEqual(options("proxy"), keys("", "proxy") | own)
+        self.assertFalse(own & {key.option for key in KEYS.values()})
+
+    def test_values(self) -> None:
+        """Numbers, choices and lists are given as values."""
+        cloud = parsed("cloud", "--token-seconds", "60", "--origins=https://a,https://b")
+        self.assertEqual(cloud.place, "cloud")
+        self.assertEqual(cloud.configuration().cloud.token_seconds, 60)
+        self.assertEqual(cloud.configuration().cloud.origins, ("https://a", "https://b"))
+        self.assertEqual(parsed("desktop", "--demo=off").configuration().desktop.demo, "off")
+
+    def test_common_options_before_and_after_the_place(self) -> None:
+        """The common options stand before or after the place's name; the nearer one wins."""
+        self.assertEqual(parsed("--state=/a", "cloud").configuration().state, "/a")
+        self.assertEqual(parsed("--state=/a", "cloud", "--state=/b").configuration().state, "/b")
+
+    def test_config_file(self) -> None:
+        """`--config` names the file, and options win over what is in it."""
+        file, other = Path(self.mktemp()), Path(self.mktemp())
+        file.write_text("[proxy]\nkeep = 1\ngrace_seconds = 2\n")
+        other.write_text("[proxy]\nkeep = 3\n")
+        options = parsed(f"--config={file}", "desktop", "--grace-seconds=4")
+        self.assertEqual(options["config"], file)
+        self.assertEqual(options.configuration().proxy.keep, 1)
+        self.assertEqual(options.configuration().proxy.grace_seconds, 4)
+        nearer = parsed(f"--config={file}", "desktop", f"--config={other}")
+        self.assertEqual(nearer["config"], other)
+        self.assertEqual(nearer.configuration().proxy.keep, 3)
+
+
+class ProxyPlaceTests(_Case):
+    def test_on_a_socket(self) -> None:
+        """A proxy on a UNIX socket has no port, and the cloud's key as bytes."""
+        options = parsed(*PROXY, "--socket=/run/p.sock", "--keep=9")
+        expected = ProxyPlace(socket=Path("/run/p.sock"), port=None, id="p", cloud_key=KEY)
+        self.assertEqual(options.proxy_place(), expected)
+        self.assertEqual(options.configuration().proxy.keep, 9)
+
+    def test_on_a_port(self) -> None:
+        """A proxy on a port has no socket."""
+        place = parsed(*PROXY, "--port=0").proxy_place()
+        self.assertEqual((place.socket, place.port), (None, 0))
+
+    def test_one_of_socket_and_port(self) -> None:
+        """Neither and both are refused."""
+        sentence = "a proxy listens on --socket or on --port: give one of them"
+        self.assert_refused(*PROXY, sentence=sentence)
+        self.assert_refused(*PROXY, "--port=0", "--socket=/a", sentence=sentence)
+
+    def test_missing(self) -> None:
+        """The id and the key are needed."""
+        self.assert_refused("proxy", "--port=0", sentence="--id: is missing")
+        self.assert_refused("proxy", "--port=0", "--id=p", sentence="--cloud-key: is missing")
+
+    def test_wrong_values(self) -> None:
+        """Each wrong value is refused with what would be right."""
+        port = "must be a whole number from 0 to 65535"
+        self.assert_refused(*PROXY, "--port=65536", sentence=f"--port=65536: {port}")
+        self.assert_refused(*PROXY, "--port=x", sentence=f"--port=x: {port}")
+        path = "must be a path of at most 107 bytes"
+        self.assert_refused(*PROXY, "--socket=", sentence=f"--socket=: {path}")
+        long = "/" + "ä" * 54
+        self.assert_refused(*PROXY, f"--socket={long}", sentence=f"--socket={long}: {path}")
+        self.assert_refused(
+            *PROXY,
+            "--id=a/b",
+            sentence="--id=a/b: must be 1 to 128 letters, digits, dots or dashes",
+        )
+        key = "must be an Ed25519 public key in base64url (43 characters)"
+        for text in ("", "x" * 42, "+" * 43, "x" * 44):
+            self.assert_refused(
+                *PROXY, f"--cloud-key={text}", sentence=f"--cloud-key={text}: {key}"
+            )
+
+
+class RefusalTests(_Case):
+    def test_unknown_option(self) -> None:
+        """A wrong option is told with the nearest one, at the top as well as in a place."""
+        nearest = "--lisen: no such option; did you mean --listen?"
+        self.assert_refused("cloud", "--lisen=x", sentence=nearest)
+        self.assert_refused("--lisen=x", sentence=nearest)
+        self.assert_refused("cloud", "--qqq", sentence="--qqq: no such option")
+
+    def test_misplaced_option(self) -> None:
+        """An option of another place, or before the place's name, is told where it belongs."""
+        sentence = "--listen: is an option of all, cloud; write it after the place's name"
+        self.assert_refused("--listen=127.0.0.1:1", sentence=sentence)
+        self.assert_refused("desktop", "--listen=127.0.0.1:1", sentence=sentence)
+
+    def test_unknown_place(self) -> None:
+        """A wrong place is told with the nearest one."""
+        self.assert_refused("clud", sentence="clud: no such place; did you mean cloud?")
+
+    def test_wrong_value(self) -> None:
+        """A wrong value ends as a usage error with the configuration's own sentence."""
+        self.assert_refused(
+            "cloud",
+            "--max-proxies=0",
+            sentence="--max-proxies=0: must be a whole number, at least 1",
+        )
+
+    def test_wrong_file(self) -> None:
+        """So does a wrong file."""
+        missing = self.mktemp()
+        self.assert_refused(f"--config={missing}", sentence=f"{missing}: there is no such file")
+
+    def test_what_a_place_cannot_start_with(self) -> None:
+        """What only some places need is judged only there, before anything starts."""
+        url = "[cloud] url: must be set when listen is an endpoint string"
+        self.assert_refused("cloud", "--listen=unix:/a", sentence=url)
+        self.assert_refused("all", "--listen=unix:/a", sentence=url)
+        parsed("cloud", "--listen=unix:/a", "--url=https://a")
+        port = "$OLLAMA_HOST: names a port that is not a number from 0 to 65535"
+        self.assert_refused("desktop", sentence=port, OLLAMA_HOST="a:66000")
+        self.assert_refused(sentence=port, OLLAMA_HOST="a:66000")
+        parsed("cloud", OLLAMA_HOST="a:66000")
+
+
+class HelpTests(SynchronousTestCase):
+    def shown(self, *arguments: str) -> str:
+        self.patch(os, "environ", {"COLUMNS": "80"})
+        with redirect_stdout(io.StringIO()) as shown:
+            self.assertRaises(SystemExit, parsed, *arguments)
+        return shown.getvalue()
+
+    def test_top(self) -> None:
+        """The help of the top names the places and gives examples."""
+        text = self.shown("--help")
+        for place, *_ in Options.subCommands:
+            self.assertRegex(text, rf"(?m)^  {place} +\S")
+        self.assertIn("Examples:\n  twistd -n ctllm ", text)
+
+    def test_places(self) -> None:
+        """The help of a place has each of its options with its default, within the width."""
+        for place, _, level, _ in Options.subCommands:
+            text = self.shown(place, "--help")
+            for row in level.rows():
+                self.assertIn(f"  --{row[0]}= ", text)
+            self.assertIn(f"Examples:\n  {level.examples[0]}", text)
+            self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
+        self.assertIn("[default: 127.0.0.1:8434]", self.shown("cloud", "--help"))
+        self.assertIn(
+            "[auto, off, on; default: auto]", " ".join(self.shown("all", "--help").split())
+        )
+
+    def test_examples_work(self) -> None:
+        """Each example of ours is a command line that parses."""
+        for _, _, level, _ in Options.subCommands:
+            for line in level.examples:
+                words = line.replace("KEY", KEY_TEXT).split()
+                if words[:3] != ["twistd", "-n", "ctllm"] or "--config" in words:
+                    continue
+                parsed(*words[3:])
+
+    def test_after_an_error(self) -> None:
+        """After an error twistd shows where the help is, not all of it above the sentence."""
+        options = Options({"CTLLM_CONFIG": "/dev/null"})
+        self.assertRaises(usage.UsageError, options.parseOptions, ["cloud", "--max-proxies=0"])
+        hint = "For every option and examples: twistd ctllm cloud --help\n"
+        self.assertEqual(options.getUsage(), hint)
+
+    def test_version(self) -> None:
+        """`--version` says ctllm's version, not Twisted's."""
+        self.assertRegex(self.shown("--version"), r"^ctllm [0-9.]+\n$")
