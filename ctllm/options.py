@@ -1,7 +1,5 @@
 """The command line of `twistd ctllm`: every key of the configuration is an option of its place."""
 
-# ruff: noqa: N815 - Twisted reads optParameters and its like by these names
-
 from __future__ import annotations
 
 import base64
@@ -74,7 +72,7 @@ class _Level(usage.Options):
     def rows(cls) -> list[_Row]:
         """Give the parameters of this level, those of its bases first."""
         found: list[_Row] = []
-        reflect.accumulateClassList(cls, "optParameters", found)  # type: ignore[no-untyped-call]
+        reflect.accumulateClassList(cls, "optParameters", found)
         return found
 
     def opt_version(self) -> None:
@@ -85,7 +83,7 @@ class _Level(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse; an option or a place that does not exist ends as a sentence with the nearest."""
         try:
-            super().parseOptions(options)  # type: ignore[no-untyped-call]
+            super().parseOptions(options)
         except usage.UsageError as error:
             self._failed = True
             raise usage.UsageError(self._explained(str(error))) from error
@@ -265,7 +263,7 @@ class Options(_Level):
     defaultSubCommand = "all"
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._environ = environ
         self._configuration: Config | None = None
 

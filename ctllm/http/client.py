@@ -59,9 +59,13 @@ class Origin:
             timer.cancel()
             asking.use(connection)
         else:
-            connecting: Deferred[Any] = self._endpoint.connect(Factory.forProtocol(Connection))
-            asking.wait_for(connecting)
+            asking.wait_for(self.dial(Factory.forProtocol(Connection)))
         return asking
+
+    def dial(self, factory: Factory) -> Deferred[Any]:
+        """A connection of one's own, for what is not HTTP; fires with the protocol."""
+        factory.noisy = False
+        return self._endpoint.connect(factory)
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -30,6 +31,7 @@ class Incoming:
         self.raw_head = raw_head
         self.extra: Headers = ()  # headers that the answer gets besides its own
         self.gone = False
+        self.on_over: Callable[[str], None] = lambda outcome: None
         self._server = server
         self._version = version
         self._call: Call | None = None
@@ -70,6 +72,8 @@ class Incoming:
         call, self._call = self._call, None
         if call is not None and not self._done:
             call.cancel(error)
+        if not self._done:
+            self._over("left")
 
     def answer_paused(self) -> None:
         """The client's socket is full."""
@@ -101,7 +105,7 @@ class Incoming:
 
     def end(self) -> None:
         """The answer is whole; one that is shorter than it said breaks off instead."""
-        self._over()
+        self._over("whole")
         try:
             self._server.send(h11.EndOfMessage())
         except h11.LocalProtocolError:
@@ -117,7 +121,7 @@ class Incoming:
             self.refuse(error)
             self._server.answered()
             return
-        self._over()
+        self._over("broken")
         dialect = dialect_of(self.asked.path)
         kind = first(self._answer.headers, b"content-type") or b""
         fixed = first(self._answer.headers, b"content-length") is not None
@@ -134,15 +138,16 @@ class Incoming:
             if not self.gone:
                 self._server.pump()
 
-    def _over(self) -> None:
+    def _over(self, outcome: str) -> None:
         self._done = True
         self._call = None
+        self.on_over(outcome)
 
     # -- answering by ourselves
 
     def refuse(self, error: CtllmError) -> None:
         """Send `error` as a whole answer; the caller then ends the exchange."""
-        self._over()
+        self._over("refused")
         headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
         if error.retry_after is not None:
             headers += ((b"Retry-After", b"%d" % error.retry_after),)
@@ -156,7 +161,7 @@ class Incoming:
         """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
         if self.gone or self._done:
             return
-        self._over()
+        self._over("whole")
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         if value is None:
             body = b""
@@ -183,7 +188,7 @@ class Incoming:
 
     def hijack(self) -> tuple[Transport, bytes]:
         """Take the connection out of HTTP: its transport, and what was read after the head."""
-        self._done = True
+        self._over("hijacked")
         return self._server.hijack()
 
 

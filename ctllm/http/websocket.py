@@ -21,7 +21,6 @@ from twisted.logger import Logger
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.faces import Clock, Timer
-from ctllm.wire.exchange import Exchange
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.wire.tunnel import Tunnel
 
@@ -164,7 +163,7 @@ class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
     def __init__(
         self,
         clock: Clock,
-        tunnel: Tunnel[Exchange],
+        tunnel: Tunnel[Any],
         on_open: Callable[[BridgeSocket], None],
         on_closed: Callable[[int | None, str], None],
     ) -> None:
@@ -197,7 +196,7 @@ def _liveness(interval: float, deadline: float) -> dict[str, object]:
     }
 
 
-class ProxySockets(WebSocketServerFactory):  # type: ignore[misc]
+class ProxySockets(WebSocketServerFactory):
     """Makes the proxy's ends; pings each `interval` seconds, gives up after `deadline` without."""
 
     noisy = False
@@ -220,7 +219,7 @@ class ProxySockets(WebSocketServerFactory):  # type: ignore[misc]
         return socket
 
 
-class BridgeSockets(WebSocketClientFactory):  # type: ignore[misc]
+class BridgeSockets(WebSocketClientFactory):
     """Makes the bridge's end for `url`; `headers` carry its token."""
 
     noisy = False

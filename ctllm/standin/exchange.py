@@ -14,7 +14,7 @@ from twisted.web.http import datetimeToString
 from ctllm.errors import CtllmError, TooLarge
 from ctllm.standin import control, routes
 from ctllm.standin.answer import Answer, Call, Load, Stream, Whole, encode
-from ctllm.standin.clock import Clock
+from ctllm.standin.clock import Clock, Timer
 from ctllm.standin.flow import Flow
 from ctllm.standin.guard import host_allowed, origin_allowed
 from ctllm.standin.records import BODY_KEPT, Body, Phase, Record, Records
@@ -48,6 +48,7 @@ class Exchange:
         self._record = record
         self._body = Body(BODY_KEPT if record.path.startswith(routes.BLOBS) else _BODY_HELD)
         self._receive_pause = setting.scripts.receive_pause(record)
+        self._resume: Timer | None = None
         self._work: Deferred[None] | None = None
         self._controls = setting.control and record.path.startswith(control.PREFIX)
         if not self._controls:
@@ -59,9 +60,12 @@ class Exchange:
         pause = self._receive_pause
         if pause is not None and self._body.length >= pause[0]:
             self._receive_pause = None
-            transport = self._request.transport
-            transport.pauseProducing()
-            self._setting.clock.callLater(pause[1], transport.resumeProducing)
+            self._request.transport.pauseProducing()
+            self._resume = self._setting.clock.callLater(pause[1], self._receive_on)
+
+    def _receive_on(self) -> None:
+        self._resume = None
+        self._request.transport.resumeProducing()
 
     def serve(self) -> None:
         """Answer, now that the body is whole."""
@@ -76,6 +80,8 @@ class Exchange:
             self._record.close(self._setting.clock.seconds(), "client")
             if self._work is not None:
                 self._work.cancel()
+            if self._resume is not None:
+                self._resume.cancel()
 
     async def _serve(self) -> None:
         refused = self._at_the_door()

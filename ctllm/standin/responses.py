@@ -87,11 +87,11 @@ class Responses(Telling):
         about = {"code": "server_error", "message": message, "param": None}
         return self._event("error", **about)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         self._number += 1
         return event(name, {"type": name, "sequence_number": self._number} | fields)
 
-    def _inside(self, of: Part, name: str, **fields: Any) -> bytes:
+    def _inside(self, of: Part, name: str, /, **fields: Any) -> bytes:
         """Write an event about a part of the item that is being told."""
         at = len(self._items)
         index = {"thinking": {"summary_index": 0}, "text": {"content_index": 0}, "call": {}}

@@ -1,4 +1,4 @@
-"""Invites: a one-time secret, good for 15 minutes, that makes whoever brings it a user."""
+"""Invites: a one-time secret, good for some minutes, that makes whoever brings it a user."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ def user_name(text: str) -> str:
 class Invites:
     """The invites in `folder`, which the service and `ctllm invite` share; `now` epoch seconds."""
 
-    def __init__(self, folder: Folder, now: Callable[[], float]) -> None:
+    def __init__(self, folder: Folder, now: Callable[[], float], minutes: float = 15) -> None:
         self._records = Records(folder, Invite)
         self._now = now
+        self._life = minutes * 60
 
     def create(self, name: str) -> str:
         """Give the secret that makes its bearer the user `name`; BadRequest for a bad name."""
         secret = token_urlsafe(32)
-        self._records.put(secret, Invite(user_name(name), self._now() + LIFE))
+        self._records.put(secret, Invite(user_name(name), self._now() + self._life))
         return secret
 
     def redeem(self, secret: str) -> User:
@@ -56,7 +57,7 @@ class Invites:
         # Of all who have read it, only the one who removes it has it.
         if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
             raise Unauthenticated(
-                "This sign-in link was used before or is older than 15 minutes: get a new one "
+                "This sign-in link was used before or is too old: get a new one "
                 "with `ctllm invite`."
             )
         return User(ISSUER, invite.name, invite.name)

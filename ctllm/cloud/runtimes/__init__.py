@@ -1,1 +1,51 @@
-"""What runs streaming proxies."""
+"""What runs the streaming proxies: a face that child processes have, and Docker and Swarm later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A proxy that was started: `endpoint` is a client endpoint string, `started` epoch seconds.
+
+    Started is not ready: it answers at `endpoint` a little later.
+    """
+
+    id: str
+    endpoint: str
+    started: float
+
+
+class Runtime(Protocol):
+    """Starts and ends proxies, each known by its id, and hears when one dies."""
+
+    on_exit: Callable[[str, str], None]
+    """Called with the id of a proxy that ended unasked, and why; never for what `remove` ended,
+    nor from within a call of any method here.
+    """
+
+    @property
+    def outlives(self) -> bool:
+        """Whether proxies go on running when the cloud stops."""
+
+    async def ensure(self, proxy_id: str) -> Instance:
+        """Start the proxy, unless it was; CtllmError when that cannot be.
+
+        May be cancelled; what was begun until then is `remove`'s to end.
+        """
+
+    async def remove(self, proxy_id: str) -> None:
+        """End the proxy and all that belongs to it, however far its start came; may be absent."""
+
+    async def inspect(self, proxy_id: str) -> Instance | None:
+        """Give the proxy, or None when there is none or it is being removed."""
+
+    async def list(self) -> Sequence[Instance]:
+        """Give all proxies that `inspect` would give."""
+
+
+def no_matter(proxy_id: str, reason: str) -> None:
+    """What a runtime calls for a death before anybody listens."""

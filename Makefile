@@ -1,0 +1,50 @@
+# Two commands for a newcomer: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint unit e2e system wheel clean
+
+help: ## List what can be made
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
+
+run: $(VENV)/.runs ## Install and start everything in one program
+	@$(BIN)/twistd -n --pidfile= ctllm $(ARGS)
+
+test: system $(VENV)/.tests ## Install what the tests need and run them all
+	@BIN=$(BIN) tests/all
+
+lint: $(VENV)/.tests ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+unit: $(VENV)/.tests ## The unit tests alone
+	$(BIN)/trial tests.unit
+
+e2e: system $(VENV)/.tests ## The end-to-end tests alone
+	$(BIN)/pytest tests/e2e
+
+system: ## Programs of the system that the tests drive (a browser)
+	@tests/system
+
+wheel: $(VENV)/.tests ## Build the wheel and the source distribution
+	$(BIN)/python -m build --outdir dist .
+
+clean: ## Remove what was made
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ctllm needs Python 3.11 or later; say which with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "Python cannot make virtual environments here; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+$(VENV)/.runs: $(BIN)/python setup.cfg pyproject.toml
+	@echo "Installing ctllm into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tests: $(BIN)/python setup.cfg pyproject.toml
+	@echo "Installing ctllm and what its tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/.runs

@@ -1,0 +1,158 @@
+"""The cloud's own HTTP API, which `openapi.json` describes: sign-in, proxy, desktops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from ctllm import __version__
+from ctllm.cloud.identity import SERVE, ApiKeys, Assertions, Grant
+from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.signin import SignIn
+from ctllm.errors import MethodNotAllowed, NotFound
+from ctllm.http.asking import ask
+from ctllm.http.bodies import decoded, json_body
+from ctllm.http.faces import Clock
+from ctllm.http.headers import ASSERTION
+from ctllm.http.incoming import Incoming
+from ctllm.wire.assertions import USE
+from ctllm.wire.heads import Headers, RequestHead
+
+#: The largest body that a management call may have, in bytes.
+MAX_BODY = 16 * 1024
+
+_OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
+_JSON: Headers = ((b"Content-Type", b"application/json"),)
+
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The API keys of one desktop that count, by hash, for so many seconds."""
+
+    hashes: Annotated[list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]], Meta(max_length=100)]
+    seconds: Annotated[int, Meta(ge=10, le=600)]
+
+
+Manager = Callable[[], Awaitable[Grant]]
+Handler = Callable[[Incoming, Manager, tuple[str, ...]], Awaitable[None]]
+
+
+class Api:
+    """The management endpoints."""
+
+    def __init__(
+        self,
+        sign_in: SignIn,
+        keys: ApiKeys,
+        assertions: Assertions,
+        proxy_of: Callable[[Grant], str],
+        proxies: Proxies,
+        clock: Clock,
+    ) -> None:
+        self._sign_in = sign_in
+        self._keys = keys
+        self._assertions = assertions
+        self._proxy_of = proxy_of
+        self._proxies = proxies
+        self._clock = clock
+        self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
+            (re.compile("/health"), {"GET": self._health}),
+            (re.compile("/ctllm/openapi.json"), {"GET": self._openapi}),
+            (
+                re.compile("/ctllm/session"),
+                {"POST": self._sign, "GET": self._who, "DELETE": self._sign_out},
+            ),
+            (re.compile("/ctllm/session/token"), {"POST": self._renew}),
+            (
+                re.compile("/ctllm/proxy"),
+                {"GET": self._proxy, "PUT": self._start, "DELETE": self._stop},
+            ),
+            (re.compile("/ctllm/desktops"), {"GET": self._desktops}),
+            (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease}),
+        ]
+
+    async def answer(self, incoming: Incoming, manager: Manager) -> None:
+        """Answer one management call; `manager` says who asks, or raises."""
+        path = incoming.asked.path.decode("latin-1")
+        method = incoming.asked.method.decode("latin-1")
+        for pattern, methods in self._routes:
+            found = pattern.fullmatch(path)
+            if found is None:
+                continue
+            if method not in methods:
+                raise MethodNotAllowed(f"{path} does not do {method}", allow=", ".join(methods))
+            await methods[method](incoming, manager, found.groups())
+            return
+        raise NotFound(f"there is nothing at {path}")
+
+    # -- without a token
+
+    async def _health(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        told = {"status": "ok", "version": __version__, "proxies": self._proxies.count}
+        incoming.reply(200, told)
+
+    async def _openapi(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        incoming.reply(200, _OPENAPI, _JSON)
+
+    async def _sign(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.redeem(incoming, await json_body(incoming, MAX_BODY))
+
+    async def _renew(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY))
+
+    async def _sign_out(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.sign_out(incoming)
+
+    # -- with one
+
+    async def _who(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.who(incoming, await manager())
+
+    async def _proxy(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        incoming.reply(200, await self._described(self._proxy_of(await manager())))
+
+    async def _start(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        proxy = self._proxy_of(await manager())
+        await self._proxies.ensure(proxy)
+        incoming.reply(200, await self._described(proxy))
+
+    async def _stop(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        await self._proxies.remove(self._proxy_of(await manager()), "stopped by its user")
+        incoming.reply(204)
+
+    async def _described(self, proxy: str) -> dict[str, object]:
+        status = self._proxies.status(proxy)
+        health = await self._proxies.health(proxy) or {}
+        return {
+            "state": status.state,
+            "since": status.since,
+            "exchanges": health.get("exchanges", 0),
+            "desktops": health.get("desktops", 0),
+            "idle_seconds": health.get("idle_seconds"),
+            "error": status.error,
+        }
+
+    async def _desktops(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        """What the user's proxy says; asking does not start one."""
+        proxy = self._proxy_of(await manager())
+        if self._proxies.status(proxy).state != "running":
+            incoming.reply(200, {"desktops": []})
+            return
+        origin = await self._proxies.ensure(proxy)
+        assertion = self._assertions.sign(proxy, frozenset((USE,))).encode()
+        head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
+        status, told = await ask(origin, head, self._clock, 5.0, 1 << 20)
+        if status != 200:
+            raise origin.unreachable(f"your streaming proxy answers with status {status}")
+        incoming.reply(200, told, _JSON)
+
+    async def _lease(self, incoming: Incoming, manager: Manager, desktop: tuple[str, ...]) -> None:
+        grant = await manager()
+        grant.require(SERVE)
+        lease = decoded(await json_body(incoming, MAX_BODY), Lease)
+        self._keys.lease(grant.user, desktop[0], lease.hashes, lease.seconds)
+        incoming.reply(204)

@@ -1,0 +1,103 @@
+"""What was started, refused and stopped, when and why: one JSON line each.
+
+Users appear only as their proxy's id, which is a hash; what they say appears nowhere.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from twisted.logger import Logger
+
+from ctllm.wire.recent import Recent
+
+What = Literal["start", "failure", "refusal", "stop", "death"]
+
+#: Seconds in which the same refusal of the same user is written once.
+ONCE = 60.0
+_FILE = Path("cloud", "audit.jsonl")
+_MODE = 0o600
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line. `time` is ISO 8601 in UTC, `milliseconds` how long a start took."""
+
+    time: str
+    event: What
+    proxy: str
+    reason: str = ""
+    detail: str = ""
+    milliseconds: int | None = None
+
+
+class Audit:
+    """Writes to the log (namespace ctllm.audit) and to `cloud/audit.jsonl` in the folder `state`.
+
+    Without `state` only to the log. `now` gives epoch seconds.
+    Nothing fails because of a line that could not be written.
+    """
+
+    _log = Logger("ctllm.audit")
+
+    def __init__(self, state: Path | None = None, now: Callable[[], float] = time.time) -> None:
+        self._path = None if state is None else state / _FILE
+        self._now = now
+        self._refused: Recent[tuple[str, str], bool] = Recent(1024, now)
+        self._broken = False
+
+    def record(
+        self,
+        event: What,
+        proxy_id: str,
+        reason: str = "",
+        detail: str = "",
+        milliseconds: int | None = None,
+    ) -> None:
+        """Write one line; `reason` is a word for programs, `detail` a sentence for people."""
+        now = self._now()
+        if event == "refusal" and self._repeated((proxy_id, reason), now):
+            return
+        at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        line = msgspec.json.encode(Entry(at, event, proxy_id, reason, detail, milliseconds))
+        self._log.info("{line}", line=line.decode())
+        if self._path is not None:
+            self._append(self._path, line)
+
+    def _repeated(self, refusal: tuple[str, str], now: float) -> bool:
+        if self._refused.get(refusal):
+            return True
+        self._refused.put(refusal, True, now + ONCE)
+        return False
+
+    def _append(self, path: Path, line: bytes) -> None:
+        # What was cut off by a full disk is a line of its own, once there is room.
+        whole = b"\n" * self._broken + line + b"\n"
+        try:
+            written = _append(path, whole)
+        except OSError as error:
+            self._complain(path, str(error.strerror))
+        else:
+            if written < len(whole):
+                self._complain(path, "it could not be written whole")
+            else:
+                self._broken = False
+
+    def _complain(self, path: Path, why: str) -> None:
+        if not self._broken:
+            self._broken = True
+            self._log.error("audit lines cannot be written to {path}: {why}", path=path, why=why)
+
+
+def _append(path: Path, data: bytes) -> int:
+    """Give how many bytes fitted. Opened each time, so that the file may be moved away."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
+    try:
+        return os.write(descriptor, data)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""The front door: who is asking, where is that user's proxy, and then out of the way.
+
+It decides and starts things; it does not look into the bytes. What is not the cloud's own goes to
+the streaming proxy of the user whose token was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.protocol import Factory
+
+from ctllm.cloud.api import Api
+from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identity
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.page import HEADERS, PAGE, page
+from ctllm.cloud.proxies import Proxies
+from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
+from ctllm.http.client import Origin
+from ctllm.http.headers import ASSERTION, for_proxy
+from ctllm.http.incoming import Incoming
+from ctllm.http.splice import Side, join
+from ctllm.wire.heads import Headers, RequestHead, first, without
+
+#: What pages of other sites may read of an answer, and send with a request.
+_EXPOSED = b"Ctllm-Exchange, Retry-After"
+_ALLOWED = b"Authorization, Content-Type, X-Api-Key, Ctllm-Desktop, Ctllm-Resume"
+_METHODS = b"GET, HEAD, POST, PUT, DELETE"
+
+
+class Front:
+    """The cloud's application."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        assertions: Assertions,
+        proxy_of: Callable[[Grant], str],
+        proxies: Proxies,
+        api: Api,
+        metrics: Metrics,
+        origins: tuple[str, ...],
+    ) -> None:
+        self._identity = identity
+        self._assertions = assertions
+        self._proxy_of = proxy_of
+        self._proxies = proxies
+        self._api = api
+        self._metrics = metrics
+        self._origins = frozenset(origin.encode() for origin in origins)
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one request; raises CtllmError."""
+        asked = incoming.asked
+        incoming.extra = self._cors(asked)
+        if _is_preflight(asked):
+            self._preflight(incoming)
+        elif asked.path == b"/" and page(first(asked.headers, b"accept")):
+            incoming.reply(200, PAGE, HEADERS)
+        elif asked.path == b"/ws/tunnel":
+            await self._tunnel(incoming)
+        elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
+            await self._managed(incoming)
+        else:
+            await self._relay(incoming)
+
+    # -- pages of other sites
+
+    def _cors(self, asked: RequestHead) -> Headers:
+        origin = first(asked.headers, b"origin")
+        if origin is None or origin not in self._origins:
+            return ()
+        return (
+            (b"Access-Control-Allow-Origin", origin),
+            (b"Access-Control-Expose-Headers", _EXPOSED),
+            (b"Vary", b"Origin"),
+        )
+
+    def _preflight(self, incoming: Incoming) -> None:
+        if not incoming.extra:
+            raise Forbidden("pages of that site may not use this cloud (see cloud.origins)")
+        allowed = (
+            (b"Access-Control-Allow-Methods", _METHODS),
+            (b"Access-Control-Allow-Headers", _ALLOWED),
+            (b"Access-Control-Max-Age", b"600"),
+        )
+        incoming.reply(204, None, allowed)
+
+    # -- who asks
+
+    async def grant(self, asked: RequestHead) -> Grant:
+        """Who is asking, by the token in Authorization or x-api-key; raises Unauthenticated."""
+        token = _token(asked)
+        if token is None:
+            raise Unauthenticated("a token is needed: Authorization: Bearer …")
+        try:
+            return await self._identity.verify(token)
+        except Unauthenticated:
+            self._metrics.refused_token()
+            raise
+
+    # -- where it goes
+
+    async def _managed(self, incoming: Incoming) -> None:
+        async def manager() -> Grant:
+            grant = await self.grant(incoming.asked)
+            grant.require(MANAGE)
+            return grant
+
+        await self._api.answer(incoming, manager)
+
+    async def _relay(self, incoming: Incoming) -> None:
+        grant = await self.grant(incoming.asked)
+        grant.require(USE)
+        origin, assertion = await self._way(grant, frozenset((USE,)))
+        self._metrics.exchange_began()
+        incoming.on_over = self._metrics.exchange
+        incoming.relay(origin.open(for_proxy(incoming.asked, assertion), incoming))
+
+    async def _way(self, grant: Grant, scopes: frozenset[str]) -> tuple[Origin, bytes]:
+        """The user's proxy, started if need be, and what it believes."""
+        proxy = self._proxy_of(grant)
+        origin = await self._proxies.ensure(proxy)
+        return origin, self._assertions.sign(proxy, scopes).encode()
+
+    async def _tunnel(self, incoming: Incoming) -> None:
+        """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
+        if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
+            raise NotFound("this is where desktops connect their WebSocket")
+        grant = await self.grant(incoming.asked)
+        grant.require(SERVE)
+        origin, assertion = await self._way(grant, frozenset((USE, SERVE)))
+        try:
+            made: Side = await origin.dial(Factory.forProtocol(Side))
+        except CtllmError:
+            raise
+        except Exception as error:
+            # Whatever the system says of the socket, the proxy cannot be reached.
+            raise origin.unreachable(f"your streaming proxy cannot be reached: {error}") from error
+        if incoming.gone:
+            made.transport.abortConnection()
+            return
+        transport, read = incoming.hijack()
+        join(transport, made, _upgrade_head(incoming.asked, assertion), read)
+
+
+def _is_preflight(asked: RequestHead) -> bool:
+    return (
+        asked.method == b"OPTIONS"
+        and first(asked.headers, b"access-control-request-method") is not None
+    )
+
+
+def _token(asked: RequestHead) -> str | None:
+    given = first(asked.headers, b"authorization")
+    if given is not None:
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not token.strip():
+            raise Unauthenticated("Authorization must be: Bearer, a space, and the token")
+        return token.strip().decode("latin-1")
+    key = first(asked.headers, b"x-api-key")
+    return None if key is None else key.strip().decode("latin-1")
+
+
+def _upgrade_head(asked: RequestHead, assertion: bytes) -> bytes:
+    """The bridge's own request head, with the assertion in the place of its token."""
+    secret = (b"authorization", b"cookie", b"x-api-key", ASSERTION.lower())
+    headers = (*without(asked.headers, secret), (ASSERTION, assertion))
+    lines = [b"%s %s HTTP/1.1" % (asked.method, asked.target)]
+    lines += [b"%s: %s" % header for header in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"

@@ -1,0 +1,44 @@
+"""How a streaming proxy is: what it answers at /health."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ctllm.cloud.waiting import sleep
+from ctllm.errors import CtllmError
+from ctllm.http.asking import get
+from ctllm.http.faces import Clock
+from ctllm.wire.exchange import Upstream
+
+#: Seconds in which a proxy must have answered.
+TIMEOUT = 5.0
+#: Seconds between two looks at a proxy that starts: the first, the growth, the longest.
+FIRST, GROWTH, LONGEST = 0.02, 1.5, 0.25
+
+
+class Health(msgspec.Struct, frozen=True):
+    """A proxy's own words: `idle_seconds` is 0 while there is any exchange or tunnel."""
+
+    exchanges: int
+    desktops: int
+    idle_seconds: float
+
+
+_decoder = msgspec.json.Decoder(Health)
+
+
+async def ask_health(origin: Upstream, clock: Clock) -> Health | None:
+    """Give the health of the proxy behind `origin`, or None if it is not well within 5 s."""
+    try:
+        status, body = await get(origin, b"/health", clock, TIMEOUT)
+        return _decoder.decode(body) if status == 200 else None
+    except (CtllmError, msgspec.DecodeError):
+        return None
+
+
+async def until_well(origin: Upstream, clock: Clock) -> None:
+    """Wait until the proxy behind `origin` answers; cancel to give up."""
+    pause = FIRST
+    while await ask_health(origin, clock) is None:
+        await sleep(clock, pause)
+        pause = min(pause * GROWTH, LONGEST)

@@ -1,0 +1,83 @@
+"""What the cloud counts, in the form that Prometheus reads. No label ever names a user."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
+
+
+class Metrics:
+    """The cloud's metrics, in a registry of their own. Reasons and outcomes are few words."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._proxies = Gauge("ctllm_proxies", "Streaming proxies.", ["state"], registry=registry)
+        self._starts = Counter(
+            "ctllm_proxy_starts", "Starts of streaming proxies that succeeded.", registry=registry
+        )
+        self._failures = Counter(
+            "ctllm_proxy_start_failures",
+            "Starts of streaming proxies that failed or were refused.",
+            ["reason"],
+            registry=registry,
+        )
+        self._removals = Counter(
+            "ctllm_proxy_removals",
+            "Ends of streaming proxies that had started.",
+            ["reason"],
+            registry=registry,
+        )
+        self._start_seconds = Histogram(
+            "ctllm_proxy_start_seconds",
+            "How long streaming proxies took to start.",
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._exchanges = Counter(
+            "ctllm_exchanges", "Exchanges that were relayed.", ["outcome"], registry=registry
+        )
+        self._under_way = Gauge(
+            "ctllm_exchanges_under_way", "Exchanges that are being relayed.", registry=registry
+        )
+        self._refused_tokens = Counter(
+            "ctllm_authentication_failures", "Tokens that could not be verified.", registry=registry
+        )
+
+    def proxy_moved(self, old: str | None, new: str | None) -> None:
+        """One proxy is no longer in the state `old`, but in `new`; None for absent."""
+        if old is not None:
+            self._proxies.labels(old).dec()
+        if new is not None:
+            self._proxies.labels(new).inc()
+
+    def proxy_started(self, seconds: float) -> None:
+        """A start succeeded."""
+        self._starts.inc()
+        self._start_seconds.observe(seconds)
+
+    def proxy_failed(self, reason: str) -> None:
+        """A start failed, or was refused."""
+        self._failures.labels(reason).inc()
+
+    def proxy_removed(self, reason: str) -> None:
+        """A proxy that had started is no more."""
+        self._removals.labels(reason).inc()
+
+    def exchange_began(self) -> None:
+        """An exchange is under way; `exchange` must follow."""
+        self._under_way.inc()
+
+    def exchange(self, outcome: str) -> None:
+        """An exchange that had begun is over."""
+        self._under_way.dec()
+        self._exchanges.labels(outcome).inc()
+
+    def refused_token(self) -> None:
+        """A token was none that we know, or none any more."""
+        self._refused_tokens.inc()
+
+    def render(self) -> tuple[bytes, bytes]:
+        """Give the content type and the body of the page that Prometheus reads."""
+        return CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)

@@ -1,0 +1,142 @@
+"""Every user's streaming proxy: started when it is needed, within the limits, and looked after."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.endpoints import clientFromString
+
+from ctllm.cloud.audit import Audit
+from ctllm.cloud.health import ask_health
+from ctllm.cloud.life import Life, Means
+from ctllm.cloud.lifecycle import ALIVE, Cause, Event, State
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.runtimes import Runtime
+from ctllm.config import Cloud
+from ctllm.errors import Overloaded, ProxyUnavailable
+from ctllm.http.client import Origin
+from ctllm.http.faces import Endpoint
+
+Word = Literal["absent", "starting", "running", "failed"]
+
+_WORDS: dict[State, Word] = {
+    State.ABSENT: "absent",
+    State.STARTING: "starting",
+    State.RUNNING: "running",
+    State.LEAVING: "absent",
+    State.BREAKING: "failed",
+    State.FAILED: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    """How a user's proxy is; `since` epoch seconds, `error` a sentence for its user."""
+
+    state: Word
+    since: float | None = None
+    error: str | None = None
+
+
+class Proxies(MultiService):
+    """The streaming proxies that `runtime` runs; a runtime that is a service stops with this one.
+
+    `reactor` keeps time and, unless `connect` is given, connects to a proxy's endpoint string;
+    `now` gives epoch seconds.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        reactor: Any,
+        settings: Cloud,
+        audit: Audit,
+        metrics: Metrics,
+        connect: Callable[[str], Endpoint] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        connect = connect or (lambda endpoint: clientFromString(reactor, endpoint))
+        turns = DeferredSemaphore(settings.max_starting)
+        self._means = Means(runtime, reactor, settings, connect, turns, audit, metrics, now)
+        self._lives: dict[str, Life] = {}
+        runtime.on_exit = self._died
+        if isinstance(runtime, Service):
+            runtime.setServiceParent(self)
+
+    @property
+    def count(self) -> int:
+        """How many there are, those that start or end included."""
+        return sum(life.state in ALIVE for life in self._lives.values())
+
+    def stopService(self) -> Deferred[None]:
+        """Look after none any more; fires when the runtime, too, has stopped."""
+        lives, self._lives = list(self._lives.values()), {}
+        stopping = super().stopService()
+        for life in lives:
+            life.abandon()
+        return stopping  # type: ignore[no-any-return]
+
+    async def ensure(self, proxy_id: str) -> Origin:
+        """Give the way to a proxy that runs, started if need be. To be asked for each exchange.
+
+        Raises Overloaded where a limit is reached, ProxyUnavailable where it does not start, both
+        with a sentence for its user and `retry_after`. Cancelling stops waiting, not the start.
+        """
+        life = self._lives.get(proxy_id)
+        if life is None or life.state is State.FAILED:
+            self._admit(proxy_id)
+        if life is None:
+            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+        return await life.ensure()
+
+    async def remove(self, proxy_id: str, reason: str) -> None:
+        """End a proxy, if there is one, and wait until it has ended; `reason` is a few words."""
+        life = self._lives.get(proxy_id)
+        if life is not None:
+            await life.leave(Cause("asked", reason))
+
+    def status(self, proxy_id: str) -> ProxyStatus:
+        """Say how a proxy is, without asking it."""
+        life = self._lives.get(proxy_id)
+        if life is None:
+            return ProxyStatus("absent")
+        word = _WORDS[life.state]
+        error = f"Your streaming proxy {life.cause.said}." if word == "failed" else None
+        return ProxyStatus(word, None if word == "absent" else life.since, error)
+
+    async def health(self, proxy_id: str) -> dict[str, Any] | None:
+        """Ask a proxy how it is: exchanges, desktops, idle_seconds; None if it does not say."""
+        life = self._lives.get(proxy_id)
+        if life is None or life.state is not State.RUNNING or life.origin is None:
+            return None
+        health = await ask_health(life.origin, self._means.clock)
+        return None if health is None else msgspec.structs.asdict(health)
+
+    def _admit(self, proxy_id: str) -> None:
+        """Raise unless one more may be started."""
+        if not self.running:
+            raise ProxyUnavailable("The cloud is stopping.")
+        limit = self._means.settings.max_proxies
+        if self.count >= limit:
+            self._means.audit.record("refusal", proxy_id, "full", f"there are {limit} proxies")
+            self._means.metrics.proxy_failed("full")
+            raise Overloaded(
+                "This cloud has as many users at once as it takes. Try again in a few minutes.",
+                retry_after=60,
+            )
+
+    def _died(self, proxy_id: str, reason: str) -> None:
+        life = self._lives.get(proxy_id)
+        if life is not None:
+            life.happen(Event.BROKE, Cause("died", f"ended unexpectedly: {reason}"))
+
+    def _forget(self, life: Life) -> None:
+        if self._lives.get(life.id) is life:
+            del self._lives[life.id]

@@ -1,0 +1,123 @@
+"""The cloud's services: front door, proxies, metrics, and the sweeping of what is over."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService
+
+from ctllm.cloud.api import Api
+from ctllm.cloud.audit import Audit
+from ctllm.cloud.front import Front
+from ctllm.cloud.identity import (
+    ApiKeys,
+    Assertions,
+    Folder,
+    Grant,
+    Identities,
+    Invites,
+    Issuer,
+    Keys,
+    Remembered,
+    Sessions,
+    load_keys,
+    proxy_id,
+)
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.runtimes.process import ProcessRuntime
+from ctllm.cloud.signin import SignIn
+from ctllm.config import Cloud, Proxy, endpoint_string, public_url
+from ctllm.errors import NotFound
+from ctllm.http.incoming import Incoming
+from ctllm.http.listener import Listener
+from ctllm.http.server import HttpServerFactory
+
+#: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
+SWEEP = 3600.0
+
+
+class CloudService(MultiService):
+    """A cloud. Listens before privileges are dropped; makes keys and folders after."""
+
+    def __init__(self, reactor: Any, settings: Cloud, limits: Proxy, state: Path) -> None:
+        super().__init__()
+        self._reactor = reactor
+        self._settings = settings
+        self._limits = limits
+        self._state = state
+        self._metrics = Metrics()
+        self._front: Front | None = None
+        self.invites: Invites | None = None
+        factory = HttpServerFactory(self._answer, reactor, settings.max_request_head)
+        self.listener = Listener(reactor, endpoint_string(settings.listen), factory, "listen")
+        self.listener.setServiceParent(self)
+        if settings.metrics != "off":
+            where = endpoint_string(settings.metrics)
+            metrics = HttpServerFactory(self._scraped, reactor)
+            Listener(reactor, where, metrics, "metrics").setServiceParent(self)
+
+    @property
+    def local_url(self) -> str:
+        """The address that programs on this machine reach it by."""
+        return f"http://{self._address()}"
+
+    @property
+    def url(self) -> str:
+        """The address that people reach this cloud by."""
+        return self._settings.url or public_url("", self._address())
+
+    def invite(self, name: str) -> str:
+        """The secret of an invitation for `name`."""
+        assert self.invites is not None
+        return self.invites.create(name)
+
+    def _address(self) -> str:
+        here = self.listener.port.getHost()
+        host = getattr(here, "host", "127.0.0.1")
+        return f"[{host}]:{here.port}" if ":" in host else f"{host}:{here.port}"
+
+    def startService(self) -> None:
+        """Put the parts together, then start them."""
+        folder = Folder(self._state / "cloud")
+        keys = load_keys(folder)
+        self.invites = Invites(
+            folder.inner("invites"),
+            time.time,
+        )
+        sessions = Sessions(folder.inner("sessions"), time.time, self._settings.session_days)
+        issuer = Issuer(keys.signing, time.time, self._settings.token_seconds)
+        sign_in = SignIn(issuer, self.invites, sessions, time.time, self._settings.session_days)
+        sign_in.secure = self.url.startswith("https:")
+        self._front = self._compose(keys, issuer, sign_in)
+        folder.replace("url", self.url.encode())
+        invites = self.invites
+        TimerService(SWEEP, lambda: (invites.sweep(), sessions.sweep())).setServiceParent(self)
+        super().startService()
+
+    def _compose(self, keys: Keys, issuer: Issuer, sign_in: SignIn) -> Front:
+        def proxy_of(grant: Grant) -> str:
+            return proxy_id(keys.instance, grant.user.key)
+
+        runtime = ProcessRuntime(self._reactor, self._state, self._limits, keys.public_text)
+        proxies = Proxies(runtime, self._reactor, self._settings, Audit(self._state), self._metrics)
+        proxies.setServiceParent(self)
+        api_keys = ApiKeys(time.time)
+        assertions = Assertions(keys.signing, time.time)
+        identity = Identities([api_keys, Remembered(issuer, time.time)])
+        api = Api(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
+        origins = self._settings.origins
+        return Front(identity, assertions, proxy_of, proxies, api, self._metrics, origins)
+
+    async def _answer(self, incoming: Incoming) -> None:
+        assert self._front is not None
+        await self._front(incoming)
+
+    async def _scraped(self, incoming: Incoming) -> None:
+        if incoming.asked.path != b"/metrics":
+            raise NotFound("metrics are at /metrics")
+        kind, body = self._metrics.render()
+        incoming.reply(200, body, ((b"Content-Type", kind),))

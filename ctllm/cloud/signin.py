@@ -1,0 +1,132 @@
+"""Signing in with an invitation, staying signed in, signing out.
+
+A browser keeps what renews its tokens in a cookie that no script can read; a desktop keeps it in
+a file. Either way it never travels in a URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ctllm.cloud.identity import Grant, Invites, Issuer, Session, Sessions, User
+from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.http.bodies import decoded
+from ctllm.http.incoming import Incoming
+from ctllm.wire.heads import Headers, RequestHead, first
+
+COOKIE = b"ctllm-session"
+REFRESH = b"ctllm-refresh"
+
+
+class Redeem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An invitation, and what signs in with it."""
+
+    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$")]
+    client: Literal["browser", "desktop"]
+
+
+class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What renews; a browser's is in its cookie instead."""
+
+    refresh: Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$")] | None = None
+
+
+class SignIn:
+    """The sign-in calls. `secure` says whether people reach the cloud by https."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        invites: Invites,
+        sessions: Sessions,
+        now: Callable[[], float],
+        days: int,
+    ) -> None:
+        self._issuer = issuer
+        self._invites = invites
+        self._sessions = sessions
+        self._now = now
+        self._cookie_seconds = days * 24 * 3600
+        self.secure = False
+
+    def redeem(self, incoming: Incoming, raw: bytes) -> None:
+        """Turn an invitation into a session and a first token."""
+        asked = decoded(raw, Redeem)
+        _same_site(incoming.asked)
+        user = self._invites.redeem(asked.invite)
+        refresh = self._sessions.open(user, asked.client)
+        session = self._sessions.renew(refresh)
+        told = self._token(session)
+        if asked.client == "desktop":
+            incoming.reply(201, {**told, "refresh": refresh})
+        else:
+            incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
+
+    def renew(self, incoming: Incoming, raw: bytes) -> None:
+        """Give another short token."""
+        refresh = decoded(raw, Renew).refresh
+        if refresh is not None:
+            incoming.reply(200, self._token(self._sessions.renew(refresh)))
+            return
+        _same_site(incoming.asked)
+        kept = _cookie_of(incoming.asked)
+        if kept is None:
+            raise Unauthenticated("nobody is signed in here; open a sign-in link")
+        told = self._token(self._sessions.renew(kept))
+        incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
+
+    def sign_out(self, incoming: Incoming) -> None:
+        """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
+        _same_site(incoming.asked)
+        header = first(incoming.asked.headers, REFRESH)
+        refresh = header.decode("latin-1") if header else _cookie_of(incoming.asked)
+        if refresh is not None:
+            self._sessions.close(refresh)
+        incoming.reply(204, None, self._cookie(b"", 0))
+
+    def who(self, incoming: Incoming, grant: Grant) -> None:
+        """Say who is signed in."""
+        told = {
+            "user": _user(grant.user),
+            "scopes": sorted(grant.scopes),
+            "expires_in": max(0, int(grant.expires - self._now())),
+        }
+        incoming.reply(200, told)
+
+    def _token(self, session: Session) -> dict[str, object]:
+        return {
+            "user": _user(session.user),
+            "token": self._issuer.issue(session.user, session.scopes),
+            "expires_in": self._issuer.token_seconds,
+        }
+
+    def _cookie(self, value: bytes, seconds: int) -> Headers:
+        secure = b"; Secure" if self.secure else b""
+        cookie = b"%s=%s; Path=/ctllm/session; HttpOnly; SameSite=Strict; Max-Age=%d%s" % (
+            COOKIE, value, seconds, secure,
+        )  # fmt: skip
+        return ((b"Set-Cookie", cookie),)
+
+
+def _user(user: User) -> dict[str, str]:
+    return {"name": user.name, "id": user.key}
+
+
+def _cookie_of(asked: RequestHead) -> str | None:
+    for pair in (first(asked.headers, b"cookie") or b"").split(b";"):
+        name, _, value = pair.strip().partition(b"=")
+        if name == COOKIE and value:
+            return value.decode("latin-1")
+    return None
+
+
+def _same_site(asked: RequestHead) -> None:
+    """Raise Forbidden when a page of another site is behind this: cookies are not for it."""
+    origin = first(asked.headers, b"origin")
+    host = first(asked.headers, b"host") or b""
+    if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
+        raise Forbidden("pages of other sites may not sign in here")

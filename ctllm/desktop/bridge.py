@@ -1,0 +1,157 @@
+"""The bridge: dials the cloud, carries the tunnel, and comes back when the connection is lost."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from twisted.application.internet import backoffPolicy
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.logger import Logger
+
+from ctllm.errors import CtllmError, Unauthenticated, UpstreamFailed
+from ctllm.http.websocket import BridgeSocket, BridgeSockets
+from ctllm.wire.answerer import Answerer
+
+#: Seconds between looks for a sign-in, while there is none.
+SIGNED_OUT = 2.0
+#: Seconds that a connection must have lasted for the next attempt to be an eager one.
+STEADY = 30.0
+
+
+class Tokens(Protocol):
+    """What the bridge needs of a `Session`."""
+
+    @property
+    def sign_in(self) -> Any:
+        """Where to dial; raises Unauthenticated."""
+
+    async def token(self) -> str:
+        """What to show there; raises CtllmError."""
+
+    def distrust(self) -> None:
+        """Get another token next time."""
+
+
+class Bridge(Service):
+    """Keeps one tunnel up. `state` is for people: signed out, connecting, connected, or why not."""
+
+    _log = Logger()
+
+    def __init__(
+        self, tunnel: Answerer, session: Tokens, reactor: Any, ping: tuple[float, float]
+    ) -> None:
+        self.state = "stopped"
+        self.reason = ""
+        self.on_state: Callable[[], None] = lambda: None
+        self._tunnel = tunnel
+        self._session = session
+        self._reactor = reactor
+        self._ping = ping
+        self._delay = backoffPolicy(0.5, 60.0, 2.0, jitter=random.random)
+        self._life: Deferred[None] | None = None
+        self._socket: BridgeSocket | None = None
+        self._sweep = LoopingCall(lambda: tunnel.sweep(reactor.seconds()))
+        self._sweep.clock = reactor
+
+    def startService(self) -> None:
+        """Dial, for as long as the service runs."""
+        super().startService()
+        self._sweep.start(1.0)
+        self._life = Deferred.fromCoroutine(self._live())
+        self._life.addErrback(self._died)
+
+    def stopService(self) -> None:
+        """Hang up. What clients were being answered ends with an error at once."""
+        super().stopService()
+        if self._sweep.running:
+            self._sweep.stop()
+        if self._life is not None:
+            self._life.cancel()
+        if self._socket is not None:
+            self._socket.leave()
+        self._tunnel.abandon(CtllmError("the desktop is stopping"))
+
+    def _died(self, reason: Any) -> None:
+        if not isinstance(reason.value, CancelledError):
+            self._log.failure("the bridge broke", reason)
+
+    async def _live(self) -> None:
+        attempts = 0
+        while True:
+            began = self._reactor.seconds()
+            try:
+                self._become("connecting")
+                await self._connection()
+            except Unauthenticated as error:
+                self._become("signed out", error.message)
+                await self._wait(SIGNED_OUT)
+                continue
+            except CtllmError as error:
+                self._become("error", error.message)
+            attempts = 0 if self._reactor.seconds() - began > STEADY else attempts + 1
+            await self._wait(self._delay(attempts))
+
+    def _wait(self, seconds: float) -> Deferred[None]:
+        return deferLater(self._reactor, seconds)
+
+    async def _connection(self) -> None:
+        """One connection, from dialling to its end; raises CtllmError with the reason."""
+        url = self._session.sign_in.cloud_url
+        token = await self._session.token()
+        over: Deferred[tuple[bool, str]] = Deferred()
+        sockets = BridgeSockets(
+            "ws" + url.removeprefix("http") + "/ws/tunnel",
+            {"Authorization": f"Bearer {token}"},
+            self._reactor,
+            lambda: BridgeSocket(self._reactor, self._tunnel, self._opened, self._closed(over)),
+            *self._ping,
+        )
+        try:
+            await _dialler(url, self._reactor).connect(sockets)
+        except CancelledError:
+            raise
+        except Exception as error:
+            # Whatever the network says (refused, no such name, bad certificate), it is the reason.
+            raise UpstreamFailed(f"{url} cannot be reached: {error}") from error
+        opened, why = await over
+        if not opened:
+            self._session.distrust()  # the token may be what was refused
+        raise UpstreamFailed(f"the connection to {url} ended: {why}")
+
+    def _opened(self, socket: BridgeSocket) -> None:
+        self._socket = socket
+        self._tunnel.connected()
+        self._become("connected")
+
+    def _closed(self, over: Deferred[tuple[bool, str]]) -> Callable[[int | None, str], None]:
+        def closed(code: int | None, reason: str) -> None:
+            opened, self._socket = self._socket is not None, None
+            if not over.called:
+                over.callback((opened, reason or f"closed with code {code}"))
+
+        return closed
+
+    def _become(self, state: str, reason: str = "") -> None:
+        if (state, reason) == (self.state, self.reason):
+            return
+        if state != "connecting":
+            self._log.info("bridge: {state} {reason}", state=state, reason=reason)
+        self.state, self.reason = state, reason
+        self.on_state()
+
+
+def _dialler(url: str, reactor: Any) -> Any:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    secure = parts.scheme == "https"
+    endpoint: Any = HostnameEndpoint(
+        reactor, host, parts.port or (443 if secure else 80), timeout=10
+    )
+    return wrapClientTLS(optionsForClientTLS(host), endpoint) if secure else endpoint

@@ -1,0 +1,76 @@
+"""What a desktop keeps on disk: where it signed in, its id, the keys it made. Nothing anyone said.
+
+One JSON file, readable by its owner alone, replaced atomically.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from ctllm.errors import BadConfiguration
+
+
+class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where and as whom this desktop is signed in; `refresh` renews its short tokens."""
+
+    cloud_url: str
+    user_id: str
+    user_name: str
+    refresh: str
+
+
+class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that is kept. `keys` maps the names of API keys to the keys."""
+
+    desktop_id: str
+    sign_in: SignIn | None = None
+    keys: dict[str, str] = {}
+
+
+class CredentialFile:
+    """The file in the `state` folder; every read sees what another process wrote last."""
+
+    def __init__(self, state: Path) -> None:
+        self.path = state / "desktop" / "credentials.json"
+
+    def load(self) -> Credentials:
+        """Read it, or make one with a new desktop id; BadConfiguration where it is broken."""
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Credentials)
+        except FileNotFoundError:
+            fresh = Credentials(secrets.token_hex(16))
+            self.save(fresh)
+            return fresh
+        except (OSError, msgspec.DecodeError) as error:
+            raise BadConfiguration(
+                f"{self.path}: cannot be read as credentials ({error}); "
+                "mend it, or remove it and sign in again with: ctllm login LINK"
+            ) from error
+
+    def save(self, credentials: Credentials) -> None:
+        """Replace the file; raises BadConfiguration where the folder cannot be written."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".credentials-")
+            with os.fdopen(handle, "wb") as file:
+                file.write(msgspec.json.format(msgspec.json.encode(credentials)))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        except OSError as error:
+            raise BadConfiguration(
+                f"{self.path.parent}: cannot be written ({error.strerror}); "
+                "make it writable or choose another folder with --state"
+            ) from error
+
+    def version(self) -> int:
+        """Changes whenever the file does: nanoseconds of its last change, 0 without one."""
+        try:
+            return self.path.stat().st_mtime_ns
+        except OSError:
+            return 0

@@ -1,0 +1,50 @@
+"""The loopback endpoint: Ollama for the apps of this machine, always at the same place."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from ctllm.errors import Forbidden
+from ctllm.http.incoming import Incoming
+from ctllm.wire.exchange import Upstream
+from ctllm.wire.heads import RequestHead, first
+
+
+class EndpointApp:
+    """Hands every request to `upstream`, once sure that no web page of elsewhere is behind it."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one request; raises CtllmError."""
+        refuse_foreign(incoming.asked)
+        incoming.relay(self._upstream.open(incoming.asked, incoming))
+
+
+def refuse_foreign(head: RequestHead) -> None:
+    """Raise Forbidden for a Host or an Origin that is not of this machine.
+
+    What goes on to Ollama has neither, so Ollama's own guard against pages that a browser on this
+    machine has open, and against names that point here, has to stand at this door.
+    """
+    host = first(head.headers, b"host")
+    if host is not None and not _is_local(f"//{host.decode('latin-1')}"):
+        raise Forbidden("this endpoint is for this machine; its Host must be localhost")
+    origin = first(head.headers, b"origin")
+    if origin is not None and not _is_local(origin.decode("latin-1")):
+        raise Forbidden("pages of other sites may not use this endpoint")
+
+
+def _is_local(url: str) -> bool:
+    try:
+        name = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,156 @@
+"""The Ollama of this machine: is it there, what can it do, and the way to it.
+
+Where none answers and a demo is wanted, a stand-in answers until the real one appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from ctllm.errors import CtllmError, OllamaDown
+from ctllm.http.asking import get
+from ctllm.http.client import Origin
+from ctllm.http.headers import for_ollama
+from ctllm.wire.exchange import Call, Caller
+from ctllm.wire.frames import Status
+from ctllm.wire.heads import RequestHead
+
+#: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
+PATIENCE = 4
+#: Most models that are named to the cloud.
+MAX_MODELS = 1000
+#: The largest list of models that is read, in bytes.
+MAX_TAGS = 8 * 1024 * 1024
+
+DOWN = Status("down")
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Model(msgspec.Struct):
+    name: str
+
+
+class _Tags(msgspec.Struct):
+    models: list[_Model] | None = None
+
+
+class OllamaServer:
+    """One server that speaks Ollama, at `url`; answers exchanges and says how it is."""
+
+    def __init__(self, url: str, kind: str, reactor: Any) -> None:
+        self.url = url
+        self._kind = kind
+        self._reactor = reactor
+        parts = urlsplit(url)
+        self._host = parts.netloc.encode()
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
+        scheme = "tls" if parts.scheme == "https" else "tcp"
+        endpoint = clientFromString(reactor, f"{scheme}:{host}:{port}")
+        self._origin = Origin(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange with it, as from this machine."""
+        return self._origin.open(for_ollama(head, self._host), caller)
+
+    async def ask(self) -> Status:
+        """How it is: two cheap calls; DOWN where it does not answer them."""
+        try:
+            version = msgspec.json.decode(await self._get(b"/api/version"), type=_Version)
+            tags = msgspec.json.decode(await self._get(b"/api/tags"), type=_Tags)
+        except (CtllmError, msgspec.DecodeError):
+            return DOWN  # whatever is wrong, it cannot be used now
+        names = tuple(model.name for model in tags.models or ())[:MAX_MODELS]
+        return Status(self._kind, version.version, names)
+
+    async def _get(self, path: bytes) -> bytes:
+        status, body = await get(self._origin, path, self._reactor, PATIENCE, MAX_TAGS)
+        if status != 200:
+            raise OllamaDown(f"{path.decode()} answers with status {status}")
+        return body
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._origin.close()
+
+
+class Ollama(Service):
+    """The real server or, until it first appears, the stand-in. An `Upstream`."""
+
+    _log = Logger()
+
+    def __init__(self, real: OllamaServer, reactor: Any, interval: float) -> None:
+        self.status = DOWN
+        self.listeners: list[Callable[[Status], None]] = []
+        self.real = real
+        self._demo: OllamaServer | None = None
+        self._interval = interval
+        self._loop = LoopingCall(self._check)
+        self._loop.clock = reactor
+        self._checking: Deferred[Any] | None = None
+
+    def stand_in(self, demo: OllamaServer) -> None:
+        """Use `demo` until the real one appears."""
+        self._demo = demo
+
+    @property
+    def current(self) -> OllamaServer:
+        """Where exchanges go now."""
+        return self._demo if self._demo is not None else self.real
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange."""
+        return self.current.open(head, caller)
+
+    def startService(self) -> None:
+        """Look at once, then again and again."""
+        super().startService()
+        self._loop.start(self._interval).addErrback(self._broken)
+
+    def stopService(self) -> None:
+        """Look no more."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._checking is not None:
+            self._checking.cancel()
+        for server in (self.real, self._demo):
+            if server is not None:
+                server.close()
+
+    def _check(self) -> Deferred[Any]:
+        checking = self._checking = Deferred.fromCoroutine(self.check())
+        return checking.addErrback(lambda reason: reason.trap(CancelledError) and None)
+
+    def _broken(self, reason: Any) -> None:
+        self._log.failure("looking for Ollama broke off", reason)
+
+    async def check(self) -> Status:
+        """Look now; tells the listeners of a change."""
+        status = await self.real.ask()
+        if status is not DOWN:
+            self._demo = None  # once the real one was seen, nothing stands in for it any more
+        elif self._demo is not None:
+            status = await self._demo.ask()
+        if status != self.status:
+            self._changed(status)
+        return status
+
+    def _changed(self, status: Status) -> None:
+        if status.ollama != self.status.ollama:
+            self._log.info("Ollama at {url} is {state}", url=self.current.url, state=status.ollama)
+        self.status = status
+        for listener in self.listeners:
+            listener(status)

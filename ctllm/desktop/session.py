@@ -1,0 +1,72 @@
+"""This desktop's sign-in: short tokens, renewed before they end, as long as the sign-in lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctllm.desktop.cloud import CloudClient, Token
+from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.errors import Unauthenticated
+from ctllm.http.faces import Clock
+
+#: A token is renewed when less than this is left of it, in seconds.
+EARLY = 60.0
+
+
+class Session:
+    """Tokens for the cloud. `client_for` makes a client for the URL that was signed in to."""
+
+    def __init__(
+        self, file: CredentialFile, client_for: Callable[[str], CloudClient], clock: Clock
+    ) -> None:
+        self.file = file
+        self._client_for = client_for
+        self._clock = clock
+        self._token: Token | None = None
+        self._until = 0.0
+        self._version = -1
+        self._credentials = Credentials("")
+
+    @property
+    def credentials(self) -> Credentials:
+        """What is on disk now: `ctllm login` is another process."""
+        version = self.file.version()
+        if version != self._version or not version:
+            self._credentials = self.file.load()
+            self._version = self.file.version()
+            self._token = None
+        return self._credentials
+
+    @property
+    def sign_in(self) -> SignIn:
+        """Where this desktop is signed in; raises Unauthenticated if nowhere."""
+        found = self.credentials.sign_in
+        if found is None:
+            raise Unauthenticated("this desktop is not signed in; run: ctllm login LINK")
+        return found
+
+    def client(self) -> CloudClient:
+        """The cloud that this desktop is signed in to; raises Unauthenticated."""
+        return self._client_for(self.sign_in.cloud_url)
+
+    def distrust(self) -> None:
+        """Get another token next time: this one may have been refused."""
+        self._token = None
+
+    async def token(self) -> str:
+        """An access token good for a while; raises Unauthenticated when the sign-in is over."""
+        sign_in = self.sign_in
+        if self._token is None or self._until - self._clock.seconds() < EARLY:
+            self._token = await self.client().renew(sign_in.refresh)
+            self._until = self._clock.seconds() + self._token.expires_in
+        return self._token.token
+
+
+async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> SignIn:
+    """Redeem an invitation and keep the sign-in; the keys that were made stay as they are."""
+    token = await client.redeem(invite)
+    sign_in = SignIn(client.url, token.user.id, token.user.name, token.refresh)
+    known = file.load()
+    keys = known.keys if known.sign_in and known.sign_in.user_id == sign_in.user_id else {}
+    file.save(Credentials(known.desktop_id, sign_in, keys))
+    return sign_in

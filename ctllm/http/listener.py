@@ -1,0 +1,66 @@
+"""A service that listens, and that stops the start with a clear sentence when it cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.python.failure import Failure
+
+from ctllm.errors import BadConfiguration
+
+
+class Listener(Service):
+    """Listens at `endpoint` (a Twisted endpoint string) from before privileges are dropped.
+
+    `key` names the configuration key, for the message when the place is taken.
+    """
+
+    def __init__(self, reactor: Any, endpoint: str, factory: Any, key: str) -> None:
+        self._reactor = reactor
+        self._endpoint = endpoint
+        self._factory = factory
+        self._key = key
+        self._failed: Failure | None = None
+        self.port: Any = None
+
+    def privilegedStartService(self) -> None:
+        """Listen; raises BadConfiguration."""
+        super().privilegedStartService()
+        try:
+            listening: Deferred[Any] = serverFromString(self._reactor, self._endpoint).listen(
+                self._factory
+            )
+        except (ValueError, OSError) as error:
+            raise BadConfiguration(self._sentence(error)) from error
+        listening.addCallbacks(self._listens, self._fails)
+        if self._failed is not None:
+            raise BadConfiguration(self._sentence(self._failed.value))
+
+    def _listens(self, port: Any) -> None:
+        self.port = port
+
+    def _fails(self, reason: Failure) -> None:
+        self._failed = reason
+
+    def _sentence(self, error: BaseException | None) -> str:
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        return (
+            f"cannot listen at {self._endpoint}: {cause}. Stop what listens there, "
+            f"or choose another place with --{self._key}"
+        )
+
+    def startService(self) -> None:
+        """Listen, where `privilegedStartService` has not."""
+        super().startService()
+        if self.port is None:
+            self.privilegedStartService()
+
+    def stopService(self) -> Any:
+        """Stop listening."""
+        super().stopService()
+        port, self.port = self.port, None
+        return port.stopListening() if port is not None else None

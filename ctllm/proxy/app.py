@@ -1,0 +1,76 @@
+"""What a streaming proxy answers: its health, its desktops, tunnels, and everything else relayed.
+
+Only the cloud's session assertion counts here. Who may connect to the socket is the runtime's
+affair; who may ask for what is in the assertion.
+"""
+
+from __future__ import annotations
+
+from ctllm.errors import Forbidden, MethodNotAllowed, NotFound, Unauthenticated
+from ctllm.http.headers import ASSERTION, EXCHANGE
+from ctllm.http.incoming import Incoming
+from ctllm.http.splice import hand_over
+from ctllm.http.websocket import ProxySockets
+from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.wire.assertions import SERVE, Claims, Verifier
+from ctllm.wire.heads import RequestHead, first, without
+
+
+class ProxyApp:
+    """The application of one user's proxy."""
+
+    def __init__(
+        self, rendezvous: Rendezvous, verifier: Verifier, sockets: ProxySockets
+    ) -> None:
+        self._rendezvous = rendezvous
+        self._verifier = verifier
+        self._sockets = sockets
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one request; raises CtllmError."""
+        path = incoming.asked.path
+        if path == b"/health":
+            incoming.reply(200, self._health())
+            return
+        claims = self._claims(incoming.asked)
+        if path == b"/ws/tunnel":
+            self._tunnel(incoming, claims)
+        elif path == b"/ctllm/desktops":
+            if incoming.asked.method != b"GET":
+                raise MethodNotAllowed("desktops can only be listed", allow="GET")
+            incoming.reply(200, {"desktops": self._rendezvous.desktops()})
+        elif path.startswith((b"/ctllm/", b"/ws/")):
+            raise NotFound("a streaming proxy has nothing there")
+        else:
+            self._relay(incoming)
+
+    def _health(self) -> dict[str, object]:
+        return {
+            "exchanges": self._rendezvous.exchanges,
+            "desktops": len(self._rendezvous.desktops()),
+            "idle_seconds": round(self._rendezvous.idle_seconds, 1),
+        }
+
+    def _claims(self, head: RequestHead) -> Claims:
+        assertion = first(head.headers, ASSERTION.lower())
+        if assertion is None:
+            raise Unauthenticated("a streaming proxy believes only its cloud")
+        return self._verifier.verify(assertion)
+
+    def _tunnel(self, incoming: Incoming, claims: Claims) -> None:
+        if SERVE not in claims.scopes:
+            raise Forbidden("this sign-in may use models, not offer them")
+        socket = self._sockets.buildProtocol(None)
+        transport, read = incoming.hijack()
+        hand_over(transport, socket)
+        socket.dataReceived(incoming.raw_head + read)
+
+    def _relay(self, incoming: Incoming) -> None:
+        asked = incoming.asked
+        head = RequestHead(asked.method, asked.target, without(asked.headers, _OURS))
+        call = self._rendezvous.open(head, incoming)
+        incoming.extra = ((EXCHANGE, call.id.hex().encode()),)
+        incoming.relay(call)
+
+
+_OURS = (ASSERTION.lower(),)

@@ -1,0 +1,181 @@
+"""Where one user's desktops and clients meet: which tunnel does a request go down?"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.logger import Logger
+
+from ctllm.errors import DesktopOffline, NotFound, Overloaded, ProtocolViolation
+from ctllm.http.faces import Clock
+from ctllm.http.headers import DESKTOP
+from ctllm.http.websocket import ProxySocket
+from ctllm.wire.exchange import Caller
+from ctllm.wire.frames import (
+    NO_EXCHANGE,
+    Desktop,
+    Hello,
+    Kind,
+    Reason,
+    from_json,
+    json_frame,
+    split,
+)
+from ctllm.wire.heads import RequestHead, first
+from ctllm.wire.opener import Asking, Opener
+
+#: Most desktops one user may have connected.
+MAX_DESKTOPS = 32
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_REPLACED = json_frame(
+    Kind.BYE, NO_EXCHANGE, Reason("replaced", "a newer connection of this desktop took over")
+)
+
+
+@dataclass
+class Meeting:
+    """One desktop: its end of the tunnel here, and the socket it is on now, if any."""
+
+    desktop: Desktop
+    opener: Opener
+    socket: ProxySocket | None = None
+    since: float = 0.0
+
+
+class Rendezvous:
+    """All desktops of the user. Also an `Upstream`: exchanges go to the desktop asked for."""
+
+    _log = Logger()
+
+    def __init__(self, clock: Clock, window: int, grace: float, max_exchanges: int) -> None:
+        self._clock = clock
+        self._limits = (window, grace, max_exchanges)
+        self._meetings: dict[str, Meeting] = {}
+        self._busy_until = clock.seconds()
+
+    # -- desktops come and go
+
+    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        """Take a bridge's first message, which must begin with HELLO; ProtocolViolation if not."""
+        kind, _, payload = next(split(message), (0, b"", b""))
+        if kind != Kind.HELLO:
+            raise ProtocolViolation("the first frame of a tunnel must be HELLO")
+        desktop = from_json(payload, Hello).desktop
+        if desktop is None or not _ID.fullmatch(desktop.id) or not desktop.name.isprintable():
+            raise ProtocolViolation("a bridge must say which desktop it is of")
+        meeting = self._meeting(desktop)
+        self._replace(meeting, socket)
+        meeting.opener.receive(message)
+
+    def _meeting(self, desktop: Desktop) -> Meeting:
+        known = self._meetings.get(desktop.id)
+        if known is None:
+            if len(self._meetings) >= MAX_DESKTOPS:
+                raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
+            known = Meeting(desktop, Opener(*self._limits))
+            self._meetings[desktop.id] = known
+        known.desktop = Desktop(desktop.id, desktop.name[:100])
+        return known
+
+    def _replace(self, meeting: Meeting, socket: ProxySocket) -> None:
+        """The newest connection of a desktop is the one: the older may be dead without knowing."""
+        older = meeting.socket
+        if older is not None:
+            older.tunnel = None
+            older.leave(_REPLACED)
+            meeting.opener.disconnected(self._clock.seconds())
+        meeting.socket = socket
+        meeting.since = self._clock.seconds()
+        socket.carry(meeting.opener)
+        socket.on_closed = lambda: self._left(meeting, socket)
+        self._log.info("desktop {name} is connected", name=meeting.desktop.name)
+
+    def _left(self, meeting: Meeting, socket: ProxySocket) -> None:
+        if meeting.socket is socket:
+            meeting.socket = None
+            self._log.info("desktop {name} left", name=meeting.desktop.name)
+
+    def sweep(self) -> None:
+        """Once a second: give up what nobody came back for, forget desktops that left."""
+        now = self._clock.seconds()
+        for id, meeting in list(self._meetings.items()):
+            meeting.opener.sweep(now)
+            if meeting.socket is None and not meeting.opener.exchanges:
+                del self._meetings[id]
+        if self._meetings:
+            self._busy_until = now
+
+    def close(self) -> None:
+        """Tell every bridge that this proxy goes away."""
+        for meeting in self._meetings.values():
+            if meeting.socket is not None:
+                meeting.socket.leave()
+
+    # -- requests go to one of them
+
+    def open(self, head: RequestHead, caller: Caller) -> Asking:
+        """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
+
+        Raises DesktopOffline, NotFound or Overloaded.
+        """
+        self._busy_until = self._clock.seconds()
+        wanted = first(head.headers, DESKTOP.lower())
+        meeting = self._best() if wanted is None else self._named(wanted.decode("latin-1"))
+        if len(meeting.opener.exchanges) >= self._limits[2]:
+            raise Overloaded("this desktop has too many requests under way; try again soon")
+        return meeting.opener.open(head, caller)
+
+    def _best(self) -> Meeting:
+        """Of those connected: real Ollama before demo before none, then the newest."""
+        here = [meeting for meeting in self._meetings.values() if meeting.opener.up]
+        if not here:
+            raise DesktopOffline("none of your desktops is connected; start ctllm on one")
+        return max(here, key=lambda meeting: (_merit(meeting.opener), meeting.since))
+
+    def _named(self, wanted: str) -> Meeting:
+        for meeting in self._meetings.values():
+            if wanted in (meeting.desktop.id, meeting.desktop.name) and meeting.opener.up:
+                return meeting
+        raise NotFound(f"no desktop called {wanted!r} is connected")
+
+    # -- what is known
+
+    @property
+    def exchanges(self) -> int:
+        """How many are under way."""
+        return sum(len(meeting.opener.exchanges) for meeting in self._meetings.values())
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the last exchange or connected desktop; 0 while there is one."""
+        if self._meetings:
+            return 0.0
+        return self._clock.seconds() - self._busy_until
+
+    def desktops(self) -> list[dict[str, Any]]:
+        """Each desktop for the API: who, since when (seconds ago), its Ollama, its models."""
+        now = self._clock.seconds()
+        return [
+            _described(meeting, now) for meeting in self._meetings.values() if meeting.opener.up
+        ]
+
+
+def _merit(opener: Opener) -> int:
+    return {"up": 2, "demo": 1}.get(opener.status.ollama if opener.status else "", 0)
+
+
+def _described(meeting: Meeting, now: float) -> dict[str, Any]:
+    status = meeting.opener.status
+    return {
+        "id": meeting.desktop.id,
+        "name": meeting.desktop.name,
+        "connected": True,
+        "since": round(now - meeting.since, 1),
+        "ollama": status.ollama if status else "down",
+        "version": status.version if status else "",
+        "models": list(status.models) if status else [],
+        "exchanges": len(meeting.opener.exchanges),
+    }

@@ -1,0 +1,93 @@
+"""A streaming proxy as a service: limits, listener, sweeps, and an end with its parent."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService, Service
+from twisted.internet import stdio
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from ctllm.config import Proxy
+from ctllm.http.listener import Listener
+from ctllm.http.server import HttpServerFactory
+from ctllm.http.websocket import ProxySockets
+from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.limits import confine
+from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.wire.assertions import Verifier
+
+
+def proxy_service(
+    reactor: Any, settings: Proxy, *, endpoint: str, id: str, cloud_key: str
+) -> MultiService:
+    """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed."""
+    rendezvous = Rendezvous(
+        reactor, settings.window, settings.grace_seconds, settings.max_exchanges
+    )
+    sockets = ProxySockets(
+        reactor, rendezvous.greeted, settings.ping_seconds, settings.ping_timeout_seconds
+    )
+    app = ProxyApp(rendezvous, Verifier(cloud_key, id, time.time), sockets)
+    whole = MultiService()
+    Confined(settings).setServiceParent(whole)
+    Listener(reactor, endpoint, HttpServerFactory(app, reactor), "socket").setServiceParent(whole)
+    TimerService(1.0, rendezvous.sweep).setServiceParent(whole)
+    Farewell(rendezvous).setServiceParent(whole)
+    Orphanage(reactor).setServiceParent(whole)
+    return whole
+
+
+class Confined(Service):
+    """Takes away what the process does not need, before it serves anyone."""
+
+    def __init__(self, settings: Proxy) -> None:
+        self._settings = settings
+
+    def startService(self) -> None:
+        """Set the limits."""
+        super().startService()
+        confine(self._settings.memory_bytes, self._settings.max_open_files)
+
+
+class Farewell(Service):
+    """Tells the bridges when the proxy ends, so that they look for the next one at once."""
+
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        self._rendezvous = rendezvous
+
+    def stopService(self) -> None:
+        """Say so."""
+        super().stopService()
+        self._rendezvous.close()
+
+
+class _Parent(Protocol):
+    """Nothing is ever said on standard input; that it closes means that the parent is gone."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
+class Orphanage(Service):
+    """Ends the process when the one that started it dies, even by SIGKILL."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._watch: Any = None
+
+    def startService(self) -> None:
+        """Watch standard input."""
+        super().startService()
+        if not stat.S_ISFIFO(os.fstat(0).st_mode):
+            return  # started by hand or as a daemon: nobody holds the other end
+        self._watch = stdio.StandardIO(_Parent(self._reactor), reactor=self._reactor)

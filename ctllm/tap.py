@@ -1,0 +1,88 @@
+"""The composition root: which services each place of `twistd ctllm` is made of.
+
+The one module that names the reactor; everything else is handed what it needs.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import MultiService
+
+from ctllm.config import Config
+from ctllm.errors import CtllmError
+from ctllm.options import Options, ProxyPlace
+from ctllm.wire.jws import to_text
+
+__all__ = ["Options", "makeService"]
+
+
+class Place(MultiService):
+    """A place as a whole. A start that cannot be ends with a sentence instead of a traceback."""
+
+    def privilegedStartService(self) -> None:
+        """Listen, as whoever started us."""
+        try:
+            super().privilegedStartService()
+        except CtllmError as error:
+            raise SystemExit(f"ctllm: {error.message}") from None
+
+    def startService(self) -> None:
+        """Start, as whom we were told to be."""
+        try:
+            super().startService()
+        except CtllmError as error:
+            raise SystemExit(f"ctllm: {error.message}") from None
+
+
+def makeService(options: Options) -> Place:
+    """The services of the place that `options` names."""
+    from twisted.internet import reactor
+
+    config = options.configuration()
+    place = Place()
+    if options.place == "proxy":
+        _proxy(reactor, config, options.proxy_place()).setServiceParent(place)
+    elif options.place == "cloud":
+        _cloud(reactor, config).setServiceParent(place)
+    elif options.place == "desktop":
+        _desktop(reactor, config).setServiceParent(place)
+    else:
+        _all(reactor, config, place)
+    return place
+
+
+def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
+    from ctllm.proxy.service import proxy_service
+
+    endpoint = f"tcp:{told.port}:interface=127.0.0.1"
+    if told.socket is not None:
+        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=600"
+    key = to_text(told.cloud_key)
+    return proxy_service(reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key)
+
+
+def _cloud(reactor: Any, config: Config) -> Any:
+    from ctllm.cloud.service import CloudService
+
+    return CloudService(reactor, config.cloud, config.proxy, Path(config.state))
+
+
+def _desktop(reactor: Any, config: Config) -> Any:
+    from ctllm.desktop.service import DesktopService
+
+    state = Path(config.state)
+    return DesktopService(reactor, config.desktop, config.proxy, state, os.environ)
+
+
+def _all(reactor: Any, config: Config, place: MultiService) -> None:
+    from ctllm.welcome import Welcome
+
+    cloud, desktop = _cloud(reactor, config), _desktop(reactor, config)
+    if config.desktop.demo == "auto":
+        desktop.add_demo()
+    cloud.setServiceParent(place)
+    desktop.setServiceParent(place)
+    Welcome(reactor, cloud, desktop).setServiceParent(place)

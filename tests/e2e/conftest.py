@@ -1,0 +1,61 @@
+"""Fixtures of the end-to-end tests, and a watch over what pytest-twisted passes in silence."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.logger import globalLogPublisher
+
+from tests.e2e.world import World
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a timer, or during which a failure was logged."""
+    failures: list[str] = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if "log_failure" in event:
+            failures.append(str(event["log_failure"].getTraceback()))
+
+    before = set(reactor.getDelayedCalls())
+    globalLogPublisher.addObserver(observe)
+    yield
+    gc.collect()  # an unhandled error in a Deferred is logged when it is collected
+    globalLogPublisher.removeObserver(observe)
+    left = [call for call in reactor.getDelayedCalls() if call not in before and call.active()]
+    assert not failures, "\n".join(failures)
+    assert not left, f"timers left: {left}"
+
+
+@pytest_twisted.async_yield_fixture()
+async def world(tmp_path: Path) -> Any:
+    """An empty world of one test."""
+    made = World(tmp_path)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cloud and alice's desktop beside a stand-in, for the tests of one module."""
+    made = World(tmp_path_factory.mktemp("shared"))
+
+    async def start() -> None:
+        await made.cloud()
+        made.ollama, port = made.standin("llama3.2", "nomic-embed-text")
+        await made.desktop("alice", port)
+        made.key = await made.command("alice", "keys", "add", "tests")
+        made.alice = await made.token("alice")
+        await made.key_works()
+
+    pytest_twisted.blockon(ensureDeferred(start()))
+    yield made
+    pytest_twisted.blockon(ensureDeferred(made.close()))

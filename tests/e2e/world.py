@@ -1,0 +1,228 @@
+"""A small world for end-to-end tests: real processes, on free ports, in folders of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
+
+from ctllm.standin import Standin
+
+BIN = Path(sys.executable).parent
+PATIENCE = 30.0
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
+    """Wait for `condition()` to be true (it may be async); fails the test after `patience`."""
+    end = reactor.seconds() + patience
+    while True:
+        found = condition()
+        if hasattr(found, "__await__"):
+            found = await found
+        if found:
+            return found
+        assert reactor.seconds() < end, f"waited {patience} s in vain for {what}"
+        await deferLater(reactor, 0.02)
+
+
+class Program(ProcessProtocol):
+    """A child process and what it printed."""
+
+    def __init__(self, name: str, argv: list[str], env: dict[str, str]) -> None:
+        self.name = name
+        self.printed = ""
+        self.ended: Deferred[int] = Deferred()
+        self.code: int | None = None
+        reactor.spawnProcess(self, argv[0], argv, env=env)
+
+    def outReceived(self, data: bytes) -> None:
+        self.printed += data.decode(errors="replace")
+
+    errReceived = outReceived
+
+    def processEnded(self, reason: Any) -> None:
+        self.code = 0 if reason.check(ProcessDone) else reason.value.exitCode
+        self.ended.callback(self.code)
+
+    @property
+    def pid(self) -> int:
+        return self.transport.pid
+
+    def signal(self, number: int) -> None:
+        if self.code is None and self.transport.pid is not None:
+            os.kill(self.transport.pid, number)
+
+    async def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it and wait until it is gone."""
+        self.signal(number)
+        await until(lambda: self.transport.pid is None, f"{self.name} to end:\n{self.printed}")
+
+
+class World:
+    """Everything a test started; `close` ends it all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.programs: list[Program] = []
+        self.ports: list[Any] = []
+        self.key = ""  # an API key of alice's
+        self.alice = ""  # an access token of hers
+        self.ollama: Standin | None = None
+        self.cloud_port = free_port()
+        self.metrics_port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.cloud_port}"
+
+    def state(self, name: str) -> Path:
+        return self.folder / name
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+        return {**kept, "CTLLM_CONFIG": "/dev/null", "PYTHONUNBUFFERED": "1"}
+
+    # -- parts
+
+    def standin(self, *models: str) -> tuple[Standin, int]:
+        """A stand-in for Ollama, served from the test itself, and its port."""
+        standin = Standin(reactor, models=models or ("llama3.2",), word_interval=0.0)
+        port = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
+        self.ports.append(port)
+        return standin, port.getHost().port
+
+    def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> Program:
+        program = Program(
+            name, [str(BIN / arguments[0]), *arguments[1:]], env or self.environment()
+        )
+        self.programs.append(program)
+        return program
+
+    def place(self, place: str, state: str, *options: str) -> Program:
+        folder = str(self.state(state))
+        return self.run(
+            place, "twistd", "-n", "--pidfile=", "ctllm", place, f"--state={folder}", *options
+        )
+
+    async def cloud(self, *options: str) -> Program:
+        """A cloud that answers."""
+        program = self.place(
+            "cloud",
+            "cloud",
+            f"--listen=127.0.0.1:{self.cloud_port}",
+            f"--metrics=127.0.0.1:{self.metrics_port}",
+            *options,
+        )
+        await until(lambda: self.answers(program), f"the cloud:\n{program.printed}")
+        return program
+
+    async def answers(self, program: Program) -> bool:
+        assert program.code is None, program.printed
+        try:
+            status, _, _ = await self.http("GET", "/health")
+        except OSError:
+            return False
+        return status == 200
+
+    async def desktop(self, user: str, ollama: int, *options: str, state: str = "") -> Program:
+        """A desktop of `user` beside the Ollama at a port, signed in and connected."""
+        state = state or user
+        await self.command(state, "login", await self.invite(user))
+        program = self.place(
+            "desktop", state, f"--ollama=127.0.0.1:{ollama}", "--endpoint=off", *options
+        )
+        await until(lambda: "bridge: connected" in program.printed, "the bridge to connect")
+        return program
+
+    async def command(self, state: str, *arguments: str) -> str:
+        """Run `ctllm`; gives what it printed, fails the test if it failed."""
+        argv = [str(BIN / "ctllm"), f"--state={self.state(state)}", *arguments]
+        done = await deferToThread(
+            subprocess.run, argv, capture_output=True, text=True, env=self.environment()
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.strip()
+
+    async def invite(self, name: str) -> str:
+        return await self.command("cloud", "invite", name)
+
+    async def token(self, name: str, client: str = "browser") -> str:
+        """An access token of user `name`."""
+        invite = (await self.invite(name)).partition("#invite=")[2]
+        body = {"invite": invite, "client": client}
+        status, _, answer = await self.http("POST", "/ctllm/session", body)
+        assert status == 201, answer
+        return json.loads(answer)["token"]
+
+    async def http(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        port: int | None = None,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request by a plain HTTP client in a thread: status, headers (lower case), body."""
+        return await deferToThread(
+            plain_http, port or self.cloud_port, method, path, body, token, headers or {}
+        )
+
+    async def key_works(self) -> None:
+        """Wait until the cloud has heard of the key."""
+
+        async def works() -> bool:
+            status, _, _ = await self.http("GET", "/api/version", token=self.key)
+            return status == 200
+
+        await until(works, "the API key to work")
+
+    async def desktops(self, token: str) -> list[dict[str, Any]]:
+        _, _, body = await self.http("GET", "/ctllm/desktops", token=token)
+        return json.loads(body)["desktops"]
+
+    async def close(self) -> None:
+        for program in reversed(self.programs):
+            await program.stop()
+        for port in self.ports:
+            await port.stopListening()
+
+
+def plain_http(
+    port: int, method: str, path: str, body: Any, token: str | None, headers: dict[str, str]
+) -> tuple[int, dict[str, str], bytes]:
+    import http.client
+
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+            headers = {"Content-Type": "application/json", **headers}
+        if token is not None:
+            headers = {"Authorization": f"Bearer {token}", **headers}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, found, answer.read()
+    finally:
+        connection.close()

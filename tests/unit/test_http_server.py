@@ -1,0 +1,321 @@
+"""The serving side of HTTP: what a client sees, byte by byte."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import CtllmError, DesktopLost, DesktopOffline
+from ctllm.http.incoming import Incoming
+from ctllm.http.server import HEAD_TIME, IDLE, LINGER, READ_AHEAD, HttpServerFactory
+from ctllm.wire.heads import AnswerHead
+
+NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
+CHAT = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
+
+
+class Transport(StringTransport):
+    """A StringTransport that says how it was closed."""
+
+    closed = ""
+
+    def loseConnection(self) -> None:
+        self.closed = self.closed or "close"
+        super().loseConnection()
+
+    def abortConnection(self) -> None:
+        self.closed = "abort"
+        super().abortConnection()
+
+    def loseWriteConnection(self) -> None:
+        self.closed = "half"
+
+
+class Call:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def write(self, piece: bytes) -> None:
+        self.told.append(piece)
+
+    def end(self) -> None:
+        self.told.append("end")
+
+    def cancel(self, error: CtllmError) -> None:
+        self.told.append("cancel")
+
+    def pause(self) -> None:
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+
+class Served(SynchronousTestCase):
+    """A connection whose requests a test answers."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.incoming: list[Incoming] = []
+        self.calls: list[Call] = []
+        factory = HttpServerFactory(self.app, self.clock, max_head=1000)
+        self.server = factory.buildProtocol(None)
+        self.transport = Transport()
+        self.server.makeConnection(self.transport)
+
+    async def app(self, incoming: Incoming) -> None:
+        self.incoming.append(incoming)
+        call = Call()
+        self.calls.append(call)
+        incoming.relay(call)
+
+    def say(self, data: bytes) -> None:
+        self.server.dataReceived(data)
+
+    def said(self) -> bytes:
+        value: bytes = self.transport.value()
+        self.transport.clear()
+        return value
+
+
+class Streaming(Served):
+    """Bodies pass piece by piece."""
+
+    def test_each_piece_is_a_chunk_of_its_own(self) -> None:
+        """Lines leave as they come, and the end is the last chunk."""
+        self.say(CHAT)
+        self.assertEqual(self.calls[0].told, [b"body", "end"])
+        incoming = self.incoming[0]
+        incoming.head(NDJSON)
+        self.assertTrue(self.said().endswith(b"\r\n\r\n"))
+        incoming.data(b"one\n")
+        self.assertEqual(self.said(), b"4\r\none\n\r\n")
+        incoming.data(b"two\n")
+        incoming.end()
+        self.assertEqual(self.said(), b"4\r\ntwo\n\r\n0\r\n\r\n")
+
+    def test_work_begins_when_the_head_is_in(self) -> None:
+        """An upload is passed on as it comes, not when it is whole."""
+        self.say(b"POST /api/blobs/x HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nab")
+        self.assertEqual(self.calls[0].told, [b"ab"])
+        self.say(b"cdefgh")
+        self.assertEqual(self.calls[0].told, [b"ab", b"cdefgh", "end"])
+
+    def test_a_busy_upstream_stops_the_reading_of_the_body(self) -> None:
+        """Beyond a little read-ahead the socket is left alone until there is room."""
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n")
+        self.incoming[0].pause_body()
+        self.say(b"x" * (READ_AHEAD - 1))
+        self.assertEqual(self.transport.producerState, "producing")
+        self.say(b"y")
+        self.assertEqual(self.transport.producerState, "paused")
+        self.assertEqual(self.calls[0].told, [])
+        self.incoming[0].resume_body()
+        self.assertEqual(self.transport.producerState, "producing")
+        self.assertEqual(sum(map(len, self.calls[0].told)), READ_AHEAD)  # type: ignore[arg-type]
+
+    def test_a_slow_client_pauses_the_answer(self) -> None:
+        """The transport's pause reaches the call, once, and so does its resumption."""
+        self.say(CHAT)
+        self.server.pauseProducing()
+        self.server.pauseProducing()
+        self.server.resumeProducing()
+        self.assertEqual(self.calls[0].told[2:], ["pause", "resume"])
+
+    def test_expecting_clients_are_told_to_continue_once_wanted(self) -> None:
+        """100 Continue comes when the body has somewhere to go."""
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+        self.say(head)
+        self.assertEqual(self.said(), b"HTTP/1.1 100 \r\n\r\n")
+        self.say(b"ok")
+        self.assertEqual(self.calls[0].told, [b"ok", "end"])
+
+
+class Endings(Served):
+    """How answers and connections end."""
+
+    def test_a_client_that_leaves_cancels_the_call(self) -> None:
+        """Whatever phase the exchange is in."""
+        self.say(CHAT)
+        self.incoming[0].head(NDJSON)
+        self.server.connectionLost()
+        self.assertEqual(self.calls[0].told[-1], "cancel")
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_error_before_the_answer_is_a_whole_answer(self) -> None:
+        """Status, Retry-After and the dialect's words; the connection goes on."""
+        self.say(CHAT)
+        self.incoming[0].fail(DesktopOffline("nobody is there"))
+        said = self.said()
+        self.assertIn(b"HTTP/1.1 503", said)
+        self.assertIn(b"Retry-After: 5", said)
+        self.assertTrue(said.endswith(b'{"error":"nobody is there"}'))
+        self.assertEqual(self.transport.closed, "")
+
+    def test_an_error_in_the_stream_is_said_and_never_ends_cleanly(self) -> None:
+        """A line with the error, then the connection closes without the last chunk."""
+        self.say(CHAT)
+        self.incoming[0].head(NDJSON)
+        self.incoming[0].data(b'{"a":')
+        self.said()
+        self.incoming[0].fail(DesktopLost("gone"))
+        self.assertEqual(self.said(), b'12\r\n\n{"error":"gone"}\n\r\n')
+        self.assertEqual(self.transport.closed, "close")
+
+    def test_an_answer_of_known_length_breaks_off_without_words(self) -> None:
+        """Words would count as content; the missing bytes tell."""
+        self.say(CHAT)
+        head = AnswerHead(200, b"OK", ((b"Content-Length", b"10"),))
+        self.incoming[0].head(head)
+        self.incoming[0].data(b"half")
+        self.said()
+        self.incoming[0].fail(DesktopLost("gone"))
+        self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
+
+    def test_http_1_0_breaks_off_with_a_reset(self) -> None:
+        """There a plain close is how answers end."""
+        self.say(b"GET /api/tags HTTP/1.0\r\n\r\n")
+        self.incoming[0].head(NDJSON)
+        self.incoming[0].fail(DesktopLost("gone"))
+        self.assertEqual(self.transport.closed, "abort")
+
+    def test_an_answer_shorter_than_it_said_is_broken_off(self) -> None:
+        """An upstream that ends early does not make a clean end here."""
+        self.say(CHAT)
+        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"10"),)))
+        self.incoming[0].data(b"half")
+        self.incoming[0].end()
+        self.assertEqual(self.transport.closed, "close")
+
+    def test_one_connection_serves_one_request_after_another(self) -> None:
+        """Pipelined requests wait their turn and are answered in order."""
+        self.say(CHAT + b"GET /two HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(len(self.incoming), 1)
+        self.incoming[0].reply(200, {})
+        self.assertEqual(self.incoming[1].asked.target, b"/two")
+        self.incoming[1].reply(204)
+        self.assertEqual(self.said().count(b"HTTP/1.1 20"), 2)
+        self.assertEqual(self.transport.closed, "")
+
+    def test_an_answer_before_the_body_was_read_closes_gently(self) -> None:
+        """The client may still be sending: it must be able to read the answer."""
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nsome")
+        self.incoming[0].fail(DesktopOffline("no"))
+        self.assertEqual(self.transport.closed, "half")
+        self.say(b"more of it")
+        self.clock.advance(LINGER)
+        self.assertEqual(self.transport.closed, "abort")
+
+    def test_no_body_for_head(self) -> None:
+        """HEAD gets the headers of GET and nothing after them."""
+        self.say(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"17"),)))
+        self.incoming[0].end()
+        said = self.said()
+        self.assertIn(b"Content-Length: 17", said)
+        self.assertTrue(said.endswith(b"\r\n\r\n"))
+        self.assertEqual(self.transport.closed, "")
+
+
+class Refusals(Served):
+    """What is not served, and how that is said."""
+
+    def refused(self, data: bytes) -> bytes:
+        self.setUp()
+        self.say(data)
+        self.assertEqual(self.incoming, [])
+        self.assertEqual(self.transport.closed, "half")
+        return self.said()
+
+    def test_heads_that_others_read_differently(self) -> None:
+        """Smuggling's shapes: two lengths, both framings, bare line feeds, folded lines."""
+        for lines in (
+            b"Content-Length: 1\r\nContent-Length: 2\r\n",
+            b"Content-Length: 1\r\nContent-Length: 1\r\n",
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+            b"Transfer-Encoding: gzip, chunked\r\n",
+            b"Content-Length: -1\r\n",
+            b"A: b\n",
+            b"A: b\r\n folded\r\n",
+            b"A : b\r\n",
+            b"A: \0\r\n",
+            b"Host: y\r\n",
+        ):
+            said = self.refused(b"POST / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
+            self.assertRegex(said, rb"HTTP/1.1 (400|501)", lines)
+
+    def test_targets_and_lines_that_are_not_http(self) -> None:
+        """Clear 400s."""
+        for head in (b"GET evil HTTP/1.1", b"hello", b"GET / HTTP/3.0", b"CONNECT a:1 HTTP/1.1"):
+            said = self.refused(head + b"\r\nHost: x\r\n\r\n")
+            self.assertIn(b"HTTP/1.1 400", said, head)
+            self.assertIn(b'{"error":"', said)
+
+    def test_large_heads(self) -> None:
+        """431, whether the head ever ends or not."""
+        for end in (b"", b"\r\n\r\n"):
+            said = self.refused(b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 1000 + end)
+            self.assertIn(b"HTTP/1.1 431", said)
+
+    def test_slow_heads_and_idle_connections_are_closed(self) -> None:
+        """A head has its time, and so has silence between requests; an exchange has none."""
+        self.say(b"GET / HT")
+        self.clock.advance(HEAD_TIME)
+        self.assertEqual(self.transport.closed, "abort")
+        self.setUp()
+        self.say(CHAT)
+        self.clock.advance(86400)
+        self.assertEqual(self.transport.closed, "")
+        self.incoming[0].reply(200, {})
+        self.clock.advance(IDLE)
+        self.assertEqual(self.transport.closed, "abort")
+
+    def test_a_broken_chunk_ends_the_exchange(self) -> None:
+        """The call is cancelled and the client told."""
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
+        self.assertEqual(self.calls[0].told, ["cancel"])
+        self.assertIn(b"HTTP/1.1 400", self.said())
+
+    def test_an_absolute_target_is_taken_as_its_path(self) -> None:
+        """Servers must take the absolute form."""
+        self.say(b"GET http://x/api/tags?a=b HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(self.incoming[0].asked.target, b"/api/tags?a=b")
+
+
+class Bodies(SynchronousTestCase):
+    """Handlers that read a whole body."""
+
+    def test_a_body_is_read_up_to_its_limit(self) -> None:
+        """Beyond it the client gets 413."""
+        for size, status in ((10, b"200"), (11, b"413")):
+            read: list[Deferred[bytes]] = []
+
+            async def app(incoming: Incoming) -> None:
+                incoming.reply(200, {"length": len(await incoming.read(10))})
+
+            server = HttpServerFactory(app, Clock()).buildProtocol(None)
+            transport = Transport()
+            server.makeConnection(transport)
+            server.dataReceived(
+                b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+            )
+            self.assertEqual(transport.value()[9:12], status)
+            self.assertEqual(read, [])
+
+    def test_what_breaks_inside_is_logged_and_told_without_details(self) -> None:
+        """A bug is a 500 for the client and a failure in the log."""
+
+        async def app(incoming: Incoming) -> None:
+            raise RuntimeError("secret details")
+
+        server = HttpServerFactory(app, Clock()).buildProtocol(None)
+        transport = Transport()
+        server.makeConnection(transport)
+        server.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertIn(b"HTTP/1.1 500", transport.value())
+        self.assertNotIn(b"secret", transport.value())
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

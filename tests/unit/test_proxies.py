@@ -1,0 +1,655 @@
+"""The life of streaming proxies: a runtime of pretence, a clock, and HTTP over memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.test.iosim import FakeTransport, IOPump, connect
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.audit import Audit
+from ctllm.cloud.life import _TASKS
+from ctllm.cloud.lifecycle import NEXT, Backoff, State
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.runtimes import Instance, no_matter
+from ctllm.config import Cloud
+from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable, UpstreamFailed
+from ctllm.http.asking import get
+from ctllm.http.client import Origin
+from ctllm.http.incoming import Incoming
+from ctllm.http.server import HttpServerFactory
+
+A, B, C, D = (f"ctllm-proxy-{letter * 32}" for letter in "abcd")
+START = 1_700_000_000.0
+
+
+class PretendProxy:
+    """What answers /health over memory; `up`, `hung` and the figures are the test's to set."""
+
+    def __init__(self, up: bool) -> None:
+        self.up = up
+        self.hung = False
+        self.status = 200
+        self.figures: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
+        self.since_idle: Callable[[], float] | None = None
+        self.asked = 0
+        self.pumps: list[IOPump] = []
+        self.factory = HttpServerFactory(self.answer, Clock())
+
+    async def answer(self, incoming: Incoming) -> None:
+        self.asked += 1
+        await incoming.read(0)
+        if self.hung:
+            await Deferred()
+        if self.since_idle is not None:
+            self.figures["idle_seconds"] = self.since_idle()
+        incoming.reply(self.status, self.figures)
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        if not self.up:
+            return fail(ConnectionRefusedError())
+        client, server = factory.buildProtocol(None), self.factory.buildProtocol(None)
+        self.pumps.append(
+            connect(server, FakeTransport(server, True), client, FakeTransport(client, False))
+        )
+        return succeed(client)
+
+    @property
+    def open_connections(self) -> int:
+        return sum(not pump.clientIO.disconnected for pump in self.pumps)
+
+
+class PretendRuntime:
+    """Starts pretend proxies: at once, or when the Deferred that a test puts in `slow` fires."""
+
+    outlives = False
+
+    def __init__(self) -> None:
+        self.on_exit = no_matter
+        self.proxies: dict[str, PretendProxy] = {}
+        self.all: list[PretendProxy] = []
+        self.slow: dict[str, Deferred[None]] = {}
+        self.stubborn: dict[str, Deferred[None]] = {}
+        self.comes_up = True
+        self.refusal: Exception | None = None
+        self.starts: Counter[str] = Counter()
+        self.removals: Counter[str] = Counter()
+
+    async def ensure(self, proxy_id: str) -> Instance:
+        self.starts[proxy_id] += 1
+        if proxy_id in self.slow:
+            await self.slow[proxy_id]
+        if self.refusal is not None:
+            raise self.refusal
+        self.proxies[proxy_id] = PretendProxy(self.comes_up)
+        self.all.append(self.proxies[proxy_id])
+        return Instance(proxy_id, f"unix:/{proxy_id}", START)
+
+    async def remove(self, proxy_id: str) -> None:
+        self.removals[proxy_id] += 1
+        if proxy_id in self.stubborn:
+            await self.stubborn.pop(proxy_id)
+        self.proxies.pop(proxy_id, None)
+
+    async def inspect(self, proxy_id: str) -> Instance | None:
+        raise NotImplementedError
+
+    async def list(self) -> Sequence[Instance]:
+        raise NotImplementedError
+
+    def connect(self, endpoint: str) -> PretendProxy:
+        return self.proxies[endpoint.removeprefix("unix:/")]
+
+    def die(self, proxy_id: str) -> None:
+        self.proxies.pop(proxy_id).up = False
+        self.on_exit(proxy_id, "it was ended by SIGKILL")
+
+
+class Case(SynchronousTestCase):
+    """Proxies on a clock. However a test ends, stopping must leave no timer and no connection."""
+
+    settings = Cloud()
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.runtime = PretendRuntime()
+        self.metrics = Metrics()
+        self.state = Path(self.mktemp())
+        (self.state / "cloud").mkdir(parents=True)
+        self.proxies = Proxies(
+            self.runtime,
+            self.clock,
+            self.settings,
+            Audit(self.state, self.now),
+            self.metrics,
+            self.runtime.connect,
+            self.now,
+        )
+        self.proxies.startService()
+        self.addCleanup(self.stop)
+
+    def now(self) -> float:
+        return START + self.clock.seconds()
+
+    def stop(self) -> None:
+        self.successResultOf(self.proxies.stopService())
+        self.flush()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(sum(proxy.open_connections for proxy in self.runtime.all), 0)
+
+    def flush(self) -> None:
+        for proxy in self.runtime.all:
+            for pump in proxy.pumps:
+                pump.flush()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, from one due call to the next, with HTTP flowing in between."""
+        end = self.clock.seconds() + seconds
+        self.flush()
+        while due := [c for c in self.clock.getDelayedCalls() if c.getTime() <= end]:
+            self.clock.advance(max(0.0, min(c.getTime() for c in due) - self.clock.seconds()))
+            self.flush()
+        self.clock.advance(max(0.0, end - self.clock.seconds()))
+        self.flush()
+
+    def begin(self, doing: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+        doing_it = Deferred.fromCoroutine(doing)
+        self.flush()
+        return doing_it
+
+    def ensure(self, proxy_id: str) -> Deferred[Origin]:
+        return self.begin(self.proxies.ensure(proxy_id))
+
+    def up(self, proxy_id: str) -> Origin:
+        return self.successResultOf(self.ensure(proxy_id))
+
+    def refused(self, doing: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable) -> Any:
+        return self.failureResultOf(doing, kind).value
+
+    def word(self, proxy_id: str = A) -> str:
+        return self.proxies.status(proxy_id).state
+
+    def audited(self, *names: str) -> list[Any]:
+        path = self.state / "cloud" / "audit.jsonl"
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        entries = [msgspec.json.decode(line) for line in lines]
+        return [tuple(entry.get(name) for name in names) for entry in entries]
+
+    def metric(self, text: str) -> bool:
+        return f"\n{text}\n" in self.metrics.render()[1].decode()
+
+
+class StartTests(Case):
+    """Being started."""
+
+    def test_ten_at_once(self) -> None:
+        """Ten who ask at once share one start and get the same way to it."""
+        self.runtime.slow[A] = Deferred()
+        asking = [self.ensure(A) for _ in range(10)]
+        self.assertEqual(self.word(), "starting")
+        self.runtime.slow[A].callback(None)
+        self.flush()
+        origins = {self.successResultOf(one) for one in asking}
+        self.assertEqual(len(origins), 1)
+        self.assertEqual(self.runtime.starts[A], 1)
+        self.assertIs(self.up(A), origins.pop())
+        self.assertEqual((self.word(), self.proxies.count), ("running", 1))
+
+    def test_slow_beside_fast(self) -> None:
+        """One that takes its time delays nobody else."""
+        self.runtime.slow[A] = Deferred()
+        slow = self.ensure(A)
+        self.up(B)
+        self.assertNoResult(slow)
+        self.runtime.slow[A].callback(None)
+        self.flush()
+        self.successResultOf(slow)
+
+    def test_started_is_answering(self) -> None:
+        """Nobody gets a proxy before it answers; then at once, and the audit says how long."""
+        self.runtime.comes_up = False
+        asking = self.ensure(A)
+        self.wait(0.4)
+        self.runtime.proxies[A].up = True
+        self.runtime.proxies[A].status = 503
+        self.wait(0.4)
+        self.assertNoResult(asking)
+        self.runtime.proxies[A].status = 200
+        self.wait(0.25)
+        self.successResultOf(asking)
+        [(event, proxy, milliseconds)] = self.audited("event", "proxy", "milliseconds")
+        self.assertEqual((event, proxy), ("start", A))
+        self.assertTrue(800 <= milliseconds <= 1050, milliseconds)
+
+    def test_too_slow(self) -> None:
+        """One that does not answer in time is removed; its user hears why and may try again."""
+        self.runtime.comes_up = False
+        asking = self.ensure(A)
+        self.wait(19.9)
+        self.assertNoResult(asking)
+        self.wait(0.2)
+        self.assertIn("did not answer within 20 seconds", self.refused(asking).message)
+        self.assertEqual(self.runtime.removals[A], 1)
+        self.assertEqual(self.audited("event", "reason"), [("failure", "slow")])
+        status = self.proxies.status(A)
+        self.assertEqual((status.state, status.since), ("failed", START + 20))
+        self.assertIn("did not answer", status.error or "")
+        self.assertEqual(self.proxies.count, 0)
+        self.runtime.comes_up = True
+        self.up(A)
+
+    def test_runtime_refuses(self) -> None:
+        """What the runtime says against a start reaches the user."""
+        self.runtime.refusal = ProxyUnavailable("The system starts no more processes.")
+        self.assertIn("no more processes", self.refused(self.ensure(A)).message)
+
+    def test_fault(self) -> None:
+        """A fault of ours in a start is logged, and the user waits for nothing."""
+        self.runtime.refusal = RuntimeError("a fault")
+        self.assertIn("the log says", self.refused(self.ensure(A)).message)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_dies_while_starting(self) -> None:
+        """Who waits for one that dies hears so at once, not when the time is over."""
+        self.runtime.comes_up = False
+        asking = self.ensure(A)
+        self.runtime.die(A)
+        self.assertIn("SIGKILL", self.refused(asking).message)
+        self.assertEqual(self.audited("event", "reason"), [("failure", "died")])
+
+    def test_one_gives_up(self) -> None:
+        """Who gives up waiting takes the start from nobody."""
+        self.runtime.slow[A] = Deferred()
+        one, other = self.ensure(A), self.ensure(A)
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.runtime.slow[A].callback(None)
+        self.flush()
+        self.successResultOf(other)
+
+    def test_forgotten(self) -> None:
+        """A failure is not remembered for ever."""
+        self.runtime.refusal = ProxyUnavailable("no")
+        self.refused(self.ensure(A))
+        self.wait(121)
+        self.assertEqual(self.word(), "absent")
+        self.assertEqual(self.proxies._lives, {})
+
+
+class DeathTests(Case):
+    """Dying, once and again."""
+
+    def test_new_one(self) -> None:
+        """A death is noticed at once; whoever asks next gets another proxy without waiting."""
+        origin = self.up(A)
+        self.assertEqual(self.runtime.all[0].open_connections, 1)
+        self.runtime.die(A)
+        self.flush()
+        self.assertEqual(self.runtime.all[0].open_connections, 0)
+        self.assertEqual((self.word(), self.proxies.count), ("failed", 0))
+        self.assertEqual(self.audited("event", "reason")[1:], [("death", "died")])
+        self.assertIsNot(self.up(A), origin)
+        self.assertEqual(self.runtime.starts[A], 2)
+
+    def test_again_and_again(self) -> None:
+        """One that keeps dying rests for 1, 2, 4 … seconds, and its user hears for how long."""
+        for rest in (0, 1, 2, 4, 8, 16, 32, 60, 60):
+            self.up(A)
+            self.wait(1)
+            self.runtime.die(A)
+            if rest:
+                error = self.refused(self.ensure(A))
+                self.assertEqual(error.retry_after, rest)
+                self.assertIn(f"SIGKILL. Try again in {rest} s.", error.message)
+                self.wait(rest - 0.5)
+                self.refused(self.ensure(A))
+                self.wait(0.5)
+        self.assertEqual(self.audited("event", "reason").count(("refusal", "resting")), 7)
+
+    def test_steady(self) -> None:
+        """A death after a long life has nothing to do with those before."""
+        for _ in range(4):
+            self.wait(10)
+            self.up(A)
+            self.runtime.die(A)
+        self.wait(10)
+        self.up(A)
+        self.wait(31)
+        self.runtime.die(A)
+        self.up(A)
+
+    def test_late_word(self) -> None:
+        """The death of one that is being removed, or of one unknown, changes nothing."""
+        self.up(A)
+        self.runtime.stubborn[A] = gone = Deferred()
+        removing = self.begin(self.proxies.remove(A, "by request"))
+        self.runtime.die(A)
+        self.runtime.on_exit(B, "it was never here")
+        self.assertNoResult(removing)
+        gone.callback(None)
+        self.successResultOf(removing)
+        self.assertEqual(self.word(), "absent")
+
+
+class WatchTests(Case):
+    """Being looked after while running."""
+
+    def test_idle(self) -> None:
+        """One that nobody uses for its time is removed and forgotten."""
+        self.up(A)
+        began = self.clock.seconds()
+        self.runtime.proxies[A].since_idle = lambda: self.clock.seconds() - began
+        self.wait(599)
+        self.assertEqual(self.word(), "running")
+        self.wait(10)
+        self.assertEqual((self.word(), self.proxies.count), ("absent", 0))
+        self.assertEqual(self.runtime.removals[A], 1)
+        self.assertEqual(self.audited("event", "reason")[1:], [("stop", "idle")])
+        self.assertTrue(self.metric('ctllm_proxy_removals_total{reason="idle"} 1.0'))
+
+    def test_busy(self) -> None:
+        """One with an exchange or a tunnel is not removed, however long nobody else asks."""
+        self.up(A)
+        self.wait(3600)
+        self.assertEqual(self.word(), "running")
+        self.assertGreaterEqual(self.runtime.proxies[A].asked, 3600 / 30)
+
+    def test_just_wanted(self) -> None:
+        """One that was just given to somebody stays, though it knows of no exchange yet."""
+        origin = self.up(A)
+        self.runtime.proxies[A].since_idle = self.clock.seconds
+        self.wait(595)
+        self.assertIs(self.up(A), origin)
+        self.wait(595)
+        self.assertEqual(self.word(), "running")
+        self.wait(10)
+        self.assertEqual(self.word(), "absent")
+
+    def test_hung(self) -> None:
+        """One that three times in a row does not answer within 5 s is replaced."""
+        origin = self.up(A)
+        self.runtime.proxies[A].hung = True
+        self.wait(3 * 35 - 1)
+        self.assertEqual(self.word(), "running")
+        self.wait(2)
+        self.assertEqual(self.runtime.removals[A], 1)
+        self.assertEqual(self.audited("event", "reason")[1:], [("death", "hung")])
+        self.assertIsNot(self.up(A), origin)
+
+    def test_recovers(self) -> None:
+        """Two questions unanswered and one answered count as none."""
+        self.up(A)
+        for _ in range(3):
+            self.runtime.proxies[A].hung = True
+            self.wait(70)
+            self.runtime.proxies[A].hung = False
+            self.wait(35)
+        self.assertEqual((self.word(), self.runtime.starts[A]), ("running", 1))
+
+    def test_health(self) -> None:
+        """Health is what the proxy says now; one that is not there says nothing."""
+        self.assertIsNone(self.successResultOf(self.begin(self.proxies.health(A))))
+        self.up(A)
+        self.runtime.proxies[A].figures["desktops"] = 2
+        health = self.successResultOf(self.begin(self.proxies.health(A)))
+        self.assertEqual(health, {"exchanges": 0, "desktops": 2, "idle_seconds": 0})
+
+
+class LimitTests(Case):
+    """So many, and no more."""
+
+    settings = Cloud(max_proxies=3, max_starting=2)
+
+    def test_full(self) -> None:
+        """Beyond the limit a start is refused with a time to come again; what runs goes on."""
+        for proxy in (A, B, C):
+            self.up(proxy)
+        for _ in range(2):
+            self.assertEqual(self.refused(self.ensure(D), Overloaded).retry_after, 60)
+        self.up(A)
+        refusals = [line for line in self.audited("event", "reason") if line[0] == "refusal"]
+        self.assertEqual(refusals, [("refusal", "full")])
+        self.successResultOf(self.begin(self.proxies.remove(A, "by request")))
+        self.up(D)
+
+    def test_failed_ones_are_counted_again(self) -> None:
+        """One that failed takes no place, so it needs one to come back."""
+        self.up(A)
+        self.runtime.die(A)
+        for proxy in (B, C, D):
+            self.up(proxy)
+        self.refused(self.ensure(A), Overloaded)
+
+    def test_turns(self) -> None:
+        """No more start at once than may; the others take their turns."""
+        for proxy in (A, B):
+            self.runtime.slow[proxy] = Deferred()
+        first, second, third = self.ensure(A), self.ensure(B), self.ensure(C)
+        self.assertEqual(self.runtime.starts[C], 0)
+        self.assertEqual(self.word(C), "starting")
+        self.runtime.slow[A].callback(None)
+        self.flush()
+        self.successResultOf(first)
+        self.successResultOf(third)
+        self.assertNoResult(second)
+
+    def test_turn_never_comes(self) -> None:
+        """Who waits too long for a turn is told that it is crowded; nothing was started."""
+        self.runtime.slow.update({A: Deferred(), B: Deferred()})
+        self.ensure(A).addErrback(lambda _: None)
+        self.wait(10)
+        self.ensure(B).addErrback(lambda _: None)
+        crowded = self.ensure(C)
+        self.runtime.slow[C] = Deferred()
+        self.wait(10)
+        self.assertEqual(self.runtime.starts[C], 1, "the turn of A is over")
+        late = self.ensure(D)
+        self.wait(10)
+        self.assertEqual(self.runtime.starts[D], 1, "the turn of B is over")
+        self.wait(30)
+        self.refused(crowded)
+        self.refused(late)
+
+    def test_crowded(self) -> None:
+        """Crowded is no failure of the proxy: it is absent, and there is a time to come again."""
+        self.runtime.slow.update({A: Deferred(), B: Deferred()})
+        self.runtime.stubborn.update({A: Deferred(), B: Deferred()})
+        for proxy in (A, B):
+            self.ensure(proxy).addErrback(lambda _: None)
+            self.proxies._means.turns.acquire()  # as if a third and a fourth were in between
+        crowded = self.ensure(C)
+        self.wait(20)
+        error = self.refused(crowded, Overloaded)
+        self.assertEqual(error.retry_after, 10)
+        self.assertEqual((self.word(C), self.runtime.starts[C]), ("absent", 0))
+        self.assertIn(("refusal", "crowded"), self.audited("event", "reason"))
+
+
+class RemovalTests(Case):
+    """Being told to leave."""
+
+    def test_waits(self) -> None:
+        """Removing is done when it is gone, for all who asked; who is absent is gone."""
+        self.successResultOf(self.begin(self.proxies.remove(A, "by request")))
+        self.up(A)
+        self.runtime.stubborn[A] = gone = Deferred()
+        removing = [self.begin(self.proxies.remove(A, "by request")) for _ in range(2)]
+        self.assertNoResult(removing[0])
+        self.assertEqual((self.word(), self.proxies.count), ("absent", 1))
+        gone.callback(None)
+        for one in removing:
+            self.successResultOf(one)
+        self.assertEqual((self.runtime.removals[A], self.proxies.count), (1, 0))
+        self.assertEqual(
+            self.audited("event", "reason", "detail")[1:], [("stop", "asked", "by request")]
+        )
+
+    def test_wanted_again(self) -> None:
+        """Who asks for one that is leaving waits for it to be gone and gets a new one."""
+        old = self.up(A)
+        self.runtime.stubborn[A] = gone = Deferred()
+        removing, asking = self.begin(self.proxies.remove(A, "by request")), self.ensure(A)
+        self.assertNoResult(asking)
+        gone.callback(None)
+        self.flush()
+        self.successResultOf(removing)
+        self.assertIsNot(self.successResultOf(asking), old)
+
+    def test_while_starting(self) -> None:
+        """Who waits for one that is removed before it runs is told so."""
+        self.runtime.comes_up = False
+        asking = self.ensure(A)
+        self.successResultOf(self.begin(self.proxies.remove(A, "was stopped by its user")))
+        self.assertIn("was stopped by its user", self.refused(asking).message)
+        self.assertEqual(self.word(), "absent")
+
+    def test_cannot_be_removed(self) -> None:
+        """A runtime that cannot remove is logged and keeps nobody from a new proxy."""
+        self.up(A)
+        self.runtime.stubborn[A] = fail(RuntimeError("a fault"))
+        self.successResultOf(self.begin(self.proxies.remove(A, "by request")))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.up(A)
+
+    def test_at_once_in_between(self) -> None:
+        """Who has a proxy removed in the moment of getting it is obeyed, and so are the others."""
+
+        async def use_once() -> None:
+            await self.proxies.ensure(A)
+            await self.proxies.remove(A, "by request")
+
+        self.runtime.slow[A] = Deferred()
+        using, other = self.begin(use_once()), self.ensure(A)
+        self.runtime.slow[A].callback(None)
+        self.flush()
+        self.successResultOf(using)
+        self.successResultOf(other)
+        self.assertEqual((self.word(), self.runtime.removals[A]), ("absent", 1))
+
+    def test_at_once_again(self) -> None:
+        """Who asks again in the moment of a failure gets the next start, not a confusion."""
+
+        async def persistent() -> Origin:
+            try:
+                return await self.proxies.ensure(A)
+            except ProxyUnavailable:
+                self.runtime.comes_up = True
+                return await self.proxies.ensure(A)
+
+        self.runtime.comes_up = False
+        asking = self.begin(persistent())
+        self.runtime.die(A)
+        self.flush()
+        self.successResultOf(asking)
+        self.assertEqual(self.runtime.starts[A], 2)
+
+
+class StopTests(Case):
+    """The cloud's own end; that it leaves no timer and no connection, every test here holds."""
+
+    def test_stop(self) -> None:
+        """Who waits is told, whoever comes later too, and the audit says why they ended."""
+        self.up(A)
+        self.runtime.slow[B] = Deferred()
+        waiting = self.ensure(B)
+        self.successResultOf(self.proxies.stopService())
+        self.assertIn("stopping", self.refused(waiting).message)
+        self.assertIn("stopping", self.refused(self.ensure(A)).message)
+        ends = [line for line in self.audited("event", "proxy", "reason") if line[0] == "stop"]
+        self.assertEqual(ends, [("stop", A, "shutdown"), ("stop", B, "shutdown")])
+
+    def test_metrics(self) -> None:
+        """The gauge of states follows each proxy."""
+        self.up(A)
+        self.up(B)
+        self.assertTrue(self.metric('ctllm_proxies{state="running"} 2.0'))
+        self.runtime.die(A)
+        self.assertTrue(self.metric('ctllm_proxies{state="running"} 1.0'))
+        self.assertTrue(self.metric('ctllm_proxies{state="failed"} 1.0'))
+        self.assertTrue(self.metric("ctllm_proxy_starts_total 2.0"))
+
+
+class TableTests(SynchronousTestCase):
+    """The decisions by themselves."""
+
+    def test_table(self) -> None:
+        """Every state can be reached and left, and something is done in it."""
+        self.assertEqual(set(NEXT.values()), set(State))
+        self.assertEqual({state for state, _ in NEXT}, set(State))
+        self.assertEqual(set(_TASKS), set(State))
+
+    def test_backoff(self) -> None:
+        """Rests double from the second failure in a row, and one long life ends the row."""
+        backoff, now, rests = Backoff(), 0.0, []
+        for lived in (1, 1, 1, 1, 40, 1):
+            backoff.failed(now, lived)
+            rests.append(backoff.rest(now))
+            now += 100
+        self.assertEqual(rests, [0, 1, 2, 4, 0, 1])
+
+    def test_backoff_rounds_up(self) -> None:
+        """Whoever comes back after the seconds that were said is not refused again."""
+        backoff = Backoff()
+        backoff.failed(0.0, 0)
+        backoff.failed(0.0, 0)
+        self.assertEqual([backoff.rest(0.3), backoff.rest(1.0)], [math.ceil(0.7), 0])
+
+
+class AskingTests(SynchronousTestCase):
+    """One small question by HTTP."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.proxy = PretendProxy(True)
+        self.origin = Origin(self.proxy, self.clock, "the test", ProxyUnavailable)
+
+    def get(self, limit: int = 100) -> Deferred[tuple[int, bytes]]:
+        asking = Deferred.fromCoroutine(get(self.origin, b"/", self.clock, 5, limit))
+        for pump in self.proxy.pumps:
+            pump.flush()
+        return asking
+
+    def test_answer(self) -> None:
+        """Status and body come, the connection is kept, and no timer of the question is left."""
+        self.proxy.status = 404
+        status, body = self.successResultOf(self.get())
+        self.assertEqual((status, msgspec.json.decode(body)), (404, self.proxy.figures))
+        self.assertEqual((self.proxy.open_connections, len(self.clock.getDelayedCalls())), (1, 1))
+
+    def test_too_large(self) -> None:
+        """An answer beyond the limit is not read to its end."""
+        self.assertIn("10 bytes", str(self.failureResultOf(self.get(10), UpstreamFailed).value))
+        self.assertEqual(self.proxy.open_connections, 0)
+
+    def test_too_late(self) -> None:
+        """Without an answer in time the connection is closed."""
+        self.proxy.hung = True
+        asking = self.get()
+        self.clock.advance(4.9)
+        self.assertNoResult(asking)
+        self.clock.advance(0.1)
+        self.failureResultOf(asking, UpstreamFailed)
+        self.assertEqual(self.proxy.open_connections, 0)
+
+    def test_cancelled(self) -> None:
+        """Who waits no more leaves neither a connection nor a timer."""
+        self.proxy.hung = True
+        asking = self.get()
+        asking.cancel()
+        self.failureResultOf(asking, CancelledError)
+        self.assertEqual((self.proxy.open_connections, self.clock.getDelayedCalls()), (0, []))
+
+    def test_nobody_there(self) -> None:
+        """Without a connection the error is the origin's own."""
+        self.proxy.up = False
+        self.failureResultOf(self.get(), ProxyUnavailable)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

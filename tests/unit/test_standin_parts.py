@@ -1,0 +1,98 @@
+"""The stand-in's smaller parts: words, shapes, names and durations; and one real socket."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from ctllm.errors import BadRequest
+from ctllm.standin import Script, Standin
+from ctllm.standin.shape import example
+from ctllm.standin.shelf import full_name, keep_alive_seconds, rfc3339
+from ctllm.standin.vectors import vector
+from ctllm.standin.words import Repeat, words
+
+
+class PartsTests(SynchronousTestCase):
+    def test_words_joined_are_the_text(self) -> None:
+        """Nothing is lost between words."""
+        for text in ("", " a  b\n", "one", "ends \n"):
+            self.assertEqual("".join(words(text)), text)
+
+    def test_repeat_is_a_sequence(self) -> None:
+        """The same word many times, without being held many times."""
+        many = Repeat("x", 10**9)
+        self.assertEqual((len(many), many[10**9 - 1], list(many[:2])), (10**9, "x", ["x", "x"]))
+        self.assertRaises(IndexError, lambda: many[10**9])
+
+    def test_example_fits_its_schema(self) -> None:
+        """Definitions, alternatives and nested objects are followed, loops are not."""
+        schema = {
+            "$defs": {"Loop": {"type": "object", "properties": {"l": {"$ref": "#/$defs/Loop"}}}},
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "kind": {"enum": ["a", "b"]},
+                "age": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+                "tags": {"type": "array", "items": {"type": "boolean"}, "minItems": 2},
+                "loop": {"$ref": "#/$defs/Loop"},
+            },
+        }
+        made = example(schema, "text")
+        self.assertIn("l", made.pop("loop"))
+        self.assertEqual(made, {"name": "text", "kind": "a", "age": 1, "tags": [False, False]})
+
+    def test_names_and_times(self) -> None:
+        """A name without a tag is the latest; times are UTC in microseconds."""
+        self.assertEqual(full_name("hub:80/a"), "hub:80/a:latest")
+        self.assertEqual(full_name("a:b"), "a:b")
+        self.assertEqual(rfc3339(1.5), "1970-01-01T00:00:01.500000Z")
+
+    def test_keep_alive(self) -> None:
+        """Durations are read as Ollama reads them."""
+        for value, seconds in ((None, 300), (7, 7), ("1h2m", 3720), ("0", 0), ("500ms", 0.5)):
+            self.assertEqual(keep_alive_seconds(value), seconds)
+        self.assertGreater(keep_alive_seconds("-1m"), 10**9)
+        self.assertRaises(BadRequest, keep_alive_seconds, "soon")
+
+    def test_vectors(self) -> None:
+        """The same text has the same vector, of length one."""
+        self.assertEqual(vector("a", 8), vector("a", 8))
+        self.assertNotEqual(vector("a"), vector("b"))
+        self.assertAlmostEqual(sum(n * n for n in vector("a")), 1.0)
+
+
+class _Reader(Protocol):
+    def __init__(self) -> None:
+        self.data = b""
+        self.gone: Deferred[None] = Deferred()
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone.callback(None)
+
+
+class SocketTests(TestCase):
+    async def test_paced_lines_arrive_whole(self) -> None:
+        """Lines that are sent at once arrive complete and in order, also if a socket is full."""
+        standin = Standin(reactor)
+        lines = tuple(f"{n} ".ljust(200_000, "x") for n in range(20))
+        standin.script("/api/chat", Script(lines=lines, line_interval=0.0005))
+        port = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        reader = await connectProtocol(endpoint, _Reader())
+        body = b'{"model":"demo:echo","messages":[{"role":"user","content":"x"}]}'
+        head = b"POST /api/chat HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+        reader.transport.write(head % len(body) + body)
+        await reader.gone
+        self.assertTrue(reader.data.endswith(b"\r\n0\r\n\r\n"))
+        at = [reader.data.index(line.encode()) for line in lines]
+        self.assertEqual(at, sorted(at))
+        self.assertEqual(standin.requests[-1].lines_sent, 21)
