@@ -23,6 +23,7 @@ What = Literal["start", "failure", "refusal", "stop", "death"]
 ONCE = 60.0
 _FILE = Path("cloud", "audit.jsonl")
 _MODE = 0o600
+_log = Logger("ctllm.audit")
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,8 +43,6 @@ class Audit:
     Without `state` only to the log. `now` gives epoch seconds.
     Nothing fails because of a line that could not be written.
     """
-
-    _log = Logger("ctllm.audit")
 
     def __init__(self, state: Path | None = None, now: Callable[[], float] = time.time) -> None:
         self._path = None if state is None else state / _FILE
@@ -65,7 +64,7 @@ class Audit:
             return
         at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
         line = msgspec.json.encode(Entry(at, event, proxy_id, reason, detail, milliseconds))
-        self._log.info("{line}", line=line.decode())
+        _log.info("{line}", line=line.decode())
         if self._path is not None:
             self._append(self._path, line)
 
@@ -91,7 +90,7 @@ class Audit:
     def _complain(self, path: Path, why: str) -> None:
         if not self._broken:
             self._broken = True
-            self._log.error("audit lines cannot be written to {path}: {why}", path=path, why=why)
+            _log.error("audit lines cannot be written to {path}: {why}", path=path, why=why)
 
 
 def _append(path: Path, data: bytes) -> int:

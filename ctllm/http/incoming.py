@@ -36,6 +36,7 @@ class Incoming:
         self._version = version
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
+        self._last = b""
         self._done = False
         self._answer_stalled = False
         self._body_stalled = False
@@ -101,6 +102,7 @@ class Incoming:
 
     def data(self, piece: bytes) -> None:
         """Send a piece of the body."""
+        self._last = piece
         self._server.send(h11.Data(data=piece))
 
     def end(self) -> None:
@@ -125,7 +127,7 @@ class Incoming:
         dialect = dialect_of(self.asked.path)
         kind = first(self._answer.headers, b"content-type") or b""
         fixed = first(self._answer.headers, b"content-length") is not None
-        self._server.break_off(b"" if fixed else error_in_stream(dialect, kind, error))
+        self._server.break_off(b"" if fixed else error_in_stream(dialect, kind, error, self._last))
 
     def pause_body(self) -> None:
         """Whoever takes the request body is busy."""

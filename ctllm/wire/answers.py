@@ -68,20 +68,27 @@ def error_body(dialect: Dialect, error: CtllmError) -> bytes:
     return msgspec.json.encode({"error": _openai(error)})
 
 
-def error_in_stream(dialect: Dialect, content_type: bytes, error: CtllmError) -> bytes:
+def error_in_stream(
+    dialect: Dialect, content_type: bytes, error: CtllmError, last: bytes = b""
+) -> bytes:
     """What to write into an answer that breaks off, or nothing where no words would be heard.
 
-    A line break goes first: the answer may have stopped inside a line, and a line that is both
-    half an object and an error would be neither.
+    `last` is the last piece that was sent: an answer may have stopped inside a line, and a line
+    that is both half an object and an error would be neither, so such a line is ended first.
     """
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"application/x-ndjson":
-        return b"\n" + error_body(dialect, error) + b"\n"
+        return _line_end(last, b"\n") + error_body(dialect, error) + b"\n"
     if kind != b"text/event-stream":
         return b""
+    start = _line_end(last, b"\n\n")
     if dialect is Dialect.ANTHROPIC:
-        return b"\n\nevent: error\ndata: " + msgspec.json.encode(_anthropic(error)) + b"\n\n"
+        return start + b"event: error\ndata: " + msgspec.json.encode(_anthropic(error)) + b"\n\n"
     if dialect is Dialect.RESPONSES:
         told = {"type": "error", "code": error.code, "message": error.message, "param": None}
-        return b"\n\nevent: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
-    return b"\n\ndata: " + error_body(dialect, error) + b"\n\n"
+        return start + b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
+    return start + b"data: " + error_body(dialect, error) + b"\n\n"
+
+
+def _line_end(last: bytes, end: bytes) -> bytes:
+    return b"" if not last or last.endswith(end) else end

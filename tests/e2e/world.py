@@ -68,13 +68,13 @@ class Program(ProcessProtocol):
     def pid(self) -> int:
         return self.transport.pid
 
-    def signal(self, number: int) -> None:
+    def send(self, number: int) -> None:
         if self.code is None and self.transport.pid is not None:
             os.kill(self.transport.pid, number)
 
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End it and wait until it is gone."""
-        self.signal(number)
+        self.send(number)
         await until(lambda: self.transport.pid is None, f"{self.name} to end:\n{self.printed}")
 
 

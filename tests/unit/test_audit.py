@@ -1,0 +1,99 @@
+"""The audit: one JSON line for what was started, refused and stopped."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+from twisted.logger import capturedLogs
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.audit import Audit
+
+PROXY = "ctllm-proxy-0123456789abcdef0123456789abcdef"
+
+
+class AuditTests(SynchronousTestCase):
+    """To the log and to a file."""
+
+    def setUp(self) -> None:
+        self.time = 1_700_000_000.25
+        self.state = Path(self.mktemp())
+        (self.state / "cloud").mkdir(parents=True)
+        self.path = self.state / "cloud" / "audit.jsonl"
+        self.audit = Audit(self.state, lambda: self.time)
+
+    def lines(self) -> list[Any]:
+        return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
+
+    def test_line(self) -> None:
+        """A line says when (UTC), what, whose and how long; what is not known is left out."""
+        self.audit.record("start", PROXY, milliseconds=412)
+        self.audit.record("death", PROXY, "died", "it was ended by SIGKILL")
+        start, death = self.lines()
+        time = "2023-11-14T22:13:20.250+00:00"
+        self.assertEqual(
+            start, {"time": time, "event": "start", "proxy": PROXY, "milliseconds": 412}
+        )
+        self.assertEqual((death["reason"], death["detail"]), ("died", "it was ended by SIGKILL"))
+
+    def test_logged(self) -> None:
+        """The same line is in the log, under a name of its own, with or without a file."""
+        with capturedLogs() as events:
+            Audit(None, lambda: self.time).record("stop", PROXY, "idle")
+        [event] = events
+        self.assertEqual(event["log_namespace"], "ctllm.audit")
+        self.assertEqual(msgspec.json.decode(event["line"])["reason"], "idle")
+        self.assertFalse(self.path.exists())
+
+    def test_private(self) -> None:
+        """The file is its owner's alone, whatever the umask."""
+        self.addCleanup(os.umask, os.umask(0))
+        self.audit.record("stop", PROXY)
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    def test_moved_away(self) -> None:
+        """A file that was rotated away is made anew."""
+        self.audit.record("start", PROXY)
+        self.path.rename(self.path.with_suffix(".1"))
+        self.audit.record("stop", PROXY)
+        self.assertEqual([line["event"] for line in self.lines()], ["stop"])
+
+    def test_refusals_in_a_row(self) -> None:
+        """Who keeps asking while refused does not fill the disk."""
+        for _ in range(100):
+            self.audit.record("refusal", PROXY, "full")
+        self.audit.record("refusal", PROXY, "resting")
+        self.time += 60
+        self.audit.record("refusal", PROXY, "full")
+        self.assertEqual([x["reason"] for x in self.lines()], ["full", "resting", "full"])
+
+    def test_full_disk(self) -> None:
+        """A full disk is complained of once and stops nothing; with room, lines go on."""
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with capturedLogs() as events, mock.patch("os.write", side_effect=full):
+            self.audit.record("start", PROXY)
+            self.audit.record("stop", PROXY)
+        complaints = [event for event in events if "why" in event]
+        self.assertEqual([event["why"] for event in complaints], ["No space left on device"])
+        self.audit.record("start", PROXY)
+        self.assertEqual(self.path.read_bytes().count(b'"start"'), 1)
+
+    def test_torn_line(self) -> None:
+        """A line that a full disk cut off spoils no other."""
+        write = os.write
+        with mock.patch("os.write", lambda fd, data: write(fd, data[:10])):
+            self.audit.record("start", PROXY)
+        self.audit.record("stop", PROXY)
+        torn, whole = self.path.read_bytes().splitlines()
+        self.assertEqual((len(torn), msgspec.json.decode(whole)["event"]), (10, "stop"))
+
+    def test_no_folder(self) -> None:
+        """Where nothing can be written, the log alone has it."""
+        with capturedLogs() as events:
+            Audit(self.state / "nowhere", lambda: self.time).record("start", PROXY)
+        self.assertEqual(len(events), 2)
