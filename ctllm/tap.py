@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.logger import ILogObserver
 
 from ctllm.config import Config
 from ctllm.errors import CtllmError
+from ctllm.logs import json_observer
 from ctllm.options import Options, ProxyPlace
 from ctllm.wire.jws import to_text
 
@@ -20,7 +22,20 @@ __all__ = ["Options", "makeService"]
 
 
 class Place(MultiService):
-    """A place as a whole. A start that cannot be ends with a sentence instead of a traceback."""
+    """A place as a whole. A start that cannot be ends with a sentence instead of a traceback.
+
+    `observer` is where the log goes, if not where twistd puts it.
+    """
+
+    def __init__(self, observer: Any = None) -> None:
+        super().__init__()
+        self._observer = observer
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join twistd's application, which looks there for where to log."""
+        if self._observer is not None:
+            parent.setComponent(ILogObserver, self._observer)
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Listen, as whoever started us."""
@@ -42,7 +57,8 @@ def makeService(options: Options) -> Place:
     from twisted.internet import reactor
 
     config = options.configuration()
-    place = Place()
+    json = config.log_format == "json"
+    place = Place(json_observer(options.parent or {}) if json else None)
     if options.place == "proxy":
         _proxy(reactor, config, options.proxy_place()).setServiceParent(place)
     elif options.place == "cloud":

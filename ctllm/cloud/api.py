@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Annotated
@@ -33,8 +34,10 @@ _JSON: Headers = ((b"Content-Type", b"application/json"),)
 class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The API keys of one desktop that count, by hash, for so many seconds."""
 
-    hashes: Annotated[list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]], Meta(max_length=100)]
-    seconds: Annotated[int, Meta(ge=10, le=600)]
+    hashes: Annotated[
+        list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]], Meta(max_length=100)
+    ]
+    seconds: Annotated[float, Meta(ge=10, le=600)]
 
 
 Manager = Callable[[], Awaitable[Grant]]
@@ -129,7 +132,7 @@ class Api:
         health = await self._proxies.health(proxy) or {}
         return {
             "state": status.state,
-            "since": status.since,
+            "since": None if status.since is None else max(0.0, time.time() - status.since),
             "exchanges": health.get("exchanges", 0),
             "desktops": health.get("desktops", 0),
             "idle_seconds": health.get("idle_seconds"),

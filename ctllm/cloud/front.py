@@ -59,6 +59,8 @@ class Front:
             incoming.reply(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
             await self._tunnel(incoming)
+        elif asked.path.startswith(b"/ctllm/exchanges/"):
+            await self._relay(incoming)
         elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
             await self._managed(incoming)
         else:

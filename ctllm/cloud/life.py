@@ -87,15 +87,6 @@ class Life:
             self.happen(Event.TOLD, cause)
             await gone
 
-    def abandon(self) -> None:
-        """The cloud stops: leave the proxy to the runtime, and no timer or connection."""
-        if self.state in ALIVE and not self._means.runtime.outlives:
-            self._means.audit.record("stop", self.id, "shutdown")
-        self._cancel_task()
-        self._close_origin()
-        self._waiting.fail(ProxyUnavailable("The cloud is stopping."))
-        self._leaving.succeed(None)
-
     def happen(self, event: Event, cause: Cause) -> None:
         """Take an event, or ignore it, as the table says."""
         self._events.append(Happening(event, cause))
@@ -165,6 +156,9 @@ class Life:
                 metrics.proxy_removed(cause.reason)
             case State.LEAVING, Event.GONE:
                 audit.record("stop", self.id, self.cause.reason, self.cause.said)
+            case State.STARTING | State.RUNNING | State.LEAVING, Event.CLOSED:
+                if not self._means.runtime.outlives:
+                    audit.record("stop", self.id, cause.reason)
 
     # -- the task of each state
 
@@ -247,6 +241,11 @@ class Life:
         self._forget(self)
         return None
 
+    async def _close(self) -> None:
+        self._close_origin()
+        self._waiting.fail(ProxyUnavailable("The cloud is stopping."))
+        self._leaving.succeed(None)
+
     # -- words
 
     def _rest(self) -> int:
@@ -266,7 +265,7 @@ class Life:
 
 
 def _label(state: State) -> str | None:
-    return None if state is State.ABSENT else state.value
+    return None if state in (State.ABSENT, State.CLOSED) else state.value
 
 
 _TASKS: Mapping[State, Callable[[Life], Coroutine[Any, Any, Happening | None]]] = MappingProxyType(
@@ -277,5 +276,6 @@ _TASKS: Mapping[State, Callable[[Life], Coroutine[Any, Any, Happening | None]]] 
         State.LEAVING: Life._remove,
         State.BREAKING: Life._remove,
         State.FAILED: Life._remember,
+        State.CLOSED: Life._close,
     }
 )

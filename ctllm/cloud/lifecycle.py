@@ -5,6 +5,7 @@
     STARTING, RUNNING --told--> LEAVING --gone--> ABSENT
     STARTING, RUNNING --broke--> BREAKING --gone--> FAILED --wanted--> STARTING
                                                     FAILED --forgotten--> ABSENT
+    any --closed--> CLOSED                              the cloud stops; the rest is the runtime's
 
 What the table does not name changes nothing: a proxy that dies while it leaves, leaves.
 """
@@ -34,6 +35,7 @@ class State(Enum):
     LEAVING = "leaving"
     BREAKING = "breaking"
     FAILED = "failed"
+    CLOSED = "closed"
 
 
 class Event(Enum):
@@ -46,6 +48,7 @@ class Event(Enum):
     BROKE = "broke"  # it did not start, died, or hangs
     GONE = "gone"  # the runtime has removed all of it
     FORGOTTEN = "forgotten"  # its failure was long ago
+    CLOSED = "closed"  # the cloud stops
 
 
 NEXT: Mapping[tuple[State, Event], State] = MappingProxyType(
@@ -61,6 +64,7 @@ NEXT: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.LEAVING, Event.GONE): State.ABSENT,
         (State.BREAKING, Event.GONE): State.FAILED,
         (State.FAILED, Event.FORGOTTEN): State.ABSENT,
+        **{(state, Event.CLOSED): State.CLOSED for state in State if state is not State.CLOSED},
     }
 )
 

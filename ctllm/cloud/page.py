@@ -35,7 +35,6 @@ _POLICY = b"; ".join(
 
 HEADERS: Headers = (
     (b"Content-Type", b"text/html; charset=utf-8"),
-    (b"Content-Length", b"%d" % len(PAGE)),
     (b"Cache-Control", b"no-cache"),
     (b"Vary", b"Accept"),  # other clients get Ollama's answer at the same address
     (b"Content-Security-Policy", _POLICY),

@@ -32,6 +32,7 @@ _WORDS: dict[State, Word] = {
     State.LEAVING: "absent",
     State.BREAKING: "failed",
     State.FAILED: "failed",
+    State.CLOSED: "absent",
 }
 
 
@@ -80,7 +81,7 @@ class Proxies(MultiService):
         lives, self._lives = list(self._lives.values()), {}
         stopping = super().stopService()
         for life in lives:
-            life.abandon()
+            life.happen(Event.CLOSED, Cause("shutdown"))
         return stopping  # type: ignore[no-any-return]
 
     async def ensure(self, proxy_id: str) -> Origin:

@@ -25,14 +25,17 @@ REFRESH = b"ctllm-refresh"
 class Redeem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An invitation, and what signs in with it."""
 
-    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$")]
+    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
     client: Literal["browser", "desktop"]
 
 
 class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What renews; a browser's is in its cookie instead."""
 
-    refresh: Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$")] | None = None
+    refresh: (
+        Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$", max_length=51)]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class SignIn:
@@ -69,7 +72,7 @@ class SignIn:
     def renew(self, incoming: Incoming, raw: bytes) -> None:
         """Give another short token."""
         refresh = decoded(raw, Renew).refresh
-        if refresh is not None:
+        if refresh is not msgspec.UNSET:
             incoming.reply(200, self._token(self._sessions.renew(refresh)))
             return
         _same_site(incoming.asked)

@@ -61,7 +61,7 @@ class DesktopService(MultiService):
 
     def add_demo(self) -> None:
         """Let a stand-in answer until Ollama appears."""
-        site = Standin(self._reactor).site
+        site = Standin.demo(self._reactor).site
         self._demo = Listener(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
 

@@ -208,12 +208,25 @@ class HttpServer(TwistedProtocol):
     def answered(self) -> None:
         """The answer is whole: serve the next request, or close."""
         self._incoming = self._work = None
+        self._read_out()
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._next_cycle()
         elif self._h11.their_state is h11.DONE:
             self.close()
         else:
             self._linger()
+
+    def _read_out(self) -> None:
+        """Take what has come of a body that nobody wanted, so that the connection may go on."""
+        try:
+            while self._h11.their_state is h11.SEND_BODY:
+                if self._h11.next_event() is h11.NEED_DATA:
+                    if not self._unread:
+                        return
+                    self._h11.receive_data(bytes(self._unread))
+                    self._unread.clear()
+        except h11.RemoteProtocolError:
+            return  # then it does not go on
 
     def _next_cycle(self) -> None:
         leftover, _ = self._h11.trailing_data

@@ -12,6 +12,7 @@ from ctllm.http.incoming import Incoming
 from ctllm.http.splice import hand_over
 from ctllm.http.websocket import ProxySockets
 from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.proxy.resumption import wanted_exchange
 from ctllm.wire.assertions import SERVE, Claims, Verifier
 from ctllm.wire.heads import RequestHead, first, without
 
@@ -19,9 +20,7 @@ from ctllm.wire.heads import RequestHead, first, without
 class ProxyApp:
     """The application of one user's proxy."""
 
-    def __init__(
-        self, rendezvous: Rendezvous, verifier: Verifier, sockets: ProxySockets
-    ) -> None:
+    def __init__(self, rendezvous: Rendezvous, verifier: Verifier, sockets: ProxySockets) -> None:
         self._rendezvous = rendezvous
         self._verifier = verifier
         self._sockets = sockets
@@ -39,6 +38,8 @@ class ProxyApp:
             if incoming.asked.method != b"GET":
                 raise MethodNotAllowed("desktops can only be listed", allow="GET")
             incoming.reply(200, {"desktops": self._rendezvous.desktops()})
+        elif path.startswith(b"/ctllm/exchanges/"):
+            self._take_up(incoming)
         elif path.startswith((b"/ctllm/", b"/ws/")):
             raise NotFound("a streaming proxy has nothing there")
         else:
@@ -68,9 +69,18 @@ class ProxyApp:
     def _relay(self, incoming: Incoming) -> None:
         asked = incoming.asked
         head = RequestHead(asked.method, asked.target, without(asked.headers, _OURS))
-        call = self._rendezvous.open(head, incoming)
-        incoming.extra = ((EXCHANGE, call.id.hex().encode()),)
-        incoming.relay(call)
+        asking = self._rendezvous.open(head, incoming)
+        incoming.extra = ((EXCHANGE, asking.id.hex().encode()),)
+        incoming.relay(self._rendezvous.call(asking))
+
+    def _take_up(self, incoming: Incoming) -> None:
+        """Give an answer again to its user, from the byte that is asked for."""
+        if incoming.asked.method != b"GET":
+            raise MethodNotAllowed("an answer can only be taken up", allow="GET")
+        id, offset = wanted_exchange(incoming.asked.target)
+        asking = self._rendezvous.take_up(id, offset, incoming)
+        incoming.extra = ((EXCHANGE, id.hex().encode()),)
+        incoming.relay(self._rendezvous.call(asking, again=True))
 
 
 _OURS = (ASSERTION.lower(),)

@@ -8,11 +8,12 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from ctllm.errors import DesktopOffline, NotFound, Overloaded, ProtocolViolation
+from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.faces import Clock
 from ctllm.http.headers import DESKTOP
 from ctllm.http.websocket import ProxySocket
-from ctllm.wire.exchange import Caller
+from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
+from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import (
     NO_EXCHANGE,
     Desktop,
@@ -50,9 +51,13 @@ class Rendezvous:
 
     _log = Logger()
 
-    def __init__(self, clock: Clock, window: int, grace: float, max_exchanges: int) -> None:
+    def __init__(
+        self, clock: Clock, window: int, grace: float, max_exchanges: int, max_resume: int
+    ) -> None:
         self._clock = clock
         self._limits = (window, grace, max_exchanges)
+        self._max_resume = max_resume
+        self._remembered = Remembered()
         self._meetings: dict[str, Meeting] = {}
         self._busy_until = clock.seconds()
 
@@ -63,12 +68,15 @@ class Rendezvous:
         kind, _, payload = next(split(message), (0, b"", b""))
         if kind != Kind.HELLO:
             raise ProtocolViolation("the first frame of a tunnel must be HELLO")
-        desktop = from_json(payload, Hello).desktop
+        hello = from_json(payload, Hello)
+        desktop = hello.desktop
         if desktop is None or not _ID.fullmatch(desktop.id) or not desktop.name.isprintable():
             raise ProtocolViolation("a bridge must say which desktop it is of")
         meeting = self._meeting(desktop)
         self._replace(meeting, socket)
         meeting.opener.receive(message)
+        for id in hello.exchanges:
+            self._remembered.add(_exchange_id(id), meeting.opener)
 
     def _meeting(self, desktop: Desktop) -> Meeting:
         known = self._meetings.get(desktop.id)
@@ -119,14 +127,28 @@ class Rendezvous:
     def open(self, head: RequestHead, caller: Caller) -> Asking:
         """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
 
-        Raises DesktopOffline, NotFound or Overloaded.
+        Raises DesktopOffline, NotFound, Overloaded or BadRequest.
         """
+        resume = wanted_seconds(head, self._max_resume)
         self._busy_until = self._clock.seconds()
         wanted = first(head.headers, DESKTOP.lower())
         meeting = self._best() if wanted is None else self._named(wanted.decode("latin-1"))
-        if len(meeting.opener.exchanges) >= self._limits[2]:
-            raise Overloaded("this desktop has too many requests under way; try again soon")
-        return meeting.opener.open(head, caller)
+        asking = meeting.opener.open(head, caller, resume)
+        if resume:
+            self._remembered.add(asking.id, meeting.opener)
+        return asking
+
+    def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
+        """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
+        asking = self._remembered.find(id).take_up(id, offset, FromOffset(caller, offset))
+        asking.resume_seconds = asking.resume_seconds or self._max_resume
+        return asking
+
+    def call(self, asking: Asking, again: bool = False) -> Call:
+        """What a client holds of its exchange: it may leave and come back, if it said so."""
+        if not asking.resume_seconds:
+            return asking
+        return (Again if again else Resumable)(asking, self._clock)
 
     def _best(self) -> Meeting:
         """Of those connected: real Ollama before demo before none, then the newest."""
@@ -161,6 +183,16 @@ class Rendezvous:
         return [
             _described(meeting, now) for meeting in self._meetings.values() if meeting.opener.up
         ]
+
+
+def _exchange_id(text: str) -> bytes:
+    try:
+        id = bytes.fromhex(text)
+    except ValueError:
+        id = b""
+    if len(id) != len(NO_EXCHANGE):
+        raise ProtocolViolation("an exchange id that is not 32 hexadecimal digits")
+    return id
 
 
 def _merit(opener: Opener) -> int:

@@ -28,7 +28,11 @@ def proxy_service(
 ) -> MultiService:
     """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed."""
     rendezvous = Rendezvous(
-        reactor, settings.window, settings.grace_seconds, settings.max_exchanges
+        reactor,
+        settings.window,
+        settings.grace_seconds,
+        settings.max_exchanges,
+        settings.resume_seconds_max,
     )
     sockets = ProxySockets(
         reactor, rendezvous.greeted, settings.ping_seconds, settings.ping_timeout_seconds

@@ -38,7 +38,8 @@ class Flow:
         self._error = stream.error
         self._script = script
         self._interval = interval if script.line_interval is None else script.line_interval
-        self._marks = set(script.marks)
+        self._marks = script.marks
+        self._rested = False
         self._due = 0.0
         self._paused = False
         self._timer: Timer | None = None
@@ -48,8 +49,7 @@ class Flow:
         """Write it all. Fires with whether it may end cleanly; cancel it to stop at once."""
         self._due = self._clock.seconds()
         self._request.registerProducer(self, True)
-        if not self._marked():
-            self._go()
+        self._go()
         return self._done
 
     def pauseProducing(self) -> None:
@@ -78,19 +78,19 @@ class Flow:
 
     def _write_on(self) -> None:
         left = _TURN
-        for line in self._lines:
+        while not self._paused:
+            if self._record.lines_sent in self._marks and self._marked():
+                return
+            line = next(self._lines, None)
+            if line is None:
+                return self._end(whole=True)
             if line:
                 left -= len(line)
                 self._write(line)
-                if self._record.lines_sent in self._marks and self._marked():
-                    return
             elif self._interval:
                 return self._sleep_until(self._due + self._interval)
-            if self._paused:
-                return
             if left <= 0:
                 return self._sleep_until(self._clock.seconds())
-        self._end(whole=True)
 
     def _write(self, line: bytes) -> None:
         # Without a pace the lines of a turn go out together, which is faster.
@@ -101,15 +101,15 @@ class Flow:
     def _marked(self) -> bool:
         """Do what the script says after so many lines; whether that holds up the next line."""
         sent, script = self._record.lines_sent, self._script
-        if script.break_after == sent:
+        if script.pause_after is not None and script.pause_after[0] == sent and not self._rested:
+            self._rested = True
+            self._request.write(b"")
+            self._sleep_until(self._clock.seconds() + script.pause_after[1])
+        elif script.break_after == sent:
             self._end(whole=False)
         elif script.error_in_stream is not None and script.error_in_stream[0] == sent:
             self._write(self._error(script.error_in_stream[1]))
             self._end(whole=True)
-        elif script.pause_after is not None and script.pause_after[0] == sent in self._marks:
-            self._marks.discard(sent)
-            self._request.write(b"")
-            self._sleep_until(self._clock.seconds() + script.pause_after[1])
         else:
             return False
         return True
@@ -122,8 +122,7 @@ class Flow:
 
     def _wake(self) -> None:
         self._timer = None
-        if not self._paused:
-            self._go()
+        self._go()
 
     def _end(self, *, whole: bool) -> None:
         self._release()

@@ -63,7 +63,7 @@ class Incoming(http.Request):
         # An error is met again, and dealt with, when the reactor writes what is left.
         rest = chunk[sent:] if isinstance(sent, int) else chunk
         if rest:
-            transport.write(rest)
+            transport.write(rest)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:
         """Stop working for a client that is gone."""

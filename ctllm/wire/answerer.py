@@ -91,6 +91,8 @@ class Answering(Exchange):
 
     def attach(self, offset: int) -> None:
         """Go on from `offset`; raises Gone where that is not kept any more."""
+        if offset > self.out.written:  # whoever has the end has nothing left to ask for
+            raise Gone("the answer is not that long")
         self.out.rewind(offset)
         self._live()
         self._announcement = offset_frame(Kind.ATTACH, self.id, self.into.reach) + self._head

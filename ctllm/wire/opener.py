@@ -5,7 +5,15 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from ctllm.errors import CtllmError, DesktopLost, DesktopOffline, Overloaded, ProtocolViolation
+from ctllm.errors import (
+    Cancelled,
+    CtllmError,
+    DesktopLost,
+    DesktopOffline,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+)
 from ctllm.wire.exchange import Caller, Exchange, Link
 from ctllm.wire.frames import (
     NO_EXCHANGE,
@@ -34,6 +42,8 @@ class Asking(Exchange):
         self._opener = opener
         self._opening = opening
         self._announcement = opening
+        self.resume_seconds = 0  # how long its client may stay away
+        self._taken_up = not opening  # its request went through a proxy before this one
 
     # -- Call
 
@@ -81,8 +91,17 @@ class Asking(Exchange):
 
     def attached(self, offset: int) -> None:
         """The answerer goes on, and wants the request body from `offset`."""
-        self.out.rewind(offset)
+        if not self._taken_up:
+            self.out.rewind(offset)
         self._live()
+
+    def hand_to(self, caller: Caller, offset: int) -> None:
+        """Let `caller` have the answer from `offset` on, head included."""
+        self.caller = caller
+        self.headed = False
+        self._reader_paused = False
+        self.into.rejoin(offset)
+        self.attach()
 
     # -- what the tunnel hears
 
@@ -109,7 +128,9 @@ class Asking(Exchange):
 
     def hear_ack(self, offset: int) -> None:
         """Take how far the answerer has consumed the request body."""
-        if self.link is Link.LIVE and self._acknowledged(offset):
+        if self._taken_up or self.link is not Link.LIVE:
+            return  # of a request that another proxy sent, or of before our ATTACH
+        if self._acknowledged(offset):
             self.caller.resume_body()
 
 
@@ -137,8 +158,31 @@ class Opener(Tunnel[Asking]):
         id = secrets.token_bytes(16)
         opening = frame(Kind.OPEN, id, encode_request(head, resume))
         exchange = Asking(id, self, caller, opening)
+        exchange.resume_seconds = resume
         self.exchanges[id] = exchange
         self.ready(exchange)
+        return exchange
+
+    def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
+        """Ask for the answer of an exchange again, from `offset`; raises DesktopOffline, NotFound.
+
+        Whether the desktop still holds it shows later: `caller` hears Gone if not. Whoever had the
+        answer until now hears that somebody else has taken it up.
+        """
+        if not self.up:
+            raise DesktopOffline("the desktop that holds this answer is not connected")
+        exchange = self.exchanges.get(id)
+        if exchange is not None:
+            if not exchange.resume_seconds or not exchange.out.ended:
+                raise NotFound("that answer cannot be taken up")
+            exchange.caller.fail(Cancelled("this answer was taken up by another connection"))
+        else:
+            exchange = Asking(id, self, caller, b"")
+            exchange.heard = True
+            exchange.out.ended = exchange.out.end_sent = exchange.out.end_acked = True
+            self.exchanges[id] = exchange
+            self._ended.pop(id, None)
+        exchange.hand_to(caller, offset)
         return exchange
 
     def drop(self, exchange: Asking, error: CtllmError) -> None:

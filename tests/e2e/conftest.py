@@ -11,6 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
 from tests.e2e.world import World
@@ -28,6 +29,8 @@ def nothing_left_behind() -> Iterator[None]:
     before = set(reactor.getDelayedCalls())
     globalLogPublisher.addObserver(observe)
     yield
+    # A test may end inside the very call that is about to clean up: let that call return.
+    pytest_twisted.blockon(deferLater(reactor, 0))
     gc.collect()  # an unhandled error in a Deferred is logged when it is collected
     globalLogPublisher.removeObserver(observe)
     left = [call for call in reactor.getDelayedCalls() if call not in before and call.active()]

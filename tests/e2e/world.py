@@ -156,7 +156,11 @@ class World:
 
     async def command(self, state: str, *arguments: str) -> str:
         """Run `ctllm`; gives what it printed, fails the test if it failed."""
-        argv = [str(BIN / "ctllm"), f"--state={self.state(state)}", *arguments]
+        return await self.command_in(self.state(state), *arguments)
+
+    async def command_in(self, folder: Path, *arguments: str) -> str:
+        """Run `ctllm` with any folder as its state."""
+        argv = [str(BIN / "ctllm"), f"--state={folder}", *arguments]
         done = await deferToThread(
             subprocess.run, argv, capture_output=True, text=True, env=self.environment()
         )
@@ -168,11 +172,14 @@ class World:
 
     async def token(self, name: str, client: str = "browser") -> str:
         """An access token of user `name`."""
-        invite = (await self.invite(name)).partition("#invite=")[2]
-        body = {"invite": invite, "client": client}
+        return (await self.session(await self.invite(name), client))["token"]
+
+    async def session(self, link: str, client: str = "browser") -> dict[str, Any]:
+        """Sign in with a link; what the cloud answers."""
+        body = {"invite": link.partition("#invite=")[2], "client": client}
         status, _, answer = await self.http("POST", "/ctllm/session", body)
         assert status == 201, answer
-        return json.loads(answer)["token"]
+        return json.loads(answer)
 
     async def http(
         self,

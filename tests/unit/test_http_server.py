@@ -210,6 +210,20 @@ class Endings(Served):
         self.clock.advance(LINGER)
         self.assertEqual(self.transport.closed, "abort")
 
+    def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:
+        """An answer at once, without reading: the next request is served."""
+
+        async def app(incoming: Incoming) -> None:
+            incoming.reply(404, {})
+
+        server = HttpServerFactory(app, self.clock).buildProtocol(None)
+        transport = Transport()
+        server.makeConnection(transport)
+        for request in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", CHAT, CHAT + CHAT):
+            server.dataReceived(request)
+        self.assertEqual(transport.value().count(b"HTTP/1.1 404"), 4)
+        self.assertEqual(transport.closed, "")
+
     def test_no_body_for_head(self) -> None:
         """HEAD gets the headers of GET and nothing after them."""
         self.say(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -74,7 +74,7 @@ class PretendRuntime:
     outlives = False
 
     def __init__(self) -> None:
-        self.on_exit = no_matter
+        self.on_exit: Callable[[str, str], None] = no_matter
         self.proxies: dict[str, PretendProxy] = {}
         self.all: list[PretendProxy] = []
         self.slow: dict[str, Deferred[None]] = {}
@@ -441,6 +441,7 @@ class LimitTests(Case):
         self.successResultOf(first)
         self.successResultOf(third)
         self.assertNoResult(second)
+        second.addErrback(lambda _: None)
 
     def test_failed_turn(self) -> None:
         """A start that fails gives its turn on."""
@@ -499,6 +500,17 @@ class RemovalTests(Case):
         self.flush()
         self.successResultOf(removing)
         self.assertIsNot(self.successResultOf(asking), old)
+
+    def test_not_wanted_any_more(self) -> None:
+        """Who asks for one that is leaving and gives up starts none."""
+        self.up(A)
+        self.runtime.stubborn[A] = gone = Deferred()
+        removing, asking = self.begin(self.proxies.remove(A, "by request")), self.ensure(A)
+        asking.cancel()
+        self.failureResultOf(asking, CancelledError)
+        gone.callback(None)
+        self.successResultOf(removing)
+        self.assertEqual((self.word(), self.runtime.starts[A]), ("absent", 1))
 
     def test_while_starting(self) -> None:
         """Who waits for one that is removed before it runs is told so."""
@@ -563,6 +575,15 @@ class StopTests(Case):
         ends = [line for line in self.audited("event", "proxy", "reason") if line[0] == "stop"]
         self.assertEqual(ends, [("stop", A, "shutdown"), ("stop", B, "shutdown")])
 
+    def test_stop_in_between(self) -> None:
+        """Stopping in the very moment in which a proxy is given out leaves nothing either."""
+        asking = Deferred.fromCoroutine(self.proxies.ensure(A))
+        asking.addCallback(lambda _: self.proxies.stopService())
+        self.flush()
+        self.successResultOf(asking)
+        self.flush()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_metrics(self) -> None:
         """The gauge of states follows each proxy."""
         self.up(A)
@@ -578,9 +599,9 @@ class TableTests(SynchronousTestCase):
     """The decisions by themselves."""
 
     def test_table(self) -> None:
-        """Every state can be reached and left, and something is done in it."""
+        """Every state can be reached, all but the last be left, and something is done in it."""
         self.assertEqual(set(NEXT.values()), set(State))
-        self.assertEqual({state for state, _ in NEXT}, set(State))
+        self.assertEqual({state for state, _ in NEXT}, set(State) - {State.CLOSED})
         self.assertEqual(set(_TASKS), set(State))
 
     def test_backoff(self) -> None:

@@ -319,6 +319,15 @@ class ScriptTests(StandinCase):
         self.clock.advance(9)
         self.assertEqual(visit.chunks[-1], b"")
 
+    def test_pause_comes_before_a_break(self) -> None:
+        """A script that pauses and breaks after the same line does both, in this order."""
+        self.script(pause_after=(2, 9), break_after=2)
+        visit = self.chat()
+        self.assertFalse(visit.transport.disconnecting)
+        self.clock.advance(9)
+        self.assertTrue(visit.transport.disconnecting)
+        self.assertEqual(len(visit.chunks), 2)
+
     def test_line_length(self) -> None:
         """Lines are as long as the script says."""
         self.script(lines=3, line_bytes=200)

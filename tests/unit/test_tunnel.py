@@ -6,7 +6,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import CtllmError, DesktopLost, DesktopOffline, Overloaded, ProtocolViolation
+from ctllm.errors import (
+    Cancelled,
+    CtllmError,
+    DesktopLost,
+    DesktopOffline,
+    Gone,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+)
 from ctllm.wire.answerer import Answerer, Answering
 from ctllm.wire.frames import (
     HEADER,
@@ -423,6 +432,84 @@ class Cuts(SynchronousTestCase):
                 work.caller.head(OK)
             work.caller.end()
         pair.settle()
+
+
+class TakingUp(SynchronousTestCase):
+    """Answers that another connection, or another proxy, gives again."""
+
+    def answered(self, pair: Pair, *, end: bool) -> tuple[Client, Work]:
+        client = pair.ask(resume=60)
+        client.call.write(b"question")
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        work.caller.data(b"0123456789")
+        if end:
+            work.caller.end()
+        pair.settle()
+        return client, work
+
+    def again(self, pair: Pair, id: bytes, offset: int) -> Client:
+        second = Client()
+        second.call = pair.opener.take_up(id, offset, second)
+        pair.settle()
+        return second
+
+    def test_an_ended_answer_can_be_had_again_from_any_byte(self) -> None:
+        """Head, bytes from the offset, and the end; as often as asked."""
+        pair = connected()
+        client, _ = self.answered(pair, end=True)
+        for offset in (0, 4, 10, 0):
+            second = self.again(pair, client.call.id, offset)
+            self.assertEqual(second.heard, OK)
+            self.assertEqual((bytes(second.got), second.over), (b"0123456789"[offset:], "end"))
+
+    def test_an_answer_under_way_changes_hands(self) -> None:
+        """The first reader hears of it, the second has the rest as it comes."""
+        pair = connected()
+        client, work = self.answered(pair, end=False)
+        second = self.again(pair, client.call.id, 7)
+        self.assertIsInstance(client.over, Cancelled)
+        work.caller.data(b"abc")
+        work.caller.end()
+        pair.settle()
+        self.assertEqual((bytes(second.got), second.over), (b"789abc", "end"))
+
+    def test_a_new_proxy_takes_up_what_the_old_one_held(self) -> None:
+        """The desktop keeps a resumable answer for a proxy that never saw it."""
+        pair = connected()
+        client, work = self.answered(pair, end=False)
+        pair.cut()
+        pair.opener = Opener(1 << 18, 30, 64)
+        work.caller.data(b"abc")
+        pair.connect()
+        pair.settle()
+        second = self.again(pair, client.call.id, 8)
+        work.caller.end()
+        pair.settle()
+        self.assertEqual((bytes(second.got), second.over), (b"89abc", "end"))
+
+    def test_what_is_not_kept_is_gone(self) -> None:
+        """Beyond the end, before the tail, after its time, and what nobody asked to keep."""
+        pair = connected(keep=4)
+        client, _ = self.answered(pair, end=True)
+        for offset in (5, 11, 12):
+            self.assertIsInstance(self.again(pair, client.call.id, offset).over, Gone)
+            pair = connected(keep=4)
+            client, _ = self.answered(pair, end=True)
+        pair.answerer.sweep(60)
+        self.assertIsInstance(self.again(pair, client.call.id, 10).over, Gone)
+        self.assertEqual(pair.answerer.exchanges, {})
+
+    def test_a_plain_exchange_cannot_be_taken_up(self) -> None:
+        """Only those who said so share their answer with their other connections."""
+        pair = connected()
+        client = pair.ask()
+        client.call.end()
+        pair.settle()
+        self.assertRaises(NotFound, pair.opener.take_up, client.call.id, 0, Client())
+        self.assertIsNone(client.over)
 
 
 class Hostile(SynchronousTestCase):

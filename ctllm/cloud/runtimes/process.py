@@ -87,7 +87,7 @@ class ProcessRuntime(Service):
         places: Places | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.on_exit = no_matter
+        self.on_exit: Callable[[str, str], None] = no_matter
         self._reactor = reactor
         self._command = command or twistd(cloud_key, settings)
         self._places = places or places_below(state)

@@ -1,0 +1,425 @@
+"""What the relay preserves, and what happens when somebody leaves or something breaks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.standin import Record, Script
+from tests.e2e.network import RawClient, Wire, body_of
+from tests.e2e.world import World, until
+
+T = TypeVar("T")
+CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+#: Longer than any test waits: what ends must have been ended.
+LONG = 300.0
+
+
+@pytest.fixture(autouse=True)
+def fresh(shared: World) -> None:
+    shared.ollama.reset()
+
+
+def latest(world: World, path: str) -> Record:
+    return [record for record in world.ollama.requests if record.path == path][-1]
+
+
+async def seen(world: World, path: str) -> Record:
+    """Wait until the stand-in has a request for `path`."""
+    await until(
+        lambda: any(record.path == path for record in world.ollama.requests), f"{path} to arrive"
+    )
+    return latest(world, path)
+
+
+async def thread(work: Callable[[], T]) -> T:
+    return await deferToThread(work)
+
+
+# -- faithful
+
+
+@ensureDeferred
+async def test_nothing_about_the_client_reaches_ollama(shared: World) -> None:
+    """No credential, cookie, origin or forwarding header; the Host is Ollama's own."""
+    headers = {
+        "Cookie": "a=b",
+        "Origin": "https://evil.example",
+        "Referer": "https://evil.example/",
+        "X-Forwarded-For": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Api-Key": "secret",
+        "Ctllm-Assertion": "forged",
+        "X-Kept": "yes",
+    }
+    status, _, _ = await shared.http("GET", "/api/tags", None, shared.key, headers)
+    assert status == 200
+    record = [r for r in shared.ollama.requests if r.header("x-kept")][-1]
+    names = {name.lower() for name, _ in record.headers}
+    assert names <= {"host", "accept-encoding", "x-kept"}
+    assert record.header("host").startswith("127.0.0.1:")
+
+
+@ensureDeferred
+async def test_every_method_and_path_passes(shared: World) -> None:
+    """HEAD has no body, DELETE has one, unknown paths are Ollama's to refuse."""
+    status, headers, body = await shared.http("HEAD", "/", token=shared.key)
+    assert (status, body) == (200, b"")
+    status, _, body = await shared.http("GET", "/", token=shared.key)
+    assert (status, body) == (200, b"Ollama is running")
+    copy = {"source": "llama3.2", "destination": "doomed"}
+    assert (await shared.http("POST", "/api/copy", copy, shared.key))[0] == 200
+    assert (await shared.http("DELETE", "/api/delete", {"model": "doomed"}, shared.key))[0] == 200
+    assert json.loads(latest(shared, "/api/delete").body) == {"model": "doomed"}
+    status, headers, body = await shared.http("GET", "/api/unheard-of", token=shared.key)
+    assert (status, body) == (404, b"404 page not found")
+    status, _, _ = await shared.http("PUT", "/api/tags", token=shared.key)
+    assert status == 405
+
+
+@ensureDeferred
+async def test_each_line_comes_by_itself(shared: World) -> None:
+    """A line is a chunk, there before the next is written; the end is clean."""
+    shared.ollama.script("/api/chat", Script(lines=3, line_interval=0.2))
+    client = await thread(lambda: RawClient(shared.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", shared.key, CHAT).lines(1))
+    assert client.received.count(b'"done":false') == 1
+    received = await thread(lambda: client.until(b"0\r\n\r\n"))
+    body, whole = body_of(received)
+    assert whole
+    lines = body.splitlines(keepends=True)
+    chunks = [f"{len(line):x}\r\n".encode() + line + b"\r\n" for line in lines]
+    assert received.endswith(b"".join(chunks) + b"0\r\n\r\n")
+    assert client.head()["content-type"] == "application/x-ndjson"
+    client.close()
+
+
+@ensureDeferred
+async def test_a_large_upload_passes_whole(shared: World) -> None:
+    """A blob of many windows arrives as it was sent."""
+    blob = bytes(range(256)) * (4 * 1024 * 20)
+    digest = hashlib.sha256(blob).hexdigest()
+    status, _, body = await shared.http("POST", f"/api/blobs/sha256:{digest}", blob, shared.key)
+    assert (status, body) == (201, b"")
+    record = latest(shared, f"/api/blobs/sha256:{digest}")
+    assert (record.body_length, record.body_sha256) == (len(blob), digest)
+
+
+@ensureDeferred
+async def test_a_large_answer_passes_whole(shared: World) -> None:
+    """Many windows of an answer arrive once and in order."""
+    shared.ollama.script("/api/generate", Script(size=8_000_000, line_interval=0))
+    _, _, body = await shared.http(
+        "POST", "/api/generate", {"model": "llama3.2", "prompt": "x"}, shared.key
+    )
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert len(body) >= 8_000_000
+    assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+
+
+@ensureDeferred
+async def test_an_upload_with_an_early_answer_gets_the_answer(shared: World) -> None:
+    """A refusal before the body was read is what the client sees."""
+    client = await thread(lambda: RawClient(shared.cloud_port))
+    await thread(
+        lambda: (
+            client.ask("POST", "/api/chat", "nonsense", b"x" * 10, "Content-Length: 100000000")
+            if False
+            else client.socket.sendall(
+                b"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n"
+                b"Content-Length: 100000000\r\n\r\n" + b"x" * 100_000
+            )
+        )
+    )
+    assert (await thread(client.head))["status"] == "401"
+    client.close()
+
+
+# -- leaving
+
+
+@pytest.mark.parametrize(
+    ("phase", "script", "body"),
+    [
+        ("waiting for the head", Script(delay_before_head=LONG), CHAT),
+        ("loading the model", Script(load_seconds=LONG), CHAT),
+        ("streaming", Script(lines=1000, line_interval=0.05), CHAT),
+        ("silent in the stream", Script(lines=10, pause_after=(2, LONG)), CHAT),
+        ("answering at once", Script(load_seconds=LONG), {**CHAT, "stream": False}),
+    ],
+)
+@ensureDeferred
+async def test_a_client_that_leaves_stops_ollama(
+    shared: World, phase: str, script: Script, body: Any
+) -> None:
+    """Whatever Ollama is doing, its connection closes when the client's does."""
+    shared.ollama.script("/api/chat", script)
+    client = await thread(lambda: RawClient(shared.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", shared.key, body))
+    record = await seen(shared, "/api/chat")
+    if "stream" in phase:
+        await thread(lambda: client.lines(2))
+    assert record.closed_by is None
+    client.close()
+    await record.closed
+    assert record.closed_by == "client"
+
+
+@ensureDeferred
+async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: World) -> None:
+    """Half a blob is not a blob, and Ollama does not wait for the rest."""
+    path = "/api/blobs/sha256:" + "0" * 64
+    client = await thread(lambda: RawClient(shared.cloud_port))
+    await thread(
+        lambda: client.socket.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shared.key}\r\n"
+            "Content-Length: 1000000\r\n\r\n".encode()
+            + b"x" * 100_000
+        )
+    )
+    record = await seen(shared, path)
+    await until(lambda: record.phase == "receiving", "the first half")
+    client.close()
+    await record.closed
+    assert record.closed_by == "client"
+
+
+@ensureDeferred
+async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
+    """The stand-in stops generating for one that does not read; another is served."""
+    shared.ollama.script(
+        "/api/generate", Script(size=200_000_000, line_bytes=1000, line_interval=0)
+    )
+    stalled = await thread(lambda: RawClient(shared.cloud_port))
+    ask = {"model": "llama3.2", "prompt": "x"}
+    await thread(lambda: stalled.ask("POST", "/api/generate", shared.key, ask).lines(1))
+    record = await seen(shared, "/api/generate")
+    sent = -1
+    while sent != record.lines_sent:  # it goes on until every buffer on the way is full
+        sent = record.lines_sent
+        for _ in range(20):
+            status, _, _ = await shared.http("POST", "/api/chat", CHAT, shared.key)
+            assert status == 200
+    assert record.lines_sent < 50_000
+    await thread(lambda: stalled.socket.recv(65536))
+    stalled.close()
+    await record.closed
+
+
+# -- people
+
+
+@ensureDeferred
+async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
+    """Each user's clients reach that user's desktop, with a proxy of its own between."""
+    other, port = shared.standin("bobs-model")
+    await shared.desktop("bob", port)
+    bob = await shared.token("bob")
+    for token, model in ((shared.key, "llama3.2"), (bob, "bobs-model")) * 3:
+        _, _, body = await shared.http("GET", "/api/tags", token=token)
+        names = [m["name"] for m in json.loads(body)["models"]]
+        assert any(name.startswith(model) for name in names), names
+    status, _, _ = await shared.http(
+        "POST", "/api/chat", {**CHAT, "model": "bobs-model"}, shared.key
+    )
+    assert status == 404
+    [alices] = await shared.desktops(shared.alice)
+    [bobs] = await shared.desktops(bob)
+    assert alices["id"] != bobs["id"]
+    status, _, _ = await shared.http("GET", "/api/tags", None, bob, {"Ctllm-Desktop": alices["id"]})
+    assert status == 404
+
+
+@ensureDeferred
+async def test_two_desktops_of_one_user(shared: World) -> None:
+    """Both are listed; a request may name one; one that leaves leaves the other serving."""
+    _, port = shared.standin("second-model")
+    second = await shared.desktop("alice", port, "--desktop-name=attic", state="alice-2")
+    named = {"Ctllm-Desktop": "attic"}
+    both = await shared.desktops(shared.alice)
+    assert {"attic"} < {desktop["name"] for desktop in both}
+
+    async def models(headers: dict[str, str]) -> list[str]:
+        _, _, body = await shared.http("GET", "/api/tags", None, shared.key, headers)
+        return [model["name"] for model in json.loads(body)["models"]]
+
+    assert any(name.startswith("second-model") for name in await models(named))
+    first = next(desktop["id"] for desktop in both if desktop["name"] != "attic")
+    assert any(n.startswith("llama3.2") for n in await models({"Ctllm-Desktop": first}))
+    await second.stop()
+
+    async def alone() -> bool:
+        return len(await shared.desktops(shared.alice)) == 1
+
+    await until(alone, "the second desktop to be gone")
+    assert any(name.startswith("llama3.2") for name in await models({}))
+    assert (await shared.http("GET", "/api/tags", None, shared.key, named))[0] == 404
+
+
+# -- breaking
+
+
+class Wired:
+    """A cloud, and a desktop that reaches it over a wire that can be cut."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def start(self) -> Wired:
+        world = self.world
+        self.cloud = await world.cloud("--grace-seconds=3")
+        self.wire = Wire(world.cloud_port)
+        world.ports.append(self.wire)
+        world.ollama, port = world.standin("llama3.2")
+        link = (await world.invite("alice")).replace(f":{world.cloud_port}", f":{self.wire.port}")
+        await world.command("alice", "login", link)
+        self.desktop = world.place(
+            "desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", "--grace-seconds=3"
+        )
+        await until(lambda: "bridge: connected" in self.desktop.printed, "the bridge")
+        world.key = await world.token("alice")
+        return self
+
+    async def proxy_pid(self) -> int:
+        with open(f"/proc/{self.cloud.pid}/task/{self.cloud.pid}/children") as children:
+            return int(children.read().split()[0])
+
+
+def said(body: bytes) -> list[str]:
+    """What a model said, line by line, without the times at which it did."""
+    return [json.loads(line)["message"]["content"] for line in body.splitlines()]
+
+
+@ensureDeferred
+async def test_a_cut_network_does_not_cut_the_answer(world: World) -> None:
+    """The bridge comes back and the answer goes on: nothing lost, nothing twice."""
+    wired = await Wired(world).start()
+    words = tuple(f"word{n} " for n in range(60))
+    world.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
+    client = await thread(lambda: RawClient(world.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(5))
+    for lines in (6, 25):
+        await thread(lambda lines=lines: client.lines(lines))
+        wired.wire.cut()
+    received = await thread(lambda: client.until(b"0\r\n\r\n"))
+    body, whole = body_of(received)
+    assert whole
+    assert said(body)[: len(words)] == [word.strip() for word in words] or "".join(
+        said(body)
+    ) == "".join(words)
+    assert len(world.ollama.requests) >= 1
+    assert [r.closed_by for r in world.ollama.requests if r.path == "/api/chat"] == ["server"]
+    client.close()
+
+
+@ensureDeferred
+async def test_a_desktop_that_dies_ends_the_answer_uncleanly(world: World) -> None:
+    """The client hears an error in its dialect and no end; others get 503 with Retry-After."""
+    wired = await Wired(world).start()
+    world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
+    client = await thread(lambda: RawClient(world.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(3))
+    wired.desktop.send(signal.SIGKILL)
+    status, headers, body = await until_offline(world)
+    assert headers["retry-after"]
+    assert "error" in json.loads(body)
+    received = await thread(client.rest)
+    body, whole = body_of(received)
+    assert not whole
+    assert "error" in json.loads(body.splitlines()[-1])
+    client.close()
+
+
+async def until_offline(world: World) -> Any:
+    async def offline() -> Any:
+        answer = await world.http("GET", "/api/tags", token=world.key)
+        return answer if answer[0] == 503 else None
+
+    return await until(offline, "503 for an offline desktop")
+
+
+@ensureDeferred
+async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(world: World) -> None:
+    """A plain client hears no false end; one that may come back gets every byte."""
+    wired = await Wired(world).start()
+    words = tuple(f"word{n} " for n in range(80))
+    world.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
+    plain = await thread(lambda: RawClient(world.cloud_port))
+    patient = await thread(lambda: RawClient(world.cloud_port))
+    await thread(lambda: plain.ask("POST", "/api/chat", world.key, CHAT).lines(3))
+    await thread(
+        lambda: patient.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").lines(3)
+    )
+    exchange = patient.head()["ctllm-exchange"]
+    import os
+
+    os.kill(await wired.proxy_pid(), signal.SIGKILL)
+    assert not body_of(await thread(plain.rest))[1]
+    first, whole = body_of(await thread(patient.rest))
+    assert not whole
+    kept = first[: first.rfind(b"\n", 0, first.rfind(b'{"error"')) + 1]
+    path = f"/ctllm/exchanges/{exchange}?from={len(kept)}"
+
+    async def taken_up() -> Any:
+        status, _, body = await world.http("GET", path, token=world.key)
+        return body if status == 200 else None
+
+    rest = await until(taken_up, "the answer to be taken up")
+    assert said(kept + rest)[: len(words)] == [w for w in words] or "".join(
+        said(kept + rest)
+    ) == "".join(words)
+
+
+@ensureDeferred
+async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(world: World) -> None:
+    """Within its time an answer can be had again; another user learns nothing of it."""
+    await Wired(world).start()
+    client = await thread(lambda: RawClient(world.cloud_port))
+    await thread(
+        lambda: client.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").until(
+            b"0\r\n\r\n"
+        )
+    )
+    exchange = client.head()["ctllm-exchange"]
+    body, _ = body_of(client.received)
+    client.close()
+    for offset in (0, 1, len(body) // 2, len(body)):
+        status, _, again = await world.http(
+            "GET", f"/ctllm/exchanges/{exchange}?from={offset}", token=world.key
+        )
+        assert (status, again) == (200, body[offset:])
+    status, _, _ = await world.http(
+        "GET", f"/ctllm/exchanges/{exchange}?from={len(body) + 1}", token=world.key
+    )
+    assert status == 410
+    mallory = await world.token("mallory")
+    for token in (mallory, None):
+        status, _, told = await world.http("GET", f"/ctllm/exchanges/{exchange}", token=token)
+        assert status in (401, 404), told
+        assert b"hello" not in told
+
+
+@ensureDeferred
+async def test_a_client_that_asked_to_resume_may_leave(world: World) -> None:
+    """Its answer goes on without it, and is whole when it comes back."""
+    await Wired(world).start()
+    world.ollama.script("/api/chat", Script(lines=20, line_interval=0.05))
+    client = await thread(lambda: RawClient(world.cloud_port))
+    await thread(
+        lambda: client.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").lines(2)
+    )
+    exchange = client.head()["ctllm-exchange"]
+    client.close()
+    [record] = [r for r in world.ollama.requests if r.path == "/api/chat"]
+    await record.closed
+    assert record.closed_by == "server"
+    status, _, body = await world.http("GET", f"/ctllm/exchanges/{exchange}", token=world.key)
+    lines = [json.loads(line) for line in body.splitlines()]
+    assert (status, lines[-1]["done"], len(lines)) == (200, True, 21)
