@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import time
 from typing import Any
@@ -94,4 +95,6 @@ class Orphanage(Service):
         super().startService()
         if not stat.S_ISFIFO(os.fstat(0).st_mode):
             return  # started by hand or as a daemon: nobody holds the other end
+        # Ctrl-C reaches the whole group; the cloud decides when its proxies end, in its order.
+        self._reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
         self._watch = stdio.StandardIO(_Parent(self._reactor), reactor=self._reactor)

@@ -56,18 +56,18 @@ class Incoming(http.Request):
         """
         transport: Any = self.transport
         if not (self.chunked and isinstance(transport, Connection) and _idle(transport)):
-            self.write(line)  # type: ignore[no-untyped-call]
+            self.write(line)
             return
         chunk = b"%x\r\n%b\r\n" % (len(line), line)
         sent = transport.writeSomeData(chunk)
         # An error is met again, and dealt with, when the reactor writes what is left.
         rest = chunk[sent:] if isinstance(sent, int) else chunk
         if rest:
-            transport.write(rest)  # type: ignore[no-untyped-call]
+            transport.write(rest)
 
     def connectionLost(self, reason: Failure) -> None:
         """Stop working for a client that is gone."""
-        super().connectionLost(reason)  # type: ignore[no-untyped-call]
+        super().connectionLost(reason)
         if self._exchange is not None:
             self._exchange.client_left()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,5 @@ def option(pid: int, name: str) -> str:
 
 def kill(pid: int, number: int) -> None:
     """Send a signal to a process, which may be gone already."""
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass

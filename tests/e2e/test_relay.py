@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -70,7 +71,7 @@ async def test_nothing_about_the_client_reaches_ollama(shared: World) -> None:
 @ensureDeferred
 async def test_every_method_and_path_passes(shared: World) -> None:
     """HEAD has no body, DELETE has one, unknown paths are Ollama's to refuse."""
-    status, headers, body = await shared.http("HEAD", "/", token=shared.key)
+    status, _, body = await shared.http("HEAD", "/", token=shared.key)
     assert (status, body) == (200, b"")
     status, _, body = await shared.http("GET", "/", token=shared.key)
     assert (status, body) == (200, b"Ollama is running")
@@ -78,7 +79,7 @@ async def test_every_method_and_path_passes(shared: World) -> None:
     assert (await shared.http("POST", "/api/copy", copy, shared.key))[0] == 200
     assert (await shared.http("DELETE", "/api/delete", {"model": "doomed"}, shared.key))[0] == 200
     assert json.loads(latest(shared, "/api/delete").body) == {"model": "doomed"}
-    status, headers, body = await shared.http("GET", "/api/unheard-of", token=shared.key)
+    status, _, body = await shared.http("GET", "/api/unheard-of", token=shared.key)
     assert (status, body) == (404, b"404 page not found")
     status, _, _ = await shared.http("PUT", "/api/tags", token=shared.key)
     assert status == 405
@@ -219,7 +220,7 @@ async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
 @ensureDeferred
 async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
     """Each user's clients reach that user's desktop, with a proxy of its own between."""
-    other, port = shared.standin("bobs-model")
+    _, port = shared.standin("bobs-model")
     await shared.desktop("bob", port)
     bob = await shared.token("bob")
     for token, model in ((shared.key, "llama3.2"), (bob, "bobs-model")) * 3:
@@ -263,7 +264,7 @@ async def test_two_desktops_of_one_user(shared: World) -> None:
     assert (await shared.http("GET", "/api/tags", None, shared.key, named))[0] == 404
 
 
-# -- breaking
+# -- what breaks
 
 
 class Wired:
@@ -311,9 +312,7 @@ async def test_a_cut_network_does_not_cut_the_answer(world: World) -> None:
     received = await thread(lambda: client.until(b"0\r\n\r\n"))
     body, whole = body_of(received)
     assert whole
-    assert said(body)[: len(words)] == [word.strip() for word in words] or "".join(
-        said(body)
-    ) == "".join(words)
+    assert "".join(said(body)) == "".join(words)
     assert len(world.ollama.requests) >= 1
     assert [r.closed_by for r in world.ollama.requests if r.path == "/api/chat"] == ["server"]
     client.close()
@@ -327,7 +326,7 @@ async def test_a_desktop_that_dies_ends_the_answer_uncleanly(world: World) -> No
     client = await thread(lambda: RawClient(world.cloud_port))
     await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(3))
     wired.desktop.send(signal.SIGKILL)
-    status, headers, body = await until_offline(world)
+    _, headers, body = await until_offline(world)
     assert headers["retry-after"]
     assert "error" in json.loads(body)
     received = await thread(client.rest)
@@ -358,8 +357,6 @@ async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(world:
         lambda: patient.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").lines(3)
     )
     exchange = patient.head()["ctllm-exchange"]
-    import os
-
     os.kill(await wired.proxy_pid(), signal.SIGKILL)
     assert not body_of(await thread(plain.rest))[1]
     first, whole = body_of(await thread(patient.rest))
@@ -372,9 +369,7 @@ async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(world:
         return body if status == 200 else None
 
     rest = await until(taken_up, "the answer to be taken up")
-    assert said(kept + rest)[: len(words)] == [w for w in words] or "".join(
-        said(kept + rest)
-    ) == "".join(words)
+    assert "".join(said(kept + rest)) == "".join(words)
 
 
 @ensureDeferred
