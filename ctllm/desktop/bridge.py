@@ -95,6 +95,12 @@ class Bridge(Service):
                 continue
             except CtllmError as error:
                 self._become("error", error.message)
+            except CancelledError:
+                raise
+            except Exception as error:
+                # A bug must not leave the desktop unreachable until somebody restarts it.
+                self._log.failure("the bridge stumbled")
+                self._become("error", f"something in ctllm broke: {error}")
             attempts = 0 if self._reactor.seconds() - began > STEADY else attempts + 1
             await self._wait(self._delay(attempts))
 

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import h11
 import msgspec
 from twisted.internet.defer import Deferred
 
 from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge
+from ctllm.http.faces import Transport
 from ctllm.wire.answers import dialect_of, error_body, error_in_stream
 from ctllm.wire.exchange import Call
 from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
 
-if TYPE_CHECKING:
-    from ctllm.http.faces import Transport
-    from ctllm.http.server import HttpServer
-
 JSON = b"application/json"
+
+
+class ServerConnection(Protocol):
+    """What a request needs of the connection that it came on."""
+
+    def pump(self) -> None:
+        """Hand on what was read of the request body."""
+
+    def send(self, event: Any) -> None:
+        """Write one of h11's events."""
+
+    def answered(self) -> None:
+        """The answer is whole."""
+
+    def break_off(self, last_words: bytes) -> None:
+        """The answer ends, and nobody may take it for whole."""
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Leave the connection to another protocol."""
 
 
 class Incoming:
     """A request being answered: by a `Call` that it is given to, or by `reply`."""
 
     def __init__(
-        self, server: HttpServer, head: RequestHead, version: bytes, raw_head: bytes
+        self, server: ServerConnection, head: RequestHead, version: bytes, raw_head: bytes
     ) -> None:
         self.asked = head
         self.raw_head = raw_head

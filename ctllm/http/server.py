@@ -2,13 +2,11 @@
 
 h11 keeps the protocol's rules; this adds what a relay needs: work starts when the head is in,
 bodies pass piece by piece, a slow reader slows its own exchange, a client that leaves is noticed
-at once, and an answer that breaks off ends uncleanly. Heads that another server might read
-differently (bare line feeds, folded lines, two lengths) are refused.
+at once, and an answer that breaks off ends uncleanly.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -20,22 +18,21 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.errors import BadRequest, Cancelled, CtllmError, HeadTooLarge
+from ctllm.errors import BadRequest, Cancelled, CtllmError
 from ctllm.http.faces import Clock, Timer, Transport
 from ctllm.http.incoming import Incoming
+from ctllm.http.reading import Unread, request_head
 from ctllm.wire.heads import RequestHead
 
 #: Seconds a connection may stay open between requests, and a head may take to arrive.
 IDLE = 75.0
 HEAD_TIME = 30.0
-#: Seconds that an answer which is whole may take to leave, when the connection must close.
+#: Seconds that a client may take to read an answer before the connection closes under it.
 LINGER = 10.0
+#: The same for one that has much of an answer still to read.
+SLOW = 300.0
 #: Bytes read ahead of whoever consumes them before the socket is left alone.
 READ_AHEAD = 64 * 1024
-
-#: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-_SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 
 App = Callable[[Incoming], Coroutine[Any, Any, None]]
 
@@ -51,14 +48,14 @@ class HttpServer(TwistedProtocol):
         self._clock = clock
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
-        self._unread = bytearray()
-        self._scanned = 0
+        self._unread = Unread(max_head)
         self._incoming: Incoming | None = None
         self._work: Deferred[None] | None = None
         self._timer: Timer | None = None
         self._reading = True
         self._pumping = False
         self._closing = False
+        self._full = False
 
     # -- Twisted's side
 
@@ -75,7 +72,7 @@ class HttpServer(TwistedProtocol):
             return
         if self._incoming is None and not self._unread:
             self._expect_within(HEAD_TIME)
-        self._unread += data
+        self._unread.add(data)
         self.pump()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -90,11 +87,13 @@ class HttpServer(TwistedProtocol):
 
     def pauseProducing(self) -> None:
         """The client reads slower than we write."""
+        self._full = True
         if self._incoming is not None:
             self._incoming.answer_paused()
 
     def resumeProducing(self) -> None:
         """The client has caught up."""
+        self._full = False
         if self._incoming is not None:
             self._incoming.answer_resumed()
 
@@ -129,28 +128,11 @@ class HttpServer(TwistedProtocol):
         return False
 
     def _next_head(self) -> bool:
-        while self._unread[:2] == b"\r\n":
-            del self._unread[:2]  # RFC 9112 2.2: blank lines before a request are to be ignored
-        end = self._unread.find(b"\r\n\r\n", max(0, self._scanned - 3))
-        self._scanned = len(self._unread)
-        if end < 0:
-            self._refuse_early()
+        raw = self._unread.take_head()
+        if raw is None:
             return False
-        head = bytes(self._unread[: end + 4])
-        del self._unread[: end + 4]
-        self._scanned = 0
-        if len(head) > self._max_head:
-            raise HeadTooLarge(f"the request line and headers exceed {self._max_head} bytes")
-        if _SLOPPY.search(head):
-            raise BadRequest("a head with a bare line break, a folded line or a NUL")
-        self._begin(head)
+        self._begin(raw)
         return True
-
-    def _refuse_early(self) -> None:
-        if len(self._unread) > self._max_head:
-            raise HeadTooLarge(f"the request line and headers exceed {self._max_head} bytes")
-        if _BARE_LINE_FEED.search(self._unread):  # or its end might be waited for in vain
-            raise BadRequest("a head with bare line feeds")
 
     def _begin(self, raw: bytes) -> None:
         self._h11.receive_data(raw)
@@ -158,7 +140,7 @@ class HttpServer(TwistedProtocol):
         if not isinstance(event, h11.Request):
             raise BadRequest("this is not an HTTP request")
         self._cancel_timer()
-        head = _request_head(event, raw)
+        head = request_head(event, raw)
         self._incoming = Incoming(self, head, event.http_version, raw)
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
         self._work.addErrback(self._failed, self._incoming)
@@ -182,8 +164,7 @@ class HttpServer(TwistedProtocol):
                 self.send(h11.InformationalResponse(status_code=100, headers=[]))
             if not self._unread:
                 return False
-            self._h11.receive_data(bytes(self._unread))
-            self._unread.clear()
+            self._h11.receive_data(self._unread.take_all())
         elif isinstance(event, h11.Data):
             incoming.body(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
@@ -223,8 +204,7 @@ class HttpServer(TwistedProtocol):
                 if self._h11.next_event() is h11.NEED_DATA:
                     if not self._unread:
                         return
-                    self._h11.receive_data(bytes(self._unread))
-                    self._unread.clear()
+                    self._h11.receive_data(self._unread.take_all())
         except h11.RemoteProtocolError:
             return  # then it does not go on
 
@@ -233,14 +213,14 @@ class HttpServer(TwistedProtocol):
         self._h11.start_next_cycle()
         if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
             self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
-            self._unread[:0] = leftover
+            self._unread.put_back(leftover)
         self._expect_within(HEAD_TIME if self._unread else IDLE)
         self.pump()
 
     def close(self) -> None:
         """Close once everything is written."""
         self._closing = True
-        self._expect_within(LINGER)
+        self._expect_within(SLOW if self._full else LINGER)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -250,7 +230,7 @@ class HttpServer(TwistedProtocol):
         Closing at once would reset the connection, and the answer might never be read.
         """
         self._closing = True
-        self._unread.clear()
+        self._unread.take_all()
         self._expect_within(LINGER)
         self.transport.unregisterProducer()
         self.transport.resumeProducing()
@@ -276,7 +256,7 @@ class HttpServer(TwistedProtocol):
         self.transport.unregisterProducer()
         if not self._reading:
             self.transport.resumeProducing()
-        return self.transport, bytes(self._unread)
+        return self.transport, self._unread.take_all()
 
     # -- time
 
@@ -291,6 +271,10 @@ class HttpServer(TwistedProtocol):
 
     def _too_late(self) -> None:
         self._timer = None
+        if self._full and not self._closing:  # not idle: it is still reading its last answer
+            self._expect_within(SLOW)
+            self._full = False
+            return
         self._closing = True
         self.transport.abortConnection()
 
@@ -302,28 +286,6 @@ class HttpServer(TwistedProtocol):
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             incoming.refuse(error)
         self._linger()
-
-
-def _request_head(event: h11.Request, raw: bytes) -> RequestHead:
-    headers = tuple(event.headers.raw_items())
-    names = [name.lower() for name, _ in headers]
-    if b"transfer-encoding" in names and b"content-length" in names:
-        raise BadRequest("a request with both Content-Length and Transfer-Encoding")
-    if raw.lower().count(b"\r\ncontent-length:") > 1:  # h11 makes one of two that agree
-        raise BadRequest("a request with two Content-Length headers")
-    if event.http_version not in (b"1.0", b"1.1"):
-        raise BadRequest("ctllm speaks HTTP/1.1")
-    return RequestHead(event.method, _origin_form(event.target), headers)
-
-
-def _origin_form(target: bytes) -> bytes:
-    """A target as path and query (RFC 9112, section 3.2: servers must take the absolute form)."""
-    if target.startswith(b"/"):
-        return target
-    scheme, found, rest = target.partition(b"://")
-    if found and scheme.lower() in (b"http", b"https"):
-        return b"/" + rest.partition(b"/")[2]
-    raise BadRequest("a request target that is neither a path nor a URL")
 
 
 class HttpServerFactory(Factory):

@@ -208,7 +208,7 @@ class Exchange:
 
 
 def _date(seconds: float) -> bytes:
-    return datetimeToString(seconds)  # type: ignore[no-any-return, no-untyped-call]
+    return datetimeToString(seconds)  # type: ignore[no-any-return]
 
 
 _PREFLIGHT = Whole(

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import CtllmError, DesktopLost, DesktopOffline
 from ctllm.http.incoming import Incoming
-from ctllm.http.server import HEAD_TIME, IDLE, LINGER, READ_AHEAD, HttpServerFactory
+from ctllm.http.server import HEAD_TIME, IDLE, LINGER, READ_AHEAD, SLOW, HttpServerFactory
 from ctllm.wire.heads import AnswerHead
 
 NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
@@ -223,6 +223,18 @@ class Endings(Served):
             server.dataReceived(request)
         self.assertEqual(transport.value().count(b"HTTP/1.1 404"), 4)
         self.assertEqual(transport.closed, "")
+
+    def test_a_slow_reader_may_read_its_answer_to_the_end(self) -> None:
+        """Neither idleness nor a close that is due cuts what is still being read."""
+        for close in (b"", b"Connection: close\r\n"):
+            self.setUp()
+            self.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
+            self.server.pauseProducing()
+            self.incoming[0].reply(200, {})
+            self.clock.advance(SLOW - 1)
+            self.assertNotEqual(self.transport.closed, "abort")
+            self.clock.advance(SLOW)
+            self.assertEqual(self.transport.closed, "abort")
 
     def test_no_body_for_head(self) -> None:
         """HEAD gets the headers of GET and nothing after them."""

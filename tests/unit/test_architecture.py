@@ -1,0 +1,154 @@
+"""The shape of the tree: which way imports point, and what the sans-IO part does without."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase as TestCase
+
+import ctllm
+
+ROOT = Path(ctllm.__file__).parent
+
+#: What each part of the tree may import of the others. `ctllm` itself is the version alone.
+MAY = {
+    "errors": set(),
+    "wire": {"errors"},
+    "config": {"errors"},
+    "lines": set(),
+    "logs": set(),
+    "http": {"wire", "errors"},
+    "standin": {"http", "wire", "errors"},
+    "proxy": {"http", "wire", "config", "errors"},
+    "cloud": {"http", "wire", "config", "errors"},
+    "desktop": {"http", "wire", "config", "errors", "standin"},
+    "options": {"config", "errors"},
+    "welcome": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
+    "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
+    "tap": {
+        "desktop", "cloud", "proxy", "http", "wire", "config", "errors",
+        "options", "welcome", "lines", "logs",
+    },
+}  # fmt: skip
+
+#: What would be input, output or a clock.
+NOT_IN_WIRE = {
+    "asyncio", "autobahn", "datetime", "os", "pathlib", "select", "selectors", "socket", "ssl",
+    "subprocess", "threading", "time", "twisted", "zope",
+}  # fmt: skip
+
+MOST_LINES = 300
+
+
+class Import:
+    """One import: what is named, and whether it happens when the module is imported."""
+
+    def __init__(self, path: Path, line: int, name: str, at_once: bool) -> None:
+        self.name = name
+        self.at_once = at_once
+        self.where = f"{path.relative_to(ROOT.parent)}:{line}: {name}"
+
+
+def modules() -> list[Path]:
+    """Every module of the product."""
+    return sorted(ROOT.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    """The part of the tree that a module belongs to."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[Import]:
+    """Every import of a module, those within functions and for type checkers included."""
+    tree = ast.parse(path.read_text())
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: imports are written out in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield Import(path, node.lineno, name, id(node) not in later)
+
+
+def everything() -> list[tuple[str, Import]]:
+    """(part, import) of the whole tree."""
+    return [(part_of(path), found) for path in modules() for found in imports(path)]
+
+
+class ArchitectureTests(TestCase):
+    def test_every_part_is_known(self) -> None:
+        """A new part of the tree says here what it may import."""
+        self.assertLessEqual({part_of(path) for path in modules()} - {"__init__"}, set(MAY))
+
+    def test_imports_point_one_way(self) -> None:
+        """tap, welcome, cli -> desktop, cloud, proxy -> http -> wire -> errors; never back."""
+        wrong = [
+            found.where
+            for part, found in everything()
+            if found.name.startswith("ctllm.") and part != "__init__"
+            for named in [found.name.split(".")[1]]
+            if named in MAY and named != part and named not in MAY[part]
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_the_places_never_import_each_other(self) -> None:
+        """Desktop, cloud and proxy meet on the wire alone; the table above cannot say otherwise."""
+        places = {"desktop", "cloud", "proxy"}
+        for place in places:
+            self.assertEqual(MAY[place] & places, set())
+
+    def test_the_standin_is_for_the_desktop_and_the_tests(self) -> None:
+        """No other part knows the stand-in."""
+        users = {
+            part for part, found in everything() if found.name.startswith("ctllm.standin")
+        } - {"standin"}
+        self.assertEqual(users, {"desktop"})
+
+    def test_only_the_composition_root_names_the_reactor(self) -> None:
+        """Time and transports are passed in."""
+        named = {
+            part
+            for part, found in everything()
+            if found.name.startswith("twisted.internet.reactor")
+        }
+        self.assertEqual(named, {"tap"})
+
+    def test_nobody_installs_a_reactor_by_importing(self) -> None:
+        """Not even the composition root names the reactor at import: twistd chooses it first."""
+        wrong = [
+            found.where
+            for _, found in everything()
+            if found.at_once and found.name.startswith("twisted.internet.reactor")
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_wire_is_sans_io(self) -> None:
+        """Bytes to values and back: no Twisted, no sockets, no files, no clock."""
+        wrong = [
+            found.where
+            for part, found in everything()
+            if part == "wire" and found.name.split(".")[0] in NOT_IN_WIRE
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_modules_are_short(self) -> None:
+        """A module that needs more than 300 lines has more than one idea."""
+        counted = {str(path.relative_to(ROOT.parent)): lines(path) for path in modules()}
+        self.assertEqual({name: n for name, n in counted.items() if n > MOST_LINES}, {})
+
+
+def lines(path: Path) -> int:
+    """How many lines a module has."""
+    return len(path.read_text().splitlines())

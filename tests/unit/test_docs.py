@@ -1,0 +1,252 @@
+"""The documents say what is true: the tunnel's bytes, every option, key, metric, code and link."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+from twisted.scripts.twistd import ServerOptions
+from twisted.trial.unittest import SynchronousTestCase as TestCase
+
+from ctllm import cli, errors, options
+from ctllm.cloud.metrics import Metrics
+from ctllm.config import KEYS
+from ctllm.wire import frames
+from ctllm.wire.answerer import Answerer, Answering
+from ctllm.wire.exchange import Call
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.opener import Opener
+from ctllm.wire.tunnel import REMEMBERED
+
+ROOT = Path(__file__).parents[2]
+TUNNEL = ROOT / "docs" / "tunnel.md"
+UNITS = sorted((ROOT / "etc").glob("*.service"))
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*PAGES, *UNITS]
+
+EXCHANGE = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
+ANSWER = b'{"version":"0.12.6"}'
+
+#: Options of other programs that the documents name.
+OTHERS = {"help", "version", "no-index", "find-links", "now", "user", "system"}
+
+
+def blocks(language: str) -> dict[str, str]:
+    """The fenced blocks of the tunnel's page in a language, by the name behind it."""
+    found = re.findall(rf"^```{language} (\S+)\n(.*?)^```$", TUNNEL.read_text(), re.M | re.S)
+    return dict(found)
+
+
+def tables(page: Path, columns: int) -> Iterator[list[str]]:
+    """The rows of a page's tables that have so many columns, heads included."""
+    for line in page.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and len(cells) == columns:
+            yield cells
+
+
+def code(page: Path) -> str:
+    """What stands in code: spans and blocks; all of a file that is no page."""
+    text = page.read_text()
+    if page.suffix != ".md":
+        return text
+    fenced = re.findall(r"^```.*?^```$", text, re.M | re.S)
+    spans = re.findall(r"`[^`\n]+`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
+    return "\n".join([*fenced, *spans])
+
+
+class Client:
+    """A `Caller` that says nothing back."""
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.ended = False
+
+    def head(self, head: AnswerHead) -> None:
+        pass
+
+    def data(self, piece: bytes) -> None:
+        self.got += piece
+
+    def end(self) -> None:
+        self.ended = True
+
+
+class TunnelPageTests(TestCase):
+    def test_kinds(self) -> None:
+        """The table has every kind of frame with its number and its largest payload."""
+        told = {
+            int(number): (re.sub(r"\[(\w+)\].*", r"\1", name), int(most))
+            for number, name, _, _, most in tables(TUNNEL, 5)
+            if number.isdigit()
+        }
+        true = {int(kind): (kind.name, frames._MAX_PAYLOAD[kind]) for kind in Kind}
+        self.assertEqual(told, true)
+
+    def test_codes(self) -> None:
+        """The codes of RESET and BYE are the tree's, with their statuses."""
+        statuses = {
+            kind.code: kind.status for kind in vars(errors).values() if isinstance(kind, type)
+            and issubclass(kind, errors.CtllmError)
+        }  # fmt: skip
+        told = {
+            found[1]: int(status)
+            for name, status, _ in tables(TUNNEL, 3)
+            if (found := re.fullmatch(r"`(\w+)`", name)) and status.isdigit()
+        }
+        self.assertGreater(len(told), 8)
+        self.assertEqual(told, {name: statuses[name] for name in told})
+
+    def test_constants(self) -> None:
+        """The numbers in the prose are the code's."""
+        text = TUNNEL.read_text()
+        for said in (
+            frames.SUBPROTOCOL,
+            f"{frames.MAX_MESSAGE:,} bytes",
+            f"1 to {frames.MAX_DATA:,} bytes",
+            f"{KEYS['window'].default} unless configured",
+            f"the last {REMEMBERED})",
+        ):
+            self.assertIn(said, text)
+
+    def test_worked_example(self) -> None:
+        """The two ends, made to speak, say the example byte for byte."""
+        told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
+        said: dict[str, bytes] = {}
+        desktop = Desktop("00112233445566778899aabbccddeeff", "attic")
+        bridge = Answerer(262144, 30, 8, keep=0, desktop=desktop)
+        proxy = Opener(262144, 30, 8)
+        works: list[Answering] = []
+
+        def accept(work: Answering, head: RequestHead) -> Call:
+            works.append(work)
+            return mock.create_autospec(Call, instance=True)
+
+        def speak(name: str) -> None:
+            speaker, hearer = (bridge, proxy) if name.startswith("bridge") else (proxy, bridge)
+            said[name] = speaker.outgoing()
+            hearer.receive(said[name])
+
+        bridge.accept = accept
+        bridge.tell(Status("up", "0.12.6", ("llama3.2:latest",)))
+        bridge.connected()
+        for name in ("bridge-1", "proxy-1", "bridge-2"):
+            speak(name)
+        client = Client()
+        with mock.patch("ctllm.wire.opener.secrets.token_bytes", return_value=EXCHANGE):
+            asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
+            proxy.open(asked, client).end()
+        for name in ("proxy-2", "bridge-3"):
+            speak(name)
+        works[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"20"),)))
+        works[0].data(ANSWER)
+        works[0].end()
+        for name in ("bridge-4", "proxy-3"):
+            speak(name)
+        self.assertEqual((client.got, client.ended), (ANSWER, True))
+        self.assertEqual((proxy.exchanges, bridge.exchanges), ({}, {}))
+        self.assertEqual({name: told[name].hex() for name in said}, hexed(said))
+
+    def test_other_frames(self) -> None:
+        """So are the frames that the example did not need."""
+        told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
+        replaced = Reason("replaced", "a newer connection of this desktop took over")
+        true = {
+            "attach": frames.offset_frame(Kind.ATTACH, EXCHANGE, 12),
+            "reset": frames.json_frame(
+                Kind.RESET, EXCHANGE, Reason("cancelled", "the client left")
+            ),
+            "bye": frames.json_frame(Kind.BYE, NO_EXCHANGE, replaced),
+        }
+        self.assertEqual({name: told[name].hex() for name in true}, hexed(true))
+
+    def test_payloads_in_prose(self) -> None:
+        """Each JSON payload that the example shows as text is in its bytes too."""
+        payloads = b"".join(bytes.fromhex(text) for text in blocks("hex").values())
+        shown = re.findall(r'`(\{"\w+":["\d[{].*?\})`', TUNNEL.read_text())
+        self.assertGreater(len(shown), 6)
+        for text in shown:
+            self.assertIn(text.encode(), payloads)
+
+
+def hexed(said: dict[str, bytes]) -> dict[str, str]:
+    """Bytes in the form in which differences can be read."""
+    return {name: data.hex() for name, data in said.items()}
+
+
+class NamesTests(TestCase):
+    def test_options(self) -> None:
+        """Every option that the documents name exists."""
+        known = set(OTHERS) | {row[0] for row in ServerOptions.optParameters}
+        known |= {row[0] for row in ServerOptions.optFlags}
+        for name in dir(ServerOptions):
+            if name.startswith("opt_"):
+                known.add(name.removeprefix("opt_"))
+        known |= {key.option for key in KEYS.values()} | {"uid", "gid", "umask", "pidfile"}
+        for _, _, level, _ in options.Options.subCommands:
+            known |= {row[0] for row in level.rows()}
+        known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / "ctllm/standin/__main__.py").read_text()))
+        for page in TEXTS:
+            named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))
+            self.assertEqual(named - known, set(), page.name)
+
+    def test_keys(self) -> None:
+        """Every key of the configuration that the documents name exists, in that section."""
+        known = {f"{key.section}.{key.name}" for key in KEYS.values()}
+        named = 0
+        for page in PAGES:
+            for name in re.findall(r"`((?:cloud|desktop|proxy)\.[a-z_]+)`", page.read_text()):
+                self.assertIn(name, known, page.name)
+                named += 1
+        self.assertGreater(named, 10)
+
+    def test_commands(self) -> None:
+        """Every command and place that the documents name exists."""
+        known = {name for name, *_ in cli.Options.subCommands}
+        known |= {name for name, *_ in options.Options.subCommands}
+        for page in TEXTS:
+            named = re.findall(r"(?<![\w./-])ctllm(?: --\w+[ =]\S+)* ([a-z]+)\b", code(page))
+            self.assertEqual(set(named) - known, set(), page.name)
+
+    def test_targets(self) -> None:
+        """Every `make` target that the documents name exists."""
+        targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.M))
+        for page in PAGES:
+            named = set(re.findall(r"\bmake ([a-z0-9]+)", code(page)))
+            self.assertEqual(named - targets, set(), page.name)
+
+    def test_metrics(self) -> None:
+        """The documents name the metrics that there are, all of them."""
+        text = Metrics().render()[1].decode()
+        true = {name for name in re.findall(r"^# TYPE (\w+)", text, re.M)}
+        true = {name for name in true if not name.endswith("_created")}
+        page = (ROOT / "docs" / "operations.md").read_text()
+        self.assertEqual(set(re.findall(r"^\| `(ctllm_\w+)", page, re.M)), true)
+
+    def test_environment(self) -> None:
+        """No page names a folder of the machine that it was written on."""
+        for page in TEXTS:
+            self.assertNotRegex(page.read_text(), r"/root/|/work/|/tmp/v\b")
+
+
+class LinkTests(TestCase):
+    def test_relative_links_resolve(self) -> None:
+        """Every link within the repository leads to a file and, with #, to a heading of it."""
+        for page in PAGES:
+            for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+                path, _, heading = target.partition("#")
+                file = (page.parent / path) if path else page
+                self.assertTrue(file.exists(), f"{page.name}: {target}")
+                if heading:
+                    self.assertIn(heading, anchors(file), f"{page.name}: {target}")
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which headings of a page are linked to."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
