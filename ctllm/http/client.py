@@ -11,6 +11,7 @@ from typing import Any
 
 import h11
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -118,8 +119,12 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The server closed: that may be how the answer ends, or that it breaks off."""
         self.on_lost()
-        if self.asking is not None:
+        if self.asking is None:
+            return
+        if reason.check(ConnectionDone):
             self._receive(b"")
+        else:  # a reset is nobody's way to end an answer
+            self.asking.broken(reason.getErrorMessage())
 
     def _receive(self, data: bytes) -> None:
         asking = self.asking
@@ -145,8 +150,9 @@ class Connection(Protocol):
         """The transport is closing; `connectionLost` tells the rest."""
 
     def abort(self) -> None:
-        """Close now."""
+        """Close now. Nobody uses it from here on, though the transport tells only later."""
         self.asking = None
+        self.on_lost()
         self.transport.abortConnection()
 
 
@@ -178,7 +184,8 @@ class Asking:
             connection.abort()
             return
         self.use(connection)
-        self.caller.resume_body()
+        if not self._over:
+            self.caller.resume_body()
 
     def _unreachable(self, reason: Failure) -> None:
         self._connecting = None
@@ -192,15 +199,20 @@ class Asking:
         self._connection = connection
         connection.asking = self
         connection.on_lost = _nobody_waits
-        self._send(h11.Request(method=self._head.method, target=self._head.target,
-                               headers=list(self._headers())))  # fmt: skip
+        if self._paused:
+            connection.transport.pauseProducing()
+        try:
+            request = h11.Request(method=self._head.method, target=self._head.target,
+                                  headers=list(self._headers()))  # fmt: skip
+        except h11.LocalProtocolError as error:
+            self._unfit(error)
+            return
+        self._send(request)
         waiting, self._waiting = self._waiting, []
         for piece in waiting:
             self._send(h11.Data(data=piece))
         if self._ended:
             self._send(h11.EndOfMessage())
-        if self._paused:
-            connection.transport.pauseProducing()
 
     def _headers(self) -> Headers:
         if first(self._head.headers, b"host") is not None:
@@ -211,6 +223,8 @@ class Asking:
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the request body."""
+        if self._over:
+            return  # the answer was whole before the request
         if self._connection is None:
             self._waiting.append(piece)
         else:
@@ -250,7 +264,10 @@ class Asking:
         try:
             connection.transport.write(connection.h11.send(event) or b"")
         except h11.LocalProtocolError as error:
-            self.broken(f"the request cannot be sent on: {error}")
+            self._unfit(error)
+
+    def _unfit(self, error: h11.LocalProtocolError) -> None:
+        self.broken(f"the request cannot be sent on: {error}")
 
     # -- what the connection hears
 
@@ -274,7 +291,8 @@ class Asking:
         connection.asking = None
         if self._paused:
             connection.transport.resumeProducing()
-        if connection.h11.our_state is h11.DONE and connection.h11.their_state is h11.DONE:
+        whole = connection.h11.our_state is h11.DONE and connection.h11.their_state is h11.DONE
+        if whole and not connection.h11.trailing_data[0]:  # what nobody asked for answers nobody
             connection.h11.start_next_cycle()
             self._origin.keep(connection)
         else:

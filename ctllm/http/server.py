@@ -12,11 +12,12 @@ from typing import Any
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ctllm.errors import BadRequest, Cancelled, CtllmError
 from ctllm.http.faces import Clock, Timer, Transport
@@ -24,9 +25,8 @@ from ctllm.http.incoming import Incoming
 from ctllm.http.reading import Unread, request_head
 from ctllm.wire.heads import RequestHead
 
-#: Seconds a connection may stay open between requests, and a head may take to arrive.
-IDLE = 75.0
-HEAD_TIME = 30.0
+IDLE = 75.0  # seconds a connection may stay open between requests
+HEAD_TIME = 30.0  # seconds a head may take to arrive
 #: Seconds that a client may take to read an answer before the connection closes under it.
 LINGER = 10.0
 #: The same for one that has much of an answer still to read.
@@ -98,7 +98,7 @@ class HttpServer(TwistedProtocol):
             self._incoming.answer_resumed()
 
     def stopProducing(self) -> None:
-        """The transport is closing; `connectionLost` tells the rest."""
+        """The transport is closing; `connectionLost` tells."""
 
     # -- reading
 
@@ -192,7 +192,7 @@ class HttpServer(TwistedProtocol):
         self._read_out()
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._next_cycle()
-        elif self._h11.their_state is h11.DONE:
+        elif self._h11.their_state is not h11.SEND_BODY:
             self.close()
         else:
             self._linger()
@@ -288,6 +288,7 @@ class HttpServer(TwistedProtocol):
         self._linger()
 
 
+@implementer(IProtocolNegotiationFactory)
 class HttpServerFactory(Factory):
     """Makes an `HttpServer` for each connection. `max_head` is in bytes."""
 
@@ -295,6 +296,10 @@ class HttpServerFactory(Factory):
 
     def __init__(self, app: App, clock: Clock, max_head: int = 64 * 1024) -> None:
         self._made = (app, clock, max_head)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
+        return [b"http/1.1"]
 
     def buildProtocol(self, addr: object) -> HttpServer:
         """A connection's protocol."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import pytest_twisted
+from playwright.sync_api import Page
 from pytest_twisted import ensureDeferred
 from twisted.internet import defer
 
 from ctllm.standin import Record, Script
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.world import World, free_port, until
+from tests.e2e.world import World, free_port
 
 #: Longer than any test waits: what ends must have been ended.
 LONG = 300.0
@@ -119,9 +121,7 @@ async def test_a_used_link_says_so(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_a_reload_keeps_the_session_and_signing_out_ends_it(
-    shared: World, tab: Tab
-) -> None:
+async def test_a_reload_keeps_the_session_and_signing_out_ends_it(shared: World, tab: Tab) -> None:
     """A cookie that no script reads has it, until the user or the browser lets go."""
     await sign_in(tab, shared)
     await tab.do(lambda page: page.reload())
@@ -144,22 +144,18 @@ async def test_a_reload_keeps_the_session_and_signing_out_ends_it(
 @ensureDeferred
 async def test_a_token_is_renewed_before_it_ends(shared: World, tab: Tab) -> None:
     """Ten minutes later the user is signed in as before; without a session, signed out."""
-    renewals: list[str] = []
     await tab.do(lambda page: page.clock.install())
-    await tab.do(lambda page: page.on("response", lambda it: renewals.append(it.url)))
     await ready(tab, shared)
-    for count in (1, 2):
-        await tab.do(lambda page: page.clock.fast_forward("10:00"))
-        await tab.do(
-            lambda page, n=count: page.wait_for_function(
-                "n => performance.getEntriesByName(`${location.origin}/ctllm/session/token`)"
-                ".length === n",
-                arg=n,
-            )
-        )
+
+    def ten_minutes(page: Page) -> int:
+        with page.expect_response("**/ctllm/session/token") as renewal:
+            page.clock.fast_forward("10:00")
+        return renewal.value.status
+
+    assert [await tab.do(ten_minutes) for _ in range(2)] == [200, 200]
     await path(tab, proxy="ok", ollama="ok")
     await tab.do(lambda page: page.context.clear_cookies())
-    await tab.do(lambda page: page.clock.fast_forward("10:00"))
+    assert await tab.do(ten_minutes) == 401
     await tab.sees("#why", "You were signed out.")
 
 
@@ -209,9 +205,9 @@ async def test_a_proxy_that_does_not_run_yet(
     await tab.do(
         lambda page: page.route(
             "**/ctllm/proxy",
-            lambda route: route.fulfill(json=whole)
-            if route.request.method == "GET"
-            else route.continue_(),
+            lambda route: (
+                route.fulfill(json=whole) if route.request.method == "GET" else route.continue_()
+            ),
         )
     )
     await sign_in(tab, shared)
@@ -232,7 +228,9 @@ async def test_a_browser_without_a_network_says_so(shared: World, tab: Tab) -> N
 
 def ollama(world: World, port: int) -> Any:
     """An Ollama that can be killed."""
-    return world.run("ollama", "python", "-m", "ctllm.standin", f"--port={port}", "--model=llama3.2")
+    return world.run(
+        "ollama", "python", "-m", "ctllm.standin", f"--port={port}", "--model=llama3.2"
+    )
 
 
 @ensureDeferred
@@ -279,7 +277,7 @@ async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
     while not seen or "word39" not in seen[-1]:
         seen.append(await text(tab))
     assert len(set(seen)) > 5
-    assert all(later.startswith(sooner) for sooner, later in zip(seen, seen[1:], strict=False))
+    assert all(later.startswith(sooner) for sooner, later in pairwise(seen))
     await tab.sees(f"{ANSWER} .end", "Complete.")
     assert await text(tab) == "".join(words)
     await tab.expect("#words", lambda it: it.to_have_value(""))

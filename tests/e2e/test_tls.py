@@ -1,0 +1,122 @@
+"""The cloud behind TLS of its own: what browsers, SDKs and desktops dial."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import json
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.world import Program, World, until
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A key, and a certificate for 127.0.0.1 that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    key_file, certificate_file = folder / "key.pem", folder / "certificate.pem"
+    plain = serialization.NoEncryption()
+    pem = serialization.Encoding.PEM
+    key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
+    certificate_file.write_bytes(made.public_bytes(pem))
+    return key_file, certificate_file
+
+
+def ask_like_a_browser(url: str, trusted: Path, key: str) -> dict[str, str]:
+    """One question by a client that offers HTTP/2 as well."""
+    context = ssl.create_default_context(cafile=str(trusted))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    request = urllib.request.Request(
+        f"{url}/api/generate",
+        json.dumps({"model": "llama3.2", "prompt": "hello", "stream": False}).encode(),
+        {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+        found: dict[str, str] = json.load(answer)
+        return found
+
+
+class Secured:
+    """A cloud with a certificate that only those who are told so trust."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.key, self.trusted = certificate(world.folder)
+        self.url = f"https://127.0.0.1:{world.cloud_port}"
+        self.trusting = {**world.environment(), "SSL_CERT_FILE": str(self.trusted)}
+
+    async def link(self) -> str:
+        """Start the cloud and invite alice."""
+        listen = (
+            f"ssl:{self.world.cloud_port}:privateKey={self.key}"
+            f":certKey={self.trusted}:interface=127.0.0.1"
+        )
+        options = (f"--listen={listen}", f"--url={self.url}", "--metrics=off")
+        self.world.place("cloud", "cloud", *options)
+        address = self.world.state("cloud") / "cloud" / "url"
+        await until(address.exists, "the cloud to start")
+        link = await self.world.invite("alice")
+        assert link.startswith(self.url)
+        return link
+
+    async def log_in(self, link: str, env: dict[str, str]) -> Program:
+        state = f"--state={self.world.state('alice')}"
+        program = self.world.run("login", "ctllm", state, "login", link, env=env)
+        await program.ended
+        return program
+
+
+@ensureDeferred
+async def test_everything_works_over_tls(world: World) -> None:
+    """Sign-in, the desktop's tunnel and an answer; the certificate is checked by all."""
+    secured = Secured(world)
+    signed_in = await secured.log_in(await secured.link(), secured.trusting)
+    assert signed_in.code == 0, signed_in.printed
+    _, port = world.standin("llama3.2")
+    options = (f"--state={world.state('alice')}", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
+    desktop = world.run(
+        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
+    )
+    await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
+    key = await world.command("alice", "keys", "add", "tests")
+
+    async def answer() -> dict[str, str] | None:
+        try:
+            return await deferToThread(ask_like_a_browser, secured.url, secured.trusted, key)
+        except urllib.error.HTTPError as error:
+            if error.code != 401:
+                raise
+            return None  # the cloud has not heard of the key yet
+
+    assert "hello" in (await until(answer, "the key to work"))["response"]
+
+
+@ensureDeferred
+async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(world: World) -> None:
+    """The desktop says so in a sentence, and the invitation is not spent."""
+    secured = Secured(world)
+    link = await secured.link()
+    refused = await secured.log_in(link, world.environment())
+    assert refused.code == 1
+    assert secured.url in refused.printed
+    assert "Traceback" not in refused.printed
+    assert (await secured.log_in(link, secured.trusting)).code == 0

@@ -1,0 +1,456 @@
+"""The asking side of HTTP: what the server sees and the caller hears, byte by byte."""
+
+from __future__ import annotations
+
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
+from ctllm.http.client import KEEP, MAX_HEAD, MAX_KEPT, Asking, Origin
+from ctllm.http.incoming import Incoming
+from ctllm.wire.heads import AnswerHead, RequestHead, first
+from tests.unit.pretend import Heard, Place, Served, Wire
+
+GET = RequestHead(b"GET", b"/api/tags")
+POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Length", b"4"),))
+UPLOAD = RequestHead(b"POST", b"/api/blobs/x", ((b"Transfer-Encoding", b"chunked"),))
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+LEFT = Cancelled("the client left")
+
+
+class Case(SynchronousTestCase):
+    """An Origin, and the place where it dials."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.place = Place()
+        self.origin = Origin(self.place, self.clock, "Ollama", OllamaDown, b"127.0.0.1:11434")
+
+    def open(self, head: RequestHead = GET) -> tuple[Asking, Heard]:
+        heard = Heard()
+        call = self.origin.open(head, heard)
+        return call, heard  # type: ignore[return-value]
+
+    def asked(self, head: RequestHead = GET) -> tuple[Asking, Heard, Wire]:
+        """An exchange whose request is whole and sent on a connection of its own."""
+        call, heard = self.open(head)
+        wire = self.place.accept()
+        if head is POST:
+            call.write(b"body")
+        call.end()
+        return call, heard, wire
+
+    def failed(self, heard: Heard, kind: type[Exception] = UpstreamFailed) -> None:
+        self.assertIsInstance(heard.over, kind)
+
+
+class Asked(Case):
+    """What reaches the server."""
+
+    def test_a_request_goes_as_it_is(self) -> None:
+        """Head as given, with a Host where there was none; body and end."""
+        _, _, wire = self.asked(POST)
+        self.assertEqual(
+            wire.said(),
+            b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1:11434\r\nContent-Length: 4\r\n\r\nbody",
+        )
+
+    def test_a_host_that_is_given_stays(self) -> None:
+        """There is only ever one."""
+        _, _, wire = self.asked(RequestHead(b"GET", b"/", ((b"hOst", b"elsewhere"),)))
+        said = wire.said().lower()
+        self.assertEqual((said.count(b"host:"), b"elsewhere" in said), (1, True))
+
+    def test_a_body_from_before_the_connection_follows_the_head(self) -> None:
+        """In its order; and the caller is asked to wait until there is a connection."""
+        call, heard = self.open(UPLOAD)
+        self.assertFalse(heard.may_send)
+        call.write(b"one")
+        call.write(b"two")
+        call.end()
+        wire = self.place.accept()
+        self.assertTrue(heard.may_send)
+        body = wire.said().partition(b"\r\n\r\n")[2]
+        self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+
+    def test_a_server_that_reads_slowly_slows_the_body(self) -> None:
+        """The transport's pause and resumption reach whoever sends the body."""
+        call, heard = self.open(UPLOAD)
+        wire = self.place.accept()
+        assert wire.producer is not None
+        wire.producer.pauseProducing()
+        self.assertFalse(heard.may_send)
+        wire.producer.resumeProducing()
+        self.assertTrue(heard.may_send)
+        call.cancel(LEFT)
+
+    def test_a_body_that_is_not_as_long_as_it_said(self) -> None:
+        """Neither a longer nor a shorter one is sent on as if it were right."""
+        for pieces in ([b"five!"], [b"abc"]):
+            call, heard = self.open(POST)
+            wire = self.place.accept()
+            for piece in pieces:
+                call.write(piece)
+            call.end()
+            self.failed(heard)
+            self.assertEqual(wire.closed, "abort")
+
+    def test_a_request_that_cannot_be_sent(self) -> None:
+        """A head that would break its line fails by itself; nothing is heard after that."""
+        call, heard = self.open(RequestHead(b"GET", b"/", ((b"X", b"a\r\nY: b"),)))
+        wire = self.place.accept()
+        call.end()
+        self.failed(heard)
+        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
+
+    def test_nobody_there(self) -> None:
+        """The error is of the kind that the origin was made with, and says who is not there."""
+        _, heard = self.open()
+        self.place.refuse(ConnectionRefusedError())
+        self.failed(heard, OllamaDown)
+        self.assertIn("Ollama is not there", str(heard.over))
+
+
+class Answered(Case):
+    """What the caller hears."""
+
+    def test_a_whole_answer(self) -> None:
+        """Head, body and end; what concerns the connection alone stays here."""
+        _, heard, wire = self.asked()
+        self.wire_says(wire, b"HTTP/1.1 404 Nope\r\nX-A: 1\r\nKeep-Alive: 5\r\n")
+        self.wire_says(wire, b"Content-Length: 5\r\n\r\nhel")
+        self.assertEqual((bytes(heard.got), heard.over), (b"hel", None))
+        self.wire_says(wire, b"lo")
+        self.assertEqual((bytes(heard.got), heard.over), (b"hello", "end"))
+        expected = AnswerHead(404, b"Nope", ((b"X-A", b"1"), (b"Content-Length", b"5")))
+        self.assertEqual(heard.headed, expected)
+
+    def wire_says(self, wire: Wire, data: bytes) -> None:
+        wire.protocol.dataReceived(data)
+
+    def test_byte_by_byte(self) -> None:
+        """However the answer is cut on its way, it is the same answer."""
+        _, heard, wire = self.asked()
+        for byte in STREAM + b"5\r\none\n\n\r\n0\r\n\r\n":
+            self.wire_says(wire, bytes([byte]))
+        self.assertEqual((bytes(heard.got), heard.over), (b"one\n\n", "end"))
+
+    def test_lines_pass_as_they_come(self) -> None:
+        """Nothing is held back until the end."""
+        _, heard, wire = self.asked()
+        self.wire_says(wire, STREAM + b"4\r\none\n\r\n")
+        self.assertEqual((bytes(heard.got), heard.over), (b"one\n", None))
+
+    def test_interim_answers_are_not_the_answer(self) -> None:
+        """100 and 103 pass by in silence."""
+        _, heard, wire = self.asked(POST)
+        self.wire_says(wire, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
+        self.assertIsNone(heard.headed)
+        self.wire_says(wire, OK)
+        self.assertEqual((heard.headed and heard.headed.status, heard.over), (200, "end"))
+
+    def test_answers_without_a_body(self) -> None:
+        """HEAD, 204 and 304 end with their heads, whatever length they name."""
+        for head, status in (
+            (RequestHead(b"HEAD", b"/"), b"200 OK"),
+            (GET, b"204 No Content"),
+            (GET, b"304 Not Modified"),
+        ):
+            call, heard = self.open(head)
+            wire = self.place.accept() if self.place.dialled else self.place.wires[-1]
+            call.end()
+            length = b"" if status.startswith(b"204") else b"Content-Length: 9\r\n"
+            self.wire_says(wire, b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n")
+            self.assertEqual((bytes(heard.got), heard.over), (b"", "end"), status)
+        self.assertEqual(len(self.place.wires), 1)
+
+    def test_an_answer_that_ends_with_its_connection(self) -> None:
+        """A close in order is how answers of HTTP/1.0 end."""
+        _, heard, wire = self.asked()
+        self.wire_says(wire, b"HTTP/1.0 200 OK\r\n\r\nall of it")
+        self.assertIsNone(heard.over)
+        wire.hang_up()
+        self.assertEqual((bytes(heard.got), heard.over), (b"all of it", "end"))
+
+    def test_a_reset_is_not_an_end(self) -> None:
+        """A clean end is a claim: a connection that broke makes none."""
+        _, heard, wire = self.asked()
+        self.wire_says(wire, b"HTTP/1.0 200 OK\r\n\r\nhalf of")
+        wire.hang_up(ConnectionLost())
+        self.failed(heard)
+
+    def test_answers_that_break_off(self) -> None:
+        """Before the head, in it, in the body or in a chunk: never an end."""
+        for said in (
+            b"",
+            b"HTTP/1.1 200 OK\r\nContent-",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell",
+            STREAM,
+            STREAM + b"5\r\nhel",
+            STREAM + b"5\r\nhello\r\n",
+        ):
+            _, heard, wire = self.asked()
+            if said:
+                self.wire_says(wire, said)
+            wire.hang_up()
+            self.failed(heard)
+
+    def test_answers_that_make_no_sense(self) -> None:
+        """They fail at once, and their connection is closed."""
+        for said in (
+            b"SSH-2.0-OpenSSH\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+            b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+            STREAM + b"zz\r\n",
+            b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD,
+        ):
+            _, heard, wire = self.asked()
+            self.wire_says(wire, said)
+            self.failed(heard)
+            self.assertEqual(wire.closed, "abort", said[:40])
+
+    def test_a_caller_that_reads_slowly_slows_the_answer(self) -> None:
+        """The socket is left alone meanwhile; also when it was said before the connection."""
+        call, heard = self.open()
+        call.pause()
+        call.end()
+        wire = self.place.accept()
+        self.assertEqual(wire.producerState, "paused")
+        call.resume()
+        self.assertEqual(wire.producerState, "producing")
+        call.pause()
+        self.assertEqual(wire.producerState, "paused")
+        call.cancel(LEFT)
+        self.assertIsNone(heard.over)
+
+    def test_an_early_answer(self) -> None:
+        """An answer that is whole before the request was ends the upload and the connection."""
+        call, heard = self.open(UPLOAD)
+        wire = self.place.accept()
+        call.write(b"one")
+        self.wire_says(wire, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        self.assertEqual((heard.headed and heard.headed.status, heard.over), (413, "end"))
+        wire.said()
+        for _ in range(3):
+            call.write(b"more")
+        call.end()
+        call.cancel(LEFT)
+        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
+        self.assertEqual(call._waiting, [])  # nobody will ever send it
+
+
+class Cancels(Case):
+    """Closing the connection is how the server is told to stop."""
+
+    def test_while_connecting(self) -> None:
+        """Nothing is dialled any more, and nothing heard."""
+        call, heard = self.open()
+        call.end()
+        call.cancel(LEFT)
+        self.assertEqual(self.place.given_up, 1)
+        self.assertIsNone(heard.over)
+
+    def test_connected_all_the_same(self) -> None:
+        """A connection that comes after its exchange was cancelled is closed, unused."""
+        call, heard = self.open()
+        call._connecting = None  # an endpoint that does not let itself be cancelled
+        call.cancel(LEFT)
+        wire = self.place.accept()
+        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
+        self.assertIsNone(heard.over)
+
+    def test_in_every_phase(self) -> None:
+        """While asking, before the answer, in the middle of it: closed at once, nothing heard."""
+        for sent, said in ((False, b""), (True, b""), (True, STREAM + b"4\r\none\n\r\n")):
+            call, heard = self.open(UPLOAD)
+            wire = self.place.accept()
+            if sent:
+                call.end()
+            if said:
+                wire.protocol.dataReceived(said)
+            call.cancel(LEFT)
+            self.assertEqual(wire.closed, "abort")
+            wire.settle()
+            self.assertIsNone(heard.over)
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_from_within_the_answer(self) -> None:
+        """Who cancels on hearing a piece hears no other, though more has come."""
+
+        class Impatient(Heard):
+            def data(self, piece: bytes) -> None:
+                super().data(piece)
+                call.cancel(LEFT)
+
+        heard = Impatient()
+        call = self.origin.open(GET, heard)
+        wire = self.place.accept()
+        call.end()
+        wire.protocol.dataReceived(STREAM + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
+        self.assertEqual((bytes(heard.got), heard.over, wire.closed), (b"a", None, "abort"))
+
+    def test_after_the_end(self) -> None:
+        """It is too late: the connection may already serve somebody else."""
+        call, _, wire = self.asked()
+        wire.protocol.dataReceived(OK)
+        other, heard = self.open()
+        other.end()
+        call.cancel(LEFT)
+        call.pause()
+        self.assertEqual((wire.closed, wire.producerState), ("", "producing"))
+        wire.protocol.dataReceived(OK)
+        self.assertEqual(heard.over, "end")
+
+
+class Kept(Case):
+    """Connections are used again."""
+
+    def kept(self) -> Wire:
+        _, heard, wire = self.asked()
+        wire.protocol.dataReceived(OK)
+        self.assertEqual(heard.over, "end")
+        return wire
+
+    def unused(self, wire: Wire) -> None:
+        """The next exchange dials for itself."""
+        self.open()
+        self.assertEqual(len(self.place.dialled), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_used_again(self) -> None:
+        """One after the other on one connection, and each hears its own answer."""
+        wire = self.kept()
+        wire.said()
+        call, heard = self.open()
+        call.end()
+        self.assertIn(b"GET /api/tags", wire.said())
+        wire.protocol.dataReceived(STREAM + b"2\r\nhi\r\n0\r\n\r\n")
+        self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
+        self.assertEqual(len(self.place.wires), 1)
+
+    def test_a_paused_one_reads_again(self) -> None:
+        """A caller that had paused leaves a connection that reads."""
+        call, _, wire = self.asked()
+        call.pause()
+        wire.protocol.dataReceived(OK)
+        self.assertEqual(wire.producerState, "producing")
+
+    def test_two_at_once_have_two(self) -> None:
+        """A connection carries one exchange at a time."""
+        self.asked()
+        self.asked()
+        self.assertEqual(len(self.place.wires), 2)
+
+    def test_closed_when_nobody_comes(self) -> None:
+        """Before the server would."""
+        wire = self.kept()
+        self.clock.advance(KEEP - 0.1)
+        self.assertEqual(wire.closed, "")
+        self.clock.advance(0.1)
+        self.assertEqual(wire.closed, "abort")
+
+    def test_not_used_once_it_is_being_closed(self) -> None:
+        """Also in the turn in which its time is over, before the transport says so."""
+        wire = self.kept()
+        self.clock.advance(KEEP)
+        self.unused(wire)
+        wire.settle()
+
+    def test_garbage_on_an_unused_one(self) -> None:
+        """What speaks without being asked is closed, and not asked any more."""
+        wire = self.kept()
+        wire.protocol.dataReceived(b"HTTP/1.1 408 Too slow\r\n\r\n")
+        self.assertEqual(wire.closed, "abort")
+        self.unused(wire)
+        wire.settle()
+
+    def test_garbage_behind_an_answer(self) -> None:
+        """A second answer that comes along with the first is nobody's: least of all the next's."""
+        _, heard, wire = self.asked()
+        wire.protocol.dataReceived(OK + OK)
+        self.assertEqual((bytes(heard.got), heard.over), (b"ok", "end"))
+        self.assertEqual(wire.closed, "abort")
+        self.unused(wire)
+
+    def test_closed_by_the_server(self) -> None:
+        """It is forgotten, with its timer."""
+        wire = self.kept()
+        wire.hang_up()
+        self.unused(wire)
+
+    def test_connection_close(self) -> None:
+        """A server that says that it will close is not asked again."""
+        _, heard, wire = self.asked()
+        wire.protocol.dataReceived(
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+        )
+        self.assertEqual((heard.over, wire.closed), ("end", "abort"))
+        self.unused(wire)
+
+    def test_not_more_than_so_many(self) -> None:
+        """The rest is closed."""
+        wires = [self.asked()[2] for _ in range(MAX_KEPT + 1)]
+        for wire in wires:
+            wire.protocol.dataReceived(OK)
+        self.assertEqual([wire.closed for wire in wires], [""] * MAX_KEPT + ["abort"])
+        self.origin.close()
+
+    def test_closing_leaves_nothing(self) -> None:
+        """No connection and no timer; what is under way goes on."""
+        idle = self.kept()
+        first_call, busy = self.open()
+        first_call.end()
+        _, _, other = self.asked()
+        other.protocol.dataReceived(OK)
+        self.origin.close()
+        self.assertEqual((idle.closed, other.closed), ("", "abort"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        idle.protocol.dataReceived(OK)
+        self.assertEqual(busy.over, "end")
+
+
+class AgainstOurServer(SynchronousTestCase):
+    """Both of our own ends over memory."""
+
+    def test_an_echo(self) -> None:
+        """An upload of unknown length comes back, on one connection again and again."""
+        clock = Clock()
+
+        async def echo(incoming: Incoming) -> None:
+            body = await incoming.read(100)
+            incoming.reply(200, body, ((b"X-Method", incoming.asked.method),))
+
+        served = Served(echo, clock)
+        origin = Origin(served, clock, "the echo", UpstreamFailed)
+        for number in (b"one", b"two", b"three"):
+            heard = Heard()
+            call = origin.open(UPLOAD, heard)
+            call.write(number)
+            call.end()
+            served.flush()
+            assert heard.headed is not None
+            self.assertEqual(first(heard.headed.headers, b"x-method"), b"POST")
+            self.assertEqual((bytes(heard.got), heard.over), (number, "end"))
+        self.assertEqual(len(served.pumps), 1)
+        origin.close()
+        served.flush()
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_a_broken_answer_is_heard_as_broken(self) -> None:
+        """What the server breaks off never passes for whole, words or not."""
+        clock = Clock()
+
+        async def breaking(incoming: Incoming) -> None:
+            incoming.head(AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),)))
+            incoming.data(b'{"half":')
+            raise OllamaDown("it died")
+
+        served = Served(breaking, clock)
+        heard = Heard()
+        Origin(served, clock, "it", UpstreamFailed).open(GET, heard).end()
+        served.flush()
+        self.assertEqual(bytes(heard.got), b'{"half":\n{"error":"it died"}\n')
+        self.assertIsInstance(heard.over, UpstreamFailed)
