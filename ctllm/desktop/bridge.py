@@ -20,7 +20,7 @@ from ctllm.http.websocket import BridgeSocket, BridgeSockets
 from ctllm.wire.answerer import Answerer
 
 #: Seconds between looks for a sign-in, while there is none.
-SIGNED_OUT = 2.0
+SIGNED_OUT = 0.5
 #: Seconds that a connection must have lasted for the next attempt to be an eager one.
 STEADY = 30.0
 

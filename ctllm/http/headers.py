@@ -34,6 +34,7 @@ _CREDENTIALS = frozenset((b"authorization", b"cookie", b"x-api-key", b"api-key",
 _ORIGINS = frozenset((b"host", b"origin", b"referer", b"forwarded", b"via", b"x-real-ip"))
 #: Chrome's and proxies' hints about the browser and the address it has.
 _ORIGIN_PREFIXES = (b"x-forwarded-", b"sec-", b"cf-", b"ctllm-")
+_ORIGIN_SUFFIXES = (b"-client-ip", b"-forwarded-for")
 
 
 def _hops(headers: Headers) -> frozenset[bytes]:
@@ -81,6 +82,7 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
         if header[0].lower() not in _CREDENTIALS
         and header[0].lower() not in _ORIGINS
         and not header[0].lower().startswith(_ORIGIN_PREFIXES)
+        and not header[0].lower().endswith(_ORIGIN_SUFFIXES)
     )
     headers = ((b"Host", host), *kept, *_framing(head.headers))
     return RequestHead(head.method, head.target, headers)

@@ -17,6 +17,7 @@ from autobahn.twisted.websocket import (
     WebSocketServerProtocol,
 )
 from autobahn.websocket.types import ConnectionDeny
+from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 
 from ctllm.errors import ProtocolViolation
@@ -82,6 +83,9 @@ class TunnelSocket:
 
     def onOpen(self) -> None:
         """Agreed on being a WebSocket."""
+        if ITCPTransport.providedBy(self.transport):
+            # autobahn tries before it knows its own options, and small messages wait 40 ms.
+            self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.opened()
 
@@ -191,7 +195,6 @@ def _liveness(interval: float, deadline: float) -> dict[str, object]:
         "maxFramePayloadSize": MAX_MESSAGE,
         "openHandshakeTimeout": 10,
         "closeHandshakeTimeout": 2,
-        "tcpNoDelay": True,
         "utf8validateIncoming": False,
     }
 

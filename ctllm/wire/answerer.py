@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.errors import Cancelled, CtllmError, Gone, Overloaded, ProtocolViolation
+from ctllm.errors import (
+    Cancelled,
+    CtllmError,
+    Gone,
+    Overloaded,
+    ProtocolViolation,
+    UpstreamFailed,
+)
 from ctllm.wire.exchange import Call, Exchange, Link
 from ctllm.wire.frames import (
+    MAX_HEAD,
     NO_EXCHANGE,
     VERSION,
     Desktop,
@@ -47,7 +55,13 @@ class Answering(Exchange):
 
     def head(self, head: AnswerHead) -> None:
         """Send the answer's status and headers."""
-        self._head = frame(Kind.HEAD, self.id, encode_answer(head))
+        payload = encode_answer(head)
+        if len(payload) > MAX_HEAD:  # the proxy would take the frame for a broken tunnel
+            error = UpstreamFailed("the answer's headers are too large for a tunnel")
+            self.call.cancel(error)
+            self.fail(error)
+            return
+        self._head = frame(Kind.HEAD, self.id, payload)
         if self.link is Link.LIVE:
             self._announcement += self._head
             self._ready(self)

@@ -125,7 +125,7 @@ def from_json(payload: bytes, kind: type[T]) -> T:
     """Decode a JSON payload; raises ProtocolViolation."""
     try:
         return msgspec.json.decode(payload, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         name = kind.__name__.upper()
         raise ProtocolViolation(f"a {name} payload that is not right: {error}") from None
 

@@ -6,11 +6,15 @@ heads travel as JSON, in which each byte is the character of the same number (La
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 Headers = tuple[tuple[bytes, bytes], ...]
+
+#: RFC 9110, section 9.1: whatever the serving side lets in; what it means is for Ollama to say.
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RequestHead(msgspec.Struct, frozen=True):
@@ -85,7 +89,7 @@ def decode_request(payload: bytes) -> tuple[RequestHead, int]:
     """The reverse of `encode_request`; raises ValueError."""
     text = _request_text.decode(payload)
     method, target = text.method.encode("latin-1"), text.target.encode("latin-1")
-    if not method.isalpha() or not target.startswith(b"/") or text.resume < 0:
+    if not _METHOD.fullmatch(method) or not target.startswith(b"/") or text.resume < 0:
         raise ValueError("a request head with an impossible method, target or resume time")
     if not target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in target):
         raise ValueError("a request target with characters that no URL has")

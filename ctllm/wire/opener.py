@@ -10,12 +10,14 @@ from ctllm.errors import (
     CtllmError,
     DesktopLost,
     DesktopOffline,
+    HeadTooLarge,
     NotFound,
     Overloaded,
     ProtocolViolation,
 )
 from ctllm.wire.exchange import Caller, Exchange, Link
 from ctllm.wire.frames import (
+    MAX_HEAD,
     NO_EXCHANGE,
     VERSION,
     Hello,
@@ -148,15 +150,18 @@ class Opener(Tunnel[Asking]):
         return self._peer_window
 
     def open(self, head: RequestHead, caller: Caller, resume: int = 0) -> Asking:
-        """Begin an exchange; raises DesktopOffline or Overloaded."""
+        """Begin an exchange; raises DesktopOffline, Overloaded or HeadTooLarge."""
         if not self.up:
             raise DesktopOffline("the desktop is not connected; it may be back in a moment")
         if len(self.exchanges) >= self.max_exchanges:
             raise Overloaded(
                 f"{self.max_exchanges} requests are under way; try again when some ended"
             )
+        payload = encode_request(head, resume)
+        if len(payload) > MAX_HEAD:  # the bridge would take the frame for a broken tunnel
+            raise HeadTooLarge("the request line and headers are too large for a tunnel")
         id = secrets.token_bytes(16)
-        opening = frame(Kind.OPEN, id, encode_request(head, resume))
+        opening = frame(Kind.OPEN, id, payload)
         exchange = Asking(id, self, caller, opening)
         exchange.resume_seconds = resume
         self.exchanges[id] = exchange

@@ -32,10 +32,14 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: Keeps what the page's own policy had to block where `Tab.blocked` finds it.
+#: `blocked` is what the page's own policy had to stop. Tests set `ahead`, seconds that its clock is
+#: fast, and `haste`, how many of its seconds pass in one.
 WATCH = """
-window.blocked = [];
+window.blocked = []; window.ahead = 0; window.haste = 1;
 addEventListener('securitypolicyviolation', event => blocked.push(event.violatedDirective));
+const {now} = Date, wait = setTimeout;
+Date.now = () => now() + ahead * 1000;
+window.setTimeout = (act, time) => wait(act, time / haste);
 """
 STORED = """async () => ({
     local: {...localStorage}, session: {...sessionStorage}, cookie: document.cookie,

@@ -111,9 +111,9 @@ class ArchitectureTests(TestCase):
 
     def test_the_standin_is_for_the_desktop_and_the_tests(self) -> None:
         """No other part knows the stand-in."""
-        users = {
-            part for part, found in everything() if found.name.startswith("ctllm.standin")
-        } - {"standin"}
+        users = {part for part, found in everything() if found.name.startswith("ctllm.standin")} - {
+            "standin"
+        }
         self.assertEqual(users, {"desktop"})
 
     def test_only_the_composition_root_names_the_reactor(self) -> None:

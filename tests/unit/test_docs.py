@@ -31,7 +31,7 @@ EXCHANGE = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
 ANSWER = b'{"version":"0.12.6"}'
 
 #: Options of other programs that the documents name.
-OTHERS = {"help", "version", "no-index", "find-links", "now", "user", "system"}
+OTHERS = {"help", "home-dir", "now", "shell", "system", "user", "version"}
 
 
 def blocks(language: str) -> dict[str, str]:
@@ -53,7 +53,7 @@ def code(page: Path) -> str:
     text = page.read_text()
     if page.suffix != ".md":
         return text
-    fenced = re.findall(r"^```.*?^```$", text, re.M | re.S)
+    fenced = re.findall(r"^```.*?^```$|^ {4}[^\n]*$", text, re.M | re.S)
     spans = re.findall(r"`[^`\n]+`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
     return "\n".join([*fenced, *spans])
 
@@ -180,12 +180,8 @@ def hexed(said: dict[str, bytes]) -> dict[str, str]:
 class NamesTests(TestCase):
     def test_options(self) -> None:
         """Every option that the documents name exists."""
-        known = set(OTHERS) | {row[0] for row in ServerOptions.optParameters}
-        known |= {row[0] for row in ServerOptions.optFlags}
-        for name in dir(ServerOptions):
-            if name.startswith("opt_"):
-                known.add(name.removeprefix("opt_"))
-        known |= {key.option for key in KEYS.values()} | {"uid", "gid", "umask", "pidfile"}
+        known = OTHERS | {name.rstrip("=") for name in ServerOptions().longOpt}
+        known |= {key.option for key in KEYS.values()}
         for _, _, level, _ in options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
         known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / "ctllm/standin/__main__.py").read_text()))
@@ -221,8 +217,7 @@ class NamesTests(TestCase):
     def test_metrics(self) -> None:
         """The documents name the metrics that there are, all of them."""
         text = Metrics().render()[1].decode()
-        true = {name for name in re.findall(r"^# TYPE (\w+)", text, re.M)}
-        true = {name for name in true if not name.endswith("_created")}
+        true = {n for n in re.findall(r"^# TYPE (\w+)", text, re.M) if not n.endswith("_created")}
         page = (ROOT / "docs" / "operations.md").read_text()
         self.assertEqual(set(re.findall(r"^\| `(ctllm_\w+)", page, re.M)), true)
 
