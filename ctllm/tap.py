@@ -6,6 +6,8 @@ The one module that names the reactor; everything else is handed what it needs.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,20 @@ from ctllm.wire.jws import to_text
 
 __all__ = ["Options", "makeService"]
 
+#: Bytes of news that a daemon's first process reads.
+_NEWS = 100
+
 
 class Place(MultiService):
     """A place as a whole. A start that cannot be ends with a sentence instead of a traceback.
 
-    `observer` is where the log goes, if not where twistd puts it.
+    `observer` is where the log goes, if not where twistd puts it; `twistd` are its own options.
     """
 
-    def __init__(self, observer: Any = None) -> None:
+    def __init__(self, observer: Any, twistd: Mapping[str, Any]) -> None:
         super().__init__()
         self._observer = observer
+        self._twistd = twistd
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application, which looks there for where to log."""
@@ -42,14 +48,24 @@ class Place(MultiService):
         try:
             super().privilegedStartService()
         except CtllmError as error:
-            raise SystemExit(f"ctllm: {error.message}") from None
+            raise self._refused(error.message) from None
 
     def startService(self) -> None:
         """Start, as whom we were told to be."""
         try:
             super().startService()
         except CtllmError as error:
-            raise SystemExit(f"ctllm: {error.message}") from None
+            raise self._refused(error.message) from None
+
+    def _refused(self, why: str) -> SystemExit:
+        """Do what twistd would do for an exception, but for the traceback."""
+        pipe, pid_file = self._twistd.get("statusPipe"), self._twistd.get("pidfile")
+        if pipe is not None:  # we are a daemon: the process that was started waits for news
+            os.write(pipe, f"1 {why}".encode("ascii", "replace")[:_NEWS])
+        if pid_file:
+            with suppress(OSError):
+                os.unlink(pid_file)
+        return SystemExit(f"ctllm: {why}")
 
 
 def makeService(options: Options) -> Place:
@@ -58,7 +74,8 @@ def makeService(options: Options) -> Place:
 
     config = options.configuration()
     json = config.log_format == "json"
-    place = Place(json_observer(options.parent or {}) if json else None)
+    twistd: Mapping[str, Any] = options.parent or {}
+    place = Place(json_observer(twistd) if json else None, twistd)
     if options.place == "proxy":
         _proxy(reactor, config, options.proxy_place()).setServiceParent(place)
     elif options.place == "cloud":

@@ -84,10 +84,7 @@ class CloudService(MultiService):
         """Put the parts together, then start them."""
         folder = Folder(self._state / "cloud")
         keys = load_keys(folder)
-        self.invites = Invites(
-            folder.inner("invites"),
-            time.time,
-        )
+        self.invites = Invites(folder.inner("invites"), time.time, self._settings.invite_minutes)
         sessions = Sessions(folder.inner("sessions"), time.time, self._settings.session_days)
         issuer = Issuer(keys.signing, time.time, self._settings.token_seconds)
         sign_in = SignIn(issuer, self.invites, sessions, time.time, self._settings.session_days)

@@ -63,7 +63,11 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = "process"
     token_seconds: Annotated[
         int,
-        Meta(description="How long a session assertion is valid, in seconds.", ge=60, le=3600),
+        Meta(
+            description="How long an access token is valid, in seconds; it is renewed before that.",
+            ge=60,
+            le=3600,
+        ),
     ] = 600
     session_days: Annotated[
         int, Meta(description="How long a sign-in lasts, in days.", ge=1, le=3650)
@@ -141,7 +145,7 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     cloud_url: Annotated[
         str,
         Meta(
-            description='The cloud to connect to. Empty: where "ctllm login" signed in.',
+            description="The cloud's address from here, if it is not the one of the sign-in link.",
             extra={"check": check_web_address},
         ),
     ] = ""
@@ -160,7 +164,7 @@ class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 262144
     max_exchanges: Annotated[
         int,
-        Meta(description="How many exchanges one tunnel carries at once.", ge=1, le=65536),
+        Meta(description="How many exchanges one tunnel carries at once.", ge=1, le=16384),
     ] = 4096
     grace_seconds: Annotated[
         int,

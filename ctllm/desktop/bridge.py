@@ -15,12 +15,14 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
-from ctllm.errors import CtllmError, Unauthenticated, UpstreamFailed
+from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
 from ctllm.http.websocket import BridgeSocket, BridgeSockets
 from ctllm.wire.answerer import Answerer
 
 #: Seconds between looks for a sign-in, while there is none.
-SIGNED_OUT = 0.5
+LOOK = 0.5
+#: Seconds after which a sign-in that the cloud refused is tried again, if it is still the same.
+REFUSED = 60.0
 #: Seconds that a connection must have lasted for the next attempt to be an eager one.
 STEADY = 30.0
 
@@ -37,6 +39,9 @@ class Tokens(Protocol):
 
     def distrust(self) -> None:
         """Get another token next time."""
+
+    def version(self) -> int:
+        """Changes when somebody signs in or out."""
 
 
 class Bridge(Service):
@@ -57,6 +62,7 @@ class Bridge(Service):
         self._delay = backoffPolicy(0.5, 60.0, 2.0, jitter=random.random)
         self._life: Deferred[None] | None = None
         self._socket: BridgeSocket | None = None
+        self._farewell: Deferred[None] | None = None
         self._sweep = LoopingCall(lambda: tunnel.sweep(reactor.seconds()))
         self._sweep.clock = reactor
 
@@ -67,16 +73,20 @@ class Bridge(Service):
         self._life = Deferred.fromCoroutine(self._live())
         self._life.addErrback(self._died)
 
-    def stopService(self) -> None:
-        """Hang up. What clients were being answered ends with an error at once."""
+    def stopService(self) -> Deferred[None] | None:
+        """Tell the clients that are being answered, and hang up; fires when that was sent."""
         super().stopService()
         if self._sweep.running:
             self._sweep.stop()
         if self._life is not None:
             self._life.cancel()
-        if self._socket is not None:
-            self._socket.leave()
-        self._tunnel.abandon(CtllmError("the desktop is stopping"))
+        self._tunnel.dismiss(DesktopLost("the desktop was stopped"))
+        socket = self._socket
+        if socket is None:
+            return None
+        self._farewell = Deferred()
+        socket.leave(self._tunnel.outgoing())
+        return self._farewell
 
     def _died(self, reason: Any) -> None:
         if not isinstance(reason.value, CancelledError):
@@ -86,12 +96,12 @@ class Bridge(Service):
         attempts = 0
         while True:
             began = self._reactor.seconds()
+            seen = self._session.version()
             try:
-                self._become("connecting")
-                await self._connection()
+                await self._connection(self._session.sign_in.cloud_url)
             except Unauthenticated as error:
                 self._become("signed out", error.message)
-                await self._wait(SIGNED_OUT)
+                await self._change_of_sign_in(seen)
                 continue
             except CtllmError as error:
                 self._become("error", error.message)
@@ -104,12 +114,17 @@ class Bridge(Service):
             attempts = 0 if self._reactor.seconds() - began > STEADY else attempts + 1
             await self._wait(self._delay(attempts))
 
+    async def _change_of_sign_in(self, seen: int) -> None:
+        until = self._reactor.seconds() + REFUSED
+        while self._session.version() == seen and self._reactor.seconds() < until:
+            await self._wait(LOOK)
+
     def _wait(self, seconds: float) -> Deferred[None]:
         return deferLater(self._reactor, seconds)
 
-    async def _connection(self) -> None:
+    async def _connection(self, url: str) -> None:
         """One connection, from dialling to its end; raises CtllmError with the reason."""
-        url = self._session.sign_in.cloud_url
+        self._become("connecting")
         token = await self._session.token()
         over: Deferred[tuple[bool, str]] = Deferred()
         sockets = BridgeSockets(
@@ -139,6 +154,9 @@ class Bridge(Service):
     def _closed(self, over: Deferred[tuple[bool, str]]) -> Callable[[int | None, str], None]:
         def closed(code: int | None, reason: str) -> None:
             opened, self._socket = self._socket is not None, None
+            farewell, self._farewell = self._farewell, None
+            if farewell is not None:
+                farewell.callback(None)
             if not over.called:
                 over.callback((opened, reason or f"closed with code {code}"))
 

@@ -39,7 +39,7 @@ class DesktopService(MultiService):
         )
         agent_ = agent(reactor)
         self.client_for = lambda url: CloudClient(url, agent_, reactor)
-        self.session = Session(self.file, self.client_for, reactor)
+        self.session = Session(self.file, self.client_for, reactor, settings.cloud_url.rstrip("/"))
         self.keys = KeyLease(self.session, reactor)
         self.bridge: Bridge | None = None
         self.endpoint: Listener | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from ctllm.desktop.cloud import CloudClient, Token
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
 from ctllm.errors import Unauthenticated
@@ -17,9 +19,14 @@ class Session:
     """Tokens for the cloud. `client_for` makes a client for the URL that was signed in to."""
 
     def __init__(
-        self, file: CredentialFile, client_for: Callable[[str], CloudClient], clock: Clock
+        self,
+        file: CredentialFile,
+        client_for: Callable[[str], CloudClient],
+        clock: Clock,
+        cloud_url: str = "",
     ) -> None:
         self.file = file
+        self._cloud_url = cloud_url  # another way to the same cloud than the link had
         self._client_for = client_for
         self._clock = clock
         self._token: Token | None = None
@@ -43,11 +50,17 @@ class Session:
         found = self.credentials.sign_in
         if found is None:
             raise Unauthenticated("this desktop is not signed in; run: ctllm login LINK")
+        if self._cloud_url:
+            return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found
 
     def client(self) -> CloudClient:
         """The cloud that this desktop is signed in to; raises Unauthenticated."""
         return self._client_for(self.sign_in.cloud_url)
+
+    def version(self) -> int:
+        """Changes when somebody signs in or out, or makes a key."""
+        return self.file.version()
 
     def distrust(self) -> None:
         """Get another token next time: this one may have been refused."""

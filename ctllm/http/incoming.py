@@ -9,7 +9,7 @@ import h11
 import msgspec
 from twisted.internet.defer import Deferred
 
-from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge
+from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
 from ctllm.http.faces import Transport
 from ctllm.wire.answers import dialect_of, error_body, error_in_stream
 from ctllm.wire.exchange import Call
@@ -110,16 +110,30 @@ class Incoming:
 
     def head(self, head: AnswerHead) -> None:
         """Send status and headers. Without a Content-Length the body goes chunked."""
-        self._answer = head
         headers = [*head.headers, *self.extra]
-        self._server.send(
-            h11.Response(status_code=head.status, headers=headers, reason=head.reason)
-        )
+        try:
+            said = h11.Response(status_code=head.status, headers=headers, reason=head.reason)
+        except h11.LocalProtocolError as error:
+            self._nonsense(error)
+            return
+        self._answer = head
+        self._server.send(said)
 
     def data(self, piece: bytes) -> None:
         """Send a piece of the body."""
         self._last = piece
-        self._server.send(h11.Data(data=piece))
+        try:
+            self._server.send(h11.Data(data=piece))
+        except h11.LocalProtocolError as error:
+            self._nonsense(error)
+
+    def _nonsense(self, error: h11.LocalProtocolError) -> None:
+        """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
+        failure = UpstreamFailed(f"the answer makes no sense: {error}")
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel(failure)
+        self.fail(failure)
 
     def end(self) -> None:
         """The answer is whole; one that is shorter than it said breaks off instead."""

@@ -20,7 +20,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ctllm.errors import BadRequest, Cancelled, CtllmError
-from ctllm.http.faces import Clock, Timer, Transport
+from ctllm.http.deadline import Deadline
+from ctllm.http.faces import Clock, Transport
 from ctllm.http.incoming import Incoming
 from ctllm.http.reading import Unread, request_head
 from ctllm.wire.heads import RequestHead
@@ -45,13 +46,12 @@ class HttpServer(TwistedProtocol):
 
     def __init__(self, app: App, clock: Clock, max_head: int) -> None:
         self._app = app
-        self._clock = clock
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
         self._unread = Unread(max_head)
         self._incoming: Incoming | None = None
         self._work: Deferred[None] | None = None
-        self._timer: Timer | None = None
+        self._deadline = Deadline(clock, self._too_late)
         self._reading = True
         self._pumping = False
         self._closing = False
@@ -64,21 +64,21 @@ class HttpServer(TwistedProtocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
-        self._expect_within(HEAD_TIME)
+        self._deadline.set(HEAD_TIME)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what arrived, as far as somebody wants it."""
         if self._closing:
             return
         if self._incoming is None and not self._unread:
-            self._expect_within(HEAD_TIME)
+            self._deadline.set(HEAD_TIME)
         self._unread.add(data)
         self.pump()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client left: so does the work for it."""
         self._closing = True
-        self._cancel_timer()
+        self._deadline.lift()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.left(Cancelled("the client left"))
@@ -139,7 +139,7 @@ class HttpServer(TwistedProtocol):
         event = self._h11.next_event()
         if not isinstance(event, h11.Request):
             raise BadRequest("this is not an HTTP request")
-        self._cancel_timer()
+        self._deadline.lift()
         head = request_head(event, raw)
         self._incoming = Incoming(self, head, event.http_version, raw)
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
@@ -214,13 +214,13 @@ class HttpServer(TwistedProtocol):
         if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
             self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
             self._unread.put_back(leftover)
-        self._expect_within(HEAD_TIME if self._unread else IDLE)
+        self._deadline.set(HEAD_TIME if self._unread else IDLE)
         self.pump()
 
     def close(self) -> None:
         """Close once everything is written."""
         self._closing = True
-        self._expect_within(SLOW if self._full else LINGER)
+        self._deadline.set(SLOW if self._full else LINGER)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -231,7 +231,7 @@ class HttpServer(TwistedProtocol):
         """
         self._closing = True
         self._unread.take_all()
-        self._expect_within(LINGER)
+        self._deadline.set(LINGER)
         self.transport.unregisterProducer()
         self.transport.resumeProducing()
         if hasattr(self.transport, "loseWriteConnection"):
@@ -250,7 +250,7 @@ class HttpServer(TwistedProtocol):
 
     def hijack(self) -> tuple[Transport, bytes]:
         """Leave the connection to another protocol: its transport, and what was read of it."""
-        self._cancel_timer()
+        self._deadline.lift()
         self._incoming = self._work = None
         self._closing = True
         self.transport.unregisterProducer()
@@ -258,21 +258,9 @@ class HttpServer(TwistedProtocol):
             self.transport.resumeProducing()
         return self.transport, self._unread.take_all()
 
-    # -- time
-
-    def _expect_within(self, seconds: float) -> None:
-        self._cancel_timer()
-        self._timer = self._clock.callLater(seconds, self._too_late)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
     def _too_late(self) -> None:
-        self._timer = None
         if self._full and not self._closing:  # not idle: it is still reading its last answer
-            self._expect_within(SLOW)
+            self._deadline.set(SLOW)
             self._full = False
             return
         self._closing = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import (
     WebSocketClientFactory,
     WebSocketClientProtocol,
@@ -37,7 +38,7 @@ class TunnelSocket:
 
     transport: Any
     sendMessage: Callable[..., None]
-    sendClose: Callable[..., None]
+    sendCloseFrame: Callable[..., None]
     _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
@@ -65,7 +66,13 @@ class TunnelSocket:
             message = self.tunnel.outgoing()
             if not message:
                 return
+            self._say(message)
+
+    def _say(self, message: bytes) -> None:
+        try:
             self.sendMessage(message, isBinary=True)
+        except Disconnected:
+            self.gone = True  # the other side is closing, and `onClose` is still to come
 
     def pauseProducing(self) -> None:
         """The socket is full."""
@@ -91,6 +98,8 @@ class TunnelSocket:
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """One message of whole frames."""
+        if self.gone:
+            return  # it was under way when this side closed
         try:
             if not isBinary:
                 raise ProtocolViolation("a text message where frames are expected")
@@ -101,8 +110,8 @@ class TunnelSocket:
     def _violated(self, error: ProtocolViolation) -> None:
         self._log.warn("the other end of a tunnel is dropped: {error}", error=error.message)
         if self.tunnel is not None:
-            self.sendMessage(self.tunnel.violated(error), isBinary=True)
-        self.sendClose(PROTOCOL_ERROR, error.message[:100])
+            self._say(self.tunnel.violated(error))
+        self._close(PROTOCOL_ERROR, error.message[:40].encode())
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is over; the exchanges wait for another."""
@@ -118,8 +127,13 @@ class TunnelSocket:
     def leave(self, message: bytes = b"") -> None:
         """Say `message` and close in order."""
         if message and not self.gone:
-            self.sendMessage(message, isBinary=True)
-        self.sendClose(GOING_AWAY)
+            self._say(message)
+        self._close(GOING_AWAY)
+
+    def _close(self, code: int, reason: bytes = b"") -> None:
+        self.gone = True
+        # autobahn's own sendClose takes none but an application's codes.
+        self.sendCloseFrame(code, reason)
 
     # -- what the two ends do differently
 

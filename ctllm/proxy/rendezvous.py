@@ -26,6 +26,7 @@ from ctllm.wire.frames import (
 )
 from ctllm.wire.heads import RequestHead, first
 from ctllm.wire.opener import Asking, Opener
+from ctllm.wire.tunnel import check
 
 #: Most desktops one user may have connected.
 MAX_DESKTOPS = 32
@@ -72,11 +73,13 @@ class Rendezvous:
         desktop = hello.desktop
         if desktop is None or not _ID.fullmatch(desktop.id) or not desktop.name.isprintable():
             raise ProtocolViolation("a bridge must say which desktop it is of")
+        check(hello)  # before it takes the place of a connection that works
+        held = [_exchange_id(id) for id in hello.exchanges]
         meeting = self._meeting(desktop)
         self._replace(meeting, socket)
         meeting.opener.receive(message)
-        for id in hello.exchanges:
-            self._remembered.add(_exchange_id(id), meeting.opener)
+        for id in held:
+            self._remembered.add(id, meeting.opener)
 
     def _meeting(self, desktop: Desktop) -> Meeting:
         known = self._meetings.get(desktop.id)
@@ -132,7 +135,7 @@ class Rendezvous:
         resume = wanted_seconds(head, self._max_resume)
         self._busy_until = self._clock.seconds()
         wanted = first(head.headers, DESKTOP.lower())
-        meeting = self._best() if wanted is None else self._named(wanted.decode("latin-1"))
+        meeting = self._best() if wanted is None else self._named(_text(wanted))
         asking = meeting.opener.open(head, caller, resume)
         if resume:
             self._remembered.add(asking.id, meeting.opener)
@@ -183,6 +186,14 @@ class Rendezvous:
         return [
             _described(meeting, now) for meeting in self._meetings.values() if meeting.opener.up
         ]
+
+
+def _text(value: bytes) -> str:
+    """A header's value as text: programs send UTF-8, browsers Latin-1."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _exchange_id(text: str) -> bytes:

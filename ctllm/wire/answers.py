@@ -74,9 +74,12 @@ def error_in_stream(
     """What to write into an answer that breaks off, or nothing where no words would be heard.
 
     `last` is the last piece that was sent: an answer may have stopped inside a line, and a line
-    that is both half an object and an error would be neither, so such a line is ended first.
+    that is both half an object and an error would be neither, so such a line is ended first. One
+    that ends with an error already needs no second: the stage before this one said what happened.
     """
     kind = content_type.partition(b";")[0].strip().lower()
+    if _tells_error(last):
+        return b""
     if kind == b"application/x-ndjson":
         return _line_end(last, b"\n") + error_body(dialect, error) + b"\n"
     if kind != b"text/event-stream":
@@ -88,6 +91,12 @@ def error_in_stream(
         told = {"type": "error", "code": error.code, "message": error.message, "param": None}
         return start + b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
     return start + b"data: " + error_body(dialect, error) + b"\n\n"
+
+
+def _tells_error(last: bytes) -> bool:
+    """Whether a piece of a stream ends with an error, in any dialect."""
+    line = last.rstrip(b"\n").rpartition(b"\n")[2].removeprefix(b"data: ")
+    return line.startswith((b'{"error":', b'{"type":"error",'))
 
 
 def _line_end(last: bytes, end: bytes) -> bytes:

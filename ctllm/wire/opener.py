@@ -10,6 +10,7 @@ from ctllm.errors import (
     CtllmError,
     DesktopLost,
     DesktopOffline,
+    Gone,
     HeadTooLarge,
     NotFound,
     Overloaded,
@@ -263,4 +264,7 @@ class Opener(Tunnel[Asking]):
         if exchange.link is not Link.ATTACHING:
             raise ProtocolViolation("an ATTACH that nobody asked for")
         exchange.heard = True
-        exchange.attached(offset)
+        try:
+            exchange.attached(offset)
+        except Gone:
+            raise ProtocolViolation("an ATTACH for bytes that were acknowledged") from None

@@ -38,6 +38,14 @@ MAX_NOTICES = 16384
 E = TypeVar("E", bound=Exchange)
 
 
+def check(hello: Hello) -> None:
+    """Raise ProtocolViolation for a HELLO that no tunnel can begin with."""
+    if hello.version != VERSION:
+        raise ProtocolViolation(f"tunnel version {hello.version}; this side speaks {VERSION}")
+    if not 1 <= hello.window <= 1 << 30:
+        raise ProtocolViolation("a window of impossible size")
+
+
 class Tunnel(Generic[E]):
     """One end of a tunnel."""
 
@@ -100,6 +108,12 @@ class Tunnel(Generic[E]):
         self._notices.clear()
         return json_frame(Kind.BYE, NO_EXCHANGE, Reason(error.code, error.message[:500]))
 
+    def dismiss(self, error: CtllmError) -> None:
+        """End every exchange on both sides with `error`."""
+        for exchange in self.exchanges.values():
+            self._reset(exchange.id, error)
+        self.abandon(error)
+
     def abandon(self, error: CtllmError) -> None:
         """End every exchange on this side with `error`."""
         for exchange in list(self.exchanges.values()):
@@ -150,12 +164,9 @@ class Tunnel(Generic[E]):
 
     def greet(self, hello: Hello) -> None:
         """Take the peer's HELLO: frames may flow from now on."""
-        if hello.version != VERSION:
-            raise ProtocolViolation(f"tunnel version {hello.version}; this side speaks {VERSION}")
+        check(hello)
         if self.up:
             raise ProtocolViolation("a second HELLO")
-        if not 1 <= hello.window <= 1 << 30:
-            raise ProtocolViolation("a window of impossible size")
         self._peer_window = hello.window
         self.up = True
         self._greeted(hello)

@@ -144,6 +144,11 @@ class Tab:
         """Click the button that says so."""
         await self.do(lambda page: page.get_by_role("button", name=words, exact=True).click())
 
+    async def hurry(self) -> None:
+        """Let the page's seconds pass eight times as fast, those of a pause that it is in apart."""
+        await self.do(lambda page: page.add_init_script("haste = 8"))
+        await self.find("haste = 8")
+
     async def blocked(self) -> list[str]:
         """Give what the page's policy had to block since the page was loaded."""
         return await self.find("blocked")

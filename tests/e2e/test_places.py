@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
 import ctllm
+import twisted
 from ctllm.config import KEYS
 from tests.e2e.processes import alive, children, kill, linux
 from tests.e2e.world import BIN, World, free_port, until

@@ -88,6 +88,7 @@ class World:
         self.key = ""  # an API key of alice's
         self.alice = ""  # an access token of hers
         self.ollama: Standin | None = None
+        self.more_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
 
@@ -100,7 +101,8 @@ class World:
 
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
-        return {**kept, "CTLLM_CONFIG": "/dev/null", "PYTHONUNBUFFERED": "1"}
+        fixed = {"CTLLM_CONFIG": "/dev/null", "PYTHONUNBUFFERED": "1"}
+        return {**kept, **fixed, **self.more_environment}
 
     # -- parts
 

@@ -27,6 +27,9 @@ class Wire(StringTransport):
     def abortConnection(self) -> None:
         self.closed = "abort"
 
+    def unregisterProducer(self) -> None:
+        self.producer = None  # a real one does not mind when there is none
+
     def loseWriteConnection(self) -> None:
         self.closed = "half"
 
@@ -93,7 +96,7 @@ class Served:
         return succeed(client)
 
     def flush(self) -> None:
-        while any([pump.pump() for pump in self.pumps]):
+        while sum(pump.pump() for pump in self.pumps):
             pass
 
 

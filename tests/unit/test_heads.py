@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -21,7 +22,7 @@ from ctllm.wire.heads import (
     encode_request,
 )
 from tests.unit.pretend import Heard
-from tests.unit.test_tunnel import POST, Client, connected
+from tests.unit.test_tunnel import Client, connected
 
 TOKEN = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1).map(str.encode)
 VALUE = st.binary().map(lambda raw: raw.translate(None, b"\r\n\0"))
@@ -38,9 +39,7 @@ class Requests(SynchronousTestCase):
 
     @given(TOKEN, TARGET, HEADERS, st.integers(0, 10**6))
     @example(b"M-SEARCH", b"/", (), 0)
-    def test_there_and_back(
-        self, method: bytes, target: bytes, headers: Any, resume: int
-    ) -> None:
+    def test_there_and_back(self, method: bytes, target: bytes, headers: Any, resume: int) -> None:
         """Whatever the serving side lets in arrives as it was: every method, every byte."""
         head = RequestHead(method, target, headers)
         self.assertEqual(decode_request(encode_request(head, resume)), (head, resume))
@@ -114,10 +113,8 @@ class Payloads(SynchronousTestCase):
     @example(Status, b'{"ollama":"\xc3"}')
     def test_rubbish(self, kind: Any, raw: bytes) -> None:
         """It is told as a violation of the protocol, and never anything else."""
-        try:
+        with contextlib.suppress(ProtocolViolation):
             from_json(raw, kind)
-        except ProtocolViolation:
-            pass
 
 
 class TooLargeForAFrame(SynchronousTestCase):
@@ -152,8 +149,9 @@ class TooLargeForAFrame(SynchronousTestCase):
         pair.opener.open(RequestHead(b"M-SEARCH", b"/"), heard)
         pair.ask()
         pair.settle()
-        self.assertEqual([work.asked.method for work in pair.works.values()], [b"M-SEARCH", b"POST"])
-        self.assertEqual(POST.method, b"POST")
+        self.assertEqual(
+            [work.asked.method for work in pair.works.values()], [b"M-SEARCH", b"POST"]
+        )
 
 
 class AsTheServerReadsThem(SynchronousTestCase):
@@ -166,7 +164,9 @@ class AsTheServerReadsThem(SynchronousTestCase):
         """A client cannot break the tunnel by a head that its server let in."""
         connection = h11.Connection(h11.SERVER)
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        connection.receive_data(method + b" " + target + b" HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
+        connection.receive_data(
+            method + b" " + target + b" HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n"
+        )
         try:
             event = connection.next_event()
         except h11.RemoteProtocolError:

@@ -7,8 +7,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
-from ctllm.http.client import KEEP, MAX_HEAD, MAX_KEPT, Asking, Origin
+from ctllm.http.client import KEEP, MAX_KEPT, Origin
+from ctllm.http.connection import MAX_HEAD
 from ctllm.http.incoming import Incoming
+from ctllm.http.outgoing import Outgoing
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 from tests.unit.pretend import Heard, Place, Served, Wire
 
@@ -28,12 +30,12 @@ class Case(SynchronousTestCase):
         self.place = Place()
         self.origin = Origin(self.place, self.clock, "Ollama", OllamaDown, b"127.0.0.1:11434")
 
-    def open(self, head: RequestHead = GET) -> tuple[Asking, Heard]:
+    def open(self, head: RequestHead = GET) -> tuple[Outgoing, Heard]:
         heard = Heard()
         call = self.origin.open(head, heard)
         return call, heard  # type: ignore[return-value]
 
-    def asked(self, head: RequestHead = GET) -> tuple[Asking, Heard, Wire]:
+    def asked(self, head: RequestHead = GET) -> tuple[Outgoing, Heard, Wire]:
         """An exchange whose request is whole and sent on a connection of its own."""
         call, heard = self.open(head)
         wire = self.place.accept()

@@ -69,13 +69,12 @@ class PolicyTests(SynchronousTestCase):
         )
 
     def test_headers(self) -> None:
-        """The length is the page's; no sniffing, framing, referrer, or stale copy is allowed."""
+        """No sniffing, framing, referrer, or stale copy is allowed."""
         policies = ("Content-Security-Policy", "Permissions-Policy")
         self.assertEqual(
             {name: HEADER[name] for name in HEADER if name not in policies},
             {
                 "Content-Type": "text/html; charset=utf-8",
-                "Content-Length": str(len(PAGE)),
                 "Cache-Control": "no-cache",
                 "Vary": "Accept",
                 "X-Content-Type-Options": "nosniff",

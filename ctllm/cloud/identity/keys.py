@@ -33,7 +33,9 @@ def load_keys(folder: Folder) -> Keys:
 
     BadConfiguration names the file that cannot be used and says what to do about it.
     """
-    signing = _load(folder, "signing-key", "all users must sign in again")
+    signing = _load(
+        folder, "signing-key", "tokens in use are refused; clients fetch new ones by themselves"
+    )
     instance = _load(folder, "instance-secret", "all streaming proxies are started anew")
     return Keys(Ed25519PrivateKey.from_private_bytes(signing), instance)
 

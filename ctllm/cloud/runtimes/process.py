@@ -50,8 +50,9 @@ def twistd(cloud_key: str, settings: Proxy) -> Command:
     def command(proxy_id: str, listening: Sequence[str]) -> Sequence[str]:
         # -P: nothing is imported from the folder that the cloud happens to be started in. The
         # settings are all given, so that no file of configuration need be readable or right.
-        return [sys.executable, "-P", "-c", _TWISTD, "--nodaemon", "--no_save", "--pidfile=",
-                "--logfile=-", "ctllm", "--config", os.devnull, "proxy", *listening,
+        # --rundir: that folder may be one that the user we became may not enter.
+        return [sys.executable, "-P", "-c", _TWISTD, "--nodaemon", "--no_save", "--rundir=/",
+                "--pidfile=", "--logfile=-", "ctllm", "--config", os.devnull, "proxy", *listening,
                 "--id", proxy_id, "--cloud-key", cloud_key, *arguments(settings)]  # fmt: skip
 
     return command

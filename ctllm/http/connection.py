@@ -1,0 +1,97 @@
+"""One connection to an HTTP server, with at most one exchange on it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from typing import Protocol as Face
+
+import h11
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from ctllm.wire.exchange import Caller
+
+#: The largest head of an answer that is read, in bytes.
+MAX_HEAD = 128 * 1024
+
+
+class Exchange(Face):
+    """What a connection needs of the exchange that is on it."""
+
+    caller: Caller
+
+    def hear(self, event: Any) -> bool:
+        """Take one of h11's events; False when there is none to take."""
+
+    def broken(self, why: str) -> None:
+        """The answer cannot become whole."""
+
+
+def nobody_waits() -> None:
+    """For connections that are in use: their exchange hears of the end."""
+
+
+class Connection(Protocol):
+    """One connection to an origin, with at most one exchange on it."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+        self.outgoing: Exchange | None = None
+        self.on_lost: Callable[[], None] = nobody_waits
+
+    def connectionMade(self) -> None:
+        """Tell the exchange when the request body has room."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        """A piece of the answer; anything without a question ends the connection."""
+        if self.outgoing is None:
+            self.abort()
+        else:
+            self._receive(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The server closed: that may be how the answer ends, or that it breaks off."""
+        self.on_lost()
+        if self.outgoing is None:
+            return
+        if reason.check(ConnectionDone):
+            self._receive(b"")
+        else:  # a reset is nobody's way to end an answer
+            self.outgoing.broken(reason.getErrorMessage())
+
+    def _receive(self, data: bytes) -> None:
+        outgoing = self.outgoing
+        try:
+            self.h11.receive_data(data)
+            while self.outgoing is outgoing is not None and outgoing.hear(self.h11.next_event()):
+                pass
+        except h11.RemoteProtocolError as error:
+            if outgoing is not None:
+                outgoing.broken(str(error))
+
+    def pauseProducing(self) -> None:
+        """The server reads the request body slowly."""
+        if self.outgoing is not None:
+            self.outgoing.caller.pause_body()
+
+    def resumeProducing(self) -> None:
+        """The server has room for more of the request body."""
+        if self.outgoing is not None:
+            self.outgoing.caller.resume_body()
+
+    def stopProducing(self) -> None:
+        """The transport is closing; `connectionLost` tells the rest."""
+
+    def abort(self) -> None:
+        """Close now. Nobody uses it from here on, though the transport tells only later."""
+        self.outgoing = None
+        self.on_lost()
+        self.transport.abortConnection()

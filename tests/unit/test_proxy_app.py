@@ -1,0 +1,256 @@
+"""A streaming proxy as its socket shows it: what it answers, and to whom."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.identity import Assertions
+from ctllm.http.server import HttpServerFactory
+from ctllm.http.websocket import ProxySockets
+from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.wire.assertions import LIFE, SERVE, USE, Verifier
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
+from ctllm.wire.heads import AnswerHead, first
+from ctllm.wire.jws import public_text
+from tests.unit.pretend import Wire
+from tests.unit.test_rendezvous import Desk
+
+HERE = "ctllm-proxy-" + "a" * 32
+ELSEWHERE = "ctllm-proxy-" + "b" * 32
+
+
+class Case(SynchronousTestCase):
+    """One connection to a proxy."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.key = Ed25519PrivateKey.generate()
+        self.rendezvous = Rendezvous(self.clock, 1 << 18, 30, 4, 60)
+        sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
+        verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
+        app = ProxyApp(self.rendezvous, verifier, sockets)
+        self.factory = HttpServerFactory(app, self.clock)
+        self.wire = self.connect()
+
+    def connect(self) -> Wire:
+        protocol, wire = self.factory.buildProtocol(None), Wire()
+        wire.protocol = protocol
+        protocol.makeConnection(wire)
+        return wire
+
+    def sign(self, *scopes: str, proxy: str = HERE, key: Ed25519PrivateKey | None = None) -> str:
+        return Assertions(key or self.key, self.clock.seconds).sign(proxy, frozenset(scopes))
+
+    def ask(self, line: str, assertion: str | None = None, more: str = "") -> tuple[int, object]:
+        """Status, and the answer's JSON or bytes."""
+        head = f"{line} HTTP/1.1\r\nHost: x\r\n{more}"
+        head += "" if assertion is None else f"Ctllm-Assertion: {assertion}\r\n"
+        self.wire.protocol.dataReceived(head.encode() + b"\r\n")
+        return self.answer()
+
+    def answer(self) -> tuple[int, object]:
+        head, _, body = self.wire.said().partition(b"\r\n\r\n")
+        self.head = head
+        status = int(head.split(b" ")[1]) if head else 0
+        return status, json.loads(body) if body.startswith(b"{") else body
+
+    def code(self, line: str, assertion: str | None) -> tuple[int, str]:
+        status, body = self.ask(line, assertion)
+        assert isinstance(body, dict)
+        error = body["error"]
+        return status, error["code"] if isinstance(error, dict) else ""
+
+
+class Believing(Case):
+    """Only what the cloud signed for this proxy counts."""
+
+    def test_health_needs_nothing(self) -> None:
+        """The runtime asks it, which has no assertion."""
+        self.clock.advance(2.04)
+        expected = {"exchanges": 0, "desktops": 0, "idle_seconds": 2.0}
+        self.assertEqual(self.ask("GET /health"), (200, expected))
+
+    def test_everything_else_does(self) -> None:
+        """Nobody gets anywhere without one."""
+        for path in ("/", "/api/chat", "/ctllm/desktops", "/ctllm/exchanges/x", "/ws/tunnel"):
+            self.assertEqual(self.ask(f"GET {path}")[0], 401, path)
+
+    def test_forged_ones(self) -> None:
+        """Another key, another proxy, an old one, rubbish."""
+        other = Ed25519PrivateKey.generate()
+        good = self.sign(USE)
+        for assertion in (
+            self.sign(USE, key=other),
+            self.sign(USE, proxy=ELSEWHERE),
+            good[:-2] + ("AA" if good[-2:] != "AA" else "BB"),
+            good.rpartition(".")[0] + ".",
+            "",
+            "rubbish",
+            "\x80",
+        ):
+            self.assertEqual(self.code("GET /ctllm/desktops", assertion)[0], 401, assertion)
+        self.assertEqual(self.ask("GET /ctllm/desktops", good), (200, {"desktops": []}))
+        self.clock.advance(LIFE + 60)
+        self.wire = self.connect()
+        self.assertEqual(self.code("GET /ctllm/desktops", good), (401, "unauthenticated"))
+
+    def test_without_serve(self) -> None:
+        """Whoever may only use models cannot pass for a desktop."""
+        self.assertEqual(self.code("GET /ws/tunnel", self.sign(USE)), (403, "forbidden"))
+
+
+class Answering(Case):
+    """What is where."""
+
+    def test_nothing_there(self) -> None:
+        """The cloud's own paths are not relayed to Ollama by a proxy."""
+        use = self.sign(USE)
+        for path in ("/ctllm/session", "/ctllm/", "/ws/other"):
+            self.assertEqual(self.code(f"GET {path}", use), (404, "not_found"))
+        for path in ("/ctllm/exchanges/", "/ctllm/exchanges/abc", "/ctllm/exchanges/" + "a" * 32):
+            self.assertEqual(self.code(f"GET {path}", use), (404, "not_found"))
+        self.assertEqual(self.code("DELETE /ctllm/desktops", use), (405, "method_not_allowed"))
+        self.assertIn(b"Allow: GET", self.head)
+
+    def test_offline(self) -> None:
+        """Told in the words of the path, with a time to come back."""
+        status, body = self.ask("GET /api/tags", self.sign(USE))
+        assert isinstance(body, dict)
+        self.assertEqual((status, type(body["error"])), (503, str))
+        self.assertIn(b"Retry-After: 5", self.head)
+
+    def test_a_relayed_exchange(self) -> None:
+        """It goes to the desktop without the assertion, and its answer names the exchange."""
+        desk = Desk(self.rendezvous, 1, "home", "up")
+        assertion = self.sign(USE)
+        self.ask("POST /api/chat", assertion, "Content-Length: 0\r\nCTLLM-RESUME: 9\r\n")
+        desk.settle()
+        (head,) = desk.heads
+        self.assertEqual((head.method, head.target), (b"POST", b"/api/chat"))
+        self.assertNotIn(assertion.encode(), b"".join(sum(head.headers, ())))
+        desk.callers[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.callers[0].data(b"hi")
+        desk.callers[0].end()
+        desk.settle()
+        self.assertEqual(self.answer(), (200, b"hi"))
+        id = self.head.partition(b"Ctllm-Exchange: ")[2][:32].decode()
+        for _ in range(2):
+            self.ask(f"GET /ctllm/exchanges/{id}?from=1", assertion)
+            desk.settle()
+            status, body = self.answer()
+            self.assertEqual((status, body), (200, b"1\r\ni\r\n0\r\n\r\n"))
+        self.assertIn(b"Ctllm-Exchange: " + id.encode(), self.head)
+        self.assertEqual(self.code(f"POST /ctllm/exchanges/{id}", assertion)[0], 405)
+
+    def test_a_client_that_leaves(self) -> None:
+        """Its work on the desktop is cancelled."""
+        desk = Desk(self.rendezvous, 1, "home", "up")
+        self.ask("GET /api/tags", self.sign(USE))
+        desk.settle()
+        self.wire.hang_up()
+        desk.settle()
+        self.assertNotEqual(desk.calls[0].told[-1], "end")
+        self.assertEqual(self.rendezvous.exchanges, 0)
+
+
+class Tunnels(Case):
+    """Bridges connect their WebSockets."""
+
+    UPGRADE = (
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}\r\n"
+    )
+
+    def upgrade(self, protocol: str = "ctllm.tunnel.v1") -> None:
+        more = self.UPGRADE + f"Sec-WebSocket-Protocol: {protocol}\r\n"
+        self.ask("GET /ws/tunnel", self.sign(USE, SERVE), more)
+
+    def send(self, message: bytes) -> None:
+        """As a client's masked frame, with a mask of zeros."""
+        assert 125 < len(message) < 65536
+        frame = b"\x82\xfe" + len(message).to_bytes(2, "big") + bytes(4) + message
+        self.wire.protocol.dataReceived(frame)
+
+    def hello(self) -> bytes:
+        hello = Hello(1, 1 << 18, Desktop("a" * 32, "home"), ("resume",))
+        return json_frame(Kind.HELLO, NO_EXCHANGE, hello)
+
+    def test_a_bridge(self) -> None:
+        """It speaks our subprotocol, says HELLO, hears HELLO, and is one of the desktops."""
+        self.upgrade()
+        self.assertTrue(self.head.startswith(b"HTTP/1.1 101"), self.head)
+        self.send(self.hello())
+        self.clock.advance(0)
+        said = self.wire.said()
+        ((kind, _, _),) = split(said[2 if said[1] < 126 else 4 :])
+        self.assertEqual(kind, Kind.HELLO)
+        self.assertEqual([desk["name"] for desk in self.rendezvous.desktops()], ["home"])
+        self.wire.hang_up()
+        self.assertEqual(self.rendezvous.desktops(), [])
+        self.wire = self.connect()
+
+    def test_another_protocol(self) -> None:
+        """Whatever else would be spoken is refused."""
+        self.upgrade("chat")
+        self.assertTrue(self.head.startswith(b"HTTP/1.1 400"), self.head)
+
+    def test_not_a_greeting(self) -> None:
+        """The connection is closed as a violation of the protocol; there is no desktop."""
+        self.upgrade()
+        self.send(bytes(200))
+        said = self.wire.said()
+        self.assertEqual((said[:1], said[2:4]), (b"\x88", (1002).to_bytes(2, "big")))
+        self.assertEqual(self.rendezvous.desktops(), [])
+
+    def test_a_late_message_of_a_replaced_connection(self) -> None:
+        """It is dropped with the connection; the newer one stays."""
+        self.upgrade()
+        self.send(self.hello())
+        older, self.wire = self.wire, self.connect()
+        self.upgrade()
+        self.send(self.hello())
+        self.clock.advance(0)
+        newer, self.wire = self.wire, older
+        self.send(self.hello())
+        self.clock.advance(0)
+        self.assertEqual(newer.closed, "")
+        ends = [frame for frame in (newer.said(),) if b"replaced" in frame]
+        self.assertEqual((ends, len(self.rendezvous.desktops())), ([], 1))
+        self.assertIn(b"replaced", older.said())
+
+
+class Hostile(Case):
+    """A desktop's answer that is not HTTP."""
+
+    def test_headers_that_no_answer_may_have(self) -> None:
+        """Its client hears of a failure; the tunnel and other exchanges stay."""
+        desk = Desk(self.rendezvous, 1, "home", "up")
+        for bad in ((b"Content-Length", b"many"), (b"Transfer-Encoding", b"gzip"), (b"X", b" a\x00")):
+            self.wire = self.connect()
+            self.ask("GET /api/tags", self.sign(USE))
+            desk.settle()
+            if first((bad,), b"x") is None:
+                desk.callers[-1].head(AnswerHead(200, b"OK", (bad,)))
+                desk.callers[-1].data(b"x")
+                desk.settle()
+                self.assertEqual(self.answer()[0], 502, bad)
+        self.assertTrue(self.rendezvous.desktops())
+
+    def test_more_than_it_said(self) -> None:
+        """An answer beyond its length is cut off at once, and its work cancelled."""
+        desk = Desk(self.rendezvous, 1, "home", "up")
+        self.ask("GET /api/tags", self.sign(USE))
+        desk.settle()
+        desk.callers[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.callers[0].data(b"too long")
+        desk.settle()
+        self.assertNotIn(b"long", self.wire.said())
+        self.assertNotEqual(self.wire.closed, "")
+        self.assertEqual(self.rendezvous.exchanges, 0)
+        self.assertTrue(self.rendezvous.desktops())

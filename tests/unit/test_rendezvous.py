@@ -1,0 +1,496 @@
+"""Where desktops and clients meet, with the real tunnel on both sides and no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import (
+    BadRequest,
+    Cancelled,
+    CtllmError,
+    DesktopLost,
+    DesktopOffline,
+    Gone,
+    NotFound,
+    Overloaded,
+    ProtocolViolation,
+)
+from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
+from ctllm.wire.answerer import Answerer, Answering
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
+from ctllm.wire.heads import AnswerHead, RequestHead, first
+from ctllm.wire.opener import Opener
+from tests.unit.pretend import Heard, Told
+
+GRACE = 30.0
+CHAT = RequestHead(b"POST", b"/api/chat")
+OK = AnswerHead(200, b"OK", ((b"Content-Length", b"8"),))
+
+
+def asking(**headers: str) -> RequestHead:
+    named = {"to": b"Ctllm-Desktop", "resume": b"CTLLM-resume"}
+    return RequestHead(
+        b"POST", b"/api/chat", tuple((named[k], v.encode("utf-8")) for k, v in headers.items())
+    )
+
+
+class Socket:
+    """What the rendezvous needs of a `ProxySocket`."""
+
+    tunnel: Opener | None = None
+
+    def __init__(self) -> None:
+        self.on_closed: Callable[[], None] = lambda: None
+        self.last_words: list[bytes] = []
+
+    def carry(self, tunnel: Opener) -> None:
+        self.tunnel = tunnel
+        tunnel.wake = lambda: None
+
+    def leave(self, message: bytes = b"") -> None:
+        self.last_words.append(message)
+
+
+class Desk:
+    """A desktop that answers with `Told`s, on one socket after another."""
+
+    def __init__(self, rendezvous: Rendezvous, number: int, name: str, ollama: str = "") -> None:
+        self.rendezvous = rendezvous
+        self.id = f"{number:032x}"
+        self.tunnel = Answerer(1 << 18, GRACE, 8, keep=1 << 16, desktop=Desktop(self.id, name))
+        self.tunnel.accept = self.accept
+        self.callers: list[Answering] = []
+        self.heads: list[RequestHead] = []
+        self.calls: list[Told] = []
+        self.socket = Socket()
+        if ollama:
+            self.tunnel.tell(Status(ollama, "0.5.1", ("m:1",)))
+        self.connect()
+
+    def accept(self, caller: Answering, head: RequestHead) -> Told:
+        self.callers.append(caller)
+        self.heads.append(head)
+        self.calls.append(Told())
+        return self.calls[-1]
+
+    def connect(self) -> None:
+        self.socket = Socket()
+        self.tunnel.connected()
+        self.settle()
+
+    def settle(self) -> None:
+        while True:
+            up = self.tunnel.outgoing()
+            if up and self.socket.tunnel is None:
+                self.rendezvous.greeted(self.socket, up)  # type: ignore[arg-type]
+            elif up:
+                self.socket.tunnel.receive(up)
+            down = self.socket.tunnel.outgoing() if self.socket.tunnel else b""
+            if down:
+                self.tunnel.receive(down)
+            if not up and not down:
+                return
+
+    def lose(self, now: float) -> None:
+        """The connection breaks, and both sides notice."""
+        self.tunnel.disconnected(now)
+        tunnel, self.socket.tunnel = self.socket.tunnel, None
+        assert tunnel is not None
+        tunnel.disconnected(now)
+        self.socket.on_closed()
+
+
+class Case(SynchronousTestCase):
+    """A rendezvous on a clock."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.here = Rendezvous(self.clock, 1 << 18, GRACE, 4, 60)
+        self.desks: list[Desk] = []
+
+    def desk(self, name: str = "home", ollama: str = "up") -> Desk:
+        self.desks.append(Desk(self.here, len(self.desks) + 1, name, ollama))
+        self.clock.advance(1)
+        return self.desks[-1]
+
+    def open(self, head: RequestHead = CHAT) -> Heard:
+        heard = Heard()
+        self.here.open(head, heard)
+        self.settle()
+        return heard
+
+    def settle(self) -> None:
+        for desk in self.desks:
+            desk.settle()
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.here.sweep()
+            for desk in self.desks:
+                desk.tunnel.sweep(self.clock.seconds())
+
+
+class Choosing(Case):
+    """Which desktop gets a request."""
+
+    def test_nobody(self) -> None:
+        """An offline user hears so, and when to try again."""
+        error = self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
+        self.assertEqual(error.retry_after, 5)
+        self.assertEqual(self.here.exchanges, 0)
+
+    def test_the_one_there_is(self) -> None:
+        """Whatever its Ollama: it says for itself what is wrong."""
+        desk = self.desk(ollama="down")
+        self.open()
+        self.assertEqual(desk.heads, [CHAT])
+
+    def test_real_before_demo_before_none_then_the_newest(self) -> None:
+        """However they came; and a change of status counts at once."""
+        real, demo, down = self.desk("a", "up"), self.desk("b", "demo"), self.desk("c", "down")
+        silent = self.desk("d", "")
+        self.open()
+        self.assertEqual([len(desk.heads) for desk in self.desks], [1, 0, 0, 0])
+        newer = self.desk("e", "up")
+        self.open()
+        self.assertEqual(len(newer.heads), 1)
+        for desk in (newer, real):
+            desk.tunnel.tell(Status("down"))
+        self.settle()
+        self.open()
+        self.assertEqual(len(demo.heads), 1)
+        self.assertEqual((down.heads, silent.heads), ([], []))
+
+    def test_by_id_or_name(self) -> None:
+        """Ctllm-Desktop decides, in any case and language, though another would be better."""
+        _, other = self.desk("home"), self.desk("Büro", "down")
+        self.open(asking(to=other.id))
+        self.open(asking(to="Büro"))
+        latin = RequestHead(b"GET", b"/", ((b"ctllm-desktop", "Büro".encode("latin-1")),))
+        self.open(latin)  # as a browser's fetch sends it
+        self.assertEqual(len(other.heads), 3)
+
+    def test_no_such_desktop(self) -> None:
+        """It does not go elsewhere instead."""
+        self.desk("home")
+        for wanted in ("work", "", "\x00\xff"):
+            self.assertRaises(NotFound, self.here.open, asking(to=wanted), Heard())
+
+    def test_one_that_left_gets_nothing(self) -> None:
+        """Neither by choice nor by name, though it may come back."""
+        desk = self.desk()
+        desk.lose(self.clock.seconds())
+        self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
+        self.assertRaises(NotFound, self.here.open, asking(to="home"), Heard())
+
+    def test_limit(self) -> None:
+        """One exchange too many is refused; when one ends there is room again."""
+        desk = self.desk()
+        for _ in range(4):
+            self.open()
+        self.assertRaises(Overloaded, self.here.open, CHAT, Heard())
+        self.assertEqual(self.here.exchanges, 4)
+        desk.callers[0].head(OK)
+        desk.callers[0].end()
+        self.settle()
+        self.open()
+
+
+class Coming(Case):
+    """Desktops connect, again and wrongly."""
+
+    def test_the_newest_connection_replaces_the_older(self) -> None:
+        """The older is told and closed; what it carried goes on where it was."""
+        desk = self.desk()
+        heard = self.open()
+        desk.callers[0].head(OK)
+        desk.callers[0].data(b"one ")
+        desk.settle()
+        older = desk.socket
+        desk.tunnel.disconnected(self.clock.seconds())  # the proxy has not noticed yet
+        desk.callers[0].data(b"two ")
+        desk.connect()
+        ((kind, _, payload),) = split(older.last_words[0])
+        self.assertEqual((kind, b"replaced" in payload), (Kind.BYE, True))
+        desk.callers[0].end()
+        desk.settle()
+        self.assertEqual((bytes(heard.got), heard.over), (b"one two ", "end"))
+        older.on_closed()
+        self.assertEqual(len(self.here.desktops()), 1)
+        self.open()
+
+    def test_a_late_message_of_a_replaced_connection(self) -> None:
+        """It disturbs nothing."""
+        desk = self.desk()
+        heard = self.open()
+        desk.callers[0].head(OK)
+        desk.callers[0].data(b"one")
+        late, older = desk.tunnel.outgoing(), desk.socket
+        desk.tunnel.disconnected(self.clock.seconds())
+        desk.connect()
+        with self.assertRaises(ProtocolViolation):  # which the socket, being closed, swallows
+            self.here.greeted(older, late)  # type: ignore[arg-type]
+        desk.callers[0].end()
+        desk.settle()
+        self.assertEqual((bytes(heard.got), heard.over), (b"one", "end"))
+
+    def test_lost_and_back(self) -> None:
+        """Within the grace time the answer goes on."""
+        desk = self.desk()
+        heard = self.open()
+        desk.lose(self.clock.seconds())
+        self.wait(GRACE - 2)
+        desk.callers[0].head(OK)
+        desk.connect()
+        desk.callers[0].end()
+        desk.settle()
+        self.assertEqual(heard.over, "end")
+
+    def test_lost_for_good(self) -> None:
+        """After the grace time its clients hear that it is lost, and it is forgotten."""
+        desk = self.desk()
+        heard = self.open()
+        desk.lose(self.clock.seconds())
+        self.wait(GRACE - 1)
+        self.assertIsNone(heard.over)
+        self.wait(2)
+        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
+        self.assertIsInstance(desk.calls[0].told[-1], Cancelled)
+
+    def hello(self, **changed: object) -> bytes:
+        fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
+        return json_frame(Kind.HELLO, NO_EXCHANGE, Hello(**fields))  # type: ignore[arg-type]
+
+    def test_bad_greetings(self) -> None:
+        """None of them is a desktop afterwards."""
+        for message in (
+            b"",
+            b"\x01",
+            json_frame(Kind.BYE, NO_EXCHANGE, Reason("a", "b")),
+            self.hello(desktop=None),
+            self.hello(desktop=Desktop("A" * 32, "x")),
+            self.hello(desktop=Desktop("a" * 33, "x")),
+            self.hello(desktop=Desktop("../" * 10 + "ab", "x")),
+            self.hello(desktop=Desktop("a" * 32, "two\nlines")),
+            self.hello(version=2),
+            self.hello(window=0),
+            self.hello(exchanges=("zz",)),
+            self.hello(exchanges=("ab",)),
+        ):
+            with self.assertRaises(ProtocolViolation, msg=message):
+                self.here.greeted(Socket(), message)  # type: ignore[arg-type]
+        self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
+
+    def test_a_bad_greeting_does_not_replace_a_good_connection(self) -> None:
+        """The one that works stays, with all that it carries."""
+        desk = self.desk()
+        heard = self.open()
+        mine = Desktop(desk.id, "home")
+        for changed in ({"exchanges": ("zz",)}, {"version": 2}, {"window": 0}):
+            with self.assertRaises(ProtocolViolation):
+                hello = self.hello(desktop=mine, **changed)
+                self.here.greeted(Socket(), hello)  # type: ignore[arg-type]
+        self.assertEqual(desk.socket.last_words, [])
+        desk.callers[0].head(OK)
+        desk.callers[0].end()
+        desk.settle()
+        self.assertEqual(heard.over, "end")
+
+    def test_so_many_desktops(self) -> None:
+        """One more is refused; those that are there stay, and may reconnect."""
+        for number in range(MAX_DESKTOPS):
+            self.desk(f"d{number}")
+        with self.assertRaises(ProtocolViolation):
+            self.desk("more")
+        self.desks[0].lose(self.clock.seconds())
+        self.desks[0].connect()
+        self.assertEqual(len(self.here.desktops()), MAX_DESKTOPS)
+
+    def test_farewell(self) -> None:
+        """Every bridge that is connected hears when the proxy ends."""
+        one, two = self.desk("a"), self.desk("b")
+        two.lose(self.clock.seconds())
+        self.here.close()
+        self.assertEqual((len(one.socket.last_words), len(two.socket.last_words)), (1, 0))
+
+
+class Known(Case):
+    """What the API and the runtime are told."""
+
+    def test_desktops(self) -> None:
+        """Who, since when, and what its Ollama can do."""
+        self.desk()
+        self.open()
+        (told,) = self.here.desktops()
+        expected = {"id": "0" * 31 + "1", "name": "home", "connected": True, "since": 1.0}
+        expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
+        self.assertEqual(told, expected)
+
+    def test_a_silent_one_counts_as_down(self) -> None:
+        """Until it says how its Ollama is."""
+        self.desk(ollama="")
+        self.assertEqual(self.here.desktops()[0]["ollama"], "down")
+
+    def test_idle(self) -> None:
+        """From the start, never while a desktop is there, and again from when it left."""
+        self.clock.advance(7)
+        self.assertEqual(self.here.idle_seconds, 7)
+        desk = self.desk()
+        self.wait(100)
+        self.assertEqual(self.here.idle_seconds, 0)
+        desk.lose(self.clock.seconds())
+        self.wait(10)
+        self.assertAlmostEqual(self.here.idle_seconds, 10, delta=1)
+
+    def test_asking_is_activity(self) -> None:
+        """A user who asks while no desktop is there still needs the proxy."""
+        self.clock.advance(100)
+        self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
+        self.assertEqual(self.here.idle_seconds, 0)
+
+
+class Resumption(Case):
+    """Clients that leave and come back."""
+
+    def answer(self, resume: str = "20") -> tuple[Desk, Heard, bytes]:
+        """A desktop in the middle of its answer, and the client that waits for it."""
+        desk = self.desk()
+        heard = Heard()
+        asked = self.here.open(asking(resume=resume), heard)
+        self.call = self.here.call(asked)
+        self.call.end()
+        self.settle()
+        desk.callers[0].head(OK)
+        desk.callers[0].data(b"one ")
+        self.settle()
+        return desk, heard, asked.id
+
+    def leave(self) -> None:
+        self.call.cancel(Cancelled("the client left"))
+        self.settle()
+
+    def back(self, id: bytes, offset: int) -> Heard:
+        heard = Heard()
+        self.call = self.here.call(self.here.take_up(id, offset, heard), again=True)
+        self.settle()
+        return heard
+
+    def test_back_in_time(self) -> None:
+        """The rest from the byte asked for, without the length of the whole."""
+        desk, _, id = self.answer()
+        self.leave()
+        desk.callers[0].data(b"two ")
+        heard = self.back(id, 4)
+        desk.callers[0].end()
+        self.settle()
+        self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))
+        assert heard.headed is not None
+        self.assertIsNone(first(heard.headed.headers, b"content-length"))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_from_the_beginning(self) -> None:
+        """All of it, as it was, also after its end."""
+        desk, _, id = self.answer()
+        self.leave()
+        desk.callers[0].data(b"two ")
+        desk.callers[0].end()
+        self.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        heard = self.back(id, 0)
+        self.assertEqual((heard.headed, bytes(heard.got), heard.over), (OK, b"one two ", "end"))
+
+    def test_a_body_with_the_return_goes_nowhere(self) -> None:
+        """The exchange has had its request."""
+        desk, _, id = self.answer()
+        self.leave()
+        heard = self.back(id, 4)
+        self.call.write(b"rubbish")
+        self.call.end()
+        self.call.pause()
+        self.call.resume()
+        self.settle()
+        self.assertEqual((heard.over, desk.calls[0].told), (None, ["end"]))
+
+    def test_too_late(self) -> None:
+        """After its time the work is cancelled, and the answer is gone."""
+        desk, _, id = self.answer("20")
+        self.leave()
+        self.clock.advance(19)
+        self.settle()
+        self.assertEqual(desk.calls[0].told, ["end"])
+        self.clock.advance(1)
+        self.settle()
+        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertEqual(self.here.exchanges, 0)
+        self.assertIsInstance(self.back(id, 0).over, Gone)
+
+    def test_the_other_client_hears(self) -> None:
+        """Who had the answer is told that another connection has it; only that one goes on."""
+        desk, older, id = self.answer()
+        newer = self.back(id, 0)
+        self.assertIsInstance(older.over, Cancelled)
+        desk.callers[0].end()
+        self.settle()
+        self.assertEqual((bytes(newer.got), newer.over), (b"one ", "end"))
+
+    def test_leaving_while_asking_is_cancelling(self) -> None:
+        """Half a request has no answer to come back for."""
+        desk, heard = self.desk(), Heard()
+        call = self.here.call(self.here.open(asking(resume="20"), heard))
+        call.write(b"half")
+        self.settle()
+        call.cancel(Cancelled("left"))
+        self.settle()
+        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
+
+    def test_without_asking_for_it(self) -> None:
+        """A client that says nothing of coming back and leaves has cancelled."""
+        desk, heard = self.desk(), Heard()
+        asked = self.here.open(CHAT, heard)
+        call = self.here.call(asked)
+        call.end()
+        self.settle()
+        call.cancel(Cancelled("left"))
+        self.settle()
+        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertRaises(NotFound, self.here.take_up, asked.id, 0, Heard())
+
+    def test_for_no_longer_than_allowed(self) -> None:
+        """Whatever the client wishes for."""
+        desk, _, _ = self.answer("999999999")
+        self.leave()
+        self.clock.advance(61)
+        self.settle()
+        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+
+    def test_wishes_that_make_no_sense(self) -> None:
+        """They are refused before anything begins."""
+        self.desk()
+        for wish in ("", "soon", "-1", "1.5", "1" * 10, "٣"):
+            self.assertRaises(BadRequest, self.here.open, asking(resume=wish), Heard())
+        self.assertEqual(self.here.exchanges, 0)
+
+    def test_a_desktop_that_is_lost_ends_the_waiting(self) -> None:
+        """No timer is left behind for a client that waits for nothing."""
+        desk, _, _ = self.answer()
+        self.leave()
+        desk.lose(self.clock.seconds())
+        self.wait(GRACE + 1)
+        self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
+
+    def test_in_the_next_proxy(self) -> None:
+        """A new proxy learns from the bridge which answers live where."""
+        desk, _, id = self.answer()
+        desk.callers[0].data(b"two ")
+        desk.callers[0].end()
+        desk.tunnel.disconnected(self.clock.seconds())
+        self.here = desk.rendezvous = Rendezvous(self.clock, 1 << 18, GRACE, 4, 60)
+        desk.connect()
+        heard = self.back(id, 4)
+        self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))

@@ -1,0 +1,232 @@
+"""A tunnel on a WebSocket: both real ends, over memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import txaio
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.test.iosim import FakeTransport, connect
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import DesktopLost, ProtocolViolation
+from ctllm.http.websocket import BridgeSocket, BridgeSockets, ProxySocket, ProxySockets
+from ctllm.wire.answerer import Answerer, Answering
+from ctllm.wire.frames import Desktop
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.opener import Opener
+from tests.unit.pretend import Heard, Told
+
+PING, DEADLINE = 20.0, 10.0
+POST = RequestHead(b"POST", b"/api/chat")
+
+
+class Transport(FakeTransport):
+    """One that has addresses, as autobahn wants them."""
+
+    def getPeer(self) -> Any:
+        return IPv4Address("TCP", "127.0.0.1", 1)
+
+    getHost = getPeer
+
+
+class Case(SynchronousTestCase):
+    """An opener and an answerer, each on its end."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        # autobahn keeps its time by this, whatever reactor it is given.
+        self.patch(txaio.config, "loop", self.clock)
+        self.opener = Opener(1 << 18, 30, 8)
+        self.answerer = Answerer(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
+        self.answerer.accept = self.accept
+        self.callers: list[Answering] = []
+        self.calls: list[Told] = []
+        self.closings: list[tuple[int | None, str]] = []
+        self.refused: str = ""
+        self.opened = 0
+        self.connect()
+
+    def accept(self, caller: Answering, head: RequestHead) -> Told:
+        self.callers.append(caller)
+        self.calls.append(Told())
+        return self.calls[-1]
+
+    def connect(self) -> None:
+        clock: Any = self.clock
+        self.proxy = ProxySockets(clock, self.greeted, PING, DEADLINE).buildProtocol(None)
+        factory = BridgeSockets(
+            "ws://127.0.0.1:1/ws/tunnel", {"Authorization": "Bearer t"}, clock, self.make,
+            PING, DEADLINE,
+        )  # fmt: skip
+        self.bridge = factory.buildProtocol(None)
+        self.pump = connect(
+            self.proxy, Transport(self.proxy, True), self.bridge, Transport(self.bridge, False)
+        )
+        self.settle()
+
+    def make(self) -> BridgeSocket:
+        return BridgeSocket(
+            self.clock, self.answerer, self.open, lambda *closing: self.closings.append(closing)
+        )
+
+    def open(self, socket: BridgeSocket) -> None:
+        self.opened += 1
+        self.answerer.connected()
+
+    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        if self.refused:
+            raise ProtocolViolation(self.refused)
+        socket.carry(self.opener)
+        self.opener.receive(message)
+
+    def settle(self) -> None:
+        self.clock.advance(0)
+        while self.pump.pump():
+            self.clock.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds * 2)):
+            self.clock.advance(0.5)
+            self.settle()
+
+    def ask(self) -> Heard:
+        heard = Heard()
+        self.opener.open(POST, heard).end()
+        self.settle()
+        return heard
+
+    @property
+    def connected(self) -> bool:
+        return self.opener.up and self.answerer.up
+
+
+class Carrying(Case):
+    """While it is open."""
+
+    def test_an_exchange(self) -> None:
+        """It goes over and comes back."""
+        heard = self.ask()
+        self.callers[0].head(AnswerHead(200))
+        self.callers[0].data(b"hi")
+        self.callers[0].end()
+        self.settle()
+        self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
+
+    def test_one_turn_is_one_message(self) -> None:
+        """Whatever became ready in one turn leaves together, in the next."""
+        self.ask()
+        sent: list[bytes] = []
+        send = self.bridge.sendMessage
+        self.bridge.sendMessage = lambda m, isBinary: (sent.append(m), send(m, isBinary))
+        self.callers[0].head(AnswerHead(200))
+        for _ in range(5):
+            self.callers[0].data(b"line\n")
+        self.assertEqual(sent, [])
+        self.settle()
+        self.assertEqual(len(sent), 1)
+
+    def test_a_full_socket_keeps_the_bytes_in_the_tunnel(self) -> None:
+        """Nothing is written while there is no room; then it goes on."""
+        heard = self.ask()
+        self.bridge.pauseProducing()
+        self.callers[0].head(AnswerHead(200))
+        self.callers[0].end()
+        self.settle()
+        self.assertIsNone(heard.headed)
+        self.bridge.resumeProducing()
+        self.settle()
+        self.assertEqual(heard.over, "end")
+
+    def test_silence_is_no_death(self) -> None:
+        """While pings are answered an exchange may be silent for as long as it likes."""
+        heard = self.ask()
+        self.wait(400)
+        self.assertEqual((self.connected, heard.over, self.closings), (True, None, []))
+
+    def test_no_answer_to_pings_is(self) -> None:
+        """A dead network is noticed by both ends, each for itself, within its time."""
+        self.ask()
+        for _ in range(int(PING + DEADLINE + 5)):
+            self.clock.advance(1)  # and the pump moves nothing
+        self.assertTrue(self.pump.clientIO.disconnecting)
+        self.assertTrue(self.pump.serverIO.disconnecting)
+
+
+class Closing(Case):
+    """How connections end."""
+
+    def test_leaving(self) -> None:
+        """Either side may; the other hears that it was going away, and no exchange is lost."""
+        for leaver in ("proxy", "bridge"):
+            heard = self.ask()
+            getattr(self, leaver).leave()
+            self.settle()
+            self.wait(5)
+            self.assertEqual((self.opener.up, self.answerer.up), (False, False), leaver)
+            self.connect()
+            self.callers[-1].head(AnswerHead(200))
+            self.callers[-1].end()
+            self.settle()
+            self.assertEqual(heard.over, "end")
+        self.assertEqual(self.closings[0][0], 1001)
+        self.assertEqual((self.opened, len(self.closings)), (3, 2))
+
+    def test_what_becomes_ready_while_it_closes(self) -> None:
+        """It waits for the next connection, on whichever side; nothing is raised."""
+        heard = self.ask()
+        self.bridge.leave()
+        self.callers[0].head(AnswerHead(200))
+        self.clock.advance(0)
+        self.proxy.sendCloseFrame(1001, b"")
+        self.opener.open(POST, Heard())
+        self.bridge.leave()
+        self.proxy.leave(b"more")
+        self.settle()
+        self.wait(5)
+        self.assertFalse(self.opener.up)
+        self.connect()
+        self.callers[0].end()
+        self.settle()
+        self.assertEqual((heard.over, len(self.callers)), ("end", 2))
+
+    def test_a_violation(self) -> None:
+        """The other end is told why, and every exchange ends with the error, on both sides."""
+        heard = self.ask()
+        self.bridge.sendMessage(bytes(21), isBinary=True)
+        self.settle()
+        self.wait(5)
+        self.assertIsInstance(heard.over, ProtocolViolation)
+        self.assertIsInstance(self.calls[0].told[-1], ProtocolViolation)
+        self.assertEqual(self.closings[0][0], 1002)
+
+    def test_a_text_message(self) -> None:
+        """It is a violation too."""
+        self.proxy.sendMessage(b"hello", isBinary=False)
+        self.settle()
+        self.wait(5)
+        self.assertEqual(len(self.closings), 1)
+
+    def test_refused_at_the_greeting(self) -> None:
+        """A bridge that the proxy does not want hears why, in whatever language."""
+        self.bridge.leave()
+        self.settle()
+        self.wait(5)
+        self.closings.clear()
+        self.refused = "ü" * 500
+        self.connect()
+        self.wait(5)
+        ((code, reason),) = self.closings
+        self.assertEqual((code, reason[:1]), (1002, "ü"))
+
+    def test_lost_without_a_word(self) -> None:
+        """The exchanges wait for their time; then they are lost. No timer stays behind."""
+        heard = self.ask()
+        self.pump.clientIO.abortConnection()
+        self.settle()
+        self.assertFalse(self.opener.up)
+        self.opener.sweep(self.clock.seconds() + 31)
+        self.assertIsInstance(heard.over, DesktopLost)
+        self.wait(60)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
