@@ -199,11 +199,13 @@ def _logout(config: Config, _: str) -> None:
     known = file.load()
     if known.sign_in is None:
         raise BadRequest("this desktop is not signed in")
-    file.save(Credentials(known.desktop_id))
     sign_in = known.sign_in
 
     async def work(client_for: Callable[[str], Any]) -> None:
-        await client_for(sign_in.cloud_url).sign_out(sign_in.refresh)
+        try:
+            await client_for(sign_in.cloud_url).sign_out(sign_in.refresh)
+        finally:  # whoever signs out here is signed out here, whatever the cloud has heard
+            file.save(Credentials(known.desktop_id))
         print(f"Signed out of {sign_in.cloud_url}.")
 
     _with_cloud(work)

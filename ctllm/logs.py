@@ -33,12 +33,17 @@ def json_line(event: LogEvent) -> str:
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": level.name if level is not None and level.name in _LEVELS else "info",
         "system": event.get("log_namespace", "-"),
-        "message": formatEvent(event),
+        "message": _plain(formatEvent(event)),
     }
     failure = event.get("log_failure")
     if failure is not None:
-        line["trace"] = failure.getTraceback()
+        line["trace"] = _plain(failure.getTraceback())
     return msgspec.json.encode(line).decode() + "\n"
+
+
+def _plain(text: str) -> str:
+    """What JSON may hold: a file's name, say, may have bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def json_observer(twistd: Mapping[str, Any]) -> JsonLines:

@@ -55,7 +55,7 @@ class Front:
         incoming.extra = self._cors(asked)
         if _is_preflight(asked):
             self._preflight(incoming)
-        elif asked.path == b"/" and page(first(asked.headers, b"accept")):
+        elif _wants_page(asked):
             incoming.reply(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
             await self._tunnel(incoming)
@@ -144,6 +144,11 @@ class Front:
             return
         transport, read = incoming.hijack()
         join(transport, made, _upgrade_head(incoming.asked, assertion), read)
+
+
+def _wants_page(asked: RequestHead) -> bool:
+    reads = asked.method in (b"GET", b"HEAD")
+    return asked.path == b"/" and reads and page(first(asked.headers, b"accept"))
 
 
 def _is_preflight(asked: RequestHead) -> bool:

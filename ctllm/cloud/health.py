@@ -32,7 +32,7 @@ async def ask_health(origin: Upstream, clock: Clock) -> Health | None:
     try:
         status, body = await get(origin, b"/health", clock, TIMEOUT)
         return _decoder.decode(body) if status == 200 else None
-    except (CtllmError, msgspec.DecodeError):
+    except (CtllmError, ValueError):
         return None
 
 

@@ -111,6 +111,8 @@ class Bridge(Service):
                 # A bug must not leave the desktop unreachable until somebody restarts it.
                 self._log.failure("the bridge stumbled")
                 self._become("error", f"something in ctllm broke: {error}")
+            if not self.running:
+                return  # being cancelled may have looked like any other failure
             attempts = 0 if self._reactor.seconds() - began > STEADY else attempts + 1
             await self._wait(self._delay(attempts))
 

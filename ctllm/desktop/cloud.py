@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import treq
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, DNSLookupError
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.http_headers import Headers
@@ -86,36 +87,43 @@ class CloudClient:
         answer = await self._call(method, path, body, {})
         try:
             return msgspec.json.decode(answer, type=Token)
-        except msgspec.DecodeError as error:
+        except ValueError as error:
             raise UpstreamFailed(f"{self.url} does not answer like a ctllm cloud") from error
 
     async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
         data = None if body is None else msgspec.json.encode(body)
         if data is not None:
             headers = {**headers, "Content-Type": "application/json"}
+        asking = Deferred.fromCoroutine(self._exchange(method, path, data, headers))
         try:
-            response = await self._treq.request(
-                method,
-                self.url + path,
-                data=data,
-                headers=Headers({name: [value] for name, value in headers.items()}),
-                timeout=TIMEOUT,
-                allow_redirects=False,
-                reactor=self._reactor,
-            )
-            answer: bytes = await response.content()
+            status, answer = await asking.addTimeout(TIMEOUT, self._reactor)
         except (ConnectError, DNSLookupError, ResponseFailed, OSError) as error:
             raise UpstreamFailed(f"{self.url} cannot be reached: {error}") from error
-        except Exception as error:  # treq's own time-out is a bare CancelledError
+        except CancelledError:
+            raise
+        except Exception as error:  # among them the time-out
             raise UpstreamFailed(f"{self.url} does not answer ({type(error).__name__})") from error
-        if response.code >= 400:
-            raise self._error(response.code, answer)
+        if status >= 400:
+            raise self._error(status, answer)
         return answer
+
+    async def _exchange(
+        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        response = await self._treq.request(
+            method,
+            self.url + path,
+            data=data,
+            headers=Headers({name: [value] for name, value in headers.items()}),
+            allow_redirects=False,
+            reactor=self._reactor,
+        )
+        return response.code, await response.content()
 
     def _error(self, status: int, answer: bytes) -> CtllmError:
         try:
             told = msgspec.json.decode(answer, type=_Error).error
-        except msgspec.DecodeError:
+        except ValueError:
             kind = Unauthenticated if status == 401 else UpstreamFailed
             return kind(f"{self.url} answered with status {status}")
         return from_wire(told.code, told.message)

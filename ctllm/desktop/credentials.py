@@ -46,7 +46,7 @@ class CredentialFile:
             fresh = Credentials(secrets.token_hex(16))
             self.save(fresh)
             return fresh
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, ValueError) as error:  # not JSON, not these fields, not UTF-8
             raise BadConfiguration(
                 f"{self.path}: cannot be read as credentials ({error}); "
                 "mend it, or remove it and sign in again with: ctllm login LINK"
@@ -57,11 +57,14 @@ class CredentialFile:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".credentials-")
-            with os.fdopen(handle, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(credentials)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(msgspec.json.format(msgspec.json.encode(credentials)))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, self.path)
+            finally:
+                Path(temporary).unlink(missing_ok=True)  # secrets of a save that failed
         except OSError as error:
             raise BadConfiguration(
                 f"{self.path.parent}: cannot be written ({error.strerror}); "

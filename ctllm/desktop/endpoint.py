@@ -32,8 +32,8 @@ def refuse_foreign(head: RequestHead) -> None:
     host = first(head.headers, b"host")
     if host is not None and not _is_local(f"//{host.decode('latin-1')}"):
         raise Forbidden("this endpoint is for this machine; its Host must be localhost")
-    origin = first(head.headers, b"origin")
-    if origin is not None and not _is_local(origin.decode("latin-1")):
+    origins = [value for name, value in head.headers if name.lower() == b"origin"]
+    if not all(_is_local(origin.decode("latin-1")) for origin in origins):
         raise Forbidden("pages of other sites may not use this endpoint")
 
 

@@ -53,6 +53,7 @@ class KeyLease(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = reactor
         self._told: Credentials | None = None
+        self._tried: Credentials | None = None
         self._due = 0.0
         self._telling: Deferred[Any] | None = None
 
@@ -83,18 +84,18 @@ class KeyLease(Service):
     def _look(self) -> Deferred[Any] | None:
         try:
             credentials = self._session.credentials
-        except CtllmError as error:
-            self._log.warn("{error}", error=error.message)
-            return None
+        except CtllmError:
+            return None  # the bridge says so
         if credentials.sign_in is None:
             return None
-        if credentials == self._told and self._reactor.seconds() < self._due:
+        if credentials == self._tried and self._reactor.seconds() < self._due:
             return None
         telling = self._telling = Deferred.fromCoroutine(self._tell(credentials))
         return telling.addErrback(lambda reason: reason.trap(CancelledError) and None)
 
     async def _tell(self, credentials: Credentials) -> None:
         hashes = sorted(key_hash(key) for key in credentials.keys.values())
+        self._tried = credentials
         self._due = self._reactor.seconds() + RENEWAL
         try:
             token = await self._session.token()

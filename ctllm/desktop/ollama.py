@@ -70,7 +70,7 @@ class OllamaServer:
         try:
             version = msgspec.json.decode(await self._get(b"/api/version"), type=_Version)
             tags = msgspec.json.decode(await self._get(b"/api/tags"), type=_Tags)
-        except (CtllmError, msgspec.DecodeError):
+        except (CtllmError, ValueError):
             return DOWN  # whatever is wrong, it cannot be used now
         names = tuple(model.name for model in tags.models or ())[:MAX_MODELS]
         return Status(self._kind, version.version, names)
@@ -140,10 +140,12 @@ class Ollama(Service):
     async def check(self) -> Status:
         """Look now; tells the listeners of a change."""
         status = await self.real.ask()
-        if status is not DOWN:
+        demo = self._demo
+        if demo is not None and status is not DOWN:
             self._demo = None  # once the real one was seen, nothing stands in for it any more
-        elif self._demo is not None:
-            status = await self._demo.ask()
+            demo.close()
+        elif demo is not None:
+            status = await demo.ask()
         if status != self.status:
             self._changed(status)
         return status

@@ -69,10 +69,13 @@ class Session:
     async def token(self) -> str:
         """An access token good for a while; raises Unauthenticated when the sign-in is over."""
         sign_in = self.sign_in
-        if self._token is None or self._until - self._clock.seconds() < EARLY:
-            self._token = await self.client().renew(sign_in.refresh)
-            self._until = self._clock.seconds() + self._token.expires_in
-        return self._token.token
+        if self._token is not None and self._until - self._clock.seconds() >= EARLY:
+            return self._token.token
+        token = await self.client().renew(sign_in.refresh)
+        if self.sign_in == sign_in:  # else it is no token for the cloud that is asked next
+            self._token = token
+            self._until = self._clock.seconds() + token.expires_in
+        return token.token
 
 
 async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> SignIn:

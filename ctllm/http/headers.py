@@ -6,7 +6,7 @@ on a request: it is how the next stage knows of a body whose length nobody said.
 
 from __future__ import annotations
 
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead
+from ctllm.wire.heads import AnswerHead, Headers, RequestHead, without
 
 ASSERTION = b"Ctllm-Assertion"
 DESKTOP = b"Ctllm-Desktop"
@@ -54,9 +54,11 @@ def end_to_end(headers: Headers) -> Headers:
     return tuple(header for header in headers if header[0].lower() not in hops)
 
 
-def _framing(headers: Headers) -> Headers:
-    chunked = any(key.lower() == b"transfer-encoding" for key, _ in headers)
-    return ((b"Transfer-Encoding", b"chunked"),) if chunked else ()
+def _framed(kept: Headers, headers: Headers) -> Headers:
+    """`kept` with one framing: of a body whose length nobody said, if that was how it came."""
+    if not any(key.lower() == b"transfer-encoding" for key, _ in headers):
+        return kept
+    return (*without(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
 def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
@@ -66,7 +68,7 @@ def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
         for header in end_to_end(head.headers)
         if header[0].lower() not in _CREDENTIALS and header[0].lower() != ASSERTION.lower()
     )
-    headers = (*kept, *_framing(head.headers), (ASSERTION, assertion))
+    headers = (*_framed(kept, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
 
 
@@ -84,7 +86,7 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
         and not header[0].lower().startswith(_ORIGIN_PREFIXES)
         and not header[0].lower().endswith(_ORIGIN_SUFFIXES)
     )
-    headers = ((b"Host", host), *kept, *_framing(head.headers))
+    headers = ((b"Host", host), *_framed(kept, head.headers))
     return RequestHead(head.method, head.target, headers)
 
 

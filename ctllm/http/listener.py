@@ -34,7 +34,7 @@ class Listener(Service):
             listening: Deferred[Any] = serverFromString(self._reactor, self._endpoint).listen(
                 self._factory
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:
             raise BadConfiguration(self._sentence(error)) from error
         listening.addCallbacks(self._listens, self._fails)
         if self._failed is not None:

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity import ApiKeys, Assertions, Grant, Identities, Issuer, Remembered, User
 from ctllm.cloud.identity.issuer import ACCESS
-from ctllm.errors import BadRequest, Forbidden, Overloaded, Unauthenticated
+from ctllm.errors import BadRequest, Forbidden, Unauthenticated
 from ctllm.wire.jws import MAX_TOKEN
 from ctllm.wire.keys import key_hash, new_key, owner_tag, tag_in
 
@@ -368,7 +368,7 @@ class ApiKeysTests(Case):
         """Thirty-two desktops a user; the known go on, an ended one makes room."""
         for n in range(32):
             self.keys.lease(ALICE, f"d{n}", [], 60 + n)
-        self.assertRaises(Overloaded, self.keys.lease, ALICE, "new", [], 60)
+        self.assertRaises(Forbidden, self.keys.lease, ALICE, "new", [], 60)
         self.keys.lease(ALICE, "d1", [self.digest], 60)
         self.keys.lease(MALLORY, "new", [], 60)
         self.time = START + 60

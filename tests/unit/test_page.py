@@ -105,6 +105,7 @@ class ContentTests(SynchronousTestCase):
         management = {*DOCUMENT["paths"]} - {
             "/ctllm/openapi.json",
             "/ctllm/desktops/{desktop}/keys",
+            "/ctllm/exchanges/{exchange}",
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
@@ -167,6 +168,7 @@ CONTRACT = {
     "delete /ctllm/proxy": "204 401 403",
     "get /ctllm/desktops": "200 401 403 503",
     "put /ctllm/desktops/{desktop}/keys": "204 400 401 403 404 413 415",
+    "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 503",
     "get /ctllm/openapi.json": "200",
     "get /health": "200",
 }

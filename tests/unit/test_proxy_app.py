@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 
+import txaio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -16,7 +17,7 @@ from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.rendezvous import Rendezvous
 from ctllm.wire.assertions import LIFE, SERVE, USE, Verifier
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
-from ctllm.wire.heads import AnswerHead, first
+from ctllm.wire.heads import AnswerHead
 from ctllm.wire.jws import public_text
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
@@ -30,6 +31,8 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
+        # autobahn keeps its time by this, whatever reactor it is given.
+        self.patch(txaio.config, "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
         self.rendezvous = Rendezvous(self.clock, 1 << 18, 30, 4, 60)
         sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
@@ -231,15 +234,14 @@ class Hostile(Case):
     def test_headers_that_no_answer_may_have(self) -> None:
         """Its client hears of a failure; the tunnel and other exchanges stay."""
         desk = Desk(self.rendezvous, 1, "home", "up")
-        for bad in ((b"Content-Length", b"many"), (b"Transfer-Encoding", b"gzip"), (b"X", b" a\x00")):
+        for bad in ((b"Content-Length", b"many"), (b"Transfer-Encoding", b"gzip"), (b"X", b" a")):
             self.wire = self.connect()
             self.ask("GET /api/tags", self.sign(USE))
             desk.settle()
-            if first((bad,), b"x") is None:
-                desk.callers[-1].head(AnswerHead(200, b"OK", (bad,)))
-                desk.callers[-1].data(b"x")
-                desk.settle()
-                self.assertEqual(self.answer()[0], 502, bad)
+            desk.callers[-1].head(AnswerHead(200, b"OK", (bad,)))
+            desk.callers[-1].data(b"x")
+            desk.settle()
+            self.assertEqual(self.answer()[0], 502, bad)
         self.assertTrue(self.rendezvous.desktops())
 
     def test_more_than_it_said(self) -> None:

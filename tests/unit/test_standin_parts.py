@@ -6,6 +6,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -92,6 +93,8 @@ class SocketTests(TestCase):
         head = b"POST /api/chat HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
         reader.transport.write(head % len(body) + body)
         await reader.gone
+        await standin.requests[-1].closed
+        await deferLater(reactor, 0)  # the server's side of the connection closes in its own turn
         self.assertTrue(reader.data.endswith(b"\r\n0\r\n\r\n"))
         at = [reader.data.index(line.encode()) for line in lines]
         self.assertEqual(at, sorted(at))

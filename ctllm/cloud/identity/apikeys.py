@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ctllm.cloud.identity.grants import Grant, User
-from ctllm.errors import BadRequest, Overloaded, Unauthenticated
+from ctllm.errors import BadRequest, Forbidden, Unauthenticated
 from ctllm.wire.assertions import USE
 from ctllm.wire.keys import PREFIX, key_hash, owner_tag, tag_in
 
@@ -35,14 +35,14 @@ class ApiKeys:
         """Take `hashes` (hex SHA-256) as the keys that `desktop` vouches for, for `seconds`.
 
         They replace what the desktop vouched for before. BadRequest for more than 100 or for what
-        is no hash, Overloaded beyond 32 desktops of one user; both leave all as it was.
+        is no hash, Forbidden beyond 32 desktops of one user; both leave all as it was.
         """
         lease = _Lease(user, _checked(hashes), self._now() + seconds)
         tag = owner_tag(user.key)
         self._sweep(tag)
         leases = self._leases.get(tag, {})
         if desktop not in leases and len(leases) >= MAX_DESKTOPS:
-            raise Overloaded(f"API keys work for at most {MAX_DESKTOPS} desktops at a time.")
+            raise Forbidden(f"API keys work for at most {MAX_DESKTOPS} desktops at a time.")
         self._leases[tag] = {**leases, desktop: lease}
 
     def release(self, user: User, desktop: str) -> None:

@@ -1,0 +1,69 @@
+"""The cloud's own API against its own description."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.world import BIN, World
+
+#: For each operation; the cases that follow from the description alone come on top.
+EXAMPLES = 40
+#: There is an answer to take up; that it has no byte so far back is as right as giving the byte.
+CONFIGURATION = """
+[[operations]]
+include-path = "/ctllm/exchanges/{exchange}"
+parameters = { exchange = "EXCHANGE" }
+checks.positive_data_acceptance.expected-statuses = ["200", "404", "410"]
+"""
+METHODS = {"get", "put", "post", "delete"}
+
+
+@ensureDeferred
+async def test_schemathesis_finds_no_fault(world: World, tmp_path: Path) -> None:
+    """All its checks over every operation, as a desktop that is connected and has an answer."""
+    cloud = await world.cloud()
+    _, ollama = world.standin("llama3.2")
+    await world.desktop("alice", ollama)
+    token = await world.token("alice", "desktop")  # it outlives the sign-outs that are tried
+    _, answer, _ = await world.http(
+        "GET", "/api/tags", token=token, headers={"Ctllm-Resume": "600"}
+    )
+    (tmp_path / "schemathesis.toml").write_text(
+        CONFIGURATION.replace("EXCHANGE", answer["ctllm-exchange"])
+    )
+    _, _, description = await world.http("GET", "/ctllm/openapi.json")
+    (tmp_path / "openapi.json").write_bytes(description)
+    paths = json.loads(description)["paths"].values()
+    operations = sum(len(METHODS & set(path)) for path in paths)
+    done = await deferToThread(
+        subprocess.run,
+        [
+            str(BIN / "st"),
+            "run",
+            "openapi.json",
+            f"--url={world.url}",
+            f"--header=Authorization: Bearer {token}",
+            "--checks=all",
+            "--phases=examples,coverage,fuzzing",
+            f"--max-examples={EXAMPLES}",
+            "--seed=1",
+            "--request-timeout=20",
+            "--no-color",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**world.environment(), "COLUMNS": "120"},
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"Tested: +{operations}\b", done.stdout), done.stdout
+    cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert cases is not None and int(cases[2]) > 20 * operations, done.stdout
+    assert "Traceback" not in cloud.printed

@@ -1,0 +1,68 @@
+"""One small question: the answer as a whole, in time, and not too large."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import OllamaDown, UpstreamFailed
+from ctllm.http.asking import get
+from ctllm.wire.heads import AnswerHead, RequestHead
+from tests.unit.pretend import Upstream
+
+
+class AskingTests(SynchronousTestCase):
+    """Asked of an Upstream that the test answers for."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.upstream = Upstream()
+        self.asking: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
+            get(self.upstream, b"/x", self.clock, 5.0, 4)
+        )
+        self.caller, self.call = self.upstream.callers[0], self.upstream.calls[0]
+
+    def over(self) -> list[object]:
+        """No timer is left; gives what the call was told."""
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        return self.call.told
+
+    def test_whole(self) -> None:
+        """Status and body; an end that came by itself needs no cancel."""
+        self.assertEqual(self.upstream.asked, [RequestHead(b"GET", b"/x")])
+        self.caller.head(AnswerHead(404))
+        self.caller.data(b"ab")
+        self.caller.data(b"cd")
+        self.assertNoResult(self.asking)
+        self.caller.end()
+        self.assertEqual(self.successResultOf(self.asking), (404, b"abcd"))
+        self.assertEqual(self.over(), ["end"])
+
+    def test_failed(self) -> None:
+        """With the error that it failed with."""
+        self.caller.fail(OllamaDown("no"))
+        self.failureResultOf(self.asking, OllamaDown)
+        self.assertEqual(self.over(), ["end"])
+
+    def test_too_large(self) -> None:
+        """It is given up at the first byte too many, and not listened to any more."""
+        self.caller.head(AnswerHead(200))
+        self.caller.data(b"abcde")
+        self.failureResultOf(self.asking, UpstreamFailed)
+        self.assertEqual(len(self.over()), 2)
+
+    def test_too_late(self) -> None:
+        """However much of it has come, and slowly: the time is for the whole."""
+        self.caller.head(AnswerHead(200))
+        self.clock.advance(4.9)
+        self.caller.data(b"a")
+        self.clock.advance(0.1)
+        self.failureResultOf(self.asking, UpstreamFailed)
+        self.assertEqual(len(self.over()), 2)
+
+    def test_cancelled(self) -> None:
+        """So is the exchange."""
+        self.asking.cancel()
+        self.failureResultOf(self.asking, CancelledError)
+        self.assertEqual(len(self.over()), 2)

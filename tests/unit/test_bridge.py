@@ -1,0 +1,309 @@
+"""The bridge: it dials, comes back when the connection is lost, and stops when told to."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import txaio
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.test.iosim import IOPump, connect
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop import bridge as module
+from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
+from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
+from ctllm.http.websocket import ProxySocket, ProxySockets
+from ctllm.wire.answerer import Answerer, Answering
+from ctllm.wire.frames import Desktop
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.opener import Opener
+from tests.unit.pretend import Heard, Told
+from tests.unit.test_websocket import Transport
+
+
+class Session:
+    """Tokens as a test wants them."""
+
+    def __init__(self) -> None:
+        self.serial = 0
+        self.refusal: CtllmError | None = None
+        self.waiting: Deferred[None] | None = None
+        self.signed_in = 1
+        self.asked = 0
+        self._fresh = True
+
+    @property
+    def sign_in(self) -> Any:
+        return SimpleNamespace(cloud_url="http://cloud.example:8080")
+
+    async def token(self) -> str:
+        self.asked += 1
+        if self.waiting is not None:
+            await self.waiting
+        if self.refusal is not None:
+            raise self.refusal
+        if self._fresh:
+            self.serial += 1
+            self._fresh = False
+        return f"token-{self.serial}"
+
+    def distrust(self) -> None:
+        self._fresh = True
+
+    def version(self) -> int:
+        return self.signed_in
+
+
+class Refusing(Protocol):
+    """A cloud that does not believe the token."""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.factory.cloud.seen.append(data)  # type: ignore[union-attr]
+        self.transport.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")  # type: ignore
+        self.transport.loseConnection()  # type: ignore[union-attr]
+
+
+class Cloud:
+    """What is dialled: it refuses, answers with 401, or has an opener behind a WebSocket."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock: Any = clock
+        self.refusal: Exception | None = None
+        self.hanging: Deferred[Any] | None = None
+        self.believes = True
+        self.dials: list[float] = []
+        self.seen: list[bytes] = []
+        self.opener = Opener(1 << 18, 30, 8)
+        self.pumps: list[IOPump] = []
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        self.dials.append(self.clock.seconds())
+        if self.hanging is not None:
+            return self.hanging
+        if self.refusal is not None:
+            return fail(self.refusal)
+        server: Any = Refusing()
+        server.factory = SimpleNamespace(cloud=self)
+        if self.believes:
+            server = ProxySockets(self.clock, self.greeted, 20, 10).buildProtocol(None)
+        client = factory.buildProtocol(None)
+        pump = connect(server, Transport(server, True), client, Transport(client, False))
+        self.pumps.append(pump)
+        return succeed(client)
+
+    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        socket.carry(self.opener)
+        self.opener.receive(message)
+
+    def move(self) -> bool:
+        return any(pump.pump() for pump in self.pumps)
+
+
+class Case(SynchronousTestCase):
+    """A bridge, running."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.patch(txaio.config, "loop", self.clock)
+        self.cloud = Cloud(self.clock)
+        self.patch(module, "_dialler", lambda url, reactor: self.cloud)
+        self.session = Session()
+        self.tunnel = Answerer(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
+        self.tunnel.accept = self.accept
+        self.callers: list[Answering] = []
+        self.calls: list[Told] = []
+        self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
+        self.states: list[str] = []
+        self.bridge.on_state = lambda: self.states.append(self.bridge.state)
+        self.addCleanup(self.end)
+
+    def accept(self, caller: Answering, head: RequestHead) -> Told:
+        self.callers.append(caller)
+        self.calls.append(Told())
+        return self.calls[-1]
+
+    def start(self) -> None:
+        self.bridge.startService()
+        self.settle()
+
+    def settle(self) -> None:
+        self.clock.advance(0)
+        while self.cloud.move():
+            self.clock.advance(0)
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds * 10)):
+            self.clock.advance(0.1)
+            self.settle()
+
+    def end(self) -> None:
+        """However a test ends: stopping leaves nothing behind, and nothing is dialled again."""
+        if not self.bridge.running:
+            return
+        stopped = self.bridge.stopService()
+        dials = len(self.cloud.dials)
+        self.wait(90)
+        if stopped is not None:
+            self.successResultOf(stopped)
+        self.assertEqual(len(self.cloud.dials), dials)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Dialling(Case):
+    """Getting a connection, and the next one."""
+
+    def test_connected(self) -> None:
+        """The tunnel is up, and whoever shows the state has heard so."""
+        self.start()
+        self.assertEqual(self.states, ["connecting", "connected"])
+        self.assertTrue(self.cloud.opener.up and self.tunnel.up)
+
+    def test_backoff(self) -> None:
+        """Attempts become rarer, up to a minute, and are never all at the same moment."""
+        self.cloud.refusal = ConnectionRefusedError()
+        self.start()
+        self.assertEqual(self.bridge.state, "error")
+        self.assertIn("http://cloud.example:8080 cannot be reached", self.bridge.reason)
+        self.wait(1200)
+        dials = self.cloud.dials
+        gaps = [round(b - a, 3) for a, b in pairwise(dials)]
+        self.assertLess(gaps[0], 3)
+        for early, late in pairwise(gaps[:6]):
+            self.assertLess(early, late + 1)
+        self.assertLessEqual(max(gaps), 61.2)
+        self.assertGreater(len(set(gaps[-10:])), 3)
+
+    def test_eager_again_after_a_steady_connection(self) -> None:
+        """A connection that held for a while is missed at once; one that did not, is not."""
+        self.cloud.refusal = ConnectionRefusedError()
+        self.start()
+        self.wait(300)
+        self.cloud.refusal = None
+        self.wait(62)
+        self.assertEqual(self.bridge.state, "connected")
+        self.wait(STEADY)
+        before = len(self.cloud.dials)
+        self.cloud.pumps[-1].clientIO.loseConnection()
+        self.settle()
+        self.assertEqual(self.bridge.state, "error")
+        self.wait(2)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connected", before + 1))
+
+    def test_a_refused_token_is_not_used_again(self) -> None:
+        """The next attempt has another one."""
+        self.cloud.believes = False
+        self.start()
+        self.wait(4)
+        tokens = [part for data in self.cloud.seen for part in data.split() if b"token-" in part]
+        self.assertGreater(len(tokens), 1)
+        self.assertEqual(len(set(tokens)), len(tokens))
+        self.cloud.believes = True
+        self.wait(60)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_a_token_that_worked_is_used_again(self) -> None:
+        """A connection that broke says nothing against its token."""
+        self.start()
+        self.cloud.pumps[-1].clientIO.loseConnection()
+        self.wait(5)
+        self.assertEqual((self.session.serial, len(self.cloud.dials)), (1, 2))
+
+    def test_signed_out(self) -> None:
+        """It says so, asks nothing more of the cloud, and goes on when somebody signs in."""
+        self.session.refusal = Unauthenticated("sign in first")
+        self.start()
+        self.assertEqual((self.bridge.state, self.bridge.reason), ("signed out", "sign in first"))
+        self.wait(REFUSED / 2)
+        self.assertEqual((self.session.asked, self.cloud.dials), (1, []))
+        self.session.refusal = None
+        self.session.signed_in += 1
+        self.wait(LOOK * 2)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_no_token_to_be_had(self) -> None:
+        """A cloud that is not there when the token is asked for is a failed attempt."""
+        self.session.refusal = UpstreamFailed("not there")
+        self.start()
+        self.assertEqual((self.bridge.state, self.bridge.reason), ("error", "not there"))
+        self.session.refusal = None
+        self.wait(3)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_an_exchange_outlives_its_connection(self) -> None:
+        """It goes on over the next one."""
+        self.start()
+        heard = Heard()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.settle()
+        self.cloud.pumps[-1].clientIO.loseConnection()
+        self.settle()
+        self.callers[0].head(AnswerHead(200))
+        self.wait(3)
+        self.callers[0].end()
+        self.settle()
+        self.assertEqual(heard.over, "end")
+
+
+class Stopping(Case):
+    """It stops in every phase; `end` looks that nothing stays behind."""
+
+    def test_before_anything(self) -> None:
+        """While it waits for the next attempt."""
+        self.cloud.refusal = ConnectionRefusedError()
+        self.start()
+
+    def test_while_asking_for_a_token(self) -> None:
+        """The asking is cancelled."""
+        self.session.waiting = Deferred()
+        self.start()
+        self.end()
+        self.assertTrue(self.session.waiting.called)
+
+    def test_while_asking_for_a_token_that_fails_on_the_way(self) -> None:
+        """Even if whoever asks makes another error of being cancelled."""
+
+        class Clumsy(Session):
+            async def token(self) -> str:
+                try:
+                    return await super().token()
+                except BaseException as error:
+                    raise UpstreamFailed("it did not answer") from error
+
+        self.session = Clumsy()
+        self.session.waiting = Deferred()
+        self.bridge._session = self.session
+        self.start()
+        self.end()
+
+    def test_while_dialling(self) -> None:
+        """The dialling is cancelled."""
+        self.cloud.hanging = Deferred()
+        self.start()
+        self.assertEqual(self.bridge.state, "connecting")
+        self.end()
+        self.assertTrue(self.cloud.hanging.called)
+
+    def test_while_connected(self) -> None:
+        """Clients that are being answered hear of it at once; their work is cancelled."""
+        self.start()
+        heard = Heard()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard)
+        self.settle()
+        stopped = self.bridge.stopService()
+        self.settle()
+        assert stopped is not None
+        self.successResultOf(stopped)
+        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertIsInstance(self.calls[0].told[-1], CtllmError)
+        self.wait(90)
+        self.assertEqual((len(self.cloud.dials), self.clock.getDelayedCalls()), (1, []))
+
+    def test_while_signed_out(self) -> None:
+        """Nobody is waited for."""
+        self.session.refusal = Unauthenticated("sign in first")
+        self.start()

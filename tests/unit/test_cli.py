@@ -1,0 +1,113 @@
+"""The command `ctllm`, as somebody types it."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from time import time
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm import __version__
+from ctllm.cli import main
+from ctllm.cloud.identity import Folder, Invites, load_keys
+from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.wire.keys import owner_tag, tag_in
+
+ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
+
+
+class CommandTests(SynchronousTestCase):
+    """Each on a state folder of its own."""
+
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.file = CredentialFile(self.state)
+        self.config = Path(self.mktemp())
+        self.config.write_text("")
+
+    def run_(self, *words: str) -> str:
+        """What the command prints."""
+        with redirect_stdout(io.StringIO()) as out:
+            main(["--config", str(self.config), "--state", str(self.state), *words])
+        return out.getvalue()
+
+    def refused(self, *words: str) -> str:
+        """The sentence that it ends with, with a status that says that it failed."""
+        ended = self.assertRaises(SystemExit, self.run_, *words)
+        assert isinstance(ended.code, str)
+        self.assertTrue(ended.code.startswith("ctllm: "), ended.code)
+        self.assertNotIn("Traceback", ended.code)
+        return ended.code
+
+    def signed_in(self, **keys: str) -> None:
+        self.file.save(Credentials("d" * 32, ANN, keys))
+
+    def test_version(self) -> None:
+        """By --version, and that is all."""
+        with redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(self.assertRaises(SystemExit, main, ["--version"]).code, 0)
+        self.assertEqual(out.getvalue(), f"ctllm {__version__}\n")
+
+    def test_words_that_it_does_not_know(self) -> None:
+        """It says what is wrong and where help is."""
+        self.assertIn("--help", self.refused())
+        for words in (["frobnicate"], ["login"], ["login", "a", "b"], ["connect", "x"]):
+            self.refused(*words)
+        self.assertIn("NAME", self.refused("keys", "add"))
+
+    def test_keys(self) -> None:
+        """Made (and printed alone, for scripts), listed by name, revoked."""
+        self.signed_in()
+        key = self.run_("keys", "add", "laptop").strip()
+        self.assertEqual(tag_in(key), owner_tag(ANN.user_id))
+        self.run_("keys", "add", "car")
+        self.assertEqual(self.run_("keys", "ls"), "car\nlaptop\n")
+        self.assertEqual(self.run_("keys"), "car\nlaptop\n")
+        self.refused("keys", "add", "car")
+        self.run_("keys", "rm", "laptop")
+        self.assertEqual(self.run_("keys"), "car\n")
+        self.refused("keys", "rm", "laptop")
+
+    def test_connect(self) -> None:
+        """Lines with the cloud's address and a key that works, the same one each time."""
+        self.signed_in()
+        printed = self.run_("connect")
+        (key,) = self.file.load().keys.values()
+        for part in (key, f"OLLAMA_HOST={ANN.cloud_url} ", f"{ANN.cloud_url}/v1 "):
+            self.assertIn(part, printed)
+        self.assertEqual(self.run_("connect"), printed)
+
+    def test_not_signed_in(self) -> None:
+        """What needs a sign-in says how to get one."""
+        for words in (["connect"], ["keys", "add", "x"]):
+            self.assertIn("ctllm login LINK", self.refused(*words))
+        self.refused("logout")
+
+    def test_links_that_are_none(self) -> None:
+        """Nobody is dialled; the sentence shows what one looks like."""
+        for link in ("", "cloud", "https://c.example/", "https://c.example/#x=y", "#invite=x",
+                     "ftp://c.example/#invite=x", "https://c.example/?invite=x"):  # fmt: skip
+            self.assertIn("#invite=", self.refused("login", link))
+        self.assertFalse(self.file.path.exists())
+
+    def test_invite(self) -> None:
+        """A link with an invitation that works once, to the address that the cloud keeps."""
+        self.assertIn("no cloud has run", self.refused("invite", "ann"))
+        folder = Folder(self.state / "cloud")
+        load_keys(folder)
+        folder.replace("url", b"https://cloud.example")
+        url, _, secret = self.run_("invite", "Ann").strip().partition("/#invite=")
+        self.assertEqual(url, "https://cloud.example")
+        invites = Invites(folder.inner("invites"), time)
+        self.assertEqual(invites.redeem(secret).key, "ctllm|ann")
+        self.refused("invite", "no name")
+
+    def test_a_broken_file(self) -> None:
+        """It is named, not shown."""
+        self.signed_in()
+        self.file.path.write_text('{"desktop_id": "hunter2')
+        said = self.refused("keys")
+        self.assertIn(str(self.file.path), said)
+        self.assertNotIn("hunter2", said)

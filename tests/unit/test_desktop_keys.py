@@ -1,0 +1,174 @@
+"""API keys: made and revoked on the desktop, leased to the cloud."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.credentials import Credentials
+from ctllm.desktop.keys import LEASE, LOOK, RENEWAL, KeyLease, make_key, revoke_key
+from ctllm.errors import BadConfiguration, BadRequest, CtllmError, Unauthenticated, UpstreamFailed
+from ctllm.wire.keys import key_hash, owner_tag, tag_in
+from tests.unit.test_session import ANN, BOB, Case
+
+
+class Making(Case):
+    """The file keeps them."""
+
+    def test_made(self) -> None:
+        """It is its owner's, it is kept, and no other is touched."""
+        self.save(ANN, old="k")
+        key = make_key(self.file, "new")
+        self.assertEqual(tag_in(key), owner_tag(ANN.user_id))
+        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"old": "k", "new": key}))
+
+    def test_refused(self) -> None:
+        """Without a sign-in, or where there is one of that name; nothing changes."""
+        self.save(None)
+        self.assertRaises(BadRequest, make_key, self.file, "new")
+        self.save(ANN, old="k")
+        self.assertRaises(BadRequest, make_key, self.file, "old")
+        self.assertEqual(self.file.load().keys, {"old": "k"})
+
+    def test_revoked(self) -> None:
+        """It is gone, the others stay; one that is not there is told."""
+        self.save(ANN, one="1", two="2")
+        revoke_key(self.file, "one")
+        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"two": "2"}))
+        self.assertRaises(BadRequest, revoke_key, self.file, "one")
+
+
+class Session:
+    """What the lease needs of one."""
+
+    def __init__(self) -> None:
+        self.known: Credentials | CtllmError = Credentials("d" * 32, ANN, {"one": "1"})
+        self.told: list[list[str]] = []
+        self.asked = 0
+        self.no_token: CtllmError | None = None
+        self.refusal: CtllmError | None = None
+        self.waiting: Deferred[None] | None = None
+
+    @property
+    def credentials(self) -> Credentials:
+        if isinstance(self.known, CtllmError):
+            raise self.known
+        return self.known
+
+    async def token(self) -> str:
+        self.asked += 1
+        if self.no_token is not None:
+            raise self.no_token
+        return "token"
+
+    def client(self) -> Any:
+        return self
+
+    async def lease_keys(self, token: str, desktop: str, hashes: list[str], seconds: int) -> None:
+        assert (token, desktop, seconds) == ("token", "d" * 32, LEASE)
+        if self.waiting is not None:
+            await self.waiting
+        if self.refusal is not None:
+            raise self.refusal
+        self.told.append(hashes)
+
+
+class Leasing(SynchronousTestCase):
+    """The cloud is told."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.session = Session()
+        session: Any = self.session
+        self.lease = KeyLease(session, self.clock)
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        self.lease.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(int(seconds / LOOK)):
+            self.clock.advance(LOOK)
+
+    def test_at_once(self) -> None:
+        """Hashes, not keys."""
+        self.assertFalse(self.lease.told)
+        self.lease.startService()
+        self.assertEqual(self.session.told, [[key_hash("1")]])
+        self.assertTrue(self.lease.told)
+
+    def test_renewed(self) -> None:
+        """Often enough that one failure does no harm, and no more often."""
+        self.lease.startService()
+        self.wait(RENEWAL * 3)
+        self.assertEqual(len(self.session.told), 4)
+        self.assertLess(RENEWAL * 2, LEASE)
+
+    def test_changes_are_told_at_once(self) -> None:
+        """A new key works, and a revoked one stops working, within a look."""
+        self.lease.startService()
+        self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"})
+        self.assertFalse(self.lease.told)
+        self.wait(LOOK)
+        self.assertEqual(self.session.told[-1], sorted([key_hash("1"), key_hash("2")]))
+        self.session.known = Credentials("d" * 32, ANN, {})
+        self.wait(LOOK)
+        self.assertEqual(self.session.told[-1], [])
+
+    def test_a_new_connection(self) -> None:
+        """The cloud may have been restarted, and know none."""
+        self.lease.startService()
+        self.lease.again()
+        self.wait(LOOK)
+        self.assertEqual(len(self.session.told), 2)
+
+    def test_failures_are_tried_again_soon(self) -> None:
+        """Until it is told; but not with every look."""
+        self.session.refusal = UpstreamFailed("not now")
+        self.lease.startService()
+        self.wait(20)
+        self.assertFalse(self.lease.told)
+        self.assertLess(self.session.asked, 13)
+        self.session.refusal = None
+        self.wait(2 * LOOK)
+        self.assertTrue(self.lease.told)
+
+    def test_a_sign_in_that_is_over(self) -> None:
+        """The cloud is not asked again and again; a new sign-in is told at once."""
+        self.session.no_token = Unauthenticated("signed out")
+        self.lease.startService()
+        self.wait(RENEWAL - LOOK)
+        self.assertEqual(self.session.asked, 1)
+        self.session.no_token = None
+        self.session.known = Credentials("d" * 32, BOB, {})
+        self.wait(LOOK)
+        self.assertEqual(self.session.told, [[]])
+
+    def test_signed_out(self) -> None:
+        """There is nobody to tell."""
+        self.session.known = Credentials("d" * 32)
+        self.lease.startService()
+        self.wait(10)
+        self.assertEqual(self.session.asked, 0)
+
+    def test_a_file_that_cannot_be_read(self) -> None:
+        """It is looked at again; the bridge is who says so, once."""
+        good, self.session.known = self.session.known, BadConfiguration("broken")
+        self.lease.startService()
+        self.wait(3)
+        self.assertEqual(self.session.told, [])
+        self.session.known = good
+        self.wait(LOOK)
+        self.assertTrue(self.lease.told)
+
+    def test_stopped_while_telling(self) -> None:
+        """The telling is cancelled, in silence."""
+        self.session.waiting = Deferred()
+        self.lease.startService()
+        self.lease.stopService()
+        self.assertEqual(self.session.told, [])
+        self.assertEqual(self.flushLoggedErrors(), [])

@@ -1,0 +1,107 @@
+"""The loopback endpoint: this machine's programs pass, the web does not."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.endpoint import EndpointApp
+from ctllm.http.server import HttpServerFactory
+from tests.unit.pretend import Upstream, Wire
+
+HERE = (
+    "localhost",
+    "localhost:11435",
+    "LOCALHOST:11435",
+    "app.localhost:3000",
+    "127.0.0.1",
+    "127.0.0.1:11435",
+    "127.8.9.1",
+    "[::1]",
+    "[::1]:11435",
+)
+ELSEWHERE = (
+    "evil.example",
+    "evil.example:11435",
+    "localhost.evil.example",
+    "localhostevil",
+    "evillocalhost",
+    "127.0.0.1.evil.example",
+    "127.0.0.1.nip.io:11435",
+    "192.168.1.5:11435",
+    "0.0.0.0",
+    "[::]",
+    "[::ffff:192.0.2.1]",
+    "[2001:db8::1]:11435",
+    "[::1",
+    "localhost@evil.example",
+    "evil.example#@localhost",
+    "evil.example/localhost",
+    "evil.example?localhost",
+    "",
+    ":11435",
+)
+
+
+class EndpointTests(SynchronousTestCase):
+    """Requests at the door."""
+
+    def setUp(self) -> None:
+        self.upstream = Upstream()
+        self.factory = HttpServerFactory(EndpointApp(self.upstream), Clock())
+
+    def ask(self, headers: str, version: str = "1.1") -> bytes:
+        protocol, wire = self.factory.buildProtocol(None), Wire()
+        protocol.makeConnection(wire)
+        wire.protocol = protocol
+        protocol.dataReceived(f"GET /api/tags HTTP/{version}\r\n{headers}\r\n".encode())
+        return wire.said()
+
+    def passes(self, headers: str, version: str = "1.1") -> bool:
+        """Whether Ollama is asked; where it is not, the client is refused."""
+        before = len(self.upstream.asked)
+        said = self.ask(headers, version)
+        asked = len(self.upstream.asked) > before
+        if not asked:
+            self.assertTrue(said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), said)
+        return asked
+
+    def test_hosts_of_this_machine(self) -> None:
+        """By any of its names, with any port; and programs that name none."""
+        for host in HERE:
+            self.assertTrue(self.passes(f"Host: {host}\r\n"), host)
+        self.assertTrue(self.passes("", "1.0"))
+
+    def test_names_that_only_point_here(self) -> None:
+        """A page whose name was made to point to this machine is not of this machine."""
+        for host in ELSEWHERE:
+            self.assertFalse(self.passes(f"Host: {host}\r\n"), host)
+
+    def test_two_hosts(self) -> None:
+        """One that is right does not make up for one that is not."""
+        self.assertFalse(self.passes("Host: localhost\r\nHost: evil.example\r\n"))
+
+    def test_pages_of_this_machine(self) -> None:
+        """Under development, say."""
+        for host in HERE:
+            for scheme in ("http", "https"):
+                headers = f"Host: localhost\r\nOrigin: {scheme}://{host}\r\n"
+                self.assertTrue(self.passes(headers), host)
+
+    def test_pages_of_elsewhere(self) -> None:
+        """And those that do not say where they are from."""
+        for host in ELSEWHERE:
+            headers = f"Host: localhost\r\nOrigin: http://{host}\r\n"
+            self.assertFalse(self.passes(headers), host)
+        for origin in ("null", "localhost", "", "http://evil.example http://localhost"):
+            self.assertFalse(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
+
+    def test_two_origins(self) -> None:
+        """No browser sends two; who does is up to something."""
+        both = "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example\r\n"
+        self.assertFalse(self.passes(both))
+
+    def test_refused_in_ollamas_words(self) -> None:
+        """Its clients show the sentence."""
+        said = self.ask("Host: evil.example\r\n")
+        self.assertIn(b'{"error":"this endpoint is for this machine', said)

@@ -1,0 +1,511 @@
+"""The cloud's front door, as its socket shows it, and signing in through it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.api import Api
+from ctllm.cloud.front import Front
+from ctllm.cloud.identity import (
+    MANAGE,
+    SERVE,
+    USE,
+    ApiKeys,
+    Assertions,
+    Folder,
+    Identities,
+    Invites,
+    Issuer,
+    Sessions,
+    User,
+    proxy_id,
+)
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.page import PAGE
+from ctllm.cloud.proxies import ProxyStatus
+from ctllm.cloud.signin import SignIn
+from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
+from ctllm.http.server import HttpServerFactory
+from ctllm.wire.assertions import ISSUER, Verifier
+from ctllm.wire.heads import AnswerHead, first
+from ctllm.wire.jws import public_text
+from ctllm.wire.keys import key_hash, new_key
+from tests.unit.pretend import Place, Upstream, Wire
+
+ANN = User(ISSUER, "ann", "ann")
+FRIEND = "https://friend.example"
+ALL = frozenset({USE, MANAGE, SERVE})
+INSTANCE = bytes(32)
+
+
+class Proxy(Upstream):
+    """A user's proxy: an Origin to the front."""
+
+    unreachable = ProxyUnavailable
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Place()
+
+    def dial(self, factory: Any) -> Deferred[Any]:
+        return self.place.connect(factory)
+
+
+class Proxies:
+    """All of them; each has the one `Proxy`."""
+
+    count = 1
+
+    def __init__(self) -> None:
+        self.proxy = Proxy()
+        self.ensured: list[str] = []
+        self.removed: list[str] = []
+        self.state: Any = "absent"
+        self.refusal: CtllmError | None = None
+        self.waiting: Deferred[None] | None = None
+
+    async def ensure(self, id: str) -> Any:
+        self.ensured.append(id)
+        if self.waiting is not None:
+            await self.waiting
+        if self.refusal is not None:
+            raise self.refusal
+        return self.proxy
+
+    async def remove(self, id: str, reason: str) -> None:
+        self.removed.append(id)
+
+    def status(self, id: str) -> ProxyStatus:
+        return ProxyStatus(self.state)
+
+    async def health(self, id: str) -> None:
+        return None
+
+
+class Case(SynchronousTestCase):
+    """A cloud without its sockets. `ask` is one request on one connection."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        now = self.clock.seconds
+        folder = Folder(Path(self.mktemp()))
+        self.key = Ed25519PrivateKey.generate()
+        self.invites = Invites(folder.inner("invites"), now)
+        self.sessions = Sessions(folder.inner("sessions"), now)
+        self.issuer = Issuer(self.key, now)
+        self.sign_in = SignIn(self.issuer, self.invites, self.sessions, now, 30)
+        self.keys = ApiKeys(now)
+        self.proxies = Proxies()
+        self.metrics = Metrics()
+        assertions = Assertions(self.key, now)
+        proxies: Any = self.proxies
+
+        def proxy_of(grant: Any) -> str:
+            return proxy_id(INSTANCE, grant.user.key)
+
+        api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
+        front = Front(
+            Identities([self.keys, self.issuer]), assertions, proxy_of, proxies, api,
+            self.metrics, (FRIEND,),
+        )  # fmt: skip
+        self.factory = HttpServerFactory(front, self.clock)
+        self.wire = self.connect()
+
+    def connect(self) -> Wire:
+        protocol, wire = self.factory.buildProtocol(None), Wire()
+        wire.protocol = protocol
+        protocol.makeConnection(wire)
+        return wire
+
+    def token(self, scopes: frozenset[str] = ALL) -> str:
+        return self.issuer.issue(ANN, scopes)
+
+    def ask(self, line: str, body: Any = None, **headers: str) -> int:
+        """Ask on a connection of its own; status, and `head` and `body` of the answer."""
+        self.wire = self.connect()
+        named = {"Host": "cloud.example", **headers}
+        raw = b""
+        if body is not None:
+            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+            named = {"Content_Type": "application/json", **named, "Content_Length": str(len(raw))}
+        lines = [f"{line} HTTP/1.1"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
+        self.wire.protocol.dataReceived("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+        return self.answered()
+
+    def answered(self) -> int:
+        self.head, _, self.body = self.wire.said().partition(b"\r\n\r\n")
+        return int(self.head.split(b" ")[1]) if self.head else 0
+
+    def header(self, name: str) -> str | None:
+        for line in self.head.decode().split("\r\n")[1:]:
+            key, _, value = line.partition(": ")
+            if key.lower() == name:
+                return value
+        return None
+
+    @property
+    def told(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.told["error"]["code"])
+
+    @property
+    def asked(self) -> list[Any]:
+        return self.proxies.proxy.asked
+
+    def bearer(self, scopes: frozenset[str] = ALL) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token(scopes)}"}
+
+
+class Routing(Case):
+    """What is the cloud's own, and what is Ollama's."""
+
+    def test_the_page_for_people(self) -> None:
+        """Who asks for HTML at / gets it, signed in or not."""
+        for headers in ({}, self.bearer()):
+            self.assertEqual(self.ask("GET /", Accept="text/html,*/*;q=0.8", **headers), 200)
+            self.assertEqual(self.body, PAGE)
+        self.assertEqual(self.ask("GET /?x=1", Accept="text/html"), 200)
+        self.assertEqual(self.ask("HEAD /", Accept="text/html"), 200)
+        self.assertEqual((self.body, self.header("content-length")), (b"", str(len(PAGE))))
+        self.assertEqual(self.asked, [])
+
+    def test_ollama_for_programs(self) -> None:
+        """Others get Ollama's answer at /, once they are known."""
+        self.assertEqual(self.ask("GET /", Accept="*/*"), 401)
+        self.ask("GET /", Accept="*/*", **self.bearer())
+        self.ask("HEAD /", **self.bearer())
+        self.ask("POST /", b"{}", Accept="text/html", **self.bearer())
+        methods = [head.method for head in self.asked]
+        self.assertEqual(methods, [b"GET", b"HEAD", b"POST"])
+
+    def test_relayed(self) -> None:
+        """Everything that is not the cloud's, by any method, as it was sent."""
+        for line in (
+            "GET /api/tags",
+            "DELETE /api/delete",
+            "HEAD /api/blobs/sha256:x",
+            "PROPFIND /new?a=%20b",
+            "GET /healthy",
+            "GET /ctllm",
+            "GET /wss/x",
+            "OPTIONS /api/tags",
+            "GET /ctllm/exchanges/" + "a" * 32,
+        ):
+            self.ask(line, **self.bearer())
+            head = self.asked[-1]
+            self.assertEqual(f"{head.method.decode()} {head.target.decode()}", line)
+        wanted = proxy_id(INSTANCE, ANN.key)
+        self.assertEqual(set(self.proxies.ensured), {wanted})
+
+    def test_what_the_proxy_is_sent(self) -> None:
+        """An assertion that it believes, of use alone, and no credentials."""
+        token = self.token()
+        self.ask(
+            "GET /api/tags", Authorization=f"Bearer {token}", Cookie="ctllm-session=x",
+            Ctllm_Assertion="forged", X_Api_Key="k",
+        )  # fmt: skip
+        headers = self.asked[-1].headers
+        proxy = self.proxies.ensured[0]
+        verifier = Verifier(public_text(self.key), proxy, self.clock.seconds)
+        claims = verifier.verify(first(headers, b"ctllm-assertion") or b"")
+        self.assertEqual((claims.scopes, ANN.subject in claims.subject), (frozenset({USE}), False))
+        names = [name.lower() for name, _ in headers]
+        self.assertEqual(names, [b"host", b"ctllm-assertion"])
+
+    def test_the_answer(self) -> None:
+        """It comes back as it is, and is counted."""
+        self.ask("GET /api/tags", **self.bearer())
+        caller = self.proxies.proxy.callers[0]
+        caller.head(AnswerHead(418, b"Tea", ((b"Content-Length", b"2"), (b"X", b"y"))))
+        caller.data(b"hi")
+        caller.end()
+        self.assertEqual((self.answered(), self.body, self.header("x")), (418, b"hi", "y"))
+        rendered = self.metrics.render()[1]
+        self.assertIn(b'ctllm_exchanges_total{outcome="whole"} 1.0', rendered)
+
+    def test_a_client_that_leaves(self) -> None:
+        """While its proxy starts, nothing is asked of it; while it answers, it hears so."""
+        self.proxies.waiting = Deferred()
+        self.ask("GET /api/tags", **self.bearer())
+        self.wire.hang_up()
+        self.assertTrue(self.proxies.waiting.called)
+        self.assertEqual(self.asked, [])
+        self.proxies.waiting = None
+        self.ask("GET /api/tags", **self.bearer())
+        self.wire.hang_up()
+        self.assertIsInstance(self.proxies.proxy.calls[0].told[-1], CtllmError)
+        self.assertIn(b'ctllm_exchanges_total{outcome="left"} 1.0', self.metrics.render()[1])
+
+    def test_full(self) -> None:
+        """Said in the words of the path, with a time to come back."""
+        self.proxies.refusal = Overloaded("too many", retry_after=60)
+        self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 503)
+        self.assertEqual(
+            (self.header("retry-after"), self.told["error"]["code"]), ("60", "overloaded")
+        )
+
+    def test_without_a_token(self) -> None:
+        """Health and the description of the API; nothing else."""
+        self.assertEqual(self.ask("GET /health"), 200)
+        self.assertEqual(self.told["status"], "ok")
+        self.assertEqual(self.ask("GET /ctllm/openapi.json"), 200)
+        for line in ("GET /ctllm/session", "GET /ctllm/proxy", "GET /ctllm/desktops"):
+            self.assertEqual(self.ask(line), 401, line)
+            self.assertEqual(self.header("www-authenticate"), 'Bearer realm="ctllm"')
+        self.assertEqual(self.ask("GET /ctllm/nothing"), 404)
+        self.assertEqual(self.ask("PATCH /ctllm/session"), 405)
+        self.assertIn("POST", self.header("allow") or "")
+        self.assertEqual(self.proxies.ensured, [])
+
+    def test_managing(self) -> None:
+        """A proxy is shown, started and stopped; desktops are not looked for where none runs."""
+        self.assertEqual(self.ask("GET /ctllm/proxy", **self.bearer()), 200)
+        self.assertEqual((self.told["state"], self.told["since"]), ("absent", None))
+        self.assertEqual(self.ask("GET /ctllm/desktops", **self.bearer()), 200)
+        self.assertEqual((self.told, self.proxies.ensured), ({"desktops": []}, []))
+        self.assertEqual(self.ask("PUT /ctllm/proxy", **self.bearer()), 200)
+        self.assertEqual(self.ask("DELETE /ctllm/proxy", **self.bearer()), 204)
+        self.assertEqual(self.proxies.ensured, self.proxies.removed)
+
+
+class Tokens(Case):
+    """Who is asking."""
+
+    def status(self, **headers: str) -> int:
+        """0: asked on, and not answered yet."""
+        return self.ask("GET /api/tags", **headers)
+
+    def test_each_form(self) -> None:
+        """Bearer in any case, and x-api-key; the one in Authorization goes first."""
+        token = self.token()
+        self.assertEqual(self.status(Authorization=f"Bearer {token}"), 0)
+        self.assertEqual(self.status(authorization=f"bEARER   {token} "), 0)
+        self.assertEqual(self.status(X_API_KEY=f" {token} "), 0)
+        self.assertEqual(self.status(Authorization=f"Bearer {token}", X_Api_Key="x"), 0)
+        self.assertEqual(self.status(Authorization="Bearer x", X_Api_Key=token), 401)
+        self.assertEqual(len(self.asked), 4)
+
+    def test_other_forms(self) -> None:
+        """They are refused, whatever they hold: nobody's token is looked for elsewhere."""
+        token = self.token()
+        for given in (f"Basic {token}", token, "Bearer", "Bearer ", f"Bearer,{token}", "é"):
+            self.assertEqual(self.status(Authorization=given), 401, given)
+        for elsewhere in ({"Cookie": f"token={token}"}, {"Api_Key": token}, {}):
+            self.assertEqual(self.status(**elsewhere), 401)
+        self.assertEqual(self.ask(f"GET /api/tags?access_token={token}"), 401)
+
+    def test_not_ours(self) -> None:
+        """Forged, changed, old, and of no known kind; each is counted."""
+        forged = Issuer(Ed25519PrivateKey.generate(), self.clock.seconds).issue(ANN, ALL)
+        old = self.token()
+        self.clock.advance(700)
+        for token in (forged, old, self.token() + "A", "rubbish", "ctllm-k-x", "ü"):
+            self.assertEqual(self.status(X_Api_Key=token), 401, token)
+        self.assertIn(b"ctllm_authentication_failures_total 6.0", self.metrics.render()[1])
+        self.assertEqual(self.proxies.ensured, [])
+
+    def test_scopes(self) -> None:
+        """Each place wants its own."""
+        use, manage = frozenset({USE}), frozenset({MANAGE})
+        self.assertEqual(self.ask("GET /ctllm/proxy", **self.bearer(use)), 403)
+        self.assertEqual(self.ask("GET /api/tags", **self.bearer(manage)), 403)
+        lease = {"hashes": [], "seconds": 60}
+        path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
+        self.assertEqual(self.ask(path, lease, **self.bearer(use | manage)), 403)
+        self.assertEqual(self.ask(path, lease, **self.bearer()), 204)
+
+    def test_api_keys(self) -> None:
+        """They use models and manage nothing, for as long as their desktop says so."""
+        key = new_key(ANN.key)
+        path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
+        self.ask(path, {"hashes": [key_hash(key)], "seconds": 60}, **self.bearer())
+        self.assertEqual(self.status(X_Api_Key=key), 0)
+        self.assertEqual(self.ask("GET /ctllm/session", X_Api_Key=key), 403)
+        self.assertEqual(self.ask("GET /ws/tunnel", X_Api_Key=key, Upgrade="websocket"), 403)
+        self.clock.advance(61)
+        self.assertEqual(self.status(X_Api_Key=key), 401)
+
+
+class OtherSites(Case):
+    """Pages that are not the cloud's own."""
+
+    def preflight(self, origin: str) -> int:
+        return self.ask("OPTIONS /v1/models", Origin=origin, Access_Control_Request_Method="GET")
+
+    def test_allowed_ones(self) -> None:
+        """Those of the configuration may ask, and read answers and refusals."""
+        self.assertEqual(self.preflight(FRIEND), 204)
+        self.assertEqual(self.header("access-control-allow-origin"), FRIEND)
+        self.assertIn("Authorization", self.header("access-control-allow-headers") or "")
+        self.assertIsNone(self.header("access-control-allow-credentials"))
+        self.assertEqual(self.ask("GET /v1/models", Origin=FRIEND), 401)
+        self.assertEqual(self.header("access-control-allow-origin"), FRIEND)
+        self.assertEqual(self.header("vary"), "Origin")
+
+    def test_others(self) -> None:
+        """They are told that they may not, and read nothing."""
+        for origin in ("https://evil.example", "null", FRIEND + ".evil.example", FRIEND.upper()):
+            self.assertEqual(self.preflight(origin), 403, origin)
+            self.ask("GET /health", Origin=origin)
+            self.assertIsNone(self.header("access-control-allow-origin"))
+        self.assertEqual(self.asked, [])
+
+
+class Tunnels(Case):
+    """A bridge's WebSocket passes through."""
+
+    UPGRADE = {"Upgrade": "WebSocket", "Connection": "Upgrade"}
+
+    def test_joined(self) -> None:
+        """Its head goes on with an assertion for its token, then bytes both ways."""
+        self.ask("GET /ws/tunnel", Cookie="x", Ctllm_Assertion="y", **self.UPGRADE, **self.bearer())
+        inner = self.proxies.proxy.place.accept()
+        head = inner.said()
+        self.assertTrue(
+            head.startswith(b"GET /ws/tunnel HTTP/1.1\r\n") and head.endswith(b"\r\n\r\n")
+        )
+        for gone in (b"bearer", b"cookie", b": y\r\n"):
+            self.assertNotIn(gone, head.lower())
+        token = head.partition(b"Ctllm-Assertion: ")[2].partition(b"\r\n")[0]
+        verifier = Verifier(public_text(self.key), self.proxies.ensured[0], self.clock.seconds)
+        self.assertEqual(verifier.verify(token).scopes, frozenset({USE, SERVE}))
+        self.wire.protocol.dataReceived(b"up")
+        inner.protocol.dataReceived(b"down")
+        self.assertEqual((inner.said(), self.wire.said()), (b"up", b"down"))
+
+    def test_not_a_websocket(self) -> None:
+        """There is nothing to see there."""
+        self.assertEqual(self.ask("GET /ws/tunnel", **self.bearer()), 404)
+        self.assertEqual(self.ask("GET /ws/tunnel", **self.UPGRADE), 401)
+
+    def test_not_for_browsers(self) -> None:
+        """A sign-in that may not serve is told so."""
+        scopes = frozenset({USE, MANAGE})
+        self.assertEqual(self.ask("GET /ws/tunnel", **self.UPGRADE, **self.bearer(scopes)), 403)
+
+    def test_a_proxy_that_is_not_there(self) -> None:
+        """The bridge hears that it may come back."""
+        self.ask("GET /ws/tunnel", **self.UPGRADE, **self.bearer())
+        self.proxies.proxy.place.refuse(ConnectionRefusedError())
+        self.assertEqual((self.answered(), self.header("retry-after")), (503, "5"))
+
+    def test_a_bridge_that_leaves_meanwhile(self) -> None:
+        """The dialling is given up."""
+        self.ask("GET /ws/tunnel", **self.UPGRADE, **self.bearer())
+        self.wire.hang_up()
+        self.assertEqual(self.proxies.proxy.place.given_up, 1)
+
+
+class SigningIn(Case):
+    """Invitations, sessions, cookies."""
+
+    def redeem(self, client: str = "browser", **headers: str) -> int:
+        body = {"invite": self.invites.create("ann"), "client": client}
+        return self.ask("POST /ctllm/session", body, **headers)
+
+    def cookie(self) -> str:
+        return (self.header("set-cookie") or "").partition(";")[0]
+
+    def test_a_browser(self) -> None:
+        """It gets a short token, and a cookie that no script and no other site can use."""
+        self.sign_in.secure = True
+        self.assertEqual(self.redeem(Origin="https://cloud.example"), 201)
+        self.assertEqual(sorted(self.told), ["expires_in", "token", "user"])
+        self.assertEqual(self.told["user"], {"name": "ann", "id": "ctllm|ann"})
+        attributes = (self.header("set-cookie") or "").split("; ")[1:]
+        wanted = ["Path=/ctllm/session", "HttpOnly", "SameSite=Strict", "Max-Age=2592000", "Secure"]
+        self.assertEqual(attributes, wanted)
+        self.assertEqual(self.header("cache-control"), "no-store")
+
+    def test_a_desktop(self) -> None:
+        """It gets what renews, to keep; and it may serve, which a browser may not."""
+        self.assertEqual(self.redeem("desktop"), 201)
+        self.assertIsNone(self.header("set-cookie"))
+        refresh, token = self.told["refresh"], self.told["token"]
+        self.ask("GET /ctllm/session", Authorization=f"Bearer {token}")
+        self.assertEqual(self.told["scopes"], ["manage", "serve", "use"])
+        self.assertEqual(self.told["expires_in"], 600)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": refresh}), 200)
+        self.assertEqual(self.ask("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": refresh}), 401)
+
+    def test_an_invitation_works_once(self) -> None:
+        """And not when it is too old, or was none."""
+        body = {"invite": self.invites.create("ann"), "client": "desktop"}
+        self.assertEqual(self.ask("POST /ctllm/session", body), 201)
+        self.assertEqual(self.ask("POST /ctllm/session", body), 401)
+        self.assertEqual(self.ask("POST /ctllm/session", {**body, "invite": "x" * 43}), 401)
+        body["invite"] = self.invites.create("ann")
+        self.clock.advance(15 * 60)
+        self.assertEqual(self.ask("POST /ctllm/session", body), 401)
+
+    def test_staying_signed_in(self) -> None:
+        """The cookie alone gives another token, until the sign-out, which clears it."""
+        self.redeem()
+        cookie = self.cookie()
+        for _ in range(2):
+            self.assertEqual(
+                self.ask("POST /ctllm/session/token", {}, Cookie=f"a=b; {cookie}"), 200
+            )
+            self.assertEqual(self.cookie(), cookie)
+            self.assertEqual(sorted(self.told), ["expires_in", "token", "user"])
+        self.assertEqual(self.ask("DELETE /ctllm/session", Cookie=cookie), 204)
+        self.assertIn("ctllm-session=; ", self.header("set-cookie") or "")
+        self.assertIn("Max-Age=0", self.header("set-cookie") or "")
+        self.assertEqual(self.ask("POST /ctllm/session/token", {}, Cookie=cookie), 401)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {}), 401)
+        self.assertEqual(self.ask("DELETE /ctllm/session"), 204)
+
+    def test_a_cookie_is_no_token(self) -> None:
+        """It opens nothing else."""
+        self.redeem()
+        for line in ("GET /ctllm/session", "GET /ctllm/proxy", "GET /api/tags"):
+            self.assertEqual(self.ask(line, Cookie=self.cookie() or "x"), 401)
+            self.redeem()
+
+    def test_foreign_pages(self) -> None:
+        """They can neither sign somebody in nor use the cookie, even those that may use models."""
+        self.redeem()
+        cookie = self.cookie()
+        for origin in (FRIEND, "null", "https://cloud.example.evil", "http://cloud.example:81"):
+            self.assertEqual(self.redeem(Origin=origin), 403, origin)
+            headers = {"Cookie": cookie, "Origin": origin}
+            self.assertEqual(self.ask("POST /ctllm/session/token", {}, **headers), 403)
+            self.assertEqual(self.ask("DELETE /ctllm/session", **headers), 403)
+        headers["Origin"] = "http://cloud.example"
+        self.assertEqual(self.ask("POST /ctllm/session/token", {}, **headers), 200)
+
+    def test_a_refused_page_spends_no_invitation(self) -> None:
+        """It can be used afterwards."""
+        body = {"invite": self.invites.create("ann"), "client": "browser"}
+        self.assertEqual(self.ask("POST /ctllm/session", body, Origin=FRIEND), 403)
+        self.assertEqual(self.ask("POST /ctllm/session", body), 201)
+
+    def test_bodies(self) -> None:
+        """Only JSON, only so much of it, only what is asked for; nothing of it is repeated."""
+        path = "POST /ctllm/session"
+        good = {"invite": "x" * 43, "client": "browser"}
+        self.assertEqual(self.ask(path, good, Content_Type="text/plain"), 415)
+        self.assertEqual(self.ask(path, b"x" * 20_000), 413)
+        for bad in (
+            b"", b"{", b"[]", b"\xff", b'{"invite": "\xff"}',
+            {**good, "client": "toaster"}, {**good, "more": 1}, {**good, "invite": "hunter2"},
+            {"client": "browser"},
+        ):  # fmt: skip
+            self.assertEqual(self.ask(path, bad), 400, bad)
+            self.assertNotIn(b"hunter2", self.body)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": "hunter2"}), 400)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": None}), 400)

@@ -1,0 +1,245 @@
+"""The Ollama of this machine: up, down, stood in for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop import ollama as module
+from ctllm.desktop.ollama import DOWN, MAX_MODELS, PATIENCE, Ollama, OllamaServer
+from ctllm.errors import OllamaDown
+from ctllm.http.incoming import Incoming
+from ctllm.wire.frames import Status
+from ctllm.wire.heads import RequestHead
+from tests.unit.pretend import Heard, Served
+
+EVERY = 5.0
+
+
+class Server:
+    """A pretended Ollama behind a real HTTP server."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.served = Served(self.answer, clock)
+        self.answers: dict[bytes, Any] = {
+            b"/api/version": {"version": "0.5.1"},
+            b"/api/tags": {"models": [{"name": "m:1", "size": 1}, {"name": "m:2"}]},
+        }
+        self.status = 200
+        self.hangs = False
+        self.asked: list[RequestHead] = []
+        self.down()
+
+    async def answer(self, incoming: Incoming) -> None:
+        self.asked.append(incoming.asked)
+        if self.hangs:
+            await Deferred()
+        incoming.reply(self.status, self.answers.get(incoming.asked.path, {}))
+
+    def down(self) -> None:
+        self.served.refusal = ConnectionRefusedError()
+        for pump in self.served.pumps:
+            pump.serverIO.loseConnection()
+        self.served.flush()
+
+    def up(self) -> None:
+        self.served.refusal = None
+
+
+class Case(SynchronousTestCase):
+    """An Ollama service; `real` and `demo` are what its two addresses lead to."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.real, self.demo = Server(self.clock), Server(self.clock)
+        self.dialled: list[str] = []
+        self.patch(module, "clientFromString", self.endpoint)
+        self.ollama = Ollama(self.server("http://127.0.0.1:11434", "up"), self.clock, EVERY)
+        self.heard: list[Status] = []
+        self.ollama.listeners.append(self.heard.append)
+        self.addCleanup(self.stop)
+
+    def endpoint(self, reactor: Any, text: str) -> Served:
+        self.dialled.append(text)
+        return (self.demo if "9999" in text else self.real).served
+
+    def server(self, url: str, kind: str) -> OllamaServer:
+        return OllamaServer(url, kind, self.clock)
+
+    def stop(self) -> None:
+        """However a test ends, stopping leaves no timer and no connection."""
+        if self.ollama.running:
+            self.ollama.stopService()
+        self.settle()
+        self.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def settle(self) -> None:
+        for server in (self.real, self.demo):
+            server.served.flush()
+
+    def wait(self, seconds: float = EVERY) -> None:
+        """Until the next look has been answered; the servers' own time-outs play no part."""
+        self.clock.advance(seconds)
+        for _ in range(4):
+            self.settle()
+
+    def start(self) -> None:
+        self.ollama.startService()
+        self.wait(0)
+
+    @property
+    def states(self) -> list[str]:
+        return [status.ollama for status in self.heard]
+
+
+class Looking(Case):
+    """How it is."""
+
+    def test_up_and_down(self) -> None:
+        """Looked at from the start, and noticed within one interval either way."""
+        self.start()
+        self.assertIs(self.ollama.status, DOWN)
+        self.real.up()
+        self.wait()
+        self.assertEqual(self.ollama.status, Status("up", "0.5.1", ("m:1", "m:2")))
+        self.real.down()
+        self.wait()
+        self.assertEqual(self.states, ["up", "down"])
+
+    def test_only_changes_are_told(self) -> None:
+        """A new model is one."""
+        self.real.up()
+        self.start()
+        self.wait()
+        self.wait()
+        self.assertEqual(self.states, ["up"])
+        self.real.answers[b"/api/tags"] = {"models": []}
+        self.wait()
+        self.assertEqual(self.heard[1:], [Status("up", "0.5.1", ())])
+
+    def test_not_an_ollama(self) -> None:
+        """Whatever else listens there cannot be used."""
+        self.real.up()
+        self.start()
+        for path, answer in (
+            (b"/api/version", b"<html>"),
+            (b"/api/version", {"version": 5}),
+            (b"/api/version", b'{"version": "\xff"}'),
+            (b"/api/tags", {"models": "none"}),
+            (b"/api/tags", {"models": [{}]}),
+        ):
+            good = dict(self.real.answers)
+            self.real.answers[path] = answer
+            self.wait()
+            self.assertIs(self.ollama.status, DOWN, answer)
+            self.real.answers = good
+            self.wait()
+            self.assertEqual(self.ollama.status.ollama, "up")
+        self.real.status = 500
+        self.wait()
+        self.assertIs(self.ollama.status, DOWN)
+
+    def test_no_models(self) -> None:
+        """Ollama says null where there are none."""
+        self.real.answers[b"/api/tags"] = {"models": None}
+        self.real.up()
+        self.start()
+        self.assertEqual(self.ollama.status, Status("up", "0.5.1", ()))
+
+    def test_very_many_models(self) -> None:
+        """Not all of them are named to the cloud."""
+        names = [{"name": f"m:{number}"} for number in range(MAX_MODELS + 1)]
+        self.real.answers[b"/api/tags"] = {"models": names}
+        self.real.up()
+        self.start()
+        self.assertEqual(len(self.ollama.status.models), MAX_MODELS)
+
+    def test_hanging(self) -> None:
+        """One that accepts and says nothing is down after a while, and is asked again."""
+        self.real.up()
+        self.start()
+        self.real.hangs = True
+        self.wait()
+        self.assertEqual(self.states, ["up"])
+        self.wait(PATIENCE)
+        self.assertEqual(self.states, ["up", "down"])
+        self.real.hangs = False
+        self.wait()
+        self.assertEqual(self.states, ["up", "down", "up"])
+
+    def test_stopped_while_looking(self) -> None:
+        """The looking is cancelled, in silence; `stop` sees that nothing is left."""
+        self.real.hangs = True
+        self.real.up()
+        self.start()
+        self.ollama.stopService()
+        self.assertEqual((self.heard, self.flushLoggedErrors()), ([], []))
+
+
+class StandingIn(Case):
+    """Where none answers and a demo is wanted."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.demo.answers[b"/api/tags"] = {"models": [{"name": "demo:echo"}]}
+        self.demo.up()
+        self.ollama.stand_in(self.server("http://127.0.0.1:9999", "demo"))
+
+    def test_until_the_real_one_appears(self) -> None:
+        """Then never again, though it goes away."""
+        self.start()
+        self.assertEqual(self.ollama.status, Status("demo", "0.5.1", ("demo:echo",)))
+        self.real.up()
+        self.wait()
+        self.assertEqual(self.states, ["demo", "up"])
+        self.real.down()
+        self.wait()
+        self.assertEqual(self.states, ["demo", "up", "down"])
+
+    def test_where_exchanges_go(self) -> None:
+        """To the demo while it stands in, and to the real one after."""
+        self.start()
+        self.demo.asked.clear()
+        for server in (self.demo, self.real):
+            heard = Heard()
+            self.ollama.open(RequestHead(b"GET", b"/api/tags"), heard).end()
+            self.settle()
+            self.assertEqual((heard.over, server.asked[-1].target), ("end", b"/api/tags"))
+            self.real.up()
+            self.wait()
+
+
+class Exchanges(Case):
+    """What it is asked."""
+
+    def test_as_from_this_machine(self) -> None:
+        """With its own Host, and without what says who asks."""
+        self.real.up()
+        secret = ((b"Authorization", b"Bearer x"), (b"Origin", b"https://c.example"))
+        heard = Heard()
+        self.ollama.open(RequestHead(b"GET", b"/", (*secret, (b"hOsT", b"c.example"))), heard).end()
+        self.settle()
+        (head,) = self.real.asked
+        self.assertEqual(head.headers, ((b"Host", b"127.0.0.1:11434"),))
+        self.ollama.real.close()
+
+    def test_down(self) -> None:
+        """The error says which Ollama, and when to try again."""
+        heard = Heard()
+        self.ollama.open(RequestHead(b"GET", b"/"), heard).end()
+        assert isinstance(heard.over, OllamaDown)
+        self.assertIn("http://127.0.0.1:11434", heard.over.message)
+        self.assertEqual(heard.over.retry_after, 5)
+
+    def test_addresses(self) -> None:
+        """Any that a URL may have."""
+        self.dialled.clear()
+        for url in ("http://[::1]:11434", "https://o.example", "http://o.example:80/"):
+            self.server(url, "up")
+        wanted = [r"tcp:\:\:1:11434", "tls:o.example:443", "tcp:o.example:80"]
+        self.assertEqual(self.dialled, wanted)

@@ -1,0 +1,173 @@
+"""This desktop's sign-in: short tokens, renewed in time, and never shown to another cloud."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.cloud import Token, User
+from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.desktop.session import EARLY, Session, log_in
+from ctllm.errors import Unauthenticated, UpstreamFailed
+
+ANN = SignIn("https://one.example", "ctllm|ann", "ann", "refresh-ann")
+BOB = SignIn("https://two.example", "ctllm|bob", "bob", "refresh-bob")
+
+
+class Cloud:
+    """Every cloud that is asked, at any URL."""
+
+    def __init__(self) -> None:
+        self.renewals: list[tuple[str, str]] = []
+        self.waiting: Deferred[None] | None = None
+        self.refusal: Exception | None = None
+
+    def at(self, url: str) -> Any:
+        return _Client(self, url)
+
+
+class _Client:
+    def __init__(self, cloud: Cloud, url: str) -> None:
+        self.cloud = cloud
+        self.url = url
+
+    async def renew(self, refresh: str) -> Token:
+        self.cloud.renewals.append((self.url, refresh))
+        number = len(self.cloud.renewals)
+        if self.cloud.waiting is not None:
+            await self.cloud.waiting
+        if self.cloud.refusal is not None:
+            raise self.cloud.refusal
+        return Token(User("n", "i"), f"token-{number}", 600.0)
+
+    async def redeem(self, invite: str) -> Token:
+        return Token(User("ann", "ctllm|ann"), "token", 600.0, f"refresh-of-{invite}")
+
+
+class Case(SynchronousTestCase):
+    """A session on a file of its own; each save is a new version of it."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.cloud = Cloud()
+        self.file = CredentialFile(Path(self.mktemp()))
+        self.saves = 0
+        self.session = Session(self.file, self.cloud.at, self.clock)
+
+    def save(self, sign_in: SignIn | None, **keys: str) -> None:
+        self.saves += 1
+        self.file.save(Credentials("d" * 32, sign_in, keys))
+        os.utime(self.file.path, ns=(self.saves, self.saves))
+
+    def asking(self) -> Deferred[str]:
+        return Deferred.fromCoroutine(self.session.token())
+
+    def token(self) -> str:
+        return self.successResultOf(self.asking())
+
+
+class Tokens(Case):
+    """How long they are used."""
+
+    def test_one_for_a_while(self) -> None:
+        """It is used again until shortly before its end, then there is another."""
+        self.save(ANN)
+        self.assertEqual((self.token(), self.token()), ("token-1", "token-1"))
+        self.clock.advance(600 - EARLY)
+        self.assertEqual(self.token(), "token-1")
+        self.clock.advance(1)
+        self.assertEqual(self.token(), "token-2")
+        self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.refresh)] * 2)
+
+    def test_distrusted(self) -> None:
+        """One that was refused is not given again."""
+        self.save(ANN)
+        self.token()
+        self.session.distrust()
+        self.assertEqual(self.token(), "token-2")
+
+    def test_signed_out(self) -> None:
+        """Nobody is asked, and the message says what to do."""
+        self.save(None)
+        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        self.assertIn("ctllm login", str(error))
+        self.assertEqual(self.cloud.renewals, [])
+
+    def test_a_failed_renewal(self) -> None:
+        """It is an error, not an old token; the next one may succeed."""
+        self.save(ANN)
+        self.token()
+        self.clock.advance(600)
+        self.cloud.refusal = UpstreamFailed("gone")
+        self.failureResultOf(self.asking(), UpstreamFailed)
+        self.cloud.refusal = None
+        self.assertEqual(self.token(), "token-3")
+
+
+class OtherProcesses(Case):
+    """`ctllm login` and `ctllm keys` change the file under a running desktop."""
+
+    def test_signed_in_elsewhere(self) -> None:
+        """The next token is of the new sign-in, from the new cloud."""
+        self.save(ANN)
+        self.token()
+        self.save(BOB)
+        self.token()
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh)])
+        self.assertEqual(self.session.client().url, BOB.cloud_url)
+
+    def test_signed_out_elsewhere(self) -> None:
+        """A token that would still be good is not used any more."""
+        self.save(ANN)
+        self.token()
+        self.save(None)
+        self.failureResultOf(self.asking(), Unauthenticated)
+
+    def test_signed_in_elsewhere_during_a_renewal(self) -> None:
+        """The token of the one cloud is never shown to the other."""
+        self.save(ANN)
+        self.cloud.waiting = Deferred()
+        first = self.asking()
+        self.save(BOB)
+        waiting, self.cloud.waiting = self.cloud.waiting, None
+        self.assertEqual(self.session.sign_in, BOB)
+        waiting.callback(None)
+        self.assertEqual(self.successResultOf(first), "token-1")
+        self.assertEqual(self.token(), "token-2")
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh)])
+
+    def test_another_way_to_the_same_cloud(self) -> None:
+        """The configured address goes before the one of the link."""
+        self.session = Session(self.file, self.cloud.at, self.clock, "http://inside:1")
+        self.save(ANN)
+        self.token()
+        self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh)])
+
+
+class LogIn(Case):
+    """Redeeming an invitation."""
+
+    def log_in(self) -> SignIn:
+        client = self.cloud.at("https://one.example")
+        return self.successResultOf(Deferred.fromCoroutine(log_in(self.file, client, "i")))
+
+    def test_kept(self) -> None:
+        """The sign-in is on disk; the desktop stays the same one."""
+        self.save(None)
+        sign_in = self.log_in()
+        self.assertEqual(sign_in.refresh, "refresh-of-i")
+        self.assertEqual(self.file.load(), Credentials("d" * 32, sign_in))
+
+    def test_keys_stay_with_their_user(self) -> None:
+        """Those of the same user stay, those of another go."""
+        self.save(ANN, mine="key")
+        self.log_in()
+        self.assertEqual(self.file.load().keys, {"mine": "key"})
+        self.save(BOB, theirs="key")
+        self.log_in()
+        self.assertEqual(self.file.load().keys, {})
