@@ -59,6 +59,11 @@ class Transport(Protocol):
         """Tell nobody."""
 
 
+def is_tls(transport: object) -> bool:
+    """Whether this is TLS, where the transport is itself a protocol on another one."""
+    return hasattr(transport, "wrappedProtocol")
+
+
 class Endpoint(Protocol):
     """Twisted's IStreamClientEndpoint."""
 

@@ -27,6 +27,9 @@ class ServerConnection(Protocol):
     def send(self, event: Any) -> None:
         """Write one of h11's events."""
 
+    def body_is_unread(self) -> bool:
+        """Whether the client is still sending, so that this connection cannot go on."""
+
     def answered(self) -> None:
         """The answer is whole."""
 
@@ -204,6 +207,8 @@ class Incoming:
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> None:
         length: Headers = () if status == 204 else ((b"Content-Length", b"%d" % len(body)),)
+        if self._server.body_is_unread():
+            headers = (*headers, (b"Connection", b"close"))
         self.head(AnswerHead(status, b"", (*headers, *length)))
         if body and self.asked.method != b"HEAD":
             self.data(body)

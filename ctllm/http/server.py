@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from ctllm.errors import BadRequest, Cancelled, CtllmError
 from ctllm.http.deadline import Deadline
-from ctllm.http.faces import Clock, Transport
+from ctllm.http.faces import Clock, Transport, is_tls
 from ctllm.http.incoming import Incoming
 from ctllm.http.reading import Unread, request_head
 from ctllm.wire.heads import RequestHead
@@ -186,6 +186,11 @@ class HttpServer(TwistedProtocol):
         if data:
             self.transport.write(data)
 
+    def body_is_unread(self) -> bool:
+        """Whether the client is still sending, so that this connection cannot go on."""
+        self._read_out()
+        return self._h11.their_state is h11.SEND_BODY
+
     def answered(self) -> None:
         """The answer is whole: serve the next request, or close."""
         self._incoming = self._work = None
@@ -234,8 +239,8 @@ class HttpServer(TwistedProtocol):
         self._deadline.set(LINGER)
         self.transport.unregisterProducer()
         self.transport.resumeProducing()
-        if hasattr(self.transport, "loseWriteConnection"):
-            self.transport.loseWriteConnection()
+        if not is_tls(self.transport):
+            self.transport.loseWriteConnection()  # under TLS that would cut the answer's end off
 
     def break_off(self, last_words: bytes) -> None:
         """End an answer so that nobody takes it for whole: no last chunk, or a reset."""

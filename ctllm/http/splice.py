@@ -7,12 +7,12 @@ from typing import Any
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ctllm.http.faces import Transport
+from ctllm.http.faces import Transport, is_tls
 
 
 def hand_over(transport: Any, protocol: Protocol) -> None:
     """Make `protocol` the one that `transport` speaks to from now on."""
-    if hasattr(transport, "wrappedProtocol"):  # TLS: the transport is itself a protocol
+    if is_tls(transport):
         transport.wrappedProtocol = protocol
     else:
         transport.protocol = protocol

@@ -206,6 +206,7 @@ class Endings(Served):
         self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nsome")
         self.incoming[0].fail(DesktopOffline("no"))
         self.assertEqual(self.transport.closed, "half")
+        self.assertIn(b"Connection: close", self.said())
         self.say(b"more of it")
         self.clock.advance(LINGER)
         self.assertEqual(self.transport.closed, "abort")
