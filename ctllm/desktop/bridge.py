@@ -56,6 +56,7 @@ class Bridge(Service):
         self.reason = ""
         self.on_state: Callable[[], None] = lambda: None
         self._tunnel = tunnel
+        tunnel.on_greeted = lambda: self._become("connected")
         self._session = session
         self._reactor = reactor
         self._ping = ping
@@ -151,7 +152,6 @@ class Bridge(Service):
     def _opened(self, socket: BridgeSocket) -> None:
         self._socket = socket
         self._tunnel.connected()
-        self._become("connected")
 
     def _closed(self, over: Deferred[tuple[bool, str]]) -> Callable[[int | None, str], None]:
         def closed(code: int | None, reason: str) -> None:

@@ -72,6 +72,10 @@ class Farewell(Service):
         self._rendezvous.close()
 
 
+#: Seconds after which a proxy whose cloud is gone ends by itself.
+ORPHAN = 1.0
+
+
 class _Parent(Protocol):
     """Nothing is ever said on standard input; that it closes means that the parent is gone."""
 
@@ -79,8 +83,8 @@ class _Parent(Protocol):
         self._reactor = reactor
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._reactor.running:
-            self._reactor.stop()
+        # A cloud that stops in order sends SIGTERM as well, and twistd takes only one stop.
+        self._reactor.callLater(ORPHAN, self._reactor.stop)
 
 
 class Orphanage(Service):

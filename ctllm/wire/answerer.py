@@ -139,6 +139,7 @@ class Answerer(Tunnel[Answering]):
         self.keep = keep
         self.desktop = desktop
         self.accept: Accept | None = None
+        self.on_greeted: Callable[[], None] = lambda: None
         self._status = b""
         self._now = 0.0
 
@@ -174,6 +175,7 @@ class Answerer(Tunnel[Answering]):
                 self._lost(exchange, Cancelled("nobody came back for the answer in time"))
 
     def _greeted(self, hello: Hello) -> None:
+        self.on_greeted()
         if self._status:
             self._notice(self._status)
         held = frozenset(hello.exchanges)

@@ -260,7 +260,7 @@ async def test_a_cloud_that_stops_leaves_nothing(world: World) -> None:
     answer = await streaming(world, world.alice)
     cloud.send(signal.SIGTERM)
     await broken(answer)
-    await cloud.stop()
+    await until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
     assert not alive(proxy)
     assert not socket.parent.exists()
     assert list((world.state("cloud") / "run").iterdir()) == []

@@ -15,9 +15,10 @@ from playwright.sync_api import Page
 from pytest_twisted import ensureDeferred
 from twisted.internet import defer
 
+from ctllm import __version__
 from ctllm.standin import Record, Script
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.world import World, free_port
+from tests.e2e.world import World, free_port, until
 
 #: Longer than any test waits: what ends must have been ended.
 LONG = 300.0
@@ -78,7 +79,13 @@ async def asked(world: World) -> Record:
     return await world.ollama.wait_for(lambda record: record.path == "/api/chat")
 
 
+def questions(world: World) -> list[dict[str, Any]]:
+    """What Ollama was asked, oldest first."""
+    return [json.loads(r.body) for r in world.ollama.requests if r.path == "/api/chat"]
+
+
 async def text(tab: Tab) -> str:
+    """Give what the model said last, as it is on the screen now."""
     return await tab.do(lambda page: page.locator(f"{ANSWER} .words").inner_text())
 
 
@@ -169,7 +176,7 @@ async def test_the_path_and_the_models_are_shown(shared: World, tab: Tab) -> Non
     await ready(tab, shared)
     await path(tab, **dict.fromkeys(NODES, "ok"))
     [desktop] = await shared.desktops(shared.alice)
-    await tab.sees("#cloud .detail", "ctllm 0.1.0")
+    await tab.sees("#cloud .detail", f"ctllm {__version__}")
     await tab.sees("#proxy .detail", "yours alone")
     await tab.sees("#desktop .detail", desktop["name"])
     await tab.sees("#ollama .detail", f"version {desktop['version']}")
@@ -277,8 +284,12 @@ async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
     await tab.sees(ANSWER, "word0")
     await tab.sees("#status", "The answer is coming.")
     seen: list[str] = []
-    while not seen or "word39" not in seen[-1]:
+
+    async def last() -> bool:
         seen.append(await text(tab))
+        return "word39" in seen[-1]
+
+    await until(last, "the last word")
     assert len(set(seen)) > 5
     assert all(later.startswith(sooner) for sooner, later in pairwise(seen))
     await tab.sees(f"{ANSWER} .end", "Complete.")
@@ -291,7 +302,7 @@ async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
 async def test_a_conversation_goes_on_and_starts_over(shared: World, tab: Tab) -> None:
     """The model hears what was said before, in the order of it, until the user starts over."""
     await ready(tab, shared)
-    await tab.use("#models", lambda box: box.select_option("llama3.2:latest"))
+    await tab.use("#models", lambda box: box.select_option("nomic-embed-text:latest"))
     await tab.use("#words", lambda box: box.fill("first"))
     await tab.use("#words", lambda box: box.press("Shift+Enter"))
     await tab.use("#words", lambda box: box.press_sequentially("line"))
@@ -301,8 +312,8 @@ async def test_a_conversation_goes_on_and_starts_over(shared: World, tab: Tab) -
     await ask(tab, "second")
     await tab.expect(".end", lambda it: it.to_have_text(["Complete.", "Complete."]))
     assert "second" in await text(tab)
-    bodies = [json.loads(r.body) for r in shared.ollama.requests if r.path == "/api/chat"]
-    assert [body["model"] for body in bodies] == ["llama3.2:latest"] * 2
+    bodies = questions(shared)
+    assert [body["model"] for body in bodies] == ["nomic-embed-text:latest"] * 2
     assert bodies[1]["messages"] == [
         {"role": "user", "content": "first\nline"},
         {"role": "assistant", "content": said},
@@ -312,7 +323,7 @@ async def test_a_conversation_goes_on_and_starts_over(shared: World, tab: Tab) -
     await tab.misses("article")
     await ask(tab, "third")
     await tab.sees(f"{ANSWER} .end", "Complete.")
-    assert len(json.loads(shared.ollama.requests[-1].body or "{}").get("messages", [])) == 1
+    assert questions(shared)[2]["messages"] == [{"role": "user", "content": "third"}]
 
 
 @pytest.mark.parametrize(

@@ -310,7 +310,7 @@ async def test_a_daemon_that_cannot_start_says_so(world: World, taken: int) -> N
         world, "twistd", f"--pidfile={pid}", f"--logfile={log}", "ctllm", "cloud", *place
     )
     refused(done, str(taken), "in use")
-    assert "--listen" in log.read_text()
+    await until(lambda: "--listen" in log.read_text(), "the daemon itself to write its last line")
     assert "Traceback" not in log.read_text()
     assert not pid.exists()
 
