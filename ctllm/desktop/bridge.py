@@ -64,21 +64,22 @@ class Bridge(Service):
         self._life: Deferred[None] | None = None
         self._socket: BridgeSocket | None = None
         self._farewell: Deferred[None] | None = None
-        self._sweep = LoopingCall(lambda: tunnel.sweep(reactor.seconds()))
-        self._sweep.clock = reactor
+        self._signed_in: Any = None  # what the connection of now was made with
+        self._tick = LoopingCall(self._every_second)
+        self._tick.clock = reactor
 
     def startService(self) -> None:
         """Dial, for as long as the service runs."""
         super().startService()
-        self._sweep.start(1.0)
+        self._tick.start(1.0)
         self._life = Deferred.fromCoroutine(self._live())
         self._life.addErrback(self._died)
 
     def stopService(self) -> Deferred[None] | None:
         """Tell the clients that are being answered, and hang up; fires when that was sent."""
         super().stopService()
-        if self._sweep.running:
-            self._sweep.stop()
+        if self._tick.running:
+            self._tick.stop()
         if self._life is not None:
             self._life.cancel()
         self._tunnel.dismiss(DesktopLost("the desktop was stopped"))
@@ -88,6 +89,21 @@ class Bridge(Service):
         self._farewell = Deferred()
         socket.leave(self._tunnel.outgoing())
         return self._farewell
+
+    def _every_second(self) -> None:
+        self._tunnel.sweep(self._reactor.seconds())
+        if self._socket is not None and not self._still_signed_in():
+            self._tunnel.dismiss(DesktopLost("the desktop was signed out"))
+            self._socket.leave(self._tunnel.outgoing())
+
+    def _still_signed_in(self) -> bool:
+        """Whether the connection is whose it should be: `ctllm logout` is another process."""
+        try:
+            return bool(self._session.sign_in == self._signed_in)
+        except Unauthenticated:
+            return False
+        except CtllmError:
+            return True  # a file that cannot be read just now signs nobody out
 
     def _died(self, reason: Any) -> None:
         if not isinstance(reason.value, CancelledError):
@@ -128,6 +144,7 @@ class Bridge(Service):
     async def _connection(self, url: str) -> None:
         """One connection, from dialling to its end; raises CtllmError with the reason."""
         self._become("connecting")
+        self._signed_in = self._session.sign_in
         token = await self._session.token()
         over: Deferred[tuple[bool, str]] = Deferred()
         sockets = BridgeSockets(

@@ -49,8 +49,8 @@ class Listener(Service):
     def _sentence(self, error: BaseException | None) -> str:
         cause = error.socketError if isinstance(error, CannotListenError) else error
         return (
-            f"cannot listen at {self._endpoint}: {cause}. Stop what listens there, "
-            f"or choose another place with --{self._key}"
+            f"--{self._key}: cannot listen at {self._endpoint}: {cause}. "
+            "Stop what listens there, or choose another place"
         )
 
     def startService(self) -> None:

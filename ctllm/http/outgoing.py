@@ -37,6 +37,8 @@ class Outgoing:
         self._ended = False
         self._over = False
         self._paused = False
+        self._fresh = False  # made for this exchange: what breaks it is not old age
+        self._heard = False
         self._connecting: Deferred[Any] | None = None
         self._connection: Connection | None = None
 
@@ -53,6 +55,7 @@ class Outgoing:
         if self._over:
             connection.abort()
             return
+        self._fresh = True
         self.use(connection)
         if not self._over:
             self.caller.resume_body()
@@ -143,6 +146,7 @@ class Outgoing:
 
     def hear(self, event: Any) -> bool:
         """Take one event; False when there is none to take."""
+        self._heard = self._heard or event is not h11.NEED_DATA
         if isinstance(event, h11.Data):
             self.caller.data(bytes(event.data))
         elif isinstance(event, h11.Response):
@@ -175,4 +179,6 @@ class Outgoing:
         self._over = True
         if connection is not None:
             connection.abort()
-        self.caller.fail(UpstreamFailed(f"{self._origin.name} broke off: {why}"))
+        # A kept connection may end because the server did: then there is nobody to answer.
+        kind = UpstreamFailed if self._fresh or self._heard else self._origin.unreachable
+        self.caller.fail(kind(f"{self._origin.name} broke off: {why}"))

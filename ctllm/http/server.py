@@ -28,12 +28,10 @@ from ctllm.wire.heads import RequestHead
 
 IDLE = 75.0  # seconds a connection may stay open between requests
 HEAD_TIME = 30.0  # seconds a head may take to arrive
-#: Seconds that a client may take to read an answer before the connection closes under it.
-LINGER = 10.0
-#: The same for one that has much of an answer still to read.
-SLOW = 300.0
-#: Bytes read ahead of whoever consumes them before the socket is left alone.
-READ_AHEAD = 64 * 1024
+LINGER = 10.0  # seconds to read an answer before the connection closes under it
+SLOW = 300.0  # the same where much of an answer is still to be read
+PARTING = 0.1  # seconds for the last words of a broken answer: browsers then drop the unread
+READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
 App = Callable[[Incoming], Coroutine[Any, Any, None]]
 
@@ -52,6 +50,7 @@ class HttpServer(TwistedProtocol):
         self._incoming: Incoming | None = None
         self._work: Deferred[None] | None = None
         self._deadline = Deadline(clock, self._too_late)
+        self._parting = Deadline(clock, self.close)
         self._reading = True
         self._pumping = False
         self._closing = False
@@ -79,6 +78,7 @@ class HttpServer(TwistedProtocol):
         """The client left: so does the work for it."""
         self._closing = True
         self._deadline.lift()
+        self._parting.lift()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.left(Cancelled("the client left"))
@@ -98,7 +98,7 @@ class HttpServer(TwistedProtocol):
             self._incoming.answer_resumed()
 
     def stopProducing(self) -> None:
-        """The transport is closing; `connectionLost` tells."""
+        """The transport is closing."""
 
     # -- reading
 
@@ -251,10 +251,12 @@ class HttpServer(TwistedProtocol):
             return
         if last_words and self._h11.our_state is h11.SEND_BODY:
             self.send(h11.Data(data=last_words))
-        self.close()
+            self._parting.set(PARTING)
+        else:
+            self.close()
 
     def hijack(self) -> tuple[Transport, bytes]:
-        """Leave the connection to another protocol: its transport, and what was read of it."""
+        """Leave the connection: its transport, and what was read of it."""
         self._deadline.lift()
         self._incoming = self._work = None
         self._closing = True
@@ -265,9 +267,8 @@ class HttpServer(TwistedProtocol):
 
     def _too_late(self) -> None:
         if self._full and not self._closing:  # not idle: it is still reading its last answer
-            self._deadline.set(SLOW)
             self._full = False
-            return
+            return self._deadline.set(SLOW)
         self._closing = True
         self.transport.abortConnection()
 

@@ -35,10 +35,13 @@ class Session:
         self.waiting: Deferred[None] | None = None
         self.signed_in = 1
         self.asked = 0
+        self.out = False
         self._fresh = True
 
     @property
     def sign_in(self) -> Any:
+        if self.out:
+            raise Unauthenticated("nobody is signed in")
         return SimpleNamespace(cloud_url="http://cloud.example:8080")
 
     async def token(self) -> str:
@@ -204,6 +207,22 @@ class Dialling(Case):
         self.assertEqual(len(set(tokens)), len(tokens))
         self.cloud.believes = True
         self.wait(60)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_signing_out_hangs_up(self) -> None:
+        """What was being answered ends with an error, and nothing is dialled until a sign-in."""
+        self.start()
+        heard = Heard()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard)
+        self.settle()
+        self.session.out = True
+        self.wait(1.5)
+        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertFalse(self.tunnel.up)
+        self.wait(5)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("signed out", 1))
+        self.session.out, self.session.signed_in = False, 2
+        self.wait(5)
         self.assertEqual(self.bridge.state, "connected")
 
     def test_a_token_that_worked_is_used_again(self) -> None:

@@ -11,6 +11,7 @@ from ctllm.http.client import KEEP, MAX_KEPT, Origin
 from ctllm.http.connection import MAX_HEAD
 from ctllm.http.incoming import Incoming
 from ctllm.http.outgoing import Outgoing
+from ctllm.http.server import PARTING
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 from tests.unit.pretend import Heard, Place, Served, Wire
 
@@ -455,4 +456,6 @@ class AgainstOurServer(SynchronousTestCase):
         Origin(served, clock, "it", UpstreamFailed).open(GET, heard).end()
         served.flush()
         self.assertEqual(bytes(heard.got), b'{"half":\n{"error":"it died"}\n')
+        clock.advance(PARTING)
+        served.flush()
         self.assertIsInstance(heard.over, UpstreamFailed)

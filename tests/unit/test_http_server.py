@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import CtllmError, DesktopLost, DesktopOffline
 from ctllm.http.incoming import Incoming
-from ctllm.http.server import HEAD_TIME, IDLE, LINGER, READ_AHEAD, SLOW, HttpServerFactory
+from ctllm.http.server import HEAD_TIME, IDLE, LINGER, PARTING, READ_AHEAD, SLOW, HttpServerFactory
 from ctllm.wire.heads import AnswerHead
 
 NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
@@ -164,6 +164,8 @@ class Endings(Served):
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual(self.said(), b'12\r\n\n{"error":"gone"}\n\r\n')
+        self.assertEqual(self.transport.closed, "")
+        self.clock.advance(PARTING)
         self.assertEqual(self.transport.closed, "close")
 
     def test_an_answer_of_known_length_breaks_off_without_words(self) -> None:
