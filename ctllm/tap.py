@@ -6,6 +6,7 @@ The one module that names the reactor; everything else is handed what it needs.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -73,6 +74,7 @@ def makeService(options: Options) -> Place:
     from twisted.internet import reactor
 
     config = options.configuration()
+    _allow_many_sockets()
     json = config.log_format == "json"
     twistd: Mapping[str, Any] = options.parent or {}
     place = Place(json_observer(twistd) if json else None, twistd)
@@ -85,6 +87,17 @@ def makeService(options: Options) -> Place:
     else:
         _all(reactor, config, place)
     return place
+
+
+def _allow_many_sockets() -> None:
+    """Raise the soft limit of open files to the hard one: a stream is two sockets here."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # some systems refuse what they call unlimited
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:

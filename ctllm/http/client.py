@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.protocol import Factory
 
 from ctllm.errors import CtllmError
@@ -21,6 +21,8 @@ from ctllm.wire.heads import RequestHead
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
 #: close, and no request meets a connection that is just being closed.
 KEEP = 20.0
+#: How many connections are being made at once: more would only wait elsewhere, or be refused.
+MAX_DIALLING = 64
 #: How many unused connections are kept.
 MAX_KEPT = 64
 
@@ -45,6 +47,7 @@ class Origin:
         self._endpoint = endpoint
         self._clock = clock
         self._kept: list[tuple[Connection, Timer]] = []
+        self._dialling = DeferredSemaphore(MAX_DIALLING)
 
     def open(self, head: RequestHead, caller: Caller) -> Call:
         """Begin an exchange. `head` goes as it is; a Host is added where there is none."""
@@ -60,7 +63,7 @@ class Origin:
     def dial(self, factory: Factory) -> Deferred[Any]:
         """A connection of one's own, for what is not HTTP; fires with the protocol."""
         factory.noisy = False
-        return self._endpoint.connect(factory)
+        return self._dialling.run(self._endpoint.connect, factory)
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""

@@ -12,6 +12,17 @@ from twisted.python.failure import Failure
 
 from ctllm.errors import BadConfiguration
 
+#: Connections that may wait to be accepted, where the endpoint does not say: Twisted's own 50 turn
+#: clients away when a few hundred come at once. Systems take as much of it as they allow.
+BACKLOG = 4096
+
+
+def _patient(endpoint: str) -> str:
+    kinds = ("tcp:", "tcp6:", "unix:", "ssl:")
+    if not endpoint.startswith(kinds) or ":backlog=" in endpoint:
+        return endpoint
+    return f"{endpoint}:backlog={BACKLOG}"
+
 
 class Listener(Service):
     """Listens at `endpoint` (a Twisted endpoint string) from before privileges are dropped.
@@ -31,9 +42,9 @@ class Listener(Service):
         """Listen; raises BadConfiguration."""
         super().privilegedStartService()
         try:
-            listening: Deferred[Any] = serverFromString(self._reactor, self._endpoint).listen(
-                self._factory
-            )
+            listening: Deferred[Any] = serverFromString(
+                self._reactor, _patient(self._endpoint)
+            ).listen(self._factory)
         except (ValueError, TypeError, OSError) as error:
             raise BadConfiguration(self._sentence(error)) from error
         listening.addCallbacks(self._listens, self._fails)

@@ -214,6 +214,22 @@ async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
     await record.closed
 
 
+@ensureDeferred
+async def test_a_burst_of_clients_is_served(shared: World) -> None:
+    """Hundreds that come at the same moment are all answered; none is turned away."""
+
+    def burst() -> list[str]:
+        clients = [RawClient(shared.cloud_port) for _ in range(300)]
+        for client in clients:
+            client.ask("POST", "/api/chat", shared.key, CHAT)
+        for client in clients:
+            client.until(b"0\r\n\r\n")
+            client.close()
+        return [client.head()["status"] for client in clients]
+
+    assert await thread(burst) == ["200"] * 300
+
+
 # -- people
 
 
