@@ -43,6 +43,14 @@ class _Invite(_Command):
     )
 
 
+class _Revoke(_Command):
+    argument = "NAME"
+    longdesc = (
+        "Ends every sign-in of the user NAME, browsers and desktops. Tokens in use end within the "
+        "minutes that the configuration gives them (10); invitations that are open stay good."
+    )
+
+
 class _Login(_Command):
     argument = "LINK"
     longdesc = "Signs this desktop in with a link that `ctllm invite NAME` printed on the server."
@@ -94,6 +102,7 @@ class Options(usage.Options):
     ]
     subCommands = [
         ("invite", None, _Invite, "On the server: print a sign-in link for a user"),
+        ("revoke", None, _Revoke, "On the server: end every sign-in of a user"),
         ("login", None, _Login, "On a desktop: sign in with such a link"),
         ("logout", None, _Logout, "On a desktop: sign out"),
         ("keys", None, _Keys, "On a desktop: API keys for programs (add, rm, ls)"),
@@ -134,8 +143,8 @@ def _run(options: Options) -> None:
     _COMMANDS[str(name)](load(file, overrides, os.environ), told.argument)
 
 
-def _invite(config: Config, name: str) -> None:
-    from ctllm.cloud.identity import Folder, Invites
+def _cloud_state(config: Config) -> Any:
+    from ctllm.cloud.identity import Folder
 
     folder = Path(config.state) / "cloud"
     if not (folder / "signing-key").exists():
@@ -143,10 +152,24 @@ def _invite(config: Config, name: str) -> None:
             f"{folder}: no cloud has run with this state folder; "
             "run this on the server, as the same user or with the same --state"
         )
-    state = Folder(folder)
+    return Folder(folder)
+
+
+def _invite(config: Config, name: str) -> None:
+    from ctllm.cloud.identity import Invites
+
+    state = _cloud_state(config)
     url = (state.read("url") or b"").decode() or config.cloud.url
     invites = Invites(state.inner("invites"), time.time, config.cloud.invite_minutes)
     print(f"{url}/#invite={invites.create(name)}")
+
+
+def _revoke(config: Config, name: str) -> None:
+    from ctllm.cloud.identity import ISSUER, Sessions, User, user_name
+
+    user = User(ISSUER, user_name(name), name)
+    sessions = Sessions(_cloud_state(config).inner("sessions"), time.time)
+    print(f"{sessions.close_all(user)} sign-ins of {user.subject} ended.")
 
 
 def _file(config: Config) -> Any:
@@ -241,6 +264,7 @@ def _list(config: Config, _: str) -> None:
 
 _COMMANDS: dict[str, Callable[[Config, str], None]] = {
     "invite": _invite,
+    "revoke": _revoke,
     "login": _login,
     "logout": _logout,
     "connect": _connect,

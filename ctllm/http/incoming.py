@@ -43,16 +43,13 @@ class ServerConnection(Protocol):
 class Incoming:
     """A request being answered: by a `Call` that it is given to, or by `reply`."""
 
-    def __init__(
-        self, server: ServerConnection, head: RequestHead, version: bytes, raw_head: bytes
-    ) -> None:
+    def __init__(self, server: ServerConnection, head: RequestHead, raw_head: bytes) -> None:
         self.asked = head
         self.raw_head = raw_head
         self.extra: Headers = ()  # headers that the answer gets besides its own
         self.gone = False
         self.on_over: Callable[[str], None] = lambda outcome: None
         self._server = server
-        self._version = version
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._last = b""

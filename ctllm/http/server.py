@@ -141,7 +141,7 @@ class HttpServer(TwistedProtocol):
             raise BadRequest("this is not an HTTP request")
         self._deadline.lift()
         head = request_head(event, raw)
-        self._incoming = Incoming(self, head, event.http_version, raw)
+        self._incoming = Incoming(self, head, raw)
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
         self._work.addErrback(self._failed, self._incoming)
 
@@ -273,7 +273,7 @@ class HttpServer(TwistedProtocol):
         self.transport.abortConnection()
 
     def _refuse(self, error: CtllmError) -> None:
-        incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"1.1", b"")
+        incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"")
         self._incoming = None
         if self._work is not None:
             incoming.left(error)

@@ -27,7 +27,7 @@ from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.wire.tunnel import Tunnel
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
-NORMAL, GOING_AWAY, PROTOCOL_ERROR = 1000, 1001, 1002
+GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
 
 
 class TunnelSocket:

@@ -11,8 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
 from ctllm.cli import main
-from ctllm.cloud.identity import Folder, Invites, load_keys
+from ctllm.cloud.identity import Folder, Invites, Sessions, User, load_keys
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.errors import Unauthenticated
 from ctllm.wire.keys import owner_tag, tag_in
 
 ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
@@ -91,6 +92,21 @@ class CommandTests(SynchronousTestCase):
                      "ftp://c.example/#invite=x", "https://c.example/?invite=x"):  # fmt: skip
             self.assertIn("#invite=", self.refused("login", link))
         self.assertFalse(self.file.path.exists())
+
+    def test_revoke(self) -> None:
+        """Every sign-in of that user is over, nobody else's, and how many is said."""
+        self.assertIn("no cloud has run", self.refused("revoke", "ann"))
+        folder = Folder(self.state / "cloud")
+        load_keys(folder)
+        sessions = Sessions(folder.inner("sessions"), time)
+        ann, bob = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
+        gone = [sessions.open(ann, "browser"), sessions.open(ann, "desktop")]
+        kept = sessions.open(bob, "desktop")
+        self.assertEqual(self.run_("revoke", "Ann"), "2 sign-ins of ann ended.\n")
+        for refresh in gone:
+            self.assertRaises(Unauthenticated, sessions.renew, refresh)
+        sessions.renew(kept)
+        self.refused("revoke", "no name")
 
     def test_invite(self) -> None:
         """A link with an invitation that works once, to the address that the cloud keeps."""

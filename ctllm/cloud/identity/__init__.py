@@ -4,14 +4,15 @@ from ctllm.cloud.identity.apikeys import ApiKeys
 from ctllm.cloud.identity.assertions import Assertions
 from ctllm.cloud.identity.grants import MANAGE, SCOPES, Grant, Identity, User
 from ctllm.cloud.identity.identities import Identities, Remembered
-from ctllm.cloud.identity.invites import Invites
+from ctllm.cloud.identity.invites import Invites, user_name
 from ctllm.cloud.identity.issuer import Issuer
 from ctllm.cloud.identity.keys import Keys, load_keys, proxy_id, user_hash
 from ctllm.cloud.identity.sessions import Session, Sessions
 from ctllm.cloud.identity.store import Folder
-from ctllm.wire.assertions import SERVE, USE
+from ctllm.wire.assertions import ISSUER, SERVE, USE
 
 __all__ = [
+    "ISSUER",
     "MANAGE",
     "SCOPES",
     "SERVE",
@@ -32,4 +33,5 @@ __all__ = [
     "load_keys",
     "proxy_id",
     "user_hash",
+    "user_name",
 ]
