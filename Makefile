@@ -25,7 +25,7 @@ e2e: system $(VENV)/.tests ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
 bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four minutes)
-	$(BIN)/python -m benchmarks.streams
+	$(BIN)/python -m benchmarks.streams $(ARGS)
 
 system: ## Programs of the system that the tests drive (a browser)
 	@tests/system
