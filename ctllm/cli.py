@@ -178,6 +178,15 @@ def _file(config: Config) -> Any:
     return CredentialFile(Path(config.state))
 
 
+def _signed_in(config: Config) -> tuple[Any, Any, Any]:
+    """The credential file, what is in it, and the sign-in; raises BadRequest without one."""
+    file = _file(config)
+    known = file.load()
+    if known.sign_in is None:
+        raise BadRequest("this desktop is not signed in; run: ctllm login LINK")
+    return file, known, known.sign_in
+
+
 def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
     """Run `work` in a reactor; it is given how to make a client for a cloud's URL."""
     from twisted.internet.defer import Deferred
@@ -218,11 +227,7 @@ def _login(config: Config, link: str) -> None:
 def _logout(config: Config, _: str) -> None:
     from ctllm.desktop.credentials import Credentials
 
-    file = _file(config)
-    known = file.load()
-    if known.sign_in is None:
-        raise BadRequest("this desktop is not signed in")
-    sign_in = known.sign_in
+    file, known, sign_in = _signed_in(config)
 
     async def work(client_for: Callable[[str], Any]) -> None:
         try:
@@ -237,12 +242,9 @@ def _logout(config: Config, _: str) -> None:
 def _connect(config: Config, _: str) -> None:
     from ctllm.desktop.keys import make_key
 
-    file = _file(config)
-    known = file.load()
-    if known.sign_in is None:
-        raise BadRequest("this desktop is not signed in; run: ctllm login LINK")
+    file, known, sign_in = _signed_in(config)
     key = next(iter(known.keys.values()), None) or make_key(file, "default")
-    print(lines_to_paste(known.sign_in.cloud_url, key, "MODEL"))
+    print(lines_to_paste(sign_in.cloud_url, key, "MODEL"))
 
 
 def _add(config: Config, name: str) -> None:

@@ -8,18 +8,13 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.standin.answer import Whole
 from ctllm.standin.reading import read
-from ctllm.standin.records import Record
-from ctllm.standin.script import Script, Where
-
-if TYPE_CHECKING:
-    from ctllm.standin.exchange import Setting
+from ctllm.standin.records import Record, Records
+from ctllm.standin.script import Script, Scripts, Where
 
 PREFIX = "/standin/"
 
@@ -42,18 +37,18 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
         return (not self.path or record.path == self.path) and self.contains.encode() in body
 
 
-def answer(setting: Setting, method: str, path: str, body: bytes) -> Whole:
+def answer(scripts: Scripts, records: Records, method: str, path: str, body: bytes) -> Whole:
     """Do what a control request asks; raises BadRequest, NotFound or MethodNotAllowed."""
     match method, path.removeprefix(PREFIX):
         case "POST", "scripts":
             order = read(body, _Order)
-            setting.scripts.add(order.where, order.script, order.times)
+            scripts.add(order.where, order.script, order.times)
         case "DELETE", "scripts":
-            setting.scripts.clear()
+            scripts.clear()
         case "GET", "requests":
-            return Whole.of([record.as_json() for record in setting.records])
+            return Whole.of([record.as_json() for record in records])
         case "DELETE", "requests":
-            setting.records.clear()
+            records.clear()
         case _, "scripts":
             raise MethodNotAllowed("405 method not allowed", allow="POST, DELETE")
         case _, "requests":

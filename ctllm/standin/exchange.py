@@ -109,7 +109,9 @@ class Exchange:
         record, setting = self._record, self._setting
         try:
             if self._controls:
-                return control.answer(setting, record.method, record.path, self._held())
+                return control.answer(
+                    setting.scripts, setting.records, record.method, record.path, self._held()
+                )
             endpoint, argument = routes.find(record.method, record.path)
             blob = record.path.startswith(routes.BLOBS)
             body = b"" if blob else self._held()

@@ -8,19 +8,10 @@ from typing import Any
 import msgspec
 
 from ctllm.standin.answer import Answer, Call, Load, Telling, Whole, durations, encode, told
-from ctllm.standin.reading import read
+from ctllm.standin.reading import OfferedTool, read
 from ctllm.standin.shelf import keep_alive_seconds, rfc3339
 from ctllm.standin.vectors import vector
 from ctllm.standin.words import Ask, Part, Said, Tool, words
-
-
-class _Function(msgspec.Struct):
-    name: str = ""
-    parameters: dict[str, Any] | None = None
-
-
-class _Tool(msgspec.Struct):
-    function: _Function
 
 
 class _Message(msgspec.Struct):
@@ -40,7 +31,7 @@ class _Request(msgspec.Struct, kw_only=True):
 
 class _Chat(_Request, kw_only=True):
     messages: list[_Message] | None = None
-    tools: list[_Tool] | None = None
+    tools: list[OfferedTool] | None = None
 
 
 class _Generate(_Request, kw_only=True):
@@ -167,7 +158,7 @@ def _json(form: str | None) -> dict[str, Any] | None:
     return {} if form == "json" else None
 
 
-def _tools(given: list[_Tool] | None) -> tuple[Tool, ...]:
+def _tools(given: list[OfferedTool] | None) -> tuple[Tool, ...]:
     return tuple(Tool(t.function.name, t.function.parameters or {}) for t in given or ())
 
 

@@ -11,19 +11,10 @@ import msgspec
 
 from ctllm.errors import BadRequest
 from ctllm.standin.answer import SSE, Answer, Call, Load, Telling, Whole, encode, told
-from ctllm.standin.reading import images_in, read, text_of
+from ctllm.standin.reading import OfferedTool, images_in, read, text_of
 from ctllm.standin.shelf import DESCRIPTION, Model
 from ctllm.standin.vectors import vector
 from ctllm.standin.words import Ask, Part, Said, Tool, words
-
-
-class _Function(msgspec.Struct):
-    name: str = ""
-    parameters: dict[str, Any] | None = None
-
-
-class _Tool(msgspec.Struct):
-    function: _Function
 
 
 class _Message(msgspec.Struct):
@@ -44,7 +35,7 @@ class _Request(msgspec.Struct, kw_only=True):
 
 class _Chat(_Request, kw_only=True):
     messages: list[_Message] = []
-    tools: list[_Tool] | None = None
+    tools: list[OfferedTool] | None = None
     tool_choice: Any = None
     reasoning_effort: str | None = None
     response_format: dict[str, Any] | None = None

@@ -13,6 +13,19 @@ from ctllm.errors import BadRequest
 T = TypeVar("T")
 
 
+class OfferedFunction(msgspec.Struct):
+    """A function that a request offers the model, with its JSON Schema."""
+
+    name: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+class OfferedTool(msgspec.Struct):
+    """A tool as Ollama's and OpenAI's chat offer it."""
+
+    function: OfferedFunction
+
+
 def read(body: bytes, kind: type[T]) -> T:
     """Decode a body as one of the dialects' requests; raises BadRequest and says what is wrong."""
     if not body.strip():

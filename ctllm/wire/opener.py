@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 
 from ctllm.errors import (
     Cancelled,
@@ -143,7 +142,6 @@ class Opener(Tunnel[Asking]):
     def __init__(self, window: int, grace: float, max_exchanges: int) -> None:
         super().__init__(window, grace, max_exchanges)
         self.status: Status | None = None
-        self.on_status: Callable[[], None] = lambda: None
 
     @property
     def peer_window(self) -> int:
@@ -232,7 +230,6 @@ class Opener(Tunnel[Asking]):
         if kind != Kind.STATUS or not self.up:
             super()._on_connection(kind, payload)
         self.status = from_json(payload, Status)
-        self.on_status()
 
     def _on_head(self, exchange: Asking, kind: int, payload: bytes) -> None:
         if kind != Kind.HEAD:

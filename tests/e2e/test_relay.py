@@ -434,3 +434,18 @@ async def test_a_client_that_asked_to_resume_may_leave(world: World) -> None:
     status, _, body = await world.http("GET", f"/ctllm/exchanges/{exchange}", token=world.key)
     lines = [json.loads(line) for line in body.splitlines()]
     assert (status, lines[-1]["done"], len(lines)) == (200, True, 21)
+
+
+@ensureDeferred
+async def test_a_desktop_that_signs_out_hangs_up(world: World) -> None:
+    """Its models are out of reach at once, and an answer under way ends as broken."""
+    await Wired(world).start()
+    world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
+    client = await thread(lambda: RawClient(world.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(3))
+    await world.command("alice", "logout")
+    body, whole = body_of(await thread(client.rest))
+    assert not whole
+    assert "signed out" in json.loads(body.splitlines()[-1])["error"]
+    await until_offline(world)
+    client.close()
