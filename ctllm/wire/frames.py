@@ -22,9 +22,11 @@ NO_EXCHANGE = bytes(16)
 
 HEADER = struct.Struct("!BI16s")
 OFFSET = struct.Struct("!Q")
+_DATA_HEAD = struct.Struct("!BI16sQ")
 
-#: Most bytes of an answer or request body in one DATA frame, besides its offset.
-MAX_DATA = 64 * 1024
+#: Most bytes of an answer or request body in one DATA frame, besides its offset. Senders cut far
+#: below, unless a single line is longer.
+MAX_DATA = 256 * 1024
 #: Most bytes of the payloads that are JSON: heads and reasons; HELLO and STATUS carry lists.
 MAX_HEAD = 128 * 1024
 MAX_LIST = 1024 * 1024
@@ -46,6 +48,8 @@ class Kind(IntEnum):
     ATTACH = 9
     BYE = 10
 
+
+_DATA = int(Kind.DATA)  # an enumeration's members are slow to get at
 
 _MAX_PAYLOAD = {
     Kind.HELLO: MAX_LIST,
@@ -110,7 +114,7 @@ def offset_frame(kind: Kind, exchange: bytes, offset: int) -> bytes:
 
 def data_head(exchange: bytes, offset: int, length: int) -> bytes:
     """What precedes the `length` bytes of a DATA frame."""
-    return HEADER.pack(Kind.DATA, OFFSET.size + length, exchange) + OFFSET.pack(offset)
+    return _DATA_HEAD.pack(_DATA, 8 + length, exchange, offset)
 
 
 def json_frame(kind: Kind, exchange: bytes, value: msgspec.Struct) -> bytes:

@@ -26,6 +26,8 @@ from ctllm.wire.frames import (
     split,
 )
 
+_DATA = int(Kind.DATA)  # an enumeration's members are slow to get at on the path of a token
+
 #: One exchange's turn, so that a fast one does not keep the others waiting.
 SHARE = 16 * 1024
 #: How full one message is made.
@@ -56,6 +58,7 @@ class Tunnel(Generic[E]):
         self.exchanges: dict[bytes, E] = {}
         self.up = False
         self.wake: Callable[[], None] = lambda: None
+        self.on_bye: Callable[[Reason], None] = lambda reason: None
         self._peer_window = 0
         self._line: deque[Exchange] = deque()
         self._notices: list[bytes] = []
@@ -66,7 +69,7 @@ class Tunnel(Generic[E]):
     def receive(self, message: bytes) -> None:
         """Take one message; raises ProtocolViolation, after which the shell calls `violated`."""
         for kind, id, payload in split(message):
-            if kind == Kind.DATA:
+            if kind == _DATA:
                 self._data(id, payload)
             elif id == NO_EXCHANGE:
                 self._about_connection(kind, payload)
@@ -127,13 +130,14 @@ class Tunnel(Generic[E]):
         if exchange is None:
             self._stray(Kind.DATA, id)
             return
-        if len(payload) < OFFSET.size:
+        if len(payload) < 8:
             raise ProtocolViolation("a DATA frame without its offset")
-        self._on_data(exchange, OFFSET.unpack_from(payload)[0], payload[OFFSET.size :])
+        self._on_data(exchange, OFFSET.unpack_from(payload)[0], payload[8:])
 
     def _about_connection(self, kind: int, payload: bytes) -> None:
         if kind == Kind.BYE:
             reason = from_json(payload, Reason)
+            self.on_bye(reason)
             if reason.code == ProtocolViolation.code:
                 self.abandon(
                     from_wire(reason.code, f"the other end of the tunnel says: {reason.message}")

@@ -8,19 +8,21 @@ acknowledged are the window and also the replay buffer, so a lost connection los
 from __future__ import annotations
 
 from ctllm.errors import Gone, ProtocolViolation
+from ctllm.wire.frames import MAX_DATA
 
 #: What one read of a socket may deliver. A writer is asked to pause while less than this is free.
 READ = 64 * 1024
 
 
 class Outbound:
-    """The sending end. Holds at most `window` unacknowledged bytes, one read, and the tail kept.
+    """The sending end. Holds `window` unacknowledged bytes, a read and a chunk, and the tail kept.
 
     `keep` bytes stay behind what was acknowledged, for those who may come back for them.
     """
 
     __slots__ = (
         "_bytes",
+        "_stuck",
         "acked",
         "base",
         "end_acked",
@@ -38,6 +40,7 @@ class Outbound:
         self._bytes = bytearray()
         self.base = 0  # offset of the first byte that is held
         self.acked = 0
+        self._stuck = -1  # what was acknowledged when there was no room for the next line
         self.sent = 0
         self.written = 0
         self.ended = False
@@ -65,25 +68,42 @@ class Outbound:
         return self.room >= self.window // 2
 
     def put(self, piece: bytes) -> None:
-        """Append bytes. The writer heeds `full`; at most one read beyond it is held."""
+        """Append bytes. The writer heeds `full`; at most one read and a chunk more are held."""
         self._bytes += piece
         self.written += len(piece)
 
     def take(self, limit: int) -> tuple[int, bytearray] | None:
-        """The next piece to send and its offset: at most `limit` bytes and within the window.
+        """The next piece to send and its offset: about `limit` bytes, and within the window.
 
-        A piece that must be cut is cut after a line where it has one, so that whole lines stay
-        whole for the reader.
+        A piece that must be cut is cut after a line or an event, so that what was written whole
+        stays whole for the reader; a longer one (of at most a frame) makes the piece longer.
         """
         start = self.sent
-        end = min(self.written, start + limit, self.acked + self.window)
+        reach = min(self.written, self.acked + self.window)
+        end = min(reach, start + limit)
         if end <= start:
             return None
-        low, high = start - self.base, end - self.base
         if end < self.written:
-            high = self._bytes.rfind(b"\n", low, high) + 1 or high
-        self.sent = self.base + high
-        return start, self._bytes[low:high]
+            end = self._cut(start, end, reach)
+        if not end:
+            return None
+        self.sent = end
+        return start, self._bytes[start - self.base : end - self.base]
+
+    def _cut(self, start: int, end: int, reach: int) -> int:
+        """Where a piece from `start` to about `end` ends; 0 where it waits for more room."""
+        low, high = start - self.base, end - self.base
+        mark = b"\n\n" if self._bytes.endswith(b"\n\n") else b"\n"
+        found = self._bytes.rfind(mark, low, high)
+        if found < 0:
+            found = self._bytes.find(mark, max(low, high - 1), low + MAX_DATA)
+        whole = self.base + found + len(mark)
+        if found < 0 or (whole > reach and start - self.acked <= self.window // 2):
+            return end  # there is none, or waiting for room might be in vain
+        if whole > reach:
+            self._stuck = self.acked
+            return 0
+        return whole
 
     def take_end(self) -> bool:
         """Whether the end is due now; it is said once for each attachment."""
@@ -96,7 +116,7 @@ class Outbound:
     def ready(self) -> bool:
         """Whether there is something to send now."""
         if self.sent < self.written:
-            return self.sent < self.acked + self.window
+            return self.sent < self.acked + self.window and self.acked != self._stuck
         return self.ended and not self.end_sent
 
     def acknowledge(self, offset: int) -> None:
@@ -113,6 +133,7 @@ class Outbound:
             raise Gone("those bytes are not kept any more")
         self.sent = min(offset, self.written)
         self.acked = min(self.acked, offset)
+        self._stuck = -1
         self.end_sent = offset > self.written
         self.end_acked = False
 
@@ -131,7 +152,7 @@ class Inbound:
     def __init__(self, window: int) -> None:
         self.window = window
         # Often enough that the sender's replay buffer stays small, seldom enough to cost nothing.
-        self._step = max(1, min(window // 4, 32 * 1024))
+        self._step = max(1, min(window // 4, 8 * 1024))
         self.received = 0
         self.consumed = 0
         self.acked = 0

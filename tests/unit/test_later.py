@@ -1,0 +1,137 @@
+"""Imports put off: nothing runs before it is used, and then it is all there."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.later import Names, put_off
+
+# Each module says that it ran.
+SOURCES = {
+    "tt_later/__init__.py": "ran.append('tt_later')\nfrom tt_later.part import Thing\nown = 7",
+    "tt_later/part.py": "ran.append('part')\nclass Thing: pass\ndef call(): return 'called'",
+    "tt_later/other.py": "ran.append('other')",
+    "tt_names.py": (
+        "ran.append('tt_names')\n"
+        "class Kind:\n    size = 3\n    def __class_getitem__(cls, item): return item\n"
+        "table = {'a': 1}\n"
+        "def double(x): return 2 * x\n"
+        "def broken(): raise KeyError('its own')"
+    ),
+}
+
+
+class LaterTests(SynchronousTestCase):
+    """Modules in a folder of their own."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for name, source in SOURCES.items():
+            path = Path(folder.name, name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(source)
+        self.ran: list[str] = []
+        self.patch(sys, "path", [folder.name, *sys.path])
+        self.patch(sys, "meta_path", list(sys.meta_path))
+        builtins.ran = self.ran  # type: ignore[attr-defined]
+        self.addCleanup(delattr, builtins, "ran")
+        self.addCleanup(self.forget)
+        importlib.invalidate_caches()
+
+    def forget(self) -> None:
+        for name in [name for name in sys.modules if name.startswith("tt_")]:
+            del sys.modules[name]
+
+    def later(self, name: str, **names: str) -> Any:
+        given: Names = names
+        put_off((), {name: given})
+        return importlib.import_module(name)
+
+    def test_not_before_it_is_used(self) -> None:
+        """Importing runs nothing; the first use of anything runs it, once."""
+        package = self.later("tt_later")
+        self.assertEqual(self.ran, [])
+        self.assertEqual(package.own, 7)
+        self.assertEqual((package.own, self.ran), (7, ["tt_later", "part"]))
+
+    def test_looked_at(self) -> None:
+        """What Python and its tools ask of every module is not a use."""
+        package = self.later("tt_later")
+        self.assertFalse(hasattr(package, "__warningregistry__"))
+        self.assertEqual((package.__name__, self.ran), ("tt_later", []))
+
+    def test_a_part(self) -> None:
+        """Parts of a package are imported without it, by each way of importing."""
+        package = self.later("tt_later")
+        namespace: dict[str, Any] = {}
+        exec("from tt_later import part\nimport tt_later.other", namespace)
+        self.assertEqual((namespace["part"].call(), self.ran), ("called", ["part", "other"]))
+        self.assertIs(package.part, namespace["part"])
+
+    def test_a_name_of_a_part(self) -> None:
+        """A name whose home is known is the real one, and the package does not run for it."""
+        package = self.later("tt_later", Thing="tt_later.part")
+        thing = package.Thing
+        self.assertEqual(self.ran, ["part"])
+        self.assertEqual(package.own, 7)
+        self.assertIs(package.Thing, thing)
+
+    def test_an_unknown_name(self) -> None:
+        """What is not there is not there; the whole module was asked."""
+        package = self.later("tt_later")
+        self.assertFalse(hasattr(package, "nothing"))
+        self.assertIn("tt_later", self.ran)
+
+    def test_everything(self) -> None:
+        """A star takes the whole module."""
+        self.later("tt_later")
+        namespace: dict[str, Any] = {}
+        exec("from tt_later import *", namespace)
+        self.assertEqual(namespace["own"], 7)
+
+    def test_promises(self) -> None:
+        """Names may be imported and stand in annotations; what is done, is done to the real one."""
+        names = self.later("tt_names", Kind="", table="", double="")
+        kind, table, double = names.Kind, names.table, names.double
+        annotated: Any = {"a": kind, "b": list[kind]}
+        self.assertEqual((len(annotated), self.ran), (2, []))
+        self.assertEqual(double(21), 42)
+        self.assertEqual(self.ran, ["tt_names"])
+        self.assertTrue("a" in table and "b" not in table)
+        self.assertEqual((table["a"], kind[int], kind.size), (1, int, 3))
+        self.assertIsInstance(names.Kind(), kind)
+        self.assertNotIsInstance(7, kind)
+        self.assertIs(type(kind()), names.Kind)
+
+    def test_a_promised_base(self) -> None:
+        """A class made from a promise is a class of the real one."""
+        names = self.later("tt_names", Kind="")
+
+        class Own(names.Kind):  # type: ignore[misc, name-defined]
+            own = 1
+
+        self.assertEqual((Own.__mro__[1], Own.own), (names.Kind, 1))
+
+    def test_its_own_errors(self) -> None:
+        """Errors are those of the real one."""
+        broken = self.later("tt_names", broken="").broken
+        self.assertRaises(KeyError, broken)
+
+    def test_without(self) -> None:
+        """What is done without is as if it were not installed, unless it is there already."""
+        put_off(("tt_names", "json"), {})
+        self.assertRaises(ImportError, importlib.import_module, "tt_names")
+        self.assertEqual((importlib.import_module("json").loads("7"), self.ran), (7, []))
+
+    def test_not_there(self) -> None:
+        """What cannot be found is not found."""
+        put_off((), {"tt_nowhere": {}})
+        self.assertRaises(ImportError, importlib.import_module, "tt_nowhere")
