@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from twisted.internet.defer import Deferred, TimeoutError
 
-from ctllm.errors import BadRequest, UnsupportedMediaType
+from ctllm.errors import BadRequest, TooSlow, UnsupportedMediaType
 from ctllm.http.incoming import Incoming
+from ctllm.http.patience import BODY_TIME
 from ctllm.wire.heads import first
 
 T = TypeVar("T")
 
 
-async def json_body(incoming: Incoming, limit: int) -> bytes:
-    """The body of at most `limit` bytes; raises UnsupportedMediaType or TooLarge."""
+async def json_body(incoming: Incoming, limit: int, clock: Any) -> bytes:
+    """The body of at most `limit` bytes; raises UnsupportedMediaType, TooLarge or TooSlow."""
     kind = first(incoming.asked.headers, b"content-type") or b""
     if kind.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
-    return await incoming.read(limit)
+    reading = Deferred.fromCoroutine(incoming.read(limit)).addTimeout(BODY_TIME, clock)
+    try:
+        return await reading
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {BODY_TIME:g} seconds") from None
 
 
 def decoded(raw: bytes, kind: type[T]) -> T:

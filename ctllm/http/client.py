@@ -21,8 +21,9 @@ from ctllm.wire.heads import RequestHead
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
 #: close, and no request meets a connection that is just being closed.
 KEEP = 20.0
-#: How many connections are being made at once: more would only wait elsewhere, or be refused.
-MAX_DIALLING = 64
+#: How many connections are being made at once: more would only wait elsewhere, or be refused, and
+#: each costs the turn of the reactor that finishes it.
+MAX_DIALLING = 16
 #: How many unused connections are kept.
 MAX_KEPT = 64
 
@@ -45,7 +46,7 @@ class Origin:
         self.host = host
         self.unreachable = unreachable
         self._endpoint = endpoint
-        self._clock = clock
+        self.clock = clock
         self._kept: list[tuple[Connection, Timer]] = []
         self._dialling = DeferredSemaphore(MAX_DIALLING)
 
@@ -71,7 +72,7 @@ class Origin:
             connection.abort()
             return
         connection.on_lost = lambda: self._lost(connection)
-        self._kept.append((connection, self._clock.callLater(KEEP, connection.abort)))
+        self._kept.append((connection, self.clock.callLater(KEEP, connection.abort)))
 
     def close(self) -> None:
         """Close the connections that nobody uses."""

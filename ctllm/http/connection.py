@@ -6,16 +6,13 @@ from collections.abc import Callable
 from typing import Any
 from typing import Protocol as Face
 
-import h11
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from ctllm.http.faces import is_tls
 from ctllm.wire.exchange import Caller
-
-#: The largest head of an answer that is read, in bytes.
-MAX_HEAD = 128 * 1024
 
 
 class Exchange(Face):
@@ -23,8 +20,11 @@ class Exchange(Face):
 
     caller: Caller
 
-    def hear(self, event: Any) -> bool:
-        """Take one of h11's events; False when there is none to take."""
+    def hear(self, data: bytes) -> None:
+        """Take a piece of the answer as it came."""
+
+    def closed(self) -> None:
+        """The server closed in order."""
 
     def broken(self, why: str) -> None:
         """The answer cannot become whole."""
@@ -40,7 +40,6 @@ class Connection(Protocol):
     transport: Any
 
     def __init__(self) -> None:
-        self.h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
         self.outgoing: Exchange | None = None
         self.on_lost: Callable[[], None] = nobody_waits
 
@@ -49,13 +48,15 @@ class Connection(Protocol):
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
+        if not is_tls(self.transport):
+            self.transport.protocol = self  # without the endpoint's wrapper, a call for each read
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the answer; anything without a question ends the connection."""
         if self.outgoing is None:
             self.abort()
         else:
-            self._receive(data)
+            self.outgoing.hear(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The server closed: that may be how the answer ends, or that it breaks off."""
@@ -63,19 +64,9 @@ class Connection(Protocol):
         if self.outgoing is None:
             return
         if reason.check(ConnectionDone):
-            self._receive(b"")
+            self.outgoing.closed()
         else:  # a reset is nobody's way to end an answer
             self.outgoing.broken(reason.getErrorMessage())
-
-    def _receive(self, data: bytes) -> None:
-        outgoing = self.outgoing
-        try:
-            self.h11.receive_data(data)
-            while self.outgoing is outgoing is not None and outgoing.hear(self.h11.next_event()):
-                pass
-        except h11.RemoteProtocolError as error:
-            if outgoing is not None:
-                outgoing.broken(str(error))
 
     def pauseProducing(self) -> None:
         """The server reads the request body slowly."""

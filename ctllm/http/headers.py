@@ -29,12 +29,42 @@ _HOP_BY_HOP = frozenset(
     )
 )
 #: Whoever sees these could act for the user; they end where they are checked.
-_CREDENTIALS = frozenset((b"authorization", b"cookie", b"x-api-key", b"api-key", b"set-cookie"))
+_CREDENTIALS = frozenset(
+    (b"authorization", b"api-key", b"cookie", b"cookie2", b"set-cookie", b"dpop", b"client-cert")
+)
+_CREDENTIAL_PREFIXES = (b"client-cert-", b"ssl-client-", b"x-ssl-", b"x-client-cert")
+_CREDENTIAL_SUFFIXES = (
+    b"-authorization", b"-api-key", b"-token", b"-secret", b"-password", b"-cookie",
+    b"-subscription-key",
+)  # fmt: skip
 #: Who the client is and which way it came: nobody's business but the front's.
-_ORIGINS = frozenset((b"host", b"origin", b"referer", b"forwarded", b"via", b"x-real-ip"))
-#: Chrome's and proxies' hints about the browser and the address it has.
-_ORIGIN_PREFIXES = (b"x-forwarded-", b"sec-", b"cf-", b"ctllm-")
-_ORIGIN_SUFFIXES = (b"-client-ip", b"-forwarded-for")
+_ORIGINS = frozenset(
+    (
+        b"host",
+        b"origin",
+        b"referer",
+        b"http-referer",
+        b"forwarded",
+        b"via",
+        b"from",
+        b"alt-used",
+        b"cdn-loop",
+        b"remote-user",
+        b"x-host",
+        b"x-via",
+        b"x-rewrite-url",
+    )
+)
+#: Browsers' hints about themselves and the page, and what proxies of many makes add.
+_ORIGIN_PREFIXES = (
+    b"sec-", b"access-control-request-", b"ctllm-", b"x-forwarded", b"x-original-", b"x-real-",
+    b"x-remote-", b"x-proxy", b"x-auth-", b"x-authenticated-", b"x-webauth-", b"x-envoy-",
+    b"x-arr-", b"x-azure-", b"x-appengine-", b"x-amz-cf-", b"x-amzn-", b"x-cluster-", b"x-vercel-",
+    b"x-akamai-", b"akamai-", b"cf-", b"cloudfront-", b"fastly-", b"fly-", b"tailscale-",
+)  # fmt: skip
+_ORIGIN_SUFFIXES = (b"-client-ip", b"-clientip", b"-forwarded-for", b"-forwarded-proto")
+#: Whether pages of other origins may read an answer is for the door to say that they came to.
+_CORS = b"access-control-"
 
 
 def _hops(headers: Headers) -> frozenset[bytes]:
@@ -61,12 +91,20 @@ def _framed(kept: Headers, headers: Headers) -> Headers:
     return (*without(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
+def _is_credential(name: bytes) -> bool:
+    return (
+        name in _CREDENTIALS
+        or name.startswith(_CREDENTIAL_PREFIXES)
+        or name.endswith(_CREDENTIAL_SUFFIXES)
+    )
+
+
 def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
     """What the front sends to a user's proxy: no credentials, nobody's word but the assertion."""
     kept = tuple(
         header
         for header in end_to_end(head.headers)
-        if header[0].lower() not in _CREDENTIALS and header[0].lower() != ASSERTION.lower()
+        if not _is_credential(name := header[0].lower()) and name != ASSERTION.lower()
     )
     headers = (*_framed(kept, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
@@ -81,10 +119,10 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     kept = tuple(
         header
         for header in end_to_end(head.headers)
-        if header[0].lower() not in _CREDENTIALS
-        and header[0].lower() not in _ORIGINS
-        and not header[0].lower().startswith(_ORIGIN_PREFIXES)
-        and not header[0].lower().endswith(_ORIGIN_SUFFIXES)
+        if not _is_credential(name := header[0].lower())
+        and name not in _ORIGINS
+        and not name.startswith(_ORIGIN_PREFIXES)
+        and not name.endswith(_ORIGIN_SUFFIXES)
     )
     headers = ((b"Host", host), *_framed(kept, head.headers))
     return RequestHead(head.method, head.target, headers)
@@ -92,4 +130,7 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
 
 def for_client(head: AnswerHead) -> AnswerHead:
     """What goes back towards whoever asked."""
-    return AnswerHead(head.status, head.reason, end_to_end(head.headers))
+    kept = tuple(
+        header for header in end_to_end(head.headers) if not header[0].lower().startswith(_CORS)
+    )
+    return AnswerHead(head.status, head.reason, kept)

@@ -27,6 +27,13 @@ class ServerConnection(Protocol):
     def send(self, event: Any) -> None:
         """Write one of h11's events."""
 
+    def send_chunk(self, piece: bytes) -> None:
+        """Write a piece of a chunked body."""
+
+    @property
+    def speaks_chunks(self) -> bool:
+        """Whether the client is of a version that has them."""
+
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
 
@@ -53,6 +60,7 @@ class Incoming:
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
         self._last = b""
+        self._chunked = False
         self._done = False
         self._answer_stalled = False
         self._body_stalled = False
@@ -118,10 +126,19 @@ class Incoming:
             return
         self._answer = head
         self._server.send(said)
+        self._chunked = self._server.speaks_chunks and self._is_unsized(head)
+
+    def _is_unsized(self, head: AnswerHead) -> bool:
+        """Whether the answer has a body whose length its head does not say."""
+        bodiless = self.asked.method == b"HEAD" or head.status in (204, 304)
+        return not bodiless and first(head.headers, b"content-length") is None
 
     def data(self, piece: bytes) -> None:
         """Send a piece of the body."""
         self._last = piece
+        if self._chunked:
+            self._server.send_chunk(piece)
+            return
         try:
             self._server.send(h11.Data(data=piece))
         except h11.LocalProtocolError as error:

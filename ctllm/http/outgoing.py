@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import h11
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ctllm.errors import CtllmError, UpstreamFailed
 from ctllm.http.connection import Connection, nobody_waits
+from ctllm.http.deadline import Deadline
+from ctllm.http.faces import Clock
 from ctllm.http.headers import for_client
+from ctllm.http.prompt import write_now
+from ctllm.wire.answer import Answer
+from ctllm.wire.body import BadFraming, BodyWriter
 from ctllm.wire.exchange import Caller
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
+from ctllm.wire.heads import RequestHead, first
+
+#: Seconds that the beginning of a chunk waits for its rest, which is on its way.
+HOLD = 0.1
 
 
 class Server(Protocol):
@@ -20,6 +28,7 @@ class Server(Protocol):
 
     name: str
     host: bytes
+    clock: Clock
     unreachable: type[CtllmError]
 
     def keep(self, connection: Connection) -> None:
@@ -38,7 +47,10 @@ class Outgoing:
         self._over = False
         self._paused = False
         self._fresh = False  # made for this exchange: what breaks it is not old age
-        self._heard = False
+        self._answer = Answer(head.method)
+        self._hold = Deadline(origin.clock, self._let_go)
+        self._waits = False  # for the rest of a chunk
+        self._body: BodyWriter | None = None
         self._connecting: Deferred[Any] | None = None
         self._connection: Connection | None = None
 
@@ -75,22 +87,27 @@ class Outgoing:
         if self._paused:
             connection.transport.pauseProducing()
         try:
-            request = h11.Request(method=self._head.method, target=self._head.target,
-                                  headers=list(self._headers()))  # fmt: skip
-        except h11.LocalProtocolError as error:
+            head, self._body = self._request(), BodyWriter(self._head.headers)
+            waiting, self._waiting = self._waiting, []
+            body = b"".join(self._body.piece(piece) for piece in waiting)
+            end = self._body.end() if self._ended else b""
+        except BadFraming as error:
             self._unfit(error)
             return
-        self._send(request)
-        waiting, self._waiting = self._waiting, []
-        for piece in waiting:
-            self._send(h11.Data(data=piece))
-        if self._ended:
-            self._send(h11.EndOfMessage())
+        write_now(connection.transport, head + body + end)
 
-    def _headers(self) -> Headers:
-        if first(self._head.headers, b"host") is not None:
-            return self._head.headers
-        return ((b"Host", self._origin.host), *self._head.headers)
+    def _request(self) -> bytes:
+        """The request's head on the wire; raises BadFraming where it would be two."""
+        asked = self._head
+        headers = asked.headers
+        if first(headers, b"host") is None:
+            headers = ((b"Host", self._origin.host), *headers)
+        lines = [b"%b %b HTTP/1.1\r\n" % (asked.method, asked.target)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
+        raw = b"".join(lines)
+        if raw.count(b"\n") != len(lines) or raw.count(b"\r") != len(lines):
+            raise BadFraming("a line break inside a line of the head")
+        return raw + b"\r\n"
 
     # -- Call
 
@@ -98,20 +115,21 @@ class Outgoing:
         """Send a piece of the request body."""
         if self._over:
             return  # the answer was whole before the request
-        if self._connection is None:
+        if self._body is None:
             self._waiting.append(piece)
         else:
-            self._send(h11.Data(data=piece))
+            self._send(self._body.piece, piece)
 
     def end(self) -> None:
         """The request body is whole."""
         self._ended = True
-        if self._connection is not None:
-            self._send(h11.EndOfMessage())
+        if self._body is not None:
+            self._send(self._body.end)
 
     def cancel(self, error: CtllmError) -> None:
         """Close the connection, whatever it is doing."""
         self._over = True
+        self._stop_waiting()
         if self._connecting is not None:
             self._connecting.cancel()
         connection, self._connection = self._connection, None
@@ -121,6 +139,7 @@ class Outgoing:
     def pause(self) -> None:
         """Read nothing more."""
         self._paused = True
+        self._stop_waiting()  # what the rest of a chunk waits for now is ourselves
         if self._connection is not None:
             self._connection.transport.pauseProducing()
 
@@ -129,34 +148,76 @@ class Outgoing:
         self._paused = False
         if self._connection is not None:
             self._connection.transport.resumeProducing()
+            if self._answer.body.holds:
+                self._wait()
 
-    def _send(self, event: Any) -> None:
+    def _send(self, framed: Callable[..., bytes], *piece: bytes) -> None:
         connection = self._connection
         if connection is None or self._over:
             return
         try:
-            connection.transport.write(connection.h11.send(event) or b"")
-        except h11.LocalProtocolError as error:
+            data = framed(*piece)
+        except BadFraming as error:
             self._unfit(error)
+            return
+        if data:
+            write_now(connection.transport, data)
 
-    def _unfit(self, error: h11.LocalProtocolError) -> None:
+    def _unfit(self, error: BadFraming) -> None:
         self.broken(f"the request cannot be sent on: {error}")
 
     # -- what the connection hears
 
-    def hear(self, event: Any) -> bool:
-        """Take one event; False when there is none to take."""
-        self._heard = self._heard or event is not h11.NEED_DATA
-        if isinstance(event, h11.Data):
-            self.caller.data(bytes(event.data))
-        elif isinstance(event, h11.Response):
-            head = AnswerHead(event.status_code, event.reason, tuple(event.headers.raw_items()))
-            self.caller.head(for_client(head))
-        elif isinstance(event, h11.EndOfMessage):
+    def hear(self, data: bytes) -> None:
+        """Take a piece of the answer as it came."""
+        answer = self._answer
+        try:
+            if answer.head is None:
+                rest = answer.take_head(data)
+                if rest is None or answer.head is None:
+                    return
+                self.caller.head(for_client(answer.head))
+                data = rest
+            piece = b"" if self._over else answer.body.feed(data)
+        except BadFraming as error:
+            self.broken(str(error))
+            return
+        if piece:
+            if self._waits:
+                self._stop_waiting()
+            self.caller.data(piece)
+        if answer.body.holds and not self._waits:
+            self._wait()
+        if answer.body.whole and not self._over:
             self._finish()
-        elif isinstance(event, h11.ConnectionClosed) or event in (h11.NEED_DATA, h11.PAUSED):
-            return False
-        return True
+
+    def _wait(self) -> None:
+        """For the rest of a chunk; not for long."""
+        if not self._over and not self._paused:
+            self._waits = True
+            self._hold.set(HOLD)
+
+    def _stop_waiting(self) -> None:
+        self._waits = False
+        self._hold.lift()
+
+    def _let_go(self) -> None:
+        """The rest does not come: let what there is go on."""
+        self._waits = False
+        piece = self._answer.body.let_go()
+        if piece:
+            self.caller.data(piece)
+
+    def closed(self) -> None:
+        """The server closed in order: that may be how the answer ends."""
+        try:
+            if self._answer.head is None:
+                raise BadFraming("it closed the connection before it answered")
+            self._answer.body.closed()
+        except BadFraming as error:
+            self.broken(str(error))
+        else:
+            self._finish()
 
     def _finish(self) -> None:
         connection, self._connection = self._connection, None
@@ -165,11 +226,9 @@ class Outgoing:
         connection.outgoing = None
         if self._paused:
             connection.transport.resumeProducing()
-        whole = connection.h11.our_state is h11.DONE and connection.h11.their_state is h11.DONE
-        if whole and not connection.h11.trailing_data[0]:  # what nobody asked for answers nobody
-            connection.h11.start_next_cycle()
+        if self._answer.keeps and self._body is not None and self._body.whole:
             self._origin.keep(connection)
-        else:
+        else:  # also after what nobody asked for: it answers nobody
             connection.abort()
         self.caller.end()
 
@@ -179,6 +238,9 @@ class Outgoing:
         self._over = True
         if connection is not None:
             connection.abort()
+        self._stop_waiting()
+        self._let_go()
         # A kept connection may end because the server did: then there is nobody to answer.
-        kind = UpstreamFailed if self._fresh or self._heard else self._origin.unreachable
+        heard = self._fresh or self._answer.begun
+        kind = UpstreamFailed if heard else self._origin.unreachable
         self.caller.fail(kind(f"{self._origin.name} broke off: {why}"))

@@ -11,6 +11,7 @@ from ctllm.wire.heads import RequestHead
 
 #: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
+_LISTED_LENGTH = re.compile(rb"\r\ncontent-length:[^\r\n]*,", re.IGNORECASE)
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 
 
@@ -68,8 +69,12 @@ def request_head(event: h11.Request, raw: bytes) -> RequestHead:
         raise BadRequest("a request with both Content-Length and Transfer-Encoding")
     if raw.lower().count(b"\r\ncontent-length:") > 1:  # h11 makes one of two that agree
         raise BadRequest("a request with two Content-Length headers")
+    if _LISTED_LENGTH.search(raw):  # h11 makes one of "5, 5" too
+        raise BadRequest("a request with a list for its Content-Length")
     if event.http_version not in (b"1.0", b"1.1"):
         raise BadRequest("ctllm speaks HTTP/1.1")
+    if event.http_version == b"1.0" and b"transfer-encoding" in names:
+        raise BadRequest("a request of HTTP/1.0 with a Transfer-Encoding, which that lacks")
     return RequestHead(event.method, _origin_form(event.target), headers)
 
 

@@ -12,28 +12,26 @@ from typing import Any
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.interfaces import ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from ctllm.errors import BadRequest, Cancelled, CtllmError
+from ctllm.http.attention import Attention
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport, is_tls
 from ctllm.http.incoming import Incoming
+from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
+from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread, request_head
 from ctllm.wire.heads import RequestHead
 
-IDLE = 75.0  # seconds a connection may stay open between requests
-HEAD_TIME = 30.0  # seconds a head may take to arrive
-LINGER = 10.0  # seconds to read an answer before the connection closes under it
-SLOW = 300.0  # the same where much of an answer is still to be read
-PARTING = 0.1  # seconds for the last words of a broken answer: browsers then drop the unread
 READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
 App = Callable[[Incoming], Coroutine[Any, Any, None]]
+Enter = Callable[[Callable[[], None]], None]
 
 
 class HttpServer(TwistedProtocol):
@@ -42,7 +40,7 @@ class HttpServer(TwistedProtocol):
     transport: Any
     _log = Logger()
 
-    def __init__(self, app: App, clock: Clock, max_head: int) -> None:
+    def __init__(self, app: App, clock: Clock, max_head: int, enter: Enter) -> None:
         self._app = app
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
@@ -51,7 +49,9 @@ class HttpServer(TwistedProtocol):
         self._work: Deferred[None] | None = None
         self._deadline = Deadline(clock, self._too_late)
         self._parting = Deadline(clock, self.close)
-        self._reading = True
+        self._enter = enter
+        self._entering = False  # a head is whole and waits for its turn
+        self._attention = Attention(clock)
         self._pumping = False
         self._closing = False
         self._full = False
@@ -69,8 +69,8 @@ class HttpServer(TwistedProtocol):
         """Take what arrived, as far as somebody wants it."""
         if self._closing:
             return
-        if self._incoming is None and not self._unread:
-            self._deadline.set(HEAD_TIME)
+        if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
+            self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time
         self._unread.add(data)
         self.pump()
 
@@ -79,6 +79,7 @@ class HttpServer(TwistedProtocol):
         self._closing = True
         self._deadline.lift()
         self._parting.lift()
+        self._attention.lift()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.left(Cancelled("the client left"))
@@ -117,10 +118,13 @@ class HttpServer(TwistedProtocol):
 
     def _advance(self) -> bool:
         """One step; False when there is nothing to do for now."""
+        if self._incoming is None:
+            return self._guarded(self._next_head)
+        return self._incoming.wants_body and self._guarded(self._next_body)
+
+    def _guarded(self, step: Callable[[], bool]) -> bool:
         try:
-            if self._incoming is None:
-                return self._next_head()
-            return self._incoming.wants_body and self._next_body()
+            return step()
         except h11.RemoteProtocolError as error:
             self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {error}"))
         except CtllmError as error:
@@ -128,22 +132,29 @@ class HttpServer(TwistedProtocol):
         return False
 
     def _next_head(self) -> bool:
-        raw = self._unread.take_head()
+        raw = None if self._entering else self._unread.take_head()
         if raw is None:
             return False
-        self._begin(raw)
-        return True
+        self._entering = True
+        self._deadline.lift()
+        self._enter(lambda: self._entered(raw))
+        return not self._entering
 
-    def _begin(self, raw: bytes) -> None:
+    def _entered(self, raw: bytes) -> None:
+        self._entering = False
+        if not self._closing and self._guarded(lambda: self._begin(raw)):
+            self.pump()
+
+    def _begin(self, raw: bytes) -> bool:
         self._h11.receive_data(raw)
         event = self._h11.next_event()
         if not isinstance(event, h11.Request):
             raise BadRequest("this is not an HTTP request")
-        self._deadline.lift()
-        head = request_head(event, raw)
-        self._incoming = Incoming(self, head, raw)
+        self._incoming = Incoming(self, RequestHead(event.method, b"/"), raw)  # if it is refused
+        self._incoming = Incoming(self, request_head(event, raw), raw)
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
         self._work.addErrback(self._failed, self._incoming)
+        return True
 
     def _failed(self, reason: Failure, incoming: Incoming) -> None:
         error = reason.value
@@ -172,11 +183,9 @@ class HttpServer(TwistedProtocol):
         return event is not h11.PAUSED
 
     def _read_ahead(self) -> None:
-        """Keep reading a little, so that a client that leaves is noticed; not without bound."""
-        reading = len(self._unread) < READ_AHEAD
-        if reading is not self._reading:
-            self._reading = reading
-            (self.transport.resumeProducing if reading else self.transport.pauseProducing)()
+        """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
+        reading = len(self._unread) < READ_AHEAD or not (self._incoming or self._entering)
+        self._attention.turn(self.transport, reading)
 
     # -- writing, for Incoming
 
@@ -184,7 +193,16 @@ class HttpServer(TwistedProtocol):
         """Write one of h11's events."""
         data = self._h11.send(event)
         if data:
-            self.transport.write(data)
+            write_now(self.transport, data)
+
+    def send_chunk(self, piece: bytes) -> None:
+        """Write a piece of a chunked body: what h11 would write, without asking it each time."""
+        write_now(self.transport, b"%x\r\n%b\r\n" % (len(piece), piece))
+
+    @property
+    def speaks_chunks(self) -> bool:
+        """Whether the client is of a version that has them."""
+        return self._h11.their_http_version == b"1.1"
 
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
@@ -238,7 +256,7 @@ class HttpServer(TwistedProtocol):
         self._unread.take_all()
         self._deadline.set(LINGER)
         self.transport.unregisterProducer()
-        self.transport.resumeProducing()
+        self._attention.turn(self.transport, True)
         if not is_tls(self.transport):
             self.transport.loseWriteConnection()  # under TLS that would cut the answer's end off
 
@@ -261,8 +279,7 @@ class HttpServer(TwistedProtocol):
         self._incoming = self._work = None
         self._closing = True
         self.transport.unregisterProducer()
-        if not self._reading:
-            self.transport.resumeProducing()
+        self._attention.turn(self.transport, True)
         return self.transport, self._unread.take_all()
 
     def _too_late(self) -> None:
@@ -280,21 +297,3 @@ class HttpServer(TwistedProtocol):
         if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             incoming.refuse(error)
         self._linger()
-
-
-@implementer(IProtocolNegotiationFactory)
-class HttpServerFactory(Factory):
-    """Makes an `HttpServer` for each connection. `max_head` is in bytes."""
-
-    noisy = False
-
-    def __init__(self, app: App, clock: Clock, max_head: int = 64 * 1024) -> None:
-        self._made = (app, clock, max_head)
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
-        return [b"http/1.1"]
-
-    def buildProtocol(self, addr: object) -> HttpServer:
-        """A connection's protocol."""
-        return HttpServer(*self._made)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import select
 from typing import Any
 
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ctllm.http.faces import Transport, is_tls
+from ctllm.http.deadline import Deadline
+from ctllm.http.faces import Clock, Transport, is_tls
+from ctllm.http.prompt import write_now
+
+#: Seconds that a side has to take the last words of the other, which closed. One whose network is
+#: gone never takes them, and the system finds that out only after many minutes.
+LAST_WORDS = 10.0
+#: Seconds between looks whether a side that is not read, because the other is full, has closed.
+LOOK = 5.0
 
 
 def hand_over(transport: Any, protocol: Protocol) -> None:
@@ -25,18 +34,70 @@ class Side(Protocol):
     transport: Any
     other: Side | None = None
 
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self._last_words = Deadline(clock, self._abort)
+        self._look = Deadline(clock, self._see)
+
     def dataReceived(self, data: bytes) -> None:
         """Pass on what came."""
         if self.other is not None:
-            self.other.transport.write(data)
+            write_now(self.other.transport, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """One side closed: what it said still leaves, then the other closes too."""
+        self._last_words.lift()
+        self._look.lift()
         other, self.other = self.other, None
         if other is not None:
             other.other = None
-            other.transport.unregisterProducer()
-            other.transport.loseConnection()
+            other.close()
+
+    def close(self) -> None:
+        """Close once everything is sent, or when that takes too long."""
+        self._last_words.set(LAST_WORDS)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _abort(self) -> None:
+        self.transport.abortConnection()
+
+    # -- as the producer of what the other sends
+
+    def pauseProducing(self) -> None:
+        """The other is full. It may be dead, and then this side closes, and nobody reads that."""
+        self.transport.pauseProducing()
+        self._look.set(LOOK)
+
+    def resumeProducing(self) -> None:
+        """The other has room."""
+        self._look.lift()
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """The other closed; its `connectionLost` tells the rest."""
+
+    def _see(self) -> None:
+        if self.other is not None and hung_up(self.transport):
+            self.other.hurry()
+        else:
+            self._look.set(LOOK)
+
+    def hurry(self) -> None:
+        """What is still to come are last words: take them, or be dropped."""
+        self._last_words.set(LAST_WORDS)
+
+
+def hung_up(transport: Any) -> bool:
+    """Whether whoever is behind a connection that is not being read has closed it.
+
+    False where the system does not tell, or not without reading, as of TLS.
+    """
+    if not hasattr(select, "poll") or not hasattr(transport, "fileno"):
+        return False
+    poll = select.poll()
+    poll.register(transport.fileno(), getattr(select, "POLLRDHUP", 0))  # a hang-up in any case
+    return bool(poll.poll(0))
 
 
 def join(taken: Transport, made: Side, first: bytes, read: bytes = b"") -> None:
@@ -44,9 +105,9 @@ def join(taken: Transport, made: Side, first: bytes, read: bytes = b"") -> None:
 
     `first` goes to `made` before anything; `read` is what was already read from `taken`.
     """
-    side = Side()
+    side = Side(made.clock)
     side.other, made.other = made, side
     hand_over(taken, side)
-    taken.registerProducer(made.transport, True)
-    made.transport.registerProducer(taken, True)
+    taken.registerProducer(made, True)
+    made.transport.registerProducer(side, True)
     made.transport.write(first + read)

@@ -2,7 +2,7 @@
 
 autobahn keeps the protocol's rules. Whatever became ready in one turn of the reactor leaves in one
 message; while the socket is full the tunnel keeps its bytes, within its windows. Whether the other
-side lives is judged by pings alone: an answer may be silent for as long as it likes.
+side lives, `liveness` says: an answer may be silent for as long as it likes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from autobahn.exception import Disconnected
 from autobahn.twisted.websocket import (
     WebSocketClientFactory,
     WebSocketClientProtocol,
@@ -23,6 +22,9 @@ from twisted.logger import Logger
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.faces import Clock, Timer
+from ctllm.http.liveness import Pinged
+from ctllm.http.messages import Messages, written
+from ctllm.http.prompt import write_now
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.wire.tunnel import Tunnel
 
@@ -30,24 +32,29 @@ from ctllm.wire.tunnel import Tunnel
 GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
 
 
-class TunnelSocket:
+class TunnelSocket(Pinged):
     """What both ends of the WebSocket do; mixed into autobahn's protocols.
 
     The tunnel is given by `carry`, at once by a bridge, after HELLO by a proxy.
     """
 
     transport: Any
-    sendMessage: Callable[..., None]
+    masks: bool  # clients do
+    state: int
+    STATE_OPEN: int
+    data: bytes
+    current_frame: object
+    inside_message: bool
     sendCloseFrame: Callable[..., None]
     _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self.clock = clock
+        super().__init__(clock)
         self.tunnel: Tunnel[Any] | None = None
         self.gone = False
         self._flushing: Timer | None = None
         self._full = False
+        self._messages = Messages(masked=not self.masks, limit=MAX_MESSAGE)
 
     def carry(self, tunnel: Tunnel[Any]) -> None:
         """Let `tunnel` speak through this socket."""
@@ -69,9 +76,9 @@ class TunnelSocket:
             self._say(message)
 
     def _say(self, message: bytes) -> None:
-        try:
-            self.sendMessage(message, isBinary=True)
-        except Disconnected:
+        if self.state == self.STATE_OPEN:
+            write_now(self.transport, written(message, self.masks))
+        else:
             self.gone = True  # the other side is closing, and `onClose` is still to come
 
     def pauseProducing(self) -> None:
@@ -94,10 +101,29 @@ class TunnelSocket:
             # autobahn tries before it knows its own options, and small messages wait 40 ms.
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
+        self.life.begin(*self.factory.pings)
         self.opened()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take plain frames by the short way; autobahn gets the rest, and all of the handshake."""
+        self.life.heard()
+        if self.state != self.STATE_OPEN or self._library_is_busy:
+            super().dataReceived(data)  # type: ignore[misc]
+            return
+        messages, rest = self._messages.feed(data)
+        for message in messages:
+            self.onMessage(message, True)
+        if rest:
+            super().dataReceived(rest)  # type: ignore[misc]
+
+    @property
+    def _library_is_busy(self) -> bool:
+        """Whether autobahn is in the middle of a frame or a message."""
+        return bool(self.data or self.current_frame is not None or self.inside_message)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """One message of whole frames."""
+        self.life.understood()
         if self.gone:
             return  # it was under way when this side closed
         try:
@@ -116,6 +142,7 @@ class TunnelSocket:
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is over; the exchanges wait for another."""
         self.gone = True
+        self.life.end()
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
@@ -152,6 +179,8 @@ class TunnelSocket:
 class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
     """The proxy's end. `greeted` gets the first message and says whose tunnel it is."""
 
+    masks = False
+
     def __init__(self, clock: Clock, greeted: Callable[[ProxySocket, bytes], None]) -> None:
         super().__init__(clock)
         self._greeted = greeted
@@ -178,6 +207,8 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
 class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
     """The bridge's end, which dialled."""
 
+    masks = True
+
     def __init__(
         self,
         clock: Clock,
@@ -200,17 +231,13 @@ class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
         self._on_closed(code, reason)
 
 
-def _liveness(interval: float, deadline: float) -> dict[str, object]:
-    return {
-        "autoPingInterval": interval,
-        "autoPingTimeout": deadline,
-        "autoPingSize": 12,
-        "maxMessagePayloadSize": MAX_MESSAGE,
-        "maxFramePayloadSize": MAX_MESSAGE,
-        "openHandshakeTimeout": 10,
-        "closeHandshakeTimeout": 2,
-        "utf8validateIncoming": False,
-    }
+_OPTIONS = {
+    "maxMessagePayloadSize": MAX_MESSAGE,
+    "maxFramePayloadSize": MAX_MESSAGE,
+    "openHandshakeTimeout": 10,
+    "closeHandshakeTimeout": 2,
+    "utf8validateIncoming": False,
+}
 
 
 class ProxySockets(WebSocketServerFactory):
@@ -227,7 +254,8 @@ class ProxySockets(WebSocketServerFactory):
     ) -> None:
         super().__init__(reactor=clock)
         self._clock, self._greeted = clock, greeted
-        self.setProtocolOptions(**_liveness(interval, deadline))
+        self.pings = (interval, deadline)
+        self.setProtocolOptions(**_OPTIONS)
 
     def buildProtocol(self, addr: object) -> ProxySocket:
         """A socket for one bridge."""
@@ -254,7 +282,8 @@ class BridgeSockets(WebSocketClientFactory):
             url, protocols=[SUBPROTOCOL], headers=headers, reactor=clock, useragent="ctllm"
         )
         self._make = make
-        self.setProtocolOptions(**_liveness(interval, deadline))
+        self.pings = (interval, deadline)
+        self.setProtocolOptions(**_OPTIONS)
 
     def buildProtocol(self, addr: object) -> BridgeSocket:
         """The socket of one attempt."""

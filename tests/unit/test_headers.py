@@ -17,6 +17,20 @@ SECRETS = (
     (b"X-Api-Key", b"secret"),
     (b"Api-Key", b"secret"),
     (b"Proxy-Authorization", b"Basic secret"),
+    (b"X-Authorization", b"Bearer secret"),
+    (b"X-Goog-Api-Key", b"secret"),
+    (b"X-Auth-Token", b"secret"),
+    (b"X-Csrf-Token", b"secret"),
+    (b"X-Amz-Security-Token", b"secret"),
+    (b"Ocp-Apim-Subscription-Key", b"secret"),
+    (b"Cf-Access-Client-Secret", b"secret"),
+    (b"Cookie2", b"$Version=1"),
+    (b"Set-Cookie", b"a=b"),
+    (b"DPoP", b"secret"),
+    (b"Client-Cert", b":secret:"),
+    (b"Client-Cert-Chain", b":secret:"),
+    (b"X-Client-Cert", b"secret"),
+    (b"X-SSL-Client-Cert", b"secret"),
 )
 WHEREABOUTS = (
     (b"Origin", b"https://someone.example"),
@@ -29,7 +43,30 @@ WHEREABOUTS = (
     (b"True-Client-Ip", b"192.0.2.1"),
     (b"X-Client-Ip", b"192.0.2.1"),
     (b"Cf-Connecting-Ip", b"192.0.2.1"),
+    (b"HTTP-Referer", b"https://someone.example"),
+    (b"From", b"someone@example"),
+    (b"Alt-Used", b"cloud.example"),
+    (b"CDN-Loop", b"here"),
+    (b"X-Forwarded", b"for=192.0.2.1"),
+    (b"X-Forwarded-Host", b"cloud.example"),
+    (b"X-Forwarded-User", b"alice"),
+    (b"X-Original-Forwarded-For", b"192.0.2.1"),
+    (b"X-Original-Url", b"/private"),
+    (b"X-Real-Port", b"4711"),
+    (b"X-Remote-User", b"alice"),
+    (b"Remote-User", b"alice"),
+    (b"X-Auth-Request-Email", b"someone@example"),
+    (b"X-Cluster-Client-Ip", b"192.0.2.1"),
+    (b"X-Azure-ClientIp", b"192.0.2.1"),
+    (b"X-Envoy-External-Address", b"192.0.2.1"),
+    (b"X-Amzn-Trace-Id", b"Root=1"),
+    (b"Fastly-Client-Ip", b"192.0.2.1"),
+    (b"Fly-Client-Ip", b"192.0.2.1"),
+    (b"Tailscale-User-Login", b"someone@example"),
+    (b"Cf-Ipcountry", b"XX"),
+    (b"Sec-Fetch-Site", b"cross-site"),
     (b"Sec-Ch-Ua-Platform", b"mine"),
+    (b"Access-Control-Request-Method", b"POST"),
     (b"Ctllm-Desktop", b"mine"),
     (b"Ctllm-Assertion", b"secret"),
 )
@@ -38,6 +75,17 @@ KEPT = (
     (b"Accept", b"*/*"),
     (b"Content-Length", b"4"),
     (b"Anthropic-Version", b"2023-06-01"),
+    (b"Anthropic-Beta", b"tools"),
+    (b"OpenAI-Beta", b"responses"),
+    (b"User-Agent", b"ollama-python/0.6"),
+    (b"X-Stainless-Lang", b"python"),
+    (b"X-Stainless-Retry-Count", b"0"),
+    (b"X-Request-Id", b"1"),
+    (b"Idempotency-Key", b"1"),
+    (b"Accept-Encoding", b"gzip"),
+    (b"Range", b"bytes=0-1"),
+    (b"If-None-Match", b"x"),
+    (b"X-Mine", b"1"),
 )
 
 
@@ -91,8 +139,10 @@ class ToTheProxy(SynchronousTestCase):
 
     def test_no_credentials(self) -> None:
         """The proxy has no use for what the user signed in with."""
-        found = for_proxy(post(*SECRETS, *KEPT), b"signed")
-        self.assertEqual(found.headers, (*KEPT, (ASSERTION, b"signed")))
+        for name, value in SECRETS:
+            for spelling in spelled(name):
+                found = for_proxy(post((spelling, value), *KEPT), b"signed")
+                self.assertEqual(found.headers, (*KEPT, (ASSERTION, b"signed")), spelling)
 
     def test_the_wanted_desktop_goes_on(self) -> None:
         """The proxy chooses by it."""
@@ -159,3 +209,12 @@ class Hops(SynchronousTestCase):
             ),
         )
         self.assertEqual(for_client(head).headers, ((b"Retry-After", b"3"),))
+
+    def test_what_ollama_says_of_origins_ends_here(self) -> None:
+        """It was not told the page's: only the door that the page came to may answer for it."""
+        said = (
+            (b"access-control-Allow-Origin", b"*"),
+            (b"Access-Control-Allow-Credentials", b"true"),
+            (b"Vary", b"Origin"),
+        )
+        self.assertEqual(for_client(AnswerHead(200, b"OK", said)).headers, said[2:])

@@ -8,10 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
 from ctllm.http.client import KEEP, MAX_KEPT, Origin
-from ctllm.http.connection import MAX_HEAD
 from ctllm.http.incoming import Incoming
 from ctllm.http.outgoing import Outgoing
 from ctllm.http.server import PARTING
+from ctllm.wire.answer import MAX_HEAD
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 from tests.unit.pretend import Heard, Place, Served, Wire
 
@@ -281,7 +281,7 @@ class Cancels(Case):
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_from_within_the_answer(self) -> None:
-        """Who cancels on hearing a piece hears no other, though more has come."""
+        """Who cancels on hearing a piece hears nothing else, though the end has come too."""
 
         class Impatient(Heard):
             def data(self, piece: bytes) -> None:
@@ -293,7 +293,7 @@ class Cancels(Case):
         wire = self.place.accept()
         call.end()
         wire.protocol.dataReceived(STREAM + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
-        self.assertEqual((bytes(heard.got), heard.over, wire.closed), (b"a", None, "abort"))
+        self.assertEqual((bytes(heard.got), heard.over, wire.closed), (b"ab", None, "abort"))
 
     def test_after_the_end(self) -> None:
         """It is too late: the connection may already serve somebody else."""

@@ -8,8 +8,10 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import CtllmError, DesktopLost, DesktopOffline
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
-from ctllm.http.server import HEAD_TIME, IDLE, LINGER, PARTING, READ_AHEAD, SLOW, HttpServerFactory
+from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
+from ctllm.http.server import READ_AHEAD
 from ctllm.wire.heads import AnswerHead
 from tests.unit.pretend import Told
 

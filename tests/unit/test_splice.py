@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.splice import Side, join
+from ctllm.http import splice
+from ctllm.http.splice import LAST_WORDS, LOOK, Side, hung_up, join
 from tests.unit.pretend import Wire
 
 
@@ -15,7 +19,8 @@ class SpliceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.taken, self.made = Wire(), Wire()
         self.taken.protocol = Protocol()
-        side = Side()
+        self.clock = Clock()
+        side = Side(self.clock)
         self.made.protocol = side
         side.makeConnection(self.made)
         join(self.taken, side, b"head", b"read")  # type: ignore[arg-type]
@@ -40,6 +45,40 @@ class SpliceTests(SynchronousTestCase):
             slow.producer.resumeProducing()
             self.assertEqual(other.producerState, "producing")
 
+    def test_a_side_that_closes_while_the_other_is_full(self) -> None:
+        """It is not read, so somebody has to look; then the other must not take for ever."""
+        closed: list[Wire] = []
+        self.patch(splice, "hung_up", closed.__contains__)
+        for full, closing in (("made", "taken"), ("taken", "made")):
+            self.setUp()
+            slow, other = getattr(self, full), getattr(self, closing)
+            slow.producer.pauseProducing()
+            self.clock.pump([LOOK] * 10)
+            self.assertEqual((slow.closed, other.closed), ("", ""))
+            closed.append(other)
+            self.clock.pump([LOOK, LAST_WORDS - 0.1])
+            self.assertEqual((slow.closed, other.closed), ("", ""))
+            self.clock.pump([0.1])
+            self.assertEqual(slow.closed, "abort")
+
+    def test_a_side_that_was_only_slow(self) -> None:
+        """Nobody looks any more."""
+        assert self.taken.producer is not None
+        self.taken.producer.pauseProducing()
+        self.clock.advance(1)
+        self.taken.producer.resumeProducing()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_the_system_says(self) -> None:
+        """A socket pair: its end is seen though nothing of it was read."""
+        here, there = socket.socketpair()
+        self.addCleanup(here.close)
+        there.sendall(b"unread")
+        self.assertFalse(hung_up(here))
+        there.close()
+        self.assertTrue(hung_up(here))
+        self.assertFalse(hung_up(object()))
+
     def test_a_side_that_closes(self) -> None:
         """The other closes too, after what was said; what it still says goes nowhere."""
         self.made.protocol.dataReceived(b"last words")
@@ -49,4 +88,16 @@ class SpliceTests(SynchronousTestCase):
         self.taken.protocol.dataReceived(b"too late")
         self.assertEqual(self.made.said(), b"")
         self.taken.hang_up()
-        self.assertEqual(self.made.closed, "")
+        self.assertEqual((self.made.closed, self.clock.getDelayedCalls()), ("", []))
+
+    def test_a_side_that_does_not_take_the_last_words(self) -> None:
+        """It is dropped after a while: its network may be gone without a word."""
+        for closing, staying in (("made", "taken"), ("taken", "made")):
+            self.setUp()
+            side, other = getattr(self, closing), getattr(self, staying)
+            side.protocol.dataReceived(b"last words")
+            side.hang_up()
+            self.clock.advance(LAST_WORDS - 1)
+            self.assertEqual(other.closed, "close")
+            self.clock.advance(1)
+            self.assertEqual(other.closed, "abort")

@@ -118,8 +118,8 @@ class Carrying(Case):
         """Whatever became ready in one turn leaves together, in the next."""
         self.ask()
         sent: list[bytes] = []
-        send = self.bridge.sendMessage
-        self.bridge.sendMessage = lambda m, isBinary: (sent.append(m), send(m, isBinary))
+        hear = self.proxy.onMessage
+        self.proxy.onMessage = lambda m, isBinary: (sent.append(m), hear(m, isBinary))
         self.callers[0].head(AnswerHead(200))
         for _ in range(5):
             self.callers[0].data(b"line\n")

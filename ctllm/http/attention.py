@@ -1,0 +1,65 @@
+"""Whether a connection is read and, while it is not, whether its other side has hung up.
+
+A connection that is read tells of its end. One that is not, because what it sent is wanted later,
+hides its end behind those bytes: then the system is asked, which knows.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any
+
+from ctllm.http.deadline import Deadline
+from ctllm.http.faces import Clock, is_tls
+
+#: Seconds between two looks at a connection that is not read.
+LOOK = 0.1
+
+_ENDS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
+
+
+class Attention:
+    """Reads a transport or not, and aborts one that hung up unread."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._transport: Any = None
+        self._next = Deadline(clock, self._look)
+
+    def turn(self, transport: Any, reading: bool) -> None:
+        """Read it from now on, or do not."""
+        if reading is not (self._transport is None):
+            (self._heed if reading else self._ignore)(transport)
+
+    def _heed(self, transport: Any) -> None:
+        self.lift()
+        transport.resumeProducing()
+
+    def _ignore(self, transport: Any) -> None:
+        self._transport = transport
+        transport.pauseProducing()
+        self._next.set(LOOK)
+
+    def _look(self) -> None:
+        if hung_up(self._transport):
+            self._transport.abortConnection()
+        else:
+            self._next.set(LOOK)
+
+    def lift(self) -> None:
+        """The connection is read, or over: it tells by itself."""
+        self._transport = None
+        self._next.lift()
+
+
+def hung_up(transport: Any) -> bool:
+    """Whether the other side closed, though what it sent before is still to be read.
+
+    False where that cannot be known: not on every system, not without a socket.
+    """
+    socket = transport.transport if is_tls(transport) else transport
+    handle = getattr(socket, "getHandle", None)
+    if handle is None or not hasattr(select, "poll"):
+        return False
+    asked = select.poll()
+    asked.register(handle(), _ENDS)
+    return bool(asked.poll(0))

@@ -1,0 +1,62 @@
+"""CORS: what browsers are told about pages of other origins (the Fetch standard, section 3.2).
+
+Ollama hears nothing of origins, so this is answered here and never by Ollama. An origin that is
+let in may do whatever a program with the same key may: any method, any header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from ctllm.errors import Forbidden
+from ctllm.wire.heads import Headers, RequestHead, first
+
+#: What pages may read of an answer besides what they always may.
+_EXPOSED = b"Ctllm-Exchange, Retry-After, WWW-Authenticate"
+_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+#: For a browser that names no headers; `*` would not stand for Authorization.
+_USUAL = b"Authorization, Content-Type, X-Api-Key"
+_NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{1,8192}")
+#: Seconds that a browser remembers the answer.
+_MAX_AGE = b"600"
+
+
+def is_preflight(asked: RequestHead) -> bool:
+    """Whether a browser asks whether it may ask."""
+    return (
+        asked.method == b"OPTIONS"
+        and first(asked.headers, b"origin") is not None
+        and first(asked.headers, b"access-control-request-method") is not None
+    )
+
+
+class Cors:
+    """The rule of one door. `allows` says of an Origin header whether its pages are let in."""
+
+    def __init__(self, allows: Callable[[bytes], bool]) -> None:
+        self._allows = allows
+
+    def headers(self, asked: RequestHead) -> Headers:
+        """What every answer to this request says to the browser; nothing to foreign pages."""
+        origin = first(asked.headers, b"origin")
+        if origin is None or not self._allows(origin):
+            return ()
+        return (
+            (b"Access-Control-Allow-Origin", origin),
+            (b"Access-Control-Allow-Credentials", b"true"),
+            (b"Access-Control-Expose-Headers", _EXPOSED),
+            (b"Vary", b"Origin"),
+        )
+
+    def preflight(self, asked: RequestHead) -> Headers:
+        """What the answer to a preflight says besides; raises Forbidden for foreign pages."""
+        if not self.headers(asked):
+            raise Forbidden("pages of that site may not use this cloud (see cloud.origins)")
+        wanted = first(asked.headers, b"access-control-request-headers") or b""
+        return (
+            (b"Access-Control-Allow-Methods", _METHODS),
+            (b"Access-Control-Allow-Headers", wanted if _NAMES.fullmatch(wanted) else _USUAL),
+            (b"Access-Control-Max-Age", _MAX_AGE),
+            (b"Vary", b"Access-Control-Request-Headers"),
+        )

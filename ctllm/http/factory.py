@@ -1,0 +1,45 @@
+"""What makes an `HttpServer` for each connection of a listener."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IProtocolNegotiationFactory
+from twisted.internet.protocol import Factory
+from zope.interface import implementer
+
+from ctllm.http.faces import Clock
+from ctllm.http.server import App, Enter, HttpServer
+from ctllm.http.turnstile import Turnstile
+
+
+@implementer(IProtocolNegotiationFactory)
+class HttpServerFactory(Factory):
+    """Makes an `HttpServer` for each connection. `max_head` is in bytes.
+
+    Requests begin as the `turnstile` lets them; without one, each at once.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        app: App,
+        clock: Clock,
+        max_head: int = 64 * 1024,
+        turnstile: Turnstile | None = None,
+    ) -> None:
+        enter: Enter = turnstile.enter if turnstile is not None else _at_once
+        self._made = (app, clock, max_head, enter)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
+        return [b"http/1.1"]
+
+    def buildProtocol(self, addr: object) -> HttpServer:
+        """A connection's protocol."""
+        return HttpServer(*self._made)
+
+
+def _at_once(begin: Callable[[], None]) -> None:
+    begin()

@@ -1,0 +1,93 @@
+"""WebSocket frames of the one kind that a tunnel is made of: whole, final, binary (RFC 6455, 5.2).
+
+The full protocol (handshake, pings, closing, fragments, violations) is a library's. Its way of a
+frame through twenty calls is too long for the path of a token, though, so the plain frames are
+read and written here, and everything else is left to the library.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ctllm.http.masking import KEY, mask
+
+_FINAL_BINARY = 0x82
+_MASKED = 0x80
+_SHORT = struct.Struct("!H")
+_LONG = struct.Struct("!Q")
+
+
+def written(payload: bytes, masked: bool) -> bytes:
+    """`payload` as one frame; clients mask, servers do not."""
+    size, bit = len(payload), _MASKED if masked else 0
+    if size < 126:
+        head = bytes((_FINAL_BINARY, bit | size))
+    elif size < 65536:
+        head = bytes((_FINAL_BINARY, bit | 126)) + _SHORT.pack(size)
+    else:
+        head = bytes((_FINAL_BINARY, bit | 127)) + _LONG.pack(size)
+    if not masked:
+        return head + payload
+    key = os.urandom(KEY)
+    return head + key + mask(payload, key)
+
+
+class Messages:
+    """Takes plain frames of at most `limit` bytes off a stream; `masked` as the peer must send."""
+
+    def __init__(self, masked: bool, limit: int) -> None:
+        self._masked = masked
+        self._limit = limit
+        self._held = bytearray()
+        self._wanted = 0  # bytes without which there is nothing to do
+
+    def __len__(self) -> int:
+        """How many bytes are held, of a frame that is not whole."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """The payloads of the whole frames, and the rest if it begins with another kind of frame.
+
+        Such a rest is for the full protocol; without one, what is left over is held.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._wanted:
+                return [], b""
+            data = bytes(self._held)
+            self._held.clear()
+        payloads: list[bytes] = []
+        position, end = 0, len(data)
+        while position < end:
+            start, size = self._head(data, position, end)
+            if start < 0:
+                return payloads, data[position:]
+            if not start or start + size > end:
+                self._held += data[position:]
+                self._wanted = start + size - position if start else 0
+                break
+            payload = data[start : start + size]
+            payloads.append(mask(payload, data[start - KEY : start]) if self._masked else payload)
+            position = start + size
+        return payloads, b""
+
+    def _head(self, data: bytes, position: int, end: int) -> tuple[int, int]:
+        """Where the payload begins and its size; 0 if that cannot be said yet, -1 if not plain."""
+        if data[position] != _FINAL_BINARY:
+            return -1, 0
+        if end - position < 2:
+            return 0, 0
+        size = data[position + 1] & 0x7F
+        if bool(data[position + 1] & _MASKED) is not self._masked:
+            return -1, 0
+        start = position + 2
+        if size >= 126:
+            field, least = (_SHORT, 126) if size == 126 else (_LONG, 65536)
+            if end - start < field.size:
+                return 0, 0
+            size = field.unpack_from(data, start)[0]
+            start += field.size
+            if size < least or size > self._limit:
+                return -1, 0
+        return (start + KEY, size) if self._masked else (start, size)

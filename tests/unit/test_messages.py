@@ -1,0 +1,76 @@
+"""Plain WebSocket frames: written as the library reads them, read as it writes them."""
+
+from __future__ import annotations
+
+from itertools import cycle, pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.http.messages import Messages, mask, written
+
+SIZES = (0, 1, 125, 126, 127, 511, 512, 513, 1025, 65535, 65536, 70_000)
+LIMIT = 70_000
+KEY = b"\x01\x80\xff\x5a"
+
+
+class MaskTests(SynchronousTestCase):
+    """XOR with a key."""
+
+    def test_each_byte(self) -> None:
+        """By definition (RFC 6455, 5.3), at every length around the two ways of doing it."""
+        for size in SIZES:
+            payload = bytes(byte % 251 for byte in range(size))
+            expected = bytes(
+                a ^ b for a, b in zip(payload, cycle(b"\x01\x80\xff\x5a"), strict=False)
+            )
+            self.assertEqual(mask(payload, KEY), expected)
+
+
+class Frames(SynchronousTestCase):
+    """Off a stream."""
+
+    @given(
+        st.lists(st.sampled_from(SIZES), max_size=4),
+        st.lists(st.integers(0, 300_000), max_size=8),
+        st.booleans(),
+    )
+    def test_any_cut(self, sizes: list[int], cuts: list[int], masked: bool) -> None:
+        """Messages come out as they went in, however the bytes are cut."""
+        sent = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
+        wire = b"".join(written(payload, masked) for payload in sent)
+        messages, got = Messages(masked, LIMIT), []
+        edges = [0, *sorted({cut % (len(wire) + 1) for cut in cuts}), len(wire)]
+        for low, high in pairwise(edges):
+            whole, rest = messages.feed(wire[low:high])
+            got += whole
+            self.assertEqual(rest, b"")
+        self.assertEqual((got, len(messages)), (sent, 0))
+
+    def test_keys_differ(self) -> None:
+        """No mask is like the one before (RFC 6455, section 5.3)."""
+        self.assertNotEqual(written(bytes(20), True), written(bytes(20), True))
+
+    def test_everything_else_is_left_over(self) -> None:
+        """From the first frame that is not plain on, the library reads."""
+        plain = written(b"ok", False)
+        for other in (
+            b"\x89\x00",  # a ping
+            b"\x02\x01a",  # a first fragment
+            b"\x81\x01a",  # text
+            b"\xc2\x01a",  # with a reserved bit, as of compression
+            b"\x82\x81keysa",  # masked, where it should not be
+            b"\x82\x7e\x00\x01a",  # a length that is not the shortest
+            b"\x82\x7f" + (65535).to_bytes(8, "big"),
+            b"\x82\x7f" + (LIMIT + 1).to_bytes(8, "big"),  # too large
+        ):
+            self.assertEqual(Messages(False, LIMIT).feed(plain + other), ([b"ok"], other))
+        self.assertEqual(Messages(True, LIMIT).feed(plain), ([], plain))
+
+    def test_held_back_and_then_not_plain(self) -> None:
+        """A head that came in two pieces is given on whole."""
+        messages = Messages(False, LIMIT)
+        self.assertEqual(messages.feed(b"\x82"), ([], b""))
+        self.assertEqual(messages.feed(b"\x81keysa"), ([], b"\x82\x81keysa"))
+        self.assertEqual(len(messages), 0)

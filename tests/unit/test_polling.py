@@ -1,0 +1,106 @@
+"""The epoll loop without log contexts does what Twisted's does."""
+
+from __future__ import annotations
+
+import socket
+from unittest import skipUnless
+
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.main import CONNECTION_LOST
+from twisted.python.failure import Failure
+from twisted.python.runtime import platform
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.http.polling import poll_directly
+
+
+class Reader(FileDescriptor):
+    """One end of a pair; `reading` is what it does when there is something to read."""
+
+    def __init__(self, reactor: object, reading: object) -> None:
+        super().__init__(reactor)
+        self.near, self.far = socket.socketpair()
+        self.near.setblocking(False)
+        self.fileno = self.near.fileno
+        self.reading = reading
+        self.read = b""
+        self.lost: list[Failure] = []
+        self.startReading()
+
+    def doRead(self) -> object:
+        self.read += self.near.recv(100)
+        return self.reading()
+
+    def connectionLost(self, reason: Failure) -> None:
+        self.lost.append(reason)
+        super().connectionLost(reason)
+        raise RuntimeError("a protocol that fails")
+
+    def close(self) -> None:
+        self.stopReading()
+        self.near.close()
+        self.far.close()
+
+
+@skipUnless(platform.isLinux(), "epoll is Linux's")
+class PollDirectly(SynchronousTestCase):
+    """`poll_directly`."""
+
+    def setUp(self) -> None:
+        from twisted.internet.epollreactor import EPollReactor
+
+        self.reactor = EPollReactor()
+        self.addCleanup(self.reactor._poller.close)
+        poll_directly(self.reactor)
+
+    def reader(self, reading: object) -> Reader:
+        reader = Reader(self.reactor, reading)
+        self.addCleanup(reader.close)
+        reader.far.send(b"x")
+        return reader
+
+    def test_it_took_its_place(self) -> None:
+        """An instance is changed, not Twisted's class."""
+        self.assertIn("doIteration", vars(self.reactor))
+
+    def test_reads(self) -> None:
+        """Whoever has something to read is called, and keeps being called."""
+        readers = [self.reader(lambda: None) for _ in range(3)]
+        self.reactor.doIteration(0)
+        readers[0].far.send(b"y")
+        self.reactor.doIteration(0)
+        self.assertEqual([reader.read for reader in readers], [b"xy", b"x", b"x"])
+
+    def test_who_fails_goes_alone(self) -> None:
+        """A socket that fails, and fails again when told so, is logged; the others go on."""
+
+        def fail() -> None:
+            raise ValueError("reading failed")
+
+        for reading in (fail, lambda: CONNECTION_LOST):
+            bad, good = self.reader(reading), self.reader(lambda: None)
+            self.reactor.doIteration(0)
+            self.reactor.doIteration(0)
+            self.assertEqual((len(bad.lost), good.read), (1, b"x"))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_closed_by_another_in_the_same_turn(self) -> None:
+        """An event that came before the socket was closed is nobody's."""
+        readers: list[Reader] = []
+
+        def close_both() -> None:
+            for reader in readers:
+                reader.stopReading()
+
+        readers += [self.reader(close_both), self.reader(close_both)]
+        self.reactor.doIteration(0)
+        self.assertEqual(sorted(reader.read for reader in readers), [b"", b"x"])
+
+    def test_other_reactors(self) -> None:
+        """Are left alone."""
+
+        class Other:
+            pass
+
+        poll_directly(Other())

@@ -1,0 +1,126 @@
+"""Beginnings take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.http.turnstile import Turnstile
+from tests.unit.pretend import Wire
+
+
+class Turns(Clock):
+    """A clock whose turns can be told apart: what a turn asks for comes in the next."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.due: list[Callable[[], None]] = []
+
+    def callLater(self, when: float, what: Callable[[], None]) -> object:
+        if when:
+            return super().callLater(when, what)
+        self.due.append(what)
+        return None
+
+    def turn(self) -> None:
+        due, self.due = self.due, []
+        for each in due:
+            each()
+
+
+class TurnstileTests(SynchronousTestCase):
+    """`Turnstile`, two a turn."""
+
+    def setUp(self) -> None:
+        self.clock = Turns()
+        self.turnstile = Turnstile(self.clock, 2)
+        self.begun: list[int] = []
+
+    def come(self, *numbers: int) -> None:
+        for number in numbers:
+            self.turnstile.enter(lambda number=number: self.begun.append(number))
+
+    def test_few_begin_at_once(self) -> None:
+        """Nobody waits while there is no crowd."""
+        self.come(1, 2)
+        self.assertEqual(self.begun, [1, 2])
+
+    def test_many_take_turns(self) -> None:
+        """In the order of coming, so many a turn; and then nothing is left to be done."""
+        self.come(1, 2, 3, 4, 5)
+        for expected in ([1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]):
+            self.assertEqual(self.begun, expected)
+            self.clock.turn()
+        self.clock.turn()
+        self.assertEqual(self.clock.due, [])
+
+    def test_late_comers_wait_behind(self) -> None:
+        """Who comes in the next turn goes after those who wait already."""
+        self.come(1, 2, 3, 4, 5)
+        self.clock.turn()
+        self.come(6)
+        self.clock.turn()
+        self.clock.turn()
+        self.assertEqual(self.begun, [1, 2, 3, 4, 5, 6])
+
+
+class ServerTests(SynchronousTestCase):
+    """Requests at a server, one a turn."""
+
+    def setUp(self) -> None:
+        self.clock = Turns()
+        self.asked: list[bytes] = []
+        self.factory = HttpServerFactory(
+            self.answer, self.clock, turnstile=Turnstile(self.clock, 1)
+        )
+
+    async def answer(self, incoming: Incoming) -> None:
+        self.asked.append(incoming.asked.target)
+        incoming.reply(200, b"ok")
+
+    def client(self, target: bytes) -> Wire:
+        wire = Wire()
+        wire.protocol = self.factory.buildProtocol(None)
+        wire.protocol.makeConnection(wire)
+        wire.protocol.dataReceived(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+        return wire
+
+    def test_each_is_answered(self) -> None:
+        """In its turn."""
+        wires = [self.client(b"/%d" % number) for number in range(3)]
+        self.assertEqual(self.asked, [b"/0"])
+        self.clock.turn()
+        self.clock.turn()
+        self.assertEqual(self.asked, [b"/0", b"/1", b"/2"])
+        self.assertTrue(all(wire.said().endswith(b"ok") for wire in wires))
+
+    def test_who_left_is_not_begun(self) -> None:
+        """A client that leaves while it waits has asked for nothing."""
+        self.client(b"/0")
+        self.client(b"/1").hang_up()
+        self.clock.turn()
+        self.assertEqual(self.asked, [b"/0"])
+
+    def test_nonsense_is_refused_in_its_turn(self) -> None:
+        """And the next one is served."""
+        self.client(b"/0")
+        wire = self.client(b"/a b")
+        self.client(b"/2")
+        self.clock.turn()
+        self.assertIn(b"HTTP/1.1 400", wire.said())
+        self.clock.turn()
+        self.assertEqual(self.asked, [b"/0", b"/2"])
+
+    def test_pipelined(self) -> None:
+        """Each in its turn; what follows a head that waits is kept."""
+        wire = self.client(b"/0")
+        for target in (b"/1", b"/2"):
+            wire.protocol.dataReceived(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+        for _ in range(3):
+            self.clock.turn()
+        self.assertEqual(self.asked, [b"/0", b"/1", b"/2"])
+        self.assertEqual(wire.said().count(b"HTTP/1.1 200"), 3)
