@@ -11,6 +11,7 @@ from ctllm.http.headers import ASSERTION, EXCHANGE
 from ctllm.http.incoming import Incoming
 from ctllm.http.splice import hand_over
 from ctllm.http.websocket import ProxySockets
+from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
 from ctllm.proxy.resumption import wanted_exchange
 from ctllm.wire.assertions import SERVE, Claims, Verifier
@@ -20,8 +21,11 @@ from ctllm.wire.heads import RequestHead, first, without
 class ProxyApp:
     """The application of one user's proxy."""
 
-    def __init__(self, rendezvous: Rendezvous, verifier: Verifier, sockets: ProxySockets) -> None:
+    def __init__(
+        self, rendezvous: Rendezvous, relay: Relay, verifier: Verifier, sockets: ProxySockets
+    ) -> None:
         self._rendezvous = rendezvous
+        self._relay = relay
         self._verifier = verifier
         self._sockets = sockets
 
@@ -43,7 +47,9 @@ class ProxyApp:
         elif path.startswith((b"/ctllm/", b"/ws/")):
             raise NotFound("a streaming proxy has nothing there")
         else:
-            self._relay(incoming)
+            asked = incoming.asked
+            head = RequestHead(asked.method, asked.target, without(asked.headers, _OURS))
+            await self._relay.answer(head, incoming)
 
     def _health(self) -> dict[str, object]:
         return {
@@ -65,13 +71,6 @@ class ProxyApp:
         transport, read = incoming.hijack()
         hand_over(transport, socket)
         socket.dataReceived(incoming.raw_head + read)
-
-    def _relay(self, incoming: Incoming) -> None:
-        asked = incoming.asked
-        head = RequestHead(asked.method, asked.target, without(asked.headers, _OURS))
-        asking = self._rendezvous.open(head, incoming)
-        incoming.extra = ((EXCHANGE, asking.id.hex().encode()),)
-        incoming.relay(self._rendezvous.call(asking))
 
     def _take_up(self, incoming: Incoming) -> None:
         """Give an answer again to its user, from the byte that is asked for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 from twisted.logger import Logger
@@ -12,7 +11,9 @@ from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.faces import Clock
 from ctllm.http.headers import DESKTOP
 from ctllm.http.websocket import ProxySocket
+from ctllm.proxy.choice import Meeting, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
+from ctllm.wire.endpoints import changes_models
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import (
     NO_EXCHANGE,
@@ -25,6 +26,7 @@ from ctllm.wire.frames import (
     split,
 )
 from ctllm.wire.heads import RequestHead, first
+from ctllm.wire.noted import Noted
 from ctllm.wire.opener import Asking, Opener
 from ctllm.wire.tunnel import check
 
@@ -37,18 +39,8 @@ _REPLACED = json_frame(
 )
 
 
-@dataclass
-class Meeting:
-    """One desktop: its end of the tunnel here, and the socket it is on now, if any."""
-
-    desktop: Desktop
-    opener: Opener
-    socket: ProxySocket | None = None
-    since: float = 0.0
-
-
 class Rendezvous:
-    """All desktops of the user. Also an `Upstream`: exchanges go to the desktop asked for."""
+    """All desktops of the user, and where their exchanges are."""
 
     _log = Logger()
 
@@ -127,19 +119,31 @@ class Rendezvous:
 
     # -- requests go to one of them
 
-    def open(self, head: RequestHead, caller: Caller) -> Asking:
+    def able(self, head: RequestHead) -> list[Meeting]:
+        """The desktops that may answer `head`, the best first; none where it names one itself."""
+        if first(head.headers, DESKTOP.lower()) is not None:
+            return []
+        return [each for each in by_preference(self._meetings.values()) if each.merit]
+
+    def open(self, head: RequestHead, caller: Caller, model: str | None = None) -> Asking:
         """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
 
-        Raises DesktopOffline, NotFound, Overloaded or BadRequest.
+        With a `model`, that is the best of those that have it. Raises DesktopOffline, NotFound,
+        Overloaded or BadRequest.
         """
         resume = wanted_seconds(head, self._max_resume)
         self._busy_until = self._clock.seconds()
         wanted = first(head.headers, DESKTOP.lower())
-        meeting = self._best() if wanted is None else self._named(_text(wanted))
+        meeting = self._best(model) if wanted is None else self._named(_text(wanted))
+        if changes_models(head):
+            caller = Noted(caller, lambda: self._changed(meeting))
         asking = meeting.opener.open(head, caller, resume)
         if resume:
             self._remembered.add(asking.id, meeting.opener)
         return asking
+
+    def _changed(self, meeting: Meeting) -> None:
+        meeting.changed = self._clock.seconds()
 
     def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
         """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
@@ -153,12 +157,11 @@ class Rendezvous:
             return asking
         return (Again if again else Resumable)(asking, self._clock)
 
-    def _best(self) -> Meeting:
-        """Of those connected: real Ollama before demo before none, then the newest."""
-        here = [meeting for meeting in self._meetings.values() if meeting.opener.up]
+    def _best(self, model: str | None) -> Meeting:
+        here = by_preference(self._meetings.values())
         if not here:
             raise DesktopOffline("none of your desktops is connected; start ctllm on one")
-        return max(here, key=lambda meeting: (_merit(meeting.opener), meeting.since))
+        return here[0] if model is None else holder(here, model, self._clock.seconds())
 
     def _named(self, wanted: str) -> Meeting:
         for meeting in self._meetings.values():
@@ -183,9 +186,7 @@ class Rendezvous:
     def desktops(self) -> list[dict[str, Any]]:
         """Each desktop for the API: who, since when (seconds ago), its Ollama, its models."""
         now = self._clock.seconds()
-        return [
-            _described(meeting, now) for meeting in self._meetings.values() if meeting.opener.up
-        ]
+        return [each.described(now) for each in self._meetings.values() if each.opener.up]
 
 
 def _text(value: bytes) -> str:
@@ -204,21 +205,3 @@ def _exchange_id(text: str) -> bytes:
     if len(id) != len(NO_EXCHANGE):
         raise ProtocolViolation("an exchange id that is not 32 hexadecimal digits")
     return id
-
-
-def _merit(opener: Opener) -> int:
-    return {"up": 2, "demo": 1}.get(opener.status.ollama if opener.status else "", 0)
-
-
-def _described(meeting: Meeting, now: float) -> dict[str, Any]:
-    status = meeting.opener.status
-    return {
-        "id": meeting.desktop.id,
-        "name": meeting.desktop.name,
-        "connected": True,
-        "since": round(now - meeting.since, 1),
-        "ollama": status.ollama if status else "down",
-        "version": status.version if status else "",
-        "models": list(status.models) if status else [],
-        "exchanges": len(meeting.opener.exchanges),
-    }

@@ -8,20 +8,27 @@ import stat
 import time
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.config import Proxy
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.turnstile import Turnstile
 from ctllm.http.websocket import ProxySockets
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.limits import confine
+from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.proxy.room import Room
 from ctllm.wire.assertions import Verifier
+
+#: Which part of its memory a proxy takes to hold requests while it chooses their desktop.
+HELD = 8
 
 
 def proxy_service(
@@ -38,11 +45,13 @@ def proxy_service(
     sockets = ProxySockets(
         reactor, rendezvous.greeted, settings.ping_seconds, settings.ping_timeout_seconds
     )
-    app = ProxyApp(rendezvous, Verifier(cloud_key, id, time.time), sockets)
+    relay = Relay(rendezvous, reactor, Room(settings.memory_bytes // HELD))
+    app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets)
     whole = MultiService()
     Confined(settings).setServiceParent(whole)
-    Listener(reactor, endpoint, HttpServerFactory(app, reactor), "socket").setServiceParent(whole)
-    TimerService(1.0, rendezvous.sweep).setServiceParent(whole)
+    factory = HttpServerFactory(app, reactor, turnstile=Turnstile(reactor))
+    Listener(reactor, endpoint, factory, "socket").setServiceParent(whole)
+    Sweeping(rendezvous, reactor).setServiceParent(whole)
     Farewell(rendezvous).setServiceParent(whole)
     Orphanage(reactor).setServiceParent(whole)
     return whole
@@ -58,6 +67,36 @@ class Confined(Service):
         """Set the limits."""
         super().startService()
         confine(self._settings.memory_bytes, self._settings.max_open_files)
+
+
+class Sweeping(Service):
+    """Lets the rendezvous forget what is over, each second by `clock`.
+
+    Twisted's TimerService would do, but for the half a megabyte that comes with its module.
+    """
+
+    _log = Logger()
+
+    def __init__(self, rendezvous: Rendezvous, clock: Any) -> None:
+        self._rendezvous = rendezvous
+        self._each = LoopingCall(self._once)
+        self._each.clock = clock
+
+    def startService(self) -> None:
+        """Begin."""
+        super().startService()
+        self._each.start(1.0)
+
+    def stopService(self) -> None:
+        """End."""
+        super().stopService()
+        self._each.stop()
+
+    def _once(self) -> None:
+        try:
+            self._rendezvous.sweep()
+        except Exception:
+            self._log.failure("what is over could not be forgotten; the next second tries again")
 
 
 class Farewell(Service):

@@ -11,10 +11,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity import Assertions
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.websocket import ProxySockets
 from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.proxy.room import Room
 from ctllm.wire.assertions import LIFE, SERVE, USE, Verifier
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.wire.heads import AnswerHead
@@ -37,7 +39,8 @@ class Case(SynchronousTestCase):
         self.rendezvous = Rendezvous(self.clock, 1 << 18, 30, 4, 60)
         sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
         verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
-        app = ProxyApp(self.rendezvous, verifier, sockets)
+        relay = Relay(self.rendezvous, self.clock, Room(1 << 20))
+        app = ProxyApp(self.rendezvous, relay, verifier, sockets)
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 

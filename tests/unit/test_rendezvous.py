@@ -15,7 +15,6 @@ from ctllm.errors import (
     DesktopOffline,
     Gone,
     NotFound,
-    Overloaded,
     ProtocolViolation,
 )
 from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
@@ -57,7 +56,9 @@ class Socket:
 class Desk:
     """A desktop that answers with `Told`s, on one socket after another."""
 
-    def __init__(self, rendezvous: Rendezvous, number: int, name: str, ollama: str = "") -> None:
+    def __init__(
+        self, rendezvous: Rendezvous, number: int, name: str, ollama: str = "", *models: str
+    ) -> None:
         self.rendezvous = rendezvous
         self.id = f"{number:032x}"
         self.tunnel = Answerer(1 << 18, GRACE, 8, keep=1 << 16, desktop=Desktop(self.id, name))
@@ -67,7 +68,7 @@ class Desk:
         self.calls: list[Told] = []
         self.socket = Socket()
         if ollama:
-            self.tunnel.tell(Status(ollama, "0.5.1", ("m:1",)))
+            self.tunnel.tell(Status(ollama, "0.5.1", models or ("m:1",)))
         self.connect()
 
     def accept(self, caller: Answering, head: RequestHead) -> Told:
@@ -111,14 +112,14 @@ class Case(SynchronousTestCase):
         self.here = Rendezvous(self.clock, 1 << 18, GRACE, 4, 60)
         self.desks: list[Desk] = []
 
-    def desk(self, name: str = "home", ollama: str = "up") -> Desk:
-        self.desks.append(Desk(self.here, len(self.desks) + 1, name, ollama))
+    def desk(self, name: str = "home", ollama: str = "up", *models: str) -> Desk:
+        self.desks.append(Desk(self.here, len(self.desks) + 1, name, ollama, *models))
         self.clock.advance(1)
         return self.desks[-1]
 
-    def open(self, head: RequestHead = CHAT) -> Heard:
+    def open(self, head: RequestHead = CHAT, model: str | None = None) -> Heard:
         heard = Heard()
-        self.here.open(head, heard)
+        self.here.open(head, heard, model)
         self.settle()
         return heard
 
@@ -132,72 +133,6 @@ class Case(SynchronousTestCase):
             self.here.sweep()
             for desk in self.desks:
                 desk.tunnel.sweep(self.clock.seconds())
-
-
-class Choosing(Case):
-    """Which desktop gets a request."""
-
-    def test_nobody(self) -> None:
-        """An offline user hears so, and when to try again."""
-        error = self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
-        self.assertEqual(error.retry_after, 5)
-        self.assertEqual(self.here.exchanges, 0)
-
-    def test_the_one_there_is(self) -> None:
-        """Whatever its Ollama: it says for itself what is wrong."""
-        desk = self.desk(ollama="down")
-        self.open()
-        self.assertEqual(desk.heads, [CHAT])
-
-    def test_real_before_demo_before_none_then_the_newest(self) -> None:
-        """However they came; and a change of status counts at once."""
-        real, demo, down = self.desk("a", "up"), self.desk("b", "demo"), self.desk("c", "down")
-        silent = self.desk("d", "")
-        self.open()
-        self.assertEqual([len(desk.heads) for desk in self.desks], [1, 0, 0, 0])
-        newer = self.desk("e", "up")
-        self.open()
-        self.assertEqual(len(newer.heads), 1)
-        for desk in (newer, real):
-            desk.tunnel.tell(Status("down"))
-        self.settle()
-        self.open()
-        self.assertEqual(len(demo.heads), 1)
-        self.assertEqual((down.heads, silent.heads), ([], []))
-
-    def test_by_id_or_name(self) -> None:
-        """Ctllm-Desktop decides, in any case and language, though another would be better."""
-        _, other = self.desk("home"), self.desk("Büro", "down")
-        self.open(asking(to=other.id))
-        self.open(asking(to="Büro"))
-        latin = RequestHead(b"GET", b"/", ((b"ctllm-desktop", "Büro".encode("latin-1")),))
-        self.open(latin)  # as a browser's fetch sends it
-        self.assertEqual(len(other.heads), 3)
-
-    def test_no_such_desktop(self) -> None:
-        """It does not go elsewhere instead."""
-        self.desk("home")
-        for wanted in ("work", "", "\x00\xff"):
-            self.assertRaises(NotFound, self.here.open, asking(to=wanted), Heard())
-
-    def test_one_that_left_gets_nothing(self) -> None:
-        """Neither by choice nor by name, though it may come back."""
-        desk = self.desk()
-        desk.lose(self.clock.seconds())
-        self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
-        self.assertRaises(NotFound, self.here.open, asking(to="home"), Heard())
-
-    def test_limit(self) -> None:
-        """One exchange too many is refused; when one ends there is room again."""
-        desk = self.desk()
-        for _ in range(4):
-            self.open()
-        self.assertRaises(Overloaded, self.here.open, CHAT, Heard())
-        self.assertEqual(self.here.exchanges, 4)
-        desk.callers[0].head(OK)
-        desk.callers[0].end()
-        self.settle()
-        self.open()
 
 
 class Coming(Case):

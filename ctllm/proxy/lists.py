@@ -1,0 +1,89 @@
+"""Lists of models of several desktops, made one.
+
+A desktop may be anything: what is no list is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ctllm.wire.endpoints import canonical
+from ctllm.wire.heads import RequestHead
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a list looks like: the fields that hold it, that name and that order its entries."""
+
+    entries: str
+    name: str
+    time: str
+    content_type: bytes
+
+
+_FORMS = {
+    b"/api/tags": Form("models", "name", "modified_at", b"application/json; charset=utf-8"),
+    b"/api/ps": Form("models", "name", "expires_at", b"application/json; charset=utf-8"),
+    b"/v1/models": Form("data", "id", "created", b"application/json"),
+}
+
+
+def form_of(head: RequestHead) -> Form | None:
+    """The form of the list that is asked for, or None where it is none."""
+    return _FORMS.get(head.path) if head.method == b"GET" else None
+
+
+def merge(form: Form, bodies: Iterable[bytes]) -> bytes | None:
+    """One list of all `bodies` that are lists, each model once and as it came; None for none.
+
+    Of two that call a model the same, the first counts; the newest come first, as in Ollama.
+    """
+    whole: dict[str, Any] | None = None
+    found: dict[str, tuple[float, msgspec.Raw]] = {}
+    for body in bodies:
+        try:
+            fields, entries = _read(form, body)
+        except (ValueError, LookupError, RecursionError):
+            continue
+        whole = whole or fields
+        for name, time, entry in entries:
+            found.setdefault(name, (time, entry))
+    if whole is None:
+        return None
+    if found:
+        newest = sorted(found.values(), key=lambda known: known[0], reverse=True)
+        whole[form.entries] = [entry for _, entry in newest]
+    return msgspec.json.encode(whole)
+
+
+def _read(form: Form, body: bytes) -> tuple[dict[str, Any], list[tuple[str, float, msgspec.Raw]]]:
+    """The fields of a list, and name, time and text of its entries.
+
+    Raises ValueError, LookupError or RecursionError for what is none.
+    """
+    body.decode("utf-8")  # what stays as it came is not looked at below
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    raw = msgspec.json.decode(fields[form.entries], type=list[msgspec.Raw] | None)
+    return fields, [(*_known(form, each), each) for each in raw or ()]
+
+
+def _known(form: Form, entry: msgspec.Raw) -> tuple[str, float]:
+    fields = msgspec.json.decode(entry, type=dict[str, msgspec.Raw])
+    name = msgspec.json.decode(fields[form.name], type=str)
+    return canonical(name), _seconds(msgspec.json.decode(fields.get(form.time, b"0")))
+
+
+def _seconds(time: Any) -> float:
+    """A time as one of its dialects gives it, in whole seconds, by which Ollama sorts; or 0."""
+    if isinstance(time, int | float):
+        return time  # of any size
+    try:
+        moment = datetime.fromisoformat(time)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() // 1
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,64 @@
+"""A client's request on its way: to one of the user's desktops or, for lists, to all of them.
+
+With one desktop to choose from nothing is looked at and nothing waits.
+"""
+
+from __future__ import annotations
+
+from ctllm.http.faces import Clock
+from ctllm.http.headers import EXCHANGE
+from ctllm.http.incoming import Incoming
+from ctllm.proxy.choice import Meeting
+from ctllm.proxy.listing import ask_all
+from ctllm.proxy.lists import Form, form_of, merge
+from ctllm.proxy.model_name import ModelName
+from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.proxy.room import Room
+from ctllm.proxy.undecided import Begin, Undecided
+from ctllm.wire.endpoints import model_fields, model_in_path
+from ctllm.wire.exchange import Call, Caller
+from ctllm.wire.heads import RequestHead
+
+
+class Relay:
+    """The ways of a proxy. `room` is for what has to be held before it is known where to go."""
+
+    def __init__(self, rendezvous: Rendezvous, clock: Clock, room: Room) -> None:
+        self._rendezvous = rendezvous
+        self._clock = clock
+        self._room = room
+
+    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
+        """Have `incoming`, which asks `head`, answered; raises CtllmError."""
+        begin = self._beginning(head, incoming)
+        able = self._rendezvous.able(head)
+        form = form_of(head)
+        fields = model_fields(head)
+        if len(able) < 2:
+            incoming.relay(begin(None, incoming))
+        elif form is not None:
+            await self._list(form, head, incoming, able)
+        elif fields:
+            incoming.relay(Undecided(ModelName(fields), begin, incoming, self._room))
+        else:
+            incoming.relay(begin(model_in_path(head), incoming))
+
+    def _beginning(self, head: RequestHead, incoming: Incoming) -> Begin:
+        def begin(model: str | None, caller: Caller) -> Call:
+            asking = self._rendezvous.open(head, caller, model)
+            incoming.extra = ((EXCHANGE, asking.id.hex().encode()),)
+            return self._rendezvous.call(asking)
+
+        return begin
+
+    async def _list(
+        self, form: Form, head: RequestHead, incoming: Incoming, able: list[Meeting]
+    ) -> None:
+        """Answer with what the real ones have (a demo's model is not on offer beside them)."""
+        peers = [each for each in able if each.merit == able[0].merit]
+        bodies = await ask_all(peers, head, self._clock, self._room) if len(peers) > 1 else []
+        merged = merge(form, bodies)
+        if merged is None:
+            incoming.relay(self._beginning(head, incoming)(None, incoming))
+        else:
+            incoming.reply(200, merged, ((b"Content-Type", form.content_type),))

@@ -1,0 +1,158 @@
+"""Lists of models made one: what is kept, in which order, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase as TestCase
+
+from ctllm.proxy.lists import Form, form_of, merge
+from ctllm.wire.heads import RequestHead
+
+
+def form(path: bytes) -> Form:
+    """The form of the list at `path`."""
+    found = form_of(RequestHead(b"GET", path))
+    assert found is not None
+    return found
+
+
+TAGS, PS, MODELS = form(b"/api/tags"), form(b"/api/ps"), form(b"/v1/models")
+
+
+def tags(*entries: Any, **more: Any) -> bytes:
+    """A list as Ollama's own dialect has it; an entry may be a name and a time."""
+    models = [
+        {"name": each[0], "modified_at": each[1]} if isinstance(each, tuple) else each
+        for each in entries
+    ]
+    return json.dumps({"models": models, **more}).encode()
+
+
+def names(merged: bytes | None) -> list[str]:
+    """The names in a list of Ollama's own dialect."""
+    assert merged is not None
+    return [model["name"] for model in json.loads(merged)["models"]]
+
+
+class Forms(TestCase):
+    def test_what_is_a_list(self) -> None:
+        """These paths, asked with GET, whatever the query."""
+        for method, target, is_list in (
+            (b"GET", b"/api/tags", True),
+            (b"GET", b"/v1/models?limit=5", True),
+            (b"GET", b"/api/ps", True),
+            (b"HEAD", b"/api/tags", False),
+            (b"POST", b"/api/tags", False),
+            (b"GET", b"/v1/models/m", False),
+            (b"GET", b"/api/version", False),
+        ):
+            found = form_of(RequestHead(method, target))
+            self.assertEqual(found is not None, is_list, (method, target))
+
+
+class Merging(TestCase):
+    def test_newest_first(self) -> None:
+        """Of all desktops together, by the moment and not by how it is written."""
+        one = tags(("a", "2025-10-03T23:34:03.409490317-07:00"), ("b", "2025-01-01T00:00:00Z"))
+        two = tags(("c", "2025-10-04T06:00:00Z"), ("d", "2025-10-04T07:00:00+00:00"))
+        self.assertEqual(names(merge(TAGS, [one, two])), ["d", "a", "c", "b"])
+
+    def test_within_a_second(self) -> None:
+        """Ollama looks at seconds: the preferred desktop's comes first, in its order."""
+        one = tags(("a", "2025-10-03T10:00:00.1Z"), ("b", "2025-10-03T10:00:00.9Z"))
+        two = tags(("c", "2025-10-03T10:00:00.5Z"))
+        self.assertEqual(names(merge(TAGS, [one, two])), ["a", "b", "c"])
+
+    def test_times_that_are_none(self) -> None:
+        """Such entries come last; nothing breaks."""
+        odd = [("a", "yesterday"), ("b", 7), ("c", None), ("d", "2025-10-03T10:00:00"), ("e", [])]
+        odd += [("f", "0001-01-01T00:00:00+14:00"), {"name": "g"}]
+        merged = names(merge(TAGS, [tags(*odd)]))
+        self.assertEqual((merged[:2], sorted(merged)), (["d", "b"], list("abcdefg")))
+
+    def test_the_same_model_twice(self) -> None:
+        """The preferred desktop's counts, though the other's is newer or named otherwise."""
+        one = tags({"name": "m:latest", "modified_at": "2025-01-01T00:00:00Z", "size": 1})
+        two = tags({"name": "M", "modified_at": "2025-02-01T00:00:00Z", "size": 2}, ("n", ""))
+        merged = merge(TAGS, [one, two])
+        assert merged is not None
+        self.assertEqual([model.get("size") for model in json.loads(merged)["models"]], [1, None])
+
+    def test_entries_are_kept_as_they_are(self) -> None:
+        """Byte for byte: fields that nobody knows, numbers, escapes, order, spaces."""
+        entry = (
+            b'{"x": 1.50, "n":1e3,  "name":"m\\u003a1", "size":12345678901234567890123,"z":[{}]}'
+        )
+        other = b'{"name":"n","capabilities":["vision"]}'
+        body = b'{"future": {"a":  1}, "models": [' + entry + b"]}"
+        merged = merge(TAGS, [body, b'{"models":[' + other + b"]}"])
+        self.assertEqual(merged, b'{"future":{"a":  1},"models":[' + entry + b"," + other + b"]}")
+
+    def test_openai(self) -> None:
+        """Its shape stays; the newest come first here too."""
+        one = b'{"object":"list","data":[{"id":"a","object":"model","created":5,"owned_by":"x"}]}'
+        two = b'{"object":"list","data":[{"id":"b","created":9},{"id":"c"},{"id":"a"}]}'
+        merged = merge(MODELS, [one, two])
+        assert merged is not None
+        told = json.loads(merged)
+        self.assertEqual((told["object"], [m["id"] for m in told["data"]]), ("list", list("bac")))
+
+    def test_numbers_of_any_size(self) -> None:
+        """A time may be anything that JSON calls a number."""
+        numbers = ("1" + "0" * 400, "-1", "1.5", "1e300", "true", '"5"', "null")
+        data = ",".join(f'{{"id":"{n}","created":{each}}}' for n, each in enumerate(numbers))
+        merged = merge(MODELS, [b'{"data":[' + data.encode() + b"]}"])
+        assert merged is not None
+        told = [model["id"] for model in json.loads(merged)["data"]]
+        self.assertEqual((told[:3], told[-1]), (["0", "3", "2"], "1"))
+
+    def test_running(self) -> None:
+        """Those that stay loaded longest come first."""
+        one = b'{"models":[{"name":"a","expires_at":"2025-10-03T10:05:00Z"}]}'
+        two = b'{"models":[{"name":"b","expires_at":"2318-01-01T00:00:00Z"}]}'
+        self.assertEqual(names(merge(PS, [one, two])), ["b", "a"])
+
+    def test_empty(self) -> None:
+        """An empty list stays what it was: Ollama's `null` in OpenAI's dialect, `[]` in its own."""
+        none = b'{"object":"list","data":null}'
+        self.assertEqual(merge(MODELS, [none, none]), none)
+        self.assertEqual(merge(TAGS, [b'{"models": []}', b'{"models":null}']), b'{"models":[]}')
+        self.assertEqual(names(merge(TAGS, [b'{"models":null}', tags(("a", ""))])), ["a"])
+
+    def test_garbage(self) -> None:
+        """Whatever is no list is left out; when nothing is one, there is none."""
+        good = tags(("a", ""))
+        garbage: tuple[bytes, ...] = (
+            b"",
+            b"<html>",
+            b"[]",
+            b"{}",
+            b'{"error":"no"}',
+            b'{"models":{}}',
+            b'{"models":[1]}',
+            b'{"models":[{}]}',
+            b'{"models":[{"name":5}]}',
+            b'{"models":[{"name":"b","modified_at":1e999}]}',
+            b'{"models":[{"name":"\xff"}]}',
+            b'{"models":[{"name":"b","x":"\xff"}]}',
+            b'{"models":[{"name":"\\ud800"}]}',
+            b'{"models":[{"name":"b","x":"\n"}]}',
+            good + b"{}",
+            good[:-1],
+            b'{"models":[{"name":"b","x":' + b"[" * 500_000,
+            b'{"models":[{"name":"b","x":' + b"[" * 400_000 + b"]" * 400_000 + b"}]}",
+        )
+        for body in garbage:
+            self.assertEqual(names(merge(TAGS, [body, good])), ["a"], body[:60])
+        self.assertIsNone(merge(TAGS, garbage))
+        self.assertIsNone(merge(TAGS, []))
+
+    @given(st.lists(st.binary(max_size=60), max_size=3))
+    def test_anything(self, bodies: list[bytes]) -> None:
+        """No answer breaks it."""
+        merged = merge(TAGS, [b'{"models":[' + body + b"]}" for body in bodies])
+        assert merged is None or json.loads(merged)

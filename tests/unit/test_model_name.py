@@ -1,0 +1,159 @@
+"""The model's name read out of bodies as they come, beside a parser that has them whole."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase as TestCase
+
+from ctllm.proxy.model_name import LONGEST, ModelName
+
+MODEL = ("model",)
+EITHER = ("model", "name")
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+keys = st.one_of(texts, st.sampled_from(["model", "name", "Model", "messages", 'mod"el', "\\"]))
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(keys, inner, max_size=4)),
+    max_leaves=12,
+)
+cuts = st.lists(st.integers(0, 400), max_size=6)
+
+
+def read(body: bytes, fields: tuple[str, ...] = MODEL, *at: int) -> ModelName:
+    """A reader that was given the body in pieces."""
+    name = ModelName(fields)
+    edges = [0, *sorted({edge for edge in at if edge < len(body)}), len(body)]
+    for start, end in pairwise(edges):
+        name.feed(body[start:end])
+    return name
+
+
+def expected(value: Any, fields: tuple[str, ...]) -> str | None:
+    """What Ollama would take for the model, of an object without a key twice."""
+    for field in fields:
+        found = {key.lower(): each for key, each in value.items()}.get(field)
+        if isinstance(found, str) and found:
+            return found
+    return None
+
+
+class AsAParserReadsIt(TestCase):
+    """Whatever the body and however it comes."""
+
+    @given(st.dictionaries(keys, values, max_size=6), st.booleans(), cuts)
+    def test_objects(self, value: dict[str, Any], ascii: bool, at: list[int]) -> None:
+        """The name of any object, cut anywhere, escaped or not."""
+        if len({key.lower() for key in value}) < len(value):
+            return  # the same key in two cases: see below
+        body = json.dumps(value, ensure_ascii=ascii).encode()
+        for fields in (MODEL, EITHER):
+            self.assertEqual(read(body, fields, *at).name, expected(value, fields))
+
+    @given(st.dictionaries(keys, values, max_size=6), st.sampled_from([None, 0, 1, "\t", " \n"]))
+    def test_spaces(self, value: dict[str, Any], indent: Any) -> None:
+        """However it is laid out."""
+        others = {key: each for key, each in value.items() if key.lower() != "model"}
+        body = json.dumps({**others, "model": "m:1", "x": 1}, indent=indent).encode()
+        self.assertEqual(read(b" \r\n" + body).name, "m:1")
+
+    @given(st.binary(max_size=200), cuts)
+    @example(b'{"model', [])
+    @example(b'{"model": "\\', [])
+    @example(b'{"model": "\\ud800"}', [])
+    @example(b'{"model": "\xff"}', [])
+    @example(b"]]]]", [])
+    @example(b'{"a":]}', [])
+    def test_anything(self, body: bytes, at: list[int]) -> None:
+        """Nothing breaks it, and cuts change nothing."""
+        whole, cut = read(body), read(body, MODEL, *at)
+        self.assertEqual((whole.name, whole.settled), (cut.name, cut.settled))
+
+    @given(texts)
+    def test_byte_by_byte(self, name: str) -> None:
+        """A client may write as slowly as it likes."""
+        body = json.dumps({"x": [{"model": "no"}, "}"], "mo\\del": 1, "model": name}).encode()
+        self.assertEqual(read(body, MODEL, *range(len(body))).name, name or None)
+
+
+class Settled(TestCase):
+    """When it is known that more would change nothing."""
+
+    def test_at_the_name(self) -> None:
+        """Nothing after it is waited for, and nothing before it is taken for it."""
+        before = b'{"messages": [{"model": "other"}], "x": {"model": "other"}, "model": "m:1'
+        name = read(before)
+        self.assertFalse(name.settled)
+        name.feed(b'"')
+        self.assertEqual((name.settled, name.name), (True, "m:1"))
+        name.feed(b', "model": "late"}')
+        self.assertEqual(name.name, "m:1")
+
+    def test_by_a_less_wanted_field(self) -> None:
+        """The wanted one may still come: only the end of the object tells."""
+        name = read(b'{"name": "older"', EITHER)
+        self.assertEqual((name.settled, name.name), (False, "older"))
+        name.feed(b"}")
+        self.assertTrue(name.settled)
+        self.assertEqual(read(b'{"name": "older", "model": "newer"', EITHER).name, "newer")
+        self.assertEqual(read(b'{"name": "older", "model": ""}', EITHER).name, "older")
+
+    def test_at_the_end_of_the_object(self) -> None:
+        """What has no name has none, whatever follows."""
+        for body in (b"{}", b'{"model": null}', b'{"model": ["m"]}', b'{"model": {"model": "m"}}'):
+            name = read(body + b'"model":"m"')
+            self.assertEqual((name.settled, name.name), (True, None), body)
+
+    def test_what_is_no_object(self) -> None:
+        """It is given up at the first byte that is not a space."""
+        for body in (
+            b'["model"]',
+            b'"model"',
+            b"--boundary",
+            b"\x28\xb5\x2f\xfd",
+            b"\xef\xbb\xbf{",
+        ):
+            name = read(b" \n" + body)
+            self.assertEqual((name.settled, name.name), (True, None), body)
+        self.assertFalse(read(b" \n").settled)
+
+    def test_the_same_key_twice(self) -> None:
+        """The first counts: a relay does not wait for another."""
+        self.assertEqual(read(b'{"model": "a", "Model": "b"}').name, "a")
+
+    def test_keys_in_any_case(self) -> None:
+        """As Go's decoder takes them; and however they are escaped."""
+        for key in (b"MODEL", b"Model", b"m\\u006fdel"):
+            self.assertEqual(read(b'{"%b": "m"' % key).name, "m")
+
+    def test_very_long_names(self) -> None:
+        """They are nobody's, and are not kept."""
+        longest = b"m" * LONGEST
+        self.assertEqual(read(b'{"model": "%b"}' % longest).name, longest.decode())
+        self.assertIsNone(read(b'{"model": "%bm"}' % longest).name)
+        self.assertEqual(read(b'{"%bm": 1, "model": "m"}' % longest).name, "m")
+
+    def test_megabytes_leave_nothing_behind(self) -> None:
+        """Pictures, long keys and long names cost no memory here."""
+        name = ModelName(MODEL)
+        tracemalloc.start()
+        for before in (b'{"messages":[{"images":["', b'"]}],"x":{"', b'":1},"', b'":1,"model":"'):
+            name.feed(before)
+            for _ in range(64):
+                name.feed(b"A" * 65536)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        self.assertLess(peak, 1 << 20)
+        name.feed(b'"')
+        self.assertEqual((name.settled, name.name), (False, None))
+
+    def test_deep_nesting(self) -> None:
+        """It is counted, not followed."""
+        name = read(b'{"x":' + b"[" * 100_000 + b'"model":"no"' + b"]" * 100_000 + b',"model":"m"')
+        self.assertEqual((name.settled, name.name), (True, "m"))

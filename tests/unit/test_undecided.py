@@ -1,0 +1,205 @@
+"""Requests that wait until it is known which desktop they are for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import Cancelled, DesktopLost, DesktopOffline
+from ctllm.proxy import undecided as module
+from ctllm.proxy.model_name import ModelName
+from ctllm.proxy.room import Room
+from ctllm.proxy.undecided import Undecided
+from ctllm.wire.exchange import Caller
+from ctllm.wire.heads import AnswerHead
+from ctllm.wire.window import READ
+from tests.unit.pretend import Heard, Told
+
+NAMED = b'{"model":"m"'
+UNNAMED = b'{"messages":["'
+OK = AnswerHead(200)
+
+
+class Slow(Told):
+    """A call to a desktop that asks to wait after every piece."""
+
+    caller: Any = None
+
+    def write(self, piece: bytes) -> None:
+        super().write(piece)
+        self.caller.pause_body()
+
+
+class Case(SynchronousTestCase):
+    """A request whose body comes in pieces, and the call that it becomes."""
+
+    def setUp(self) -> None:
+        self.room = Room(1 << 20)
+        self.heard = Heard()
+        self.told: Told = Told()
+        self.begun: list[str | None] = []
+        self.caller: Any = None
+        self.asked = self.ask()
+
+    def ask(self) -> Undecided:
+        return Undecided(ModelName(("model",)), self.begin, self.heard, self.room)
+
+    def begin(self, model: str | None, caller: Caller) -> Told:
+        self.begun.append(model)
+        self.caller = caller
+        if isinstance(self.told, Slow):
+            self.told.caller = caller
+        return self.told
+
+    @property
+    def body(self) -> bytes:
+        """What the desktop has got."""
+        return b"".join(piece for piece in self.told.told if isinstance(piece, bytes))
+
+
+class Waiting(Case):
+    """Until the model is known."""
+
+    def test_the_name_first(self) -> None:
+        """Its first piece decides, and nothing is held after it."""
+        self.asked.write(NAMED)
+        self.assertEqual((self.begun, self.told.told, self.room.held), (["m"], [NAMED], 0))
+        self.asked.write(b"}")
+        self.asked.end()
+        self.assertEqual(self.told.told, [NAMED, b"}", "end"])
+
+    def test_the_name_last(self) -> None:
+        """What came before it arrives first, all of it and in order."""
+        pieces = [UNNAMED, b"x" * 200_000, b'"],"model":"m"', b"}"]
+        for piece in pieces[:2]:
+            self.asked.write(piece)
+        self.assertEqual((self.begun, self.room.held), ([], sum(map(len, pieces[:2]))))
+        for piece in pieces[2:]:
+            self.asked.write(piece)
+        self.asked.end()
+        self.assertEqual((self.begun, self.body), (["m"], b"".join(pieces)))
+        self.assertEqual((self.told.told[-1], self.room.held), ("end", 0))
+        self.assertLessEqual(max(map(len, self.told.told[:-1])), READ)
+
+    def test_no_name(self) -> None:
+        """The end of the body decides, or its first byte where that is no object's."""
+        for body in (b"", b"{}", b'{"x":1', b"--boundary"):
+            self.told = Told()
+            asked = self.ask()
+            if body:
+                asked.write(body)
+            asked.end()
+            self.assertEqual((self.body, self.told.told[-1]), (body, "end"))
+        self.assertEqual((self.begun, self.room.held), ([None] * 4, 0))
+
+    def test_too_much(self) -> None:
+        """A body that hides its name for too long goes where it would without one."""
+        self.patch(module, "MOST", 1000)
+        self.asked.write(UNNAMED + b"x" * (999 - len(UNNAMED)))
+        self.assertEqual(self.begun, [])
+        self.asked.write(b"x")
+        self.assertEqual((self.begun, len(self.body), self.room.held), ([None], 1000, 0))
+
+    def test_too_much_in_all(self) -> None:
+        """Nobody waits any longer when all requests together hold what they may."""
+        others = [self.ask() for _ in range(15)]
+        for other in others:
+            other.write(UNNAMED + bytes(65536))
+        self.assertEqual(self.begun, [])
+        self.asked.write(UNNAMED + bytes(65536))
+        self.assertEqual((self.begun, len(self.body)), ([None], 65536 + len(UNNAMED)))
+        for other in others:
+            other.cancel(Cancelled("left"))
+        self.assertEqual(self.room.held, 0)
+
+    def test_a_client_that_leaves(self) -> None:
+        """Nothing began, nothing is left."""
+        self.asked.write(UNNAMED)
+        self.asked.cancel(Cancelled("left"))
+        self.assertEqual((self.begun, self.room.held), ([], 0))
+
+    def test_nowhere_to_go(self) -> None:
+        """When the desktops have left in the meantime, the client hears it, once."""
+        error = DesktopOffline("none")
+
+        def begin(model: str | None, caller: Caller) -> Told:
+            raise error
+
+        asked = Undecided(ModelName(("model",)), begin, self.heard, self.room)
+        asked.write(UNNAMED)
+        asked.write(b'"],"model":"m"')
+        self.assertEqual((self.heard.over, self.room.held), (error, 0))
+
+    def test_a_client_that_does_not_read_yet(self) -> None:
+        """Its pause is the call's from the beginning."""
+        self.asked.pause()
+        self.asked.write(NAMED)
+        self.assertEqual(self.told.told, ["pause", NAMED])
+        self.asked.resume()
+        self.asked.pause()
+        self.assertEqual(self.told.told[2:], ["resume", "pause"])
+
+    def test_one_that_reads_again_in_time(self) -> None:
+        """Then there is no pause."""
+        self.asked.pause()
+        self.asked.resume()
+        self.asked.write(NAMED)
+        self.assertEqual(self.told.told, [NAMED])
+
+
+class Pouring(Case):
+    """What waited goes no faster than the desktop takes it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.told = Slow()
+        self.whole = UNNAMED + b"x" * 200_000 + b'"],"model":"m"}'
+        self.asked.write(self.whole)
+
+    def test_piece_by_piece(self) -> None:
+        """The client waits until all has gone; the end comes last."""
+        self.assertEqual((len(self.told.told), self.heard.may_send), (1, False))
+        self.assertEqual(self.room.held, len(self.whole) - READ)
+        self.asked.end()
+        while self.room.held:
+            self.assertNotIn("end", self.told.told)
+            self.caller.resume_body()
+        self.assertEqual((self.body, self.told.told[-1]), (self.whole, "end"))
+
+    def test_more_of_the_body_meanwhile(self) -> None:
+        """It is put behind what waits; when that has gone the client goes on."""
+        self.asked.write(b"more")
+        self.assertEqual(len(self.told.told), 1)
+        while self.room.held:
+            self.assertFalse(self.heard.may_send)
+            self.caller.resume_body()
+        self.assertFalse(self.heard.may_send)
+        self.caller.resume_body()
+        self.assertTrue(self.heard.may_send)
+        self.asked.write(b"last")
+        self.asked.end()
+        self.assertEqual(self.body, self.whole + b"morelast")
+        self.assertEqual(self.told.told.count("end"), 1)
+        self.caller.resume_body()
+        self.assertEqual(self.told.told.count("end"), 1)
+
+    def test_leaving(self) -> None:
+        """The exchange is cancelled and nothing is held."""
+        error = Cancelled("left")
+        self.asked.cancel(error)
+        self.assertEqual((self.told.told[-1], self.room.held), (error, 0))
+
+    def test_an_answer_before_the_whole_request(self) -> None:
+        """It passes; what still waits is wanted by nobody."""
+        self.caller.head(OK)
+        self.caller.data(b"no")
+        self.caller.end()
+        self.assertEqual((bytes(self.heard.got), self.heard.over), (b"no", "end"))
+        self.assertEqual(self.room.held, 0)
+
+    def test_a_desktop_that_is_lost(self) -> None:
+        """The client hears it, and nothing is held."""
+        error = DesktopLost("gone")
+        self.caller.fail(error)
+        self.assertEqual((self.heard.over, self.room.held), (error, 0))
