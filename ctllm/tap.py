@@ -5,23 +5,28 @@ The one module that names the reactor; everything else is handed what it needs.
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.logger import ILogObserver
+from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+from twisted.python import usage
 
 from ctllm.config import Config
 from ctllm.errors import CtllmError
+from ctllm.http.polling import poll_directly
+from ctllm.later import WAMP, put_off
 from ctllm.logs import json_observer
 from ctllm.options import Options, ProxyPlace
 from ctllm.wire.jws import to_text
 
-__all__ = ["Options", "makeService"]
+__all__ = ["Options", "makeService", "run"]
 
 #: Bytes of news that a daemon's first process reads.
 _NEWS = 100
@@ -35,13 +40,13 @@ class Place(MultiService):
 
     def __init__(self, observer: Any, twistd: Mapping[str, Any]) -> None:
         super().__init__()
-        self._observer = observer
+        self.observer = observer
         self._twistd = twistd
 
     def setServiceParent(self, parent: Any) -> None:
         """Join twistd's application, which looks there for where to log."""
-        if self._observer is not None:
-            parent.setComponent(ILogObserver, self._observer)
+        if self.observer is not None:
+            parent.setComponent(ILogObserver, self.observer)
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
@@ -73,6 +78,7 @@ def makeService(options: Options) -> Place:
     """The services of the place that `options` names."""
     from twisted.internet import reactor
 
+    poll_directly(reactor)
     config = options.configuration()
     _allow_many_sockets()
     json = config.log_format == "json"
@@ -87,6 +93,45 @@ def makeService(options: Options) -> Place:
     else:
         _all(reactor, config, place)
     return place
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run what `twistd -n --logfile=- --rundir=/ ctllm` and `arguments` would run, and no more.
+
+    twistd's own machinery is most of what twistd imports.
+    """
+    from twisted.internet import reactor
+
+    place = makeService(_told(arguments))
+    observer: Any = place.observer or textFileLogObserver(sys.stdout)
+    globalLogBeginner.beginLoggingTo([observer])
+    os.chdir("/")
+    place.privilegedStartService()
+    place.startService()
+    running: Any = reactor
+    running.addSystemEventTrigger("before", "shutdown", place.stopService)
+    gc.collect()
+    gc.freeze()  # what is there now stays: searching it again and again for garbage finds none
+    running.run()
+    _end_as(running._exitSignal)
+
+
+def _told(arguments: Sequence[str]) -> Options:
+    options, twistd = Options(), usage.Options()
+    twistd.update(nodaemon=True, logfile="-")
+    options.parent = twistd
+    try:
+        options.parseOptions(arguments)
+    except usage.UsageError as error:
+        raise SystemExit(f"ctllm: {error}") from error
+    return options
+
+
+def _end_as(number: int | None) -> None:
+    """End by the signal that stopped the reactor, as twistd does: the parent shall know why."""
+    if number is not None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
 
 
 def _allow_many_sockets() -> None:
@@ -117,6 +162,8 @@ def _cloud(reactor: Any, config: Config) -> Any:
 
 
 def _desktop(reactor: Any, config: Config) -> Any:
+    os.environ.setdefault("AUTOBAHN_USE_NVX", "0")  # of its parts in C we use one: http.masking
+    put_off((), WAMP)
     from ctllm.desktop.service import DesktopService
 
     state = Path(config.state)

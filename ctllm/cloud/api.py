@@ -102,10 +102,10 @@ class Api:
         incoming.reply(200, _OPENAPI, _JSON)
 
     async def _sign(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.redeem(incoming, await json_body(incoming, MAX_BODY))
+        self._sign_in.redeem(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
     async def _renew(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY))
+        self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
     async def _sign_out(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.sign_out(incoming)
@@ -156,6 +156,6 @@ class Api:
     async def _lease(self, incoming: Incoming, manager: Manager, desktop: tuple[str, ...]) -> None:
         grant = await manager()
         grant.require(SERVE)
-        lease = decoded(await json_body(incoming, MAX_BODY), Lease)
+        lease = decoded(await json_body(incoming, MAX_BODY, self._clock), Lease)
         self._keys.lease(grant.user, desktop[0], lease.hashes, lease.seconds)
         incoming.reply(204)

@@ -7,6 +7,7 @@ the streaming proxy of the user whose token was sent.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.protocol import Factory
 
@@ -15,17 +16,14 @@ from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identity
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
-from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
+from ctllm.errors import CtllmError, NotFound, Unauthenticated
 from ctllm.http.client import Origin
+from ctllm.http.cors import Cors, is_preflight
+from ctllm.http.faces import Clock
 from ctllm.http.headers import ASSERTION, for_proxy
 from ctllm.http.incoming import Incoming
 from ctllm.http.splice import Side, join
-from ctllm.wire.heads import Headers, RequestHead, first, without
-
-#: What pages of other sites may read of an answer, and send with a request.
-_EXPOSED = b"Ctllm-Exchange, Retry-After"
-_ALLOWED = b"Authorization, Content-Type, X-Api-Key, Ctllm-Desktop, Ctllm-Resume"
-_METHODS = b"GET, HEAD, POST, PUT, DELETE"
+from ctllm.wire.heads import RequestHead, first, without
 
 
 class Front:
@@ -40,6 +38,7 @@ class Front:
         api: Api,
         metrics: Metrics,
         origins: tuple[str, ...],
+        clock: Clock,
     ) -> None:
         self._identity = identity
         self._assertions = assertions
@@ -47,14 +46,15 @@ class Front:
         self._proxies = proxies
         self._api = api
         self._metrics = metrics
-        self._origins = frozenset(origin.encode() for origin in origins)
+        self._clock = clock
+        self._cors = Cors(frozenset(origin.encode() for origin in origins).__contains__)
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.asked
-        incoming.extra = self._cors(asked)
-        if _is_preflight(asked):
-            self._preflight(incoming)
+        incoming.extra = self._cors.headers(asked)
+        if is_preflight(asked):
+            incoming.reply(204, None, self._cors.preflight(asked))
         elif _wants_page(asked):
             incoming.reply(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
@@ -65,28 +65,6 @@ class Front:
             await self._managed(incoming)
         else:
             await self._relay(incoming)
-
-    # -- pages of other sites
-
-    def _cors(self, asked: RequestHead) -> Headers:
-        origin = first(asked.headers, b"origin")
-        if origin is None or origin not in self._origins:
-            return ()
-        return (
-            (b"Access-Control-Allow-Origin", origin),
-            (b"Access-Control-Expose-Headers", _EXPOSED),
-            (b"Vary", b"Origin"),
-        )
-
-    def _preflight(self, incoming: Incoming) -> None:
-        if not incoming.extra:
-            raise Forbidden("pages of that site may not use this cloud (see cloud.origins)")
-        allowed = (
-            (b"Access-Control-Allow-Methods", _METHODS),
-            (b"Access-Control-Allow-Headers", _ALLOWED),
-            (b"Access-Control-Max-Age", b"600"),
-        )
-        incoming.reply(204, None, allowed)
 
     # -- who asks
 
@@ -133,7 +111,7 @@ class Front:
         grant.require(SERVE)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)))
         try:
-            made: Side = await origin.dial(Factory.forProtocol(Side))
+            made: Side = await origin.dial(Factory.forProtocol(partial(Side, self._clock)))
         except CtllmError:
             raise
         except Exception as error:
@@ -149,13 +127,6 @@ class Front:
 def _wants_page(asked: RequestHead) -> bool:
     reads = asked.method in (b"GET", b"HEAD")
     return asked.path == b"/" and reads and page(first(asked.headers, b"accept"))
-
-
-def _is_preflight(asked: RequestHead) -> bool:
-    return (
-        asked.method == b"OPTIONS"
-        and first(asked.headers, b"access-control-request-method") is not None
-    )
 
 
 def _token(asked: RequestHead) -> str | None:

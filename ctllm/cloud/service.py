@@ -32,9 +32,10 @@ from ctllm.cloud.runtimes.process import ProcessRuntime
 from ctllm.cloud.signin import SignIn
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.turnstile import Turnstile
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
 SWEEP = 3600.0
@@ -52,7 +53,9 @@ class CloudService(MultiService):
         self._metrics = Metrics()
         self._front: Front | None = None
         self.invites: Invites | None = None
-        factory = HttpServerFactory(self._answer, reactor, settings.max_request_head)
+        factory = HttpServerFactory(
+            self._answer, reactor, settings.max_request_head, Turnstile(reactor)
+        )
         self.listener = Listener(reactor, endpoint_string(settings.listen), factory, "listen")
         self.listener.setServiceParent(self)
         if settings.metrics != "off":
@@ -107,7 +110,9 @@ class CloudService(MultiService):
         identity = Identities([api_keys, Remembered(issuer, time.time)])
         api = Api(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
         origins = self._settings.origins
-        return Front(identity, assertions, proxy_of, proxies, api, self._metrics, origins)
+        return Front(
+            identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor
+        )
 
     async def _answer(self, incoming: Incoming) -> None:
         assert self._front is not None

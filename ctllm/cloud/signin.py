@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ctllm.cloud.identity import Grant, Invites, Issuer, Session, Sessions, User
-from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.errors import CtllmError, Forbidden, Unauthenticated
 from ctllm.http.bodies import decoded
 from ctllm.http.incoming import Incoming
 from ctllm.wire.heads import Headers, RequestHead, first
@@ -60,14 +60,23 @@ class SignIn:
         """Turn an invitation into a session and a first token."""
         asked = decoded(raw, Redeem)
         _same_site(incoming.asked)
-        user = self._invites.redeem(asked.invite)
-        refresh = self._sessions.open(user, asked.client)
+        refresh = self._opened(asked)
         session = self._sessions.renew(refresh)
         told = self._token(session)
         if asked.client == "desktop":
             incoming.reply(201, {**told, "refresh": refresh})
         else:
             incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
+
+    def _opened(self, asked: Redeem) -> str:
+        """Spend the invitation for a session; where that cannot be kept, it is not spent."""
+        refresh = self._sessions.open(self._invites.user(asked.invite), asked.client)
+        try:
+            self._invites.redeem(asked.invite)
+        except CtllmError:  # another was quicker, or it could not be removed
+            self._sessions.close(refresh)
+            raise
+        return refresh
 
     def renew(self, incoming: Incoming, raw: bytes) -> None:
         """Give another short token."""

@@ -33,7 +33,7 @@ from ctllm.cloud.page import PAGE
 from ctllm.cloud.proxies import ProxyStatus
 from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.factory import HttpServerFactory
 from ctllm.wire.assertions import ISSUER, Verifier
 from ctllm.wire.heads import AnswerHead, first
 from ctllm.wire.jws import public_text
@@ -115,7 +115,7 @@ class Case(SynchronousTestCase):
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = Front(
             Identities([self.keys, self.issuer]), assertions, proxy_of, proxies, api,
-            self.metrics, (FRIEND,),
+            self.metrics, (FRIEND,), self.clock,
         )  # fmt: skip
         self.factory = HttpServerFactory(front, self.clock)
         self.wire = self.connect()
@@ -342,18 +342,38 @@ class Tokens(Case):
 class OtherSites(Case):
     """Pages that are not the cloud's own."""
 
-    def preflight(self, origin: str) -> int:
-        return self.ask("OPTIONS /v1/models", Origin=origin, Access_Control_Request_Method="GET")
+    def preflight(self, origin: str, wanted: str = "authorization") -> int:
+        return self.ask(
+            "OPTIONS /v1/models",
+            Origin=origin,
+            Access_Control_Request_Method="GET",
+            Access_Control_Request_Headers=wanted,
+        )
 
     def test_allowed_ones(self) -> None:
         """Those of the configuration may ask, and read answers and refusals."""
         self.assertEqual(self.preflight(FRIEND), 204)
         self.assertEqual(self.header("access-control-allow-origin"), FRIEND)
-        self.assertIn("Authorization", self.header("access-control-allow-headers") or "")
-        self.assertIsNone(self.header("access-control-allow-credentials"))
+        self.assertEqual(self.header("access-control-allow-credentials"), "true")
+        self.assertIn("PATCH", self.header("access-control-allow-methods") or "")
         self.assertEqual(self.ask("GET /v1/models", Origin=FRIEND), 401)
         self.assertEqual(self.header("access-control-allow-origin"), FRIEND)
+        self.assertEqual(self.header("access-control-allow-credentials"), "true")
+        self.assertIn("Retry-After", self.header("access-control-expose-headers") or "")
         self.assertEqual(self.header("vary"), "Origin")
+
+    def test_any_header_may_be_sent(self) -> None:
+        """The SDKs send a dozen of their own; what is no list of names gets a list of the usual."""
+        wanted = "authorization,content-type,x-stainless-os, anthropic-version"
+        for asked, told in ((wanted, wanted), ("a: b", None), ("", None), ("a" * 9000, None)):
+            self.assertEqual(self.preflight(FRIEND, asked), 204)
+            usual = "Authorization, Content-Type, X-Api-Key"
+            self.assertEqual(self.header("access-control-allow-headers"), told or usual)
+
+    def test_options_that_no_browser_sent(self) -> None:
+        """Without an Origin, or without a method, it is a request like any other."""
+        self.assertEqual(self.ask("OPTIONS /v1/models", Access_Control_Request_Method="GET"), 401)
+        self.assertEqual(self.ask("OPTIONS /v1/models", Origin=FRIEND), 401)
 
     def test_others(self) -> None:
         """They are told that they may not, and read nothing."""

@@ -24,7 +24,7 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.runtimes.lines import LONGEST, Lines
 from ctllm.cloud.runtimes.places import Places, Ports, Sockets
-from ctllm.cloud.runtimes.process import ProcessRuntime, environment, twistd
+from ctllm.cloud.runtimes.process import ProcessRuntime, environment, lean
 from ctllm.cloud.waiting import sleep
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
@@ -392,20 +392,29 @@ class CommandTests(SynchronousTestCase):
         """The command line is one that `twistd ctllm proxy` takes, with every setting in it."""
         key = "A" * 43
         settings = Proxy(window=131072, keep=0)
-        argv = list(twistd(key, settings)(A, ("--socket", "/run/p.sock")))
+        argv = list(lean(key, settings)(A, ("--socket", "/run/p.sock")))
         options = Options({})
-        options.parseOptions(argv[argv.index("ctllm") + 1 :])
+        options.parseOptions(["proxy", *argv[argv.index("ctllm.lean") + 1 :]])
         told = options.proxy_place()
         self.assertEqual((options.place, told.id, str(told.socket)), ("proxy", A, "/run/p.sock"))
         self.assertEqual(options.configuration().proxy, settings)
 
-    def test_twistd(self) -> None:
-        """And its beginning is one that starts twistd."""
-        argv = list(twistd("A" * 43, Proxy())(A, ()))
-        beginning = [*argv[: argv.index("ctllm")], "--version"]
+    def test_start(self) -> None:
+        """And its beginning is one that starts a proxy."""
+        argv = list(lean("A" * 43, Proxy())(A, ()))
+        beginning = [*argv[: argv.index("--id")], "--version"]
         env = environment(os.environ)
         said = subprocess.run(beginning, capture_output=True, text=True, check=True, env=env)
-        self.assertIn("twistd", said.stdout)
+        self.assertEqual(said.stdout.split()[0], "ctllm")
+
+    def test_safe_path(self) -> None:
+        """Nothing is imported from the folder that the cloud was started in."""
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "ctllm.py").write_text("raise SystemExit('taken over')")
+            argv = [*list(lean("A" * 43, Proxy())(A, ()))[:4], "--version"]
+            env = environment(os.environ)
+            done = subprocess.run(argv, capture_output=True, check=False, env=env, cwd=folder)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
 
     def test_environment(self) -> None:
         """A proxy gets what Python needs, and none of the cloud's secrets."""

@@ -25,8 +25,8 @@ from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable, UpstreamFailed
 from ctllm.http.asking import get
 from ctllm.http.client import Origin
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
-from ctllm.http.server import HttpServerFactory
 
 A, B, C, D = (f"ctllm-proxy-{letter * 32}" for letter in "abcd")
 START = 1_700_000_000.0

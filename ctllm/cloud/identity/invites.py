@@ -16,6 +16,7 @@ from ctllm.wire.assertions import ISSUER
 LIFE = 15 * 60
 """Seconds that an invite is good for."""
 
+_OVER = "This sign-in link was used before or is too old: get a new one with `ctllm invite`."
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII | re.IGNORECASE)
 
 
@@ -51,15 +52,19 @@ class Invites:
         self._records.put(secret, Invite(user_name(name), self._now() + self._life))
         return secret
 
+    def user(self, secret: str) -> User:
+        """Give the user that was invited, without spending it; Unauthenticated if it is over."""
+        invite = self._records.find(secret)
+        if invite is None or self._now() >= invite.expires:
+            raise Unauthenticated(_OVER)
+        return User(ISSUER, invite.name, invite.name)
+
     def redeem(self, secret: str) -> User:
         """Give the user that was invited, once; Unauthenticated ever after."""
         invite = self._records.find(secret)
         # Of all who have read it, only the one who removes it has it.
         if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
-            raise Unauthenticated(
-                "This sign-in link was used before or is too old: get a new one "
-                "with `ctllm invite`."
-            )
+            raise Unauthenticated(_OVER)
         return User(ISSUER, invite.name, invite.name)
 
     def sweep(self) -> int:

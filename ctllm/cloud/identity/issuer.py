@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.cloud.identity.grants import SCOPES, Grant, User
 from ctllm.wire.assertions import ISSUER
-from ctllm.wire.jws import TokenKind
+from ctllm.wire.jws import TokenKind, public_key, public_text
 
 ACCESS = TokenKind("ctllm-access+jwt", "access token")
 AUDIENCE = "ctllm-cloud"
@@ -39,7 +39,7 @@ class Issuer:
         self, key: Ed25519PrivateKey, now: Callable[[], float], token_seconds: int = 600
     ) -> None:
         self._key = key
-        self._public = key.public_key()
+        self._public = public_key(public_text(key))
         self._now = now
         self.token_seconds = token_seconds
 

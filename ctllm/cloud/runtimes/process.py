@@ -37,22 +37,20 @@ Command = Callable[[str, Sequence[str]], Sequence[str]]
 """Makes the command line of the proxy with this id, given the arguments that say where it listens.
 """
 
-_TWISTD = "import sys; from twisted.scripts.twistd import run; sys.exit(run())"
 _KEPT = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT"})
 
 
-def twistd(cloud_key: str, settings: Proxy) -> Command:
-    """Make command lines of `twistd ctllm proxy`, run by the Python that runs us.
+def lean(cloud_key: str, settings: Proxy) -> Command:
+    """Make command lines of `python -m ctllm.lean`, run by the Python that runs us.
 
-    `cloud_key` is the public half of the key that signs session assertions (base64url).
+    That is `twistd ctllm proxy` in half the memory. `cloud_key` is the public half of the key that
+    signs session assertions (base64url).
     """
 
     def command(proxy_id: str, listening: Sequence[str]) -> Sequence[str]:
         # -P: nothing is imported from the folder that the cloud happens to be started in. The
-        # settings are all given, so that no file of configuration need be readable or right.
-        # --rundir: that folder may be one that the user we became may not enter.
-        return [sys.executable, "-P", "-c", _TWISTD, "--nodaemon", "--no_save", "--rundir=/",
-                "--pidfile=", "--logfile=-", "ctllm", "--config", os.devnull, "proxy", *listening,
+        # settings are all given, and no file of configuration need be readable or right.
+        return [sys.executable, "-P", "-m", "ctllm.lean", *listening,
                 "--id", proxy_id, "--cloud-key", cloud_key, *arguments(settings)]  # fmt: skip
 
     return command
@@ -72,7 +70,7 @@ class ProcessRuntime(Service):
     """A `Runtime`. When this service stops, every process ends, and nothing of any is left.
 
     `reactor` spawns and keeps time; sockets are below the folder `state`; `settings` and
-    `cloud_key` are handed to each proxy (see `twistd`, which `command` replaces, as `places` the
+    `cloud_key` are handed to each proxy (see `lean`, which `command` replaces, as `places` the
     sockets); `now` gives epoch seconds.
     """
 
@@ -90,7 +88,7 @@ class ProcessRuntime(Service):
     ) -> None:
         self.on_exit: Callable[[str, str], None] = no_matter
         self._reactor = reactor
-        self._command = command or twistd(cloud_key, settings)
+        self._command = command or lean(cloud_key, settings)
         self._places = places or places_below(state)
         self._now = now
         self._children: dict[str, Child] = {}

@@ -1,0 +1,116 @@
+"""A lean process: what a streaming proxy never uses is not in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from twisted.trial.unittest import SynchronousTestCase
+
+SHOW = """
+import json, sys
+ran = [name for name, module in sys.modules.items() if type(module).__name__ == "module"]
+print(json.dumps(ran))
+"""
+
+#: A proxy as it is composed, though not started.
+COMPOSED = """
+from twisted.internet import reactor
+from ctllm.tap import Options, makeService
+options = Options({})
+options.parseOptions(
+    ["--config", "/dev/null", "proxy", "--port", "0", "--id", "p", "--cloud-key", "A" * 43]
+)
+makeService(options)
+"""
+
+#: Uses of what is put off.
+NEEDED = """
+import asyncio, html, http.cookiejar, hyperlink, subprocess, sys
+from autobahn.wamp.message import Hello
+from twisted.application.service import Application
+from twisted.internet.defer import succeed
+
+print(html.unescape("&eacute;"))
+print(len(http.cookiejar.CookieJar()))
+print(subprocess.run([sys.executable, "-c", "raise SystemExit(7)"]).returncode)
+print(hyperlink.URL.from_text("http://a/b").host)
+print(Hello.__name__)
+Application("made to be saved")
+loop = asyncio.new_event_loop()
+print(loop.run_until_complete(succeed(7).asFuture(loop)))
+loop.close()
+"""
+
+SPARED = "import ctllm.lean\nctllm.lean.spare()\n"
+
+#: Kilobytes that each takes of a process (Python 3.11, Twisted 26.10, autobahn 26.10).
+HEAVY = {
+    "cryptography": 8500,  # with an OpenSSL of its own
+    "OpenSSL": 1000,
+    "_hashlib": 3500,  # OpenSSL again, that of the system
+    "_ssl": 800,
+    "autobahn.wamp.message": 2000,  # with cbor2
+    "autobahn.twisted.wamp": 100,
+    "cffi": 1500,  # with a parser of C
+    "click": 600,
+    "asyncio.base_events": 1000,
+    "concurrent.futures": 450,
+    "http.client": 2400,  # with email
+    "html.entities": 450,
+    "tempfile": 650,
+    "zipfile": 400,
+    "hyperlink": 600,
+    "subprocess": 400,
+    "ctypes": 350,
+    "difflib": 250,
+    "twisted.application.app": 1500,
+    "twisted.application.internet": 550,
+    "twisted.internet.ssl": 3200,
+    "twisted.persisted.sob": 450,
+    "twisted.web": 3000,
+    "treq": 1500,
+    "prometheus_client": 1200,
+    "ctllm.cloud": 2000,
+    "ctllm.desktop": 2000,
+    "ctllm.standin": 700,
+}
+
+
+def said(code: str) -> str:
+    """What a fresh interpreter prints that runs `code`."""
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def imported(code: str) -> set[str]:
+    """The modules that have run in a fresh interpreter after `code`."""
+    return set(json.loads(said(code + SHOW)))
+
+
+class LeanTests(SynchronousTestCase):
+    """Each in an interpreter of its own."""
+
+    def test_nothing_heavy(self) -> None:
+        """None of what costs much and does nothing here is imported."""
+        found = imported(SPARED + COMPOSED)
+        self.assertIn("ctllm.proxy.service", found)
+        self.assertEqual({name: kb for name, kb in HEAVY.items() if name in found}, {})
+
+    def test_heavy_otherwise(self) -> None:
+        """Without that care most of it is: the list is not of what nobody imports."""
+        self.assertGreater(len(set(HEAVY) & imported(COMPOSED)), len(HEAVY) // 2)
+
+    def test_nothing_is_missing(self) -> None:
+        """Whoever needs what was put off has it."""
+        self.assertEqual(
+            said(SPARED + COMPOSED + NEEDED).split(), ["é", "0", "7", "a", "Hello", "7"]
+        )
+
+    def test_hashes(self) -> None:
+        """Without OpenSSL's, the hashes that a proxy needs are as they were."""
+        code = "import hashlib; print(hashlib.sha1(b'x').digest(), hashlib.sha256(b'x').digest())"
+        self.assertEqual(said(SPARED + code), said(code))
