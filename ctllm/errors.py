@@ -82,6 +82,13 @@ class TooLarge(CtllmError):
     status = 413
 
 
+class TooSlow(CtllmError):
+    """A body did not arrive within the time that this place gives it."""
+
+    code = "too_slow"
+    status = 408
+
+
 class UnsupportedMediaType(CtllmError):
     """The body is of a kind that this place does not read."""
 

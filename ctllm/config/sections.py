@@ -172,15 +172,16 @@ class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ] = 30
     ping_seconds: Annotated[
         int, Meta(description="How often a tunnel is pinged, in seconds.", ge=1, le=3600)
-    ] = 10
+    ] = 4
     ping_timeout_seconds: Annotated[
         int,
         Meta(
-            description="When a tunnel counts as lost that does not answer a ping, in seconds.",
+            description="How long a tunnel may be silent beyond that before it counts as lost, "
+            "in seconds.",
             ge=1,
             le=3600,
         ),
-    ] = 10
+    ] = 4
     resume_seconds_max: Annotated[
         int,
         Meta(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from twisted.application.internet import backoffPolicy
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
@@ -15,16 +15,21 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
+from ctllm.desktop.redial import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
 from ctllm.http.websocket import BridgeSocket, BridgeSockets
 from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import Reason
 
 #: Seconds between looks for a sign-in, while there is none.
 LOOK = 0.5
 #: Seconds after which a sign-in that the cloud refused is tried again, if it is still the same.
 REFUSED = 60.0
-#: Seconds that a connection must have lasted for the next attempt to be an eager one.
+#: Seconds after which a connection worked, whatever was said at its end.
 STEADY = 30.0
+
+#: How autobahn says that the cloud did not believe the token.
+_REFUSED = re.compile(r"\[40[13]\]")
 
 
 class Tokens(Protocol):
@@ -56,11 +61,13 @@ class Bridge(Service):
         self.reason = ""
         self.on_state: Callable[[], None] = lambda: None
         self._tunnel = tunnel
-        tunnel.on_greeted = lambda: self._become("connected")
+        tunnel.on_greeted = self._greeted
+        tunnel.on_bye = self._dismissed
         self._session = session
         self._reactor = reactor
         self._ping = ping
-        self._delay = backoffPolicy(0.5, 60.0, 2.0, jitter=random.random)
+        self._worked = False
+        self._bye = ""
         self._life: Deferred[None] | None = None
         self._socket: BridgeSocket | None = None
         self._farewell: Deferred[None] | None = None
@@ -110,9 +117,10 @@ class Bridge(Service):
             self._log.failure("the bridge broke", reason)
 
     async def _live(self) -> None:
-        attempts = 0
+        failures = 0
         while True:
             began = self._reactor.seconds()
+            self._worked, self._bye = False, ""
             seen = self._session.version()
             try:
                 await self._connection(self._session.sign_in.cloud_url)
@@ -130,8 +138,11 @@ class Bridge(Service):
                 self._become("error", f"something in ctllm broke: {error}")
             if not self.running:
                 return  # being cancelled may have looked like any other failure
-            attempts = 0 if self._reactor.seconds() - began > STEADY else attempts + 1
-            await self._wait(self._delay(attempts))
+            # A network that cuts again and again must not be answered by staying away for longer
+            # and longer. What was ended with a BYE may end in the same way at once.
+            good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
+            failures = 0 if good else failures + 1
+            await self._wait(pause(failures, random.random))
 
     async def _change_of_sign_in(self, seen: int) -> None:
         until = self._reactor.seconds() + REFUSED
@@ -162,9 +173,16 @@ class Bridge(Service):
             # Whatever the network says (refused, no such name, bad certificate), it is the reason.
             raise UpstreamFailed(f"{url} cannot be reached: {error}") from error
         opened, why = await over
-        if not opened:
-            self._session.distrust()  # the token may be what was refused
-        raise UpstreamFailed(f"the connection to {url} ended: {why}")
+        if not opened and _REFUSED.search(why):
+            self._session.distrust()
+        raise UpstreamFailed(f"the connection to {url} ended: {self._bye or why}")
+
+    def _greeted(self) -> None:
+        self._worked = True
+        self._become("connected")
+
+    def _dismissed(self, reason: Reason) -> None:
+        self._bye = reason.message
 
     def _opened(self, socket: BridgeSocket) -> None:
         self._socket = socket

@@ -6,9 +6,13 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ctllm.errors import Forbidden
+from ctllm.http.cors import Cors, is_preflight
 from ctllm.http.incoming import Incoming
 from ctllm.wire.exchange import Upstream
 from ctllm.wire.heads import RequestHead, first
+
+#: Origins that only a program of this machine can have; Ollama lets in the same.
+_APPS = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
 
 
 class EndpointApp:
@@ -19,8 +23,13 @@ class EndpointApp:
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
-        refuse_foreign(incoming.asked)
-        incoming.relay(self._upstream.open(incoming.asked, incoming))
+        asked = incoming.asked
+        refuse_foreign(asked)
+        incoming.extra = _CORS.headers(asked)
+        if is_preflight(asked):
+            incoming.reply(204, None, _CORS.preflight(asked))
+        else:
+            incoming.relay(self._upstream.open(asked, incoming))
 
 
 def refuse_foreign(head: RequestHead) -> None:
@@ -33,8 +42,14 @@ def refuse_foreign(head: RequestHead) -> None:
     if host is not None and not _is_local(f"//{host.decode('latin-1')}"):
         raise Forbidden("this endpoint is for this machine; its Host must be localhost")
     origins = [value for name, value in head.headers if name.lower() == b"origin"]
-    if not all(_is_local(origin.decode("latin-1")) for origin in origins):
+    if not all(map(_is_of_this_machine, origins)):
         raise Forbidden("pages of other sites may not use this endpoint")
+
+
+def _is_of_this_machine(origin: bytes) -> bool:
+    """Whether an Origin is a page that this machine serves, or an app that is installed on it."""
+    text = origin.decode("latin-1")
+    return text.startswith(_APPS) or _is_local(text)
 
 
 def _is_local(url: str) -> bool:
@@ -48,3 +63,6 @@ def _is_local(url: str) -> bool:
         return ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+_CORS = Cors(_is_of_this_machine)

@@ -20,9 +20,11 @@ from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.asking import get
 from ctllm.http.client import Origin
 from ctllm.http.headers import for_ollama
+from ctllm.wire.endpoints import changes_models
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import Status
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.noted import Noted
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
 PATIENCE = 4
@@ -100,6 +102,8 @@ class Ollama(Service):
         self._loop = LoopingCall(self._check)
         self._loop.clock = reactor
         self._checking: Deferred[Any] | None = None
+        self._news: Deferred[None] | None = None  # a look out of turn, while it lasts
+        self._more_news = False
 
     def stand_in(self, demo: OllamaServer) -> None:
         """Use `demo` until the real one appears."""
@@ -111,7 +115,9 @@ class Ollama(Service):
         return self._demo if self._demo is not None else self.real
 
     def open(self, head: RequestHead, caller: Caller) -> Call:
-        """Begin an exchange."""
+        """Begin an exchange; when one may have changed the models, they are looked at again."""
+        if changes_models(head):
+            caller = Noted(caller, self.look)
         return self.current.open(head, caller)
 
     def startService(self) -> None:
@@ -124,8 +130,9 @@ class Ollama(Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        if self._checking is not None:
-            self._checking.cancel()
+        for looking in (self._checking, self._news):
+            if looking is not None:
+                looking.cancel()
         for server in (self.real, self._demo):
             if server is not None:
                 server.close()
@@ -133,6 +140,18 @@ class Ollama(Service):
     def _check(self) -> Deferred[Any]:
         checking = self._checking = Deferred.fromCoroutine(self.check())
         return checking.addErrback(lambda reason: reason.trap(CancelledError) and None)
+
+    def look(self) -> None:
+        """Look as soon as can be, out of turn; once more if that was asked for while looking."""
+        self._more_news = True
+        if self.running and (self._news is None or self._news.called):
+            self._news = Deferred.fromCoroutine(self._look())
+            self._news.addErrback(lambda reason: reason.trap(CancelledError) and None)
+
+    async def _look(self) -> None:
+        while self._more_news:
+            self._more_news = False
+            await self.check()
 
     def _broken(self, reason: Any) -> None:
         self._log.failure("looking for Ollama broke off", reason)

@@ -15,8 +15,9 @@ from ctllm.desktop.endpoint import EndpointApp
 from ctllm.desktop.keys import KeyLease
 from ctllm.desktop.ollama import Ollama, OllamaServer
 from ctllm.desktop.session import Session
+from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.turnstile import Turnstile
 from ctllm.standin import Standin
 from ctllm.wire import frames
 from ctllm.wire.answerer import Answerer
@@ -45,7 +46,9 @@ class DesktopService(MultiService):
         self.endpoint: Listener | None = None
         self._demo: Listener | None = None
         if settings.endpoint != "off":
-            factory = HttpServerFactory(EndpointApp(self.ollama), reactor)
+            factory = HttpServerFactory(
+                EndpointApp(self.ollama), reactor, turnstile=Turnstile(reactor)
+            )
             where = endpoint_string(settings.endpoint)
             self.endpoint = Listener(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)

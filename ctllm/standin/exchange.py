@@ -93,6 +93,9 @@ class Exchange:
             status, body, headers = script.error_before
             kind = "application/json; charset=utf-8" if body.startswith("{") else "text/plain"
             return self._send(Whole(body.encode(), status, kind, tuple(headers.items())))
+        if script.verbatim is not None:
+            self._request.write_verbatim(script.verbatim.encode("latin-1"))
+            return self._finish(cleanly=script.break_after is None)
         answer = self._answer(script)
         await self._rest(script.load_seconds, "loading")
         if isinstance(answer, Stream):

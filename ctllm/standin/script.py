@@ -19,7 +19,8 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     `delay_before_head` is silence before anything else; `load_seconds` is silence too, as Ollama's
     while it loads a model, and shows as `load_duration`. `error_before` refuses with that status,
-    body and headers instead.
+    body and headers instead. `verbatim` is all of the answer, head included, each character a byte
+    (Latin-1); with `break_after` the connection is closed after it.
 
     `lines` is how many words the model says, or the words themselves; `line_bytes` pads each line
     to that length on the wire; `size`, instead of `lines`, is the length of the whole stream.
@@ -35,6 +36,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     delay_before_head: float = 0.0
     load_seconds: float = 0.0
     error_before: tuple[int, str, dict[str, str]] | None = None
+    verbatim: str | None = None
     lines: int | tuple[str, ...] | None = None
     line_bytes: int = 0
     size: int = 0

@@ -65,6 +65,11 @@ class Incoming(http.Request):
         if rest:
             transport.write(rest)
 
+    def write_verbatim(self, answer: bytes) -> None:
+        """Write an answer as it is, head and framing included."""
+        self.startedWriting, self.chunked = 1, 0
+        self.channel.write(answer)
+
     def connectionLost(self, reason: Failure) -> None:
         """Stop working for a client that is gone."""
         super().connectionLost(reason)

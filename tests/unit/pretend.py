@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from ctllm.errors import CtllmError
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.factory import HttpServerFactory
 from ctllm.wire.heads import AnswerHead, RequestHead
 
 

@@ -19,6 +19,7 @@ MAY = {
     "config": {"errors"},
     "lines": set(),
     "logs": set(),
+    "later": set(),
     "http": {"wire", "errors"},
     "standin": {"http", "wire", "errors"},
     "proxy": {"http", "wire", "config", "errors"},
@@ -29,8 +30,9 @@ MAY = {
     "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
     "tap": {
         "desktop", "cloud", "proxy", "http", "wire", "config", "errors",
-        "options", "welcome", "lines", "logs",
+        "options", "welcome", "lines", "logs", "later",
     },
+    "lean": {"tap", "later"},
 }  # fmt: skip
 
 #: What would be input, output or a clock.

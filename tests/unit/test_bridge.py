@@ -16,10 +16,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import bridge as module
 from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
+from ctllm.desktop.redial import EAGER, LONGEST
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
 from ctllm.http.websocket import ProxySocket, ProxySockets
 from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.frames import Desktop
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
 from ctllm.wire.heads import AnswerHead, RequestHead
 from ctllm.wire.opener import Opener
 from tests.unit.pretend import Heard, Told
@@ -79,6 +80,7 @@ class Cloud:
         self.refusal: Exception | None = None
         self.hanging: Deferred[Any] | None = None
         self.believes = True
+        self.unwelcome = b""  # connections are greeted with this BYE, or left without a word
         self.dials: list[float] = []
         self.seen: list[bytes] = []
         self.opener = Opener(1 << 18, 30, 8)
@@ -100,8 +102,15 @@ class Cloud:
         return succeed(client)
 
     def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        if self.unwelcome == b"silently":
+            socket.leave()
+            return
+        self.opener.up = False
         socket.carry(self.opener)
         self.opener.receive(message)
+        if self.unwelcome:
+            reason = Reason(self.unwelcome.decode(), "somebody took over")
+            socket.leave(self.opener.outgoing() + json_frame(Kind.BYE, NO_EXCHANGE, reason))
 
     def move(self) -> bool:
         return any(pump.pump() for pump in self.pumps)
@@ -167,35 +176,80 @@ class Dialling(Case):
         self.assertTrue(self.cloud.opener.up and self.tunnel.up)
 
     def test_backoff(self) -> None:
-        """Attempts become rarer, up to a minute, and are never all at the same moment."""
+        """Attempts become rarer, down to one in half a minute, and nobody can say when."""
         self.cloud.refusal = ConnectionRefusedError()
         self.start()
         self.assertEqual(self.bridge.state, "error")
         self.assertIn("http://cloud.example:8080 cannot be reached", self.bridge.reason)
         self.wait(1200)
-        dials = self.cloud.dials
-        gaps = [round(b - a, 3) for a, b in pairwise(dials)]
-        self.assertLess(gaps[0], 3)
-        for early, late in pairwise(gaps[:6]):
-            self.assertLess(early, late + 1)
-        self.assertLessEqual(max(gaps), 61.2)
+        gaps = self.gaps()
+        self.assertLess(gaps[0], 5.2)
+        self.assertGreaterEqual(min(gaps), 1)
+        self.assertGreater(sum(gaps[-20:]) / 20, 8)
+        self.assertLessEqual(max(gaps), LONGEST + 0.2)
         self.assertGreater(len(set(gaps[-10:])), 3)
 
-    def test_eager_again_after_a_steady_connection(self) -> None:
-        """A connection that held for a while is missed at once; one that did not, is not."""
+    def gaps(self) -> list[float]:
+        return [round(b - a, 3) for a, b in pairwise(self.cloud.dials)]
+
+    def lose(self) -> None:
+        """The network cuts the connection."""
+        self.cloud.pumps[-1].clientIO.loseConnection()
+        self.settle()
+
+    def test_eager_again_after_a_connection_that_worked(self) -> None:
+        """Whatever went before, it is missed at once."""
         self.cloud.refusal = ConnectionRefusedError()
         self.start()
         self.wait(300)
         self.cloud.refusal = None
-        self.wait(62)
+        self.wait(LONGEST + 1)
         self.assertEqual(self.bridge.state, "connected")
-        self.wait(STEADY)
-        before = len(self.cloud.dials)
-        self.cloud.pumps[-1].clientIO.loseConnection()
-        self.settle()
+        self.lose()
         self.assertEqual(self.bridge.state, "error")
-        self.wait(2)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connected", before + 1))
+        self.wait(EAGER + 0.2)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_a_network_that_cuts_again_and_again(self) -> None:
+        """Each time the bridge is back at once: staying away longer would lose the answers."""
+        self.start()
+        for _ in range(50):
+            self.lose()
+            self.wait(EAGER + 0.2)
+            self.assertEqual(self.bridge.state, "connected")
+
+    def test_while_an_answer_waits(self) -> None:
+        """Attempts do not become rare before the answer's time is over; then they do."""
+        self.start()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), Heard())
+        self.settle()
+        self.cloud.refusal = ConnectionRefusedError()
+        self.lose()
+        self.wait(29)
+        self.assertLessEqual(max(self.gaps()[1:]), 5.2)
+        self.wait(300)
+        self.assertGreater(max(self.gaps()), 8)
+
+    def test_another_that_takes_its_place(self) -> None:
+        """Two desktops with one id, as of a copied folder, do not throw each other out all day."""
+        self.cloud.unwelcome = b"replaced"
+        self.start()
+        self.wait(600)
+        self.assertIn("took over", self.bridge.reason)
+        self.assertLess(len(self.cloud.dials), 80)
+        self.cloud.unwelcome = b""
+        self.wait(LONGEST + STEADY + 5)
+        self.assertEqual(self.bridge.state, "connected")
+        self.lose()
+        self.wait(EAGER + 0.2)
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_a_cloud_that_never_greets(self) -> None:
+        """A connection that opened and was of no use counts as a failed attempt."""
+        self.cloud.unwelcome = b"silently"
+        self.start()
+        self.wait(600)
+        self.assertLess(len(self.cloud.dials), 80)
 
     def test_a_refused_token_is_not_used_again(self) -> None:
         """The next attempt has another one."""
@@ -250,7 +304,7 @@ class Dialling(Case):
         self.start()
         self.assertEqual((self.bridge.state, self.bridge.reason), ("error", "not there"))
         self.session.refusal = None
-        self.wait(3)
+        self.wait(5.2)
         self.assertEqual(self.bridge.state, "connected")
 
     def test_an_exchange_outlives_its_connection(self) -> None:

@@ -6,7 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.endpoint import EndpointApp
-from ctllm.http.server import HttpServerFactory
+from ctllm.http.factory import HttpServerFactory
 from tests.unit.pretend import Upstream, Wire
 
 HERE = (
@@ -50,11 +50,11 @@ class EndpointTests(SynchronousTestCase):
         self.upstream = Upstream()
         self.factory = HttpServerFactory(EndpointApp(self.upstream), Clock())
 
-    def ask(self, headers: str, version: str = "1.1") -> bytes:
+    def ask(self, headers: str, version: str = "1.1", method: str = "GET") -> bytes:
         protocol, wire = self.factory.buildProtocol(None), Wire()
         protocol.makeConnection(wire)
         wire.protocol = protocol
-        protocol.dataReceived(f"GET /api/tags HTTP/{version}\r\n{headers}\r\n".encode())
+        protocol.dataReceived(f"{method} /api/tags HTTP/{version}\r\n{headers}\r\n".encode())
         return wire.said()
 
     def passes(self, headers: str, version: str = "1.1") -> bool:
@@ -95,6 +95,32 @@ class EndpointTests(SynchronousTestCase):
             self.assertFalse(self.passes(headers), host)
         for origin in ("null", "localhost", "", "http://evil.example http://localhost"):
             self.assertFalse(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
+
+    def test_apps_of_this_machine(self) -> None:
+        """Those of Electron, Tauri and VS Code name themselves so, as Ollama knows."""
+        for origin in (
+            "app://obsidian.md",
+            "tauri://localhost",
+            "vscode-webview://1a2b",
+            "file://",
+        ):
+            self.assertTrue(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
+        for origin in ("appp://x", "chrome-extension://x", "http://app://x", "xapp://x"):
+            self.assertFalse(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
+
+    def test_browsers_are_told(self) -> None:
+        """Ollama hears of no Origin: the endpoint says itself that a local page may read."""
+        origin = "Host: localhost\r\nOrigin: http://localhost:3000\r\n"
+        self.ask(origin)
+        self.assertIn(
+            (b"Access-Control-Allow-Origin", b"http://localhost:3000"),
+            self.upstream.callers[-1].extra,
+        )
+        asked = len(self.upstream.asked)
+        said = self.ask(origin + "Access-Control-Request-Method: POST\r\n", method="OPTIONS")
+        self.assertTrue(said.startswith(b"HTTP/1.1 204"), said)
+        self.assertIn(b"Access-Control-Allow-Origin: http://localhost:3000\r\n", said)
+        self.assertEqual(len(self.upstream.asked), asked)
 
     def test_two_origins(self) -> None:
         """No browser sends two; who does is up to something."""

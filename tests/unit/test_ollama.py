@@ -243,3 +243,77 @@ class Exchanges(Case):
             self.server(url, "up")
         wanted = [r"tcp:\:\:1:11434", "tls:o.example:443", "tcp:o.example:80"]
         self.assertEqual(self.dialled, wanted)
+
+
+class News(Case):
+    """What exchanges do to the models is seen at once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.real.up()
+        self.start()
+        self.real.answers[b"/api/tags"] = {"models": [{"name": "new"}]}
+
+    def exchange(self, line: bytes) -> Heard:
+        """One that is answered whole."""
+        method, path = line.split(b" ")
+        heard = Heard()
+        self.ollama.open(RequestHead(method, path), heard).end()
+        self.settle()
+        return heard
+
+    def test_what_changes_models(self) -> None:
+        """The list is told anew without waiting for the next look; the answer is not held back."""
+        for line in (
+            b"POST /api/pull",
+            b"POST /api/create",
+            b"POST /api/copy",
+            b"DELETE /api/delete",
+        ):
+            self.real.answers[b"/api/tags"] = {"models": [{"name": line.decode()}]}
+            self.assertEqual(self.exchange(line).over, "end")
+            self.settle()
+            self.assertEqual(self.ollama.status.models, (line.decode(),))
+
+    def test_what_does_not(self) -> None:
+        """Everything else waits for the next look."""
+        for line in (b"POST /api/chat", b"POST /api/push", b"GET /api/pull"):
+            self.assertEqual(self.exchange(line).over, "end")
+        self.assertEqual(self.ollama.status.models, ("m:1", "m:2"))
+
+    def test_many_at_once(self) -> None:
+        """They are looked at together, and once more for what came while looking."""
+        self.real.hangs = True
+        self.real.asked.clear()
+        for _ in range(50):
+            self.ollama.look()
+            self.settle()
+        self.assertEqual(len(self.real.asked), 1)
+        self.real.hangs = False
+        self.wait(PATIENCE)
+        paths = [head.path for head in self.real.asked]
+        self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags"])
+        self.assertEqual(self.ollama.status.models, ("new",))
+
+    def test_down(self) -> None:
+        """Also seen out of turn, again and again."""
+        self.real.down()
+        for _ in range(2):
+            self.ollama.look()
+            self.settle()
+        self.assertIs(self.ollama.status, DOWN)
+        self.real.up()
+        self.ollama.look()
+        self.settle()
+        self.assertEqual(self.ollama.status.models, ("new",))
+
+    def test_stopped(self) -> None:
+        """A look under way is given up; none begins afterwards."""
+        self.real.hangs = True
+        self.ollama.look()
+        self.settle()
+        self.ollama.stopService()
+        self.real.asked.clear()
+        self.ollama.look()
+        self.settle()
+        self.assertEqual((self.real.asked, self.flushLoggedErrors()), ([], []))

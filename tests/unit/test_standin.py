@@ -268,6 +268,18 @@ class ScriptTests(StandinCase):
         self.assertEqual((visit.status, visit.json), (503, {"error": "busy"}))
         self.assertIn(b"Retry-After: 7", visit.head)
 
+    def test_verbatim(self) -> None:
+        """Whatever bytes a test wants on the wire; then the connection is kept, or closed."""
+        answer = "HTTP/1.1 299 Odd\r\nX-Name: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        for script, closed in (
+            (Script(verbatim=answer), False),
+            (Script(verbatim=answer, break_after=0), True),
+        ):
+            self.standin.script("/api/tags", script, times=1)
+            visit = self.visit("GET", "/api/tags")
+            self.assertEqual(visit.seen, answer.encode("latin-1"))
+            self.assertEqual(visit.transport.disconnecting, closed)
+
     def test_error_in_stream(self) -> None:
         """After so many lines comes the error's, and the answer ends cleanly."""
         self.script(error_in_stream=(2, "boom"))

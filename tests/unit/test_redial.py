@@ -1,0 +1,60 @@
+"""When the bridge dials again: one desktop soon, a thousand not at once."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.redial import EAGER, LONGEST, pause
+
+BRIDGES = 1000
+
+
+def dials(chance: random.Random, until: float) -> list[float]:
+    """When one bridge dials a cloud that refuses it for so long, after a connection that worked."""
+    at = pause(0, chance.random)
+    found = [at]
+    while at < until:
+        at += pause(len(found), chance.random)
+        found.append(at)
+    return found
+
+
+class PauseTests(SynchronousTestCase):
+    """One bridge."""
+
+    def test_the_range_of_each(self) -> None:
+        """Soon at first, then rarer, never longer than half a minute, whatever chance says."""
+        shortest = [pause(failures, lambda: 0.0) for failures in range(6)]
+        longest = [pause(failures, lambda: 1.0) for failures in range(6)]
+        self.assertEqual(shortest, [0.0] + [1.0] * 5)
+        self.assertEqual(longest, [EAGER, 5.0, 15.0, LONGEST, LONGEST, LONGEST])
+        self.assertEqual(pause(10**9, lambda: 1.0), LONGEST)
+
+
+class HerdTests(SynchronousTestCase):
+    """A thousand that lose the same cloud in the same moment, by the same seed each time."""
+
+    def returns(self, away: float) -> list[float]:
+        """For how long after the cloud's return each is still away."""
+        chance = random.Random(3)
+        return [dials(chance, away)[-1] - away for _ in range(BRIDGES)]
+
+    def test_all_are_back_within_half_a_minute(self) -> None:
+        """However long the cloud was away."""
+        for away in (1.5, 5, 20, 120, 3600):
+            self.assertLess(max(self.returns(away)), LONGEST, away)
+
+    def test_none_of_them_is_a_herd(self) -> None:
+        """In no second do more than three in ten come back; after an hour one in ten."""
+        for away, most in ((1.5, 0.3), (5, 0.2), (20, 0.15), (120, 0.1), (3600, 0.1)):
+            seconds = Counter(int(late) for late in self.returns(away))
+            self.assertLess(max(seconds.values()), most * BRIDGES, away)
+
+    def test_they_do_not_hammer_a_cloud_that_is_away(self) -> None:
+        """While it is away for long, each dials about four times a minute."""
+        chance = random.Random(3)
+        counts = [len(dials(chance, 600.0)) for _ in range(100)]
+        self.assertLess(sum(counts) / len(counts), 45)
