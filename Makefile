@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e bench system wheel clean
+.PHONY: help run test lint unit e2e fuzz bench system wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
@@ -26,6 +26,10 @@ e2e: system $(VENV)/.tests ## The end-to-end tests alone
 
 bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four minutes)
 	$(BIN)/python -m benchmarks.streams $(ARGS)
+	$(BIN)/python -m benchmarks.cancel
+
+fuzz: $(VENV)/.tests ## A million hostile frames, and HTTP (about three minutes)
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 system: ## Programs of the system that the tests drive (a browser)
 	@tests/system

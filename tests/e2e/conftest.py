@@ -14,6 +14,8 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
+from tests.e2e.faithful import Twice, twice
+from tests.e2e.network_place import Place
 from tests.e2e.world import World
 
 
@@ -46,6 +48,14 @@ async def world(tmp_path: Path) -> Any:
     await made.close()
 
 
+@pytest_twisted.async_yield_fixture()
+async def place(world: World) -> Any:
+    """A world with a network under the test's control; nothing of it runs yet."""
+    made = Place(world)
+    yield made
+    made.leave()
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cloud and alice's desktop beside a stand-in, for the tests of one module."""
@@ -61,4 +71,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
     pytest_twisted.blockon(ensureDeferred(start()))
     yield made
+    pytest_twisted.blockon(ensureDeferred(made.close()))
+
+
+@pytest.fixture(scope="module")
+def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+    """A stand-in that is asked directly and through ctllm, for the tests of one module."""
+    made = World(tmp_path_factory.mktemp("twice"))
+    yield pytest_twisted.blockon(ensureDeferred(twice(made)))
     pytest_twisted.blockon(ensureDeferred(made.close()))

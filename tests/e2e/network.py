@@ -1,4 +1,4 @@
-"""A piece of network under a test's control: a TCP relay that can cut, and hold back."""
+"""A blocking client that sees bytes as they are, and the network that it may be put behind."""
 
 from __future__ import annotations
 
@@ -6,72 +6,9 @@ import json
 import socket
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from tests.e2e.network_wire import Wire
 
-
-class Half(Protocol):
-    """One connection of a pair."""
-
-    def __init__(self) -> None:
-        self.peer: Half | None = None
-        self.early = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        if self.peer is None:
-            self.early += data
-        else:
-            self.peer.transport.write(data)
-
-    def connectionLost(self, reason: Any = None) -> None:
-        peer, self.peer = self.peer, None
-        if peer is not None:
-            peer.peer = None
-            peer.transport.loseConnection()
-
-
-class Wire(Factory):
-    """Listens on `port`, forwards to `target`; `cut` ends all connections at once."""
-
-    noisy = False
-
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self._halves: list[Half] = []
-        self.accepted = 0
-        self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
-        self.port: int = self.listening.getHost().port
-
-    def buildProtocol(self, addr: Any) -> Half:
-        self.accepted += 1
-        near = Half()
-        self._halves.append(near)
-        dialling = TCP4ClientEndpoint(reactor, "127.0.0.1", self._target).connect(
-            Factory.forProtocol(Half)
-        )
-        dialling.addCallbacks(lambda far: self._join(near, far), lambda _: self._refuse(near))
-        return near
-
-    def _join(self, near: Half, far: Half) -> None:
-        self._halves.append(far)
-        near.peer, far.peer = far, near
-        far.transport.write(near.early)
-
-    def _refuse(self, near: Half) -> None:
-        near.transport.abortConnection()
-
-    def cut(self) -> None:
-        """Reset every connection, both ways."""
-        halves, self._halves = self._halves, []
-        for half in halves:
-            half.peer = None
-            if half.transport is not None:
-                half.transport.abortConnection()
-
-    def stopListening(self) -> Any:
-        self.cut()
-        return self.listening.stopListening()
+__all__ = ["RawClient", "Wire", "body_of"]
 
 
 class RawClient:

@@ -1,0 +1,1 @@
+"""Which client can call what, directly and through ctllm: run it with `make compatibility`."""

@@ -1,0 +1,46 @@
+"""The clients: the columns of the table, and the program that drives each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from json import loads
+from pathlib import Path
+
+DRIVERS = Path(__file__).parent / "drivers"
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as its registry calls it. `light` ones are driven by `make test` too."""
+
+    package: str
+    driver: str
+    light: bool = True
+
+    @property
+    def of_node(self) -> bool:
+        return self.driver.endswith(".cjs")
+
+    @property
+    def title(self) -> str:
+        return f"{self.package} ({'npm' if self.of_node else 'Python'})"
+
+    def version(self, modules: Path) -> str:
+        """The version that is installed; `modules` is npm's folder. Raises where there is none."""
+        if self.of_node:
+            return str(loads((modules / self.package / "package.json").read_text())["version"])
+        return metadata.version(self.package)
+
+
+CLIENTS = (
+    Client("ollama", "ollama_python.py"),
+    Client("ollama", "ollama_node.cjs"),
+    Client("openai", "openai_python.py"),
+    Client("openai", "openai_node.cjs"),
+    Client("anthropic", "anthropic_python.py"),
+    Client("langchain-ollama", "langchain_ollama_python.py"),
+    Client("llm-ollama", "llm_ollama_python.py", light=False),
+    Client("litellm", "litellm_python.py", light=False),
+)
+LIGHT = tuple(client for client in CLIENTS if client.light)

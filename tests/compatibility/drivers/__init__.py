@@ -1,0 +1,1 @@
+"""Programs that each drive one client: orders on standard input, outcomes on standard output."""

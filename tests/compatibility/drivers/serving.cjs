@@ -1,0 +1,69 @@
+// What the drivers in Node share; the orders and outcomes are those of serving.py.
+"use strict";
+
+const readline = require("node:readline");
+
+const parameters = {
+  type: "object",
+  properties: { city: { type: "string" } },
+  required: ["city"],
+};
+
+exports.MODEL = "llama3.2";
+exports.EMBEDDER = "nomic-embed-text";
+exports.PNG = Buffer.concat([
+  Buffer.from("89504e470d0a1a0a", "hex"),
+  Buffer.alloc(64),
+]).toString("base64");
+exports.PARAMETERS = parameters;
+exports.TOOL = {
+  type: "function",
+  function: { name: "weather", description: "The weather", parameters },
+};
+exports.SCHEMA = {
+  type: "object",
+  properties: { answer: { type: "string" }, sure: { type: "boolean" } },
+  required: ["answer", "sure"],
+  additionalProperties: false,
+};
+
+exports.user = (content, more) => [{ role: "user", content, ...more }];
+
+async function outcome(client, calls, { call, text }) {
+  const pieces = [];
+  try {
+    let value = await calls[call](client, text);
+    if (value && value[Symbol.asyncIterator]) {
+      for await (const piece of value) pieces.push(piece);
+      value = pieces;
+    }
+    return { call, value: value ?? null };
+  } catch (error) {
+    return { call, pieces, error: told(error) };
+  }
+}
+
+function told(error) {
+  return {
+    class: error.name === "Error" ? error.constructor.name : error.name,
+    status: error.status_code ?? error.status ?? null,
+    message: String(error.message),
+    retry_after: error.headers?.get?.("retry-after") ?? null,
+  };
+}
+
+// Carry out orders until there are no more; `make` gives a client for an address and a key.
+exports.serve = async (make, calls) => {
+  console.log = console.error; // what a library prints is not an outcome
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    const { base, key, jobs, together } = JSON.parse(line);
+    const client = make(base, key);
+    let outcomes = [];
+    if (together) {
+      outcomes = await Promise.all(jobs.map((job) => outcome(client, calls, job)));
+    } else {
+      for (const job of jobs) outcomes.push(await outcome(client, calls, job));
+    }
+    process.stdout.write(JSON.stringify(outcomes) + "\n");
+  }
+};

@@ -1,0 +1,93 @@
+"""What the drivers in Python share.
+
+An order is a line of JSON: `{"base", "key", "jobs": [{"call", "text"}], "together"}`. The outcomes
+are one line too, a list in the order of the jobs: `{"call", "value"}`; where the client raised
+`{"call", "error"}`; and `pieces` where it had given some of a stream.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+MODEL = "llama3.2"
+EMBEDDER = "nomic-embed-text"
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
+PARAMETERS = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "The weather", "parameters": PARAMETERS},
+}
+SCHEMA = {
+    "type": "object",
+    "properties": {"answer": {"type": "string"}, "sure": {"type": "boolean"}},
+    "required": ["answer", "sure"],
+    "additionalProperties": False,
+}
+
+Call = Callable[[Any, str], Any]
+
+
+def user(text: str, **more: Any) -> list[dict[str, Any]]:
+    """The messages of a conversation in which one thing was said."""
+    return [{"role": "user", "content": text, **more}]
+
+
+def serve(make: Callable[[str, str], Any], calls: dict[str, Call]) -> None:
+    """Carry out orders until there are no more; `make` gives a client for an address and a key."""
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is not an outcome
+    for line in sys.stdin:
+        order = json.loads(line)
+        client = make(order["base"], order["key"])
+        with ThreadPoolExecutor(32 if order["together"] else 1) as pool:
+            jobs = [pool.submit(_outcome, client, calls, job) for job in order["jobs"]]
+            outcomes = [job.result() for job in jobs]
+        out.write(json.dumps(outcomes) + "\n")
+        out.flush()
+
+
+def _outcome(client: Any, calls: dict[str, Call], job: dict[str, str]) -> dict[str, Any]:
+    pieces: list[Any] = []
+    said: dict[str, Any] = {"call": job["call"]}
+    try:
+        value = calls[job["call"]](client, job["text"])
+        if isinstance(value, Iterator):
+            for piece in value:
+                pieces.append(plain(piece))
+            value = pieces
+        return {**said, "value": plain(value)}
+    except Exception as error:
+        # Whatever a client raises is its outcome.
+        return {**said, "pieces": pieces, "error": _told(error)}
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None) or {}
+    return {
+        "class": type(error).__name__,
+        "status": getattr(error, "status_code", None),
+        "message": str(error),
+        "retry_after": headers.get("retry-after"),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A client's value as JSON's types."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    return value

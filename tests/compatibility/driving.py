@@ -1,0 +1,98 @@
+"""Drivers as processes: orders in, outcomes out. Blocks: for use in a thread."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.compatibility.clients import DRIVERS, Client
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+#: Where `make` installs the packages of package.json.
+MODULES = BIN.parent / "npm" / "node_modules"
+
+Job = dict[str, str]
+Outcome = dict[str, Any]
+
+
+class Missing(Exception):
+    """A client, or Node, is not installed."""
+
+
+def node() -> str:
+    """The Node of this machine, or the one that `make` installed where there was none."""
+    found = shutil.which("node", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
+    if found is None or not MODULES.is_dir():
+        raise Missing(f"the clients from npm are not in {MODULES}: run `make npm`")
+    return found
+
+
+class Driver:
+    """One client, driven by a process of its own; as many orders as one likes."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._folder = tempfile.TemporaryDirectory()
+        program = DRIVERS / client.driver
+        argv = [sys.executable, "-m", f"tests.compatibility.drivers.{program.stem}"]
+        if client.of_node:
+            argv = [node(), str(program)]
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env=_environment(self._folder.name),
+            text=True,
+        )
+
+    def carry_out(
+        self, base: str, key: str, jobs: list[Job], *, together: bool = False
+    ) -> list[Outcome]:
+        """Let the client do all `jobs` at an address, one by one or at once; gives the outcomes."""
+        order = {"base": base, "key": key, "jobs": jobs, "together": together}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise Missing(f"the driver of {self.client.title} ended; see above")
+        outcomes: list[Outcome] = json.loads(line)
+        return outcomes
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+
+def _environment(home: str) -> dict[str, str]:
+    """Nothing of the user's: no keys, no proxies, no settings, no news from the internet."""
+    return {
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "NODE_PATH": str(MODULES),
+        "LLM_USER_PATH": home,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
+    }
+
+
+def calls_of(client: Client) -> list[str]:
+    """The calls that a client's driver knows, in its order."""
+    text = (DRIVERS / client.driver).read_text()
+    return [
+        line.strip().split('"')[1]
+        for line in text.splitlines()
+        if line.strip().startswith(('"POST ', '"GET ', '"DELETE '))
+    ]

@@ -1,0 +1,125 @@
+"""An Ollama that says the same each time it is asked, so that two runs can be compared by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.web import http
+
+
+def line(number: int, pad: int, done: bool) -> bytes:
+    """One line of an answer: numbered, at least `pad` bytes long."""
+    word = f"{number:06d} ".ljust(pad, "x")
+    said = {"model": "numbers", "message": {"role": "assistant", "content": word}, "done": done}
+    return json.dumps(said).encode() + b"\n"
+
+
+def whole(lines: int, pad: int = 0) -> bytes:
+    """The answer that a direct run gives."""
+    return b"".join(line(number, pad, number == lines - 1) for number in range(lines))
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+class Counting(http.Request):
+    """One answer; a push producer to whoever reads it."""
+
+    def __init__(self, numbers: Numbers, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._numbers = numbers
+        self._next = self._lines = self._pad = 0
+        self._interval = 0.0
+        self._paused = False
+        self._timer: Any = None
+
+    def process(self) -> None:
+        if self.path == b"/api/chat":
+            self._begin(**json.loads(self.content.read()))
+        else:
+            known = {b"/api/version": {"version": "1"}, b"/api/tags": {"models": []}}
+            self.write(json.dumps(known.get(self.path, {})).encode())
+            self.finish()
+
+    def _begin(self, lines: int, interval: float = 0.0, pad: int = 0, **_: Any) -> None:
+        self._lines, self._interval, self._pad = lines, interval, pad
+        self._numbers.asked += 1
+        self._numbers.under_way.add(self)
+        self.setHeader(b"Content-Type", b"application/x-ndjson")
+        self.registerProducer(self, True)
+        self._go()
+
+    def _go(self) -> None:
+        self._timer = None
+        for _ in range(1 if self._interval else 100):
+            if self._paused:
+                return
+            self.write(line(self._next, self._pad, self._next == self._lines - 1))
+            self._next += 1
+            if self._next == self._lines:
+                self.unregisterProducer()
+                self.finish()
+                self.stop()
+                return
+        self._timer = reactor.callLater(self._interval, self._go)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        if self._timer is None:
+            self._go()
+
+    def stopProducing(self) -> None:
+        self.stop()
+
+    def connectionLost(self, reason: Any) -> None:
+        super().connectionLost(reason)
+        self.stop()
+
+    def stop(self) -> None:
+        """Say nothing more."""
+        self._paused = True
+        self._numbers.under_way.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Numbers(http.HTTPFactory):
+    """Answers POST /api/chat with {"lines", "interval" (seconds between two), "pad" (bytes)}."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        super().__init__(reactor=reactor)
+        self.timeOut = None
+        self.asked = 0
+        self.under_way: set[Counting] = set()
+        self.listening = reactor.listenTCP(0, self, backlog=4096, interface="127.0.0.1")
+        self.port: int = self.listening.getHost().port
+
+    def buildProtocol(self, addr: Any) -> Any:
+        channel = super().buildProtocol(addr)
+        channel.requestFactory = partial(Counting, self)
+        return channel
+
+    def startFactory(self) -> None:
+        """Open no log."""
+
+    def stopFactory(self) -> None:
+        """Close no log."""
+
+    def log(self, request: http.Request) -> None:
+        """Log nothing."""
+
+    def stopListening(self) -> Any:
+        for request in list(self.under_way):
+            request.stop()
+        return self.listening.stopListening()

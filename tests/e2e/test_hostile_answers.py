@@ -1,0 +1,137 @@
+"""An Ollama that answers nonsense, without end, or twice: an error, never passed for whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
+
+from tests.e2e.hostile import Fort, fort
+from tests.e2e.processes import linux
+from tests.e2e.world import World, until
+
+pytestmark = linux
+
+OK = b"HTTP/1.1 200 OK\r\n"
+SIZED = OK + b"Content-Length: 5\r\n\r\n"
+CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+#: Refused before a byte of them is passed on: 502, whole.
+NONSENSE = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "a later version": b"HTTP/2 200 OK\r\n\r\n",
+    "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
+    "a status of no meaning": b"HTTP/1.1 999 OK\r\n\r\n",
+    "a missing colon": OK + b"nothing\r\n\r\n",
+    "a folded line": OK + b"A: b\r\n c\r\n\r\n",
+    "a bare line feed": OK + b"A: b\nSet-Cookie: c=d\r\n\r\n",
+    "a NUL": OK + b"A: \0\r\n\r\n",
+    "both framings": OK + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two lengths": OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    "a negative length": OK + b"Content-Length: -5\r\n\r\nhello",
+    "another coding": OK + b"Transfer-Encoding: gzip\r\n\r\nhello",
+    "a switch of protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+    "a giant head": OK + b"A: " + b"b" * 1_000_000 + b"\r\n\r\n",
+    "endless interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
+    "nothing": b"",
+}
+#: Begun, so broken off.
+BROKEN = {
+    "a length not reached": SIZED + b"hel",
+    "no last chunk": CHUNKS + b"5\r\nhello\r\n",
+    "a chunk cut short": CHUNKS + b"9\r\nhello",
+    "a chunk's size in words": CHUNKS + b"5\r\nhello\r\nfive\r\n",
+    "a chunk longer than it says": CHUNKS + b"5\r\nhello!\r\n0\r\n\r\n",
+    "a chunk beyond 64 bits": CHUNKS + b"5\r\nhello\r\n" + b"f" * 30 + b"\r\n",
+    "a giant extension": CHUNKS + b"5\r\nhello\r\n5;" + b"x" * 100_000,
+    "endless trailers": CHUNKS + b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 40_000,
+}
+#: Fine, and the body that arrives.
+FINE = {
+    "to the end": (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
+    "with trailers": (CHUNKS + b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", b"hello"),
+    "with words after it": (SIZED + b"hello" + OK + b"Content-Length: 4\r\n\r\nevil", b"hello"),
+    "an empty one with words": (b"HTTP/1.1 204 No Content\r\n\r\nevil", b""),
+    "gzipped": (OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b", b"\x1f\x8b"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A line with a raw Ollama."""
+    world = World(tmp_path_factory.mktemp("answers"))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+
+
+async def asked(place: Fort, door: str, answer: bytes) -> bytes:
+    """What a client hears where Ollama says `answer` and closes."""
+    place.ollama.answers[b"/probe"] = (answer, True)
+    at = place.doors[door]
+    head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+    return await at.say(head + at.credential + b"\r\nConnection: close\r\n\r\nx")
+
+
+@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@ensureDeferred
+async def test_nonsense_is_a_502(place: Fort, door: str) -> None:
+    """A whole answer with a sentence; nothing that Ollama said is in it. The next is served."""
+    for name, answer in NONSENSE.items():
+        heard = await asked(place, door, answer)
+        assert heard.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, heard[:300])
+        assert heard.count(b"HTTP/1.1") <= 2 and b"Ollama" in heard, (name, heard[:300])
+        assert b"Set-Cookie" not in heard, name
+    place.ollama.answers.clear()
+    await place.lives()
+
+
+@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@ensureDeferred
+async def test_what_breaks_in_the_middle_never_ends_well(place: Fort, door: str) -> None:
+    """What came is passed on; then neither a last chunk nor as many bytes as were said."""
+    for name, answer in BROKEN.items():
+        heard = await asked(place, door, answer)
+        head, _, body = heard.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), (name, heard[:300])
+        assert not body.endswith(b"0\r\n\r\n"), (name, heard[-300:])
+        if b"content-length: 5" in head.lower():
+            assert len(body) < 5, name
+    place.ollama.answers.clear()
+    await place.lives()
+
+
+@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@ensureDeferred
+async def test_what_follows_an_answer_is_nobodys(place: Fort, door: str) -> None:
+    """Each good body arrives as it was; bytes after it are no part of it and no next answer."""
+    for name, (answer, body) in FINE.items():
+        heard = await asked(place, door, answer)
+        assert b"evil" not in heard, name
+        assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
+        status, _, after = await place.world.http("GET", "/alive", token=place.world.key)
+        assert (status, after) == (200, b"{}"), name
+    place.ollama.answers.clear()
+
+
+@ensureDeferred
+async def test_interim_answers_without_end_are_ended(place: Fort) -> None:
+    """An Ollama that never stops saying 100 is hung up on; its client hears 502."""
+    gone: list[bool] = []
+    loops: list[LoopingCall] = []
+
+    def flood(transport: Any) -> None:
+        transport.protocol.connectionLost = lambda reason: gone.append(True)
+        loops.append(LoopingCall(transport.write, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
+        loops[0].start(0.01)
+
+    place.ollama.answers[b"/flood"] = (flood, False)
+    status, _, _ = await place.world.http("GET", "/flood", token=place.world.key)
+    assert status == 502
+    await until(lambda: gone, "the connection to be closed")
+    loops[0].stop()
+    await place.lives()

@@ -1,0 +1,166 @@
+"""What runs out: connections, file descriptors, room on the disk. The service lives on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.standin import Script
+from tests.e2e.network import RawClient
+from tests.e2e.processes import children, linux, option
+from tests.e2e.world import World, until
+
+pytestmark = linux
+CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def seconds_of_cpu(pid: int) -> float:
+    """What a process has used so far."""
+    used = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
+    return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def crowd(connect: object, count: int) -> list[socket.socket]:
+    """So many connections that say nothing; fewer where no more can be made."""
+    made = []
+    for _ in range(count):
+        try:
+            made.append(connect())  # type: ignore[operator]
+        except OSError:
+            break
+    return made
+
+
+def fill(file: IO[bytes]) -> None:
+    """Write until there is no room."""
+    with suppress(OSError):
+        while True:
+            file.write(bytes(512))
+
+
+async def line(world: World) -> int:
+    """A whole line; the pid of its cloud."""
+    cloud = await world.cloud()
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port)
+    world.alice = await world.token("alice")
+    return cloud.pid
+
+
+async def works(world: World) -> bool:
+    """Whether a chat goes through."""
+    try:
+        status, _, _ = await world.http("POST", "/api/chat", CHAT, world.alice)
+    except OSError:
+        return False
+    return status == 200
+
+
+@pytest.mark.parametrize("which", ["cloud", "proxy"])
+@ensureDeferred
+async def test_no_file_descriptors_left(world: World, which: str) -> None:
+    """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
+    cloud = await line(world)
+    (proxy,) = children(cloud)
+    pid = cloud if which == "cloud" else proxy
+    world.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
+    client = await deferToThread(RawClient, world.cloud_port)
+    ask = {"model": "llama3.2", "prompt": "x"}
+    await deferToThread(client.ask, "POST", "/api/generate", world.alice, ask)
+    await deferToThread(client.lines, 2)
+    open_now = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + 10, open_now + 10))
+
+    def connect() -> socket.socket:
+        if which == "cloud":
+            return socket.create_connection(("127.0.0.1", world.cloud_port), timeout=5)
+        made = socket.socket(socket.AF_UNIX)
+        made.settimeout(5)
+        made.connect(option(proxy, "socket"))
+        return made
+
+    idle = await deferToThread(crowd, connect, 300)
+    before = seconds_of_cpu(pid)
+    await deferToThread(client.lines, 25)
+    assert seconds_of_cpu(pid) - before < 2.5, "it spins"
+    for each in idle:
+        each.close()
+    await until(lambda: works(world), "it to serve again")
+    await deferToThread(client.until, b"\r\n0\r\n\r\n")
+    client.close()
+
+
+@ensureDeferred
+async def test_thousands_of_idle_connections(world: World) -> None:
+    """Who says nothing costs little memory, and keeps nobody else from being served."""
+    cloud = await line(world)
+    assert await works(world)
+    before = resident(cloud)
+    count = 8000
+
+    def connect() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", world.cloud_port), timeout=5)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count + 500 or soft < count + 500:
+        pytest.skip(f"this machine allows {soft} open files, which is too few")
+    idle = await deferToThread(crowd, connect, count)
+    try:
+        assert len(idle) == count
+        assert await works(world)
+        each = (resident(cloud) - before) / count
+        print(f"\n{each:.0f} bytes an idle connection")
+        assert each < 20_000
+        for lost in idle[: count // 2]:
+            lost.close()
+        assert await works(world)
+        fds = Path(f"/proc/{cloud}/fd")
+        rest = count // 2
+        await until(lambda: len(os.listdir(fds)) < rest + 100, "half of them to be forgotten")
+        await until(lambda: len(os.listdir(fds)) < 100, "the silent ones to be closed", 60)
+    finally:
+        for lost in idle:
+            lost.close()
+
+
+@ensureDeferred
+async def test_a_full_disk(world: World) -> None:
+    """Signing in gets 503 and spends no invitation; what runs goes on, and so do new chats."""
+    folder = world.state("cloud")
+    folder.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)]
+    mounted = subprocess.run(mount)
+    if mounted.returncode:
+        pytest.skip("MOUNTING IS NOT ALLOWED HERE: nothing was tried on a full disk")
+    try:
+        await line(world)
+        link = await world.invite("bob")
+        invite = {"invite": link.partition("#invite=")[2], "client": "desktop"}
+        with open(folder / "filler", "wb", buffering=0) as filler:
+            fill(filler)
+        status, headers, said = await world.http("POST", "/ctllm/session", invite)
+        assert status == 503 and b"Make room on the disk" in said, said
+        assert "retry-after" in headers
+        assert await works(world)
+        (folder / "filler").unlink()
+        status, _, said = await world.http("POST", "/ctllm/session", invite)
+        assert status == 201, said
+    finally:
+        await world.close()
+        world.programs.clear()
+        world.ports.clear()
+        subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,97 @@
+"""A desktop that sends rubbish: it is dropped, and nothing of it reaches anybody else."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.processes import children, linux
+from tests.e2e.world import World
+
+pytestmark = linux
+SEED = 20261124
+
+
+def dialled(port: int, token: str) -> socket.socket:
+    """A bridge's WebSocket, just after its 101."""
+    wire = socket.create_connection(("127.0.0.1", port), timeout=20)
+    head = (
+        "GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+    )
+    wire.sendall(head.encode())
+    said = b""
+    while b"\r\n\r\n" not in said:
+        piece = wire.recv(1)
+        assert piece, said
+        said += piece
+    assert b" 101 " in said.split(b"\r\n")[0], said
+    assert b"extensions" not in said.lower(), "nothing is compressed"
+    return wire
+
+
+def message(first: int, payload: bytes, masked: bool = True) -> bytes:
+    """One WebSocket frame whose first byte is `first`."""
+    length = bytes([(0x80 if masked else 0) | 126]) + struct.pack("!H", len(payload))
+    return bytes([first]) + length + (bytes(4) if masked else b"") + payload
+
+
+def ended(port: int, token: str, data: bytes) -> bool:
+    """Whether the connection is closed on us after `data`, within 20 s."""
+    with dialled(port, token) as wire:
+        try:
+            wire.sendall(data)
+            while wire.recv(65536):
+                pass
+        except TimeoutError:
+            return False
+        except OSError:
+            pass
+        return True
+
+
+@ensureDeferred
+async def test_rubbish_on_the_tunnel(world: World) -> None:
+    """Compressed, unmasked, endless, reserved or garbled frames end that connection only."""
+    cloud = await world.cloud()
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port)
+    token = await world.token("alice", "desktop")
+    alice = await world.token("alice")
+    before = children(cloud.pid)
+    rng = random.Random(SEED)
+    cases = {
+        "compressed": message(0xC2, b"x" * 30),
+        "unmasked": message(0x82, b"x" * 30, masked=False),
+        "reserved bits": message(0xB2, b"x" * 30),
+        "an unknown opcode": message(0x83, b"x" * 30),
+        "a text": message(0x81, b"hello"),
+        "a continuation of nothing": message(0x80, b"x" * 30),
+        "a ping in pieces": message(0x09, b"x"),
+        "a giant ping": message(0x89, b"x" * 200),
+        "more than a message may have": b"\x82\xff" + struct.pack("!Q", 1 << 40) + bytes(4),
+        "a negative length": b"\x82\xff" + b"\xff" * 8 + bytes(4),
+        "a frame of the tunnel's before HELLO": message(0x82, b"\x05" + bytes(20)),
+        "no HELLO but rubbish": message(0x82, rng.randbytes(300)),
+        "a HELLO of another version": message(
+            0x82, b"\x01" + struct.pack("!I", 26) + bytes(16) + b'{"version":9,"window":999}'
+        ),
+    }
+    for name, data in cases.items():
+        assert await deferToThread(ended, world.cloud_port, token, data), name
+    for _ in range(150):
+        data = message(0x82, rng.randbytes(rng.randrange(1, 400)))
+        data = bytes([rng.randrange(256)]) + data[1:] if rng.random() < 0.5 else data
+        with await deferToThread(dialled, world.cloud_port, token) as wire:
+            wire.sendall(data + rng.randbytes(200))
+    status, _, _ = await world.http("GET", "/api/tags", token=alice)
+    assert status == 200
+    assert children(cloud.pid) == before, "the proxy lives"
+    assert "Traceback" not in cloud.printed, cloud.printed

@@ -1,0 +1,150 @@
+"""A cloud is killed under a thousand desktops: they come back by themselves, and not as a herd."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.task import Cooperator, deferLater
+
+from ctllm.cloud.identity import Folder, Invites
+from ctllm.desktop.bridge import Bridge
+from ctllm.desktop.cloud import CloudClient, agent
+from ctllm.desktop.credentials import CredentialFile
+from ctllm.desktop.redial import EAGER
+from ctllm.desktop.session import Session, log_in
+from ctllm.errors import OllamaDown
+from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import Desktop
+from tests.e2e.network_wire import Wire
+from tests.e2e.world import Program, World, until
+
+USERS, EACH = 32, 32
+#: Seconds in which all are to be back once the cloud is.
+BACK = 60.0
+
+
+class Desk:
+    """What of a desktop makes work for a cloud: its sign-in, its bridge; no Ollama."""
+
+    def __init__(self, world: World, url: str, number: int) -> None:
+        self.file = CredentialFile(world.folder / f"desk-{number}")
+        self.client = CloudClient(url, agent(reactor), reactor)
+        self.session = Session(self.file, lambda url: self.client, reactor)
+        self.dials: list[float] = []
+        tunnel = Answerer(
+            1 << 18, 30, 8, keep=0, desktop=Desktop(self.file.load().desktop_id, f"desk {number}")
+        )
+        tunnel.accept = self.refuse
+        self.bridge = Bridge(tunnel, self.session, reactor, (4, 4))
+        self.bridge.on_state = self.changed
+
+    def refuse(self, *_: Any) -> Any:
+        raise OllamaDown("there is none")
+
+    def changed(self) -> None:
+        if self.bridge.state == "connecting":
+            self.dials.append(reactor.seconds())
+
+    @property
+    def up(self) -> bool:
+        return self.bridge.state == "connected"
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Herd:
+    """All the desktops."""
+
+    def __init__(self, world: World, url: str) -> None:
+        self.world = world
+        self.timers = len(reactor.getDelayedCalls()) + 1
+        self.desks = [Desk(world, url, number) for number in range(USERS * EACH)]
+
+    async def sign_in(self) -> None:
+        folder = Folder(self.world.state("cloud") / "cloud").inner("invites")
+        invites = Invites(folder, time.time)
+
+        def each() -> Any:
+            for number, desk in enumerate(self.desks):
+                invite = invites.create(f"user{number // EACH}")
+                yield Deferred.fromCoroutine(log_in(desk.file, desk.client, invite))
+
+        work = Cooperator().coiterate
+        todo = each()
+        await DeferredList([work(todo) for _ in range(8)], fireOnOneErrback=True)
+
+    async def start(self) -> None:
+        for first in range(0, len(self.desks), 50):
+            for desk in self.desks[first : first + 50]:
+                desk.bridge.startService()
+            await deferLater(reactor, 0.2)
+        await self.all_up()
+
+    async def all_up(self) -> None:
+        await until(lambda: all(desk.up for desk in self.desks), "all to be connected", BACK)
+
+    async def stop(self) -> None:
+        await DeferredList([maybeDeferred(desk.bridge.stopService) for desk in self.desks])
+        # autobahn's timers are shared by many connections, and end by themselves.
+        await until(lambda: len(reactor.getDelayedCalls()) <= self.timers, "timers to end")
+
+    def dials_since(self, began: float) -> list[int]:
+        """How many dialled in each second since then."""
+        late = [at - began for desk in self.desks for at in desk.dials if at >= began]
+        counted = Counter(map(int, late))
+        return [counted[second] for second in range(max(counted, default=-1) + 1)]
+
+    async def back(self, began: float, cloud: Program) -> None:
+        """Wait until all are connected again, while others are answered; says how it was."""
+        used, slowest = cpu(cloud.pid), 0.0
+        while not all(desk.up for desk in self.desks):
+            asked = reactor.seconds()
+            status, _, _ = await self.world.http("GET", "/health")
+            slowest = max(slowest, reactor.seconds() - asked)
+            assert status == 200
+            assert asked - began < BACK, sum(desk.up for desk in self.desks)
+            await deferLater(reactor, 0.1)
+        print(f"all back after {reactor.seconds() - began:.1f} s")
+        print(f"processor time of the cloud: {cpu(cloud.pid) - used:.1f} s")
+        print(f"slowest answer to others: {slowest:.2f} s")
+        assert slowest < 10
+
+
+@ensureDeferred
+async def test_a_thousand_desktops_come_back(world: World) -> None:
+    """Within a minute of the cloud, spread over seconds; and it answers others meanwhile."""
+    options = (f"--max-proxies={USERS}",)
+    cloud = await world.cloud(*options)
+    wire = Wire(world.cloud_port)
+    world.ports.append(wire)
+    herd = Herd(world, f"http://127.0.0.1:{wire.port}")
+    await herd.sign_in()
+    await herd.start()
+    try:
+        await cloud.stop(signal.SIGKILL)
+        await until(lambda: not any(desk.up for desk in herd.desks), "all to notice")
+        noticed = reactor.seconds()
+        cloud = await world.cloud(*options)
+        await herd.back(reactor.seconds(), cloud)
+        after = herd.dials_since(noticed + EAGER)  # before that, nobody was there to be hurt
+        print("dials in each second since all had tried once:", after)
+        assert max(after) < len(herd.desks) / 2
+        began = reactor.seconds()
+        wire.cut()  # and once more, with the cloud there all the time
+        await until(lambda: not all(desk.up for desk in herd.desks), "some to notice")
+        await herd.back(began, cloud)
+        print("dials in each second since the cut:", herd.dials_since(began))
+    finally:
+        await herd.stop()

@@ -1,0 +1,112 @@
+"""Mutated bytes of HTTP against both readers of it: requests to a server, answers to a client."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.wire.answer import MAX_HEAD, Answer
+from ctllm.wire.body import BadFraming
+from tests.fuzz.tunnel import Quiet, mutated
+
+MOST_HEAD = 4096
+REQUESTS = (
+    b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST /v1/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5;a=b\r\nhello\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+    b"HEAD http://x/y HTTP/1.0\r\nConnection: keep-alive\r\nA: " + b"b" * 300 + b"\r\n\r\n",
+)
+ANSWERS = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n3;x\r\n{}\n\r\n0\r\nA: b\r\n\r\n",
+    b"HTTP/1.0 500 No\r\nA: b\r\n\r\nto the end",
+    b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+)
+
+
+class Wire(StringTransport):
+    """A transport that closes as a real one does, but at once."""
+
+    gone = False
+
+    def abortConnection(self) -> None:
+        self.gone = True
+
+    loseConnection = abortConnection
+    loseWriteConnection = abortConnection
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+
+def pieces(rng: Random, data: bytes) -> list[bytes]:
+    """`data` as a network may cut it."""
+    found = []
+    while data:
+        cut = rng.choice((1, 2, 7, 50, len(data)))
+        found.append(data[:cut])
+        data = data[cut:]
+    return found
+
+
+def some(rng: Random, seeds: tuple[bytes, ...]) -> bytes:
+    """One to three messages after each other, most of them mutated."""
+    chosen = [rng.choice(seeds) for _ in range(rng.randrange(1, 4))]
+    return b"".join(mutated(rng, one) if rng.random() < 0.7 else one for one in chosen)
+
+
+def server(rng: Random, count: int) -> int:
+    """So many connections to a server; each ends, and what it says is HTTP. Gives the refused."""
+    refused = 0
+    for _ in range(count):
+        clock, wire, broken = Clock(), Wire(), []
+
+        async def app(incoming: Incoming, broken: list[Any] = broken) -> None:
+            if incoming.asked.method == b"GET":
+                incoming.reply(200, {})
+                return
+            taken = await incoming.read(10_000)
+            assert len(taken) <= 10_000
+            incoming.reply(200, taken)
+
+        served: Any = HttpServerFactory(app, clock, max_head=MOST_HEAD).buildProtocol(None)
+        served.makeConnection(wire)
+        for piece in pieces(rng, some(rng, REQUESTS)):
+            if not wire.gone:
+                served.dataReceived(piece)
+                assert len(served._unread) <= MOST_HEAD + 70_000
+        said = wire.value()
+        assert said == b"" or said.startswith(b"HTTP/1.1 "), said
+        assert b" 500 " not in said.split(b"\r\n", 1)[0], said
+        refused += b"HTTP/1.1 4" in said
+        served.connectionLost()
+        assert not clock.getDelayedCalls(), "a timer outlives its connection"
+    return refused
+
+
+def answers(rng: Random, count: int) -> int:
+    """So many connections' bytes to the reader of answers. Gives how many made no sense."""
+    refused = 0
+    for _ in range(count):
+        answer = Answer(rng.choice((b"GET", b"HEAD", b"POST")))
+        caller = Quiet()
+        try:
+            for piece in pieces(rng, some(rng, ANSWERS)):
+                rest: bytes | None = piece
+                if answer.head is None:
+                    rest = answer.take_head(piece)
+                if rest is not None and not answer.body.whole:
+                    caller.data(answer.body.feed(rest))
+                assert len(answer._unread) <= MAX_HEAD
+            answer.body.closed()
+        except BadFraming:
+            refused += 1
+    return refused

@@ -1,0 +1,165 @@
+"""Frames of a hostile peer against both ends of a tunnel.
+
+A frame is made by a small grammar from what the end under attack knows (its exchange ids, offsets
+near its own), then some are mutated. After every message the end must hold no more than its
+windows allow, and nothing but `ProtocolViolation` may be raised.
+"""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from ctllm.errors import ProtocolViolation
+from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, frame, json_frame
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.opener import Opener
+
+WINDOW, MOST = 1000, 16
+OK = AnswerHead(200, b"OK", ())
+POST = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
+
+
+class Quiet:
+    """A Caller and a Call that take everything, and now and then wait a while."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.got = 0
+
+    def head(self, head: AnswerHead) -> None:
+        assert not self.over
+
+    def data(self, piece: bytes) -> None:
+        assert not self.over
+        self.got += len(piece)
+
+    write = data
+
+    def end(self) -> None:
+        assert not self.over
+
+    def fail(self, error: Exception) -> None:
+        assert not self.over
+        self.over = True
+
+    def cancel(self, error: Exception) -> None:
+        self.over = True
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def pause_body(self) -> None: ...
+    def resume_body(self) -> None: ...
+
+
+def opener(rng: Random) -> Opener:
+    """A proxy's end, greeted, with some exchanges under way."""
+    made = Opener(WINDOW, 30, MOST)
+    made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW, Desktop("d", "d"))))
+    for _ in range(rng.randrange(1, 8)):
+        asked = made.open(POST, Quiet(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
+        asked.write(bytes(rng.randrange(1, 2000)))
+        if rng.random() < 0.7:
+            asked.end()
+        if rng.random() < 0.2:
+            asked.pause()
+    made.outgoing()
+    return made
+
+
+def answerer(rng: Random) -> Answerer:
+    """A desktop's end, greeted; work answers by itself."""
+    made = Answerer(WINDOW, 30, MOST, keep=WINDOW, desktop=Desktop("d", "d"))
+    callers: list[Any] = []
+
+    def accept(caller: Any, head: RequestHead) -> Any:
+        callers.append(caller)
+        return Quiet()
+
+    made.accept = accept
+    made.connected()
+    made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW)))
+    for _ in range(rng.randrange(1, 8)):
+        payload = b'{"method":"GET","target":"/","headers":[],"resume":%d}' % rng.choice((0, 9))
+        made.receive(frame(Kind.OPEN, rng.randbytes(16), payload))
+    for caller in callers:
+        caller.head(OK)
+        caller.data(bytes(rng.randrange(1, 500)))
+        if rng.random() < 0.5:
+            caller.end()
+    made.outgoing()
+    return made
+
+
+def held(end: Any) -> int:
+    """How many bytes of bodies an end keeps."""
+    return sum(exchange.out.held for exchange in end.exchanges.values())
+
+
+_HEADS = ({"status": 200, "reason": "", "headers": []},
+          {"status": 100, "reason": "x", "headers": [["a", "b"]]},
+          {"status": 200, "reason": "", "headers": [["a\r\n", "b"]]},
+          {"method": "GET", "target": "/x", "headers": [["a", "b"]], "resume": 0},
+          {"method": "G T", "target": "x", "headers": [["", ""]], "resume": -1},
+          {"version": 1, "window": 5}, {"version": 1, "window": 1 << 31},
+          {"ollama": "up", "models": ["m"]}, {"code": "cancelled", "message": "m"},
+          {"code": "nonsense", "message": "\ud800"}, [], None, {"a": [[[[]]]]})  # fmt: skip
+_OFFSETS = (0, 1, 2, 100, WINDOW, WINDOW + 1, 65536, 1 << 31, (1 << 63) - 1, (1 << 64) - 1)
+
+
+def some_frame(rng: Random, ids: list[bytes]) -> bytes:
+    """One frame, as a rule of a right form."""
+    kind = rng.choice((3, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8, 9, rng.randrange(256)))
+    unknown = rng.choice((NO_EXCHANGE, bytes(15) + b"x"))
+    id = rng.choice(ids) if ids and rng.random() < 0.9 else unknown
+    if kind in (5, 6, 8, 9):
+        payload = rng.choice((*_OFFSETS, rng.randrange(2000))).to_bytes(8, "big")
+        payload += rng.randbytes(rng.randrange(1, 50)) if kind == 5 else b""
+    else:
+        payload = json.dumps(rng.choice(_HEADS)).encode()
+    made = frame(kind, id, payload)  # type: ignore[arg-type]
+    return mutated(rng, made) if rng.random() < 0.3 else made
+
+
+def mutated(rng: Random, data: bytes) -> bytes:
+    """`data` with a few bytes changed, cut out or doubled."""
+    changed = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(changed) + 1)
+        how = rng.randrange(4)
+        if how == 0 and at < len(changed):
+            changed[at] = rng.randrange(256)
+        elif how == 1:
+            del changed[at : at + rng.randrange(1, 9)]
+        elif how == 2:
+            changed[at:at] = changed[at : at + rng.randrange(1, 30)]
+        elif how == 3:
+            changed[at:at] = rng.choice((b"\0", b"\xff" * 4, b"\r\n", b"{", b'"', b"\x7f\xff"))
+    return bytes(changed)
+
+
+def attack(rng: Random, frames: int) -> int:
+    """Send so many frames, at new ends after each violation; give how many violations."""
+    violations, sent = 0, 0
+    while sent < frames:
+        end: Any = rng.choice((opener, answerer))(rng)
+        bound = (MOST + 1) * 4 * WINDOW
+        for _ in range(rng.randrange(1, 40)):
+            count = rng.choice((1, 1, 1, 3))
+            message = b"".join(some_frame(rng, list(end.exchanges)) for _ in range(count))
+            sent += count
+            try:
+                end.receive(message)
+                end.outgoing()
+            except ProtocolViolation as violation:
+                violations += 1
+                end.violated(violation)
+                assert not end.exchanges
+                break
+            assert len(end.exchanges) <= MOST and held(end) <= bound, held(end)
+        end.disconnected(0.0)
+        end.sweep(1e9)
+        assert not end.exchanges
+    return violations
