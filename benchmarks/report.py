@@ -13,7 +13,6 @@ from benchmarks import targets
 from benchmarks.measuring import Measure
 
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 PEER = "ssh -R"
 OTHERS = 0.1
 """Cores that something else may take before a row is called disturbed."""
@@ -163,9 +162,10 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def write(results: str) -> None:
-    """Put the results in their place in README.md."""
-    whole = README.read_text()
-    before, _, rest = whole.partition(BEGIN)
-    after = rest.partition(END)[2]
-    README.write_text(f"{before}{BEGIN}\n\n{results}\n\n{END}{after}")
+def write(results: str, place: str = "results") -> None:
+    """Put the results in their place in README.md, between two comments that name it."""
+    begin, end = f"<!-- {place} -->", f"<!-- end of {place} -->"
+    before, found, rest = README.read_text().partition(begin)
+    after = rest.partition(end)[2]
+    assert found, f"README.md has no place for {place}"
+    README.write_text(f"{before}{begin}\n\n{results}\n\n{end}{after}")
