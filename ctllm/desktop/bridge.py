@@ -142,7 +142,7 @@ class Bridge(Service):
             # and longer. What was ended with a BYE may end in the same way at once.
             good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
             failures = 0 if good else failures + 1
-            await self._wait(pause(failures, random.random))
+            await self._wait(pause(failures, random.random, bool(self._tunnel.exchanges)))
 
     async def _change_of_sign_in(self, seen: int) -> None:
         until = self._reactor.seconds() + REFUSED

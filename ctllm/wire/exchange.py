@@ -114,9 +114,10 @@ class Exchange:
         return self.link is Link.LIVE and self.out.ready
 
     def detach(self, expires: float) -> None:
-        """The connection was lost: wait until `expires` for another."""
+        """The connection was lost: wait until `expires` for another, if not until before that."""
         self.link = Link.DETACHED
-        self.expires = expires
+        if self.expires is None:
+            self.expires = expires
         self._announcement = b""
 
     def _live(self) -> None:

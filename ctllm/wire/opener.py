@@ -45,6 +45,7 @@ class Asking(Exchange):
         self._opening = opening
         self._announcement = opening
         self.resume_seconds = 0  # how long its client may stay away
+        self._attaching = 0  # ATTACH frames that were sent and not yet answered
         self._taken_up = not opening  # its request went through a proxy before this one
 
     # -- Call
@@ -74,13 +75,30 @@ class Asking(Exchange):
     # -- attachment
 
     @property
+    def awaits_attach(self) -> bool:
+        """Whether an ATTACH of ours is still to be answered."""
+        return self._attaching > 0
+
+    @property
     def unopened(self) -> bool:
         """Whether the answerer cannot know of it: its OPEN was not even sent."""
         return bool(self._announcement) and self._announcement is self._opening
 
+    def frames(self, share: int) -> list[bytes | bytearray]:
+        """What is to be sent now."""
+        if self.link is Link.ATTACHING and self._announcement:
+            self._attaching += 1
+        return super().frames(share)
+
+    def detach(self, expires: float) -> None:
+        """The connection was lost, and with it the answers to every ATTACH."""
+        super().detach(expires)
+        self._attaching = 0
+
     def attach(self) -> None:
-        """Ask to go on where we are."""
+        """Ask to go on where we are: the answerer is back."""
         self.link = Link.ATTACHING
+        self.expires = None
         self._announcement = offset_frame(Kind.ATTACH, self.id, self.into.reach)
         self._ready(self)
 
@@ -92,7 +110,14 @@ class Asking(Exchange):
         self._ack_forced = False  # there is nothing to tell of an answer that has not begun
 
     def attached(self, offset: int) -> None:
-        """The answerer goes on, and wants the request body from `offset`."""
+        """The answerer goes on, and wants the request body from `offset`.
+
+        Who is taken up again before the answerer replied hears it reply to the ATTACH before, too:
+        what follows that one is not from where the last one asked.
+        """
+        self._attaching -= 1
+        if self._attaching or self._announcement:
+            return
         if not self._taken_up:
             self.out.rewind(offset)
         self._live()
@@ -258,7 +283,7 @@ class Opener(Tunnel[Asking]):
         exchange.hear_ack(offset)
 
     def _on_attach(self, exchange: Asking, offset: int) -> None:
-        if exchange.link is not Link.ATTACHING:
+        if not exchange.awaits_attach:
             raise ProtocolViolation("an ATTACH that nobody asked for")
         exchange.heard = True
         try:

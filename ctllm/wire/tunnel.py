@@ -101,8 +101,7 @@ class Tunnel(Generic[E]):
             exchange.queued = False
         self._line.clear()
         for exchange in self.exchanges.values():
-            if exchange.expires is None:
-                exchange.detach(now + self._patience(exchange))
+            exchange.detach(now + self._patience(exchange))
 
     def violated(self, error: CtllmError) -> bytes:
         """End every exchange with `error`; returns the last message for the peer."""

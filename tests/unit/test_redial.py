@@ -7,17 +7,17 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.redial import EAGER, LONGEST, pause
+from ctllm.desktop.redial import EAGER, LONGEST, LONGEST_AWAITED, pause
 
 BRIDGES = 1000
 
 
 def dials(chance: random.Random, until: float) -> list[float]:
     """When one bridge dials a cloud that refuses it for so long, after a connection that worked."""
-    at = pause(0, chance.random)
+    at = pause(0, chance.random, False)
     found = [at]
     while at < until:
-        at += pause(len(found), chance.random)
+        at += pause(len(found), chance.random, False)
         found.append(at)
     return found
 
@@ -27,11 +27,16 @@ class PauseTests(SynchronousTestCase):
 
     def test_the_range_of_each(self) -> None:
         """Soon at first, then rarer, never longer than half a minute, whatever chance says."""
-        shortest = [pause(failures, lambda: 0.0) for failures in range(6)]
-        longest = [pause(failures, lambda: 1.0) for failures in range(6)]
+        shortest = [pause(failures, lambda: 0.0, False) for failures in range(6)]
+        longest = [pause(failures, lambda: 1.0, False) for failures in range(6)]
         self.assertEqual(shortest, [0.0] + [1.0] * 5)
         self.assertEqual(longest, [EAGER, 5.0, 15.0, LONGEST, LONGEST, LONGEST])
-        self.assertEqual(pause(10**9, lambda: 1.0), LONGEST)
+        self.assertEqual(pause(10**9, lambda: 1.0, False), LONGEST)
+
+    def test_the_range_while_an_answer_is_awaited(self) -> None:
+        """As soon at first, and not rarer later: the answer has only its grace time."""
+        longest = [pause(failures, lambda: 1.0, True) for failures in range(4)]
+        self.assertEqual(longest, [EAGER] + [LONGEST_AWAITED] * 3)
 
 
 class HerdTests(SynchronousTestCase):

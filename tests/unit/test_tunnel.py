@@ -511,6 +511,61 @@ class TakingUp(SynchronousTestCase):
         self.assertRaises(NotFound, pair.opener.take_up, client.call.id, 0, Client())
         self.assertIsNone(client.over)
 
+    def test_taken_up_twice_before_the_desktop_replied(self) -> None:
+        """Each ATTACH is replied to; only what follows the last reply counts."""
+        pair = connected()
+        client, work = self.answered(pair, end=False)
+        seconds = []
+        for offset in (2, 9, 5):
+            seconds.append(Client())
+            seconds[-1].call = pair.opener.take_up(client.call.id, offset, seconds[-1])
+            pair.step(up=False, down=False)
+        work.caller.data(b"abc")
+        work.caller.end()
+        pair.settle()
+        self.assertEqual((bytes(seconds[2].got), seconds[2].over), (b"56789abc", "end"))
+
+    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def test_a_client_that_returns_again_and_again(self, data: st.DataObject) -> None:
+        """Whatever is cut at whatever moment, it has every byte in the end, and each once."""
+        pair = connected(window=data.draw(st.sampled_from([2, 7, 64, 70_000]), "window"))
+        client = pair.ask(resume=60)
+        client.call.end()
+        pair.settle()
+        (work,) = pair.works.values()
+        work.caller.head(OK)
+        pair.settle()
+        said, had = bytearray(), bytearray()
+        actions = st.sampled_from("answer return stall go step up down cut".split())
+        for action in data.draw(st.lists(actions, max_size=60), "actions"):
+            if action == "answer" and work.may_send:
+                said += b"0123456789"
+                work.caller.data(b"0123456789")
+            elif action == "return" and pair.opener.up:
+                client, had = self.returned(pair, client, had)
+            elif action == "stall" and client.over is None:
+                client.call.pause()
+            elif action == "go" and client.over is None:
+                client.call.resume()
+            elif action == "cut":
+                pair.cut()
+                pair.connect()
+            else:
+                pair.step(up=action != "down", down=action != "up")
+        pair.settle()
+        client, had = self.returned(pair, client, had)
+        work.caller.end()
+        pair.settle()
+        self.assertEqual((bytes(had + client.got), client.over), (bytes(said), "end"))
+
+    def returned(self, pair: Pair, client: Client, had: bytearray) -> tuple[Client, bytearray]:
+        """The client that comes next, and what those before it have had."""
+        had = had + client.got
+        second = Client()
+        second.call = pair.opener.take_up(client.call.id, len(had), second)
+        return second, had
+
 
 class Hostile(SynchronousTestCase):
     """A peer that breaks the rules is told, and its exchanges end with an error."""
