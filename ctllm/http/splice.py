@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import select
 from typing import Any
 
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from ctllm.http.attention import hung_up
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport, is_tls
 from ctllm.http.prompt import write_now
@@ -86,18 +86,6 @@ class Side(Protocol):
     def hurry(self) -> None:
         """What is still to come are last words: take them, or be dropped."""
         self._last_words.set(LAST_WORDS)
-
-
-def hung_up(transport: Any) -> bool:
-    """Whether whoever is behind a connection that is not being read has closed it.
-
-    False where the system does not tell, or not without reading, as of TLS.
-    """
-    if not hasattr(select, "poll") or not hasattr(transport, "fileno"):
-        return False
-    poll = select.poll()
-    poll.register(transport.fileno(), getattr(select, "POLLRDHUP", 0))  # a hang-up in any case
-    return bool(poll.poll(0))
 
 
 def join(taken: Transport, made: Side, first: bytes, read: bytes = b"") -> None:

@@ -96,12 +96,12 @@ class Answering(Exchange):
         """Whether `call` has nothing left to do."""
         return self.failure is not None or (self.out.ended and self.into.final is not None)
 
-    def frames(self, share: int) -> list[bytes | bytearray]:
-        """What is to be sent now; after the last byte before a failure, the failure."""
-        found = super().frames(share)
+    def frames(self, share: int, found: list[bytes | bytearray]) -> int:
+        """Append what is to be sent now; after the last byte before a failure, the failure."""
+        size = super().frames(share, found)
         if self.failure and self.link is Link.LIVE and self.out.sent == self.out.written:
             self._answerer.refuse(self, self.failure)
-        return found
+        return size
 
     def attach(self, offset: int) -> None:
         """Go on from `offset`; raises Gone where that is not kept any more."""

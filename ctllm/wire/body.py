@@ -110,6 +110,13 @@ class Chunked:
 
     def feed(self, data: bytes) -> bytes:
         """The payload of all chunks that are whole now, joined."""
+        if not (self._held or self._left or self._closing or self._trailing):
+            found = _CHUNK.match(data)
+            if found is not None:
+                start = found.end()
+                size = int(found[1], 16)
+                if size and start + size + 2 == len(data) and data.endswith(b"\r\n"):
+                    return data[start:-2]  # a line that came by itself, as most do
         if self._held:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []

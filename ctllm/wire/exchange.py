@@ -91,22 +91,29 @@ class Exchange:
         self._reader_paused = False
         self._writer_paused = False
 
-    def frames(self, share: int) -> list[bytes | bytearray]:
-        """What is to be sent now: at most about `share` bytes of data, whole frames."""
-        found: list[bytes | bytearray] = [self._announcement] if self._announcement else []
-        self._announcement = b""
+    def frames(self, share: int, found: list[bytes | bytearray]) -> int:
+        """Append what is to be sent now, in whole frames, to `found`; gives how much, in bytes.
+
+        That is about `share` of data, and what announces it; frames of a few bytes do not count.
+        """
+        size = len(self._announcement)
+        if size:
+            found.append(self._announcement)
+            self._announcement = b""
         if self.link is not Link.LIVE:
-            return found
+            return size
         if self._ack_forced or self.into.ack_due:
             self._ack_forced = False
             found.append(offset_frame(Kind.ACK, self.id, self.into.acknowledge()))
-        piece = self.out.take(share)
+        out = self.out
+        piece = out.take(share)
         if piece is not None:
-            found.append(data_head(self.id, piece[0], len(piece[1])))
-            found.append(piece[1])
-        if self.out.take_end():
-            found.append(offset_frame(Kind.END, self.id, self.out.written))
-        return found
+            length = len(piece[1])
+            found += data_head(self.id, piece[0], length), piece[1]
+            size += length
+        if out.ended and out.take_end():
+            found.append(offset_frame(Kind.END, self.id, out.written))
+        return size
 
     @property
     def unsent(self) -> bool:

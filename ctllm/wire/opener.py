@@ -84,11 +84,11 @@ class Asking(Exchange):
         """Whether the answerer cannot know of it: its OPEN was not even sent."""
         return bool(self._announcement) and self._announcement is self._opening
 
-    def frames(self, share: int) -> list[bytes | bytearray]:
-        """What is to be sent now."""
+    def frames(self, share: int, found: list[bytes | bytearray]) -> int:
+        """Append what is to be sent now."""
         if self.link is Link.ATTACHING and self._announcement:
             self._attaching += 1
-        return super().frames(share)
+        return super().frames(share, found)
 
     def detach(self, expires: float) -> None:
         """The connection was lost, and with it the answers to every ATTACH."""

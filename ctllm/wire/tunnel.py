@@ -32,6 +32,7 @@ _DATA = int(Kind.DATA)  # an enumeration's members are slow to get at on the pat
 SHARE = 16 * 1024
 #: How full one message is made.
 FILL = 128 * 1024
+_FRAMING = 64  # bytes that an exchange's turn costs besides its data, or about
 #: How many ended exchanges are remembered: their last frames may still be under way.
 REMEMBERED = 8192
 #: More frames about nothing than this waiting to be sent means that the peer does not read.
@@ -86,9 +87,7 @@ class Tunnel(Generic[E]):
             exchange.queued = False
             if exchange.id not in self.exchanges:
                 continue
-            frames = exchange.frames(SHARE)
-            size += sum(map(len, frames))
-            found += frames
+            size += _FRAMING + exchange.frames(SHARE, found)
             if exchange.unsent:
                 self.ready(exchange)
         return b"".join(found)

@@ -22,6 +22,7 @@ class Outbound:
 
     __slots__ = (
         "_bytes",
+        "_low",
         "_stuck",
         "acked",
         "base",
@@ -36,6 +37,7 @@ class Outbound:
 
     def __init__(self, window: int, keep: int = 0) -> None:
         self.window = window
+        self._low = min(READ, window // 2)
         self.keep = keep
         self._bytes = bytearray()
         self.base = 0  # offset of the first byte that is held
@@ -60,7 +62,7 @@ class Outbound:
     @property
     def full(self) -> bool:
         """Whether the writer should pause: another read might not fit."""
-        return self.room < min(READ, self.window // 2)
+        return self.window - self.written + self.acked < self._low
 
     @property
     def drained(self) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http import splice
-from ctllm.http.splice import LAST_WORDS, LOOK, Side, hung_up, join
+from ctllm.http.splice import LAST_WORDS, LOOK, Side, join
 from tests.unit.pretend import Wire
 
 
@@ -68,16 +67,6 @@ class SpliceTests(SynchronousTestCase):
         self.clock.advance(1)
         self.taken.producer.resumeProducing()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_what_the_system_says(self) -> None:
-        """A socket pair: its end is seen though nothing of it was read."""
-        here, there = socket.socketpair()
-        self.addCleanup(here.close)
-        there.sendall(b"unread")
-        self.assertFalse(hung_up(here))
-        there.close()
-        self.assertTrue(hung_up(here))
-        self.assertFalse(hung_up(object()))
 
     def test_a_side_that_closes(self) -> None:
         """The other closes too, after what was said; what it still says goes nowhere."""
