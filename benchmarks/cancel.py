@@ -116,8 +116,23 @@ def uploading(way: Way) -> socket.socket:
     return _ask(way, "/api/blobs/sha256:" + "0" * 64, 1 << 30, bytes(200_000))
 
 
+def asked_for_one(way: Way) -> socket.socket:
+    """A client that waits for an answer that does not stream."""
+    body = b'{"model":"m","stream":false}'
+    return _ask(way, "/api/chat", len(body), body)
+
+
+def queued(way: Way) -> socket.socket:
+    """A client of another API, whose request waits for its turn."""
+    body = b'{"model":"m","stream":true,"messages":[]}'
+    return _ask(way, "/v1/chat/completions", len(body), body)
+
+
+# To a relay the first three are alike: the question is whole, and nothing has come.
 PHASES: dict[str, Callable[[Way], socket.socket]] = {
-    "waiting for the first byte": asked,
+    "queued": queued,
+    "the model loads": asked,
+    "waiting for an answer that does not stream": asked_for_one,
     "streaming": streaming,
     "uploading": uploading,
 }

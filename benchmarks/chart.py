@@ -23,7 +23,7 @@ def svg(results: Results) -> str:
     groups = [
         (case, [(name, row.cost) for name, row in rows.items() if row.cost])
         for case, rows in results.rows.items()
-        if case.endswith("streams")
+        if case.endswith("streams") and len(rows) > 1
     ]
     most = max((cost for _, bars in groups for _, cost in bars), default=1.0)
     shapes, y = [], 20

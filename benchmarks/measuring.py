@@ -55,7 +55,8 @@ class Measure:
 def paced(streams: int, seconds: float) -> Case:
     """Lines at 20 a second over so many streams, for so many seconds."""
     script = {"lines": int(seconds * RATE), "line_interval": 1 / RATE, "line_bytes": LINE}
-    return Case(f"{streams:,} streams", streams, script, seconds * 2 + 10)
+    name = f"{streams:,} streams" if streams > 1 else "1 stream"
+    return Case(name, streams, script, seconds * 2 + 10)
 
 
 def saturated(streams: int, seconds: float) -> Case:

@@ -93,9 +93,9 @@ def children(pid: int) -> tuple[int, ...]:
 
 
 def cpu_seconds(pids: tuple[int, ...]) -> float:
-    """User and system time so far."""
-    fields = [stat(pid) for pid in pids]
-    return sum(int(field[11]) + int(field[12]) for field in fields) / TICKS
+    """Time on a processor so far, of all threads: /proc/PID/task/TID/schedstat has nanoseconds."""
+    threads = [path for pid in pids for path in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int((path / "schedstat").read_text().split()[0]) for path in threads) / 1e9
 
 
 def machine_seconds() -> float:

@@ -31,9 +31,11 @@ def text(results: Results) -> str:
     """All there is to say, as Markdown."""
     parts = [machine(results)]
     for case, rows in results.rows.items():
+        if len(results.versions) > 1 and len(rows) == 1:
+            continue  # a load that one way alone was put under: see growth
         draw = {"first byte": first_bytes, "saturated": saturated}.get(case, paced)
         parts += [f"### {case[0].upper()}{case[1:]}", draw(rows)]
-    parts += failures(results) + disturbed(results)
+    parts += growth(results) + failures(results) + disturbed(results)
     wanted = targets.judged(results.rows)
     if wanted:
         parts += ["### What was to be reached, by both tunnel ends together", table(wanted)]
@@ -96,6 +98,19 @@ def saturated(rows: dict[str, Measure]) -> str:
         cells = [name, f"{row.rate:,.0f}", ratio(rows, row, "rate"), number(row.cost), parts(row)]
         body.append([*cells, str(row.failed), grown(row), f"{row.cores:.2f} of {row.machine:.2f}"])
     return table([[*head, "cores busy"], *body])
+
+
+def growth(results: Results) -> list[str]:
+    """What a line costs the tunnel ends, from few streams to many."""
+    rows = [each[targets.ENDS] for each in results.rows.values() if targets.ENDS in each]
+    body = [
+        [str(row.case.streams), number(row.cost), parts(row)]
+        for row in sorted(rows, key=lambda row: row.case.streams)
+        if row.case.timed
+    ]
+    head = ["streams", "CPU µs a line", "of which"]
+    title = f"### {targets.ENDS}, from few streams to many"
+    return [title, table([head, *body])] if len(body) > 1 else []
 
 
 def failures(results: Results) -> list[str]:

@@ -19,6 +19,10 @@ from benchmarks import chart, report
 from benchmarks.measuring import Case, measure, memory, paced, quiet, saturated
 from benchmarks.paths import WAYS, Maker, server
 from benchmarks.processes import Absent
+from benchmarks.targets import ENDS
+
+FEW = (1, 10, 50)
+"""Streams of the loads that show whether a line costs more when there are more of them."""
 
 
 def options() -> argparse.Namespace:
@@ -33,9 +37,10 @@ def options() -> argparse.Namespace:
     return asked
 
 
-def cases(asked: argparse.Namespace) -> list[Case]:
+def cases(asked: argparse.Namespace, way: str) -> list[Case]:
     """The loads, from light to heavy, so that peaks of memory are each case's own."""
-    many = [paced(streams, asked.seconds) for streams in asked.streams or (200, 1000)]
+    streams = asked.streams or [*(FEW if way == ENDS else ()), 200, 1000]
+    many = [paced(each, asked.seconds) for each in streams]
     return [quiet(100), *many, saturated(50, asked.seconds)]
 
 
@@ -68,11 +73,11 @@ def main() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every child has it from here
     results = report.Results()
-    loads = cases(asked)
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         for number, (name, make) in enumerate(WAYS.items()):
             if not asked.only or any(word in name for word in asked.only):
-                run(name, make, loads, Path(temporary) / str(number), results)
+                folder = Path(temporary) / str(number)
+                run(name, make, cases(asked, name), folder, results)
     text = report.text(results)
     print(text)
     if asked.write:

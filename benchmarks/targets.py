@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from benchmarks.measuring import Measure
 
@@ -69,9 +70,13 @@ def _memory(rows: Rows) -> Iterator[Verdict]:
 
 
 def _growth(rows: Rows) -> Iterator[Verdict]:
-    many, few = (_pair(rows, case, ENDS) for case in ("1,000 streams", "200 streams"))
-    if many and few:
-        yield "CPU a line at 1,000 streams, no more than at 200", few[0].cost, many[0].cost, "µs"
+    """The steepest rise of a line's cost from one load to the next larger one."""
+    found = [each[ENDS] for each in rows.values() if ENDS in each and each[ENDS].case.timed]
+    found.sort(key=lambda row: row.case.streams)
+    rises = [more.cost / few.cost for few, more in pairwise(found)]
+    if rises:
+        few, many = found[0].case.name, found[-1].case.name
+        yield f"CPU a line, steepest rise from {few} to {many}", 1.0, max(rises), "times"
 
 
 def _saturated(rows: Rows) -> Iterator[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
