@@ -60,13 +60,14 @@ async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Compared], list
 
 
 def _wrong(compared: Sequence[Compared], asked: Sequence[Raw]) -> list[str]:
-    by_clients = [f"{each.client.title}, {each.call}: {each.wrong}" for each in compared if each.wrong]
-    return by_clients + [f"{each.row}: {each.wrong}" for each in asked if each.wrong]
+    told = [(f"{each.client.title}, {each.call}", each.wrong) for each in compared]
+    told += [(each.row, each.wrong) for each in asked]
+    return [f"{what}: {wrong}" for what, wrong in told if wrong]
 
 
 async def _main() -> None:
     options = _options()
-    chosen = [client for client in CLIENTS if client.package in (options.client or [client.package])]
+    chosen = [each for each in CLIENTS if not options.client or each.package in options.client]
     with tempfile.TemporaryDirectory() as folder:
         compared, asked = await _all(Path(folder), chosen)
     made = tables(compared, asked)

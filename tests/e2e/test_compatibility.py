@@ -18,6 +18,8 @@ from tests.compatibility.table import NO, NONE, PAGE, YES, raw_rows, rows
 from tests.e2e.faithful import Twice
 
 TITLES = [client.title for client in LIGHT]
+#: What gives nothing but text.
+WORDS = {(c, "POST /api/generate streamed") for c in LIGHT if c.package == "langchain-ollama"}
 
 
 @pytest.fixture(scope="module", params=LIGHT, ids=TITLES)
@@ -40,18 +42,13 @@ async def test_every_call_of_a_client(asker: Twice, driver: Driver) -> None:
 async def test_the_end_of_a_stream_is_told(asker: Twice, driver: Driver) -> None:
     """A whole answer says that it is; test_broken_off is about those that are not."""
     asker.standin.reset()
-    calls = [call for call in streams_of(driver.client) if not _of_words(driver.client, call)]
+    calls = [call for call in streams_of(driver.client) if (driver.client, call) not in WORDS]
     jobs = [{"call": call, "text": TEXT} for call in calls]
     outcomes = await deferToThread(driver.carry_out, asker.world.url, asker.world.key, jobs)
     assert outcomes
     for outcome in outcomes:
         assert ended(outcome["value"]), outcome
         assert not ended(outcome["value"][:-2]), outcome
-
-
-def _of_words(client: Client, call: str) -> bool:
-    """This one gives nothing but text, and pushing says no more than pulling."""
-    return client.package == "langchain-ollama" and "generate" in call or "create" in call
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.title)

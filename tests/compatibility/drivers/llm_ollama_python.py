@@ -68,9 +68,7 @@ CALLS = {
     "POST /api/chat tools": call_tools,
     "POST /api/chat images": look,
     "POST /api/chat thinking": lambda c, text: stream(c, text, think=True),
-    "POST /api/chat structured": lambda c, text: (
-        c.prompt(text, stream=False, schema=SCHEMA).text()
-    ),
+    "POST /api/chat structured": lambda c, text: c.prompt(text, stream=False, schema=SCHEMA).text(),
     "POST /api/embed": lambda c, text: list(
         llm.get_embedding_model(f"ollama/{EMBEDDER}").embed_multi([text, "two"])
     ),
