@@ -4,15 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench system wheel clean
+.PHONY: help run test lint unit e2e fuzz bench compatibility npm system wheel clean
 
 help: ## List what can be made
-	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
 
 run: $(VENV)/.runs ## Install and start everything in one program
 	@$(BIN)/twistd -n --pidfile= ctllm $(ARGS)
 
-test: system $(VENV)/.tests ## Install what the tests need and run them all
+test: system $(VENV)/.tests $(VENV)/.npm ## Install what the tests need and run them all
 	@BIN=$(BIN) tests/all
 
 lint: $(VENV)/.tests ## ruff and mypy
@@ -21,7 +21,7 @@ lint: $(VENV)/.tests ## ruff and mypy
 unit: $(VENV)/.tests ## The unit tests alone
 	$(BIN)/trial tests.unit
 
-e2e: system $(VENV)/.tests ## The end-to-end tests alone
+e2e: system $(VENV)/.tests $(VENV)/.npm ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
 bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four minutes)
@@ -30,6 +30,11 @@ bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four min
 
 fuzz: $(VENV)/.tests ## A million hostile frames, and HTTP (about three minutes)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every client and endpoint, directly and through ctllm (a minute)
+	$(BIN)/python -m tests.compatibility $(ARGS)
+
+npm: $(VENV)/.npm ## The clients from npm that the tests drive
 
 system: ## Programs of the system that the tests drive (a browser)
 	@tests/system
@@ -55,3 +60,12 @@ $(VENV)/.tests: $(BIN)/python setup.cfg pyproject.toml
 	@echo "Installing ctllm and what its tests need into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.runs
+
+$(VENV)/.npm: $(BIN)/python tests/compatibility/package.json
+	@BIN=$(BIN) tests/npm
+	@touch $@
+
+$(VENV)/.compatibility: $(VENV)/.tests
+	@echo "Installing the heavy clients into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[compatibility]'
+	@touch $@

@@ -1,14 +1,16 @@
-"""Drives every client directly and through ctllm, and prints the table.
+"""Drives every client directly and through ctllm, asks by raw HTTP too, and prints the tables.
 
     python -m tests.compatibility [--write] [CLIENT ...]
 
-`--write` puts it into docs/compatibility.md; clients are named as the registries have them.
+`--write` puts them into docs/compatibility.md; clients are named as the registries have them.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,27 @@ from twisted.internet.threads import deferToThread
 from tests.compatibility.clients import CLIENTS, Client
 from tests.compatibility.comparing import Compared, compare
 from tests.compatibility.driving import Driver
-from tests.compatibility.table import markdown, rows, write
+from tests.compatibility.raw import Raw, compare_raw
+from tests.compatibility.table import tables, write
 from tests.e2e.faithful import Twice, twice
 from tests.e2e.world import World
 
 
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.compatibility")
+    parser.add_argument("--write", action="store_true", help="keep it in docs/compatibility.md")
+    names = sorted({client.package for client in CLIENTS})
+    parser.add_argument("client", nargs="*", help=f"any of {', '.join(names)}; all, if none")
+    options = parser.parse_args()
+    if unknown := set(options.client) - {*names}:
+        parser.error(f"no such client: {', '.join(sorted(unknown))}")
+    if options.write and options.client:
+        parser.error("what is written is of all clients")
+    return options
+
+
 async def _one(made: Twice, client: Client) -> list[Compared]:
+    print(f"{client.title} ...", file=sys.stderr)
     driver = Driver(client)
     try:
         return await compare(made, client, driver)
@@ -32,36 +49,39 @@ async def _one(made: Twice, client: Client) -> list[Compared]:
         await deferToThread(driver.close)
 
 
-async def _all(folder: Path, chosen: list[Client]) -> list[Compared]:
+async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Compared], list[Raw]]:
     world = World(folder)
     try:
         made = await twice(world)
-        found: list[Compared] = []
-        for client in chosen:
-            print(f"{client.title} ...", file=sys.stderr)
-            found += await _one(made, client)
-        return found
+        compared = [each for client in chosen for each in await _one(made, client)]
+        return compared, await compare_raw(made)
     finally:
         await world.close()
 
 
-async def _main(arguments: list[str]) -> None:
-    named = [each for each in arguments if not each.startswith("-")]
-    chosen = [client for client in CLIENTS if not named or client.package in named]
+def _wrong(compared: Sequence[Compared], asked: Sequence[Raw]) -> list[str]:
+    told = [(f"{each.client.title}, {each.call}", each.wrong) for each in compared]
+    told += [(each.row, each.wrong) for each in asked]
+    return [f"{what}: {wrong}" for what, wrong in told if wrong]
+
+
+async def _main() -> None:
+    options = _options()
+    chosen = [each for each in CLIENTS if not options.client or each.package in options.client]
     with tempfile.TemporaryDirectory() as folder:
-        compared = await _all(Path(folder), chosen)
-    print(markdown(rows(compared)))
-    wrong = [each for each in compared if each.wrong]
-    for each in wrong:
-        print(f"{each.client.title}, {each.call}: {each.wrong}")
-    if "--write" in arguments:
-        write(compared)
-    if wrong:
+        compared, asked = await _all(Path(folder), chosen)
+    made = tables(compared, asked)
+    print(made)
+    if options.write:
+        write(made)
+    if wrong := _wrong(compared, asked):
+        print(*wrong, sep="\n")
         raise SystemExit(1)
+    print(f"All the same: {len(compared)} calls of clients, {len(asked)} requests by raw HTTP.")
 
 
 def _start(_: Any) -> Any:
-    return ensureDeferred(_main(sys.argv[1:]))
+    return ensureDeferred(_main())
 
 
 if __name__ == "__main__":

@@ -8,12 +8,32 @@ from typing import Any
 
 from twisted.internet.threads import deferToThread
 
+from ctllm.standin import Record
 from tests.compatibility.calls import endpoint
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
 from tests.e2e.faithful import Twice
 
 TEXT = "hello ünïcode \N{SNOWMAN}"
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a client said of one call, and what Ollama was asked."""
+
+    outcome: Outcome
+    records: tuple[Record, ...]
+
+    @property
+    def requests(self) -> list[tuple[str, str, str]]:
+        """Methods, targets, hashes of bodies."""
+        return [(r.method, r.target, r.body_sha256) for r in self.records]
+
+    @property
+    def keyed(self) -> Called:
+        """Less what the client asked without its key: that gets no further than the cloud."""
+        kept = [r for r in self.records if r.header("authorization") or r.header("x-api-key")]
+        return Called(self.outcome, tuple(kept))
 
 
 @dataclass(frozen=True)
@@ -27,35 +47,44 @@ class Compared:
 
 async def compare(twice: Twice, client: Client, driver: Driver) -> list[Compared]:
     """All calls that a client knows."""
-    jobs = [{"call": call, "text": TEXT} for call in calls_of(client)]
-
-    async def run(base: str) -> tuple[list[Outcome], set[tuple[str, str]]]:
-        twice.standin.reset()
-        work: Callable[..., Any] = driver.carry_out
-        outcomes = await deferToThread(work, base, twice.world.key, jobs)
-        asked = {(r.method, r.path) for r in twice.standin.requests if r.header("user-agent")}
-        return outcomes, asked
-
-    direct, _ = await run(f"http://127.0.0.1:{twice.port}")
-    through, asked = await run(twice.world.url)
+    direct = await _run(twice, client, driver, f"http://127.0.0.1:{twice.port}")
+    through = await _run(twice, client, driver, twice.world.url)
     return [
-        Compared(client, job["call"], _wrong(*each) or _unasked(job["call"], asked))
-        for job, *each in zip(jobs, direct, through, strict=True)
+        Compared(client, call, _wrong(*each) or _unasked(call, each[1]))
+        for call, *each in zip(calls_of(client), direct, through, strict=True)
     ]
 
 
-def _wrong(direct: Outcome, through: Outcome) -> str:
-    if "value" not in direct:
-        return f"fails where it asks directly: {direct['error']}"
-    if "value" not in through:
-        return f"fails: {through['error']}"
-    if direct["value"] != through["value"]:
-        return f"differs: {str(through['value'])[:500]} for {str(direct['value'])[:500]}"
+async def _run(twice: Twice, client: Client, driver: Driver, base: str) -> list[Called]:
+    twice.standin.reset()
+    return [await _call(twice, driver, base, call) for call in calls_of(client)]
+
+
+async def _call(twice: Twice, driver: Driver, base: str, call: str) -> Called:
+    before = set(twice.standin.requests)
+    work: Callable[..., Any] = driver.carry_out
+    job = {"call": call, "text": TEXT}
+    [outcome] = await deferToThread(work, base, twice.world.key, [job])
+    # The desktop asks too, but it does not say what it is.
+    new = [record for record in twice.standin.requests if record not in before]
+    return Called(outcome, tuple(record for record in new if record.header("user-agent")))
+
+
+def _wrong(direct: Called, through: Called) -> str:
+    asked, heard = direct.outcome, through.outcome
+    if "value" not in asked:
+        return f"fails where it asks directly: {asked['error']}"
+    if "value" not in heard:
+        return f"fails: {heard['error']}"
+    if asked["value"] != heard["value"]:
+        return f"differs: {str(heard['value'])[:500]} for {str(asked['value'])[:500]}"
+    if direct.keyed.requests != through.requests:
+        return f"Ollama is asked {through.requests} for {direct.keyed.requests}"
     return ""
 
 
-def _unasked(call: str, asked: set[tuple[str, str]]) -> str:
+def _unasked(call: str, through: Called) -> str:
     method, path = endpoint(call)
-    if any(each == method and at.startswith(path) for each, at in asked):
+    if any(each == method and at.startswith(path) for each, at, _ in through.requests):
         return ""
     return f"never asked for {method} {path}"

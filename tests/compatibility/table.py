@@ -1,14 +1,15 @@
-"""The table of clients and calls, as a page."""
+"""The tables of clients and calls, and of what was asked by raw HTTP, as a page."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tests.compatibility.calls import CALLS
 from tests.compatibility.clients import CLIENTS
 from tests.compatibility.comparing import Compared
 from tests.compatibility.driving import MODULES, ROOT
+from tests.compatibility.raw import Raw
 
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
@@ -23,9 +24,23 @@ def rows(compared: Iterable[Compared]) -> list[list[str]]:
     return [head, *body]
 
 
-def versions() -> list[list[str]]:
+def raw_rows(asked: Iterable[Raw]) -> list[list[str]]:
+    """The head, and a row for each endpoint: how many requests, their statuses, whether all fit."""
+    by: dict[str, list[Raw]] = {}
+    for each in asked:
+        by.setdefault(each.row, []).append(each)
+    body = []
+    for row, all_of in by.items():
+        statuses = ", ".join(map(str, sorted({each.status for each in all_of})))
+        wrong = any(each.wrong for each in all_of)
+        body.append([row, str(len(all_of)), statuses, NO if wrong else YES])
+    return [["Request", "Tried", "Status", "Same"], *body]
+
+
+def versions(compared: Iterable[Compared]) -> list[list[str]]:
     """Which version of each client that was."""
-    return [["Client", "Version"], *([c.title, c.version(MODULES)] for c in CLIENTS)]
+    driven = dict.fromkeys(each.client for each in compared)
+    return [["Client", "Version"], *([c.title, c.version(MODULES)] for c in driven)]
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -34,9 +49,21 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join([head, "| " + " | ".join("---" for _ in table[0]) + " |", *body]) + "\n"
 
 
-def write(compared: Iterable[Compared], page: Path = PAGE) -> None:
+def tables(compared: Sequence[Compared], asked: Sequence[Raw]) -> str:
+    """All of them, with their headings."""
+    return "\n".join(
+        [
+            "## Clients\n",
+            markdown(rows(compared)),
+            markdown(versions(compared)),
+            "## Raw HTTP\n",
+            markdown(raw_rows(asked)),
+        ]
+    )
+
+
+def write(made: str, page: Path = PAGE) -> None:
     """Put the tables into the page, in the place of the old ones."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    tables = f"{markdown(rows(compared))}\n{markdown(versions())}"
-    page.write_text(before + BEGIN + tables + END + after)
+    page.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}")
