@@ -51,6 +51,11 @@ class Listener(Service):
         if self._failed is not None:
             raise BadConfiguration(self._sentence(self._failed.value))
 
+    def pause(self, paused: bool) -> None:
+        """Let nobody in for a while: the system keeps as many waiting as its backlog takes."""
+        if self.port is not None:
+            (self.port.stopReading if paused else self.port.startReading)()
+
     def _listens(self, port: Any) -> None:
         self.port = port
 
