@@ -16,6 +16,7 @@ from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identity
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.shares import Shares
 from ctllm.errors import CtllmError, NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight
@@ -39,6 +40,7 @@ class Front:
         metrics: Metrics,
         origins: tuple[str, ...],
         clock: Clock,
+        shares: Shares,
     ) -> None:
         self._identity = identity
         self._assertions = assertions
@@ -47,6 +49,7 @@ class Front:
         self._api = api
         self._metrics = metrics
         self._clock = clock
+        self._shares = shares
         self._cors = Cors(frozenset(origin.encode() for origin in origins).__contains__)
 
     async def __call__(self, incoming: Incoming) -> None:
@@ -68,34 +71,42 @@ class Front:
 
     # -- who asks
 
-    async def grant(self, asked: RequestHead) -> Grant:
+    async def grant(self, incoming: Incoming) -> Grant:
         """Who is asking, by the token in Authorization or x-api-key; raises Unauthenticated."""
-        token = _token(asked)
+        token = _token(incoming.asked)
         if token is None:
             raise Unauthenticated("a token is needed: Authorization: Bearer …")
         try:
-            return await self._identity.verify(token)
+            grant = await self._identity.verify(token)
         except Unauthenticated:
             self._metrics.refused_token()
             raise
+        incoming.welcome()
+        return grant
 
     # -- where it goes
 
     async def _managed(self, incoming: Incoming) -> None:
         async def manager() -> Grant:
-            grant = await self.grant(incoming.asked)
+            grant = await self.grant(incoming)
             grant.require(MANAGE)
             return grant
 
         await self._api.answer(incoming, manager)
 
     async def _relay(self, incoming: Incoming) -> None:
-        grant = await self.grant(incoming.asked)
+        grant = await self.grant(incoming)
         grant.require(USE)
+        give = self._shares.take(self._proxy_of(grant))
+        incoming.on_over = lambda _: give()
         origin, assertion = await self._way(grant, frozenset((USE,)))
         self._metrics.exchange_began()
-        incoming.on_over = self._metrics.exchange
+        incoming.on_over = partial(self._over, give)
         incoming.relay(origin.open(for_proxy(incoming.asked, assertion), incoming))
+
+    def _over(self, give: Callable[[], None], outcome: str) -> None:
+        give()
+        self._metrics.exchange(outcome)
 
     async def _way(self, grant: Grant, scopes: frozenset[str]) -> tuple[Origin, bytes]:
         """The user's proxy, started if need be, and what it believes."""
@@ -107,7 +118,7 @@ class Front:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
         if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
             raise NotFound("this is where desktops connect their WebSocket")
-        grant = await self.grant(incoming.asked)
+        grant = await self.grant(incoming)
         grant.require(SERVE)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)))
         try:

@@ -29,9 +29,11 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.runtimes.process import ProcessRuntime
+from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
+from ctllm.http.crowd import Crowd, room_for
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
@@ -39,6 +41,8 @@ from ctllm.http.turnstile import Turnstile
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
 SWEEP = 3600.0
+#: A request that is served has two: the client's and one to its proxy.
+SOCKETS = 2
 
 
 class CloudService(MultiService):
@@ -53,10 +57,13 @@ class CloudService(MultiService):
         self._metrics = Metrics()
         self._front: Front | None = None
         self.invites: Invites | None = None
+        turnstile = Turnstile(reactor)
+        crowd = Crowd(room_for(settings.max_connections, SOCKETS))
         factory = HttpServerFactory(
-            self._answer, reactor, settings.max_request_head, Turnstile(reactor)
+            self._answer, reactor, settings.max_request_head, turnstile, crowd
         )
         self.listener = Listener(reactor, endpoint_string(settings.listen), factory, "listen")
+        turnstile.on_crowd = self.listener.pause
         self.listener.setServiceParent(self)
         if settings.metrics != "off":
             where = endpoint_string(settings.metrics)
@@ -111,8 +118,9 @@ class CloudService(MultiService):
         api = Api(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
         origins = self._settings.origins
         return Front(
-            identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor
-        )
+            identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
+            Shares(self._settings.max_user_requests),
+        )  # fmt: skip
 
     async def _answer(self, incoming: Incoming) -> None:
         assert self._front is not None

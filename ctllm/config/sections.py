@@ -95,6 +95,17 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int,
         Meta(description="How long a streaming proxy's start may take, in seconds.", ge=1),
     ] = 20
+    max_connections: Annotated[
+        int,
+        Meta(
+            description="How many connections the cloud serves at once, if it may have as many "
+            "files; a quarter of them may wait without a request.",
+            ge=16,
+        ),
+    ] = 16384
+    max_user_requests: Annotated[
+        int, Meta(description="How many requests of one user may be under way at once.", ge=1)
+    ] = 4096
     max_request_head: Annotated[
         int,
         Meta(

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 
 from ctllm.desktop.redial import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
-from ctllm.http.websocket import BridgeSocket, BridgeSockets
+from ctllm.http.sockets import BridgeSockets
+from ctllm.http.websocket import BridgeSocket
 from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Reason
+from ctllm.wire.frames import Reason, printable
 
 #: Seconds between looks for a sign-in, while there is none.
 LOOK = 0.5
@@ -182,7 +183,7 @@ class Bridge(Service):
         self._become("connected")
 
     def _dismissed(self, reason: Reason) -> None:
-        self._bye = reason.message
+        self._bye = printable(reason.message)
 
     def _opened(self, socket: BridgeSocket) -> None:
         self._socket = socket

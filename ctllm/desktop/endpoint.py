@@ -25,6 +25,7 @@ class EndpointApp:
         """Answer one request; raises CtllmError."""
         asked = incoming.asked
         refuse_foreign(asked)
+        incoming.welcome()
         incoming.extra = _CORS.headers(asked)
         if is_preflight(asked):
             incoming.reply(204, None, _CORS.preflight(asked))

@@ -22,14 +22,14 @@ from ctllm.http.client import Origin
 from ctllm.http.headers import for_ollama
 from ctllm.wire.endpoints import changes_models
 from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.frames import Status
+from ctllm.wire.frames import MAX_MODELS, Status
 from ctllm.wire.heads import RequestHead
 from ctllm.wire.noted import Noted
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
 PATIENCE = 4
-#: Most models that are named to the cloud.
-MAX_MODELS = 1000
+#: Longest name of a model, and longest version, that is told to the cloud.
+LONGEST = 256
 #: The largest list of models that is read, in bytes.
 MAX_TAGS = 8 * 1024 * 1024
 
@@ -46,6 +46,11 @@ class _Model(msgspec.Struct):
 
 class _Tags(msgspec.Struct):
     models: list[_Model] | None = None
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be a model's: what is told of all of them must fit into one frame."""
+    return text.isprintable() and len(text) <= LONGEST
 
 
 class OllamaServer:
@@ -74,8 +79,8 @@ class OllamaServer:
             tags = msgspec.json.decode(await self._get(b"/api/tags"), type=_Tags)
         except (CtllmError, ValueError):
             return DOWN  # whatever is wrong, it cannot be used now
-        names = tuple(model.name for model in tags.models or ())[:MAX_MODELS]
-        return Status(self._kind, version.version, names)
+        names = tuple(model.name for model in tags.models or () if _is_name(model.name))
+        return Status(self._kind, version.version[:LONGEST], names[:MAX_MODELS])
 
     async def _get(self, path: bytes) -> bytes:
         status, body = await get(self._origin, path, self._reactor, PATIENCE, MAX_TAGS)

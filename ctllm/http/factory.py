@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.internet.interfaces import IProtocolNegotiationFactory
 from twisted.internet.protocol import Factory
 from zope.interface import implementer
 
+from ctllm.http.crowd import Crowd
 from ctllm.http.faces import Clock
 from ctllm.http.server import App, Enter, HttpServer
-from ctllm.http.turnstile import Turnstile
+from ctllm.http.turnstile import Begin, Turnstile
+
+#: Connections at once where nothing else is said.
+MOST = 4096
 
 
 @implementer(IProtocolNegotiationFactory)
 class HttpServerFactory(Factory):
     """Makes an `HttpServer` for each connection. `max_head` is in bytes.
 
-    Requests begin as the `turnstile` lets them; without one, each at once.
+    Requests begin as the `turnstile` lets them; without one, each at once. The connections are
+    those of the `crowd`.
     """
 
     noisy = False
@@ -28,9 +31,10 @@ class HttpServerFactory(Factory):
         clock: Clock,
         max_head: int = 64 * 1024,
         turnstile: Turnstile | None = None,
+        crowd: Crowd | None = None,
     ) -> None:
         enter: Enter = turnstile.enter if turnstile is not None else _at_once
-        self._made = (app, clock, max_head, enter)
+        self._made = (app, clock, max_head, enter, Crowd(MOST) if crowd is None else crowd)
 
     def acceptableProtocols(self) -> list[bytes]:
         """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
@@ -41,5 +45,5 @@ class HttpServerFactory(Factory):
         return HttpServer(*self._made)
 
 
-def _at_once(begin: Callable[[], None]) -> None:
+def _at_once(begin: Begin) -> None:
     begin()

@@ -37,6 +37,9 @@ class ServerConnection(Protocol):
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
 
+    def welcome(self) -> None:
+        """It is known who asks; raises Overloaded."""
+
     def answered(self) -> None:
         """The answer is whole."""
 
@@ -64,6 +67,10 @@ class Incoming:
         self._done = False
         self._answer_stalled = False
         self._body_stalled = False
+
+    def welcome(self) -> None:
+        """It is known who asks: this is not pushed out. Raises Overloaded where none fits in."""
+        self._server.welcome()
 
     # -- being answered by a Call
 
@@ -188,9 +195,9 @@ class Incoming:
                 self._server.pump()
 
     def _over(self, outcome: str) -> None:
-        self._done = True
-        self._call = None
-        self.on_over(outcome)
+        first_time, self._done, self._call = not self._done, True, None
+        if first_time:
+            self.on_over(outcome)
 
     # -- answering by ourselves
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,6 +17,9 @@ from ctllm.errors import BadConfiguration
 #: Connections that may wait to be accepted, where the endpoint does not say: Twisted's own 50 turn
 #: clients away when a few hundred come at once. Systems take as much of it as they allow.
 BACKLOG = 4096
+#: Connections that are let in during one turn of the reactor. Twisted lets in more and more while
+#: there are any, and whoever came first would wait for a word to be read until all are in.
+FEW = 16
 
 
 def _patient(endpoint: str) -> str:
@@ -22,6 +27,11 @@ def _patient(endpoint: str) -> str:
     if not endpoint.startswith(kinds) or ":backlog=" in endpoint:
         return endpoint
     return f"{endpoint}:backlog={BACKLOG}"
+
+
+def _few(port: Any, accept: Callable[[], None]) -> None:
+    port.numberAccepts = min(port.numberAccepts, FEW)
+    accept()
 
 
 class Listener(Service):
@@ -51,8 +61,15 @@ class Listener(Service):
         if self._failed is not None:
             raise BadConfiguration(self._sentence(self._failed.value))
 
+    def pause(self, paused: bool) -> None:
+        """Let nobody in for a while: the system keeps as many waiting as its backlog takes."""
+        if self.port is not None:
+            (self.port.stopReading if paused else self.port.startReading)()
+
     def _listens(self, port: Any) -> None:
         self.port = port
+        if hasattr(port, "numberAccepts"):
+            port.doRead = partial(_few, port, port.doRead)
 
     def _fails(self, reason: Failure) -> None:
         self._failed = reason

@@ -5,4 +5,5 @@ HEAD_TIME = 30.0  # seconds a head may take to arrive
 LINGER = 10.0  # seconds to read an answer before the connection closes under it
 SLOW = 300.0  # the same where much of an answer is still to be read
 PARTING = 0.1  # seconds for the last words of a broken answer: browsers then drop the unread
+BODY_IDLE = 300.0  # seconds in which something of any body must come
 BODY_TIME = 30.0  # seconds a small body may take that is read whole before it is used

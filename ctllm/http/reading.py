@@ -12,6 +12,10 @@ from ctllm.wire.heads import RequestHead
 #: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
 _LISTED_LENGTH = re.compile(rb"\r\ncontent-length:[^\r\n]*,", re.IGNORECASE)
+#: No client sends nearly as many, and each costs more to read than a kilobyte of anything else.
+MAX_HEADERS = 250
+#: Pieces of a body that nobody wants which are read so that its connection may go on.
+MOST_PIECES = 64
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 
 
@@ -53,10 +57,26 @@ class Unread:
             if _BARE_LINE_FEED.search(self._bytes):  # or its end might be waited for in vain
                 raise BadRequest("a head with bare line feeds")
             return None
+        if self._bytes.count(b"\n", 0, end) > MAX_HEADERS:
+            raise HeadTooLarge(f"there are more than {MAX_HEADERS} headers")
         head = bytes(self._bytes[: end + 4])
         del self._bytes[: end + 4]
         self._scanned = 0
         return head
+
+
+def read_out(connection: h11.Connection, unread: Unread) -> None:
+    """Take what has come of a body that nobody wanted, so that its connection may go on."""
+    try:
+        for _ in range(MOST_PIECES):
+            if connection.their_state is not h11.SEND_BODY:
+                return
+            if connection.next_event() is h11.NEED_DATA:
+                if not unread:
+                    return
+                connection.receive_data(unread.take_all())
+    except h11.RemoteProtocolError:
+        return  # then it does not go on
 
 
 def request_head(event: h11.Request, raw: bytes) -> RequestHead:

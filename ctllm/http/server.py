@@ -13,48 +13,49 @@ from typing import Any
 import h11
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.errors import BadRequest, Cancelled, CtllmError
+from ctllm.errors import BadRequest, Cancelled, CtllmError, TooSlow
 from ctllm.http.attention import Attention
-from ctllm.http.deadline import Deadline
-from ctllm.http.faces import Clock, Transport, is_tls
+from ctllm.http.crowd import Crowd
+from ctllm.http.ending import Ending
+from ctllm.http.faces import Clock, Transport
 from ctllm.http.incoming import Incoming
-from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
+from ctllm.http.patience import BODY_IDLE, HEAD_TIME, IDLE
 from ctllm.http.prompt import write_now
-from ctllm.http.reading import Unread, request_head
+from ctllm.http.reading import Unread, read_out, request_head
+from ctllm.http.trickle import Trickle
+from ctllm.http.turnstile import Begin
 from ctllm.wire.heads import RequestHead
 
 READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
 App = Callable[[Incoming], Coroutine[Any, Any, None]]
-Enter = Callable[[Callable[[], None]], None]
+Enter = Callable[[Begin], None]
 
 
-class HttpServer(TwistedProtocol):
+class HttpServer(Ending):
     """One client's connection."""
 
     transport: Any
     _log = Logger()
 
-    def __init__(self, app: App, clock: Clock, max_head: int, enter: Enter) -> None:
+    def __init__(self, app: App, clock: Clock, max_head: int, enter: Enter, crowd: Crowd) -> None:
+        super().__init__(clock)
         self._app = app
+        self._crowd = crowd
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
         self._unread = Unread(max_head)
         self._incoming: Incoming | None = None
         self._work: Deferred[None] | None = None
-        self._deadline = Deadline(clock, self._too_late)
-        self._parting = Deadline(clock, self.close)
         self._enter = enter
         self._entering = False  # a head is whole and waits for its turn
         self._attention = Attention(clock)
+        self._trickle = Trickle(clock, self._wants_body, self._trickled)
         self._pumping = False
-        self._closing = False
-        self._full = False
 
     # -- Twisted's side
 
@@ -64,6 +65,7 @@ class HttpServer(TwistedProtocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self._deadline.set(HEAD_TIME)
+        self._crowd.wait(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what arrived, as far as somebody wants it."""
@@ -71,15 +73,18 @@ class HttpServer(TwistedProtocol):
             return
         if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
             self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time
+        self._trickle.heard = True
         self._unread.add(data)
         self.pump()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client left: so does the work for it."""
         self._closing = True
+        self._crowd.leave(self)
         self._deadline.lift()
         self._parting.lift()
         self._attention.lift()
+        self._trickle.end()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.left(Cancelled("the client left"))
@@ -94,9 +99,11 @@ class HttpServer(TwistedProtocol):
 
     def resumeProducing(self) -> None:
         """The client has caught up."""
-        self._full = False
+        self._full = self._late = False
         if self._incoming is not None:
             self._incoming.answer_resumed()
+        elif not self._closing:
+            self.pump()
 
     def stopProducing(self) -> None:
         """The transport is closing."""
@@ -132,18 +139,27 @@ class HttpServer(TwistedProtocol):
         return False
 
     def _next_head(self) -> bool:
-        raw = None if self._entering else self._unread.take_head()
+        if self._entering or self._full:  # who does not read answers is asked for no questions
+            return False
+        raw = self._unread.take_head()
         if raw is None:
             return False
         self._entering = True
+        self._crowd.leave(self)  # who has asked waits for us
         self._deadline.lift()
         self._enter(lambda: self._entered(raw))
         return not self._entering
 
-    def _entered(self, raw: bytes) -> None:
+    def _entered(self, raw: bytes) -> bool:
         self._entering = False
-        if not self._closing and self._guarded(lambda: self._begin(raw)):
+        if self._closing:
+            return False
+        self._crowd.wait(self)
+        if self._guarded(lambda: self._begin(raw)):
             self.pump()
+            if self._incoming is not None and self._h11.their_state is h11.SEND_BODY:
+                self._trickle.begin()
+        return True
 
     def _begin(self, raw: bytes) -> bool:
         self._h11.receive_data(raw)
@@ -169,6 +185,8 @@ class HttpServer(TwistedProtocol):
     def _next_body(self) -> bool:
         incoming = self._incoming
         assert incoming is not None
+        if self._h11.their_state is not h11.SEND_BODY:
+            return False  # what follows is another request, for which this one's end is awaited
         event = self._h11.next_event()
         if event is h11.NEED_DATA:
             if self._h11.they_are_waiting_for_100_continue:
@@ -180,11 +198,12 @@ class HttpServer(TwistedProtocol):
             incoming.body(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             incoming.body_end()
-        return event is not h11.PAUSED
+        return True
 
     def _read_ahead(self) -> None:
         """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
-        reading = len(self._unread) < READ_AHEAD or not (self._incoming or self._entering)
+        busy = self._incoming or self._entering or self._full
+        reading = len(self._unread) < READ_AHEAD or not busy
         self._attention.turn(self.transport, reading)
 
     # -- writing, for Incoming
@@ -206,30 +225,25 @@ class HttpServer(TwistedProtocol):
 
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
-        self._read_out()
+        read_out(self._h11, self._unread)
         return self._h11.their_state is h11.SEND_BODY
+
+    def welcome(self) -> None:
+        """It is known who asks; raises Overloaded."""
+        self._crowd.welcome(self)
 
     def answered(self) -> None:
         """The answer is whole: serve the next request, or close."""
         self._incoming = self._work = None
-        self._read_out()
+        self._crowd.wait(self)
+        self._trickle.end()
+        read_out(self._h11, self._unread)
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._next_cycle()
         elif self._h11.their_state is not h11.SEND_BODY:
             self.close()
         else:
             self._linger()
-
-    def _read_out(self) -> None:
-        """Take what has come of a body that nobody wanted, so that the connection may go on."""
-        try:
-            while self._h11.their_state is h11.SEND_BODY:
-                if self._h11.next_event() is h11.NEED_DATA:
-                    if not self._unread:
-                        return
-                    self._h11.receive_data(self._unread.take_all())
-        except h11.RemoteProtocolError:
-            return  # then it does not go on
 
     def _next_cycle(self) -> None:
         leftover, _ = self._h11.trailing_data
@@ -240,54 +254,23 @@ class HttpServer(TwistedProtocol):
         self._deadline.set(HEAD_TIME if self._unread else IDLE)
         self.pump()
 
-    def close(self) -> None:
-        """Close once everything is written."""
-        self._closing = True
-        self._deadline.set(SLOW if self._full else LINGER)
-        self.transport.unregisterProducer()
-        self.transport.loseConnection()
-
-    def _linger(self) -> None:
-        """The client is still sending what nobody wants: let it read the answer before we close.
-
-        Closing at once would reset the connection, and the answer might never be read.
-        """
-        self._closing = True
-        self._unread.take_all()
-        self._deadline.set(LINGER)
-        self.transport.unregisterProducer()
-        self._attention.turn(self.transport, True)
-        if not is_tls(self.transport):
-            self.transport.loseWriteConnection()  # under TLS that would cut the answer's end off
-
-    def break_off(self, last_words: bytes) -> None:
-        """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
-        self._incoming = self._work = None
-        self._closing = True
-        if self._h11.their_http_version == b"1.0":
-            self.transport.abortConnection()  # there, a plain close is how answers end
-            return
-        if last_words and self._h11.our_state is h11.SEND_BODY:
-            self.send(h11.Data(data=last_words))
-            self._parting.set(PARTING)
-        else:
-            self.close()
-
     def hijack(self) -> tuple[Transport, bytes]:
         """Leave the connection: its transport, and what was read of it."""
+        self._crowd.leave(self)
         self._deadline.lift()
+        self._trickle.end()
         self._incoming = self._work = None
         self._closing = True
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)
         return self.transport, self._unread.take_all()
 
-    def _too_late(self) -> None:
-        if self._full and not self._closing:  # not idle: it is still reading its last answer
-            self._full = False
-            return self._deadline.set(SLOW)
-        self._closing = True
-        self.transport.abortConnection()
+    def _wants_body(self) -> bool:
+        whole = self._h11.their_state is not h11.SEND_BODY
+        return not whole and self._incoming is not None and self._incoming.wants_body
+
+    def _trickled(self) -> None:
+        self._refuse(TooSlow(f"nothing of the body came for {BODY_IDLE:g} seconds"))
 
     def _refuse(self, error: CtllmError) -> None:
         incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"")

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autobahn.twisted.websocket import (
-    WebSocketClientFactory,
     WebSocketClientProtocol,
-    WebSocketServerFactory,
     WebSocketServerProtocol,
 )
 from autobahn.websocket.types import ConnectionDeny
@@ -21,6 +19,7 @@ from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 
 from ctllm.errors import ProtocolViolation
+from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Timer
 from ctllm.http.liveness import Pinged
 from ctllm.http.messages import Messages, written
@@ -30,6 +29,10 @@ from ctllm.wire.tunnel import Tunnel
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
+#: As many frames a message may have: networks cut at kilobytes, and messages have two megabytes.
+MOST_PIECES = 1024
+#: Seconds in which a bridge must have said HELLO.
+GREETING = 10.0
 
 
 class TunnelSocket(Pinged):
@@ -55,6 +58,7 @@ class TunnelSocket(Pinged):
         self._flushing: Timer | None = None
         self._full = False
         self._messages = Messages(masked=not self.masks, limit=MAX_MESSAGE)
+        self._pieces = 0  # of the message that autobahn is reading
 
     def carry(self, tunnel: Tunnel[Any]) -> None:
         """Let `tunnel` speak through this socket."""
@@ -133,6 +137,25 @@ class TunnelSocket(Pinged):
         except ProtocolViolation as error:
             self._violated(error)
 
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """A message that autobahn reads: one in pieces, mostly."""
+        self._pieces = 0
+        super().onMessageBegin(isBinary)  # type: ignore[misc]
+
+    def onMessageFrameBegin(self, length: int) -> None:
+        """A piece of it; empty ones cost memory, too, and no limit of bytes counts them."""
+        self._pieces += 1
+        if self._pieces == MOST_PIECES:
+            self._violated(ProtocolViolation("a message in too many pieces"))
+        super().onMessageFrameBegin(length)  # type: ignore[misc]
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer, unless what was said before is not even being read."""
+        if self._full:
+            self.life.understood()
+        else:
+            super().onPing(payload)
+
     def _violated(self, error: ProtocolViolation) -> None:
         self._log.warn("the other end of a tunnel is dropped: {error}", error=error.message)
         if self.tunnel is not None:
@@ -184,7 +207,15 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
     def __init__(self, clock: Clock, greeted: Callable[[ProxySocket, bytes], None]) -> None:
         super().__init__(clock)
         self._greeted = greeted
+        self._greeting = Deadline(clock, self._silent_stranger)
         self.on_closed: Callable[[], None] = lambda: None
+
+    def opened(self) -> None:
+        """Now it must say HELLO."""
+        self._greeting.set(GREETING)
+
+    def _silent_stranger(self) -> None:
+        self._violated(ProtocolViolation(f"no HELLO came for {GREETING:g} seconds"))
 
     def onConnect(self, request: Any) -> str:
         """Speak only our own protocol."""
@@ -196,11 +227,14 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
         """The first message is for whoever finds the tunnel, the rest for the tunnel."""
         if self.tunnel is None:
             self._greeted(self, message)
+            self._greeting.lift()
         else:
             self.tunnel.receive(message)
 
     def closed(self, code: int | None, reason: str) -> None:
         """The bridge left."""
+        self._greeting.lift()
+        self.factory.open -= 1
         self.on_closed()
 
 
@@ -229,64 +263,3 @@ class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
     def closed(self, code: int | None, reason: str) -> None:
         """The proxy, or something on the way, closed; or it never opened."""
         self._on_closed(code, reason)
-
-
-_OPTIONS = {
-    "maxMessagePayloadSize": MAX_MESSAGE,
-    "maxFramePayloadSize": MAX_MESSAGE,
-    "openHandshakeTimeout": 10,
-    "closeHandshakeTimeout": 2,
-    "utf8validateIncoming": False,
-}
-
-
-class ProxySockets(WebSocketServerFactory):
-    """Makes the proxy's ends; pings each `interval` seconds, gives up after `deadline` without."""
-
-    noisy = False
-
-    def __init__(
-        self,
-        clock: Any,
-        greeted: Callable[[ProxySocket, bytes], None],
-        interval: float,
-        deadline: float,
-    ) -> None:
-        super().__init__(reactor=clock)
-        self._clock, self._greeted = clock, greeted
-        self.pings = (interval, deadline)
-        self.setProtocolOptions(**_OPTIONS)
-
-    def buildProtocol(self, addr: object) -> ProxySocket:
-        """A socket for one bridge."""
-        socket = ProxySocket(self._clock, self._greeted)
-        socket.factory = self
-        return socket
-
-
-class BridgeSockets(WebSocketClientFactory):
-    """Makes the bridge's end for `url`; `headers` carry its token."""
-
-    noisy = False
-
-    def __init__(
-        self,
-        url: str,
-        headers: dict[str, str],
-        clock: Any,
-        make: Callable[[], BridgeSocket],
-        interval: float,
-        deadline: float,
-    ) -> None:
-        super().__init__(
-            url, protocols=[SUBPROTOCOL], headers=headers, reactor=clock, useragent="ctllm"
-        )
-        self._make = make
-        self.pings = (interval, deadline)
-        self.setProtocolOptions(**_OPTIONS)
-
-    def buildProtocol(self, addr: object) -> BridgeSocket:
-        """The socket of one attempt."""
-        socket = self._make()
-        socket.factory = self
-        return socket

@@ -6,16 +6,19 @@ affair; who may ask for what is in the assertion.
 
 from __future__ import annotations
 
-from ctllm.errors import Forbidden, MethodNotAllowed, NotFound, Unauthenticated
+from ctllm.errors import Forbidden, MethodNotAllowed, NotFound, Overloaded, Unauthenticated
 from ctllm.http.headers import ASSERTION, EXCHANGE
 from ctllm.http.incoming import Incoming
+from ctllm.http.sockets import ProxySockets
 from ctllm.http.splice import hand_over
-from ctllm.http.websocket import ProxySockets
 from ctllm.proxy.relay import Relay
-from ctllm.proxy.rendezvous import Rendezvous
+from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
 from ctllm.proxy.resumption import wanted_exchange
 from ctllm.wire.assertions import SERVE, Claims, Verifier
 from ctllm.wire.heads import RequestHead, first, without
+
+#: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
+MAX_TUNNELS = 2 * MAX_DESKTOPS
 
 
 class ProxyApp:
@@ -36,6 +39,7 @@ class ProxyApp:
             incoming.reply(200, self._health())
             return
         claims = self._claims(incoming.asked)
+        incoming.welcome()
         if path == b"/ws/tunnel":
             self._tunnel(incoming, claims)
         elif path == b"/ctllm/desktops":
@@ -67,6 +71,8 @@ class ProxyApp:
     def _tunnel(self, incoming: Incoming, claims: Claims) -> None:
         if SERVE not in claims.scopes:
             raise Forbidden("this sign-in may use models, not offer them")
+        if self._sockets.open >= MAX_TUNNELS:
+            raise Overloaded(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
         socket = self._sockets.buildProtocol(None)
         transport, read = incoming.hijack()
         hand_over(transport, socket)

@@ -16,10 +16,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.config import Proxy
+from ctllm.http.crowd import Crowd
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
+from ctllm.http.sockets import ProxySockets
 from ctllm.http.turnstile import Turnstile
-from ctllm.http.websocket import ProxySockets
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.limits import confine
 from ctllm.proxy.relay import Relay
@@ -29,6 +30,8 @@ from ctllm.wire.assertions import Verifier
 
 #: Which part of its memory a proxy takes to hold requests while it chooses their desktop.
 HELD = 8
+#: Which part of its files is not for connections of clients, but for tunnels and itself.
+FILES = 8
 
 
 def proxy_service(
@@ -49,8 +52,12 @@ def proxy_service(
     app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets)
     whole = MultiService()
     Confined(settings).setServiceParent(whole)
-    factory = HttpServerFactory(app, reactor, turnstile=Turnstile(reactor))
-    Listener(reactor, endpoint, factory, "socket").setServiceParent(whole)
+    turnstile = Turnstile(reactor)
+    crowd = Crowd(settings.max_open_files - settings.max_open_files // FILES)
+    factory = HttpServerFactory(app, reactor, turnstile=turnstile, crowd=crowd)
+    listener = Listener(reactor, endpoint, factory, "socket")
+    turnstile.on_crowd = listener.pause
+    listener.setServiceParent(whole)
     Sweeping(rendezvous, reactor).setServiceParent(whole)
     Farewell(rendezvous).setServiceParent(whole)
     Orphanage(reactor).setServiceParent(whole)

@@ -208,12 +208,12 @@ class Answerer(Tunnel[Answering]):
             head, resume = decode_request(payload)
         except ValueError as error:
             raise ProtocolViolation(f"an OPEN frame that is not right: {error}") from None
-        exchange = Answering(id, self, self._granted(resume))
         if len(self.exchanges) >= self.max_exchanges:
-            self._ended[id] = None
+            self._remember(id)
             self._reset(id, Overloaded("the desktop has too many requests under way"))
             return
         assert self.accept is not None
+        exchange = Answering(id, self, self._granted(resume))
         self.exchanges[id] = exchange
         try:
             exchange.call = self.accept(exchange, head)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -32,6 +32,8 @@ MAX_HEAD = 128 * 1024
 MAX_LIST = 1024 * 1024
 #: Most bytes of one message. A sender stops filling well below; this is what a receiver refuses.
 MAX_MESSAGE = 2 * 1024 * 1024
+#: Most models that one STATUS names: a proxy keeps the names of each desktop.
+MAX_MODELS = 1000
 
 
 class Kind(IntEnum):
@@ -92,7 +94,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ollama: str
     version: str = ""
-    models: tuple[str, ...] = ()
+    models: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_MODELS)] = ()
 
 
 class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,13 +127,18 @@ def json_frame(kind: Kind, exchange: bytes, value: msgspec.Struct) -> bytes:
 T = TypeVar("T")
 
 
+def printable(text: object) -> str:
+    """What a peer said, or had a part in, as a log or a terminal can take it."""
+    return "".join(char if char.isprintable() else "\ufffd" for char in str(text)[:200])
+
+
 def from_json(payload: bytes, kind: type[T]) -> T:
     """Decode a JSON payload; raises ProtocolViolation."""
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         name = kind.__name__.upper()
-        raise ProtocolViolation(f"a {name} payload that is not right: {error}") from None
+        raise ProtocolViolation(f"a {name} payload that is not right: {printable(error)}") from None
 
 
 def offset_of(payload: bytes) -> int:

@@ -64,11 +64,14 @@ class Tunnel(Generic[E]):
         self._line: deque[Exchange] = deque()
         self._notices: list[bytes] = []
         self._ended: dict[bytes, None] = {}
+        self._unread = False  # the peer does not read what it is told
 
     # -- the shell's side
 
     def receive(self, message: bytes) -> None:
         """Take one message; raises ProtocolViolation, after which the shell calls `violated`."""
+        if self._unread:
+            raise ProtocolViolation("frames are not being read")
         for kind, id, payload in split(message):
             if kind == _DATA:
                 self._data(id, payload)
@@ -94,7 +97,7 @@ class Tunnel(Generic[E]):
 
     def disconnected(self, now: float) -> None:
         """The connection was lost: exchanges wait for another, for the grace time."""
-        self.up = False
+        self.up = self._unread = False
         self._notices.clear()
         for exchange in self._line:
             exchange.queued = False
@@ -192,7 +195,8 @@ class Tunnel(Generic[E]):
         if not self.up:
             return
         if len(self._notices) >= MAX_NOTICES:
-            raise ProtocolViolation("frames are not being read")
+            self._unread = True  # who is told of it is the peer, and not whoever is just calling
+            return
         self._notices.append(frame)
         self.wake()
 
@@ -201,9 +205,13 @@ class Tunnel(Generic[E]):
 
     def _forget(self, exchange: E) -> None:
         if self.exchanges.pop(exchange.id, None) is not None:
-            self._ended[exchange.id] = None
-            if len(self._ended) > REMEMBERED:
-                del self._ended[next(iter(self._ended))]
+            self._remember(exchange.id)
+
+    def _remember(self, id: bytes) -> None:
+        """An exchange ended: its last frames may still be under way."""
+        self._ended[id] = None
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     # -- what the two ends do differently
 

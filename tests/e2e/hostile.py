@@ -136,11 +136,11 @@ class Fort:
         assert status == 200
 
 
-async def fort(world: World) -> Fort:
+async def fort(world: World, *options: str) -> Fort:
     """A cloud, alice's desktop with its endpoint open, and her proxy."""
     endpoint = free_port()
     ollama = RawOllama(world)
-    cloud = await world.cloud()
+    cloud = await world.cloud(*options)
     desktop = await world.desktop("alice", ollama.port, f"--endpoint=127.0.0.1:{endpoint}")
     world.key = await world.command("alice", "keys", "add", "tests")
     await world.key_works()

@@ -105,39 +105,6 @@ async def test_no_file_descriptors_left(world: World, which: str) -> None:
 
 
 @ensureDeferred
-async def test_thousands_of_idle_connections(world: World) -> None:
-    """Who says nothing costs little memory, and keeps nobody else from being served."""
-    cloud = await line(world)
-    assert await works(world)
-    before = resident(cloud)
-    count = 8000
-
-    def connect() -> socket.socket:
-        return socket.create_connection(("127.0.0.1", world.cloud_port), timeout=5)
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < count + 500 or soft < count + 500:
-        pytest.skip(f"this machine allows {soft} open files, which is too few")
-    idle = await deferToThread(crowd, connect, count)
-    try:
-        assert len(idle) == count
-        assert await works(world)
-        each = (resident(cloud) - before) / count
-        print(f"\n{each:.0f} bytes an idle connection")
-        assert each < 20_000
-        for lost in idle[: count // 2]:
-            lost.close()
-        assert await works(world)
-        fds = Path(f"/proc/{cloud}/fd")
-        rest = count // 2
-        await until(lambda: len(os.listdir(fds)) < rest + 100, "half of them to be forgotten")
-        await until(lambda: len(os.listdir(fds)) < 100, "the silent ones to be closed", 60)
-    finally:
-        for lost in idle:
-            lost.close()
-
-
-@ensureDeferred
 async def test_a_full_disk(world: World) -> None:
     """Signing in gets 503 and spends no invitation; what runs goes on, and so do new chats."""
     folder = world.state("cloud")

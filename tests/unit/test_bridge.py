@@ -18,7 +18,8 @@ from ctllm.desktop import bridge as module
 from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
 from ctllm.desktop.redial import EAGER, LONGEST
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
-from ctllm.http.websocket import ProxySocket, ProxySockets
+from ctllm.http.sockets import ProxySockets
+from ctllm.http.websocket import ProxySocket
 from ctllm.wire.answerer import Answerer, Answering
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
 from ctllm.wire.heads import AnswerHead, RequestHead

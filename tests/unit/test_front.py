@@ -31,6 +31,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import PAGE
 from ctllm.cloud.proxies import ProxyStatus
+from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.factory import HttpServerFactory
@@ -44,6 +45,7 @@ ANN = User(ISSUER, "ann", "ann")
 FRIEND = "https://friend.example"
 ALL = frozenset({USE, MANAGE, SERVE})
 INSTANCE = bytes(32)
+SHARE = 30  # requests of one user
 
 
 class Proxy(Upstream):
@@ -115,7 +117,7 @@ class Case(SynchronousTestCase):
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = Front(
             Identities([self.keys, self.issuer]), assertions, proxy_of, proxies, api,
-            self.metrics, (FRIEND,), self.clock,
+            self.metrics, (FRIEND,), self.clock, Shares(SHARE),
         )  # fmt: skip
         self.factory = HttpServerFactory(front, self.clock)
         self.wire = self.connect()

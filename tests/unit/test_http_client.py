@@ -10,7 +10,7 @@ from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
 from ctllm.http.client import KEEP, MAX_KEPT, Origin
 from ctllm.http.incoming import Incoming
 from ctllm.http.outgoing import Outgoing
-from ctllm.http.server import PARTING
+from ctllm.http.patience import PARTING
 from ctllm.wire.answer import MAX_HEAD
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 from tests.unit.pretend import Heard, Place, Served, Wire

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import BadConfiguration
-from ctllm.http.listener import Listener
+from ctllm.http.listener import FEW, Listener
 
 
 class Busy(MemoryReactorClock):
@@ -50,6 +52,21 @@ class ListenerTests(SynchronousTestCase):
         for endpoint in ("nonsense", "tcp", "tcp:x", "nosuch:1", "", "tcp:1:nosuch=2"):
             listener = self.listener(MemoryReactorClock(), endpoint)
             self.assertRaises(BadConfiguration, listener.privilegedStartService)
+
+    def test_few_are_let_in_at_once_and_nobody_for_a_while(self) -> None:
+        """So that what those who are in say is read before there are more."""
+        port = mock.Mock(numberAccepts=5000)
+        accept, accepted = port.doRead, []
+        accept.side_effect = lambda: accepted.append(port.numberAccepts)
+        listener = self.listener(MemoryReactorClock())
+        listener.pause(True)  # before there is a port
+        listener._listens(port)
+        port.doRead()
+        self.assertEqual(accepted, [FEW])
+        listener.pause(True)
+        port.stopReading.assert_called_once_with()
+        listener.pause(False)
+        port.startReading.assert_called_once_with()
 
     def test_stopped(self) -> None:
         """The port is given back; stopping what never listened is fine."""

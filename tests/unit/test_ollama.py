@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import ollama as module
-from ctllm.desktop.ollama import DOWN, MAX_MODELS, PATIENCE, Ollama, OllamaServer
+from ctllm.desktop.ollama import DOWN, LONGEST, PATIENCE, Ollama, OllamaServer
 from ctllm.errors import OllamaDown
 from ctllm.http.incoming import Incoming
-from ctllm.wire.frames import Status
+from ctllm.wire.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
 from ctllm.wire.heads import RequestHead
 from tests.unit.pretend import Heard, Served
 
@@ -158,6 +158,19 @@ class Looking(Case):
         self.real.up()
         self.start()
         self.assertEqual(len(self.ollama.status.models), MAX_MODELS)
+
+    def test_names_that_no_model_has(self) -> None:
+        """What is told of an Ollama gone mad fits into a frame, which the proxy would refuse."""
+        names = ["m", "m\n", "m\x1b[2J", "m" * (LONGEST + 1), *("m" * LONGEST for _ in range(3000))]
+        self.real.answers[b"/api/version"] = {"version": "9" * 10_000}
+        self.real.answers[b"/api/tags"] = {"models": [{"name": name} for name in names]}
+        self.real.up()
+        self.start()
+        told = self.ollama.status
+        self.assertEqual(len(told.version), LONGEST)
+        self.assertEqual((told.models[:2], len(told.models)), (("m", "m" * LONGEST), MAX_MODELS))
+        wide = Status("up", told.version, ("\U0001f999" * LONGEST,) * MAX_MODELS)
+        self.assertLess(len(json_frame(Kind.STATUS, NO_EXCHANGE, wide)), MAX_LIST)
 
     def test_hanging(self) -> None:
         """One that accepts and says nothing is down after a while, and is asked again."""

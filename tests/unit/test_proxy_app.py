@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.identity import Assertions
 from ctllm.http.factory import HttpServerFactory
-from ctllm.http.websocket import ProxySockets
+from ctllm.http.sockets import ProxySockets
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
-from ctllm.http.turnstile import Turnstile
+from ctllm.http.turnstile import CROWDED, QUIET, Turnstile
 from tests.unit.pretend import Wire
 
 
@@ -42,7 +42,11 @@ class TurnstileTests(SynchronousTestCase):
 
     def come(self, *numbers: int) -> None:
         for number in numbers:
-            self.turnstile.enter(lambda number=number: self.begun.append(number))
+            self.turnstile.enter(lambda number=number: self.begin(number))
+
+    def begin(self, number: int) -> bool:
+        self.begun.append(number)
+        return True
 
     def test_few_begin_at_once(self) -> None:
         """Nobody waits while there is no crowd."""
@@ -66,6 +70,27 @@ class TurnstileTests(SynchronousTestCase):
         self.clock.turn()
         self.clock.turn()
         self.assertEqual(self.begun, [1, 2, 3, 4, 5, 6])
+
+    def test_who_has_gone_takes_nobodys_turn(self) -> None:
+        """Where nothing was begun another begins."""
+        self.come(1, 2)
+        for _ in range(1000):
+            self.turnstile.enter(lambda: False)
+        self.come(3, 4)
+        self.clock.turn()
+        self.assertEqual(self.begun, [1, 2, 3, 4])
+
+    def test_a_crowd_is_told_of_once_and_so_is_its_end(self) -> None:
+        """Meanwhile nobody else should be let in."""
+        told: list[tuple[bool, int]] = []
+        self.turnstile.on_crowd = lambda crowded: told.append((crowded, len(self.begun)))
+        self.come(*range(CROWDED + 100))
+        self.assertEqual(told, [(True, 2)])
+        for _ in range(CROWDED):
+            self.clock.turn()
+        self.assertEqual(told[1:], [(False, CROWDED + 100 - QUIET)])
+        self.come(*range(CROWDED + 10))
+        self.assertEqual(len(told), 3)
 
 
 class ServerTests(SynchronousTestCase):

@@ -11,7 +11,8 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import DesktopLost, ProtocolViolation
-from ctllm.http.websocket import BridgeSocket, BridgeSockets, ProxySocket, ProxySockets
+from ctllm.http.sockets import BridgeSockets, ProxySockets
+from ctllm.http.websocket import BridgeSocket, ProxySocket
 from ctllm.wire.answerer import Answerer, Answering
 from ctllm.wire.frames import Desktop
 from ctllm.wire.heads import AnswerHead, RequestHead

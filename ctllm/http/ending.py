@@ -1,0 +1,97 @@
+"""The ways in which the serving side of HTTP ends a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h11
+from twisted.internet.protocol import Protocol
+
+from ctllm.errors import Overloaded
+from ctllm.http.attention import Attention
+from ctllm.http.deadline import Deadline
+from ctllm.http.faces import Clock, is_tls
+from ctllm.http.patience import LINGER, PARTING, SLOW
+from ctllm.http.prompt import write_now
+from ctllm.http.reading import Unread
+from ctllm.wire.answers import Dialect, error_body
+
+_SAID = error_body(
+    Dialect.OLLAMA, Overloaded("too many connections wait here without asking; ask at once")
+)
+#: What those hear who are pushed out.
+CROWDED = (
+    b"HTTP/1.1 503 \r\nContent-Type: application/json\r\nRetry-After: 10\r\n"
+    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SAID), _SAID)
+)
+
+
+class Ending(Protocol):
+    """What `HttpServer` does to end; mixed into it."""
+
+    transport: Any
+    _incoming: Any
+    _work: Any
+    _h11: h11.Connection
+    _unread: Unread
+    _attention: Attention
+
+    def __init__(self, clock: Clock) -> None:
+        self._deadline = Deadline(clock, self._too_late)
+        self._parting = Deadline(clock, self.close)
+        self._closing = False
+        self._full = False  # the client reads slower than we write
+        self._late = False  # and for so long that only so much longer is waited
+
+    def send(self, event: Any) -> None:
+        """Write one of h11's events."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close once everything is written."""
+        self._closing = True
+        self._deadline.set(SLOW if self._full else LINGER)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def _linger(self) -> None:
+        """The client is still sending what nobody wants: let it read the answer before we close.
+
+        Closing at once would reset the connection, and the answer might never be read.
+        """
+        self._closing = True
+        self._unread.take_all()
+        self._deadline.set(LINGER)
+        self.transport.unregisterProducer()
+        self._attention.turn(self.transport, True)
+        if not is_tls(self.transport):
+            self.transport.loseWriteConnection()  # under TLS that would cut the answer's end off
+
+    def break_off(self, last_words: bytes) -> None:
+        """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
+        self._incoming = self._work = None
+        self._closing = True
+        if self._h11.their_http_version == b"1.0":
+            self.transport.abortConnection()  # there, a plain close is how answers end
+            return
+        if last_words and self._h11.our_state is h11.SEND_BODY:
+            self.send(h11.Data(data=last_words))
+            self._parting.set(PARTING)
+        else:
+            self.close()
+
+    def _too_late(self) -> None:
+        if self._full and not (self._closing or self._late):  # it still reads its last answer
+            self._late = True
+            return self._deadline.set(SLOW)
+        self._closing = True
+        self.transport.abortConnection()
+
+    def push_out(self) -> None:
+        """Too many wait: with a word if that can be, or without."""
+        if self._closing or self._full or self._incoming is not None:
+            self._closing = True
+            self.transport.abortConnection()
+        else:
+            write_now(self.transport, CROWDED)
+            self.close()

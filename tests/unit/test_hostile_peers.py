@@ -1,0 +1,161 @@
+"""Ends of a tunnel that keep to its form and still want too much: each has a bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import ProtocolViolation
+from ctllm.http.websocket import GREETING, MOST_PIECES
+from ctllm.proxy.app import MAX_TUNNELS
+from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import (
+    MAX_MODELS,
+    NO_EXCHANGE,
+    Desktop,
+    Hello,
+    Kind,
+    Status,
+    frame,
+    from_json,
+    json_frame,
+)
+from ctllm.wire.heads import RequestHead
+from ctllm.wire.opener import Opener
+from ctllm.wire.tunnel import MAX_NOTICES, REMEMBERED
+from tests.unit.pretend import Heard, Told
+from tests.unit.test_proxy_app import Case as ProxyCase
+from tests.unit.test_websocket import Case as SocketCase
+
+HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("d" * 32, "d")))
+OPEN = b'{"method":"GET","target":"/","headers":[],"resume":9}'
+
+
+class Sockets(SocketCase):
+    """At the WebSocket."""
+
+    def test_who_never_says_hello_is_dropped(self) -> None:
+        """Pings alone keep nobody connected who has not said whose tunnel it is."""
+        self.bridge.leave()
+        self.wait(5)
+        self.closings.clear()
+        self.patch(self, "open", lambda socket: None)
+        self.connect()
+        self.wait(GREETING - 1)
+        self.assertEqual(self.closings, [])
+        self.wait(2)
+        self.assertEqual([code for code, _ in self.closings], [1002])
+        self.assertEqual(self.proxy.factory.open, 0)
+
+    def test_who_has_said_it_stays(self) -> None:
+        """However little is said after it; and each socket is counted once."""
+        self.wait(GREETING * 3)
+        self.assertEqual((self.connected, self.proxy.factory.open), (True, 1))
+
+    def test_pings_of_one_that_reads_no_pongs(self) -> None:
+        """Are not answered while what was said before is still in the way."""
+        self.proxy.pauseProducing()
+        said: list[bytes] = []
+        self.patch(self.proxy.transport, "write", said.append)
+        for _ in range(100):
+            self.bridge.sendPing(b"x")
+        self.settle()
+        self.assertEqual(said, [])
+        self.proxy.resumeProducing()
+        self.bridge.sendPing(b"x")
+        self.settle()
+        self.assertEqual(len(said), 1)
+
+    def test_a_message_in_endless_pieces(self) -> None:
+        """Those that networks make are fine; empty ones without end are a violation."""
+        for pieces, fine in ((MOST_PIECES - 2, True), (MOST_PIECES + 1, False)):
+            self.bridge.beginMessage(isBinary=True)
+            for _ in range(pieces):
+                self.bridge.sendMessageFrame(b"")
+            self.bridge.endMessage()
+            self.settle()
+            self.assertEqual(self.connected, fine)
+
+
+class Proxy(ProxyCase):
+    """At a proxy."""
+
+    def test_as_many_sockets_as_desktops_need(self) -> None:
+        """One more gets 503: those that say no HELLO count, too."""
+        serve = self.sign("use", "serve")
+        upgrade = (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            "Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n"
+        )
+        wires = []
+        for _ in range(MAX_TUNNELS):
+            self.wire = self.connect()
+            self.assertEqual(self.ask("GET /ws/tunnel", serve, upgrade)[0], 101)
+            wires.append(self.wire)
+        self.wire = self.connect()
+        self.assertEqual(self.ask("GET /ws/tunnel", serve, upgrade)[0], 503)
+        wires[0].hang_up()
+        self.wire = self.connect()
+        self.assertEqual(self.ask("GET /ws/tunnel", serve, upgrade)[0], 101)
+
+
+class Frames(SynchronousTestCase):
+    """At both ends of the tunnel."""
+
+    def answerer(self) -> Answerer:
+        made = Answerer(1000, 30, 4, keep=0, desktop=Desktop("d" * 32, "d"))
+        made.accept = lambda caller, head: Told()
+        made.connected()
+        made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000)))
+        made.outgoing()
+        return made
+
+    def opener(self, most: int = 4) -> Opener:
+        made = Opener(1000, 30, most)
+        made.receive(HELLO)
+        made.outgoing()
+        return made
+
+    def test_a_proxy_that_opens_beyond_the_limit(self) -> None:
+        """Each is refused, and what is remembered of them has a bound."""
+        end: Any = self.answerer()
+        for number in range(3 * REMEMBERED):
+            end.receive(frame(Kind.OPEN, b"%016d" % number, OPEN))
+            if number % 100 == 0:
+                end.outgoing()
+        self.assertEqual(len(end.exchanges), 4)
+        self.assertLessEqual(len(end._ended), REMEMBERED)
+
+    def test_a_desktop_that_reads_nothing(self) -> None:
+        """What it is to be told has a bound; it is dropped, and no client hears of it."""
+        end: Any = self.opener(most=MAX_NOTICES * 2)
+        callers = [Heard() for _ in range(MAX_NOTICES + 10)]
+        for caller in callers:
+            asking = end.open(RequestHead(b"GET", b"/"), caller)
+            asking.frames(1000)  # the OPEN left
+            asking.cancel(ProtocolViolation("left"))
+        self.assertEqual(len(end._notices), MAX_NOTICES)
+        late = frame(Kind.ACK, asking.id, bytes(8))  # which alone would be fine
+        self.assertRaises(ProtocolViolation, end.receive, late)
+        end.disconnected(0.0)
+        end.receive(HELLO)
+        self.assertTrue(end.up)
+
+    def test_a_desktop_with_more_models_than_anybody(self) -> None:
+        """As many as a list may name are taken; one more is a violation."""
+        end = self.opener()
+        models = tuple(f"m{number}\x00\x1b" for number in range(MAX_MODELS))
+        end.receive(json_frame(Kind.STATUS, NO_EXCHANGE, Status("up", "", models)))
+        assert end.status is not None
+        self.assertEqual(len(end.status.models), MAX_MODELS)
+        more = json_frame(Kind.STATUS, NO_EXCHANGE, Status("up", "", (*models, "m")))
+        self.assertRaises(ProtocolViolation, end.receive, more)
+
+    def test_what_is_said_of_a_bad_payload_is_fit_for_a_log(self) -> None:
+        """The words of whoever sent it may be in there, but neither many nor unprintable."""
+        payload = b'{"\\u001b[2J\\n%b":1}' % (b"x" * 5000)
+        error = self.assertRaises(ProtocolViolation, from_json, payload, Hello)
+        self.assertTrue(error.message.isprintable())
+        self.assertLess(len(error.message), 300)

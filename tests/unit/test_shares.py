@@ -1,0 +1,65 @@
+"""One user's requests leave room for the others'."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.shares import Shares
+from ctllm.errors import Overloaded
+from ctllm.wire.heads import AnswerHead
+from tests.unit.test_front import ALL, ANN, SHARE, Case, User
+
+
+class SharesTests(SynchronousTestCase):
+    """Two for each."""
+
+    def test_each_has_its_own(self) -> None:
+        """Who has all of its own gets no more, until one is over; nothing is kept of who left."""
+        shares = Shares(2)
+        gives = [shares.take("ann"), shares.take("ann"), shares.take("bob")]
+        self.assertRaises(Overloaded, shares.take, "ann")
+        gives.append(shares.take("bob"))
+        gives.pop(0)()
+        gives.append(shares.take("ann"))
+        for give in gives:
+            give()
+        self.assertEqual(len(shares), 0)
+
+
+class FrontTests(Case):
+    """At the front door."""
+
+    def fill(self) -> None:
+        for _ in range(SHARE):
+            self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
+
+    def full(self) -> bool:
+        return self.ask("GET /api/tags", **self.bearer()) == 503
+
+    def test_who_has_too_many_is_told_and_others_are_served(self) -> None:
+        """503 with Retry-After; what is under way goes on, and each end makes room for one."""
+        self.fill()
+        self.assertTrue(self.full())
+        self.assertIn("requests of yours are under way", self.told["error"])
+        self.assertIsNotNone(self.header("retry-after"))
+        bob = self.issuer.issue(User(ANN.issuer, "bob", "bob"), ALL)
+        self.assertEqual(self.ask("GET /api/tags", Authorization=f"Bearer {bob}"), 0)
+        caller = self.proxies.proxy.callers[0]
+        caller.head(AnswerHead(200, b"", ((b"Content-Length", b"0"),)))
+        caller.end()
+        self.assertFalse(self.full())
+        self.assertTrue(self.full())
+
+    def test_however_it_ends_it_is_given_back(self) -> None:
+        """Refused, or left while the proxy starts."""
+        for _ in range(SHARE + 1):
+            self.proxies.refusal = Overloaded("too many", retry_after=60)
+            self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 503)
+            self.assertEqual(self.header("retry-after"), "60")
+            self.proxies.refusal, self.proxies.waiting = None, Deferred()
+            self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 0)
+            self.wire.hang_up()
+            self.proxies.waiting = None
+        self.fill()
+        self.assertTrue(self.full())
