@@ -134,7 +134,7 @@ class Frames(SynchronousTestCase):
         callers = [Heard() for _ in range(MAX_NOTICES + 10)]
         for caller in callers:
             asking = end.open(RequestHead(b"GET", b"/"), caller)
-            asking.frames(1000)  # the OPEN left
+            asking.frames(1000, [])  # the OPEN left
             asking.cancel(ProtocolViolation("left"))
         self.assertEqual(len(end._notices), MAX_NOTICES)
         late = frame(Kind.ACK, asking.id, bytes(8))  # which alone would be fine
