@@ -256,7 +256,7 @@ class Dialling(Case):
         """The next attempt has another one."""
         self.cloud.believes = False
         self.start()
-        self.wait(4)
+        self.wait(7)
         tokens = [part for data in self.cloud.seen for part in data.split() if b"token-" in part]
         self.assertGreater(len(tokens), 1)
         self.assertEqual(len(set(tokens)), len(tokens))
