@@ -132,8 +132,8 @@ class Fort:
 
     async def lives(self) -> None:
         """Fails the test unless a good request goes through now."""
-        status, _, _ = await self.world.http("POST", "/alive", b"x", self.world.key)
-        assert status == 200
+        status, _, said = await self.world.http("POST", "/alive", b"x", self.world.key)
+        assert status == 200, said
 
 
 async def fort(world: World, *options: str) -> Fort:

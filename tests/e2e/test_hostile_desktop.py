@@ -1,0 +1,228 @@
+"""A desktop that knows the tunnel well and means harm: only its own connection suffers."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
+from tests.e2e.hostile import Fort, fort
+from tests.e2e.processes import children, linux
+from tests.e2e.test_hostile_crowds import MB, pour
+from tests.e2e.test_hostile_resources import resident
+from tests.e2e.test_hostile_tunnel import dialled
+from tests.e2e.world import World, until
+
+pytestmark = linux
+HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("e" * 32, "evil")))
+STATUS = json_frame(Kind.STATUS, NO_EXCHANGE, Status("down", "1", ("evil\x00\x1b[2J\r\n",)))
+GOOD = b'{"status":200,"reason":"","headers":[]}'
+
+
+def message(payload: bytes, first: int = 0x82) -> bytes:
+    """One masked WebSocket frame."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size & 0xFFFF)
+    length = length if size < 65536 else b"\xff" + struct.pack("!Q", size)
+    return bytes([first]) + length + bytes(4) + payload
+
+
+class Bridge:
+    """A bridge on a bare socket."""
+
+    def __init__(self, port: int, token: str, *frames: bytes) -> None:
+        self.wire = dialled(port, token)
+        self._read = b""
+        self.say(HELLO, *frames)
+
+    def say(self, *frames: bytes) -> None:
+        self.wire.sendall(message(b"".join(frames)))
+
+    def messages(self) -> Iterator[tuple[int, bytes]]:
+        """Opcode and payload of what the proxy says, until it closes or is silent for 10 s."""
+        self.wire.settimeout(10)
+        with suppress(OSError):
+            while piece := self.wire.recv(65536):
+                self._read += piece
+                while (whole := self._whole()) is not None:
+                    yield whole
+
+    def _whole(self) -> tuple[int, bytes] | None:
+        if len(self._read) < 4:
+            return None
+        size, start = self._read[1], 2
+        if size == 126:
+            size, start = struct.unpack_from("!H", self._read, 2)[0], 4
+        if len(self._read) < start + size:
+            return None
+        opcode, payload = self._read[0] & 15, self._read[start : start + size]
+        self._read = self._read[start + size :]
+        return opcode, payload
+
+    def opened(self) -> bytes:
+        """The id of the next exchange that the proxy opens."""
+        for opcode, payload in self.messages():
+            for kind, id, _ in split(payload) if opcode == 2 else ():
+                if kind == Kind.OPEN:
+                    return id
+        raise AssertionError("nothing was opened")
+
+    def closing(self) -> int:
+        """The code with which the proxy closes."""
+        for opcode, payload in self.messages():
+            if opcode == 8:
+                return int(struct.unpack_from("!H", payload)[0])
+        return 0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A line with a raw Ollama."""
+    world = World(tmp_path_factory.mktemp("desktop"))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+
+
+async def dial(place: Fort, *frames: bytes) -> Bridge:
+    token = await place.world.token("alice", "desktop")
+    return await deferToThread(Bridge, place.world.cloud_port, token, *frames)
+
+
+async def asked(place: Fort) -> tuple[int, bytes]:
+    """What a client hears who asks this desktop."""
+    status, _, body = await place.world.http(
+        "GET", "/x", token=place.world.key, headers={"Ctllm-Desktop": "e" * 32}
+    )
+    return status, body
+
+
+def _data(id: bytes, offset: int, piece: bytes) -> bytes:
+    return frame(Kind.DATA, id, struct.pack("!Q", offset) + piece)
+
+
+def _number(kind: Kind, id: bytes, offset: int) -> bytes:
+    return frame(kind, id, struct.pack("!Q", offset))
+
+
+def _headers(*lines: tuple[str, str]) -> bytes:
+    return json.dumps({"status": 200, "reason": "", "headers": lines}).encode()
+
+
+#: What is said in answer to an exchange of that id; each ends the connection with 1002.
+ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+    "a header that is two": lambda id: frame(Kind.HEAD, id, _headers(("A", "b\r\nEvil: 1"))),
+    "a name that is two": lambda id: frame(Kind.HEAD, id, _headers(("A\r\nEvil", "b"))),
+    "a giant head": lambda id: frame(Kind.HEAD, id, _headers(("A", "b" * 140_000))),
+    "bytes before the head": lambda id: _data(id, 0, b"x"),
+    "bytes over the window": lambda id: (
+        frame(Kind.HEAD, id, GOOD)
+        + b"".join(_data(id, at, bytes(262_144)) for at in (0, 262_144, 524_288))
+    ),
+    "bytes from elsewhere": lambda id: frame(Kind.HEAD, id, GOOD) + _data(id, 1 << 40, b"x"),
+    "an acknowledgement of what was not sent": lambda id: _number(Kind.ACK, id, 1 << 40),
+    "an end elsewhere": lambda id: frame(Kind.HEAD, id, GOOD) + _number(Kind.END, id, 5),
+    "an attachment that nobody asked for": lambda id: _number(Kind.ATTACH, id, 0),
+    "an exchange that it opens itself": lambda id: frame(Kind.OPEN, b"y" * 16, b"{}"),
+    "bytes of somebody else's exchange": lambda id: _data(b"z" * 16, 0, b"x"),
+    "a second greeting": lambda id: HELLO,
+}
+
+
+@ensureDeferred
+async def test_each_broken_rule_ends_the_connection_with_a_reason(place: Fort) -> None:
+    """1002; the client that waited gets 502, or an answer that breaks off, and no byte of it."""
+    for name, answer in ANSWERS.items():
+        bridge = await dial(place, STATUS)
+        await until(lambda: _is_there(place), "the desktop to be known")
+        waiting = Deferred.fromCoroutine(asked(place))
+        waiting.addErrback(lambda _: (0, b""))
+        id = await deferToThread(bridge.opened)
+        await deferToThread(bridge.say, answer(id))
+        assert await deferToThread(bridge.closing) == 1002, name
+        status, body = await waiting
+        assert status in (0, 502) and b"Evil" not in body, (name, status, body)
+        bridge.wire.close()
+    await until(lambda: _is_gone(place), "it to be gone")
+    await place.lives()
+
+
+async def _is_there(place: Fort) -> bool:
+    token = await place.world.token("alice")
+    return "evil" in [each["name"] for each in await place.world.desktops(token)]
+
+
+async def _is_gone(place: Fort) -> bool:
+    return not await _is_there(place)
+
+
+@ensureDeferred
+async def test_floods_of_what_is_allowed(place: Fort) -> None:
+    """Pings whose pongs are not read, pieces, status upon status, lists: memory has a bound."""
+    (proxy,) = children(place.cloud.pid)
+    models = tuple(f"{number:01000}" for number in range(1000))
+    floods = {
+        "pings": message(b"x" * 125, 0x89) * 500,
+        "empty pieces": message(b"", 0x00) * 5000,
+        "status upon status": message(STATUS * 1000),
+        "long lists": message(json_frame(Kind.STATUS, NO_EXCHANGE, Status("down", "1", models))),
+        "resets of nothing": message(_number(Kind.ACK, b"y" * 16, 0) * 1000),
+    }
+    for name, flood in floods.items():
+        bridge = await dial(place)
+        before = resident(proxy)
+        if name == "empty pieces":
+            bridge.wire.sendall(message(b"", 0x02))
+        taken = await deferToThread(pour, bridge.wire, flood, 5.0, 40 * MB)
+        grown = resident(proxy) - before
+        print(f"\n{name}: {taken / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
+        assert grown < 16 * MB, name
+        bridge.wire.close()
+        await until(lambda: _is_gone(place), "it to be gone")
+        await place.lives()
+    assert children(place.cloud.pid) == [proxy]
+
+
+@ensureDeferred
+async def test_sockets_that_never_say_hello(place: Fort) -> None:
+    """Beyond twice the desktops of a user 503; after ten seconds they go, for all their pings."""
+    token = await place.world.token("alice", "desktop")
+    silent: list[socket.socket] = []
+
+    def fill() -> str:
+        try:
+            while len(silent) < 200:
+                silent.append(dialled(place.world.cloud_port, token))
+        except AssertionError as refused:
+            return str(refused)
+        return ""
+
+    assert "503" in await deferToThread(fill) and len(silent) < 70
+
+    def last_words() -> list[bytes]:
+        heard = []
+        for _ in range(12):
+            for wire in silent:
+                with suppress(OSError):
+                    wire.send(message(b"", 0x89))
+            time.sleep(1)
+        for wire in silent:
+            wire.settimeout(15)
+            heard.append(b"".join(iter(lambda wire=wire: wire.recv(4096), b"")))
+        return heard
+
+    words = await deferToThread(last_words)
+    assert all(b"\x03\xea" in each for each in words), words
+    bridge = await dial(place, STATUS)
+    await until(lambda: _is_there(place), "another to be let in")
+    bridge.wire.close()
