@@ -13,6 +13,7 @@ import struct
 from ctllm.http.masking import KEY, mask
 
 _FINAL_BINARY = 0x82
+_CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: never in pieces, never long
 _MASKED = 0x80
 _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!Q")
@@ -47,9 +48,11 @@ class Messages:
         return len(self._held)
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The payloads of the whole frames, and the rest if it begins with another kind of frame.
+        """The payloads of the whole plain frames, and what is for the full protocol.
 
-        Such a rest is for the full protocol; without one, what is left over is held.
+        That is each control frame, whole, so that the library is not left in the middle of a frame
+        and would have to read all that follows; and everything from any other kind of frame on.
+        What is left over of a plain or a control frame is held.
         """
         if self._held:
             self._held += data
@@ -58,11 +61,21 @@ class Messages:
             data = bytes(self._held)
             self._held.clear()
         payloads: list[bytes] = []
+        control = bytearray()
         position, end = 0, len(data)
         while position < end:
             start, size = self._head(data, position, end)
             if start < 0:
-                return payloads, data[position:]
+                length = self._control(data, position, end)
+                if length < 0:
+                    return payloads, bytes(control) + data[position:]
+                if not length or position + length > end:
+                    self._held += data[position:]
+                    self._wanted = length
+                    break
+                control += data[position : position + length]
+                position += length
+                continue
             if not start or start + size > end:
                 self._held += data[position:]
                 self._wanted = start + size - position if start else 0
@@ -70,7 +83,18 @@ class Messages:
             payload = data[start : start + size]
             payloads.append(mask(payload, data[start - KEY : start]) if self._masked else payload)
             position = start + size
-        return payloads, b""
+        return payloads, bytes(control)
+
+    def _control(self, data: bytes, position: int, end: int) -> int:
+        """How long a control frame is; 0 if that cannot be said yet, -1 if it is none."""
+        if data[position] not in _CONTROL:
+            return -1
+        if end - position < 2:
+            return 0
+        size = data[position + 1] & 0x7F
+        if size > 125 or bool(data[position + 1] & _MASKED) is not self._masked:
+            return -1
+        return 2 + (KEY if self._masked else 0) + size
 
     def _head(self, data: bytes, position: int, end: int) -> tuple[int, int]:
         """Where the payload begins and its size; 0 if that cannot be said yet, -1 if not plain."""

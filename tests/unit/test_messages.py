@@ -48,6 +48,28 @@ class Frames(SynchronousTestCase):
             self.assertEqual(rest, b"")
         self.assertEqual((got, len(messages)), (sent, 0))
 
+    @given(st.lists(st.booleans(), max_size=6), st.lists(st.integers(0, 3000)), st.booleans())
+    def test_control_frames_between_them(
+        self, pings: list[bool], cuts: list[int], masked: bool
+    ) -> None:
+        """Each is left to the library, whole and without what comes after it."""
+        key = KEY if masked else b""
+        frames = [
+            bytes((0x89, (0x80 if masked else 0) | 3)) + key + b"abc" if ping
+            else written(b"x" * 300, masked)
+            for ping in pings
+        ]  # fmt: skip
+        wire = b"".join(frames)
+        messages, got, left = Messages(masked, LIMIT), [], b""
+        edges = [0, *sorted({cut % (len(wire) + 1) for cut in cuts}), len(wire)]
+        for low, high in pairwise(edges):
+            whole, control = messages.feed(wire[low:high])
+            got += whole
+            left += control
+            self.assertEqual(len(control) % len(key + b"12abc"), 0)
+        self.assertEqual((got, len(messages)), ([b"x" * 300] * pings.count(False), 0))
+        self.assertEqual(left, b"".join(f for f, ping in zip(frames, pings, strict=True) if ping))
+
     def test_keys_differ(self) -> None:
         """No mask is like the one before (RFC 6455, section 5.3)."""
         self.assertNotEqual(written(bytes(20), True), written(bytes(20), True))
@@ -56,7 +78,9 @@ class Frames(SynchronousTestCase):
         """From the first frame that is not plain on, the library reads."""
         plain = written(b"ok", False)
         for other in (
-            b"\x89\x00",  # a ping
+            b"\x89\x80keys",  # a ping that is masked, where it should not be
+            b"\x89\x7e\x00\x7e",  # and one that is too long for a control frame
+            b"\x09\x00",  # and one in pieces
             b"\x02\x01a",  # a first fragment
             b"\x81\x01a",  # text
             b"\xc2\x01a",  # with a reserved bit, as of compression
