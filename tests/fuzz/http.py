@@ -5,8 +5,10 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
@@ -36,6 +38,7 @@ class Wire(StringTransport):
     """A transport that closes as a real one does, but at once."""
 
     gone = False
+    reason = Failure(ConnectionDone())
 
     def abortConnection(self) -> None:
         self.gone = True

@@ -8,7 +8,7 @@ from unittest import mock
 
 from ctllm.errors import Overloaded
 from ctllm.http.patience import BODY_TIME, HEAD_TIME, IDLE
-from tests.fuzz import http, tunnel
+from tests.fuzz import http, tunnel, websocket
 from tests.unit.pretend import Wire
 from tests.unit.test_front import Case
 
@@ -111,6 +111,10 @@ class Fuzzed(Case):
     def test_frames(self) -> None:
         """At both ends of the tunnel."""
         self.assertGreater(tunnel.attack(Random(7), 60_000), 1000)
+
+    def test_websockets(self) -> None:
+        """At both ends of the tunnel's WebSocket."""
+        self.assertGreater(websocket.attack(Random(7), 20_000), 1000)
 
     def test_requests(self) -> None:
         """At the server."""
