@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.processes import Absent, Program, children, free_port, listens
+from benchmarks.processes import Absent, Program, children, listens
 from ctllm import __version__
 from ctllm.cloud.identity import (
     MANAGE,
@@ -30,6 +30,7 @@ from ctllm.cloud.identity import (
     load_keys,
     proxy_id,
 )
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 USER = User("ctllm", "bench", "bench")

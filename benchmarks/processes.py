@@ -18,13 +18,6 @@ class Absent(Exception):
     """A peer cannot be measured here; says why."""
 
 
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def listens(address: str) -> bool:
     """Whether something accepts at `host:port`."""
     host, _, port = address.rpartition(":")

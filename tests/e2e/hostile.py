@@ -16,7 +16,8 @@ from twisted.internet.threads import deferToThread
 from ctllm.cloud.identity import Assertions, Folder, load_keys
 from ctllm.wire.assertions import SERVE, USE
 from tests.e2e.processes import children, option
-from tests.e2e.world import Program, World, free_port, until
+from tests.e2e.world import Program, World, until
+from tests.ports import free_port
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)

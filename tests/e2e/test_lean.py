@@ -11,7 +11,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from tests.e2e.processes import children, linux
-from tests.e2e.world import Program, World, free_port, until
+from tests.e2e.world import Program, World, until
+from tests.ports import free_port
 
 #: Megabytes that an idle proxy may keep in memory (VmRSS), shared libraries included.
 MOST = 32.0

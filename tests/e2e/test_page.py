@@ -18,7 +18,8 @@ from twisted.internet import defer
 from ctllm import __version__
 from ctllm.standin import Record, Script
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.world import World, free_port, until
+from tests.e2e.world import World, until
+from tests.ports import free_port
 
 #: Longer than any test waits: what ends must have been ended.
 LONG = 300.0

@@ -23,7 +23,8 @@ import ctllm
 import twisted
 from ctllm.config import KEYS
 from tests.e2e.processes import alive, children, kill, linux
-from tests.e2e.world import BIN, World, free_port, until
+from tests.e2e.world import BIN, World, until
+from tests.ports import free_port
 
 NOBODY = 65534
 #: Lets any Python of this version find what this one has installed.

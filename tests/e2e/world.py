@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,17 +18,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from ctllm.standin import Standin
+from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
