@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
 import textwrap
@@ -179,11 +180,12 @@ class _All(_Level):
 class ProxyPlace(Struct, frozen=True, kw_only=True):
     """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
 
-    `cloud_key` is the raw Ed25519 public key (32 bytes) that session assertions are signed with.
+    `host` is the address that goes with the port. `cloud_key` is the raw Ed25519 public key (32 bytes) that session assertions are signed with.
     """
 
     socket: Path | None
     port: int | None
+    host: str
     id: str
     cloud_key: bytes
 
@@ -192,6 +194,13 @@ def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise usage.UsageError(f"--port={text}: must be a whole number from 0 to 65535")
     return int(text)
+
+
+def _host(text: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(text))
+    except ValueError:
+        raise usage.UsageError(f"--host={text}: must be an IPv4 address") from None
 
 
 def _socket(text: str) -> Path:
@@ -222,7 +231,13 @@ class _Proxy(_Level):
     )
     optParameters = [
         _Row(_TITLES["place"], "socket", "The UNIX socket to listen on.", _socket),
-        _Row(_TITLES["place"], "port", "Or the port to listen on, on 127.0.0.1.", _port),
+        _Row(_TITLES["place"], "port", "Or the port to listen on.", _port),
+        _Row(
+            _TITLES["place"],
+            "host",
+            "The address that goes with the port (default 127.0.0.1); 0.0.0.0 only in a container.",
+            _host,
+        ),
         _Row(_TITLES["place"], "id", "The id that session assertions must name.", _id),
         _Row(
             _TITLES["place"],
@@ -240,6 +255,8 @@ class _Proxy(_Level):
     def postOptions(self) -> None:
         if (self["socket"] is None) == (self["port"] is None):
             raise usage.UsageError("a proxy listens on --socket or on --port: give one of them")
+        if self["host"] is not None and self["port"] is None:
+            raise usage.UsageError("--host goes with --port")
         for name in ("id", "cloud-key"):
             if self[name] is None:
                 raise usage.UsageError(f"--{name}: is missing")
@@ -281,7 +298,11 @@ class Options(_Level):
         """Give what the proxy was told; only for the place "proxy"."""
         told = self.subOptions
         return ProxyPlace(
-            socket=told["socket"], port=told["port"], id=told["id"], cloud_key=told["cloud-key"]
+            socket=told["socket"],
+            port=told["port"],
+            host=told["host"] or "127.0.0.1",
+            id=told["id"],
+            cloud_key=told["cloud-key"],
         )
 
     def postOptions(self) -> None:

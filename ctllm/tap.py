@@ -148,7 +148,7 @@ def _allow_many_sockets() -> None:
 def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
     from ctllm.proxy.service import proxy_service
 
-    endpoint = f"tcp:{told.port}:interface=127.0.0.1"
+    endpoint = f"tcp:{told.port}:interface={told.host}"
     if told.socket is not None:
         endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=600"
     key = to_text(told.cloud_key)

@@ -80,7 +80,7 @@ class Proxies(MultiService):
         if isinstance(runtime, Service):
             runtime.setServiceParent(self)
         if runtime.outlives:
-            often = TimerService(settings.proxy_reconcile_seconds, self._look)
+            often = TimerService(settings.reconcile_seconds, self._look)
             often.clock = reactor
             often.setServiceParent(self)
 

@@ -91,7 +91,7 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int,
         Meta(description="How often a streaming proxy's health is asked, in seconds.", ge=1),
     ] = 30
-    proxy_reconcile_seconds: Annotated[
+    reconcile_seconds: Annotated[
         int,
         Meta(
             description="How often what runs is compared with what should, in seconds, where "
