@@ -23,7 +23,8 @@ from ctllm.errors import CtllmError
 from ctllm.http.polling import poll_directly
 from ctllm.later import WAMP, put_off
 from ctllm.logs import json_observer
-from ctllm.options import Options, ProxyPlace
+from ctllm.options import Options
+from ctllm.place import ProxyPlace
 from ctllm.wire.jws import to_text
 
 __all__ = ["Options", "makeService", "run"]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ctllm import __version__
+
+ROOT = Path(__file__).parents[2]
+#: The one that comes with the engine, which builds; another may be first on the path.
+DOCKER = "/usr/bin/docker"
+#: What the tests call the base image, and what its build names the proxy's.
+BASE, IMAGE = "local-python:3.11", f"ctllm-streaming-proxy:{__version__}"
 STARTS, ENDS = 60.0, 30.0  # seconds that it may take
 
 
@@ -57,17 +64,17 @@ class Dockerd:
         """The end of its log."""
         return (self.folder / "log").read_text(errors="replace")[-3000:]
 
-    def stop(self, number: int = signal.SIGTERM) -> None:
+    def stop(self) -> None:
         """End it by its own id, and wait."""
         process, self._process = self._process, None
         if process is not None:
-            process.send_signal(number)
+            process.terminate()
             process.wait(ENDS)
 
     def docker(self, *arguments: str, data: bytes | None = None) -> str:
         """Run the docker command against it; gives what it printed, fails if it failed."""
         ran = subprocess.run(
-            ["/usr/bin/docker", *arguments],
+            [DOCKER, *arguments],
             input=data,
             capture_output=True,
             env={**os.environ, "DOCKER_HOST": self.address},
@@ -75,6 +82,15 @@ class Dockerd:
         )
         assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr.decode()}"
         return ran.stdout.decode().strip()
+
+    def build(self) -> None:
+        """Make a base image, for there is no registry to ask, and the streaming proxy's on it."""
+        programs = {"DOCKER": DOCKER, "DOCKER_HOST": self.address, "PYTHON": sys.executable}
+        for argv in (["tests/base-image", BASE], ["containers/build", BASE]):
+            ran = subprocess.run(
+                argv, cwd=ROOT, capture_output=True, env={**os.environ, **programs}, check=False
+            )
+            assert ran.returncode == 0, f"{argv}:\n{ran.stdout.decode()}\n{ran.stderr.decode()}"
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import KEYS, Config
-from ctllm.options import Options, ProxyPlace
+from ctllm.options import Options
+from ctllm.place import ProxyPlace
 
 KEY = bytes(range(32))
 KEY_TEXT = base64.urlsafe_b64encode(KEY).rstrip(b"=").decode()

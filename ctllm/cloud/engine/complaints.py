@@ -86,7 +86,7 @@ def absence(reason: Failure, where: str) -> EngineAbsent:
 
 _WHY = {
     errno.EACCES: "ctllm may not open it; run it as a user of the group docker, or name another "
-    "engine with --engine",
-    errno.ENOENT: "there is no Docker engine; start it, or name another one with --engine",
+    "engine",
+    errno.ENOENT: "there is no Docker engine; start it, or name another one",
     errno.ECONNREFUSED: "the Docker engine does not run; start it",
 }
