@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench compatibility npm system wheel clean
+.PHONY: help run test lint unit e2e fuzz bench compatibility images npm system wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -33,6 +33,9 @@ fuzz: $(VENV)/.tests ## A million hostile frames, and HTTP (about three minutes)
 
 compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every client and endpoint, directly and through ctllm (a minute)
 	$(BIN)/python -m tests.compatibility $(ARGS)
+
+images: $(VENV)/.runs ## Build the image of the streaming proxy (BASE_IMAGE=..., for a server with Docker)
+	@PYTHON=$(BIN)/python containers/build $(BASE_IMAGE)
 
 npm: $(VENV)/.npm ## The clients from npm that the tests drive
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 import textwrap
@@ -10,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from msgspec import Struct
 from twisted.python import reflect, usage
 
 from ctllm import __version__
 from ctllm.config import KEYS, Config, load, ollama_url, public_url
 from ctllm.config.reading import closest
 from ctllm.errors import BadConfiguration
+from ctllm.place import ProxyPlace, read_cloud_key, read_host, read_id, read_port, read_socket
 
 _TITLES = {
     "": "Options",
@@ -27,7 +26,6 @@ _TITLES = {
 }
 _NOT_IN_A_TUNNEL = ("memory_bytes", "max_open_files")
 _COLUMN = 28  # where the help's texts begin: after the longest option
-_SOCKET_PATH_MAX = 107  # bytes: what the kernel takes for a UNIX socket
 
 _Check = Callable[[Config, Mapping[str, str]], object]
 
@@ -176,59 +174,26 @@ class _All(_Level):
     )
 
 
-class ProxyPlace(Struct, frozen=True, kw_only=True):
-    """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
-
-    `cloud_key` is the raw Ed25519 public key (32 bytes) that session assertions are signed with.
-    """
-
-    socket: Path | None
-    port: int | None
-    id: str
-    cloud_key: bytes
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise usage.UsageError(f"--port={text}: must be a whole number from 0 to 65535")
-    return int(text)
-
-
-def _socket(text: str) -> Path:
-    path = Path(text).absolute()
-    if not text or len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-        raise usage.UsageError(f"--socket={text}: must be a path of at most 107 bytes")
-    return path
-
-
-def _id(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
-        raise usage.UsageError(f"--id={text}: must be 1 to 128 letters, digits, dots or dashes")
-    return text
-
-
-def _cloud_key(text: str) -> bytes:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text):
-        raise usage.UsageError(
-            f"--cloud-key={text}: must be an Ed25519 public key in base64url (43 characters)"
-        )
-    return base64.urlsafe_b64decode(text.rstrip("=") + "=")
-
-
 class _Proxy(_Level):
     longdesc = (
         "Where one user's desktops and clients meet. The cloud starts it; by hand only to look "
         "into something."
     )
     optParameters = [
-        _Row(_TITLES["place"], "socket", "The UNIX socket to listen on.", _socket),
-        _Row(_TITLES["place"], "port", "Or the port to listen on, on 127.0.0.1.", _port),
-        _Row(_TITLES["place"], "id", "The id that session assertions must name.", _id),
+        _Row(_TITLES["place"], "socket", "The UNIX socket to listen on.", read_socket),
+        _Row(_TITLES["place"], "port", "Or the port to listen on.", read_port),
+        _Row(
+            _TITLES["place"],
+            "host",
+            "The address that goes with the port (default 127.0.0.1); 0.0.0.0 only in a container.",
+            read_host,
+        ),
+        _Row(_TITLES["place"], "id", "The id that session assertions must name.", read_id),
         _Row(
             _TITLES["place"],
             "cloud-key",
             "The cloud's public key (Ed25519, base64url). Not a secret.",
-            _cloud_key,
+            read_cloud_key,
         ),
         *_rows("proxy"),
     ]
@@ -240,6 +205,8 @@ class _Proxy(_Level):
     def postOptions(self) -> None:
         if (self["socket"] is None) == (self["port"] is None):
             raise usage.UsageError("a proxy listens on --socket or on --port: give one of them")
+        if self["host"] is not None and self["port"] is None:
+            raise usage.UsageError("--host goes with --port")
         for name in ("id", "cloud-key"):
             if self[name] is None:
                 raise usage.UsageError(f"--{name}: is missing")
@@ -281,7 +248,11 @@ class Options(_Level):
         """Give what the proxy was told; only for the place "proxy"."""
         told = self.subOptions
         return ProxyPlace(
-            socket=told["socket"], port=told["port"], id=told["id"], cloud_key=told["cloud-key"]
+            socket=told["socket"],
+            port=told["port"],
+            host=told["host"] or "127.0.0.1",
+            id=told["id"],
+            cloud_key=told["cloud-key"],
         )
 
     def postOptions(self) -> None:

@@ -23,7 +23,8 @@ from ctllm.errors import CtllmError
 from ctllm.http.polling import poll_directly
 from ctllm.later import WAMP, put_off
 from ctllm.logs import json_observer
-from ctllm.options import Options, ProxyPlace
+from ctllm.options import Options
+from ctllm.place import ProxyPlace
 from ctllm.wire.jws import to_text
 
 __all__ = ["Options", "makeService", "run"]
@@ -148,7 +149,7 @@ def _allow_many_sockets() -> None:
 def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
     from ctllm.proxy.service import proxy_service
 
-    endpoint = f"tcp:{told.port}:interface=127.0.0.1"
+    endpoint = f"tcp:{told.port}:interface={told.host}"
     if told.socket is not None:
         endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=600"
     key = to_text(told.cloud_key)

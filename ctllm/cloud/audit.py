@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from ctllm.wire.recent import Recent
 
-What = Literal["start", "failure", "refusal", "stop", "death"]
+What = Literal["start", "adoption", "failure", "refusal", "stop", "death"]
 
 #: Seconds in which the same refusal of the same user is written once.
 ONCE = 60.0

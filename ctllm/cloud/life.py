@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Life:
         self._forget = forget
         self._backoff = Backoff()
         self._begun = self._wanted = means.clock.seconds()
+        self._adopted = False
         self._events: deque[Happening] = deque()
         self._task: Deferred[Happening | None] | None = None
         self._waiting: Waiting[Origin] = Waiting()
@@ -79,6 +81,11 @@ class Life:
         waiting = self._waiting.join()
         self.happen(Event.WANTED, Cause("wanted"))
         return await waiting
+
+    def adopt(self) -> None:
+        """It runs already, unasked: find it, and let it stay as long as somebody uses it."""
+        self._wanted = -math.inf
+        self.happen(Event.WANTED, Cause("found"))
 
     async def leave(self, cause: Cause) -> None:
         """End it; waits until nothing of it is left."""
@@ -139,8 +146,7 @@ class Life:
         lived = self._means.clock.seconds() - self._begun
         match old, happening.event:
             case State.STARTING, Event.READY:
-                audit.record("start", self.id, milliseconds=round(lived * 1000))
-                metrics.proxy_started(lived)
+                self._tell_ready(round(lived * 1000))
             case State.STARTING, Event.BROKE:
                 self._backoff.failed(self._means.clock.seconds(), 0)
                 audit.record("failure", self.id, cause.reason, cause.said)
@@ -159,6 +165,15 @@ class Life:
             case State.STARTING | State.RUNNING | State.LEAVING, Event.CLOSED:
                 if not self._means.runtime.outlives:
                     audit.record("stop", self.id, cause.reason)
+
+    def _tell_ready(self, milliseconds: int) -> None:
+        audit, metrics = self._means.audit, self._means.metrics
+        if self._adopted:
+            audit.record("adoption", self.id)
+            metrics.proxy_adopted()
+        else:
+            audit.record("start", self.id, milliseconds=milliseconds)
+            metrics.proxy_started(milliseconds / 1000)
 
     # -- the task of each state
 
@@ -190,6 +205,7 @@ class Life:
     async def _reach(self) -> None:
         means = self._means
         instance = await means.runtime.ensure(self.id)
+        self._adopted = instance.adopted
         endpoint = means.connect(instance.endpoint)
         self.origin = Origin(endpoint, means.clock, "your streaming proxy", ProxyUnavailable)
         await until_well(self.origin, means.clock)

@@ -17,6 +17,11 @@ class Metrics:
         self._starts = Counter(
             "ctllm_proxy_starts", "Starts of streaming proxies that succeeded.", registry=registry
         )
+        self._adoptions = Counter(
+            "ctllm_proxy_adoptions",
+            "Streaming proxies of an earlier run of the cloud that were taken over.",
+            registry=registry,
+        )
         self._failures = Counter(
             "ctllm_proxy_start_failures",
             "Starts of streaming proxies that failed or were refused.",
@@ -56,6 +61,10 @@ class Metrics:
         """A start succeeded."""
         self._starts.inc()
         self._start_seconds.observe(seconds)
+
+    def proxy_adopted(self) -> None:
+        """One that ran before we did is looked after."""
+        self._adoptions.inc()
 
     def proxy_failed(self, reason: str) -> None:
         """A start failed, or was refused."""

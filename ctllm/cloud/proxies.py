@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.endpoints import clientFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.health import ask_health
@@ -19,7 +22,7 @@ from ctllm.cloud.lifecycle import ALIVE, Cause, Event, State
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.runtimes import Runtime
 from ctllm.config import Cloud
-from ctllm.errors import Overloaded, ProxyUnavailable
+from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
 from ctllm.http.faces import Endpoint
 
@@ -48,9 +51,14 @@ class ProxyStatus:
 class Proxies(MultiService):
     """The streaming proxies that `runtime` runs; a runtime that is a service stops with this one.
 
+    Where proxies outlive the cloud, those that run are adopted, at the start and ever again: what
+    the runtime has is the truth, and what is known here only a copy of it.
+
     `reactor` keeps time and, unless `connect` is given, connects to a proxy's endpoint string;
     `now` gives epoch seconds.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -67,9 +75,14 @@ class Proxies(MultiService):
         turns = DeferredSemaphore(settings.max_starting)
         self._means = Means(runtime, reactor, settings, connect, turns, audit, metrics, now)
         self._lives: dict[str, Life] = {}
+        self._looking: Deferred[None] | None = None
         runtime.on_exit = self._died
         if isinstance(runtime, Service):
             runtime.setServiceParent(self)
+        if runtime.outlives:
+            often = TimerService(settings.reconcile_seconds, self._look)
+            often.clock = reactor
+            often.setServiceParent(self)
 
     @property
     def count(self) -> int:
@@ -79,6 +92,8 @@ class Proxies(MultiService):
     def stopService(self) -> Deferred[None]:
         """Look after none any more; fires when the runtime, too, has stopped."""
         lives, self._lives = list(self._lives.values()), {}
+        if self._looking is not None:
+            self._looking.cancel()
         stopping = super().stopService()
         for life in lives:
             life.happen(Event.CLOSED, Cause("shutdown"))
@@ -96,6 +111,36 @@ class Proxies(MultiService):
         if life is None:
             life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
         return await life.ensure()
+
+    def _look(self) -> None:
+        """Reconcile, unless the last time is still under way: a runtime may take long to answer."""
+        if self._looking is None:
+            looking = self._looking = Deferred.fromCoroutine(self.reconcile())
+            looking.addErrback(self._not_seen)
+            looking.addBoth(self._looked)
+
+    def _not_seen(self, reason: Failure) -> None:
+        reason.trap(CtllmError, CancelledError)
+        if isinstance(reason.value, CtllmError):
+            self._log.warn("proxies cannot be looked for: {why}", why=reason.value.message)
+
+    def _looked(self, result: Failure | None) -> None:
+        self._looking = None
+        if isinstance(result, Failure):
+            self._log.failure("looking for proxies met a fault", result)
+
+    async def reconcile(self) -> None:
+        """Adopt what runs and is not known here; give up what is known to run and does not."""
+        running = [life for life in self._lives.values() if life.state is State.RUNNING]
+        since = {life.id: life.since for life in running}
+        found = {instance.id for instance in await self._means.runtime.list()}
+        for proxy_id in found - self._lives.keys():
+            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+            life.adopt()
+        for life in running:
+            # One that was replaced meanwhile runs since later; the list may not have it yet.
+            if life.id not in found and life.since == since[life.id]:
+                self._died(life.id, "it is not there any more")
 
     async def remove(self, proxy_id: str, reason: str) -> None:
         """End a proxy, if there is one, and wait until it has ended; `reason` is a few words."""

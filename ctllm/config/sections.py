@@ -91,6 +91,14 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         int,
         Meta(description="How often a streaming proxy's health is asked, in seconds.", ge=1),
     ] = 30
+    reconcile_seconds: Annotated[
+        int,
+        Meta(
+            description="How often what runs is compared with what should, in seconds, where "
+            "streaming proxies outlive the cloud.",
+            ge=1,
+        ),
+    ] = 60
     proxy_start_seconds: Annotated[
         int,
         Meta(description="How long a streaming proxy's start may take, in seconds.", ge=1),

@@ -14,6 +14,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
+from tests.e2e.dockerd import Dockerd, dockerd
 from tests.e2e.faithful import Twice, twice
 from tests.e2e.network_place import Place
 from tests.e2e.world import World
@@ -54,6 +55,14 @@ async def place(world: World) -> Any:
     made = Place(world)
     yield made
     made.leave()
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Dockerd]:
+    """A Docker engine of this run's own, with the streaming proxy's image and its base."""
+    with dockerd() as made:
+        made.build()
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,13 @@ MAY = {
     "proxy": {"http", "wire", "config", "errors"},
     "cloud": {"http", "wire", "config", "errors"},
     "desktop": {"http", "wire", "config", "errors", "standin"},
-    "options": {"config", "errors"},
+    "place": set(),
+    "options": {"config", "errors", "place"},
     "welcome": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
     "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
     "tap": {
         "desktop", "cloud", "proxy", "http", "wire", "config", "errors",
-        "options", "welcome", "lines", "logs", "later",
+        "options", "place", "welcome", "lines", "logs", "later",
     },
     "lean": {"tap", "later"},
 }  # fmt: skip

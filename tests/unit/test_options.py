@@ -12,7 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import KEYS, Config
-from ctllm.options import Options, ProxyPlace
+from ctllm.options import Options
+from ctllm.place import ProxyPlace
 
 KEY = bytes(range(32))
 KEY_TEXT = base64.urlsafe_b64encode(KEY).rstrip(b"=").decode()
@@ -59,7 +60,7 @@ class PlaceTests(_Case):
         self.assertEqual(
             options("desktop"), keys("", "desktop", "proxy") - {"memory-bytes", "max-open-files"}
         )
-        own = {"socket", "port", "id", "cloud-key"}
+        own = {"socket", "port", "host", "id", "cloud-key"}
         self.assertEqual(options("proxy"), keys("", "proxy") | own)
         self.assertFalse(own & {key.option for key in KEYS.values()})
 
@@ -94,14 +95,26 @@ class ProxyPlaceTests(_Case):
     def test_on_a_socket(self) -> None:
         """A proxy on a UNIX socket has no port, and the cloud's key as bytes."""
         options = parsed(*PROXY, "--socket=/run/p.sock", "--keep=9")
-        expected = ProxyPlace(socket=Path("/run/p.sock"), port=None, id="p", cloud_key=KEY)
+        expected = ProxyPlace(
+            socket=Path("/run/p.sock"), port=None, host="127.0.0.1", id="p", cloud_key=KEY
+        )
         self.assertEqual(options.proxy_place(), expected)
         self.assertEqual(options.configuration().proxy.keep, 9)
 
     def test_on_a_port(self) -> None:
         """A proxy on a port has no socket."""
         place = parsed(*PROXY, "--port=0").proxy_place()
-        self.assertEqual((place.socket, place.port), (None, 0))
+        self.assertEqual((place.socket, place.port, place.host), (None, 0, "127.0.0.1"))
+
+    def test_on_another_address(self) -> None:
+        """As in a container; with a socket it means nothing."""
+        place = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_place()
+        self.assertEqual((place.port, place.host), (80, "0.0.0.0"))
+        self.assert_refused(
+            *PROXY, "--socket=/a", "--host=0.0.0.0", sentence="--host goes with --port"
+        )
+        sentence = "--host=x:y: must be an IPv4 address"
+        self.assert_refused(*PROXY, "--port=80", "--host=x:y", sentence=sentence)
 
     def test_one_of_socket_and_port(self) -> None:
         """Neither and both are refused."""

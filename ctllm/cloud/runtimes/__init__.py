@@ -11,12 +11,14 @@ from typing import Protocol
 class Instance:
     """A proxy that was started: `endpoint` is a client endpoint string, `started` epoch seconds.
 
-    Started is not ready: it answers at `endpoint` a little later.
+    Started is not ready: it answers at `endpoint` a little later. `adopted` is one that somebody
+    else started, an earlier run of this cloud.
     """
 
     id: str
     endpoint: str
     started: float
+    adopted: bool = False
 
 
 class Runtime(Protocol):
@@ -29,7 +31,7 @@ class Runtime(Protocol):
 
     @property
     def outlives(self) -> bool:
-        """Whether proxies go on running when the cloud stops."""
+        """Whether proxies go on running when the cloud stops; if so, the next one adopts them."""
 
     async def ensure(self, proxy_id: str) -> Instance:
         """Start the proxy, unless it was; CtllmError when that cannot be.

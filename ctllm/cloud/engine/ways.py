@@ -1,0 +1,130 @@
+"""The ways to an engine: a UNIX socket, or TCP with TLS, with an agent of Twisted's for each."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from OpenSSL import SSL, crypto
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate, optionsForClientTLS
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
+from zope.interface import implementer
+
+from ctllm.errors import BadConfiguration
+
+#: Where an engine with TLS listens.
+TLS_PORT = 2376
+#: Seconds that making a connection may take.
+CONNECT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an engine is reached: `base` begins every URL, `where` is what people are told."""
+
+    agent: IAgent
+    base: str
+    where: str
+
+
+def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
+    """The way to `unix:///path`, `/path` or `tcp://host:port`.
+
+    For TCP `certificates` is a folder with ca.pem, cert.pem and key.pem, as the docker command's
+    DOCKER_CERT_PATH has; without them only loopback is taken. Raises BadConfiguration.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in ("", "unix") and parts.path.startswith("/") and not parts.netloc:
+        return _unix(reactor, parts.path)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme != "tcp" or not host or parts.path.strip("/"):
+        raise BadConfiguration(
+            f"{address!r} is no address of a Docker engine: it is unix:///path/of/the/socket or "
+            "tcp://host:port"
+        )
+    name = f"[{host}]" if ":" in host else host
+    if certificates:
+        return _tls(reactor, name, port or TLS_PORT, Path(certificates))
+    if not _is_loopback(host) or port is None:
+        raise BadConfiguration(
+            f"{address} would give the machine to whoever listens in between: a Docker engine that "
+            "is not on this machine needs certificates, and one that is needs a port"
+        )
+    where = f"the Docker engine at {name}:{port}"
+    return Way(_agent(reactor), f"http://{name}:{port}", where)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _pool(reactor: Any) -> HTTPConnectionPool:
+    # A call costs more than its connection by far, and an engine that was restarted leaves none
+    # that seem to be open.
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    pool._factory.noisy = False
+    return pool
+
+
+def _agent(reactor: Any, policy: Any = None) -> IAgent:
+    more = {} if policy is None else {"contextFactory": policy}
+    return Agent(reactor, connectTimeout=CONNECT, pool=_pool(reactor), **more)  # type: ignore[return-value]
+
+
+@implementer(IAgentEndpointFactory)
+class _Socket:
+    """Every URL leads to one UNIX socket."""
+
+    def __init__(self, reactor: Any, path: str) -> None:
+        self._reactor, self._path = reactor, path
+
+    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
+        return UNIXClientEndpoint(self._reactor, self._path, timeout=CONNECT)
+
+
+def _unix(reactor: Any, path: str) -> Way:
+    agent = Agent.usingEndpointFactory(reactor, _Socket(reactor, path), pool=_pool(reactor))
+    return Way(agent, "http://docker", f"the Docker engine at {path}")
+
+
+@implementer(IPolicyForHTTPS)
+class _Mutual:
+    """Both sides show a certificate; the engine's must be signed by the authority given."""
+
+    def __init__(self, authority: Certificate, own: PrivateCertificate) -> None:
+        self._authority, self._own = authority, own
+
+    def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
+        return optionsForClientTLS(
+            hostname.decode("ascii").strip("[]"), self._authority, clientCertificate=self._own
+        )
+
+
+def _tls(reactor: Any, name: str, port: int, folder: Path) -> Way:
+    try:
+        authority = Certificate.loadPEM((folder / "ca.pem").read_bytes())
+        key = KeyPair.load((folder / "key.pem").read_bytes(), crypto.FILETYPE_PEM)
+        own = PrivateCertificate.fromCertificateAndKeyPair(
+            Certificate.loadPEM((folder / "cert.pem").read_bytes()), key
+        )
+    except OSError as error:
+        raise BadConfiguration(
+            f"{error.filename} cannot be read: {error.strerror}. The folder needs ca.pem, cert.pem "
+            "and key.pem"
+        ) from error
+    except (crypto.Error, SSL.Error, ValueError) as error:
+        raise BadConfiguration(f"ca.pem, cert.pem or key.pem in {folder} is none") from error
+    agent = _agent(reactor, _Mutual(authority, own))
+    return Way(agent, f"https://{name}:{port}", f"the Docker engine at {name}:{port}")
