@@ -28,7 +28,7 @@ bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four min
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 	$(BIN)/python -m benchmarks.cancel
 
-fuzz: $(VENV)/.tests ## A million hostile frames, and HTTP (about three minutes)
+fuzz: $(VENV)/.tests ## A million hostile frames of each kind, and HTTP (about twenty minutes)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every client and endpoint, directly and through ctllm (a minute)
