@@ -18,9 +18,11 @@ def pool(text: str) -> IPv4Network:
     try:
         found = IPv4Network(text)
     except ValueError as error:
-        raise BadConfiguration(f"{text!r} is no IPv4 network: {error}") from error
+        raise BadConfiguration(f"network_pool = {text!r} is no network: {error}") from error
     if not found.is_private or not 8 <= found.prefixlen <= 27:
-        raise BadConfiguration(f"{text} must be private, and from /8 to /27: 10.128.0.0/12")
+        raise BadConfiguration(
+            f"network_pool = {text!r} must be private, and from /8 to /27, like 10.128.0.0/12"
+        )
     return found
 
 
