@@ -9,8 +9,10 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 
+from ctllm import __version__
 from ctllm.cloud.api import Api
 from ctllm.cloud.audit import Audit
+from ctllm.cloud.engine import Engine, way_to
 from ctllm.cloud.front import Front
 from ctllm.cloud.identity import (
     ApiKeys,
@@ -28,7 +30,11 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.runtimes import Runtime
+from ctllm.cloud.runtimes.containers import Marks
+from ctllm.cloud.runtimes.docker import DockerRuntime
 from ctllm.cloud.runtimes.process import ProcessRuntime
+from ctllm.cloud.runtimes.subnets import pool
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
@@ -109,7 +115,7 @@ class CloudService(MultiService):
         def proxy_of(grant: Grant) -> str:
             return proxy_id(keys.instance, grant.user.key)
 
-        runtime = ProcessRuntime(self._reactor, self._state, self._limits, keys.public_text)
+        runtime = self._runtime(keys)
         proxies = Proxies(runtime, self._reactor, self._settings, Audit(self._state), self._metrics)
         proxies.setServiceParent(self)
         api_keys = ApiKeys(time.time)
@@ -120,6 +126,17 @@ class CloudService(MultiService):
         return Front(
             identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
             Shares(self._settings.max_user_requests),
+        )  # fmt: skip
+
+    def _runtime(self, keys: Keys) -> Runtime:
+        settings = self._settings
+        if settings.runtime == "process":
+            return ProcessRuntime(self._reactor, self._state, self._limits, keys.public_text)
+        way = way_to(self._reactor, settings.engine, settings.engine_certs)
+        image = settings.image or f"ctllm-streaming-proxy:{__version__}"
+        return DockerRuntime(
+            Engine(way, self._reactor), self._reactor, image,
+            Marks(keys.instance, keys.public_text), self._limits, pool(settings.network_pool),
         )  # fmt: skip
 
     async def _answer(self, incoming: Incoming) -> None:

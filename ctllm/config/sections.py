@@ -58,9 +58,37 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         ),
     ] = ()
     runtime: Annotated[
-        Literal["process"],
+        Literal["process", "docker"],
         Meta(description="What runs the streaming proxies."),
     ] = "process"
+    engine: Annotated[
+        str,
+        Meta(
+            description="The Docker engine that runs the streaming proxies, where runtime is "
+            "docker: unix:///path or tcp://host:port."
+        ),
+    ] = "unix:///var/run/docker.sock"
+    engine_certs: Annotated[
+        str,
+        Meta(
+            description="The folder with ca.pem, cert.pem and key.pem for an engine that is "
+            "reached by tcp://."
+        ),
+    ] = ""
+    image: Annotated[
+        str,
+        Meta(
+            description="The image of the streaming proxy. Empty: ctllm-streaming-proxy of this "
+            "version."
+        ),
+    ] = ""
+    network_pool: Annotated[
+        str,
+        Meta(
+            description="The private IPv4 network out of which each streaming proxy's container "
+            "has a /28 of its own."
+        ),
+    ] = "10.128.0.0/12"
     token_seconds: Annotated[
         int,
         Meta(

@@ -184,7 +184,7 @@ class RefusalTests(_WithFile):
             ("token_seconds", "60.5", number),
             ("token_seconds", '"60"', number),
             ("token_seconds", "true", number),
-            ("runtime", '"docker"', 'must be "process"'),
+            ("runtime", '"podman"', 'must be "docker" or "process"'),
             ("listen", "8434", "must be a text"),
             ("origins", '"https://a.example"', "must be a list of texts"),
             ("origins", "[1]", "must be a list of texts"),

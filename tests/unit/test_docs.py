@@ -31,7 +31,18 @@ EXCHANGE = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
 ANSWER = b'{"version":"0.12.6"}'
 
 #: Options of other programs that the documents name.
-OTHERS = {"help", "home-dir", "now", "shell", "system", "user", "version", "write"}
+OTHERS = {
+    "ctstate",
+    "filter",
+    "help",
+    "home-dir",
+    "now",
+    "shell",
+    "system",
+    "user",
+    "version",
+    "write",
+}
 
 
 def blocks(language: str) -> dict[str, str]:

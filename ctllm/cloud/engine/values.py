@@ -75,11 +75,16 @@ class Listed(_Pascal, frozen=True):
     state: str
     created: int
     labels: dict[str, str] | None = None
+    network_settings: _Networks = _Networks()
 
     @property
     def name(self) -> str:
         """Its own name, without the slash."""
         return self.names[0].removeprefix("/") if self.names else ""
+
+    def address(self, network: str) -> str:
+        """Its address in the network of that name; empty when it has none."""
+        return (self.network_settings.networks or {}).get(network, Address()).address
 
 
 class _Subnet(_Pascal, frozen=True):

@@ -1,0 +1,75 @@
+"""Subnets for the networks of proxies: a /28 each, out of a pool, where nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from ipaddress import IPv4Network
+
+from ctllm.errors import BadConfiguration, Overloaded
+
+#: A network of Docker's needs an address for its bridge and one for the proxy; /28 is the least
+#: that every engine takes without question.
+PREFIX = 28
+
+
+def pool(text: str) -> IPv4Network:
+    """The pool that a key of the configuration names; BadConfiguration says what would be right."""
+    try:
+        found = IPv4Network(text)
+    except ValueError as error:
+        raise BadConfiguration(f"network_pool = {text!r} is no network: {error}") from error
+    if not found.is_private or not 8 <= found.prefixlen <= 27:
+        raise BadConfiguration(
+            f"network_pool = {text!r} must be private, and from /8 to /27, like 10.128.0.0/12"
+        )
+    return found
+
+
+class Subnets:
+    """Gives subnets of `pool`, in turn: one that was given back is not given again at once.
+
+    So whoever still connects to a proxy that is gone finds nobody rather than somebody else's.
+    """
+
+    def __init__(self, pool: IPv4Network) -> None:
+        self._first = int(pool.network_address)
+        self._step = 1 << (32 - PREFIX)
+        self._count = pool.num_addresses // self._step
+        self._next = 0
+        self._held: set[int] = set()
+        self._pool = pool
+
+    def take(self, taken: Iterable[str]) -> IPv4Network:
+        """One that overlaps none of `taken` (as in 10.0.0.0/8) and that nobody holds.
+
+        It is held until it is released; Overloaded when there is none.
+        """
+        used = self._held | self._covered(taken)
+        for turn in range(self._count):
+            at = (self._next + turn) % self._count
+            if at not in used:
+                self._next = at + 1
+                self._held.add(at)
+                return IPv4Network((self._first + at * self._step, PREFIX))
+        raise Overloaded(
+            f"All {self._count} subnets of {self._pool} are in use; a larger cloud.network_pool "
+            "takes more users.",
+            retry_after=60,
+        )
+
+    def release(self, subnet: IPv4Network) -> None:
+        """Whoever held it has a network there now, or wants none."""
+        self._held.discard((int(subnet.network_address) - self._first) // self._step)
+
+    def _covered(self, taken: Iterable[str]) -> set[int]:
+        found: set[int] = set()
+        for text in taken:
+            with suppress(ValueError):  # IPv6
+                other = IPv4Network(text, strict=False)
+                if other.overlaps(self._pool):
+                    low = int(other.network_address) - self._first
+                    high = low + other.num_addresses - 1
+                    first, last = max(0, low // self._step), high // self._step
+                    found.update(range(first, min(last, self._count - 1) + 1))
+        return found
