@@ -21,7 +21,7 @@ def bounds(lines: str) -> dict[str, str]:
 
 class RequirementsTests(SynchronousTestCase):
     def test_bounds(self) -> None:
-        """Are those of the package, for all that both name; and everything is pinned there."""
+        """Are those of the package, for all that both name."""
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
         package = bounds(setup["options"]["install_requires"])
