@@ -146,7 +146,7 @@ class Life:
         lived = self._means.clock.seconds() - self._begun
         match old, happening.event:
             case State.STARTING, Event.READY:
-                self._tell_ready(round(lived * 1000))
+                self._tell_ready(lived)
             case State.STARTING, Event.BROKE:
                 self._backoff.failed(self._means.clock.seconds(), 0)
                 audit.record("failure", self.id, cause.reason, cause.said)
@@ -166,14 +166,14 @@ class Life:
                 if not self._means.runtime.outlives:
                     audit.record("stop", self.id, cause.reason)
 
-    def _tell_ready(self, milliseconds: int) -> None:
+    def _tell_ready(self, lived: float) -> None:
         audit, metrics = self._means.audit, self._means.metrics
         if self._adopted:
             audit.record("adoption", self.id)
             metrics.proxy_adopted()
         else:
-            audit.record("start", self.id, milliseconds=milliseconds)
-            metrics.proxy_started(milliseconds / 1000)
+            audit.record("start", self.id, milliseconds=round(lived * 1000))
+            metrics.proxy_started(lived)
 
     # -- the task of each state
 

@@ -135,8 +135,11 @@ class Proxies(MultiService):
         since = {life.id: life.since for life in running}
         found = {instance.id for instance in await self._means.runtime.list()}
         for proxy_id in found - self._lives.keys():
-            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
-            life.adopt()
+            # The list may be old: it may have been removed since, or be wanted now.
+            there = await self._means.runtime.inspect(proxy_id)
+            if there is not None and proxy_id not in self._lives:
+                life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+                life.adopt()
         for life in running:
             # One that was replaced meanwhile runs since later; the list may not have it yet.
             if life.id not in found and life.since == since[life.id]:

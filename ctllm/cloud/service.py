@@ -34,10 +34,9 @@ from ctllm.cloud.runtimes import Runtime
 from ctllm.cloud.runtimes.containers import Marks
 from ctllm.cloud.runtimes.docker import DockerRuntime
 from ctllm.cloud.runtimes.process import ProcessRuntime
-from ctllm.cloud.runtimes.subnets import pool
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
-from ctllm.config import Cloud, Proxy, endpoint_string, public_url
+from ctllm.config import Cloud, Proxy, endpoint_string, network_pool, public_url
 from ctllm.errors import NotFound
 from ctllm.http.crowd import Crowd, room_for
 from ctllm.http.factory import HttpServerFactory
@@ -136,7 +135,8 @@ class CloudService(MultiService):
         image = settings.image or f"ctllm-streaming-proxy:{__version__}"
         return DockerRuntime(
             Engine(way, self._reactor), self._reactor, image,
-            Marks(keys.instance, keys.public_text), self._limits, pool(settings.network_pool),
+            Marks(keys.instance, keys.public_text), self._limits,
+            network_pool(settings.network_pool),
         )  # fmt: skip
 
     async def _answer(self, incoming: Incoming) -> None:

@@ -1,6 +1,6 @@
 """etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
 
-from ctllm.config.addresses import endpoint_string, ollama_url, public_url
+from ctllm.config.addresses import endpoint_string, network_pool, ollama_url, public_url
 from ctllm.config.keys import KEYS, Key, arguments
 from ctllm.config.reading import load
 from ctllm.config.sections import Cloud, Config, Desktop, Proxy
@@ -15,6 +15,7 @@ __all__ = [
     "arguments",
     "endpoint_string",
     "load",
+    "network_pool",
     "ollama_url",
     "public_url",
 ]

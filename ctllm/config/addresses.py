@@ -21,6 +21,7 @@ _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Z
 _WEB_ADDRESS = re.compile(r"https?://([^/?#@]+)/?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@A-Z]+)")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
+_PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
@@ -66,6 +67,21 @@ def check_origin(origin: str) -> None:
 def check_ollama(value: str) -> None:
     """Take what `ollama_url` takes."""
     ollama_url(value, {})
+
+
+def network_pool(text: str) -> ipaddress.IPv4Network:
+    """Give a private network (RFC 1918) with room for several of /28."""
+    try:
+        found = ipaddress.IPv4Network(text)
+    except ValueError:
+        raise BadConfiguration(
+            "must be an IPv4 network such as 10.128.0.0/12, with no bits behind its prefix"
+        ) from None
+    if not any(found.subnet_of(private) for private in _PRIVATE):
+        raise BadConfiguration("must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")
+    if found.prefixlen > 27:
+        raise BadConfiguration("must be larger than the /28 that each proxy gets of it")
+    return found
 
 
 def public_url(url: str, listen: str) -> str:

@@ -16,6 +16,7 @@ from ctllm.config.addresses import (
     check_origin,
     check_web_address,
     endpoint_string,
+    network_pool,
 )
 
 
@@ -86,7 +87,8 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             description="The private IPv4 network out of which each streaming proxy's container "
-            "has a /28 of its own."
+            "has a /28 of its own.",
+            extra={"check": network_pool},
         ),
     ] = "10.128.0.0/12"
     token_seconds: Annotated[

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctllm import __version__
+from tests.e2e.certificates import Authority
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 #: The one that comes with the engine, which builds; another may be first on the path.
@@ -26,11 +28,16 @@ STARTS, ENDS = 60.0, 30.0  # seconds that it may take
 class Dockerd:
     """An engine in `folder`; `start` and `stop` may be called again and again."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.address = f"unix://{self.socket}"
-        self._options = options
+        self.tls_address = f"tcp://127.0.0.1:{free_port()}"
+        authority = Authority("the tests'")
+        own = authority.give(folder / "engine")
+        self.certificates = authority.give(folder / "client")
+        self.tls = ["--tlsverify", f"--tlscacert={own}/ca.pem", f"--tlscert={own}/cert.pem",
+                    f"--tlskey={own}/key.pem", "-H", self.tls_address]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -40,7 +47,7 @@ class Dockerd:
         assert os.geteuid() == 0, "these tests start a Docker engine, which only root can"
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         argv = [program, f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
-                f"--pidfile={self.folder}/pid", "-H", self.address, *self._options]  # fmt: skip
+                f"--pidfile={self.folder}/pid", "-H", self.address, *self.tls]  # fmt: skip
         self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         log.close()
         end = time.monotonic() + STARTS
@@ -69,7 +76,16 @@ class Dockerd:
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
-            process.wait(ENDS)
+            try:
+                process.wait(ENDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+    def send(self, number: int) -> None:
+        """Send it a signal, as to freeze it."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def docker(self, *arguments: str, data: bytes | None = None) -> str:
         """Run the docker command against it; gives what it printed, fails if it failed."""
@@ -94,11 +110,11 @@ class Dockerd:
 
 
 @contextmanager
-def dockerd(*options: str) -> Iterator[Dockerd]:
+def dockerd() -> Iterator[Dockerd]:
     """An engine that runs; afterwards no container, mount or file of it is left."""
     # Not below pytest's folders: a socket's path may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
-    engine = Dockerd(folder, *options)
+    engine = Dockerd(folder)
     try:
         engine.start()
         yield engine

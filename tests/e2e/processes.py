@@ -56,3 +56,14 @@ def kill(pid: int, number: int) -> None:
     """Send a signal to a process, which may be gone already."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def status(pid: int) -> dict[str, str]:
+    """What the kernel says of a process."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def megabytes(pid: int) -> float:
+    """How much of a process is in memory."""
+    return int(status(pid)["VmRSS"].split()[0]) / 1024

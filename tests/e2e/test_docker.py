@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.dockerd import BASE, Dockerd
-from tests.e2e.test_lifecycle import (
+from tests.e2e.lives import (
     CHAT,
     audit,
     broken,
@@ -47,6 +48,12 @@ class Engine:
         label = "--filter=label=ctllm.instance"
         names = self.run("ps", "-a", label, "--format={{.Names}}").split()
         return sorted(names + self.run("network", "ls", label, "--format={{.Name}}").split())
+
+    def ends(self, since: float) -> list[str]:
+        """With what containers of ctllm's exited since then."""
+        times = (f"--since={since:.3f}", f"--until={time.time():.3f}")
+        which = ("--filter=event=die", "--filter=label=ctllm.instance")
+        return self.run("events", *times, *which, "--format={{.Actor.Attributes.exitCode}}").split()
 
     def inspect(self, name: str) -> Any:
         return json.loads(self.run("inspect", name))[0]
@@ -97,16 +104,18 @@ async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
 
 @ensureDeferred
 async def test_ten_at_once_and_two_users(engine: Engine, world: World) -> None:
-    """One container each, on networks that do not overlap; removing one leaves the other."""
+    """One container each, on networks that do not overlap; one ends in order, the other stays."""
     await world.cloud(*engine.options)
     alice, bob = await world.token("alice"), await world.token("bob")
     asking = [start(world, token) for token in (alice, bob) for _ in range(5)]
+    since = time.time()
     answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
     assert [status for status, _, _ in answers] == [200] * 10
     assert len(engine.containers()) == 2 and len(engine.all()) == 4
     status, _, _ = await world.http("DELETE", "/ctllm/proxy", token=alice)
     assert status == 204
     assert len(engine.all()) == 2 and (await state(world, bob))["state"] == "running"
+    assert engine.ends(since) == ["0"], "it had the time to tell its desktops"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +184,27 @@ async def test_a_cloud_that_stops_leaves_its_proxies_too(engine: Engine, world: 
     await cloud.stop()
     assert engine.containers() == before
     assert "stop" not in [line["event"] for line in audit(world)]
+
+
+@ensureDeferred
+async def test_an_engine_that_hangs_stops_nobody_who_is_in(engine: Engine, world: World) -> None:
+    """Answers go on and new ones begin; who needs a container hears why, until it is back."""
+    await with_desktop(world, *engine.options, "--proxy-start-seconds=3")
+    bob = await world.token("bob")
+    engine.docker.send(signal.SIGSTOP)
+    try:
+        status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+        assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
+        status, headers, told = await start(world, bob)
+        assert status == 503 and "retry-after" in headers
+        assert "did not answer within 3 seconds" in told["error"]["message"]
+    finally:
+        engine.docker.send(signal.SIGCONT)
+
+    async def again() -> bool:
+        return (await start(world, bob))[0] == 200
+
+    await until(again, "bob's proxy to start")
 
 
 @ensureDeferred

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from ctllm.cloud.engine import (
     NoSubnet,
     way_to,
 )
+from tests.e2e.certificates import Authority
 from tests.e2e.dockerd import BASE, Dockerd
 from tests.e2e.world import until
 
@@ -121,6 +124,23 @@ async def test_what_is_refused(engine: Engine) -> None:
     with pytest.raises(ImageMissing):
         await engine.image("ctllm-none:1")
     assert (await engine.image(BASE)).size > 1_000_000
+
+
+@ensureDeferred
+async def test_by_tcp_with_certificates(docker: Dockerd, engine: Engine, tmp_path: Path) -> None:
+    """Both sides must have one of the same authority; else it is said which is not good."""
+    good = Engine(way_to(reactor, docker.tls_address, str(docker.certificates)), reactor)
+    assert {each.name for each in await good.networks()} >= {"bridge", "none"}
+    strangers = Authority("strangers").give(tmp_path / "strangers")
+    refused, refusing = tmp_path / "refused", tmp_path / "refusing"
+    shutil.copytree(strangers, refused)
+    shutil.copy(docker.certificates / "ca.pem", refused)  # we trust the engine, but it not us
+    shutil.copytree(docker.certificates, refusing)
+    shutil.copy(strangers / "ca.pem", refusing)  # it trusts us, but we not it
+    for folder in (refused, refusing):
+        bad = Engine(way_to(reactor, docker.tls_address, str(folder)), reactor)
+        with pytest.raises(EngineAbsent, match="one of the certificates is not good"):
+            await bad.networks()
 
 
 @ensureDeferred

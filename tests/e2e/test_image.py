@@ -18,7 +18,7 @@ from ctllm.cloud.health import ask_health
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.client import Origin
 from tests.e2e.dockerd import IMAGE, Dockerd
-from tests.e2e.test_lean import megabytes
+from tests.e2e.processes import megabytes
 from tests.e2e.world import until
 
 NAME, NETWORK = "ctllm-image", "ctllm-net-image"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.processes import children, linux
+from tests.e2e.processes import children, linux, megabytes, status
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port
 
@@ -21,17 +21,6 @@ CHAT = b'{"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}
 LEAN = ("python", "-P", "-m", "ctllm.lean")
 TWISTD = ("twistd", "-n", "--pidfile=", "--rundir=/", "ctllm", "proxy")
 TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
-
-
-def status(pid: int) -> dict[str, str]:
-    """What the kernel says of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def megabytes(pid: int) -> float:
-    """How much of a process is in memory."""
-    return int(status(pid)["VmRSS"].split()[0]) / 1024
 
 
 async def proxy(world: World, way: tuple[str, ...], *options: str) -> tuple[Program, int]:

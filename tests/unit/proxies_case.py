@@ -80,6 +80,7 @@ class PretendRuntime:
         self.starts: Counter[str] = Counter()
         self.lists = 0
         self.slow_list: Deferred[None] | None = None
+        self.listed: list[str] | None = None  # what is listed, whatever is there
         self.removals: Counter[str] = Counter()
 
     async def ensure(self, proxy_id: str) -> Instance:
@@ -105,7 +106,7 @@ class PretendRuntime:
         self.proxies.pop(proxy_id, None)
 
     async def inspect(self, proxy_id: str) -> Instance | None:
-        raise NotImplementedError
+        return self.instance(proxy_id, True) if proxy_id in self.proxies else None
 
     async def list(self) -> Sequence[Instance]:
         self.lists += 1
@@ -113,7 +114,8 @@ class PretendRuntime:
             await self.slow_list
         if self.refusal is not None:
             raise self.refusal
-        return [self.instance(proxy_id, True) for proxy_id in self.proxies]
+        listed = self.proxies if self.listed is None else self.listed
+        return [self.instance(proxy_id, True) for proxy_id in listed]
 
     def connect(self, endpoint: str) -> PretendProxy:
         return self.proxies[endpoint.removeprefix("unix:/")]

@@ -100,6 +100,17 @@ class ReconcileTests(Case):
         self.runtime.proxies = started
         self.assertEqual((self.word(A), self.runtime.removals[A]), ("running", 1))
 
+    def test_one_that_was_removed_while_the_list_was_made(self) -> None:
+        """The list has it still; nobody wants it, and nothing is started."""
+        self.up(A)
+        self.runtime.slow_list = Deferred()
+        self.wait(61)
+        self.successResultOf(self.begin(self.proxies.remove(A, "asked")))
+        gone, self.runtime.listed = self.runtime.slow_list, [A]
+        gone.callback(None)
+        self.flush()
+        self.assertEqual((self.word(A), self.runtime.starts[A]), ("absent", 1))
+
     def test_a_list_that_takes_for_ever(self) -> None:
         """There is one question at a time, and stopping waits for no answer."""
         self.runtime.slow_list = Deferred()

@@ -178,6 +178,9 @@ class RefusalTests(_WithFile):
     def test_wrong_values(self) -> None:
         """Each kind of value says what would be right."""
         number = "must be a whole number, at least 60 and at most 3600"
+        network = "must be an IPv4 network such as 10.128.0.0/12, with no bits behind its prefix"
+        small = "must be larger than the /28 that each proxy gets of it"
+        private = "must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
         for key, value, expected in (
             ("token_seconds", "59", number),
             ("token_seconds", "3601", number),
@@ -186,6 +189,13 @@ class RefusalTests(_WithFile):
             ("token_seconds", "true", number),
             ("runtime", '"podman"', 'must be "docker" or "process"'),
             ("listen", "8434", "must be a text"),
+            ("network_pool", '"10.128.0.1/12"', network),
+            ("network_pool", '"fd00::/8"', network),
+            ("network_pool", '"10.0.0.0/28"', small),
+            ("network_pool", '"8.8.0.0/16"', private),
+            ("network_pool", '"127.0.0.0/8"', private),
+            ("network_pool", '"169.254.0.0/16"', private),
+            ("network_pool", '"10.0.0.0/7"', private),
             ("origins", '"https://a.example"', "must be a list of texts"),
             ("origins", "[1]", "must be a list of texts"),
         ):

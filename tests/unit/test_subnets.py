@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes.subnets import Subnets, pool
-from ctllm.errors import BadConfiguration, Overloaded
+from ctllm.cloud.runtimes.subnets import Subnets
+from ctllm.errors import Overloaded
 
 SMALL = IPv4Network("10.128.0.0/24")  # 16 of them
 
@@ -55,16 +55,3 @@ class SubnetTests(SynchronousTestCase):
         subnets = Subnets(SMALL)
         self.assertEqual(str(subnets.take(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
         self.assertRaises(Overloaded, subnets.take, ["10.0.0.0/8"])
-
-
-class PoolTests(SynchronousTestCase):
-    """The key of the configuration."""
-
-    def test_good(self) -> None:
-        """Private space."""
-        self.assertEqual(pool("10.128.0.0/12").prefixlen, 12)
-
-    def test_bad(self) -> None:
-        """Not a network, with bits behind it, public, too small, too large, IPv6."""
-        for text in ("", "x", "10.128.0.1/12", "8.8.0.0/16", "10.0.0.0/28", "10.0.0.0/7", "::/64"):
-            self.assertIn(text, self.assertRaises(BadConfiguration, pool, text).message)

@@ -10,7 +10,6 @@ from twisted.internet.protocol import Protocol
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
-from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
@@ -62,7 +61,7 @@ class Whole(Protocol):
         """It has ended, or broken off."""
         if self.done.called:
             return
-        if reason.check(ResponseDone, PotentialDataLoss):
+        if reason.check(ResponseDone):
             self.done.callback(bytes(self._data))
         else:
             self.done.errback(_broken())

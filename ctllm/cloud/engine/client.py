@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 import treq
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.error import ConnectError
 from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
@@ -27,12 +27,14 @@ from ctllm.cloud.engine.complaints import (
 )
 from ctllm.cloud.engine.values import Container, Created, Happened, Image, Listed, Network, read
 from ctllm.cloud.engine.ways import Way
+from ctllm.cloud.waiting import within
 from ctllm.http.faces import Clock
 
 #: The versions of the API that this speaks: docker 19.03's, and the one that it was written for.
 OLDEST, NEWEST = (1, 40), (1, 47)
 #: Seconds for one call; making a container on a busy machine takes some.
 PATIENCE = 30.0
+T = TypeVar("T")
 _LOST = (ConnectError, ResponseFailed, RequestTransmissionFailed, OSError)
 
 
@@ -115,18 +117,21 @@ class Engine:
     ) -> None:
         """Give each event to `heard`, until the engine ends; cancel to hear no more."""
         query = {"filters": _filters(**filters)}
-        response = await self._ask("GET", await self._path("/events"), query, None)
+        response = await self._within(self._patience, self._reach("GET", "/events", query, None))
         lines = Lines(lambda line: heard(read(line, Happened)))
         response.deliverBody(lines)
-        await lines.done
+        try:
+            await lines.done
+        finally:
+            self._version = ""  # whoever answers next may be another engine
 
     async def version(self) -> str:
         """The version of the API that is spoken: the newest that both sides know.
 
         Raises EngineTooOld, or EngineAbsent when nobody answers.
         """
-        response = await self._ask("GET", "/_ping", {}, None)
-        await _body(response)
+        response = await self._within(self._patience, self._ask("GET", "/_ping", {}, None))
+        await self._within(self._patience, _body(response))
         said = (response.headers.getRawHeaders(b"api-version") or [b""])[0]
         theirs = _numbers(said.decode("ascii", "replace"))
         if theirs is None or response.code != 200:
@@ -152,10 +157,12 @@ class Engine:
         body: Mapping[str, Any] | None = None,
         patience: float | None = None,
     ) -> bytes:
-        calling = Deferred.fromCoroutine(self._exchange(method, path, query or {}, body))
-        limit = patience or self._patience
+        exchange = self._exchange(method, path, query or {}, body)
+        return await self._within(patience or self._patience, exchange)
+
+    async def _within(self, limit: float, doing: Coroutine[Any, Any, T]) -> T:
         try:
-            return await calling.addTimeout(limit, self._clock)  # type: ignore[arg-type]
+            return await within(self._clock, limit, doing)
         except TimeoutError:
             self._version = ""
             raise EngineAbsent(f"{self._way.where} did not answer within {limit:g} s") from None
@@ -163,8 +170,16 @@ class Engine:
     async def _exchange(
         self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None
     ) -> bytes:
-        response = await self._ask(method, await self._path(path), query, body)
-        return await _body(response)
+        return await _body(await self._reach(method, path, query, body))
+
+    async def _reach(
+        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None
+    ) -> Any:
+        try:
+            return await self._ask(method, await self._path(path), query, body)
+        except EngineTooOld:
+            self._version = ""  # another engine than the one that was asked
+            raise
 
     async def _path(self, path: str) -> str:
         # Asked again after every failure: another engine may be there since.
@@ -191,10 +206,17 @@ class Engine:
             raise
         except _LOST as error:
             self._version = ""
+            if _is_cancelled(error):
+                raise CancelledError from error
             raise absence(Failure(error), self._way.where) from error
         if response.code >= 300 and response.code != 304:
             raise complaint(response.code, await _body(response))
         return response.original
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """Whether it is how Twisted's client says that a request was cancelled on its way."""
+    return any(reason.check(CancelledError) for reason in getattr(error, "reasons", ()))
 
 
 async def _body(response: Any) -> bytes:

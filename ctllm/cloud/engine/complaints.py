@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 import msgspec
+from OpenSSL import SSL
 from twisted.python.failure import Failure
 
 from ctllm.errors import ProxyUnavailable
@@ -60,17 +61,14 @@ def complaint(status: int, answer: bytes) -> EngineRefused:
 def _kind(status: int, said: str) -> tuple[type[EngineRefused], str]:
     low = said.lower()
     if "no space left on device" in low or "disk quota exceeded" in low:
-        return (
-            NoRoom,
-            "Docker's disk is full; docker system df says what takes it",
-        )
+        return NoRoom, "Docker's disk is full; docker system df says what takes it"
     if status == 404 and "no such image" in low:
         return ImageMissing, "Docker does not have the image; make it with make images, or load it"
     if "pool overlaps" in low or "overlaps with" in low:
         return NoSubnet, "Docker has another network there"
     if status == 404:
         return Missing, "Docker does not have it"
-    if status == 409:
+    if status == 409 or "has active endpoints" in low:
         return Conflict, "Docker cannot do that now"
     if status == 400 and "client version" in low:
         return EngineTooOld, "Docker does not take this version of its API"
@@ -79,8 +77,13 @@ def _kind(status: int, said: str) -> tuple[type[EngineRefused], str]:
 
 def absence(reason: Failure, where: str) -> EngineAbsent:
     """The error that a connection which failed is; `where` names the place for people."""
+    for inner in getattr(reason.value, "reasons", ()):  # of an answer that did not come
+        reason = inner
     number = getattr(reason.value, "osError", getattr(reason.value, "errno", None))
     why = _WHY.get(number) if isinstance(number, int) else None
+    if isinstance(reason.value, SSL.Error):
+        said = ", ".join(str(each[-1]) for each in reason.value.args[0]) or "it hung up"
+        why = f"one of the certificates is not good for the other side: {said}"
     return EngineAbsent(f"{where}: {why or reason.getErrorMessage()}")
 
 

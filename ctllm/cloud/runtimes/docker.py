@@ -46,6 +46,8 @@ from ctllm.http.faces import Clock
 TRIES = 8
 #: Seconds until events are listened for again, once they have ended.
 AGAIN = 5.0
+#: Seconds between asking a proxy to end and making it end.
+PATIENCE = 5
 _DEATHS = ("die", "oom", "pause", "destroy")
 
 
@@ -77,7 +79,7 @@ class DockerRuntime(Service):
         """Listen for deaths."""
         super().startService()
         self._hearing = Deferred.fromCoroutine(self._hear())
-        self._hearing.addErrback(self._deaf)
+        self._hearing.addErrback(_cancelled)
 
     def stopService(self) -> None:
         """Leave all as it is; the next cloud adopts it."""
@@ -98,7 +100,7 @@ class DockerRuntime(Service):
 
     async def remove(self, proxy_id: str) -> None:
         """End the container and remove it and its network, as far as they are ours."""
-        self._running.pop(proxy_id, None)
+        self._starved.discard(self._running.pop(proxy_id, ""))
         async with self._turn(proxy_id):
             await self._clear(proxy_id)
 
@@ -192,6 +194,9 @@ class DockerRuntime(Service):
         """Remove what there is of a proxy, if it is ours."""
         found = await self._look(proxy_id)
         if found is not None and self._marks.own(found.labels):
+            if found.state.status == "running":
+                # It tells its desktops, which then look for the next one at once.
+                await self._engine.stop_container(found.id, PATIENCE)
             await self._engine.remove_container(found.id)
         with suppress(Missing):
             theirs = await self._engine.network(network_name(proxy_id))
@@ -226,15 +231,18 @@ class DockerRuntime(Service):
 
     async def _hear(self) -> None:
         filters = {"type": ["container"], "event": [*_DEATHS], "label": [self._marks.ours]}
-        heard = True
+        said = ""
         while True:
             try:
                 await self._engine.events(filters, self._heard)
-                heard = True
+            except CancelledError:
+                raise
             except EngineRefused as error:
-                if heard:
+                if error.message != said:
                     self._log.warn("{why}", why=error.message)
-                heard = False
+                said = error.message
+            except Exception:
+                self._log.failure("hearing of deaths met a fault")
             await sleep(self._clock, AGAIN)
 
     def _heard(self, happened: Happened) -> None:
@@ -259,9 +267,9 @@ class DockerRuntime(Service):
             return "its container was removed"
         return f"its container exited with {happened.attributes.get('exitCode', 'no word')}"
 
-    def _deaf(self, reason: Failure) -> None:
-        if not reason.check(CancelledError):
-            self._log.failure("deaths are not heard any more, only looked for", reason)
+
+def _cancelled(reason: Failure) -> None:
+    reason.trap(CancelledError)
 
 
 def _endpoint(address: str) -> str:

@@ -6,24 +6,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network
 
-from ctllm.errors import BadConfiguration, Overloaded
+from ctllm.errors import Overloaded
 
 #: A network of Docker's needs an address for its bridge and one for the proxy; /28 is the least
 #: that every engine takes without question.
 PREFIX = 28
-
-
-def pool(text: str) -> IPv4Network:
-    """The pool that a key of the configuration names; BadConfiguration says what would be right."""
-    try:
-        found = IPv4Network(text)
-    except ValueError as error:
-        raise BadConfiguration(f"network_pool = {text!r} is no network: {error}") from error
-    if not found.is_private or not 8 <= found.prefixlen <= 27:
-        raise BadConfiguration(
-            f"network_pool = {text!r} must be private, and from /8 to /27, like 10.128.0.0/12"
-        )
-    return found
 
 
 class Subnets:

@@ -1,0 +1,51 @@
+"""An authority of the tests' own, and certificates that it signs."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+LIFE = timedelta(days=1)
+
+
+class Authority:
+    """Signs certificates of 127.0.0.1."""
+
+    def __init__(self, name: str) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._own = self._signed(self._name, self._key, x509.BasicConstraints(True, None))
+
+    def give(self, folder: Path) -> Path:
+        """Put ca.pem, cert.pem and key.pem, as a docker command wants them, into a new folder."""
+        folder.mkdir()
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
+        made = self._signed(name, key, x509.BasicConstraints(False, None))
+        pem = serialization.Encoding.PEM
+        (folder / "ca.pem").write_bytes(self._own.public_bytes(pem))
+        (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+        plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        (folder / "key.pem").write_bytes(key.private_bytes(pem, *plain))
+        return folder
+
+    def _signed(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, what: x509.BasicConstraints
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        return (
+            x509.CertificateBuilder(self._name, name, key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - LIFE)
+            .not_valid_after(now + LIFE)
+            .add_extension(what, critical=True)
+            .add_extension(here, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )

@@ -1,0 +1,81 @@
+"""A Docker engine of canned answers, over memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+from treq.testing import RequestTraversalAgent
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ctllm.cloud.engine import Engine, Way
+
+
+class Canned(Resource):
+    """Answers whatever is asked with what the test put there; `open` are answers that go on."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.api = "1.41"
+        self.status, self.body = 200, b"{}"
+        self.goes_on = False
+        self.silent = False
+        self.asked: list[tuple[str, str]] = []
+        self.bodies: list[Any] = []
+        self.queries: list[dict[str, list[str]]] = []
+        self.open: list[Any] = []
+        self.left: list[Any] = []
+
+    def render(self, request: Any) -> Any:
+        method, path = request.method.decode(), request.path.decode()
+        self.asked.append((method, path))
+        self.queries.append(parse_qs(request.uri.decode().partition("?")[2]))
+        self.bodies.append(request.content.read())
+        if self.silent:
+            return NOT_DONE_YET
+        if path == "/_ping":
+            request.setHeader("Api-Version", self.api)
+            return b"OK"
+        request.setResponseCode(self.status)
+        if not self.goes_on:
+            return self.body
+        request.notifyFinish().addErrback(self.left.append)
+        request.write(self.body)
+        self.open.append(request)
+        return NOT_DONE_YET
+
+
+class Case(SynchronousTestCase):
+    """An engine that answers over memory."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.canned = Canned()
+        self.agent = RequestTraversalAgent(self.canned)
+        self.lost: Exception | None = None  # what a request meets instead of the engine
+        self.engine = Engine(Way(self, "http://docker", "the engine"), self.clock, 30)
+
+    def request(self, *told: Any, **more: Any) -> Deferred[Any]:
+        """As an agent does."""
+        return self.agent.request(*told, **more) if self.lost is None else fail(self.lost)
+
+    def start(self, doing: Any) -> Deferred[Any]:
+        done = Deferred.fromCoroutine(doing)
+        self.agent.flush()
+        return done
+
+    def call(self, doing: Any) -> Any:
+        return self.successResultOf(self.start(doing))
+
+    def refused(self, doing: Any, kind: type[Exception]) -> str:
+        return str(self.failureResultOf(self.start(doing), kind).value)
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        self.canned.status, self.canned.body = status, json.dumps(value).encode()

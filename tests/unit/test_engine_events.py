@@ -1,0 +1,71 @@
+"""Events of a Docker engine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+
+from ctllm.cloud.engine import (
+    EngineAbsent,
+    EngineRefused,
+)
+from ctllm.cloud.engine.bodies import LONGEST
+from tests.unit.engine_case import Case
+
+
+class EventTests(Case):
+    """What happens, as it happens."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heard: list[Any] = []
+        self.canned.goes_on, self.canned.body = True, b""
+        filters = {"type": ["container"], "event": ["die"]}
+        self.hearing = self.start(self.engine.events(filters, self.heard.append))
+
+    def say(self, data: bytes) -> None:
+        self.canned.open[0].write(data)
+        self.agent.flush()
+
+    def test_each_is_given_at_once(self) -> None:
+        """In pieces and several at a time; empty lines are none."""
+        event = {"Type": "container", "Action": "die", "Actor": {"Attributes": {"name": "x"}}}
+        line = json.dumps(event).encode() + b"\n"
+        self.say(line + b"\n" + line[:10])
+        self.assertEqual([each.action for each in self.heard], ["die"])
+        self.say(line[10:])
+        self.assertEqual([each.attributes["name"] for each in self.heard], ["x", "x"])
+        self.assertEqual(json.loads(self.canned.queries[-1]["filters"][0])["event"], ["die"])
+        self.assertNoResult(self.hearing)
+
+    def test_the_end(self) -> None:
+        """When the engine ends, so does the hearing."""
+        self.canned.open[0].finish()
+        self.agent.flush()
+        self.assertIsNone(self.successResultOf(self.hearing))
+
+    def test_an_end_that_is_none(self) -> None:
+        """An engine that dies is no engine that ends in order."""
+        self.canned.open[0].transport.abortConnection()
+        self.agent.flush()
+        self.failureResultOf(self.hearing, EngineAbsent)
+
+    def test_no_more_wanted(self) -> None:
+        """The connection is closed, and nothing is heard any more."""
+        self.hearing.cancel()
+        self.agent.flush()
+        self.failureResultOf(self.hearing, CancelledError)
+        self.assertEqual(len(self.canned.left), 1)
+
+    def test_nonsense(self) -> None:
+        """Ends it, and the connection."""
+        self.say(b"nonsense\n")
+        self.failureResultOf(self.hearing, EngineRefused)
+        self.assertEqual(len(self.canned.left), 1)
+
+    def test_a_line_without_end(self) -> None:
+        """The same."""
+        self.say(b"x" * (LONGEST + 1))
+        self.assertIn("line", str(self.failureResultOf(self.hearing, EngineRefused).value))
