@@ -151,7 +151,8 @@ def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
 
     endpoint = f"tcp:{told.port}:interface={told.host}"
     if told.socket is not None:
-        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=600"
+        # In a container the cloud is of its group; nobody else gets as far as the socket's folder.
+        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=660"
     key = to_text(told.cloud_key)
     return proxy_service(reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key)
 

@@ -95,8 +95,10 @@ class Api:
     # -- without a token
 
     async def _health(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
-        told = {"status": "ok", "version": __version__, "proxies": self._proxies.count}
-        incoming.reply(200, told)
+        trouble = self._proxies.trouble
+        status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
+        told = {"status": status, "version": __version__, "proxies": self._proxies.count}
+        incoming.reply(200, {**told, "error": trouble or None})
 
     async def _openapi(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         incoming.reply(200, _OPENAPI, _JSON)
@@ -145,7 +147,7 @@ class Api:
         if self._proxies.status(proxy).state != "running":
             incoming.reply(200, {"desktops": []})
             return
-        origin = await self._proxies.ensure(proxy)
+        origin = await self._proxies.ensure(proxy, begins=False)
         assertion = self._assertions.sign(proxy, frozenset((USE,))).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
         status, told = await ask(origin, head, self._clock, 5.0, 1 << 20)

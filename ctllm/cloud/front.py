@@ -63,7 +63,7 @@ class Front:
         elif asked.path == b"/ws/tunnel":
             await self._tunnel(incoming)
         elif asked.path.startswith(b"/ctllm/exchanges/"):
-            await self._relay(incoming)
+            await self._relay(incoming, begins=False)
         elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
             await self._managed(incoming)
         else:
@@ -94,12 +94,12 @@ class Front:
 
         await self._api.answer(incoming, manager)
 
-    async def _relay(self, incoming: Incoming) -> None:
+    async def _relay(self, incoming: Incoming, begins: bool = True) -> None:
         grant = await self.grant(incoming)
         grant.require(USE)
         give = self._shares.take(self._proxy_of(grant))
         incoming.on_over = lambda _: give()
-        origin, assertion = await self._way(grant, frozenset((USE,)))
+        origin, assertion = await self._way(grant, frozenset((USE,)), begins)
         self._metrics.exchange_began()
         incoming.on_over = partial(self._over, give)
         incoming.relay(origin.open(for_proxy(incoming.asked, assertion), incoming))
@@ -108,10 +108,12 @@ class Front:
         give()
         self._metrics.exchange(outcome)
 
-    async def _way(self, grant: Grant, scopes: frozenset[str]) -> tuple[Origin, bytes]:
+    async def _way(
+        self, grant: Grant, scopes: frozenset[str], begins: bool
+    ) -> tuple[Origin, bytes]:
         """The user's proxy, started if need be, and what it believes."""
         proxy = self._proxy_of(grant)
-        origin = await self._proxies.ensure(proxy)
+        origin = await self._proxies.ensure(proxy, begins)
         return origin, self._assertions.sign(proxy, scopes).encode()
 
     async def _tunnel(self, incoming: Incoming) -> None:
@@ -120,7 +122,7 @@ class Front:
             raise NotFound("this is where desktops connect their WebSocket")
         grant = await self.grant(incoming)
         grant.require(SERVE)
-        origin, assertion = await self._way(grant, frozenset((USE, SERVE)))
+        origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
         try:
             made: Side = await origin.dial(Factory.forProtocol(partial(Side, self._clock)))
         except CtllmError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -18,6 +18,7 @@ from ctllm.cloud.health import ask_health, until_well
 from ctllm.cloud.lifecycle import ALIVE, MEMORY, NEXT, Backoff, Cause, Event, Happening, State
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.runtimes import Runtime
+from ctllm.cloud.turns import Turns
 from ctllm.cloud.waiting import Waiting, sleep, within
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
@@ -37,7 +38,7 @@ class Means:
     clock: Clock
     settings: Cloud
     connect: Callable[[str], Endpoint]
-    turns: DeferredSemaphore
+    turns: Turns
     audit: Audit
     metrics: Metrics
     now: Callable[[], float]
@@ -180,16 +181,13 @@ class Life:
     async def _start(self) -> Happening:
         means = self._means
         try:
-            await within(means.clock, means.settings.proxy_start_seconds, self._turn())
+            give = await within(means.clock, means.settings.proxy_start_seconds, means.turns.take())
         except TimeoutError:
             return Happening(Event.CROWDED, Cause("crowded"))
         try:
             return await self._start_now()
         finally:
-            means.turns.release()
-
-    async def _turn(self) -> None:
-        await self._means.turns.acquire()
+            give()
 
     async def _start_now(self) -> Happening:
         limit = self._means.settings.proxy_start_seconds

@@ -1,11 +1,37 @@
-"""What the cloud counts, in the form that Prometheus reads. No label ever names a user."""
+"""What the cloud counts, in the form that Prometheus reads. No label names a user but by hash."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ctllm.cloud.runtimes import Usage
 
 _BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
+
+
+class _Use(Collector):
+    """What each proxy uses; those that are gone are not shown any more."""
+
+    def __init__(self) -> None:
+        self.used: Mapping[str, Usage] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily(
+            "ctllm_proxy_memory_bytes", "Memory of a streaming proxy.", labels=["proxy"]
+        )
+        cpu = CounterMetricFamily(
+            "ctllm_proxy_cpu_seconds", "Processor time of a streaming proxy.", labels=["proxy"]
+        )
+        for proxy_id, used in self.used.items():
+            memory.add_metric([proxy_id], used.memory)
+            cpu.add_metric([proxy_id], used.cpu)
+        yield memory
+        yield cpu
 
 
 class Metrics:
@@ -49,6 +75,13 @@ class Metrics:
         self._refused_tokens = Counter(
             "ctllm_authentication_failures", "Tokens that could not be verified.", registry=registry
         )
+
+        self._use = _Use()
+        registry.register(self._use)
+
+    def use(self, used: Mapping[str, Usage]) -> None:
+        """What each proxy, by its id, uses at this moment."""
+        self._use.used = used
 
     def proxy_moved(self, old: str | None, new: str | None) -> None:
         """One proxy is no longer in the state `old`, but in `new`; None for absent."""

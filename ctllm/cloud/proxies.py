@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +20,9 @@ from ctllm.cloud.health import ask_health
 from ctllm.cloud.life import Life, Means
 from ctllm.cloud.lifecycle import ALIVE, Cause, Event, State
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.runtimes import Runtime
+from ctllm.cloud.roster import Row, row
+from ctllm.cloud.runtimes import Runtime, Usage
+from ctllm.cloud.turns import Turns
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
@@ -71,8 +73,9 @@ class Proxies(MultiService):
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
+        self.draining = False  # whether nothing new may begin
         connect = connect or (lambda endpoint: clientFromString(reactor, endpoint))
-        turns = DeferredSemaphore(settings.max_starting)
+        turns = Turns(reactor, settings.max_starting)
         self._means = Means(runtime, reactor, settings, connect, turns, audit, metrics, now)
         self._lives: dict[str, Life] = {}
         self._looking: Deferred[None] | None = None
@@ -99,13 +102,25 @@ class Proxies(MultiService):
             life.happen(Event.CLOSED, Cause("shutdown"))
         return stopping  # type: ignore[no-any-return]
 
-    async def ensure(self, proxy_id: str) -> Origin:
+    @property
+    def trouble(self) -> str:
+        """A sentence about what keeps proxies from being started; empty when nothing does."""
+        return self._means.runtime.trouble
+
+    async def ensure(self, proxy_id: str, begins: bool = True) -> Origin:
         """Give the way to a proxy that runs, started if need be. To be asked for each exchange.
 
+        `begins` is False for what belongs to exchanges that began before: tunnels, resumption.
         Raises Overloaded where a limit is reached, ProxyUnavailable where it does not start, both
         with a sentence for its user and `retry_after`. Cancelling stops waiting, not the start.
         """
         life = self._lives.get(proxy_id)
+        if self.draining and (begins or life is None or life.state is not State.RUNNING):
+            self._means.audit.record("refusal", proxy_id, "draining")
+            raise Overloaded(
+                "This cloud is about to be stopped for maintenance. Try again in a few minutes.",
+                retry_after=60,
+            )
         if life is None or life.state is State.FAILED:
             self._admit(proxy_id)
         if life is None:
@@ -167,6 +182,22 @@ class Proxies(MultiService):
             return None
         health = await ask_health(life.origin, self._means.clock)
         return None if health is None else msgspec.structs.asdict(health)
+
+    async def usage(self) -> Mapping[str, Usage]:
+        """What each uses."""
+        return await self._means.runtime.usage()
+
+    async def roster(self) -> list[Row]:
+        """All there are, each asked how it is."""
+        used = await self.usage()
+        lives = [life for life in self._lives.values() if life.state is not State.ABSENT]
+        asking = [Deferred.fromCoroutine(self._row(life, used.get(life.id))) for life in lives]
+        return list(await gatherResults(asking, consumeErrors=True))
+
+    async def _row(self, life: Life, used: Usage | None) -> Row:
+        asked = life.origin if life.state is State.RUNNING else None
+        health = None if asked is None else await ask_health(asked, self._means.clock)
+        return row(life.id, life.state.value, self._means.now() - life.since, health, used)
 
     def _admit(self, proxy_id: str) -> None:
         """Raise unless one more may be started."""

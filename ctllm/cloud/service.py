@@ -9,10 +9,8 @@ from typing import Any
 from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 
-from ctllm import __version__
 from ctllm.cloud.api import Api
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.engine import Engine, way_to
 from ctllm.cloud.front import Front
 from ctllm.cloud.identity import (
     ApiKeys,
@@ -29,14 +27,12 @@ from ctllm.cloud.identity import (
     proxy_id,
 )
 from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.operator import operator_listener
 from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.runtimes import Runtime
-from ctllm.cloud.runtimes.containers import Marks
-from ctllm.cloud.runtimes.docker import DockerRuntime
-from ctllm.cloud.runtimes.process import ProcessRuntime
+from ctllm.cloud.runtimes.chosen import runtime_for
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
-from ctllm.config import Cloud, Proxy, endpoint_string, network_pool, public_url
+from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
 from ctllm.http.crowd import Crowd, room_for
 from ctllm.http.factory import HttpServerFactory
@@ -61,6 +57,7 @@ class CloudService(MultiService):
         self._state = state
         self._metrics = Metrics()
         self._front: Front | None = None
+        self._proxies: Proxies | None = None
         self.invites: Invites | None = None
         turnstile = Turnstile(reactor)
         crowd = Crowd(room_for(settings.max_connections, SOCKETS))
@@ -114,9 +111,13 @@ class CloudService(MultiService):
         def proxy_of(grant: Grant) -> str:
             return proxy_id(keys.instance, grant.user.key)
 
-        runtime = self._runtime(keys)
+        runtime = runtime_for(self._reactor, self._settings, self._limits, self._state, keys)
         proxies = Proxies(runtime, self._reactor, self._settings, Audit(self._state), self._metrics)
         proxies.setServiceParent(self)
+        self._proxies = proxies
+        operator = operator_listener(self._reactor, self._state, proxies)
+        if operator is not None:
+            operator.setServiceParent(self)
         api_keys = ApiKeys(time.time)
         assertions = Assertions(keys.signing, time.time)
         identity = Identities([api_keys, Remembered(issuer, time.time)])
@@ -127,18 +128,6 @@ class CloudService(MultiService):
             Shares(self._settings.max_user_requests),
         )  # fmt: skip
 
-    def _runtime(self, keys: Keys) -> Runtime:
-        settings = self._settings
-        if settings.runtime == "process":
-            return ProcessRuntime(self._reactor, self._state, self._limits, keys.public_text)
-        way = way_to(self._reactor, settings.engine, settings.engine_certs)
-        image = settings.image or f"ctllm-streaming-proxy:{__version__}"
-        return DockerRuntime(
-            Engine(way, self._reactor), self._reactor, image,
-            Marks(keys.instance, keys.public_text), self._limits,
-            network_pool(settings.network_pool),
-        )  # fmt: skip
-
     async def _answer(self, incoming: Incoming) -> None:
         assert self._front is not None
         await self._front(incoming)
@@ -146,5 +135,7 @@ class CloudService(MultiService):
     async def _scraped(self, incoming: Incoming) -> None:
         if incoming.asked.path != b"/metrics":
             raise NotFound("metrics are at /metrics")
+        if self._proxies is not None:
+            self._metrics.use(await self._proxies.usage())
         kind, body = self._metrics.render()
         incoming.reply(200, body, ((b"Content-Type", kind),))

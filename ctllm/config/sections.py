@@ -83,6 +83,14 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             "version."
         ),
     ] = ""
+    network: Annotated[
+        Literal["bridge", "none"],
+        Meta(
+            description="How containers are reached. bridge: each by an internal network of its "
+            "own. none: by a UNIX socket, without any network, for very many users; the engine "
+            "must be on this machine."
+        ),
+    ] = "bridge"
     network_pool: Annotated[
         str,
         Meta(

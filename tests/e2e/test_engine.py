@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ async def test_the_life_of_a_container(engine: Engine) -> None:
     """Made, started twice, seen, heard, stopped, removed twice; events tell of it as it goes."""
     heard: list[Happened] = []
     filters = {"type": ["container"], "label": ["ctllm.instance=test"]}
-    hearing = Deferred.fromCoroutine(engine.events(filters, heard.append))
+    hearing = Deferred.fromCoroutine(engine.events(filters, time.time(), heard.append))
     # The engine says nothing when it has begun to listen: make events until one is heard.
     await until(lambda: _makes(engine, heard), "an event to be heard")
     made = await engine.create_container(NAME, BODY)
@@ -147,7 +148,9 @@ async def test_by_tcp_with_certificates(docker: Dockerd, engine: Engine, tmp_pat
 async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: Engine) -> None:
     """Whoever hears events is told, calls say what is wrong, and afterwards all is as before."""
     heard: list[Happened] = []
-    hearing = Deferred.fromCoroutine(engine.events({"type": ["container"]}, heard.append))
+    hearing = Deferred.fromCoroutine(
+        engine.events({"type": ["container"]}, time.time(), heard.append)
+    )
     await until(lambda: _makes(engine, heard), "an event to be heard")
     await deferToThread(docker.stop)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.runtimes import Instance, no_matter
+from ctllm.cloud.runtimes import Instance, Usage, no_matter
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.client import Origin
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 
-A, B, C, D = (f"ctllm-proxy-{letter * 32}" for letter in "abcd")
+A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
 START = 1_700_000_000.0
 
 
@@ -82,6 +82,8 @@ class PretendRuntime:
         self.slow_list: Deferred[None] | None = None
         self.listed: list[str] | None = None  # what is listed, whatever is there
         self.removals: Counter[str] = Counter()
+        self.trouble = ""
+        self.used: dict[str, Usage] = {}
 
     async def ensure(self, proxy_id: str) -> Instance:
         self.asked[proxy_id] += 1
@@ -116,6 +118,9 @@ class PretendRuntime:
             raise self.refusal
         listed = self.proxies if self.listed is None else self.listed
         return [self.instance(proxy_id, True) for proxy_id in listed]
+
+    async def usage(self) -> Mapping[str, Usage]:
+        return self.used
 
     def connect(self, endpoint: str) -> PretendProxy:
         return self.proxies[endpoint.removeprefix("unix:/")]

@@ -23,7 +23,7 @@ class EventTests(Case):
         self.heard: list[Any] = []
         self.canned.goes_on, self.canned.body = True, b""
         filters = {"type": ["container"], "event": ["die"]}
-        self.hearing = self.start(self.engine.events(filters, self.heard.append))
+        self.hearing = self.start(self.engine.events(filters, 0, self.heard.append))
 
     def say(self, data: bytes) -> None:
         self.canned.open[0].write(data)

@@ -78,7 +78,7 @@ class VersionTests(Case):
     def test_another_engine_after_events(self) -> None:
         """However they ended."""
         self.canned.goes_on, self.canned.body = True, b""
-        hearing = self.start(self.engine.events({}, self.fail))
+        hearing = self.start(self.engine.events({}, 0, self.fail))
         self.canned.open[0].transport.abortConnection()
         self.agent.flush()
         self.failureResultOf(hearing, EngineAbsent)
@@ -90,7 +90,11 @@ class VersionTests(Case):
     def test_an_engine_that_says_nothing(self) -> None:
         """Has its time, whatever it is asked: its version, events, anything."""
         self.canned.silent = True
-        for asked in (self.engine.version(), self.engine.events({}, print), self.engine.networks()):
+        for asked in (
+            self.engine.version(),
+            self.engine.events({}, 0, print),
+            self.engine.networks(),
+        ):
             waiting = self.start(asked)
             self.clock.advance(29)
             self.assertNoResult(waiting)
@@ -104,11 +108,11 @@ class VersionTests(Case):
         self.answer([])
         self.call(self.engine.networks())
         self.canned.silent = True
-        waiting = self.start(self.engine.events({}, print))
+        waiting = self.start(self.engine.events({}, 0, print))
         self.clock.advance(31)
         self.failureResultOf(waiting, EngineAbsent)
         self.canned.silent, self.canned.goes_on, self.canned.body = False, True, b""
-        hearing = self.start(self.engine.events({}, print))
+        hearing = self.start(self.engine.events({}, 0, print))
         self.clock.advance(100_000)
         self.assertNoResult(hearing)
         hearing.cancel()

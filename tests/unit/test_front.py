@@ -65,17 +65,21 @@ class Proxies:
     """All of them; each has the one `Proxy`."""
 
     count = 1
+    draining = False
+    trouble = ""
 
     def __init__(self) -> None:
         self.proxy = Proxy()
+        self.began: list[bool] = []
         self.ensured: list[str] = []
         self.removed: list[str] = []
         self.state: Any = "absent"
         self.refusal: CtllmError | None = None
         self.waiting: Deferred[None] | None = None
 
-    async def ensure(self, id: str) -> Any:
+    async def ensure(self, id: str, begins: bool = True) -> Any:
         self.ensured.append(id)
+        self.began.append(begins)
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -11,11 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.life import _TASKS
 from ctllm.cloud.lifecycle import NEXT, Backoff, State
+from ctllm.cloud.turns import SLOW
 from ctllm.config import Cloud
 from ctllm.errors import Overloaded, ProxyUnavailable, UpstreamFailed
 from ctllm.http.asking import get
 from ctllm.http.client import Origin
-from tests.unit.proxies_case import START, A, B, C, Case, D, PretendProxy
+from tests.unit.proxies_case import START, A, B, C, Case, D, E, F, PretendProxy
 
 
 class StartTests(Case):
@@ -259,6 +261,12 @@ class LimitTests(Case):
             self.up(proxy)
         self.refused(self.ensure(A), Overloaded)
 
+
+class TurnTests(Case):
+    """How many start at once."""
+
+    settings = Cloud(max_proxies=6, max_starting=2)
+
     def test_turns(self) -> None:
         """No more start at once than may; the others take their turns."""
         for proxy in (A, B):
@@ -274,30 +282,50 @@ class LimitTests(Case):
         second.addErrback(lambda _: None)
 
     def test_failed_turn(self) -> None:
-        """A start that fails gives its turn on."""
-        self.runtime.slow.update({A: Deferred(), B: Deferred()})
-        failing = self.ensure(A)
-        self.wait(10)
-        slow, third = self.ensure(B), self.ensure(C)
-        self.wait(9.9)
-        self.assertEqual(self.runtime.starts[C], 0)
-        self.wait(0.1)
-        self.refused(failing)
+        """A start that fails gives its turn on, whether it held it or not."""
+        self.runtime.refusal = ProxyUnavailable("no")
+        failing = self.ensure(A), self.ensure(B)
+        self.runtime.refusal = None
+        third = self.ensure(C)
+        for each in failing:
+            self.refused(each)
         self.successResultOf(third)
-        self.assertNoResult(slow)
-        slow.addErrback(lambda _: None)
+
+    def test_slow_turns(self) -> None:
+        """Who takes longer than others keeps nobody waiting, and gives back one turn, no more."""
+        self.runtime.slow.update({A: Deferred(), B: Deferred(), C: Deferred()})
+        slow = [self.ensure(A), self.ensure(B)]
+        third, fourth = self.ensure(C), self.ensure(D)
+        self.wait(SLOW - 0.1)
+        self.assertEqual((self.runtime.starts[C], self.runtime.starts[D]), (0, 0))
+        self.wait(0.1)
+        self.assertEqual((self.runtime.starts[C], self.runtime.starts[D]), (1, 1))
+        self.runtime.slow[A].callback(None)
+        self.runtime.slow[B].callback(None)
+        self.flush()
+        for each in (*slow, fourth):
+            self.successResultOf(each)
+        self.runtime.slow.update({E: Deferred(), F: Deferred()})
+        last = self.ensure(E), self.ensure(F)
+        self.assertEqual((self.runtime.starts[E], self.runtime.starts[F]), (1, 0))
+        for each in (third, *last):
+            each.addErrback(lambda _: None)
 
     def test_crowded(self) -> None:
         """Crowded is no failure of the proxy: it is absent, and there is a time to come again."""
         self.runtime.slow.update({A: Deferred(), B: Deferred()})
         for proxy in (A, B):
             self.ensure(proxy).addErrback(lambda _: None)
-            self.proxies._means.turns.acquire()  # others, who are next in line
+        gives: list[Callable[[], None]] = []
+        for _ in range(20):  # others, who are next in line
+            Deferred.fromCoroutine(self.proxies._means.turns.take()).addCallback(gives.append)
         crowded = self.ensure(C)
         self.wait(20)
         error = self.refused(crowded, Overloaded)
         self.assertEqual(error.retry_after, 10)
         self.assertEqual((self.word(C), self.runtime.starts[C]), ("absent", 0))
+        for give in gives:  # each lets the next one in
+            give()
         self.assertIn(("refusal", "crowded"), self.audited("event", "reason"))
 
 

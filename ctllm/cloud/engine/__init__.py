@@ -15,7 +15,7 @@ from ctllm.cloud.engine.complaints import (
     NoRoom,
     NoSubnet,
 )
-from ctllm.cloud.engine.values import Container, Happened, Image, Listed, Network
+from ctllm.cloud.engine.values import Container, Happened, Image, Listed, Network, Stats
 from ctllm.cloud.engine.ways import Way, way_to
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Network",
     "NoRoom",
     "NoSubnet",
+    "Stats",
     "Way",
     "way_to",
 ]

@@ -25,7 +25,16 @@ from ctllm.cloud.engine.complaints import (
     absence,
     complaint,
 )
-from ctllm.cloud.engine.values import Container, Created, Happened, Image, Listed, Network, read
+from ctllm.cloud.engine.values import (
+    Container,
+    Created,
+    Happened,
+    Image,
+    Listed,
+    Network,
+    Stats,
+    read,
+)
 from ctllm.cloud.engine.ways import Way
 from ctllm.cloud.waiting import within
 from ctllm.http.faces import Clock
@@ -81,6 +90,11 @@ class Engine:
         query = {"force": "1", "v": "1"}
         await self._gone("DELETE", f"/containers/{_word(name)}", query)
 
+    async def stats(self, name: str) -> Stats:
+        """What it uses, at this moment."""
+        query = {"stream": "0", "one-shot": "1"}
+        return read(await self._call("GET", f"/containers/{_word(name)}/stats", query), Stats)
+
     async def last_words(self, name: str, lines: int = 5) -> str:
         """The last lines that it wrote."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
@@ -113,10 +127,13 @@ class Engine:
         return read(await self._call("GET", f"/images/{quote(name, safe='')}/json"), Image)
 
     async def events(
-        self, filters: Mapping[str, list[str]], heard: Callable[[Happened], None]
+        self, filters: Mapping[str, list[str]], since: float, heard: Callable[[Happened], None]
     ) -> None:
-        """Give each event to `heard`, until the engine ends; cancel to hear no more."""
-        query = {"filters": _filters(**filters)}
+        """Give each event since then (epoch seconds), as far as the engine remembers, to `heard`.
+
+        That goes on until the engine ends; cancel to hear no more.
+        """
+        query = {"filters": _filters(**filters), "since": f"{since:.6f}"}
         response = await self._within(self._patience, self._reach("GET", "/events", query, None))
         lines = Lines(lambda line: heard(read(line, Happened)))
         response.deliverBody(lines)

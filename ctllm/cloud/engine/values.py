@@ -40,6 +40,7 @@ class State(_Pascal, frozen=True):
     oom_killed: bool = field(name="OOMKilled", default=False)
     exit_code: int = 0
     error: str = ""
+    pid: int = 0
     started_at: datetime | None = None
 
 
@@ -115,6 +116,38 @@ class Image(_Pascal, frozen=True):
 
     id: str
     size: int
+
+
+class _Memory(Struct, frozen=True):
+    usage: int = 0
+    stats: dict[str, int] = field(default_factory=dict)
+
+
+class _Total(Struct, frozen=True):
+    total_usage: int = 0
+
+
+class _Cpu(Struct, frozen=True):
+    cpu_usage: _Total = field(default_factory=_Total)
+
+
+class Stats(Struct, frozen=True):
+    """What a container uses."""
+
+    memory_stats: _Memory = field(default_factory=_Memory)
+    cpu_stats: _Cpu = field(default_factory=_Cpu)
+
+    @property
+    def memory(self) -> int:
+        """Bytes, without the files that could be dropped from memory at any time."""
+        told = self.memory_stats.stats
+        spare = told.get("total_inactive_file", told.get("inactive_file", 0))
+        return max(0, self.memory_stats.usage - spare)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time so far."""
+        return self.cpu_stats.cpu_usage.total_usage / 1e9
 
 
 class Created(_Pascal, frozen=True):

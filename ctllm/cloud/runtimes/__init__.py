@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,14 @@ class Instance:
     adopted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a proxy uses: `memory` in bytes, `cpu` in seconds of processor time since its start."""
+
+    memory: int
+    cpu: float
+
+
 class Runtime(Protocol):
     """Starts and ends proxies, each known by its id, and hears when one dies."""
 
@@ -32,6 +40,10 @@ class Runtime(Protocol):
     @property
     def outlives(self) -> bool:
         """Whether proxies go on running when the cloud stops; if so, the next one adopts them."""
+
+    @property
+    def trouble(self) -> str:
+        """A sentence about what stands in the way of starting proxies, empty when nothing does."""
 
     async def ensure(self, proxy_id: str) -> Instance:
         """Start the proxy, unless it was; CtllmError when that cannot be.
@@ -47,6 +59,9 @@ class Runtime(Protocol):
 
     async def list(self) -> Sequence[Instance]:
         """Give all proxies that `inspect` would give."""
+
+    async def usage(self) -> Mapping[str, Usage]:
+        """What each proxy uses, as far as the system tells."""
 
 
 def no_matter(proxy_id: str, reason: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Network
 from typing import Any
 
 from ctllm import __version__
+from ctllm.cloud.runtimes.attachment import Attached
 from ctllm.config import Proxy, arguments
 
 #: What every name begins with; the rest is the user's hash.
@@ -94,23 +95,21 @@ def container(
     marks: Marks,
     proxy_id: str,
     settings: Proxy,
-    listening: Sequence[str],
-    place: Mapping[str, Any],
+    attached: Attached,
 ) -> dict[str, Any]:
     """The body of a call that creates the container of a proxy.
 
-    `listening` are the arguments that say where it listens, `place` what that takes of its
-    HostConfig. Nothing in here is secret: the key is the public half, and whoever may ask Docker
-    can read the rest.
+    Nothing in here is secret: the key is the public half, and whoever may ask Docker can read the
+    rest.
     """
-    said = ["--id", proxy_id, "--cloud-key", marks.key, *listening, *arguments(settings)]
+    said = ["--id", proxy_id, "--cloud-key", marks.key, *attached.listening, *arguments(settings)]
     return {
         "Image": image,
         "Cmd": said,
-        "User": "1001:1001",
+        "User": f"1001:{attached.group}",
         "Labels": marks.labels(proxy_id),
         "OpenStdin": False,
-        "HostConfig": {**_limits(settings), **place},
+        "HostConfig": {**_limits(settings), **attached.host},
     }
 
 
@@ -121,6 +120,7 @@ def _limits(settings: Proxy) -> dict[str, Any]:
         "NanoCpus": HALF_A_CPU,
         "PidsLimit": PIDS,
         "ReadonlyRootfs": True,
+        "IpcMode": "none",
         "Tmpfs": _TMPFS,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],

@@ -1,4 +1,4 @@
-"""The runtime for servers: each streaming proxy is a container on a network of its own.
+"""The runtime for servers: each streaming proxy is a container, closed to all but the cloud.
 
 Docker's state is the only memory: containers and networks are known by their labels, so whatever
 happens to the cloud, the next one finds what runs. Events shorten the wait for a death; when they
@@ -7,52 +7,35 @@ are lost, `list`, which is asked ever again, finds the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from ipaddress import IPv4Network
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from weakref import WeakValueDictionary
 
-from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.application.service import MultiService
+from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from ctllm.cloud.engine import (
-    Container,
-    Engine,
-    EngineRefused,
-    Happened,
-    Listed,
-    Missing,
-    NoSubnet,
-)
-from ctllm.cloud.runtimes import Instance, no_matter
-from ctllm.cloud.runtimes.containers import (
-    CONTAINER,
-    PORT,
-    PROXY,
-    Marks,
-    container,
-    network,
-    network_name,
-)
-from ctllm.cloud.runtimes.subnets import Subnets
-from ctllm.cloud.waiting import sleep
+from ctllm.cloud.engine import Container, Engine, EngineRefused, Listed, Missing
+from ctllm.cloud.runtimes import Instance, Usage, no_matter
+from ctllm.cloud.runtimes.attachment import Attachment
+from ctllm.cloud.runtimes.containers import PROXY, Marks, container
+from ctllm.cloud.runtimes.deaths import Deaths, Living
+from ctllm.cloud.runtimes.usage import of_container
 from ctllm.config import Proxy
-from ctllm.errors import ProxyUnavailable
+from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.faces import Clock
 
-#: Subnets that are tried: Docker refuses one which another of its users has taken meanwhile.
-TRIES = 8
-#: Seconds until events are listened for again, once they have ended.
-AGAIN = 5.0
 #: Seconds between asking a proxy to end and making it end.
 PATIENCE = 5
-_DEATHS = ("die", "oom", "pause", "destroy")
 
 
-class DockerRuntime(Service):
-    """A `Runtime`, for the cloud with these `marks`; `image` is started for each proxy."""
+class DockerRuntime(MultiService):
+    """A `Runtime`, for the cloud with these `marks`; `image` is started for each proxy.
+
+    Containers are reached by the first of `attachments`; the others remove what is left of those
+    that were. `now` gives epoch seconds.
+    """
 
     outlives = True
     _log = Logger()
@@ -64,43 +47,46 @@ class DockerRuntime(Service):
         image: str,
         marks: Marks,
         settings: Proxy,
-        pool: IPv4Network,
+        attachments: Sequence[Attachment],
+        now: Callable[[], float] = time.time,
     ) -> None:
+        super().__init__()
         self.on_exit: Callable[[str, str], None] = no_matter
-        self._engine, self._clock = engine, clock
-        self._image, self._marks, self._settings = image, marks, settings
-        self._subnets = Subnets(pool)
-        self._running: dict[str, str] = {}  # a proxy's id to its container's
-        self._starved: set[str] = set()  # containers that wanted more memory than they may have
+        self._engine, self._image, self._marks, self._settings = engine, image, marks, settings
+        self._attachment, self._attachments = attachments[0], attachments
         self._turns: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
-        self._hearing: Deferred[None] | None = None
+        self._troubles: dict[str, str] = {}
+        self._deaths = Deaths(engine, clock, marks.ours, now, self._died)
+        self._deaths.setServiceParent(self)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the engine, the image, or the last start; empty when nothing is."""
+        return next(iter(self._troubles.values()), "")
 
     def startService(self) -> None:
-        """Listen for deaths."""
+        """Begin; BadConfiguration when this host has no place for it."""
+        self._attachment.open()
         super().startService()
-        self._hearing = Deferred.fromCoroutine(self._hear())
-        self._hearing.addErrback(_cancelled)
-
-    def stopService(self) -> None:
-        """Leave all as it is; the next cloud adopts it."""
-        super().stopService()
-        if self._hearing is not None:
-            self._hearing.cancel()
 
     # -- asked by the cloud
 
     async def ensure(self, proxy_id: str) -> Instance:
-        """Start the container of the proxy, unless it runs; EngineRefused says what is wrong."""
+        """Start the container of the proxy, unless it runs; CtllmError says what is wrong."""
         async with self._turn(proxy_id):
-            found = await self._look(proxy_id)
-            if found is not None and self._is_sound(proxy_id, found):
-                return self._known(proxy_id, found, adopted=True)
-            await self._clear(proxy_id)
-            return self._known(proxy_id, await self._start(proxy_id), adopted=False)
+            with self._noting("start"):
+                found = await self._look(proxy_id)
+                adopted = found is not None and self._is_sound(proxy_id, found)
+                if found is None or not adopted:
+                    await self._clear(proxy_id)
+                    found = await self._start(proxy_id)
+            self._troubles.clear()
+            self._deaths.born(proxy_id, Living(found.id, found.state.pid))
+            return self._instance(proxy_id, found, adopted)
 
     async def remove(self, proxy_id: str) -> None:
-        """End the container and remove it and its network, as far as they are ours."""
-        self._starved.discard(self._running.pop(proxy_id, ""))
+        """End the container and remove it and all that is its, as far as that is ours."""
+        self._deaths.forget(proxy_id)
         async with self._turn(proxy_id):
             await self._clear(proxy_id)
 
@@ -113,28 +99,57 @@ class DockerRuntime(Service):
 
     async def list(self) -> Sequence[Instance]:
         """Give all proxies that run, and remove what is left of others."""
-        listed = {
-            each.name: each
-            for each in await self._engine.containers(self._marks.ours)
-            if self._is_honest(each)
-        }
-        networks = await self._engine.networks(self._marks.ours)
+        with self._noting("engine"):
+            listed = {
+                each.name: each
+                for each in await self._engine.containers(self._marks.ours)
+                if self._is_honest(each)
+            }
+            left = set(listed)
+            for each in self._attachments:
+                left |= await each.left()
+        with suppress(EngineRefused), self._noting("image"):
+            await self._engine.image(self._image)
         sound = [name for name, each in listed.items() if self._fits(each)]
-        owners = {(each.labels or {}).get(PROXY, ""): each.name for each in networks}
-        left = {id for id, name in owners.items() if name == network_name(id)} | listed.keys()
         for proxy_id in left - set(sound):
             await self._sweep(proxy_id)
         return [
-            Instance(name, _endpoint(listed[name].address(network_name(name))),
-                     listed[name].created, adopted=True)
+            Instance(name, self._attachment.endpoint(name, listed[name]), listed[name].created,
+                     adopted=True)
             for name in sound
         ]  # fmt: skip
 
+    async def usage(self) -> Mapping[str, Usage]:
+        """What each that runs uses; who ended meanwhile is left out."""
+        found = {}
+        for proxy_id, living in [*self._deaths.living.items()]:
+            used = of_container(living.pid, living.container)
+            if used is None:  # an engine elsewhere, or groups that we cannot see
+                with suppress(EngineRefused):
+                    told = await self._engine.stats(living.container)
+                    used = Usage(told.memory, told.cpu)
+            if used is not None:
+                found[proxy_id] = used
+        return found
+
     # -- how
+
+    def _died(self, proxy_id: str, reason: str) -> None:
+        self.on_exit(proxy_id, reason)
 
     def _turn(self, proxy_id: str) -> DeferredLock:
         """What is done to one proxy is done in turn; different ones never wait for each other."""
         return self._turns.setdefault(proxy_id, DeferredLock())
+
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Remember what is wrong until that goes well again."""
+        try:
+            yield
+        except CtllmError as error:
+            self._troubles[what] = error.message
+            raise
+        self._troubles.pop(what, None)
 
     async def _look(self, proxy_id: str) -> Container | None:
         with suppress(Missing):
@@ -150,45 +165,28 @@ class DockerRuntime(Service):
             )
         state = found.state
         running = state.running and not state.paused and state.status == "running"
-        return (
-            running
-            and self._marks.fit(found.labels)
-            and bool(found.address(network_name(proxy_id)))
-        )
+        reached = bool(self._attachment.endpoint(proxy_id, found))
+        return running and reached and self._marks.fit(found.labels)
 
     def _is_honest(self, listed: Listed) -> bool:
         labels = listed.labels or {}
         return self._marks.own(labels) and labels.get(PROXY) == listed.name
 
     def _fits(self, listed: Listed) -> bool:
-        return listed.state == "running" and self._marks.fit(listed.labels or {})
+        reached = bool(self._attachment.endpoint(listed.name, listed))
+        return listed.state == "running" and reached and self._marks.fit(listed.labels or {})
 
     async def _start(self, proxy_id: str) -> Container:
-        await self._make_network(proxy_id)
-        place = {"NetworkMode": network_name(proxy_id)}
-        listening = ("--port", str(PORT), "--host", "0.0.0.0")  # noqa: S104 - of its own network
-        body = container(self._image, self._marks, proxy_id, self._settings, listening, place)
+        attached = await self._attachment.make(proxy_id)
+        body = container(self._image, self._marks, proxy_id, self._settings, attached)
         made = await self._engine.create_container(proxy_id, body)
         await self._engine.start_container(made)
         found = await self._engine.container(made)
         if not found.state.running:
             said = (await self._engine.last_words(made, 1))[-200:]
             raise ProxyUnavailable(f"Its container ended at once: {said or found.state.error}")
+        await self._attachment.ready(proxy_id)
         return found
-
-    async def _make_network(self, proxy_id: str) -> None:
-        for left in reversed(range(TRIES)):
-            taken = [one for each in await self._engine.networks() for one in each.subnets]
-            subnet = self._subnets.take(taken)
-            try:
-                await self._engine.create_network(network(self._marks, proxy_id, subnet))
-            except NoSubnet:
-                if not left:
-                    raise
-            else:
-                return
-            finally:
-                self._subnets.release(subnet)
 
     async def _clear(self, proxy_id: str) -> None:
         """Remove what there is of a proxy, if it is ours."""
@@ -196,12 +194,12 @@ class DockerRuntime(Service):
         if found is not None and self._marks.own(found.labels):
             if found.state.status == "running":
                 # It tells its desktops, which then look for the next one at once.
+                for each in self._attachments:
+                    each.ending(proxy_id)
                 await self._engine.stop_container(found.id, PATIENCE)
             await self._engine.remove_container(found.id)
-        with suppress(Missing):
-            theirs = await self._engine.network(network_name(proxy_id))
-            if self._marks.own(theirs.labels or {}):
-                await self._engine.remove_network(theirs.id)
+        for each in self._attachments:
+            await each.clear(proxy_id)
 
     async def _sweep(self, proxy_id: str) -> None:
         """Remove what is left of a proxy, unless somebody is at it or it runs after all."""
@@ -217,60 +215,7 @@ class DockerRuntime(Service):
             except ProxyUnavailable as error:
                 self._log.warn("{proxy} stays: {why}", proxy=proxy_id, why=error.message)
 
-    def _known(self, proxy_id: str, found: Container, adopted: bool) -> Instance:
-        instance = self._instance(proxy_id, found, adopted)
-        self._running[proxy_id] = found.id
-        return instance
-
     def _instance(self, proxy_id: str, found: Container, adopted: bool) -> Instance:
         started = found.state.started_at
-        endpoint = _endpoint(found.address(network_name(proxy_id)))
+        endpoint = self._attachment.endpoint(proxy_id, found)
         return Instance(proxy_id, endpoint, started.timestamp() if started else 0.0, adopted)
-
-    # -- deaths
-
-    async def _hear(self) -> None:
-        filters = {"type": ["container"], "event": [*_DEATHS], "label": [self._marks.ours]}
-        said = ""
-        while True:
-            try:
-                await self._engine.events(filters, self._heard)
-            except CancelledError:
-                raise
-            except EngineRefused as error:
-                if error.message != said:
-                    self._log.warn("{why}", why=error.message)
-                said = error.message
-            except Exception:
-                self._log.failure("hearing of deaths met a fault")
-            await sleep(self._clock, AGAIN)
-
-    def _heard(self, happened: Happened) -> None:
-        proxy_id, made = happened.attributes.get(PROXY, ""), happened.actor.id
-        if not proxy_id.startswith(CONTAINER) or self._running.get(proxy_id) != made:
-            return
-        if happened.action == "oom":
-            self._starved.add(made)
-            return
-        del self._running[proxy_id]
-        reason = self._why(happened, made)
-        # Not from within the engine's answer: what follows asks the engine.
-        self._clock.callLater(0, self.on_exit, proxy_id, reason)
-
-    def _why(self, happened: Happened, made: str) -> str:
-        if made in self._starved:
-            self._starved.discard(made)
-            return "it wanted more memory than it may have"
-        if happened.action == "pause":
-            return "its container was paused"
-        if happened.action == "destroy":
-            return "its container was removed"
-        return f"its container exited with {happened.attributes.get('exitCode', 'no word')}"
-
-
-def _cancelled(reason: Failure) -> None:
-    reason.trap(CancelledError)
-
-
-def _endpoint(address: str) -> str:
-    return f"tcp:host={address}:port={PORT}"

@@ -22,9 +22,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.runtimes import Instance, no_matter
+from ctllm.cloud.runtimes import Instance, Usage, no_matter
 from ctllm.cloud.runtimes.lines import Lines
 from ctllm.cloud.runtimes.places import Place, Places, places_below
+from ctllm.cloud.runtimes.usage import of_process
 from ctllm.cloud.waiting import Waiting
 from ctllm.config import Proxy, arguments
 from ctllm.errors import ProxyUnavailable
@@ -75,6 +76,7 @@ class ProcessRuntime(Service):
     """
 
     outlives = False
+    trouble = ""  # what the system refuses is each start's own
 
     def __init__(
         self,
@@ -125,6 +127,11 @@ class ProcessRuntime(Service):
     async def list(self) -> Sequence[Instance]:
         """Give all proxies."""
         return [child.instance for child in self._children.values() if not child.ending]
+
+    async def usage(self) -> Mapping[str, Usage]:
+        """What each uses."""
+        found = {id: of_process(child.transport.pid) for id, child in self._children.items()}
+        return {id: used for id, used in found.items() if used is not None}
 
     def _spawn(self, proxy_id: str) -> Instance:
         if not self.running:

@@ -1,0 +1,55 @@
+"""The command `ctllm`: what a sysadmin does on the server, and sign-in and keys on the desktop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from twisted.python import usage
+
+from ctllm.cli import desktop, firewall, proxies, server
+from ctllm.cli.options import Command, Options
+from ctllm.config import Config, load
+from ctllm.errors import CtllmError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; ends with status 1 and a sentence where it cannot."""
+    options = Options()
+    try:
+        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+    except usage.UsageError as error:
+        raise SystemExit(f"ctllm: {error}") from None
+    try:
+        _run(options)
+    except CtllmError as error:
+        raise SystemExit(f"ctllm: {error.message}") from None
+
+
+def _run(options: Options) -> None:
+    told = options.subOptions
+    name = options.subCommand
+    if told.subCommand is not None:
+        name, told = f"{name} {told.subCommand}", told.subOptions
+    overrides = {"state": options["state"]} if options["state"] else {}
+    file = Path(options["config"]) if options["config"] else None
+    _COMMANDS[str(name)](load(file, overrides, os.environ), told)
+
+
+_COMMANDS: dict[str, Callable[[Config, Command], None]] = {
+    "invite": server.invite,
+    "revoke": server.revoke,
+    "firewall": firewall.run,
+    "proxies ls": proxies.show,
+    "proxies rm": proxies.remove,
+    "proxies drain": proxies.drain,
+    "proxies resume": proxies.resume,
+    "login": desktop.login,
+    "logout": desktop.logout,
+    "connect": desktop.connect,
+    "keys add": desktop.add,
+    "keys rm": desktop.remove,
+    "keys ls": desktop.names,
+}

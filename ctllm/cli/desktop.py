@@ -1,0 +1,94 @@
+"""Commands for a desktop: sign-in and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ctllm.cli.options import Command
+from ctllm.cli.running import run
+from ctllm.config import Config
+from ctllm.errors import BadRequest
+from ctllm.lines import lines_to_paste
+
+
+def _file(config: Config) -> Any:
+    from ctllm.desktop.credentials import CredentialFile
+
+    return CredentialFile(Path(config.state))
+
+
+def _signed_in(config: Config) -> tuple[Any, Any, Any]:
+    """The credential file, what is in it, and the sign-in; raises BadRequest without one."""
+    file = _file(config)
+    known = file.load()
+    if known.sign_in is None:
+        raise BadRequest("this desktop is not signed in; run: ctllm login LINK")
+    return file, known, known.sign_in
+
+
+def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
+    """Run `work` in a reactor; it is given how to make a client for a cloud's URL."""
+    from ctllm.desktop.cloud import CloudClient, agent
+
+    run(lambda reactor: work(lambda url: CloudClient(url, agent(reactor), reactor)))
+
+
+def login(config: Config, told: Command) -> None:
+    """Sign this desktop in with a link."""
+    from ctllm.desktop.cloud import split_link
+    from ctllm.desktop.session import log_in
+
+    url, invite = split_link(told.argument)
+
+    async def work(client_for: Callable[[str], Any]) -> None:
+        sign_in = await log_in(_file(config), client_for(url), invite)
+        print(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
+
+    _with_cloud(work)
+
+
+def logout(config: Config, _: Command) -> None:
+    """Sign this desktop out, here and at the cloud."""
+    from ctllm.desktop.credentials import Credentials
+
+    file, known, sign_in = _signed_in(config)
+
+    async def work(client_for: Callable[[str], Any]) -> None:
+        try:
+            await client_for(sign_in.cloud_url).sign_out(sign_in.refresh)
+        finally:  # whoever signs out here is signed out here, whatever the cloud has heard
+            file.save(Credentials(known.desktop_id))
+        print(f"Signed out of {sign_in.cloud_url}.")
+
+    _with_cloud(work)
+
+
+def connect(config: Config, _: Command) -> None:
+    """Print lines to paste, with a key; one is made where there is none."""
+    from ctllm.desktop.keys import make_key
+
+    file, known, sign_in = _signed_in(config)
+    key = next(iter(known.keys.values()), None) or make_key(file, "default")
+    print(lines_to_paste(sign_in.cloud_url, key, "MODEL"))
+
+
+def add(config: Config, told: Command) -> None:
+    """Make a key and print it."""
+    from ctllm.desktop.keys import make_key
+
+    print(make_key(_file(config), told.argument))
+
+
+def remove(config: Config, told: Command) -> None:
+    """Revoke a key."""
+    from ctllm.desktop.keys import revoke_key
+
+    revoke_key(_file(config), told.argument)
+
+
+def names(config: Config, _: Command) -> None:
+    """Print the names of the keys."""
+    for name in sorted(_file(config).load().keys):
+        print(name)

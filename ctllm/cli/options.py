@@ -1,0 +1,164 @@
+"""The command line of `ctllm`: which commands there are, and what each is told."""
+
+from __future__ import annotations
+
+from twisted.python import usage
+
+from ctllm import __version__
+
+
+class Command(usage.Options):
+    """A command with an optional argument, which `parseArgs` keeps."""
+
+    argument = ""
+
+    def parseArgs(self, *given: str) -> None:
+        """Keep the argument; UsageError unless there are as many as are needed."""
+        needed = 1 if self.argument else 0
+        if len(given) != needed:
+            wanted = f"needs one argument: {self.argument}" if needed else "takes no argument"
+            raise usage.UsageError(wanted)
+        self.argument = given[0] if given else ""
+
+    def getSynopsis(self) -> str:
+        """The command and its argument."""
+        return f"Usage: {super().getSynopsis().removeprefix('Usage: ')} {self.argument}".rstrip()
+
+
+class _Invite(Command):
+    """On the server."""
+
+    argument = "NAME"
+    longdesc = (
+        "Prints a sign-in link for the user NAME. It works once, for the minutes that the "
+        "configuration says (15), in a browser or with: ctllm login LINK"
+    )
+
+
+class _Revoke(Command):
+    argument = "NAME"
+    longdesc = (
+        "Ends every sign-in of the user NAME, browsers and desktops. Tokens in use end within the "
+        "minutes that the configuration gives them (10); invitations that are open stay good."
+    )
+
+
+class _Firewall(Command):
+    longdesc = (
+        "Closes the containers of streaming proxies off from this machine: what they send to it "
+        "or through it is dropped, but for their answers to the cloud. Prints the commands, then "
+        "runs them; what is there already stays. To be run as root, after each start of the "
+        "machine."
+    )
+    optFlags = [
+        ["check", None, "Only print what is missing; the status is 1 if anything is"],
+        ["remove", None, "Take away what this command has put there"],
+    ]
+
+
+class _ProxiesList(Command):
+    longdesc = "Lists the streaming proxies: whose (a hash), state, age, use."
+
+
+class _ProxiesRemove(Command):
+    argument = "PROXY"
+    longdesc = (
+        "Ends the streaming proxy whose name begins with PROXY, or all of them for `all`. Answers "
+        "that are under way break off. Whoever needs one again gets a new one."
+    )
+
+
+class _ProxiesDrain(Command):
+    longdesc = (
+        "Starts no more streaming proxies, waits until those that run have nothing under way, and "
+        "ends them. The cloud starts none until it is restarted, or told `ctllm proxies resume`."
+    )
+    optParameters = [
+        ["seconds", None, 300, "End those that still have something under way after so long", int]
+    ]
+
+
+class _ProxiesResume(Command):
+    longdesc = "Has a cloud that was drained start streaming proxies again."
+
+
+class _Proxies(usage.Options):
+    longdesc = "On the server: its streaming proxies, whether its cloud runs or not."
+    subCommands = [
+        ("ls", None, _ProxiesList, "List them"),
+        ("rm", None, _ProxiesRemove, "End one, or all"),
+        ("drain", None, _ProxiesDrain, "End all, each once nothing of it is under way"),
+        ("resume", None, _ProxiesResume, "Start proxies again after drain"),
+    ]
+    defaultSubCommand = "ls"
+
+
+class _Login(Command):
+    argument = "LINK"
+    longdesc = "Signs this desktop in with a link that `ctllm invite NAME` printed on the server."
+
+
+class _Logout(Command):
+    longdesc = "Signs this desktop out. Its API keys stop working within three minutes."
+
+
+class _Connect(Command):
+    longdesc = "Prints lines to paste that point clients at the cloud, with an API key."
+
+
+class _Add(Command):
+    argument = "NAME"
+    longdesc = "Makes an API key called NAME and prints it. It works while this desktop runs."
+
+
+class _Remove(Command):
+    argument = "NAME"
+    longdesc = "Revokes the API key called NAME; it stops working within seconds."
+
+
+class _List(Command):
+    longdesc = "Lists the names of the API keys."
+
+
+class _Keys(usage.Options):
+    longdesc = "API keys for programs."
+    subCommands = [
+        ("add", None, _Add, "Make a key"),
+        ("rm", None, _Remove, "Revoke a key"),
+        ("ls", None, _List, "List the names"),
+    ]
+    defaultSubCommand = "ls"
+
+
+class Options(usage.Options):
+    """The command line of `ctllm`."""
+
+    synopsis = "Usage: ctllm [--config FILE] [--state FOLDER] COMMAND"
+    longdesc = (
+        "Use the models on your own machine from anywhere. The programs themselves are run "
+        "with: twistd ctllm --help"
+    )
+    optParameters = [
+        ["config", None, None, "The configuration file (default: as twistd ctllm finds it)"],
+        ["state", None, None, "The folder with keys and sign-ins (default: as configured)"],
+    ]
+    subCommands = [
+        ("invite", None, _Invite, "On the server: print a sign-in link for a user"),
+        ("revoke", None, _Revoke, "On the server: end every sign-in of a user"),
+        ("firewall", None, _Firewall, "On the server: close containers off from it"),
+        ("proxies", None, _Proxies, "On the server: its streaming proxies (ls, rm, drain, resume)"),
+        ("login", None, _Login, "On a desktop: sign in with such a link"),
+        ("logout", None, _Logout, "On a desktop: sign out"),
+        ("keys", None, _Keys, "On a desktop: API keys for programs (add, rm, ls)"),
+        ("connect", None, _Connect, "On a desktop: lines to paste for clients"),
+    ]
+
+    def opt_version(self) -> None:
+        """Print the version."""
+        print(f"ctllm {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """A command is needed."""
+        if self.subCommand is None:
+            raise usage.UsageError("which command? (ctllm --help lists them)")

@@ -1,0 +1,230 @@
+"""The command `ctllm proxies`: a table of them, and ending them with progress shown."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+from ctllm.cli.options import Command
+from ctllm.cli.running import run
+from ctllm.cli.server import cloud_state
+from ctllm.config import Config
+from ctllm.errors import BadRequest, NotFound
+
+_HEAD = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
+#: What every id begins with; the rest is the user's hash.
+_PREFIX = "ctllm-proxy-"
+#: Seconds between two looks at proxies that are to be empty.
+_OFTEN = 0.5
+
+
+def show(config: Config, _: Command) -> None:
+    """Print a table."""
+
+    async def work(roster: Any, _: Any) -> None:
+        print(table(await roster.rows()))
+
+    _with_roster(config, work)
+
+
+def remove(config: Config, told: Command) -> None:
+    """End one, or all."""
+    wanted = told.argument.removeprefix(_PREFIX)
+
+    async def work(roster: Any, _: Any) -> None:
+        ids = [row.id for row in await roster.rows()]
+        if wanted != "all":
+            ids = _one(wanted, ids)
+        progress = _Progress()
+        for at, id in enumerate(ids, 1):
+            progress.say(f"{at} of {len(ids)}: {_short(id)} ends")
+            await roster.end(id)
+        progress.end(f"{_count(len(ids), 'streaming proxy', 'streaming proxies')} ended.")
+
+    _with_roster(config, work)
+
+
+def drain(config: Config, told: Command) -> None:
+    """End all, each once nothing of it is under way."""
+
+    async def work(roster: Any, reactor: Any) -> None:
+        await roster.drain(True)
+        last = reactor.seconds() + told["seconds"]
+        ended = broken = 0
+        progress = _Progress()
+        while rows := await roster.rows():
+            late = reactor.seconds() >= last
+            for row in rows:
+                if late or not row.exchanges:
+                    await roster.end(row.id)
+                    ended += 1
+                    broken += bool(row.exchanges)
+            busy = 0 if late else sum(bool(row.exchanges) for row in rows)
+            progress.say(f"{ended} ended, {busy} have something under way")
+            await _sleep(reactor, _OFTEN)
+        progress.end(
+            f"{_count(ended, 'streaming proxy', 'streaming proxies')} ended, {broken} of them in "
+            "the middle of something. A cloud that runs starts none until: ctllm proxies resume"
+        )
+
+    _with_roster(config, work)
+
+
+def resume(config: Config, _: Command) -> None:
+    """Have a cloud that was drained start proxies again."""
+
+    async def work(roster: Any, _: Any) -> None:
+        await roster.drain(False)
+        print("Streaming proxies are started again, as they are needed.")
+
+    _with_roster(config, work)
+
+
+# -- what is asked
+
+
+def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
+    """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
+    from ctllm.cloud.operator import operator_socket
+    from ctllm.cloud.roster import Remote
+
+    folder = cloud_state(config)
+    path = operator_socket(Path(config.state))
+
+    async def asking(reactor: Any) -> None:
+        if _answers(path):
+            remote = Remote(reactor, str(path))
+            try:
+                await work(remote, reactor)
+            finally:
+                remote.close()
+        else:
+            await work(_local(config, folder, reactor), reactor)
+
+    run(asking)
+
+
+def _answers(path: Path) -> bool:
+    try:
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except PermissionError:
+        raise BadRequest(f"{path}: only root and the cloud's user may ask the cloud") from None
+    return True
+
+
+def _local(config: Config, folder: Any, reactor: Any) -> Any:
+    from twisted.internet.endpoints import clientFromString
+
+    from ctllm.cloud.audit import Audit
+    from ctllm.cloud.identity import load_keys
+    from ctllm.cloud.roster import Local
+    from ctllm.cloud.runtimes.chosen import runtime_for
+
+    state = Path(config.state)
+    runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_keys(folder))
+
+    def connect(endpoint: str) -> Any:
+        return clientFromString(reactor, endpoint)
+
+    return Local(runtime, reactor, connect, Audit(state))
+
+
+def _one(wanted: str, ids: Sequence[str]) -> list[str]:
+    found = [id for id in ids if _whole(id).startswith(wanted)]
+    if not found:
+        raise NotFound(f"no streaming proxy's name begins with {wanted}; ctllm proxies lists them")
+    if len(found) > 1:
+        names = ", ".join(map(_short, found))
+        raise BadRequest(f"more than one begins with {wanted}: {names}; give more of the name")
+    return found
+
+
+async def _sleep(reactor: Any, seconds: float) -> None:
+    from ctllm.cloud.waiting import sleep
+
+    await sleep(reactor, seconds)
+
+
+# -- how it looks
+
+
+def table(rows: Sequence[Any]) -> str:
+    """The rows, the longest that runs first, in columns."""
+    if not rows:
+        return "No streaming proxy runs."
+    ordered = sorted(rows, key=lambda row: -row.age)
+    cells = [_HEAD, *map(_cells, ordered)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
+    left = 2  # columns of words; the others are figures
+    lines = [
+        "  ".join(
+            text.ljust(width) if column < left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join(lines)
+
+
+def _cells(row: Any) -> tuple[str, ...]:
+    return (
+        _short(row.id),
+        row.state,
+        _time(row.age),
+        _time(row.idle),
+        _number(row.exchanges),
+        _number(row.desktops),
+        "-" if row.memory is None else f"{row.memory / 1e6:.1f} MB",
+        "-" if row.cpu is None else f"{row.cpu:.1f} s",
+    )
+
+
+def _whole(id: str) -> str:
+    return id.removeprefix(_PREFIX)
+
+
+def _short(id: str) -> str:
+    return _whole(id)[:12]
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+class _Progress:
+    """On a terminal one line is written over; elsewhere there is a line for each change."""
+
+    def __init__(self) -> None:
+        self._over = sys.stdout.isatty()
+        self._said = ""
+
+    def say(self, said: str) -> None:
+        """How far it is."""
+        if self._over:
+            print(f"\r\x1b[K{said}", end="", flush=True)
+        elif said != self._said:
+            print(said, flush=True)
+        self._said = said
+
+    def end(self, said: str) -> None:
+        """What came of it."""
+        print(f"\r\x1b[K{said}" if self._over else said)

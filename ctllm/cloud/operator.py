@@ -1,0 +1,65 @@
+"""What whoever runs a cloud may ask of it: by a UNIX socket that nobody else can reach.
+
+GET     /proxies          all of them, as `Row`s
+DELETE  /proxies/<id>     end one; 204, also if there is none
+PUT     /draining         begin nothing new any more; 204
+DELETE  /draining         again; 204
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+
+from ctllm.cloud.proxies import Proxies
+from ctllm.errors import NotFound
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.http.listener import Listener
+
+_LONGEST = 107  # bytes, of a UNIX socket's path
+_PROXIES = "/proxies/"
+_log = Logger()
+
+
+def operator_socket(state: Path) -> Path:
+    """Where it is, in the folder of the cloud's secrets."""
+    return state / "cloud" / "operator.sock"
+
+
+def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener | None:
+    """The service that answers there; None, and a warning, where the path is too long."""
+    path = operator_socket(state)
+    if len(os.fsencode(path)) > _LONGEST:
+        _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
+        return None
+    endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600"
+    factory = HttpServerFactory(Operator(proxies), reactor)
+    return Listener(reactor, endpoint, factory, "state")
+
+
+class Operator:
+    """Answers the requests."""
+
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one; raises NotFound."""
+        path = incoming.asked.path.decode("latin-1")
+        match incoming.asked.method, path:
+            case b"GET", "/proxies":
+                incoming.reply(200, await self._proxies.roster())
+            case b"DELETE", _ if path.startswith(_PROXIES):
+                reason = "was ended by whoever runs the cloud"
+                await self._proxies.remove(path.removeprefix(_PROXIES), reason)
+                incoming.reply(204)
+            case (b"PUT" | b"DELETE") as method, "/draining":
+                self._proxies.draining = method == b"PUT"
+                incoming.reply(204)
+            case _:
+                raise NotFound(f"there is nothing at {path}")

@@ -1,0 +1,42 @@
+"""The runtime that the configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ctllm import __version__
+from ctllm.cloud.engine import Engine, way_to
+from ctllm.cloud.identity import Keys
+from ctllm.cloud.runtimes import Runtime
+from ctllm.cloud.runtimes.attachment import Attachment
+from ctllm.cloud.runtimes.bridges import Bridges
+from ctllm.cloud.runtimes.containers import Marks
+from ctllm.cloud.runtimes.docker import DockerRuntime
+from ctllm.cloud.runtimes.mounts import Mounts
+from ctllm.cloud.runtimes.process import ProcessRuntime
+from ctllm.cloud.runtimes.routes import TABLE
+from ctllm.config import Cloud, Proxy, network_pool
+from ctllm.errors import BadConfiguration
+
+
+def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: Keys) -> Runtime:
+    """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
+    if settings.runtime == "process":
+        return ProcessRuntime(reactor, state, limits, keys.public_text)
+    is_here = settings.engine.startswith("unix:")
+    if settings.network == "none" and not is_here:
+        raise BadConfiguration(
+            f"cloud.network = none needs an engine on this machine; cloud.engine is "
+            f"{settings.engine}"
+        )
+    engine = Engine(way_to(reactor, settings.engine, settings.engine_certs), reactor)
+    marks = Marks(keys.instance, keys.public_text)
+    pool = network_pool(settings.network_pool)
+    bridges = Bridges(engine, marks, pool, TABLE if is_here else None)
+    mounts = Mounts(state, reactor)
+    attachments: list[Attachment] = [bridges, mounts]
+    if settings.network == "none":
+        attachments.reverse()
+    image = settings.image or f"ctllm-streaming-proxy:{__version__}"
+    return DockerRuntime(engine, reactor, image, marks, limits, attachments)
