@@ -24,9 +24,10 @@ unit: $(VENV)/.tests ## The unit tests alone
 e2e: system $(VENV)/.tests $(VENV)/.npm ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
 
-bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and others (about four minutes)
+bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and Docker alone (about ten minutes)
 	$(BIN)/python -m benchmarks.streams $(ARGS)
 	$(BIN)/python -m benchmarks.cancel
+	$(BIN)/python -m benchmarks.containers
 
 fuzz: $(VENV)/.tests ## A million hostile frames of each kind, and HTTP (about twenty minutes)
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -29,14 +29,14 @@ def listens(address: str) -> bool:
 
 
 class Program:
-    """One child process; what it says goes to a file beside `log`'s name."""
+    """One child process; what it says goes to the file `log`, what it reads is in `given`."""
 
-    def __init__(self, stack: ExitStack, log: Path, argv: list[str]) -> None:
+    def __init__(
+        self, stack: ExitStack, log: Path, argv: list[str], given: Path = Path(os.devnull)
+    ) -> None:
         self.log = log
-        with log.open("wb") as out:
-            self.child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
-            )
+        with log.open("wb") as out, given.open("rb") as into:
+            self.child = subprocess.Popen(argv, stdin=into, stdout=out, stderr=subprocess.STDOUT)
         stack.callback(self.stop)
 
     @property

@@ -14,6 +14,7 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
+from tests.e2e.containers import Engine
 from tests.e2e.dockerd import Dockerd, dockerd
 from tests.e2e.faithful import Twice, twice
 from tests.e2e.network_place import Place
@@ -63,6 +64,19 @@ def docker() -> Iterator[Dockerd]:
     with dockerd() as made:
         made.build()
         yield made
+
+
+@pytest.fixture
+def engine(docker: Dockerd) -> Iterator[Engine]:
+    """The engine; nothing of ctllm's is there before, nor left afterwards.
+
+    Named before `world` where both are wanted: what would start containers again ends first.
+    """
+    made = Engine(docker)
+    assert made.all() == []
+    yield made
+    for each in reversed(made.all()):  # networks are the first, and must be empty
+        made.run(*(("rm", "-f") if "proxy" in each else ("network", "rm")), each)
 
 
 @pytest.fixture(scope="module")

@@ -40,14 +40,15 @@ class Dockerd:
                     f"--tlskey={own}/key.pem", "-H", self.tls_address]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it answers; fails loudly where it cannot run."""
+    def start(self, *options: str) -> None:
+        """Start it, with more options, and wait until it answers; fails where it cannot run."""
         program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin")
         assert program, "these tests need a Docker engine: install docker.io"
         assert os.geteuid() == 0, "these tests start a Docker engine, which only root can"
         log = open(self.folder / "log", "ab")  # noqa: SIM115
-        argv = [program, f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
-                f"--pidfile={self.folder}/pid", "-H", self.address, *self.tls]  # fmt: skip
+        folders = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
+                   f"--pidfile={self.folder}/pid"]  # fmt: skip
+        argv = [program, *folders, "-H", self.address, *self.tls, *options]
         self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         log.close()
         end = time.monotonic() + STARTS

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.dockerd import BASE, Dockerd
+from tests.e2e.containers import Engine
+from tests.e2e.dockerd import BASE
 from tests.e2e.lives import (
     CHAT,
     audit,
@@ -25,51 +24,6 @@ from tests.e2e.lives import (
     works,
 )
 from tests.e2e.world import World, until
-
-POOL = "10.142.0.0/24"
-
-
-class Engine:
-    """What the engine has of ctllm, by the docker command."""
-
-    def __init__(self, docker: Dockerd) -> None:
-        self.docker = docker
-        self.options = ("--runtime=docker", f"--engine={docker.address}", f"--network-pool={POOL}")
-
-    def run(self, *arguments: str) -> str:
-        return self.docker.docker(*arguments)
-
-    def containers(self) -> list[str]:
-        """Ids of those that run."""
-        return self.run("ps", "-q", "--no-trunc", "--filter=label=ctllm.instance").split()
-
-    def all(self) -> list[str]:
-        """Names of all containers and networks of any ctllm."""
-        label = "--filter=label=ctllm.instance"
-        names = self.run("ps", "-a", label, "--format={{.Names}}").split()
-        return sorted(names + self.run("network", "ls", label, "--format={{.Name}}").split())
-
-    def ends(self, since: float) -> list[str]:
-        """With what containers of ctllm's exited since then."""
-        times = (f"--since={since:.3f}", f"--until={time.time():.3f}")
-        which = ("--filter=event=die", "--filter=label=ctllm.instance")
-        return self.run("events", *times, *which, "--format={{.Actor.Attributes.exitCode}}").split()
-
-    def inspect(self, name: str) -> Any:
-        return json.loads(self.run("inspect", name))[0]
-
-
-@pytest.fixture
-def engine(docker: Dockerd) -> Iterator[Engine]:
-    """The engine; nothing of ctllm's is there before, nor left afterwards.
-
-    Named before `world` where both are wanted: what would start containers again ends first.
-    """
-    made = Engine(docker)
-    assert made.all() == []
-    yield made
-    for each in reversed(made.all()):  # networks are the first, and must be empty
-        made.run(*(("rm", "-f") if "proxy" in each else ("network", "rm")), each)
 
 
 @ensureDeferred

@@ -95,6 +95,7 @@ class DockerRuntime(MultiService):
         found = await self._look(proxy_id)
         if found is None or not self._is_sound(proxy_id, found):
             return None
+        self._deaths.born(proxy_id, Living(found.id, found.state.pid))
         return self._instance(proxy_id, found, adopted=True)
 
     async def list(self) -> Sequence[Instance]:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from ctllm.cloud.runtimes.containers import BRIDGE
-
 #: Linux's table of IPv4 routes; numbers in it are in the host's byte order (proc(5)).
 TABLE = Path("/proc/net/route")
 #: The interface of routes that lead nowhere: blackholes and their like.
@@ -17,11 +15,15 @@ _NOWHERE = "*"
 
 
 def routes(table: Path) -> Sequence[str]:
-    """The networks that this host has routes to, but for the default and for proxies' own."""
+    """The networks that this host has routes to, but for the default.
+
+    Those of bridges that an engine which died has left are among them: Docker knows nothing of
+    those, and would give their addresses again.
+    """
     return [
         str(network)
         for network, interface in _read(table)
-        if network.prefixlen and interface != _NOWHERE and not interface.startswith(BRIDGE)
+        if network.prefixlen and interface != _NOWHERE
     ]
 
 

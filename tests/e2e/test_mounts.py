@@ -1,0 +1,138 @@
+"""Containers without any network: reached by a socket that only the cloud can get at."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.threads import deferToThread
+
+from ctllm.cloud.engine import Engine as Client
+from ctllm.cloud.engine import way_to
+from ctllm.cloud.runtimes.containers import Marks
+from ctllm.cloud.runtimes.docker import DockerRuntime
+from ctllm.cloud.runtimes.mounts import Mounts
+from ctllm.config import Proxy
+from tests.e2e.containers import Engine
+from tests.e2e.dockerd import IMAGE
+from tests.e2e.lives import CHAT, audit, start, with_desktop, works
+from tests.e2e.world import World, until
+
+NONE = "--network=none"
+#: Prints the interfaces and where a file can be made.
+LOOK = """
+import json, os
+made = []
+for top in ("/run/ctllm", "/tmp", "/run"):
+    try:
+        os.mkdir(f"{top}/attack")
+    except OSError:
+        continue
+    made.append(top)
+print(json.dumps([sorted(os.listdir("/sys/class/net")), made]))
+"""
+
+
+def folders(world: World) -> list[Path]:
+    """The folders of sockets."""
+    return sorted((world.state("cloud") / "sockets").iterdir())
+
+
+@ensureDeferred
+async def test_the_whole_way_without_a_network(engine: Engine, world: World) -> None:
+    """It works; nothing but loopback is in there, and nothing can be made beside the socket."""
+    await with_desktop(world, *engine.options, NONE)
+    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
+    (made,) = engine.containers()
+    assert engine.all() == [engine.inspect(made)["Name"].strip("/")], "there is no network"
+    interfaces, writable = engine.within(made, LOOK)
+    assert "eth0" not in interfaces and writable == ["/tmp"]
+    (folder,) = folders(world)
+    assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    status, _, _ = await world.http("DELETE", "/ctllm/proxy", token=world.alice)
+    assert status == 204 and engine.all() == [] and folders(world) == []
+
+
+@ensureDeferred
+async def test_ends_in_order(engine: Engine, world: World) -> None:
+    """Though it could not remove its socket a moment before."""
+    await world.cloud(*engine.options, NONE)
+    token = await world.token("alice")
+    await start(world, token)
+
+    since = time.time()
+    await world.http("DELETE", "/ctllm/proxy", token=token)
+    assert engine.ends(since) == ["0"]
+
+
+@ensureDeferred
+async def test_adopted_and_replaced(engine: Engine, world: World) -> None:
+    """A killed cloud's is adopted; with the other kind of network it is replaced, and back."""
+    cloud = await with_desktop(world, *engine.options, NONE)
+    first = engine.containers()
+    await cloud.stop(signal.SIGKILL)
+    cloud = await world.cloud(*engine.options, NONE)
+    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    assert engine.containers() == first
+    assert [line["event"] for line in audit(world)].count("adoption") == 1
+    await cloud.stop()
+    cloud = await world.cloud(*engine.options)
+    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    assert engine.containers() != first and folders(world) == []
+    assert [each.partition("-")[2][:4] for each in engine.all()] == ["net-", "prox"]
+    await cloud.stop()
+    await world.cloud(*engine.options, NONE)
+    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    assert [each.partition("-")[2][:4] for each in engine.all()] == ["prox"]
+
+
+@pytest.fixture
+def open_state() -> Iterator[Path]:
+    """A folder that others than root can get to."""
+    path = Path(tempfile.mkdtemp(prefix="ctllm-"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path)
+
+
+@ensureDeferred
+async def test_of_a_cloud_that_is_not_root(engine: Engine, open_state: Path) -> None:
+    """It reaches the socket by its group, and nobody else gets as far."""
+    user, group = 60123, 60124
+    mounts = Mounts(open_state, reactor)
+    client = Client(way_to(reactor, engine.docker.address), reactor)
+    marks = Marks(b"secret", "A" * 43)
+    runtime: Any = DockerRuntime(client, reactor, IMAGE, marks, Proxy(), [mounts])
+    mounts.open()
+    proxy_id = "ctllm-proxy-" + "1" * 32
+    os.setegid(group)  # what the cloud's would be; its folder is its own
+    try:
+        instance = await runtime.ensure(proxy_id)
+    finally:
+        os.setegid(0)
+    os.chown(open_state / "sockets", user, group)
+    path = instance.endpoint.removeprefix("unix:")
+
+    def connects(*who: str) -> bool:
+        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"  # noqa: E501
+        argv = ["setpriv", *who, "--clear-groups", "perl", "-e", program, path]
+        return subprocess.run(argv, check=False, capture_output=True).returncode == 0
+
+    assert await deferToThread(connects, f"--reuid={user}", f"--regid={group}")
+    assert not await deferToThread(connects, f"--reuid={user + 1}", f"--regid={group}")
+    assert not await deferToThread(connects, f"--reuid={user + 1}", f"--regid={group + 1}")
+    await runtime.remove(proxy_id)
+    assert engine.all() == []
