@@ -77,10 +77,10 @@ def _to_close(program: str, rules: Sequence[str]) -> list[Command]:
         commands.append((program, "-w", "-N", CHAIN))
     if [each for each in rules if each.startswith(f"-A {CHAIN} ")] != [*_RULES]:
         # The chain is full before anything is sent into it.
-        commands.append((program, "-w", "-F", CHAIN))
+        commands += [(program, "-w", "-F", CHAIN)] * (f"-N {CHAIN}" in rules)
         commands += [(program, "-w", *each.split()) for each in _RULES]
     entrance = [each for each in rules if each.startswith("-A INPUT ")]
-    if entrance[:1] != [_JUMP]:
+    if entrance[:1] != [_JUMP] or _JUMP in entrance[1:]:
         # What comes before it may let in what it would not.
         commands.append(_inserted(program, _JUMP))
         # Those in the wrong place, now one place further down; the last first.

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from weakref import WeakValueDictionary
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
 from ctllm.cloud.engine import Container, Engine, EngineRefused, Listed, Missing
@@ -28,6 +28,8 @@ from ctllm.http.faces import Clock
 
 #: Seconds between asking a proxy to end and making it end.
 PATIENCE = 5
+#: How many containers' use is asked of the engine at once; each answer may take it a second.
+STATS = 32
 
 
 class DockerRuntime(MultiService):
@@ -56,6 +58,7 @@ class DockerRuntime(MultiService):
         self._attachment, self._attachments = attachments[0], attachments
         self._turns: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
         self._troubles: dict[str, str] = {}
+        self._asking = DeferredSemaphore(STATS)
         self._deaths = Deaths(engine, clock, marks.ours, now, self._died)
         self._deaths.setServiceParent(self)
 
@@ -122,16 +125,19 @@ class DockerRuntime(MultiService):
 
     async def usage(self) -> Mapping[str, Usage]:
         """What each that runs uses; who ended meanwhile is left out."""
-        found = {}
-        for proxy_id, living in [*self._deaths.living.items()]:
-            used = of_container(living.pid, living.container)
-            if used is None:  # an engine elsewhere, or groups that we cannot see
-                with suppress(EngineRefused):
+        living = dict(self._deaths.living)
+        asking = [Deferred.fromCoroutine(self._use(each)) for each in living.values()]
+        used = zip(living, await gatherResults(asking, consumeErrors=True), strict=True)
+        return {proxy_id: use for proxy_id, use in used if use is not None}
+
+    async def _use(self, living: Living) -> Usage | None:
+        use = of_container(living.pid, living.container)
+        if use is None:  # an engine elsewhere, or groups that we cannot see
+            with suppress(EngineRefused):
+                async with self._asking:
                     told = await self._engine.stats(living.container)
-                    used = Usage(told.memory, told.cpu)
-            if used is not None:
-                found[proxy_id] = used
-        return found
+                use = Usage(told.memory, told.cpu)
+        return use
 
     # -- how
 

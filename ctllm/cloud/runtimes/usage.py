@@ -36,7 +36,8 @@ def of_container(pid: int, id: str, proc: Path = PROC, groups: Path = GROUPS) ->
             _, names, path = line.split(":", 2)
             if id in path:
                 paths.update(dict.fromkeys(names.split(","), path.lstrip("/")))
-        return _second(groups / paths[""]) if "" in paths else _first(groups, paths)
+        # Systems may have both, and what is counted then is in the first.
+        return _first(groups, paths) if "memory" in paths else _second(groups / paths[""])
     return None
 
 

@@ -1,0 +1,78 @@
+"""What processes and containers use, from files as Linux has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cloud.runtimes import Usage
+from ctllm.cloud.runtimes.usage import of_container, of_process
+
+ID = "4" * 64
+_NAMES = ("12:cpu,cpuacct:", "5:memory:", "1:name=systemd:", "0::")
+FIRST = "".join(f"{each}/docker/{ID}\n" for each in _NAMES)
+SECOND = f"0::/system.slice/docker-{ID}.scope\n"
+
+
+class UsageTests(SynchronousTestCase):
+    """Files of the test's own."""
+
+    def setUp(self) -> None:
+        self.proc, self.groups = Path(self.mktemp()), Path(self.mktemp())
+
+    def write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def container(self) -> Usage | None:
+        return of_container(7, ID, self.proc, self.groups)
+
+    def test_groups_of_version_1(self) -> None:
+        """Memory without what could be dropped; nanoseconds."""
+        self.write(self.proc / "7/cgroup", FIRST)
+        memory = self.groups / "memory/docker" / ID
+        self.write(memory / "memory.usage_in_bytes", "30000\n")
+        told = "cache 9\ninactive_file 1\ntotal_inactive_file 4000\n"
+        self.write(memory / "memory.stat", told)
+        self.write(self.groups / "cpuacct/docker" / ID / "cpuacct.usage", "1500000000\n")
+        self.assertEqual(self.container(), Usage(26000, 1.5))
+
+    def test_groups_of_version_2(self) -> None:
+        """Memory without what could be dropped; microseconds."""
+        self.write(self.proc / "7/cgroup", SECOND)
+        group = self.groups / f"system.slice/docker-{ID}.scope"
+        self.write(group / "memory.current", "30000\n")
+        self.write(group / "memory.stat", "anon 5\ninactive_file 4000\nactive_file 1\n")
+        self.write(group / "cpu.stat", "usage_usec 1500000\nuser_usec 1\n")
+        self.assertEqual(self.container(), Usage(26000, 1.5))
+
+    def test_a_process_that_is_another_s_by_now(self) -> None:
+        """Its group is not the container's: nothing is said, least of all about the whole host."""
+        for text in ("0::/\n", "5:memory:/\n4:cpuacct:/\n0::/\n", "0::/user.slice\n", "nonsense"):
+            self.write(self.proc / "7/cgroup", text)
+            self.write(self.groups / "memory.current", "1\n")
+            self.assertIsNone(self.container(), text)
+
+    def test_who_is_gone(self) -> None:
+        """Nothing is said."""
+        self.assertIsNone(self.container())
+        self.write(self.proc / "7/cgroup", SECOND)
+        self.assertIsNone(self.container())
+        self.assertIsNone(of_process(7, self.proc))
+
+    def test_a_process(self) -> None:
+        """Whatever its name: times are told from the last parenthesis on."""
+        self.write(self.proc / "7/statm", "900 3 2 1 0 1 0\n")
+        times = " ".join(["S", *map(str, range(4, 14)), "150", "50", "0"])
+        self.write(self.proc / "7/stat", f"7 (a ) b (c) {times}\n")
+        tick = os.sysconf("SC_CLK_TCK")
+        page = os.sysconf("SC_PAGE_SIZE")
+        self.assertEqual(of_process(7, self.proc), Usage(3 * page, 200 / tick))
+
+    def test_this_process(self) -> None:
+        """By the system's own files."""
+        used = of_process(os.getpid())
+        assert used is not None
+        self.assertTrue(10e6 < used.memory < 10e9 and used.cpu > 0)
