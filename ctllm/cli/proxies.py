@@ -17,6 +17,8 @@ from ctllm.errors import BadRequest, NotFound
 _HEAD = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
 #: What every id begins with; the rest is the user's hash.
 _PREFIX = "ctllm-proxy-"
+#: How many are ended at once: Docker does little else meanwhile.
+_FEW = 4
 #: Seconds between two looks at proxies that are to be empty.
 _OFTEN = 0.5
 
@@ -38,10 +40,15 @@ def remove(config: Config, told: Command) -> None:
         ids = [row.id for row in await roster.rows()]
         if wanted != "all":
             ids = _one(wanted, ids)
-        progress = _Progress()
-        for at, id in enumerate(ids, 1):
-            progress.say(f"{at} of {len(ids)}: {_short(id)} ends")
+        progress, ended = _Progress(), 0
+
+        async def end(id: str) -> None:
+            nonlocal ended
             await roster.end(id)
+            ended += 1
+            progress.say(f"{ended} of {len(ids)} ended, the last was {_short(id)}")
+
+        await _few_at_once(end, ids)
         progress.end(f"{_count(len(ids), 'streaming proxy', 'streaming proxies')} ended.")
 
     _with_roster(config, work)
@@ -55,14 +62,13 @@ def drain(config: Config, told: Command) -> None:
         last = reactor.seconds() + told["seconds"]
         ended = broken = 0
         progress = _Progress()
-        while rows := await roster.rows():
+        while rows := [row for row in await roster.rows() if row.state != "failed"]:
             late = reactor.seconds() >= last
-            for row in rows:
-                if late or not row.exchanges:
-                    await roster.end(row.id)
-                    ended += 1
-                    broken += bool(row.exchanges)
-            busy = 0 if late else sum(bool(row.exchanges) for row in rows)
+            ready = [row for row in rows if late or not row.exchanges]
+            await _few_at_once(lambda row: roster.end(row.id), ready)
+            ended += len(ready)
+            broken += sum(bool(row.exchanges) for row in ready)
+            busy = len(rows) - len(ready)
             progress.say(f"{ended} ended, {busy} have something under way")
             await _sleep(reactor, _OFTEN)
         progress.end(
@@ -143,6 +149,18 @@ def _one(wanted: str, ids: Sequence[str]) -> list[str]:
         names = ", ".join(map(_short, found))
         raise BadRequest(f"more than one begins with {wanted}: {names}; give more of the name")
     return found
+
+
+async def _few_at_once(do: Callable[[Any], Coroutine[Any, Any, None]], each: Sequence[Any]) -> None:
+    """Do it to each; fails as the first that fails."""
+    from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+
+    turns = DeferredSemaphore(_FEW)
+    doing = [turns.run(lambda one: Deferred.fromCoroutine(do(one)), one) for one in each]
+    try:
+        await gatherResults(doing, consumeErrors=True)
+    except FirstError as first:
+        first.subFailure.raiseException()
 
 
 async def _sleep(reactor: Any, seconds: float) -> None:

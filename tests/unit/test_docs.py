@@ -32,7 +32,6 @@ ANSWER = b'{"version":"0.12.6"}'
 
 #: Options of other programs that the documents name.
 OTHERS = {
-    "ctstate",
     "filter",
     "help",
     "home-dir",
@@ -188,6 +187,14 @@ def hexed(said: dict[str, bytes]) -> dict[str, str]:
     return {name: data.hex() for name, data in said.items()}
 
 
+def command_options(kind: type) -> Iterator[str]:
+    """Every option of a command and of those within it."""
+    for row in (*getattr(kind, "optParameters", ()), *getattr(kind, "optFlags", ())):
+        yield row[0]
+    for _, _, inner, _ in getattr(kind, "subCommands", ()):
+        yield from command_options(inner)
+
+
 class NamesTests(TestCase):
     def test_options(self) -> None:
         """Every option that the documents name exists."""
@@ -195,6 +202,7 @@ class NamesTests(TestCase):
         known |= {key.option for key in KEYS.values()}
         for _, _, level, _ in options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
+        known |= set(command_options(cli.Options))
         known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / "ctllm/standin/__main__.py").read_text()))
         for page in TEXTS:
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))

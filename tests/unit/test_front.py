@@ -215,6 +215,8 @@ class Routing(Case):
             self.assertEqual(f"{head.method.decode()} {head.target.decode()}", line)
         wanted = proxy_id(INSTANCE, ANN.key)
         self.assertEqual(set(self.proxies.ensured), {wanted})
+        began = self.proxies.began
+        self.assertEqual(began, [True] * (len(began) - 1) + [False], "who resumes begins nothing")
 
     def test_what_the_proxy_is_sent(self) -> None:
         """An assertion that it believes, of use alone, and no credentials."""
@@ -266,7 +268,13 @@ class Routing(Case):
     def test_without_a_token(self) -> None:
         """Health and the description of the API; nothing else."""
         self.assertEqual(self.ask("GET /health"), 200)
-        self.assertEqual(self.told["status"], "ok")
+        self.assertEqual((self.told["status"], self.told["error"]), ("ok", None))
+        self.proxies.draining = True
+        self.ask("GET /health")
+        self.assertEqual((self.told["status"], self.told["error"]), ("draining", None))
+        self.proxies.trouble = "no engine"
+        self.ask("GET /health")
+        self.assertEqual((self.told["status"], self.told["error"]), ("degraded", "no engine"))
         self.assertEqual(self.ask("GET /ctllm/openapi.json"), 200)
         for line in ("GET /ctllm/session", "GET /ctllm/proxy", "GET /ctllm/desktops"):
             self.assertEqual(self.ask(line), 401, line)
@@ -398,6 +406,7 @@ class Tunnels(Case):
     def test_joined(self) -> None:
         """Its head goes on with an assertion for its token, then bytes both ways."""
         self.ask("GET /ws/tunnel", Cookie="x", Ctllm_Assertion="y", **self.UPGRADE, **self.bearer())
+        self.assertEqual(self.proxies.began, [False])
         inner = self.proxies.proxy.place.accept()
         head = inner.said()
         self.assertTrue(
