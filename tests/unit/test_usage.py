@@ -52,7 +52,9 @@ class UsageTests(SynchronousTestCase):
         """Its group is not the container's: nothing is said, least of all about the whole host."""
         for text in ("0::/\n", "5:memory:/\n4:cpuacct:/\n0::/\n", "0::/user.slice\n", "nonsense"):
             self.write(self.proc / "7/cgroup", text)
-            self.write(self.groups / "memory.current", "1\n")
+            for name, told in (("memory.current", "1\n"), ("memory.stat", "inactive_file 0\n"),
+                               ("cpu.stat", "usage_usec 1\n")):  # fmt: skip
+                self.write(self.groups / name, told)
             self.assertIsNone(self.container(), text)
 
     def test_who_is_gone(self) -> None:
