@@ -240,7 +240,7 @@ def measure(folder: Path, seen: Seen) -> None:
         say(f"{MANY} streams")
         count = int(SECONDS * RATE)
         tell(ollama, {"lines": count, "line_interval": 1 / RATE, "line_bytes": LINE})
-        seen.wanted = MANY * count
+        seen.wanted = MANY * (count + 1)  # the last one says that it is done
         stream(house, seen)
         seen.removal = house.end_all()
 

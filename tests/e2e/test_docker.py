@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import time
 
 import pytest
@@ -175,6 +176,11 @@ async def test_what_is_wrong_is_said(engine: Engine, world: World) -> None:
     assert "make images" in told["error"]["message"]
     await until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
+    cloud = await world.cloud(*engine.options, f"--image={BASE}")
+    _, _, told = await start(world, token)
+    assert "executable file not found" in told["error"]["message"]
+    await until(lambda: engine.all() == [], "nothing to be left of it")
+    await cloud.stop()
     cloud = await world.cloud(*engine.options)
     await start(world, token)
     (made,) = engine.containers()
@@ -187,3 +193,38 @@ async def test_what_is_wrong_is_said(engine: Engine, world: World) -> None:
         assert engine.run("ps", "-aq", f"--filter=name={name}")
     finally:
         engine.run("rm", "-f", name)
+
+
+@ensureDeferred
+async def test_where_the_host_has_a_network(engine: Engine, world: World) -> None:
+    """A bridge of somebody else's, of which Docker knows nothing: its addresses are not given."""
+    for words in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
+                  "link set ctltest up"):  # fmt: skip
+        subprocess.run(["ip", *words.split()], check=True)
+    try:
+        await world.cloud(*engine.options)
+        assert (await start(world, await world.token("alice")))[0] == 200
+        (made,) = engine.containers()
+        assert engine.gateway(made) == "10.142.0.33"
+    finally:
+        subprocess.run(["ip", "link", "del", "ctltest"], check=True)
+
+
+@ensureDeferred
+async def test_a_label_that_lies(engine: Engine, world: World) -> None:
+    """A container with our label and another proxy's: it stays, and so does the proxy."""
+    await world.cloud(*engine.options, "--reconcile-seconds=1")
+    token = await world.token("alice")
+    await start(world, token)
+    (made,) = engine.containers()
+    labels = engine.inspect(made)["Config"]["Labels"]
+    told = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
+    engine.run("create", "--name=liar", "--network=none", *told, BASE, "true")
+    try:
+        events = len(audit(world))
+        began = time.monotonic()
+        await until(lambda: time.monotonic() > began + 3, "three times of looking")
+        assert engine.run("ps", "-aq", "--filter=name=liar") and engine.containers() == [made]
+        assert len(audit(world)) == events and (await state(world, token))["state"] == "running"
+    finally:
+        engine.run("rm", "-f", "liar")
