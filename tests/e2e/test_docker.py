@@ -24,6 +24,9 @@ from tests.e2e.lives import (
     with_desktop,
     works,
 )
+from tests.e2e.network_place import Place
+from tests.e2e.network_upstream import sha256, whole
+from tests.e2e.test_unbreakable_killed import taken_up
 from tests.e2e.world import World, until
 
 
@@ -96,6 +99,23 @@ async def test_a_container_that_is_no_more_is_replaced(
     assert second != first
     (death,) = [line for line in audit(world) if line["event"] == "death"]
     assert death["reason"] == "died" and said in death["detail"]
+
+
+@ensureDeferred
+async def test_answers_outlive_their_container(engine: Engine, place: Place) -> None:
+    """It is killed, the next starts, the desktop attaches: who asked to resume has every byte."""
+    await place.start(*engine.options)
+    await place.desktop()
+    reader = await place.chat(150, 0.03, ctllm_resume="60")
+    await reader.until_lines(20)
+    (first,) = engine.containers()
+    await deferToThread(engine.run, "kill", first)
+    await reader.end(5)
+    assert not reader.whole
+    kept = reader.kept
+    rest = await taken_up(place, reader.headers["ctllm-exchange"], len(kept), place.token)
+    assert rest.whole and sha256(kept + bytes(rest.body)) == sha256(whole(150))
+    assert engine.containers() != [first] and place.numbers.asked == 1
 
 
 @ensureDeferred

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -125,6 +126,18 @@ async def test_what_is_refused(engine: Engine) -> None:
     with pytest.raises(ImageMissing):
         await engine.image("ctllm-none:1")
     assert (await engine.image(BASE)).size > 1_000_000
+
+
+@ensureDeferred
+async def test_without_permission(docker: Dockerd, engine: Engine) -> None:
+    """A user who may not open the socket is told what to do."""
+    docker.folder.chmod(0o711)  # so that it is the socket itself that is closed
+    os.seteuid(60123)
+    try:
+        with pytest.raises(EngineAbsent, match="a user of the group docker"):
+            await engine.version()
+    finally:
+        os.seteuid(0)
 
 
 @ensureDeferred
