@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -94,14 +93,18 @@ def resume(config: Config, _: Command) -> None:
 
 def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
-    from ctllm.cloud.operator import operator_socket
+    from ctllm.cloud.operator import answers, operator_socket
     from ctllm.cloud.roster import Remote
 
     folder = cloud_state(config)
     path = operator_socket(Path(config.state))
+    try:
+        running = answers(path)
+    except PermissionError:
+        raise BadRequest(f"{path}: only root and the cloud's user may ask the cloud") from None
 
     async def asking(reactor: Any) -> None:
-        if _answers(path):
+        if running:
             remote = Remote(reactor, str(path))
             try:
                 await work(remote, reactor)
@@ -111,17 +114,6 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
             await work(_local(config, folder, reactor), reactor)
 
     run(asking)
-
-
-def _answers(path: Path) -> bool:
-    try:
-        with socket.socket(socket.AF_UNIX) as trial:
-            trial.connect(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
-        return False
-    except PermissionError:
-        raise BadRequest(f"{path}: only root and the cloud's user may ask the cloud") from None
-    return True
 
 
 def _local(config: Config, folder: Any, reactor: Any) -> Any:

@@ -9,6 +9,7 @@ DELETE  /draining         again; 204
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
 from ctllm.cloud.proxies import Proxies
-from ctllm.errors import NotFound
+from ctllm.errors import BadConfiguration, NotFound
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
@@ -31,13 +32,37 @@ def operator_socket(state: Path) -> Path:
     return state / "cloud" / "operator.sock"
 
 
+def answers(path: Path) -> bool:
+    """Whether a cloud listens there; PermissionError where we may not know."""
+    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > _LONGEST:
+        return False
+    try:
+        with socket.socket(socket.AF_UNIX) as trial:
+            trial.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
 def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener | None:
-    """The service that answers there; None, and a warning, where the path is too long."""
+    """The service that answers there; None where the system has no such sockets or paths so long.
+
+    Raises BadConfiguration where another cloud does.
+    """
     path = operator_socket(state)
+    if not hasattr(socket, "AF_UNIX"):
+        return None
     if len(os.fsencode(path)) > _LONGEST:
         _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
         return None
-    endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600"
+    if answers(path):
+        raise BadConfiguration(
+            f"Another ctllm cloud uses {state}: stop it, or give this one another state folder "
+            "with --state."
+        )
+    path.unlink(missing_ok=True)  # of one that was killed
+    # No lock by process id: after a restart of the machine that may be anybody's.
+    endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"
     factory = HttpServerFactory(Operator(proxies), reactor)
     return Listener(reactor, endpoint, factory, "state")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import stat
 import subprocess
 from typing import Any
@@ -66,6 +67,22 @@ async def test_a_table_of_those_that_run(engine: Engine, world: World) -> None:
         for row in rows:
             found = re.fullmatch(ROW, row)
             assert found and 10 < float(found[1]) < 64, row
+
+
+@ensureDeferred
+async def test_two_clouds_on_one_folder(world: World) -> None:
+    """The second does not start, and the first goes on; one that was killed is in nobody's way."""
+    first = await world.cloud()
+    second = world.place(
+        "cloud", "cloud", "--listen=127.0.0.1:0", "--metrics=off", "--runtime=docker"
+    )
+    assert await second.ended == 1 and "Another ctllm cloud uses" in second.printed
+    assert await world.command("cloud", "proxies") == "No streaming proxy runs."
+    await first.stop(signal.SIGKILL)
+    socket = world.state("cloud") / "cloud" / "operator.sock"
+    assert socket.is_socket()
+    await world.cloud()
+    assert await world.command("cloud", "proxies") == "No streaming proxy runs."
 
 
 @ensureDeferred
