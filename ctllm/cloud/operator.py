@@ -17,12 +17,12 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
 from ctllm.cloud.proxies import Proxies
-from ctllm.errors import BadConfiguration, NotFound
+from ctllm.cloud.runtimes.places import LONGEST, in_use
+from ctllm.errors import NotFound
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
 
-_LONGEST = 107  # bytes, of a UNIX socket's path
 _PROXIES = "/proxies/"
 _log = Logger()
 
@@ -34,7 +34,7 @@ def operator_socket(state: Path) -> Path:
 
 def answers(path: Path) -> bool:
     """Whether a cloud listens there; PermissionError where we may not know."""
-    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > _LONGEST:
+    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
         return False
     try:
         with socket.socket(socket.AF_UNIX) as trial:
@@ -52,14 +52,11 @@ def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener |
     path = operator_socket(state)
     if not hasattr(socket, "AF_UNIX"):
         return None
-    if len(os.fsencode(path)) > _LONGEST:
+    if len(os.fsencode(path)) > LONGEST:
         _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
         return None
     if answers(path):
-        raise BadConfiguration(
-            f"Another ctllm cloud uses {state}: stop it, or give this one another state folder "
-            "with --state."
-        )
+        raise in_use(state)
     path.unlink(missing_ok=True)  # of one that was killed
     # No lock by process id: after a restart of the machine that may be anybody's.
     endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"

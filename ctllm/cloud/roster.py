@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
 
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.health import ask_health
+from ctllm.cloud.health import Health, ask_health
 from ctllm.cloud.runtimes import Instance, Runtime, Usage
 from ctllm.errors import ProxyUnavailable, UpstreamFailed
 from ctllm.http.asking import ask
@@ -51,15 +51,15 @@ class Roster(Protocol):
         """Begin nothing new any more, or again."""
 
 
-def row(id: str, state: str, age: float, health: object | None, used: Usage | None) -> Row:
+def row(id: str, state: str, age: float, health: Health | None, used: Usage | None) -> Row:
     """A row of what a proxy says of itself, and what the system says of it."""
     return Row(
         id=id,
         state=state,
         age=max(0.0, age),
-        idle=getattr(health, "idle_seconds", None),
-        exchanges=getattr(health, "exchanges", None),
-        desktops=getattr(health, "desktops", None),
+        idle=None if health is None else health.idle_seconds,
+        exchanges=None if health is None else health.exchanges,
+        desktops=None if health is None else health.desktops,
         memory=None if used is None else used.memory,
         cpu=None if used is None else used.cpu,
     )

@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.standin import Script
@@ -113,9 +114,9 @@ async def test_drains(engine: Engine, world: World) -> None:
     await with_desktop(world, *engine.options)
     assert world.ollama is not None
     world.ollama.script("/api/chat", Script(lines=60, line_interval=0.1))
-    answer = deferToThread(world_http, world, "POST", "/api/chat", CHAT, world.alice)
+    answer = Deferred.fromCoroutine(world.http("POST", "/api/chat", CHAT, world.alice))
     await world.ollama.wait_for(lambda record: record.lines_sent > 3)
-    draining = proxies_begin(engine, world, "drain")
+    draining = Deferred.fromCoroutine(proxies(engine, world, "drain"))
 
     async def refuses() -> bool:
         status, headers, body = await world.http("GET", "/api/version", token=world.alice)
@@ -132,21 +133,6 @@ async def test_drains(engine: Engine, world: World) -> None:
     code, _ = await proxies(engine, world, "resume")
     assert code == 0
     await until(lambda: works(world, world.alice), "the desktop to return", 40)
-
-
-def world_http(world: World, *request: Any) -> Any:
-    """A request in a thread."""
-    from tests.e2e.world import plain_http
-
-    method, path, body, token = request
-    return plain_http(world.cloud_port, method, path, body, token, {})
-
-
-def proxies_begin(engine: Engine, world: World, *words: str) -> Any:
-    """The same as `proxies`, begun now."""
-    from twisted.internet.defer import Deferred
-
-    return Deferred.fromCoroutine(proxies(engine, world, *words))
 
 
 @ensureDeferred

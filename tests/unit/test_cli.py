@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from time import time
@@ -50,6 +52,11 @@ class CommandTests(SynchronousTestCase):
         with redirect_stdout(io.StringIO()) as out:
             self.assertEqual(self.assertRaises(SystemExit, main, ["--version"]).code, 0)
         self.assertEqual(out.getvalue(), f"ctllm {__version__}\n")
+
+    def test_starts_light(self) -> None:
+        """What only a cloud needs is not imported for a command that needs none of it."""
+        program = "import sys, ctllm.cli; sys.exit(bool({'treq', 'OpenSSL'} & set(sys.modules)))"
+        self.assertEqual(subprocess.run([sys.executable, "-c", program], check=False).returncode, 0)
 
     def test_words_that_it_does_not_know(self) -> None:
         """It says what is wrong and where help is."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ctllm.cloud.engine import Container, Listed
+if TYPE_CHECKING:  # the engine's client takes half a second to import, which commands need not
+    from ctllm.cloud.engine import Container, Listed
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ class Deaths(Service):
         while True:
             try:
                 await self._listen()
+                said = ""  # it was there: when it goes away again, that is news
             except CancelledError:
                 raise
             except EngineRefused as error:

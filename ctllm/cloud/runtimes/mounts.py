@@ -16,6 +16,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from ctllm.cloud.engine import Container, Listed
 from ctllm.cloud.identity.store import Folder
 from ctllm.cloud.runtimes.attachment import Attached
+from ctllm.cloud.runtimes.places import LONGEST
 from ctllm.cloud.waiting import sleep
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.http.faces import Clock
@@ -27,7 +28,6 @@ _INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
 _OPEN, _SEALED = 0o770, 0o550
 #: Seconds between two looks whether the socket is there.
 _OFTEN = 0.02
-_LONGEST = 107  # bytes, of a UNIX socket's path
 
 
 class Mounts:
@@ -38,7 +38,7 @@ class Mounts:
 
     def open(self) -> None:
         """Make sure that sockets can be there; BadConfiguration says what is in the way."""
-        if len(os.fsencode(self._folder("") / _SOCKET)) > _LONGEST:
+        if len(os.fsencode(self._folder("") / _SOCKET)) > LONGEST:
             raise BadConfiguration(
                 f"{self._base} is too long a path for sockets: choose a shorter --state, or "
                 "network = bridge."

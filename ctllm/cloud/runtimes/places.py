@@ -132,6 +132,14 @@ class Sockets:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
+def in_use(state: Path) -> BadConfiguration:
+    """The error for a state folder that another cloud uses."""
+    return BadConfiguration(
+        f"Another ctllm cloud uses {state}: stop it, or give this one another state folder with "
+        "--state."
+    )
+
+
 def _locked(folder: Path) -> int:
     """Lock the folder itself, until the descriptor that this gives is closed or we are gone."""
     import fcntl  # not on Windows, which has no UNIX sockets either
@@ -141,10 +149,7 @@ def _locked(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise BadConfiguration(
-            f"Another ctllm cloud uses {folder.parent}: stop it, or give this one another state "
-            "folder with --state."
-        ) from None
+        raise in_use(folder.parent) from None
     return descriptor
 
 
