@@ -16,7 +16,6 @@ from twisted.internet.endpoints import quoteStringArgument
 from ctllm.cloud.engine import Container, Listed
 from ctllm.cloud.identity.store import Folder
 from ctllm.cloud.runtimes.attachment import Attached
-from ctllm.cloud.runtimes.places import LONGEST
 from ctllm.cloud.waiting import sleep
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.http.faces import Clock
@@ -28,6 +27,8 @@ _INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
 _OPEN, _SEALED = 0o770, 0o550
 #: Seconds between two looks whether the socket is there.
 _OFTEN = 0.02
+#: Bytes of a socket's path: Linux's limit, for what shares folders with containers is Linux.
+_LONGEST = 107
 
 
 class Mounts:
@@ -38,7 +39,7 @@ class Mounts:
 
     def open(self) -> None:
         """Make sure that sockets can be there; BadConfiguration says what is in the way."""
-        if len(os.fsencode(self._folder("") / _SOCKET)) > LONGEST:
+        if len(os.fsencode(self._folder("") / _SOCKET)) > _LONGEST:
             raise BadConfiguration(
                 f"{self._base} is too long a path for sockets: choose a shorter --state, or "
                 "network = bridge."
