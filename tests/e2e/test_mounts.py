@@ -66,7 +66,7 @@ async def test_the_whole_way_without_a_network(engine: Engine, world: World) -> 
 
 @ensureDeferred
 async def test_ends_in_order(engine: Engine, world: World) -> None:
-    """Though it could not remove its socket a moment before."""
+    """Though it may not remove its socket; the cloud does."""
     await world.cloud(*engine.options, NONE)
     token = await world.token("alice")
     await start(world, token)

@@ -41,8 +41,5 @@ class Attachment(Protocol):
     async def clear(self, proxy_id: str) -> None:
         """Remove what was made, if anything was; its container is gone."""
 
-    def ending(self, proxy_id: str) -> None:
-        """Its container is about to be told to end."""
-
     async def left(self) -> set[str]:
         """The proxies for which something is there."""

@@ -64,9 +64,6 @@ class Bridges:
             if self._marks.own(theirs.labels or {}):
                 await self._engine.remove_network(theirs.id)
 
-    def ending(self, proxy_id: str) -> None:
-        """Nothing to prepare."""
-
     async def left(self) -> set[str]:
         """The owners of networks that are ours, by name and by label."""
         networks = await self._engine.networks(self._marks.ours)

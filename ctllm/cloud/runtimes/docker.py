@@ -201,8 +201,6 @@ class DockerRuntime(MultiService):
         if found is not None and self._marks.own(found.labels):
             if found.state.status == "running":
                 # It tells its desktops, which then look for the next one at once.
-                for each in self._attachments:
-                    each.ending(proxy_id)
                 await self._engine.stop_container(found.id, PATIENCE)
             await self._engine.remove_container(found.id)
         for each in self._attachments:

@@ -23,7 +23,7 @@ from ctllm.http.faces import Clock
 #: The group of proxies where the cloud is root's, who needs none.
 GROUP = 1001
 _INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
-#: While the proxy makes its socket; afterwards; while it ends, and removes the socket.
+#: While the proxy makes its socket, and afterwards.
 _OPEN, _SEALED = 0o770, 0o550
 #: Seconds between two looks whether the socket is there.
 _OFTEN = 0.02
@@ -75,14 +75,10 @@ class Mounts:
 
     async def clear(self, proxy_id: str) -> None:
         """Remove the folder."""
-        self.ending(proxy_id)
-        shutil.rmtree(self._folder(proxy_id), ignore_errors=True)
-
-    def ending(self, proxy_id: str) -> None:
-        """Let the proxy remove its socket, without which it would not end in order."""
         folder = self._folder(proxy_id)
         if folder.is_dir():
-            folder.chmod(_OPEN)
+            folder.chmod(_OPEN)  # sealed, it keeps what is in it from us, too
+            shutil.rmtree(folder, ignore_errors=True)
 
     async def left(self) -> set[str]:
         """Nothing by which a proxy would be known: a folder that stays costs nothing."""
