@@ -9,7 +9,10 @@ from __future__ import annotations
 from ctllm.wire.heads import AnswerHead, Headers, RequestHead, without
 
 ASSERTION = b"Ctllm-Assertion"
+#: In a request, the desktop that is to answer, by id or name; in an answer, the one that did.
 DESKTOP = b"Ctllm-Desktop"
+#: The id of a desktop that is not to answer: one that asks for itself has looked at home already.
+ELSEWHERE = b"Ctllm-Elsewhere"
 EXCHANGE = b"Ctllm-Exchange"
 RESUME = b"Ctllm-Resume"
 

@@ -7,7 +7,7 @@ affair; who may ask for what is in the assertion.
 from __future__ import annotations
 
 from ctllm.errors import Forbidden, MethodNotAllowed, NotFound, Overloaded, Unauthenticated
-from ctllm.http.headers import ASSERTION, EXCHANGE
+from ctllm.http.headers import ASSERTION
 from ctllm.http.incoming import Incoming
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.splice import hand_over
@@ -84,7 +84,7 @@ class ProxyApp:
             raise MethodNotAllowed("an answer can only be taken up", allow="GET")
         id, offset = wanted_exchange(incoming.asked.target)
         asking = self._rendezvous.take_up(id, offset, incoming)
-        incoming.extra = ((EXCHANGE, id.hex().encode()),)
+        incoming.extra = self._rendezvous.told(asking)
         incoming.relay(self._rendezvous.call(asking, again=True))
 
 

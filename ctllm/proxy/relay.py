@@ -6,18 +6,17 @@ With one desktop to choose from nothing is looked at and nothing waits.
 from __future__ import annotations
 
 from ctllm.http.faces import Clock
-from ctllm.http.headers import EXCHANGE
 from ctllm.http.incoming import Incoming
+from ctllm.http.listing import ask_all
+from ctllm.http.lists import Form, form_of, merge
 from ctllm.proxy.choice import Meeting
-from ctllm.proxy.listing import ask_all
-from ctllm.proxy.lists import Form, form_of, merge
-from ctllm.proxy.model_name import ModelName
 from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.proxy.room import Room
 from ctllm.proxy.undecided import Begin, Undecided
 from ctllm.wire.endpoints import model_fields, model_in_path
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.model_name import ModelName
+from ctllm.wire.room import Room
 
 
 class Relay:
@@ -46,7 +45,7 @@ class Relay:
     def _beginning(self, head: RequestHead, incoming: Incoming) -> Begin:
         def begin(model: str | None, caller: Caller) -> Call:
             asking = self._rendezvous.open(head, caller, model)
-            incoming.extra = ((EXCHANGE, asking.id.hex().encode()),)
+            incoming.extra = self._rendezvous.told(asking)
             return self._rendezvous.call(asking)
 
         return begin
@@ -56,7 +55,11 @@ class Relay:
     ) -> None:
         """Answer with what the real ones have (a demo's model is not on offer beside them)."""
         peers = [each for each in able if each.merit == able[0].merit]
-        bodies = await ask_all(peers, head, self._clock, self._room) if len(peers) > 1 else []
+        bodies = (
+            await ask_all([each.opener for each in peers], head, self._clock, self._room)
+            if len(peers) > 1
+            else []
+        )
         merged = merge(form, bodies)
         if merged is None:
             incoming.relay(self._beginning(head, incoming)(None, incoming))

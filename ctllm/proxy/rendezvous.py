@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import quote
 
 from twisted.logger import Logger
 
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.faces import Clock
-from ctllm.http.headers import DESKTOP
+from ctllm.http.headers import DESKTOP, ELSEWHERE, EXCHANGE
 from ctllm.http.websocket import ProxySocket
 from ctllm.proxy.choice import Meeting, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
@@ -25,13 +26,16 @@ from ctllm.wire.frames import (
     json_frame,
     split,
 )
-from ctllm.wire.heads import RequestHead, first
+from ctllm.wire.heads import Headers, RequestHead, first
 from ctllm.wire.noted import Noted
 from ctllm.wire.opener import Asking, Opener
 from ctllm.wire.tunnel import check
 
 #: Most desktops one user may have connected.
 MAX_DESKTOPS = 32
+
+#: What a desktop's name may have in a header as it is; the rest is quoted as in URLs.
+_PLAIN = " !#$&'()*+,/:;=?@[]"
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _REPLACED = json_frame(
@@ -123,7 +127,7 @@ class Rendezvous:
         """The desktops that may answer `head`, the best first; none where it names one itself."""
         if first(head.headers, DESKTOP.lower()) is not None:
             return []
-        return [each for each in by_preference(self._meetings.values()) if each.merit]
+        return [each for each in self._here(head) if each.merit]
 
     def open(self, head: RequestHead, caller: Caller, model: str | None = None) -> Asking:
         """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
@@ -134,7 +138,7 @@ class Rendezvous:
         resume = wanted_seconds(head, self._max_resume)
         self._busy_until = self._clock.seconds()
         wanted = first(head.headers, DESKTOP.lower())
-        meeting = self._best(model) if wanted is None else self._named(_text(wanted))
+        meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
         if changes_models(head):
             caller = Noted(caller, lambda: self._changed(meeting))
         asking = meeting.opener.open(head, caller, resume)
@@ -157,10 +161,23 @@ class Rendezvous:
             return asking
         return (Again if again else Resumable)(asking, self._clock)
 
-    def _best(self, model: str | None) -> Meeting:
+    def told(self, asking: Asking) -> Headers:
+        """What the client is told of its exchange: its id, and who answers it."""
+        id = asking.id
+        names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
+        who = tuple((DESKTOP, quote(name, safe=_PLAIN).encode()) for name in names)
+        return ((EXCHANGE, id.hex().encode()), *who)
+
+    def _here(self, head: RequestHead) -> list[Meeting]:
         here = by_preference(self._meetings.values())
+        asks = first(head.headers, ELSEWHERE.lower())
+        return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
+
+    def _best(self, head: RequestHead, model: str | None) -> Meeting:
+        here = self._here(head)
         if not here:
-            raise DesktopOffline("none of your desktops is connected; start ctllm on one")
+            other = "" if first(head.headers, ELSEWHERE.lower()) is None else "other "
+            raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
         return here[0] if model is None else holder(here, model, self._clock.seconds())
 
     def _named(self, wanted: str) -> Meeting:

@@ -25,8 +25,8 @@ from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.limits import confine
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.proxy.room import Room
 from ctllm.wire.assertions import Verifier
+from ctllm.wire.room import Room
 
 #: Which part of its memory a proxy takes to hold requests while it chooses their desktop.
 HELD = 8

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctllm.errors import CtllmError
-from ctllm.proxy.model_name import ModelName
-from ctllm.proxy.room import Room
 from ctllm.wire.exchange import Call, Caller
+from ctllm.wire.model_name import ModelName
+from ctllm.wire.room import Room
 from ctllm.wire.window import READ
 
 #: Most bytes of one body that wait, plus one read: pictures often come before the model's name.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.proxy.lists import Form, form_of, merge
+from ctllm.http.lists import Form, form_of, merge
 from ctllm.wire.heads import RequestHead
 
 

@@ -16,11 +16,11 @@ from ctllm.http.sockets import ProxySockets
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.proxy.room import Room
 from ctllm.wire.assertions import LIFE, SERVE, USE, Verifier
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.wire.heads import AnswerHead
 from ctllm.wire.jws import public_text
+from ctllm.wire.room import Room
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
 

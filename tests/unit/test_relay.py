@@ -9,11 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
-from ctllm.proxy.listing import MOST, PATIENCE
+from ctllm.http.listing import MOST, PATIENCE
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.proxy.room import Room
 from ctllm.wire.heads import AnswerHead
+from ctllm.wire.room import Room
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
 

@@ -8,11 +8,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, DesktopLost, DesktopOffline
 from ctllm.proxy import undecided as module
-from ctllm.proxy.model_name import ModelName
-from ctllm.proxy.room import Room
 from ctllm.proxy.undecided import Undecided
 from ctllm.wire.exchange import Caller
 from ctllm.wire.heads import AnswerHead
+from ctllm.wire.model_name import ModelName
+from ctllm.wire.room import Room
 from ctllm.wire.window import READ
 from tests.unit.pretend import Heard, Told
 

@@ -1,6 +1,6 @@
-"""Lists of models of several desktops, made one.
+"""Lists of models of several sides (desktops; here and the cloud), made one.
 
-A desktop may be anything: what is no list is left out.
+A side may be anything: what is no list is left out.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Room:
-    """Counts the bytes that are held for all of a user's requests together."""
+    """Counts the bytes that are held for all requests together."""
 
     def __init__(self, size: int) -> None:
         self._size = size

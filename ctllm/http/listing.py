@@ -1,24 +1,25 @@
-"""The same question to several desktops at once, for their lists of models.
+"""The same question to several sides at once (desktops; here and the cloud), for lists of models.
 
-A desktop may be slow, or send without end: one whose list does not come in time, or is very long,
+One may be slow, or send without end: one whose list does not come in time, or is very long,
 is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from ctllm.errors import Cancelled, CtllmError
 from ctllm.http.faces import Clock
-from ctllm.proxy.choice import Meeting
-from ctllm.proxy.room import Room
+from ctllm.wire.exchange import Upstream
 from ctllm.wire.heads import AnswerHead, RequestHead, without
+from ctllm.wire.room import Room
 
-#: Seconds that a desktop has for its list.
+#: Seconds that each has for its list.
 PATIENCE = 3.0
-#: Most bytes of one desktop's list: some ten thousand models.
+#: Most bytes of one list: some ten thousand models.
 MOST = 4 * 1024 * 1024
 
 #: What is about the connection or the form of an answer that is not passed on as it comes.
@@ -26,14 +27,14 @@ _NOT_ASKED = (b"accept-encoding", b"content-length", b"transfer-encoding", b"ran
 
 
 async def ask_all(
-    meetings: list[Meeting], head: RequestHead, clock: Clock, room: Room
+    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: Room
 ) -> list[bytes]:
-    """The lists that came within the time and the sizes, in the order of `meetings`."""
+    """The lists that came within the time and the sizes, in the order of `upstreams`."""
     plain = RequestHead(head.method, head.target, without(head.headers, _NOT_ASKED))
-    listings = [Listing(room) for _ in meetings]
+    listings = [Listing(room) for _ in upstreams]
     asking = [
-        Deferred.fromCoroutine(_ask(meeting, plain, clock, listing))
-        for meeting, listing in zip(meetings, listings, strict=True)
+        Deferred.fromCoroutine(_ask(upstream, plain, clock, listing))
+        for upstream, listing in zip(upstreams, listings, strict=True)
     ]
     try:
         results: list[tuple[bool, Any]] = await DeferredList(asking, consumeErrors=True)
@@ -45,8 +46,8 @@ async def ask_all(
         room.give(sum(len(listing.body) for listing in listings))
 
 
-async def _ask(meeting: Meeting, head: RequestHead, clock: Clock, listing: Listing) -> None:
-    call = meeting.opener.open(head, listing)
+async def _ask(upstream: Upstream, head: RequestHead, clock: Clock, listing: Listing) -> None:
+    call = upstream.open(head, listing)
     call.end()
     timer = clock.callLater(PATIENCE, listing.over)
     try:
@@ -59,7 +60,7 @@ async def _ask(meeting: Meeting, head: RequestHead, clock: Clock, listing: Listi
 
 
 class Listing:
-    """A `Caller` that collects one desktop's list; `whole` if it is one."""
+    """A `Caller` that collects one list; `whole` if it is one."""
 
     def __init__(self, room: Room) -> None:
         self.body = bytearray()
