@@ -68,6 +68,20 @@ class MethodNotAllowed(CtllmError):
         self.allow = allow
 
 
+class NotRunning(CtllmError):
+    """No daemon answers where one is asked."""
+
+    code = "not_running"
+    status = 503
+
+
+class NoWindow(CtllmError):
+    """The page is in a browser, which is not ours to hide."""
+
+    code = "no_window"
+    status = 409
+
+
 class Gone(CtllmError):
     """What was asked for existed and is not kept any more."""
 

@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -80,6 +81,8 @@ def makeService(options: Options) -> Place:
     from twisted.internet import reactor
 
     poll_directly(reactor)
+    # Twisted's timers follow the time of day, and stand still when somebody sets that back.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign,misc]
     config = options.configuration()
     _allow_many_sockets()
     json = config.log_format == "json"

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from twisted.python import usage
 
-from ctllm.cli import desktop, firewall, proxies, server
+from ctllm.cli import daemon, desktop, firewall, proxies, server
 from ctllm.cli.options import Command, Options
 from ctllm.config import Config, load
-from ctllm.errors import CtllmError
+from ctllm.errors import CtllmError, NotRunning
+
+#: The status of a command that found no daemon, as for services (LSB, init scripts).
+NOT_RUNNING = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"ctllm: {error}") from None
     try:
         _run(options)
+    except NotRunning as error:
+        print(f"ctllm: {error.message}", file=sys.stderr)
+        raise SystemExit(NOT_RUNNING) from None
     except CtllmError as error:
         raise SystemExit(f"ctllm: {error.message}") from None
 
@@ -46,6 +52,13 @@ _COMMANDS: dict[str, Callable[[Config, Command], None]] = {
     "proxies rm": proxies.remove,
     "proxies drain": proxies.drain,
     "proxies resume": proxies.resume,
+    "status": daemon.status,
+    "show": daemon.show,
+    "hide": daemon.hide,
+    "settings": daemon.settings,
+    "prefer": daemon.prefer,
+    "quit": daemon.quit,
+    "logs": daemon.logs,
     "login": desktop.login,
     "logout": desktop.logout,
     "connect": desktop.connect,

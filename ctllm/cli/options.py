@@ -93,6 +93,55 @@ class _Proxies(usage.Options):
     defaultSubCommand = "ls"
 
 
+_JSON = ["json", None, "Print JSON, for programs"]
+
+
+class _Status(Command):
+    longdesc = (
+        "Says how the desktop that runs here is. The status is 0 when it is connected, 2 when it "
+        "is and Ollama is down, 3 when none runs, 4 when it is signed out, 5 while it is not "
+        "connected, and 1 when it cannot be asked."
+    )
+    optFlags = [_JSON, ["watch", None, "Go on, and say it again whenever it changes"]]
+
+
+class _Show(Command):
+    longdesc = "Opens the chat page in your browser, signed in; without one, prints its address."
+    optFlags = [_JSON]
+
+
+class _Hide(Command):
+    longdesc = "Hides the window of the chat page, where it has one of its own."
+    optFlags = [_JSON]
+
+
+class _Settings(Command):
+    longdesc = "Opens the settings in your browser; without one, prints their address."
+    optFlags = [_JSON]
+
+
+class _Prefer(Command):
+    argument = "WHERE"
+    longdesc = (
+        "Says where requests of this machine's apps go, now and after a restart. auto: to Ollama "
+        "here, and to your other desktops for models that only they have or while it fails. "
+        "local: to them only while it fails. cloud: to them first. never: never to them."
+    )
+    optFlags = [_JSON]
+
+
+class _Quit(Command):
+    longdesc = "Ends the desktop that runs here, once the answers under way are whole."
+    optFlags = [_JSON]
+    optParameters = [["seconds", None, 10, "Wait no longer than this for them", float]]
+
+
+class _Logs(Command):
+    longdesc = "Prints the last lines of the log of the desktop that runs here."
+    optFlags = [_JSON, ["follow", "f", "Go on, and print what is added"]]
+    optParameters = [["lines", "n", 100, "How many", int]]
+
+
 class _Login(Command):
     argument = "LINK"
     longdesc = "Signs this desktop in with a link that `ctllm invite NAME` printed on the server."
@@ -147,6 +196,18 @@ class Options(usage.Options):
         ("revoke", None, _Revoke, "On the server: end every sign-in of a user"),
         ("firewall", None, _Firewall, "On the server: close containers off from it"),
         ("proxies", None, _Proxies, "On the server: its streaming proxies (ls, rm, drain, resume)"),
+        ("status", None, _Status, "On a desktop: how is it?"),
+        ("show", None, _Show, "On a desktop: open the chat page"),
+        ("hide", None, _Hide, "On a desktop: hide the window of the chat page"),
+        ("settings", None, _Settings, "On a desktop: open the settings"),
+        (
+            "prefer",
+            None,
+            _Prefer,
+            "On a desktop: where apps' requests go (auto, local, cloud, never)",
+        ),
+        ("quit", None, _Quit, "On a desktop: end it, in order"),
+        ("logs", None, _Logs, "On a desktop: what it has logged"),
         ("login", None, _Login, "On a desktop: sign in with such a link"),
         ("logout", None, _Logout, "On a desktop: sign out"),
         ("keys", None, _Keys, "On a desktop: API keys for programs (add, rm, ls)"),

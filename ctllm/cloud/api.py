@@ -70,6 +70,7 @@ class Api:
                 {"POST": self._sign, "GET": self._who, "DELETE": self._sign_out},
             ),
             (re.compile("/ctllm/session/token"), {"POST": self._renew}),
+            (re.compile("/ctllm/session/invite"), {"POST": self._invite}),
             (
                 re.compile("/ctllm/proxy"),
                 {"GET": self._proxy, "PUT": self._start, "DELETE": self._stop},
@@ -116,6 +117,9 @@ class Api:
 
     async def _who(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.who(incoming, await manager())
+
+    async def _invite(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.invite(incoming, await manager())
 
     async def _proxy(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         incoming.reply(200, await self._described(self._proxy_of(await manager())))

@@ -21,6 +21,7 @@ from ctllm.cloud.identity import (
     Invites,
     Issuer,
     Keys,
+    Passes,
     Remembered,
     Sessions,
     load_keys,
@@ -99,7 +100,10 @@ class CloudService(MultiService):
         self.invites = Invites(folder.inner("invites"), time.time, self._settings.invite_minutes)
         sessions = Sessions(folder.inner("sessions"), time.time, self._settings.session_days)
         issuer = Issuer(keys.signing, time.time, self._settings.token_seconds)
-        sign_in = SignIn(issuer, self.invites, sessions, time.time, self._settings.session_days)
+        sign_in = SignIn(
+            issuer, self.invites, Passes(time.time), sessions, time.time,
+            self._settings.session_days,
+        )  # fmt: skip
         sign_in.secure = self.url.startswith("https:")
         self._front = self._compose(keys, issuer, sign_in)
         folder.replace("url", self.url.encode())

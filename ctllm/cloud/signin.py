@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ctllm.cloud.identity import Grant, Invites, Issuer, Session, Sessions, User
+from ctllm.cloud.identity import SERVE, Grant, Invites, Issuer, Passes, Session, Sessions, User
+from ctllm.cloud.identity.passes import LIFE
 from ctllm.errors import CtllmError, Forbidden, Unauthenticated
 from ctllm.http.bodies import decoded
 from ctllm.http.incoming import Incoming
@@ -45,12 +46,14 @@ class SignIn:
         self,
         issuer: Issuer,
         invites: Invites,
+        passes: Passes,
         sessions: Sessions,
         now: Callable[[], float],
         days: int,
     ) -> None:
         self._issuer = issuer
         self._invites = invites
+        self._passes = passes
         self._sessions = sessions
         self._now = now
         self._cookie_seconds = days * 24 * 3600
@@ -70,6 +73,9 @@ class SignIn:
 
     def _opened(self, asked: Redeem) -> str:
         """Spend the invitation for a session; where that cannot be kept, it is not spent."""
+        user = self._passes.redeem(asked.invite)
+        if user is not None:
+            return self._sessions.open(user, asked.client)
         refresh = self._sessions.open(self._invites.user(asked.invite), asked.client)
         try:
             self._invites.redeem(asked.invite)
@@ -77,6 +83,11 @@ class SignIn:
             self._sessions.close(refresh)
             raise
         return refresh
+
+    def invite(self, incoming: Incoming, grant: Grant) -> None:
+        """Give a desktop what signs its user's browser in, once."""
+        grant.require(SERVE)  # what a page can read does not make sign-ins that last
+        incoming.reply(201, {"invite": self._passes.create(grant.user), "expires_in": int(LIFE)})
 
     def renew(self, incoming: Incoming, raw: bytes) -> None:
         """Give another short token."""

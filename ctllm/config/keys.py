@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, inspect, structs
 
-from ctllm.config.sections import Config, Section
+from ctllm.config.section import Section
+from ctllm.config.sections import Config
 from ctllm.errors import BadConfiguration
 
 

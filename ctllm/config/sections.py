@@ -8,20 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from ctllm.config.addresses import (
     check_listen_or_off,
-    check_ollama,
     check_origin,
     check_web_address,
     endpoint_string,
     network_pool,
 )
-
-
-class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all sections share. A `check` in a field's `extra` judges the texts that it holds."""
+from ctllm.config.desktop import Desktop
+from ctllm.config.section import Section
 
 
 class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -160,52 +157,6 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             le=1048576,
         ),
     ] = 65536
-
-
-class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Keys of the desktop: the machine with Ollama."""
-
-    endpoint: Annotated[
-        str,
-        Meta(
-            description="Where apps on this machine find their models: host:port, an endpoint "
-            'string of Twisted, or "off".',
-            extra={"check": check_listen_or_off},
-        ),
-    ] = "127.0.0.1:11435"
-    ollama: Annotated[
-        str,
-        Meta(
-            description="Where Ollama is, in any form that OLLAMA_HOST may have. "
-            "Empty: $OLLAMA_HOST, else 127.0.0.1:11434.",
-            extra={"check": check_ollama},
-        ),
-    ] = ""
-    desktop_name: Annotated[
-        str,
-        Meta(
-            description="The name by which people see this desktop. Empty: its host name.",
-            max_length=100,
-            pattern=r"^[^\x00-\x1f\x7f]*$",
-        ),
-    ] = ""
-    demo: Annotated[
-        Literal["auto", "on", "off"],
-        Meta(
-            description="Whether a small stand-in answers where there is no Ollama. "
-            "auto: only when everything runs in one program."
-        ),
-    ] = "auto"
-    ollama_check_seconds: Annotated[
-        int, Meta(description="How often to look whether Ollama is up, in seconds.", ge=1)
-    ] = 5
-    cloud_url: Annotated[
-        str,
-        Meta(
-            description="The cloud's address from here, if it is not the one of the sign-in link.",
-            extra={"check": check_web_address},
-        ),
-    ] = ""
 
 
 class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,15 +6,13 @@ import random
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from ctllm.desktop.dialling import dialler
 from ctllm.desktop.redial import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
 from ctllm.http.sockets import BridgeSockets
@@ -58,6 +56,8 @@ class Bridge(Service):
     def __init__(
         self, tunnel: Answerer, session: Tokens, reactor: Any, ping: tuple[float, float]
     ) -> None:
+        self._sent = self._heard = 0  # bytes, on connections that are over
+        self.peer = ""  # the address of the cloud's host, once there was a connection
         self.state = "stopped"
         self.reason = ""
         self.on_state: Callable[[], None] = lambda: None
@@ -72,6 +72,9 @@ class Bridge(Service):
         self._life: Deferred[None] | None = None
         self._socket: BridgeSocket | None = None
         self._farewell: Deferred[None] | None = None
+        self._nap: Deferred[None] | None = None  # until the next attempt
+        self._dialling: Deferred[Any] | None = None
+        self._hurried = False
         self._signed_in: Any = None  # what the connection of now was made with
         self._tick = LoopingCall(self._every_second)
         self._tick.clock = reactor
@@ -98,6 +101,29 @@ class Bridge(Service):
         socket.leave(self._tunnel.outgoing())
         return self._farewell
 
+    @property
+    def traffic(self) -> tuple[int, int, int]:
+        """Exchanges under way, bytes sent and bytes received since the start."""
+        sent, heard = self._sent, self._heard
+        if self._socket is not None:
+            sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_heard
+        return len(self._tunnel.exchanges), sent, heard
+
+    def hurry(self, why: str) -> None:
+        """The network is another one, or time has jumped: what there was is worth nothing.
+
+        Dial at once, whatever was being waited for. Answers under way go on over the new one.
+        """
+        self._log.info("bridge: dialling again, for {why}", why=why)
+        self._hurried = True
+        if self._nap is not None:
+            nap, self._nap = self._nap, None
+            nap.callback(None)
+        elif self._dialling is not None:
+            self._dialling.cancel()
+        elif self._socket is not None:
+            self._socket.transport.abortConnection()
+
     def _every_second(self) -> None:
         self._tunnel.sweep(self._reactor.seconds())
         if self._socket is not None and not self._still_signed_in():
@@ -121,7 +147,7 @@ class Bridge(Service):
         failures = 0
         while True:
             began = self._reactor.seconds()
-            self._worked, self._bye = False, ""
+            self._worked, self._bye, self._hurried = False, "", False
             seen = self._session.version()
             try:
                 await self._connection(self._session.sign_in.cloud_url)
@@ -141,17 +167,29 @@ class Bridge(Service):
                 return  # being cancelled may have looked like any other failure
             # A network that cuts again and again must not be answered by staying away for longer
             # and longer. What was ended with a BYE may end in the same way at once.
-            good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
+            good = self._hurried or (
+                self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
+            )
             failures = 0 if good else failures + 1
-            await self._wait(pause(failures, random.random, bool(self._tunnel.exchanges)))
+            if not self._hurried:
+                await self._wait(pause(failures, random.random, bool(self._tunnel.exchanges)))
+            failures = 0 if self._hurried else failures
 
     async def _change_of_sign_in(self, seen: int) -> None:
         until = self._reactor.seconds() + REFUSED
         while self._session.version() == seen and self._reactor.seconds() < until:
             await self._wait(LOOK)
 
-    def _wait(self, seconds: float) -> Deferred[None]:
-        return deferLater(self._reactor, seconds)
+    async def _wait(self, seconds: float) -> None:
+        """Wait, unless it is `hurry` that comes first."""
+        nap = self._nap = Deferred()
+        timer = self._reactor.callLater(seconds, nap.callback, None)
+        try:
+            await nap
+        finally:
+            self._nap = None
+            if timer.active():
+                timer.cancel()
 
     async def _connection(self, url: str) -> None:
         """One connection, from dialling to its end; raises CtllmError with the reason."""
@@ -167,12 +205,17 @@ class Bridge(Service):
             *self._ping,
         )
         try:
-            await _dialler(url, self._reactor).connect(sockets)
+            self._dialling = dialler(url, self._reactor).connect(sockets)
+            await self._dialling
         except CancelledError:
-            raise
+            if not self._hurried:
+                raise
+            raise UpstreamFailed("dialling began anew") from None
         except Exception as error:
             # Whatever the network says (refused, no such name, bad certificate), it is the reason.
             raise UpstreamFailed(f"{url} cannot be reached: {error}") from error
+        finally:
+            self._dialling = None
         opened, why = await over
         if not opened and _REFUSED.search(why):
             self._session.distrust()
@@ -187,11 +230,16 @@ class Bridge(Service):
 
     def _opened(self, socket: BridgeSocket) -> None:
         self._socket = socket
+        self.peer = str(getattr(socket.transport.getPeer(), "host", ""))
         self._tunnel.connected()
 
     def _closed(self, over: Deferred[tuple[bool, str]]) -> Callable[[int | None, str], None]:
         def closed(code: int | None, reason: str) -> None:
-            opened, self._socket = self._socket is not None, None
+            socket, self._socket = self._socket, None
+            opened = socket is not None
+            if socket is not None:
+                self._sent += socket.bytes_sent
+                self._heard += socket.bytes_heard
             farewell, self._farewell = self._farewell, None
             if farewell is not None:
                 farewell.callback(None)
@@ -207,13 +255,3 @@ class Bridge(Service):
             self._log.info("bridge: {state} {reason}", state=state, reason=reason)
         self.state, self.reason = state, reason
         self.on_state()
-
-
-def _dialler(url: str, reactor: Any) -> Any:
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    secure = parts.scheme == "https"
-    endpoint: Any = HostnameEndpoint(
-        reactor, host, parts.port or (443 if secure else 80), timeout=10
-    )
-    return wrapClientTLS(optionsForClientTLS(host), endpoint) if secure else endpoint

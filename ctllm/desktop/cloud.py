@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -14,6 +14,8 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.http_headers import Headers
 
 from ctllm.errors import BadRequest, CtllmError, Unauthenticated, UpstreamFailed, from_wire
+
+T = TypeVar("T")
 
 #: Seconds that a call may take; these are small and the cloud answers them by itself.
 TIMEOUT = 15
@@ -33,6 +35,10 @@ class Token(msgspec.Struct, frozen=True):
     token: str
     expires_in: float
     refresh: str = ""
+
+
+class _Invite(msgspec.Struct, frozen=True):
+    invite: str
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -73,6 +79,12 @@ class CloudClient:
         """A new access token; raises Unauthenticated when the sign-in is over."""
         return await self._token("POST", "/ctllm/session/token", {"refresh": refresh})
 
+    async def invite(self, token: str) -> str:
+        """What signs this user's browser in, once, within two minutes."""
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await self._call("POST", "/ctllm/session/invite", None, headers)
+        return self._read(answer, _Invite).invite
+
     async def sign_out(self, refresh: str) -> None:
         """End the sign-in."""
         await self._call("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh})
@@ -85,8 +97,11 @@ class CloudClient:
 
     async def _token(self, method: str, path: str, body: object) -> Token:
         answer = await self._call(method, path, body, {})
+        return self._read(answer, Token)
+
+    def _read(self, answer: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(answer, type=Token)
+            return msgspec.json.decode(answer, type=kind)
         except ValueError as error:
             raise UpstreamFailed(f"{self.url} does not answer like a ctllm cloud") from error
 

@@ -5,13 +5,12 @@ One JSON file, readable by its owner alone, replaced atomically.
 
 from __future__ import annotations
 
-import os
 import secrets
-import tempfile
 from pathlib import Path
 
 import msgspec
 
+from ctllm.desktop.saving import save
 from ctllm.errors import BadConfiguration
 
 
@@ -54,22 +53,7 @@ class CredentialFile:
 
     def save(self, credentials: Credentials) -> None:
         """Replace the file; raises BadConfiguration where the folder cannot be written."""
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".credentials-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(msgspec.json.format(msgspec.json.encode(credentials)))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, self.path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)  # secrets of a save that failed
-        except OSError as error:
-            raise BadConfiguration(
-                f"{self.path.parent}: cannot be written ({error.strerror}); "
-                "make it writable or choose another folder with --state"
-            ) from error
+        save(self.path, msgspec.json.format(msgspec.json.encode(credentials)))
 
     def version(self) -> int:
         """Changes whenever the file does: nanoseconds of its last change, 0 without one."""

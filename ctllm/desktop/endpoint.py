@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from ctllm.errors import Forbidden
 from ctllm.http.cors import Cors, is_preflight
 from ctllm.http.incoming import Incoming
-from ctllm.wire.exchange import Upstream
 from ctllm.wire.heads import RequestHead, first
 
 #: Origins that only a program of this machine can have; Ollama lets in the same.
 _APPS = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
 
 
-class EndpointApp:
-    """Hands every request to `upstream`, once sure that no web page of elsewhere is behind it."""
+Answer = Callable[[RequestHead, Incoming], Awaitable[None]]
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+
+class EndpointApp:
+    """Has `answer` do the rest, once sure that no web page of elsewhere is behind a request."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
@@ -30,7 +33,7 @@ class EndpointApp:
         if is_preflight(asked):
             incoming.reply(204, None, _CORS.preflight(asked))
         else:
-            incoming.relay(self._upstream.open(asked, incoming))
+            await self._answer(asked, incoming)
 
 
 def refuse_foreign(head: RequestHead) -> None:

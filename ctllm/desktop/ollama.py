@@ -27,7 +27,7 @@ from ctllm.wire.heads import RequestHead
 from ctllm.wire.noted import Noted
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
-PATIENCE = 4
+PATIENCE = 3
 #: Longest name of a model, and longest version, that is told to the cloud.
 LONGEST = 256
 #: The largest list of models that is read, in bytes.
@@ -42,6 +42,10 @@ class _Version(msgspec.Struct):
 
 class _Model(msgspec.Struct):
     name: str
+
+
+class _Loaded(msgspec.Struct):
+    models: list[_Model] | None = None
 
 
 class _Tags(msgspec.Struct):
@@ -82,6 +86,14 @@ class OllamaServer:
         names = tuple(model.name for model in tags.models or () if _is_name(model.name))
         return Status(self._kind, version.version[:LONGEST], names[:MAX_MODELS])
 
+    async def loaded(self) -> tuple[str, ...]:
+        """The models that are in memory now, as far as it says."""
+        try:
+            found = msgspec.json.decode(await self._get(b"/api/ps"), type=_Loaded)
+        except (CtllmError, ValueError):
+            return ()  # nice to know, and no more
+        return tuple(model.name for model in found.models or () if _is_name(model.name))
+
     async def _get(self, path: bytes) -> bytes:
         status, body = await get(self._origin, path, self._reactor, PATIENCE, MAX_TAGS)
         if status != 200:
@@ -100,6 +112,8 @@ class Ollama(Service):
 
     def __init__(self, real: OllamaServer, reactor: Any, interval: float) -> None:
         self.status = DOWN
+        self.loaded: tuple[str, ...] = ()  # the models in memory
+        self.on_loaded: Callable[[], None] = lambda: None
         self.listeners: list[Callable[[Status], None]] = []
         self.real = real
         self._demo: OllamaServer | None = None
@@ -172,6 +186,10 @@ class Ollama(Service):
             status = await demo.ask()
         if status != self.status:
             self._changed(status)
+        loaded = () if status is DOWN else await self.current.loaded()
+        if loaded != self.loaded:
+            self.loaded = loaded
+            self.on_loaded()
         return status
 
     def _changed(self, status: Status) -> None:

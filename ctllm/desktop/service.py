@@ -1,7 +1,10 @@
-"""The desktop's services: Ollama, bridge, keys, loopback endpoint, and the demo's stand-in."""
+"""The desktop's services, put together: Ollama, bridge, broker, keys, endpoint, IPC, demo."""
 
 from __future__ import annotations
 
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +12,40 @@ from twisted.application.service import MultiService
 
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
 from ctllm.desktop.bridge import Bridge
+from ctllm.desktop.broker.broker import Broker
+from ctllm.desktop.broker.choice import Preference
+from ctllm.desktop.broker.elsewhere import Elsewhere
+from ctllm.desktop.broker.kept import KeptPreference
 from ctllm.desktop.cloud import CloudClient, agent, host_name
 from ctllm.desktop.credentials import CredentialFile
 from ctllm.desktop.endpoint import EndpointApp
+from ctllm.desktop.ipc.commands import DesktopCommands
+from ctllm.desktop.ipc.lock import Lock
+from ctllm.desktop.ipc.page import Page, has_display
+from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.keys import KeyLease
+from ctllm.desktop.leaving import Leaving
 from ctllm.desktop.ollama import Ollama, OllamaServer
+from ctllm.desktop.report import Report
 from ctllm.desktop.session import Session
+from ctllm.desktop.standing import Standing
+from ctllm.desktop.surroundings import Surroundings
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
 from ctllm.http.turnstile import Turnstile
 from ctllm.standin import Standin
 from ctllm.wire import frames
 from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import Status
+
+#: What the bridge calls how it is, as news for `Standing`.
+_NEWS = {
+    "signed out": "signed_out",
+    "connecting": "dialling",
+    "connected": "greeted",
+    "error": "lost",
+}
 
 
 class DesktopService(MultiService):
@@ -31,8 +56,12 @@ class DesktopService(MultiService):
     ) -> None:
         super().__init__()
         self._reactor = reactor
+        self._settings = settings
         self._name = settings.desktop_name or host_name()
         self._limits = limits
+        self._state = state
+        self._environ = environ
+        self._lock = Lock(state)
         self.file = CredentialFile(state)
         url = ollama_url(settings.ollama, environ)
         self.ollama = Ollama(
@@ -42,13 +71,15 @@ class DesktopService(MultiService):
         self.client_for = lambda url: CloudClient(url, agent_, reactor)
         self.session = Session(self.file, self.client_for, reactor, settings.cloud_url.rstrip("/"))
         self.keys = KeyLease(self.session, reactor)
+        self.standing = Standing()
+        self.broker: Broker | None = None
         self.bridge: Bridge | None = None
+        self.ipc: IpcService | None = None
         self.endpoint: Listener | None = None
         self._demo: Listener | None = None
         if settings.endpoint != "off":
-            factory = HttpServerFactory(
-                EndpointApp(self.ollama), reactor, turnstile=Turnstile(reactor)
-            )
+            app = EndpointApp(self._answer)
+            factory = HttpServerFactory(app, reactor, turnstile=Turnstile(reactor))
             where = endpoint_string(settings.endpoint)
             self.endpoint = Listener(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)
@@ -68,15 +99,38 @@ class DesktopService(MultiService):
         self._demo = Listener(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
 
+    def privilegedStartService(self) -> None:
+        """Listen; raises BadConfiguration, first of all where another daemon runs already."""
+        self._lock.look()
+        super().privilegedStartService()
+
     def startService(self) -> None:
         """Make the parts that need the state folder, now that privileges are dropped; start all."""
-        self.bridge = self._bridge()
-        self.ollama.setServiceParent(self)
-        self.keys.setServiceParent(self)
-        self.bridge.setServiceParent(self)
+        self.broker = self._make_broker()
+        self.bridge = self._make_bridge()
+        self.ipc = self._make_ipc(self.broker, self.bridge)
+        surroundings = self._make_surroundings(self.bridge)
+        # The IPC is the first: it sees to it that there is no second daemon. And the last to end.
+        for part in (self.ipc, self.ollama, self.broker, self.keys, surroundings, self.bridge):
+            part.setServiceParent(self)
         super().startService()
 
-    def _bridge(self) -> Bridge:
+    async def _answer(self, head: Any, incoming: Any) -> None:
+        assert self.broker is not None
+        await self.broker.answer(head, incoming)
+
+    # -- the parts
+
+    def _make_broker(self) -> Broker:
+        def wanted() -> bool:
+            watched = self.ipc is not None and self.ipc.watched
+            return watched or (self.broker is not None and self.broker.in_use)
+
+        elsewhere = Elsewhere(self.session, self._reactor, wanted)
+        kept = KeptPreference(self._state, Preference(self._settings.prefer))
+        return Broker(self.ollama, elsewhere, kept, self._reactor, self._name)
+
+    def _make_bridge(self) -> Bridge:
         if self._demo is not None:
             port = self._demo.port.getHost().port
             demo = OllamaServer(f"http://127.0.0.1:{port}", "demo", self._reactor)
@@ -93,5 +147,62 @@ class DesktopService(MultiService):
         bridge = Bridge(
             tunnel, self.session, self._reactor, (limits.ping_seconds, limits.ping_timeout_seconds)
         )
-        bridge.on_state = self.keys.again
+        bridge.on_state = self._bridge_changed
         return bridge
+
+    def _bridge_changed(self) -> None:
+        assert self.bridge is not None and self.broker is not None
+        self.keys.again()
+        self.standing.link(_NEWS[self.bridge.state], self.bridge.reason)
+        if self.bridge.state != "connecting":
+            self.broker.elsewhere.look()
+
+    def _make_ipc(self, broker: Broker, bridge: Bridge) -> IpcService:
+        reactor, log = self._reactor, RecentLog()
+        report = Report(
+            self._name, self.session, self.standing, self.ollama, broker, bridge, self._address,
+            time.time(),
+        )  # fmt: skip
+        page = Page(
+            self.session, reactor, self._state, lambda: has_display(self._environ, sys.platform)
+        )
+        leaving = Leaving(
+            reactor, broker, lambda: broker.under_way + bridge.traffic[0], reactor.stop
+        )
+        commands = DesktopCommands(
+            report.status, leaving.begin, page, broker, self.session, self.client_for, log
+        )
+        ipc = IpcService(
+            reactor, self._state, self._settings.ipc_port, self._lock, commands, report.status, log
+        )
+        page.setServiceParent(ipc)
+        leaving.setServiceParent(ipc)
+        self.ollama.listeners.append(self._ollama_changed)
+        self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.changed
+        return ipc
+
+    def _ollama_changed(self, status: Status) -> None:
+        assert self.ipc is not None
+        self.standing.ollama(status.ollama != "down")
+        self.ipc.changed()
+
+    def _make_surroundings(self, bridge: Bridge) -> Surroundings:
+        surroundings = Surroundings(self._reactor, time.time, time.monotonic)
+        surroundings.peer = lambda: bridge.peer
+
+        def changed(why: str) -> None:
+            self.session.distrust()  # a token may have run out while the machine slept
+            bridge.hurry(why)
+
+        surroundings.on_change = changed
+        return surroundings
+
+    def _address(self) -> str:
+        port = None if self.endpoint is None else self.endpoint.port
+        if port is None:
+            return ""
+        here = port.getHost()
+        host = getattr(here, "host", "")
+        if not host:
+            return os.fsdecode(here.name or "")  # a UNIX socket
+        return f"http://[{host}]:{here.port}" if ":" in host else f"http://{host}:{here.port}"

@@ -8,7 +8,7 @@ import msgspec
 
 from ctllm.desktop.cloud import CloudClient, Token
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.errors import Unauthenticated
+from ctllm.errors import BadRequest, Unauthenticated
 from ctllm.http.faces import Clock
 
 #: A token is renewed when less than this is left of it, in seconds.
@@ -76,6 +76,18 @@ class Session:
             self._token = token
             self._until = self._clock.seconds() + token.expires_in
         return token.token
+
+
+async def log_out(file: CredentialFile, client_for: Callable[[str], CloudClient]) -> SignIn:
+    """End the sign-in, here whatever the cloud says; gives it. Raises BadRequest without one."""
+    known = file.load()
+    if known.sign_in is None:
+        raise BadRequest("this desktop is not signed in")
+    try:
+        await client_for(known.sign_in.cloud_url).sign_out(known.sign_in.refresh)
+    finally:
+        file.save(Credentials(known.desktop_id))
+    return known.sign_in
 
 
 async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> SignIn:

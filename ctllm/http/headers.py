@@ -6,6 +6,8 @@ on a request: it is how the next stage knows of a body whose length nobody said.
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from ctllm.wire.heads import AnswerHead, Headers, RequestHead, without
 
 ASSERTION = b"Ctllm-Assertion"
@@ -14,7 +16,14 @@ DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop that is not to answer: one that asks for itself has looked at home already.
 ELSEWHERE = b"Ctllm-Elsewhere"
 EXCHANGE = b"Ctllm-Exchange"
+#: In answers of a desktop's own endpoint: whether they came from here (local) or the cloud, and
+#: the model that was asked for.
+SIDE = b"Ctllm-Side"
+MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
+
+#: What a name may have in a header as it is; the rest is quoted as in URLs.
+_PLAIN = " !#$&'()*+,/:;=?@[]"
 
 _HOP_BY_HOP = frozenset(
     (
@@ -68,6 +77,11 @@ _ORIGIN_PREFIXES = (
 _ORIGIN_SUFFIXES = (b"-client-ip", b"-clientip", b"-forwarded-for", b"-forwarded-proto")
 #: Whether pages of other origins may read an answer is for the door to say that they came to.
 _CORS = b"access-control-"
+
+
+def quoted(name: str) -> bytes:
+    """A name of any language as a header's value."""
+    return quote(name, safe=_PLAIN).encode()
 
 
 def _hops(headers: Headers) -> frozenset[bytes]:
@@ -129,6 +143,13 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     )
     headers = ((b"Host", host), *_framed(kept, head.headers))
     return RequestHead(head.method, head.target, headers)
+
+
+def for_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> RequestHead:
+    """What a desktop asks its cloud for one of its own apps: as the user, of another desktop."""
+    bare = for_ollama(head, host)
+    own = ((b"Authorization", f"Bearer {token}".encode()), (ELSEWHERE, desktop.encode()))
+    return RequestHead(head.method, head.target, (*bare.headers, *own))
 
 
 def for_client(head: AnswerHead) -> AnswerHead:

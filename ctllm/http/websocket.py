@@ -59,6 +59,7 @@ class TunnelSocket(Pinged):
         self._full = False
         self._messages = Messages(masked=not self.masks, limit=MAX_MESSAGE)
         self._pieces = 0  # of the message that autobahn is reading
+        self.bytes_sent = self.bytes_heard = 0
 
     def carry(self, tunnel: Tunnel[Any]) -> None:
         """Let `tunnel` speak through this socket."""
@@ -81,6 +82,7 @@ class TunnelSocket(Pinged):
 
     def _say(self, message: bytes) -> None:
         if self.state == self.STATE_OPEN:
+            self.bytes_sent += len(message)
             write_now(self.transport, written(message, self.masks))
         else:
             self.gone = True  # the other side is closing, and `onClose` is still to come
@@ -111,6 +113,7 @@ class TunnelSocket(Pinged):
     def dataReceived(self, data: bytes) -> None:
         """Take plain frames by the short way; autobahn gets the rest, and all of the handshake."""
         self.life.heard()
+        self.bytes_heard += len(data)
         if self.state != self.STATE_OPEN or self._library_is_busy:
             super().dataReceived(data)  # type: ignore[misc]
             return

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote
 
 from twisted.logger import Logger
 
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.faces import Clock
-from ctllm.http.headers import DESKTOP, ELSEWHERE, EXCHANGE
+from ctllm.http.headers import DESKTOP, ELSEWHERE, EXCHANGE, quoted
 from ctllm.http.websocket import ProxySocket
 from ctllm.proxy.choice import Meeting, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
@@ -33,9 +32,6 @@ from ctllm.wire.tunnel import check
 
 #: Most desktops one user may have connected.
 MAX_DESKTOPS = 32
-
-#: What a desktop's name may have in a header as it is; the rest is quoted as in URLs.
-_PLAIN = " !#$&'()*+,/:;=?@[]"
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _REPLACED = json_frame(
@@ -165,7 +161,7 @@ class Rendezvous:
         """What the client is told of its exchange: its id, and who answers it."""
         id = asking.id
         names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
-        who = tuple((DESKTOP, quote(name, safe=_PLAIN).encode()) for name in names)
+        who = tuple((DESKTOP, quoted(name)) for name in names)
         return ((EXCHANGE, id.hex().encode()), *who)
 
     def _here(self, head: RequestHead) -> list[Meeting]:

@@ -57,6 +57,13 @@ def changes_models(head: RequestHead) -> bool:
     return (head.method, head.path) in _CHANGES
 
 
+def is_anywhere(head: RequestHead) -> bool:
+    """Whether any Ollama may answer: what only asks, and changes nothing of the machine's."""
+    if head.method in (b"GET", b"HEAD"):
+        return not head.path.startswith(b"/api/blobs/")
+    return bool(model_fields(head)) and not changes_models(head) and head.path != b"/api/push"
+
+
 def canonical(model: str) -> str:
     """One name for all names of a model: Ollama minds neither case nor what it adds by itself."""
     name = model.lower().removeprefix("http://").removeprefix("https://")

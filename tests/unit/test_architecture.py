@@ -18,6 +18,7 @@ MAY = {
     "wire": {"errors"},
     "config": {"errors"},
     "lines": set(),
+    "ipc": {"wire", "errors"},
     "logs": set(),
     "later": set(),
     "http": {"wire", "errors"},
@@ -28,7 +29,7 @@ MAY = {
     "place": set(),
     "options": {"config", "errors", "place"},
     "welcome": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
-    "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
+    "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines", "ipc"},
     "tap": {
         "desktop", "cloud", "proxy", "http", "wire", "config", "errors",
         "options", "place", "welcome", "lines", "logs", "later",

@@ -124,7 +124,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.patch(txaio.config, "loop", self.clock)
         self.cloud = Cloud(self.clock)
-        self.patch(module, "_dialler", lambda url, reactor: self.cloud)
+        self.patch(module, "dialler", lambda url, reactor: self.cloud)
         self.session = Session()
         self.tunnel = Answerer(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.tunnel.accept = self.accept

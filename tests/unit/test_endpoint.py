@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.endpoint import EndpointApp
 from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.wire.heads import RequestHead
 from tests.unit.pretend import Upstream, Wire
 
 HERE = (
@@ -48,7 +50,10 @@ class EndpointTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.upstream = Upstream()
-        self.factory = HttpServerFactory(EndpointApp(self.upstream), Clock())
+        self.factory = HttpServerFactory(EndpointApp(self.answer), Clock())
+
+    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
+        incoming.relay(self.upstream.open(head, incoming))
 
     def ask(self, headers: str, version: str = "1.1", method: str = "GET") -> bytes:
         protocol, wire = self.factory.buildProtocol(None), Wire()

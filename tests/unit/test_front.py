@@ -24,6 +24,7 @@ from ctllm.cloud.identity import (
     Identities,
     Invites,
     Issuer,
+    Passes,
     Sessions,
     User,
     proxy_id,
@@ -108,7 +109,7 @@ class Case(SynchronousTestCase):
         self.invites = Invites(folder.inner("invites"), now)
         self.sessions = Sessions(folder.inner("sessions"), now)
         self.issuer = Issuer(self.key, now)
-        self.sign_in = SignIn(self.issuer, self.invites, self.sessions, now, 30)
+        self.sign_in = SignIn(self.issuer, self.invites, Passes(now), self.sessions, now, 30)
         self.keys = ApiKeys(now)
         self.proxies = Proxies()
         self.metrics = Metrics()

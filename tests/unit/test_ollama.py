@@ -305,7 +305,7 @@ class News(Case):
         self.real.hangs = False
         self.wait(PATIENCE)
         paths = [head.path for head in self.real.asked]
-        self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags"])
+        self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags", b"/api/ps"])
         self.assertEqual(self.ollama.status.models, ("new",))
 
     def test_down(self) -> None:

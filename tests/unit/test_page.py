@@ -106,6 +106,7 @@ class ContentTests(SynchronousTestCase):
             "/ctllm/openapi.json",
             "/ctllm/desktops/{desktop}/keys",
             "/ctllm/exchanges/{exchange}",
+            "/ctllm/session/invite",
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
@@ -163,6 +164,7 @@ CONTRACT = {
     "get /ctllm/session": "200 401 403",
     "delete /ctllm/session": "204 403",
     "post /ctllm/session/token": "200 400 401 403 413 415",
+    "post /ctllm/session/invite": "201 401 403",
     "get /ctllm/proxy": "200 401 403",
     "put /ctllm/proxy": "200 401 403 503",
     "delete /ctllm/proxy": "204 401 403",

@@ -7,6 +7,7 @@ from ctllm.cloud.identity.identities import Identities, Remembered
 from ctllm.cloud.identity.invites import Invites, user_name
 from ctllm.cloud.identity.issuer import Issuer
 from ctllm.cloud.identity.keys import Keys, load_keys, proxy_id, user_hash
+from ctllm.cloud.identity.passes import Passes
 from ctllm.cloud.identity.sessions import Session, Sessions
 from ctllm.cloud.identity.store import Folder
 from ctllm.wire.assertions import ISSUER, SERVE, USE
@@ -26,6 +27,7 @@ __all__ = [
     "Invites",
     "Issuer",
     "Keys",
+    "Passes",
     "Remembered",
     "Session",
     "Sessions",

@@ -1,0 +1,134 @@
+"""Commands that ask the desktop that runs here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ctllm.cli.options import Command
+from ctllm.cli.view import Ink, screen
+from ctllm.config import Config
+from ctllm.errors import BadRequest, UpstreamFailed
+from ctllm.ipc import Daemon
+from ctllm.wire import ipc
+from ctllm.wire.ipc_data import Status
+
+#: By state: the status that `ctllm status` ends with.
+_CODES = {"connected": 0, "degraded": 2, "signed_out": 4, "connecting": 5, "error": 5}
+_PREFERENCES = ("auto", "local", "cloud", "never")
+
+
+def _daemon(config: Config) -> Daemon:
+    return Daemon(Path(config.state))
+
+
+def _print_json(value: object) -> None:
+    print(msgspec.json.encode(value).decode(), flush=True)
+
+
+def _do(
+    config: Config, told: Command, kind: type[Any], say: Callable[[Any], str], **more: Any
+) -> None:
+    with _daemon(config) as daemon:
+        answer = daemon.ask(kind, **more)
+    if told["json"]:
+        _print_json(answer)
+    else:
+        print(say(answer))
+
+
+def status(config: Config, told: Command) -> None:
+    """Say how it is; with --watch, until it ends or Ctrl-C."""
+    with _daemon(config) as daemon:
+        now = daemon.status(subscribe=bool(told["watch"]))
+        _tell(now, told)
+        if told["watch"]:
+            with suppress(KeyboardInterrupt):
+                _watch(daemon, told)
+            return
+    raise SystemExit(_CODES[now.state])
+
+
+def _tell(now: Status, told: Command) -> None:
+    if told["json"]:
+        _print_json(now)
+    else:
+        print(screen(now, Ink(sys.stdout)), flush=True)
+
+
+def _watch(daemon: Daemon, told: Command) -> None:
+    for event in daemon.events():
+        if event.event == "status":
+            if not told["json"]:
+                print("\x1b[2J\x1b[H" if sys.stdout.isatty() else "", end="\n")
+            _tell(msgspec.json.decode(event.data, type=Status), told)
+        elif event.event == "quitting":
+            print("The desktop ended.", file=sys.stderr)
+            return
+
+
+def show(config: Config, told: Command) -> None:
+    """Open the chat page."""
+    _do(config, told, ipc.Show, _opened)
+
+
+def settings(config: Config, told: Command) -> None:
+    """Open the settings."""
+    _do(config, told, ipc.Settings, _opened)
+
+
+def _opened(answer: Any) -> str:
+    if answer["opened"]:
+        return "Opened in your browser."
+    once = "There is no browser to open; this address works once, for two minutes:"
+    return f"{once}\n{answer['address']}"
+
+
+def hide(config: Config, told: Command) -> None:
+    """Hide the window."""
+    _do(config, told, ipc.Hide, lambda _: "Hidden.")
+
+
+def prefer(config: Config, told: Command) -> None:
+    """Say where requests go."""
+    if told.argument not in _PREFERENCES:
+        raise BadRequest(f"{told.argument}: must be one of {', '.join(_PREFERENCES)}")
+    say = "Requests of this machine's apps go: {preference}."
+    _do(config, told, ipc.Prefer, lambda answer: say.format(**answer), preference=told.argument)
+
+
+def quit(config: Config, told: Command) -> None:
+    """End it, and wait until it has ended."""
+    with _daemon(config) as daemon:
+        answer = daemon.ask(ipc.Quit, seconds=told["seconds"])
+        waits = answer["under_way"]
+        if waits and not told["json"]:
+            print(f"Waiting for {waits} answers under way ...", flush=True)
+        with suppress(UpstreamFailed):
+            for _ in daemon.events():
+                pass
+    if told["json"]:
+        _print_json(answer)
+    else:
+        print("The desktop ended.")
+
+
+def logs(config: Config, told: Command) -> None:
+    """Print the log."""
+    with _daemon(config) as daemon, suppress(KeyboardInterrupt):
+        answer = daemon.ask(ipc.Logs, lines=told["lines"], follow=bool(told["follow"]))
+        show_line = _print_json if told["json"] else print
+        for line in answer["lines"]:
+            show_line(line)
+        sys.stdout.flush()
+        if not told["follow"]:
+            return
+        for event in daemon.events():
+            if event.event == "log":
+                show_line(msgspec.json.decode(event.data))
+                sys.stdout.flush()

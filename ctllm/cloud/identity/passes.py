@@ -1,0 +1,52 @@
+"""Passes: one-time secrets by which a user's desktop signs that user's browser in.
+
+They are kept in memory alone, for two minutes, and only a few of each user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from secrets import token_urlsafe
+
+from ctllm.cloud.identity.grants import User
+
+#: Seconds that a pass is good for: a browser may have to start first.
+LIFE = 120.0
+#: Passes of one user that are good at once; a further one takes the oldest one's place.
+MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    user: User
+    expires: float
+
+
+class Passes:
+    """The passes that are good now; `now` gives epoch seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._kept: dict[bytes, _Pass] = {}  # by the secret's hash, the oldest first
+
+    def create(self, user: User) -> str:
+        """Give the secret that makes its bearer `user`, once."""
+        now = self._now()
+        self._kept = {key: each for key, each in self._kept.items() if each.expires > now}
+        own = [key for key, each in self._kept.items() if each.user == user]
+        for key in own[: len(own) - MOST + 1]:
+            del self._kept[key]
+        secret = token_urlsafe(32)
+        self._kept[_hash(secret)] = _Pass(user, now + LIFE)
+        return secret
+
+    def redeem(self, secret: str) -> User | None:
+        """Give the user of a pass that is good, which it is not any more; else None."""
+        found = self._kept.pop(_hash(secret), None)
+        return None if found is None or self._now() >= found.expires else found.user
+
+
+def _hash(secret: str) -> bytes:
+    return sha256(secret.encode()).digest()

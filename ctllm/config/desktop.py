@@ -1,0 +1,74 @@
+"""The keys of a desktop; see `sections`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from ctllm.config.addresses import check_listen_or_off, check_ollama, check_web_address
+from ctllm.config.section import Section
+
+
+class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Keys of the desktop: the machine with Ollama."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Where apps on this machine find their models: host:port, an endpoint "
+            'string of Twisted, or "off".',
+            extra={"check": check_listen_or_off},
+        ),
+    ] = "127.0.0.1:11435"
+    ollama: Annotated[
+        str,
+        Meta(
+            description="Where Ollama is, in any form that OLLAMA_HOST may have. "
+            "Empty: $OLLAMA_HOST, else 127.0.0.1:11434.",
+            extra={"check": check_ollama},
+        ),
+    ] = ""
+    prefer: Annotated[
+        Literal["auto", "local", "cloud", "never"],
+        Meta(
+            description="Where requests of this machine's apps go. auto: to its Ollama, and to "
+            "your other desktops (through the cloud) for models that only they have, or while "
+            "it fails. local: there only while it fails. cloud: there first. never: never there. "
+            "Changed later with: ctllm prefer."
+        ),
+    ] = "auto"
+    desktop_name: Annotated[
+        str,
+        Meta(
+            description="The name by which people see this desktop. Empty: its host name.",
+            max_length=100,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+        ),
+    ] = ""
+    demo: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Whether a small stand-in answers where there is no Ollama. "
+            "auto: only when everything runs in one program."
+        ),
+    ] = "auto"
+    ollama_check_seconds: Annotated[
+        int, Meta(description="How often to look whether Ollama is up, in seconds.", ge=1)
+    ] = 2
+    ipc_port: Annotated[
+        int,
+        Meta(
+            description="The port on 127.0.0.1 where the tray and the commands of ctllm ask the "
+            "desktop. 0: any free one; they find it.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
+    cloud_url: Annotated[
+        str,
+        Meta(
+            description="The cloud's address from here, if it is not the one of the sign-in link.",
+            extra={"check": check_web_address},
+        ),
+    ] = ""

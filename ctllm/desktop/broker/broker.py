@@ -1,0 +1,193 @@
+"""What answers the loopback endpoint: this machine's Ollama, or the cloud, for each request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import MultiService
+
+from ctllm.desktop.broker.brokered import Brokered
+from ctllm.desktop.broker.choice import Preference, Side, choose, second
+from ctllm.desktop.broker.elsewhere import Elsewhere
+from ctllm.desktop.broker.kept import KeptPreference
+from ctllm.desktop.broker.trust import Trust
+from ctllm.desktop.ollama import Ollama
+from ctllm.errors import CtllmError
+from ctllm.http.headers import DESKTOP, MODEL, SIDE, quoted
+from ctllm.http.incoming import Incoming
+from ctllm.http.listing import ask_all
+from ctllm.http.lists import Form, form_of, merge
+from ctllm.wire.endpoints import canonical, is_anywhere, model_fields, model_in_path
+from ctllm.wire.exchange import Call, Caller
+from ctllm.wire.frames import Status
+from ctllm.wire.heads import Headers, RequestHead
+from ctllm.wire.model_name import ModelName
+from ctllm.wire.replay import Replay
+from ctllm.wire.room import Room
+
+#: Most bytes of all request bodies together that are kept to be sent once more.
+MOST_KEPT = 64 * 1024 * 1024
+#: Seconds after a request for which the other side is still looked at often.
+ATTENTION = 60.0
+
+
+class Broker(MultiService):
+    """Both sides, what is thought of them, and the requests that are with them.
+
+    `name` is this machine's; `on_change` is called when something of what is shown has changed.
+    """
+
+    def __init__(
+        self, ollama: Ollama, elsewhere: Elsewhere, kept: KeptPreference, reactor: Any, name: str
+    ) -> None:
+        super().__init__()
+        self.preference = kept.load()
+        self.counts: Counter[str] = Counter()  # requests by how they went
+        self.on_change: Callable[[], None] = lambda: None
+        self._kept = kept
+        self._ollama = ollama
+        self.elsewhere = elsewhere
+        self._reactor = reactor
+        self._name = name
+        self._room = Room(MOST_KEPT)
+        self._trust = {Side.LOCAL: Trust(), Side.CLOUD: Trust()}
+        self._open: set[Brokered] = set()
+        self._models: frozenset[str] = frozenset()
+        self._last_asked = -ATTENTION
+        ollama.listeners.append(self._local_changed)
+        elsewhere.on_change = self._cloud_changed
+        elsewhere.setServiceParent(self)
+
+    # -- what is known
+
+    def _local_changed(self, status: Status) -> None:
+        self._models = frozenset(map(canonical, status.models))
+        self._seen(Side.LOCAL, status.ollama != "down")
+
+    def _cloud_changed(self) -> None:
+        self._seen(Side.CLOUD, self.elsewhere.up)
+
+    def _seen(self, side: Side, up: bool) -> None:
+        now = self._reactor.seconds()
+        trust = self._trust[side]
+        if up:
+            trust.rose(now)
+        elif trust.up:
+            trust.fell(now)
+            for each in [each for each in self._open if each.asked is side]:
+                each.side_died()
+        self.on_change()
+
+    @property
+    def side(self) -> Side:
+        """Where a request would go now, were it for a model that both have."""
+        return choose(self.preference, self._trust, False, self._reactor.seconds())
+
+    @property
+    def under_way(self) -> int:
+        """How many requests are being answered."""
+        return len(self._open)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether an app asked lately."""
+        asked = self._reactor.seconds() - self._last_asked < ATTENTION
+        return asked and self.preference is not Preference.NEVER
+
+    def prefer(self, preference: Preference) -> CtllmError | None:
+        """From now on; gives why it could not be kept for the next start, if it could not."""
+        self.preference = preference
+        trouble = self._kept.save(preference)
+        self.elsewhere.look()
+        self.on_change()
+        return trouble
+
+    def dismiss(self, error: CtllmError) -> None:
+        """End every request that is still under way with `error`."""
+        for each in list(self._open):
+            each.dismiss(error)
+
+    # -- requests
+
+    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
+        """Have `incoming`, which asks `head`, answered; raises CtllmError."""
+        self._last_asked = self._reactor.seconds()
+        form = form_of(head)
+        if form is not None and await self._list(form, head, incoming):
+            return
+        fields = model_fields(head)
+        name = ModelName(fields) if fields else None
+        anywhere = is_anywhere(head)
+        signed_in = self.elsewhere.signed_in and self.preference is not Preference.NEVER
+        brokered = Brokered(
+            self, head, incoming, name, Replay(self._room, anywhere and signed_in)
+        )  # fmt: skip
+        self._open.add(brokered)
+        if name is None or not anywhere or not self._looks_at_models:
+            brokered.decide()
+        incoming.relay(brokered)
+
+    @property
+    def _looks_at_models(self) -> bool:
+        return self.preference is Preference.AUTO and all(each.up for each in self._trust.values())
+
+    async def _list(self, form: Form, head: RequestHead, incoming: Incoming) -> bool:
+        """Answer with what both sides have, where an app could use both; whether that was done."""
+        if not self._looks_at_models:
+            return False
+        try:
+            sides = (self._ollama, await self.elsewhere.way())
+        except CtllmError:
+            return False
+        bodies = await ask_all(sides, head, self._reactor, self._room)
+        merged = merge(form, bodies) if len(bodies) > 1 else None
+        if merged is None:
+            return False
+        self.counts["both"] += 1
+        incoming.reply(200, merged, ((b"Content-Type", form.content_type),))
+        return True
+
+    # -- the ways of a `Brokered`
+
+    async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
+        """Begin the exchange there; raises CtllmError."""
+        if side is Side.LOCAL:
+            return self._ollama.open(head, caller)
+        return (await self.elsewhere.way()).open(head, caller)
+
+    def first(self, head: RequestHead, model: str | None) -> Side:
+        """The side to ask first; what changes this machine's models stays on this machine."""
+        if not is_anywhere(head):
+            return Side.LOCAL
+        named = model or model_in_path(head)
+        only_elsewhere = (
+            named is not None and canonical(named) not in self._models and self.elsewhere.has(named)
+        )
+        return choose(self.preference, self._trust, only_elsewhere, self._reactor.seconds())
+
+    def second(self, head: RequestHead, tried: Side) -> Side | None:
+        """The side to ask after that failed, or None."""
+        return second(self.preference, self._trust, tried)
+
+    def signed(self, side: Side, model: str | None) -> Headers:
+        """What the answer says of who gave it; the cloud says itself which desktop it was."""
+        self.counts[side] += 1
+        said: Headers = ((SIDE, side.encode()),)
+        if side is Side.LOCAL:
+            said = (*said, (DESKTOP, quoted(self._name)))
+        return said if model is None else (*said, (MODEL, quoted(model)))
+
+    def failed(self, side: Side) -> None:
+        """A request failed there before it was answered: look what is the matter."""
+        self.counts["moved"] += 1
+        self._trust[side].failed(self._reactor.seconds())
+        if side is Side.LOCAL:
+            self._ollama.look()
+        else:
+            self.elsewhere.look()
+
+    def over(self, brokered: Call) -> None:
+        """There is nothing more to do."""
+        self._open.discard(brokered)

@@ -1,0 +1,1 @@
+"""The desktop's IPC: the tray and the commands ask the daemon here, and nobody else can."""

@@ -1,0 +1,119 @@
+"""What each command of the IPC does."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from twisted.logger import Logger
+
+import twisted
+from ctllm import __version__
+from ctllm.desktop.broker.broker import Broker
+from ctllm.desktop.broker.choice import Preference
+from ctllm.desktop.cloud import split_link
+from ctllm.desktop.ipc.page import Page
+from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.ipc.visitor import Visitor
+from ctllm.desktop.session import Session, log_in, log_out
+from ctllm.errors import BadRequest, NoWindow
+from ctllm.wire import ipc
+from ctllm.wire.ipc_data import AboutThis, Opened, Status
+
+HOMEPAGE = "https://github.com/ctllm/ctllm"
+
+
+class DesktopCommands:
+    """Does them. `status` tells how everything is, `quit` ends the daemon after so many seconds."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        status: Callable[[], Status],
+        quit: Callable[[float], int],
+        page: Page,
+        broker: Broker,
+        session: Session,
+        client_for: Callable[[str], Any],
+        log: RecentLog,
+    ) -> None:
+        self._status = status
+        self._quit = quit
+        self._page = page
+        self._broker = broker
+        self._session = session
+        self._client_for = client_for
+        self._recent = log
+        self._does: Mapping[type[Any], Callable[[Any, Visitor], Awaitable[object]]] = {
+            ipc.StatusRequest: self._tell,
+            ipc.Subscribe: self._subscribe,
+            ipc.Show: self._show,
+            ipc.Hide: self._hide,
+            ipc.Settings: self._settings,
+            ipc.Quit: self._end,
+            ipc.Prefer: self._prefer,
+            ipc.Login: self._login,
+            ipc.Logout: self._logout,
+            ipc.Logs: self._logs,
+            ipc.About: self._about,
+        }
+
+    async def run(self, request: ipc.Request, visitor: Visitor) -> object:
+        """Do it, and give what is to be told; raises CtllmError."""
+        return await self._does[type(request)](request, visitor)
+
+    async def _tell(self, _: ipc.StatusRequest, visitor: Visitor) -> Status:
+        return self._status()
+
+    async def _subscribe(self, _: ipc.Subscribe, visitor: Visitor) -> Status:
+        visitor.watches = True
+        return self._status()
+
+    async def _show(self, _: ipc.Show, visitor: Visitor) -> Opened:
+        return await self._page.open()
+
+    async def _settings(self, _: ipc.Settings, visitor: Visitor) -> Opened:
+        return await self._page.open("settings")
+
+    async def _hide(self, _: ipc.Hide, visitor: Visitor) -> object:
+        raise NoWindow(
+            "the page is in your browser, and not in a window of ctllm's: close it there"
+        )
+
+    async def _end(self, request: ipc.Quit, visitor: Visitor) -> object:
+        return {"under_way": self._quit(request.seconds)}
+
+    async def _prefer(self, request: ipc.Prefer, visitor: Visitor) -> object:
+        trouble = self._broker.prefer(Preference(request.preference))
+        if trouble is not None:
+            raise BadRequest(f"it counts now, but not after a restart: {trouble.message}")
+        return {"preference": request.preference}
+
+    async def _login(self, request: ipc.Login, visitor: Visitor) -> object:
+        url, invite = split_link(request.link)
+        sign_in = await log_in(self._session.file, self._client_for(url), invite)
+        self._log.info("signed in to {url} as {name}", url=url, name=sign_in.user_name)
+        return {"cloud_url": sign_in.cloud_url, "user": sign_in.user_name}
+
+    async def _logout(self, _: ipc.Logout, visitor: Visitor) -> object:
+        sign_in = await log_out(self._session.file, self._client_for)
+        return {"cloud_url": sign_in.cloud_url}
+
+    async def _logs(self, request: ipc.Logs, visitor: Visitor) -> object:
+        visitor.reads_log = request.follow
+        return {"lines": self._recent.last(request.lines)}
+
+    async def _about(self, _: ipc.About, visitor: Visitor) -> AboutThis:
+        return AboutThis(
+            name="ctllm (CloudToLocalLLM)",
+            version=__version__,
+            protocol=ipc.PROTOCOL,
+            homepage=HOMEPAGE,
+            license="MIT",
+            python=platform.python_version(),
+            twisted=twisted.__version__,
+            platform=platform.platform(terse=True),
+            state_folder=str(self._session.file.path.parent.parent),
+        )

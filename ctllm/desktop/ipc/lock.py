@@ -1,0 +1,74 @@
+"""One daemon for each state folder: the system forgets the lock when its holder ends, however."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from ctllm.errors import BadConfiguration
+from ctllm.wire.ipc import WHERE, Where
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try(handle: int) -> None:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _try(handle: int) -> None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Lock:
+    """The lock of a `state` folder."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._path = state / "desktop" / "lock"
+        self._handle: int | None = None
+
+    def look(self) -> None:
+        """Raise BadConfiguration while another daemon has it. Makes nothing."""
+        if self._path.exists():
+            self.take()
+            self.release()
+
+    def take(self) -> None:
+        """Have it until `release`, or the end; raises BadConfiguration, which says who has it."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(
+                self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600
+            )
+        except OSError as error:
+            raise BadConfiguration(
+                f"{self._path}: cannot be opened ({error.strerror}); "
+                "make its folder writable or choose another one with --state"
+            ) from error
+        try:
+            _try(handle)
+        except OSError:
+            os.close(handle)
+            raise BadConfiguration(self._taken()) from None
+        self._handle = handle
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _taken(self) -> str:
+        try:
+            first = msgspec.json.decode(self._state.joinpath(*WHERE).read_bytes(), type=Where)
+            who = f"process {first.pid}, IPC at 127.0.0.1:{first.port}"
+        except (OSError, ValueError):
+            who = "just starting or ending"
+        return (
+            f"{self._state}: another desktop of ctllm runs on this state folder ({who}). "
+            "Stop it (ctllm quit), or choose another folder with --state"
+        )

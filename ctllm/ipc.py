@@ -1,0 +1,176 @@
+"""A client of the desktop's daemon that blocks: for the tray and the commands. No Twisted.
+
+It finds the daemon by the file in the state folder, and is sure of it before it says anything: by
+TCP each shows the other that it can read the secret there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from ctllm.errors import CtllmError, NotRunning, Unauthenticated, UpstreamFailed, from_wire
+from ctllm.wire import ipc
+from ctllm.wire.ipc_data import Status
+from ctllm.wire.lines import Lines
+
+#: Seconds that an answer may take; signing in and opening the page ask the cloud.
+PATIENCE = 30.0
+_READ = 65536
+_NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
+
+
+class Daemon:
+    """A connection to the daemon of a `state` folder; raises NotRunning where there is none.
+
+    All else that fails raises CtllmError: UpstreamFailed where the connection breaks, and what the
+    daemon says went wrong.
+    """
+
+    def __init__(self, state: Path, patience: float = PATIENCE) -> None:
+        self._next = 0
+        self._lines = Lines(ipc.MAX_ANSWER)
+        self._pending: deque[bytes] = deque()
+        self._heard: deque[ipc.Event] = deque()  # events that came before an answer
+        self._socket = _connected(state, patience)
+        try:
+            self._greet(_where(state))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; another thread that waits for news hears of it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def ask(self, kind: type[Any], **told: Any) -> Any:
+        """Ask one of `ctllm.wire.ipc`'s commands; gives the answer's data as plain values."""
+        self._next += 1
+        self._send(ipc.request_line(kind(id=self._next, **told)))
+        while True:
+            heard = self._read()
+            if isinstance(heard, ipc.Event):
+                if heard.event == "error":
+                    raise _fault(msgspec.json.decode(heard.data, type=ipc.Fault))
+                self._heard.append(heard)
+            elif heard.id == self._next:
+                if heard.error is not None:
+                    raise _fault(heard.error)
+                return msgspec.json.decode(heard.data)
+
+    def status(self, subscribe: bool = False) -> Status:
+        """How everything is; with `subscribe`, changes come as `events`."""
+        told = self.ask(ipc.Subscribe if subscribe else ipc.StatusRequest)
+        return msgspec.convert(told, Status)
+
+    def events(self) -> Iterator[ipc.Event]:
+        """What happens, without end; raises UpstreamFailed when the daemon is gone."""
+        self._socket.settimeout(None)
+        while True:
+            heard = self._heard.popleft() if self._heard else self._read()
+            if isinstance(heard, ipc.Event):
+                yield heard
+
+    # -- underneath
+
+    def _greet(self, where: ipc.Where) -> None:
+        first = self._read()
+        if not isinstance(first, ipc.Event) or first.event not in ("hello", "error"):
+            raise UpstreamFailed("what listens there is no desktop of ctllm")
+        if first.event == "error":
+            raise _fault(msgspec.json.decode(first.data, type=ipc.Fault))
+        hello = msgspec.json.decode(first.data, type=ipc.Hello)
+        if hello.protocol != ipc.PROTOCOL:
+            raise UpstreamFailed(
+                f"the desktop that runs is of another version ({hello.version}); restart it"
+            )
+        if not hello.challenge:
+            return
+        nonce = secrets.token_hex(32)
+        shown = ipc.proof(where.secret, "client", hello.challenge, nonce)
+        answer = self.ask(ipc.Auth, nonce=nonce, proof=shown)
+        right = ipc.proof(where.secret, "daemon", hello.challenge, nonce)
+        if not secrets.compare_digest(str(answer["proof"]), right):
+            raise Unauthenticated("what listens there is not the desktop of this state folder")
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+
+    def _read(self) -> ipc.Answer | ipc.Event:
+        while not self._pending:
+            self._fill()
+        return ipc.read_line(self._pending.popleft())
+
+    def _fill(self) -> None:
+        try:
+            data = self._socket.recv(_READ)
+        except TimeoutError as error:
+            raise UpstreamFailed("the desktop does not answer") from error
+        except OSError as error:
+            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+        if not data:
+            raise UpstreamFailed("the desktop hung up")
+        for line in self._lines.feed(data):
+            if line is None:
+                raise UpstreamFailed("the desktop says more than fits into a line")
+            self._pending.append(line)
+
+
+def _fault(fault: ipc.Fault) -> CtllmError:
+    return from_wire(fault.code, fault.message)
+
+
+def _where(state: Path) -> ipc.Where:
+    path = state.joinpath(*ipc.WHERE)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ipc.Where)
+    except FileNotFoundError:
+        raise NotRunning(_NOT_RUNNING.format(f"there is no {path}")) from None
+    except PermissionError as error:
+        raise NotRunning(f"{path}: cannot be read; it is another user's desktop") from error
+    except (OSError, ValueError) as error:
+        raise NotRunning(_NOT_RUNNING.format(f"{path} cannot be read: {error}")) from error
+
+
+def _connected(state: Path, patience: float) -> socket.socket:
+    where = _where(state)
+    if where.socket and hasattr(socket, "AF_UNIX"):
+        with contextlib.suppress(OSError):  # then by TCP
+            return _dial(socket.AF_UNIX, where.socket, patience)
+    try:
+        return _dial(socket.AF_INET, ("127.0.0.1", where.port), patience)
+    except OSError as error:
+        why = f"process {where.pid} is gone: {error.strerror or error}"
+        raise NotRunning(_NOT_RUNNING.format(why)) from error
+
+
+def _dial(family: int, address: Any, patience: float) -> socket.socket:
+    made = socket.socket(family)
+    try:
+        made.settimeout(patience)
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,0 +1,376 @@
+"""One request of an app between two sides: what is kept, sent once more, and told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.broker.brokered import Brokered
+from ctllm.desktop.broker.choice import Side
+from ctllm.errors import (
+    Cancelled,
+    CtllmError,
+    DesktopLost,
+    OllamaDown,
+    ProxyUnavailable,
+    Unauthenticated,
+    UpstreamFailed,
+)
+from ctllm.wire import replay
+from ctllm.wire.exchange import Call, Caller
+from ctllm.wire.heads import AnswerHead, Headers, RequestHead
+from ctllm.wire.model_name import ModelName
+from ctllm.wire.replay import Replay
+from ctllm.wire.room import Room
+from tests.unit.pretend import Heard, Told, Upstream
+
+OK = AnswerHead(200)
+CHAT = RequestHead(b"POST", b"/api/chat")
+L, C = Side.LOCAL, Side.CLOUD
+
+
+class App(Heard):
+    """Who asks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.extra: Headers = ()
+
+
+class Ways:
+    """A broker whose sides do what a test wants."""
+
+    def __init__(self) -> None:
+        self.sides = {L: Upstream(), C: Upstream()}
+        self.order: list[Side] = [L, C]
+        self.models: list[str | None] = []
+        self.failures: list[Side] = []
+        self.refusals: dict[Side, CtllmError] = {}
+        self.waiting: Deferred[None] | None = None
+        self.ended = 0
+
+    async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
+        if self.waiting is not None:
+            await self.waiting
+        if side in self.refusals:
+            raise self.refusals[side]
+        return self.sides[side].open(head, caller)
+
+    def first(self, head: RequestHead, model: str | None) -> Side:
+        self.models.append(model)
+        return self.order[0]
+
+    def second(self, head: RequestHead, tried: Side) -> Side | None:
+        return self.order[1] if len(self.order) > 1 else None
+
+    def signed(self, side: Side, model: str | None) -> Headers:
+        return ((b"Side", side.encode()), (b"Model", (model or "-").encode()))
+
+    def failed(self, side: Side) -> None:
+        self.failures.append(side)
+
+    def over(self, brokered: Call) -> None:
+        self.ended += 1
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.ways = Ways()
+        self.app = App()
+        self.room = Room(1 << 20)
+        self.brokered = self.make()
+
+    def make(self, keeps: bool = True) -> Brokered:
+        self.body = Replay(self.room, keeps)
+        name = ModelName(("model",))
+        return Brokered(self.ways, CHAT, self.app, name, self.body)
+
+    def caller(self, side: Side, number: int = -1) -> Any:
+        return self.ways.sides[side].callers[number]
+
+    def told(self, side: Side) -> list[Any]:
+        return self.ways.sides[side].calls[-1].told
+
+    def sent(self, side: Side) -> bytes:
+        return b"".join(each for each in self.told(side) if isinstance(each, bytes))
+
+
+class Choosing(Case):
+    """When a side is asked."""
+
+    def test_waits_for_the_model(self) -> None:
+        self.brokered.write(b'{"messages":[],')
+        self.assertEqual(self.ways.models, [])
+        self.brokered.write(b'"model":"phi3",')
+        self.assertEqual(self.ways.models, ["phi3"])
+        self.brokered.write(b'"stream":true}')
+        self.brokered.end()
+        self.assertEqual(self.sent(L), b'{"messages":[],"model":"phi3","stream":true}')
+        self.assertEqual(self.told(L)[-1], "end")
+
+    def test_no_longer_than_the_body(self) -> None:
+        self.brokered.write(b"{}")
+        self.brokered.end()
+        self.assertEqual((self.ways.models, self.told(L)), ([None], [b"{}", "end"]))
+
+    def test_at_once(self) -> None:
+        self.brokered.decide()
+        self.assertEqual(self.told(L), [])
+        self.brokered.write(b"x")
+        self.assertEqual(self.told(L), [b"x"])
+
+    def test_no_more_than_fits(self) -> None:
+        """A body that names no model is let through before it is all there."""
+        self.patch(replay, "MOST", 10)
+        self.brokered.write(b'{"x":"' + b"A" * 10)
+        self.assertEqual(len(self.ways.models), 1)
+        self.assertEqual(len(self.sent(L)), 16)
+
+
+class Failing(Case):
+    """Before the first byte."""
+
+    def ask(self) -> None:
+        self.brokered.write(b'{"model":"m",')
+        self.brokered.write(b'"x":1}')
+        self.brokered.end()
+
+    def test_moved_with_everything(self) -> None:
+        self.ask()
+        self.caller(L).fail(OllamaDown("gone"))
+        self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
+        self.assertEqual(self.told(C)[-1], "end")
+        self.assertEqual(self.ways.failures, [L])
+        self.caller(C).head(OK)
+        self.caller(C).data(b"hello")
+        self.caller(C).end()
+        self.assertEqual((bytes(self.app.got), self.app.over), (b"hello", "end"))
+        self.assertEqual(self.app.extra, ((b"Side", b"cloud"), (b"Model", b"m")))
+        self.assertEqual((self.room.held, self.ways.ended), (0, 1))
+
+    def test_moved_in_mid_body(self) -> None:
+        """What comes later goes to the second side only."""
+        self.brokered.write(b'{"model":"m",')
+        self.caller(L).fail(OllamaDown("gone"))
+        self.brokered.write(b'"x":1}')
+        self.brokered.end()
+        self.assertEqual(self.sent(L), b'{"model":"m",')
+        self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
+
+    def test_both_fail(self) -> None:
+        """Both reasons are told, with the status of the side that was wanted."""
+        self.ask()
+        self.caller(L).fail(OllamaDown("no Ollama"))
+        self.caller(C).fail(ProxyUnavailable("no proxy"))
+        error = self.app.over
+        assert isinstance(error, OllamaDown)
+        self.assertEqual(error.message, "no Ollama; and then: no proxy")
+        self.assertEqual((self.room.held, self.ways.ended), (0, 1))
+
+    def test_a_side_that_cannot_begin(self) -> None:
+        self.ways.refusals[L] = Unauthenticated("signed out")
+        self.ask()
+        self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
+
+    def test_signed_out_and_no_ollama(self) -> None:
+        """That this desktop is signed out is not the app's fault."""
+        self.ways.order = [C, L]
+        self.ways.refusals[C] = Unauthenticated("signed out")
+        self.ask()
+        self.caller(L).fail(OllamaDown("no Ollama"))
+        self.assertIsInstance(self.app.over, OllamaDown)
+
+    def test_no_other_side(self) -> None:
+        self.ways.order = [L]
+        self.ask()
+        error = OllamaDown("gone")
+        self.caller(L).fail(error)
+        self.assertIs(self.app.over, error)
+        self.assertEqual(self.ways.sides[C].asked, [])
+
+    def test_what_is_not_kept_is_not_moved(self) -> None:
+        self.brokered = self.make(keeps=False)
+        self.ask()
+        error = OllamaDown("gone")
+        self.caller(L).fail(error)
+        self.assertIs(self.app.over, error)
+
+    def test_too_large_to_be_kept(self) -> None:
+        self.patch(replay, "MOST", 20)
+        self.brokered.write(b'{"model":"m",')
+        self.brokered.write(b"A" * 30)
+        self.assertEqual(self.room.held, 0)
+        error = OllamaDown("gone")
+        self.caller(L).fail(error)
+        self.assertIs(self.app.over, error)
+
+    def test_no_room(self) -> None:
+        """What others hold counts, too."""
+        self.room.take(1 << 20)
+        self.ask()
+        self.assertEqual(self.room.held, 1 << 20)
+        error = OllamaDown("gone")
+        self.caller(L).fail(error)
+        self.assertIs(self.app.over, error)
+
+    def test_the_body_was_stopped(self) -> None:
+        """The app, whose body the first side had stopped, may go on."""
+        self.brokered.write(b'{"model":"m",')
+        self.caller(L).pause_body()
+        self.assertFalse(self.app.may_send)
+        self.caller(L).fail(OllamaDown("gone"))
+        self.assertTrue(self.app.may_send)
+
+    def test_statuses_that_are_no_answer(self) -> None:
+        for status in (502, 503, 504):
+            self.setUp()
+            self.ask()
+            self.caller(L).head(AnswerHead(status))
+            self.assertIsInstance(self.told(L)[-1], Cancelled)
+            self.assertEqual(self.sent(C), b'{"model":"m","x":1}', status)
+            self.caller(C).head(AnswerHead(status))  # there is no third side
+            assert self.app.headed is not None
+            self.assertEqual(self.app.headed.status, status)
+
+    def test_statuses_that_are(self) -> None:
+        for status in (200, 400, 401, 404, 429, 500):
+            self.setUp()
+            self.ask()
+            self.caller(L).head(AnswerHead(status))
+            assert self.app.headed is not None
+            self.assertEqual(self.app.headed.status, status)
+            self.assertEqual(self.ways.sides[C].asked, [])
+
+    def test_a_cloud_that_does_not_believe_us(self) -> None:
+        """The app has shown nothing, so it does not hear that it is unknown."""
+        self.ways.order = [C, L]
+        self.ask()
+        self.caller(C).head(AnswerHead(401))
+        self.assertEqual(self.sent(L), b'{"model":"m","x":1}')
+        self.setUp()
+        self.ways.order = [C]
+        self.ask()
+        self.caller(C).head(AnswerHead(401))
+        self.assertIsInstance(self.app.over, UpstreamFailed)
+        self.assertIn("sign in again", str(self.app.over))
+
+    def test_a_side_that_died(self) -> None:
+        """Where another can be asked, nothing is waited for; else it may still answer."""
+        self.ask()
+        self.brokered.side_died()
+        self.assertIsInstance(self.told(L)[-1], Cancelled)
+        self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
+        self.brokered.side_died()  # the second is the last
+        self.caller(C).head(OK)
+        self.assertIsNotNone(self.app.headed)
+
+
+class Answering(Case):
+    """From the first byte on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.brokered.write(b'{"model":"m"}')
+        self.brokered.end()
+        self.caller(L).head(OK)
+        self.caller(L).data(b"one")
+
+    def test_breaks_off(self) -> None:
+        """Nobody else is asked."""
+        error = UpstreamFailed("broke off")
+        self.caller(L).fail(error)
+        self.assertIs(self.app.over, error)
+        self.assertEqual((self.ways.sides[C].asked, self.ways.failures), ([], []))
+
+    def test_nothing_is_kept(self) -> None:
+        self.assertEqual(self.room.held, 0)
+
+    def test_its_side_is_said_to_be_dead(self) -> None:
+        self.brokered.side_died()
+        self.caller(L).data(b"two")
+        self.assertEqual(bytes(self.app.got), b"onetwo")
+
+    def test_pauses(self) -> None:
+        self.brokered.pause()
+        self.brokered.resume()
+        self.assertEqual(self.told(L)[-2:], ["pause", "resume"])
+
+    def test_dismissed(self) -> None:
+        """The app is told, and the side is left."""
+        error = DesktopLost("stopped")
+        self.brokered.dismiss(error)
+        self.assertIs(self.app.over, error)
+        self.assertIs(self.told(L)[-1], error)
+        self.brokered.dismiss(error)
+
+
+class Leaving(Case):
+    """The app goes away."""
+
+    def test_before_a_side(self) -> None:
+        self.brokered.write(b'{"x":')
+        self.brokered.cancel(Cancelled("left"))
+        self.assertEqual((self.room.held, self.ways.models), (0, []))
+        self.brokered.write(b"1}")
+        self.brokered.end()
+        self.assertEqual(self.ways.models, [])
+
+    def test_while_it_begins(self) -> None:
+        self.ways.waiting = Deferred()
+        self.brokered.write(b'{"model":"m"}')
+        self.brokered.cancel(Cancelled("left"))
+        self.assertEqual((self.ways.sides[L].asked, self.app.over), ([], None))
+
+    def test_in_between(self) -> None:
+        self.brokered.write(b'{"model":"m"}')
+        error = Cancelled("left")
+        self.brokered.cancel(error)
+        self.assertIs(self.told(L)[-1], error)
+        self.assertEqual((self.room.held, self.ways.ended, self.app.over), (0, 1, None))
+
+    def test_a_pause_before_a_side_is_there(self) -> None:
+        self.ways.waiting = Deferred()
+        self.brokered.write(b'{"model":"m"}')
+        self.brokered.pause()
+        self.ways.waiting.callback(None)
+        self.assertEqual(self.told(L)[0], "pause")
+
+    def test_a_bug(self) -> None:
+        """The app is told something, and the log the rest."""
+        self.patch(self.ways, "open", lambda *_: self._breaks())
+        self.brokered.write(b'{"model":"m"}')
+        self.assertIsInstance(self.app.over, UpstreamFailed)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    async def _breaks(self) -> Told:
+        raise ZeroDivisionError
+
+
+class Backpressure(Case):
+    """The body of a request goes as fast as its side takes it."""
+
+    def test_replayed_no_faster_than_it_is_taken(self) -> None:
+        self.patch(replay, "READ", 4)
+        self.brokered.write(b'{"model":"m","more":"..."}')
+        slow = Told()
+        caller: list[Any] = []
+
+        def open(head: RequestHead, of: Any) -> Told:
+            caller.append(of)
+            slow.write = lambda piece: (slow.told.append(piece), of.pause_body())  # type: ignore
+            return slow
+
+        self.patch(self.ways.sides[C], "open", open)
+        self.caller(L).fail(OllamaDown("gone"))
+        self.assertEqual(slow.told, [b'{"mo'])
+        self.assertFalse(self.app.may_send)
+        caller[0].resume_body()
+        self.assertEqual(slow.told, [b'{"mo', b'del"'])
+        self.brokered.end()
+        for _ in range(10):
+            caller[0].resume_body()
+        self.assertEqual(b"".join(slow.told[:-1]), b'{"model":"m","more":"..."}')
+        self.assertEqual(slow.told.count("end"), 1)
+        self.assertTrue(self.app.may_send)
