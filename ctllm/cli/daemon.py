@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +22,8 @@ from ctllm.wire.ipc_data import Status
 
 #: By state: the status that `ctllm status` ends with.
 _CODES = {"connected": 0, "degraded": 2, "signed_out": 4, "connecting": 5, "error": 5}
+#: Seconds that a process may take for its end after it has hung up.
+END = 10.0
 _PREFERENCES = ("auto", "local", "cloud", "never")
 
 
@@ -105,6 +109,7 @@ def prefer(config: Config, told: Command) -> None:
 def quit(config: Config, told: Command) -> None:
     """End it, and wait until it has ended."""
     with _daemon(config) as daemon:
+        pid = daemon.status().pid
         answer = daemon.ask(ipc.Quit, seconds=told["seconds"])
         waits = answer["under_way"]
         if waits and not told["json"]:
@@ -112,10 +117,22 @@ def quit(config: Config, told: Command) -> None:
         with suppress(UpstreamFailed):
             for _ in daemon.events():
                 pass
+    _wait_for_end(pid)
     if told["json"]:
         _print_json(answer)
     else:
         print("The desktop ended.")
+
+
+def _wait_for_end(pid: int) -> None:
+    """What is started after this command must not find the one that ends."""
+    until = time.monotonic() + END
+    while sys.platform != "win32" and time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+        except OSError:
+            return
+        time.sleep(0.02)
 
 
 def logs(config: Config, told: Command) -> None:

@@ -184,15 +184,18 @@ class Visitor(Protocol):
             self.transport.write(line)
 
     def leave(self, error: CtllmError) -> None:
-        """Say why, and close."""
+        """Say why, and close; what still comes is thrown away, for else it could not be read."""
         if self._gone:
             return
         fault = ipc.Fault(error.code, error.message)
         self._say(ipc.event_line("error", fault))
         self._gone = True
         self._deadline.set(PATIENCE)
+        self._waiting.clear()
         self.transport.unregisterProducer()
-        self.transport.loseConnection()
+        if self._full:
+            self.transport.resumeProducing()
+        self.transport.loseWriteConnection()
 
     def _too_slow(self) -> None:
         if self._gone:

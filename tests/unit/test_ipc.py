@@ -1,0 +1,359 @@
+"""The IPC: what is read, who is let in, and what a visitor can make the daemon hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.ipc import visitor as module
+from ctllm.desktop.ipc.door import peer_uid
+from ctllm.desktop.ipc.lock import Lock
+from ctllm.desktop.ipc.visitor import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
+from ctllm.errors import BadConfiguration, BadRequest, CtllmError
+from ctllm.wire import ipc
+from tests.unit.pretend import Wire
+
+SECRET = "5e" * 32
+NONCE = "ab" * 32
+
+
+class Reading(SynchronousTestCase):
+    """Lines to requests."""
+
+    def refused(self, line: bytes) -> str:
+        return self.assertRaises(BadRequest, ipc.read_request, line).message
+
+    def test_every_command(self) -> None:
+        more = {
+            "AUTH": {"nonce": NONCE, "proof": "0" * 64},
+            "PREFER": {"preference": "never"},
+            "LOGIN": {"link": "https://c.example/#invite=x"},
+        }
+        for number, command in enumerate(ipc.COMMANDS):
+            line = json.dumps({"id": number, "command": command, **more.get(command, {})})
+            request = ipc.read_request(line.encode())
+            self.assertEqual(request.id, number)
+            self.assertEqual(json.loads(ipc.request_line(request))["command"], command)
+
+    def test_what_is_wrong_is_said(self) -> None:
+        for line, said in (
+            (b"hello", "one JSON object"),
+            (b"[1]", "one JSON object"),
+            (b'{"id":1}', "unknown command ''"),
+            (b'{"id":1,"command":"show"}', "unknown command 'show'; there are AUTH, STATUS"),
+            (b'{"id":1,"command":7}', "unknown command"),
+            (b'{"command":"SHOW"}', "SHOW: .*id"),
+            (b'{"id":1.5,"command":"SHOW"}', "SHOW: "),
+            (b'{"id":1,"command":"PREFER"}', "PREFER: .*preference"),
+            (b'{"id":1,"command":"PREFER","preference":"mine"}', "PREFER: .*mine"),
+            (b'{"id":1,"command":"SHOW","window":1}', "SHOW: .*window"),
+            (b"[" * 100_000, "one JSON object"),
+            (b'{"id":1,"command":"\xff"}', "one JSON object"),
+        ):
+            self.assertRegex(self.refused(line), said)
+
+    @given(st.binary(max_size=200))
+    def test_anything(self, line: bytes) -> None:
+        """There is an answer, or a sentence."""
+        ipc.id_of(line)
+        try:
+            ipc.read_request(line)
+        except BadRequest as error:
+            self.assertTrue(error.message)
+
+    def test_ids(self) -> None:
+        self.assertEqual(ipc.id_of(b'{"id":"a"}'), "a")
+        self.assertIsNone(ipc.id_of(b'{"id":[1]}'))
+        self.assertIsNone(ipc.id_of(b'{"id":"%s"}' % (b"x" * 100)))
+        self.assertIsNone(ipc.id_of(b"?"))
+
+    def test_what_the_daemon_says(self) -> None:
+        answer = ipc.read_line(ipc.answer_line(7, {"a": 1}))
+        assert isinstance(answer, ipc.Answer)
+        self.assertEqual((answer.id, answer.ok, bytes(answer.data)), (7, True, b'{"a":1}'))
+        event = ipc.read_line(ipc.event_line("status", [1]))
+        assert isinstance(event, ipc.Event)
+        self.assertEqual((event.event, bytes(event.data)), ("status", b"[1]"))
+        self.assertRaises(BadRequest, ipc.read_line, b'{"x":1}')
+
+    def test_proofs(self) -> None:
+        """Each depends on all that goes into it: none serves in the other's place."""
+        proofs = {
+            ipc.proof(secret, who, challenge, nonce)  # type: ignore[arg-type]
+            for secret in (SECRET, "00" * 32)
+            for who in ("client", "daemon")
+            for challenge in ("a", "b")
+            for nonce in ("a", "b")
+        }
+        self.assertEqual(len(proofs), 16)
+
+
+class Commands:
+    """Remembers what it was asked; answers when the test wants."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.error: Exception | None = None
+        self.waiting: Deferred[None] | None = None
+
+    async def run(self, request: ipc.Request, visitor: Any) -> object:
+        self.asked.append(request)
+        if self.waiting is not None:
+            await self.waiting
+        if self.error is not None:
+            raise self.error
+        return {"did": type(request).__name__}
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.commands = Commands()
+        self.visitors = Visitors(self.clock, SECRET, self.commands)
+
+    def visit(self) -> tuple[Any, Wire]:
+        visitor, wire = self.visitors.buildProtocol(None), Wire()
+        wire.protocol = visitor
+        visitor.makeConnection(wire)
+        return visitor, wire
+
+    def let_in(self) -> tuple[Any, Wire]:
+        visitor, wire = self.visit()
+        challenge = self.lines(wire)[0]["data"]["challenge"]
+        proof = ipc.proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(ipc.request_line(ipc.Auth(id=0, nonce=NONCE, proof=proof)))
+        (answer,) = self.lines(wire)
+        self.assertEqual(answer["data"]["proof"], ipc.proof(SECRET, "daemon", challenge, NONCE))
+        return visitor, wire
+
+    def lines(self, wire: Wire) -> list[Any]:
+        return [json.loads(line) for line in wire.said().splitlines()]
+
+
+class Strangers(Case):
+    """Before anybody has shown who he is."""
+
+    def test_nothing_but_auth(self) -> None:
+        visitor, wire = self.visit()
+        self.lines(wire)
+        visitor.dataReceived(b'{"id":1,"command":"STATUS"}\n')
+        answer, event = self.lines(wire)
+        self.assertEqual((answer["id"], answer["error"]["code"]), (1, "unauthenticated"))
+        self.assertEqual((event["event"], wire.closed), ("error", "half"))
+        self.assertEqual(self.commands.asked, [])
+
+    def test_a_wrong_proof(self) -> None:
+        """One attempt; then the connection is closed, and what follows is not heard."""
+        visitor, wire = self.visit()
+        challenge = self.lines(wire)[0]["data"]["challenge"]
+        wrong = ipc.proof("00" * 32, "client", challenge, NONCE)
+        right = ipc.proof(SECRET, "client", challenge, NONCE)
+        both = [
+            ipc.request_line(ipc.Auth(id=1, nonce=NONCE, proof=each)) for each in (wrong, right)
+        ]
+        visitor.dataReceived(b"".join([*both, b'{"id":2,"command":"QUIT"}\n']))
+        self.assertEqual(self.lines(wire)[0]["error"]["code"], "unauthenticated")
+        self.assertEqual((wire.closed, self.commands.asked), ("half", []))
+
+    def test_somebody_elses_answer(self) -> None:
+        """A challenge is answered once, by the connection that got it."""
+        _, one = self.visit()
+        visitor, other = self.visit()
+        challenge = self.lines(one)[0]["data"]["challenge"]
+        self.assertNotEqual(challenge, self.lines(other)[0]["data"]["challenge"])
+        proof = ipc.proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(ipc.request_line(ipc.Auth(id=1, nonce=NONCE, proof=proof)))
+        self.assertEqual(self.lines(other)[0]["error"]["code"], "unauthenticated")
+
+    def test_long_lines(self) -> None:
+        visitor, wire = self.visit()
+        self.lines(wire)
+        visitor.dataReceived(b"x" * (ipc.MAX_LINE_OF_STRANGERS + 1) + b"\n")
+        self.assertEqual(self.lines(wire)[0]["error"]["code"], "too_large")
+        self.assertEqual(wire.closed, "half")
+
+    def test_silence(self) -> None:
+        visitor, wire = self.visit()
+        self.lines(wire)
+        self.clock.advance(PATIENCE - 0.1)
+        visitor.dataReceived(b"{")  # which buys no time
+        self.clock.advance(0.1)
+        self.assertEqual(self.lines(wire)[0]["data"]["code"], "too_slow")
+        self.assertEqual(wire.closed, "half")
+        self.clock.advance(PATIENCE)  # and it does not even read that
+        self.assertEqual(wire.closed, "abort")
+        wire.settle()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_crowd(self) -> None:
+        """The oldest makes room; who is known stays."""
+        known, known_wire = self.let_in()
+        crowd = [self.visit()[1] for _ in range(MOST_STRANGERS + 3)]
+        self.assertEqual([wire.closed for wire in crowd[:4]], ["half"] * 3 + [""])
+        self.assertEqual(json.loads(crowd[0].said().splitlines()[1])["data"]["code"], "overloaded")
+        known.dataReceived(b'{"id":1,"command":"STATUS"}\n')
+        self.assertTrue(self.lines(known_wire)[0]["ok"])
+
+    def test_too_many_that_are_known(self) -> None:
+        self.patch(module, "MOST", 2)
+        _, first = self.let_in()
+        self.let_in()
+        _, wire = self.visit()
+        self.assertEqual(self.lines(wire)[0]["data"]["code"], "overloaded")
+        first.hang_up()
+        self.let_in()
+
+
+class Known(Case):
+    """Who may ask."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.visitor, self.wire = self.let_in()
+
+    def say(self, *lines: str) -> list[Any]:
+        self.visitor.dataReceived("".join(f"{line}\n" for line in lines).encode())
+        return self.lines(self.wire)
+
+    def test_answers_have_the_id(self) -> None:
+        answers = self.say('{"id":1,"command":"SHOW"}', '{"id":"b","command":"HIDE"}')
+        self.assertEqual([each["id"] for each in answers], [1, "b"])
+        self.assertEqual(answers[0]["data"], {"did": "Show"})
+
+    def test_errors_leave_the_connection(self) -> None:
+        said = self.say("nonsense", '{"id":5,"command":"DANCE"}', "", '{"id":6,"command":"ABOUT"}')
+        self.assertEqual([(each["id"], each["ok"]) for each in said],
+                         [(None, False), (5, False), (6, True)])  # fmt: skip
+        self.assertEqual(said[0]["error"]["code"], "bad_request")
+        self.commands.error = BadRequest("not so")
+        self.assertEqual(self.say('{"id":7,"command":"SHOW"}')[0]["error"]["message"], "not so")
+        self.assertEqual(self.wire.closed, "")
+
+    def test_a_bug(self) -> None:
+        self.commands.error = ZeroDivisionError()
+        (answer,) = self.say('{"id":7,"command":"SHOW"}')
+        self.assertEqual((answer["id"], answer["error"]["code"]), (7, "internal"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.commands.error = None
+        self.assertTrue(self.say('{"id":8,"command":"SHOW"}')[0]["ok"])
+
+    def test_a_line_that_is_too_long(self) -> None:
+        """It is told, and the next one is read."""
+        (answer,) = self.say("x" * (ipc.MAX_LINE + 1))
+        self.assertEqual((answer["id"], answer["error"]["code"]), (None, "too_large"))
+        self.assertTrue(self.say('{"id":8,"command":"SHOW"}')[0]["ok"])
+        long = '{"id":9,"command":"LOGIN","link":"%s"}' % ("x" * 2048)
+        self.assertTrue(self.say(long)[0]["ok"])
+
+    def test_half_a_line(self) -> None:
+        """Whoever stops in mid-line is not waited for; whoever is silent is."""
+        self.clock.advance(3600)
+        self.assertEqual(self.wire.closed, "")
+        self.visitor.dataReceived(b'{"id":')
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.lines(self.wire)[0]["data"]["code"], "too_slow")
+        self.assertEqual(self.wire.closed, "half")
+
+    def test_a_flood_that_is_not_read(self) -> None:
+        """As soon as the socket is full nothing is done and nothing is read any more."""
+        line = b'{"id":1,"command":"STATUS"}\n'
+        self.visitor.dataReceived(line)
+        self.visitor.pauseProducing()
+        self.assertEqual(self.wire.producerState, "paused")
+        self.visitor.dataReceived(line * 50)
+        self.assertEqual(len(self.commands.asked), 1)
+        self.visitor.resumeProducing()
+        self.assertEqual(len(self.commands.asked), 51)
+        self.assertEqual(self.wire.producerState, "producing")
+
+    def test_news_that_is_not_read(self) -> None:
+        """Of each kind the last is kept, and told when there is room."""
+        self.visitor.pauseProducing()
+        for number in range(1000):
+            self.visitor.tell("status", number)
+        self.visitor.tell("log", "line")
+        self.assertEqual(self.wire.said(), b"")
+        self.visitor.resumeProducing()
+        self.assertEqual([each["data"] for each in self.lines(self.wire)], [999, "line"])
+
+    def test_many_at_once(self) -> None:
+        self.commands.waiting = Deferred()
+        asked = [f'{{"id":{number},"command":"SHOW"}}' for number in range(MOST_AT_ONCE + 1)]
+        (refused,) = self.say(*asked)
+        self.assertEqual((refused["id"], refused["error"]["code"]), (MOST_AT_ONCE, "overloaded"))
+        self.commands.waiting.callback(None)
+        self.assertEqual(len(self.lines(self.wire)), MOST_AT_ONCE)
+        self.commands.waiting = None
+        self.assertTrue(self.say('{"id":99,"command":"SHOW"}')[0]["ok"])
+
+    def test_it_leaves_before_the_answer(self) -> None:
+        waiting = self.commands.waiting = Deferred()
+        self.say('{"id":1,"command":"LOGOUT"}')
+        self.wire.hang_up()
+        self.assertEqual(list(self.visitors), [])
+        waiting.callback(None)
+        self.assertEqual(self.wire.said(), b"")
+
+
+class Peers(SynchronousTestCase):
+    """What a UNIX socket tells of the other end."""
+
+    def of(self, uid: int, family: int = socket.AF_UNIX) -> Any:
+        raw = struct.pack("3i", 1, uid, 1)
+        found = SimpleNamespace(family=family, getsockopt=lambda *_: raw)
+        return SimpleNamespace(socket=found)
+
+    def test_uid(self) -> None:
+        self.assertEqual(peer_uid(self.of(7)), 7)
+        self.assertIsNone(peer_uid(self.of(7, socket.AF_INET)))
+        self.assertIsNone(peer_uid(SimpleNamespace()))
+
+    def test_who_is_let_in(self) -> None:
+        for uid, open_ in ((os.geteuid(), True), (0, True), (os.geteuid() + 1, False)):
+            commands = Commands()
+            visitors = Visitors(Clock(), SECRET, commands)
+            visitor, wire = visitors.buildProtocol(None), Wire()
+            wire.protocol = visitor
+            wire.socket = self.of(uid).socket
+            visitor.makeConnection(wire)
+            visitor.dataReceived(b'{"id":1,"command":"SHOW"}\n')
+            self.assertEqual(len(commands.asked), int(open_), uid)
+            self.assertEqual(wire.closed, "" if open_ else "half")
+
+
+class Locks(SynchronousTestCase):
+    def test_one_at_a_time(self) -> None:
+        state = Path(self.mktemp())
+        first, second = Lock(state), Lock(state)
+        first.look()
+        self.assertFalse(state.exists())
+        first.take()
+        where = ipc.Where(4711, SECRET, 1234)
+        state.joinpath(*ipc.WHERE).write_bytes(msgspec.json.encode(where))
+        for attempt in (second.take, second.look):
+            said = self.assertRaises(BadConfiguration, attempt).message
+            self.assertIn("process 1234, IPC at 127.0.0.1:4711", said)
+            self.assertNotIn(SECRET, said)
+        first.release()
+        second.look()
+        second.take()
+        self.assertRaises(BadConfiguration, first.take)
+        second.release()
+
+    def test_a_folder_that_cannot_be(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("")
+        error: CtllmError = self.assertRaises(BadConfiguration, Lock(file).take)
+        self.assertIn("--state", error.message)
