@@ -18,6 +18,7 @@ MAY = {
     "wire": {"errors"},
     "config": {"errors"},
     "lines": set(),
+    "holding": set(),
     "ipc": {"wire", "errors"},
     "logs": set(),
     "later": set(),
@@ -25,7 +26,7 @@ MAY = {
     "standin": {"http", "wire", "errors"},
     "proxy": {"http", "wire", "config", "errors"},
     "cloud": {"http", "wire", "config", "errors"},
-    "desktop": {"http", "wire", "config", "errors", "standin"},
+    "desktop": {"http", "wire", "config", "errors", "standin", "holding"},
     "place": set(),
     "options": {"config", "errors", "place"},
     "welcome": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
@@ -35,6 +36,7 @@ MAY = {
         "options", "place", "welcome", "lines", "logs", "later",
     },
     "lean": {"tap", "later"},
+    "__main__": {"tap"},
 }  # fmt: skip
 
 #: What would be input, output or a clock.

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import msgspec
 
 from ctllm.errors import BadConfiguration
+from ctllm.holding import hold
 from ctllm.wire.ipc import WHERE, Where
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try(handle: int) -> None:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _try(handle: int) -> None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class Lock:
@@ -50,7 +39,7 @@ class Lock:
                 "make its folder writable or choose another one with --state"
             ) from error
         try:
-            _try(handle)
+            hold(handle)
         except OSError:
             os.close(handle)
             raise BadConfiguration(self._taken()) from None

@@ -1,0 +1,10 @@
+"""`python -m ctllm PLACE` runs what `twistd -n ctllm PLACE` runs, without twistd's own options."""
+
+from __future__ import annotations
+
+import sys
+
+from ctllm.tap import run
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

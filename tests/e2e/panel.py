@@ -1,0 +1,205 @@
+"""A panel without a screen: shows what a StatusNotifierItem shows, and clicks on its menu.
+
+A process of its own, on the session bus that it finds. Reads a command a line from its input and
+answers each with one line of JSON: `look` with title, icon (file and pixels) and menu; `click` and
+a path of labels with whether it was there. Notifications are kept, and told by `look`, too.
+"""
+
+# D-Bus types are written as annotations.
+# ruff: noqa: F722, F821
+
+import asyncio
+import hashlib
+import json
+import sys
+from typing import Any
+
+from dbus_fast import Message, MessageType, PropertyAccess, Variant
+from dbus_fast.aio import MessageBus
+from dbus_fast.service import ServiceInterface, dbus_property, method, signal
+from PIL import Image
+
+WATCHER = "org.kde.StatusNotifierWatcher"
+ITEM = "org.kde.StatusNotifierItem"
+MENU = "com.canonical.dbusmenu"
+
+
+class Watcher(ServiceInterface):
+    """Where items register."""
+
+    def __init__(self) -> None:
+        super().__init__(WATCHER)
+        self.paths: list[str] = []
+
+    @method()
+    def RegisterStatusNotifierItem(self, service: "s"):
+        self.paths.append(service)
+
+    @method()
+    def RegisterStatusNotifierHost(self, service: "s"):
+        pass
+
+    @dbus_property(access=PropertyAccess.READ)
+    def RegisteredStatusNotifierItems(self) -> "as":
+        return self.paths
+
+    @dbus_property(access=PropertyAccess.READ)
+    def IsStatusNotifierHostRegistered(self) -> "b":
+        return True
+
+    @dbus_property(access=PropertyAccess.READ)
+    def ProtocolVersion(self) -> "i":
+        return 0
+
+    @signal()
+    def StatusNotifierHostRegistered(self) -> None:
+        pass
+
+
+class Notifications(ServiceInterface):
+    """The notification service of a desktop."""
+
+    def __init__(self) -> None:
+        super().__init__("org.freedesktop.Notifications")
+        self.seen: list[list[str]] = []
+
+    @method()
+    def Notify(
+        self,
+        app: "s",
+        replaces: "u",
+        icon: "s",
+        title: "s",
+        words: "s",
+        actions: "as",
+        hints: "a{sv}",
+        timeout: "i",
+    ) -> "u":
+        self.seen.append([title, words])
+        return len(self.seen)
+
+    @method()
+    def CloseNotification(self, number: "u"):
+        pass
+
+    @method()
+    def GetCapabilities(self) -> "as":
+        return ["body"]
+
+    @method()
+    def GetServerInformation(self) -> "ssss":
+        return ["panel", "ctllm", "1", "1.2"]
+
+
+class Panel:
+    """The one item that registered last, if it is still there."""
+
+    def __init__(self, bus: MessageBus) -> None:
+        self.bus = bus
+        self.watcher = Watcher()
+        self.notifications = Notifications()
+        self.senders: list[str] = []
+        bus.add_message_handler(self._note)
+
+    def _note(self, message: Message) -> None:
+        if message.member == "RegisterStatusNotifierItem":
+            self.senders.append(message.sender)
+
+    async def begin(self) -> None:
+        self.bus.export("/StatusNotifierWatcher", self.watcher)
+        self.bus.export("/org/freedesktop/Notifications", self.notifications)
+        await self.bus.request_name(WATCHER)
+        await self.bus.request_name("org.freedesktop.Notifications")
+
+    async def call(self, path: str, interface: str, member: str, kinds: str, *values: Any) -> Any:
+        answer = await self.bus.call(
+            Message(
+                destination=self.senders[-1], path=path, interface=interface, member=member,
+                signature=kinds, body=list(values),
+            )
+        )  # fmt: skip
+        if answer.message_type is MessageType.ERROR:
+            raise LookupError(answer.body)
+        return answer.body
+
+    async def properties(self) -> dict[str, Any]:
+        path = self.watcher.paths[-1]
+        (found,) = await self.call(path, "org.freedesktop.DBus.Properties", "GetAll", "s", ITEM)
+        return {name: value.value for name, value in found.items()}
+
+    async def layout(self) -> Any:
+        menu = (await self.properties())["Menu"]
+        _, root = await self.call(menu, MENU, "GetLayout", "iias", 0, -1, [])
+        return menu, root
+
+    async def look(self) -> dict[str, Any]:
+        if not self.senders:
+            return {"there": False, "notifications": self.notifications.seen}
+        try:
+            shown = await self.properties()
+            _, root = await self.layout()
+            with Image.open(shown["IconName"]) as image:
+                pixels = hashlib.sha256(image.tobytes()).hexdigest()
+        except (LookupError, OSError):
+            return {"there": False, "notifications": self.notifications.seen}
+        return {
+            "there": shown["Status"] == "Active",
+            "title": shown["Title"],
+            "file": shown["IconName"],
+            "pixels": pixels,
+            "menu": _read(root),
+            "notifications": self.notifications.seen,
+        }
+
+    async def click(self, *labels: str) -> bool:
+        """Ids change with each update of the menu: the entry is looked up just before."""
+        menu, entry = await self.layout()
+        for label in labels:
+            found = [each.value for each in entry[2] if _label(each.value) == label]
+            if not found:
+                return False
+            entry = found[0]
+            if label != labels[-1]:
+                await self.call(menu, MENU, "AboutToShow", "i", entry[0])
+        event = (entry[0], "clicked", Variant("i", 0), 0)
+        await self.call(menu, MENU, "Event", "isvu", *event)
+        return True
+
+
+def _label(entry: Any) -> str:
+    value = entry[1].get("label")
+    return value.value.replace("__", "\0").replace("_", "").replace("\0", "_") if value else ""
+
+
+def _read(entry: Any) -> list[dict[str, Any]]:
+    """The entries of a menu, as far as somebody sees them."""
+    return [
+        {
+            "label": _label(each.value),
+            "enabled": each.value[1].get("enabled", Variant("b", True)).value,
+            "checked": each.value[1].get("toggle-state", Variant("i", 0)).value == 1,
+            "menu": _read(each.value),
+        }
+        for each in entry[2]
+        if each.value[1].get("type", Variant("s", "")).value != "separator"
+    ]
+
+
+async def main() -> None:
+    panel = Panel(await MessageBus().connect())
+    await panel.begin()
+    print(json.dumps("ready"), flush=True)
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        command, *labels = json.loads(line)
+        try:
+            answer: Any = await (panel.look() if command == "look" else panel.click(*labels))
+        except (LookupError, IndexError) as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

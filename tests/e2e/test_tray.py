@@ -1,0 +1,354 @@
+"""The real tray in a session of its own: what it says, what its menu does, what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.errors import CtllmError
+from ctllm.ipc import Daemon
+from ctllm.wire import ipc
+from ctllm.wire.ipc_data import Status
+from tests.e2e.processes import alive
+from tests.e2e.session import Session, entry, labels
+from tests.e2e.test_ipc import BROWSER, _read_all
+from tests.e2e.world import Program, World, until
+from tests.ports import free_port
+
+
+class Desk:
+    """Alice's machine with its session: the tray starts the desktop by itself."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.session = Session(world)
+        self.ollama_port = free_port()
+        self.endpoint = free_port()
+        self.config = world.folder / "ctllm.toml"
+        self.state = world.folder / "alice"
+        self.ollama: Program | None = None
+        self.program: Program | None = None
+
+    async def begin(self) -> None:
+        world = self.world
+        browser = world.folder / "browser"
+        browser.write_text(BROWSER.format(world.folder))
+        browser.chmod(0o755)
+        asker = world.folder / "bin" / "zenity"
+        asker.parent.mkdir()
+        asker.write_text(f'#!/bin/sh\ncat "{world.folder}/typed"\n')
+        asker.chmod(0o755)
+        world.more_environment = {
+            "BROWSER": f"{browser} %s", "PATH": f"{asker.parent}:{os.environ['PATH']}",
+        }  # fmt: skip
+        self.config.write_text(
+            f'state = "{self.state}"\n[desktop]\nollama = "127.0.0.1:{self.ollama_port}"\n'
+            f'endpoint = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
+        )
+        await world.cloud()
+        await self.session.start()
+        await world.command_in(self.state, "login", await world.invite("alice"))
+
+    async def start(self) -> None:
+        if self.ollama is None or self.ollama.ended.called:
+            await self.start_ollama()
+        if self.program is None or self.program.ended.called:
+            self.program = self.world.run(
+                "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
+            )
+        await self.session.shows("")
+        if "daemon not running" in (await self.session.look())["title"]:
+            await self.session.click("Start the daemon")
+        await self.session.shows(": connected")
+
+    async def start_ollama(self) -> None:
+        self.ollama = self.world.run(
+            "ollama", "python", "-m", "ctllm.standin", f"--port={self.ollama_port}",
+            "--model=llama3.2", "--control",
+        )  # fmt: skip
+        await until(lambda: '"port"' in self.ollama.printed, "Ollama")
+
+    async def script(self, path: str, **script: Any) -> None:
+        body = {"path": path, "script": script}
+        await self.world.http("POST", "/standin/scripts", body, port=self.ollama_port)
+
+    async def ask(self, kind: Any, **told: Any) -> Any:
+        def work() -> Any:
+            with Daemon(self.state) as daemon:
+                return daemon.ask(kind, **told)
+
+        return await deferToThread(work)
+
+    async def status(self) -> Status:
+        def work() -> Status:
+            with Daemon(self.state) as daemon:
+                return daemon.status()
+
+        return await deferToThread(work)
+
+    async def end(self) -> None:
+        with suppress(CtllmError):  # it is gone already
+            await self.ask(ipc.Quit, seconds=0)
+        await self.session.close()
+
+
+@pytest.fixture(scope="module")
+def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    made = Desk(World(tmp_path_factory.mktemp("tray")))
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.begin()))
+    yield made
+
+    async def close() -> None:
+        await made.end()
+        await made.world.close()
+
+    pytest_twisted.blockon(Deferred.fromCoroutine(close()))
+
+
+@pytest_twisted.async_yield_fixture()
+async def desk(desk_of_module: Desk) -> Any:
+    """Tray, desktop and Ollama run, and all is well; a test may end any of them."""
+    await desk_of_module.start()
+    yield desk_of_module
+
+
+@ensureDeferred
+async def test_it_starts_the_daemon(desk: Desk) -> None:
+    """One that is no child of the tray's session, with the tray's configuration."""
+    status = await desk.status()
+    assert status.endpoint == f"http://127.0.0.1:{desk.endpoint}"
+    assert os.getsid(status.pid) != os.getsid(desk.program.pid)
+    look = await desk.session.look()
+    assert look["title"] == "CloudToLocalLLM: connected"
+    assert labels(look) == [
+        "connected", "Show CloudToLocalLLM", "Hide CloudToLocalLLM", "Requests of apps",
+        "Models in memory", "Sign out", "Settings", "About", "Quit",
+    ]  # fmt: skip
+    assert not entry(look, "connected")["enabled"]
+    chosen = [each["label"] for each in entry(look, "Requests of apps")["menu"] if each["checked"]]
+    assert chosen == ["Automatic"]
+
+
+@ensureDeferred
+async def test_icons_follow(desk: Desk) -> None:
+    """Each state has pixels and words of its own; a flap is not notified, what lasts is."""
+    seen = {"connected": (await desk.session.look())["pixels"]}
+    await desk.ollama.stop(signal.SIGKILL)
+    seen["degraded"] = (await desk.session.shows("Ollama is down", 6))["pixels"]
+    await desk.start_ollama()
+    assert (await desk.session.shows(": connected", 6))["pixels"] == seen["connected"]
+    assert not [
+        each for each in (await desk.session.look())["notifications"] if "Ollama" in each[0]
+    ]
+    await desk.ollama.stop(signal.SIGKILL)
+    assert "Ollama is down" in await desk.session.notified("Ollama is down")
+    await desk.start_ollama()
+    await desk.session.shows(": connected")
+    await desk.ask(ipc.Logout)
+    seen["disconnected"] = (await desk.session.shows("signed out"))["pixels"]
+    await desk.world.command_in(desk.state, "login", await desk.world.invite("alice"))
+    await desk.session.shows(": connected")
+    cloud = desk.world.programs[0]
+    cloud.send(signal.SIGSTOP)
+    seen["connecting"] = (await desk.session.shows("connecting …", 30))["pixels"]
+    cloud.send(signal.SIGCONT)
+    await desk.session.shows(": connected", 30)
+    assert len(set(seen.values())) == len(seen), seen
+
+
+@ensureDeferred
+async def test_preferences(desk: Desk) -> None:
+    """What is clicked counts, and has the check mark; what a command says, too."""
+    for label, name in (
+        ("This machine first", "local"), ("Other desktops first", "cloud"),
+        ("Never the cloud", "never"), ("Automatic", "auto"),
+    ):  # fmt: skip
+        await desk.session.click("Requests of apps", label)
+
+        async def counts(name: str = name, label: str = label) -> bool:
+            entries = entry(await desk.session.look(), "Requests of apps")["menu"]
+            checked = [each["label"] for each in entries if each["checked"]]
+            return (await desk.status()).preference == name and checked == [label]
+
+        await until(counts, f"{name} to count")
+    await desk.world.command_in(desk.state, "prefer", "never")
+
+    async def shown() -> bool:
+        entries = entry(await desk.session.look(), "Requests of apps")["menu"]
+        return [each["label"] for each in entries if each["checked"]] == ["Never the cloud"]
+
+    await until(shown, "the check mark to move")
+    await desk.world.command_in(desk.state, "prefer", "auto")
+
+
+@ensureDeferred
+async def test_show_and_settings(desk: Desk) -> None:
+    """The browser opens the page."""
+    noted = desk.world.folder / "file"
+    for label, view in (("Show CloudToLocalLLM", ""), ("Settings", "view=settings")):
+        noted.unlink(missing_ok=True)
+        await desk.session.click(label)
+        await until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
+        assert view in noted.read_text()
+    await desk.session.click("Hide CloudToLocalLLM")
+    assert "in your browser" in await desk.session.notified("That did not work")
+
+
+@ensureDeferred
+async def test_about(desk: Desk) -> None:
+    await desk.session.click("About")
+    assert str(desk.state) in await desk.session.notified("ctllm (CloudToLocalLLM)")
+
+
+@ensureDeferred
+async def test_models_in_memory(desk: Desk) -> None:
+    """Those that Ollama has loaded."""
+    body = {"model": "llama3.2", "prompt": ""}
+    await desk.world.http("POST", "/api/generate", body, port=desk.endpoint)
+
+    async def shown() -> bool:
+        menu = entry(await desk.session.look(), "Models in memory")["menu"]
+        return [each["label"] for each in menu] == ["llama3.2:latest"]
+
+    await until(shown, "the model to be listed")
+
+
+@ensureDeferred
+async def test_signing_out_and_in(desk: Desk) -> None:
+    """A link is asked for in a window; a bad one is answered with why."""
+    await desk.session.click("Sign out")
+    look = await desk.session.shows("signed out")
+    assert not entry(look, "Show CloudToLocalLLM")["enabled"]
+    typed = desk.world.folder / "typed"
+    typed.write_text("https://example.org/\n")
+    await desk.session.click("Sign in …")
+    await desk.session.notified("that is not a sign-in link")
+    typed.write_text(await desk.world.invite("alice"))
+    await desk.session.click("Sign in …")
+    await desk.session.shows(": connected")
+
+
+@ensureDeferred
+async def test_the_daemon_is_killed(desk: Desk) -> None:
+    """The icon stays and says so; when the daemon is back, whoever started it, so is the icon."""
+    pid = (await desk.status()).pid
+    os.kill(pid, signal.SIGKILL)
+    look = await desk.session.shows("daemon not running", 5)
+    assert labels(look) == ["daemon not running", "Start the daemon", "Quit"]
+    other = desk.world.run(
+        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desk.config}"
+    )
+    await desk.session.shows(": connected")
+    await other.stop()
+    await desk.session.shows("daemon not running")
+    await desk.session.click("Start the daemon")
+    await desk.session.shows(": connected")
+    assert not alive(pid)
+
+
+@ensureDeferred
+async def test_the_tray_is_killed(desk: Desk) -> None:
+    """An answer that streams goes on, and a new tray leaves nothing of the old one behind."""
+    await desk.script("/api/generate", lines=30, line_interval=0.1)
+    body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
+    answer = deferToThread(_read_all, desk.endpoint, "/api/generate", body)
+
+    async def streams() -> bool:
+        return (await desk.status()).traffic.under_way == 1
+
+    await until(streams, "the answer to begin")
+    before = (await desk.session.look())["file"]
+    await desk.program.stop(signal.SIGKILL)
+    lines = [json.loads(line) for line in (await answer).splitlines()]
+    assert len(lines) == 31 and lines[-1]["done"] is True
+    assert Path(before).exists(), "nothing cleans up after a kill but the next start"
+    await until(lambda: desk.program.ended.called, "the end to be heard of")
+    await desk.start()
+    assert not Path(before).exists()
+
+
+@ensureDeferred
+async def test_a_second_tray(desk: Desk) -> None:
+    """One icon is enough."""
+    second = desk.world.run("tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env)
+    await until(lambda: second.ended.called, "the second to end")
+    assert second.code == 0 and "runs already" in second.printed
+    assert (await desk.session.look())["there"]
+
+
+@ensureDeferred
+async def test_quit(desk: Desk) -> None:
+    """Daemon and tray end, once the answer under way is whole; nothing is left of them."""
+    await desk.script("/api/generate", lines=20, line_interval=0.1)
+    body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
+    answer = deferToThread(_read_all, desk.endpoint, "/api/generate", body)
+
+    async def streams() -> bool:
+        return (await desk.status()).traffic.under_way == 1
+
+    await until(streams, "the answer to begin")
+    pid = (await desk.status()).pid
+    await desk.session.click("Quit")
+    await until(lambda: desk.program.ended.called, "the tray to end")
+    assert desk.program.code == 0, desk.program.printed
+    assert json.loads((await answer).splitlines()[-1])["done"] is True
+    assert not alive(pid)
+    assert not (await desk.session.look())["there"]
+    assert not (desk.state / "tray").exists()
+    left = {path.name for path in (desk.state / "desktop").iterdir()}
+    assert left == {"credentials.json", "lock", "preference.json", "desktop.log"}
+
+
+@ensureDeferred
+async def test_told_to_end(desk: Desk) -> None:
+    """By SIGTERM, as at the end of a session: the tray goes, the daemon stays."""
+    pid = (await desk.status()).pid
+    await desk.program.stop()
+    assert alive(pid) and not (desk.state / "tray").exists()
+
+
+# -- where there is no place for it
+
+
+@ensureDeferred
+async def test_no_panel(world: World) -> None:
+    """A clear word, with what helps; and how things can be seen without a tray."""
+    session = Session(world)
+    await session.start(panel=False)
+    tray = session.tray(world.folder / "state", "--no-start", "--wait=0.5")
+    await until(lambda: tray.ended.called, "the tray to give up")
+    assert tray.code == 1
+    assert re.search("shows no tray icons.*GNOME.*ctllm status", tray.printed, re.DOTALL)
+
+
+@ensureDeferred
+async def test_no_session(world: World) -> None:
+    tray = world.run("tray", "ctllm-tray", f"--state={world.folder}", "--no-start")
+    await until(lambda: tray.ended.called, "the tray to give up")
+    assert tray.code == 1 and "DISPLAY" in tray.printed and "Traceback" not in tray.printed
+
+
+@ensureDeferred
+async def test_a_panel_that_comes_late(world: World) -> None:
+    """As at the start of a session; and no daemon is started where none is wanted."""
+    session = Session(world)
+    await session.start(panel=False)
+    tray = session.tray(world.folder / "state", "--no-start", "--wait=20", "--panel=light")
+    await session.start_panel()
+    look = await session.shows("daemon not running")
+    assert tray.code is None and labels(look)[0] == "daemon not running"
+    assert not (world.folder / "state" / "desktop").exists()
+    await tray.stop()
+    await session.close()

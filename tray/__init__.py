@@ -1,0 +1,1 @@
+"""The tray icon: a thin process that shows how the desktop's daemon is, and passes clicks on."""
