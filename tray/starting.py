@@ -9,19 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-#: The program that a bundle has beside the tray's.
-_BUNDLED = "ctllm-desktop"
+from ctllm.programs import desktop_program
+
 #: Bytes of the daemon's log that are kept when another one is started.
 _KEPT = 1024 * 1024
-
-
-def command(options: Sequence[str]) -> list[str]:
-    """What to run for a desktop with `options`."""
-    if getattr(sys, "frozen", False):
-        suffix = ".exe" if sys.platform == "win32" else ""
-        program = Path(sys.executable).with_name(_BUNDLED + suffix)
-        return [str(program), *options]
-    return [sys.executable, "-m", "ctllm", "desktop", *options]
 
 
 def start(state: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -37,5 +28,9 @@ def start(state: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as log:
         return subprocess.Popen(  # noqa: S603
-            command(options), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **detached
+            [*desktop_program(), *options],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            **detached,
         )

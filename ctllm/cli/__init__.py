@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.python import usage
 
-from ctllm.cli import daemon, desktop, firewall, proxies, server
+from ctllm.cli import autostart, daemon, desktop, firewall, proxies, server
 from ctllm.cli.options import Command, Options
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
@@ -59,6 +59,7 @@ _COMMANDS: dict[str, Callable[[Config, Command], None]] = {
     "prefer": daemon.prefer,
     "quit": daemon.quit,
     "logs": daemon.logs,
+    "autostart": autostart.run,
     "login": desktop.login,
     "logout": desktop.logout,
     "connect": desktop.connect,

@@ -142,6 +142,15 @@ class _Logs(Command):
     optParameters = [["lines", "n", 100, "How many", int]]
 
 
+class _Autostart(Command):
+    argument = "on|off"
+    longdesc = (
+        "Has the desktop and its tray start with your session, or not any more: a systemd unit of "
+        "yours and an autostart entry, a launchd agent, or an entry of the Startup folder."
+    )
+    optParameters = [["with-config", None, None, "A configuration file that they are to use"]]
+
+
 class _Login(Command):
     argument = "LINK"
     longdesc = "Signs this desktop in with a link that `ctllm invite NAME` printed on the server."
@@ -208,6 +217,7 @@ class Options(usage.Options):
         ),
         ("quit", None, _Quit, "On a desktop: end it, in order"),
         ("logs", None, _Logs, "On a desktop: what it has logged"),
+        ("autostart", None, _Autostart, "On a desktop: start with the session (on, off)"),
         ("login", None, _Login, "On a desktop: sign in with such a link"),
         ("logout", None, _Logout, "On a desktop: sign out"),
         ("keys", None, _Keys, "On a desktop: API keys for programs (add, rm, ls)"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +26,7 @@ from ctllm.wire.ipc_data import Status
 from tests.e2e.processes import alive
 from tests.e2e.session import Session, entry, labels
 from tests.e2e.test_ipc import BROWSER, _read_all
-from tests.e2e.world import Program, World, until
+from tests.e2e.world import BIN, Program, World, until
 from tests.ports import free_port
 
 
@@ -352,3 +354,57 @@ async def test_a_panel_that_comes_late(world: World) -> None:
     assert not (world.folder / "state" / "desktop").exists()
     await tray.stop()
     await session.close()
+
+
+# -- with the session
+
+
+@ensureDeferred
+async def test_autostart(world: World) -> None:
+    """The entry, started as by a session, brings up tray and desktop; `off` leaves nothing."""
+    session = Session(world)
+    await session.start()
+    state = world.folder / "some state"
+    config = world.folder / "config"
+    env = {**session.env, "XDG_CONFIG_HOME": str(config), "PATH": str(BIN)}
+
+    async def autostart(word: str) -> None:
+        argv = [str(BIN / "ctllm"), f"--state={state}", "autostart", word]
+        done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+
+    await autostart("on")
+    (path,) = [path for path in config.rglob("*") if path.is_file()]
+    launch = (
+        "import sys; from gi.repository import Gio;"
+        "Gio.DesktopAppInfo.new_from_filename(sys.argv[1]).launch([], None)"
+    )
+    await deferToThread(
+        subprocess.run, ["/usr/bin/python3", "-c", launch, str(path)], env=session.env, check=True
+    )
+    look = await session.shows("signed out")
+    assert "Sign in …" in labels(look)
+    await session.click("Quit")
+
+    async def gone() -> bool:
+        return not (await session.look())["there"]
+
+    await until(gone, "the tray to end")
+    await autostart("off")
+    assert not [path for path in config.rglob("*") if not path.is_dir()]
+    await session.close()
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own judgement")
+@ensureDeferred
+async def test_the_unit_is_sound(world: World) -> None:
+    """As systemd reads it."""
+    env = {**world.environment(), "XDG_CONFIG_HOME": str(world.folder)}
+    env["XDG_RUNTIME_DIR"] = str(world.folder)
+    state = world.folder / "a $tate of 100%"
+    argv = [str(BIN / "ctllm"), f"--state={state}", "autostart", "on"]
+    await deferToThread(subprocess.run, argv, capture_output=True, env=env, check=True)
+    unit = world.folder / "systemd" / "user" / "ctllm-desktop.service"
+    verify = ["systemd-analyze", "--user", "verify", str(unit)]
+    done = await deferToThread(subprocess.run, verify, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -18,6 +18,7 @@ MAY = {
     "wire": {"errors"},
     "config": {"errors"},
     "lines": set(),
+    "programs": set(),
     "holding": set(),
     "ipc": {"wire", "errors"},
     "logs": set(),
@@ -30,7 +31,7 @@ MAY = {
     "place": set(),
     "options": {"config", "errors", "place"},
     "welcome": {"desktop", "cloud", "http", "wire", "config", "errors", "lines"},
-    "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines", "ipc"},
+    "cli": {"desktop", "cloud", "http", "wire", "config", "errors", "lines", "ipc", "programs"},
     "tap": {
         "desktop", "cloud", "proxy", "http", "wire", "config", "errors",
         "options", "place", "welcome", "lines", "logs", "later",

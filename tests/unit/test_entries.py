@@ -1,0 +1,71 @@
+"""What starts with a session: the files of each system, read as that system reads them."""
+
+from __future__ import annotations
+
+import configparser
+import plistlib
+import shlex
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.cli.entries import Machine, entries
+
+PYTHON = '/opt/my "own" $HOME 100%/python'
+DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state=/home/ann/it's mine")
+TRAY = (PYTHON, "-m", "tray", "--wait=120")
+
+
+def machine(platform: str, has_systemd: bool = False, **environ: str) -> Machine:
+    return Machine(platform, {"HOME": "/home/ann", **environ}, has_systemd, DESKTOP, TRAY)
+
+
+def ini(content: bytes) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(content.decode())
+    return parser
+
+
+class EntriesTests(SynchronousTestCase):
+    def test_systemd(self) -> None:
+        unit, entry = entries(machine("linux", has_systemd=True))
+        folder = Path("/home/ann/.config/systemd/user")
+        self.assertEqual(unit.path, folder / "ctllm-desktop.service")
+        self.assertEqual(unit.link, folder / "default.target.wants" / "ctllm-desktop.service")
+        line = ini(unit.content)["Service"]["ExecStart"]
+        words = shlex.split(line.replace("%%", "%").replace("$$", "$"))
+        self.assertEqual(tuple(words), DESKTOP)
+        self.assertEqual(ini(unit.content)["Install"]["WantedBy"], "default.target")
+        self.assertEqual(entry.path, Path("/home/ann/.config/autostart/ctllm-tray.desktop"))
+        self.assertIn("--no-start", ini(entry.content)["Desktop Entry"]["Exec"])
+
+    def test_without_systemd(self) -> None:
+        """The tray starts the desktop."""
+        (entry,) = entries(machine("linux", XDG_CONFIG_HOME="/cfg"))
+        self.assertEqual(entry.path, Path("/cfg/autostart/ctllm-tray.desktop"))
+        line = ini(entry.content)["Desktop Entry"]["Exec"]
+        words = shlex.split(line.replace("%%", "%").replace("\\\\", "\\").replace("\\$", "$"))
+        self.assertEqual(tuple(words), TRAY)
+
+    def test_launchd(self) -> None:
+        desktop, tray = entries(machine("darwin"))
+        told = plistlib.loads(desktop.content)
+        self.assertEqual(tuple(told["ProgramArguments"]), DESKTOP)
+        self.assertTrue(told["RunAtLoad"])
+        self.assertEqual(told["KeepAlive"], {"SuccessfulExit": False})
+        agents = Path("/home/ann/Library/LaunchAgents")
+        self.assertEqual(desktop.path, agents / "org.ctllm.desktop.plist")
+        self.assertEqual(tray.path, agents / "org.ctllm.tray.plist")
+        self.assertEqual(desktop.after_install[0][:2], ("launchctl", "bootstrap"))
+        self.assertEqual(desktop.before_removal[0][:2], ("launchctl", "bootout"))
+
+    def test_windows(self) -> None:
+        (entry,) = entries(machine("win32", APPDATA="/roaming"))
+        self.assertEqual(
+            entry.path,
+            Path("/roaming/Microsoft/Windows/Start Menu/Programs/Startup/ctllm-tray.cmd"),
+        )
+        first, line, _ = entry.content.decode().split("\r\n")
+        self.assertEqual(first, "@echo off")
+        self.assertTrue(line.startswith('start "" "/opt/my \\"own\\" $HOME 100%%/python" -m tray'))
