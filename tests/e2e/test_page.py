@@ -130,6 +130,22 @@ async def test_a_used_link_says_so(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
+async def test_settings(shared: World, tab: Tab) -> None:
+    """A link leads there, signed in; they are left for the page, and opened from it."""
+    link = await shared.invite("alice")
+    await tab.open(f"{link}&view=settings")
+    await tab.sees("#settings-who", "alice")
+    await tab.sees("#settings-address", shared.url)
+    await tab.sees("#settings-desktops", "Ollama is up")
+    assert await tab.find("location.hash") == "#view=settings"
+    await tab.click("Close")
+    await tab.misses("#settings")
+    assert await tab.find("location.href") == f"{shared.url}/"
+    await tab.click("Settings")
+    await tab.sees("#settings-who", "alice")
+
+
+@ensureDeferred
 async def test_a_reload_keeps_the_session_and_signing_out_ends_it(shared: World, tab: Tab) -> None:
     """A cookie that no script reads has it, until the user or the browser lets go."""
     await sign_in(tab, shared)
@@ -485,6 +501,10 @@ async def test_the_page_fits(
     await fits("signed-out")
     await ready(tab, shared, "alice")
     await fits("ready")
+    await tab.click("Settings")
+    await tab.sees("#settings-desktops", "Ollama is up")
+    await fits("settings")
+    await tab.click("Close")
     await ask(tab, "What is " + "long" * 60 + "?")
     await tab.sees(f"{ANSWER} .end", "Complete.")
     await fits("answered")

@@ -323,6 +323,69 @@ class Dialling(Case):
         self.assertEqual(heard.over, "end")
 
 
+class Hurrying(Case):
+    """The machine slept, or its network is another one."""
+
+    def test_while_waiting(self) -> None:
+        """It does not wait on, and later waits begin with the short ones again."""
+        self.cloud.refusal = ConnectionRefusedError()
+        self.start()
+        self.wait(300)
+        dials = len(self.cloud.dials)
+        self.bridge.hurry("a test")
+        self.settle()
+        self.assertEqual(len(self.cloud.dials), dials + 1)
+        self.wait(5.2)
+        self.assertGreaterEqual(len(self.cloud.dials), dials + 2)
+        self.cloud.refusal = None
+        self.bridge.hurry("a test")
+        self.settle()
+        self.assertEqual(self.bridge.state, "connected")
+
+    def test_while_connected(self) -> None:
+        """At once over a new connection, where answers go on."""
+        self.start()
+        heard = Heard()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.settle()
+        before = self.clock.seconds()
+        self.bridge.hurry("a test")
+        self.settle()
+        self.assertEqual((len(self.cloud.dials), self.clock.seconds()), (2, before))
+        self.callers[0].head(AnswerHead(200))
+        self.callers[0].end()
+        self.settle()
+        self.assertEqual(heard.over, "end")
+
+    def test_while_dialling(self) -> None:
+        """What hangs there is given up."""
+        self.cloud.hanging = Deferred()
+        self.start()
+        self.cloud.hanging = None
+        self.bridge.hurry("a test")
+        self.settle()
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connected", 2))
+
+    def test_while_signed_out(self) -> None:
+        """Nothing is dialled without a sign-in."""
+        self.session.out = True
+        self.start()
+        self.bridge.hurry("a test")
+        self.wait(2)
+        self.assertEqual((self.bridge.state, self.cloud.dials), ("signed out", []))
+
+    def test_traffic(self) -> None:
+        """Is counted over all connections."""
+        self.start()
+        _, sent, heard = self.bridge.traffic
+        self.assertGreater(min(sent, heard), 0)
+        self.bridge.hurry("a test")
+        self.settle()
+        now = self.bridge.traffic
+        self.assertGreater(now[1], sent)
+        self.assertGreater(now[2], heard)
+
+
 class Stopping(Case):
     """It stops in every phase; `end` looks that nothing stays behind."""
 

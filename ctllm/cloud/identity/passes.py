@@ -36,7 +36,7 @@ class Passes:
         now = self._now()
         self._kept = {key: each for key, each in self._kept.items() if each.expires > now}
         own = [key for key, each in self._kept.items() if each.user == user]
-        for key in own[: len(own) - MOST + 1]:
+        for key in own[: max(0, len(own) - MOST + 1)]:
             del self._kept[key]
         secret = token_urlsafe(32)
         self._kept[_hash(secret)] = _Pass(user, now + LIFE)

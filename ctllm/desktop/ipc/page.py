@@ -80,8 +80,8 @@ class Page(Service):
             self._removal.cancel()
         self._removal = self._reactor.callLater(FILE_STAYS, self._remove)
         done: Deferred[bool] = Deferred()
-        thread = threading.Thread(target=self._in_thread, args=(done,), daemon=True)
-        thread.start()
+        file = self._path.absolute().as_uri()
+        threading.Thread(target=self._in_thread, args=(file, done), daemon=True).start()
         timer = self._reactor.callLater(PATIENCE, self._tell, done, True)
         try:
             return await done
@@ -89,11 +89,10 @@ class Page(Service):
             if timer.active():
                 timer.cancel()
 
-    def _in_thread(self, done: Deferred[bool]) -> None:
-        try:
-            opened = self._browse(self._path.as_uri())
-        except (OSError, webbrowser.Error):
-            opened = False
+    def _in_thread(self, file: str, done: Deferred[bool]) -> None:
+        opened = False
+        with suppress(OSError, webbrowser.Error):
+            opened = self._browse(file)
         self._reactor.callFromThread(self._tell, done, opened)
 
     def _tell(self, done: Deferred[bool], opened: bool) -> None:

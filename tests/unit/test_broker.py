@@ -1,0 +1,433 @@
+"""The broker: who is asked, what is told of it, and what both sides have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.broker import elsewhere as module
+from ctllm.desktop.broker.broker import Broker
+from ctllm.desktop.broker.choice import Preference, Side
+from ctllm.desktop.broker.elsewhere import OFTEN, SELDOM, Elsewhere
+from ctllm.desktop.broker.kept import KeptPreference
+from ctllm.desktop.credentials import Credentials, SignIn
+from ctllm.desktop.endpoint import EndpointApp
+from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.wire.frames import Status
+from ctllm.wire.heads import AnswerHead, first
+from tests.unit.pretend import Served, Upstream, Wire
+
+OK = AnswerHead(200)
+UP = Status("up", "1", ("llama3.2:latest",))
+CHAT = b'{"model":"%b"}'
+
+
+class Ollama(Upstream):
+    """This machine's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners: list[Any] = []
+        self.looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def become(self, status: Status) -> None:
+        for listener in self.listeners:
+            listener(status)
+
+
+class Others(Service):
+    """The cloud's side."""
+
+    def __init__(self) -> None:
+        self.upstream = Upstream()
+        self.up = False
+        self.signed_in = True
+        self.models: set[str] = set()
+        self.on_change: Any = None
+        self.looks = 0
+        self.refusal: Exception | None = None
+
+    def has(self, model: str) -> bool:
+        return model in self.models
+
+    def look(self) -> None:
+        self.looks += 1
+
+    def become(self, up: bool, *models: str) -> None:
+        self.up, self.models = up, set(models)
+        self.on_change()
+
+    async def way(self) -> Upstream:
+        if self.refusal is not None:
+            raise self.refusal
+        return self.upstream
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.value = Preference.AUTO
+        self.trouble: Any = None
+
+    def load(self) -> Preference:
+        return self.value
+
+    def save(self, preference: Preference) -> Any:
+        self.value = preference
+        return self.trouble
+
+
+class BrokerTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.ollama, self.others, self.kept = Ollama(), Others(), Kept()
+        self.broker = Broker(self.ollama, self.others, self.kept, self.clock, "attic \u263a")  # type: ignore
+        self.changes = 0
+        self.broker.on_change = self.changed
+        self.ollama.become(UP)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def ask(
+        self, path: str = "/api/chat", body: bytes = CHAT % b"llama3.2", method: str = "POST"
+    ) -> Wire:
+        factory = HttpServerFactory(EndpointApp(self.broker.answer), self.clock)
+        protocol, wire = factory.buildProtocol(None), Wire()
+        wire.protocol = protocol
+        protocol.makeConnection(wire)
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        protocol.dataReceived(head.encode() + body)
+        return wire
+
+    def answer(self, upstream: Upstream, body: bytes = b"{}") -> None:
+        upstream.callers[-1].head(OK)
+        upstream.callers[-1].data(body)
+        upstream.callers[-1].end()
+
+    def test_signed(self) -> None:
+        """Who answered is said: side, machine, model. Of the cloud, it says the machine itself."""
+        wire = self.ask()
+        self.answer(self.ollama)
+        said = wire.said()
+        for line in (
+            b"Ctllm-Side: local",
+            b"Ctllm-Desktop: attic %E2%98%BA",
+            b"Ctllm-Model: llama3.2",
+        ):
+            self.assertIn(line + b"\r\n", said)
+        self.others.become(True, "qwen3")
+        wire = self.ask(body=CHAT % b"qwen3")
+        self.answer(self.others.upstream)
+        said = wire.said()
+        self.assertIn(b"Ctllm-Side: cloud\r\n", said)
+        self.assertNotIn(b"Ctllm-Desktop", said)
+        self.assertEqual((self.broker.counts["local"], self.broker.counts["cloud"]), (1, 1))
+
+    def test_names_of_models(self) -> None:
+        """By whichever of its names."""
+        self.others.become(True, "llama3.2", "library/llama3.2", "LLAMA3.2:latest")
+        for name in (b"llama3.2", b"llama3.2:latest", b"library/llama3.2", b"LLAMA3.2:latest"):
+            self.ask(body=CHAT % name)
+        self.assertEqual(len(self.ollama.asked), 4)
+
+    def test_a_model_of_a_path(self) -> None:
+        self.others.become(True, "qwen3")
+        self.ask("/v1/models/qwen3", b"", "GET")
+        self.assertEqual(len(self.others.upstream.asked), 1)
+
+    def test_not_signed_in(self) -> None:
+        """Nothing is kept to be sent elsewhere."""
+        self.others.signed_in = False
+        wire = self.ask()
+        self.ollama.callers[0].fail(OllamaDown("no Ollama"))
+        self.assertIn(b" 503 ", wire.said())
+
+    def test_failing(self) -> None:
+        """A request is moved; the side is looked at, and not preferred for a while."""
+        self.others.become(True)
+        wire = self.ask()
+        self.ollama.callers[0].fail(OllamaDown("no Ollama"))
+        self.answer(self.others.upstream)
+        self.assertIn(b"Ctllm-Side: cloud", wire.said())
+        self.assertEqual((self.ollama.looks, self.broker.side), (1, Side.CLOUD))
+        self.clock.advance(6)
+        self.assertEqual(self.broker.side, Side.LOCAL)
+        self.assertEqual(self.broker.counts["moved"], 1)
+
+    def test_a_side_that_dies(self) -> None:
+        """What waits there for its answer goes to the other one; what is answered stays."""
+        self.others.become(True)
+        self.ask()
+        self.ollama.callers[0].head(OK)
+        self.ask()
+        self.ollama.become(Status("down"))
+        self.assertEqual(len(self.others.upstream.asked), 1)
+        self.assertEqual(self.broker.under_way, 2)
+
+    def test_preferring(self) -> None:
+        self.others.become(True)
+        self.assertIsNone(self.broker.prefer(Preference.CLOUD))
+        self.assertEqual(self.kept.value, Preference.CLOUD)
+        self.ask()
+        self.assertEqual(len(self.others.upstream.asked), 1)
+        self.kept.trouble = BadConfiguration("full")
+        self.assertIs(self.broker.prefer(Preference.NEVER), self.kept.trouble)
+        self.ask()
+        self.assertEqual(len(self.ollama.asked), 1)
+
+    def test_what_changes_models(self) -> None:
+        """It is this machine's, whatever is preferred, and is never sent twice."""
+        self.others.become(True)
+        self.broker.prefer(Preference.CLOUD)
+        for method, path in (
+            ("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/push"),
+            ("POST", "/api/create"), ("POST", "/api/blobs/sha256:00"),
+        ):  # fmt: skip
+            wire = self.ask(path, b'{"model":"m"}', method)
+            self.ollama.callers[-1].fail(OllamaDown("no Ollama"))
+            self.assertIn(b" 503 ", wire.said())
+        self.assertEqual(self.others.upstream.asked, [])
+
+    def test_lists_of_both(self) -> None:
+        """Where an app could use both sides."""
+        mine = {"models": [{"name": "a:latest", "modified_at": "2026-01-02T00:00:00Z"}]}
+        theirs = {"models": [{"name": "b:latest", "modified_at": "2026-01-01T00:00:00Z"}]}
+        self.others.become(True)
+        wire = self.ask("/api/tags", b"", "GET")
+        self.answer(self.ollama, json.dumps(mine).encode())
+        self.answer(self.others.upstream, json.dumps(theirs).encode())
+        body = json.loads(wire.said().partition(b"\r\n\r\n")[2])
+        self.assertEqual([each["name"] for each in body["models"]], ["a:latest", "b:latest"])
+        for preference in (Preference.LOCAL, Preference.CLOUD, Preference.NEVER):
+            self.broker.prefer(preference)
+            before = len(self.ollama.asked) + len(self.others.upstream.asked)
+            self.ask("/api/tags", b"", "GET")
+            after = len(self.ollama.asked) + len(self.others.upstream.asked)
+            self.assertEqual(after - before, 1, preference)
+
+    def test_a_list_that_one_side_lacks(self) -> None:
+        """The other one's is given as it is."""
+        self.others.become(True)
+        self.others.refusal = Unauthenticated("signed out")
+        wire = self.ask("/api/tags", b"", "GET")
+        self.answer(self.ollama, b'{"models":[]}')
+        self.assertIn(b"Ctllm-Side: local", wire.said())
+
+    def test_in_use(self) -> None:
+        """Somebody asked lately, and the cloud may be asked at all."""
+        self.assertFalse(self.broker.in_use)
+        self.ask()
+        self.assertTrue(self.broker.in_use)
+        self.broker.prefer(Preference.NEVER)
+        self.assertFalse(self.broker.in_use)
+        self.broker.prefer(Preference.AUTO)
+        self.clock.advance(61)
+        self.assertFalse(self.broker.in_use)
+
+    def test_dismissed(self) -> None:
+        """Who waits and who reads are told; nothing is under way any more."""
+        waits, reads = self.ask(), self.ask()
+        self.ollama.callers[1].head(
+            AnswerHead(200, b"", ((b"Content-Type", b"application/x-ndjson"),))
+        )
+        self.broker.dismiss(DesktopLost("stopped"))
+        self.assertIn(b" 502 ", waits.said())
+        self.assertIn(b'{"error":"stopped"}\n', reads.said())
+        self.assertEqual(self.broker.under_way, 0)
+        self.assertEqual([call.told[-1].message for call in self.ollama.calls], ["stopped"] * 2)
+
+
+class KeptTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+
+    def kept(self, configured: Preference = Preference.AUTO) -> KeptPreference:
+        return KeptPreference(self.state, configured)
+
+    def test_kept(self) -> None:
+        self.assertEqual(self.kept().load(), Preference.AUTO)
+        self.assertIsNone(self.kept().save(Preference.NEVER))
+        self.assertEqual(self.kept().load(), Preference.NEVER)
+
+    def test_a_configuration_that_was_changed_since(self) -> None:
+        self.kept().save(Preference.NEVER)
+        self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.CLOUD)
+
+    def test_nonsense(self) -> None:
+        self.kept().save(Preference.NEVER)
+        (self.state / "desktop" / "preference.json").write_text("{")
+        self.assertEqual(self.kept(Preference.LOCAL).load(), Preference.LOCAL)
+
+    def test_a_folder_that_cannot_be_written(self) -> None:
+        self.state.write_text("")
+        self.assertIsInstance(self.kept().save(Preference.NEVER), BadConfiguration)
+
+
+class Session:
+    """A sign-in; `refusal` is what comes of asking for a token."""
+
+    def __init__(self) -> None:
+        self.kept = SignIn("http://cloud.example", "u", "ann", "r")
+        self.refusal: Exception | None = None
+        self.signed_in = True
+        self.distrusted = 0
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials("d" * 32, self.kept if self.signed_in else None)
+
+    @property
+    def sign_in(self) -> SignIn:
+        if not self.signed_in:
+            raise Unauthenticated("signed out")
+        return self.kept
+
+    async def token(self) -> str:
+        if self.refusal is not None:
+            raise self.refusal
+        return "token"
+
+    def distrust(self) -> None:
+        self.distrusted += 1
+
+
+class ElsewhereTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.served = Served(self.cloud, self.clock)
+        self.patch(module, "dialler", lambda url, reactor: self.served)
+        self.session = Session()
+        self.wanted = True
+        self.asked: list[Any] = []
+        self.status, self.body = 200, self.listed(("d", "up", "mine"), ("e", "up", "qwen3"))
+        self.elsewhere = Elsewhere(self.session, self.clock, lambda: self.wanted)  # type: ignore
+        self.changes = 0
+        self.elsewhere.on_change = self.changed
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def listed(self, *desktops: tuple[str, str, str]) -> Any:
+        return {
+            "desktops": [
+                {"id": id * 32, "name": id, "ollama": state, "models": [model], "since": 1.5}
+                for id, state, model in desktops
+            ]
+        }
+
+    async def cloud(self, incoming: Incoming) -> None:
+        self.asked.append(incoming.asked)
+        incoming.reply(self.status, self.body)
+
+    def start(self) -> None:
+        self.elsewhere.startService()
+        self.addCleanup(self.elsewhere.stopService)
+        self.served.flush()
+
+    def wait(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.advance(1)
+            self.served.flush()
+
+    def test_who_is_there(self) -> None:
+        self.start()
+        self.assertTrue(self.elsewhere.up)
+        self.assertEqual([each.name for each in self.elsewhere.others], ["e"])
+        self.assertTrue(self.elsewhere.has("qwen3:latest"))
+        self.assertFalse(self.elsewhere.has("mine"), "that is this machine's own")
+        head = self.asked[0]
+        self.assertEqual(head.target, b"/ctllm/desktops")
+        self.assertEqual(first(head.headers, b"authorization"), b"Bearer token")
+        self.assertEqual(first(head.headers, b"ctllm-elsewhere"), b"d" * 32)
+
+    def test_only_what_can_answer(self) -> None:
+        for others in ((), (("e", "down", "x"),), (("e", "demo", "x"),)):
+            self.body = self.listed(("d", "up", "mine"), *others)
+            self.start()
+            self.assertFalse(self.elsewhere.up)
+            self.assertFalse(self.elsewhere.has("x"))
+            self.elsewhere.stopService()
+            self.setUp()
+
+    def test_news(self) -> None:
+        """Each change once, however often it is looked."""
+        self.start()
+        self.wait(10)
+        self.assertEqual(self.changes, 1)
+        self.body = self.listed(("d", "up", "mine"))
+        self.wait(int(OFTEN))
+        self.assertEqual((self.changes, self.elsewhere.up), (2, False))
+
+    def test_how_often(self) -> None:
+        """Less where nobody would notice; connections are used again."""
+        self.wanted = False
+        self.start()
+        self.wait(int(SELDOM) * 2)
+        self.assertEqual(len(self.asked), 3)
+        self.wanted = True
+        self.wait(int(OFTEN) * 5)
+        self.assertEqual(len(self.asked), 8)
+        self.assertLess(len(self.served.pumps), 4)
+        self.wanted = False
+        self.elsewhere.look()
+        self.served.flush()
+        self.assertEqual(len(self.asked), 9)
+
+    def test_trouble(self) -> None:
+        """Whatever is the matter is said, nobody is there, and it heals."""
+        cases: list[tuple[int, Any, str]] = [
+            (401, {}, "sign-in"), (503, {}, "status 503"), (200, {"x": 1}, "no ctllm cloud"),
+        ]  # fmt: skip
+        self.start()
+        for status, body, said in cases:
+            self.status, self.body = status, body
+            self.wait(int(OFTEN))
+            self.assertIn(said, self.elsewhere.trouble)
+            self.assertFalse(self.elsewhere.up)
+        self.assertEqual(self.session.distrusted, 1)
+        self.status, self.body = 200, self.listed(("e", "up", "x"))
+        self.wait(int(OFTEN))
+        self.assertEqual((self.elsewhere.trouble, self.elsewhere.up), ("", True))
+
+    def test_signed_out(self) -> None:
+        self.start()
+        self.session.signed_in = False
+        self.wait(int(OFTEN))
+        self.assertEqual((self.elsewhere.up, self.elsewhere.trouble), (False, "signed out"))
+        self.assertFalse(self.elsewhere.signed_in)
+
+    def test_another_cloud(self) -> None:
+        """Nothing is asked of the one before."""
+        self.start()
+        self.session.kept = msgspec.structs.replace(self.session.kept, cloud_url="http://b.example")
+        self.wait(int(OFTEN))
+        self.assertEqual(first(self.asked[-1].headers, b"host"), b"b.example")
+        self.assertEqual(len(self.served.pumps), 2)
+
+    def test_stopped(self) -> None:
+        self.start()
+        self.elsewhere.stopService()
+        for pump in self.served.pumps:
+            pump.flush()
+        self.clock.advance(60)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_bug_is_logged(self) -> None:
+        """And it is looked again."""
+        self.session.refusal = ZeroDivisionError()
+        self.start()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.session.refusal = None
+        self.wait(int(OFTEN))
+        self.assertTrue(self.elsewhere.up)

@@ -1,0 +1,271 @@
+"""Smaller parts of the daemon: the page in the browser, the log that is asked for, leaving."""
+
+from __future__ import annotations
+
+import html
+import re
+import stat
+import threading
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from ctllm.cli.view import Ink, screen
+from ctllm.cloud.identity import Passes, User
+from ctllm.cloud.identity.passes import LIFE, MOST
+from ctllm.desktop.ipc.page import FILE_STAYS, PATIENCE, Page, has_display
+from ctllm.desktop.ipc.recent import MOST as MOST_LINES
+from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.leaving import Leaving
+from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus
+from tests.unit.test_tray import status
+
+ANN, BOB = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
+
+
+class Threads(Clock):
+    """A clock that takes calls from threads."""
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        reactor.callFromThread(call, *arguments)
+
+
+class Session:
+    def client(self) -> Any:
+        return self
+
+    url = "https://c.example"
+
+    async def token(self) -> str:
+        return "token"
+
+    async def invite(self, token: str) -> str:
+        return "s3cret"
+
+
+class Pages(TestCase):
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.clock = Threads()
+        self.state = Path(self.mktemp())
+        self.opened: list[str] = []
+        self.seen = threading.Event()
+        self.works = True
+        self.display = True
+
+    def page(self, browse: Any = None) -> Page:
+        session: Any = Session()
+        made = Page(session, self.clock, self.state, lambda: self.display, browse or self.browse)
+        self.addCleanup(made.stopService)
+        return made
+
+    def browse(self, address: str) -> bool:
+        self.opened.append(address)
+        return self.works
+
+    @property
+    def file(self) -> Path:
+        return self.state / "desktop" / "open.html"
+
+    async def test_opened(self) -> None:
+        """By a file that nobody else can read, and that does not stay."""
+        told = await self.page().open("settings")
+        self.assertEqual((told.opened, told.address), (True, ""))
+        self.assertEqual(self.opened, [self.file.absolute().as_uri()])
+        (link,) = re.findall(r'url=([^"]*)"', self.file.read_text())
+        self.assertEqual(html.unescape(link), "https://c.example/#invite=s3cret&view=settings")
+        self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o600)
+        self.clock.advance(FILE_STAYS)
+        self.assertFalse(self.file.exists())
+
+    async def test_again(self) -> None:
+        """The file stays for the last who asked."""
+        page = self.page()
+        await page.open()
+        self.clock.advance(FILE_STAYS - 1)
+        await page.open()
+        self.clock.advance(FILE_STAYS - 1)
+        self.assertTrue(self.file.exists())
+
+    async def test_no_display(self) -> None:
+        self.display = False
+        told = await self.page().open()
+        self.assertEqual((told.opened, told.address), (False, "https://c.example/#invite=s3cret"))
+        self.assertEqual((self.opened, self.file.exists()), ([], False))
+
+    async def test_no_browser(self) -> None:
+        self.works = False
+        self.assertFalse((await self.page().open()).opened)
+
+        def breaks(address: str) -> bool:
+            raise OSError("no such program")
+
+        self.assertFalse((await self.page(breaks).open()).opened)
+
+    async def test_a_browser_that_stays_in_front(self) -> None:
+        """It counts as opened after a while; it is not waited for."""
+        over = threading.Event()
+        opening = Deferred.fromCoroutine(self.page(lambda _: over.wait(10)).open())
+        self.assertFalse(opening.called)
+        self.clock.advance(PATIENCE)
+        self.assertTrue((await opening).opened)
+        over.set()
+
+    def test_displays(self) -> None:
+        self.assertFalse(has_display({}, "linux"))
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+            self.assertTrue(has_display({name: "x"}, "linux"))
+        self.assertTrue(has_display({}, "darwin"))
+
+
+class PassTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.now = 1000.0
+        self.passes = Passes(lambda: self.now)
+
+    def test_once(self) -> None:
+        secret = self.passes.create(ANN)
+        self.assertIsNone(self.passes.redeem(secret + "x"))
+        self.assertEqual(self.passes.redeem(secret), ANN)
+        self.assertIsNone(self.passes.redeem(secret))
+
+    def test_for_a_while(self) -> None:
+        secret, late = self.passes.create(ANN), self.passes.create(ANN)
+        self.now += LIFE - 1
+        self.assertEqual(self.passes.redeem(secret), ANN)
+        self.now += 1
+        self.assertIsNone(self.passes.redeem(late))
+
+    def test_a_few(self) -> None:
+        """The oldest of one's own gives way; what is over takes no room."""
+        of_bob = self.passes.create(BOB)
+        secrets = [self.passes.create(ANN) for _ in range(MOST + 2)]
+        self.assertEqual(self.passes.redeem(of_bob), BOB)
+        good = [secret for secret in secrets if self.passes.redeem(secret)]
+        self.assertEqual(good, secrets[2:])
+        for _ in range(100):
+            self.passes.create(ANN)
+            self.passes.create(BOB)
+        self.assertEqual(len(self.passes._kept), 2 * MOST)
+        self.now += LIFE
+        self.passes.create(ANN)
+        self.assertEqual(len(self.passes._kept), 1)
+
+
+class Logs(SynchronousTestCase):
+    def test_the_last_lines(self) -> None:
+        recent, seen = RecentLog(), []
+        recent.on_line = seen.append
+        log = Logger(observer=recent)
+        for number in range(MOST_LINES + 10):
+            log.info("line {number}", number=number)
+        log.info("two\nlines, the second {long}", long="x" * 10_000)
+        self.assertEqual(len(recent.last(5000)), MOST_LINES)
+        self.assertEqual(len(recent.last(3)), 3)
+        self.assertEqual(recent.last(0), [])
+        self.assertIn("two", recent.last(2)[0])
+        self.assertLessEqual(len(recent.last(1)[0]), 2000)
+        self.assertEqual(seen[-1], recent.last(1)[0])
+
+
+class Broker:
+    def __init__(self) -> None:
+        self.dismissed = 0
+
+    def dismiss(self, error: Any) -> None:
+        self.dismissed += 1
+
+
+class LeavingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock, self.under_way, self.stops = Clock(), 2, 0
+        self.broker: Any = Broker()
+        self.leaving = Leaving(self.clock, self.broker, lambda: self.under_way, self.stop)
+
+    def stop(self) -> None:
+        self.stops += 1
+        self.leaving.stopService()
+
+    def test_when_all_is_done(self) -> None:
+        self.assertEqual(self.leaving.begin(10), 2)
+        self.clock.pump([0.1] * 30)
+        self.assertEqual(self.stops, 0)
+        self.under_way = 0
+        self.clock.pump([0.1] * 30)
+        self.assertEqual((self.stops, self.broker.dismissed), (1, 1))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_no_longer_than_that(self) -> None:
+        self.leaving.begin(10)
+        self.clock.pump([0.1] * 99)
+        self.assertEqual(self.stops, 0)
+        self.clock.pump([0.1] * 5)
+        self.assertEqual(self.stops, 1)
+
+    def test_asked_again(self) -> None:
+        """The last word counts."""
+        self.leaving.begin(1000)
+        self.leaving.begin(1)
+        self.clock.pump([0.1] * 12)
+        self.assertEqual(self.stops, 1)
+
+    def test_the_answer_leaves_first(self) -> None:
+        self.under_way = 0
+        self.leaving.begin(0)
+        self.assertEqual(self.stops, 0)
+
+
+class Terminal(StringIO):
+    encoding = "utf-8"  # type: ignore[assignment]
+    tty = True
+
+    def isatty(self) -> bool:
+        return self.tty
+
+
+class Screens(SynchronousTestCase):
+    def test_marks_and_colours(self) -> None:
+        """Colours only on a terminal that wants them, marks only where they can be written."""
+        out = Terminal()
+        self.assertIn("\x1b[32m● connected\x1b[0m", screen(status(), Ink(out, {})))
+        self.assertNotIn("\x1b", screen(status(), Ink(out, {"NO_COLOR": "1"})))
+        self.assertNotIn("\x1b", screen(status(), Ink(out, {"TERM": "dumb"})))
+        out.tty = False
+        self.assertTrue(screen(status(), Ink(out, {})).startswith("● connected\n"))
+        out.encoding = "ascii"
+        self.assertTrue(screen(status(), Ink(out, {})).startswith("connected\n"))
+
+    def test_each_state(self) -> None:
+        plain = Ink(Terminal(), {"NO_COLOR": "1"})
+        first = {screen(status(state, reason="why"), plain).splitlines()[0] for state in
+                 ("connected", "connecting", "signed_out", "degraded", "error")}  # fmt: skip
+        self.assertEqual(len({line[0] for line in first}), 5)
+        self.assertTrue(all(line.endswith(": why") for line in first))
+
+    def test_the_rest(self) -> None:
+        models = tuple(f"model-{number}" for number in range(9))
+        shown = screen(
+            status(
+                ollama=OllamaStatus("http://x", "down", "", models, ("model-1",)),
+                desktops=(
+                    DesktopStatus("a", "attic", "up", (), True),
+                    DesktopStatus("b", "cellar", "down", (), False),
+                ),
+                last_error="it broke", preference="never", endpoint="",
+            ),
+            Ink(Terminal(), {"NO_COLOR": "1"}),
+        )  # fmt: skip
+        for words in (
+            "none answers at http://x", "model-5 and 3 more", "In memory   model-1",
+            "the endpoint is off", "never cloud", "attic (this one)",
+            "              cellar: its Ollama is down", "Last error  it broke",
+        ):  # fmt: skip
+            self.assertIn(words, shown)
+        self.assertIn("Signed in   no", screen(status(cloud_url=""), Ink(Terminal(), {})))
