@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench compatibility images npm system wheel clean
+.PHONY: help run test lint unit e2e fuzz bench compatibility images npm system bundle wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -42,6 +42,9 @@ npm: $(VENV)/.npm ## The clients from npm that the tests drive
 
 system: ## Programs of the system that the tests drive (a browser)
 	@tests/system
+
+bundle: $(VENV)/.tests ## Build a folder with programs that need no Python (dist/ctllm, two minutes)
+	$(BIN)/pyinstaller --noconfirm --log-level WARN --distpath dist --workpath build/bundle bundle/ctllm.spec
 
 wheel: $(VENV)/.tests ## Build the wheel and the source distribution
 	$(BIN)/python -m build --outdir dist .

@@ -212,5 +212,5 @@ def read_line(line: bytes) -> Answer | Event:
 
 def proof(secret: str, who: Literal["client", "daemon"], challenge: str, nonce: str) -> str:
     """What shows that `who` knows the secret, to whoever sent the other of the two values."""
-    words = f"ctllm ipc {who} {challenge} {nonce}".encode()
+    words = f"ctllm-ipc-{who} {challenge} {nonce}".encode()
     return hmac.digest(bytes.fromhex(secret), words, "sha256").hex()

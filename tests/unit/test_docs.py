@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase as TestCase
 from ctllm import cli, errors, options
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
-from ctllm.wire import frames
+from ctllm.desktop.ipc import visitor
+from ctllm.wire import frames, ipc, ipc_data
 from ctllm.wire.answerer import Answerer, Answering
 from ctllm.wire.exchange import Call
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
@@ -38,6 +40,7 @@ OTHERS = {
     "now",
     "shell",
     "system",
+    "system-site-packages",
     "user",
     "version",
     "write",
@@ -195,6 +198,49 @@ def command_options(kind: type) -> Iterator[str]:
         yield from command_options(inner)
 
 
+class IpcPageTests(TestCase):
+    """The page of the IPC has what the code has."""
+
+    TEXT = (ROOT / "docs" / "ipc.md").read_text()
+
+    def rows(self, columns: int) -> dict[str, list[str]]:
+        """The rows of its tables that have so many columns, by their first cell."""
+        return {cells[0]: cells for cells in tables(ROOT / "docs" / "ipc.md", columns)}
+
+    def test_commands(self) -> None:
+        rows = {name.strip("`"): cells for name, cells in self.rows(3).items() if "`" in name}
+        told = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
+        kinds = {kind.__struct_config__.tag: kind for kind in ipc.Request.__args__}
+        true = {tag: set(kind.__struct_fields__) - {"id"} for tag, kind in kinds.items()}
+        events = {"hello", "status", "log", "quitting", "error"}
+        self.assertEqual({name: told[name] for name in told if name not in events}, true)
+        self.assertLessEqual(events, set(told))
+
+    def test_status(self) -> None:
+        told = [name for cell in self.rows(2) for name in re.findall(r"`(\w+)`", cell)]
+        self.assertEqual(told, list(ipc_data.Status.__struct_fields__))
+        for kind in (ipc_data.OllamaStatus, ipc_data.DesktopStatus, ipc_data.Traffic):
+            for name in kind.__struct_fields__:
+                self.assertIn(f"`{name}`", self.TEXT)
+
+    def test_numbers(self) -> None:
+        for said in (
+            f"A line may have {ipc.MAX_LINE // 2**20} MiB, {ipc.MAX_LINE_OF_STRANGERS // 1024} KiB",
+            f"within {visitor.PATIENCE:g} seconds",
+            f"{visitor.MOST} programs",
+            f"{visitor.MOST_STRANGERS} more",
+            f"{visitor.MOST_AT_ONCE} commands",
+        ):
+            self.assertIn(said, " ".join(self.TEXT.split()))
+
+    def test_a_proof(self) -> None:
+        """Made as the page says."""
+        words = re.findall(r"`(ctllm-ipc-\w+)`", self.TEXT)
+        for who, word in zip(("client", "daemon"), words, strict=True):
+            by_hand = hmac.new(bytes(32), f"{word} challenge nonce".encode(), "sha256").hexdigest()
+            self.assertEqual(ipc.proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
+
+
 class NamesTests(TestCase):
     def test_options(self) -> None:
         """Every option that the documents name exists."""
@@ -203,7 +249,8 @@ class NamesTests(TestCase):
         for _, _, level, _ in options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
         known |= set(command_options(cli.Options))
-        known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / "ctllm/standin/__main__.py").read_text()))
+        for parser in ("ctllm/standin/__main__.py", "tray/program.py"):
+            known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / parser).read_text()))
         for page in TEXTS:
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))
             self.assertEqual(named - known, set(), page.name)

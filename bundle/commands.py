@@ -1,0 +1,5 @@
+"""The bundle's `ctllm`."""
+
+from ctllm.cli import main
+
+main()

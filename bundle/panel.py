@@ -1,0 +1,5 @@
+"""The bundle's `ctllm-tray`."""
+
+from tray.program import main
+
+main()

@@ -1,0 +1,82 @@
+"""The bundle, built and run: programs that need no Python of the machine's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.session import Session, labels
+from tests.e2e.world import BIN, Program, World, until
+from tests.ports import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `make bundle` makes."""
+    made = tmp_path_factory.mktemp("bundle")
+    argv = [str(BIN / "pyinstaller"), "--noconfirm", "--log-level=WARN", "--distpath", str(made)]
+    argv += ["--workpath", str(made / "work"), str(ROOT / "bundle" / "ctllm.spec")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return made / "ctllm"
+
+
+def environment(world: World) -> dict[str, str]:
+    """Nothing of this Python's."""
+    return {**world.environment(), "PATH": "/usr/bin:/bin"}
+
+
+@ensureDeferred
+async def test_the_whole_way(bundle: Path, world: World) -> None:
+    """Signed in by its command, the bundled desktop connects, answers apps, and quits in order."""
+    await world.cloud()
+    standin, port = world.standin("llama3.2")
+    state, endpoint = world.folder / "alice", free_port()
+    env = environment(world)
+
+    async def run(*words: str) -> str:
+        argv = [str(bundle / "ctllm"), f"--state={state}", *words]
+        done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    await run("login", await world.invite("alice"))
+    options = [f"--state={state}", f"--ollama=127.0.0.1:{port}", f"--endpoint=127.0.0.1:{endpoint}"]
+    desktop = Program("desktop", [str(bundle / "ctllm-desktop"), *options], env)
+    world.programs.append(desktop)
+    await until(lambda: "bridge: connected" in desktop.printed, "the bridge of the bundle")
+    body = {"model": "llama3.2", "prompt": "hello", "stream": False}
+    status, headers, _ = await world.http("POST", "/api/generate", body, port=endpoint)
+    assert (status, headers["ctllm-side"]) == (200, "local")
+    status, _, _ = await world.http("POST", "/api/generate", body, await world.token("alice"))
+    assert (status, len(standin.requests) > 0) == (200, True)
+    assert "● connected" in await run("status")
+    assert await run("quit") == "The desktop ended.\n"
+
+
+@ensureDeferred
+async def test_the_tray(bundle: Path, world: World) -> None:
+    """It starts the bundle's desktop, from wherever it is."""
+    session = Session(world)
+    await session.start()
+    state = world.folder / "state"
+    env: dict[str, Any] = {**session.env, **environment(world)}
+    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state={state}"], env)
+    world.programs.append(tray)
+    look = await session.shows("signed out", 30)
+    assert "Sign in …" in labels(look)
+    argv = [str(bundle / "ctllm"), f"--state={state}", "status", "--json"]
+    done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+    pid = int(done.stdout.partition('"pid":')[2].partition(",")[0])
+    assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
+    await session.click("Quit")
+    await until(lambda: tray.ended.called, "the tray to end")
+    await session.close()

@@ -1,0 +1,220 @@
+"""A thousand kills and restarts of tray, bridge and Ollama stand-in, in random order.
+
+The desktop lives through them all. Then its state must be right, and no process, socket, timer or
+file be left over, and its memory be what it was:
+
+    python -m tests.soak [--rounds 1000] [--seed 1]
+
+Prints a line for every fifty, and ends with status 1 where something is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater, react
+from twisted.protocols.portforward import ProxyFactory, ProxyServer
+
+from ctllm.errors import CtllmError
+from ctllm.ipc import Daemon
+from ctllm.wire.ipc_data import Status
+from tests.e2e.processes import megabytes
+from tests.e2e.session import Session
+from tests.e2e.world import Program, World, until
+from tests.ports import free_port
+
+#: Seconds until everything must be well again after the last kill.
+PATIENCE = 60.0
+
+
+class Cut(ProxyServer):
+    """One connection from the desktop to its cloud."""
+
+    def connectionMade(self) -> None:
+        self.factory.open.add(self)
+        super().connectionMade()
+
+    def connectionLost(self, reason: Any) -> None:
+        self.factory.open.discard(self)
+        super().connectionLost(reason)
+
+
+class Way(ProxyFactory):
+    """The network between them."""
+
+    protocol = Cut
+    noisy = False
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.open: set[Cut] = set()
+
+    def cut(self) -> int:
+        """Every connection that there is; gives how many."""
+        found = list(self.open)
+        for each in found:
+            each.transport.abortConnection()
+        return len(found)
+
+
+class Soak:
+    """One machine with a session, and a cloud beside it."""
+
+    def __init__(self, reactor: Any, folder: Path, chance: random.Random) -> None:
+        self.reactor = reactor
+        self.chance = chance
+        self.world = World(folder)
+        self.session = Session(self.world)
+        self.state = folder / "alice"
+        self.ollama_port, self.endpoint = free_port(), free_port()
+        self.running: dict[str, Program] = {}
+        self.counts: Counter[str] = Counter()
+
+    async def begin(self) -> None:
+        await self.session.start()
+        self.start("cloud")
+        await until(lambda: self.world.answers(self.running["cloud"]), "the cloud")
+        self.way = Way("127.0.0.1", self.world.cloud_port)
+        self.way_port = self.reactor.listenTCP(0, self.way, interface="127.0.0.1")
+        self.world.ports.append(self.way_port)
+        await self.world.command_in(self.state, "login", await self.world.invite("alice"))
+        for name in ("ollama", "desktop", "tray"):
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        world, state = self.world, f"--state={self.state}"
+        if name == "cloud":
+            self.running[name] = world.place(
+                "cloud", "cloud", f"--listen=127.0.0.1:{world.cloud_port}", "--metrics=off"
+            )
+        elif name == "ollama":
+            self.running[name] = world.run(
+                "ollama", "python", "-m", "ctllm.standin", f"--port={self.ollama_port}",
+                "--model=llama3.2",
+            )  # fmt: skip
+        elif name == "desktop":
+            self.running[name] = world.run(
+                "desktop", "python", "-m", "ctllm", "desktop", state,
+                f"--ollama=127.0.0.1:{self.ollama_port}", f"--endpoint=127.0.0.1:{self.endpoint}",
+                f"--cloud-url=http://127.0.0.1:{self.way_port.getHost().port}",
+            )  # fmt: skip
+        else:
+            self.running[name] = self.session.tray(self.state, "--no-start", "--wait=60")
+        world.programs = [each for each in world.programs if not each.ended.called]
+
+    async def kill(self) -> None:
+        """One of them, in one of two ways, and it is started again."""
+        name = self.chance.choice(("ollama", "bridge", "tray"))
+        await deferLater(self.reactor, self.chance.random() * 0.5, lambda: None)
+        if name == "bridge":
+            self.counts["bridge cut"] += self.way.cut()
+            return
+        number = self.chance.choice((signal.SIGKILL, signal.SIGTERM))
+        program = self.running[name]
+        program.send(number)
+        await until(lambda: program.ended.called, f"{name} to end")
+        self.counts[f"{name} {number.name}"] += 1
+        self.start(name)
+
+    async def well(self) -> Status:
+        """Wait until everything is as it should be."""
+
+        def status() -> Status | None:
+            try:
+                with Daemon(self.state, patience=5) as daemon:
+                    return daemon.status()
+            except CtllmError:
+                return None
+
+        def good() -> Status | None:
+            found = status()
+            if found is None or found.state != "connected" or found.side != "local":
+                return None
+            return found if [each.this for each in found.desktops] == [True] else None
+
+        found: Status = await until(good, "everything to be well", PATIENCE)
+        await self.session.shows(": connected", PATIENCE)
+        body = {"model": "llama3.2", "prompt": "hello", "stream": False}
+        answered, _, said = await self.world.http("POST", "/api/generate", body, port=self.endpoint)
+        assert answered == 200, said
+        return found
+
+    def left_over(self) -> list[str]:
+        """Processes that nobody started, and files that nobody needs."""
+        own = {program.pid for program in self.world.programs if not program.ended.called}
+        wrong = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            of_ours = any(str(self.world.folder) in word for word in words)
+            if of_ours and int(entry.name) not in own and parent not in own:
+                wrong.append(f"process {entry.name}: {' '.join(words)}")
+        kept = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
+        wrong += [
+            f"file {each}" for each in (self.state / "desktop").iterdir() if each.name not in kept
+        ]
+        icons = list((self.state / "tray").iterdir())
+        if len(icons) > 2:
+            wrong.append(f"icons {icons}")
+        return wrong
+
+
+async def soak(reactor: Any, rounds: int, seed: int) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="soak-"))
+    one = Soak(reactor, folder, random.Random(seed))
+    await one.begin()
+    await one.well()
+    before: dict[str, int] = {}
+    first_files = 0
+    began = time.monotonic()
+    for number in range(1, rounds + 1):
+        await one.kill()
+        if number % 50 == 0:
+            status = await one.well()
+            memory = {name: round(megabytes(each.pid)) for name, each in one.running.items()}
+            files = len(os.listdir(f"/proc/{status.pid}/fd"))
+            before, first_files = before or memory, first_files or files
+            took = time.monotonic() - began
+            print(f"{number} kills, {took:.0f} s: {memory} MB, {files} open files", flush=True)
+    await deferLater(reactor, 25, lambda: None)  # kept connections are let go after 20 s
+    status = await one.well()
+    wrong = one.left_over()
+    files = len(os.listdir(f"/proc/{status.pid}/fd"))
+    if files > first_files + 3:
+        wrong.append(f"{files} open files of the desktop, at first {first_files}")
+    after = {name: round(megabytes(each.pid)) for name, each in one.running.items()}
+    wrong += [
+        f"{name} grew to {after[name]} MB" for name in after if after[name] > before[name] + 8
+    ]
+    print(f"{rounds} kills: {dict(one.counts)}")
+    await one.session.close()
+    await one.world.close()
+    if wrong:
+        print("\n".join(["Left over:", *wrong]))
+        raise SystemExit(1)
+    print("Nothing is left over.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    told = parser.parse_args()
+    react(lambda reactor: Deferred.fromCoroutine(soak(reactor, told.rounds, told.seed)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
