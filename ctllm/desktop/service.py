@@ -75,6 +75,7 @@ class DesktopService(MultiService):
         self.broker: Broker | None = None
         self.bridge: Bridge | None = None
         self.ipc: IpcService | None = None
+        self._surroundings: Surroundings | None = None
         self.endpoint: Listener | None = None
         self._demo: Listener | None = None
         if settings.endpoint != "off":
@@ -109,7 +110,7 @@ class DesktopService(MultiService):
         self.broker = self._make_broker()
         self.bridge = self._make_bridge()
         self.ipc = self._make_ipc(self.broker, self.bridge)
-        surroundings = self._make_surroundings(self.bridge)
+        surroundings = self._surroundings = self._make_surroundings(self.bridge)
         # The IPC is the first: it sees to it that there is no second daemon. And the last to end.
         for part in (self.ipc, self.ollama, self.broker, self.keys, surroundings, self.bridge):
             part.setServiceParent(self)
@@ -156,6 +157,8 @@ class DesktopService(MultiService):
         self.standing.link(_NEWS[self.bridge.state], self.bridge.reason)
         if self.bridge.state != "connecting":
             self.broker.elsewhere.look()
+        if self.bridge.state == "connected" and self._surroundings is not None:
+            self._surroundings.connected()
 
     def _make_ipc(self, broker: Broker, bridge: Bridge) -> IpcService:
         reactor, log = self._reactor, RecentLog()

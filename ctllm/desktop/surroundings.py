@@ -71,6 +71,11 @@ class Surroundings(Service):
         if self._loop.running:
             self._loop.stop()
 
+    def connected(self) -> None:
+        """There is a connection to the cloud: what is the own address towards it?"""
+        peer = self.peer()
+        self._addresses[peer] = self._address(peer)
+
     def _seen(self) -> dict[str, str]:
         peers = (*_NOBODY, peer) if (peer := self.peer()) else _NOBODY
         return {each: self._address(each) for each in peers}

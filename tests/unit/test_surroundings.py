@@ -64,6 +64,15 @@ class SurroundingsTests(SynchronousTestCase):
         self.clock.pump([1] * 5)
         self.assertEqual(self.seen, [])
 
+    def test_a_change_at_once_after_connecting(self) -> None:
+        """Before anybody has looked a second time."""
+        self.peer = "198.51.100.9"
+        self.own[self.peer] = "10.0.0.6"
+        self.surroundings.connected()
+        self.own[self.peer] = "10.0.0.7"
+        self.clock.pump([1] * 5)
+        self.assertEqual(self.seen, ["the network changed"])
+
     def test_stopped(self) -> None:
         self.surroundings.stopService()
         self.set += 3600
