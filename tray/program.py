@@ -21,7 +21,6 @@ from ctllm.holding import hold
 from ctllm.ipc import Daemon
 from tray.clicks import Clicks
 from tray.panel import NO_SESSION, NO_TRAY, has_session, has_tray, panel_kind
-from tray.shown import Shown
 from tray.starting import start
 from tray.view import STARTING
 from tray.watching import Watch
@@ -49,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pystray = _pystray()
     _wait_for_tray(told.wait)
     kind = told.panel if told.panel != "auto" else panel_kind(sys.platform, os.environ)
+    from tray.shown import Shown  # it draws at once, for which libraries are needed
+
     _run(Shown(pystray, kind), state, told)
 
 
@@ -76,7 +77,9 @@ def _options() -> argparse.ArgumentParser:
 
 def _pystray() -> Any:
     try:
+        import PIL  # noqa: F401
         import pystray
+        import resvg_py  # noqa: F401
     except ImportError as error:
         raise SystemExit(_MISSING.format(error.name or error)) from None
     except Exception as error:  # each backend has its own for a display that cannot be opened
@@ -118,7 +121,7 @@ def _wait_for_tray(seconds: float) -> None:
         time.sleep(0.5)
 
 
-def _run(shown: Shown, state: Path, told: argparse.Namespace) -> None:
+def _run(shown: Any, state: Path, told: argparse.Namespace) -> None:
     watch = Watch(state, shown.see)
     children: list[Any] = []
 

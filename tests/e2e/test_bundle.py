@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.session import Session, labels
 from tests.e2e.world import BIN, Program, World, until
 from tests.ports import free_port
 
@@ -60,23 +57,3 @@ async def test_the_whole_way(bundle: Path, world: World) -> None:
     assert (status, len(standin.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
     assert await run("quit") == "The desktop ended.\n"
-
-
-@ensureDeferred
-async def test_the_tray(bundle: Path, world: World) -> None:
-    """It starts the bundle's desktop, from wherever it is."""
-    session = Session(world)
-    await session.start()
-    state = world.folder / "state"
-    env: dict[str, Any] = {**session.env, **environment(world)}
-    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state={state}"], env)
-    world.programs.append(tray)
-    look = await session.shows("signed out", 30)
-    assert "Sign in …" in labels(look)
-    argv = [str(bundle / "ctllm"), f"--state={state}", "status", "--json"]
-    done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
-    pid = int(done.stdout.partition('"pid":')[2].partition(",")[0])
-    assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
-    await session.click("Quit")
-    await until(lambda: tray.ended.called, "the tray to end")
-    await session.close()

@@ -83,6 +83,16 @@ def test_the_programs_are_installed(installed: Path, tmp_path: Path) -> None:
     said = run(installed / "python", "-m", "pip", "show", "--verbose", "ctllm", cwd=tmp_path)
     assert f"Version: {__version__}" in said
     assert "MIT" in said
+    assert "--panel" in run(installed / "ctllm-tray", "--help", cwd=tmp_path)
+
+
+def test_the_tray_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
+    """Its libraries are an extra, which a server does without."""
+    argv = [str(installed / "ctllm-tray"), f"--state={tmp_path}"]
+    env = {"DISPLAY": ":0", "CTLLM_CONFIG": "/dev/null"}
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'ctllm[tray]'" in done.stderr and "Traceback" not in done.stderr
 
 
 @ensureDeferred
