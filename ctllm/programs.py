@@ -18,6 +18,11 @@ def desktop_program() -> list[str]:
     return [sys.executable, "-m", "ctllm", "desktop"]
 
 
+def window_program() -> list[str] | None:
+    """The words that start the page's window; a bundle has none."""
+    return None if getattr(sys, "frozen", False) else [sys.executable, "-m", "ctllm.window"]
+
+
 def tray_program() -> list[str]:
     """The words that start the tray."""
     if getattr(sys, "frozen", False):

@@ -88,7 +88,7 @@ def settings(config: Config, told: Command) -> None:
 
 def _opened(answer: Any) -> str:
     if answer["opened"]:
-        return "Opened in your browser."
+        return "Opened in its window." if answer["window"] else "Opened in your browser."
     once = "There is no browser to open; this address works once, for two minutes:"
     return f"{once}\n{answer['address']}"
 

@@ -65,6 +65,13 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             le=65535,
         ),
     ] = 0
+    page_window: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="Whether the page gets a window of its own. auto: where the extra window "
+            "is installed; else, and with off, it opens in the browser."
+        ),
+    ] = "auto"
     cloud_url: Annotated[
         str,
         Meta(

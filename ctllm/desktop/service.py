@@ -24,6 +24,7 @@ from ctllm.desktop.ipc.lock import Lock
 from ctllm.desktop.ipc.page import Page, has_display
 from ctllm.desktop.ipc.recent import RecentLog
 from ctllm.desktop.ipc.service import IpcService
+from ctllm.desktop.ipc.window import Window, can_have_window
 from ctllm.desktop.keys import KeyLease
 from ctllm.desktop.leaving import Leaving
 from ctllm.desktop.ollama import Ollama, OllamaServer
@@ -34,6 +35,7 @@ from ctllm.desktop.surroundings import Surroundings
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
 from ctllm.http.turnstile import Turnstile
+from ctllm.programs import window_program
 from ctllm.standin import Standin
 from ctllm.wire import frames
 from ctllm.wire.answerer import Answerer
@@ -166,23 +168,30 @@ class DesktopService(MultiService):
             self._name, self.session, self.standing, self.ollama, broker, bridge, self._address,
             time.time(),
         )  # fmt: skip
+        window = Window(reactor, self._window_program(), self._environ)
         page = Page(
-            self.session, reactor, self._state, lambda: has_display(self._environ, sys.platform)
-        )
+            self.session, reactor, self._state,
+            lambda: has_display(self._environ, sys.platform), window,
+        )  # fmt: skip
         leaving = Leaving(
             reactor, broker, lambda: broker.under_way + bridge.traffic[0], reactor.stop
         )
         commands = DesktopCommands(
-            report.status, leaving.begin, page, broker, self.session, self.client_for, log
+            report.status, leaving.begin, page, window, broker, self.session, self.client_for, log
         )
         ipc = IpcService(
             reactor, self._state, self._settings.ipc_port, self._lock, commands, report.status, log
         )
+        window.setServiceParent(ipc)
         page.setServiceParent(ipc)
         leaving.setServiceParent(ipc)
         self.ollama.listeners.append(self._ollama_changed)
         self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.changed
         return ipc
+
+    def _window_program(self) -> list[str] | None:
+        wanted = self._settings.page_window == "auto"
+        return window_program() if wanted and can_have_window(self._environ, sys.platform) else None
 
     def _ollama_changed(self, status: Status) -> None:
         assert self.ipc is not None

@@ -76,10 +76,14 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Opened(msgspec.Struct, frozen=True):
-    """Whether something was opened; if not, `address` is what to open by hand, once."""
+    """Whether something was opened, in a `window` of ctllm's or the browser.
+
+    If not, `address` is what to open by hand, once.
+    """
 
     opened: bool
     address: str = ""
+    window: bool = False
 
 
 class AboutThis(msgspec.Struct, frozen=True):

@@ -191,7 +191,7 @@ async def test_codes(desk: Desk) -> None:
     assert (await desk.run("status"))[0] == 0
     assert (await desk.run("prefer", "mine"))[0] == 1
     code, said, wrong = await desk.run("hide")
-    assert (code, said) == (1, "") and "in your browser" in wrong
+    assert (code, said) == (1, "") and "no window" in wrong
     code, said, _ = await desk.quit("--json")
     assert (code, json.loads(said)) == (0, {"under_way": 0})
     for command in ("status", "show", "hide", "settings", "quit", "logs"):

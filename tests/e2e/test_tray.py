@@ -58,6 +58,7 @@ class Desk:
         self.config.write_text(
             f'state = "{self.state}"\n[desktop]\nollama = "127.0.0.1:{self.ollama_port}"\n'
             f'endpoint = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
+            'page_window = "off"\n'
         )
         await world.cloud()
         await self.session.start()
@@ -205,7 +206,7 @@ async def test_show_and_settings(desk: Desk) -> None:
         await until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
         assert view in noted.read_text()
     await desk.session.click("Hide CloudToLocalLLM")
-    assert "in your browser" in await desk.session.notified("That did not work")
+    assert "no window" in await desk.session.notified("That did not work")
 
 
 @ensureDeferred

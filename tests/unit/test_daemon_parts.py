@@ -49,6 +49,21 @@ class Session:
         return "s3cret"
 
 
+class Window:
+    """The page's window; `works` says whether there can be one."""
+
+    def __init__(self) -> None:
+        self.works = self.there = False
+        self.told: list[str] = []
+
+    def raise_(self) -> None:
+        self.told.append("raise")
+
+    async def open(self, address: str) -> bool:
+        self.told.append(address)
+        return self.works
+
+
 class Pages(TestCase):
     timeout = 20
 
@@ -59,10 +74,18 @@ class Pages(TestCase):
         self.seen = threading.Event()
         self.works = True
         self.display = True
+        self.window: Any = Window()
 
     def page(self, browse: Any = None) -> Page:
         session: Any = Session()
-        made = Page(session, self.clock, self.state, lambda: self.display, browse or self.browse)
+        made = Page(
+            session,
+            self.clock,
+            self.state,
+            lambda: self.display,
+            self.window,
+            browse or self.browse,
+        )
         self.addCleanup(made.stopService)
         return made
 
@@ -93,6 +116,17 @@ class Pages(TestCase):
         await page.open()
         self.clock.advance(FILE_STAYS - 1)
         self.assertTrue(self.file.exists())
+
+    async def test_in_a_window(self) -> None:
+        """Where there can be one; one that is there is only raised, but for the settings."""
+        self.window.works = True
+        told = await self.page().open()
+        self.assertEqual((told.opened, told.window, self.opened), (True, True, []))
+        self.window.there = True
+        await self.page().open()
+        await self.page().open("settings")
+        link = "https://c.example/#invite=s3cret"
+        self.assertEqual(self.window.told, [link, "raise", f"{link}&view=settings"])
 
     async def test_no_display(self) -> None:
         self.display = False

@@ -16,8 +16,9 @@ from ctllm.desktop.cloud import split_link
 from ctllm.desktop.ipc.page import Page
 from ctllm.desktop.ipc.recent import RecentLog
 from ctllm.desktop.ipc.visitor import Visitor
+from ctllm.desktop.ipc.window import Window
 from ctllm.desktop.session import Session, log_in, log_out
-from ctllm.errors import BadRequest, NoWindow
+from ctllm.errors import BadRequest
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import AboutThis, Opened, Status
 
@@ -34,6 +35,7 @@ class DesktopCommands:
         status: Callable[[], Status],
         quit: Callable[[float], int],
         page: Page,
+        window: Window,
         broker: Broker,
         session: Session,
         client_for: Callable[[str], Any],
@@ -42,6 +44,7 @@ class DesktopCommands:
         self._status = status
         self._quit = quit
         self._page = page
+        self._window = window
         self._broker = broker
         self._session = session
         self._client_for = client_for
@@ -78,9 +81,8 @@ class DesktopCommands:
         return await self._page.open("settings")
 
     async def _hide(self, _: ipc.Hide, visitor: Visitor) -> object:
-        raise NoWindow(
-            "the page is in your browser, and not in a window of ctllm's: close it there"
-        )
+        self._window.hide()
+        return None
 
     async def _end(self, request: ipc.Quit, visitor: Visitor) -> object:
         return {"under_way": self._quit(request.seconds)}

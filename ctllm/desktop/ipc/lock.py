@@ -58,6 +58,6 @@ class Lock:
         except (OSError, ValueError):
             who = "just starting or ending"
         return (
-            f"{self._state}: another desktop of ctllm runs on this state folder ({who}). "
+            f"{self._state}: another desktop runs on this state folder ({who}). "
             "Stop it (ctllm quit), or choose another folder with --state"
         )

@@ -1,4 +1,4 @@
-"""The chat page in the browser, signed in by a link that is good once.
+"""The chat page in its window or the browser, signed in by a link that is good once.
 
 Any user of a machine can read the arguments of any program, so the link is not among them: the
 browser opens a file that only its owner can read, and the file leads it on.
@@ -19,6 +19,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from ctllm.desktop.ipc.window import Window
 from ctllm.desktop.saving import save
 from ctllm.desktop.session import Session
 from ctllm.wire.ipc_data import Opened
@@ -52,18 +53,25 @@ class Page(Service):
         reactor: Any,
         state: Path,
         display: Callable[[], bool],
+        window: Window,
         browse: Callable[[str], bool] = webbrowser.open,
     ) -> None:
         self._session = session
         self._reactor = reactor
         self._path = state / "desktop" / "open.html"
         self._display = display
+        self._window = window
         self._browse = browse
         self._removal: Any = None
 
     async def open(self, where: str = "") -> Opened:
         """Open the page, at `where` of it; raises CtllmError where there is no sign-in."""
+        if self._window.there and not where:
+            self._window.raise_()
+            return Opened(True, window=True)
         address = await self._link(where)
+        if await self._window.open(address):
+            return Opened(True, window=True)
         if not self._display() or not await self._opened(address):
             return Opened(False, address)
         return Opened(True)

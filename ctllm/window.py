@@ -1,0 +1,47 @@
+"""The page in a window of its own: what the extra `window` (pywebview) is for.
+
+A process that the desktop starts, since a window wants the main thread. It is told what to do by
+lines on its input, where no other user sees the links: `open URL`, `show`, `hide`. It says `ready`
+once its window is there, and ends when that is closed or its input ends.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Any
+
+TITLE = "CloudToLocalLLM"
+_SIZE = 960, 760
+
+
+def main() -> None:
+    """Show the page that the first line names."""
+    import webview
+
+    verb, _, url = sys.stdin.readline().strip().partition(" ")
+    if verb != "open":
+        raise SystemExit("the first line must be: open URL")
+    window = webview.create_window(TITLE, url, width=_SIZE[0], height=_SIZE[1])
+    assert window is not None
+    window.events.shown += lambda: print("ready", flush=True)
+    threading.Thread(target=_obey, args=(window,), daemon=True).start()
+    webview.start()
+
+
+def _obey(window: Any) -> None:
+    for line in sys.stdin:
+        verb, _, url = line.strip().partition(" ")
+        if verb == "open":
+            window.load_url(url)
+            window.show()
+        elif verb == "show":
+            window.show()
+            window.restore()
+        elif verb == "hide":
+            window.hide()
+    window.destroy()
+
+
+if __name__ == "__main__":
+    main()
