@@ -28,6 +28,8 @@ from ctllm.wire.noted import Noted
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
 PATIENCE = 3
+#: Seconds for what is only nice to know, for which somebody waits.
+BRIEF = 1
 #: Longest name of a model, and longest version, that is told to the cloud.
 LONGEST = 256
 #: The largest list of models that is read, in bytes.
@@ -89,13 +91,13 @@ class OllamaServer:
     async def loaded(self) -> tuple[str, ...]:
         """The models that are in memory now, as far as it says."""
         try:
-            found = msgspec.json.decode(await self._get(b"/api/ps"), type=_Loaded)
+            found = msgspec.json.decode(await self._get(b"/api/ps", BRIEF), type=_Loaded)
         except (CtllmError, ValueError):
             return ()  # nice to know, and no more
         return tuple(model.name for model in found.models or () if _is_name(model.name))
 
-    async def _get(self, path: bytes) -> bytes:
-        status, body = await get(self._origin, path, self._reactor, PATIENCE, MAX_TAGS)
+    async def _get(self, path: bytes, patience: float = PATIENCE) -> bytes:
+        status, body = await get(self._origin, path, self._reactor, patience, MAX_TAGS)
         if status != 200:
             raise OllamaDown(f"{path.decode()} answers with status {status}")
         return body
@@ -114,6 +116,7 @@ class Ollama(Service):
         self.status = DOWN
         self.loaded: tuple[str, ...] = ()  # the models in memory
         self.on_loaded: Callable[[], None] = lambda: None
+        self.watched: Callable[[], bool] = lambda: False
         self.listeners: list[Callable[[Status], None]] = []
         self.real = real
         self._demo: OllamaServer | None = None
@@ -186,11 +189,16 @@ class Ollama(Service):
             status = await demo.ask()
         if status != self.status:
             self._changed(status)
-        loaded = () if status is DOWN else await self.current.loaded()
+        if self.watched() or self.loaded:
+            await self.look_at_loaded()
+        return status
+
+    async def look_at_loaded(self) -> None:
+        """Ask which models are in memory; nobody needs to know but who watches."""
+        loaded = () if self.status is DOWN else await self.current.loaded()
         if loaded != self.loaded:
             self.loaded = loaded
             self.on_loaded()
-        return status
 
     def _changed(self, status: Status) -> None:
         if status.ollama != self.status.ollama:

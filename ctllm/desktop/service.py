@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from ctllm.http.listener import Listener
 from ctllm.http.turnstile import Turnstile
 from ctllm.programs import window_program
 from ctllm.standin import Standin
-from ctllm.wire import frames
+from ctllm.wire import frames, ipc_data
 from ctllm.wire.answerer import Answerer
 from ctllm.wire.frames import Status
 
@@ -177,7 +178,14 @@ class DesktopService(MultiService):
             reactor, broker, lambda: broker.under_way + bridge.traffic[0], reactor.stop
         )
         commands = DesktopCommands(
-            report.status, leaving.begin, page, window, broker, self.session, self.client_for, log
+            self._fresh(report),
+            leaving.begin,
+            page,
+            window,
+            broker,
+            self.session,
+            self.client_for,
+            log,
         )
         ipc = IpcService(
             reactor, self._state, self._settings.ipc_port, self._lock, commands, report.status, log
@@ -186,12 +194,20 @@ class DesktopService(MultiService):
         page.setServiceParent(ipc)
         leaving.setServiceParent(ipc)
         self.ollama.listeners.append(self._ollama_changed)
+        self.ollama.watched = lambda: ipc.watched
         self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.changed
         return ipc
 
     def _window_program(self) -> list[str] | None:
         wanted = self._settings.page_window == "auto"
         return window_program() if wanted and can_have_window(self._environ, sys.platform) else None
+
+    def _fresh(self, report: Report) -> Callable[[], Awaitable[ipc_data.Status]]:
+        async def status() -> ipc_data.Status:
+            await self.ollama.look_at_loaded()
+            return report.status()
+
+        return status
 
     def _ollama_changed(self, status: Status) -> None:
         assert self.ipc is not None

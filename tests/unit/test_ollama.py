@@ -194,6 +194,45 @@ class Looking(Case):
         self.assertEqual((self.heard, self.flushLoggedErrors()), ([], []))
 
 
+class InMemory(Case):
+    """Which models are loaded."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.real.answers[b"/api/ps"] = {"models": [{"name": "m:1"}]}
+        self.changes = 0
+        self.ollama.on_loaded = self.changed
+        self.real.up()
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    def test_only_for_who_watches(self) -> None:
+        """Nobody else needs to know, and each question is a line of Ollama's log."""
+        self.start()
+        self.wait()
+        self.assertNotIn(b"/api/ps", [head.path for head in self.real.asked])
+        self.ollama.watched = lambda: True
+        self.wait()
+        self.wait()
+        self.assertEqual((self.ollama.loaded, self.changes), (("m:1",), 1))
+
+    def test_gone_with_it(self) -> None:
+        self.ollama.watched = lambda: True
+        self.start()
+        self.wait()
+        self.real.down()
+        self.wait()
+        self.assertEqual((self.ollama.loaded, self.changes), ((), 2))
+
+    def test_an_answer_that_is_none(self) -> None:
+        self.ollama.watched = lambda: True
+        self.real.answers[b"/api/ps"] = {"models": 7}
+        self.start()
+        self.wait()
+        self.assertEqual((self.ollama.loaded, self.ollama.status.ollama), ((), "up"))
+
+
 class StandingIn(Case):
     """Where none answers and a demo is wanted."""
 
@@ -305,7 +344,7 @@ class News(Case):
         self.real.hangs = False
         self.wait(PATIENCE)
         paths = [head.path for head in self.real.asked]
-        self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags", b"/api/ps"])
+        self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags"])
         self.assertEqual(self.ollama.status.models, ("new",))
 
     def test_down(self) -> None:

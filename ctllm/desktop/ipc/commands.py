@@ -32,7 +32,7 @@ class DesktopCommands:
 
     def __init__(
         self,
-        status: Callable[[], Status],
+        status: Callable[[], Awaitable[Status]],
         quit: Callable[[float], int],
         page: Page,
         window: Window,
@@ -68,11 +68,11 @@ class DesktopCommands:
         return await self._does[type(request)](request, visitor)
 
     async def _tell(self, _: ipc.StatusRequest, visitor: Visitor) -> Status:
-        return self._status()
+        return await self._status()
 
     async def _subscribe(self, _: ipc.Subscribe, visitor: Visitor) -> Status:
         visitor.watches = True
-        return self._status()
+        return await self._status()
 
     async def _show(self, _: ipc.Show, visitor: Visitor) -> Opened:
         return await self._page.open()
