@@ -37,8 +37,8 @@ class Clicks:
                 what()
             except CtllmError as error:
                 self._notify("That did not work", error.message)
-            except OSError as error:
-                self._notify("That did not work", str(error))
+            except Exception as error:  # a bug in one entry must not take the others with it
+                self._notify("That did not work", str(error) or repr(error))
 
     def _ask(self, kind: type[Any], **told: Any) -> Any:
         with Daemon(self._state) as daemon:

@@ -12,7 +12,7 @@ import msgspec
 from ctllm.errors import CtllmError
 from ctllm.ipc import Daemon
 from ctllm.wire.ipc_data import Status
-from tray.view import NOT_RUNNING, View, view_of
+from tray.view import NOT_RUNNING, Icon, View, shortened, view_of
 
 #: Seconds between two attempts to reach it: the first, and at most.
 SOON, LATE = 0.2, 3.0
@@ -56,6 +56,10 @@ class Watch:
                 pause = SOON
             except CtllmError:
                 self._on_view(self._absent)
+            except Exception as error:  # a daemon of another version, say: it may be replaced
+                self._on_view(
+                    View(Icon.ERROR, shortened(f"what the daemon says is no use: {error}"))
+                )
             if self._sooner.wait(pause):
                 self._sooner.clear()
                 pause = SOON

@@ -224,6 +224,15 @@ class BrokerTests(SynchronousTestCase):
         self.answer(self.ollama, b'{"models":[]}')
         self.assertIn(b"Ctllm-Side: local", wire.said())
 
+    def test_a_list_that_comes_from_one_side_alone(self) -> None:
+        """It is the answer: who does not answer in time is not asked a second time."""
+        self.others.become(True)
+        wire = self.ask("/api/tags", b"", "GET")
+        self.answer(self.others.upstream, b'{"models":[]}')
+        self.clock.advance(3)
+        self.assertIn(b'{"models":[]}', wire.said())
+        self.assertEqual(len(self.ollama.asked), 1)
+
     def test_in_use(self) -> None:
         """Somebody asked lately, and the cloud may be asked at all."""
         self.assertFalse(self.broker.in_use)

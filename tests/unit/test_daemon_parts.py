@@ -12,8 +12,10 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ctllm.cli.view import Ink, screen
@@ -22,7 +24,10 @@ from ctllm.cloud.identity.passes import LIFE, MOST
 from ctllm.desktop.ipc.page import FILE_STAYS, PATIENCE, Page, has_display
 from ctllm.desktop.ipc.recent import MOST as MOST_LINES
 from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.ipc.window import PATIENCE as WINDOW_PATIENCE
+from ctllm.desktop.ipc.window import Window as PageWindow
 from ctllm.desktop.leaving import Leaving
+from ctllm.errors import NoWindow
 from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus
 from tests.unit.test_tray import status
 
@@ -303,3 +308,96 @@ class Screens(SynchronousTestCase):
         ):  # fmt: skip
             self.assertIn(words, shown)
         self.assertIn("Signed in   no", screen(status(cloud_url=""), Ink(Terminal(), {})))
+
+
+class Process:
+    """What the window's protocol has of its process."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self.told.append(data.decode().strip())
+
+    def loseConnection(self) -> None:
+        self.told.append("end of input")
+
+    def signalProcess(self, name: str) -> None:
+        self.told.append(name)
+
+
+class Spawner(Clock):
+    """A reactor that starts processes only for show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[tuple[Any, list[str]]] = []
+
+    def spawnProcess(self, protocol: Any, program: str, argv: list[str], env: Any) -> None:
+        self.started.append((protocol, argv))
+        protocol.transport = Process()
+
+
+class Windows(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = Spawner()
+        self.window = PageWindow(self.reactor, ["python", "-m", "window"], {})
+
+    def open(self, address: str = "https://c.example/#x") -> Deferred[bool]:
+        return Deferred.fromCoroutine(self.window.open(address))
+
+    @property
+    def child(self) -> Any:
+        return self.reactor.started[-1][0]
+
+    def test_opened(self) -> None:
+        """The address goes in by the input, not by the arguments."""
+        opening = self.open()
+        self.assertEqual(self.reactor.started[0][1], ["python", "-m", "window"])
+        self.assertEqual(self.child.transport.told, ["open https://c.example/#x"])
+        self.assertNoResult(opening)
+        self.child.outReceived(b"rea")
+        self.child.outReceived(b"dy\n")
+        self.assertTrue(self.successResultOf(opening))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_told(self) -> None:
+        opening = self.open()
+        self.child.outReceived(b"ready\n")
+        self.successResultOf(opening)
+        self.window.hide()
+        self.window.raise_()
+        self.assertTrue(self.successResultOf(self.open("other")))
+        self.assertEqual(self.child.transport.told[1:], ["hide", "show", "open other"])
+        self.assertEqual(len(self.reactor.started), 1)
+
+    def test_closed(self) -> None:
+        """There is none to hide, and the next one is another."""
+        opening = self.open()
+        self.child.outReceived(b"ready\n")
+        self.child.processExited(Failure(ProcessDone(0)))
+        self.successResultOf(opening)
+        self.assertRaises(NoWindow, self.window.hide)
+        self.open()
+        self.assertEqual(len(self.reactor.started), 2)
+
+    def test_never_there(self) -> None:
+        """A library that lacks something, or a screen that is not one: then it is the browser."""
+        opening = self.open()
+        self.child.errReceived(b"no GTK")
+        self.child.processExited(Failure(ProcessTerminated(1)))
+        self.assertFalse(self.successResultOf(opening))
+        opening = self.open()
+        self.reactor.advance(WINDOW_PATIENCE)
+        self.assertFalse(self.successResultOf(opening))
+        self.assertEqual(self.child.transport.told[1:], ["end of input", "TERM"])
+
+    def test_none(self) -> None:
+        window = PageWindow(self.reactor, None, {})
+        self.assertFalse(self.successResultOf(Deferred.fromCoroutine(window.open("x"))))
+        self.assertRaises(NoWindow, window.hide)
+
+    def test_it_goes_with_the_daemon(self) -> None:
+        self.open()
+        self.window.stopService()
+        self.assertEqual(self.child.transport.told[-1], "TERM")

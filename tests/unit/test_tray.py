@@ -5,14 +5,19 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 import tray
+from ctllm.errors import NotRunning, UpstreamFailed
+from ctllm.wire import ipc
 from ctllm.wire.ipc_data import OllamaStatus, Status, Traffic
+from tray import watching
 from tray.drawing import COLOURS, picture
 from tray.news import LASTING, News
 from tray.panel import has_session, panel_kind
@@ -183,3 +188,73 @@ class Thin(SynchronousTestCase):
     def test_modules_are_short(self) -> None:
         for path in ROOT.glob("*.py"):
             self.assertLess(len(path.read_text().splitlines()), 300, path)
+
+
+class Daemon:
+    """A daemon as `Watch` meets it: `plan` says what happens at each attempt to reach one."""
+
+    plan: ClassVar[list[Any]] = []
+
+    def __init__(self, state: Path) -> None:
+        self._does = type(self).plan.pop(0) if type(self).plan else NotRunning("none")
+        if isinstance(self._does, Exception):
+            raise self._does
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def status(self, subscribe: bool) -> Any:
+        return self._does[0]
+
+    def events(self) -> Iterator[ipc.Event]:
+        for event, data in self._does[1:]:
+            yield ipc.Event(event, msgspec.Raw(msgspec.json.encode(data)))
+        raise UpstreamFailed("it hung up")
+
+
+class Watching(SynchronousTestCase):
+    def seen(self, *plan: Any, count: int) -> list[str]:
+        """The first lines that are shown."""
+        lines: list[str] = []
+        enough = threading.Event()
+
+        def see(view: View) -> None:
+            lines.append(view.line)
+            if len(lines) >= count:
+                enough.set()
+
+        self.patch(watching, "Daemon", Daemon)
+        self.patch(watching, "SOON", 0.01)
+        Daemon.plan[:] = plan
+        watch = watching.Watch(Path(), see)
+        watch.start()
+        self.assertTrue(enough.wait(10), lines)
+        watch.stop()
+        return lines[:count]
+
+    def test_a_life(self) -> None:
+        """It is followed, missed, found again; also when it ended in order."""
+        degraded = msgspec.to_builtins(status("degraded"))
+        lines = self.seen(
+            NotRunning("none"),
+            [status(), ("status", degraded), ("log", "x"), ("quitting", None)],
+            NotRunning("none"),
+            [status()],
+            count=8,
+        )
+        down = "connected, but Ollama is down"
+        self.assertEqual(lines[:5], [NOT_RUNNING.line, "connected", down, down, "quitting …"])
+        self.assertEqual(set(lines[5:7]), {NOT_RUNNING.line})
+        self.assertIn("connected", lines[5:])
+
+    def test_what_makes_no_sense(self) -> None:
+        """It is shown, and does not end the watch."""
+        lines = self.seen(ValueError("of another version"), [status()], count=2)
+        self.assertIn("of another version", lines[0])
+        self.assertEqual(lines[1], "connected")

@@ -142,7 +142,7 @@ class Broker(MultiService):
         except CtllmError:
             return False
         bodies = await ask_all(sides, head, self._reactor, self._room)
-        merged = merge(form, bodies) if len(bodies) > 1 else None
+        merged = merge(form, bodies)
         if merged is None:
             return False
         self.counts["both"] += 1
