@@ -53,6 +53,26 @@ class WithoutModel(Case):
         self.open(latin)  # as a browser's fetch sends it
         self.assertEqual(len(other.heads), 3)
 
+    def test_one_that_asks_for_itself(self) -> None:
+        """It has looked at home already, however good it is."""
+        best, other = self.desk("home"), self.desk("attic", "down")
+        own = ((b"ctllm-elsewhere", best.id.encode()),)
+        self.open(RequestHead(b"GET", b"/", own))
+        self.assertEqual((len(best.heads), len(other.heads)), (0, 1))
+        other.lose(self.clock.seconds())
+        alone = self.assertRaises(
+            DesktopOffline, self.here.open, RequestHead(b"GET", b"/", own), Heard()
+        )
+        self.assertIn("none of your other desktops", alone.message)
+
+    def test_who_answers_is_told(self) -> None:
+        """By a name that fits into a header."""
+        self.desk("Büro 100%")
+        asking = self.here.open(CHAT, Heard())
+        told = dict(self.here.told(asking))
+        self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
+        self.assertEqual(told[b"Ctllm-Exchange"], asking.id.hex().encode())
+
     def test_no_such_desktop(self) -> None:
         """It does not go elsewhere instead."""
         self.desk("home")

@@ -478,6 +478,19 @@ class SigningIn(Case):
         self.assertEqual(self.ask("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": refresh}), 401)
 
+    def test_a_desktop_lets_its_users_browser_in(self) -> None:
+        """By a secret that works once; a page or an API key cannot make one."""
+        self.assertEqual(self.ask("POST /ctllm/session/invite", **self.bearer()), 201)
+        self.assertEqual(self.told["expires_in"], 120)
+        body = {"invite": self.told["invite"], "client": "browser"}
+        self.assertEqual(self.ask("POST /ctllm/session", body), 201)
+        self.assertEqual(self.told["user"]["name"], "ann")
+        self.assertEqual(self.ask("POST /ctllm/session", body), 401)
+        for scopes in ({MANAGE, USE}, {SERVE, USE}, {USE}):
+            told = self.bearer(frozenset(scopes))
+            self.assertEqual(self.ask("POST /ctllm/session/invite", **told), 403)
+        self.assertEqual(self.ask("POST /ctllm/session/invite"), 401)
+
     def test_an_invitation_works_once(self) -> None:
         """And not when it is too old, or was none."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}

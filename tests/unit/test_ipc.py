@@ -18,10 +18,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.ipc import visitor as module
-from ctllm.desktop.ipc.door import peer_uid
+from ctllm.desktop.ipc.door import Door, peer_uid
 from ctllm.desktop.ipc.lock import Lock
 from ctllm.desktop.ipc.visitor import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
-from ctllm.errors import BadConfiguration, BadRequest, CtllmError
+from ctllm.errors import BadConfiguration, BadRequest, CtllmError, Unauthenticated
 from ctllm.wire import ipc
 from tests.unit.pretend import Wire
 
@@ -331,6 +331,21 @@ class Peers(SynchronousTestCase):
             visitor.dataReceived(b'{"id":1,"command":"SHOW"}\n')
             self.assertEqual(len(commands.asked), int(open_), uid)
             self.assertEqual(wire.closed, "" if open_ else "half")
+
+
+class Doors(SynchronousTestCase):
+    def test_a_challenge_is_good_once(self) -> None:
+        door = Door(SECRET)
+        door.knock(SimpleNamespace())
+        challenge = door.challenge
+        shown = ipc.Auth(1, NONCE, ipc.proof(SECRET, "client", challenge, NONCE))
+        door.show(shown)
+        self.assertRaises(Unauthenticated, door.show, shown)
+
+    def test_none_was_given(self) -> None:
+        """An empty one is no challenge."""
+        shown = ipc.Auth(1, NONCE, ipc.proof(SECRET, "client", "", NONCE))
+        self.assertRaises(Unauthenticated, Door(SECRET).show, shown)
 
 
 class Locks(SynchronousTestCase):
