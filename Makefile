@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench compatibility images npm system bundle wheel clean
+.PHONY: help run test lint unit e2e fuzz bench soak compatibility images npm system bundle wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,9 @@ bench: $(VENV)/.tests ## Measure beside nginx, ssh -R and Docker alone (about te
 
 fuzz: $(VENV)/.tests ## A million hostile frames of each kind, and HTTP (about twenty minutes)
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+soak: system $(VENV)/.tests ## A thousand kills of tray, bridge and Ollama (about ten minutes)
+	$(BIN)/python -m tests.soak $(ARGS)
 
 compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every client and endpoint, directly and through ctllm (a minute)
 	$(BIN)/python -m tests.compatibility $(ARGS)
