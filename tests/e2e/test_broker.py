@@ -51,17 +51,7 @@ class Home:
         self.attic.reset()
 
     async def start_ollama(self) -> None:
-        self.ollama = self.world.run(
-            "ollama", "python", "-m", "ctllm.standin", f"--port={self.ollama_port}", "--control",
-            "--model=llama3.2", "--model=phi3",
-        )  # fmt: skip
-        await until(lambda: self.answers(self.ollama_port), "the Ollama at home")
-
-    async def answers(self, port: int) -> bool:
-        try:
-            return (await self.world.http("GET", "/api/version", port=port))[0] == 200
-        except OSError:
-            return False
+        self.ollama = await self.world.ollama(self.ollama_port, "llama3.2", "phi3")
 
     async def up(self) -> bool:
         return "qwen3:latest" in await self.models()
@@ -124,9 +114,7 @@ async def test_who_answers_is_said(home: Home) -> None:
 
 async def script(home: Home, path: str, **script: Any) -> None:
     """What the Ollama at home does at `path`."""
-    body = {"path": path, "script": script}
-    status, _, said = await home.world.http("POST", "/standin/scripts", body, port=home.ollama_port)
-    assert status == 204, said
+    await home.world.script(home.ollama_port, path, **script)
 
 
 @ensureDeferred

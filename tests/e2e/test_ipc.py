@@ -51,15 +51,10 @@ class Desk:
         return self.world.state("alice")
 
     async def start_ollama(self) -> None:
-        self.ollama = self.world.run(
-            "ollama", "python", "-m", "ctllm.standin", f"--port={self.ollama_port}",
-            "--model=llama3.2", "--control",
-        )  # fmt: skip
-        await until(lambda: '"port"' in self.ollama.printed, "Ollama")
+        self.ollama = await self.world.ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
-        body = {"path": path, "script": script}
-        await self.world.http("POST", "/standin/scripts", body, port=self.ollama_port)
+        await self.world.script(self.ollama_port, path, **script)
 
     async def start(self) -> None:
         if self.ollama is None or self.ollama.ended.called:

@@ -105,6 +105,20 @@ class World:
         self.ports.append(port)
         return standin, port.getHost().port
 
+    async def ollama(self, port: int, *models: str) -> Program:
+        """A stand-in that is a process of its own, and so may be frozen or killed."""
+        words = [f"--model={model}" for model in models]
+        module = ("python", "-m", "ctllm.standin", f"--port={port}", "--control")
+        program = self.run("ollama", *module, *words)
+        await until(lambda: '"port"' in program.printed, "Ollama")
+        return program
+
+    async def script(self, port: int, path: str, **script: Any) -> None:
+        """What such a stand-in does at `path` from now on."""
+        body = {"path": path, "script": script}
+        status, _, said = await self.http("POST", "/standin/scripts", body, port=port)
+        assert status == 204, said
+
     def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> Program:
         program = Program(
             name, [str(BIN / arguments[0]), *arguments[1:]], env or self.environment()
