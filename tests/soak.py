@@ -149,6 +149,10 @@ class Soak:
         assert answered == 200, said
         return found
 
+    def memory(self) -> dict[str, int]:
+        """Megabytes of each process."""
+        return {name: round(megabytes(each.pid)) for name, each in self.running.items()}
+
     def left_over(self) -> list[str]:
         """Processes that nobody started, and files that nobody needs."""
         own = {program.pid for program in self.world.programs if not program.ended.called}
@@ -173,8 +177,23 @@ class Soak:
 
 
 async def soak(reactor: Any, rounds: int, seed: int) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    one = Soak(reactor, folder, random.Random(seed))
+    """Do it; ends with status 1 where something is wrong."""
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        one = Soak(reactor, Path(folder), random.Random(seed))
+        try:
+            wrong = await _rounds(one, rounds)
+        finally:
+            await one.session.close()
+            await one.world.close()
+    print(f"{rounds} kills: {dict(one.counts)}")
+    if wrong:
+        print("\n".join(["Left over:", *wrong]))
+        raise SystemExit(1)
+    print("Nothing is left over.")
+
+
+async def _rounds(one: Soak, rounds: int) -> list[str]:
+    """All the kills; what is wrong afterwards."""
     await one.begin()
     await one.well()
     before: dict[str, int] = {}
@@ -182,30 +201,24 @@ async def soak(reactor: Any, rounds: int, seed: int) -> None:
     began = time.monotonic()
     for number in range(1, rounds + 1):
         await one.kill()
-        if number % 50 == 0:
-            status = await one.well()
-            memory = {name: round(megabytes(each.pid)) for name, each in one.running.items()}
-            files = len(os.listdir(f"/proc/{status.pid}/fd"))
-            before, first_files = before or memory, first_files or files
+        if number % 50 == 0 or number == rounds:
+            files = _files(await one.well())
+            before, first_files = before or one.memory(), first_files or files
             took = time.monotonic() - began
-            print(f"{number} kills, {took:.0f} s: {memory} MB, {files} open files", flush=True)
-    await deferLater(reactor, 25, lambda: None)  # kept connections are let go after 20 s
-    status = await one.well()
+            print(
+                f"{number} kills, {took:.0f} s: {one.memory()} MB, {files} open files", flush=True
+            )
+    await deferLater(one.reactor, 25, lambda: None)  # kept connections are let go after 20 s
+    files = _files(await one.well())
     wrong = one.left_over()
-    files = len(os.listdir(f"/proc/{status.pid}/fd"))
     if files > first_files + 3:
         wrong.append(f"{files} open files of the desktop, at first {first_files}")
-    after = {name: round(megabytes(each.pid)) for name, each in one.running.items()}
-    wrong += [
-        f"{name} grew to {after[name]} MB" for name in after if after[name] > before[name] + 8
-    ]
-    print(f"{rounds} kills: {dict(one.counts)}")
-    await one.session.close()
-    await one.world.close()
-    if wrong:
-        print("\n".join(["Left over:", *wrong]))
-        raise SystemExit(1)
-    print("Nothing is left over.")
+    grown = {name: (before[name], now) for name, now in one.memory().items()}
+    return wrong + [f"{name} grew: {a} to {b} MB" for name, (a, b) in grown.items() if b > a + 8]
+
+
+def _files(status: Status) -> int:
+    return len(os.listdir(f"/proc/{status.pid}/fd"))
 
 
 def main() -> None:

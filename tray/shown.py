@@ -34,7 +34,12 @@ class Shown:
     def run(self) -> None:
         """Show it until `end`; to be called from the main thread."""
         threading.Thread(target=self._tell_news, name="news", daemon=True).start()
-        self.icon.run()
+        self.icon.run(self._begin)
+
+    def _begin(self, icon: Any) -> None:
+        icon.visible = True
+        if self._over.is_set():  # it was told to end before there was anything to end
+            icon.stop()
 
     def end(self) -> None:
         """Take it away."""

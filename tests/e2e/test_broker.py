@@ -51,7 +51,7 @@ class Home:
         self.attic.reset()
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama(self.ollama_port, "llama3.2", "phi3")
+        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2", "phi3")
 
     async def up(self) -> bool:
         return "qwen3:latest" in await self.models()

@@ -51,7 +51,7 @@ class Desk:
         return self.world.state("alice")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama(self.ollama_port, "llama3.2")
+        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
         await self.world.script(self.ollama_port, path, **script)
@@ -149,11 +149,13 @@ async def test_on_a_terminal(desk: Desk) -> None:
     import pty
 
     async def watch(env: dict[str, str]) -> str:
+        # What runs in the background of a shell, as these tests may, has SIGINT ignored.
         master, slave = pty.openpty()
         words = [str(BIN / "ctllm"), f"--state={desk.state}", "status", "--watch"]
         child = subprocess.Popen(
-            words, stdout=slave, stdin=slave, env={**desk.world.environment(), **env}
-        )
+            words, stdout=slave, stdin=slave, env={**desk.world.environment(), **env},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         os.close(slave)
         os.set_blocking(master, False)
         seen = ""

@@ -77,7 +77,7 @@ class Desk:
         await self.session.shows(": connected")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama(self.ollama_port, "llama3.2")
+        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
         await self.world.script(self.ollama_port, path, **script)

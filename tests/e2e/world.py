@@ -105,7 +105,7 @@ class World:
         self.ports.append(port)
         return standin, port.getHost().port
 
-    async def ollama(self, port: int, *models: str) -> Program:
+    async def ollama_process(self, port: int, *models: str) -> Program:
         """A stand-in that is a process of its own, and so may be frozen or killed."""
         words = [f"--model={model}" for model in models]
         module = ("python", "-m", "ctllm.standin", f"--port={port}", "--control")

@@ -21,6 +21,7 @@ from tray import watching
 from tray.drawing import COLOURS, picture
 from tray.news import LASTING, News
 from tray.panel import has_session, panel_kind
+from tray.shown import Shown
 from tray.view import LONGEST, MOST_MODELS, NOT_RUNNING, STARTING, Icon, View, view_of
 
 ROOT = Path(tray.__file__).parent
@@ -258,3 +259,44 @@ class Watching(SynchronousTestCase):
         lines = self.seen(ValueError("of another version"), [status()], count=2)
         self.assertIn("of another version", lines[0])
         self.assertEqual(lines[1], "connected")
+
+
+class Pystray:
+    """As much of pystray as an icon needs that is told to end before it runs."""
+
+    class Menu:
+        SEPARATOR = None
+
+        def __init__(self, *entries: Any) -> None:
+            pass
+
+    class Icon:
+        HAS_NOTIFICATION = False
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.running = self.visible = False
+            self.stopped = 0
+
+        def run(self, setup: Any) -> None:
+            self.running = True
+            setup(self)
+
+        def stop(self) -> None:  # without effect before it runs
+            self.stopped += self.running
+
+
+class Ending(SynchronousTestCase):
+    def test_before_it_runs(self) -> None:
+        """A signal may come at any time."""
+        shown = Shown(Pystray, "dark")
+        shown.end()
+        self.assertEqual(shown.icon.stopped, 0)
+        shown.run()
+        self.assertEqual((shown.icon.visible, shown.icon.stopped), (True, 1))
+
+    def test_while_it_runs(self) -> None:
+        shown = Shown(Pystray, "dark")
+        shown.run()
+        self.assertEqual(shown.icon.stopped, 0)
+        shown.end()
+        self.assertEqual(shown.icon.stopped, 1)
