@@ -145,8 +145,12 @@ class Soak:
         found: Status = await until(good, "everything to be well", PATIENCE)
         await self.session.shows(": connected", PATIENCE)
         body = {"model": "llama3.2", "prompt": "hello", "stream": False}
-        answered, _, said = await self.world.http("POST", "/api/generate", body, port=self.endpoint)
-        assert answered == 200, said
+
+        async def answers() -> bool:
+            path = "/api/generate"
+            return (await self.world.http("POST", path, body, port=self.endpoint))[0] == 200
+
+        await until(answers, "an answer", PATIENCE)
         return found
 
     def memory(self) -> dict[str, int]:
