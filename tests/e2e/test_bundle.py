@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,6 +11,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
+from tests.e2e.processes import alive
+from tests.e2e.session import Session, labels
 from tests.e2e.world import BIN, Program, World, until
 from tests.ports import free_port
 
@@ -21,9 +25,20 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("bundle")
     argv = [str(BIN / "pyinstaller"), "--noconfirm", "--log-level=WARN", "--distpath", str(made)]
     argv += ["--workpath", str(made / "work"), str(ROOT / "bundle" / "ctllm.spec")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONPATH": str(_modules(made))}
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return made / "ctllm"
+
+
+def _modules(made: Path) -> Path:
+    """What the distribution has of PyGObject, with what pip would know of it."""
+    folder = made / "modules"
+    folder.mkdir()
+    for each in Path("/usr/lib/python3/dist-packages").glob("[gP][iy]*"):
+        if each.name == "gi" or each.name.startswith("PyGObject"):
+            (folder / each.name).symlink_to(each)
+    return folder
 
 
 def environment(world: World) -> dict[str, str]:
@@ -57,3 +72,24 @@ async def test_the_whole_way(bundle: Path, world: World) -> None:
     assert (status, len(standin.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
     assert await run("quit") == "The desktop ended.\n"
+
+
+@ensureDeferred
+async def test_the_tray(bundle: Path, world: World) -> None:
+    """It starts the bundle's desktop, and both end when it is told to quit."""
+    session = Session(world)
+    await session.start()
+    state = world.folder / "state"
+    env = {**session.env, **environment(world), "PYTHONPATH": ""}
+    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state={state}"], env)
+    world.programs.append(tray)
+    look = await session.shows("signed out", 30)
+    assert "Sign in …" in labels(look)
+    argv = [str(bundle / "ctllm"), f"--state={state}", "status", "--json"]
+    done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+    pid = json.loads(done.stdout)["pid"]
+    assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
+    await session.click("Quit")
+    await until(lambda: tray.ended.called, "the tray to end")
+    assert not alive(pid)
+    await session.close()
