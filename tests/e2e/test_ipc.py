@@ -25,7 +25,7 @@ from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import Daemon
 from ctllm.wire import ipc
 from tests.e2e.processes import alive, argv, linux, megabytes
-from tests.e2e.world import BIN, Program, World, until
+from tests.e2e.world import BIN, Program, World, read_all, until
 from tests.ports import free_port
 
 BROWSER = """#!/bin/sh
@@ -455,7 +455,7 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
 
     async def ask(path: str) -> list[dict[str, Any]]:
         body = {"model": "llama3.2", "prompt": "go", "messages": [{"role": "user", "content": "x"}]}
-        said = await deferToThread(_read_all, desk.endpoint, path, json.dumps(body).encode())
+        said = await deferToThread(read_all, desk.endpoint, path, json.dumps(body).encode())
         return [json.loads(line) for line in said.splitlines()]
 
     short, long = deferred(ask("/api/chat")), deferred(ask("/api/generate"))
@@ -472,17 +472,3 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
 
 def deferred(work: Any) -> Deferred[Any]:
     return Deferred.fromCoroutine(work)
-
-
-def _read_all(port: int, path: str, body: bytes) -> bytes:
-    """The whole answer; of one that breaks off, what came."""
-    import http.client
-
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
-    try:
-        return connection.getresponse().read()
-    except http.client.IncompleteRead as error:
-        return error.partial
-    finally:
-        connection.close()
