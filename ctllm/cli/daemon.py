@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ctllm.cli.options import Command
-from ctllm.cli.view import Ink, screen
+from ctllm.cli.view import Ink, plain, screen
 from ctllm.config import Config
 from ctllm.errors import BadRequest, UpstreamFailed
 from ctllm.ipc import Daemon
@@ -33,6 +33,10 @@ def _daemon(config: Config) -> Daemon:
 
 def _print_json(value: object) -> None:
     print(msgspec.json.encode(value).decode(), flush=True)
+
+
+def _print_plain(line: str) -> None:
+    print(plain(line))
 
 
 def _do(
@@ -139,7 +143,7 @@ def logs(config: Config, told: Command) -> None:
     """Print the log."""
     with _daemon(config) as daemon, suppress(KeyboardInterrupt):
         answer = daemon.ask(ipc.Logs, lines=told["lines"], follow=bool(told["follow"]))
-        show_line = _print_json if told["json"] else print
+        show_line = _print_json if told["json"] else _print_plain
         for line in answer["lines"]:
             show_line(line)
         sys.stdout.flush()

@@ -41,11 +41,16 @@ class Ink:
         return f"\x1b[{code}m{text}\x1b[0m" if self.on else text
 
 
+def plain(text: str) -> str:
+    """A line without what a terminal would obey: names and reasons come from elsewhere."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
 def screen(status: Status, ink: Ink) -> str:
     """The whole status."""
     mark, colour, words = _STATES[status.state]
     head = f"{mark} {words}" if ink.marks else words
-    lines = [ink(colour, head) + (f": {status.reason}" if status.reason else "")]
+    lines = [ink(colour, head) + (f": {plain(status.reason)}" if status.reason else "")]
     lines += _rows(
         ("Signed in", f"{status.user} at {status.cloud_url}" if status.cloud_url else "no"),
         ("Ollama", _ollama(status.ollama)),
@@ -64,8 +69,8 @@ def _rows(*rows: tuple[str, str]) -> Iterable[str]:
     for name, value in rows:
         if value:
             first, *more = value.splitlines()
-            yield f"  {name:<{_COLUMN}}{first}"
-            yield from (" " * (_COLUMN + 2) + line for line in more)
+            yield f"  {name:<{_COLUMN}}{plain(first)}"
+            yield from (" " * (_COLUMN + 2) + plain(line) for line in more)
 
 
 def _ollama(ollama: OllamaStatus) -> str:

@@ -288,6 +288,15 @@ class Screens(SynchronousTestCase):
         self.assertEqual(len({line[0] for line in first}), 5)
         self.assertTrue(all(line.endswith(": why") for line in first))
 
+    def test_nothing_that_a_terminal_obeys(self) -> None:
+        """Whatever a cloud or another desktop calls itself."""
+        evil = "\x1b]0;evil\x07\x9b31m"
+        desktop = DesktopStatus("a", f"attic{evil}", "up", (), False)
+        told = status("error", reason=evil, desktops=(desktop,), user=evil, last_error=evil)
+        shown = screen(told, Ink(Terminal(), {"NO_COLOR": "1"}))
+        self.assertTrue(all(each.isprintable() for each in shown.replace("\n", "")))
+        self.assertIn("attic", shown)
+
     def test_the_rest(self) -> None:
         models = tuple(f"model-{number}" for number in range(9))
         shown = screen(
