@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -24,6 +24,7 @@ from ctllm.wire.lines import Lines
 
 #: Seconds that an answer may take; signing in and opening the page ask the cloud.
 PATIENCE = 30.0
+T = TypeVar("T")
 _READ = 65536
 _NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
 
@@ -69,7 +70,7 @@ class Daemon:
             heard = self._read()
             if isinstance(heard, ipc.Event):
                 if heard.event == "error":
-                    raise _fault(msgspec.json.decode(heard.data, type=ipc.Fault))
+                    raise _fault(_read_as(heard.data, ipc.Fault))
                 self._heard.append(heard)
             elif heard.id == self._next:
                 if heard.error is not None:
@@ -78,8 +79,7 @@ class Daemon:
 
     def status(self, subscribe: bool = False) -> Status:
         """How everything is; with `subscribe`, changes come as `events`."""
-        told = self.ask(ipc.Subscribe if subscribe else ipc.StatusRequest)
-        return msgspec.convert(told, Status)
+        return _as(self.ask(ipc.Subscribe if subscribe else ipc.StatusRequest), Status)
 
     def events(self) -> Iterator[ipc.Event]:
         """What happens, without end; raises UpstreamFailed when the daemon is gone."""
@@ -96,8 +96,8 @@ class Daemon:
         if not isinstance(first, ipc.Event) or first.event not in ("hello", "error"):
             raise UpstreamFailed("what listens there is no desktop of ctllm")
         if first.event == "error":
-            raise _fault(msgspec.json.decode(first.data, type=ipc.Fault))
-        hello = msgspec.json.decode(first.data, type=ipc.Hello)
+            raise _fault(_read_as(first.data, ipc.Fault))
+        hello = _read_as(first.data, ipc.Hello)
         if hello.protocol != ipc.PROTOCOL:
             raise UpstreamFailed(
                 f"the desktop that runs is of another version ({hello.version}); restart it"
@@ -106,9 +106,9 @@ class Daemon:
             return
         nonce = secrets.token_hex(32)
         shown = ipc.proof(where.secret, "client", hello.challenge, nonce)
-        answer = self.ask(ipc.Auth, nonce=nonce, proof=shown)
+        answer = _as(self.ask(ipc.Auth, nonce=nonce, proof=shown), ipc.Proof)
         right = ipc.proof(where.secret, "daemon", hello.challenge, nonce)
-        if not secrets.compare_digest(str(answer["proof"]), right):
+        if not secrets.compare_digest(answer.proof.encode(), right.encode()):
             raise Unauthenticated("what listens there is not the desktop of this state folder")
 
     def _send(self, line: bytes) -> None:
@@ -135,6 +135,17 @@ class Daemon:
             if line is None:
                 raise UpstreamFailed("the desktop says more than fits into a line")
             self._pending.append(line)
+
+
+def _as(value: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except ValueError as error:
+        raise UpstreamFailed(f"what the desktop says makes no sense here: {error}") from error
+
+
+def _read_as(raw: msgspec.Raw, kind: type[T]) -> T:
+    return _as(msgspec.json.decode(raw), kind)
 
 
 def _fault(fault: ipc.Fault) -> CtllmError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -65,13 +64,6 @@ def _windows_is_light() -> bool:
             return bool(winreg.QueryValueEx(key, "SystemUsesLightTheme")[0])
     except OSError:
         return False
-
-
-def has_session(platform: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether there is a screen to show something on."""
-    if platform in ("darwin", "win32"):
-        return True
-    return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
 
 
 def has_tray(platform: str) -> bool:

@@ -19,8 +19,9 @@ from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.holding import hold
 from ctllm.ipc import Daemon
+from ctllm.screen import has_screen
 from tray.clicks import Clicks
-from tray.panel import NO_SESSION, NO_TRAY, has_session, has_tray, panel_kind
+from tray.panel import NO_SESSION, NO_TRAY, has_tray, panel_kind
 from tray.starting import start
 from tray.view import STARTING
 from tray.watching import Watch
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CtllmError as error:
         raise SystemExit(f"ctllm-tray: {error.message}") from None
     state = Path(config.state)
-    if not has_session(sys.platform):
+    if not has_screen(sys.platform, os.environ):
         raise SystemExit(NO_SESSION)
     if not _alone(state):
         print("ctllm-tray: it runs already")
@@ -123,13 +124,12 @@ def _wait_for_tray(seconds: float) -> None:
 
 def _run(shown: Any, state: Path, told: argparse.Namespace) -> None:
     watch = Watch(state, shown.see)
-    children: list[Any] = []
 
     def begin() -> None:
         options = [f"--state={state}"] if told.state else []
         if told.config:
             options.append(f"--config={told.config.absolute()}")
-        children.append(start(state, options))
+        start(state, options)
         watch.expect(STARTING)
 
     shown.clicks = Clicks(state, shown.notify, begin, shown.end)

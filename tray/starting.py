@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ctllm.programs import desktop_program
 _KEPT = 1024 * 1024
 
 
-def start(state: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
+def start(state: Path, options: Sequence[str]) -> None:
     """Start it; its log goes to a file in the `state` folder. Raises OSError."""
     folder = state / "desktop"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -27,10 +28,12 @@ def start(state: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
         detached = {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NO_WINDOW}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as log:
-        return subprocess.Popen(  # noqa: S603
+        daemon = subprocess.Popen(  # noqa: S603
             [*desktop_program(), *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             **detached,
         )
+    # It may end before the tray; whoever waits for its end must not see it unburied.
+    threading.Thread(target=daemon.wait, name="daemon", daemon=True).start()

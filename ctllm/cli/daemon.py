@@ -8,23 +8,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from ctllm.cli.options import Command
-from ctllm.cli.view import Ink, plain, screen
+from ctllm.cli.view import Ink, screen
 from ctllm.config import Config
 from ctllm.errors import BadRequest, UpstreamFailed
 from ctllm.ipc import Daemon
 from ctllm.wire import ipc
-from ctllm.wire.ipc_data import Status
+from ctllm.wire.ipc_data import PreferenceName, Status
+from ctllm.wire.printable import printable
 
 #: By state: the status that `ctllm status` ends with.
 _CODES = {"connected": 0, "degraded": 2, "signed_out": 4, "connecting": 5, "error": 5}
 #: Seconds that a process may take for its end after it has hung up.
 END = 10.0
-_PREFERENCES = ("auto", "local", "cloud", "never")
+_PREFERENCES = get_args(PreferenceName)
 
 
 def _daemon(config: Config) -> Daemon:
@@ -36,7 +37,7 @@ def _print_json(value: object) -> None:
 
 
 def _print_plain(line: str) -> None:
-    print(plain(line))
+    print(printable(line))
 
 
 def _do(

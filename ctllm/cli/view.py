@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus, Status
+from ctllm.wire.printable import printable
 
 #: By state: the mark, which differs also without colour, its colour, and the words.
 _STATES = {
@@ -31,8 +32,8 @@ class Ink:
     """Colours, where there is somebody to see them (NO_COLOR, https://no-color.org)."""
 
     def __init__(self, out: TextIO, environ: Mapping[str, str] = os.environ) -> None:
-        plain = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
-        self.on = out.isatty() and not plain
+        quiet = environ.get("NO_COLOR") or environ.get("TERM") == "dumb"
+        self.on = out.isatty() and not quiet
         encoding = (getattr(out, "encoding", None) or "ascii").lower()
         self.marks = encoding.replace("-", "").startswith("utf")
 
@@ -41,16 +42,11 @@ class Ink:
         return f"\x1b[{code}m{text}\x1b[0m" if self.on else text
 
 
-def plain(text: str) -> str:
-    """A line without what a terminal would obey: names and reasons come from elsewhere."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def screen(status: Status, ink: Ink) -> str:
     """The whole status."""
     mark, colour, words = _STATES[status.state]
     head = f"{mark} {words}" if ink.marks else words
-    lines = [ink(colour, head) + (f": {plain(status.reason)}" if status.reason else "")]
+    lines = [ink(colour, head) + (f": {printable(status.reason)}" if status.reason else "")]
     lines += _rows(
         ("Signed in", f"{status.user} at {status.cloud_url}" if status.cloud_url else "no"),
         ("Ollama", _ollama(status.ollama)),
@@ -69,8 +65,8 @@ def _rows(*rows: tuple[str, str]) -> Iterable[str]:
     for name, value in rows:
         if value:
             first, *more = value.splitlines()
-            yield f"  {name:<{_COLUMN}}{plain(first)}"
-            yield from (" " * (_COLUMN + 2) + plain(line) for line in more)
+            yield f"  {name:<{_COLUMN}}{printable(first)}"
+            yield from (" " * (_COLUMN + 2) + printable(line) for line in more)
 
 
 def _ollama(ollama: OllamaStatus) -> str:

@@ -76,22 +76,17 @@ class CloudService(MultiService):
     @property
     def local_url(self) -> str:
         """The address that programs on this machine reach it by."""
-        return f"http://{self._address()}"
+        return f"http://{self.listener.authority}"
 
     @property
     def url(self) -> str:
         """The address that people reach this cloud by."""
-        return self._settings.url or public_url("", self._address())
+        return self._settings.url or public_url("", self.listener.authority)
 
     def invite(self, name: str) -> str:
         """The secret of an invitation for `name`."""
         assert self.invites is not None
         return self.invites.create(name)
-
-    def _address(self) -> str:
-        here = self.listener.port.getHost()
-        host = getattr(here, "host", "127.0.0.1")
-        return f"[{host}]:{here.port}" if ":" in host else f"{host}:{here.port}"
 
     def startService(self) -> None:
         """Put the parts together, then start them."""

@@ -18,7 +18,8 @@ from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFaile
 from ctllm.http.sockets import BridgeSockets
 from ctllm.http.websocket import BridgeSocket
 from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Reason, printable
+from ctllm.wire.frames import Reason
+from ctllm.wire.printable import SAID, printable
 
 #: Seconds between looks for a sign-in, while there is none.
 LOOK = 0.5
@@ -167,13 +168,12 @@ class Bridge(Service):
                 return  # being cancelled may have looked like any other failure
             # A network that cuts again and again must not be answered by staying away for longer
             # and longer. What was ended with a BYE may end in the same way at once.
-            good = self._hurried or (
-                self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
-            )
+            good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
             failures = 0 if good else failures + 1
             if not self._hurried:
                 await self._wait(pause(failures, random.random, bool(self._tunnel.exchanges)))
-            failures = 0 if self._hurried else failures
+            if self._hurried:  # before the wait or in it
+                failures = 0
 
     async def _change_of_sign_in(self, seen: int) -> None:
         until = self._reactor.seconds() + REFUSED
@@ -226,7 +226,7 @@ class Bridge(Service):
         self._become("connected")
 
     def _dismissed(self, reason: Reason) -> None:
-        self._bye = printable(reason.message)
+        self._bye = printable(reason.message, SAID)
 
     def _opened(self, socket: BridgeSocket) -> None:
         self._socket = socket

@@ -189,7 +189,7 @@ class Ollama(Service):
             status = await demo.ask()
         if status != self.status:
             self._changed(status)
-        if self.watched() or self.loaded:
+        if self.watched():
             await self.look_at_loaded()
         return status
 

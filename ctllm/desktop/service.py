@@ -226,11 +226,9 @@ class DesktopService(MultiService):
         return surroundings
 
     def _address(self) -> str:
-        port = None if self.endpoint is None else self.endpoint.port
-        if port is None:
+        """Where apps find their models: a URL, or the path of a UNIX socket; nothing if nowhere."""
+        if self.endpoint is None or self.endpoint.port is None:
             return ""
-        here = port.getHost()
-        host = getattr(here, "host", "")
-        if not host:
-            return os.fsdecode(here.name or "")  # a UNIX socket
-        return f"http://[{host}]:{here.port}" if ":" in host else f"http://{host}:{here.port}"
+        if authority := self.endpoint.authority:
+            return f"http://{authority}"
+        return os.fsdecode(self.endpoint.port.getHost().name or b"")

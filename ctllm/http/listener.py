@@ -66,6 +66,14 @@ class Listener(Service):
         if self.port is not None:
             (self.port.stopReading if paused else self.port.startReading)()
 
+    @property
+    def authority(self) -> str:
+        """host:port as a URL has it; nothing for what is no TCP port, or does not listen."""
+        here: Any = None if self.port is None else self.port.getHost()
+        if not hasattr(here, "host"):
+            return ""
+        return f"[{here.host}]:{here.port}" if ":" in here.host else f"{here.host}:{here.port}"
+
     def _listens(self, port: Any) -> None:
         self.port = port
         if hasattr(port, "numberAccepts"):

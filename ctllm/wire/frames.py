@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ctllm.errors import ProtocolViolation
+from ctllm.wire.printable import SAID, printable
 
 VERSION = 1
 SUBPROTOCOL = "ctllm.tunnel.v1"
@@ -127,18 +128,15 @@ def json_frame(kind: Kind, exchange: bytes, value: msgspec.Struct) -> bytes:
 T = TypeVar("T")
 
 
-def printable(text: object) -> str:
-    """What a peer said, or had a part in, as a log or a terminal can take it."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in str(text)[:200])
-
-
 def from_json(payload: bytes, kind: type[T]) -> T:
     """Decode a JSON payload; raises ProtocolViolation."""
     try:
         return msgspec.json.decode(payload, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         name = kind.__name__.upper()
-        raise ProtocolViolation(f"a {name} payload that is not right: {printable(error)}") from None
+        raise ProtocolViolation(
+            f"a {name} payload that is not right: {printable(error, SAID)}"
+        ) from None
 
 
 def offset_of(payload: bytes) -> int:

@@ -117,6 +117,12 @@ class Fault(msgspec.Struct, frozen=True):
     message: str
 
 
+class Proof(msgspec.Struct, frozen=True):
+    """The daemon's own, in answer to AUTH."""
+
+    proof: str
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """To one request; `id` is null where the request's could not be read."""
 

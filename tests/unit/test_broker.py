@@ -82,9 +82,10 @@ class Kept:
     def load(self) -> Preference:
         return self.value
 
-    def save(self, preference: Preference) -> Any:
+    def save(self, preference: Preference) -> None:
         self.value = preference
-        return self.trouble
+        if self.trouble is not None:
+            raise self.trouble
 
 
 class BrokerTests(SynchronousTestCase):
@@ -178,12 +179,12 @@ class BrokerTests(SynchronousTestCase):
 
     def test_preferring(self) -> None:
         self.others.become(True)
-        self.assertIsNone(self.broker.prefer(Preference.CLOUD))
+        self.broker.prefer(Preference.CLOUD)
         self.assertEqual(self.kept.value, Preference.CLOUD)
         self.ask()
         self.assertEqual(len(self.others.upstream.asked), 1)
         self.kept.trouble = BadConfiguration("full")
-        self.assertIs(self.broker.prefer(Preference.NEVER), self.kept.trouble)
+        self.assertRaises(BadConfiguration, self.broker.prefer, Preference.NEVER)
         self.ask()
         self.assertEqual(len(self.ollama.asked), 1)
 
@@ -267,7 +268,7 @@ class KeptTests(SynchronousTestCase):
 
     def test_kept(self) -> None:
         self.assertEqual(self.kept().load(), Preference.AUTO)
-        self.assertIsNone(self.kept().save(Preference.NEVER))
+        self.kept().save(Preference.NEVER)
         self.assertEqual(self.kept().load(), Preference.NEVER)
 
     def test_a_configuration_that_was_changed_since(self) -> None:
@@ -281,7 +282,7 @@ class KeptTests(SynchronousTestCase):
 
     def test_a_folder_that_cannot_be_written(self) -> None:
         self.state.write_text("")
-        self.assertIsInstance(self.kept().save(Preference.NEVER), BadConfiguration)
+        self.assertRaises(BadConfiguration, self.kept().save, Preference.NEVER)
 
 
 class Session:

@@ -48,12 +48,12 @@ class Ways:
         self.models: list[str | None] = []
         self.failures: list[Side] = []
         self.refusals: dict[Side, CtllmError] = {}
-        self.waiting: Deferred[None] | None = None
+        self.waits_for: dict[Side, Deferred[None]] = {}
         self.ended = 0
 
     async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
-        if self.waiting is not None:
-            await self.waiting
+        if side in self.waits_for:
+            await self.waits_for[side]
         if side in self.refusals:
             raise self.refusals[side]
         return self.sides[side].open(head, caller)
@@ -62,7 +62,7 @@ class Ways:
         self.models.append(model)
         return self.order[0]
 
-    def second(self, head: RequestHead, tried: Side) -> Side | None:
+    def second(self, tried: Side) -> Side | None:
         return self.order[1] if len(self.order) > 1 else None
 
     def signed(self, side: Side, model: str | None) -> Headers:
@@ -318,10 +318,20 @@ class Leaving(Case):
         self.assertEqual(self.ways.models, [])
 
     def test_while_it_begins(self) -> None:
-        self.ways.waiting = Deferred()
+        self.ways.waits_for[L] = Deferred()
         self.brokered.write(b'{"model":"m"}')
         self.brokered.cancel(Cancelled("left"))
         self.assertEqual((self.ways.sides[L].asked, self.app.over), ([], None))
+
+    def test_while_the_second_side_begins(self) -> None:
+        """Though the first one failed in the very call that began it."""
+        self.ways.refusals[L] = Unauthenticated("no way")
+        self.ways.waits_for[C] = Deferred()
+        self.brokered.write(b'{"model":"m"}')
+        self.brokered.end()
+        self.brokered.cancel(Cancelled("left"))
+        self.ways.waits_for[C].callback(None)
+        self.assertEqual(self.ways.sides[C].asked, [])
 
     def test_in_between(self) -> None:
         self.brokered.write(b'{"model":"m"}')
@@ -331,10 +341,10 @@ class Leaving(Case):
         self.assertEqual((self.room.held, self.ways.ended, self.app.over), (0, 1, None))
 
     def test_a_pause_before_a_side_is_there(self) -> None:
-        self.ways.waiting = Deferred()
+        self.ways.waits_for[L] = Deferred()
         self.brokered.write(b'{"model":"m"}')
         self.brokered.pause()
-        self.ways.waiting.callback(None)
+        self.ways.waits_for[L].callback(None)
         self.assertEqual(self.told(L)[0], "pause")
 
     def test_a_bug(self) -> None:
@@ -350,6 +360,29 @@ class Leaving(Case):
 
 class Backpressure(Case):
     """The body of a request goes as fast as its side takes it."""
+
+    def test_while_a_side_is_on_its_way(self) -> None:
+        """Nothing more is asked for: a token may be long in coming, and a body be a model."""
+        self.ways.waits_for[L] = Deferred()
+        self.brokered.decide()
+        self.assertFalse(self.app.may_send)
+        self.ways.waits_for[L].callback(None)
+        self.assertTrue(self.app.may_send)
+
+    def test_a_side_that_is_busy_from_the_start(self) -> None:
+        """It has its connection still to make."""
+        side = self.ways.sides[L]
+        open_ = side.open
+
+        def busy(head: RequestHead, caller: Any) -> Told:
+            caller.pause_body()
+            return open_(head, caller)
+
+        self.patch(side, "open", busy)
+        self.brokered.write(b'{"model":"m"}')
+        self.assertEqual((self.app.may_send, self.told(L)), (False, []))
+        self.caller(L).resume_body()
+        self.assertEqual((self.app.may_send, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
         self.patch(replay, "READ", 4)

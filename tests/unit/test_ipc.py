@@ -266,6 +266,16 @@ class Known(Case):
         self.assertEqual(self.lines(self.wire)[0]["data"]["code"], "too_slow")
         self.assertEqual(self.wire.closed, "half")
 
+    def test_half_a_line_that_we_do_not_read(self) -> None:
+        """The rest cannot come: its time begins when we read again."""
+        self.visitor.dataReceived(b'{"id":1,"command":"STATUS"}\n{"id":')
+        self.visitor.pauseProducing()
+        self.clock.advance(PATIENCE * 3)
+        self.assertEqual(self.wire.closed, "")
+        self.visitor.resumeProducing()
+        self.clock.advance(PATIENCE)
+        self.assertEqual(self.wire.closed, "half")
+
     def test_a_flood_that_is_not_read(self) -> None:
         """As soon as the socket is full nothing is done and nothing is read any more."""
         line = b'{"id":1,"command":"STATUS"}\n'

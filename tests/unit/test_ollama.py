@@ -217,6 +217,15 @@ class InMemory(Case):
         self.wait()
         self.assertEqual((self.ollama.loaded, self.changes), (("m:1",), 1))
 
+    def test_nobody_watches_any_more(self) -> None:
+        self.ollama.watched = lambda: True
+        self.start()
+        self.wait()
+        self.ollama.watched = lambda: False
+        self.real.asked.clear()
+        self.wait()
+        self.assertNotIn(b"/api/ps", [head.path for head in self.real.asked])
+
     def test_gone_with_it(self) -> None:
         self.ollama.watched = lambda: True
         self.start()

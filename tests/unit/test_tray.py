@@ -15,12 +15,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tray
 from ctllm.errors import NotRunning, UpstreamFailed
+from ctllm.screen import has_screen
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import OllamaStatus, Status, Traffic
 from tray import watching
 from tray.drawing import COLOURS, picture
 from tray.news import LASTING, News
-from tray.panel import has_session, panel_kind
+from tray.panel import panel_kind
 from tray.shown import Shown
 from tray.view import LONGEST, MOST_MODELS, NOT_RUNNING, STARTING, Icon, View, view_of
 
@@ -163,16 +164,25 @@ class Panels(SynchronousTestCase):
         self.assertEqual(self.kind("win32", {}), "dark")
 
     def test_sessions(self) -> None:
-        self.assertFalse(has_session("linux", {}))
-        self.assertTrue(has_session("linux", {"WAYLAND_DISPLAY": "wayland-0"}))
-        self.assertTrue(has_session("darwin", {}))
-        self.assertTrue(has_session("win32", {}))
+        self.assertFalse(has_screen("linux", {}))
+        self.assertTrue(has_screen("linux", {"WAYLAND_DISPLAY": "wayland-0"}))
+        self.assertTrue(has_screen("darwin", {}))
+        self.assertTrue(has_screen("win32", {}))
 
 
 class Thin(SynchronousTestCase):
     def test_imports(self) -> None:
         """Of ctllm only what needs no Twisted."""
-        allowed = {"errors", "wire", "ipc", "config", "holding", "programs", "__version__"}
+        allowed = {
+            "errors",
+            "wire",
+            "ipc",
+            "config",
+            "holding",
+            "programs",
+            "screen",
+            "__version__",
+        }
         for path in ROOT.glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ctllm"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ctllm.wire.printable import printable
+
 #: Bytes: a longer line becomes several.
 LONGEST = 2000
 
@@ -33,4 +35,4 @@ class Lines:
         for start in range(0, len(line), LONGEST):
             text = line[start : start + LONGEST].decode("utf-8", "replace").rstrip()
             if text:
-                self._said("".join(char if char.isprintable() else "\ufffd" for char in text))
+                self._said(printable(text))

@@ -16,6 +16,7 @@ from twisted.internet.endpoints import quoteStringArgument
 
 from ctllm.cloud.identity.store import Folder
 from ctllm.errors import BadConfiguration
+from ctllm.holding import hold
 
 #: The longest path, in bytes, that every system takes for a UNIX socket (macOS: 103).
 LONGEST = 100
@@ -142,11 +143,9 @@ def in_use(state: Path) -> BadConfiguration:
 
 def _locked(folder: Path) -> int:
     """Lock the folder itself, until the descriptor that this gives is closed or we are gone."""
-    import fcntl  # not on Windows, which has no UNIX sockets either
-
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(descriptor)
     except OSError:
         os.close(descriptor)
         raise in_use(folder.parent) from None

@@ -96,13 +96,12 @@ class Broker(MultiService):
         asked = self._reactor.seconds() - self._last_asked < ATTENTION
         return asked and self.preference is not Preference.NEVER
 
-    def prefer(self, preference: Preference) -> CtllmError | None:
-        """From now on; gives why it could not be kept for the next start, if it could not."""
+    def prefer(self, preference: Preference) -> None:
+        """From now on; raises CtllmError where it could not be kept for the next start."""
         self.preference = preference
-        trouble = self._kept.save(preference)
         self.elsewhere.look()
         self.on_change()
-        return trouble
+        self._kept.save(preference)
 
     def dismiss(self, error: CtllmError) -> None:
         """End every request that is still under way with `error`."""
@@ -167,7 +166,7 @@ class Broker(MultiService):
         )
         return choose(self.preference, self._trust, only_elsewhere, self._reactor.seconds())
 
-    def second(self, head: RequestHead, tried: Side) -> Side | None:
+    def second(self, tried: Side) -> Side | None:
         """The side to ask after that failed, or None."""
         return second(self.preference, self._trust, tried)
 

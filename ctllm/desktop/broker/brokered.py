@@ -33,6 +33,7 @@ class _Trial:
         self.side = side
         self.call: Call | None = None
         self.data = data
+        self.beginning: Deferred[None] | None = None
         self.told_end = False  # of the request body
         self._of = of
 
@@ -71,7 +72,6 @@ class Brokered:
         self._name = name
         self._body = body
         self._trial: _Trial | None = None
-        self._beginning: Deferred[None] | None = None
         self._failure: CtllmError | None = None  # of the side that was asked first
         self._answered = False
         self._over = False
@@ -136,9 +136,10 @@ class Brokered:
 
     def _ask(self, side: Side) -> None:
         self._busy = False
+        self._app.pause_body()  # until there is somewhere to go
         trial = self._trial = _Trial(self, side, self._app.data)
-        self._beginning = Deferred.fromCoroutine(self._begin(trial))
-        self._beginning.addErrback(self._broken)
+        trial.beginning = Deferred.fromCoroutine(self._begin(trial))
+        trial.beginning.addErrback(self._broken)
 
     async def _begin(self, trial: _Trial) -> None:
         try:
@@ -153,7 +154,7 @@ class Brokered:
             call.pause()
         self._pour()
         if not self._busy and not self._over:
-            self._app.resume_body()  # whom the side before this one may have stopped
+            self._app.resume_body()
 
     def _broken(self, reason: Any) -> None:
         if not reason.check(CancelledError):
@@ -249,7 +250,7 @@ class Brokered:
     def _next(self, tried: Side) -> Side | None:
         if self._failure is not None or not self._body.keeps:
             return None
-        return self._ways.second(self._head, tried)
+        return self._ways.second(tried)
 
     def _told(self, error: CtllmError) -> CtllmError:
         """The last error; what went wrong first is said in front."""
@@ -261,9 +262,11 @@ class Brokered:
 
     def _drop(self, error: CtllmError) -> None:
         trial, self._trial = self._trial, None
-        if self._beginning is not None:
-            self._beginning.cancel()
-        if trial is not None and trial.call is not None:
+        if trial is None:
+            return
+        if trial.beginning is not None:
+            trial.beginning.cancel()
+        if trial.call is not None:
             trial.call.cancel(error)
 
     def _end(self, error: CtllmError) -> None:

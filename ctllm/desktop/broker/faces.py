@@ -18,7 +18,7 @@ class Ways(Protocol):
     def first(self, head: RequestHead, model: str | None) -> Side:
         """The side to ask first."""
 
-    def second(self, head: RequestHead, tried: Side) -> Side | None:
+    def second(self, tried: Side) -> Side | None:
         """The side to ask after that failed, or None."""
 
     def signed(self, side: Side, model: str | None) -> Headers:

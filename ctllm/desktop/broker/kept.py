@@ -12,7 +12,6 @@ import msgspec
 
 from ctllm.desktop.broker.choice import Preference
 from ctllm.desktop.saving import save
-from ctllm.errors import CtllmError
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -35,10 +34,6 @@ class KeptPreference:
             return self._configured
         return kept.preference if kept.configured is self._configured else self._configured
 
-    def save(self, preference: Preference) -> CtllmError | None:
-        """Keep it; gives what went wrong. It counts for this run either way."""
-        try:
-            save(self._path, msgspec.json.encode(_Kept(preference, self._configured)))
-        except CtllmError as error:
-            return error
-        return None
+    def save(self, preference: Preference) -> None:
+        """Keep it; raises BadConfiguration where that cannot be."""
+        save(self._path, msgspec.json.encode(_Kept(preference, self._configured)))

@@ -58,7 +58,3 @@ class Trust:
     def trusted(self, now: float) -> bool:
         """Whether it may be preferred."""
         return self._up and now >= self._from
-
-    def rest(self, now: float) -> float:
-        """Seconds until it is trusted if it stays well; 0 where waiting changes nothing."""
-        return max(0.0, self._from - now) if self._up else 0.0

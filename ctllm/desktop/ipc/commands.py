@@ -18,7 +18,7 @@ from ctllm.desktop.ipc.recent import RecentLog
 from ctllm.desktop.ipc.visitor import Visitor
 from ctllm.desktop.ipc.window import Window
 from ctllm.desktop.session import Session, log_in, log_out
-from ctllm.errors import BadRequest
+from ctllm.errors import BadConfiguration
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import AboutThis, Opened, Status
 
@@ -88,9 +88,12 @@ class DesktopCommands:
         return {"under_way": self._quit(request.seconds)}
 
     async def _prefer(self, request: ipc.Prefer, visitor: Visitor) -> object:
-        trouble = self._broker.prefer(Preference(request.preference))
-        if trouble is not None:
-            raise BadRequest(f"it counts now, but not after a restart: {trouble.message}")
+        try:
+            self._broker.prefer(Preference(request.preference))
+        except BadConfiguration as error:
+            raise BadConfiguration(
+                f"it counts now, but not after a restart: {error.message}"
+            ) from error
         return {"preference": request.preference}
 
     async def _login(self, request: ipc.Login, visitor: Visitor) -> object:

@@ -17,11 +17,11 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.logger import Logger
 
 from ctllm.desktop.ipc.window import Window
 from ctllm.desktop.saving import save
 from ctllm.desktop.session import Session
+from ctllm.screen import has_screen
 from ctllm.wire.ipc_data import Opened
 
 #: Seconds that the file stays: a browser that is not running yet takes some to start.
@@ -36,16 +36,12 @@ _FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
 
 
 def has_display(environ: Mapping[str, str], platform: str) -> bool:
-    """Whether a browser has somewhere to show itself."""
-    if platform in ("win32", "darwin"):
-        return True
-    return any(environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"))
+    """Whether a browser has somewhere to show itself, or somebody says which one does."""
+    return has_screen(platform, environ) or bool(environ.get("BROWSER"))
 
 
 class Page(Service):
     """Opens it. `browse` opens an address and says whether it did; it may block."""
-
-    _log = Logger()
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogPublisher
@@ -99,7 +99,7 @@ class IpcService(MultiService):
         path = str(self._socket) if self._socket.exists() else ""
         return ipc.Where(self.port, self._secret, os.getpid(), path)
 
-    def stopService(self) -> Deferred[Any] | None:
+    def stopService(self) -> Deferred[Any]:
         """Tell those who are connected, and leave nothing behind."""
         if self._loop.running:
             self._loop.stop()
@@ -111,9 +111,12 @@ class IpcService(MultiService):
             visitor.transport.loseConnection()
         with suppress(OSError):
             os.unlink(self._file)
-        done: Any = super().stopService()
+        done: Deferred[Any] = maybeDeferred(super().stopService)
+        return done.addBoth(self._released)  # until the sockets are gone nobody makes others
+
+    def _released(self, result: Any) -> Any:
         self._lock.release()
-        return done  # type: ignore[no-any-return]
+        return result
 
     # -- news
 

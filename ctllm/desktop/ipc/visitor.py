@@ -89,16 +89,22 @@ class Visitor(Protocol):
         if self._gone:
             return
         self._waiting.extend(self._lines.feed(data))
-        if self.known:
-            if self._lines.half:
-                self._deadline.set(PATIENCE)
-            else:
-                self._deadline.lift()
+        self._expect_rest()
         self._serve()
+
+    def _expect_rest(self) -> None:
+        """A line that has begun ends soon, as long as we read."""
+        if not self.known:
+            return  # the deadline is that of AUTH
+        if self._lines.half and not self._full:
+            self._deadline.set(PATIENCE)
+        else:
+            self._deadline.lift()
 
     def pauseProducing(self) -> None:
         """It does not read what it asked for."""
         self._full = True
+        self._expect_rest()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -107,6 +113,7 @@ class Visitor(Protocol):
         news, self._news = self._news, {}
         self.transport.write(b"".join(news.values()))
         self.transport.resumeProducing()
+        self._expect_rest()
         self._serve()
 
     def stopProducing(self) -> None:
@@ -135,7 +142,7 @@ class Visitor(Protocol):
         try:
             request = ipc.read_request(line)
             if isinstance(request, ipc.Auth):
-                self._say(ipc.answer_line(id, {"proof": self._door.show(request)}))
+                self._say(ipc.answer_line(id, ipc.Proof(self._door.show(request))))
                 self._let_in()
                 return
             if not self.known:

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import NoWindow
+from ctllm.screen import has_screen
 
 #: Seconds that the window may take to appear; after that the browser is asked.
 PATIENCE = 20.0
@@ -20,10 +21,7 @@ PATIENCE = 20.0
 
 def can_have_window(environ: Mapping[str, str], platform: str) -> bool:
     """Whether the library is here, and a screen."""
-    screen = platform in ("win32", "darwin") or any(
-        environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
-    )
-    return screen and importlib.util.find_spec("webview") is not None
+    return has_screen(platform, environ) and importlib.util.find_spec("webview") is not None
 
 
 class _Child(ProcessProtocol):
