@@ -112,14 +112,15 @@ class Session:
 
         await until(clicked, f"the entry {labels}")
 
-    async def shows(self, words: str, patience: float = 15.0) -> dict[str, Any]:
-        """Wait until the title of the icon ends with `words`; what the panel shows then."""
+    async def shows(self, words: str, patience: float = 15.0, within: str = "") -> dict[str, Any]:
+        """Wait until the icon's title ends with `words` and has `within`; what is shown then."""
         last: dict[str, Any] = {}
 
         async def does() -> bool:
             nonlocal last
             last = await self.look()
-            return last.get("there", False) and last["title"].endswith(words)
+            title = last.get("title", "") if last.get("there") else None
+            return title is not None and title.endswith(words) and within in title
 
         await until(does, f"the icon to say {words!r}, and not {last}", patience)
         return last

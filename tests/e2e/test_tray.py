@@ -96,6 +96,17 @@ class Desk:
 
         return await deferToThread(work)
 
+    async def streaming(self) -> Deferred[bytes]:
+        """An answer that has begun; fires when it is over."""
+        body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
+        answer = deferToThread(read_all, self.endpoint, "/api/generate", body)
+
+        async def begun() -> bool:
+            return (await self.status()).traffic.under_way == 1
+
+        await until(begun, "the answer to begin")
+        return answer
+
     async def end(self) -> None:
         with suppress(CtllmError):  # it is gone already
             await self.ask(ipc.Quit, seconds=0)
@@ -163,7 +174,11 @@ async def test_icons_follow(desk: Desk) -> None:
     seen["connecting"] = (await desk.session.shows("connecting …", 30))["pixels"]
     cloud.send(signal.SIGCONT)
     await desk.session.shows(": connected", 30)
-    assert len(set(seen.values())) == len(seen), seen
+    await cloud.stop(signal.SIGKILL)
+    seen["error"] = (await desk.session.shows("", 15, "not connected: "))["pixels"]
+    await desk.world.cloud()
+    await desk.session.shows(": connected", 60)
+    assert len(set(seen.values())) == 5, seen
 
 
 @ensureDeferred
@@ -260,13 +275,7 @@ async def test_the_daemon_is_killed(desk: Desk) -> None:
 async def test_the_tray_is_killed(desk: Desk) -> None:
     """An answer that streams goes on, and a new tray leaves nothing of the old one behind."""
     await desk.script("/api/generate", lines=30, line_interval=0.1)
-    body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-    answer = deferToThread(read_all, desk.endpoint, "/api/generate", body)
-
-    async def streams() -> bool:
-        return (await desk.status()).traffic.under_way == 1
-
-    await until(streams, "the answer to begin")
+    answer = await desk.streaming()
     before = (await desk.session.look())["file"]
     await desk.program.stop(signal.SIGKILL)
     lines = [json.loads(line) for line in (await answer).splitlines()]
@@ -290,13 +299,7 @@ async def test_a_second_tray(desk: Desk) -> None:
 async def test_quit(desk: Desk) -> None:
     """Daemon and tray end, once the answer under way is whole; nothing is left of them."""
     await desk.script("/api/generate", lines=20, line_interval=0.1)
-    body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-    answer = deferToThread(read_all, desk.endpoint, "/api/generate", body)
-
-    async def streams() -> bool:
-        return (await desk.status()).traffic.under_way == 1
-
-    await until(streams, "the answer to begin")
+    answer = await desk.streaming()
     pid = (await desk.status()).pid
     await desk.session.click("Quit")
     await until(lambda: desk.program.ended.called, "the tray to end")
@@ -307,6 +310,16 @@ async def test_quit(desk: Desk) -> None:
     assert not (desk.state / "tray").exists()
     left = {path.name for path in (desk.state / "desktop").iterdir()}
     assert left - {"preference.json"} == {"credentials.json", "lock", "desktop.log"}
+
+
+@ensureDeferred
+async def test_a_command_that_quits(desk: Desk) -> None:
+    """It ends the daemon that the tray started, which is then quite gone; the tray stays."""
+    pid = (await desk.status()).pid
+    said = await desk.world.command_in(desk.state, "quit")
+    assert said.endswith("The desktop ended.")
+    assert not Path(f"/proc/{pid}").exists(), "nobody has buried it"
+    await desk.session.shows("daemon not running")
 
 
 @ensureDeferred

@@ -6,24 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from twisted.application.service import Service
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.broker import elsewhere as module
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.choice import Preference, Side
-from ctllm.desktop.broker.elsewhere import OFTEN, SELDOM, Elsewhere
 from ctllm.desktop.broker.kept import KeptPreference
-from ctllm.desktop.credentials import Credentials, SignIn
 from ctllm.desktop.endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
 from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
 from ctllm.wire.frames import Status
-from ctllm.wire.heads import AnswerHead, first
-from tests.unit.pretend import Served, Upstream, Wire
+from ctllm.wire.heads import AnswerHead
+from tests.unit.pretend import Upstream, Wire
 
 OK = AnswerHead(200)
 UP = Status("up", "1", ("llama3.2:latest",))
@@ -283,162 +278,3 @@ class KeptTests(SynchronousTestCase):
     def test_a_folder_that_cannot_be_written(self) -> None:
         self.state.write_text("")
         self.assertRaises(BadConfiguration, self.kept().save, Preference.NEVER)
-
-
-class Session:
-    """A sign-in; `refusal` is what comes of asking for a token."""
-
-    def __init__(self) -> None:
-        self.kept = SignIn("http://cloud.example", "u", "ann", "r")
-        self.refusal: Exception | None = None
-        self.signed_in = True
-        self.distrusted = 0
-
-    @property
-    def credentials(self) -> Credentials:
-        return Credentials("d" * 32, self.kept if self.signed_in else None)
-
-    @property
-    def sign_in(self) -> SignIn:
-        if not self.signed_in:
-            raise Unauthenticated("signed out")
-        return self.kept
-
-    async def token(self) -> str:
-        if self.refusal is not None:
-            raise self.refusal
-        return "token"
-
-    def distrust(self) -> None:
-        self.distrusted += 1
-
-
-class ElsewhereTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.served = Served(self.cloud, self.clock)
-        self.patch(module, "dialler", lambda url, reactor: self.served)
-        self.session = Session()
-        self.wanted = True
-        self.asked: list[Any] = []
-        self.status, self.body = 200, self.listed(("d", "up", "mine"), ("e", "up", "qwen3"))
-        self.elsewhere = Elsewhere(self.session, self.clock, lambda: self.wanted)  # type: ignore
-        self.changes = 0
-        self.elsewhere.on_change = self.changed
-
-    def changed(self) -> None:
-        self.changes += 1
-
-    def listed(self, *desktops: tuple[str, str, str]) -> Any:
-        return {
-            "desktops": [
-                {"id": id * 32, "name": id, "ollama": state, "models": [model], "since": 1.5}
-                for id, state, model in desktops
-            ]
-        }
-
-    async def cloud(self, incoming: Incoming) -> None:
-        self.asked.append(incoming.asked)
-        incoming.reply(self.status, self.body)
-
-    def start(self) -> None:
-        self.elsewhere.startService()
-        self.addCleanup(self.elsewhere.stopService)
-        self.served.flush()
-
-    def wait(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.clock.advance(1)
-            self.served.flush()
-
-    def test_who_is_there(self) -> None:
-        self.start()
-        self.assertTrue(self.elsewhere.up)
-        self.assertEqual([each.name for each in self.elsewhere.others], ["e"])
-        self.assertTrue(self.elsewhere.has("qwen3:latest"))
-        self.assertFalse(self.elsewhere.has("mine"), "that is this machine's own")
-        head = self.asked[0]
-        self.assertEqual(head.target, b"/ctllm/desktops")
-        self.assertEqual(first(head.headers, b"authorization"), b"Bearer token")
-        self.assertEqual(first(head.headers, b"ctllm-elsewhere"), b"d" * 32)
-
-    def test_only_what_can_answer(self) -> None:
-        for others in ((), (("e", "down", "x"),), (("e", "demo", "x"),)):
-            self.body = self.listed(("d", "up", "mine"), *others)
-            self.start()
-            self.assertFalse(self.elsewhere.up)
-            self.assertFalse(self.elsewhere.has("x"))
-            self.elsewhere.stopService()
-            self.setUp()
-
-    def test_news(self) -> None:
-        """Each change once, however often it is looked."""
-        self.start()
-        self.wait(10)
-        self.assertEqual(self.changes, 1)
-        self.body = self.listed(("d", "up", "mine"))
-        self.wait(int(OFTEN))
-        self.assertEqual((self.changes, self.elsewhere.up), (2, False))
-
-    def test_how_often(self) -> None:
-        """Less where nobody would notice; connections are used again."""
-        self.wanted = False
-        self.start()
-        self.wait(int(SELDOM) * 2)
-        self.assertEqual(len(self.asked), 3)
-        self.wanted = True
-        self.wait(int(OFTEN) * 5)
-        self.assertEqual(len(self.asked), 8)
-        self.assertLess(len(self.served.pumps), 4)
-        self.wanted = False
-        self.elsewhere.look()
-        self.served.flush()
-        self.assertEqual(len(self.asked), 9)
-
-    def test_trouble(self) -> None:
-        """Whatever is the matter is said, nobody is there, and it heals."""
-        cases: list[tuple[int, Any, str]] = [
-            (401, {}, "sign-in"), (503, {}, "status 503"), (200, {"x": 1}, "no ctllm cloud"),
-        ]  # fmt: skip
-        self.start()
-        for status, body, said in cases:
-            self.status, self.body = status, body
-            self.wait(int(OFTEN))
-            self.assertIn(said, self.elsewhere.trouble)
-            self.assertFalse(self.elsewhere.up)
-        self.assertEqual(self.session.distrusted, 1)
-        self.status, self.body = 200, self.listed(("e", "up", "x"))
-        self.wait(int(OFTEN))
-        self.assertEqual((self.elsewhere.trouble, self.elsewhere.up), ("", True))
-
-    def test_signed_out(self) -> None:
-        self.start()
-        self.session.signed_in = False
-        self.wait(int(OFTEN))
-        self.assertEqual((self.elsewhere.up, self.elsewhere.trouble), (False, "signed out"))
-        self.assertFalse(self.elsewhere.signed_in)
-
-    def test_another_cloud(self) -> None:
-        """Nothing is asked of the one before."""
-        self.start()
-        self.session.kept = msgspec.structs.replace(self.session.kept, cloud_url="http://b.example")
-        self.wait(int(OFTEN))
-        self.assertEqual(first(self.asked[-1].headers, b"host"), b"b.example")
-        self.assertEqual(len(self.served.pumps), 2)
-
-    def test_stopped(self) -> None:
-        self.start()
-        self.elsewhere.stopService()
-        for pump in self.served.pumps:
-            pump.flush()
-        self.clock.advance(60)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_a_bug_is_logged(self) -> None:
-        """And it is looked again."""
-        self.session.refusal = ZeroDivisionError()
-        self.start()
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.session.refusal = None
-        self.wait(int(OFTEN))
-        self.assertTrue(self.elsewhere.up)

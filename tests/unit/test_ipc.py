@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm import ipc as client
 from ctllm.desktop.ipc import visitor as module
 from ctllm.desktop.ipc.door import Door, peer_uid
 from ctllm.desktop.ipc.lock import Lock
@@ -315,6 +316,33 @@ class Known(Case):
         self.assertEqual(list(self.visitors), [])
         waiting.callback(None)
         self.assertEqual(self.wire.said(), b"")
+
+
+class Clients(SynchronousTestCase):
+    def test_what_listens_there_may_say_anything(self) -> None:
+        """It ends with a sentence."""
+        state = Path(self.mktemp())
+        where = state.joinpath(*ipc.WHERE)
+        where.parent.mkdir(parents=True)
+        where.write_bytes(msgspec.json.encode(ipc.Where(1, SECRET, 1)))
+        hello = ipc.event_line("hello", ipc.Hello(ipc.PROTOCOL, "1", "ab"))
+        for said in (
+            b"hello\n",
+            b'{"event":"hello","data":{"protocol":"x"}}\n',
+            b'{"event":"hello","data":7}\n',
+            b'{"event":"error","data":{}}\n',
+            b'{"event":"status","data":{}}\n',
+            hello + b'{"id":1,"ok":true,"data":{}}\n',
+            hello + b'{"id":1,"ok":true,"data":{"proof":"\xc3\xa4"}}\n',
+            b"",
+        ):
+            here, there = socket.socketpair()
+            there.sendall(said)
+            there.shutdown(socket.SHUT_WR)
+            self.patch(client, "_connected", lambda *_, here=here: here)
+            error = self.assertRaises(CtllmError, client.Daemon, state)
+            self.assertTrue(error.message, said)
+            there.close()
 
 
 class Peers(SynchronousTestCase):
