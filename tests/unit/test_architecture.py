@@ -48,8 +48,6 @@ NOT_IN_WIRE = {
     "subprocess", "threading", "time", "twisted", "zope",
 }  # fmt: skip
 
-MOST_LINES = 300
-
 
 class Import:
     """One import: what is named, and whether it happens when the module is imported."""
@@ -151,13 +149,3 @@ class ArchitectureTests(TestCase):
             if part == "wire" and found.name.split(".")[0] in NOT_IN_WIRE
         ]
         self.assertEqual(wrong, [])
-
-    def test_modules_are_short(self) -> None:
-        """A module that needs more than 300 lines has more than one idea."""
-        counted = {str(path.relative_to(ROOT.parent)): lines(path) for path in modules()}
-        self.assertEqual({name: n for name, n in counted.items() if n > MOST_LINES}, {})
-
-
-def lines(path: Path) -> int:
-    """How many lines a module has."""
-    return len(path.read_text().splitlines())
