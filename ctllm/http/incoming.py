@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
 from ctllm.http.faces import Transport
+from ctllm.http.reading import complaint
 from ctllm.wire.answers import dialect_of, error_body, error_in_stream
 from ctllm.wire.exchange import Call
 from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
@@ -153,7 +154,7 @@ class Incoming:
 
     def _nonsense(self, error: h11.LocalProtocolError) -> None:
         """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
-        failure = UpstreamFailed(f"the answer makes no sense: {error}")
+        failure = UpstreamFailed(f"the answer makes no sense: {complaint(error)}")
         call, self._call = self._call, None
         if call is not None:
             call.cancel(failure)

@@ -7,7 +7,7 @@ import re
 import h11
 
 from ctllm.errors import BadRequest, HeadTooLarge
-from ctllm.wire.heads import RequestHead
+from ctllm.wire.heads import Headers, RequestHead, without
 
 #: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
@@ -17,6 +17,16 @@ MAX_HEADERS = 250
 #: Pieces of a body that nobody wants which are read so that its connection may go on.
 MOST_PIECES = 64
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
+#: A request line (RFC 9112, section 3). A target may have bytes beyond ASCII: Ollama takes them.
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\r\n"
+)
+#: The absolute form of a target (RFC 9112, section 3.2.2): authority, and path with query.
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
+#: What a Host may be (RFC 9112, section 3.2): no userinfo, no path.
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]+(?:%[0-9A-Za-z._~-]+)?\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(?::[0-9]*)?"
+)
 
 
 class Unread:
@@ -79,7 +89,20 @@ def read_out(connection: h11.Connection, unread: Unread) -> None:
         return  # then it does not go on
 
 
-def request_head(event: h11.Request, raw: bytes) -> RequestHead:
+def split_target(raw: bytes) -> tuple[bytes, bytes]:
+    """The target of the head `raw`, and the same head with ``/`` in its place.
+
+    h11 takes targets in ASCII only, and does nothing with them. Raises BadRequest where there is
+    no request line.
+    """
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        raise BadRequest("this does not begin with a request line of HTTP/1.1")
+    method, target, version = line.groups()
+    return target, b"%b / %b\r\n%b" % (method, version, raw[line.end() :])
+
+
+def request_head(event: h11.Request, target: bytes, raw: bytes) -> RequestHead:
     """What h11 read as `event` from `raw`; raises BadRequest where another might read another."""
     if _SLOPPY.search(raw):
         raise BadRequest("a head with a bare line break, a folded line or a NUL")
@@ -95,14 +118,32 @@ def request_head(event: h11.Request, raw: bytes) -> RequestHead:
         raise BadRequest("ctllm speaks HTTP/1.1")
     if event.http_version == b"1.0" and b"transfer-encoding" in names:
         raise BadRequest("a request of HTTP/1.0 with a Transfer-Encoding, which that lacks")
-    return RequestHead(event.method, _origin_form(event.target), headers)
+    head = _origin_form(event.method, target, headers)
+    if not _HOST.fullmatch(head.authority):
+        raise BadRequest("a host that is none, or with a user's name before it")
+    return head
 
 
-def _origin_form(target: bytes) -> bytes:
-    """A target as path and query (RFC 9112, section 3.2: servers must take the absolute form)."""
-    if target.startswith(b"/"):
-        return target
-    scheme, found, rest = target.partition(b"://")
-    if found and scheme.lower() in (b"http", b"https"):
-        return b"/" + rest.partition(b"/")[2]
-    raise BadRequest("a request target that is neither a path nor a URL")
+def _origin_form(method: bytes, target: bytes, headers: Headers) -> RequestHead:
+    """A head whose target is a path with its query, or ``*``.
+
+    Of a target in absolute form the authority takes the place of Host, which a server must
+    ignore beside it (RFC 9112, section 3.2.2): whoever judges the host judges what was asked for.
+    """
+    if target.startswith(b"/") or target == b"*":
+        return RequestHead(method, target, headers)
+    absolute = _ABSOLUTE_FORM.fullmatch(target)
+    if absolute is None:
+        raise BadRequest("a request target that is neither a path nor a URL")
+    authority, rest = absolute.groups()
+    path = rest if rest.startswith(b"/") else b"/" + rest
+    return RequestHead(method, path, ((b"Host", authority), *without(headers, (b"host",))))
+
+
+#: What Python makes of bytes, at the end of some of h11's messages.
+_REPR = re.compile(r":? ?\(?(?:bytearray\()?b['\"].*", re.DOTALL)
+
+
+def complaint(error: h11.ProtocolError) -> str:
+    """What is wrong, for people: h11's words, without the bytes that it quotes as Python does."""
+    return _REPR.sub("", str(error))

@@ -25,7 +25,7 @@ from ctllm.http.faces import Clock, Transport
 from ctllm.http.incoming import Incoming
 from ctllm.http.patience import BODY_IDLE, HEAD_TIME, IDLE
 from ctllm.http.prompt import write_now
-from ctllm.http.reading import Unread, read_out, request_head
+from ctllm.http.reading import Unread, complaint, read_out, request_head, split_target
 from ctllm.http.trickle import Trickle
 from ctllm.http.turnstile import Begin
 from ctllm.wire.heads import RequestHead
@@ -133,7 +133,7 @@ class HttpServer(Ending):
         try:
             return step()
         except h11.RemoteProtocolError as error:
-            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {error}"))
+            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {complaint(error)}"))
         except CtllmError as error:
             self._refuse(error)
         return False
@@ -162,15 +162,25 @@ class HttpServer(Ending):
         return True
 
     def _begin(self, raw: bytes) -> bool:
-        self._h11.receive_data(raw)
+        target, plain = split_target(raw)
+        self._h11.receive_data(plain)
         event = self._h11.next_event()
         if not isinstance(event, h11.Request):
             raise BadRequest("this is not an HTTP request")
         self._incoming = Incoming(self, RequestHead(event.method, b"/"), raw)  # if it is refused
-        self._incoming = Incoming(self, request_head(event, raw), raw)
+        self._incoming = Incoming(self, request_head(event, target, raw), raw)
+        if self._incoming.asked.target == b"*":
+            self._answer_for_all(self._incoming)
+            return True
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
         self._work.addErrback(self._failed, self._incoming)
         return True
+
+    def _answer_for_all(self, incoming: Incoming) -> None:
+        """Answer what is asked of the server and of no resource, as Go's servers do."""
+        if incoming.asked.method != b"OPTIONS":
+            raise BadRequest("only OPTIONS can be asked of *")
+        incoming.reply(200, b"")
 
     def _failed(self, reason: Failure, incoming: Incoming) -> None:
         error = reason.value

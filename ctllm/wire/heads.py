@@ -18,7 +18,10 @@ _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RequestHead(msgspec.Struct, frozen=True):
-    """What is asked: `target` is path and query as sent, for example ``/api/chat``."""
+    """What is asked: `target` is path and query as sent, for example ``/api/chat``.
+
+    Of a target in absolute form, path and query alone; its authority is the Host then.
+    """
 
     method: bytes
     target: bytes
@@ -28,6 +31,11 @@ class RequestHead(msgspec.Struct, frozen=True):
     def path(self) -> bytes:
         """The target without its query."""
         return self.target.partition(b"?")[0]
+
+    @property
+    def authority(self) -> bytes:
+        """The host, with its port if any, that the request is for; empty where none is named."""
+        return first(self.headers, b"host") or b""
 
 
 class AnswerHead(msgspec.Struct, frozen=True):
@@ -91,7 +99,7 @@ def decode_request(payload: bytes) -> tuple[RequestHead, int]:
     method, target = text.method.encode("latin-1"), text.target.encode("latin-1")
     if not _METHOD.fullmatch(method) or not target.startswith(b"/") or text.resume < 0:
         raise ValueError("a request head with an impossible method, target or resume time")
-    if not target.isascii() or any(byte <= 0x20 or byte == 0x7F for byte in target):
+    if any(byte <= 0x20 or byte == 0x7F for byte in target):
         raise ValueError("a request target with characters that no URL has")
     return RequestHead(method, target, checked(_bytes(text.headers))), text.resume
 

@@ -12,7 +12,7 @@ from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
 from ctllm.http.server import READ_AHEAD
-from ctllm.wire.heads import AnswerHead
+from ctllm.wire.heads import AnswerHead, RequestHead
 from tests.unit.pretend import Told
 
 NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
@@ -291,10 +291,75 @@ class Refusals(Served):
         self.assertIsInstance(told, CtllmError)
         self.assertIn(b"HTTP/1.1 400", self.said())
 
-    def test_an_absolute_target_is_taken_as_its_path(self) -> None:
-        """Servers must take the absolute form."""
-        self.say(b"GET http://x/api/tags?a=b HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.assertEqual(self.incoming[0].asked.target, b"/api/tags?a=b")
+    def test_refusals_show_no_python(self) -> None:
+        """What was wrong is said, and not how h11 quotes it."""
+        for head in (b"GET /\r\n", b"GET  / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nA : b\r\n"):
+            said = self.refused(head + b"\r\n")
+            self.assertIn(b"HTTP/1.1 400", said)
+            self.assertNotIn(b"b'", said)
+            self.assertNotIn(b"bytearray", said)
+            self.assertRegex(said, rb'"error":"[^"]{20,}')
+        self.setUp()
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
+        self.assertIn(b'illegal chunk header"', self.said())
+
+
+class Targets(Served):
+    """What a request is for (RFC 9112, section 3.2)."""
+
+    def asked(self, target: bytes, host: bytes = b"here") -> RequestHead | None:
+        self.setUp()
+        self.say(b"GET %b HTTP/1.1\r\nA: b\r\nHost: %b\r\n\r\n" % (target, host))
+        return self.incoming[0].asked if self.incoming else None
+
+    def test_the_path_and_the_authority_of_each_form(self) -> None:
+        """Of the absolute form the authority is the host, whatever Host says beside it."""
+        for target, path, query, authority in (
+            (b"/api/tags?a=b", b"/api/tags", b"?a=b", b"here"),
+            (b"//api/chat", b"//api/chat", b"", b"here"),
+            (b"http://x/api/tags?a=b", b"/api/tags", b"?a=b", b"x"),
+            (b"HTTPS://x:8443", b"/", b"", b"x:8443"),
+            (b"http://h?x=1", b"/", b"?x=1", b"h"),
+            (b"http://h?/ctllm/desktops", b"/", b"?/ctllm/desktops", b"h"),
+            (b"http://h?x=http://i/j", b"/", b"?x=http://i/j", b"h"),
+            (b"http://[::1]:80/a", b"/a", b"", b"[::1]:80"),
+            (b"/caf\xc3\xa9?q=\xff", b"/caf\xc3\xa9", b"?q=\xff", b"here"),
+        ):
+            asked = self.asked(target)
+            assert asked is not None, target
+            self.assertEqual((asked.path, asked.authority), (path, authority), target)
+            self.assertEqual(asked.target, path + query)
+            hosts = [value for name, value in asked.headers if name.lower() == b"host"]
+            self.assertEqual(hosts, [authority])
+
+    def test_an_authority_that_hides_another_is_refused(self) -> None:
+        """A user's name before the host, or anything else that a host cannot be."""
+        for target, host in (
+            (b"http://localhost@evil/", b"here"),
+            (b"http://evil\\@localhost/", b"here"),
+            (b"http://a b/", b"here"),
+            (b"http://h#x/", b"here"),
+            (b"http:///a", b"here"),
+            (b"/", b"evil@localhost"),
+            (b"/", b"evil/localhost"),
+            (b"/", b"localhost#evil"),
+            (b"/", b"local host"),
+            (b"/", b"caf\xc3\xa9"),
+            (b"/", b"h:x"),
+        ):
+            self.assertIsNone(self.asked(target, host), (target, host))
+            self.assertIn(b"HTTP/1.1 400", self.said())
+
+    def test_what_is_asked_of_the_server_itself(self) -> None:
+        """OPTIONS * is answered here, as Go's server does in front of Ollama; nothing else is."""
+        self.say(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+        said = self.said()
+        self.assertIn(b"HTTP/1.1 200", said)
+        self.assertIn(b"Content-Length: 0", said)
+        self.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual([each.asked.target for each in self.incoming], [b"/"])
+        self.assertIsNone(self.asked(b"*"))
+        self.assertIn(b"HTTP/1.1 400", self.said())
 
 
 class Bodies(SynchronousTestCase):
