@@ -9,22 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from twisted.internet.protocol import Factory
-
 from ctllm.cloud.api import Api
 from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identity
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.shares import Shares
-from ctllm.errors import CtllmError, NotFound, Unauthenticated
+from ctllm.errors import NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight
-from ctllm.http.faces import Clock
-from ctllm.http.headers import ASSERTION, for_proxy
+from ctllm.http.faces import Clock, Transport
+from ctllm.http.headers import for_proxy, for_tunnel, switching
 from ctllm.http.incoming import Incoming
-from ctllm.http.splice import Side, join
-from ctllm.wire.heads import RequestHead, first, without
+from ctllm.http.splice import join
+from ctllm.http.upgrade import require_websocket
+from ctllm.wire.heads import AnswerHead, RequestHead, first
 
 
 class Front:
@@ -122,19 +121,18 @@ class Front:
             raise NotFound("this is where desktops connect their WebSocket")
         grant = await self.grant(incoming)
         grant.require(SERVE)
+        require_websocket(incoming)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
-        try:
-            made: Side = await origin.dial(Factory.forProtocol(partial(Side, self._clock)))
-        except CtllmError:
-            raise
-        except Exception as error:
-            # Whatever the system says of the socket, the proxy cannot be reached.
-            raise origin.unreachable(f"your streaming proxy cannot be reached: {error}") from error
-        if incoming.gone:
-            made.transport.abortConnection()
-            return
-        transport, read = incoming.hijack()
-        join(transport, made, _upgrade_head(incoming.asked, assertion), read)
+        # Refused, it is an answer, and the connection ends with it: whoever stands in front of
+        # this cloud must not take it for one that may carry another user's request.
+        incoming.extra = (*incoming.extra, (b"Connection", b"close"))
+        head = for_tunnel(incoming.asked, assertion)
+        incoming.relay(origin.upgrade(head, incoming, partial(self._joined, incoming)))
+
+    def _joined(self, incoming: Incoming, made: Transport, head: AnswerHead, rest: bytes) -> None:
+        """The proxy has agreed: from here on there is no HTTP on either connection."""
+        taken, read = incoming.hijack()
+        join(taken, made, self._clock, switching(head) + rest, read)
 
 
 def _wants_page(asked: RequestHead) -> bool:
@@ -151,12 +149,3 @@ def _token(asked: RequestHead) -> str | None:
         return token.strip().decode("latin-1")
     key = first(asked.headers, b"x-api-key")
     return None if key is None else key.strip().decode("latin-1")
-
-
-def _upgrade_head(asked: RequestHead, assertion: bytes) -> bytes:
-    """The bridge's own request head, with the assertion in the place of its token."""
-    secret = (b"authorization", b"cookie", b"x-api-key", ASSERTION.lower())
-    headers = (*without(asked.headers, secret), (ASSERTION, assertion))
-    lines = [b"%s %s HTTP/1.1" % (asked.method, asked.target)]
-    lines += [b"%s: %s" % header for header in headers]
-    return b"\r\n".join(lines) + b"\r\n\r\n"

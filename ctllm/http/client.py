@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory
 from ctllm.errors import CtllmError
 from ctllm.http.connection import Connection
 from ctllm.http.faces import Clock, Endpoint, Timer
-from ctllm.http.outgoing import Outgoing
+from ctllm.http.outgoing import Outgoing, Switched
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import RequestHead
 
@@ -58,11 +58,21 @@ class Origin:
             timer.cancel()
             outgoing.use(connection)
         else:
-            outgoing.wait_for(self.dial(Factory.forProtocol(Connection)))
+            outgoing.wait_for(self._dial())
         return outgoing
 
-    def dial(self, factory: Factory) -> Deferred[Any]:
-        """A connection of one's own, for what is not HTTP; fires with the protocol."""
+    def upgrade(self, head: RequestHead, caller: Caller, switched: Switched) -> Call:
+        """Begin an exchange that asks for another protocol, on a connection of its own.
+
+        Only after 101 the connection is handed to `switched`, and `caller` hears nothing. Any
+        other answer is an answer like any other.
+        """
+        outgoing = Outgoing(self, head, caller, switched)
+        outgoing.wait_for(self._dial())
+        return outgoing
+
+    def _dial(self) -> Deferred[Any]:
+        factory = Factory.forProtocol(Connection)
         factory.noisy = False
         return self._dialling.run(self._endpoint.connect, factory)
 

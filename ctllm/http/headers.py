@@ -127,6 +127,27 @@ def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
     return RequestHead(head.method, head.target, headers)
 
 
+def for_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
+    """What the front sends to a user's proxy to have a bridge's WebSocket opened."""
+    kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
+    own = ((b"Host", b"localhost"), *_UPGRADE, (ASSERTION, assertion))
+    return RequestHead(head.method, b"/ws/tunnel", (*own, *kept))
+
+
+def switching(head: AnswerHead) -> bytes:
+    """The 101 that a client gets when the next stage has given `head` for one."""
+    kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
+    lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *kept)]
+    return b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % b"".join(lines)
+
+
+def _is_handshake(name: bytes) -> bool:
+    return name.startswith(b"sec-websocket-")
+
+
+_UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
+
+
 def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     """What the desktop sends to Ollama: its own Host, and nothing about who asked from where.
 

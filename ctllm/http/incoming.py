@@ -246,7 +246,11 @@ class Incoming:
             self._call = None
 
     def hijack(self) -> tuple[Transport, bytes]:
-        """Take the connection out of HTTP: its transport, and what was read after the head."""
+        """Take the connection out of HTTP: its transport, and what was read after the head.
+
+        Only for a request that is granted another protocol: whatever was a request on this
+        connection is none from here on.
+        """
         self._over("hijacked")
         return self._server.hijack()
 

@@ -11,16 +11,20 @@ from twisted.python.failure import Failure
 from ctllm.errors import CtllmError, UpstreamFailed
 from ctllm.http.connection import Connection, nobody_waits
 from ctllm.http.deadline import Deadline
-from ctllm.http.faces import Clock
+from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_client
 from ctllm.http.prompt import write_now
 from ctllm.wire.answer import Answer
 from ctllm.wire.body import BadFraming, BodyWriter
 from ctllm.wire.exchange import Caller
-from ctllm.wire.heads import RequestHead, first
+from ctllm.wire.heads import AnswerHead, RequestHead, first
 
 #: Seconds that the beginning of a chunk waits for its rest, which is on its way.
 HOLD = 0.1
+
+
+#: Given a connection that has left HTTP, with the head of its 101, and what came after that.
+Switched = Callable[[Transport, AnswerHead, bytes], None]
 
 
 class Server(Protocol):
@@ -38,8 +42,15 @@ class Server(Protocol):
 class Outgoing:
     """One exchange with an origin; a `Call`."""
 
-    def __init__(self, origin: Server, head: RequestHead, caller: Caller) -> None:
+    def __init__(
+        self,
+        origin: Server,
+        head: RequestHead,
+        caller: Caller,
+        switched: Switched | None = None,
+    ) -> None:
         self.caller = caller
+        self._switched = switched
         self._origin = origin
         self._head = head
         self._waiting: list[bytes] = []  # request body before there is a connection; see wait_for
@@ -47,7 +58,7 @@ class Outgoing:
         self._over = False
         self._paused = False
         self._fresh = False  # made for this exchange: what breaks it is not old age
-        self._answer = Answer(head.method)
+        self._answer = Answer(head.method, upgrade=switched is not None)
         self._hold = Deadline(origin.clock, self._let_go)
         self._waits = False  # for the rest of a chunk
         self._body: BodyWriter | None = None
@@ -176,6 +187,9 @@ class Outgoing:
                 rest = answer.take_head(data)
                 if rest is None or answer.head is None:
                     return
+                if self._switched is not None and answer.head.status == 101:
+                    self._switch(self._switched, answer.head, rest)
+                    return
                 self.caller.head(for_client(answer.head))
                 data = rest
             piece = b"" if self._over else answer.body.feed(data)
@@ -190,6 +204,16 @@ class Outgoing:
             self._wait()
         if answer.body.whole and not self._over:
             self._finish()
+
+    def _switch(self, switched: Switched, head: AnswerHead, rest: bytes) -> None:
+        """The connection speaks another protocol from here on: it is not ours any more."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        self._over = True
+        connection.outgoing = None
+        if self._paused:
+            connection.transport.resumeProducing()
+        switched(connection.transport, head, rest)
 
     def _wait(self) -> None:
         """For the rest of a chunk; not for long."""

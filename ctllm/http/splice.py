@@ -88,14 +88,18 @@ class Side(Protocol):
         self._last_words.set(LAST_WORDS)
 
 
-def join(taken: Transport, made: Side, first: bytes, read: bytes = b"") -> None:
-    """Join the connection `taken` out of HTTP with the one `made` for it.
+def join(taken: Transport, made: Transport, clock: Clock, answered: bytes, read: bytes) -> None:
+    """Join two connections that have both left HTTP.
 
-    `first` goes to `made` before anything; `read` is what was already read from `taken`.
+    `answered` goes to `taken` before anything, `read` was already read from it and goes to `made`.
     """
-    side = Side(made.clock)
-    side.other, made.other = made, side
-    hand_over(taken, side)
-    taken.registerProducer(made, True)
-    made.transport.registerProducer(side, True)
-    made.transport.write(first + read)
+    near, far = Side(clock), Side(clock)
+    near.other, far.other = far, near
+    made.unregisterProducer()
+    hand_over(taken, near)
+    hand_over(made, far)
+    taken.registerProducer(far, True)
+    made.registerProducer(near, True)
+    taken.write(answered)
+    if read:
+        made.write(read)

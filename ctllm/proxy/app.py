@@ -6,15 +6,24 @@ affair; who may ask for what is in the assertion.
 
 from __future__ import annotations
 
-from ctllm.errors import Forbidden, MethodNotAllowed, NotFound, Overloaded, Unauthenticated
+from ctllm.errors import (
+    BadRequest,
+    Forbidden,
+    MethodNotAllowed,
+    NotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from ctllm.http.headers import ASSERTION
 from ctllm.http.incoming import Incoming
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.splice import hand_over
+from ctllm.http.upgrade import listed, require_websocket
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
 from ctllm.proxy.resumption import wanted_exchange
 from ctllm.wire.assertions import SERVE, Claims, Verifier
+from ctllm.wire.frames import SUBPROTOCOL
 from ctllm.wire.heads import RequestHead, first, without
 
 #: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
@@ -73,6 +82,9 @@ class ProxyApp:
             raise Forbidden("this sign-in may use models, not offer them")
         if self._sockets.open >= MAX_TUNNELS:
             raise Overloaded(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
+        require_websocket(incoming)
+        if SUBPROTOCOL.encode() not in listed(incoming.asked.headers, _PROTOCOLS):
+            raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
         socket = self._sockets.buildProtocol(None)
         transport, read = incoming.hijack()
         hand_over(transport, socket)
@@ -88,4 +100,5 @@ class ProxyApp:
         incoming.relay(self._rendezvous.call(asking, again=True))
 
 
+_PROTOCOLS = b"sec-websocket-protocol"
 _OURS = (ASSERTION.lower(),)

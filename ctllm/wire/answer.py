@@ -20,10 +20,14 @@ _NOT_IN_VALUES = re.compile(rb"[\0\r\n]")
 
 
 class Answer:
-    """Reads one answer. `head` and `body` are there once the final head was read."""
+    """Reads one answer. `head` and `body` are there once the final head was read.
 
-    def __init__(self, method: bytes) -> None:
+    Where `upgrade` was asked for, 101 is final, too: what follows it is another protocol's.
+    """
+
+    def __init__(self, method: bytes, upgrade: bool = False) -> None:
         self._method = method
+        self._upgrade = upgrade
         self._unread = bytearray()
         self._interim = 0  # bytes of interim answers so far
         self._lasting = False
@@ -64,10 +68,10 @@ class Answer:
         if found is None:
             raise BadFraming("an answer that does not begin with HTTP/1.1 and a status")
         status = int(found[2])
-        if status == 101:
+        if status == 101 and not self._upgrade:
             raise BadFraming("a change of protocol that nobody asked for")
         headers = tuple(_field(line) for line in lines)
-        if status < 200:
+        if status < 200 and status != 101:
             self._interim += len(raw) + 4
             return
         self.head = AnswerHead(status, found[3] or b"", headers)
@@ -81,7 +85,7 @@ class Answer:
         chunked, length = is_chunked(headers), length_of(headers)
         if chunked and (length is not None or not modern):
             raise BadFraming("an answer with two framings, or with one that its version lacks")
-        if self._method == b"HEAD" or status in (204, 304):
+        if self._method == b"HEAD" or status in (101, 204, 304):
             self.body = Sized(0)
         elif chunked:
             self.body = Chunked()

@@ -9,6 +9,7 @@ import struct
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
+from ctllm.proxy.app import MAX_TUNNELS
 from tests.e2e.processes import children, linux
 from tests.e2e.world import World
 
@@ -16,17 +17,21 @@ pytestmark = linux
 SEED = 20261124
 
 
+def handshake(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
+    """A bridge's request."""
+    return (
+        "GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Sec-WebSocket-Protocol: {protocol}\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n"
+    ).encode()
+
+
 def dialled(port: int, token: str) -> socket.socket:
     """A bridge's WebSocket, just after its 101."""
     wire = socket.create_connection(("127.0.0.1", port), timeout=20)
-    head = (
-        "GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        "Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n"
-        "Sec-WebSocket-Extensions: permessage-deflate\r\n"
-        f"Authorization: Bearer {token}\r\n\r\n"
-    )
-    wire.sendall(head.encode())
+    wire.sendall(handshake(token))
     said = b""
     while b"\r\n\r\n" not in said:
         piece = wire.recv(1)
@@ -95,3 +100,41 @@ async def test_rubbish_on_the_tunnel(world: World) -> None:
     assert status == 200
     assert children(cloud.pid) == before, "the proxy lives"
     assert "Traceback" not in cloud.printed, cloud.printed
+
+
+def heard(port: int, data: bytes) -> bytes:
+    """All that comes on one connection after `data`, until it is closed on us."""
+    said = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
+        wire.sendall(data)
+        while piece := wire.recv(65536):
+            said += piece
+    return said
+
+
+@ensureDeferred
+async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(world: World) -> None:
+    """What a front end sends next on it, for another user, never reaches the first one's proxy."""
+    await world.cloud()
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port)
+    mallory = await world.token("mallory", "desktop")
+    alice = await world.token("alice")
+    hers = f"GET /api/tags HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n\r\n".encode()
+    open_now: list[socket.socket] = []
+    try:
+        for number in range(MAX_TUNNELS + 2):
+            full = number == MAX_TUNNELS + 1
+            refused = handshake(mallory) if full else handshake(mallory, "chat")
+            if full or not number:  # first for its protocol, in the end for lack of room
+                said = await deferToThread(heard, world.cloud_port, refused + hers)
+                assert said.startswith(b"HTTP/1.1 503 " if full else b"HTTP/1.1 400 "), said
+                assert b"\r\nConnection: close\r\n" in said, said
+                assert said.count(b"HTTP/1.1") == 1, said
+            else:
+                open_now.append(await deferToThread(dialled, world.cloud_port, mallory))
+    finally:
+        for wire in open_now:
+            wire.close()
+    status, _, _ = await world.http("GET", "/api/tags", token=alice)
+    assert status == 200

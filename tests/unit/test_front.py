@@ -35,9 +35,10 @@ from ctllm.cloud.proxies import ProxyStatus
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
+from ctllm.http.client import Origin
 from ctllm.http.factory import HttpServerFactory
 from ctllm.wire.assertions import ISSUER, Verifier
-from ctllm.wire.heads import AnswerHead, first
+from ctllm.wire.heads import AnswerHead, RequestHead, first
 from ctllm.wire.jws import public_text
 from ctllm.wire.keys import key_hash, new_key
 from tests.unit.pretend import Place, Upstream, Wire
@@ -58,8 +59,10 @@ class Proxy(Upstream):
         super().__init__()
         self.place = Place()
 
-    def dial(self, factory: Any) -> Deferred[Any]:
-        return self.place.connect(factory)
+        self.origin = Origin(self.place, Clock(), "your streaming proxy", ProxyUnavailable)
+
+    def upgrade(self, head: RequestHead, caller: Any, switched: Any) -> Any:
+        return self.origin.upgrade(head, caller, switched)
 
 
 class Proxies:
@@ -402,13 +405,26 @@ class OtherSites(Case):
 class Tunnels(Case):
     """A bridge's WebSocket passes through."""
 
-    UPGRADE = {"Upgrade": "WebSocket", "Connection": "Upgrade"}
+    UPGRADE = {
+        "Upgrade": "WebSocket",
+        "Connection": "keep-alive, Upgrade",
+        "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    }
+    AGREED = (
+        b"HTTP/1.1 101 Yes\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: x\r\nSet-Cookie: a=b\r\n\r\n"
+    )
+
+    def upgrade(self) -> Wire:
+        """The proxy's end of it, once it is asked for."""
+        self.ask("GET /ws/tunnel", Cookie="x", Ctllm_Assertion="y", **self.UPGRADE, **self.bearer())
+        return self.proxies.proxy.place.accept()
 
     def test_joined(self) -> None:
-        """Its head goes on with an assertion for its token, then bytes both ways."""
-        self.ask("GET /ws/tunnel", Cookie="x", Ctllm_Assertion="y", **self.UPGRADE, **self.bearer())
+        """Its head goes on with an assertion for its token; after 101, bytes both ways."""
+        inner = self.upgrade()
         self.assertEqual(self.proxies.began, [False])
-        inner = self.proxies.proxy.place.accept()
         head = inner.said()
         self.assertTrue(
             head.startswith(b"GET /ws/tunnel HTTP/1.1\r\n") and head.endswith(b"\r\n\r\n")
@@ -418,9 +434,63 @@ class Tunnels(Case):
         token = head.partition(b"Ctllm-Assertion: ")[2].partition(b"\r\n")[0]
         verifier = Verifier(public_text(self.key), self.proxies.ensured[0], self.clock.seconds)
         self.assertEqual(verifier.verify(token).scopes, frozenset({USE, SERVE}))
+        inner.protocol.dataReceived(self.AGREED + b"first")
+        said = self.wire.said()
+        self.assertTrue(said.startswith(b"HTTP/1.1 101 Switching Protocols\r\n"), said)
+        self.assertTrue(said.endswith(b"Sec-WebSocket-Accept: x\r\n\r\nfirst"), said)
+        self.assertNotIn(b"Set-Cookie", said)
         self.wire.protocol.dataReceived(b"up")
         inner.protocol.dataReceived(b"down")
         self.assertEqual((inner.said(), self.wire.said()), (b"up", b"down"))
+
+    def test_nothing_is_joined_before_the_proxy_agrees(self) -> None:
+        """What the bridge sends meanwhile waits, and goes to the WebSocket."""
+        inner = self.upgrade()
+        inner.said()
+        self.wire.protocol.dataReceived(b"early")
+        self.assertEqual(inner.said(), b"")
+        inner.protocol.dataReceived(self.AGREED)
+        self.assertEqual(inner.said(), b"early")
+
+    def test_a_refusal_is_an_answer_and_the_end_of_the_connection(self) -> None:
+        """Nothing that follows on it reaches this user's proxy: it may be another user's."""
+        for refusal in (
+            b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull",
+            b"HTTP/1.1 400 Bad Request\r\n\r\nfull",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfull\r\n0\r\n\r\n",
+        ):
+            inner = self.upgrade()
+            inner.said()
+            inner.protocol.dataReceived(refusal)
+            if b"Content-Length" not in refusal and b"chunked" not in refusal:
+                inner.hang_up()
+            answer = self.wire.said()
+            self.assertEqual(answer.split(b" ")[1], refusal.split(b" ")[1])
+            self.assertIn(b"Connection: close\r\n", answer)
+            self.assertIn(b"full", answer)
+            self.assertEqual(self.wire.closed, "close")
+            self.wire.protocol.dataReceived(b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.assertEqual((inner.said(), self.wire.said()), (b"", b""))
+
+    def test_a_change_of_protocol_that_nobody_asked_for(self) -> None:
+        """On an ordinary request 101 is no answer."""
+        inner = self.upgrade()
+        inner.protocol.dataReceived(b"HTTP/1.1 101 Yes\r\n")
+        inner.hang_up()
+        self.assertEqual(self.answered(), 502)
+
+    def test_what_is_no_handshake_opens_no_connection(self) -> None:
+        """400, before the proxy hears of it."""
+        for name, value in (
+            ("Connection", "close"),
+            ("Sec_WebSocket_Version", "8"),
+            ("Sec_WebSocket_Key", "short"),
+            ("Content_Length", "5"),
+        ):
+            headers = {**self.UPGRADE, **self.bearer(), name: value}
+            self.assertEqual(self.ask("GET /ws/tunnel", **headers), 400, name)
+        self.assertEqual(self.ask("POST /ws/tunnel", **self.UPGRADE, **self.bearer()), 400)
+        self.assertEqual(self.proxies.proxy.place.dialled, [])
 
     def test_not_a_websocket(self) -> None:
         """There is nothing to see there."""

@@ -206,6 +206,17 @@ class Tunnels(Case):
         self.upgrade("chat")
         self.assertTrue(self.head.startswith(b"HTTP/1.1 400"), self.head)
 
+    def test_what_is_refused_stays_http(self) -> None:
+        """The next request on that connection is one, and is judged by its own assertion."""
+        for line, more in (
+            ("GET /ws/tunnel", self.UPGRADE + "Sec-WebSocket-Protocol: chat\r\n"),
+            ("GET /ws/tunnel", "Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n"),
+            ("GET /ws/tunnel", ""),
+        ):
+            self.assertEqual(self.ask(line, self.sign(USE, SERVE), more)[0], 400)
+            self.assertEqual(self.ask("GET /ctllm/desktops", self.sign(USE))[0], 200)
+            self.assertEqual(self.ask("GET /ctllm/desktops")[0], 401)
+
     def test_not_a_greeting(self) -> None:
         """The connection is closed as a violation of the protocol; there is no desktop."""
         self.upgrade()

@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http import splice
-from ctllm.http.splice import LAST_WORDS, LOOK, Side, join
+from ctllm.http.splice import LAST_WORDS, LOOK, join
 from tests.unit.pretend import Wire
 
 
@@ -18,18 +18,16 @@ class SpliceTests(SynchronousTestCase):
         self.taken, self.made = Wire(), Wire()
         self.taken.protocol = Protocol()
         self.clock = Clock()
-        side = Side(self.clock)
-        self.made.protocol = side
-        side.makeConnection(self.made)
-        join(self.taken, side, b"head", b"read")  # type: ignore[arg-type]
+        self.made.protocol = Protocol()
+        join(self.taken, self.made, self.clock, b"101", b"read")  # type: ignore[arg-type]
 
     def test_what_goes_first(self) -> None:
-        """The head, then what had been read before anybody knew where to."""
-        self.assertEqual((self.made.said(), self.taken.said()), (b"headread", b""))
+        """The answer that left HTTP, and what had been read before that."""
+        self.assertEqual((self.made.said(), self.taken.said()), (b"read", b"101"))
 
     def test_both_ways(self) -> None:
         """Unchanged, and at once."""
-        self.made.said()
+        self.made.said(), self.taken.said()
         self.taken.protocol.dataReceived(b"\x00up")
         self.made.protocol.dataReceived(b"\xffdown")
         self.assertEqual((self.made.said(), self.taken.said()), (b"\x00up", b"\xffdown"))
@@ -69,6 +67,7 @@ class SpliceTests(SynchronousTestCase):
 
     def test_a_side_that_closes(self) -> None:
         """The other closes too, after what was said; what it still says goes nowhere."""
+        self.taken.said()
         self.made.protocol.dataReceived(b"last words")
         self.made.hang_up()
         self.assertEqual((self.taken.said(), self.taken.closed), (b"last words", "close"))
