@@ -12,10 +12,10 @@ from ctllm.http.lists import Form, form_of, merge
 from ctllm.proxy.choice import Meeting
 from ctllm.proxy.rendezvous import Rendezvous
 from ctllm.proxy.undecided import Begin, Undecided
-from ctllm.wire.endpoints import model_fields, model_in_path
+from ctllm.wire.endpoints import model_in_path
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import RequestHead
-from ctllm.wire.model_name import ModelName
+from ctllm.wire.requested_model import model_finder
 from ctllm.wire.room import Room
 
 
@@ -32,13 +32,12 @@ class Relay:
         begin = self._beginning(head, incoming)
         able = self._rendezvous.able(head)
         form = form_of(head)
-        fields = model_fields(head)
         if len(able) < 2:
             incoming.relay(begin(None, incoming))
         elif form is not None:
             await self._list(form, head, incoming, able)
-        elif fields:
-            incoming.relay(Undecided(ModelName(fields), begin, incoming, self._room))
+        elif (finder := model_finder(head, self._room)) is not None:
+            incoming.relay(Undecided(finder, begin, incoming, self._room))
         else:
             incoming.relay(begin(model_in_path(head), incoming))
 

@@ -1,7 +1,7 @@
 """A request whose desktop depends on its body: what came of it waits until the model is known.
 
-Little waits: the body is let through as soon as the name has come, or nothing more can be learned,
-or too much would be held.
+Little waits: the body is let through as soon as nothing more can be learned, or too much would be
+held.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ctllm.errors import CtllmError
 from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.model_name import ModelName
+from ctllm.wire.requested_model import ModelFinder
 from ctllm.wire.room import Room
 from ctllm.wire.window import READ
 
@@ -24,7 +24,7 @@ Begin = Callable[[str | None, Caller], Call]
 class Undecided:
     """A `Call` that first finds out where to go."""
 
-    def __init__(self, name: ModelName, begin: Begin, caller: Caller, room: Room) -> None:
+    def __init__(self, name: ModelFinder, begin: Begin, caller: Caller, room: Room) -> None:
         self._name = name
         self._begin = begin
         self._caller = caller
@@ -78,6 +78,7 @@ class Undecided:
     # -- the body that waits
 
     def _decide(self) -> None:
+        self._name.close()
         try:
             self._call = self._begin(self._name.name, _Paced(self._caller, self))
         except CtllmError as error:
@@ -103,6 +104,7 @@ class Undecided:
 
     def drop(self) -> None:
         """Nobody will want what waits."""
+        self._name.close()
         self._room.give(len(self._held))
         self._held.clear()
 

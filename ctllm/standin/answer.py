@@ -80,6 +80,7 @@ class Call:
     shelf: Shelf
     now: Callable[[], float]
     arrived: float
+    content_type: str = ""
 
 
 class Telling:

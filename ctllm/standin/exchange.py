@@ -17,6 +17,7 @@ from ctllm.standin.answer import Answer, Call, Load, Stream, Whole, encode
 from ctllm.standin.clock import Clock, Timer
 from ctllm.standin.flow import Flow
 from ctllm.standin.guard import host_allowed, origin_allowed
+from ctllm.standin.reading import decompressed
 from ctllm.standin.records import BODY_KEPT, Body, Phase, Record, Records
 from ctllm.standin.script import Script, Scripts
 from ctllm.standin.shelf import Shelf
@@ -117,7 +118,7 @@ class Exchange:
                 )
             endpoint, argument = routes.find(record.method, record.path)
             blob = record.path.startswith(routes.BLOBS)
-            body = b"" if blob else self._held()
+            body = b"" if blob else self._content()
             now = setting.clock.seconds
             call = Call(
                 record.method,
@@ -128,6 +129,7 @@ class Exchange:
                 setting.shelf,
                 now,
                 record.started,
+                record.header("content-type") or "",
             )
             return endpoint(call)
         except CtllmError as error:
@@ -138,6 +140,13 @@ class Exchange:
         if body is None:
             raise TooLarge("http: request body too large")
         return body
+
+    def _content(self) -> bytes:
+        """The body without its coding; Ollama takes zstd."""
+        body = self._held()
+        if self._record.header("content-encoding") != "zstd":
+            return body
+        return decompressed(body)
 
     async def _pour(self, stream: Stream, script: Script) -> None:
         self._loaded(stream.loads)

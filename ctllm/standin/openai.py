@@ -15,6 +15,7 @@ from ctllm.standin.reading import OfferedTool, images_in, read, text_of
 from ctllm.standin.shelf import DESCRIPTION, Model
 from ctllm.standin.vectors import vector
 from ctllm.standin.words import Ask, Part, Said, Tool, words
+from ctllm.wire.multipart import FormField, boundary_of
 
 
 class _Message(msgspec.Struct):
@@ -224,6 +225,19 @@ def embeddings(call: Call) -> Answer:
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
     return Whole(encode(answer), loads=Load(request.model))
+
+
+def transcriptions(call: Call) -> Answer:
+    """POST /v1/audio/transcriptions: how many bytes there were to hear."""
+    boundary = boundary_of(call.content_type.encode("latin-1"))
+    if boundary is None:
+        raise BadRequest("failed to parse multipart form: request Content-Type isn't multipart")
+    field = FormField("model", boundary)
+    field.feed(call.body)
+    if not field.value:
+        raise BadRequest("model is required")
+    call.shelf.find(field.value)
+    return Whole.of({"text": f"{len(call.body)} bytes"})
 
 
 def _base64(numbers: list[float]) -> str:

@@ -9,8 +9,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from ctllm.errors import BadRequest
+from ctllm.wire.content_coding import load_zstd
 
 T = TypeVar("T")
+#: Most bytes that a body may have without its compression, and the window it may need, as Ollama
+#: has them.
+_MOST = 20 * 1024 * 1024
+_WINDOW_LOG = 23
 
 
 class OfferedFunction(msgspec.Struct):
@@ -34,6 +39,19 @@ def read(body: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError as error:
         raise BadRequest(str(error)) from None
+
+
+def decompressed(body: bytes) -> bytes:
+    """Decode a body that is compressed with zstd; raises BadRequest."""
+    zstd = load_zstd()
+    largest = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    try:
+        content: bytes = zstd.ZstdDecompressor(options=largest).decompress(body, _MOST + 1)
+    except zstd.ZstdError:
+        raise BadRequest("failed to decompress zstd body") from None
+    if len(content) > _MOST:
+        raise BadRequest("http: request body too large")
+    return content
 
 
 def text_of(content: Any) -> str:

@@ -30,6 +30,7 @@ _EXACT: dict[str, dict[str, Endpoint]] = {
     "/v1/chat/completions": {"POST": openai.chat_completions},
     "/v1/completions": {"POST": openai.completions},
     "/v1/embeddings": {"POST": openai.embeddings},
+    "/v1/audio/transcriptions": {"POST": openai.transcriptions},
     "/v1/models": {"GET": openai.models},
     "/v1/responses": {"POST": responses.responses},
     "/v1/messages": {"POST": anthropic.messages},

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from ctllm.wire.heads import RequestHead
 
 _MODEL = ("model",)
-#: By method and path: where the JSON body names the model that must be there, the field that
-#: counts first before the one that older clients use.
+#: By method and path: where the body, JSON or a form, names the model that must be there, the field
+#: that counts first before the one that older clients use.
 _FIELDS: dict[tuple[bytes, bytes], tuple[str, ...]] = {
     (b"POST", b"/api/generate"): _MODEL,
     (b"POST", b"/api/chat"): _MODEL,
@@ -27,9 +27,12 @@ _FIELDS: dict[tuple[bytes, bytes], tuple[str, ...]] = {
     (b"POST", b"/v1/responses"): _MODEL,
     (b"POST", b"/v1/images/generations"): _MODEL,
     (b"POST", b"/v1/images/edits"): _MODEL,
+    (b"POST", b"/v1/audio/transcriptions"): _MODEL,
     (b"POST", b"/v1/messages"): _MODEL,
     (b"POST", b"/v1/messages/count_tokens"): _MODEL,
 }
+#: Whose body may be a form, in which the model is a field.
+_FORMS = frozenset(((b"POST", b"/v1/images/edits"), (b"POST", b"/v1/audio/transcriptions")))
 _ONE_MODEL = b"/v1/models/"
 _CHANGES = frozenset(
     (
@@ -44,6 +47,11 @@ _CHANGES = frozenset(
 def model_fields(head: RequestHead) -> tuple[str, ...]:
     """The top-level fields of the body that name a model, the first that counts first, or none."""
     return _FIELDS.get((head.method, head.path), ())
+
+
+def is_form(head: RequestHead) -> bool:
+    """Whether the body may be `multipart/form-data`."""
+    return (head.method, head.path) in _FORMS
 
 
 def model_in_path(head: RequestHead) -> str | None:

@@ -3,6 +3,9 @@
 Bodies are not parsed: a client may well send megabytes of pictures before the name. Brackets and
 strings are passed over, and of the outermost object the keys are read and the values that are
 wanted. Whether the rest is JSON is for Ollama to say.
+
+Of a key that comes twice, Ollama takes the last value: the name is settled at the object's end, or
+where so much of the body was read that nobody should wait for another one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import msgspec
 
 #: Most bytes of a key or a name as it is written; longer ones are nobody's.
 LONGEST = 1024
+#: Bytes of a body after which the name that came is believed to be the only one.
+ENOUGH = 64 * 1024
 
 _SPACE = b" \t\r\n"
 _QUOTE, _COLON = b'":'
@@ -29,6 +34,7 @@ class ModelName:
     def __init__(self, fields: tuple[str, ...]) -> None:
         self.settled = False
         self._fields = fields
+        self._read_bytes = 0
         self._found: dict[str, str] = {}
         self._depth = 0
         self._key = ""
@@ -40,7 +46,7 @@ class ModelName:
     @property
     def name(self) -> str | None:
         """The name as far as it is known."""
-        return next((self._found[field] for field in self._fields if field in self._found), None)
+        return next(filter(None, map(self._found.get, self._fields)), None)
 
     def feed(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
@@ -55,6 +61,13 @@ class ModelName:
                 at = self._nested(plain, at)
             else:
                 at = self._begin(piece)
+        self._read_bytes += len(piece)
+        if self._read_bytes >= ENOUGH and self._found.get(self._fields[0]):
+            self.settled = True
+
+    def close(self) -> None:
+        """Nothing more is read of the body."""
+        self.settled = True
 
     def _without_escapes(self, piece: bytes) -> bytes:
         """The same length, in which every quote begins or ends a string."""
@@ -136,10 +149,9 @@ class ModelName:
             return
         text, self._text = _decoded(self._text), None
         if not self._after_colon:
-            self._key = text.lower()  # Go's decoder, and so Ollama, does not mind case
-        elif text:
+            self._key = text.casefold()  # Go's decoder, and so Ollama, does not mind case
+        else:
             self._found[self._key] = text
-            self.settled = self._key == self._fields[0]
 
 
 def _decoded(raw: bytearray) -> str:

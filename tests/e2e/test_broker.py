@@ -19,6 +19,7 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.standin import Standin
 from ctllm.standin.script import Script
+from ctllm.wire.content_coding import load_zstd
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port
 
@@ -61,9 +62,9 @@ class Home:
         return [each["name"] for each in json.loads(body)["models"]] if status == 200 else []
 
     async def ask(
-        self, method: str, path: str, body: Any = None
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        return await self.world.http(method, path, body, port=self.port)
+        return await self.world.http(method, path, body, headers=headers, port=self.port)
 
     async def generate(self, model: str = "llama3.2", **more: Any) -> tuple[int, str, str]:
         """Status, side and text of one answer."""
@@ -110,6 +111,23 @@ async def test_who_answers_is_said(home: Home) -> None:
     status, headers, _ = await home.ask("POST", "/api/generate", {**body, "model": "qwen3"})
     assert (headers["ctllm-side"], headers["ctllm-desktop"]) == ("cloud", "attic")
     assert (status, headers["ctllm-model"]) == (200, "qwen3")
+
+
+@ensureDeferred
+async def test_compressed_bodies_and_forms(home: Home) -> None:
+    """Their model is seen, here and on the way to the other desktop."""
+    for model, side in (("phi3", "local"), ("qwen3", "cloud")):
+        asked = {"input": "hello", "model": model}
+        body = load_zstd().compress(json.dumps(asked).encode())
+        status, headers, said = await home.ask(
+            "POST", "/v1/responses", body, {"Content-Encoding": "zstd"}
+        )
+        assert (status, headers.get("ctllm-side")) == (200, side), said
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{home.port}/v1", api_key="-")
+        transcribe = client.audio.transcriptions.with_raw_response.create
+        file = ("a.wav", bytes(100_000))
+        answer = await deferToThread(lambda m=model, t=transcribe, f=file: t(model=m, file=f))
+        assert answer.headers["ctllm-side"] == side
 
 
 async def script(home: Home, path: str, **script: Any) -> None:

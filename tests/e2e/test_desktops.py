@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.standin import Record, Script
+from ctllm.wire.content_coding import load_zstd
 from tests.e2e.house import House
 from tests.e2e.network import RawClient
 from tests.e2e.world import until
@@ -110,6 +112,66 @@ async def test_a_model_named_after_the_messages(house: House) -> None:
         (record,) = [r for r in house.standins[room].requests if r.path == "/v1/chat/completions"]
         assert record.body_length > len(PICTURE)
     assert house.asked("/v1/chat/completions") == ["study", "attic"]
+
+
+async def sent_as_is(house: House, room: str, path: str, body: bytes, **headers: str) -> None:
+    """A body whose model only this room has: it comes there, and not a byte of it is another."""
+    kinds = {"Content-Type": "application/json", **headers}
+    status, _, said = await house.http("POST", path, body, house.key, kinds)
+    assert status == 200, said
+    (record,) = [each for each in house.standins[room].requests if each.path == path]
+    assert record.body_sha256 == hashlib.sha256(body).hexdigest()
+    assert house.asked(path) == [room]
+    for standin in house.standins.values():
+        standin.reset()
+
+
+@ensureDeferred
+@pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
+async def test_compressed_bodies(house: House, room: str, model: str) -> None:
+    """With zstd, as Codex sends them; the name may come last."""
+    coding = {"Content-Encoding": "zstd"}
+    chat = {"messages": [{**HELLO[0], "content": "hello " * 20_000}], "model": model}
+    for path, asked in (
+        ("/v1/responses", {"model": model, "input": "hello"}),
+        ("/v1/chat/completions", chat),
+        ("/api/chat", {**chat, "stream": False}),
+    ):
+        body = load_zstd().compress(json.dumps(asked).encode())
+        await sent_as_is(house, room, path, body, **coding)
+
+
+@ensureDeferred
+@pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
+async def test_forms(house: House, room: str, model: str) -> None:
+    """As OpenAI's client for Python sends a recording, and with the file before the name."""
+    client = house.openai_client()
+    file = ("a.wav", b"RIFF" + bytes(1_000_000))
+    path = "/v1/audio/transcriptions"
+    assert (await thread(lambda: client.audio.transcriptions.create(model=model, file=file))).text
+    assert house.asked(path) == [room]
+    for standin in house.standins.values():
+        standin.reset()
+    disposition = b"Content-Disposition: form-data; name="
+    body = b"\r\n".join(
+        (
+            b'--x\r\n%b"file"; filename="a"\r\n' % disposition,
+            file[1],
+            b'--x\r\n%b"model"\r\n' % disposition,
+            model.encode(),
+            b"--x--\r\n",
+        )
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    await sent_as_is(house, room, path, body, **kind)
+
+
+@ensureDeferred
+async def test_a_name_that_comes_twice(house: House) -> None:
+    """Ollama takes the last one: the request goes where that is."""
+    body = b'{"model": "llama3.2", "prompt": "x", "Model": "qwen3:4b", "stream": false}'
+    await house.http("POST", "/api/generate", body, house.key)
+    assert house.asked("/api/generate") == ["attic"]
 
 
 @ensureDeferred

@@ -104,10 +104,12 @@ class Choosing(Case):
         self.brokered.write(b'{"messages":[],')
         self.assertEqual(self.ways.models, [])
         self.brokered.write(b'"model":"phi3",')
-        self.assertEqual(self.ways.models, ["phi3"])
-        self.brokered.write(b'"stream":true}')
+        self.assertEqual(self.ways.models, [])
+        self.brokered.write(b'"model":"phi4"}')
+        self.assertEqual(self.ways.models, ["phi4"])
+        self.brokered.write(b" ")
         self.brokered.end()
-        self.assertEqual(self.sent(L), b'{"messages":[],"model":"phi3","stream":true}')
+        self.assertEqual(self.sent(L), b'{"messages":[],"model":"phi3","model":"phi4"} ')
         self.assertEqual(self.told(L)[-1], "end")
 
     def test_no_longer_than_the_body(self) -> None:
@@ -152,6 +154,7 @@ class Failing(Case):
 
     def test_moved_in_mid_body(self) -> None:
         """What comes later goes to the second side only."""
+        self.brokered.decide()
         self.brokered.write(b'{"model":"m",')
         self.caller(L).fail(OllamaDown("gone"))
         self.brokered.write(b'"x":1}')
@@ -217,7 +220,7 @@ class Failing(Case):
 
     def test_the_body_was_stopped(self) -> None:
         """The app, whose body the first side had stopped, may go on."""
-        self.brokered.write(b'{"model":"m",')
+        self.brokered.write(b'{"model":"m"}')
         self.caller(L).pause_body()
         self.assertFalse(self.app.may_send)
         self.caller(L).fail(OllamaDown("gone"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,8 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def bounds(lines: str) -> dict[str, str]:
-    """Names of packages (without extras), each with its bound."""
-    stripped = [line.partition("#")[0].strip() for line in lines.splitlines()]
+    """Names of packages (without extras and markers), each with its bound."""
+    stripped = [re.split("[#;]", line)[0].strip() for line in lines.splitlines()]
     return {
         name.partition("[")[0].strip().lower(): bound.strip()
         for name, _, bound in (line.partition(">=") for line in stripped if line)

@@ -65,6 +65,8 @@ HEAVY = {
     "subprocess": 400,
     "ctypes": 350,
     "difflib": 250,
+    "backports.zstd": 500,
+    "multipart": 400,
     "twisted.application.app": 1500,
     "twisted.application.internet": 550,
     "twisted.internet.ssl": 3200,

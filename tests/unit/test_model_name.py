@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.wire.model_name import LONGEST, ModelName
+from ctllm.wire.model_name import ENOUGH, LONGEST, ModelName
 
 MODEL = ("model",)
 EITHER = ("model", "name")
@@ -38,7 +38,7 @@ def read(body: bytes, fields: tuple[str, ...] = MODEL, *at: int) -> ModelName:
 def expected(value: Any, fields: tuple[str, ...]) -> str | None:
     """What Ollama would take for the model, of an object without a key twice."""
     for field in fields:
-        found = {key.lower(): each for key, each in value.items()}.get(field)
+        found = {key.casefold(): each for key, each in value.items()}.get(field)
         if isinstance(found, str) and found:
             return found
     return None
@@ -50,7 +50,7 @@ class AsAParserReadsIt(TestCase):
     @given(st.dictionaries(keys, values, max_size=6), st.booleans(), cuts)
     def test_objects(self, value: dict[str, Any], ascii: bool, at: list[int]) -> None:
         """The name of any object, cut anywhere, escaped or not."""
-        if len({key.lower() for key in value}) < len(value):
+        if len({key.casefold() for key in value}) < len(value):
             return  # the same key in two cases: see below
         body = json.dumps(value, ensure_ascii=ascii).encode()
         for fields in (MODEL, EITHER):
@@ -85,15 +85,23 @@ class AsAParserReadsIt(TestCase):
 class Settled(TestCase):
     """When it is known that more would change nothing."""
 
-    def test_at_the_name(self) -> None:
-        """Nothing after it is waited for, and nothing before it is taken for it."""
+    def test_where_enough_was_read(self) -> None:
+        """Of a long body the rest is not waited for once the name has come."""
         before = b'{"messages": [{"model": "other"}], "x": {"model": "other"}, "model": "m:1'
         name = read(before)
-        self.assertFalse(name.settled)
-        name.feed(b'"')
+        self.assertIsNone(name.name)
+        name.feed(b'", "y": "')
+        self.assertEqual((name.settled, name.name), (False, "m:1"))
+        name.feed(b"z" * ENOUGH)
         self.assertEqual((name.settled, name.name), (True, "m:1"))
-        name.feed(b', "model": "late"}')
+        name.feed(b'", "model": "late"}')
         self.assertEqual(name.name, "m:1")
+
+    def test_where_too_much_was_read_before_it(self) -> None:
+        """A name that comes late is settled at once."""
+        name = read(b'{"x": "' + b"y" * ENOUGH)
+        name.feed(b'", "model": "m:1"')
+        self.assertEqual((name.settled, name.name), (True, "m:1"))
 
     def test_by_a_less_wanted_field(self) -> None:
         """The wanted one may still come: only the end of the object tells."""
@@ -124,13 +132,24 @@ class Settled(TestCase):
         self.assertFalse(read(b" \n").settled)
 
     def test_the_same_key_twice(self) -> None:
-        """The first counts: a relay does not wait for another."""
-        self.assertEqual(read(b'{"model": "a", "Model": "b"}').name, "a")
+        """The last counts, as for Ollama; null changes nothing there."""
+        for body, expected in (
+            (b'{"model": "a", "Model": "b"}', "b"),
+            (b'{"model": "a", "x": {"model": "no"}, "model": "b"}', "b"),
+            (b'{"model": "a", "model": null}', "a"),
+            (b'{"model": "a", "model": ""}', None),
+            (b'{"model": "a", "x": "' + b"y" * (ENOUGH - 100) + b'", "model": "b"}', "b"),
+        ):
+            self.assertEqual((read(body).name, read(body).settled), (expected, True), body[:60])
+            cut = read(body, MODEL, *range(0, len(body), 1000))
+            self.assertEqual((cut.name, cut.settled), (expected, True), body[:60])
+        self.assertEqual(read(b'{"name": "a", "model": "b", "model": ""}', EITHER).name, "a")
 
     def test_keys_in_any_case(self) -> None:
         """As Go's decoder takes them; and however they are escaped."""
         for key in (b"MODEL", b"Model", b"m\\u006fdel"):
             self.assertEqual(read(b'{"%b": "m"' % key).name, "m")
+        self.assertEqual(read('{"\u017fource": "m"}'.encode(), ("source",)).name, "m")
 
     def test_very_long_names(self) -> None:
         """They are nobody's, and are not kept."""
@@ -155,5 +174,5 @@ class Settled(TestCase):
 
     def test_deep_nesting(self) -> None:
         """It is counted, not followed."""
-        name = read(b'{"x":' + b"[" * 100_000 + b'"model":"no"' + b"]" * 100_000 + b',"model":"m"')
+        name = read(b'{"x":' + b"[" * 100_000 + b'"model":"no"' + b"]" * 100_000 + b',"model":"m"}')
         self.assertEqual((name.settled, name.name), (True, "m"))

@@ -9,14 +9,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.errors import Cancelled, DesktopLost, DesktopOffline
 from ctllm.proxy import undecided as module
 from ctllm.proxy.undecided import Undecided
+from ctllm.wire.content_coding import load_zstd
 from ctllm.wire.exchange import Caller
-from ctllm.wire.heads import AnswerHead
+from ctllm.wire.heads import AnswerHead, RequestHead
 from ctllm.wire.model_name import ModelName
+from ctllm.wire.requested_model import model_finder
 from ctllm.wire.room import Room
 from ctllm.wire.window import READ
 from tests.unit.pretend import Heard, Told
 
-NAMED = b'{"model":"m"'
+NAMED = b'{"model":"m"}'
 UNNAMED = b'{"messages":["'
 OK = AnswerHead(200)
 
@@ -65,9 +67,34 @@ class Waiting(Case):
         """Its first piece decides, and nothing is held after it."""
         self.asked.write(NAMED)
         self.assertEqual((self.begun, self.told.told, self.room.held), (["m"], [NAMED], 0))
-        self.asked.write(b"}")
+        self.asked.write(b" ")
         self.asked.end()
-        self.assertEqual(self.told.told, [NAMED, b"}", "end"])
+        self.assertEqual(self.told.told, [NAMED, b" ", "end"])
+
+    def test_the_last_of_two_names(self) -> None:
+        """It is waited for, as Ollama takes that one, but not beyond 64 kB."""
+        self.asked.write(NAMED[:-1])
+        self.assertEqual(self.begun, [])
+        self.asked.write(b',"model":"n"}')
+        self.assertEqual(self.begun, ["n"])
+        long = self.ask()
+        long.write(NAMED[:-1] + b',"x":"')
+        long.write(b"x" * 65536)
+        self.assertEqual(self.begun, ["n", "m"])
+
+    def test_what_reads_the_name_ends(self) -> None:
+        """A decoder that waits for more of a body takes room, and gives it back."""
+        half = load_zstd().compress(b'{"messages":["' + b"xyz" * 100)[:15]
+        head = RequestHead(b"POST", b"/api/chat", ((b"Content-Encoding", b"zstd"),))
+        for end in (lambda a: a.end(), lambda a: a.cancel(Cancelled("left"))):
+            room = Room(1 << 30)
+            finder = model_finder(head, room)
+            assert finder is not None
+            asked = Undecided(finder, self.begin, self.heard, room)
+            asked.write(half)
+            self.assertGreater(room.held, 1 << 20)
+            end(asked)
+            self.assertEqual(room.held, 0)
 
     def test_the_name_last(self) -> None:
         """What came before it arrives first, all of it and in order."""
@@ -128,7 +155,7 @@ class Waiting(Case):
 
         asked = Undecided(ModelName(("model",)), begin, self.heard, self.room)
         asked.write(UNNAMED)
-        asked.write(b'"],"model":"m"')
+        asked.write(b'"],"model":"m"}')
         self.assertEqual((self.heard.over, self.room.held), (error, 0))
 
     def test_a_client_that_does_not_read_yet(self) -> None:

@@ -19,12 +19,12 @@ from ctllm.http.headers import DESKTOP, MODEL, SIDE, quoted
 from ctllm.http.incoming import Incoming
 from ctllm.http.listing import ask_all
 from ctllm.http.lists import Form, form_of, merge
-from ctllm.wire.endpoints import canonical, is_anywhere, model_fields, model_in_path
+from ctllm.wire.endpoints import canonical, is_anywhere, model_in_path
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import Status
 from ctllm.wire.heads import Headers, RequestHead
-from ctllm.wire.model_name import ModelName
 from ctllm.wire.replay import Replay
+from ctllm.wire.requested_model import model_finder
 from ctllm.wire.room import Room
 
 #: Most bytes of all request bodies together that are kept to be sent once more.
@@ -116,8 +116,7 @@ class Broker(MultiService):
         form = form_of(head)
         if form is not None and await self._list(form, head, incoming):
             return
-        fields = model_fields(head)
-        name = ModelName(fields) if fields else None
+        name = model_finder(head, self._room)
         anywhere = is_anywhere(head)
         signed_in = self.elsewhere.signed_in and self.preference is not Preference.NEVER
         brokered = Brokered(

@@ -17,8 +17,8 @@ from ctllm.desktop.broker.faces import App, Ways
 from ctllm.errors import Cancelled, CtllmError, UpstreamFailed
 from ctllm.wire.exchange import Call
 from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.model_name import ModelName
 from ctllm.wire.replay import Replay
+from ctllm.wire.requested_model import ModelFinder
 
 #: How a server in the middle, or a busy Ollama, says that it is no use now.
 _NO_USE = frozenset((502, 503, 504))
@@ -63,7 +63,7 @@ class Brokered:
         ways: Ways,
         head: RequestHead,
         app: App,
-        name: ModelName | None,
+        name: ModelFinder | None,
         body: Replay,
     ) -> None:
         self._ways = ways
@@ -97,6 +97,7 @@ class Brokered:
         if self._over:
             return
         self._body.ended = True
+        self._name_read()
         if self._trial is None:
             self.decide()
         else:
@@ -133,6 +134,11 @@ class Brokered:
     @property
     def _model(self) -> str | None:
         return None if self._name is None else self._name.name
+
+    def _name_read(self) -> None:
+        """The body is not read for the model's name any more."""
+        if self._name is not None:
+            self._name.close()
 
     def _ask(self, side: Side) -> None:
         self._busy = False
@@ -200,6 +206,7 @@ class Brokered:
             self._give_up(trial, UpstreamFailed(said))
             return
         self._answered = True
+        self._name_read()
         self._body.forget()
         self._app.extra = (*self._app.extra, *self._ways.signed(trial.side, self._model))
         self._app.head(head)
@@ -278,4 +285,5 @@ class Brokered:
         if not self._over:
             self._over = True
             self._body.close()
+            self._name_read()
             self._ways.over(self)

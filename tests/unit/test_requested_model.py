@@ -1,0 +1,215 @@
+"""The model's name in bodies that are compressed, and in forms."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase as TestCase
+
+from ctllm.wire.content_coding import MAX_DECODED, load_zstd
+from ctllm.wire.heads import RequestHead
+from ctllm.wire.multipart import MAX_VALUE
+from ctllm.wire.requested_model import ModelFinder, model_finder
+from ctllm.wire.room import Room
+
+zstd = load_zstd()
+ZSTD = (b"Content-Encoding", b"zstd")
+BOUNDARY = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
+CHAT = {"messages": [{"role": "user", "content": "lorem ipsum " * 50}], "model": "m:1"}
+
+
+def finder(
+    target: bytes = b"/v1/responses",
+    *headers: tuple[bytes, bytes],
+    room: Room | None = None,
+) -> ModelFinder:
+    found = model_finder(RequestHead(b"POST", target, headers), room or Room(1 << 30))
+    assert found is not None
+    return found
+
+
+def fed(finder: ModelFinder, body: bytes, *at: int) -> ModelFinder:
+    edges = [0, *sorted({edge for edge in at if edge < len(body)}), len(body)]
+    for start, end in pairwise(edges):
+        finder.feed(body[start:end])
+    return finder
+
+
+class Compressed(TestCase):
+    """With zstd, as Codex sends it."""
+
+    @given(st.lists(st.integers(0, 200), max_size=8), st.sampled_from([-5, 1, 3, 19]))
+    def test_however_it_comes(self, cuts: list[int], level: int) -> None:
+        """The name, and whether anything more would change it."""
+        body = zstd.compress(json.dumps(CHAT).encode(), level)
+        found = fed(finder(b"/v1/chat/completions", ZSTD), body, *cuts)
+        self.assertEqual((found.name, found.settled), ("m:1", True))
+
+    def test_byte_by_byte(self) -> None:
+        """And in frames, of which some hold nothing."""
+        first, rest = b'{"messages": [], "mod', b'el": "m:1"}'
+        skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+        body = skippable + zstd.compress(first) + skippable + zstd.compress(rest)
+        found = fed(finder(b"/v1/responses", ZSTD), body, *range(len(body)))
+        self.assertEqual((found.name, found.settled), ("m:1", True))
+
+    def test_what_is_no_zstd(self) -> None:
+        """JSON is read as what it is, as an Ollama does that knows no zstd; noise names none."""
+        body = json.dumps(CHAT).encode()
+        self.assertEqual(fed(finder(b"/v1/responses", ZSTD), body, 1, 7).name, "m:1")
+        noise = fed(finder(b"/v1/responses", ZSTD), zstd.compress(body)[:6] + b"\xff" * 100)
+        self.assertEqual((noise.name, noise.settled), (None, True))
+        self.assertIsNone(fed(finder(b"/v1/responses"), zstd.compress(body)).name)
+
+    def test_other_codings(self) -> None:
+        """Ollama takes none of them."""
+        found = finder(b"/v1/responses", (b"Content-Encoding", b"gzip"))
+        self.assertEqual((fed(found, b"\x1f\x8b\x08").name, found.settled), (None, True))
+
+    def test_a_bomb(self) -> None:
+        """A gigabyte is not made of 32 kB: a little of it is decoded, and then no more."""
+        compressor = zstd.ZstdCompressor()
+        pieces = [compressor.compress(b'{"messages": "')]
+        pieces += [compressor.compress(b"a" * (1 << 20)) for _ in range(256)]
+        pieces += [compressor.compress(b'", "model": "m"}'), compressor.flush()]
+        body = b"".join(pieces)
+        self.assertLess(len(body), 64 * 1024)
+        tracemalloc.start()
+        found = fed(finder(b"/v1/responses", ZSTD), body)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        self.assertEqual((found.name, found.settled), (None, True))
+        self.assertLess(peak, 1 << 20)
+
+    def test_how_much_is_decoded(self) -> None:
+        """A megabyte, wherever in it the name comes; what comes later is not found."""
+        for length, name in ((MAX_DECODED - 100, "m"), (MAX_DECODED, None)):
+            text = json.dumps({"x": "y" * length, "model": "m"}).encode()
+            found = fed(finder(b"/v1/responses", ZSTD), zstd.compress(text))
+            self.assertEqual((found.name, found.settled), (name, True))
+
+    def test_windows(self) -> None:
+        """A frame may need 8 MiB, as at Ollama, and no more."""
+        option = zstd.CompressionParameter.window_log
+        for log, name in ((23, "m:1"), (24, None)):
+            compressor = zstd.ZstdCompressor(options={option: log})
+            body = compressor.compress(json.dumps(CHAT).encode()) + compressor.flush()
+            found = fed(finder(b"/v1/responses", ZSTD), body)
+            self.assertEqual((found.name, found.settled), (name, True), log)
+
+    def test_many_frames(self) -> None:
+        """Each needs a decoder: they are counted."""
+        body = zstd.compress(b"{") + zstd.compress(b" ") * 100 + zstd.compress(b'"model": "m"}')
+        found = fed(finder(b"/v1/responses", ZSTD), body)
+        self.assertEqual((found.name, found.settled), (None, True))
+
+    def test_decoders_count(self) -> None:
+        """One that waits for more of its body takes room, and gives it back when it ends."""
+        room = Room(1 << 20)
+        half = zstd.compress(json.dumps(CHAT).encode())[:20]
+        found = fed(finder(b"/v1/responses", ZSTD, room=room), half)
+        self.assertGreater(room.held, 8 << 20)
+        self.assertFalse(found.settled)
+        other = fed(finder(b"/v1/responses", ZSTD, room=room), half)
+        self.assertTrue(other.settled)  # there is no room for it
+        found.close()
+        self.assertEqual((room.held, found.settled), (0, True))
+        whole = fed(finder(b"/v1/responses", ZSTD, room=room), zstd.compress(b'{"model":"m"}'))
+        self.assertEqual((room.held, whole.name), (0, "m"))
+
+
+def form(*parts: tuple[bytes, bytes], end: bytes = b"--\r\n") -> bytes:
+    """A form of parts: what their Content-Disposition says after form-data, and their content."""
+    said = [
+        b"--%b\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (BOUNDARY, *part)
+        for part in parts
+    ]
+    return b"".join(said) + b"--" + BOUNDARY + end
+
+
+FILE = (b'name="file"; filename="a.wav"', b"RIFF\r\n--" + bytes(range(256)) * 64)
+MODEL = (b'name="model"', b"whisper:1")
+
+
+class Forms(TestCase):
+    """Bodies of multipart/form-data."""
+
+    def form_finder(self, target: bytes = b"/v1/audio/transcriptions") -> ModelFinder:
+        kind = b'multipart/form-data; boundary="%b"' % BOUNDARY
+        return finder(target, (b"Content-Type", kind))
+
+    @given(st.lists(st.integers(0, 20_000), max_size=8), st.booleans())
+    def test_however_it_comes(self, cuts: list[int], first: bool) -> None:
+        """Before the file or after it."""
+        body = form(MODEL, FILE) if first else form(FILE, MODEL)
+        for target in (b"/v1/audio/transcriptions", b"/v1/images/edits"):
+            found = fed(self.form_finder(target), body, *cuts)
+            self.assertEqual((found.name, found.settled), ("whisper:1", True))
+
+    def test_at_the_field_s_end(self) -> None:
+        """Nothing after it is waited for."""
+        found = fed(self.form_finder(), form(MODEL, end=b""))
+        self.assertEqual((found.name, found.settled), (None, False))
+        found.feed(b"\r\n")
+        self.assertEqual((found.name, found.settled), ("whisper:1", True))
+
+    def test_the_first_value_counts(self) -> None:
+        """Files and other fields are not values of it; a second one is none either."""
+        file = (b'name="model"; filename="x"', b"file")
+        body = form(file, (b'name="Model"', b"no"), MODEL, (b'name="model"', b"late"))
+        self.assertEqual(fed(self.form_finder(), body).name, "whisper:1")
+
+    def test_the_query_counts_before_it(self) -> None:
+        """As in Go's FormValue."""
+        found = fed(self.form_finder(b"/v1/audio/transcriptions?model=a%3A1&model=b"), form(MODEL))
+        self.assertEqual((found.name, found.settled), ("a:1", True))
+
+    def test_what_is_no_form(self) -> None:
+        """It names no model, and is not waited for; nor does one without the field name one."""
+        for body in (
+            b"--" + BOUNDARY + b"xy",
+            b"x--" + BOUNDARY + b"\r\n",
+            form((b'name="model"', b"m" * (MAX_VALUE + 1))),
+            form((b'name="model"', b"")),
+            form(*[(b'name="x"', b"")] * 2000, MODEL),
+            b"--" + BOUNDARY + b"\r\nX: " + b"y" * 100_000,
+        ):
+            found = fed(self.form_finder(), body)
+            self.assertEqual((found.name, found.settled), (None, True), body[:80])
+        other = form(MODEL).replace(b'"model"', b'"other"')
+        self.assertIsNone(fed(self.form_finder(), other).name)
+
+    def test_json_where_both_may_be(self) -> None:
+        """Ollama's images are JSON."""
+        json_type = (b"Content-Type", b"application/json")
+        found = fed(finder(b"/v1/images/edits", json_type), b'{"prompt": "", "model": "m"}')
+        self.assertEqual(found.name, "m")
+        odd = (b"Content-Type", b"multipart/form-data")
+        self.assertIsNone(fed(finder(b"/v1/images/edits", odd), form(MODEL)).name)
+
+    def test_forms_elsewhere(self) -> None:
+        """Only where Ollama takes them: it reads any other body as JSON, whatever it is called."""
+        kind = (b"Content-Type", b"multipart/form-data; boundary=x")
+        self.assertEqual(fed(finder(b"/api/chat", kind), b'{"model": "m"}').name, "m")
+
+    def test_a_large_file_leaves_nothing_behind(self) -> None:
+        """It passes."""
+        found = self.form_finder()
+        found.feed(form(FILE, end=b"")[:-100])
+        tracemalloc.start()
+        for _ in range(64):
+            found.feed(b"\r\n-" * 20_000)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        self.assertLess(peak, 1 << 20)
+
+
+class Nowhere(TestCase):
+    def test_what_names_no_model(self) -> None:
+        """There is nothing to find."""
+        head = RequestHead(b"POST", b"/api/pull", (ZSTD,))
+        self.assertIsNone(model_finder(head, Room(1)))
