@@ -21,6 +21,7 @@ from ctllm.http.cors import Cors, is_preflight
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_proxy, for_tunnel, switching
 from ctllm.http.incoming import Incoming
+from ctllm.http.request_timeout import later
 from ctllm.http.splice import join
 from ctllm.http.upgrade import require_websocket
 from ctllm.wire.heads import AnswerHead, RequestHead, first
@@ -94,6 +95,7 @@ class Front:
         await self._api.answer(incoming, manager)
 
     async def _relay(self, incoming: Incoming, begins: bool = True) -> None:
+        began = self._clock.seconds()
         grant = await self.grant(incoming)
         grant.require(USE)
         give = self._shares.take(self._proxy_of(grant))
@@ -101,7 +103,8 @@ class Front:
         origin, assertion = await self._way(grant, frozenset((USE,)), begins)
         self._metrics.exchange_began()
         incoming.on_over = partial(self._over, give)
-        incoming.relay(origin.open(for_proxy(incoming.asked, assertion), incoming))
+        head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
+        incoming.relay(origin.open(head, incoming))
 
     def _over(self, give: Callable[[], None], outcome: str) -> None:
         give()

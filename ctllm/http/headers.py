@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from ctllm.http.request_timeout import timeout_headers
 from ctllm.wire.heads import AnswerHead, Headers, RequestHead, without
 
 ASSERTION = b"Ctllm-Assertion"
@@ -170,7 +171,8 @@ def for_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> Reque
     """What a desktop asks its cloud for one of its own apps: as the user, of another desktop."""
     bare = for_ollama(head, host)
     own = ((b"Authorization", f"Bearer {token}".encode()), (ELSEWHERE, desktop.encode()))
-    return RequestHead(head.method, head.target, (*bare.headers, *own))
+    headers = (*bare.headers, *own, *timeout_headers(head))
+    return RequestHead(head.method, head.target, headers)
 
 
 def for_client(head: AnswerHead) -> AnswerHead:

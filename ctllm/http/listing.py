@@ -1,7 +1,7 @@
 """The same question to several sides at once (desktops; here and the cloud), for lists of models.
 
 One may be slow, or send without end: one whose list does not come in time, or is very long,
-is left out.
+is left out. A side that asks others itself is told to be ready sooner.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from ctllm.errors import Cancelled, CtllmError
 from ctllm.http.faces import Clock
+from ctllm.http.request_timeout import SHARE, timeout_of, with_timeout
 from ctllm.wire.exchange import Upstream
 from ctllm.wire.heads import AnswerHead, RequestHead, without
 from ctllm.wire.room import Room
 
-#: Seconds that each has for its list.
+#: Most seconds that each has for its list.
 PATIENCE = 3.0
 #: Most bytes of one list: some ten thousand models.
 MOST = 4 * 1024 * 1024
@@ -30,10 +31,12 @@ async def ask_all(
     upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: Room
 ) -> list[bytes]:
     """The lists that came within the time and the sizes, in the order of `upstreams`."""
+    seconds = timeout_of(head, PATIENCE)
     plain = RequestHead(head.method, head.target, without(head.headers, _NOT_ASKED))
+    plain = with_timeout(plain, seconds * SHARE)
     listings = [Listing(room) for _ in upstreams]
     asking = [
-        Deferred.fromCoroutine(_ask(upstream, plain, clock, listing))
+        Deferred.fromCoroutine(_ask(upstream, plain, clock, listing, seconds))
         for upstream, listing in zip(upstreams, listings, strict=True)
     ]
     try:
@@ -46,10 +49,12 @@ async def ask_all(
         room.give(sum(len(listing.body) for listing in listings))
 
 
-async def _ask(upstream: Upstream, head: RequestHead, clock: Clock, listing: Listing) -> None:
+async def _ask(
+    upstream: Upstream, head: RequestHead, clock: Clock, listing: Listing, seconds: float
+) -> None:
     call = upstream.open(head, listing)
     call.end()
-    timer = clock.callLater(PATIENCE, listing.over)
+    timer = clock.callLater(seconds, listing.over)
     try:
         await listing.done
     finally:

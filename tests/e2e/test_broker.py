@@ -148,6 +148,28 @@ async def test_lists_are_of_both(home: Home) -> None:
 
 
 @ensureDeferred
+async def test_one_of_three_stalls(home: Home) -> None:
+    """The lists are of the two that answer: here, and the one of two behind the cloud."""
+    ollama, port = home.world.standin("gemma3")
+    cellar = await home.world.desktop("alice", port, "--desktop-name=cellar", state="cellar")
+    try:
+
+        async def known() -> bool:
+            return "gemma3:latest" in await home.models()
+
+        await until(known, "the third desktop's models to be listed")
+        for path, ids in (("/v1/models", "data"), ("/api/tags", "models")):
+            ollama.script(path, Script(delay_before_head=300.0))
+            _, _, body = await home.ask("GET", path)
+            listed = sorted(each.get("id", each.get("name")) for each in json.loads(body)[ids])
+            assert listed == ["llama3.2:latest", "phi3:latest", "qwen3:latest"]
+        records = [each for each in ollama.requests if each.path == "/v1/models"]
+        assert records and not any(each.header("ctllm-timeout") for each in records)
+    finally:
+        await cellar.stop()
+
+
+@ensureDeferred
 async def test_moved_when_ollama_is_gone(home: Home) -> None:
     """The very next request is answered, by the other desktop; and later ones by this one again."""
     await home.ollama.stop(signal.SIGKILL)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -16,6 +17,7 @@ from ctllm.desktop.broker.kept import KeptPreference
 from ctllm.desktop.endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
 from ctllm.http.factory import HttpServerFactory
+from ctllm.http.request_timeout import timeout_of
 from ctllm.wire.frames import Status
 from ctllm.wire.heads import AnswerHead
 from tests.unit.pretend import Upstream, Wire
@@ -52,6 +54,7 @@ class Others(Service):
         self.on_change: Any = None
         self.looks = 0
         self.refusal: Exception | None = None
+        self.waiting: Deferred[None] | None = None
 
     def has(self, model: str) -> bool:
         return model in self.models
@@ -64,6 +67,8 @@ class Others(Service):
         self.on_change()
 
     async def way(self) -> Upstream:
+        if self.waiting is not None:
+            await self.waiting
         if self.refusal is not None:
             raise self.refusal
         return self.upstream
@@ -220,6 +225,28 @@ class BrokerTests(SynchronousTestCase):
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, b'{"models":[]}')
         self.assertIn(b"Ctllm-Side: local", wire.said())
+
+    def test_the_other_side_has_less_time(self) -> None:
+        """Or it would answer when nobody waits any more; so it is when a token comes late."""
+        self.others.become(True)
+        self.ask("/api/tags", b"", "GET")
+        asked = self.others.upstream.asked
+        self.assertEqual(timeout_of(asked[-1], 9.0), 2.0)
+        self.others.waiting = Deferred()
+        self.ask("/api/tags", b"", "GET")
+        self.clock.advance(1.5)
+        self.others.waiting.callback(None)
+        self.assertEqual((len(asked), timeout_of(asked[-1], 9.0)), (2, 1.0))
+
+    def test_a_token_that_does_not_come(self) -> None:
+        """Then the list is of this side."""
+        self.others.become(True)
+        self.others.waiting = Deferred()
+        wire = self.ask("/api/tags", b"", "GET")
+        self.clock.advance(3)
+        self.answer(self.ollama, b'{"models":[]}')
+        self.assertIn(b"Ctllm-Side: local", wire.said())
+        self.assertEqual(self.others.upstream.asked, [])
 
     def test_a_list_that_comes_from_one_side_alone(self) -> None:
         """It is the answer: who does not answer in time is not asked a second time."""

@@ -237,6 +237,14 @@ class Routing(Case):
         names = [name.lower() for name, _ in headers]
         self.assertEqual(names, [b"host", b"ctllm-assertion"])
 
+    def test_time_that_went_by(self) -> None:
+        """What a proxy's start took is not left for the answer."""
+        self.proxies.waiting = Deferred()
+        self.ask("GET /api/tags", Ctllm_Timeout="2000", **self.bearer())
+        self.clock.advance(0.5)
+        self.proxies.waiting.callback(None)
+        self.assertEqual(first(self.asked[-1].headers, b"ctllm-timeout"), b"1500")
+
     def test_the_answer(self) -> None:
         """It comes back as it is, and is counted."""
         self.ask("GET /api/tags", **self.bearer())

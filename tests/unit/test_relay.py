@@ -305,6 +305,21 @@ class Lists(Case):
         self.assertNotEqual(self.one.calls[0].told[-1], "end")
         self.nothing_is_left()
 
+    def test_a_client_that_waits_no_longer(self) -> None:
+        """It is answered with what came in its time; the desktops have less of it."""
+        self.ask("GET /api/tags", "Ctllm-Timeout: 1500")
+        for desk in (self.one, self.two):
+            timeouts = [each for each in desk.heads[0].headers if each[0] == b"Ctllm-Timeout"]
+            self.assertEqual(timeouts, [(b"Ctllm-Timeout", b"1000")])
+        self.give(self.two, "y:1")
+        self.clock.advance(1.4)
+        self.settle()
+        self.assertEqual(self.said()[0], 0)
+        self.clock.advance(0.2)
+        self.settle()
+        self.assertEqual(self.listed(), ["y:1"])
+        self.nothing_is_left()
+
     def test_one_that_sends_without_end(self) -> None:
         """It is cut off at the most that is read, at once."""
         self.ask("GET /api/tags")

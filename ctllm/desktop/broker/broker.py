@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.desktop.broker.brokered import Brokered
 from ctllm.desktop.broker.choice import Preference, Side, choose, second
@@ -17,8 +18,9 @@ from ctllm.desktop.ollama import Ollama
 from ctllm.errors import CtllmError
 from ctllm.http.headers import DESKTOP, MODEL, SIDE, quoted
 from ctllm.http.incoming import Incoming
-from ctllm.http.listing import ask_all
+from ctllm.http.listing import PATIENCE, ask_all
 from ctllm.http.lists import Form, form_of, merge
+from ctllm.http.request_timeout import later, with_timeout
 from ctllm.wire.endpoints import canonical, is_anywhere, model_in_path
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import Status
@@ -135,10 +137,13 @@ class Broker(MultiService):
         """Answer with what both sides have, where an app could use both; whether that was done."""
         if not self._looks_at_models:
             return False
+        began = self._reactor.seconds()
+        way = Deferred.fromCoroutine(self.elsewhere.way())
         try:
-            sides = (self._ollama, await self.elsewhere.way())
-        except CtllmError:
+            sides = (self._ollama, await way.addTimeout(PATIENCE, self._reactor))
+        except (CtllmError, TimeoutError):
             return False
+        head = later(with_timeout(head, PATIENCE), self._reactor.seconds() - began)
         bodies = await ask_all(sides, head, self._reactor, self._room)
         merged = merge(form, bodies)
         if merged is None:
