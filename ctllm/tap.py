@@ -9,19 +9,19 @@ import gc
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.main import installReactor
 from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
 from twisted.python import usage
 
 from ctllm.config import Config
 from ctllm.errors import CtllmError
-from ctllm.http.polling import poll_directly
+from ctllm.http.polling import SteadyReactor
 from ctllm.later import WAMP, put_off
 from ctllm.logs import json_observer
 from ctllm.options import Options
@@ -78,11 +78,7 @@ class Place(MultiService):
 
 def makeService(options: Options) -> Place:
     """The services of the place that `options` names."""
-    from twisted.internet import reactor
-
-    poll_directly(reactor)
-    # Twisted's timers follow the time of day, and stand still when somebody sets that back.
-    reactor.seconds = time.monotonic  # type: ignore[method-assign,misc]
+    reactor = installed_reactor()
     config = options.configuration()
     _allow_many_sockets()
     json = config.log_format == "json"
@@ -104,20 +100,30 @@ def run(arguments: Sequence[str]) -> None:
 
     twistd's own machinery is most of what twistd imports.
     """
-    from twisted.internet import reactor
-
+    reactor = installed_reactor()
     place = makeService(_told(arguments))
     observer: Any = place.observer or textFileLogObserver(sys.stdout)
     globalLogBeginner.beginLoggingTo([observer])
     os.chdir("/")
     place.privilegedStartService()
     place.startService()
-    running: Any = reactor
-    running.addSystemEventTrigger("before", "shutdown", place.stopService)
+    reactor.addSystemEventTrigger("before", "shutdown", place.stopService)
     gc.collect()
     gc.freeze()  # what is there now stays: searching it again and again for garbage finds none
-    running.run()
-    _end_as(running._exitSignal)
+    reactor.run()
+    _end_as(reactor._exitSignal)
+
+
+def installed_reactor() -> Any:
+    """Give the process's reactor, which is a `SteadyReactor` unless another one was chosen.
+
+    That is by twistd's option --reactor; its timers follow the clock that it has.
+    """
+    if "twisted.internet.reactor" not in sys.modules:
+        installReactor(SteadyReactor())
+    from twisted.internet import reactor
+
+    return reactor
 
 
 def _told(arguments: Sequence[str]) -> Options:

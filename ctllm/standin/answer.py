@@ -68,8 +68,8 @@ Answer = Whole | Stream
 class Call:
     """A request on its way to an endpoint, with what it needs to be answered.
 
-    `argument` is the part of the path that names something; `now` gives the clock's seconds;
-    `arrived` is when the head came.
+    `argument` is the part of the path that names something; `now` gives epoch seconds, and
+    `elapsed` the seconds since the head came.
     """
 
     method: str
@@ -79,7 +79,7 @@ class Call:
     script: Script
     shelf: Shelf
     now: Callable[[], float]
-    arrived: float
+    elapsed: Callable[[], float]
     content_type: str = ""
 
 
@@ -159,7 +159,7 @@ def _padded(script: Script, telling: Telling) -> str:
 
 def durations(call: Call, said: Said) -> dict[str, int]:
     """Give the figures that Ollama reports at the end; times are nanoseconds."""
-    total = int((call.now() - call.arrived) * 1e9)
+    total = int(call.elapsed() * 1e9)
     load = int(call.script.load_seconds * 1e9)
     return {
         "total_duration": total,

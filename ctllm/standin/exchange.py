@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Setting:
     """What all requests of one stand-in share."""
 
     clock: Clock
+    now: Callable[[], float]  # epoch seconds, for what people and programs read
     scripts: Scripts
     records: Records
     shelf: Shelf
@@ -119,7 +121,6 @@ class Exchange:
             endpoint, argument = routes.find(record.method, record.path)
             blob = record.path.startswith(routes.BLOBS)
             body = b"" if blob else self._content()
-            now = setting.clock.seconds
             call = Call(
                 record.method,
                 argument,
@@ -127,8 +128,8 @@ class Exchange:
                 record.body_sha256,
                 script,
                 setting.shelf,
-                now,
-                record.started,
+                setting.now,
+                lambda: setting.clock.seconds() - record.started,
                 record.header("content-type") or "",
             )
             return endpoint(call)
@@ -171,7 +172,7 @@ class Exchange:
 
     def _loaded(self, load: Load | None) -> None:
         if load is not None:
-            self._setting.shelf.load(load.model, self._setting.clock.seconds() + load.kept)
+            self._setting.shelf.load(load.model, self._setting.now() + load.kept)
 
     def _send(self, whole: Whole, *, cleanly: bool = True) -> None:
         body = whole.body if isinstance(whole.body, bytes) else whole.body()
@@ -190,7 +191,7 @@ class Exchange:
             request.setHeader("Access-Control-Allow-Origin", origin)
         for name, value in headers:
             request.setHeader(name, value)
-        request.setHeader("Date", _date(self._setting.clock.seconds()))
+        request.setHeader("Date", _date(self._setting.now()))
         self._record.status = status
 
     def _finish(self, *, cleanly: bool) -> None:

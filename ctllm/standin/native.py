@@ -184,7 +184,7 @@ def embed(call: Call) -> Answer:
     answer = {
         "model": request.model,
         "embeddings": [vector(text, request.dimensions) for text in texts],
-        "total_duration": int((call.now() - call.arrived) * 1e9),
+        "total_duration": int(call.elapsed() * 1e9),
         "load_duration": int(call.script.load_seconds * 1e9),
         "prompt_eval_count": sum(len(words(text)) for text in texts),
     }

@@ -118,7 +118,7 @@ class Responses(Telling):
         return {
             "id": f"resp_{self._key}",
             "object": "response",
-            "created_at": int(self._call.arrived),
+            "created_at": int(self._call.now() - self._call.elapsed()),
             "completed_at": None if said is None else now,
             "status": status,
             "error": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 
 from twisted.internet.defer import Deferred
@@ -19,10 +20,11 @@ DEMO = "demo:echo"
 class Standin:
     """A server with Ollama's wire and no model behind it.
 
-    `clock` is the time for everything, `models` the names that it has, `word_interval` the seconds
-    between two words, `guard_host` whether a foreign Host or Origin is refused, `control` whether
-    it can be scripted over HTTP (`ctllm.standin.control`), `keep` how many records it keeps.
-    Listen with `site`. Records hold what people wrote: outside of tests keep none, as `demo` does.
+    `clock` measures durations, `now` gives epoch seconds, `models` are the names that it has,
+    `word_interval` is the seconds between two words, `guard_host` whether a foreign Host or Origin
+    is refused, `control` whether it can be scripted over HTTP (`ctllm.standin.control`), `keep` how
+    many records it keeps. Listen with `site`. Records hold what people wrote: outside of tests keep
+    none, as `demo` does.
     """
 
     def __init__(
@@ -34,13 +36,15 @@ class Standin:
         *,
         control: bool = False,
         keep: int = 1000,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._names = tuple(models)
         self._setting = Setting(
             clock=clock,
+            now=now,
             scripts=Scripts(),
             records=Records(keep),
-            shelf=Shelf(self._names, clock.seconds()),
+            shelf=Shelf(self._names, now()),
             word_interval=word_interval,
             guard_host=guard_host,
             control=control,
@@ -77,4 +81,4 @@ class Standin:
         """Forget scripts and records and have the first models again; what runs goes on."""
         self._setting.scripts.clear()
         self._setting.records.clear()
-        self._setting.shelf = Shelf(self._names, self._setting.clock.seconds())
+        self._setting.shelf = Shelf(self._names, self._setting.now())

@@ -311,7 +311,8 @@ def tapped(standin: Standin) -> list[bytearray]:
 async def twice(world: World, *cloud_options: str) -> Twice:
     """Start everything."""
     await world.cloud(*cloud_options)
-    standin = Standin(Still(), models=("llama3.2", "nomic-embed-text"), word_interval=0.0)
+    models = ("llama3.2", "nomic-embed-text")
+    standin = Standin(Still(), models, word_interval=0.0, now=Still().seconds)
     streams = tapped(standin)
     listening = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
     world.ports.append(listening)

@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,27 @@ async def test_the_lines_of_the_first_screen_work_as_printed(world: World) -> No
     assert status == 201
     for once in ("#invite=", "curl ", "OLLAMA_HOST=", "OPENAI_BASE_URL="):
         assert program.printed.count(once) == 1
+
+
+@ensureDeferred
+async def test_the_demo_knows_the_date(world: World) -> None:
+    """What its answers tell of the time is the time of day: header, NDJSON and OpenAI's number."""
+    program = await all_in_one(world, free_port())
+    world.key = re.search(r"OLLAMA_API_KEY=(\S+)", program.printed)[1]
+    asked = {"model": "demo:echo", "stream": False}
+    asked |= {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "input": "x"}
+    told = []
+    for path in ("/api/generate", "/v1/chat/completions", "/v1/responses"):
+        status, headers, said = await world.http("POST", path, asked, world.key)
+        assert status == 200, said
+        told.append(parsedate_to_datetime(headers["date"]).timestamp())
+        answer = json.loads(said)
+        made = answer.get("created_at", answer.get("created"))
+        iso = isinstance(made, str)
+        told.append(datetime.fromisoformat(made[:19] + "+00:00").timestamp() if iso else made)
+        if "total_duration" in answer:
+            assert 0 <= answer["total_duration"] < 300e9
+    assert all(abs(each - time.time()) < 300 for each in told), told
 
 
 @ensureDeferred

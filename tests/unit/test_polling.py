@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from unittest import skipUnless
 
 from twisted.internet.abstract import FileDescriptor
@@ -11,7 +12,8 @@ from twisted.python.failure import Failure
 from twisted.python.runtime import platform
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.polling import poll_directly
+from ctllm.http.polling import SteadyReactor
+from ctllm.tap import installed_reactor
 
 
 class Reader(FileDescriptor):
@@ -43,15 +45,12 @@ class Reader(FileDescriptor):
 
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")
-class PollDirectly(SynchronousTestCase):
-    """`poll_directly`."""
+class SteadyReactorTests(SynchronousTestCase):
+    """`SteadyReactor`."""
 
     def setUp(self) -> None:
-        from twisted.internet.epollreactor import EPollReactor
-
-        self.reactor = EPollReactor()
+        self.reactor = SteadyReactor()
         self.addCleanup(self.reactor._poller.close)
-        poll_directly(self.reactor)
 
     def reader(self, reading: object) -> Reader:
         reader = Reader(self.reactor, reading)
@@ -59,9 +58,19 @@ class PollDirectly(SynchronousTestCase):
         reader.far.send(b"x")
         return reader
 
-    def test_it_took_its_place(self) -> None:
-        """An instance is changed, not Twisted's class."""
-        self.assertIn("doIteration", vars(self.reactor))
+    def test_setting_the_time_of_day_moves_no_timer(self) -> None:
+        """Timers are due by the monotonic clock."""
+        now = time.monotonic()
+        self.patch(time, "monotonic", lambda: now)
+        called: list[int] = []
+        self.reactor.callLater(5, called.append, 1)
+        for epoch in (1e9, 0, 2e9):
+            self.patch(time, "time", lambda epoch=epoch: epoch)
+            self.reactor.runUntilCurrent()
+        self.assertEqual(called, [])
+        now += 5
+        self.reactor.runUntilCurrent()
+        self.assertEqual(called, [1])
 
     def test_reads(self) -> None:
         """Whoever has something to read is called, and keeps being called."""
@@ -97,10 +106,10 @@ class PollDirectly(SynchronousTestCase):
         self.reactor.doIteration(0)
         self.assertEqual(sorted(reader.read for reader in readers), [b"", b"x"])
 
-    def test_other_reactors(self) -> None:
-        """Are left alone."""
+    def test_another_reactor_stays(self) -> None:
+        """One that was chosen before is the one that is used, and nothing of it is replaced."""
+        from twisted.internet import reactor
 
-        class Other:
-            pass
-
-        poll_directly(Other())
+        before = dict(vars(reactor))
+        self.assertIs(installed_reactor(), reactor)
+        self.assertEqual(set(vars(reactor)), set(before))

@@ -75,7 +75,8 @@ class StandinCase(SynchronousTestCase):
         self.standin = self.made()
 
     def made(self, **options: Any) -> Standin:
-        return Standin(self.clock, **({"word_interval": 0} | options))
+        options = {"word_interval": 0, "now": self.clock.seconds} | options
+        return Standin(self.clock, **options)
 
     def visit(self, method: str, target: str, body: Any = b"", **headers: str) -> Visit:
         return Visit(self.standin).send(method, target, body, **headers)
