@@ -124,6 +124,14 @@ class Cancelled(CtllmError):
     status = 499
 
 
+class TooManyRequests(CtllmError):
+    """One user has as much under way as one user may; others are served."""
+
+    code = "too_many_requests"
+    status = 429
+    retry_after = 10
+
+
 class UpstreamFailed(CtllmError):
     """Whatever we asked (Ollama, a proxy) broke off or made no sense."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from ctllm.errors import Overloaded
+from ctllm.errors import TooManyRequests
 
 
 class Shares:
@@ -20,9 +20,9 @@ class Shares:
         return len(self._under_way)
 
     def take(self, user: str) -> Callable[[], None]:
-        """One more; to be called when it is over. Raises Overloaded."""
+        """One more; to be called when it is over. Raises TooManyRequests."""
         if self._under_way[user] >= self._most:
-            raise Overloaded(
+            raise TooManyRequests(
                 f"{self._most} requests of yours are under way; try again when some ended"
             )
         self._under_way[user] += 1

@@ -13,11 +13,15 @@ import msgspec
 
 from ctllm.errors import CtllmError
 
-_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error"}
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
 _ANTHROPIC_TYPES = {
     **_OPENAI_TYPES,
     413: "request_too_large",
-    429: "rate_limit_error",
     503: "overloaded_error",
 }
 

@@ -158,7 +158,7 @@ async def test_questions_without_end_and_no_answer_read(place: Fort, target: str
 
 @ensureDeferred
 async def test_one_user_leaves_room_for_others(place: Fort) -> None:
-    """Beyond a user's share 503 in the words of the path; others are served as ever."""
+    """Beyond a user's share 429 in the words of the path; others are served as ever."""
     door = place.doors["cloud"]
     start = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + door.credential
     held = await deferToThread(crowd, door.connect, 40)
@@ -169,7 +169,7 @@ async def test_one_user_leaves_room_for_others(place: Fort) -> None:
         async def full() -> bytes:
             heard = await door.say(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + door.credential
                                    + b"\r\nConnection: close\r\n\r\n")  # fmt: skip
-            return heard if b" 503 " in heard else b""
+            return heard if b" 429 " in heard else b""
 
         heard = await until(full, "the share to be taken")
         assert b"Retry-After" in heard and b"40 requests of yours are under way" in heard

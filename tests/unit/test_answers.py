@@ -15,6 +15,7 @@ from ctllm.errors import (
     NotFound,
     OllamaDown,
     TooLarge,
+    TooManyRequests,
     Unauthenticated,
 )
 from ctllm.wire.answers import Dialect, dialect_of, error_body, error_in_stream
@@ -64,6 +65,7 @@ class BeforeTheAnswer(SynchronousTestCase):
                 (Forbidden("m"), "permission_error"),
                 (NotFound("m"), "not_found_error"),
                 (BadRequest("m"), "invalid_request_error"),
+                (TooManyRequests("m"), "rate_limit_error"),
                 (OllamaDown("m"), "api_error"),
             ):
                 told = {"message": "m", "type": kind, "param": None, "code": error.code}
@@ -75,6 +77,7 @@ class BeforeTheAnswer(SynchronousTestCase):
             (Unauthenticated("m"), "authentication_error"),
             (TooLarge("m"), "request_too_large"),
             (BadRequest("m"), "invalid_request_error"),
+            (TooManyRequests("m"), "rate_limit_error"),
             (OllamaDown("m"), "overloaded_error"),
             (LOST, "api_error"),
         ):

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.shares import Shares
-from ctllm.errors import Overloaded
+from ctllm.errors import Overloaded, TooManyRequests
 from ctllm.wire.heads import AnswerHead
 from tests.unit.test_front import ALL, ANN, SHARE, Case, User
 
@@ -18,7 +18,7 @@ class SharesTests(SynchronousTestCase):
         """Who has all of its own gets no more, until one is over; nothing is kept of who left."""
         shares = Shares(2)
         gives = [shares.take("ann"), shares.take("ann"), shares.take("bob")]
-        self.assertRaises(Overloaded, shares.take, "ann")
+        self.assertRaises(TooManyRequests, shares.take, "ann")
         gives.append(shares.take("bob"))
         gives.pop(0)()
         gives.append(shares.take("ann"))
@@ -35,10 +35,10 @@ class FrontTests(Case):
             self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
 
     def full(self) -> bool:
-        return self.ask("GET /api/tags", **self.bearer()) == 503
+        return self.ask("GET /api/tags", **self.bearer()) == 429
 
     def test_who_has_too_many_is_told_and_others_are_served(self) -> None:
-        """503 with Retry-After; what is under way goes on, and each end makes room for one."""
+        """429 with Retry-After; what is under way goes on, and each end makes room for one."""
         self.fill()
         self.assertTrue(self.full())
         self.assertIn("requests of yours are under way", self.told["error"])
