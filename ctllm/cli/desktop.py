@@ -78,7 +78,7 @@ def add(config: Config, told: Command) -> None:
     """Make a key and print it."""
     from ctllm.desktop.keys import make_key
 
-    print(make_key(_file(config), told.argument))
+    print(make_key(_file(config), told.argument, bool(told["manage"])))
 
 
 def remove(config: Config, told: Command) -> None:
@@ -90,5 +90,6 @@ def remove(config: Config, told: Command) -> None:
 
 def names(config: Config, _: Command) -> None:
     """Print the names of the keys."""
-    for name in sorted(_file(config).load().keys):
-        print(name)
+    known = _file(config).load()
+    for name in sorted(known.keys):
+        print(f"{name} (manage)" if name in known.managing else name)

@@ -166,7 +166,11 @@ class _Connect(Command):
 
 class _Add(Command):
     argument = "NAME"
-    longdesc = "Makes an API key called NAME and prints it. It works while this desktop runs."
+    longdesc = (
+        "Makes an API key called NAME and prints it. It works while this desktop runs. It may use "
+        "models; to pull, create, copy, push and delete them it needs --manage."
+    )
+    optFlags = [["manage", None, "The key may change models, too"]]
 
 
 class _Remove(Command):

@@ -31,13 +31,18 @@ _OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 
 
-class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The API keys of one desktop that count, by hash, for so many seconds."""
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
-    hashes: Annotated[
-        list[Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]], Meta(max_length=100)
-    ]
+
+class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The API keys of one desktop that count, by hash, for so many seconds.
+
+    Those that are in `manage` too may also change models.
+    """
+
+    hashes: Annotated[list[Hash], Meta(max_length=100)]
     seconds: Annotated[float, Meta(ge=10, le=600)]
+    manage: Annotated[list[Hash], Meta(max_length=100)] = []
 
 
 Manager = Callable[[], Awaitable[Grant]]
@@ -163,5 +168,5 @@ class Api:
         grant = await manager()
         grant.require(SERVE)
         lease = decoded(await json_body(incoming, MAX_BODY, self._clock), Lease)
-        self._keys.lease(grant.user, desktop[0], lease.hashes, lease.seconds)
+        self._keys.lease(grant.user, desktop[0], lease.hashes, lease.seconds, lease.manage)
         incoming.reply(204)

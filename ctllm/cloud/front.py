@@ -15,7 +15,7 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.shares import Shares
-from ctllm.errors import NotFound, Unauthenticated
+from ctllm.errors import Forbidden, NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight
 from ctllm.http.faces import Clock, Transport
@@ -24,6 +24,7 @@ from ctllm.http.incoming import Incoming
 from ctllm.http.request_timeout import later
 from ctllm.http.splice import join
 from ctllm.http.upgrade import require_websocket
+from ctllm.wire.endpoints import Scope, asked_for, canonical_request, endpoint_of, refusal
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 
 
@@ -54,7 +55,7 @@ class Front:
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
-        asked = incoming.asked
+        asked = incoming.asked = canonical_request(incoming.asked)
         incoming.extra = self._cors.headers(asked)
         if is_preflight(asked):
             incoming.reply(204, None, self._cors.preflight(asked))
@@ -98,9 +99,10 @@ class Front:
         began = self._clock.seconds()
         grant = await self.grant(incoming)
         grant.require(USE)
+        scopes = _authorised(grant, incoming.asked) if begins else frozenset((USE,))
         give = self._shares.take(self._proxy_of(grant))
         incoming.on_over = lambda _: give()
-        origin, assertion = await self._way(grant, frozenset((USE,)), begins)
+        origin, assertion = await self._way(grant, scopes, begins)
         self._metrics.exchange_began()
         incoming.on_over = partial(self._over, give)
         head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
@@ -136,6 +138,30 @@ class Front:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
         join(taken, made, self._clock, switching(head) + rest, read)
+
+
+def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
+    """The scopes that `asked` needs and `grant` has; raises Forbidden or MethodNotAllowed.
+
+    What the table lacks is for the desktop to open (`desktop.allow`), and no key may ask for it
+    but one that may manage.
+    """
+    endpoint = endpoint_of(asked)
+    if endpoint is not None and endpoint.scope is Scope.USE:
+        return frozenset((USE,))
+    if MANAGE in grant.scopes:
+        return frozenset((USE, MANAGE))
+    if endpoint is not None and endpoint.scope is Scope.MANAGE:
+        raise Forbidden(
+            f"{asked_for(asked)} changes models, which this key may not do: it needs the scope "
+            "manage. Make a key that may with: ctllm keys add NAME --manage"
+        )
+    raise refusal(
+        asked,
+        f"{asked_for(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
+        "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
+        "in desktop.allow of the machine with Ollama.",
+    )
 
 
 def _wants_page(asked: RequestHead) -> bool:

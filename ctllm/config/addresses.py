@@ -20,6 +20,7 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 _WEB_ADDRESS = re.compile(r"https?://([^/?#@]+)/?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@A-Z]+)")
+_ALLOW = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -62,6 +63,21 @@ def check_origin(origin: str) -> None:
             " such as https://chat.example.org"
         )
     _check_has_host(_host_and_port(parts[1], 443))
+
+
+def check_allow(entry: str) -> None:
+    """Take a scope, a method with a path, or an asterisk."""
+    if not _ALLOW.fullmatch(entry):
+        raise BadConfiguration(
+            'must be use, manage, a method and a path such as "POST /v1/rerank", or *'
+        )
+
+
+def check_registry(host: str) -> None:
+    """Take the host of a registry, with a port if it has one."""
+    if host != host.lower() or "/" in host or "@" in host:
+        raise BadConfiguration("must be hosts in lower case, such as registry.example.org:5000")
+    _check_has_host(_host_and_port(host, 443))
 
 
 def check_ollama(value: str) -> None:

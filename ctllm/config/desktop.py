@@ -6,7 +6,13 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from ctllm.config.addresses import check_listen_or_off, check_ollama, check_web_address
+from ctllm.config.addresses import (
+    check_allow,
+    check_listen_or_off,
+    check_ollama,
+    check_registry,
+    check_web_address,
+)
 from ctllm.config.section import Section
 
 
@@ -29,6 +35,23 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": check_ollama},
         ),
     ] = ""
+    allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What may be asked of this machine's Ollama through the cloud. use: "
+            "inference and lists. manage: what changes models, for callers with that scope. "
+            'More by method and path, such as "POST /v1/rerank". *: everything.',
+            extra={"check": check_allow},
+        ),
+    ] = ("use", "manage")
+    registries: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The registries that pull, push and create may name through the cloud, "
+            "by host.",
+            extra={"check": check_registry},
+        ),
+    ] = ("registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co")
     prefer: Annotated[
         Literal["auto", "local", "cloud", "never"],
         Meta(

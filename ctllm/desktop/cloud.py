@@ -89,11 +89,19 @@ class CloudClient:
         """End the sign-in."""
         await self._call("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh})
 
-    async def lease_keys(self, token: str, desktop: str, hashes: list[str], seconds: int) -> None:
-        """Tell the cloud the hashes of the API keys that count, for the next `seconds`."""
+    async def lease_keys(
+        self, token: str, desktop: str, hashes: list[str], seconds: int, manage: list[str]
+    ) -> None:
+        """Tell the cloud the hashes of the API keys that count, for the next `seconds`.
+
+        Those that may change models are in `manage` too.
+        """
         path = f"/ctllm/desktops/{desktop}/keys"
         headers = {"Authorization": f"Bearer {token}"}
-        await self._call("PUT", path, {"hashes": hashes, "seconds": seconds}, headers)
+        body: dict[str, object] = {"hashes": hashes, "seconds": seconds}
+        if manage:
+            body["manage"] = manage
+        await self._call("PUT", path, body, headers)
 
     async def _token(self, method: str, path: str, body: object) -> Token:
         answer = await self._call(method, path, body, {})

@@ -24,11 +24,15 @@ class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is kept. `keys` maps the names of API keys to the keys."""
+    """All that is kept. `keys` maps the names of API keys to the keys.
+
+    `managing` has the names of those that may change models.
+    """
 
     desktop_id: str
     sign_in: SignIn | None = None
     keys: dict[str, str] = {}
+    managing: tuple[str, ...] = ()
 
 
 class CredentialFile:

@@ -21,15 +21,20 @@ RENEWAL = 60.0
 LOOK = 1.0
 
 
-def make_key(file: CredentialFile, name: str) -> str:
-    """Make (and keep) a key called `name`; BadRequest if there is one, or no sign-in."""
+def make_key(file: CredentialFile, name: str, manage: bool = False) -> str:
+    """Make (and keep) a key called `name`; BadRequest if there is one, or no sign-in.
+
+    It may use models; with `manage` it may change them too.
+    """
     known = file.load()
     if known.sign_in is None:
         raise BadRequest("sign in first, with: ctllm login LINK")
     if name in known.keys:
         raise BadRequest(f"there is a key called {name!r} already")
     key = new_key(known.sign_in.user_id)
-    file.save(Credentials(known.desktop_id, known.sign_in, {**known.keys, name: key}))
+    managing = (*known.managing, name) if manage else known.managing
+    keys = {**known.keys, name: key}
+    file.save(Credentials(known.desktop_id, known.sign_in, keys, managing))
     return key
 
 
@@ -39,7 +44,8 @@ def revoke_key(file: CredentialFile, name: str) -> None:
     if name not in known.keys:
         raise BadRequest(f"there is no key called {name!r}")
     kept = {other: key for other, key in known.keys.items() if other != name}
-    file.save(Credentials(known.desktop_id, known.sign_in, kept))
+    managing = tuple(other for other in known.managing if other != name)
+    file.save(Credentials(known.desktop_id, known.sign_in, kept, managing))
 
 
 class KeyLease(Service):
@@ -95,11 +101,16 @@ class KeyLease(Service):
 
     async def _tell(self, credentials: Credentials) -> None:
         hashes = sorted(key_hash(key) for key in credentials.keys.values())
+        manage = sorted(
+            key_hash(key) for name, key in credentials.keys.items() if name in credentials.managing
+        )
         self._tried = credentials
         self._due = self._reactor.seconds() + RENEWAL
         try:
             token = await self._session.token()
-            await self._session.client().lease_keys(token, credentials.desktop_id, hashes, LEASE)
+            await self._session.client().lease_keys(
+                token, credentials.desktop_id, hashes, LEASE, manage
+            )
             self._told = credentials
         except Unauthenticated:
             return  # the bridge says so

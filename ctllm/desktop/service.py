@@ -12,6 +12,7 @@ from typing import Any
 from twisted.application.service import MultiService
 
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
+from ctllm.desktop.authorization import TunnelPolicy
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.choice import Preference
@@ -145,7 +146,8 @@ class DesktopService(MultiService):
             limits.window, limits.grace_seconds, limits.max_exchanges,
             keep=limits.keep, desktop=desktop,
         )  # fmt: skip
-        tunnel.accept = lambda caller, head: self.ollama.open(head, caller)
+        policy = TunnelPolicy(self.ollama.open, self._settings.allow, self._settings.registries)
+        tunnel.accept = lambda caller, head: policy.open(head, caller)
         self.ollama.listeners.append(tunnel.tell)
         tunnel.tell(self.ollama.status)
         bridge = Bridge(

@@ -95,6 +95,7 @@ async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> Sign
     token = await client.redeem(invite)
     sign_in = SignIn(client.url, token.user.id, token.user.name, token.refresh)
     known = file.load()
-    keys = known.keys if known.sign_in and known.sign_in.user_id == sign_in.user_id else {}
-    file.save(Credentials(known.desktop_id, sign_in, keys))
+    same = known.sign_in is not None and known.sign_in.user_id == sign_in.user_id
+    keys, managing = (known.keys, known.managing) if same else ({}, ())
+    file.save(Credentials(known.desktop_id, sign_in, keys, managing))
     return sign_in

@@ -22,6 +22,8 @@ EXCHANGE = b"Ctllm-Exchange"
 SIDE = b"Ctllm-Side"
 MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
+#: From a proxy to a desktop: the scopes of whoever asks, which the cloud has verified.
+SCOPE = b"Ctllm-Scope"
 
 #: What a name may have in a header as it is; the rest is quoted as in URLs.
 _PLAIN = " !#$&'()*+,/:;=?@[]"

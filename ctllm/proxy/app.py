@@ -14,7 +14,7 @@ from ctllm.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ctllm.http.headers import ASSERTION
+from ctllm.http.headers import ASSERTION, SCOPE
 from ctllm.http.incoming import Incoming
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.splice import hand_over
@@ -22,7 +22,7 @@ from ctllm.http.upgrade import listed, require_websocket
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
 from ctllm.proxy.resumption import wanted_exchange
-from ctllm.wire.assertions import SERVE, Claims, Verifier
+from ctllm.wire.assertions import MANAGE, SERVE, Claims, Verifier
 from ctllm.wire.frames import SUBPROTOCOL
 from ctllm.wire.heads import RequestHead, first, without
 
@@ -61,7 +61,8 @@ class ProxyApp:
             raise NotFound("a streaming proxy has nothing there")
         else:
             asked = incoming.asked
-            head = RequestHead(asked.method, asked.target, without(asked.headers, _OURS))
+            headers = (*without(asked.headers, _OURS), (SCOPE, _scope(claims)))
+            head = RequestHead(asked.method, asked.target, headers)
             await self._relay.answer(head, incoming)
 
     def _health(self) -> dict[str, object]:
@@ -101,4 +102,10 @@ class ProxyApp:
 
 
 _PROTOCOLS = b"sec-websocket-protocol"
-_OURS = (ASSERTION.lower(),)
+#: What only the cloud and this proxy say, whoever else may have said it.
+_OURS = (ASSERTION.lower(), SCOPE.lower())
+
+
+def _scope(claims: Claims) -> bytes:
+    """The scopes that concern a desktop, as a header's value."""
+    return b"use manage" if MANAGE in claims.scopes else b"use"

@@ -19,6 +19,7 @@ LIFE = 300
 """Seconds that an assertion is good for."""
 
 USE = "use"
+MANAGE = "manage"
 SERVE = "serve"
 
 
@@ -28,7 +29,7 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iss: str
     sub: str
     aud: str
-    scope: Literal["use", "use serve"]
+    scope: Literal["use", "use manage", "use serve"]
     iat: int
     exp: int
 

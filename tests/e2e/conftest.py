@@ -88,7 +88,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         await made.cloud()
         made.ollama, port = made.standin("llama3.2", "nomic-embed-text")
         await made.desktop("alice", port)
-        made.key = await made.command("alice", "keys", "add", "tests")
+        made.key = await made.command("alice", "keys", "add", "--manage", "tests")
         made.alice = await made.token("alice")
         await made.key_works()
 

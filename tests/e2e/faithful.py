@@ -317,7 +317,7 @@ async def twice(world: World, *cloud_options: str) -> Twice:
     listening = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
     world.ports.append(listening)
     port = listening.getHost().port
-    await world.desktop("alice", port)
-    world.key = await world.command("alice", "keys", "add", "tests")
+    await world.desktop("alice", port, "--allow=*")
+    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()
     return Twice(world, standin, port, streams)

@@ -23,7 +23,7 @@ class House(World):
         self.pid = (await self.cloud()).pid
         await self.furnish("study", "llama3.2", "shared-model")
         await self.furnish("attic", "qwen3:4b", "shared-model", "nomic-embed-text")
-        self.key = await self.command("study", "keys", "add", "tests")
+        self.key = await self.command("study", "keys", "add", "--manage", "tests")
         self.alice = await self.token("alice")
         await self.key_works()
         await self.knows("study", "attic")

@@ -7,7 +7,7 @@ from pytest_twisted import ensureDeferred
 
 from tests.compatibility.raw import differences
 from tests.e2e.faithful import Ask, Both, Twice
-from tests.e2e.faithful_cases import BLOB, BLOB_PATH, HEADS, OLLAMA, OTHERS, UNKNOWN
+from tests.e2e.faithful_cases import BLOB, BLOB_PATH, HEADS, OLLAMA, OTHERS, UNKNOWN, WRITTEN
 
 
 def same(both: Both) -> None:
@@ -60,3 +60,12 @@ async def test_head_of_a_blob_that_is_there(asker: Twice) -> None:
 async def test_what_ctllm_does_not_know(asker: Twice, ask: Ask) -> None:
     """Methods, paths and queries are Ollama's to understand; they arrive as they were sent."""
     same(await asker.ask(ask))
+
+
+@pytest.mark.parametrize("target", WRITTEN)
+@ensureDeferred
+async def test_paths_as_ollama_reads_them(asker: Twice, target: str) -> None:
+    """What is judged is what arrives: one path, however it was written."""
+    both = await asker.ask(Ask("GET", f"{target}?a=%2F"))
+    assert both.arrived.line == "GET /api/tags?a=%2F HTTP/1.1"
+    assert both.through.status == 200

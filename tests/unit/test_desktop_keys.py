@@ -40,6 +40,16 @@ class Making(Case):
         self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"two": "2"}))
         self.assertRaises(BadRequest, revoke_key, self.file, "one")
 
+    def test_managing(self) -> None:
+        """Only keys that were asked for so may change models; the name's next owner may not."""
+        self.save(ANN)
+        make_key(self.file, "plain")
+        make_key(self.file, "wide", manage=True)
+        self.assertEqual(self.file.load().managing, ("wide",))
+        revoke_key(self.file, "wide")
+        make_key(self.file, "wide")
+        self.assertEqual(self.file.load().managing, ())
+
 
 class Session:
     """What the lease needs of one."""
@@ -67,13 +77,16 @@ class Session:
     def client(self) -> Any:
         return self
 
-    async def lease_keys(self, token: str, desktop: str, hashes: list[str], seconds: int) -> None:
+    async def lease_keys(
+        self, token: str, desktop: str, hashes: list[str], seconds: int, manage: list[str]
+    ) -> None:
         assert (token, desktop, seconds) == ("token", "d" * 32, LEASE)
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:
             raise self.refusal
         self.told.append(hashes)
+        self.managing = manage
 
 
 class Leasing(SynchronousTestCase):
@@ -100,6 +113,13 @@ class Leasing(SynchronousTestCase):
         self.lease.startService()
         self.assertEqual(self.session.told, [[key_hash("1")]])
         self.assertTrue(self.lease.told)
+
+    def test_which_may_manage(self) -> None:
+        """They are told apart by their hashes."""
+        self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"}, ("two",))
+        self.lease.startService()
+        self.assertEqual(self.session.told, [sorted([key_hash("1"), key_hash("2")])])
+        self.assertEqual(self.session.managing, [key_hash("2")])
 
     def test_renewed(self) -> None:
         """Often enough that one failure does no harm, and no more often."""

@@ -2,10 +2,79 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.wire.endpoints import canonical, changes_models, model_fields, model_in_path
+from ctllm.errors import Forbidden, MethodNotAllowed
+from ctllm.wire.endpoints import (
+    ENDPOINTS,
+    Scope,
+    canonical,
+    canonical_request,
+    changes_models,
+    endpoint_of,
+    is_anywhere,
+    model_fields,
+    model_in_path,
+    refusal,
+)
 from ctllm.wire.heads import RequestHead
+
+#: Ollama's own description, where it lies beside the checkout.
+DESCRIPTION = Path(__file__).parents[3] / "shared" / "ollama-api" / "openapi.yaml"
+#: Every route that Ollama's server registers, and what is decided about it. The first twelve are
+#: those of its description.
+DECIDED = {
+    "POST /api/generate": "use",
+    "POST /api/chat": "use",
+    "POST /api/embed": "use",
+    "GET /api/tags": "use",
+    "GET /api/ps": "use",
+    "POST /api/show": "use",
+    "POST /api/create": "manage",
+    "POST /api/copy": "manage",
+    "POST /api/pull": "manage",
+    "POST /api/push": "manage",
+    "DELETE /api/delete": "manage",
+    "GET /api/version": "use",
+    "GET /": "use",
+    "HEAD /": "use",
+    "HEAD /api/version": "use",
+    "GET /api/status": "use",
+    "HEAD /api/tags": "use",
+    "POST /api/embeddings": "use",
+    "POST /api/blobs/sha256:00": "manage",
+    "HEAD /api/blobs/sha256:00": "manage",
+    "POST /api/experimental/web_search": "use",
+    "POST /api/experimental/web_fetch": "use",
+    "GET /api/experimental/model-recommendations": "use",
+    "POST /v1/chat/completions": "use",
+    "POST /v1/completions": "use",
+    "POST /v1/embeddings": "use",
+    "GET /v1/models": "use",
+    "GET /v1/models/llama3.2": "use",
+    "POST /v1/responses": "use",
+    "POST /v1/images/generations": "use",
+    "POST /v1/images/edits": "use",
+    "POST /v1/audio/transcriptions": "use",
+    "POST /v1/messages": "use",
+    "POST /api/me": "closed",
+    "POST /api/signout": "closed",
+    "DELETE /api/user/keys/AAAA": "closed",
+}
+
+
+def described() -> list[str]:
+    """The method and the path of every operation in Ollama's description."""
+    found, path = [], ""
+    for line in DESCRIPTION.read_text().splitlines():
+        if place := re.match(r"  (/\S*):", line):
+            path = place[1]
+        elif method := re.match(r"    (get|put|post|delete|options|head|patch|trace):", line):
+            found.append(f"{method[1].upper()} {path}")
+    return found
 
 
 def asked(line: str) -> RequestHead:
@@ -43,6 +112,86 @@ class Endpoints(TestCase):
             ("GET /", None),
         ):
             self.assertEqual(model_in_path(asked(line)), model, line)
+
+    def test_every_endpoint_is_decided_about(self) -> None:
+        """All that Ollama has, and all that its description says it has, is in the table."""
+        if DESCRIPTION.exists():
+            operations = described()
+            self.assertGreater(len(operations), 10)
+            self.assertEqual([each for each in operations if each not in DECIDED], [])
+        for line, scope in DECIDED.items():
+            found = endpoint_of(asked(line))
+            assert found is not None, line
+            self.assertEqual(found.scope, scope, line)
+        decided = {line.partition(" ")[2].rpartition("/")[0] + "/" for line in DECIDED}
+        for path in ENDPOINTS:
+            there = path.decode() in decided or any(path.decode() in line for line in DECIDED)
+            self.assertTrue(there or path == b"/v1/messages/count_tokens", path)
+
+    def test_what_is_in_no_table(self) -> None:
+        """Other methods are refused with 405 and the ones that there are, other paths with 403."""
+        for line in (
+            "GET /debug/pprof/heap", "GET /debug/pprof", "POST /api/future", "POST /v1/rerank",
+            "POST /chat/completions", "GET /API/tags", "POST /api/chat/more", "GET /metrics",
+            "DELETE /api/user/keys", "POST /api/blobs",
+        ):  # fmt: skip
+            self.assertIsNone(endpoint_of(asked(line)), line)
+            self.assertIsInstance(refusal(asked(line), "no"), Forbidden, line)
+            self.assertFalse(is_anywhere(asked(line)))
+        for line, allow in (
+            ("GET /api/chat", "POST"),
+            ("PUT /api/tags", "GET"),
+            ("GET /api/blobs/sha256:00", "HEAD, POST"),
+        ):
+            self.assertIsNone(endpoint_of(asked(line)), line)
+            error = refusal(asked(line), "no")
+            assert isinstance(error, MethodNotAllowed), line
+            self.assertEqual(error.allow, allow)
+        for line in ("OPTIONS /api/delete", "HEAD /api/ps", "OPTIONS /"):
+            found = endpoint_of(asked(line))
+            assert found is not None
+            self.assertEqual(found.scope, Scope.USE, line)
+
+    def test_paths_as_ollama_reads_them(self) -> None:
+        """Go's server decodes a path and merges slashes before its router sees it."""
+        for target, meant in (
+            ("/api/chat", "/api/chat"),
+            ("//api/chat", "/api/chat"),
+            ("/api/chat/", "/api/chat"),
+            ("//api//chat//?a=%2F%2f", "/api/chat?a=%2F%2f"),
+            ("/api/%64elete", "/api/delete"),
+            ("/api%2Fdelete", "/api/delete"),
+            ("/%61%70%69/%64%65%6c%65%74%65", "/api/delete"),
+            ("/api/tags/../delete", "/api/delete"),
+            ("/api/tags/%2e%2e/delete", "/api/delete"),
+            ("/v1/../api/./me", "/api/me"),
+            ("/../../api/me", "/api/me"),
+            ("/x/../ctllm/desktops", "/ctllm/desktops"),
+            ("/ctllm//session", "/ctllm/session"),
+            ("/%68ealth", "/health"),
+            ("/v1/models/", "/v1/models"),
+            ("/v1/models/team%2Fmodel:latest", "/v1/models/team%2Fmodel:latest"),
+            ("/v1//models/a%3Fb", "/v1/models/a%3Fb"),
+            ("/v1/models/x/../../../api/me", "/api/me"),
+            ("/api/blobs/..%2fme", "/api/me"),
+            ("//", "/"),
+            ("/.", "/"),
+        ):
+            head = canonical_request(RequestHead(b"POST", target.encode(), ((b"A", b"b"),)))
+            self.assertEqual(head.target.decode(), meant, target)
+            self.assertEqual((head.method, head.headers), (b"POST", ((b"A", b"b"),)))
+            self.assertEqual(canonical_request(head), head, "reading it again changes nothing")
+
+    def test_paths_that_mean_nothing(self) -> None:
+        """They stay as they are, and are in no table."""
+        for target in (
+            "/api/%2564elete", "/api/delete;x", "/api/delete%00", "/api\\delete", "/api/delete#x",
+            "/API/delete", "/api/delete%20", "/api/future/%2e%2e/%2F%00%ff", "*", "/api/%zzchat",
+            "/a//b/", "/metrics/",
+        ):  # fmt: skip
+            head = RequestHead(b"DELETE", target.encode())
+            self.assertEqual(canonical_request(head), head, target)
+            self.assertIsNone(endpoint_of(head), target)
 
     def test_what_changes_models(self) -> None:
         """Pushing does not; reading does not."""

@@ -245,6 +245,49 @@ class Routing(Case):
         self.proxies.waiting.callback(None)
         self.assertEqual(first(self.asked[-1].headers, b"ctllm-timeout"), b"1500")
 
+    def scopes_told(self) -> list[frozenset[str]]:
+        """What the proxy was told of whoever asked, request by request."""
+        verifier = Verifier(public_text(self.key), proxy_id(INSTANCE, ANN.key), self.clock.seconds)
+        assertions = [first(head.headers, b"ctllm-assertion") or b"" for head in self.asked]
+        return [verifier.verify(assertion).scopes for assertion in assertions]
+
+    def test_what_a_key_may_ask(self) -> None:
+        """Inference and lists; nothing that changes anything, and nothing that nobody knows."""
+        use = self.bearer(frozenset({USE}))
+        for line in (
+            "POST /api/chat", "GET /api/tags", "HEAD /", "POST //v1/messages/", "GET /v1/models/m",
+        ):  # fmt: skip
+            self.ask(line, b"{}", **use)
+        targets = [head.target.decode() for head in self.asked]
+        expected = ["/api/chat", "/api/tags", "/", "/v1/messages", "/v1/models/m"]
+        self.assertEqual(targets, expected, "what was judged is what is passed on")
+        self.assertEqual(set(self.scopes_told()), {frozenset({USE})})
+        begun = len(self.proxies.ensured)
+        for line in (
+            "DELETE /api/delete", "DELETE //api/%64elete/", "POST /api/pull", "POST /api/push",
+            "POST /api/create", "POST /api/copy", "POST /api/blobs/sha256:00", "POST /api/me",
+            "POST /api/signout", "DELETE /api/user/keys/x", "GET /debug/pprof/", "POST /api/new",
+            "POST /x/../api/me", "PROPFIND /", "GET /api/chat", "POST /api%2fpull",
+        ):  # fmt: skip
+            status = self.ask(line, b"{}", **use)
+            self.assertIn(status, (403, 405), line)
+        self.assertEqual(len(self.asked), 5, "none of them reached a proxy")
+        self.assertEqual(len(self.proxies.ensured), begun, "nor started one")
+        self.ask("DELETE /api/delete", b"{}", **use)
+        self.assertIn("ctllm keys add NAME --manage", self.told["error"])
+        self.ask("POST /v1/rerank", b"{}", **use)
+        self.assertIn("desktop.allow", self.told["error"]["message"])
+        self.assertEqual(self.told["error"]["type"], "permission_error")
+        self.assertEqual((self.ask("GET /api/chat", **use), self.header("allow")), (405, "POST"))
+
+    def test_who_may_manage(self) -> None:
+        """Its scope goes with what needs it; the desktop has the last word."""
+        both = self.bearer(frozenset({USE, MANAGE}))
+        for line in ("DELETE /api/delete", "POST /api/me", "GET /debug/pprof/", "POST /api/chat"):
+            self.ask(line, b"{}", **both)
+        manage, use = frozenset({USE, MANAGE}), frozenset({USE})
+        self.assertEqual(self.scopes_told(), [manage, manage, manage, use])
+
     def test_the_answer(self) -> None:
         """It comes back as it is, and is counted."""
         self.ask("GET /api/tags", **self.bearer())

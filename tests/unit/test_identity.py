@@ -301,6 +301,16 @@ class ApiKeysTests(Case):
         for text in (new_key(ALICE.key), new_key(MALLORY.key), self.digest, "ctllm-k-", "\udcff"):
             self.refused(self.keys.verify(text))
 
+    def test_keys_that_may_manage(self) -> None:
+        """The desktop says which of its keys do; naming one that it does not vouch for does not."""
+        other = new_key(ALICE.key)
+        self.keys.lease(ALICE, "d1", [self.digest], 60, [self.digest, key_hash(other)])
+        grant = self.got(self.keys.verify(self.key))
+        self.assertEqual(grant.scopes, frozenset({"use", "manage"}))
+        self.refused(self.keys.verify(other))
+        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.assertEqual(self.got(self.keys.verify(self.key)).scopes, USE)
+
     def test_lease_ends(self) -> None:
         """The lease's end is the key's, to the second; renewed in time it goes on."""
         self.keys.lease(ALICE, "d1", [self.digest], 60)

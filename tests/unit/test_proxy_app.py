@@ -16,7 +16,7 @@ from ctllm.http.sockets import ProxySockets
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.wire.assertions import LIFE, SERVE, USE, Verifier
+from ctllm.wire.assertions import LIFE, MANAGE, SERVE, USE, Verifier
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.wire.heads import AnswerHead
 from ctllm.wire.jws import public_text
@@ -130,6 +130,20 @@ class Answering(Case):
         assert isinstance(body, dict)
         self.assertEqual((status, type(body["error"])), (503, str))
         self.assertIn(b"Retry-After: 5", self.head)
+
+    def test_the_scopes_of_who_asks(self) -> None:
+        """The desktop is told what the cloud signed, and nothing that a client says."""
+        desk = Desk(self.rendezvous, 1, "home", "up")
+        forged = "ctllm-scope: use manage\r\nContent-Length: 0\r\n"
+        for scopes in ((USE,), (USE, MANAGE)):
+            self.wire = self.connect()
+            self.ask("POST /api/chat", self.sign(*scopes), forged)
+        desk.settle()
+        told = [
+            [value for name, value in head.headers if name.lower() == b"ctllm-scope"]
+            for head in desk.heads
+        ]
+        self.assertEqual(told, [[b"use"], [b"use manage"]])
 
     def test_a_relayed_exchange(self) -> None:
         """It goes to the desktop without the assertion, and its answer names the exchange."""

@@ -2,7 +2,7 @@
 
 from ctllm.cloud.identity.apikeys import ApiKeys
 from ctllm.cloud.identity.assertions import Assertions
-from ctllm.cloud.identity.grants import MANAGE, SCOPES, Grant, Identity, User
+from ctllm.cloud.identity.grants import SCOPES, Grant, Identity, User
 from ctllm.cloud.identity.identities import Identities, Remembered
 from ctllm.cloud.identity.invites import Invites, user_name
 from ctllm.cloud.identity.issuer import Issuer
@@ -10,7 +10,7 @@ from ctllm.cloud.identity.keys import Keys, load_keys, proxy_id, user_hash
 from ctllm.cloud.identity.passes import Passes
 from ctllm.cloud.identity.sessions import Session, Sessions
 from ctllm.cloud.identity.store import Folder
-from ctllm.wire.assertions import ISSUER, SERVE, USE
+from ctllm.wire.assertions import ISSUER, MANAGE, SERVE, USE
 
 __all__ = [
     "ISSUER",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ctllm.cloud.identity.grants import Grant, User
 from ctllm.errors import BadRequest, Forbidden, Unauthenticated
-from ctllm.wire.assertions import USE
+from ctllm.wire.assertions import MANAGE, USE
 from ctllm.wire.keys import PREFIX, key_hash, owner_tag, tag_in
 
 MAX_HASHES = 100
@@ -20,6 +20,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 class _Lease:
     user: User
     hashes: frozenset[str]
+    managing: frozenset[str]
     expires: float
 
 
@@ -31,13 +32,21 @@ class ApiKeys:
         # Of owner tags, then of desktops: a key is only ever looked for among its owner's.
         self._leases: dict[str, dict[str, _Lease]] = {}
 
-    def lease(self, user: User, desktop: str, hashes: Iterable[str], seconds: float) -> None:
+    def lease(
+        self,
+        user: User,
+        desktop: str,
+        hashes: Iterable[str],
+        seconds: float,
+        managing: Iterable[str] = (),
+    ) -> None:
         """Take `hashes` (hex SHA-256) as the keys that `desktop` vouches for, for `seconds`.
 
-        They replace what the desktop vouched for before. BadRequest for more than 100 or for what
-        is no hash, Forbidden beyond 32 desktops of one user; both leave all as it was.
+        Those among them that are `managing` too have the scope manage. They replace what the
+        desktop vouched for before. BadRequest for more than 100 or for what is no hash, Forbidden
+        beyond 32 desktops of one user; both leave all as it was.
         """
-        lease = _Lease(user, _checked(hashes), self._now() + seconds)
+        lease = _Lease(user, _checked(hashes), _checked(managing), self._now() + seconds)
         tag = owner_tag(user.key)
         self._sweep(tag)
         leases = self._leases.get(tag, {})
@@ -70,7 +79,8 @@ class ApiKeys:
         digest, now = key_hash(key), self._now()
         for lease in self._leases.get(tag_in(key) or "", {}).values():
             if digest in lease.hashes and now < lease.expires:
-                return Grant(lease.user, frozenset({USE}), lease.expires)
+                scopes = {USE, MANAGE} if digest in lease.managing else {USE}
+                return Grant(lease.user, frozenset(scopes), lease.expires)
         raise Unauthenticated(
             "This API key is unknown or revoked, or the desktop that made it is not connected."
         )

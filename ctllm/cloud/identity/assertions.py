@@ -9,10 +9,18 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.errors import Forbidden
-from ctllm.wire.assertions import ASSERTION, ISSUER, LIFE, SERVE, USE, AssertionBody
+from ctllm.wire.assertions import (
+    ASSERTION,
+    ISSUER,
+    LIFE,
+    MANAGE,
+    SERVE,
+    USE,
+    AssertionBody,
+)
 from ctllm.wire.recent import Recent
 
-Scope = Literal["use", "use serve"]
+Scope = Literal["use", "use manage", "use serve"]
 
 
 class Assertions:
@@ -26,11 +34,15 @@ class Assertions:
     def sign(self, proxy: str, scopes: frozenset[str]) -> str:
         """Give an assertion for the proxy with the id `proxy`; Forbidden without the scope use.
 
-        What else is in `scopes` than use and serve is not the proxy's business and left out.
+        Besides, it says one of serve and manage, whichever is in `scopes`.
         """
         if USE not in scopes:
             raise Forbidden("This sign-in may not use models.")
-        scope: Scope = "use serve" if SERVE in scopes else "use"
+        scope: Scope = "use"
+        if SERVE in scopes:
+            scope = "use serve"
+        elif MANAGE in scopes:
+            scope = "use manage"
         known = self._signed.get((proxy, scope))
         return known or self._sign(proxy, scope)
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ctllm.errors import Forbidden
-from ctllm.wire.assertions import SERVE, USE
-
-MANAGE = "manage"
-"""Sessions, proxies and desktops of one's own; USE talks to models, SERVE attaches a desktop."""
+from ctllm.wire.assertions import MANAGE, SERVE, USE
 
 SCOPES = frozenset({USE, MANAGE, SERVE})
+"""USE talks to models, MANAGE changes them and one's own proxy, SERVE attaches a desktop."""
 
 
 @dataclass(frozen=True, slots=True)

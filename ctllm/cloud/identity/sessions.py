@@ -8,11 +8,11 @@ from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import Literal
 
-from ctllm.cloud.identity.grants import MANAGE, User
+from ctllm.cloud.identity.grants import User
 from ctllm.cloud.identity.records import Records
 from ctllm.cloud.identity.store import Folder
 from ctllm.errors import Unauthenticated
-from ctllm.wire.assertions import SERVE, USE
+from ctllm.wire.assertions import MANAGE, SERVE, USE
 
 PREFIX = "ctllm-r-"
 Client = Literal["browser", "desktop"]

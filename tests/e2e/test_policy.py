@@ -1,0 +1,108 @@
+"""Who may ask what of whose Ollama: a real cloud, a real desktop, and what reaches Ollama."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.world import World
+
+#: What a key that may use models must not reach, in the ways that Ollama's server reads as one.
+REFUSED = (
+    ("DELETE", "/api/delete", {"model": "llama3.2"}),
+    ("DELETE", "//api/%64elete/", {"model": "llama3.2"}),
+    ("DELETE", "/api%2Fdelete", {"model": "llama3.2"}),
+    ("DELETE", "/api/tags/../delete", {"model": "llama3.2"}),
+    ("POST", "/api/pull", {"model": "192.168.1.1:8080/a/b", "insecure": True}),
+    ("POST", "/api/push", {"model": "llama3.2"}),
+    ("POST", "/api/create", {"model": "x", "from": "llama3.2"}),
+    ("POST", "/api/copy", {"source": "llama3.2", "destination": "x"}),
+    ("POST", "/api/blobs/sha256:" + "0" * 64, b"x"),
+    ("POST", "/api/me", None),
+    ("POST", "/api/signout", None),
+    ("DELETE", "/api/user/keys/AAAA", None),
+    ("GET", "/debug/pprof/", None),
+    ("GET", "/debug/pprof/heap", None),
+)
+
+
+@pytest_twisted.async_yield_fixture()
+async def town(tmp_path: Path) -> Any:
+    """A cloud, alice's desktop, and two of her keys."""
+    world = World(tmp_path)
+    await world.cloud()
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port)
+    world.key = await world.command("alice", "keys", "add", "app")
+    world.alice = await world.token("alice")
+    await world.key_works()
+    yield world
+    await world.close()
+
+
+def arrived(world: World) -> list[str]:
+    """What Ollama was asked, but for what the desktop itself asks."""
+    assert world.ollama is not None
+    own = ("/api/version", "/api/tags", "/api/ps")
+    return [f"{r.method} {r.path}" for r in world.ollama.requests if r.path not in own]
+
+
+@ensureDeferred
+async def test_a_key_may_use_models_and_no_more(town: World) -> None:
+    """Each refusal says how to allow it, and nothing of it reaches Ollama."""
+    for method, path, body in REFUSED:
+        status, _, said = await town.http(method, path, body, town.key)
+        assert status == 403, (method, path, said)
+        assert "ctllm keys add NAME --manage" in json.loads(said)["error"]
+    assert arrived(town) == []
+    chat = {"model": "llama3.2", "messages": [], "stream": False}
+    for path in ("/api/chat", "//api/chat", "/api/chat/"):
+        status, _, said = await town.http("POST", path, chat, town.key)
+        assert status == 200, said
+    assert arrived(town) == ["POST /api/chat"] * 3
+    status, headers, _ = await town.http("GET", "/api/chat", token=town.key)
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+@ensureDeferred
+async def test_who_may_manage(town: World) -> None:
+    """A key made for that, and the owner's page: models, no other registries, not the account."""
+    wide = await town.command("alice", "keys", "add", "--manage", "wide")
+    assert await town.command("alice", "keys", "ls") == "app\nwide (manage)"
+    town.key = wide
+    await town.key_works()
+    for token in (wide, town.alice):
+        copy = {"source": "llama3.2", "destination": "doomed"}
+        assert (await town.http("POST", "/api/copy", copy, token))[0] == 200
+        assert (await town.http("DELETE", "/api/delete", {"model": "doomed"}, token))[0] == 200
+        assert (await town.http("POST", "/api/pull", {"model": "tiny"}, token))[0] == 200
+        for body in ({"model": "192.168.1.1:8080/a/b"}, {"model": "tiny", "insecure": True}):
+            status, _, said = await town.http("POST", "/api/pull", body, token)
+            assert status == 403, said
+        for method, path, body in REFUSED[-5:]:
+            status, _, said = await town.http(method, path, body, token)
+            assert status == 403, said
+            assert "desktop.allow" in json.loads(said)["error"]
+    expected = ["POST /api/copy", "DELETE /api/delete", "POST /api/pull"] * 2
+    assert arrived(town) == expected
+
+
+@pytest.mark.parametrize(
+    ("allow", "passes"), [("use", []), ("*", ["DELETE /api/delete", "POST /api/me"])]
+)
+@ensureDeferred
+async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: list[str]) -> None:
+    """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
+    await world.cloud()
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port, f"--allow={allow}")
+    token = await world.token("alice")
+    for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
+        status, _, said = await world.http(method, path, body, token)
+        assert (status == 403 and "desktop.allow" in json.loads(said)["error"]) or passes, said
+    assert arrived(world) == passes

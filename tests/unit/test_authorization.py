@@ -1,0 +1,223 @@
+"""What passes from the tunnel to Ollama, whatever the cloud says."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.config import Desktop
+from ctllm.desktop.authorization import MAX_BODY, MAX_HELD, TunnelPolicy, registry_of
+from ctllm.errors import (
+    BadRequest,
+    Cancelled,
+    CtllmError,
+    Forbidden,
+    MethodNotAllowed,
+    Overloaded,
+    TooLarge,
+)
+from ctllm.wire.exchange import Call
+from ctllm.wire.heads import RequestHead
+from tests.unit.pretend import Heard, Upstream
+
+READS = ("GET /api/tags", "POST /api/chat", "POST /v1/messages", "HEAD /", "GET /v1/models/m")
+CHANGES = ("DELETE /api/delete", "POST /api/copy", "POST /api/blobs/sha256:00")
+CLOSED = (
+    "POST /api/me", "POST /api/signout", "DELETE /api/user/keys/x", "GET /debug/pprof/heap",
+    "POST /api/future", "GET /x/../debug/pprof/",
+)  # fmt: skip
+
+
+class Case(SynchronousTestCase):
+    """A desktop's policy before a pretended Ollama."""
+
+    def setUp(self) -> None:
+        self.upstream = Upstream()
+        self.use()
+
+    def use(self, **keys: Any) -> None:
+        settings = Desktop(**keys)
+        self.policy = TunnelPolicy(self.upstream.open, settings.allow, settings.registries)
+
+    def open(self, line: str, scope: str | None = "use manage") -> Call:
+        method, target = line.split(" ", 1)
+        headers = () if scope is None else ((b"Ctllm-Scope", scope.encode()),)
+        self.heard = Heard()
+        head = RequestHead(method.encode(), target.encode(), headers)
+        return self.policy.open(head, self.heard)
+
+    def passes(self, line: str, scope: str | None = "use manage") -> bool:
+        """Whether Ollama is asked at once; refused, it is with a reason."""
+        before = len(self.upstream.asked)
+        try:
+            self.open(line, scope)
+        except (Forbidden, MethodNotAllowed) as error:
+            self.assertTrue(error.message.endswith("."), error.message)
+        return len(self.upstream.asked) > before
+
+
+class Scopes(Case):
+    """By method, path and scope."""
+
+    def test_as_it_comes(self) -> None:
+        """Inference and lists for everybody, changes for who may manage, the rest for nobody."""
+        for line in READS:
+            self.assertTrue(self.passes(line, "use"), line)
+            self.assertTrue(self.passes(line, None), line)
+        for line in CHANGES:
+            self.assertFalse(self.passes(line, "use"), line)
+            self.assertFalse(self.passes(line, None), "an older proxy says no scope")
+            self.assertFalse(self.passes(line, "manager"), line)
+            self.assertTrue(self.passes(line), line)
+        for line in CLOSED:
+            self.assertFalse(self.passes(line), line)
+        self.assertRaises(MethodNotAllowed, self.open, "DELETE /api/chat")
+
+    def test_no_changes_at_all(self) -> None:
+        """Without manage not even a cloud that lies about who asks changes a model."""
+        self.use(allow=("use",))
+        for line in (*CHANGES, *CLOSED, "POST /api/pull", "DELETE //api/%64elete"):
+            self.assertFalse(self.passes(line), line)
+        self.assertTrue(self.passes("POST /api/chat"))
+        self.use(allow=())
+        self.assertFalse(self.passes("POST /api/chat"))
+
+    def test_opened(self) -> None:
+        """One more endpoint by its name, or everything; never for a key that may only use."""
+        self.use(allow=("use", "POST /api/me"))
+        self.assertTrue(self.passes("POST /api/me"))
+        self.assertFalse(self.passes("POST /api/me", "use"))
+        self.assertFalse(self.passes("GET /api/me"))
+        self.assertFalse(self.passes("DELETE /api/delete"))
+        self.use(allow=("*",))
+        for line in (*READS, *CHANGES, *CLOSED, "GET /api/chat"):
+            self.assertTrue(self.passes(line), line)
+        for line in (*CHANGES, *CLOSED):
+            self.assertFalse(self.passes(line, "use"), line)
+
+    def test_what_is_judged_is_what_is_sent(self) -> None:
+        """However the path is written."""
+        self.open("DELETE //api/%64elete/?x=1")
+        self.assertEqual(self.upstream.asked[-1].target, b"/api/delete?x=1")
+        for line in ("DELETE //api/%64elete/", "DELETE /api%2fdelete", "DELETE /v1/../api/delete"):
+            self.assertFalse(self.passes(line, "use"), line)
+
+
+class Registries(Case):
+    """What pull, push and create may name."""
+
+    def send(self, line: str, *pieces: bytes) -> CtllmError | None:
+        """Send a request with a body; what it fails with, if it does."""
+        before = len(self.upstream.asked)
+        call = self.open(line)
+        for piece in pieces:
+            call.write(piece)
+        if self.heard.over is None:
+            call.end()
+        failed = self.heard.over
+        self.assertEqual(len(self.upstream.asked) > before, failed is None)
+        assert failed is None or isinstance(failed, CtllmError)
+        return failed
+
+    def test_those_that_pass(self) -> None:
+        """Ollama's own and Hugging Face's; the body arrives as it was sent."""
+        for body in (
+            {"model": "llama3.2"},
+            {"model": "me/mine:1b", "insecure": False},
+            {"name": "registry.ollama.ai/library/llama3.2"},
+            {"model": "https://registry.ollama.ai/library/llama3.2:1b"},
+            {"model": "hf.co/user/model-GGUF:Q4_K_M"},
+            {"model": "mine", "from": "llama3.2", "system": "Be brief.", "license": ["a"]},
+        ):
+            for line in ("POST /api/pull", "POST /api/push", "POST /api/create"):
+                raw = json.dumps(body).encode()
+                self.assertIsNone(self.send(line, raw[:5], raw[5:]), body)
+                self.assertEqual(self.upstream.calls[-1].told, [raw, "end"])
+
+    def test_those_that_do_not(self) -> None:
+        """Machines of the network, and any other registry, in every way of writing them."""
+        for body in (
+            b'{"model": "192.168.1.1:8080/library/x"}',
+            b'{"name": "http://192.168.1.1/library/x"}',
+            b'{"model": "https://evil.example/a/b"}',
+            b'{"model": "evil.example/a/b:tag"}',
+            b'{"MODEL": "evil.example/a/b"}',
+            '{"\u017fource": 1, "Name": "evil.example/a/b"}'.encode(),
+            b'{"model": "llama3.2", "model": "evil.example/a/b"}',
+            b'{"model": "evil.example/a/b", "model": "llama3.2"}',
+            b'{"\\u006dodel": "evil.example/a/b"}',
+            b'{"model": "x", "from": "evil.example/a/b"}',
+            b'{"model": "x", "from": "/etc/passwd"}',
+            b'{"model": "llama3.2", "insecure": true}',
+            '{"model": "llama3.2", "in\u017fecure": true}'.encode(),
+            b'{"model": "llama3.2", "modelfile": "FROM evil.example/a/b"}',
+            b'{"model": "registry.ollama.ai.evil.example/a/b"}',
+            b'{"model": "registry.ollama.ai:8080/a/b"}',
+            b'{"model": "registry.ollama.ai@evil.example/a/b"}',
+        ):
+            self.assertIsInstance(self.send("POST /api/pull", body), Forbidden, body)
+            self.assertIsInstance(self.send("POST //api/create/", body), Forbidden, body)
+
+    def test_what_cannot_be_judged(self) -> None:
+        """No object, no JSON, too deep, too long."""
+        deep = b"[" * 100_000
+        for body in (b"", b"[]", b"{", b"nonsense", b"{} {}", b"\xff", b'{"a":%b' % deep):
+            self.assertIsInstance(self.send("POST /api/pull", body), BadRequest, body[:20])
+        piece = b" " * 65536
+        self.assertIsInstance(self.send("POST /api/pull", *[piece] * 17), TooLarge)
+        self.assertIsInstance(self.send("POST /api/pull", b" " * (MAX_BODY + 1)), TooLarge)
+
+    def test_the_room_for_them(self) -> None:
+        """All that wait have one bound, and give it back however they end."""
+        piece = b" " * MAX_BODY
+        waiting = []
+        for _ in range(MAX_HELD // MAX_BODY):
+            waiting.append(self.open("POST /api/pull"))
+            waiting[-1].write(piece)
+            self.assertIsNone(self.heard.over)
+        self.assertIsInstance(self.send("POST /api/pull", b"{}"), Overloaded)
+        for call in waiting:
+            call.cancel(Cancelled("left"))
+        self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
+        for _ in range(3 * MAX_HELD // MAX_BODY):
+            self.send("POST /api/pull", piece)
+        self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
+
+    def test_the_answer(self) -> None:
+        """Pauses and cancels reach Ollama, also those that came before it was asked."""
+        call = self.open("POST /api/pull")
+        call.pause()
+        call.write(b'{"model": "m"}')
+        call.end()
+        call.resume()
+        error = Cancelled("left")
+        call.cancel(error)
+        told = self.upstream.calls[-1].told
+        self.assertEqual(told, ["pause", b'{"model": "m"}', "end", "resume", error])
+
+    def test_more_registries(self) -> None:
+        """The configuration names them; with everything allowed none is looked at."""
+        self.use(registries=("registry.home.arpa:5000",))
+        named = b'{"model": "registry.home.arpa:5000/a/b"}'
+        self.assertIsNone(self.send("POST /api/pull", named))
+        self.assertIsInstance(self.send("POST /api/pull", b'{"model": "hf.co/a/b"}'), Forbidden)
+        self.use(allow=("*",))
+        self.assertTrue(self.passes("POST /api/pull"))
+
+    def test_names(self) -> None:
+        """A registry is what stands before the last two parts."""
+        for name, registry in (
+            ("llama3.2", None),
+            ("a/b:c", None),
+            ("host/a/b", "host"),
+            ("host:1/a/b:c", "host:1"),
+            ("HOST/a/b", "host"),
+            ("https://host:443/a/b", "host"),
+            ("http://host/a/b", "http://host"),
+            ("a/b/", "a"),
+            ("/a/b", ""),
+            ("", None),
+        ):
+            self.assertEqual(registry_of(name), registry, name)
