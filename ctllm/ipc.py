@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ class Daemon:
         self._lines = Lines(ipc.MAX_ANSWER)
         self._pending: deque[bytes] = deque()
         self._heard: deque[ipc.Event] = deque()  # events that came before an answer
+        self._patience = patience
         self._socket = _connected(state, patience)
         try:
             self._greet(_where(state))
@@ -65,9 +67,10 @@ class Daemon:
     def ask(self, kind: type[Any], **told: Any) -> Any:
         """Ask one of `ctllm.wire.ipc`'s commands; gives the answer's data as plain values."""
         self._next += 1
+        until = time.monotonic() + self._patience
         self._send(ipc.request_line(kind(id=self._next, **told)))
         while True:
-            heard = self._read()
+            heard = self._read(until)
             if isinstance(heard, ipc.Event):
                 if heard.event == "error":
                     raise _fault(_read_as(heard.data, ipc.Fault))
@@ -92,7 +95,7 @@ class Daemon:
     # -- underneath
 
     def _greet(self, where: ipc.Where) -> None:
-        first = self._read()
+        first = self._read(time.monotonic() + self._patience)
         if not isinstance(first, ipc.Event) or first.event not in ("hello", "error"):
             raise UpstreamFailed("what listens there is no desktop of ctllm")
         if first.event == "error":
@@ -117,8 +120,11 @@ class Daemon:
         except OSError as error:
             raise UpstreamFailed(f"the desktop is gone: {error}") from error
 
-    def _read(self) -> ipc.Answer | ipc.Event:
+    def _read(self, until: float | None = None) -> ipc.Answer | ipc.Event:
+        """The next line; `until` is when it must be whole, however it comes."""
         while not self._pending:
+            if until is not None:
+                self._socket.settimeout(max(0.001, until - time.monotonic()))
             self._fill()
         return ipc.read_line(self._pending.popleft())
 

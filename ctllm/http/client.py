@@ -74,7 +74,13 @@ class Origin:
     def _dial(self) -> Deferred[Any]:
         factory = Factory.forProtocol(Connection)
         factory.noisy = False
-        return self._dialling.run(self._endpoint.connect, factory)
+        dialled: Deferred[Any] = self._dialling.run(self._connect, factory)
+        return dialled
+
+    def _connect(self, factory: Any) -> Deferred[Any]:
+        made: Deferred[Any] = self._endpoint.connect(factory)
+        made.addCallback(lambda connection: connection.secured(self.clock))
+        return made
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 from typing import Protocol as Face
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
-from ctllm.http.faces import is_tls
+from ctllm.http.faces import Clock, is_tls
+from ctllm.http.patience import HANDSHAKE
 from ctllm.wire.exchange import Caller
 
 
@@ -34,6 +37,7 @@ def nobody_waits() -> None:
     """For connections that are in use: their exchange hears of the end."""
 
 
+@implementer(IHandshakeListener)
 class Connection(Protocol):
     """One connection to an origin, with at most one exchange on it."""
 
@@ -42,6 +46,7 @@ class Connection(Protocol):
     def __init__(self) -> None:
         self.outgoing: Exchange | None = None
         self.on_lost: Callable[[], None] = nobody_waits
+        self._securing: Deferred[Connection] | None = None  # while TLS shakes hands
 
     def connectionMade(self) -> None:
         """Tell the exchange when the request body has room."""
@@ -50,6 +55,22 @@ class Connection(Protocol):
         self.transport.registerProducer(self, True)
         if not is_tls(self.transport):
             self.transport.protocol = self  # without the endpoint's wrapper, a call for each read
+
+    def secured(self, clock: Clock) -> Connection | Deferred[Connection]:
+        """Give this connection once it can carry a request: with TLS that is after its handshake.
+
+        Fails with what ended the handshake, or with TimeoutError.
+        """
+        if not is_tls(self.transport):
+            return self
+        self._securing = Deferred(lambda _: self.transport.abortConnection())
+        return self._securing.addTimeout(HANDSHAKE, cast(Any, clock))
+
+    def handshakeCompleted(self) -> None:
+        """TLS is agreed on."""
+        securing, self._securing = self._securing, None
+        if securing is not None:
+            securing.callback(self)
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the answer; anything without a question ends the connection."""
@@ -61,6 +82,9 @@ class Connection(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The server closed: that may be how the answer ends, or that it breaks off."""
         self.on_lost()
+        securing, self._securing = self._securing, None
+        if securing is not None and not securing.called:
+            securing.errback(reason)
         if self.outgoing is None:
             return
         if reason.check(ConnectionDone):

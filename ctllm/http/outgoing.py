@@ -13,6 +13,7 @@ from ctllm.http.connection import Connection, nobody_waits
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_client
+from ctllm.http.patience import HANDSHAKE
 from ctllm.http.prompt import write_now
 from ctllm.wire.answer import Answer
 from ctllm.wire.body import BadFraming, BodyWriter
@@ -60,6 +61,7 @@ class Outgoing:
         self._fresh = False  # made for this exchange: what breaks it is not old age
         self._answer = Answer(head.method, upgrade=switched is not None)
         self._hold = Deadline(origin.clock, self._let_go)
+        self._switching = Deadline(origin.clock, self._not_switched)
         self._waits = False  # for the rest of a chunk
         self._body: BodyWriter | None = None
         self._connecting: Deferred[Any] | None = None
@@ -106,6 +108,8 @@ class Outgoing:
             self._unfit(error)
             return
         write_now(connection.transport, head + body + end)
+        if self._switched is not None:
+            self._switching.set(HANDSHAKE)
 
     def _request(self) -> bytes:
         """The request's head on the wire; raises BadFraming where it would be two."""
@@ -140,6 +144,7 @@ class Outgoing:
     def cancel(self, error: CtllmError) -> None:
         """Close the connection, whatever it is doing."""
         self._over = True
+        self._switching.lift()
         self._stop_waiting()
         if self._connecting is not None:
             self._connecting.cancel()
@@ -187,6 +192,7 @@ class Outgoing:
                 rest = answer.take_head(data)
                 if rest is None or answer.head is None:
                     return
+                self._switching.lift()
                 if self._switched is not None and answer.head.status == 101:
                     self._switch(self._switched, answer.head, rest)
                     return
@@ -214,6 +220,10 @@ class Outgoing:
         if self._paused:
             connection.transport.resumeProducing()
         switched(connection.transport, head, rest)
+
+    def _not_switched(self) -> None:
+        """A request may take as long as it likes, but to agree on a protocol takes no time."""
+        self.broken(f"it did not answer for {HANDSHAKE:g} seconds whether it takes a connection")
 
     def _wait(self) -> None:
         """For the rest of a chunk; not for long."""
@@ -260,6 +270,7 @@ class Outgoing:
         """The answer cannot become whole."""
         connection, self._connection = self._connection, None
         self._over = True
+        self._switching.lift()
         if connection is not None:
             connection.abort()
         self._stop_waiting()

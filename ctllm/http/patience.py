@@ -1,5 +1,6 @@
 """How long the serving side of HTTP waits, in seconds."""
 
+HANDSHAKE = 30.0  # for each step of a handshake: TLS, Upgrade, the first frames of a tunnel
 IDLE = 75.0  # seconds a connection may stay open between requests
 HEAD_TIME = 30.0  # seconds a head may take to arrive
 LINGER = 10.0  # seconds to read an answer before the connection closes under it

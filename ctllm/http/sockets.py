@@ -7,13 +7,14 @@ from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
 
+from ctllm.http.patience import HANDSHAKE
 from ctllm.http.websocket import BridgeSocket, ProxySocket
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
 
 _OPTIONS = {
     "maxMessagePayloadSize": MAX_MESSAGE,
     "maxFramePayloadSize": MAX_MESSAGE,
-    "openHandshakeTimeout": 10,
+    "openHandshakeTimeout": HANDSHAKE,
     "closeHandshakeTimeout": 2,
     "utf8validateIncoming": False,
 }

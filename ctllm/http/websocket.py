@@ -23,6 +23,7 @@ from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Timer
 from ctllm.http.liveness import Pinged
 from ctllm.http.messages import Messages, written
+from ctllm.http.patience import HANDSHAKE
 from ctllm.http.prompt import write_now
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.wire.tunnel import Tunnel
@@ -31,8 +32,6 @@ from ctllm.wire.tunnel import Tunnel
 GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
 #: As many frames a message may have: networks cut at kilobytes, and messages have two megabytes.
 MOST_PIECES = 1024
-#: Seconds in which a bridge must have said HELLO.
-GREETING = 10.0
 
 
 class TunnelSocket(Pinged):
@@ -55,10 +54,12 @@ class TunnelSocket(Pinged):
         super().__init__(clock)
         self.tunnel: Tunnel[Any] | None = None
         self.gone = False
+        self.complaint = ""  # why this side closed, where the other side was at fault
         self._flushing: Timer | None = None
         self._full = False
         self._messages = Messages(masked=not self.masks, limit=MAX_MESSAGE)
         self._pieces = 0  # of the message that autobahn is reading
+        self._greeting = Deadline(clock, self._not_greeted)
         self.bytes_sent = self.bytes_heard = 0
 
     def carry(self, tunnel: Tunnel[Any]) -> None:
@@ -108,6 +109,7 @@ class TunnelSocket(Pinged):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.life.begin(*self.factory.pings)
+        self._greeting.set(HANDSHAKE)
         self.opened()
 
     def dataReceived(self, data: bytes) -> None:
@@ -165,9 +167,21 @@ class TunnelSocket(Pinged):
             self._say(self.tunnel.violated(error))
         self._close(PROTOCOL_ERROR, error.message[:40].encode())
 
+    def _not_greeted(self) -> None:
+        """Close a connection whose other side has not said HELLO in time.
+
+        No exchange has gone over it, so none ends with it.
+        """
+        if self.gone or (self.tunnel is not None and self.tunnel.up):
+            return
+        self.complaint = f"no HELLO came for {HANDSHAKE:g} seconds"
+        self._log.warn("a tunnel is closed: {why}", why=self.complaint)
+        self._close(PROTOCOL_ERROR, self.complaint.encode())
+
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is over; the exchanges wait for another."""
         self.gone = True
+        self._greeting.lift()
         self.life.end()
         if self._flushing is not None:
             self._flushing.cancel()
@@ -175,7 +189,7 @@ class TunnelSocket(Pinged):
         tunnel, self.tunnel = self.tunnel, None
         if tunnel is not None:
             tunnel.disconnected(self.clock.seconds())
-        self.closed(code, reason or "")
+        self.closed(code, self.complaint or reason or "")
 
     def leave(self, message: bytes = b"") -> None:
         """Say `message` and close in order."""
@@ -210,15 +224,7 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
     def __init__(self, clock: Clock, greeted: Callable[[ProxySocket, bytes], None]) -> None:
         super().__init__(clock)
         self._greeted = greeted
-        self._greeting = Deadline(clock, self._silent_stranger)
         self.on_closed: Callable[[], None] = lambda: None
-
-    def opened(self) -> None:
-        """Now it must say HELLO."""
-        self._greeting.set(GREETING)
-
-    def _silent_stranger(self) -> None:
-        self._violated(ProtocolViolation(f"no HELLO came for {GREETING:g} seconds"))
 
     def onConnect(self, request: Any) -> str:
         """Speak only our own protocol."""
@@ -230,13 +236,11 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
         """The first message is for whoever finds the tunnel, the rest for the tunnel."""
         if self.tunnel is None:
             self._greeted(self, message)
-            self._greeting.lift()
         else:
             self.tunnel.receive(message)
 
     def closed(self, code: int | None, reason: str) -> None:
         """The bridge left."""
-        self._greeting.lift()
         self.factory.open -= 1
         self.on_closed()
 

@@ -49,6 +49,12 @@ class Wire(StringTransport):
         self.protocol.connectionLost(Failure(reason or ConnectionDone()))
 
 
+class SecuredWire(Wire):
+    """One with TLS, whose handshake a test completes."""
+
+    wrappedProtocol = None
+
+
 class Place:
     """An endpoint: each dialling waits until a test accepts or refuses it."""
 
@@ -65,9 +71,9 @@ class Place:
     def _gave_up(self, waiting: Deferred[Any]) -> None:
         self.given_up += 1
 
-    def accept(self) -> Wire:
+    def accept(self, wire: Wire | None = None) -> Wire:
         factory, waiting = self.dialled.pop(0)
-        protocol, wire = factory.buildProtocol(None), Wire()
+        protocol, wire = factory.buildProtocol(None), wire or Wire()
         wire.protocol = protocol
         protocol.makeConnection(wire)
         self.wires.append(wire)

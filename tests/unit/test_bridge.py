@@ -18,6 +18,7 @@ from ctllm.desktop import bridge as module
 from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
 from ctllm.desktop.redial import EAGER, LONGEST
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
+from ctllm.http.patience import HANDSHAKE
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.websocket import ProxySocket
 from ctllm.wire.answerer import Answerer, Answering
@@ -84,6 +85,7 @@ class Cloud:
         self.unwelcome = b""  # connections are greeted with this BYE, or left without a word
         self.dials: list[float] = []
         self.seen: list[bytes] = []
+        self.silent = False  # takes connections and says nothing on them
         self.opener = Opener(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
 
@@ -95,7 +97,9 @@ class Cloud:
             return fail(self.refusal)
         server: Any = Refusing()
         server.factory = SimpleNamespace(cloud=self)
-        if self.believes:
+        if self.silent:
+            server = Protocol()
+        elif self.believes:
             server = ProxySockets(self.clock, self.greeted, 20, 10).buildProtocol(None)
         client = factory.buildProtocol(None)
         pump = connect(server, Transport(server, True), client, Transport(client, False))
@@ -103,6 +107,8 @@ class Cloud:
         return succeed(client)
 
     def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        if self.unwelcome == b"mute":
+            return
         if self.unwelcome == b"silently":
             socket.leave()
             return
@@ -132,8 +138,13 @@ class Case(SynchronousTestCase):
         self.calls: list[Told] = []
         self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
         self.states: list[str] = []
-        self.bridge.on_state = lambda: self.states.append(self.bridge.state)
+        self.reasons: list[str] = []
+        self.bridge.on_state = self.changed
         self.addCleanup(self.end)
+
+    def changed(self) -> None:
+        self.states.append(self.bridge.state)
+        self.reasons.append(self.bridge.reason)
 
     def accept(self, caller: Answering, head: RequestHead) -> Told:
         self.callers.append(caller)
@@ -251,6 +262,39 @@ class Dialling(Case):
         self.start()
         self.wait(600)
         self.assertLess(len(self.cloud.dials), 80)
+
+    def test_a_cloud_that_answers_pings_and_never_greets(self) -> None:
+        """It is given up within the time of a handshake; the answers under way wait for another."""
+        self.start()
+        heard = Heard()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.settle()
+        self.cloud.opener.grace = self.tunnel.grace = 300
+        self.cloud.unwelcome = b"mute"
+        self.lose()
+        self.wait(EAGER + 0.2)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
+        self.wait(HANDSHAKE - EAGER - 1)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
+        self.wait(10)
+        self.assertGreater(len(self.cloud.dials), 2)
+        self.assertIn("no HELLO came for 30 seconds", " ".join(self.reasons))
+        self.cloud.unwelcome = b""
+        self.wait(HANDSHAKE + LONGEST)
+        self.assertEqual(self.bridge.state, "connected")
+        self.callers[0].head(AnswerHead(200))
+        self.callers[0].end()
+        self.settle()
+        self.assertEqual(heard.over, "end")
+
+    def test_a_cloud_that_takes_connections_and_says_nothing(self) -> None:
+        """The WebSocket's own handshake has its time, too."""
+        self.cloud.silent = True
+        self.start()
+        self.wait(HANDSHAKE - 1)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 1))
+        self.wait(10)
+        self.assertGreater(len(self.cloud.dials), 1)
 
     def test_a_refused_token_is_not_used_again(self) -> None:
         """The next attempt has another one."""

@@ -37,6 +37,7 @@ from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
 from ctllm.http.factory import HttpServerFactory
+from ctllm.http.patience import HANDSHAKE
 from ctllm.wire.assertions import ISSUER, Verifier
 from ctllm.wire.heads import AnswerHead, RequestHead, first
 from ctllm.wire.jws import public_text
@@ -59,7 +60,8 @@ class Proxy(Upstream):
         super().__init__()
         self.place = Place()
 
-        self.origin = Origin(self.place, Clock(), "your streaming proxy", ProxyUnavailable)
+        self.clock = Clock()
+        self.origin = Origin(self.place, self.clock, "your streaming proxy", ProxyUnavailable)
 
     def upgrade(self, head: RequestHead, caller: Any, switched: Any) -> Any:
         return self.origin.upgrade(head, caller, switched)
@@ -502,6 +504,14 @@ class Tunnels(Case):
         self.assertEqual(inner.said(), b"")
         inner.protocol.dataReceived(self.AGREED)
         self.assertEqual(inner.said(), b"early")
+
+    def test_a_proxy_that_does_not_say_whether_it_agrees(self) -> None:
+        """The bridge hears of it in time, and the proxy's connection is closed."""
+        inner, clock = self.upgrade(), self.proxies.proxy.clock
+        clock.advance(HANDSHAKE - 1)
+        self.assertEqual(self.wire.said(), b"")
+        clock.advance(1)
+        self.assertEqual((self.answered(), inner.closed), (502, "abort"))
 
     def test_a_refusal_is_an_answer_and_the_end_of_the_connection(self) -> None:
         """Nothing that follows on it reaches this user's proxy: it may be another user's."""

@@ -7,7 +7,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ProtocolViolation
-from ctllm.http.websocket import GREETING, MOST_PIECES
+from ctllm.http.patience import HANDSHAKE
+from ctllm.http.websocket import MOST_PIECES
 from ctllm.proxy.app import MAX_TUNNELS
 from ctllm.wire.answerer import Answerer
 from ctllm.wire.frames import (
@@ -42,7 +43,7 @@ class Sockets(SocketCase):
         self.closings.clear()
         self.patch(self, "open", lambda socket: None)
         self.connect()
-        self.wait(GREETING - 1)
+        self.wait(HANDSHAKE - 1)
         self.assertEqual(self.closings, [])
         self.wait(2)
         self.assertEqual([code for code, _ in self.closings], [1002])
@@ -50,7 +51,7 @@ class Sockets(SocketCase):
 
     def test_who_has_said_it_stays(self) -> None:
         """However little is said after it; and each socket is counted once."""
-        self.wait(GREETING * 3)
+        self.wait(HANDSHAKE * 3)
         self.assertEqual((self.connected, self.proxy.factory.open), (True, 1))
 
     def test_pings_of_one_that_reads_no_pongs(self) -> None:

@@ -10,10 +10,10 @@ from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
 from ctllm.http.client import KEEP, MAX_KEPT, Origin
 from ctllm.http.incoming import Incoming
 from ctllm.http.outgoing import Outgoing
-from ctllm.http.patience import PARTING
+from ctllm.http.patience import HANDSHAKE, PARTING
 from ctllm.wire.answer import MAX_HEAD
 from ctllm.wire.heads import AnswerHead, RequestHead, first
-from tests.unit.pretend import Heard, Place, Served, Wire
+from tests.unit.pretend import Heard, Place, SecuredWire, Served, Wire
 
 GET = RequestHead(b"GET", b"/api/tags")
 POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Length", b"4"),))
@@ -114,6 +114,51 @@ class Asked(Case):
         self.place.refuse(ConnectionRefusedError())
         self.failed(heard, OllamaDown)
         self.assertIn("Ollama is not there", str(heard.over))
+
+
+class Secured(SynchronousTestCase):
+    """Over TLS an exchange begins after the handshake, which has its time."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.place = Place()
+        origin = Origin(self.place, self.clock, "Ollama", OllamaDown)
+        self.heard = Heard()
+        self.call = origin.open(GET, self.heard)
+        self.call.end()
+        self.wire = self.place.accept(SecuredWire())
+
+    def over(self) -> None:
+        self.assertIsInstance(self.heard.over, OllamaDown)
+        self.assertEqual((self.wire.said(), self.clock.getDelayedCalls()), (b"", []))
+
+    def test_the_request_follows_the_handshake(self) -> None:
+        self.assertEqual(self.wire.said(), b"")
+        self.wire.protocol.handshakeCompleted()
+        self.assertTrue(self.wire.said().startswith(b"GET "))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.wire.protocol.dataReceived(OK)
+        self.assertEqual(self.heard.over, "end")
+
+    def test_one_that_never_ends(self) -> None:
+        self.clock.advance(HANDSHAKE - 1)
+        self.assertIsNone(self.heard.over)
+        self.clock.advance(1)
+        self.assertEqual(self.wire.closed, "abort")
+        self.wire.settle()
+        self.over()
+
+    def test_one_that_fails(self) -> None:
+        """A certificate that is not trusted, for one: nothing is sent, and the reason is told."""
+        self.wire.hang_up(ConnectionLost("bad certificate"))
+        self.over()
+        self.assertIn("bad certificate", str(self.heard.over))
+
+    def test_who_leaves_meanwhile(self) -> None:
+        self.call.cancel(LEFT)
+        self.assertEqual(self.wire.closed, "abort")
+        self.wire.settle()
+        self.assertEqual((self.heard.over, self.clock.getDelayedCalls()), (None, []))
 
 
 class Answered(Case):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import struct
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,13 @@ from ctllm.desktop.ipc import visitor as module
 from ctllm.desktop.ipc.door import Door, peer_uid
 from ctllm.desktop.ipc.lock import Lock
 from ctllm.desktop.ipc.visitor import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
-from ctllm.errors import BadConfiguration, BadRequest, CtllmError, Unauthenticated
+from ctllm.errors import (
+    BadConfiguration,
+    BadRequest,
+    CtllmError,
+    Unauthenticated,
+    UpstreamFailed,
+)
 from ctllm.wire import ipc
 from tests.unit.pretend import Wire
 
@@ -410,3 +418,30 @@ class Locks(SynchronousTestCase):
         file.write_text("")
         error: CtllmError = self.assertRaises(BadConfiguration, Lock(file).take)
         self.assertIn("--state", error.message)
+
+
+class Trickling(SynchronousTestCase):
+    """A client that blocks gives up on a daemon that answers byte by byte and never ends a line."""
+
+    def test_given_up(self) -> None:
+        state = Path(self.mktemp())
+        path = state.joinpath(*ipc.WHERE)
+        path.parent.mkdir(parents=True)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            where = ipc.Where(server.getsockname()[1], "secret", 1)
+            path.write_bytes(msgspec.json.encode(where))
+            over = threading.Event()
+
+            def trickle() -> None:
+                wire, _ = server.accept()
+                with wire, contextlib.suppress(OSError):
+                    while not over.wait(0.02):
+                        wire.send(b" ")
+
+            thread = threading.Thread(target=trickle)
+            thread.start()
+            try:
+                self.assertRaises(UpstreamFailed, client.Daemon, state, patience=0.3)
+            finally:
+                over.set()
+                thread.join()
