@@ -170,7 +170,7 @@ CONTRACT = {
     "delete /ctllm/proxy": "204 401 403",
     "get /ctllm/desktops": "200 401 403 503",
     "put /ctllm/desktops/{desktop}/keys": "204 400 401 403 404 413 415",
-    "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 503",
+    "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 429 503",
     "get /ctllm/openapi.json": "200",
     "get /health": "200",
 }
@@ -234,14 +234,15 @@ class DescriptionTests(SynchronousTestCase):
                 self.assertEqual(set(told), {name}, code)
 
     def test_headers_of_errors(self) -> None:
-        """401 says how to sign in, and 503 when to come back."""
+        """401 says how to sign in, 429 and 503 when to come back."""
         responses = DOCUMENT["components"]["responses"]
         required = {
             name: [key for key, header in response.get("headers", {}).items() if header["required"]]
             for name, response in responses.items()
         }
         self.assertEqual(required.pop("Unauthenticated"), ["WWW-Authenticate"])
-        self.assertEqual(required.pop("Unavailable"), ["Retry-After"])
+        for late in ("TooManyRequests", "Unavailable"):
+            self.assertEqual(required.pop(late), ["Retry-After"])
         self.assertEqual(set(map(tuple, required.values())), {()})
 
     def test_security(self) -> None:
