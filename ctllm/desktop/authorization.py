@@ -18,7 +18,6 @@ from ctllm.wire.endpoints import (
     asked_for,
     canonical_request,
     endpoint_of,
-    refusal,
 )
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import RequestHead, first
@@ -45,7 +44,7 @@ class TunnelPolicy:
         self._held = 0
 
     def open(self, head: RequestHead, caller: Caller) -> Call:
-        """Begin an exchange; raises Forbidden or MethodNotAllowed."""
+        """Begin an exchange; raises Forbidden."""
         head = canonical_request(head)
         endpoint = self._authorised(head)
         if endpoint is None or not endpoint.names_registry or EVERYTHING in self._allow:
@@ -63,10 +62,9 @@ class TunnelPolicy:
             self._require_manage(scopes, asked)
             return endpoint
         if endpoint is None or endpoint.scope is Scope.CLOSED:
-            raise refusal(
-                head,
+            raise Forbidden(
                 f"{asked} is not passed on to this machine's Ollama. To open it, put "
-                f'"{asked}" into desktop.allow in the configuration of this desktop.',
+                f'"{asked}" into desktop.allow in the configuration of this desktop.'
             )
         if endpoint.scope not in self._allow:
             raise Forbidden(
