@@ -110,6 +110,13 @@ class UnsupportedMediaType(CtllmError):
     status = 415
 
 
+class UpgradeRequired(CtllmError):
+    """The request is for another protocol than the one that this place speaks."""
+
+    code = "upgrade_required"
+    status = 426
+
+
 class HeadTooLarge(CtllmError):
     """The request line and headers are larger than this place takes."""
 

@@ -15,17 +15,28 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.shares import Shares
-from ctllm.errors import Forbidden, NotFound, Unauthenticated
+from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight
+from ctllm.http.credentials import presented_tokens
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_proxy, for_tunnel, switching
 from ctllm.http.incoming import Incoming
 from ctllm.http.request_timeout import later
 from ctllm.http.splice import join
-from ctllm.http.upgrade import require_websocket
+from ctllm.http.upgrade import refuse_websocket, require_websocket
 from ctllm.wire.endpoints import Scope, asked_for, canonical_request, endpoint_of, refusal
 from ctllm.wire.heads import AnswerHead, RequestHead, first
+
+KEY_NEEDED = (
+    "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
+    "Make one on a desktop with: ctllm keys add NAME"
+)
+OLLAMA_COMMAND = (
+    "the ollama command sends no API key, so it cannot use this server directly. Run a ctllm "
+    "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
+    "OLLAMA_HOST=127.0.0.1:11435"
+)
 
 
 class Front:
@@ -68,22 +79,41 @@ class Front:
         elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
             await self._managed(incoming)
         else:
+            refuse_websocket(asked)
+            if not presented_tokens(asked):
+                self._answer_stranger(incoming)
+                return
             await self._relay(incoming)
 
     # -- who asks
 
     async def grant(self, incoming: Incoming) -> Grant:
-        """Who is asking, by the token in Authorization or x-api-key; raises Unauthenticated."""
-        token = _token(incoming.asked)
-        if token is None:
-            raise Unauthenticated("a token is needed: Authorization: Bearer …")
-        try:
-            grant = await self._identity.verify(token)
-        except Unauthenticated:
-            self._metrics.refused_token()
-            raise
-        incoming.welcome()
-        return grant
+        """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
+        refusal: CtllmError = Unauthenticated(KEY_NEEDED)
+        for token in presented_tokens(incoming.asked):
+            try:
+                grant = await self._identity.verify(token)
+            except Unauthenticated as error:
+                self._metrics.refused_token()
+                refusal = error
+            else:
+                incoming.welcome()
+                return grant
+        raise refusal
+
+    def _answer_stranger(self, incoming: Incoming) -> None:
+        """Answer a request of Ollama's API that has no key; raises CtllmError.
+
+        Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
+        shows the sentence of a 403 but not that of a 401.
+        """
+        asked = incoming.asked
+        if (asked.method, asked.path) == (b"HEAD", b"/"):
+            incoming.reply(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
+            return
+        if (first(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
+            raise Forbidden(OLLAMA_COMMAND)
+        raise Unauthenticated(KEY_NEEDED)
 
     # -- where it goes
 
@@ -167,14 +197,3 @@ def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
 def _wants_page(asked: RequestHead) -> bool:
     reads = asked.method in (b"GET", b"HEAD")
     return asked.path == b"/" and reads and page(first(asked.headers, b"accept"))
-
-
-def _token(asked: RequestHead) -> str | None:
-    given = first(asked.headers, b"authorization")
-    if given is not None:
-        scheme, _, token = given.partition(b" ")
-        if scheme.lower() != b"bearer" or not token.strip():
-            raise Unauthenticated("Authorization must be: Bearer, a space, and the token")
-        return token.strip().decode("latin-1")
-    key = first(asked.headers, b"x-api-key")
-    return None if key is None else key.strip().decode("latin-1")

@@ -210,6 +210,8 @@ class Incoming:
             headers += ((b"Retry-After", b"%d" % error.retry_after),)
         if error.status == 401:
             headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
+        if error.status == 426:  # RFC 9110, section 15.5.22: what is spoken here instead
+            headers += ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
         if isinstance(error, MethodNotAllowed):
             headers += ((b"Allow", error.allow.encode()),)
         self._whole(error.status, headers, error_body(dialect_of(self.asked.path), error))

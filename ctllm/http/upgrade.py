@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from ctllm.errors import BadRequest
+from ctllm.errors import BadRequest, UpgradeRequired
 from ctllm.http.incoming import Incoming
 from ctllm.wire.body import is_chunked, length_of
-from ctllm.wire.heads import Headers, first
+from ctllm.wire.heads import Headers, RequestHead, first
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
@@ -29,6 +29,16 @@ def require_websocket(incoming: Incoming) -> None:
         raise BadRequest("a WebSocket begins with one Sec-WebSocket-Key of 16 bytes in base64")
     if is_chunked(asked.headers) or length_of(asked.headers):
         raise BadRequest("a request with a body cannot become a WebSocket")
+
+
+def refuse_websocket(asked: RequestHead) -> None:
+    """Raise UpgradeRequired where a WebSocket is wanted: Ollama has none.
+
+    Codex opens one for `/v1/responses`. It takes 426, and only that, as the word to go on without,
+    at once.
+    """
+    if (first(asked.headers, b"upgrade") or b"").lower() == b"websocket":
+        raise UpgradeRequired("There is no WebSocket here; send the same by POST over HTTP/1.1.")
 
 
 def listed(headers: Headers, wanted: bytes) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -360,21 +361,84 @@ class Tokens(Case):
         return self.ask("GET /api/tags", **headers)
 
     def test_each_form(self) -> None:
-        """Bearer in any case, and x-api-key; the one in Authorization goes first."""
+        """Bearer in any case, Basic's password, x-api-key and api-key; what is good counts."""
         token = self.token()
         self.assertEqual(self.status(Authorization=f"Bearer {token}"), 0)
         self.assertEqual(self.status(authorization=f"bEARER   {token} "), 0)
         self.assertEqual(self.status(X_API_KEY=f" {token} "), 0)
         self.assertEqual(self.status(Authorization=f"Bearer {token}", X_Api_Key="x"), 0)
-        self.assertEqual(self.status(Authorization="Bearer x", X_Api_Key=token), 401)
-        self.assertEqual(len(self.asked), 4)
+        self.assertEqual(self.status(Authorization="Bearer ollama", X_Api_Key=token), 0)
+        self.assertEqual(self.status(Authorization="Bearer ollama", Api_Key=token), 0)
+        self.assertEqual(self.status(Authorization="Digest x", Api_Key=token), 0)
+        self.assertEqual(self.status(Api_Key=token), 0)
+        for user in ("", "anybody"):
+            basic = b64encode(f"{user}:{token}".encode()).decode()
+            self.assertEqual(self.status(Authorization=f"Basic {basic}"), 0)
+        self.assertEqual(len(self.asked), 10)
+        sent = b"".join(sum((pair for head in self.asked for pair in head.headers), ()))
+        for secret in (token, b64encode(f"anybody:{token}".encode()).decode()):
+            self.assertNotIn(secret.encode(), sent, "no credential goes on")
+
+    def test_basic_from_pages(self) -> None:
+        """A browser may add these by itself: to a page of elsewhere they count for nothing."""
+        basic = b64encode(f":{self.token()}".encode()).decode()
+        for site, status in (("cross-site", 401), ("same-site", 401), ("same-origin", 0)):
+            given = {"Authorization": f"Basic {basic}", "Sec_Fetch_Site": site}
+            self.assertEqual(self.status(**given), status, site)
+
+    def test_two_of_them(self) -> None:
+        """Two Authorization headers are refused, though one is good."""
+        token = self.token()
+        both = {"Authorization": f"Bearer {token}", "authorization": "Bearer ollama"}
+        self.assertEqual(self.status(**both), 400)
+        self.assertEqual(self.asked, [])
+
+    def test_without_any(self) -> None:
+        """The sentence says which headers there are, and where a key comes from."""
+        for headers in (
+            {},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer ", "Api_Key": ""},
+        ):
+            for line in ("GET /", "GET /api/version", "POST /v1/chat/completions"):
+                self.assertEqual(self.ask(line, **headers), 401)
+                for part in (b"Authorization: Bearer", b"x-api-key", b"ctllm keys add"):
+                    self.assertIn(part, self.body)
+        self.assertIn(b"ctllm_authentication_failures_total 0.0", self.metrics.render()[1])
+
+    def test_the_ollama_command(self) -> None:
+        """It sees that a server is there, and then a sentence that it shows."""
+        command = {"User_Agent": "ollama/0.12.6 (amd64 linux) Go/go1.24.1"}
+        for headers in ({}, command):
+            self.assertEqual((self.ask("HEAD /", **headers), self.body), (200, b""))
+        for bearer in ({}, {"Authorization": "Bearer "}):
+            self.assertEqual(self.ask("GET /api/tags", **command, **bearer), 403)
+            self.assertIn("OLLAMA_HOST=127.0.0.1:11435", self.told["error"])
+        self.assertEqual(self.ask("GET /api/tags", User_Agent="ollama-python/0.6.0"), 401)
+        self.assertEqual(self.ask("GET /api/tags", **command, X_Api_Key=self.token()), 0)
+        self.assertEqual(self.ask("HEAD /", X_Api_Key="wrong"), 401)
+        self.assertEqual(len(self.proxies.ensured), 1)
+
+    def test_codex(self) -> None:
+        """A WebSocket is refused with what makes it go on by HTTP, and starts no proxy."""
+        wanted = {
+            "Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13",
+            "Sec_WebSocket_Key": b64encode(bytes(16)).decode(),
+        }  # fmt: skip
+        for headers in ({}, {"Authorization": "Bearer wrong"}, self.bearer()):
+            self.assertEqual(self.ask("GET /v1/responses", **wanted, **headers), 426)
+            self.assertEqual(self.header("upgrade"), "HTTP/1.1")
+            self.assertEqual(self.told["error"]["code"], "upgrade_required")
+        self.assertEqual(self.proxies.ensured, [])
+        self.wire.protocol.dataReceived(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(self.answered(), 200, "the connection may go on")
 
     def test_other_forms(self) -> None:
         """They are refused, whatever they hold: nobody's token is looked for elsewhere."""
         token = self.token()
         for given in (f"Basic {token}", token, "Bearer", "Bearer ", f"Bearer,{token}", "é"):
             self.assertEqual(self.status(Authorization=given), 401, given)
-        for elsewhere in ({"Cookie": f"token={token}"}, {"Api_Key": token}, {}):
+        for elsewhere in ({"Cookie": f"token={token}"}, {}):
             self.assertEqual(self.status(**elsewhere), 401)
         self.assertEqual(self.ask(f"GET /api/tags?access_token={token}"), 401)
 

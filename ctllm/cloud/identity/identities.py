@@ -28,7 +28,10 @@ class Identities:
         for kind in self._kinds:
             if kind.owns(token):
                 return await kind.verify(token)
-        raise Unauthenticated("This is no token that we know: sign in, or use an API key.")
+        raise Unauthenticated(
+            "This is no token that we know: sign in, or use an API key, which a desktop makes "
+            "with: ctllm keys add NAME"
+        )
 
 
 class Remembered:

@@ -1,0 +1,52 @@
+"""The tokens that a request presents, in whichever header its client puts them."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+
+from ctllm.errors import BadRequest
+from ctllm.wire.heads import RequestHead, first
+
+#: Headers whose whole value is the key: Anthropic's clients send the one, Azure's the other.
+_KEY_HEADERS = (b"x-api-key", b"api-key")
+
+
+def presented_tokens(asked: RequestHead) -> tuple[str, ...]:
+    """Give the tokens of `asked`, the one of Authorization in front; none where it has none.
+
+    Several may be there: many clients send a made-up Bearer token beside the key that they are
+    told to send in a header. What is no credential of ours, such as `Bearer` alone, counts as none.
+    Raises BadRequest for several Authorization headers.
+    """
+    authorization = [value for name, value in asked.headers if name.lower() == b"authorization"]
+    if len(authorization) > 1:
+        raise BadRequest("There are several Authorization headers; send one.")
+    found = [_authorized(value, asked) for value in authorization]
+    found += [first(asked.headers, name) or b"" for name in _KEY_HEADERS]
+    tokens = (value.strip().decode("latin-1") for value in found)
+    return tuple(dict.fromkeys(token for token in tokens if token))
+
+
+def _authorized(value: bytes, asked: RequestHead) -> bytes:
+    """The token of an Authorization header; nothing where there is none that we know."""
+    scheme, _, token = value.strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return token
+    if scheme.lower() == b"basic" and not _from_page(asked):
+        return _password(token)
+    return b""
+
+
+def _password(encoded: bytes) -> bytes:
+    """The password of RFC 7617's credentials: the key, whatever the user's name is."""
+    try:
+        return b64decode(encoded.strip(), validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
+
+
+def _from_page(asked: RequestHead) -> bool:
+    """Whether a web page is behind this: a browser may add Basic credentials by itself."""
+    site = first(asked.headers, b"sec-fetch-site")
+    return site is not None and site.lower() not in (b"same-origin", b"none")
