@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+#: The statuses below 500 that time may mend: a slow body, a conflict, too early, too many, left.
+_TRANSIENT = frozenset((408, 409, 425, 429, 499))
+
 
 class CtllmError(Exception):
     """The root. `code` is for programs, `status` is HTTP's, `retry_after` is in seconds."""
@@ -21,6 +24,11 @@ class CtllmError(Exception):
         self.message = message
         if retry_after is not None:
             self.retry_after = retry_after
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the same request would be refused again, however often it is sent."""
+        return 400 <= self.status < 500 and self.status not in _TRANSIENT
 
 
 class BadConfiguration(CtllmError):

@@ -24,6 +24,7 @@ from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
 from ctllm.http.faces import Clock, Endpoint
+from ctllm.http.headers import from_proxy
 
 #: Unanswered questions for its health, in a row, after which a proxy hangs.
 MISSES = 3
@@ -205,7 +206,9 @@ class Life:
         instance = await means.runtime.ensure(self.id)
         self._adopted = instance.adopted
         endpoint = means.connect(instance.endpoint)
-        self.origin = Origin(endpoint, means.clock, "your streaming proxy", ProxyUnavailable)
+        self.origin = Origin(
+            endpoint, means.clock, "your streaming proxy", ProxyUnavailable, admit=from_proxy
+        )
         await until_well(self.origin, means.clock)
 
     async def _watch(self) -> Happening:

@@ -6,6 +6,7 @@ how Ollama is told to stop; nothing is waited for longer than the caller wants.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
@@ -14,9 +15,10 @@ from twisted.internet.protocol import Factory
 from ctllm.errors import CtllmError
 from ctllm.http.connection import Connection
 from ctllm.http.faces import Clock, Endpoint, Timer
+from ctllm.http.headers import from_ollama
 from ctllm.http.outgoing import Outgoing, Switched
 from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.heads import RequestHead
+from ctllm.wire.heads import AnswerHead, RequestHead
 
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
 #: close, and no request meets a connection that is just being closed.
@@ -31,7 +33,8 @@ MAX_KEPT = 64
 class Origin:
     """One HTTP server, reached through `endpoint`; `name` is for messages.
 
-    `unreachable` is the error that callers get when no connection can be made.
+    `unreachable` is the error that callers get when no connection can be made. `admit` makes of an
+    answer's head what callers get of it.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class Origin:
         name: str,
         unreachable: type[CtllmError],
         host: bytes = b"localhost",
+        admit: Callable[[AnswerHead], AnswerHead] = from_ollama,
     ) -> None:
         self.name = name
         self.host = host
         self.unreachable = unreachable
+        self.admit = admit
         self._endpoint = endpoint
         self.clock = clock
         self._kept: list[tuple[Connection, Timer]] = []

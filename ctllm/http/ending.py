@@ -6,8 +6,9 @@ from typing import Any
 
 import h11
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 
-from ctllm.errors import Overloaded
+from ctllm.errors import CtllmError, Overloaded
 from ctllm.http.attention import Attention
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, is_tls
@@ -15,15 +16,26 @@ from ctllm.http.patience import LINGER, PARTING, SLOW
 from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread
 from ctllm.wire.answers import Dialect, error_body
+from ctllm.wire.heads import reason_phrase
 
-_SAID = error_body(
-    Dialect.OLLAMA, Overloaded("too many connections wait here without asking; ask at once")
-)
+
+def _ready_made(error: CtllmError) -> bytes:
+    """An answer that says `error` and ends its connection."""
+    status = b"%d %b" % (error.status, reason_phrase(error.status))
+    body = error_body(Dialect.OLLAMA, error)
+    again = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
+    return (
+        b"HTTP/1.1 %b\r\nContent-Type: application/json\r\n%bConnection: close\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (status, again, len(body), body)
+    )
+
+
 #: What those hear who are pushed out.
-CROWDED = (
-    b"HTTP/1.1 503 \r\nContent-Type: application/json\r\nRetry-After: 10\r\n"
-    b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(_SAID), _SAID)
+CROWDED = _ready_made(
+    Overloaded("too many connections wait here without asking; ask at once", retry_after=10)
 )
+#: What those hear for whom not even an error can be written.
+BROKEN = _ready_made(CtllmError("the answer could not be written; the log says why"))
 
 
 class Ending(Protocol):
@@ -35,10 +47,11 @@ class Ending(Protocol):
     _h11: h11.Connection
     _unread: Unread
     _attention: Attention
+    _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
         self._deadline = Deadline(clock, self._too_late)
-        self._parting = Deadline(clock, self.close)
+        self._parting = Deadline(clock, self._part)
         self._closing = False
         self._full = False  # the client reads slower than we write
         self._late = False  # and for so long that only so much longer is waited
@@ -53,6 +66,13 @@ class Ending(Protocol):
         self._deadline.set(SLOW if self._full else LINGER)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
+
+    def give_up(self) -> None:
+        """No answer can be written: say so in words that cannot fail, and close."""
+        self._log.failure("an answer could not be written")
+        self._incoming = self._work = None
+        write_now(self.transport, BROKEN)
+        self.close()
 
     def _linger(self) -> None:
         """The client is still sending what nobody wants: let it read the answer before we close.
@@ -71,12 +91,15 @@ class Ending(Protocol):
         """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
         self._incoming = self._work = None
         self._closing = True
-        if self._h11.their_http_version == b"1.0":
-            self.transport.abortConnection()  # there, a plain close is how answers end
-            return
         if last_words and self._h11.our_state is h11.SEND_BODY:
             self.send(h11.Data(data=last_words))
             self._parting.set(PARTING)
+        else:
+            self._part()
+
+    def _part(self) -> None:
+        if self._h11.their_http_version == b"1.0":
+            self.transport.abortConnection()  # there, a plain close is how answers end
         else:
             self.close()
 

@@ -6,6 +6,7 @@ on a request: it is how the next stage knows of a body whose length nobody said.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 from ctllm.http.request_timeout import timeout_headers
@@ -24,6 +25,10 @@ MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
 #: From a proxy to a desktop: the scopes of whoever asks, which the cloud has verified.
 SCOPE = b"Ctllm-Scope"
+#: Between a proxy, its front and a desktop's endpoint: the answer has no end of its own but that
+#: of its connection (RFC 9112, section 6.3), and so gets no other end on its way.
+FRAMING = b"Ctllm-Framing"
+CLOSE_DELIMITED = b"close-delimited"
 
 #: What a name may have in a header as it is; the rest is quoted as in URLs.
 _PLAIN = " !#$&'()*+,/:;=?@[]"
@@ -78,8 +83,35 @@ _ORIGIN_PREFIXES = (
     b"x-akamai-", b"akamai-", b"cf-", b"cloudfront-", b"fastly-", b"fly-", b"tailscale-",
 )  # fmt: skip
 _ORIGIN_SUFFIXES = (b"-client-ip", b"-clientip", b"-forwarded-for", b"-forwarded-proto")
-#: Whether pages of other origins may read an answer is for the door to say that they came to.
-_CORS = b"access-control-"
+#: What an answer may say: what Ollama and the dialects that it speaks have, and clients read. All
+#: else ends here: servers and browsers on the way take orders by headers.
+_ANSWER = frozenset(
+    (
+        b"content-type", b"content-length", b"content-encoding", b"content-language",
+        b"content-range", b"accept-ranges", b"date", b"etag", b"last-modified", b"vary", b"allow",
+        b"location", b"cache-control", b"retry-after", b"retry-after-ms", b"x-should-retry",
+        b"x-request-id", b"request-id", b"openai-processing-ms", b"openai-version",
+        b"openai-model", b"openai-organization", b"anthropic-organization-id",
+    )
+)  # fmt: skip
+_ANSWER_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit-")
+#: Values that are let in. Ollama redirects to paths of its own, without slashes that are too many.
+_VALUE = re.compile(rb"[\t -~\x80-\xff]*")
+_VALUES = {
+    b"location": re.compile(
+        rb"/(?:(?:api|v1)(?:/(?!(?:\.|%2e){1,2}(?:[/?]|$))[!-.0-9:-\[\]-~]*)*)?", re.IGNORECASE
+    ),
+    b"cache-control": re.compile(
+        rb"(?:(?:no-cache|no-store|no-transform|private|must-revalidate|max-age=0)(?:, *|$))+"
+    ),
+}
+#: What a proxy says of its answers, and those in front of it pass on.
+_OF_PROXIES = frozenset((EXCHANGE.lower(), DESKTOP.lower(), FRAMING.lower()))
+#: Whatever a browser is given to show, it is text, and does nothing.
+_INERT = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
+)
 
 
 def quoted(name: str) -> bytes:
@@ -177,9 +209,30 @@ def for_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> Reque
     return RequestHead(head.method, head.target, headers)
 
 
-def for_client(head: AnswerHead) -> AnswerHead:
-    """What goes back towards whoever asked."""
+def from_ollama(head: AnswerHead) -> AnswerHead:
+    """What of an answer of Ollama's, or of what calls itself so, goes back to whoever asked."""
+    return _answer(head, frozenset())
+
+
+def from_desktop(head: AnswerHead) -> AnswerHead:
+    """What of a desktop's answer its proxy passes on: a desktop may be anything, too."""
+    return _answer(head, frozenset((FRAMING.lower(),)))
+
+
+def from_proxy(head: AnswerHead) -> AnswerHead:
+    """What of a proxy's answer goes back to whoever asked its front."""
+    return _answer(head, _OF_PROXIES)
+
+
+def _answer(head: AnswerHead, own: frozenset[bytes]) -> AnswerHead:
     kept = tuple(
-        header for header in end_to_end(head.headers) if not header[0].lower().startswith(_CORS)
+        header
+        for header in end_to_end(head.headers)
+        if _may_pass(header[0].lower(), header[1], own)
     )
-    return AnswerHead(head.status, head.reason, kept)
+    return AnswerHead(head.status, head.reason, (*kept, *_INERT))
+
+
+def _may_pass(name: bytes, value: bytes, own: frozenset[bytes]) -> bool:
+    known = name in _ANSWER or name in own or name.startswith(_ANSWER_PREFIXES)
+    return known and _VALUES.get(name, _VALUE).fullmatch(value) is not None

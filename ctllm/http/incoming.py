@@ -11,12 +11,22 @@ from twisted.internet.defer import Deferred
 
 from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
 from ctllm.http.faces import Transport
+from ctllm.http.headers import FRAMING
 from ctllm.http.reading import complaint
 from ctllm.wire.answers import dialect_of, error_body, error_in_stream
 from ctllm.wire.exchange import Call
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
+from ctllm.wire.heads import (
+    AnswerHead,
+    Headers,
+    RequestHead,
+    field_value,
+    first,
+    reason_phrase,
+    without,
+)
 
 JSON = b"application/json"
+_FRAMING = FRAMING.lower()
 
 
 class ServerConnection(Protocol):
@@ -35,8 +45,14 @@ class ServerConnection(Protocol):
     def speaks_chunks(self) -> bool:
         """Whether the client is of a version that has them."""
 
+    def end_by_closing(self) -> None:
+        """The answer to come has no end but that of the connection."""
+
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
+
+    def give_up(self) -> None:
+        """No answer can be written: say so in words that cannot fail, and close."""
 
     def welcome(self) -> None:
         """It is known who asks; raises Overloaded."""
@@ -58,6 +74,7 @@ class Incoming:
         self.asked = head
         self.raw_head = raw_head
         self.extra: Headers = ()  # headers that the answer gets besides its own
+        self.is_internal = False  # whether it is another part of ctllm that asks
         self.gone = False
         self.on_over: Callable[[str], None] = lambda outcome: None
         self._server = server
@@ -126,14 +143,23 @@ class Incoming:
 
     def head(self, head: AnswerHead) -> None:
         """Send status and headers. Without a Content-Length the body goes chunked."""
-        headers = [*head.headers, *self.extra]
         try:
-            said = h11.Response(status_code=head.status, headers=headers, reason=head.reason)
+            self._send_head(head)
         except h11.LocalProtocolError as error:
             self._nonsense(error)
-            return
+
+    def _send_head(self, head: AnswerHead) -> None:
+        """Send them; raises h11.LocalProtocolError where `head` is none."""
+        if head.status == 204:
+            head = AnswerHead(204, head.reason, without(head.headers, (b"content-length",)))
+        if not self.is_internal and first(head.headers, _FRAMING) is not None:
+            head = AnswerHead(head.status, head.reason, without(head.headers, (_FRAMING,)))
+            self._server.end_by_closing()
+        own = ((name, field_value(value)) for name, value in self.extra)
+        reason = head.reason or reason_phrase(head.status)
+        headers = [*head.headers, *own]
+        self._server.send(h11.Response(status_code=head.status, headers=headers, reason=reason))
         self._answer = head
-        self._server.send(said)
         self._chunked = self._server.speaks_chunks and self._is_unsized(head)
 
     def _is_unsized(self, head: AnswerHead) -> bool:
@@ -175,8 +201,8 @@ class Incoming:
         if self.gone or self._done:
             return
         if self._answer is None:
-            self.refuse(error)
-            self._server.answered()
+            if self.refuse(error):
+                self._server.answered()
             return
         self._over("broken")
         dialect = dialect_of(self.asked.path)
@@ -202,40 +228,44 @@ class Incoming:
 
     # -- answering by ourselves
 
-    def refuse(self, error: CtllmError) -> None:
-        """Send `error` as a whole answer; the caller then ends the exchange."""
-        self._over("refused")
-        headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
-        if error.retry_after is not None:
-            headers += ((b"Retry-After", b"%d" % error.retry_after),)
-        if error.status == 401:
-            headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
-        if error.status == 426:  # RFC 9110, section 15.5.22: what is spoken here instead
-            headers += ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
-        if isinstance(error, MethodNotAllowed):
-            headers += ((b"Allow", error.allow.encode()),)
-        self._whole(error.status, headers, error_body(dialect_of(self.asked.path), error))
+    def refuse(self, error: CtllmError) -> bool:
+        """Send `error` as a whole answer; the caller then ends the exchange.
+
+        False where that failed: then the connection ends, whatever the failure was.
+        """
+        try:
+            body = error_body(dialect_of(self.asked.path), error)
+            self._whole(error.status, _error_headers(error), body)
+        except Exception:  # what failed may be in what is written here, too
+            self._server.give_up()
+            return False
+        finally:
+            self._over("refused")
+        return True
 
     def reply(self, status: int, value: Any = None, headers: Headers = ()) -> None:
         """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
         if self.gone or self._done:
             return
-        self._over("whole")
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         if value is None:
             body = b""
         elif not isinstance(value, bytes):
             headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"), *headers)
         self._whole(status, headers, body)
+        self._over("whole")
         self._server.answered()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> None:
-        length: Headers = () if status == 204 else ((b"Content-Length", b"%d" % len(body)),)
+        """Send an answer of our own; raises where it cannot be written."""
+        if status != 204:
+            headers = (*headers, (b"Content-Length", b"%d" % len(body)))
         if self._server.body_is_unread():
             headers = (*headers, (b"Connection", b"close"))
-        self.head(AnswerHead(status, b"", (*headers, *length)))
+        safe = tuple((name, field_value(value)) for name, value in headers)
+        self._send_head(AnswerHead(status, b"", safe))
         if body and self.asked.method != b"HEAD":
-            self.data(body)
+            self._server.send(h11.Data(data=body))
         self._server.send(h11.EndOfMessage())
 
     async def read(self, limit: int) -> bytes:
@@ -255,6 +285,21 @@ class Incoming:
         """
         self._over("hijacked")
         return self._server.hijack()
+
+
+def _error_headers(error: CtllmError) -> Headers:
+    headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
+    if error.retry_after is not None:
+        headers += ((b"Retry-After", b"%d" % error.retry_after),)
+    if error.is_final:
+        headers += ((b"X-Should-Retry", b"false"),)  # official clients repeat some of these
+    if error.status == 401:
+        headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
+    if error.status == 426:  # RFC 9110, section 15.5.22: what is spoken here instead
+        headers += ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
+    if isinstance(error, MethodNotAllowed):
+        headers += ((b"Allow", error.allow.encode()),)
+    return headers
 
 
 class _Reading:

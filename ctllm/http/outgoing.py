@@ -12,7 +12,7 @@ from ctllm.errors import CtllmError, UpstreamFailed
 from ctllm.http.connection import Connection, nobody_waits
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport
-from ctllm.http.headers import for_client
+from ctllm.http.headers import CLOSE_DELIMITED, FRAMING
 from ctllm.http.patience import HANDSHAKE
 from ctllm.http.prompt import write_now
 from ctllm.wire.answer import Answer
@@ -35,6 +35,9 @@ class Server(Protocol):
     host: bytes
     clock: Clock
     unreachable: type[CtllmError]
+
+    def admit(self, head: AnswerHead) -> AnswerHead:
+        """What callers get of an answer's head."""
 
     def keep(self, connection: Connection) -> None:
         """Take back a connection whose exchange is over."""
@@ -196,7 +199,7 @@ class Outgoing:
                 if self._switched is not None and answer.head.status == 101:
                     self._switch(self._switched, answer.head, rest)
                     return
-                self.caller.head(for_client(answer.head))
+                self.caller.head(self._admitted(answer.head))
                 data = rest
             piece = b"" if self._over else answer.body.feed(data)
         except BadFraming as error:
@@ -210,6 +213,13 @@ class Outgoing:
             self._wait()
         if answer.body.whole and not self._over:
             self._finish()
+
+    def _admitted(self, head: AnswerHead) -> AnswerHead:
+        found = self._origin.admit(head)
+        if not self._answer.is_close_delimited:
+            return found
+        framing = ((FRAMING, CLOSE_DELIMITED),)
+        return AnswerHead(found.status, found.reason, (*found.headers, *framing))
 
     def _switch(self, switched: Switched, head: AnswerHead, rest: bytes) -> None:
         """The connection speaks another protocol from here on: it is not ours any more."""

@@ -30,6 +30,7 @@ from ctllm.http.trickle import Trickle
 from ctllm.http.turnstile import Begin
 from ctllm.wire.heads import RequestHead
 
+BROKE = "something in ctllm broke; its log says what"
 READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
 App = Callable[[Incoming], Coroutine[Any, Any, None]]
@@ -136,6 +137,9 @@ class HttpServer(Ending):
             self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {complaint(error)}"))
         except CtllmError as error:
             self._refuse(error)
+        except Exception:
+            self._log.failure("serving a connection failed")
+            self._refuse(CtllmError(BROKE))
         return False
 
     def _next_head(self) -> bool:
@@ -190,7 +194,7 @@ class HttpServer(Ending):
             incoming.fail(error)
             return
         self._log.failure("answering {path} failed", reason, path=incoming.asked.path)
-        incoming.fail(CtllmError("something in ctllm broke; its log says what"))
+        incoming.fail(CtllmError(BROKE))
 
     def _next_body(self) -> bool:
         incoming = self._incoming
@@ -200,7 +204,9 @@ class HttpServer(Ending):
         event = self._h11.next_event()
         if event is h11.NEED_DATA:
             if self._h11.they_are_waiting_for_100_continue:
-                self.send(h11.InformationalResponse(status_code=100, headers=[]))
+                self.send(
+                    h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+                )
             if not self._unread:
                 return False
             self._h11.receive_data(self._unread.take_all())
@@ -232,6 +238,10 @@ class HttpServer(Ending):
     def speaks_chunks(self) -> bool:
         """Whether the client is of a version that has them."""
         return self._h11.their_http_version == b"1.1"
+
+    def end_by_closing(self) -> None:
+        """The answer to come has no end but that of the connection, as in HTTP/1.0."""
+        self._h11.their_http_version = b"1.0"
 
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
@@ -287,6 +297,6 @@ class HttpServer(Ending):
         self._incoming = None
         if self._work is not None:
             incoming.left(error)
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            incoming.refuse(error)
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not incoming.refuse(error):
+            return
         self._linger()

@@ -17,6 +17,7 @@ from autobahn.twisted.websocket import (
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.deadline import Deadline
@@ -66,6 +67,10 @@ class TunnelSocket(Pinged):
         """Let `tunnel` speak through this socket."""
         self.tunnel = tunnel
         tunnel.wake = self._wake
+        tunnel.on_crash = self._crashed
+
+    def _crashed(self, error: Exception) -> None:
+        self._log.failure("an exchange of a tunnel failed", Failure(error))
 
     # -- sending
 

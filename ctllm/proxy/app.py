@@ -49,6 +49,7 @@ class ProxyApp:
             return
         claims = self._claims(incoming.asked)
         incoming.welcome()
+        incoming.is_internal = True
         if path == b"/ws/tunnel":
             self._tunnel(incoming, claims)
         elif path == b"/ctllm/desktops":

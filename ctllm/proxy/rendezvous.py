@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.faces import Clock
-from ctllm.http.headers import DESKTOP, ELSEWHERE, EXCHANGE, quoted
+from ctllm.http.headers import DESKTOP, ELSEWHERE, EXCHANGE, from_desktop, quoted
 from ctllm.http.websocket import ProxySocket
 from ctllm.proxy.choice import Meeting, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
@@ -78,9 +78,9 @@ class Rendezvous:
         if known is None:
             if len(self._meetings) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
-            known = Meeting(desktop, Opener(*self._limits))
+            known = Meeting(desktop, Opener(*self._limits, admit=from_desktop))
             self._meetings[desktop.id] = known
-        known.desktop = Desktop(desktop.id, desktop.name[:100])
+        known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
         return known
 
     def _replace(self, meeting: Meeting, socket: ProxySocket) -> None:

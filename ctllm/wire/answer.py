@@ -44,6 +44,11 @@ class Answer:
         """Whether the connection may be used again after this (whole) answer."""
         return self._lasting and self.body.whole and not self.body.rest
 
+    @property
+    def is_close_delimited(self) -> bool:
+        """Whether nothing but the end of its connection says where it ends."""
+        return isinstance(self.body, ToTheEnd)
+
     def take_head(self, data: bytes) -> bytes | None:
         """Read towards the final head; what follows it in `data`, or None while it is not there.
 

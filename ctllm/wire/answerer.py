@@ -26,7 +26,7 @@ from ctllm.wire.frames import (
     offset_frame,
 )
 from ctllm.wire.heads import AnswerHead, RequestHead, decode_request, encode_answer
-from ctllm.wire.tunnel import Tunnel
+from ctllm.wire.tunnel import BROKE, Tunnel
 from ctllm.wire.window import Inbound, Outbound
 
 #: Given an exchange (a Caller) and what it asks, starts the work and returns the Call.
@@ -171,8 +171,7 @@ class Answerer(Tunnel[Answering]):
         self._now = now
         for exchange in list(self.exchanges.values()):
             if exchange.expires is not None and exchange.expires <= now:
-                self._forget(exchange)
-                self._lost(exchange, Cancelled("nobody came back for the answer in time"))
+                self._end(exchange, Cancelled("nobody came back for the answer in time"))
 
     def _greeted(self, hello: Hello) -> None:
         self.on_greeted()
@@ -181,8 +180,8 @@ class Answerer(Tunnel[Answering]):
         held = frozenset(hello.exchanges)
         for exchange in list(self.exchanges.values()):
             if exchange.id.hex() not in held and not self._kept(exchange):
-                self._forget(exchange)
-                self._lost(exchange, Cancelled("the proxy does not hold this exchange any more"))
+                gone = "the proxy does not hold this exchange any more"
+                self._end(exchange, Cancelled(gone))
 
     def _kept(self, exchange: Answering) -> bool:
         """Whether an exchange that this proxy does not hold may still be asked for."""
@@ -219,6 +218,9 @@ class Answerer(Tunnel[Answering]):
             exchange.call = self.accept(exchange, head)
         except CtllmError as error:
             self.refuse(exchange, error)
+        except Exception as error:
+            self.on_crash(error)
+            self.refuse(exchange, CtllmError(BROKE))
 
     def _granted(self, resume: int) -> int:
         kept = sum(1 for exchange in self.exchanges.values() if exchange.resume)
@@ -239,8 +241,7 @@ class Answerer(Tunnel[Answering]):
                 self._finish(exchange)
 
     def _finish(self, exchange: Answering) -> None:
-        self._forget(exchange)
-        self._lost(exchange, Cancelled("the answer was whole before the request was"))
+        self._end(exchange, Cancelled("the answer was whole before the request was"))
 
     def _on_attach(self, exchange: Answering, offset: int) -> None:
         try:

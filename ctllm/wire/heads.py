@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import msgspec
 
@@ -44,6 +45,37 @@ class AnswerHead(msgspec.Struct, frozen=True):
     status: int
     reason: bytes = b""
     headers: Headers = ()
+
+
+#: The standard reason phrases (RFC 9110, section 15), and those of statuses that it lacks.
+_REASONS = {
+    **{status.value: status.phrase.encode() for status in HTTPStatus},
+    413: b"Content Too Large",
+    422: b"Unprocessable Content",
+    499: b"Client Closed Request",
+}
+_FIELD_VALUE = re.compile(rb"(?:[!-~](?:[\t -~]*[!-~])?)?")
+_NOT_IN_FIELD_VALUE = re.compile(rb"^[\t ]+|[\t ]+$|[^\t -~]+")
+
+
+def reason_phrase(status: int) -> bytes:
+    """The standard reason phrase of `status`; nothing where there is none."""
+    return _REASONS.get(status, b"")
+
+
+def field_value(value: bytes) -> bytes:
+    """`value` as the value of a header of our own (RFC 9110, section 5.5).
+
+    What cannot stand there is percent-encoded: control characters, bytes beyond ASCII, and space
+    at either end.
+    """
+    if _FIELD_VALUE.fullmatch(value):
+        return value
+    return _NOT_IN_FIELD_VALUE.sub(_percent_encoded, value)
+
+
+def _percent_encoded(found: re.Match[bytes]) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in found[0])
 
 
 def first(headers: Headers, name: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from ctllm.errors import (
     Cancelled,
@@ -28,7 +29,7 @@ from ctllm.wire.frames import (
     json_frame,
     offset_frame,
 )
-from ctllm.wire.heads import RequestHead, decode_answer, encode_request
+from ctllm.wire.heads import AnswerHead, RequestHead, decode_answer, encode_request
 from ctllm.wire.tunnel import Tunnel
 from ctllm.wire.window import Inbound, Outbound
 
@@ -141,7 +142,7 @@ class Asking(Exchange):
         except ValueError as error:
             raise ProtocolViolation(f"a HEAD frame that is not right: {error}") from None
         self.headed = True
-        self.caller.head(head)
+        self.caller.head(self._opener.admit(head))
 
     def hear_data(self, offset: int, piece: bytes) -> None:
         """Take a piece of the answer."""
@@ -162,10 +163,17 @@ class Asking(Exchange):
 
 
 class Opener(Tunnel[Asking]):
-    """The end that opens exchanges. `desktop` is known once the bridge has said HELLO."""
+    """The end that opens exchanges. `admit` makes of an answer's head what callers get of it."""
 
-    def __init__(self, window: int, grace: float, max_exchanges: int) -> None:
+    def __init__(
+        self,
+        window: int,
+        grace: float,
+        max_exchanges: int,
+        admit: Callable[[AnswerHead], AnswerHead] = lambda head: head,
+    ) -> None:
         super().__init__(window, grace, max_exchanges)
+        self.admit = admit
         self.status: Status | None = None
 
     @property
@@ -226,12 +234,8 @@ class Opener(Tunnel[Asking]):
         for exchange in list(self.exchanges.values()):
             if exchange.expires is not None and exchange.expires <= now:
                 self.drop(exchange, DesktopLost("gave up"))
-                self._lost(
-                    exchange,
-                    DesktopLost(
-                        "the desktop went away in the middle of this and did not come back"
-                    ),
-                )
+                lost = "the desktop went away in the middle of this and did not come back"
+                self._end(exchange, DesktopLost(lost))
 
     def _greeted(self, hello: Hello) -> None:
         held = frozenset(hello.exchanges)
@@ -245,8 +249,7 @@ class Opener(Tunnel[Asking]):
             elif not exchange.heard:
                 exchange.open_again()
             else:
-                self._forget(exchange)
-                self._lost(exchange, DesktopLost("the desktop was restarted in the middle of this"))
+                self._end(exchange, DesktopLost("the desktop was restarted in the middle of this"))
 
     def _lost(self, exchange: Asking, error: CtllmError) -> None:
         exchange.caller.fail(error)

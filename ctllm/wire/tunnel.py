@@ -38,7 +38,14 @@ REMEMBERED = 8192
 #: More frames about nothing than this waiting to be sent means that the peer does not read.
 MAX_NOTICES = 16384
 
+#: What both sides hear of a failure of this program.
+BROKE = "something in ctllm broke; its log says what"
+
 E = TypeVar("E", bound=Exchange)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def check(hello: Hello) -> None:
@@ -60,6 +67,7 @@ class Tunnel(Generic[E]):
         self.up = False
         self.wake: Callable[[], None] = lambda: None
         self.on_bye: Callable[[Reason], None] = lambda reason: None
+        self.on_crash: Callable[[Exception], None] = _raise
         self._peer_window = 0
         self._line: deque[Exchange] = deque()
         self._notices: list[bytes] = []
@@ -121,8 +129,7 @@ class Tunnel(Generic[E]):
     def abandon(self, error: CtllmError) -> None:
         """End every exchange on this side with `error`."""
         for exchange in list(self.exchanges.values()):
-            self._forget(exchange)
-            self._lost(exchange, error)
+            self._end(exchange, error)
 
     # -- frames
 
@@ -133,7 +140,12 @@ class Tunnel(Generic[E]):
             return
         if len(payload) < 8:
             raise ProtocolViolation("a DATA frame without its offset")
-        self._on_data(exchange, OFFSET.unpack_from(payload)[0], payload[8:])
+        try:
+            self._on_data(exchange, OFFSET.unpack_from(payload)[0], payload[8:])
+        except ProtocolViolation:
+            raise
+        except Exception as error:
+            self._crashed(exchange, error)
 
     def _about_connection(self, kind: int, payload: bytes) -> None:
         if kind == Kind.BYE:
@@ -154,10 +166,18 @@ class Tunnel(Generic[E]):
         exchange = self.exchanges.get(id)
         if exchange is None:
             self._on_unknown(kind, id, payload)
-        elif kind == Kind.RESET:
+            return
+        try:
+            self._about(exchange, kind, payload)
+        except ProtocolViolation:
+            raise
+        except Exception as error:
+            self._crashed(exchange, error)
+
+    def _about(self, exchange: E, kind: int, payload: bytes) -> None:
+        if kind == Kind.RESET:
             reason = from_json(payload, Reason)
-            self._forget(exchange)
-            self._lost(exchange, from_wire(reason.code, reason.message))
+            self._end(exchange, from_wire(reason.code, reason.message))
         elif kind == Kind.ACK:
             self._on_ack(exchange, offset_of(payload))
         elif kind == Kind.END:
@@ -181,6 +201,24 @@ class Tunnel(Generic[E]):
         """A frame for an exchange that is not (any more): late is fine, unknown is not."""
         if id not in self._ended:
             raise ProtocolViolation(f"a frame of kind {kind} for an unknown exchange")
+
+    # -- one exchange's end
+
+    def _end(self, exchange: E, error: CtllmError) -> None:
+        """Forget an exchange and tell this side's user of it; that this fails is nobody else's."""
+        self._forget(exchange)
+        try:
+            self._lost(exchange, error)
+        except Exception as failure:
+            self.on_crash(failure)
+
+    def _crashed(self, exchange: E, failure: Exception) -> None:
+        """Whoever uses an exchange on this side failed: it ends on both sides, and no other."""
+        self.on_crash(failure)
+        error = CtllmError(BROKE)
+        if exchange.id in self.exchanges:
+            self._reset(exchange.id, error)
+        self._end(exchange, error)
 
     # -- bookkeeping
 

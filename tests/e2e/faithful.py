@@ -25,6 +25,17 @@ HOPS = {
     "expect", "proxy-authenticate", "proxy-authorization",
 }  # fmt: skip
 OURS = "ctllm-"
+#: What answers may say, written down here once more; ctllm lets nothing else pass on purpose, for
+#: by headers servers and browsers on the way take orders.
+PASSED = {
+    "content-type", "content-length", "content-encoding", "content-range", "date", "etag", "allow",
+    "location", "cache-control", "retry-after", "x-request-id",
+}  # fmt: skip
+#: What ctllm adds to each answer that it relays, so that a browser does nothing by it.
+ADDED = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; sandbox"),
+)
 #: A request's head, by the number in it.
 _HEAD = rb"[A-Z]+ /\S* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*X-Try: %s\r\n(?:[^\r\n]+\r\n)*\r\n"
 
@@ -102,8 +113,9 @@ class Answer:
 
     @property
     def told(self) -> tuple[int, str, Headers, bytes, bool]:
-        """All that a client may go by."""
-        return self.status, self.reason, end_to_end(self.headers), self.body, self.whole
+        """All that a client may go by, of what is meant to pass."""
+        kept = tuple(header for header in self.headers if header[0].lower() in PASSED)
+        return self.status, self.reason, kept, self.body, self.whole
 
 
 def end_to_end(headers: Headers) -> Headers:
@@ -243,6 +255,9 @@ class Twice:
         direct, sent = await self._ask(ask, prepare, self.port, f"127.0.0.1:{self.port}")
         cloud = self.world.cloud_port
         through, arrived = await self._ask(ask, prepare, cloud, "ctllm.example.org")
+        passed = end_to_end(through.headers)
+        unmeant = [each for each in passed if each[0].lower() not in PASSED and each not in ADDED]
+        assert not unmeant, unmeant
         return Both(direct, through, sent, arrived)
 
     async def through(self, ask: Ask, host: str) -> Answer:

@@ -14,6 +14,7 @@ from twisted.internet.task import LoopingCall
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import linux
 from tests.e2e.world import World, until
+from tests.ports import free_port
 
 pytestmark = linux
 
@@ -116,6 +117,68 @@ async def test_what_follows_an_answer_is_nobodys(place: Fort, door: str) -> None
         status, _, after = await place.world.http("GET", "/alive", token=place.world.key)
         assert (status, after) == (200, b"{}"), name
     place.ollama.answers.clear()
+
+
+#: What servers and browsers on the way would obey.
+ORDERS = (
+    b"X-Accel-Redirect: /internal/secret", b"X-Accel-Buffering: yes", b"X-Sendfile: /etc/passwd",
+    b"Set-Cookie: ctllm-session=evil", b'Clear-Site-Data: "*"', b"Alt-Svc: h3=evil:443",
+    b"Strict-Transport-Security: max-age=9", b"Refresh: 0; url=//evil", b"Link: </evil>",
+    b"Location: //evil.example/", b"Ctllm-Desktop: evil", b"Ctllm-Side: evil",
+    b"Ctllm-Framing: close-delimited", b"WWW-Authenticate: Basic realm=evil",
+    b"Content-Security-Policy: default-src *",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@ensureDeferred
+async def test_headers_that_give_orders(place: Fort, door: str) -> None:
+    """None of them passes, in the head, before it or after the body; what is HTML is inert."""
+    lines = b"\r\n".join(ORDERS)
+    body = b"<script>evil()</script>"
+    for answer in (
+        OK + b"Content-Type: text/html\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
+        b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n\r\n" + OK
+        + b"Content-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n17\r\n" + body
+        + b"\r\n0\r\n" + lines + b"\r\n\r\n",
+        b"HTTP/1.1 307 See\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
+    ):  # fmt: skip
+        heard = await asked(place, door, answer)
+        head = heard.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
+        assert body in heard, heard
+        for line in ORDERS:
+            assert line.lower() + b"\r\n" not in head, line
+            if not line.startswith((b"Content-Security", b"Ctllm-")):
+                assert b"\r\n" + line.partition(b":")[0].lower() + b":" not in head, line
+        assert head.count(b"\r\nctllm-desktop:") <= 1
+        assert b"\r\nx-content-type-options: nosniff\r\n" in head
+        assert b"\r\ncontent-security-policy: default-src 'none'; sandbox\r\n" in head
+        assert heard.count(b"HTTP/1.1") == 1
+    place.ollama.answers.clear()
+
+
+@ensureDeferred
+async def test_names_that_no_header_can_have(world: World) -> None:
+    """A model's, a desktop's: each request is answered, and others on that tunnel are, too."""
+    world.ollama, ollama = world.standin("llama3.2")
+    endpoint = free_port()
+    await world.cloud()
+    options = ("--desktop-name=attic ", f"--endpoint=127.0.0.1:{endpoint}")
+    await world.desktop("alice", ollama, *options)
+    token = await world.token("alice")
+    for model in (" m", "m ", "m\t", "a\r\nX: y", "caf\xe9", "\u65e5\u672c", "\x00", "\x7f"):
+        for port, key in ((endpoint, None), (world.cloud_port, token)):
+            other = Deferred.fromCoroutine(
+                world.http("POST", "/api/chat", {"model": "llama3.2"}, key, port=port)
+            )
+            status, headers, _ = await world.http(
+                "POST", "/api/chat", {"model": model}, key, port=port
+            )
+            assert status in (400, 404), (model, status)  # by Ollama, which was asked
+            assert "x" not in headers
+            if port == world.cloud_port:
+                assert headers["ctllm-desktop"] == "attic"
+            assert (await other)[0] == 200
 
 
 @ensureDeferred

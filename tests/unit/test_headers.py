@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import h11
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.headers import ASSERTION, end_to_end, for_client, for_ollama, for_proxy
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead, first
+from ctllm.http.headers import (
+    ASSERTION,
+    end_to_end,
+    for_ollama,
+    for_proxy,
+    from_desktop,
+    from_ollama,
+    from_proxy,
+)
+from ctllm.wire.heads import AnswerHead, Headers, RequestHead, field_value, first
 
 HOST = b"127.0.0.1:11434"
 
@@ -196,25 +207,116 @@ class Hops(SynchronousTestCase):
         self.assertLessEqual(set(found), allowed)
         self.assertEqual(found.count(b"host"), 1)
 
-    def test_answers_lose_theirs_too(self) -> None:
-        """The next connection says for itself how it is kept and framed."""
-        head = AnswerHead(
-            200,
-            b"OK",
-            (
-                (b"Transfer-Encoding", b"chunked"),
-                (b"Connection", b"X-Hop"),
-                (b"X-Hop", b"1"),
-                (b"Retry-After", b"3"),
-            ),
-        )
-        self.assertEqual(for_client(head).headers, ((b"Retry-After", b"3"),))
 
-    def test_what_ollama_says_of_origins_ends_here(self) -> None:
-        """It was not told the page's: only the door that the page came to may answer for it."""
-        said = (
-            (b"access-control-Allow-Origin", b"*"),
-            (b"Access-Control-Allow-Credentials", b"true"),
+ANSWERS = (from_ollama, from_desktop, from_proxy)
+INERT = (
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
+)
+
+
+class Answers(SynchronousTestCase):
+    """What an answer may say to servers and browsers on its way."""
+
+    def passed(self, *headers: tuple[bytes, bytes], by: Any = from_ollama) -> Headers:
+        found: Headers = by(AnswerHead(200, b"OK", headers)).headers
+        self.assertEqual(found[-2:], INERT)
+        return found[:-2]
+
+    def test_what_clients_read(self) -> None:
+        """In order, and as spelled."""
+        kept = (
+            (b"content-TYPE", b"application/x-ndjson"),
+            (b"Content-Length", b"5"),
+            (b"Content-Encoding", b"gzip"),
+            (b"Date", b"Thu, 01 Jan 2026 00:00:00 GMT"),
+            (b"Retry-After", b"3"),
+            (b"X-Request-Id", b"1"),
+            (b"request-id", b"1"),
+            (b"x-ratelimit-remaining-tokens", b"9"),
+            (b"anthropic-ratelimit-requests-limit", b"9"),
+            (b"openai-processing-ms", b"9"),
+            (b"ETag", b'W/"1"'),
             (b"Vary", b"Origin"),
+            (b"Cache-Control", b"no-cache, no-transform"),
+            (b"Location", b"/api/tags?x=1"),
+            (b"Allow", b"GET"),
         )
-        self.assertEqual(for_client(AnswerHead(200, b"OK", said)).headers, said[2:])
+        for by in ANSWERS:
+            self.assertEqual(self.passed(*kept, by=by), kept)
+
+    def test_nothing_else(self) -> None:
+        """Orders to servers and browsers, claims to be us, and whatever nobody knows."""
+        for name, value in (
+            (b"X-Accel-Redirect", b"/internal/secret"),
+            (b"X-Accel-Buffering", b"yes"),
+            (b"X-Accel-Expires", b"86400"),
+            (b"X-Sendfile", b"/etc/passwd"),
+            (b"X-LIGHTTPD-send-file", b"/etc/passwd"),
+            (b"X-Reproxy-URL", b"http://evil.example"),
+            (b"Set-Cookie", b"ctllm-session=evil"),
+            (b"Clear-Site-Data", b'"*"'),
+            (b"Strict-Transport-Security", b"max-age=99999999"),
+            (b"Alt-Svc", b'h3="evil.example:443"'),
+            (b"Refresh", b"0; url=https://evil.example"),
+            (b"Link", b"</x>; rel=preload"),
+            (b"Content-Security-Policy", b"default-src *"),
+            (b"X-Content-Type-Options", b"no"),
+            (b"Content-Disposition", b"attachment; filename=evil.exe"),
+            (b"Service-Worker-Allowed", b"/"),
+            (b"SourceMap", b"/x"),
+            (b"Expires", b"Thu, 01 Jan 2099 00:00:00 GMT"),
+            (b"Cache-Control", b"public, max-age=86400"),
+            (b"Location", b"https://evil.example/"),
+            (b"Location", b"//evil.example/api/"),
+            (b"Location", b"/\\evil.example"),
+            (b"Location", b"/ctllm/session"),
+            (b"Location", b"/api/../ctllm/session"),
+            (b"Location", b"/v1/%2E./ctllm/session"),
+            (b"WWW-Authenticate", b'Basic realm="your password"'),
+            (b"Access-Control-Allow-Origin", b"*"),
+            (b"Server", b"nginx"),
+            (b"Connection", b"close"),
+            (b"Keep-Alive", b"timeout=5"),
+            (b"Transfer-Encoding", b"chunked"),
+            (b"Trailer", b"X-Accel-Redirect"),
+            (b"Upgrade", b"h2c"),
+            (b"Ctllm-Assertion", b"forged"),
+            (b"Ctllm-Side", b"local"),
+            (b"Ctllm-Anything", b"1"),
+            (b"Retry-After", b"3\x0b"),
+            (b"X-Mine", b"1"),
+        ):
+            for spelling in spelled(name):
+                for by in ANSWERS:
+                    self.assertEqual(self.passed((spelling, value), by=by), (), spelling)
+
+    def test_what_ctllm_says_of_its_answers(self) -> None:
+        """A proxy is believed what is its own to say; of a desktop, how its answer ends."""
+        own = ((b"Ctllm-Exchange", b"1"), (b"Ctllm-Desktop", b"d"))
+        framing = (b"Ctllm-Framing", b"close-delimited")
+        self.assertEqual(self.passed(*own, framing, by=from_proxy), (*own, framing))
+        self.assertEqual(self.passed(*own, framing, by=from_desktop), (framing,))
+        self.assertEqual(self.passed(*own, framing, by=from_ollama), ())
+
+    def test_what_the_connection_names_ends_here(self) -> None:
+        """The next connection says for itself how it is kept and framed."""
+        headers = ((b"Connection", b"ETag"), (b"ETag", b"1"), (b"Retry-After", b"3"))
+        self.assertEqual(self.passed(*headers), ((b"Retry-After", b"3"),))
+
+    def test_again_and_again(self) -> None:
+        """Each stage adds what makes an answer inert once."""
+        head = AnswerHead(200, b"OK", ((b"Content-Type", b"text/html"),))
+        once = from_ollama(head)
+        self.assertEqual(from_proxy(from_desktop(once)), once)
+
+
+class OwnValues(SynchronousTestCase):
+    """Values of headers that ctllm writes."""
+
+    @given(st.binary())
+    def test_whatever_they_are(self, value: bytes) -> None:
+        """What is written is a value (RFC 9110, section 5.5), and h11 agrees."""
+        written = field_value(value)
+        self.assertRegex(written, rb"\A(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
+        h11.Response(status_code=200, headers=[(b"X", written)])

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import CtllmError, DesktopLost, DesktopOffline
+from ctllm.errors import (
+    Cancelled,
+    CtllmError,
+    DesktopLost,
+    DesktopOffline,
+    MethodNotAllowed,
+    Overloaded,
+    TooLarge,
+    Unauthenticated,
+)
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
@@ -111,7 +122,7 @@ class Streaming(Served):
         """100 Continue comes when the body has somewhere to go."""
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
         self.say(head)
-        self.assertEqual(self.said(), b"HTTP/1.1 100 \r\n\r\n")
+        self.assertEqual(self.said(), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.say(b"ok")
         self.assertEqual(self.calls[0].told, [b"ok", "end"])
 
@@ -160,11 +171,53 @@ class Endings(Served):
         self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
 
     def test_http_1_0_breaks_off_with_a_reset(self) -> None:
-        """There a plain close is how answers end."""
+        """There a plain close is how answers end; the dialect's words go before it."""
         self.say(b"GET /api/tags HTTP/1.0\r\n\r\n")
         self.incoming[0].head(NDJSON)
+        self.said()
         self.incoming[0].fail(DesktopLost("gone"))
+        self.assertEqual((self.said(), self.transport.closed), (b'{"error":"gone"}\n', ""))
+        self.clock.advance(PARTING)
         self.assertEqual(self.transport.closed, "abort")
+
+    def test_an_answer_without_an_end_of_its_own(self) -> None:
+        """It ends with the connection, as it came; whole, or by a reset where it broke."""
+        head = AnswerHead(200, b"OK", (*NDJSON.headers, (b"Ctllm-Framing", b"close-delimited")))
+        for broken in (False, True):
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].head(head)
+            said = self.said()
+            self.assertIn(b"\r\nConnection: close\r\n", said)
+            self.assertNotIn(b"Transfer-Encoding", said)
+            self.assertNotIn(b"Ctllm-Framing", said)
+            self.incoming[0].data(b"{}\n")
+            self.assertEqual(self.said(), b"{}\n")
+            if broken:
+                self.incoming[0].fail(DesktopLost("gone"))
+                self.assertEqual(self.said(), b'{"error":"gone"}\n')
+                self.clock.advance(PARTING)
+            else:
+                self.incoming[0].end()
+            self.assertEqual(self.transport.closed, "abort" if broken else "close")
+
+    def test_between_our_own_parts_its_framing_is_told(self) -> None:
+        """In chunks, so that a break can be told from an end there."""
+        self.say(CHAT)
+        self.incoming[0].is_internal = True
+        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Ctllm-Framing", b"close-delimited"),)))
+        said = self.said()
+        self.assertIn(b"Ctllm-Framing: close-delimited\r\n", said)
+        self.assertIn(b"Transfer-Encoding: chunked\r\n", said)
+        self.incoming[0].end()
+        self.assertEqual((self.said(), self.transport.closed), (b"0\r\n\r\n", ""))
+
+    def test_no_content_has_no_length(self) -> None:
+        """Of 204 (RFC 9110, section 8.6), whoever gave it one."""
+        self.say(CHAT)
+        self.incoming[0].head(AnswerHead(204, b"", ((b"Content-Length", b"0"),)))
+        self.incoming[0].end()
+        self.assertEqual(self.said(), b"HTTP/1.1 204 No Content\r\n\r\n")
 
     def test_an_answer_shorter_than_it_said_is_broken_off(self) -> None:
         """An upstream that ends early does not make a clean end here."""
@@ -360,6 +413,116 @@ class Targets(Served):
         self.assertEqual([each.asked.target for each in self.incoming], [b"/"])
         self.assertIsNone(self.asked(b"*"))
         self.assertIn(b"HTTP/1.1 400", self.said())
+
+
+class OwnAnswers(Served):
+    """What is said by this side, and by no upstream."""
+
+    def test_values_are_safe_where_they_are_written(self) -> None:
+        """Of `extra` and of replies: edges, controls and other languages are percent-encoded."""
+        for value, written in (
+            (b" m", b"%20m"),
+            (b"attic \t", b"attic%20%09"),
+            (b"a\r\nX: y\0", b"a%0D%0AX: y%00"),
+            ("caf\xe9".encode(), b"caf%C3%A9"),
+            (b"   ", b"%20%20%20"),
+            (b"two words", b"two words"),
+            (b"", b""),
+        ):
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].extra = ((b"Ctllm-Model", value),)
+            self.incoming[0].reply(200, {}, ((b"X-Mine", value),))
+            said = self.said()
+            self.assertIn(b"\r\nCtllm-Model: " + written + b"\r\n", said)
+            self.assertIn(b"\r\nX-Mine: " + written + b"\r\n", said)
+            self.assertEqual(self.transport.closed, "")
+
+    def test_every_status_has_its_phrase(self) -> None:
+        """Some clients show nothing else of an error."""
+        for kind, line in (
+            (Unauthenticated, b"HTTP/1.1 401 Unauthorized\r\n"),
+            (TooLarge, b"HTTP/1.1 413 Content Too Large\r\n"),
+            (Overloaded, b"HTTP/1.1 503 Service Unavailable\r\n"),
+            (Cancelled, b"HTTP/1.1 499 Client Closed Request\r\n"),
+        ):
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].fail(kind("no"))
+            self.assertTrue(self.said().startswith(line))
+        self.server.push_out()
+        self.assertTrue(self.said().startswith(b"HTTP/1.1 503 Service Unavailable\r\n"))
+
+    def test_an_upstreams_phrase_stays(self) -> None:
+        """One that it left out is filled in."""
+        for reason, written in ((b"Fine, thanks", b"Fine, thanks"), (b"", b"OK")):
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].head(AnswerHead(200, reason, NDJSON.headers))
+            self.assertTrue(self.said().startswith(b"HTTP/1.1 200 %b\r\n" % written))
+
+    def test_what_no_retry_can_mend_says_so(self) -> None:
+        """Official clients otherwise repeat a 401 for minutes; what may pass is not marked."""
+        for kind in _every(CtllmError):
+            if kind is MethodNotAllowed:
+                error: CtllmError = MethodNotAllowed("no", allow="GET")
+            else:
+                error = kind("no")
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].fail(error)
+            final = error.status in (400, 401, 403, 404, 405, 410, 413, 415, 426, 431)
+            self.assertEqual(b"\r\nX-Should-Retry: false\r\n" in self.said(), final, kind)
+
+    def test_an_answer_that_cannot_be_written(self) -> None:
+        """The client gets an answer all the same, and the connection ends."""
+
+        class Odd(CtllmError):
+            retry_after: Any = "soon"
+
+        for error, extra in ((Odd("no"), b"X-Y"), (DesktopLost("gone"), b"X Y")):
+            self.setUp()
+            self.say(CHAT)
+            self.incoming[0].extra = ((extra, b"1"),)
+            self.incoming[0].fail(error)
+            said = self.said()
+            self.assertTrue(said.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), said)
+            self.assertIn(b"\r\nConnection: close\r\n", said)
+            self.assertEqual(self.transport.closed, "close")
+            self.assertEqual(len(self.flushLoggedErrors()), 1)
+
+    def test_a_reply_that_cannot_be_written(self) -> None:
+        """It is an error like any other, in the dialect; the connection goes on."""
+
+        async def app(incoming: Incoming) -> None:
+            incoming.reply(200, {}, ((b"X y", b"1"),))
+
+        self.server._app = app
+        self.say(CHAT)
+        said = self.said()
+        self.assertTrue(said.startswith(b"HTTP/1.1 500 "), said)
+        self.assertIn(b'{"error":"something in ctllm broke', said)
+        self.assertEqual(len(self.flushLoggedErrors()), 1)
+
+    def test_an_upstream_that_fails_on_the_body(self) -> None:
+        """Its client hears of it; nothing is raised into the reactor."""
+
+        class Broken(Told):
+            def write(self, piece: bytes) -> None:
+                raise RuntimeError("a bug")
+
+        async def app(incoming: Incoming) -> None:
+            incoming.relay(Broken())
+
+        self.server._app = app
+        self.say(CHAT)
+        self.assertTrue(self.said().startswith(b"HTTP/1.1 500 "))
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+
+def _every(root: type[CtllmError]) -> set[type[CtllmError]]:
+    below = (_every(kind) for kind in root.__subclasses__() if kind.__module__ == "ctllm.errors")
+    return {root}.union(*below)
 
 
 class Bodies(SynchronousTestCase):

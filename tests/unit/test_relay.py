@@ -112,9 +112,9 @@ class StraightOn(Case):
         desk = self.desk("up", "m:1")
         self.desk("demo", "demo:echo")
         self.ask("GET /api/tags")
-        self.answer(desk, b"what[ever", AnswerHead(200, b"OK", ((b"X-Mine", b"1"),)))
+        self.answer(desk, b"what[ever", AnswerHead(200, b"OK", ((b"X-Request-Id", b"1"),)))
         _, head, body = self.said()
-        self.assertIn(b"X-Mine: 1", head)
+        self.assertIn(b"X-Request-Id: 1", head)
         self.assertIn(b"Ctllm-Exchange: ", head)
         self.assertIn(b"what[ever", body)
 

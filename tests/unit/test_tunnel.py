@@ -194,6 +194,69 @@ class Exchanges(SynchronousTestCase):
         kinds = [kind for kind, _, _ in split(pair.answerer.outgoing())]
         self.assertEqual(kinds, [Kind.HEAD, Kind.DATA])
 
+    def test_whoever_fails_ends_its_own_exchange(self) -> None:
+        """At either end, at any point: the tunnel stays, and so does every other exchange."""
+
+        class Broken(RuntimeError):
+            pass
+
+        def breaks(*_: object) -> None:
+            raise Broken
+
+        for side in ("head", "data", "end", "fail"):
+            pair = connected()
+            crashes: list[Exception] = []
+            pair.opener.on_crash = pair.answerer.on_crash = crashes.append
+            client, other = pair.ask(), pair.ask()
+            pair.settle()
+            work, another = pair.works.values()
+            setattr(client, side, breaks)
+            work.caller.head(OK)
+            work.caller.data(b"one\n")
+            work.caller.fail(Gone("x")) if side == "fail" else work.caller.end()
+            another.caller.head(OK)
+            another.caller.end()
+            pair.settle()
+            self.assertIsInstance(crashes[0], Broken, side)
+            self.assertEqual((other.heard, other.over), (OK, "end"), side)
+            self.assertTrue(pair.opener.up)
+            self.assertEqual(len(pair.opener.exchanges), 0)
+            if side != "fail":
+                self.assertIsInstance(client.over, CtllmError)
+        for side in ("write", "end", "cancel"):
+            pair = connected()
+            pair.opener.on_crash = pair.answerer.on_crash = crashes.append
+            client, other = pair.ask(), pair.ask()
+            pair.settle()
+            work, another = pair.works.values()
+            crashes.clear()
+            setattr(work, side, breaks)
+            for each in (client, other):
+                each.call.write(b"x")
+            pair.settle()
+            for each in (client, other):
+                if each.over is None:
+                    each.call.cancel(Gone("x")) if side == "cancel" else each.call.end()
+            pair.settle()
+            self.assertIsInstance(crashes[0], Broken, side)
+            self.assertEqual(bytes(another.got), b"x")
+            self.assertTrue(pair.answerer.up)
+            if side != "cancel":
+                self.assertIsInstance(client.over, CtllmError)
+                self.assertIsNone(other.over)
+
+    def test_work_that_cannot_even_begin(self) -> None:
+        """Whatever it is that fails there, its client hears of it, and the tunnel stays."""
+        pair = connected()
+        crashes: list[Exception] = []
+        pair.answerer.on_crash = crashes.append
+        pair.answerer.accept = lambda caller, head: 1 // 0  # type: ignore[return-value]
+        client = pair.ask()
+        pair.settle()
+        self.assertIsInstance(client.over, CtllmError)
+        self.assertIsInstance(crashes[0], ZeroDivisionError)
+        self.assertTrue(pair.answerer.up)
+
     def test_a_client_that_leaves_cancels_the_work(self) -> None:
         """Cancelling reaches the desktop's call and leaves nothing behind."""
         pair = connected()

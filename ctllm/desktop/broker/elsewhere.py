@@ -18,7 +18,7 @@ from ctllm.desktop.session import Session
 from ctllm.errors import CtllmError, ProxyUnavailable, Unauthenticated, UpstreamFailed
 from ctllm.http.asking import ask
 from ctllm.http.client import Origin
-from ctllm.http.headers import for_cloud
+from ctllm.http.headers import for_cloud, from_proxy
 from ctllm.wire.endpoints import canonical
 from ctllm.wire.exchange import Call, Caller, Upstream
 from ctllm.wire.heads import RequestHead
@@ -134,7 +134,9 @@ class Elsewhere(Service):
         if self._origin is None or self._origin.name != _name(url):
             self._leave()
             endpoint = dialler(url, self._reactor)
-            self._origin = Origin(endpoint, self._reactor, _name(url), ProxyUnavailable)
+            self._origin = Origin(
+                endpoint, self._reactor, _name(url), ProxyUnavailable, admit=from_proxy
+            )
         return self._origin
 
     def _leave(self) -> None:
