@@ -177,8 +177,8 @@ class Exchange:
     def _send(self, whole: Whole, *, cleanly: bool = True) -> None:
         body = whole.body if isinstance(whole.body, bytes) else whole.body()
         kind = (("Content-Type", whole.kind),) if body else ()
-        length = ("Content-Length", str(len(body)))
-        self._head(whole.status, (*kind, length, *whole.headers))
+        length = () if whole.status == 204 else (("Content-Length", str(len(body))),)
+        self._head(whole.status, (*kind, *length, *whole.headers))
         self._request.write(body if cleanly else body[: len(body) // 2])
         if body:
             self._record.wrote()

@@ -84,9 +84,10 @@ LINES: dict[str, tuple[bytes, bytes | None]] = {
     "a tunnel to elsewhere": (b"CONNECT evil.example:80 " + REST, None),
     "a space in the target": (b"GET /probe /x " + REST, None),
     "a line feed in the target": (b"GET /probe\n " + REST, None),
-    "an address of elsewhere": (
-        b"GET http://evil.example/probe " + REST, b"/probe",
-    ),
+    "an absolute address": (b"GET http://localhost/probe " + REST, b"/probe"),
+    "a query without a path": (b"GET http://localhost?/probe " + REST, b"/?/probe"),
+    "bytes beyond ASCII": (b"GET /caf\xc3\xa9/\xff?\xfe " + REST, b"/caf\xc3\xa9/\xff?\xfe"),
+    "a user's name before the host": (b"GET http://evil@localhost/probe " + REST, None),
     "an authority inside the target": (
         b"GET //evil.example/probe " + REST, b"//evil.example/probe",
     ),
@@ -146,6 +147,17 @@ async def test_request_lines_have_one_meaning(place: Fort, door: str) -> None:
             assert hosts == [b"Host: 127.0.0.1:%d" % place.ollama.port], name
     assert b"/hidden" not in place.ollama.bytes
     await place.lives()
+
+
+@ensureDeferred
+async def test_the_host_of_an_absolute_address_is_the_one_that_counts(place: Fort) -> None:
+    """What Host says beside it does not: a page cannot reach the endpoint by another name."""
+    at = place.doors["endpoint"]
+    place.ollama.requests.clear()
+    for line in (b"GET http://evil.example/probe ", b"GET http://evil.example?x=/probe "):
+        heard = await at.say(line + REST % at.credential)
+        assert statuses(heard) == [b"403"], heard
+    assert place.ollama.requests == []
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
