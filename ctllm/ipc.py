@@ -21,11 +21,13 @@ import msgspec
 from ctllm.errors import CtllmError, NotRunning, Unauthenticated, UpstreamFailed, from_wire
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import Status
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.lines import Lines
 
 #: Seconds that an answer may take; signing in and opening the page ask the cloud.
 PATIENCE = 30.0
 T = TypeVar("T")
+_NO_SENSE = "what the desktop says makes no sense here: {}"
 _READ = 65536
 _NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
 
@@ -78,7 +80,7 @@ class Daemon:
             elif heard.id == self._next:
                 if heard.error is not None:
                     raise _fault(heard.error)
-                return msgspec.json.decode(heard.data)
+                return _read_as(heard.data, object)
 
     def status(self, subscribe: bool = False) -> Status:
         """How everything is; with `subscribe`, changes come as `events`."""
@@ -147,11 +149,14 @@ def _as(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except ValueError as error:
-        raise UpstreamFailed(f"what the desktop says makes no sense here: {error}") from error
+        raise UpstreamFailed(_NO_SENSE.format(error)) from error
 
 
 def _read_as(raw: msgspec.Raw, kind: type[T]) -> T:
-    return _as(msgspec.json.decode(raw), kind)
+    try:
+        return decode_json(raw, kind)
+    except InvalidJson as error:
+        raise UpstreamFailed(_NO_SENSE.format(error)) from error
 
 
 def _fault(fault: ipc.Fault) -> CtllmError:
@@ -161,7 +166,7 @@ def _fault(fault: ipc.Fault) -> CtllmError:
 def _where(state: Path) -> ipc.Where:
     path = state.joinpath(*ipc.WHERE)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ipc.Where)
+        return decode_json(path.read_bytes(), ipc.Where)
     except FileNotFoundError:
         raise NotRunning(_NOT_RUNNING.format(f"there is no {path}")) from None
     except PermissionError as error:

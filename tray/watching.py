@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from ctllm.errors import CtllmError
 from ctllm.ipc import Daemon
 from ctllm.wire.ipc_data import Status
+from ctllm.wire.json_decoder import decode_json
 from tray.view import NOT_RUNNING, Icon, View, shortened, view_of
 
 #: Seconds between two attempts to reach it: the first, and at most.
@@ -78,7 +77,7 @@ class Watch:
             try:
                 for event in daemon.events():
                     if event.event == "status":
-                        view = view_of(msgspec.json.decode(event.data, type=Status))
+                        view = view_of(decode_json(event.data, Status))
                     elif event.event == "quitting":
                         view = replace(view, line="quitting …", quitting=True)
                     self._on_view(view)

@@ -19,6 +19,7 @@ from ctllm.errors import BadRequest, UpstreamFailed
 from ctllm.ipc import Daemon
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import PreferenceName, Status
+from ctllm.wire.json_decoder import decode_json
 from ctllm.wire.printable import printable
 
 #: By state: the status that `ctllm status` ends with.
@@ -75,7 +76,7 @@ def _watch(daemon: Daemon, told: Command) -> None:
         if event.event == "status":
             if not told["json"]:
                 print("\x1b[2J\x1b[H" if sys.stdout.isatty() else "", end="\n")
-            _tell(msgspec.json.decode(event.data, type=Status), told)
+            _tell(decode_json(event.data, Status), told)
         elif event.event == "quitting":
             print("The desktop ended.", file=sys.stderr)
             return
@@ -152,5 +153,5 @@ def logs(config: Config, told: Command) -> None:
             return
         for event in daemon.events():
             if event.event == "log":
-                show_line(msgspec.json.decode(event.data))
+                show_line(decode_json(event.data, str))
                 sys.stdout.flush()

@@ -185,7 +185,7 @@ def table(rows: Sequence[Any]) -> str:
 def _cells(row: Any) -> tuple[str, ...]:
     return (
         _short(row.id),
-        row.state,
+        _state(row),
         _time(row.age),
         _time(row.idle),
         _number(row.exchanges),
@@ -193,6 +193,10 @@ def _cells(row: Any) -> tuple[str, ...]:
         "-" if row.memory is None else f"{row.memory / 1e6:.1f} MB",
         "-" if row.cpu is None else f"{row.cpu:.1f} s",
     )
+
+
+def _state(row: Any) -> str:
+    return "does not answer" if row.state == "running" and row.exchanges is None else str(row.state)
 
 
 def _whole(id: str) -> str:

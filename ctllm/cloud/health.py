@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from ctllm.cloud.waiting import sleep
 from ctllm.errors import CtllmError
 from ctllm.http.asking import get
 from ctllm.http.faces import Clock
 from ctllm.wire.exchange import Upstream
+from ctllm.wire.json_decoder import decode_json
 
 #: Seconds in which a proxy must have answered.
 TIMEOUT = 5.0
@@ -19,19 +23,16 @@ FIRST, GROWTH, LONGEST = 0.02, 1.5, 0.25
 class Health(msgspec.Struct, frozen=True):
     """A proxy's own words: `idle_seconds` is 0 while there is any exchange or tunnel."""
 
-    exchanges: int
-    desktops: int
-    idle_seconds: float
-
-
-_decoder = msgspec.json.Decoder(Health)
+    exchanges: Annotated[int, Meta(ge=0)]
+    desktops: Annotated[int, Meta(ge=0)]
+    idle_seconds: Annotated[float, Meta(ge=0)]
 
 
 async def ask_health(origin: Upstream, clock: Clock) -> Health | None:
     """Give the health of the proxy behind `origin`, or None if it is not well within 5 s."""
     try:
         status, body = await get(origin, b"/health", clock, TIMEOUT)
-        return _decoder.decode(body) if status == 200 else None
+        return decode_json(body, Health) if status == 200 else None
     except (CtllmError, ValueError):
         return None
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.endpoints import clientFromString
@@ -27,6 +26,7 @@ from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
 from ctllm.http.faces import Endpoint
+from ctllm.http.periodic import PeriodicService
 
 Word = Literal["absent", "starting", "running", "failed"]
 
@@ -83,9 +83,9 @@ class Proxies(MultiService):
         if isinstance(runtime, Service):
             runtime.setServiceParent(self)
         if runtime.outlives:
-            often = TimerService(settings.reconcile_seconds, self._look)
-            often.clock = reactor
-            often.setServiceParent(self)
+            PeriodicService(
+                settings.reconcile_seconds, self._look, reactor, "looking for proxies"
+            ).setServiceParent(self)
 
     @property
     def count(self) -> int:

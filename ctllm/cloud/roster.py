@@ -19,6 +19,7 @@ from ctllm.http.asking import ask
 from ctllm.http.client import Origin
 from ctllm.http.faces import Clock, Endpoint
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.json_decoder import decode_json
 
 #: Seconds for one answer of the cloud: it asks every proxy, of which some may hang.
 PATIENCE = 30.0
@@ -75,7 +76,7 @@ class Remote:
 
     async def rows(self) -> list[Row]:
         """All proxies there are."""
-        return msgspec.json.decode(await self._ask(b"GET", "/proxies"), type=list[Row])
+        return decode_json(await self._ask(b"GET", "/proxies"), list[Row])
 
     async def end(self, proxy_id: str) -> None:
         """End a proxy; it may be gone."""

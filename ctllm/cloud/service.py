@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.application.internet import TimerService
 from twisted.application.service import MultiService
 
 from ctllm.cloud.api import Api
@@ -39,6 +38,7 @@ from ctllm.http.crowd import Crowd, room_for
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
+from ctllm.http.periodic import PeriodicService
 from ctllm.http.turnstile import Turnstile
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
@@ -103,7 +103,10 @@ class CloudService(MultiService):
         self._front = self._compose(keys, issuer, sign_in)
         folder.replace("url", self.url.encode())
         invites = self.invites
-        TimerService(SWEEP, lambda: (invites.sweep(), sessions.sweep())).setServiceParent(self)
+        for sweep, what in ((invites.sweep, "invitations"), (sessions.sweep, "sign-ins")):
+            PeriodicService(
+                SWEEP, sweep, self._reactor, f"removing {what} that are over"
+            ).setServiceParent(self)
         super().startService()
 
     def _compose(self, keys: Keys, issuer: Issuer, sign_in: SignIn) -> Front:

@@ -7,7 +7,6 @@ Ollama connect to registries that `desktop.registries` does not name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 from ctllm.errors import BadRequest, CtllmError, Forbidden, Overloaded, TooLarge
@@ -21,6 +20,7 @@ from ctllm.wire.endpoints import (
 )
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import RequestHead, first
+from ctllm.wire.json_decoder import InvalidJson, decode_members
 
 #: In `desktop.allow`: whatever Ollama has, known to ctllm or not.
 EVERYTHING = "*"
@@ -139,16 +139,9 @@ def _members(body: bytes) -> list[tuple[str, object]]:
     Ollama minds no case and takes the last of two. Raises BadRequest where it is no object.
     """
     try:
-        found = json.loads(body, object_pairs_hook=_Members)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, _Members):
-        raise BadRequest("The body is no JSON object.")
-    return [(name.casefold(), value) for name, value in found]
-
-
-class _Members(list[tuple[str, object]]):
-    """An object of JSON, told apart from an array."""
+        return [(name.casefold(), value) for name, value in decode_members(body)]
+    except InvalidJson:
+        raise BadRequest("The body is no JSON object.") from None
 
 
 class _HeldRequest:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ctllm.desktop.dialling import dialler
 from ctllm.desktop.redial import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
+from ctllm.http.periodic import Periodic
 from ctllm.http.sockets import BridgeSockets
 from ctllm.http.websocket import BridgeSocket
 from ctllm.wire.answerer import Answerer
@@ -77,8 +77,7 @@ class Bridge(Service):
         self._dialling: Deferred[Any] | None = None
         self._hurried = False
         self._signed_in: Any = None  # what the connection of now was made with
-        self._tick = LoopingCall(self._every_second)
-        self._tick.clock = reactor
+        self._tick = Periodic(self._every_second, reactor, "looking after the tunnel")
 
     def startService(self) -> None:
         """Dial, for as long as the service runs."""
@@ -90,8 +89,7 @@ class Bridge(Service):
     def stopService(self) -> Deferred[None] | None:
         """Tell the clients that are being answered, and hang up; fires when that was sent."""
         super().stopService()
-        if self._tick.running:
-            self._tick.stop()
+        self._tick.stop()
         if self._life is not None:
             self._life.cancel()
         self._tunnel.dismiss(DesktopLost("the desktop was stopped"))
@@ -254,4 +252,7 @@ class Bridge(Service):
         if state != "connecting":
             self._log.info("bridge: {state} {reason}", state=state, reason=reason)
         self.state, self.reason = state, reason
-        self.on_state()
+        try:
+            self.on_state()
+        except Exception:
+            self._log.failure("the bridge's state could not be told; the bridge goes on")

@@ -14,6 +14,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
 from twisted.web.http_headers import Headers
 
 from ctllm.errors import BadRequest, CtllmError, Unauthenticated, UpstreamFailed, from_wire
+from ctllm.wire.json_decoder import decode_json
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class CloudClient:
 
     def _read(self, answer: bytes, kind: type[T]) -> T:
         try:
-            return msgspec.json.decode(answer, type=kind)
+            return decode_json(answer, kind)
         except ValueError as error:
             raise UpstreamFailed(f"{self.url} does not answer like a ctllm cloud") from error
 
@@ -145,7 +146,7 @@ class CloudClient:
 
     def _error(self, status: int, answer: bytes) -> CtllmError:
         try:
-            told = msgspec.json.decode(answer, type=_Error).error
+            told = decode_json(answer, _Error).error
         except ValueError:
             kind = Unauthenticated if status == 401 else UpstreamFailed
             return kind(f"{self.url} answered with status {status}")

@@ -12,6 +12,7 @@ import msgspec
 
 from ctllm.desktop.saving import save
 from ctllm.errors import BadConfiguration
+from ctllm.wire.json_decoder import decode_json
 
 
 class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +45,7 @@ class CredentialFile:
     def load(self) -> Credentials:
         """Read it, or make one with a new desktop id; BadConfiguration where it is broken."""
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=Credentials)
+            return decode_json(self.path.read_bytes(), Credentials)
         except FileNotFoundError:
             fresh = Credentials(secrets.token_hex(16))
             self.save(fresh)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ctllm.desktop.credentials import CredentialFile, Credentials
 from ctllm.desktop.session import Session
 from ctllm.errors import BadRequest, CtllmError, Unauthenticated
+from ctllm.http.periodic import Periodic
 from ctllm.wire.keys import key_hash, new_key
 
 #: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
@@ -19,6 +18,8 @@ LEASE = 180
 RENEWAL = 60.0
 #: Seconds between looks at whether keys were made or revoked.
 LOOK = 1.0
+#: Seconds until the next attempt after one that failed.
+AGAIN = 2 * LOOK
 
 
 def make_key(file: CredentialFile, name: str, manage: bool = False) -> str:
@@ -56,27 +57,20 @@ class KeyLease(Service):
     def __init__(self, session: Session, reactor: Any) -> None:
         self._session = session
         self._reactor = reactor
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._loop = Periodic(self._look, reactor, "telling the cloud which keys count")
         self._told: Credentials | None = None
         self._tried: Credentials | None = None
         self._due = 0.0
-        self._telling: Deferred[Any] | None = None
 
     def startService(self) -> None:
         """Begin."""
         super().startService()
-        self._loop.start(LOOK).addErrback(
-            lambda reason: self._log.failure("keys are not told any more", reason)
-        )
+        self._loop.start(LOOK)
 
     def stopService(self) -> None:
         """The lease runs out by itself."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        if self._telling is not None:
-            self._telling.cancel()
+        self._loop.stop()
 
     @property
     def told(self) -> bool:
@@ -87,17 +81,15 @@ class KeyLease(Service):
         """The connection is new, and the cloud may be: it may know no keys."""
         self._due = 0.0
 
-    def _look(self) -> Deferred[Any] | None:
+    async def _look(self) -> None:
         try:
             credentials = self._session.credentials
         except CtllmError:
-            return None  # the bridge says so
+            return  # the bridge says so
         if credentials.sign_in is None:
-            return None
-        if credentials == self._tried and self._reactor.seconds() < self._due:
-            return None
-        telling = self._telling = Deferred.fromCoroutine(self._tell(credentials))
-        return telling.addErrback(lambda reason: reason.trap(CancelledError) and None)
+            return
+        if credentials != self._tried or self._reactor.seconds() >= self._due:
+            await self._tell(credentials)
 
     async def _tell(self, credentials: Credentials) -> None:
         hashes = sorted(key_hash(key) for key in credentials.keys.values())
@@ -105,15 +97,16 @@ class KeyLease(Service):
             key_hash(key) for name, key in credentials.keys.items() if name in credentials.managing
         )
         self._tried = credentials
-        self._due = self._reactor.seconds() + RENEWAL
+        self._due = self._reactor.seconds() + AGAIN
         try:
             token = await self._session.token()
             await self._session.client().lease_keys(
                 token, credentials.desktop_id, hashes, LEASE, manage
             )
-            self._told = credentials
         except Unauthenticated:
-            return  # the bridge says so
+            self._due = self._reactor.seconds() + RENEWAL  # the bridge says so
         except CtllmError as error:
-            self._due = self._reactor.seconds() + 2 * LOOK
             self._log.info("keys could not be told to the cloud: {error}", error=error.message)
+        else:
+            self._told = credentials
+            self._due = self._reactor.seconds() + RENEWAL

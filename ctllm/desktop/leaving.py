@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ctllm.desktop.broker.broker import Broker
 from ctllm.errors import DesktopLost
+from ctllm.http.periodic import Periodic
 
 #: Seconds between two looks whether everything is done; the first is after the answer has left.
 OFTEN = 0.2
@@ -29,17 +29,14 @@ class Leaving(Service):
         self._under_way = under_way
         self._stop = stop
         self._until = 0.0
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._loop = Periodic(self._look, reactor, "quitting")
 
     def begin(self, seconds: float) -> int:
         """End when all is done, or after so many seconds; gives how many are under way."""
         self._until = self._reactor.seconds() + seconds
         if not self._loop.running:
             self._log.info("quitting, as was asked")
-            self._loop.start(OFTEN, now=False).addErrback(
-                lambda reason: self._log.failure("quitting broke off", reason)
-            )
+            self._loop.start(OFTEN, now=False)
         return self._under_way()
 
     def _look(self) -> None:
@@ -51,6 +48,5 @@ class Leaving(Service):
     def stopService(self) -> None:
         """The program ends, for whatever reason: tell the apps, whose answers end here."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         self._broker.dismiss(DesktopLost("the desktop was stopped"))

@@ -13,17 +13,19 @@ import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.asking import get
 from ctllm.http.client import Origin
 from ctllm.http.headers import for_ollama
+from ctllm.http.periodic import Periodic
 from ctllm.wire.endpoints import changes_models
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import MAX_MODELS, Status
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.noted import Noted
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
@@ -81,9 +83,9 @@ class OllamaServer:
     async def ask(self) -> Status:
         """How it is: two cheap calls; DOWN where it does not answer them."""
         try:
-            version = msgspec.json.decode(await self._get(b"/api/version"), type=_Version)
-            tags = msgspec.json.decode(await self._get(b"/api/tags"), type=_Tags)
-        except (CtllmError, ValueError):
+            version = decode_json(await self._get(b"/api/version"), _Version)
+            tags = decode_json(await self._get(b"/api/tags"), _Tags)
+        except (CtllmError, InvalidJson):
             return DOWN  # whatever is wrong, it cannot be used now
         names = tuple(model.name for model in tags.models or () if _is_name(model.name))
         return Status(self._kind, version.version[:LONGEST], names[:MAX_MODELS])
@@ -91,8 +93,8 @@ class OllamaServer:
     async def loaded(self) -> tuple[str, ...]:
         """The models that are in memory now, as far as it says."""
         try:
-            found = msgspec.json.decode(await self._get(b"/api/ps", BRIEF), type=_Loaded)
-        except (CtllmError, ValueError):
+            found = decode_json(await self._get(b"/api/ps", BRIEF), _Loaded)
+        except (CtllmError, InvalidJson):
             return ()  # nice to know, and no more
         return tuple(model.name for model in found.models or () if _is_name(model.name))
 
@@ -121,9 +123,7 @@ class Ollama(Service):
         self.real = real
         self._demo: OllamaServer | None = None
         self._interval = interval
-        self._loop = LoopingCall(self._check)
-        self._loop.clock = reactor
-        self._checking: Deferred[Any] | None = None
+        self._loop = Periodic(self.check, reactor, "looking for Ollama")
         self._news: Deferred[None] | None = None  # a look out of turn, while it lasts
         self._more_news = False
 
@@ -145,41 +145,49 @@ class Ollama(Service):
     def startService(self) -> None:
         """Look at once, then again and again."""
         super().startService()
-        self._loop.start(self._interval).addErrback(self._broken)
+        self._loop.start(self._interval)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
-        for looking in (self._checking, self._news):
-            if looking is not None:
-                looking.cancel()
+        self._loop.stop()
+        if self._news is not None:
+            self._news.cancel()
         for server in (self.real, self._demo):
             if server is not None:
                 server.close()
-
-    def _check(self) -> Deferred[Any]:
-        checking = self._checking = Deferred.fromCoroutine(self.check())
-        return checking.addErrback(lambda reason: reason.trap(CancelledError) and None)
 
     def look(self) -> None:
         """Look as soon as can be, out of turn; once more if that was asked for while looking."""
         self._more_news = True
         if self.running and (self._news is None or self._news.called):
             self._news = Deferred.fromCoroutine(self._look())
-            self._news.addErrback(lambda reason: reason.trap(CancelledError) and None)
+            self._news.addErrback(self._failed)
+
+    def _failed(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("looking for Ollama failed", reason)
 
     async def _look(self) -> None:
         while self._more_news:
             self._more_news = False
             await self.check()
 
-    def _broken(self, reason: Any) -> None:
-        self._log.failure("looking for Ollama broke off", reason)
-
     async def check(self) -> Status:
         """Look now; tells the listeners of a change."""
+        try:
+            status = await self._ask()
+        except CancelledError:
+            raise
+        except Exception:
+            self._become(DOWN)  # nothing is known of it, so it is not claimed to be up
+            raise
+        self._become(status)
+        if self.watched():
+            await self.look_at_loaded()
+        return status
+
+    async def _ask(self) -> Status:
         status = await self.real.ask()
         demo = self._demo
         if demo is not None and status is not DOWN:
@@ -187,10 +195,6 @@ class Ollama(Service):
             demo.close()
         elif demo is not None:
             status = await demo.ask()
-        if status != self.status:
-            self._changed(status)
-        if self.watched():
-            await self.look_at_loaded()
         return status
 
     async def look_at_loaded(self) -> None:
@@ -200,9 +204,14 @@ class Ollama(Service):
             self.loaded = loaded
             self.on_loaded()
 
-    def _changed(self, status: Status) -> None:
+    def _become(self, status: Status) -> None:
+        if status == self.status:
+            return
         if status.ollama != self.status.ollama:
             self._log.info("Ollama at {url} is {state}", url=self.current.url, state=status.ollama)
         self.status = status
         for listener in self.listeners:
-            listener(status)
+            try:
+                listener(status)
+            except Exception:
+                self._log.failure("a listener to Ollama's status failed; the others are told")

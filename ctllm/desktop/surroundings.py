@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+
+from ctllm.http.periodic import Periodic
 
 #: Seconds between two looks.
 OFTEN = 1.0
@@ -51,8 +52,7 @@ class Surroundings(Service):
         self.on_change: Callable[[str], None] = lambda why: None
         self.peer: Callable[[], str] = lambda: ""
         self._wall, self._steady, self._address = wall, steady, address
-        self._loop = LoopingCall(self._look)
-        self._loop.clock = reactor
+        self._loop = Periodic(self._look, reactor, "watching for sleep and another network")
         self._apart = 0.0
         self._addresses: dict[str, str] = {}
 
@@ -61,15 +61,12 @@ class Surroundings(Service):
         super().startService()
         self._apart = self._wall() - self._steady()
         self._addresses = self._seen()
-        self._loop.start(OFTEN, now=False).addErrback(
-            lambda reason: self._log.failure("the surroundings are not watched any more", reason)
-        )
+        self._loop.start(OFTEN, now=False)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
 
     def connected(self) -> None:
         """There is a connection to the cloud: what is the own address towards it?"""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import msgspec
 from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.errors import BadRequest, TooSlow, UnsupportedMediaType
 from ctllm.http.incoming import Incoming
 from ctllm.http.patience import BODY_TIME
 from ctllm.wire.heads import first
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 T = TypeVar("T")
 
@@ -30,6 +30,6 @@ async def json_body(incoming: Incoming, limit: int, clock: Any) -> bytes:
 def decoded(raw: bytes, kind: type[T]) -> T:
     """`raw` as a `kind`; raises BadRequest with what is wrong, never with what was sent."""
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(raw, kind)
+    except InvalidJson as error:
         raise BadRequest(f"the body is not right: {error}") from None

@@ -14,6 +14,7 @@ import msgspec
 
 from ctllm.wire.endpoints import canonical
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.json_decoder import decode_json
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def merge(form: Form, bodies: Iterable[bytes]) -> bytes | None:
     for body in bodies:
         try:
             fields, entries = _read(form, body)
-        except (ValueError, LookupError, RecursionError):
+        except (ValueError, LookupError):
             continue
         whole = whole or fields
         for name, time, entry in entries:
@@ -64,18 +65,19 @@ def merge(form: Form, bodies: Iterable[bytes]) -> bytes | None:
 def _read(form: Form, body: bytes) -> tuple[dict[str, Any], list[tuple[str, float, msgspec.Raw]]]:
     """The fields of a list, and name, time and text of its entries.
 
-    Raises ValueError, LookupError or RecursionError for what is none.
+    Raises ValueError or LookupError for what is none.
     """
     body.decode("utf-8")  # what stays as it came is not looked at below
-    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    raw = msgspec.json.decode(fields[form.entries], type=list[msgspec.Raw] | None)
-    return fields, [(*_known(form, each), each) for each in raw or ()]
+    fields = decode_json(body, dict[str, msgspec.Raw])
+    raw = fields[form.entries]
+    entries = [] if bytes(raw) == b"null" else decode_json(raw, list[msgspec.Raw])
+    return fields, [(*_known(form, each), each) for each in entries]
 
 
 def _known(form: Form, entry: msgspec.Raw) -> tuple[str, float]:
-    fields = msgspec.json.decode(entry, type=dict[str, msgspec.Raw])
-    name = msgspec.json.decode(fields[form.name], type=str)
-    return canonical(name), _seconds(msgspec.json.decode(fields.get(form.time, b"0")))
+    fields = decode_json(entry, dict[str, msgspec.Raw])
+    name = decode_json(fields[form.name], str)
+    return canonical(name), _seconds(decode_json(fields.get(form.time, b"0"), object))
 
 
 def _seconds(time: Any) -> float:

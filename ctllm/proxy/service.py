@@ -11,14 +11,13 @@ from typing import Any
 from twisted.application.service import MultiService, Service
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
-from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.config import Proxy
 from ctllm.http.crowd import Crowd
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
+from ctllm.http.periodic import PeriodicService
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.turnstile import Turnstile
 from ctllm.proxy.app import ProxyApp
@@ -30,6 +29,8 @@ from ctllm.wire.room import Room
 
 #: Which part of its memory a proxy takes to hold requests while it chooses their desktop.
 HELD = 8
+#: Seconds between sweeps of exchanges and desktops that are over.
+SWEEP = 1.0
 #: Which part of its files is not for connections of clients, but for tunnels and itself.
 FILES = 8
 
@@ -58,7 +59,9 @@ def proxy_service(
     listener = Listener(reactor, endpoint, factory, "socket")
     turnstile.on_crowd = listener.pause
     listener.setServiceParent(whole)
-    Sweeping(rendezvous, reactor).setServiceParent(whole)
+    PeriodicService(SWEEP, rendezvous.sweep, reactor, "forgetting what is over").setServiceParent(
+        whole
+    )
     Farewell(rendezvous).setServiceParent(whole)
     Orphanage(reactor).setServiceParent(whole)
     return whole
@@ -74,36 +77,6 @@ class Confined(Service):
         """Set the limits."""
         super().startService()
         confine(self._settings.memory_bytes, self._settings.max_open_files)
-
-
-class Sweeping(Service):
-    """Lets the rendezvous forget what is over, each second by `clock`.
-
-    Twisted's TimerService would do, but for the half a megabyte that comes with its module.
-    """
-
-    _log = Logger()
-
-    def __init__(self, rendezvous: Rendezvous, clock: Any) -> None:
-        self._rendezvous = rendezvous
-        self._each = LoopingCall(self._once)
-        self._each.clock = clock
-
-    def startService(self) -> None:
-        """Begin."""
-        super().startService()
-        self._each.start(1.0)
-
-    def stopService(self) -> None:
-        """End."""
-        super().stopService()
-        self._each.stop()
-
-    def _once(self) -> None:
-        try:
-            self._rendezvous.sweep()
-        except Exception:
-            self._log.failure("what is over could not be forgotten; the next second tries again")
 
 
 class Farewell(Service):

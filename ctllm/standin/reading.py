@@ -10,12 +10,15 @@ import msgspec
 
 from ctllm.errors import BadRequest
 from ctllm.wire.content_coding import load_zstd
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 T = TypeVar("T")
 #: Most bytes that a body may have without its compression, and the window it may need, as Ollama
 #: has them.
 _MOST = 20 * 1024 * 1024
 _WINDOW_LOG = 23
+#: How deeply a message's content may lie in others.
+_DEEPEST = 16
 
 
 class OfferedFunction(msgspec.Struct):
@@ -36,8 +39,8 @@ def read(body: bytes, kind: type[T]) -> T:
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+        return decode_json(body, kind, max_size=len(body))  # bounded where it was read
+    except InvalidJson as error:
         raise BadRequest(str(error)) from None
 
 
@@ -54,17 +57,19 @@ def decompressed(body: bytes) -> bytes:
     return content
 
 
-def text_of(content: Any) -> str:
+def text_of(content: Any, depth: int = 0) -> str:
     """Give the text of a message's content: a string, or a list of parts of which some are text.
 
     The result of a tool is a part whose own content is such again. Raises BadRequest.
     """
+    if depth > _DEEPEST:
+        raise BadRequest("message content is nested too deeply")
     if content is None or isinstance(content, str):
         return content or ""
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise BadRequest("invalid message content type")
     inner = (part.get("text", part.get("content")) for part in content)
-    return "\n".join(text_of(each) for each in inner if each is not None)
+    return "\n".join(text_of(each, depth + 1) for each in inner if each is not None)
 
 
 def images_in(content: Any) -> int:

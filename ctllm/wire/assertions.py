@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from ctllm.errors import Unauthenticated
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.jws import TokenKind, public_key
 from ctllm.wire.recent import Recent
 
@@ -43,9 +44,6 @@ class Claims:
     expires: float
 
 
-_decoder = msgspec.json.Decoder(AssertionBody)
-
-
 class Verifier:
     """Tells whether the cloud vouches for a caller of this proxy.
 
@@ -74,8 +72,8 @@ class Verifier:
 
     def _verify(self, token: bytes) -> Claims:
         try:
-            body = _decoder.decode(ASSERTION.open(self._key, token))
-        except msgspec.DecodeError as error:
+            body = decode_json(ASSERTION.open(self._key, token), AssertionBody)
+        except InvalidJson as error:
             raise ASSERTION.refusal() from error
         if body.iss != ISSUER or body.aud != self._proxy:
             raise Unauthenticated("The session assertion is for another streaming proxy.")

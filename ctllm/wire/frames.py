@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ctllm.errors import ProtocolViolation
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.printable import SAID, printable
 
 VERSION = 1
@@ -131,8 +132,8 @@ T = TypeVar("T")
 def from_json(payload: bytes, kind: type[T]) -> T:
     """Decode a JSON payload; raises ProtocolViolation."""
     try:
-        return msgspec.json.decode(payload, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return decode_json(payload, kind)
+    except InvalidJson as error:
         name = kind.__name__.upper()
         raise ProtocolViolation(
             f"a {name} payload that is not right: {printable(error, SAID)}"

@@ -12,6 +12,8 @@ from http import HTTPStatus
 
 import msgspec
 
+from ctllm.wire.json_decoder import decode_json
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 #: RFC 9110, section 9.1: whatever the serving side lets in; what it means is for Ollama to say.
@@ -105,10 +107,6 @@ class _AnswerText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     headers: tuple[tuple[str, str], ...]
 
 
-_request_text = msgspec.json.Decoder(_RequestText)
-_answer_text = msgspec.json.Decoder(_AnswerText)
-
-
 def _text(headers: Headers) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
 
@@ -127,7 +125,7 @@ def encode_request(head: RequestHead, resume: int) -> bytes:
 
 def decode_request(payload: bytes) -> tuple[RequestHead, int]:
     """The reverse of `encode_request`; raises ValueError."""
-    text = _request_text.decode(payload)
+    text = decode_json(payload, _RequestText)
     method, target = text.method.encode("latin-1"), text.target.encode("latin-1")
     if not _METHOD.fullmatch(method) or not target.startswith(b"/") or text.resume < 0:
         raise ValueError("a request head with an impossible method, target or resume time")
@@ -144,7 +142,7 @@ def encode_answer(head: AnswerHead) -> bytes:
 
 def decode_answer(payload: bytes) -> AnswerHead:
     """The reverse of `encode_answer`; raises ValueError."""
-    text = _answer_text.decode(payload)
+    text = decode_json(payload, _AnswerText)
     if not 200 <= text.status <= 599:
         raise ValueError("an answer with an impossible status")
     reason = text.reason.encode("latin-1")

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from ctllm.errors import BadRequest, CtllmError
 from ctllm.wire.ipc_data import PreferenceName
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 PROTOCOL = 1
 #: Where a daemon tells how it is found: a `Where`, below its state folder.
@@ -148,7 +149,7 @@ class Where(msgspec.Struct, frozen=True):
     socket: str = ""
 
 
-_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_REQUEST: Any = Request
 
 
 class _Named(msgspec.Struct):
@@ -159,25 +160,26 @@ class _Named(msgspec.Struct):
 def read_request(line: bytes) -> Request:
     """Read one line; raises BadRequest with a sentence."""
     try:
-        return _requests.decode(line)
-    except (ValueError, RecursionError) as error:
+        found: Request = decode_json(line, _REQUEST)
+    except InvalidJson as error:
         raise BadRequest(_sentence(line, error)) from error
+    return found
 
 
 def id_of(line: bytes) -> Id | None:
     """The id of a line that may be nothing else, or None."""
     try:
-        named = msgspec.json.decode(line, type=_Named)
+        named = decode_json(line, _Named)
         found: Id | None = msgspec.convert(named.id, Id | None)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return found
 
 
 def _sentence(line: bytes, error: Exception) -> str:
     try:
-        named = msgspec.json.decode(line, type=_Named)
-    except (ValueError, RecursionError):
+        named = decode_json(line, _Named)
+    except InvalidJson:
         return "a line must be one JSON object with an id and a command"
     if not isinstance(named.command, str) or named.command not in COMMANDS:
         shown = named.command if isinstance(named.command, str) else ""
@@ -210,8 +212,8 @@ def read_line(line: bytes) -> Answer | Event:
     kinds: Sequence[Any] = (Event, Answer)
     for kind in kinds:
         try:
-            return msgspec.json.decode(line, type=kind)  # type: ignore[no-any-return]
-        except ValueError:
+            return decode_json(line, kind)  # type: ignore[no-any-return]
+        except InvalidJson:
             continue
     raise BadRequest("that is no ctllm desktop: what it says makes no sense")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+from ctllm.wire.json_decoder import decode_json
 
 #: Most bytes of a key or a name as it is written; longer ones are nobody's.
 LONGEST = 1024
@@ -159,6 +159,6 @@ def _decoded(raw: bytearray) -> str:
     if len(raw) > LONGEST:
         return ""
     try:
-        return msgspec.json.decode(b'"%b"' % bytes(raw), type=str)
+        return decode_json(b'"%b"' % bytes(raw), str)
     except ValueError:
         return ""

@@ -230,6 +230,27 @@ async def test_ollama_goes_and_comes(desk: Desk) -> None:
 
 
 @ensureDeferred
+async def test_ollama_says_nonsense(desk: Desk) -> None:
+    """Arrays in arrays without end make it down, and it is looked at again all the same."""
+
+    async def state(wanted: str) -> None:
+        async def there() -> bool:
+            status = await desk.status()
+            return bool(status["state"] == wanted)
+
+        await until(there, f"the state {wanted}")
+
+    deep = '{"models": [], "x": ' + "[" * 50_000 + "]" * 50_000 + "}"
+    await desk.script("/api/tags", error_before=(200, deep, {}))
+    await state("degraded")
+    await desk.ollama.stop(signal.SIGKILL)
+    await state("degraded")
+    await desk.start_ollama()
+    await state("connected")
+    assert "Traceback" not in desk.program.printed
+
+
+@ensureDeferred
 async def test_show(desk: Desk) -> None:
     """The browser is led to the page, signed in once; no program's arguments show how."""
     for command, view in (("show", ""), ("settings", "&view=settings")):

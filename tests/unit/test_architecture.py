@@ -149,3 +149,44 @@ class ArchitectureTests(TestCase):
             if part == "wire" and found.name.split(".")[0] in NOT_IN_WIRE
         ]
         self.assertEqual(wrong, [])
+
+    def test_one_decoder_of_json(self) -> None:
+        """Nobody but `ctllm.wire.json_decoder` decodes: msgspec raises errors of several kinds."""
+        wrong = [
+            f"{path}:{node.lineno}"
+            for path in [*modules(), *(ROOT.parent / "tray").rglob("*.py")]
+            if path.name != "json_decoder.py"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if (
+                isinstance(node, ast.Attribute)
+                and (
+                    (node.attr in ("decode", "Decoder") and _is_json(node.value))
+                    or (node.attr in ("load", "loads") and _is_json(node.value))
+                )
+            )
+            or (
+                isinstance(node, ast.ImportFrom)
+                and node.module in ("json", "msgspec.json")
+                and any(
+                    alias.name in ("decode", "Decoder", "load", "loads") for alias in node.names
+                )
+            )
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_one_way_to_repeat(self) -> None:
+        """Nobody but `ctllm.http.periodic`: Twisted's own loops end at the first exception."""
+        wrong = [
+            found.where
+            for _, found in everything()
+            if found.name.endswith((".LoopingCall", ".TimerService"))
+            and "http/periodic.py" not in found.where
+        ]
+        self.assertEqual(wrong, [])
+
+
+def _is_json(node: ast.expr) -> bool:
+    """Whether it is `json`, or something's `json`, as in msgspec.json."""
+    return (isinstance(node, ast.Name) and node.id == "json") or (
+        isinstance(node, ast.Attribute) and node.attr == "json"
+    )

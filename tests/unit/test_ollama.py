@@ -132,6 +132,8 @@ class Looking(Case):
             (b"/api/version", b'{"version": "\xff"}'),
             (b"/api/tags", {"models": "none"}),
             (b"/api/tags", {"models": [{}]}),
+            (b"/api/tags", b'{"models": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+            (b"/api/version", b'{"version": "1", "x": ' + b"[" * 100_000),
         ):
             good = dict(self.real.answers)
             self.real.answers[path] = answer

@@ -44,6 +44,17 @@ class RosterTests(Case):
         (row,) = self.successResultOf(asking)
         self.assertEqual((row.state, row.exchanges), ("running", None))
 
+    def test_one_that_lies(self) -> None:
+        """What is no health, nested without end or out of range, is no answer; others are shown."""
+        self.up(A)
+        self.up(B)
+        deep = b'{"exchanges": 0, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        for lie in (deep, b"[]", b"\xff", {"exchanges": -1, "desktops": 0, "idle_seconds": 0}):
+            self.runtime.proxies[A].figures = lie  # type: ignore[assignment]
+            rows = self.rows()
+            self.assertEqual((rows[A].state, rows[A].exchanges), ("running", None))
+            self.assertEqual(rows[B].exchanges, 0)
+
 
 class DrainTests(Case):
     """Nothing new begins."""
@@ -112,6 +123,11 @@ class TableTests(SynchronousTestCase):
             "aaaaaaaaaaaa  running   2 h  1 min       1000         2  21.3 MB    4.7 s",
             "bbbbbbbbbbbb  starting  3 s      -          -         -        -        -",
         ])  # fmt: skip
+
+    def test_one_that_does_not_answer(self) -> None:
+        """Its row says so."""
+        silent = Row(id=A, state="running", age=60, memory=1_000_000, cpu=1)
+        self.assertIn("aaaaaaaaaaaa  does not answer  1 min     -", table([silent]))
 
     def test_none(self) -> None:
         """A sentence."""

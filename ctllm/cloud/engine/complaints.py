@@ -9,6 +9,7 @@ from OpenSSL import SSL
 from twisted.python.failure import Failure
 
 from ctllm.errors import ProxyUnavailable
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 
 class EngineRefused(ProxyUnavailable):
@@ -50,8 +51,8 @@ class _Told(msgspec.Struct):
 def complaint(status: int, answer: bytes) -> EngineRefused:
     """The error that an answer with this status and body is; texts are of engines 20 to 28."""
     try:
-        said = msgspec.json.decode(answer, type=_Told).message.strip()
-    except msgspec.MsgspecError:
+        said = decode_json(answer, _Told).message.strip()
+    except InvalidJson:
         said = answer[:200].decode("utf-8", "replace").strip()
     said = " ".join(said.split())[:500] or f"status {status} without a word"
     kind, sentence = _kind(status, said)

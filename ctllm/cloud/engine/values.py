@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypeVar
 
-import msgspec
 from msgspec import Struct, field
 
 from ctllm.cloud.engine.complaints import EngineRefused
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 T = TypeVar("T")
 
@@ -177,6 +177,6 @@ class Happened(Struct, frozen=True):
 def read(answer: bytes, kind: type[T]) -> T:
     """The value in an answer; EngineRefused where there is none."""
     try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.MsgspecError as error:
+        return decode_json(answer, kind)
+    except InvalidJson as error:
         raise EngineRefused(f"What answers as Docker makes no sense: {error}") from error

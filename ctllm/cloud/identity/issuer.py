@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.cloud.identity.grants import SCOPES, Grant, User
 from ctllm.wire.assertions import ISSUER
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.jws import TokenKind, public_key, public_text
 
 ACCESS = TokenKind("ctllm-access+jwt", "access token")
@@ -27,9 +28,6 @@ class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iat: int
     exp: int
     jti: str
-
-
-_decoder = msgspec.json.Decoder(AccessBody)
 
 
 class Issuer:
@@ -70,8 +68,8 @@ class Issuer:
 
     def _read(self, token: str) -> Grant:
         try:
-            body = _decoder.decode(ACCESS.open(self._public, token))
-        except msgspec.DecodeError as error:
+            body = decode_json(ACCESS.open(self._public, token), AccessBody)
+        except InvalidJson as error:
             raise ACCESS.refusal() from error
         scopes = frozenset(body.scope.split())
         if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:

@@ -10,6 +10,7 @@ import msgspec
 from twisted.logger import Logger
 
 from ctllm.cloud.identity.store import Folder
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 
 T = TypeVar("T")
 _SUFFIX = ".json"
@@ -24,7 +25,7 @@ class Records(Generic[T]):
 
     def __init__(self, folder: Folder, kind: type[T]) -> None:
         self._folder = folder
-        self._decoder = msgspec.json.Decoder(kind)
+        self._kind = kind
 
     def find(self, secret: str) -> T | None:
         """Give the value behind `secret`, or None."""
@@ -46,8 +47,8 @@ class Records(Generic[T]):
     def _read(self, file: str) -> T | None:
         data = self._folder.read(file)
         try:
-            return None if data is None else self._decoder.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None if data is None else decode_json(data, self._kind)
+        except InvalidJson:
             _log.warn("{file} in {folder} is damaged", file=file, folder=self._folder.path)
             return None
 

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 import msgspec
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from ctllm.desktop.dialling import dialler
@@ -19,9 +18,11 @@ from ctllm.errors import CtllmError, ProxyUnavailable, Unauthenticated, Upstream
 from ctllm.http.asking import ask
 from ctllm.http.client import Origin
 from ctllm.http.headers import for_cloud, from_proxy
+from ctllm.http.periodic import Periodic
 from ctllm.wire.endpoints import canonical
 from ctllm.wire.exchange import Call, Caller, Upstream
 from ctllm.wire.heads import RequestHead
+from ctllm.wire.json_decoder import decode_json
 
 #: Seconds between two looks, and while nobody uses or watches this desktop.
 OFTEN = 2.0
@@ -78,8 +79,7 @@ class Elsewhere(Service):
         self._session = session
         self._reactor = reactor
         self._wanted = wanted
-        self._loop = LoopingCall(self._tick)
-        self._loop.clock = reactor
+        self._loop = Periodic(self._tick, reactor, "looking for other desktops")
         self._looked = -math.inf
         self._looking: Deferred[None] | None = None
         self._origin: Origin | None = None
@@ -103,15 +103,12 @@ class Elsewhere(Service):
     def startService(self) -> None:
         """Look at once, then again and again."""
         super().startService()
-        self._loop.start(1.0).addErrback(
-            lambda reason: self._log.failure("looking for other desktops broke off", reason)
-        )
+        self._loop.start(1.0)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        if self._loop.running:
-            self._loop.stop()
+        self._loop.stop()
         if self._looking is not None:
             self._looking.cancel()
         self._leave()
@@ -171,6 +168,14 @@ class Elsewhere(Service):
             found, trouble = (), error.message
             if isinstance(error, Unauthenticated):
                 self._session.distrust()
+        except CancelledError:
+            raise
+        except Exception as error:
+            self._become((), f"something in ctllm broke: {error}")
+            raise
+        self._become(found, trouble)
+
+    def _become(self, found: tuple[OtherDesktop, ...], trouble: str) -> None:
         if (found, trouble) == (self.desktops, self.trouble):
             return
         self.desktops, self.trouble = found, trouble
@@ -186,6 +191,6 @@ class Elsewhere(Service):
         if status != 200:
             raise UpstreamFailed(f"the cloud answered with status {status}")
         try:
-            return msgspec.json.decode(body, type=_Listed).desktops
+            return decode_json(body, _Listed).desktops
         except ValueError as error:
             raise UpstreamFailed("what answers there is no ctllm cloud") from error

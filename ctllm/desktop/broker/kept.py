@@ -12,6 +12,7 @@ import msgspec
 
 from ctllm.desktop.broker.choice import Preference
 from ctllm.desktop.saving import save
+from ctllm.wire.json_decoder import decode_json
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ class KeptPreference:
     def load(self) -> Preference:
         """What counts now."""
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            kept = decode_json(self._path.read_bytes(), _Kept)
         except (OSError, ValueError):
             return self._configured
         return kept.preference if kept.configured is self._configured else self._configured

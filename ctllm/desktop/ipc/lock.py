@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
 from ctllm.errors import BadConfiguration
 from ctllm.holding import hold
 from ctllm.wire.ipc import WHERE, Where
+from ctllm.wire.json_decoder import decode_json
 
 
 class Lock:
@@ -53,7 +52,7 @@ class Lock:
 
     def _taken(self) -> str:
         try:
-            first = msgspec.json.decode(self._state.joinpath(*WHERE).read_bytes(), type=Where)
+            first = decode_json(self._state.joinpath(*WHERE).read_bytes(), Where)
             who = f"process {first.pid}, IPC at 127.0.0.1:{first.port}"
         except (OSError, ValueError):
             who = "just starting or ending"

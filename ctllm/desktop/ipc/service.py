@@ -14,7 +14,6 @@ import msgspec
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger, globalLogPublisher
 
 from ctllm.desktop.ipc.lock import Lock
@@ -22,6 +21,7 @@ from ctllm.desktop.ipc.recent import RecentLog
 from ctllm.desktop.ipc.visitor import Commands, Visitors
 from ctllm.desktop.saving import save
 from ctllm.http.listener import Listener
+from ctllm.http.periodic import Periodic
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import Status
 
@@ -58,8 +58,7 @@ class IpcService(MultiService):
         self._visitors = Visitors(reactor, self._secret, commands)
         self._last: Status | None = None
         self._telling: Any = None
-        self._loop = LoopingCall(self._tell)
-        self._loop.clock = reactor
+        self._loop = Periodic(self._tell, reactor, "telling of changes")
         where = f"tcp:{port}:interface=127.0.0.1"
         self._tcp = Listener(reactor, where, self._visitors, "ipc-port")
         self._socket = self._file.parent / "ipc.sock"
@@ -81,9 +80,7 @@ class IpcService(MultiService):
             raise
         globalLogPublisher.addObserver(self._log_lines)  # type: ignore[arg-type]
         self._log_lines.on_line = self._line
-        self._loop.start(LOOK, now=False).addErrback(
-            lambda reason: self._log.failure("nobody is told of changes any more", reason)
-        )
+        self._loop.start(LOOK, now=False)
 
     @property
     def port(self) -> int:

@@ -1,0 +1,81 @@
+"""JSON of others: whatever is wrong with it, it is one error."""
+
+from __future__ import annotations
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import BadRequest, ProtocolViolation
+from ctllm.wire.frames import Reason, from_json
+from ctllm.wire.heads import decode_answer, decode_request
+from ctllm.wire.ipc import id_of, read_line, read_request
+from ctllm.wire.json_decoder import InvalidJson, decode_json, decode_members
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+class Named(msgspec.Struct):
+    """What the decoder looks for; other fields are passed over."""
+
+    name: str = ""
+
+
+class DecoderTests(SynchronousTestCase):
+    """Alone."""
+
+    def test_what_is_wrong(self) -> None:
+        """Text that is no JSON, of another type, no UTF-8, out of range or nested without end."""
+        for text in (
+            b"",
+            b"{",
+            b"[]",
+            b"\xff",
+            b'{"name": "\xff"}',
+            b'{"name": "\\ud800"}',
+            b'{"name": 5}',
+            b'{"name": "m"} x',
+            b'{"x": ' + DEEP + b"}",
+            b'{"x": ' + b'{"x": ' * 100_000,
+            DEEP,
+        ):
+            error = self.assertRaises(InvalidJson, decode_json, text, Named)
+            self.assertLess(len(str(error)), 200)
+        for number in (b"1" * 5000, b"1e999", b"NaN"):
+            self.assertRaises(InvalidJson, decode_json, number, float)
+        self.assertRaises(InvalidJson, decode_json, DEEP, object)
+        self.assertRaises(InvalidJson, decode_json, DEEP, msgspec.Raw)
+
+    def test_what_is_right(self) -> None:
+        """Bytes, text and a part of a text that was put aside."""
+        for text in (b'{"name": "m"}', '{"name": "m"}', msgspec.Raw(b'{"name": "m"}')):
+            self.assertEqual(decode_json(text, Named), Named("m"))
+
+    def test_members(self) -> None:
+        """Every member of an object, in its order, the second of a name too."""
+        members = decode_members(b'{"a": 1, "A": {"b": 2}, "a": [3]}')
+        self.assertEqual(members, [("a", 1), ("A", [("b", 2)]), ("a", [3])])
+        for text in (b"[]", b"", b'{"a": \xff}', b'{"a": ' + DEEP + b"}", DEEP):
+            self.assertRaises(InvalidJson, decode_members, text)
+        self.assertRaises(InvalidJson, decode_members, b'{"a": 1}', 7)
+
+    def test_the_size(self) -> None:
+        """What is longer is not read."""
+        text = b'"%b"' % (b"a" * 10)
+        self.assertEqual(decode_json(text, str, 12), "a" * 10)
+        for given in (text, text.decode(), msgspec.Raw(text)):
+            self.assertRaises(InvalidJson, decode_json, given, str, 11)
+
+
+class CallerTests(SynchronousTestCase):
+    """What peers say is refused in the way of each protocol, nested as deeply as it may be."""
+
+    def test_a_tunnel(self) -> None:
+        self.assertRaises(ProtocolViolation, from_json, DEEP, Reason)
+        self.assertRaises(ValueError, decode_request, b'{"method": ' + DEEP + b"}")
+        self.assertRaises(ValueError, decode_answer, b'{"status": ' + DEEP + b"}")
+
+    def test_the_ipc(self) -> None:
+        line = b'{"command": "STATUS", "id": ' + DEEP + b"}"
+        self.assertRaises(BadRequest, read_request, line)
+        self.assertIsNone(id_of(line))
+        self.assertRaises(BadRequest, read_line, b'{"event": "status", "data": ' + DEEP + b"}")

@@ -1,0 +1,303 @@
+"""Work that is repeated goes on, whatever goes wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.config import Proxy
+from ctllm.desktop.bridge import Bridge
+from ctllm.desktop.broker.elsewhere import Elsewhere
+from ctllm.desktop.ipc.service import IpcService
+from ctllm.desktop.keys import KeyLease
+from ctllm.desktop.leaving import Leaving
+from ctllm.desktop.ollama import DOWN, Ollama
+from ctllm.desktop.surroundings import Surroundings
+from ctllm.errors import Unauthenticated, UpstreamFailed
+from ctllm.http.periodic import Periodic, PeriodicService
+from ctllm.proxy.service import proxy_service
+from ctllm.wire.answerer import Answerer
+from ctllm.wire.frames import Desktop, Status
+
+
+class Broken(Exception):
+    """What nobody has thought of."""
+
+
+class Work:
+    """Counts how often it was called; raises `error`, or waits for `waiting`."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.error: Exception | None = None
+        self.waiting: Deferred[None] | None = None
+
+    def __call__(self, *_: Any) -> Any:
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return self.waiting
+
+
+class PeriodicTests(SynchronousTestCase):
+    """By a clock of the test's own."""
+
+    def setUp(self) -> None:
+        self.clock, self.work = Clock(), Work()
+        self.service = PeriodicService(1.0, self.work, self.clock, "the work")
+        self.service.startService()
+
+    def test_each_second(self) -> None:
+        """Once at the start and then each second, until it is stopped."""
+        self.clock.pump([1.0, 1.0, 1.0])
+        self.assertEqual(self.work.calls, 4)
+        self.service.stopService()
+        self.clock.pump([1.0, 1.0])
+        self.assertEqual((self.work.calls, self.clock.getDelayedCalls()), (4, []))
+
+    def test_a_defect(self) -> None:
+        """It is in the log, once while it stays the same, and the next call comes."""
+        self.work.error = Broken("one")
+        self.clock.pump([1.0] * 5)
+        self.assertEqual(self.work.calls, 6)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.work.error = Broken("two")
+        self.clock.pump([1.0] * 5)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.work.error = None
+        self.clock.advance(1.0)
+        self.work.error = Broken("two")
+        self.clock.advance(1.0)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.service.stopService()
+
+    def test_an_error_with_a_sentence(self) -> None:
+        """It is no defect, so it has no traceback."""
+        self.work.error = UpstreamFailed("nobody is there")
+        self.clock.pump([1.0] * 2)
+        self.assertEqual(self.work.calls, 3)
+        self.service.stopService()
+
+    def test_one_at_a_time(self) -> None:
+        """A call that takes longer is waited for; its failure is one like any other."""
+        waiting = self.work.waiting = Deferred()
+        self.clock.pump([1.0] * 5)
+        self.assertEqual(self.work.calls, 2)
+        self.work.waiting = None
+        waiting.errback(Broken())
+        self.clock.pump([1.0] * 2)
+        self.assertEqual(self.work.calls, 4)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.service.stopService()
+
+    def test_stopped_in_the_middle(self) -> None:
+        """The call under way is cancelled, which is no failure."""
+        cancelled: list[Any] = []
+        self.work.waiting = Deferred(cancelled.append)
+        self.clock.advance(1.0)
+        self.service.stopService()
+        self.assertEqual(len(cancelled), 1)
+
+    def test_a_coroutine(self) -> None:
+        """Work may be one."""
+
+        async def work() -> None:
+            self.work.calls += 10
+
+        periodic = Periodic(work, self.clock, "that")
+        periodic.start(2.0, now=False)
+        self.service.stopService()
+        self.clock.pump([1.0] * 4)
+        self.assertEqual(self.work.calls, 21)
+        periodic.stop()
+
+
+class Session:
+    """A sign-in that cannot be looked at."""
+
+    def __init__(self) -> None:
+        self.looked = Work()
+
+    @property
+    def credentials(self) -> Any:
+        return self.looked()
+
+    sign_in = credentials
+
+    def version(self) -> int:
+        return 1
+
+
+class Server:
+    """An Ollama that breaks whoever asks it."""
+
+    url = "http://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.asked = Work()
+
+    async def ask(self) -> Status:
+        self.asked()
+        return Status("up", "1")
+
+    def close(self) -> None:
+        pass
+
+
+class EveryLoop(SynchronousTestCase):
+    """Each loop of the product, with what it calls broken: it calls it again."""
+
+    def setUp(self) -> None:
+        self.clock: Any = Clock()
+        self.work = Work()
+        self.work.error = Broken("a defect")
+
+    def goes_on(self, service: Any, seconds: float = 1.0) -> None:
+        service.startService()
+        self.clock.pump([seconds] * 3)
+        before = self.work.calls
+        self.assertGreater(before, 1)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.work.error = None
+        self.work.waiting = None
+        self.clock.pump([seconds] * 2)
+        self.assertGreater(self.work.calls, before)
+
+    def test_surroundings(self) -> None:
+        surroundings = Surroundings(self.clock, self.clock.seconds, self.clock.seconds)
+        surroundings.startService()
+        surroundings.peer = lambda: self.work() or ""
+        self.clock.pump([1.0] * 3)
+        self.assertEqual((self.work.calls, len(self.flushLoggedErrors(Broken))), (3, 1))
+        surroundings.stopService()
+
+    def test_the_keys(self) -> None:
+        session: Any = Session()
+        session.looked = self.work
+        keys = KeyLease(session, self.clock)
+        keys.startService()
+        self.clock.pump([1.0] * 3)
+        self.assertEqual(self.work.calls, 4)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        keys.stopService()
+
+    def test_the_other_desktops(self) -> None:
+        """And what was known of them is not claimed any more."""
+        session: Any = Session()
+        session.looked = self.work
+        elsewhere = Elsewhere(session, self.clock, lambda: True)
+        elsewhere.startService()
+        self.clock.pump([1.0] * 8)
+        self.assertGreater(self.work.calls, 2)
+        self.assertTrue(self.flushLoggedErrors(Broken))
+        self.assertIn("a defect", elsewhere.trouble)
+        self.assertEqual(elsewhere.desktops, ())
+        elsewhere.stopService()
+
+    def test_who_wants_the_other_desktops(self) -> None:
+        self.goes_on(Elsewhere(cast(Any, Session()), self.clock, cast(Any, self.work)))
+        self.flushLoggedErrors()
+
+    def test_ollama(self) -> None:
+        """What cannot be asked is not claimed to be up."""
+        server: Any = Server()
+        server.asked = self.work
+        self.work.error = None
+        ollama = Ollama(server, self.clock, 5.0)
+        ollama.startService()
+        self.assertEqual(ollama.status.ollama, "up")
+        self.work.error = Broken("a defect")
+        self.clock.pump([5.0] * 3)
+        self.assertIs(ollama.status, DOWN)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.work.error = None
+        self.clock.advance(5.0)
+        self.assertEqual(ollama.status.ollama, "up")
+        ollama.stopService()
+
+    def test_a_listener_to_ollama(self) -> None:
+        """The others hear of it all the same."""
+        ollama = Ollama(cast(Any, Server()), self.clock, 5.0)
+        heard: list[Status] = []
+        ollama.listeners += [self.work, heard.append]
+        ollama.startService()
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.assertEqual(len(heard), 1)
+        ollama.stopService()
+
+    def test_the_tunnel(self) -> None:
+        tunnel = Answerer(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n"))
+        self.patch(tunnel, "sweep", self.work)
+        session: Any = Session()
+        session.looked.error = Unauthenticated("nobody is signed in")
+        bridge = Bridge(tunnel, session, self.clock, (20, 10))
+        self.goes_on(bridge)
+        bridge.stopService()
+
+    def test_the_bridge(self) -> None:
+        """It dials again, also where whoever is told of its state breaks."""
+        session: Any = Session()
+        session.looked = self.work
+        bridge = Bridge(
+            Answerer(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n")),
+            session,
+            self.clock,
+            (20, 10),
+        )
+        told = Work()
+        told.error = Broken("a listener")
+        bridge.on_state = told
+        bridge.startService()
+        self.clock.pump([10.0] * 20)
+        self.assertGreater(self.work.calls, 3)
+        self.assertGreater(told.calls, 0)
+        self.assertEqual(bridge.state, "error")
+        self.flushLoggedErrors(Broken)
+        bridge.stopService()
+
+    def test_news(self) -> None:
+        """Those who watch over the IPC."""
+        ipc = IpcService(
+            self.clock, Path(self.mktemp()), 0, cast(Any, None), cast(Any, None),
+            cast(Any, self.work), cast(Any, None),
+        )  # fmt: skip
+        watching = type("Visitor", (), {"watches": True, "tell": lambda *_: None})()
+        self.patch(ipc, "_visitors", [watching])
+        ipc._loop.start(1.0, now=False)
+        self.clock.pump([1.0] * 3)
+        self.assertEqual(self.work.calls, 3)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        ipc._loop.stop()
+
+    def test_quitting(self) -> None:
+        """It ends all the same."""
+        stopped: list[Any] = []
+        count = self.counted([0, Broken("a defect"), 0])
+        leaving = Leaving(self.clock, cast(Any, None), count, lambda: stopped.append(1))
+        leaving.begin(10.0)
+        self.clock.pump([1.0] * 2)
+        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
+        self.assertEqual(stopped, [1])
+
+    def counted(self, results: list[Any]) -> Callable[[], int]:
+        def count() -> int:
+            result = results.pop(0)
+            if isinstance(result, Exception):
+                raise result
+            return int(result)
+
+        return count
+
+    def test_a_proxy(self) -> None:
+        """What is over is forgotten, each second."""
+        whole = proxy_service(self.clock, Proxy(), endpoint="unix:x", id="p", cloud_key="A" * 43)
+        (sweeping,) = (each for each in whole if isinstance(each, PeriodicService))
+        self.assertIn("sweep", repr(sweeping._periodic._work))
+        self.patch(sweeping._periodic, "_work", self.work)
+        self.goes_on(sweeping)
+        sweeping.stopService()
