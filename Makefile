@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench soak compatibility images npm system bundle wheel clean
+.PHONY: help run test lint unit e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -37,9 +37,13 @@ soak: system $(VENV)/.tests ## A thousand kills of tray, bridge and Ollama (abou
 
 compatibility: $(VENV)/.tests $(VENV)/.npm $(VENV)/.compatibility ## Every client and endpoint, directly and through ctllm (a minute)
 	$(BIN)/python -m tests.compatibility $(ARGS)
+	CTLLM_HEAVY_CLIENTS=1 $(BIN)/pytest -q tests/e2e/test_client_snippets.py
 
 images: $(VENV)/.runs ## Build the image of the streaming proxy (BASE_IMAGE=..., for a server with Docker)
 	@PYTHON=$(BIN)/python containers/build $(BASE_IMAGE)
+
+clients: $(VENV)/.tests ## Write docs/clients.md from the table of clients
+	$(BIN)/python -m ctllm.client_snippets > docs/clients.md
 
 npm: $(VENV)/.npm ## The clients from npm that the tests drive
 

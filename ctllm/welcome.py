@@ -13,12 +13,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ctllm import __version__
+from ctllm.client_snippets import NO_MODEL, Target, lines_to_paste
 from ctllm.cloud.service import CloudService
 from ctllm.desktop.keys import make_key
 from ctllm.desktop.service import DesktopService
 from ctllm.desktop.session import log_in
 from ctllm.errors import CtllmError, Unauthenticated
-from ctllm.lines import lines_to_paste
 
 #: The name of the API key that the printed lines use.
 KEY = "welcome"
@@ -90,7 +90,7 @@ class Welcome(Service):
         ollama = self._desktop.ollama
         status = ollama.status
         link = f"{self._cloud.url}/#invite={self._cloud.invite(_user_name())}"
-        model = next(iter(status.models), "MODEL")
+        model = next(iter(status.models), NO_MODEL)
         where = [
             f"ctllm {__version__} is running; Ctrl-C stops it.",
             "",
@@ -101,7 +101,7 @@ class Welcome(Service):
         if self._desktop.endpoint is not None:
             port = self._desktop.endpoint.port.getHost().port
             where.append(f"  Apps on this machine  http://127.0.0.1:{port}")
-        return "\n".join([*where, "", lines_to_paste(self._cloud.url, key, model)])
+        return "\n".join([*where, "", lines_to_paste(Target(self._cloud.url, key, model))])
 
 
 def _told(state: str, version: str, url: str) -> str:

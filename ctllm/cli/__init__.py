@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from twisted.python import usage
 
 from ctllm.cli import autostart, daemon, desktop, firewall, proxies, server
-from ctllm.cli.options import Command, Options
+from ctllm.cli.options import Options
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
 
@@ -44,7 +45,7 @@ def _run(options: Options) -> None:
     _COMMANDS[str(name)](load(file, overrides, os.environ), told)
 
 
-_COMMANDS: dict[str, Callable[[Config, Command], None]] = {
+_COMMANDS: dict[str, Callable[[Config, Any], None]] = {
     "invite": server.invite,
     "revoke": server.revoke,
     "firewall": firewall.run,

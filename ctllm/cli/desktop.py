@@ -6,11 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ctllm.cli.options import Command
+from ctllm.cli.options import Command, Connect
 from ctllm.cli.running import run
+from ctllm.client_snippets import (
+    NO_MODEL,
+    Target,
+    client_list,
+    client_named,
+    instructions,
+    lines_to_paste,
+)
 from ctllm.config import Config
-from ctllm.errors import BadRequest
-from ctllm.lines import lines_to_paste
+from ctllm.errors import BadRequest, CtllmError
 
 
 def _file(config: Config) -> Any:
@@ -65,13 +72,46 @@ def logout(config: Config, _: Command) -> None:
     _with_cloud(work)
 
 
-def connect(config: Config, _: Command) -> None:
-    """Print lines to paste, with a key; one is made where there is none."""
+def connect(config: Config, told: Connect) -> None:
+    """Print what a client needs, or lines for the usual ones and the names of all."""
+    if not told.argument:
+        print(lines_to_paste(_cloud(config, told["model"] or NO_MODEL)))
+        print(client_list())
+        return
+    client = client_named(told.argument)
+    address, model = _running(config)
+    model = told["model"] or model
+    endpoint = None if told["cloud"] or not address else Target(address, model=model)
+    needs_cloud = told["cloud"] or endpoint is None
+    asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().sign_in is not None)
+    print(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
+
+
+def _cloud(config: Config, model: str) -> Target:
+    """The cloud with a key; one is made where there is none. Raises BadRequest."""
     from ctllm.desktop.keys import make_key
 
     file, known, sign_in = _signed_in(config)
     key = next(iter(known.keys.values()), None) or make_key(file, "default")
-    print(lines_to_paste(sign_in.cloud_url, key, "MODEL"))
+    return Target(sign_in.cloud_url, key, model)
+
+
+def _running(config: Config) -> tuple[str, str]:
+    """Where the endpoint is and a model, by the desktop that runs here, else as configured."""
+    from ctllm.ipc import Daemon
+
+    try:
+        with Daemon(Path(config.state)) as daemon:
+            status = daemon.status()
+    except CtllmError:
+        return _configured(config.desktop.endpoint), NO_MODEL
+    return status.endpoint, next(iter(status.ollama.models), NO_MODEL)
+
+
+def _configured(endpoint: str) -> str:
+    """An endpoint's URL, or nothing where there is none or it is an endpoint string."""
+    host, colon, port = endpoint.rpartition(":")
+    return f"http://{endpoint}" if colon and port.isdecimal() and "=" not in host else ""
 
 
 def add(config: Config, told: Command) -> None:

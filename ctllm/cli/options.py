@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.python import usage
 
 from ctllm import __version__
@@ -160,8 +162,37 @@ class _Logout(Command):
     longdesc = "Signs this desktop out. Its API keys stop working within three minutes."
 
 
-class _Connect(Command):
-    longdesc = "Prints lines to paste that point clients at the cloud, with an API key."
+class Connect(usage.Options):
+    """Its argument is optional."""
+
+    argument = ""
+    synopsis = "[options] [CLIENT]"
+    longdesc = (
+        "Prints what CLIENT needs to use your models: by the endpoint of this desktop, which needs "
+        "no key, and by the cloud, with an API key. Without CLIENT it prints lines to paste for "
+        "the usual ones and the names of all."
+    )
+    optFlags = [
+        ["endpoint", None, "Only for the endpoint of this desktop"],
+        ["cloud", None, "Only for the cloud"],
+    ]
+    optParameters = [["model", None, None, "The model that the lines name"]]
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Take options before the client or after it."""
+        words = list(options or ())
+        if words and not words[0].startswith("-"):
+            words.append(words.pop(0))
+        super().parseOptions(words)
+
+    def parseArgs(self, client: str = "") -> None:
+        """Keep the client."""
+        self.argument = client
+
+    def postOptions(self) -> None:
+        """One of the two, or none."""
+        if self["endpoint"] and self["cloud"]:
+            raise usage.UsageError("--endpoint or --cloud, not both; without them both are shown")
 
 
 class _Add(Command):
@@ -225,7 +256,7 @@ class Options(usage.Options):
         ("login", None, _Login, "On a desktop: sign in with such a link"),
         ("logout", None, _Logout, "On a desktop: sign out"),
         ("keys", None, _Keys, "On a desktop: API keys for programs (add, rm, ls)"),
-        ("connect", None, _Connect, "On a desktop: lines to paste for clients"),
+        ("connect", None, Connect, "On a desktop: what each client needs to use your models"),
     ]
 
     def opt_version(self) -> None:

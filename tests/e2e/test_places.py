@@ -110,8 +110,8 @@ async def test_the_lines_of_the_first_screen_work_as_printed(world: World) -> No
     ollama = free_port()
     program = await all_in_one(world, ollama)
     screen = program.printed
-    curl = re.search(r"^  (curl .*\\\n.*)$", screen, re.M)[1]
-    lines = (await pasted(world, f"{curl} --silent")).splitlines()
+    curl = re.search(r"^  # curl\n((?:  .*\n)+)", screen, re.M)[1]
+    lines = (await pasted(world, curl)).splitlines()
     assert "".join(json.loads(line)["response"] for line in lines).endswith("Say hello.")
     for variable, script in (("OLLAMA_HOST", BY_OLLAMA), ("OPENAI_BASE_URL", BY_OPENAI)):
         export = re.search(rf"^  (export {variable}=.*)$", screen, re.M)[1]

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
 from ctllm.cli import main
+from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import Folder, Invites, Sessions, User, load_keys
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
 from ctllm.errors import Unauthenticated
@@ -61,7 +62,13 @@ class CommandTests(SynchronousTestCase):
     def test_words_that_it_does_not_know(self) -> None:
         """It says what is wrong and where help is."""
         self.assertIn("--help", self.refused())
-        for words in (["frobnicate"], ["login"], ["login", "a", "b"], ["connect", "x"]):
+        for words in (
+            ["frobnicate"],
+            ["login"],
+            ["login", "a", "b"],
+            ["connect", "curl", "x"],
+            ["connect", "--endpoint", "--cloud", "curl"],
+        ):
             self.refused(*words)
         self.assertIn("NAME", self.refused("keys", "add"))
 
@@ -86,6 +93,32 @@ class CommandTests(SynchronousTestCase):
         for part in (key, f"OLLAMA_HOST={ANN.cloud_url} ", f"{ANN.cloud_url}/v1 "):
             self.assertIn(part, printed)
         self.assertEqual(self.run_("connect"), printed)
+        for client in CLIENTS:
+            self.assertIn(f"\n  {client.name} ", printed)
+
+    def test_connect_a_client(self) -> None:
+        """By the endpoint, which needs no sign-in and comes first, and by the cloud."""
+        printed = self.run_("connect", "codex")
+        self.assertIn('base_url = "http://127.0.0.1:11435/v1"', printed)
+        self.assertNotIn("by the cloud", printed)
+        self.assertIn("ctllm login", self.refused("connect", "codex", "--cloud"))
+        self.signed_in()
+        both = self.run_("connect", "Codex", "--model", "qwen3:4b")
+        (key,) = self.file.load().keys.values()
+        here, there = both.split("by the cloud")
+        self.assertNotIn(key, here)
+        for part in (key, f'base_url = "{ANN.cloud_url}/v1"', 'model = "qwen3:4b"'):
+            self.assertIn(part, there)
+        self.assertNotIn(key, self.run_("connect", "--endpoint", "codex"))
+        self.assertNotIn("11435", self.run_("connect", "codex", "--cloud"))
+        self.config.write_text('[desktop]\nendpoint = "off"\n')
+        self.assertNotIn("no key is needed", self.run_("connect", "codex"))
+
+    def test_connect_an_unknown_client(self) -> None:
+        """It says which one was probably meant, and how to see all."""
+        said = self.refused("connect", "claude-cod")
+        self.assertIn("claude-code", said)
+        self.assertIn("ctllm connect", said)
 
     def test_not_signed_in(self) -> None:
         """What needs a sign-in says how to get one."""

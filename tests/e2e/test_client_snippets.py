@@ -1,0 +1,113 @@
+"""What `ctllm connect CLIENT` prints works as it is printed, at the endpoint and at the cloud.
+
+The heavy clients are not installed for the tests: `make compatibility` sets CTLLM_HEAVY_CLIENTS.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.client_snippets import CLIENTS, COMPATIBILITY, IN, IN_SHELL, TESTED
+from ctllm.standin import Standin
+from tests.e2e.world import World, until
+from tests.ports import free_port
+
+BIN = Path(sys.executable).parent
+CHECKED = COMPATIBILITY if os.environ.get("CTLLM_HEAVY_CLIENTS") else TESTED
+NAMES = [client.name for client in CLIENTS if client.checked == CHECKED]
+MODEL = "qwen3:4b"
+
+
+@dataclass
+class Desk:
+    """Alice's desktop with an endpoint, and her cloud."""
+
+    world: World
+    ollama: Standin
+
+    async def printed(self, *words: str) -> str:
+        return await self.world.command("desk", "connect", *words)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    world = World(tmp_path_factory.mktemp("snippets"))
+
+    async def start() -> Desk:
+        await world.cloud()
+        ollama, port = world.standin(MODEL)
+        await world.desktop("alice", port, f"--endpoint=127.0.0.1:{free_port()}", state="desk")
+        world.key = await world.command("desk", "keys", "add", "tests")
+        await world.key_works()
+        return Desk(world, ollama)
+
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+
+
+def shell(printed: str, home: Path) -> str:
+    """Do what is to be done with files; gives what is to be pasted into a shell."""
+    pieces = re.split(rf"^{IN}(.+):$", printed, flags=re.M)
+    pasted = []
+    for where, text in zip(pieces[1::2], pieces[2::2], strict=True):
+        if f"{IN}{where}:" == IN_SHELL:
+            pasted.append(text.strip())
+        else:
+            file = home / where.removeprefix("~/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text.strip() + "\n")
+    return "\n".join(pasted)
+
+
+def run(pasted: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """In a shell that knows nothing but what was printed."""
+    modules = BIN.parent / "npm" / "node_modules"
+    if not (home / "node_modules").exists():
+        (home / "node_modules").symlink_to(modules)
+    env = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "HOME": str(home)}
+    return subprocess.run(
+        ["sh", "-e", "-c", pasted], cwd=home, env=env, capture_output=True, text=True, timeout=180
+    )
+
+
+@ensureDeferred
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("where", ["endpoint", "cloud"])
+async def test_as_printed(desk: Desk, name: str, where: str, tmp_path: Path) -> None:
+    """The client gets the answer of the model that this desktop has, and asks for no other."""
+    desk.ollama.reset()
+    printed = await desk.printed(name, f"--{where}")
+    assert (desk.world.key in printed) == (where == "cloud")
+    assert (str(desk.world.cloud_port) in printed) == (where == "cloud")
+    done = await deferToThread(run, shell(printed, tmp_path), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip(), done.stderr
+    asked = [each for each in desk.ollama.requests if each.method == "POST"]
+    assert asked and all(MODEL.encode() in (each.body or b"") for each in asked), asked
+
+
+@ensureDeferred
+async def test_both_are_shown(desk: Desk) -> None:
+    """The endpoint first; a client that cannot use the cloud is told why."""
+
+    async def named() -> bool:
+        return MODEL in await desk.printed("codex")
+
+    await until(named, "the model to be known")
+    printed = await desk.printed("codex")
+    endpoint, cloud = printed.split("From anywhere")
+    assert "no key is needed" in endpoint and desk.world.key not in endpoint
+    assert f"{desk.world.url}/v1" in cloud and desk.world.key in cloud
+    assert "sends no API key" in await desk.printed("ollama")
