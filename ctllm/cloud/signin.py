@@ -31,12 +31,13 @@ class Redeem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What renews; a browser's is in its cookie instead."""
+    """What renews; a browser's is in its cookie instead. `scope` narrows the token to it."""
 
     refresh: (
         Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$", max_length=51)]
         | msgspec.UnsetType
     ) = msgspec.UNSET
+    scope: Literal["use"] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SignIn:
@@ -91,15 +92,16 @@ class SignIn:
 
     def renew(self, incoming: Incoming, raw: bytes) -> None:
         """Give another short token."""
-        refresh = decoded(raw, Renew).refresh
+        asked = decoded(raw, Renew)
+        refresh, only = asked.refresh, asked.scope
         if refresh is not msgspec.UNSET:
-            incoming.reply(200, self._token(self._sessions.renew(refresh)))
+            incoming.reply(200, self._token(self._sessions.renew(refresh), only))
             return
         _same_site(incoming.asked)
         kept = _cookie_of(incoming.asked)
         if kept is None:
             raise Unauthenticated("nobody is signed in here; open a sign-in link")
-        told = self._token(self._sessions.renew(kept))
+        told = self._token(self._sessions.renew(kept), only)
         incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
 
     def sign_out(self, incoming: Incoming) -> None:
@@ -120,10 +122,14 @@ class SignIn:
         }
         incoming.reply(200, told)
 
-    def _token(self, session: Session) -> dict[str, object]:
+    def _token(
+        self, session: Session, only: str | msgspec.UnsetType = msgspec.UNSET
+    ) -> dict[str, object]:
+        """An access token with the scopes of `session`, or of them with `only` that one."""
+        scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
         return {
             "user": _user(session.user),
-            "token": self._issuer.issue(session.user, session.scopes),
+            "token": self._issuer.issue(session.user, scopes),
             "expires_in": self._issuer.token_seconds,
         }
 

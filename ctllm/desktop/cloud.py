@@ -76,9 +76,13 @@ class CloudClient:
         body = {"invite": invite, "client": "desktop"}
         return await self._token("POST", "/ctllm/session", body)
 
-    async def renew(self, refresh: str) -> Token:
-        """A new access token; raises Unauthenticated when the sign-in is over."""
-        return await self._token("POST", "/ctllm/session/token", {"refresh": refresh})
+    async def renew(self, refresh: str, scope: str = "") -> Token:
+        """A new access token; raises Unauthenticated when the sign-in is over.
+
+        With a `scope`, the token has no other.
+        """
+        body = {"refresh": refresh, **({"scope": scope} if scope else {})}
+        return await self._token("POST", "/ctllm/session/token", body)
 
     async def invite(self, token: str) -> str:
         """What signs this user's browser in, once, within two minutes."""

@@ -29,8 +29,7 @@ class Session:
         self._cloud_url = cloud_url  # another way to the same cloud than the link had
         self._client_for = client_for
         self._clock = clock
-        self._token: Token | None = None
-        self._until = 0.0
+        self._tokens: dict[str, tuple[Token, float]] = {}  # by scope, with when each ends
         self._version = -1
         self._credentials = Credentials("")
 
@@ -41,7 +40,7 @@ class Session:
         if version != self._version or not version:
             self._credentials = self.file.load()
             self._version = self.file.version()
-            self._token = None
+            self._tokens.clear()
         return self._credentials
 
     @property
@@ -64,17 +63,20 @@ class Session:
 
     def distrust(self) -> None:
         """Get another token next time: this one may have been refused."""
-        self._token = None
+        self._tokens.clear()
 
-    async def token(self) -> str:
-        """An access token good for a while; raises Unauthenticated when the sign-in is over."""
+    async def token(self, scope: str = "") -> str:
+        """An access token good for a while; raises Unauthenticated when the sign-in is over.
+
+        With a `scope`, the token has no other.
+        """
         sign_in = self.sign_in
-        if self._token is not None and self._until - self._clock.seconds() >= EARLY:
-            return self._token.token
-        token = await self.client().renew(sign_in.refresh)
+        known, until = self._tokens.get(scope, (None, 0.0))
+        if known is not None and until - self._clock.seconds() >= EARLY:
+            return known.token
+        token = await self.client().renew(sign_in.refresh, scope)
         if self.sign_in == sign_in:  # else it is no token for the cloud that is asked next
-            self._token = token
-            self._until = self._clock.seconds() + token.expires_in
+            self._tokens[scope] = token, self._clock.seconds() + token.expires_in
         return token.token
 
 

@@ -161,11 +161,21 @@ def endpoint_of(head: RequestHead) -> Endpoint | None:
 
 def refusal(head: RequestHead, message: str) -> CtllmError:
     """Make the error for what the table lacks or has closed: 405 where only the method differs."""
-    methods = _methods(head.path) or {}
+    methods = _methods(head.path)
     if methods and head.method not in methods:
         allow = ", ".join(sorted(method.decode() for method in methods))
         return MethodNotAllowed(f"{asked_for(head)} is no endpoint of Ollama's.", allow=allow)
-    return Forbidden(message)
+    return Forbidden(message + base_url_hint(head))
+
+
+def base_url_hint(head: RequestHead) -> str:
+    """Say what is wrong with a client's base URL, where that explains `head`; else nothing."""
+    path = head.path
+    if path.startswith(b"/v1/") and _methods(path[3:]):
+        return " The base URL of your client has one /v1 too many."
+    if not path.startswith(b"/v1/") and _methods(b"/v1" + path):
+        return " The base URL of your client lacks /v1 at its end."
+    return ""
 
 
 def asked_for(head: RequestHead) -> str:
@@ -205,6 +215,11 @@ def is_anywhere(head: RequestHead) -> bool:
     """Whether any Ollama may answer: what only asks, and changes nothing of the machine's."""
     found = endpoint_of(head)
     return found is not None and found.scope is Scope.USE
+
+
+def goes_elsewhere(head: RequestHead) -> bool:
+    """Whether another machine's Ollama may be asked: only what its own API has."""
+    return is_anywhere(head) and head.path.startswith((b"/api/", b"/v1/"))
 
 
 def canonical(model: str) -> str:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.choice import Preference, Side
+from ctllm.desktop.broker.elsewhere import OtherDesktop
 from ctllm.desktop.broker.kept import KeptPreference
 from ctllm.desktop.endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
@@ -51,6 +52,8 @@ class Others(Service):
         self.up = False
         self.signed_in = True
         self.models: set[str] = set()
+        self.others: tuple[OtherDesktop, ...] = ()
+        self.cloud_url = "https://cloud.example"
         self.on_change: Any = None
         self.looks = 0
         self.refusal: Exception | None = None
@@ -198,7 +201,79 @@ class BrokerTests(SynchronousTestCase):
         ):  # fmt: skip
             wire = self.ask(path, b'{"model":"m"}', method)
             self.ollama.callers[-1].fail(OllamaDown("no Ollama"))
-            self.assertIn(b" 503 ", wire.said())
+            said = wire.said()
+            self.assertIn(b" 503 ", said)
+            self.assertIn(b"Start Ollama here.", said)
+        self.assertEqual(self.others.upstream.asked, [])
+
+    def test_where_models_are_changed(self) -> None:
+        """Which machine has them, and how to do it from here."""
+        self.others.others = (
+            OtherDesktop("1" * 32, "study", "up"),
+            OtherDesktop("2" * 32, "\x1b[31m", "down"),
+            OtherDesktop("3" * 32, "b\u00fcro", "up"),
+        )
+        wire = self.ask("/api/pull", b'{"model":"m"}')
+        self.ollama.callers[-1].fail(OllamaDown("Connection was refused"))
+        said = json.loads(wire.said().partition(b"\r\n\r\n")[2])["error"]
+        for part in (
+            "attic", "study, b\u00fcro", "ctllm keys add NAME --manage", "Ctllm-Desktop: study",
+            "https://cloud.example/api/pull",
+        ):  # fmt: skip
+            self.assertIn(part, said)
+        self.assertNotIn("refused", said)
+
+    def test_where_no_ollama_answers(self) -> None:
+        """What Ollama never had is refused at once, as Ollama does; a retry would not help."""
+        self.others.become(True)
+        self.ollama.become(Status("down"))
+        for line, status, hint in (
+            ("POST /v1/rerank", 404, b""),
+            ("POST /v1/moderations", 404, b""),
+            ("POST /v1/responses/input_tokens", 404, b""),
+            ("POST /chat/completions", 404, b"lacks /v1"),
+            ("POST /v1/v1/messages", 404, b"one /v1 too many"),
+            ("GET /v1/chat/completions", 405, b""),
+        ):
+            method, path = line.split()
+            wire = self.ask(path, b"{}", method)
+            self.ollama.callers[-1].fail(OllamaDown("no Ollama"))
+            said = wire.said()
+            self.assertTrue(said.startswith(b"HTTP/1.1 %d" % status), said)
+            self.assertIn(hint, said)
+            self.assertNotIn(b"Retry-After", said)
+        self.assertEqual(self.others.upstream.asked, [])
+
+    def test_what_goes_where_there_is_an_ollama(self) -> None:
+        """All inference, and its path as Ollama reads it."""
+        self.others.become(True)
+        self.ollama.become(Status("down"))
+        for path, asked in (
+            ("//api/chat", "/api/chat"), ("/api/chat/", "/api/chat"),
+            ("/v1/chat/completions/", "/v1/chat/completions"),
+            ("/v1/audio/transcriptions", "/v1/audio/transcriptions"),
+            ("/api/experimental/web_search", "/api/experimental/web_search"),
+        ):  # fmt: skip
+            self.ask(path)
+            self.assertEqual(self.others.upstream.asked[-1].target.decode(), asked)
+
+    def test_is_a_server_there(self) -> None:
+        """While others answer for this machine, the endpoint says so itself."""
+        self.others.become(True)
+        self.ollama.become(Status("down"))
+        self.assertIn(b"Ollama is running", self.ask("/", b"", "GET").said())
+        self.assertTrue(self.ask("/", b"", "HEAD").said().startswith(b"HTTP/1.1 200"))
+        self.ollama.become(UP)
+        self.clock.advance(60)
+        self.ask("/", b"", "GET")
+        self.assertEqual((len(self.ollama.asked), len(self.others.upstream.asked)), (1, 0))
+
+    def test_the_clouds_own_paths(self) -> None:
+        """An app that asks them gets no further than this machine."""
+        self.others.become(True)
+        self.broker.prefer(Preference.CLOUD)
+        for path in ("/ctllm/desktops", "/ctllm/session", "//ctllm/session", "/health", "/ws/x"):
+            self.ask(path, b"", "GET")
         self.assertEqual(self.others.upstream.asked, [])
 
     def test_lists_of_both(self) -> None:

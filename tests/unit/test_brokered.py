@@ -68,6 +68,9 @@ class Ways:
     def signed(self, side: Side, model: str | None) -> Headers:
         return ((b"Side", side.encode()), (b"Model", (model or "-").encode()))
 
+    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+        return error
+
     def failed(self, side: Side) -> None:
         self.failures.append(side)
 

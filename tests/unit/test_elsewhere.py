@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker import elsewhere as module
 from ctllm.desktop.broker.elsewhere import OFTEN, SELDOM, Elsewhere
 from ctllm.desktop.credentials import Credentials, SignIn
-from ctllm.errors import Unauthenticated
+from ctllm.errors import Forbidden, Unauthenticated
 from ctllm.http.incoming import Incoming
-from ctllm.wire.heads import first
-from tests.unit.pretend import Served
+from ctllm.wire.heads import RequestHead, first
+from tests.unit.pretend import Heard, Served
 
 
 class Session:
@@ -36,10 +37,10 @@ class Session:
             raise Unauthenticated("signed out")
         return self.kept
 
-    async def token(self) -> str:
+    async def token(self, scope: str = "") -> str:
         if self.refusal is not None:
             raise self.refusal
-        return "token"
+        return f"token-{scope}" if scope else "token"
 
     def distrust(self) -> None:
         self.distrusted += 1
@@ -93,6 +94,21 @@ class ElsewhereTests(SynchronousTestCase):
         self.assertEqual(head.target, b"/ctllm/desktops")
         self.assertEqual(first(head.headers, b"authorization"), b"Bearer token")
         self.assertEqual(first(head.headers, b"ctllm-elsewhere"), b"d" * 32)
+
+    def test_what_apps_ask(self) -> None:
+        """Ollama's API and nothing else, with a token that is for that alone."""
+        way = self.successResultOf(Deferred.fromCoroutine(self.elsewhere.way()))
+        for line in (
+            "GET /ctllm/desktops", "GET /ctllm/session", "POST /ctllm/session/token", "GET /health",
+            "GET /ws/tunnel", "GET /", "DELETE /api/delete", "POST /api/future", "POST /api/me",
+        ):  # fmt: skip
+            method, target = line.encode().split(b" ")
+            self.assertRaises(Forbidden, way.open, RequestHead(method, target), Heard())
+        self.assertEqual(self.asked, [])
+        way.open(RequestHead(b"GET", b"/api/tags"), Heard()).end()
+        self.served.flush()
+        (head,) = self.asked
+        self.assertEqual(first(head.headers, b"authorization"), b"Bearer token-use")
 
     def test_only_what_can_answer(self) -> None:
         for others in ((), (("e", "down", "x"),), (("e", "demo", "x"),)):

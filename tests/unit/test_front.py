@@ -673,6 +673,19 @@ class SigningIn(Case):
         self.assertEqual(self.ask("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": refresh}), 401)
 
+    def test_a_narrower_token(self) -> None:
+        """What a desktop asks for its apps may use models and nothing else."""
+        self.redeem("desktop")
+        renewal = {"refresh": self.told["refresh"], "scope": "use"}
+        self.assertEqual(self.ask("POST /ctllm/session/token", renewal), 200)
+        narrow = {"Authorization": f"Bearer {self.told['token']}"}
+        self.assertEqual(self.ask("GET /api/tags", **narrow), 0)
+        for line in ("GET /ctllm/session", "GET /ctllm/desktops", "DELETE /api/delete"):
+            self.assertEqual(self.ask(line, **narrow), 403, line)
+        self.assertEqual(self.ask("POST /ctllm/session/invite", **narrow), 403)
+        wrong = {**renewal, "scope": "serve"}
+        self.assertEqual(self.ask("POST /ctllm/session/token", wrong), 400)
+
     def test_a_desktop_lets_its_users_browser_in(self) -> None:
         """By a secret that works once; a page or an API key cannot make one."""
         self.assertEqual(self.ask("POST /ctllm/session/invite", **self.bearer()), 201)

@@ -24,6 +24,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self.renewals: list[tuple[str, str]] = []
+        self.scopes: list[str] = []
         self.waiting: Deferred[None] | None = None
         self.refusal: Exception | None = None
 
@@ -36,8 +37,9 @@ class _Client:
         self.cloud = cloud
         self.url = url
 
-    async def renew(self, refresh: str) -> Token:
+    async def renew(self, refresh: str, scope: str = "") -> Token:
         self.cloud.renewals.append((self.url, refresh))
+        self.cloud.scopes.append(scope)
         number = len(self.cloud.renewals)
         if self.cloud.waiting is not None:
             await self.cloud.waiting
@@ -73,6 +75,18 @@ class Case(SynchronousTestCase):
 
 class Tokens(Case):
     """How long they are used."""
+
+    def test_one_for_each_scope(self) -> None:
+        """A narrow token is never a wide one, and each is used again."""
+        self.save(ANN)
+        for _ in range(2):
+            self.assertEqual(self.token(), "token-1")
+            narrow = Deferred.fromCoroutine(self.session.token("use"))
+            self.assertEqual(self.successResultOf(narrow), "token-2")
+        self.assertEqual(self.cloud.scopes, ["", "use"])
+        self.session.distrust()
+        self.successResultOf(Deferred.fromCoroutine(self.session.token("use")))
+        self.assertEqual(self.cloud.scopes, ["", "use", "use"])
 
     def test_one_for_a_while(self) -> None:
         """It is used again until shortly before its end, then there is another."""

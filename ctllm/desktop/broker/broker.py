@@ -15,16 +15,27 @@ from ctllm.desktop.broker.elsewhere import Elsewhere
 from ctllm.desktop.broker.kept import KeptPreference
 from ctllm.desktop.broker.trust import Trust
 from ctllm.desktop.ollama import Ollama
-from ctllm.errors import CtllmError
+from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
 from ctllm.http.headers import DESKTOP, MODEL, SIDE, quoted
 from ctllm.http.incoming import Incoming
 from ctllm.http.listing import PATIENCE, ask_all
 from ctllm.http.lists import Form, form_of, merge
 from ctllm.http.request_timeout import later, with_timeout
-from ctllm.wire.endpoints import canonical, is_anywhere, model_in_path
+from ctllm.http.upgrade import refuse_websocket
+from ctllm.wire.endpoints import (
+    asked_for,
+    canonical,
+    canonical_request,
+    endpoint_of,
+    goes_elsewhere,
+    is_anywhere,
+    model_in_path,
+    refusal,
+)
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.frames import Status
 from ctllm.wire.heads import Headers, RequestHead
+from ctllm.wire.printable import printable
 from ctllm.wire.replay import Replay
 from ctllm.wire.requested_model import model_finder
 from ctllm.wire.room import Room
@@ -33,6 +44,9 @@ from ctllm.wire.room import Room
 MOST_KEPT = 64 * 1024 * 1024
 #: Seconds after a request for which the other side is still looked at often.
 ATTENTION = 60.0
+
+
+_TEXT: Headers = ((b"Content-Type", b"text/plain; charset=utf-8"),)
 
 
 class Broker(MultiService):
@@ -115,11 +129,16 @@ class Broker(MultiService):
     async def answer(self, head: RequestHead, incoming: Incoming) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
         self._last_asked = self._reactor.seconds()
+        head = incoming.asked = canonical_request(head)
+        refuse_websocket(head)
+        if head.path == b"/" and is_anywhere(head) and self.first(head, None) is Side.CLOUD:
+            incoming.reply(200, b"Ollama is running", _TEXT)
+            return
         form = form_of(head)
         if form is not None and await self._list(form, head, incoming):
             return
         name = model_finder(head, self._room)
-        anywhere = is_anywhere(head)
+        anywhere = goes_elsewhere(head)
         signed_in = self.elsewhere.signed_in and self.preference is not Preference.NEVER
         brokered = Brokered(
             self, head, incoming, name, Replay(self._room, anywhere and signed_in)
@@ -161,7 +180,10 @@ class Broker(MultiService):
         return (await self.elsewhere.way()).open(head, caller)
 
     def first(self, head: RequestHead, model: str | None) -> Side:
-        """The side to ask first; what changes this machine's models stays on this machine."""
+        """The side to ask first; what changes this machine's models stays on this machine.
+
+        So does what no table knows: elsewhere it would be refused.
+        """
         if not is_anywhere(head):
             return Side.LOCAL
         named = model or model_in_path(head)
@@ -181,6 +203,33 @@ class Broker(MultiService):
         if side is Side.LOCAL:
             said = (*said, (DESKTOP, quoted(self._name)))
         return said if model is None else (*said, (MODEL, quoted(model)))
+
+    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+        """The last word on a request that failed: what helps, where there is no Ollama here."""
+        if not isinstance(error, OllamaDown):
+            return error
+        endpoint = endpoint_of(head)
+        if endpoint is None:
+            said = f"{asked_for(head)} is no endpoint of Ollama's that ctllm knows."
+            wrong = refusal(head, said)
+            return NotFound(wrong.message) if isinstance(wrong, Forbidden) else wrong
+        return OllamaDown(self._where_models_change(head)) if endpoint.scope == "manage" else error
+
+    def _where_models_change(self, head: RequestHead) -> str:
+        said = (
+            "Models are changed on the machine that has them, and no Ollama answers on this one "
+            f"({self._name})."
+        )
+        names = [printable(each.name) for each in self.elsewhere.others if each.ollama == "up"]
+        if not names:
+            return f"{said} Start Ollama here."
+        path = head.path.decode("latin-1")
+        return (
+            f"{said} Your desktops with Ollama: {', '.join(names[:5])}. Do it there; or from "
+            f"here, with a key made by `ctllm keys add NAME --manage`, ask "
+            f"{self.elsewhere.cloud_url}{path} with the headers `Authorization: Bearer KEY` and "
+            f"`Ctllm-Desktop: {quoted(names[0]).decode()}`."
+        )
 
     def failed(self, side: Side) -> None:
         """A request failed there before it was answered: look what is the matter."""

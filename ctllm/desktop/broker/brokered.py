@@ -228,7 +228,7 @@ class Brokered:
         self._ways.failed(tried)
         after = self._next(tried)
         if after is None:
-            self._end(self._told(error))
+            self._end(self._ways.explained(self._head, self._told(error)))
             return
         self._failure = error
         self._body.rewind()

@@ -14,12 +14,12 @@ from twisted.logger import Logger
 
 from ctllm.desktop.dialling import dialler
 from ctllm.desktop.session import Session
-from ctllm.errors import CtllmError, ProxyUnavailable, Unauthenticated, UpstreamFailed
+from ctllm.errors import CtllmError, Forbidden, ProxyUnavailable, Unauthenticated, UpstreamFailed
 from ctllm.http.asking import ask
 from ctllm.http.client import Origin
 from ctllm.http.headers import for_cloud, from_proxy
 from ctllm.http.periodic import Periodic
-from ctllm.wire.endpoints import canonical
+from ctllm.wire.endpoints import asked_for, canonical, goes_elsewhere
 from ctllm.wire.exchange import Call, Caller, Upstream
 from ctllm.wire.heads import RequestHead
 from ctllm.wire.json_decoder import decode_json
@@ -47,15 +47,21 @@ class _Listed(msgspec.Struct, frozen=True):
 
 
 class _Way(msgspec.Struct, frozen=True):
-    """An `Upstream`: the cloud at `url`, asked as this desktop's user."""
+    """An `Upstream`: the cloud at `url`, asked as this desktop's user.
+
+    What apps ask has a token for that alone, and none of the cloud's own paths.
+    """
 
     origin: Origin
     url: str
     token: str
     desktop: str
+    for_apps: bool
 
     def open(self, head: RequestHead, caller: Caller) -> Call:
-        """Begin an exchange."""
+        """Begin an exchange; raises Forbidden for what is not to leave this machine."""
+        if self.for_apps and not goes_elsewhere(head):
+            raise Forbidden(f"{asked_for(head)} is not asked of other desktops.")
         host = urlsplit(self.url).netloc.encode()
         return self.origin.open(for_cloud(head, host, self.token, self.desktop), caller)
 
@@ -120,11 +126,21 @@ class Elsewhere(Service):
         """Whether there is a cloud to ask."""
         return self._session.credentials.sign_in is not None
 
+    @property
+    def cloud_url(self) -> str:
+        """Where the cloud is; raises Unauthenticated where this desktop is not signed in."""
+        return self._session.sign_in.cloud_url
+
     async def way(self) -> Upstream:
-        """The way to them, for what is asked now; raises CtllmError."""
+        """The way to them, for what an app asks now; raises CtllmError."""
+        return await self._way("use")
+
+    async def _way(self, scope: str = "") -> Upstream:
+        """The way to the cloud, with a token of `scope` alone, or one of this desktop's own."""
         url = self._session.sign_in.cloud_url
-        token = await self._session.token()
-        return _Way(self._to(url), url, token, self._session.credentials.desktop_id)
+        token = await self._session.token(scope)
+        desktop = self._session.credentials.desktop_id
+        return _Way(self._to(url), url, token, desktop, for_apps=bool(scope))
 
     def _to(self, url: str) -> Origin:
         """The cloud at `url`, whose connections are kept while that is the one."""
@@ -185,7 +201,7 @@ class Elsewhere(Service):
 
     async def _ask(self) -> tuple[OtherDesktop, ...]:
         head = RequestHead(b"GET", b"/ctllm/desktops")
-        status, body = await ask(await self.way(), head, self._reactor, PATIENCE, MOST)
+        status, body = await ask(await self._way(), head, self._reactor, PATIENCE, MOST)
         if status == 401:
             raise Unauthenticated("the cloud does not accept this desktop's sign-in")
         if status != 200:

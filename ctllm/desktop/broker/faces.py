@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ctllm.desktop.broker.choice import Side
+from ctllm.errors import CtllmError
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import Headers, RequestHead
 
@@ -23,6 +24,9 @@ class Ways(Protocol):
 
     def signed(self, side: Side, model: str | None) -> Headers:
         """What the answer says of who gave it."""
+
+    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+        """The error that is told of a request that failed with `error`."""
 
     def failed(self, side: Side) -> None:
         """A request that went there failed before it was answered."""
