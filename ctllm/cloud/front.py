@@ -17,11 +17,12 @@ from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.shares import Shares
 from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
 from ctllm.http.client import Origin
-from ctllm.http.cors import Cors, is_preflight
+from ctllm.http.cors import Cors, is_preflight, names_key
 from ctllm.http.credentials import presented_tokens
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_proxy, for_tunnel, switching
 from ctllm.http.incoming import Incoming
+from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import later
 from ctllm.http.splice import join
 from ctllm.http.upgrade import refuse_websocket, require_websocket
@@ -62,14 +63,16 @@ class Front:
         self._metrics = metrics
         self._clock = clock
         self._shares = shares
-        self._cors = Cors(frozenset(origin.encode() for origin in origins).__contains__)
+        self._listed = Cors(origin_matcher(origins))
+        self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.asked = canonical_request(incoming.asked)
-        incoming.extra = self._cors.headers(asked)
+        cors = self._cors_for(asked)
+        incoming.extra = cors.headers(asked)
         if is_preflight(asked):
-            incoming.reply(204, None, self._cors.preflight(asked))
+            incoming.reply(204, None, cors.preflight(asked))
         elif _wants_page(asked):
             incoming.reply(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
@@ -84,6 +87,19 @@ class Front:
                 self._answer_stranger(incoming)
                 return
             await self._relay(incoming)
+
+    def _cors_for(self, asked: RequestHead) -> Cors:
+        """The rule for the page behind `asked`.
+
+        Besides those that are listed, pages of the client's own machine may use models, as Ollama
+        has it, where they bring a key and no cookie is in play.
+        """
+        if self._listed.headers(asked) or asked.path.startswith((b"/ctllm/", b"/ws/")):
+            return self._listed
+        if is_preflight(asked):
+            return self._local_pages if names_key(asked) else self._listed
+        keyed = first(asked.headers, b"cookie") is None and presented_tokens(asked)
+        return self._local_pages if keyed else self._listed
 
     # -- who asks
 

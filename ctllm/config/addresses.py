@@ -56,13 +56,19 @@ def check_web_address(url: str) -> None:
 
 
 def check_origin(origin: str) -> None:
-    """Take a browser's origin: a scheme and a host in lower case, and nothing after them."""
+    """Take a browser's origin: a scheme and a host in lower case, and nothing after them.
+
+    `:*` stands for any port, and `//*` for all of a scheme that is not the web's.
+    """
     if not (parts := _ORIGIN.fullmatch(origin)):
         raise BadConfiguration(
             "must be origins as browsers send them, in lower case and without a slash at the end,"
             " such as https://chat.example.org"
         )
-    _check_has_host(_host_and_port(parts[1], 443))
+    scheme, host = origin.partition(":")[0], parts[1]
+    if host == "*" and scheme not in ("http", "https"):
+        return
+    _check_has_host(_host_and_port(host.removesuffix(":*"), 443))
 
 
 def check_allow(entry: str) -> None:

@@ -51,7 +51,7 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         tuple[str, ...],
         Meta(
             description="Origins of other sites whose pages may use the cloud in a browser "
-            "(CORS), such as https://chat.example.org.",
+            "(CORS), such as https://chat.example.org, http://localhost:* or app://*.",
             extra={"check": check_origin},
         ),
     ] = ()

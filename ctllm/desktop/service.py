@@ -36,6 +36,7 @@ from ctllm.desktop.standing import Standing
 from ctllm.desktop.surroundings import Surroundings
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
+from ctllm.http.origins import host_of, is_loopback_host
 from ctllm.http.turnstile import Turnstile
 from ctllm.programs import window_program
 from ctllm.standin import Standin
@@ -83,7 +84,7 @@ class DesktopService(MultiService):
         self.endpoint: Listener | None = None
         self._demo: Listener | None = None
         if settings.endpoint != "off":
-            app = EndpointApp(self._answer)
+            app = EndpointApp(self._answer, self._on_loopback)
             factory = HttpServerFactory(app, reactor, turnstile=Turnstile(reactor))
             where = endpoint_string(settings.endpoint)
             self.endpoint = Listener(reactor, where, factory, "endpoint")
@@ -226,6 +227,11 @@ class DesktopService(MultiService):
 
         surroundings.on_change = changed
         return surroundings
+
+    def _on_loopback(self) -> bool:
+        """Whether only this machine reaches the endpoint; so it does by a UNIX socket."""
+        authority = "" if self.endpoint is None else self.endpoint.authority
+        return not authority or is_loopback_host(host_of(authority))
 
     def _address(self) -> str:
         """Where apps find their models: a URL, or the path of a UNIX socket; nothing if nowhere."""

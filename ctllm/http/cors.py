@@ -16,8 +16,10 @@ from ctllm.wire.heads import Headers, RequestHead, first
 _EXPOSED = b"Ctllm-Exchange, Ctllm-Desktop, Ctllm-Side, Ctllm-Model, Retry-After, WWW-Authenticate"
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 #: For a browser that names no headers; `*` would not stand for Authorization.
-_USUAL = b"Authorization, Content-Type, X-Api-Key"
+_USUAL = b"Authorization, Content-Type, X-Api-Key, Api-Key"
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{1,8192}")
+#: What a key may be in.
+_KEYS = (b"authorization", b"x-api-key", b"api-key")
 #: Seconds that a browser remembers the answer.
 _MAX_AGE = b"600"
 
@@ -32,10 +34,16 @@ def is_preflight(asked: RequestHead) -> bool:
 
 
 class Cors:
-    """The rule of one door. `allows` says of an Origin header whether its pages are let in."""
+    """The rule of one door. `allows` says of an Origin header whether its pages are let in.
 
-    def __init__(self, allows: Callable[[bytes], bool]) -> None:
+    Without `credentials`, browsers send no cookies along with what such a page asks.
+    """
+
+    def __init__(self, allows: Callable[[bytes], bool], credentials: bool = True) -> None:
         self._allows = allows
+        self._credentials: Headers = (
+            ((b"Access-Control-Allow-Credentials", b"true"),) if credentials else ()
+        )
 
     def headers(self, asked: RequestHead) -> Headers:
         """What every answer to this request says to the browser; nothing to foreign pages."""
@@ -44,7 +52,7 @@ class Cors:
             return ()
         return (
             (b"Access-Control-Allow-Origin", origin),
-            (b"Access-Control-Allow-Credentials", b"true"),
+            *self._credentials,
             (b"Access-Control-Expose-Headers", _EXPOSED),
             (b"Vary", b"Origin"),
         )
@@ -60,3 +68,9 @@ class Cors:
             (b"Access-Control-Max-Age", _MAX_AGE),
             (b"Vary", b"Access-Control-Request-Headers"),
         )
+
+
+def names_key(asked: RequestHead) -> bool:
+    """Whether a preflight is for a request that carries an API key."""
+    wanted = first(asked.headers, b"access-control-request-headers") or b""
+    return not {each.strip().lower() for each in wanted.split(b",")}.isdisjoint(_KEYS)

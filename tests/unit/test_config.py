@@ -324,6 +324,8 @@ class AddressTests(SynchronousTestCase):
     def test_origins(self) -> None:
         """Origins are what browsers send: no path, no slash, lower case, never a wildcard."""
         self.accepts("origins", "https://a.example", "http://localhost:5173", "app://obsidian.md")
+        self.accepts("origins", "http://localhost:*", "app://*", "vscode-webview://*")
+        self.refuses("origins", "http://*", "https://*:443", "https://*.a.example", "app://a*")
         self.refuses("origins", "*", "null", "https://a/", "https://A.example", "a.example")
         self.refuses("origins", "https://a,https://b/c", "https://u@a", "https://")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +24,19 @@ HERE = (
     "[::1]",
     "[::1]:11435",
 )
+#: Of this machine's network: as hosts they are let in, as origins of pages they are not.
+NEARBY = (
+    "192.168.1.5:11435",
+    "172.17.0.1:11435",
+    "10.1.2.3",
+    "[fd00::1]:11435",
+    "[::]",
+    "[::ffff:192.168.1.5]",
+    "host.docker.internal:11435",
+    "HOST.DOCKER.INTERNAL",
+    "attic.local:11435",
+    socket.gethostname(),
+)
 ELSEWHERE = (
     "evil.example",
     "evil.example:11435",
@@ -30,10 +45,13 @@ ELSEWHERE = (
     "evillocalhost",
     "127.0.0.1.evil.example",
     "127.0.0.1.nip.io:11435",
-    "192.168.1.5:11435",
-    "0.0.0.0",
-    "[::]",
     "[::ffff:192.0.2.1]",
+    "192.0.2.1",
+    "172.32.0.1",
+    "8.8.8.8",
+    "evil.example.local.example",
+    "internal",
+    "local",
     "[2001:db8::1]:11435",
     "[::1",
     "localhost@evil.example",
@@ -55,11 +73,13 @@ class EndpointTests(SynchronousTestCase):
     async def answer(self, head: RequestHead, incoming: Incoming) -> None:
         incoming.relay(self.upstream.open(head, incoming))
 
-    def ask(self, headers: str, version: str = "1.1", method: str = "GET") -> bytes:
+    def ask(
+        self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"
+    ) -> bytes:
         protocol, wire = self.factory.buildProtocol(None), Wire()
         protocol.makeConnection(wire)
         wire.protocol = protocol
-        protocol.dataReceived(f"{method} /api/tags HTTP/{version}\r\n{headers}\r\n".encode())
+        protocol.dataReceived(f"{method} {target} HTTP/{version}\r\n{headers}\r\n".encode())
         return wire.said()
 
     def passes(self, headers: str, version: str = "1.1") -> bool:
@@ -73,9 +93,41 @@ class EndpointTests(SynchronousTestCase):
 
     def test_hosts_of_this_machine(self) -> None:
         """By any of its names, with any port; and programs that name none."""
-        for host in HERE:
+        for host in (*HERE, *NEARBY, "0.0.0.0", "0.0.0.0:11435"):
             self.assertTrue(self.passes(f"Host: {host}\r\n"), host)
         self.assertTrue(self.passes("", "1.0"))
+
+    def test_where_more_machines_are_let_in(self) -> None:
+        """An endpoint that its owner put on the network is reached by any name, as Ollama is."""
+        app = EndpointApp(self.answer, on_loopback=lambda: False)
+        self.factory = HttpServerFactory(app, Clock())
+        self.assertTrue(self.passes("Host: models.example:11435\r\n"))
+        page = "Host: models.example:11435\r\nOrigin: http://models.example:11435\r\n"
+        self.assertFalse(self.passes(page))
+
+    def test_targets_with_a_host(self) -> None:
+        """A target in absolute form names the host, whatever the Host header says."""
+        for target, passes in (
+            ("http://localhost:11435/api/tags", True),
+            ("http://host.docker.internal/api/tags", True),
+            ("http://evil.example/api/tags", False),
+            ("http://localhost@evil.example/api/tags", False),
+            ("http://evil.example?/ctllm/desktops", False),
+        ):
+            said = self.ask("Host: localhost\r\n", target=target)
+            self.assertEqual(not said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), passes, said)
+        self.ask("Host: x\r\n", target="http://localhost?/ctllm/desktops")
+        self.assertEqual(self.upstream.asked[-1].path, b"/")
+
+    def test_what_pages_cannot_read(self) -> None:
+        """Of an image or a navigation a browser says no Origin, but that another site is behind."""
+        site = "Host: localhost\r\nSec-Fetch-Site: "
+        self.assertFalse(self.passes(f"{site}cross-site\r\nSec-Fetch-Mode: no-cors\r\n"))
+        self.assertFalse(self.passes(f"{site}Cross-Site\r\nSec-Fetch-Mode: navigate\r\n"))
+        for same in ("same-origin", "same-site", "none"):
+            self.assertTrue(self.passes(f"{site}{same}\r\n"), same)
+        for origin in ("http://localhost:3000", "vscode-webview://x", "app://obsidian.md"):
+            self.assertTrue(self.passes(f"{site}cross-site\r\nOrigin: {origin}\r\n"), origin)
 
     def test_names_that_only_point_here(self) -> None:
         """A page whose name was made to point to this machine is not of this machine."""
@@ -88,14 +140,14 @@ class EndpointTests(SynchronousTestCase):
 
     def test_pages_of_this_machine(self) -> None:
         """Under development, say."""
-        for host in HERE:
+        for host in (*HERE, "0.0.0.0", "0.0.0.0:8080"):
             for scheme in ("http", "https"):
                 headers = f"Host: localhost\r\nOrigin: {scheme}://{host}\r\n"
                 self.assertTrue(self.passes(headers), host)
 
     def test_pages_of_elsewhere(self) -> None:
         """And those that do not say where they are from."""
-        for host in ELSEWHERE:
+        for host in (*ELSEWHERE, *NEARBY, "0.0.0.0.evil.example"):
             headers = f"Host: localhost\r\nOrigin: http://{host}\r\n"
             self.assertFalse(self.passes(headers), host)
         for origin in ("null", "localhost", "", "http://evil.example http://localhost"):

@@ -48,6 +48,7 @@ from tests.unit.pretend import Place, Upstream, Wire
 ANN = User(ISSUER, "ann", "ann")
 FRIEND = "https://friend.example"
 ALL = frozenset({USE, MANAGE, SERVE})
+ORIGINS = (FRIEND, "http://dev.example:*", "obsidian://*")
 INSTANCE = bytes(32)
 SHARE = 30  # requests of one user
 
@@ -128,7 +129,7 @@ class Case(SynchronousTestCase):
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = Front(
             Identities([self.keys, self.issuer]), assertions, proxy_of, proxies, api,
-            self.metrics, (FRIEND,), self.clock, Shares(SHARE),
+            self.metrics, ORIGINS, self.clock, Shares(SHARE),
         )  # fmt: skip
         self.factory = HttpServerFactory(front, self.clock)
         self.wire = self.connect()
@@ -224,6 +225,11 @@ class Routing(Case):
         self.assertEqual(set(self.proxies.ensured), {wanted})
         began = self.proxies.began
         self.assertEqual(began, [True] * (len(began) - 1) + [False], "who resumes begins nothing")
+
+    def test_a_target_without_a_path(self) -> None:
+        """What stands in its query is no path of the cloud's own."""
+        self.assertEqual(self.ask("GET http://h?/ctllm/session", **self.bearer()), 0)
+        self.assertEqual(self.asked[-1].target, b"/?/ctllm/session")
 
     def test_what_the_proxy_is_sent(self) -> None:
         """An assertion that it believes, of use alone, and no credentials."""
@@ -502,8 +508,41 @@ class OtherSites(Case):
         wanted = "authorization,content-type,x-stainless-os, anthropic-version"
         for asked, told in ((wanted, wanted), ("a: b", None), ("", None), ("a" * 9000, None)):
             self.assertEqual(self.preflight(FRIEND, asked), 204)
-            usual = "Authorization, Content-Type, X-Api-Key"
+            usual = "Authorization, Content-Type, X-Api-Key, Api-Key"
             self.assertEqual(self.header("access-control-allow-headers"), told or usual)
+
+    def test_patterns(self) -> None:
+        """Any port of a host, any app of a scheme; nothing that merely begins so."""
+        for origin in ("http://dev.example:1", "http://dev.example:65535", "obsidian://any"):
+            self.assertEqual(self.preflight(origin), 204, origin)
+            self.assertEqual(self.header("access-control-allow-credentials"), "true")
+        for origin in (
+            "http://dev.example", "http://dev.example:", "http://dev.example:80.evil.example",
+            "http://dev.example:x", "https://dev.example:1", "obsidian:/any", "xobsidian://any",
+        ):  # fmt: skip
+            self.assertEqual(self.preflight(origin), 403, origin)
+
+    def test_pages_of_the_clients_machine(self) -> None:
+        """With a key and no cookie they use models, as with Ollama itself; they manage nothing."""
+        for origin in (
+            "http://localhost:3000", "https://127.0.0.1", "http://0.0.0.0:8080", "app://obsidian.md",
+            "vscode-webview://1a2b", "tauri://localhost",
+        ):  # fmt: skip
+            for wanted in ("authorization", "content-type, X-Api-Key", "api-key"):
+                self.assertEqual(self.preflight(origin, wanted), 204, origin)
+                self.assertEqual(self.header("access-control-allow-origin"), origin)
+                self.assertIsNone(self.header("access-control-allow-credentials"))
+            self.assertEqual(self.ask("GET /api/tags", Origin=origin, X_Api_Key="wrong"), 401)
+            self.assertEqual(self.header("access-control-allow-origin"), origin)
+        origin = "http://localhost:3000"
+        self.assertEqual(self.preflight(origin, "content-type"), 403)
+        for headers in ({}, {"X_Api_Key": "wrong", "Cookie": "a=b"}):
+            self.ask("GET /api/tags", Origin=origin, **headers)
+            self.assertIsNone(self.header("access-control-allow-origin"), headers)
+        self.ask("GET /ctllm/session", Origin=origin, **self.bearer())
+        self.assertIsNone(self.header("access-control-allow-origin"))
+        for foreign in ("http://localhost:3000.evil.example", "http://localhost.evil.example"):
+            self.assertEqual(self.preflight(foreign), 403)
 
     def test_options_that_no_browser_sent(self) -> None:
         """Without an Origin, or without a method, it is a request like any other."""
