@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+#: Seconds between two attempts to get a lock.
+_AGAIN = 0.01
 
 if sys.platform == "win32":
     import msvcrt
@@ -17,3 +25,30 @@ else:
     def hold(handle: int) -> None:
         """Hold the file of an open `handle`; raises OSError while another process does."""
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def locked(path: Path, patience: float) -> Iterator[None]:
+    """Hold the file at `path`, made where it is missing, for the length of the block.
+
+    Raises TimeoutError where another holds it for `patience` seconds, OSError where it cannot be
+    opened. It blocks: hold it for as long as it takes to replace a small file, and no longer.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        until = time.monotonic() + patience
+        while not _held(handle):
+            if time.monotonic() >= until:
+                raise TimeoutError(f"another process holds it for {patience:g} seconds")
+            time.sleep(_AGAIN)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _held(handle: int) -> bool:
+    try:
+        hold(handle)
+    except OSError:
+        return False
+    return True

@@ -171,7 +171,12 @@ def _where(state: Path) -> ipc.Where:
         raise NotRunning(_NOT_RUNNING.format(f"there is no {path}")) from None
     except PermissionError as error:
         raise NotRunning(f"{path}: cannot be read; it is another user's desktop") from error
-    except (OSError, ValueError) as error:
+    except InvalidJson as error:
+        raise UpstreamFailed(
+            f"{path}: is damaged ({error}), so the desktop that may run cannot be found. "
+            "End that one (SIGTERM) and start it again: it writes the file anew"
+        ) from error
+    except OSError as error:
         raise NotRunning(_NOT_RUNNING.format(f"{path} cannot be read: {error}")) from error
 
 

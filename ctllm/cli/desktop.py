@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from ctllm.errors import BadRequest, CtllmError
 def _file(config: Config) -> Any:
     from ctllm.desktop.credentials import CredentialFile
 
-    return CredentialFile(Path(config.state))
+    file = CredentialFile(Path(config.state))
+    file.on_damage = lambda said: print(f"ctllm: {said}", file=sys.stderr)
+    return file
 
 
 def _signed_in(config: Config) -> tuple[Any, Any, Any]:
@@ -31,7 +34,7 @@ def _signed_in(config: Config) -> tuple[Any, Any, Any]:
     file = _file(config)
     known = file.load()
     if known.sign_in is None:
-        raise BadRequest("this desktop is not signed in; run: ctllm login LINK")
+        raise BadRequest("this desktop is not signed in; run: ctllm login")
     return file, known, known.sign_in
 
 
@@ -58,15 +61,12 @@ def login(config: Config, told: Command) -> None:
 
 def logout(config: Config, _: Command) -> None:
     """Sign this desktop out, here and at the cloud."""
-    from ctllm.desktop.credentials import Credentials
+    from ctllm.desktop.session import log_out
 
-    file, known, sign_in = _signed_in(config)
+    file, _, _ = _signed_in(config)
 
     async def work(client_for: Callable[[str], Any]) -> None:
-        try:
-            await client_for(sign_in.cloud_url).sign_out(sign_in.refresh)
-        finally:  # whoever signs out here is signed out here, whatever the cloud has heard
-            file.save(Credentials(known.desktop_id))
+        sign_in = await log_out(file, client_for)
         print(f"Signed out of {sign_in.cloud_url}.")
 
     _with_cloud(work)

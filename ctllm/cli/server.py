@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from ctllm.cli.options import Command
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration
+
+_URL = re.compile(rb"https?://[!-~]+")
 
 
 def cloud_state(config: Config) -> Any:
@@ -29,9 +32,19 @@ def invite(config: Config, told: Command) -> None:
     from ctllm.cloud.identity import Invites
 
     state = cloud_state(config)
-    url = (state.read("url") or b"").decode() or config.cloud.url
+    url = _public_url(state) or config.cloud.url
     invites = Invites(state.inner("invites"), time.time, config.cloud.invite_minutes)
     print(f"{url}/#invite={invites.create(told.argument)}")
+
+
+def _public_url(state: Any) -> str:
+    """The address that the cloud kept when it started; empty where it kept none."""
+    kept = state.read("url") or b""
+    if kept and not _URL.fullmatch(kept):
+        raise BadConfiguration(
+            f"{state.path / 'url'} is damaged; restart the cloud, which writes it anew"
+        )
+    return str(kept.decode("ascii"))
 
 
 def revoke(config: Config, told: Command) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
 from twisted.application.service import Service
 from twisted.logger import Logger
 
@@ -27,26 +28,30 @@ def make_key(file: CredentialFile, name: str, manage: bool = False) -> str:
 
     It may use models; with `manage` it may change them too.
     """
-    known = file.load()
-    if known.sign_in is None:
-        raise BadRequest("sign in first, with: ctllm login LINK")
-    if name in known.keys:
-        raise BadRequest(f"there is a key called {name!r} already")
-    key = new_key(known.sign_in.user_id)
-    managing = (*known.managing, name) if manage else known.managing
-    keys = {**known.keys, name: key}
-    file.save(Credentials(known.desktop_id, known.sign_in, keys, managing))
-    return key
+
+    def change(known: Credentials) -> Credentials:
+        if known.sign_in is None:
+            raise BadRequest("sign in first, with: ctllm login")
+        if name in known.keys:
+            raise BadRequest(f"there is a key called {name!r} already")
+        keys = {**known.keys, name: new_key(known.sign_in.user_id)}
+        managing = (*known.managing, name) if manage else known.managing
+        return replace(known, keys=keys, managing=managing)
+
+    return file.update(change).keys[name]
 
 
 def revoke_key(file: CredentialFile, name: str) -> None:
     """Forget the key called `name`; raises BadRequest if there is none."""
-    known = file.load()
-    if name not in known.keys:
-        raise BadRequest(f"there is no key called {name!r}")
-    kept = {other: key for other, key in known.keys.items() if other != name}
-    managing = tuple(other for other in known.managing if other != name)
-    file.save(Credentials(known.desktop_id, known.sign_in, kept, managing))
+
+    def change(known: Credentials) -> Credentials:
+        if name not in known.keys:
+            raise BadRequest(f"there is no key called {name!r}")
+        keys = {other: key for other, key in known.keys.items() if other != name}
+        managing = tuple(other for other in known.managing if other != name)
+        return replace(known, keys=keys, managing=managing)
+
+    file.update(change)
 
 
 class KeyLease(Service):

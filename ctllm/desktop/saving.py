@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from ctllm.errors import BadConfiguration
@@ -27,3 +28,20 @@ def save(path: Path, content: bytes) -> None:
             f"{path.parent}: cannot be written ({error.strerror}); "
             "make it writable or choose another folder with --state"
         ) from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file, so that nothing of it is lost, and give its new path."""
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    kept = path.with_name(f"{path.name}.damaged-{when}")
+    number = 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged-{when}-{number}")
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise BadConfiguration(
+            f"{path}: is damaged and cannot be renamed ({error.strerror}); rename it by hand"
+        ) from error
+    return kept

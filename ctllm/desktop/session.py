@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from twisted.logger import Logger
 
 from ctllm.desktop.cloud import CloudClient, Token
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.errors import BadRequest, Unauthenticated
+from ctllm.errors import BadConfiguration, BadRequest, Unauthenticated
 from ctllm.http.faces import Clock
 
 #: A token is renewed when less than this is left of it, in seconds.
@@ -17,6 +18,8 @@ EARLY = 60.0
 
 class Session:
     """Tokens for the cloud. `client_for` makes a client for the URL that was signed in to."""
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -31,24 +34,38 @@ class Session:
         self._clock = clock
         self._tokens: dict[str, tuple[Token, float]] = {}  # by scope, with when each ends
         self._version = -1
+        self._trouble = ""  # why the file cannot be read
         self._credentials = Credentials("")
 
     @property
     def credentials(self) -> Credentials:
-        """What is on disk now: `ctllm login` is another process."""
+        """What is on disk now, for `ctllm login` is another process.
+
+        While that cannot be read, it is what was there last: no request fails for want of it.
+        """
         version = self.file.version()
         if version != self._version or not version:
-            self._credentials = self.file.load()
-            self._version = self.file.version()
-            self._tokens.clear()
+            try:
+                self._credentials = self.file.load()
+            except BadConfiguration as error:
+                self._cannot_read(error.message)
+            else:
+                self._version, self._trouble = version, ""
+                self._tokens.clear()
         return self._credentials
+
+    def _cannot_read(self, why: str) -> None:
+        if why != self._trouble:
+            self._trouble = why
+            self._log.error("{why}", why=why)
 
     @property
     def sign_in(self) -> SignIn:
         """Where this desktop is signed in; raises Unauthenticated if nowhere."""
         found = self.credentials.sign_in
         if found is None:
-            raise Unauthenticated("this desktop is not signed in; run: ctllm login LINK")
+            why = self._trouble or self.file.damage
+            raise Unauthenticated(why or "this desktop is not signed in; run: ctllm login")
         if self._cloud_url:
             return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found
@@ -88,7 +105,9 @@ async def log_out(file: CredentialFile, client_for: Callable[[str], CloudClient]
     try:
         await client_for(known.sign_in.cloud_url).sign_out(known.sign_in.refresh)
     finally:
-        file.save(Credentials(known.desktop_id))
+        file.update(
+            lambda now: now if now.sign_in != known.sign_in else Credentials(now.desktop_id)
+        )
     return known.sign_in
 
 
@@ -96,8 +115,11 @@ async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> Sign
     """Redeem an invitation and keep the sign-in; the keys that were made stay as they are."""
     token = await client.redeem(invite)
     sign_in = SignIn(client.url, token.user.id, token.user.name, token.refresh)
-    known = file.load()
-    same = known.sign_in is not None and known.sign_in.user_id == sign_in.user_id
-    keys, managing = (known.keys, known.managing) if same else ({}, ())
-    file.save(Credentials(known.desktop_id, sign_in, keys, managing))
+
+    def change(known: Credentials) -> Credentials:
+        same = known.sign_in is not None and known.sign_in.user_id == sign_in.user_id
+        keys, managing = (known.keys, known.managing) if same else ({}, ())
+        return Credentials(known.desktop_id, sign_in, keys, managing)
+
+    file.update(change)
     return sign_in

@@ -35,6 +35,9 @@ cat "${{1#file://}}" >"{0}/file"
 """
 
 
+ensure = Deferred.fromCoroutine
+
+
 class Desk:
     """Alice's desktop, and what it is asked."""
 
@@ -195,7 +198,7 @@ async def test_codes(desk: Desk) -> None:
         code, said, wrong = await desk.run(command)
         assert (code, said) == (3, "") and "twistd -n ctllm desktop" in wrong, command
     assert sorted(path.name for path in (desk.state / "desktop").iterdir()) == [
-        "credentials.json", "lock", "preference.json",
+        "credentials.json", "credentials.lock", "lock", "preference.json",
     ]  # fmt: skip
 
 
@@ -314,6 +317,66 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     answer = await deferToThread(ask, ipc.Login, link=await desk.world.invite("alice"))
     assert answer["user"] == "alice"
     await state("connected")
+
+
+@ensureDeferred
+async def test_keys_made_at_once(desk: Desk) -> None:
+    """By six processes: each that was printed is kept, and works at the cloud."""
+    made = await gatherResults(
+        [ensure(desk.run("keys", "add", f"at-once-{number}")) for number in range(6)]
+    )
+    assert [code for code, _, _ in made] == [0] * 6
+    printed = {key.strip() for _, key, _ in made}
+    kept = json.loads((desk.state / "desktop" / "credentials.json").read_text())["keys"]
+    assert printed == {kept[f"at-once-{number}"] for number in range(6)}
+    for key in printed:
+
+        async def works(key: str = key) -> bool:
+            status, _, _ = await desk.world.http("GET", "/api/tags", token=key)
+            return status == 200
+
+        await until(works, "a key to work")
+    await gatherResults(
+        [ensure(desk.run("keys", "rm", f"at-once-{number}")) for number in range(6)]
+    )
+    assert "at-once" not in (await desk.run("keys"))[1]
+
+
+@ensureDeferred
+async def test_a_damaged_file(desk: Desk) -> None:
+    """It is told and set aside; what needs no sign-in goes on, and signing in mends the rest."""
+    path = desk.state / "desktop" / "credentials.json"
+    whole = path.read_bytes()
+    desktop = (await desk.status())["desktop_id"]
+    with path.open("r+b") as file:
+        file.truncate(len(whole) - 20)
+    for _ in range(3):
+        status, _, said = await desk.world.http("GET", "/api/tags", port=desk.endpoint)
+        assert status == 200, said
+
+    async def signed_out() -> bool:
+        return bool((await desk.status())["state"] == "signed_out")
+
+    await until(signed_out, "the state")
+    code, shown, _ = await desk.run("status")
+    (aside,) = path.parent.glob("credentials.json.damaged-*")
+    assert code == 4
+    assert aside.name in shown and "ctllm login" in shown
+    assert aside.read_bytes() == whole[:-20]
+    assert desk.program.printed.count("was damaged") <= 2  # once, and as the bridge's state
+    await desk.world.command("alice", "login", await desk.world.invite("alice"))
+
+    async def connected() -> bool:
+        status = await desk.status()
+        return bool(status["state"] == "connected" and status["desktop_id"] == desktop)
+
+    await until(connected, "the bridge")
+    assert "Traceback" not in desk.program.printed
+    (desk.state / "desktop" / "ipc.json").write_text("{")
+    code, _, complaint = await desk.run("status")
+    assert code == 1
+    assert "ipc.json: is damaged" in complaint
+    await desk.program.stop()
 
 
 @ensureDeferred

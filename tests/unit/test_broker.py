@@ -9,6 +9,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker.broker import Broker
@@ -372,10 +373,22 @@ class KeptTests(SynchronousTestCase):
         self.kept().save(Preference.NEVER)
         self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.CLOUD)
 
-    def test_nonsense(self) -> None:
-        self.kept().save(Preference.NEVER)
-        (self.state / "desktop" / "preference.json").write_text("{")
-        self.assertEqual(self.kept(Preference.LOCAL).load(), Preference.LOCAL)
+    def test_damaged(self) -> None:
+        """What was said is not known, so nothing leaves this machine, also after a restart."""
+        path = self.state / "desktop" / "preference.json"
+        self.kept().save(Preference.LOCAL)
+        path.write_text('{"preference": "loc')
+        said: list[LogEvent] = []
+        globalLogPublisher.addObserver(said.append)
+        self.addCleanup(globalLogPublisher.removeObserver, said.append)
+        for _ in range(2):
+            self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.NEVER)
+        (event,) = said
+        self.assertIn("ctllm prefer", formatEvent(event))
+        (aside,) = path.parent.glob("preference.json.damaged-*")
+        self.assertEqual(aside.read_text(), '{"preference": "loc')
+        self.kept(Preference.CLOUD).save(Preference.AUTO)
+        self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.AUTO)
 
     def test_a_folder_that_cannot_be_written(self) -> None:
         self.state.write_text("")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from time import time
 
@@ -123,7 +123,7 @@ class CommandTests(SynchronousTestCase):
     def test_not_signed_in(self) -> None:
         """What needs a sign-in says how to get one."""
         for words in (["connect"], ["keys", "add", "x"]):
-            self.assertIn("ctllm login LINK", self.refused(*words))
+            self.assertIn("ctllm login", self.refused(*words))
         self.refused("logout")
 
     def test_links_that_are_none(self) -> None:
@@ -159,11 +159,19 @@ class CommandTests(SynchronousTestCase):
         invites = Invites(folder.inner("invites"), time)
         self.assertEqual(invites.redeem(secret).key, "ctllm|ann")
         self.refused("invite", "no name")
+        for damaged in (b"https://cl\xff", b"https://cloud\x1b[2J", b"\0\0"):
+            folder.replace("url", damaged)
+            self.assertIn("url is damaged; restart the cloud", self.refused("invite", "ann"))
 
     def test_a_broken_file(self) -> None:
-        """It is named, not shown."""
+        """It is named, not shown, and kept."""
         self.signed_in()
         self.file.path.write_text('{"desktop_id": "hunter2')
-        said = self.refused("keys")
-        self.assertIn(str(self.file.path), said)
-        self.assertNotIn("hunter2", said)
+        errors = io.StringIO()
+        with redirect_stderr(errors):
+            self.run_("keys")
+        self.assertIn(f"{self.file.path} was damaged", errors.getvalue())
+        self.assertIn("ctllm login", errors.getvalue())
+        self.assertNotIn("hunter2", errors.getvalue())
+        (aside,) = self.file.path.parent.glob("credentials.json.damaged-*")
+        self.assertEqual(aside.read_text(), '{"desktop_id": "hunter2')

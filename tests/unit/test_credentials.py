@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.desktop import credentials as module
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.errors import BadConfiguration
+from ctllm.errors import BadConfiguration, BadRequest
+from ctllm.holding import locked
 
 SIGNED_IN = Credentials("d" * 32, SignIn("https://c.example", "ctllm|ann", "ann", "secret"), {})
 
@@ -60,7 +64,9 @@ class CredentialTests(SynchronousTestCase):
         self.assertEqual(self.left(), ["credentials.json"])
 
     def test_a_broken_file(self) -> None:
-        """It is not overwritten; the message names it and says what to do, not what was in it."""
+        """It is kept beside the new one; the message says what to do, and not its content."""
+        told: list[str] = []
+        self.file.on_damage = told.append
         self.file.path.parent.mkdir(parents=True)
         for broken in (
             b"",
@@ -71,13 +77,76 @@ class CredentialTests(SynchronousTestCase):
             b'{"desktop_id": "x", "keys": {"a": "hunter2"}',
             b'{"desktop_id": "\xff"}',
             b'{"desktop_id": "x", "more": 1}',
+            b'{"x": ' + b"[" * 100_000,
         ):
             self.file.path.write_bytes(broken)
-            error = self.assertRaises(BadConfiguration, self.file.load)
-            self.assertIn(str(self.file.path), error.message)
-            self.assertIn("ctllm login LINK", error.message)
-            self.assertNotIn("hunter2", error.message)
-            self.assertEqual(self.file.path.read_bytes(), broken)
+            fresh = self.file.load()
+            self.assertEqual(self.file.load(), fresh)
+            self.assertEqual((fresh.sign_in, fresh.keys), (None, {}))
+            (said,) = told
+            (aside,) = self.file.path.parent.glob("*.damaged-*")
+            self.assertEqual(aside.read_bytes(), broken)
+            for words in (str(self.file.path), aside.name, "ctllm login"):
+                self.assertIn(words, said)
+            self.assertNotIn("hunter2", said)
+            self.assertEqual(self.file.damage, said)
+            told.clear()
+            aside.unlink()
+
+    def test_a_damaged_file_of_a_desktop(self) -> None:
+        """The cloud still knows it by its id; what was damaged is told until somebody signs in."""
+        self.file.on_damage = lambda said: None
+        for _ in range(2):
+            self.file.save(SIGNED_IN)
+            with self.file.path.open("r+b") as file:
+                file.truncate(100)
+            self.assertEqual(self.file.load(), Credentials(SIGNED_IN.desktop_id))
+        self.assertEqual(len(list(self.file.path.parent.glob("*.damaged-*"))), 2)
+        self.assertIn("damaged", self.file.damage)
+        self.file.update(lambda known: SIGNED_IN)
+        self.assertEqual(self.file.damage, "")
+
+    def test_one_that_cannot_be_read(self) -> None:
+        """It may be whole: it stays where it is."""
+        self.file.path.mkdir(parents=True)
+        error = self.assertRaises(BadConfiguration, self.file.load)
+        self.assertIn(str(self.file.path), error.message)
+        self.assertEqual(self.left(), ["credentials.json"])
+
+    def test_changed_by_many_at_once(self) -> None:
+        """None of the changes is lost."""
+        self.file.save(SIGNED_IN)
+
+        def add(number: int) -> None:
+            def change(known: Credentials) -> Credentials:
+                return replace(known, keys={**known.keys, f"key-{number}": "k"})
+
+            CredentialFile(self.state).update(change)
+
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(add, range(64)))
+        self.assertEqual(len(self.file.load().keys), 64)
+
+    def test_another_process_that_hangs(self) -> None:
+        """It is waited for, but not for ever; nothing is changed."""
+        self.patch(module, "PATIENCE", 0.05)
+        self.file.save(SIGNED_IN)
+        with locked(self.file.path.with_suffix(".lock"), 1.0):
+            error = self.assertRaises(
+                BadConfiguration, self.file.update, lambda known: Credentials("e" * 32)
+            )
+        self.assertIn("another process", error.message)
+        self.assertEqual(self.file.load(), SIGNED_IN)
+
+    def test_a_change_that_is_refused(self) -> None:
+        """It lets go of the file."""
+
+        def refuse(known: Credentials) -> Credentials:
+            raise BadRequest("no")
+
+        self.assertRaises(BadRequest, self.file.update, refuse)
+        self.file.update(lambda known: SIGNED_IN)
+        self.assertEqual(self.file.load(), SIGNED_IN)
 
     def test_not_a_folder(self) -> None:
         """A state folder that cannot be one is a configuration that cannot be used."""
@@ -92,3 +161,12 @@ class CredentialTests(SynchronousTestCase):
         first = self.file.version()
         os.utime(self.file.path, ns=(1, 1))
         self.assertNotIn(self.file.version(), (0, first))
+
+    def test_two_changes_within_a_tick(self) -> None:
+        """They are two, though the clock of the file system stands still."""
+        versions = set()
+        for keys in ({}, {"a": "k"}, {"a": "k", "b": "k"}):
+            self.file.save(replace(SIGNED_IN, keys=keys))
+            os.utime(self.file.path, ns=(1, 1))
+            versions.add(self.file.version())
+        self.assertEqual(len(versions), 3)

@@ -8,11 +8,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.cloud import Token, User
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.desktop.session import EARLY, Session, log_in
+from ctllm.desktop.session import EARLY, Session, log_in, log_out
 from ctllm.errors import Unauthenticated, UpstreamFailed
 
 ANN = SignIn("https://one.example", "ctllm|ann", "ann", "refresh-ann")
@@ -46,6 +47,12 @@ class _Client:
         if self.cloud.refusal is not None:
             raise self.cloud.refusal
         return Token(User("n", "i"), f"token-{number}", 600.0)
+
+    async def sign_out(self, refresh: str) -> None:
+        if self.cloud.waiting is not None:
+            await self.cloud.waiting
+        if self.cloud.refusal is not None:
+            raise self.cloud.refusal
 
     async def redeem(self, invite: str) -> Token:
         return Token(User("ann", "ctllm|ann"), "token", 600.0, f"refresh-of-{invite}")
@@ -161,6 +168,67 @@ class OtherProcesses(Case):
         self.save(ANN)
         self.token()
         self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh)])
+
+
+class Damaged(Case):
+    """A file that cannot be read fails no request."""
+
+    def test_cut(self) -> None:
+        """It is as signed out, and the reason says what to do."""
+        self.save(ANN, mine="key")
+        self.token()
+        self.file.on_damage = lambda said: None
+        with self.file.path.open("r+b") as file:
+            file.truncate(60)
+        self.assertEqual(self.session.credentials, Credentials("d" * 32))
+        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        self.assertIn("damaged", error.message)
+        self.assertIn("ctllm login", error.message)
+
+    def test_unreadable_for_a_while(self) -> None:
+        """What was there last counts; the log says why, once."""
+        self.save(ANN)
+        self.token()
+        said: list[LogEvent] = []
+        globalLogPublisher.addObserver(said.append)
+        self.addCleanup(globalLogPublisher.removeObserver, said.append)
+        self.file.path.unlink()
+        self.file.path.mkdir()
+        for _ in range(3):
+            self.assertEqual(self.session.credentials.sign_in, ANN)
+        self.assertEqual(self.token(), "token-1")
+        self.assertEqual(len(said), 1)
+        self.file.path.rmdir()
+        self.save(BOB)
+        self.assertEqual(self.session.credentials.sign_in, BOB)
+
+    def test_unreadable_from_the_start(self) -> None:
+        """It is no sign-in, and why is said."""
+        self.file.path.mkdir(parents=True)
+        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        self.assertIn(str(self.file.path), error.message)
+
+
+class LogOut(Case):
+    """Ending a sign-in."""
+
+    def test_somebody_else_signs_in_meanwhile(self) -> None:
+        """That sign-in stays."""
+        self.save(ANN)
+        self.cloud.waiting = Deferred()
+        leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
+        self.save(BOB)
+        self.cloud.waiting.callback(None)
+        self.assertEqual(self.successResultOf(leaving), ANN)
+        self.assertEqual(self.file.load().sign_in, BOB)
+
+    def test_signed_out(self) -> None:
+        """Whatever the cloud says; keys go too, the id stays."""
+        self.save(ANN, mine="key")
+        self.cloud.refusal = UpstreamFailed("gone")
+        leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
+        self.failureResultOf(leaving, UpstreamFailed)
+        self.assertEqual(self.file.load(), Credentials("d" * 32))
 
 
 class LogIn(Case):

@@ -9,10 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+from twisted.logger import Logger
 
 from ctllm.desktop.broker.choice import Preference
-from ctllm.desktop.saving import save
-from ctllm.wire.json_decoder import decode_json
+from ctllm.desktop.saving import save, set_aside
+from ctllm.errors import BadConfiguration
+from ctllm.wire.json_decoder import InvalidJson, decode_json
+
+_UNTIL = "Requests stay on this machine until: ctllm prefer auto (or another)"
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -21,7 +25,13 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 class KeptPreference:
-    """The file in the `state` folder. What cannot be read counts as not there."""
+    """The file in the `state` folder.
+
+    Where it cannot be read, somebody may have said that nothing leaves this machine: so nothing
+    does, and the log says what to do.
+    """
+
+    _log = Logger()
 
     def __init__(self, state: Path, configured: Preference) -> None:
         self._path = state / "desktop" / "preference.json"
@@ -31,10 +41,26 @@ class KeptPreference:
         """What counts now."""
         try:
             kept = decode_json(self._path.read_bytes(), _Kept)
-        except (OSError, ValueError):
+        except FileNotFoundError:
             return self._configured
+        except InvalidJson as error:
+            self._log.error("{said}", said=f"{self._path} was damaged ({error}). {_UNTIL}")
+            self._begin_anew()
+            return Preference.NEVER
+        except OSError as error:
+            said = f"{self._path} cannot be read ({error.strerror}). {_UNTIL}"
+            self._log.error("{said}", said=said)
+            return Preference.NEVER
         return kept.preference if kept.configured is self._configured else self._configured
 
     def save(self, preference: Preference) -> None:
         """Keep it; raises BadConfiguration where that cannot be."""
         save(self._path, msgspec.json.encode(_Kept(preference, self._configured)))
+
+    def _begin_anew(self) -> None:
+        """Set the file aside, and keep what counts instead of it."""
+        try:
+            set_aside(self._path)
+            self.save(Preference.NEVER)
+        except BadConfiguration as error:
+            self._log.error("{why}", why=error.message)
