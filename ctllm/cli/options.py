@@ -40,8 +40,9 @@ class _Invite(Command):
 class _Revoke(Command):
     argument = "NAME"
     longdesc = (
-        "Ends every sign-in of the user NAME, browsers and desktops. Tokens in use end within the "
-        "minutes that the configuration gives them (10); invitations that are open stay good."
+        "Ends every sign-in of the user NAME, browsers and desktops, and all that came of one: "
+        "tokens, API keys, invitations that are open. A cloud that runs closes the connections of "
+        "that user within two seconds. To let NAME in again, make a new invitation."
     )
 
 

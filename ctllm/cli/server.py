@@ -48,9 +48,22 @@ def _public_url(state: Any) -> str:
 
 
 def revoke(config: Config, told: Command) -> None:
-    """End every sign-in of a user."""
-    from ctllm.cloud.identity import ISSUER, Sessions, User, user_name
+    """End every sign-in of a user, and all that came of one."""
+    from ctllm.cloud.identity import (
+        ISSUER,
+        Invites,
+        Revocations,
+        Sessions,
+        User,
+        load_keys,
+        user_name,
+    )
 
-    user = User(ISSUER, user_name(told.argument), told.argument)
-    sessions = Sessions(cloud_state(config).inner("sessions"), time.time)
-    print(f"{sessions.close_all(user)} sign-ins of {user.subject} ended.")
+    name = user_name(told.argument)
+    user = User(ISSUER, name, name)
+    state = cloud_state(config)
+    # This comes first: whatever goes wrong with the rest, nothing of it counts any more.
+    Revocations(state.inner("revocations"), load_keys(state).instance).revoke(user)
+    sessions = Sessions(state.inner("sessions"), time.time).close_all(user)
+    invites = Invites(state.inner("invites"), time.time).remove_all(user)
+    print(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")

@@ -76,6 +76,7 @@ class Api:
             ),
             (re.compile("/ctllm/session/token"), {"POST": self._renew}),
             (re.compile("/ctllm/session/invite"), {"POST": self._invite}),
+            (re.compile("/ctllm/session/introspect"), {"POST": self._introspect}),
             (
                 re.compile("/ctllm/proxy"),
                 {"GET": self._proxy, "PUT": self._start, "DELETE": self._stop},
@@ -114,6 +115,9 @@ class Api:
 
     async def _renew(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY, self._clock))
+
+    async def _introspect(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+        self._sign_in.introspect(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
     async def _sign_out(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.sign_out(incoming)
@@ -168,5 +172,5 @@ class Api:
         grant = await manager()
         grant.require(SERVE)
         lease = decoded(await json_body(incoming, MAX_BODY, self._clock), Lease)
-        self._keys.lease(grant.user, desktop[0], lease.hashes, lease.seconds, lease.manage)
+        self._keys.lease(grant, desktop[0], lease.hashes, lease.seconds, lease.manage)
         incoming.reply(204)

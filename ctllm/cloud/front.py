@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 
 from ctllm.cloud.api import Api
-from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identity
+from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identities
+from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
@@ -19,6 +20,7 @@ from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight, names_key
 from ctllm.http.credentials import presented_tokens
+from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_proxy, for_tunnel, switching
 from ctllm.http.incoming import Incoming
@@ -38,6 +40,8 @@ OLLAMA_COMMAND = (
     "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
     "OLLAMA_HOST=127.0.0.1:11435"
 )
+#: Seconds that a tunnel whose user was revoked has to be closed in order by its proxy, which ends.
+FAREWELL = 1.0
 
 
 class Front:
@@ -45,7 +49,7 @@ class Front:
 
     def __init__(
         self,
-        identity: Identity,
+        identity: Identities,
         assertions: Assertions,
         proxy_of: Callable[[Grant], str],
         proxies: Proxies,
@@ -54,6 +58,7 @@ class Front:
         origins: tuple[str, ...],
         clock: Clock,
         shares: Shares,
+        in_flight: InFlight,
     ) -> None:
         self._identity = identity
         self._assertions = assertions
@@ -63,6 +68,7 @@ class Front:
         self._metrics = metrics
         self._clock = clock
         self._shares = shares
+        self._in_flight = in_flight
         self._listed = Cors(origin_matcher(origins))
         self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
@@ -150,12 +156,14 @@ class Front:
         incoming.on_over = lambda _: give()
         origin, assertion = await self._way(grant, scopes, begins)
         self._metrics.exchange_began()
-        incoming.on_over = partial(self._over, give)
+        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
+        incoming.on_over = partial(self._over, give, landed)
         head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
         incoming.relay(origin.open(head, incoming))
 
-    def _over(self, give: Callable[[], None], outcome: str) -> None:
+    def _over(self, give: Callable[[], None], landed: Callable[[], None], outcome: str) -> None:
         give()
+        landed()
         self._metrics.exchange(outcome)
 
     async def _way(
@@ -163,7 +171,10 @@ class Front:
     ) -> tuple[Origin, bytes]:
         """The user's proxy, started if need be, and what it believes."""
         proxy = self._proxy_of(grant)
-        origin = await self._proxies.ensure(proxy, begins)
+        try:
+            origin = await self._proxies.ensure(proxy, begins)
+        finally:  # it took time, in which the user may have been revoked
+            self._identity.check(grant)
         return origin, self._assertions.sign(proxy, scopes).encode()
 
     async def _tunnel(self, incoming: Incoming) -> None:
@@ -178,12 +189,23 @@ class Front:
         # this cloud must not take it for one that may carry another user's request.
         incoming.extra = (*incoming.extra, (b"Connection", b"close"))
         head = for_tunnel(incoming.asked, assertion)
-        incoming.relay(origin.upgrade(head, incoming, partial(self._joined, incoming)))
+        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
+        incoming.on_over = lambda _: landed()
+        incoming.relay(origin.upgrade(head, incoming, partial(self._joined, incoming, grant)))
 
-    def _joined(self, incoming: Incoming, made: Transport, head: AnswerHead, rest: bytes) -> None:
+    def _joined(
+        self, incoming: Incoming, grant: Grant, made: Transport, head: AnswerHead, rest: bytes
+    ) -> None:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
-        join(taken, made, self._clock, switching(head) + rest, read)
+        cut = Deadline(self._clock, partial(_cut, taken, made))
+        landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.set(FAREWELL))
+        join(taken, made, self._clock, switching(head) + rest, read, landed)
+
+
+def _cut(taken: Transport, made: Transport) -> None:
+    taken.abortConnection()
+    made.abortConnection()
 
 
 def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:

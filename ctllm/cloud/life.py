@@ -33,7 +33,11 @@ _CROWDED = "Too many streaming proxies are being started right now. Try again in
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all lives share. `turns` bounds how many start at once, `now` gives epoch seconds."""
+    """What all lives share. `turns` bounds how many start at once, `now` gives epoch seconds.
+
+    `not_before` gives, for a proxy's id, the time (epoch s) of its user's revocation: a proxy that
+    was started before then is replaced.
+    """
 
     runtime: Runtime
     clock: Clock
@@ -43,6 +47,7 @@ class Means:
     audit: Audit
     metrics: Metrics
     now: Callable[[], float]
+    not_before: Callable[[str], float]
 
 
 class Life:
@@ -204,6 +209,9 @@ class Life:
     async def _reach(self) -> None:
         means = self._means
         instance = await means.runtime.ensure(self.id)
+        if instance.adopted and instance.started <= means.not_before(self.id):
+            await means.runtime.remove(self.id)
+            instance = await means.runtime.ensure(self.id)
         self._adopted = instance.adopted
         endpoint = means.connect(instance.endpoint)
         self.origin = Origin(

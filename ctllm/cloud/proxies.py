@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ _WORDS: dict[State, Word] = {
 }
 
 
+#: What is said of a proxy whose user was revoked.
+REVOKED = "was ended, as its user was signed out"
+
+
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
     """How a user's proxy is; `since` epoch seconds, `error` a sentence for its user."""
@@ -57,7 +62,7 @@ class Proxies(MultiService):
     the runtime has is the truth, and what is known here only a copy of it.
 
     `reactor` keeps time and, unless `connect` is given, connects to a proxy's endpoint string;
-    `now` gives epoch seconds.
+    `now` gives epoch seconds; `not_before` is as in `Means`.
     """
 
     _log = Logger()
@@ -71,12 +76,15 @@ class Proxies(MultiService):
         metrics: Metrics,
         connect: Callable[[str], Endpoint] | None = None,
         now: Callable[[], float] = time.time,
+        not_before: Callable[[str], float] = lambda proxy_id: -math.inf,
     ) -> None:
         super().__init__()
         self.draining = False  # whether nothing new may begin
         connect = connect or (lambda endpoint: clientFromString(reactor, endpoint))
         turns = Turns(reactor, settings.max_starting)
-        self._means = Means(runtime, reactor, settings, connect, turns, audit, metrics, now)
+        self._means = Means(
+            runtime, reactor, settings, connect, turns, audit, metrics, now, not_before
+        )
         self._lives: dict[str, Life] = {}
         self._looking: Deferred[None] | None = None
         runtime.on_exit = self._died
@@ -152,9 +160,14 @@ class Proxies(MultiService):
         for proxy_id in found - self._lives.keys():
             # The list may be old: it may have been removed since, or be wanted now.
             there = await self._means.runtime.inspect(proxy_id)
-            if there is not None and proxy_id not in self._lives:
-                life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
-                life.adopt()
+            if there is None or proxy_id in self._lives:
+                continue
+            if there.started <= self._means.not_before(proxy_id):
+                await self._means.runtime.remove(proxy_id)
+                self._means.audit.record("stop", proxy_id, "revoked", REVOKED)
+                continue
+            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+            life.adopt()
         for life in running:
             # One that was replaced meanwhile runs since later; the list may not have it yet.
             if life.id not in found and life.since == since[life.id]:
@@ -165,6 +178,12 @@ class Proxies(MultiService):
         life = self._lives.get(proxy_id)
         if life is not None:
             await life.leave(Cause("asked", reason))
+
+    def revoke(self, proxy_id: str) -> None:
+        """End a proxy, if there is one, because its user was revoked."""
+        life = self._lives.get(proxy_id)
+        if life is not None:
+            life.happen(Event.TOLD, Cause("revoked", REVOKED))
 
     def status(self, proxy_id: str) -> ProxyStatus:
         """Say how a proxy is, without asking it."""

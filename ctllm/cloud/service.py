@@ -12,6 +12,8 @@ from ctllm.cloud.api import Api
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.front import Front
 from ctllm.cloud.identity import (
+    POLL,
+    PROXY_PREFIX,
     ApiKeys,
     Assertions,
     Folder,
@@ -22,13 +24,16 @@ from ctllm.cloud.identity import (
     Keys,
     Passes,
     Remembered,
+    Revocations,
     Sessions,
     load_keys,
     proxy_id,
 )
+from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.operator import operator_listener
 from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.revoker import Revoker
 from ctllm.cloud.runtimes.chosen import runtime_for
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
@@ -92,29 +97,33 @@ class CloudService(MultiService):
         """Put the parts together, then start them."""
         folder = Folder(self._state / "cloud")
         keys = load_keys(folder)
-        self.invites = Invites(folder.inner("invites"), time.time, self._settings.invite_minutes)
+        invites = Invites(folder.inner("invites"), time.time, self._settings.invite_minutes)
         sessions = Sessions(folder.inner("sessions"), time.time, self._settings.session_days)
-        issuer = Issuer(keys.signing, time.time, self._settings.token_seconds)
-        sign_in = SignIn(
-            issuer, self.invites, Passes(time.time), sessions, time.time,
-            self._settings.session_days,
-        )  # fmt: skip
-        sign_in.secure = self.url.startswith("https:")
-        self._front = self._compose(keys, issuer, sign_in)
+        self.invites = invites
+        self._front = self._compose(folder, keys, invites, sessions)
         folder.replace("url", self.url.encode())
-        invites = self.invites
         for sweep, what in ((invites.sweep, "invitations"), (sessions.sweep, "sign-ins")):
             PeriodicService(
                 SWEEP, sweep, self._reactor, f"removing {what} that are over"
             ).setServiceParent(self)
         super().startService()
 
-    def _compose(self, keys: Keys, issuer: Issuer, sign_in: SignIn) -> Front:
+    def _compose(self, folder: Folder, keys: Keys, invites: Invites, sessions: Sessions) -> Front:
+        revocations = Revocations(folder.inner("revocations"), keys.instance)
+        revocations.refresh()
+
         def proxy_of(grant: Grant) -> str:
             return proxy_id(keys.instance, grant.user.key)
 
+        def check(grant: Grant) -> None:
+            revocations.check(grant.user, grant.auth_time)
+            sessions.check(grant.sessions)
+
         runtime = runtime_for(self._reactor, self._settings, self._limits, self._state, keys)
-        proxies = Proxies(runtime, self._reactor, self._settings, Audit(self._state), self._metrics)
+        proxies = Proxies(
+            runtime, self._reactor, self._settings, Audit(self._state), self._metrics,
+            not_before=lambda proxy: revocations.not_before(proxy.removeprefix(PROXY_PREFIX)),
+        )  # fmt: skip
         proxies.setServiceParent(self)
         self._proxies = proxies
         operator = operator_listener(self._reactor, self._state, proxies)
@@ -122,12 +131,23 @@ class CloudService(MultiService):
             operator.setServiceParent(self)
         api_keys = ApiKeys(time.time)
         assertions = Assertions(keys.signing, time.time)
-        identity = Identities([api_keys, Remembered(issuer, time.time)])
+        issuer = Issuer(keys.signing, time.time, self._settings.token_seconds)
+        identity = Identities([api_keys, Remembered(issuer, time.time)], check)
+        passes, in_flight = Passes(time.time), InFlight()
+        revoker = Revoker(revocations, check, in_flight, passes, api_keys, proxies)
+        PeriodicService(
+            POLL, revoker.apply, self._reactor, "applying revocations"
+        ).setServiceParent(self)
+        sign_in = SignIn(
+            issuer, invites, passes, sessions, revocations, revoker.apply, time.time,
+            self._settings.session_days,
+        )  # fmt: skip
+        sign_in.secure = self.url.startswith("https:")
         api = Api(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
         origins = self._settings.origins
         return Front(
             identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
-            Shares(self._settings.max_user_requests),
+            Shares(self._settings.max_user_requests), in_flight,
         )  # fmt: skip
 
     async def _answer(self, incoming: Incoming) -> None:

@@ -1,4 +1,4 @@
-"""Signing in with an invitation, staying signed in, signing out.
+"""Signing in with an invitation or a pass, staying signed in, signing out.
 
 A browser keeps what renews its tokens in a cookie that no script can read; a desktop keeps it in
 a file. Either way it never travels in a URL.
@@ -12,14 +12,29 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ctllm.cloud.identity import SERVE, Grant, Invites, Issuer, Passes, Session, Sessions, User
+from ctllm.cloud.identity import (
+    SERVE,
+    Authentication,
+    Grant,
+    Invites,
+    Issuer,
+    Passes,
+    Revocations,
+    Sessions,
+    User,
+    session_id,
+)
 from ctllm.cloud.identity.passes import LIFE
 from ctllm.errors import CtllmError, Forbidden, Unauthenticated
 from ctllm.http.bodies import decoded
 from ctllm.http.incoming import Incoming
 from ctllm.wire.heads import Headers, RequestHead, first
 
-COOKIE = b"ctllm-session"
+#: The cookie's name where people come by https. With this prefix (RFC 6265bis, 4.1.3.2) browsers
+#: take it from this host alone, by https, for all paths: no other host or answer can set another.
+SECURE_COOKIE = b"__Host-ctllm-session"
+#: Where they come by http, for which browsers do not take the other name.
+PLAIN_COOKIE = b"ctllm-session"
 REFRESH = b"ctllm-refresh"
 
 
@@ -28,6 +43,12 @@ class Redeem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
     client: Literal["browser", "desktop"]
+
+
+class Introspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An invitation that is not to be spent."""
+
+    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
 
 
 class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +70,8 @@ class SignIn:
         invites: Invites,
         passes: Passes,
         sessions: Sessions,
+        revocations: Revocations,
+        apply_revocations: Callable[[], None],
         now: Callable[[], float],
         days: int,
     ) -> None:
@@ -56,59 +79,90 @@ class SignIn:
         self._invites = invites
         self._passes = passes
         self._sessions = sessions
+        self._revocations = revocations
+        self._apply_revocations = apply_revocations
         self._now = now
         self._cookie_seconds = days * 24 * 3600
         self.secure = False
 
     def redeem(self, incoming: Incoming, raw: bytes) -> None:
-        """Turn an invitation into a session and a first token."""
+        """Turn an invitation into a session and a first token.
+
+        The session that a browser had before ends: its cookie makes room for the new one.
+        """
         asked = decoded(raw, Redeem)
         _same_site(incoming.asked)
         refresh = self._opened(asked)
-        session = self._sessions.renew(refresh)
-        told = self._token(session)
+        told = self._token(refresh)
         if asked.client == "desktop":
             incoming.reply(201, {**told, "refresh": refresh})
-        else:
-            incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
+            return
+        before = self._cookie_of(incoming.asked)
+        if before is not None:
+            self._sessions.close(before)
+        incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
 
     def _opened(self, asked: Redeem) -> str:
         """Spend the invitation for a session; where that cannot be kept, it is not spent."""
-        user = self._passes.redeem(asked.invite)
-        if user is not None:
-            return self._sessions.open(user, asked.client)
-        refresh = self._sessions.open(self._invites.user(asked.invite), asked.client)
+        if self._passes.find(asked.invite) is not None and asked.client != "browser":
+            raise Forbidden(
+                "This link signs a browser in and nothing else. A desktop needs one that "
+                "`ctllm invite` prints on the server."
+            )
+        refresh = self._sessions.open(self._authentication(asked.invite), asked.client)
         try:
-            self._invites.redeem(asked.invite)
+            if self._passes.redeem(asked.invite) is None:
+                self._invites.redeem(asked.invite)
         except CtllmError:  # another was quicker, or it could not be removed
             self._sessions.close(refresh)
             raise
         return refresh
 
+    def _authentication(self, secret: str) -> Authentication:
+        """Give whom a pass or an invitation signs in, unspent; Unauthenticated if nobody."""
+        # Who signs in anew must not meet anything of what was revoked a moment ago.
+        self._apply_revocations()
+        found = self._passes.find(secret) or self._invites.find(secret)
+        self._revocations.check(found.user, found.auth_time)
+        if found.parent:
+            self._sessions.check((found.parent,))
+        return found
+
+    def introspect(self, incoming: Incoming, raw: bytes) -> None:
+        """Say whom an invitation would sign in, and spend nothing (as RFC 7662 does of tokens)."""
+        asked = decoded(raw, Introspect)
+        _same_site(incoming.asked)
+        incoming.reply(200, {"user": _user(self._authentication(asked.invite).user)})
+
     def invite(self, incoming: Incoming, grant: Grant) -> None:
-        """Give a desktop what signs its user's browser in, once."""
+        """Give a desktop what signs its user's browser in, once.
+
+        The browser's sign-in belongs to the desktop's, and ends with it.
+        """
         grant.require(SERVE)  # what a page can read does not make sign-ins that last
-        incoming.reply(201, {"invite": self._passes.create(grant.user), "expires_in": int(LIFE)})
+        parent = grant.sessions[0] if grant.sessions else ""
+        made = self._passes.create(Authentication(grant.user, grant.auth_time, parent))
+        incoming.reply(201, {"invite": made, "expires_in": int(LIFE)})
 
     def renew(self, incoming: Incoming, raw: bytes) -> None:
         """Give another short token."""
         asked = decoded(raw, Renew)
         refresh, only = asked.refresh, asked.scope
         if refresh is not msgspec.UNSET:
-            incoming.reply(200, self._token(self._sessions.renew(refresh), only))
+            incoming.reply(200, self._token(refresh, only))
             return
         _same_site(incoming.asked)
-        kept = _cookie_of(incoming.asked)
+        kept = self._cookie_of(incoming.asked)
         if kept is None:
             raise Unauthenticated("nobody is signed in here; open a sign-in link")
-        told = self._token(self._sessions.renew(kept), only)
+        told = self._token(kept, only)
         incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
 
     def sign_out(self, incoming: Incoming) -> None:
         """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
         _same_site(incoming.asked)
         header = first(incoming.asked.headers, REFRESH)
-        refresh = header.decode("latin-1") if header else _cookie_of(incoming.asked)
+        refresh = header.decode("latin-1") if header else self._cookie_of(incoming.asked)
         if refresh is not None:
             self._sessions.close(refresh)
         incoming.reply(204, None, self._cookie(b"", 0))
@@ -123,34 +177,43 @@ class SignIn:
         incoming.reply(200, told)
 
     def _token(
-        self, session: Session, only: str | msgspec.UnsetType = msgspec.UNSET
+        self, refresh: str, only: str | msgspec.UnsetType = msgspec.UNSET
     ) -> dict[str, object]:
-        """An access token with the scopes of `session`, or of them with `only` that one."""
+        """Renew a session, and give a token of it; Unauthenticated if it is over.
+
+        The token has the scopes of the session, or of them with `only` that one.
+        """
+        session = self._sessions.renew(refresh)
+        self._revocations.check(session.user, session.auth_time)
         scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
+        sessions = (session_id(refresh), session.parent)
         return {
             "user": _user(session.user),
-            "token": self._issuer.issue(session.user, scopes),
+            "token": self._issuer.issue(session.user, scopes, session.auth_time, sessions),
             "expires_in": self._issuer.token_seconds,
         }
 
     def _cookie(self, value: bytes, seconds: int) -> Headers:
-        secure = b"; Secure" if self.secure else b""
-        cookie = b"%s=%s; Path=/ctllm/session; HttpOnly; SameSite=Strict; Max-Age=%d%s" % (
-            COOKIE, value, seconds, secure,
+        where = b"/; Secure" if self.secure else b"/ctllm/session"
+        cookie = b"%s=%s; Path=%s; HttpOnly; SameSite=Strict; Max-Age=%d" % (
+            self._cookie_name, value, where, seconds,
         )  # fmt: skip
         return ((b"Set-Cookie", cookie),)
+
+    @property
+    def _cookie_name(self) -> bytes:
+        return SECURE_COOKIE if self.secure else PLAIN_COOKIE
+
+    def _cookie_of(self, asked: RequestHead) -> str | None:
+        for pair in (first(asked.headers, b"cookie") or b"").split(b";"):
+            name, _, value = pair.strip().partition(b"=")
+            if name == self._cookie_name and value:
+                return value.decode("latin-1")
+        return None
 
 
 def _user(user: User) -> dict[str, str]:
     return {"name": user.name, "id": user.key}
-
-
-def _cookie_of(asked: RequestHead) -> str | None:
-    for pair in (first(asked.headers, b"cookie") or b"").split(b";"):
-        name, _, value = pair.strip().partition(b"=")
-        if name == COOKIE and value:
-            return value.decode("latin-1")
-    return None
 
 
 def _same_site(asked: RequestHead) -> None:

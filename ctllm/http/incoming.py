@@ -210,6 +210,13 @@ class Incoming:
         fixed = first(self._answer.headers, b"content-length") is not None
         self._server.break_off(b"" if fixed else error_in_stream(dialect, kind, error, self._last))
 
+    def abort(self, error: CtllmError) -> None:
+        """End this from outside: whoever answers it stops, and the client hears `error`."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel(error)
+        self.fail(error)
+
     def pause_body(self) -> None:
         """Whoever takes the request body is busy."""
         self._body_stalled = True

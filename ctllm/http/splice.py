@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.protocol import Protocol, connectionDone
@@ -34,8 +35,9 @@ class Side(Protocol):
     transport: Any
     other: Side | None = None
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, on_over: Callable[[], None]) -> None:
         self.clock = clock
+        self._on_over = on_over
         self._last_words = Deadline(clock, self._abort)
         self._look = Deadline(clock, self._see)
 
@@ -52,6 +54,7 @@ class Side(Protocol):
         if other is not None:
             other.other = None
             other.close()
+            self._on_over()
 
     def close(self) -> None:
         """Close once everything is sent, or when that takes too long."""
@@ -88,12 +91,20 @@ class Side(Protocol):
         self._last_words.set(LAST_WORDS)
 
 
-def join(taken: Transport, made: Transport, clock: Clock, answered: bytes, read: bytes) -> None:
+def join(
+    taken: Transport,
+    made: Transport,
+    clock: Clock,
+    answered: bytes,
+    read: bytes,
+    on_over: Callable[[], None] = lambda: None,
+) -> None:
     """Join two connections that have both left HTTP.
 
     `answered` goes to `taken` before anything, `read` was already read from it and goes to `made`.
+    `on_over` is called once, when the first of the two has closed.
     """
-    near, far = Side(clock), Side(clock)
+    near, far = Side(clock, on_over), Side(clock, on_over)
     near.other, far.other = far, near
     made.unregisterProducer()
     hand_over(taken, near)

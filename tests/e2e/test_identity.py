@@ -24,7 +24,7 @@ from ctllm.standin import Script, Standin
 from ctllm.wire.assertions import SERVE, USE
 from ctllm.wire.keys import key_hash
 from tests.e2e.processes import children, linux, option
-from tests.e2e.world import Program, World, until
+from tests.e2e.world import Program, World, read_all, until
 
 SESSION, TOKEN = "/ctllm/session", "/ctllm/session/token"
 EVIL = {"Origin": "https://evil.example"}
@@ -111,7 +111,8 @@ def told(body: bytes) -> str:
 
 def cookie(headers: dict[str, str]) -> Morsel[str]:
     """The one cookie that there is."""
-    return SimpleCookie(headers["set-cookie"])["ctllm-session"]
+    (found,) = SimpleCookie(headers["set-cookie"]).values()
+    return found
 
 
 # -- signing in and out
@@ -185,7 +186,8 @@ async def test_the_cookie_is_secure_where_people_come_by_https(world: World) -> 
     assert link.startswith("https://ctllm.example.org/#invite=")
     body = {"invite": link.partition("#invite=")[2], "client": "browser"}
     _, headers, _ = await world.http("POST", SESSION, body)
-    assert cookie(headers)["secure"]
+    assert headers["set-cookie"].startswith("__Host-ctllm-session=")
+    assert cookie(headers)["secure"] and cookie(headers)["path"] == "/"
 
 
 @ensureDeferred
@@ -425,3 +427,99 @@ async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> 
     for text in texts:
         for secret in secrets:
             assert secret not in text
+
+
+# -- revoking
+
+
+@ensureDeferred
+async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
+    """Mallory's stream, tunnel, tokens, keys, passes, links: all end, and none of it comes back.
+
+    Who signs in as mallory afterwards never reaches the desktop of before.
+    """
+    world, name = town.world, "mallory2"
+    stolen, port = echoing(world, name)
+    stolen.script("/api/chat", Script(lines=100_000, line_interval=0.02))
+    desktop = await world.desktop(name, port)
+    key = await world.command(name, "keys", "add", "app")
+    await until(lambda: taken(world, key), "the key to work")
+    session = await world.session(await world.invite(name), "desktop")
+    token, refresh = session["token"], session["refresh"]
+    _, _, answer = await world.http("POST", f"{SESSION}/invite", token=token)
+    made = json.loads(answer)["invite"]
+    invite = (await world.invite(name)).partition("#invite=")[2]
+    lease = {"hashes": ["0" * 64], "seconds": 60}
+    path = f"/ctllm/desktops/{'a' * 32}/keys"
+    assert (await world.http("PUT", path, lease, token))[0] == 204
+    chat = json.dumps(
+        {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
+    ).encode()
+    stream = deferToThread(read_all, world.cloud_port, "/api/chat", chat, key)
+    record = await until(
+        lambda: next((one for one in stolen.requests if one.lines_sent > 9), None), "the stream"
+    )
+
+    ended = await world.command("cloud", "revoke", name)
+    assert ended == f"2 sign-ins and 1 open invitations of {name} ended."
+    assert b"signed out by whoever runs this cloud" in (await stream)
+    await until(lambda: "bridge: signed out" in desktop.printed, "the desktop to be signed out")
+    await until(lambda: record.closed_by is not None, "Ollama to be told to stop")
+    assert not await taken(world, key)
+    for body in (
+        {"invite": made, "client": "desktop"},
+        {"invite": made, "client": "browser"},
+        {"invite": invite, "client": "desktop"},
+    ):
+        assert (await world.http("POST", SESSION, body))[0] == 401
+    assert (await world.http("POST", f"{SESSION}/introspect", {"invite": invite}))[0] == 401
+    assert (await world.http("POST", f"{SESSION}/invite", token=token))[0] == 401
+    assert (await world.http("PUT", path, lease, token))[0] == 401
+    assert (await world.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
+    assert (await world.http("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
+
+    again, port = world.standin("llama3.2")
+    again.script("/api/generate", Script(lines=("words of another desktop",)))
+    fresh = await world.token(name)
+    assert (await world.http("GET", "/api/tags", token=fresh))[0] == 503
+    await world.desktop(name, port, state=f"{name}-again")
+    assert await town.chat(fresh) == "words of another desktop"
+    assert not [each for each in stolen.requests if each.path == "/api/generate"]
+    assert await town.chat(town.alice.token) == "words of alice"
+    await desktop.stop()
+
+
+@ensureDeferred
+async def test_a_revocation_while_the_cloud_is_down(world: World) -> None:
+    """It counts from the first request on."""
+    cloud = await world.cloud()
+    session = await world.session(await world.invite("alice"), "desktop")
+    kept = world.state("cloud") / "cloud" / "sessions"
+    files = {file.name: file.read_bytes() for file in kept.iterdir()}
+    await cloud.stop()
+    await world.command("cloud", "revoke", "alice")
+    for file, data in files.items():  # as a backup would, that was made before
+        (kept / file).write_bytes(data)
+    await world.cloud()
+    assert (await world.http("GET", SESSION, token=session["token"]))[0] == 401
+    assert (await world.http("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
+    fresh = await world.token("alice")
+    assert (await world.http("GET", SESSION, token=fresh))[0] == 200
+
+
+@ensureDeferred
+async def test_a_pass_belongs_to_the_desktop_that_made_it(town: Town) -> None:
+    """It signs in no desktop, and what it signed in ends with that desktop's sign-in."""
+    world = town.world
+    session = await world.session(await world.invite("carol"), "desktop")
+    _, _, answer = await world.http("POST", f"{SESSION}/invite", token=session["token"])
+    asked = {"invite": json.loads(answer)["invite"], "client": "desktop"}
+    assert (await world.http("POST", SESSION, asked))[0] == 403
+    _, headers, answer = await world.http("POST", SESSION, {**asked, "client": "browser"})
+    brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
+    child = json.loads(answer)["token"]
+    assert (await world.http("POST", TOKEN, {}, headers=brought))[0] == 200
+    gone = {"Ctllm-Refresh": session["refresh"]}
+    assert (await world.http("DELETE", SESSION, headers=gone))[0] == 204
+    assert (await world.http("POST", TOKEN, {}, headers=brought))[0] == 401
+    assert (await world.http("GET", SESSION, token=child))[0] == 401

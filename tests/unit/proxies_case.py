@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -151,6 +152,7 @@ class Case(SynchronousTestCase):
             self.metrics,
             self.runtime.connect,
             self.now,
+            self.not_before,
         )
         self.proxies.startService()
         self.addCleanup(self.stop)
@@ -160,6 +162,10 @@ class Case(SynchronousTestCase):
 
     def now(self) -> float:
         return START + self.clock.seconds()
+
+    def not_before(self, proxy_id: str) -> float:
+        """When its user was revoked."""
+        return -math.inf
 
     def stop(self) -> None:
         self.successResultOf(self.proxies.stopService())

@@ -14,7 +14,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm import __version__
 from ctllm.cli import main
 from ctllm.client_snippets import CLIENTS
-from ctllm.cloud.identity import Folder, Invites, Sessions, User, load_keys
+from ctllm.cloud.identity import (
+    Authentication,
+    Folder,
+    Invites,
+    Revocations,
+    Sessions,
+    User,
+    load_keys,
+)
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
 from ctllm.errors import Unauthenticated
 from ctllm.wire.keys import owner_tag, tag_in
@@ -140,9 +148,20 @@ class CommandTests(SynchronousTestCase):
         load_keys(folder)
         sessions = Sessions(folder.inner("sessions"), time)
         ann, bob = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
-        gone = [sessions.open(ann, "browser"), sessions.open(ann, "desktop")]
-        kept = sessions.open(bob, "desktop")
-        self.assertEqual(self.run_("revoke", "Ann"), "2 sign-ins of ann ended.\n")
+        gone = [sessions.open(Authentication(ann, 0.0), each) for each in ("browser", "desktop")]
+        kept = sessions.open(Authentication(bob, 0.0), "desktop")
+        invites = Invites(folder.inner("invites"), time)
+        lost, good = invites.create("ann"), invites.create("bob")
+        before = time()
+        said = "2 sign-ins and 1 open invitations of ann ended.\n"
+        self.assertEqual(self.run_("revoke", "Ann"), said)
+        revocations = Revocations(folder.inner("revocations"), load_keys(folder).instance)
+        self.assertEqual(len(revocations.refresh()), 1)
+        self.assertTrue(revocations.is_revoked(ann, before))
+        self.assertFalse(revocations.is_revoked(ann, time()))
+        self.assertFalse(revocations.is_revoked(bob, before))
+        self.assertRaises(Unauthenticated, invites.find, lost)
+        invites.find(good)
         for refresh in gone:
             self.assertRaises(Unauthenticated, sessions.renew, refresh)
         sessions.renew(kept)

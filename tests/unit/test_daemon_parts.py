@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ctllm.cli.view import Ink, screen
-from ctllm.cloud.identity import Passes, User
+from ctllm.cloud.identity import Authentication, Passes, User
 from ctllm.cloud.identity.passes import LIFE, MOST
 from ctllm.desktop.ipc.page import FILE_STAYS, PATIENCE, Page, has_display
 from ctllm.desktop.ipc.recent import MOST as MOST_LINES
@@ -31,7 +31,8 @@ from ctllm.errors import NoWindow
 from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus
 from tests.unit.test_tray import status
 
-ANN, BOB = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
+ANN = Authentication(User("ctllm", "ann", "ann"), 900.0, "parent")
+BOB = Authentication(User("ctllm", "bob", "bob"), 900.0)
 
 
 class Threads(Clock):

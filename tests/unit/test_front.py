@@ -22,17 +22,21 @@ from ctllm.cloud.identity import (
     ApiKeys,
     Assertions,
     Folder,
+    Grant,
     Identities,
     Invites,
     Issuer,
     Passes,
+    Revocations,
     Sessions,
     User,
     proxy_id,
 )
+from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import PAGE
 from ctllm.cloud.proxies import ProxyStatus
+from ctllm.cloud.revoker import Revoker
 from ctllm.cloud.shares import Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
@@ -81,6 +85,7 @@ class Proxies:
         self.began: list[bool] = []
         self.ensured: list[str] = []
         self.removed: list[str] = []
+        self.revoked: list[str] = []
         self.state: Any = "absent"
         self.refusal: CtllmError | None = None
         self.waiting: Deferred[None] | None = None
@@ -96,6 +101,9 @@ class Proxies:
 
     async def remove(self, id: str, reason: str) -> None:
         self.removed.append(id)
+
+    def revoke(self, id: str) -> None:
+        self.revoked.append(id)
 
     def status(self, id: str) -> ProxyStatus:
         return ProxyStatus(self.state)
@@ -116,23 +124,36 @@ class Case(SynchronousTestCase):
         self.invites = Invites(folder.inner("invites"), now)
         self.sessions = Sessions(folder.inner("sessions"), now)
         self.issuer = Issuer(self.key, now)
-        self.sign_in = SignIn(self.issuer, self.invites, Passes(now), self.sessions, now, 30)
+        self.revocations = Revocations(folder.inner("revocations"), INSTANCE, now)
         self.keys = ApiKeys(now)
         self.proxies = Proxies()
         self.metrics = Metrics()
+        self.passes = Passes(now)
+        self.in_flight = InFlight()
         assertions = Assertions(self.key, now)
         proxies: Any = self.proxies
+        self.revoker = Revoker(
+            self.revocations, self.check, self.in_flight, self.passes, self.keys, proxies
+        )
+        self.sign_in = SignIn(
+            self.issuer, self.invites, self.passes, self.sessions, self.revocations,
+            self.revoker.apply, now, 30,
+        )  # fmt: skip
 
         def proxy_of(grant: Any) -> str:
             return proxy_id(INSTANCE, grant.user.key)
 
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = Front(
-            Identities([self.keys, self.issuer]), assertions, proxy_of, proxies, api,
-            self.metrics, ORIGINS, self.clock, Shares(SHARE),
+            Identities([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
+            self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
         )  # fmt: skip
         self.factory = HttpServerFactory(front, self.clock)
         self.wire = self.connect()
+
+    def check(self, grant: Grant) -> None:
+        self.revocations.check(grant.user, grant.auth_time)
+        self.sessions.check(grant.sessions)
 
     def connect(self) -> Wire:
         protocol, wire = self.factory.buildProtocol(None), Wire()
@@ -696,7 +717,7 @@ class SigningIn(Case):
         self.assertEqual(sorted(self.told), ["expires_in", "token", "user"])
         self.assertEqual(self.told["user"], {"name": "ann", "id": "ctllm|ann"})
         attributes = (self.header("set-cookie") or "").split("; ")[1:]
-        wanted = ["Path=/ctllm/session", "HttpOnly", "SameSite=Strict", "Max-Age=2592000", "Secure"]
+        wanted = ["Path=/", "Secure", "HttpOnly", "SameSite=Strict", "Max-Age=2592000"]
         self.assertEqual(attributes, wanted)
         self.assertEqual(self.header("cache-control"), "no-store")
 

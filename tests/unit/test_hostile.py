@@ -89,7 +89,7 @@ class FullDisk(Case):
     def test_of_two_at_once_one_signs_in(self) -> None:
         """Who reads an invitation and does not get to spend it has no session."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
-        user, opened = self.invites.user(body["invite"]), self.sessions.open
+        user, opened = self.invites.find(body["invite"]), self.sessions.open
         self.invites.redeem(body["invite"])
         made: list[str] = []
 
@@ -98,7 +98,7 @@ class FullDisk(Case):
             return made[-1]
 
         with (
-            mock.patch.object(self.invites, "user", return_value=user),
+            mock.patch.object(self.invites, "find", return_value=user),
             mock.patch.object(self.sessions, "open", opening),
         ):
             self.assertEqual(self.ask("POST /ctllm/session", body), 401)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -21,6 +22,8 @@ ALICE = User("ctllm", "alice", "Alice")
 MALLORY = User("ctllm", "mallory", "Mallory")
 USE = frozenset({"use"})
 START = 1_000_000.0
+SERVING = Grant(ALICE, frozenset({"use", "serve"}), START + 600, START, ("d",))
+STRANGER = Grant(MALLORY, frozenset({"use", "serve"}), START + 600, START)
 
 
 class Case(SynchronousTestCase):
@@ -55,7 +58,7 @@ class UserTests(SynchronousTestCase):
 
     def test_require(self) -> None:
         """What a grant does not hold is forbidden, by name."""
-        grant = Grant(ALICE, USE, START)
+        grant = Grant(ALICE, USE, START, START)
         grant.require("use")
         self.assertIn("'manage'", self.assertRaises(Forbidden, grant.require, "manage").message)
 
@@ -90,7 +93,7 @@ class IssuerTests(Case):
         token = self.issuer.issue(ALICE, frozenset({"use", "manage"}))
         self.assertTrue(self.issuer.owns(token))
         grant = self.got(self.issuer.verify(token))
-        self.assertEqual(grant, Grant(ALICE, frozenset({"use", "manage"}), START + 600))
+        self.assertEqual(grant, Grant(ALICE, frozenset({"use", "manage"}), START + 600, START))
 
     def test_standard(self) -> None:
         """An independent implementation of JWT reads it."""
@@ -186,7 +189,7 @@ class Counting:
         self.asked.append(token)
         if self.refuses:
             raise Unauthenticated("No.")
-        return Grant(User("i", token, ""), USE, self.expires)
+        return Grant(User("i", token, ""), USE, self.expires, START)
 
 
 class IdentitiesTests(Case):
@@ -291,31 +294,32 @@ class ApiKeysTests(Case):
 
     def test_use_only(self) -> None:
         """A key grants its owner's models and nothing else, until the lease ends."""
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.assertTrue(self.keys.owns(self.key))
-        self.assertEqual(self.got(self.keys.verify(self.key)), Grant(ALICE, USE, START + 60))
+        grant = Grant(ALICE, USE, START + 60, START, ("d",))
+        self.assertEqual(self.got(self.keys.verify(self.key)), grant)
 
     def test_unknown(self) -> None:
         """A key that nobody vouches for is refused, as is any other text."""
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         for text in (new_key(ALICE.key), new_key(MALLORY.key), self.digest, "ctllm-k-", "\udcff"):
             self.refused(self.keys.verify(text))
 
     def test_keys_that_may_manage(self) -> None:
         """The desktop says which of its keys do; naming one that it does not vouch for does not."""
         other = new_key(ALICE.key)
-        self.keys.lease(ALICE, "d1", [self.digest], 60, [self.digest, key_hash(other)])
+        self.keys.lease(SERVING, "d1", [self.digest], 60, [self.digest, key_hash(other)])
         grant = self.got(self.keys.verify(self.key))
         self.assertEqual(grant.scopes, frozenset({"use", "manage"}))
         self.refused(self.keys.verify(other))
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.assertEqual(self.got(self.keys.verify(self.key)).scopes, USE)
 
     def test_lease_ends(self) -> None:
         """The lease's end is the key's, to the second; renewed in time it goes on."""
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.time = START + 59
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.time = START + 118
         self.got(self.keys.verify(self.key))
         self.time = START + 119
@@ -324,63 +328,62 @@ class ApiKeysTests(Case):
     def test_revoked_at_once(self) -> None:
         """The next lease without a key's hash ends the key, even behind all kinds."""
         both = Identities([self.keys])
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.got(both.verify(self.key))
-        self.keys.lease(ALICE, "d1", [], 60)
+        self.keys.lease(SERVING, "d1", [], 60)
         self.refused(both.verify(self.key))
 
     def test_stolen_hash(self) -> None:
         """Somebody else's desktop that claims the hash gets nothing: neither alone nor beside."""
-        self.keys.lease(MALLORY, "d1", [self.digest], 60)
+        self.keys.lease(STRANGER, "d1", [self.digest], 60)
         self.refused(self.keys.verify(self.key))
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.assertEqual(self.got(self.keys.verify(self.key)).user, ALICE)
-        self.keys.lease(MALLORY, "d1", [], 60)
-        self.keys.release(MALLORY, "d1")
+        self.keys.lease(STRANGER, "d1", [], 60)
+        self.keys.remove_where(lambda each: each.user == MALLORY)
         self.assertEqual(self.got(self.keys.verify(self.key)).user, ALICE)
 
     def test_wrong_tag(self) -> None:
         """A key that carries another owner's tag is refused although its hash is vouched for."""
         foreign = new_key(MALLORY.key)
-        self.keys.lease(ALICE, "d1", [key_hash(foreign)], 60)
+        self.keys.lease(SERVING, "d1", [key_hash(foreign)], 60)
         self.refused(self.keys.verify(foreign))
 
     def test_release(self) -> None:
         """A desktop that leaves takes its keys along, and not those of another desktop."""
         other = new_key(ALICE.key)
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
-        self.keys.lease(ALICE, "d2", [key_hash(other)], 60)
-        self.keys.release(ALICE, "d1")
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
+        self.keys.lease(replace(SERVING, sessions=("e",)), "d2", [key_hash(other)], 60)
+        self.keys.remove_where(lambda each: each.sessions == ("d",))
         self.refused(self.keys.verify(self.key))
         self.got(self.keys.verify(other))
-        self.keys.release(ALICE, "d1")
 
     def test_shared_key(self) -> None:
         """A key that two desktops vouch for lives until both are gone."""
-        self.keys.lease(ALICE, "d1", [self.digest], 10)
-        self.keys.lease(ALICE, "d2", [self.digest], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 10)
+        self.keys.lease(SERVING, "d2", [self.digest], 60)
         self.time = START + 30
         self.got(self.keys.verify(self.key))
 
     def test_bounds(self) -> None:
         """A hundred hashes and no more; a refused lease leaves the old one."""
         many = [f"{n:064x}" for n in range(101)]
-        self.keys.lease(ALICE, "d1", [*many[:99], self.digest], 60)
-        self.assertRaises(BadRequest, self.keys.lease, ALICE, "d1", many, 60)
+        self.keys.lease(SERVING, "d1", [*many[:99], self.digest], 60)
+        self.assertRaises(BadRequest, self.keys.lease, SERVING, "d1", many, 60)
         self.got(self.keys.verify(self.key))
 
     def test_no_hash(self) -> None:
         """What is not a hex SHA-256 is refused."""
         for text in ("", "A" * 64, "0" * 63, "0" * 64 + "\n", self.key):
-            self.assertRaises(BadRequest, self.keys.lease, ALICE, "d1", [text], 60)
+            self.assertRaises(BadRequest, self.keys.lease, SERVING, "d1", [text], 60)
 
     def test_desktops(self) -> None:
         """Thirty-two desktops a user; the known go on, an ended one makes room."""
         for n in range(32):
-            self.keys.lease(ALICE, f"d{n}", [], 60 + n)
-        self.assertRaises(Forbidden, self.keys.lease, ALICE, "new", [], 60)
-        self.keys.lease(ALICE, "d1", [self.digest], 60)
-        self.keys.lease(MALLORY, "new", [], 60)
+            self.keys.lease(SERVING, f"d{n}", [], 60 + n)
+        self.assertRaises(Forbidden, self.keys.lease, SERVING, "new", [], 60)
+        self.keys.lease(SERVING, "d1", [self.digest], 60)
+        self.keys.lease(STRANGER, "new", [], 60)
         self.time = START + 60
-        self.keys.lease(ALICE, "new", [self.digest], 60)
+        self.keys.lease(SERVING, "new", [self.digest], 60)
         self.got(self.keys.verify(self.key))

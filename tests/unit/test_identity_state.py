@@ -9,11 +9,21 @@ from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ctllm.cloud.identity import Folder, Invites, Keys, Sessions, User, load_keys, proxy_id
+from ctllm.cloud.identity import (
+    Authentication,
+    Folder,
+    Invites,
+    Keys,
+    Sessions,
+    User,
+    load_keys,
+    proxy_id,
+)
 from ctllm.errors import BadConfiguration, BadRequest, Overloaded, Unauthenticated
 
 ALICE = User("ctllm", "alice", "alice")
 START = 1_000_000.0
+SIGNED_IN = Authentication(ALICE, START)
 
 
 class Case(SynchronousTestCase):
@@ -295,19 +305,19 @@ class SessionsTests(Case):
             ("browser", {"use", "manage"}),
             ("desktop", {"use", "manage", "serve"}),
         ):
-            session = self.sessions.renew(self.sessions.open(ALICE, client))
+            session = self.sessions.renew(self.sessions.open(SIGNED_IN, client))
             self.assertEqual((session.user, session.scopes), (ALICE, scopes))
 
     def test_secret_is_not_kept(self) -> None:
         """Refresh tokens say what they are, and no file tells one."""
-        refresh = self.sessions.open(ALICE, "browser")
+        refresh = self.sessions.open(SIGNED_IN, "browser")
         self.assertTrue(refresh.startswith("ctllm-r-"))
         (file,) = self.files()
         self.assertNotIn(refresh.removeprefix("ctllm-r-"), file.name + file.read_text())
 
     def test_slides(self) -> None:
         """Each use puts the end off, also for the next process; unused, it ends."""
-        refresh = self.sessions.open(ALICE, "browser")
+        refresh = self.sessions.open(SIGNED_IN, "browser")
         for day in (1, 2, 3):
             self.time = START + day * 86400
             session = Sessions(Folder(self.path), self.now, days=2).renew(refresh)
@@ -318,7 +328,7 @@ class SessionsTests(Case):
 
     def test_slides_in_steps(self) -> None:
         """Renewals within the hour do not write."""
-        refresh = self.sessions.open(ALICE, "browser")
+        refresh = self.sessions.open(SIGNED_IN, "browser")
         before = self.files()[0].stat().st_ino
         self.time = START + 3599
         self.sessions.renew(refresh)
@@ -328,7 +338,7 @@ class SessionsTests(Case):
 
     def test_close(self) -> None:
         """Signing out ends this session only, and twice is no error."""
-        refresh, other = (self.sessions.open(ALICE, "browser") for _ in range(2))
+        refresh, other = (self.sessions.open(SIGNED_IN, "browser") for _ in range(2))
         self.sessions.close(refresh)
         self.sessions.close(refresh)
         self.refused(refresh)
@@ -336,8 +346,9 @@ class SessionsTests(Case):
 
     def test_close_all(self) -> None:
         """Signing out everywhere ends all of one user's sessions and nobody else's."""
-        mine = [self.sessions.open(ALICE, "browser"), self.sessions.open(ALICE, "desktop")]
-        other = self.sessions.open(User("https://i/", "alice", "alice"), "browser")
+        mine = [self.sessions.open(SIGNED_IN, "browser"), self.sessions.open(SIGNED_IN, "desktop")]
+        foreign = Authentication(User("https://i/", "alice", "alice"), START)
+        other = self.sessions.open(foreign, "browser")
         self.assertEqual(self.sessions.close_all(User("ctllm", "alice", "New Name")), 2)
         for refresh in mine:
             self.refused(refresh)
@@ -345,16 +356,16 @@ class SessionsTests(Case):
 
     def test_guesses(self) -> None:
         """Any other text is refused, a file's own name included."""
-        self.sessions.open(ALICE, "browser")
+        self.sessions.open(SIGNED_IN, "browser")
         for guess in ("", "ctllm-r-", self.files()[0].name, self.files()[0].stem, "\udcff"):
             self.refused(guess)
 
     def test_damaged(self) -> None:
         """A damaged session is over, hinders no other, and is swept."""
-        refresh = self.sessions.open(ALICE, "browser")
+        refresh = self.sessions.open(SIGNED_IN, "browser")
         (file,) = self.files()
         file.write_bytes(file.read_bytes()[:-9])
-        other = self.sessions.open(ALICE, "browser")
+        other = self.sessions.open(SIGNED_IN, "browser")
         self.refused(refresh)
         self.sessions.renew(other)
         self.assertEqual(self.sessions.sweep(), 1)
@@ -362,8 +373,8 @@ class SessionsTests(Case):
 
     def test_sweep(self) -> None:
         """Sweeping takes what is over and leaves what is not."""
-        self.sessions.open(ALICE, "browser")
+        self.sessions.open(SIGNED_IN, "browser")
         self.time = START + 2 * 86400
-        refresh = self.sessions.open(ALICE, "browser")
+        refresh = self.sessions.open(SIGNED_IN, "browser")
         self.assertEqual(self.sessions.sweep(), 1)
         self.sessions.renew(refresh)

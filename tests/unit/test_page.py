@@ -107,6 +107,7 @@ class ContentTests(SynchronousTestCase):
             "/ctllm/desktops/{desktop}/keys",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
+            "/ctllm/session/introspect",
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
@@ -165,6 +166,7 @@ CONTRACT = {
     "delete /ctllm/session": "204 403",
     "post /ctllm/session/token": "200 400 401 403 413 415",
     "post /ctllm/session/invite": "201 401 403",
+    "post /ctllm/session/introspect": "200 400 401 403 413 415",
     "get /ctllm/proxy": "200 401 403",
     "put /ctllm/proxy": "200 401 403 503",
     "delete /ctllm/proxy": "204 401 403",
@@ -252,7 +254,7 @@ class DescriptionTests(SynchronousTestCase):
             for operation in _walk(DOCUMENT["paths"])
             if "operationId" in operation and operation["security"] != [{"bearer": []}]
         }
-        ways = {"openSession", "renewToken", "closeSession"}
+        ways = {"openSession", "introspectLink", "renewToken", "closeSession"}
         self.assertEqual(free, ways | {"readHealth", "readDescription"})
 
     def test_bodies(self) -> None:
@@ -260,6 +262,7 @@ class DescriptionTests(SynchronousTestCase):
         secret, digest = "A" * 43, "0f" * 32
         for schema, value in (
             ("SignIn", {"invite": secret, "client": "browser"}),
+            ("Link", {"invite": secret}),
             ("Renewal", {}),
             ("Renewal", {"refresh": f"ctllm-r-{secret}"}),
             ("KeyLease", {"hashes": [digest] * 100, "seconds": 600}),
@@ -271,6 +274,7 @@ class DescriptionTests(SynchronousTestCase):
             ("SignIn", {"invite": f"{secret}\n", "client": "browser"}),
             ("SignIn", {"invite": secret, "client": "tray"}),
             ("SignIn", {"invite": secret, "client": "browser", "more": 1}),
+            ("Link", {"invite": secret, "client": "browser"}),
             ("Renewal", {"refresh": None}),
             ("Renewal", {"refresh": secret}),
             ("KeyLease", {"hashes": [digest] * 101, "seconds": 600}),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ctllm.cloud.identity.grants import Grant, User
+from ctllm.cloud.identity.grants import Grant
 from ctllm.errors import BadRequest, Forbidden, Unauthenticated
 from ctllm.wire.assertions import MANAGE, USE
 from ctllm.wire.keys import PREFIX, key_hash, owner_tag, tag_in
@@ -18,7 +18,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    user: User
+    grant: Grant  # of the desktop that vouches
     hashes: frozenset[str]
     managing: frozenset[str]
     expires: float
@@ -34,7 +34,7 @@ class ApiKeys:
 
     def lease(
         self,
-        user: User,
+        grant: Grant,
         desktop: str,
         hashes: Iterable[str],
         seconds: float,
@@ -44,21 +44,23 @@ class ApiKeys:
 
         Those among them that are `managing` too have the scope manage. They replace what the
         desktop vouched for before. BadRequest for more than 100 or for what is no hash, Forbidden
-        beyond 32 desktops of one user; both leave all as it was.
+        beyond 32 desktops of one user; both leave all as it was. `grant` is the desktop's: no key
+        outlives what that rests on.
         """
-        lease = _Lease(user, _checked(hashes), _checked(managing), self._now() + seconds)
-        tag = owner_tag(user.key)
+        lease = _Lease(grant, _checked(hashes), _checked(managing), self._now() + seconds)
+        tag = owner_tag(grant.user.key)
         self._sweep(tag)
         leases = self._leases.get(tag, {})
         if desktop not in leases and len(leases) >= MAX_DESKTOPS:
             raise Forbidden(f"API keys work for at most {MAX_DESKTOPS} desktops at a time.")
         self._leases[tag] = {**leases, desktop: lease}
 
-    def release(self, user: User, desktop: str) -> None:
-        """Forget what `desktop` vouched for."""
-        tag = owner_tag(user.key)
-        self._leases.get(tag, {}).pop(desktop, None)
-        self._sweep(tag)
+    def remove_where(self, chosen: Callable[[Grant], bool]) -> None:
+        """Forget what those desktops vouched for whose grant is `chosen`."""
+        for tag, leases in list(self._leases.items()):
+            kept = {desktop: each for desktop, each in leases.items() if not chosen(each.grant)}
+            self._leases[tag] = kept
+            self._sweep(tag)
 
     def sweep(self) -> None:
         """Forget the leases that have ended."""
@@ -80,7 +82,7 @@ class ApiKeys:
         for lease in self._leases.get(tag_in(key) or "", {}).values():
             if digest in lease.hashes and now < lease.expires:
                 scopes = {USE, MANAGE} if digest in lease.managing else {USE}
-                return Grant(lease.user, frozenset(scopes), lease.expires)
+                return replace(lease.grant, scopes=frozenset(scopes), expires=lease.expires)
         raise Unauthenticated(
             "This API key is unknown or revoked, or the desktop that made it is not connected."
         )

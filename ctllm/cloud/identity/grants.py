@@ -33,12 +33,31 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
+class Authentication:
+    """Who was authenticated, and when: at `auth_time` (epoch s) the invitation was made.
+
+    Every credential that derives from that invitation carries its time, so a revocation ends all
+    of them, whenever they were derived. `parent` is the id of the session that vouches, if any.
+    """
+
+    user: User
+    auth_time: float
+    parent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
-    """A verified caller: what the token allows (`scopes`), until when (`expires`, epoch s)."""
+    """A verified caller: what the token allows (`scopes`), until when (`expires`, epoch s).
+
+    `auth_time` is as in `Authentication`. `sessions` are the ids of the sessions without which
+    this grant is over: the caller's own, and the one that vouched for that.
+    """
 
     user: User
     scopes: frozenset[str]
     expires: float
+    auth_time: float
+    sessions: tuple[str, ...] = ()
 
     def require(self, scope: str) -> None:
         """Raise Forbidden unless this grant has `scope`."""

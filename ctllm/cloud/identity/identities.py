@@ -12,10 +12,17 @@ from ctllm.wire.recent import Recent
 
 
 class Identities:
-    """An Identity that gives each token to the first of `kinds` that owns it."""
+    """An Identity that gives each token to the first of `kinds` that owns it.
 
-    def __init__(self, kinds: Sequence[Identity]) -> None:
+    `check` raises Unauthenticated for a grant that is over before its time: its user was revoked,
+    or its session has ended. What takes long asks it again.
+    """
+
+    def __init__(
+        self, kinds: Sequence[Identity], check: Callable[[Grant], None] = lambda grant: None
+    ) -> None:
         self._kinds = tuple(kinds)
+        self.check = check
 
     def owns(self, token: str) -> bool:
         """Whether any kind owns `token`."""
@@ -27,7 +34,9 @@ class Identities:
             raise Unauthenticated("The token is too long to be one.")
         for kind in self._kinds:
             if kind.owns(token):
-                return await kind.verify(token)
+                grant = await kind.verify(token)
+                self.check(grant)
+                return grant
         raise Unauthenticated(
             "This is no token that we know: sign in, or use an API key, which a desktop makes "
             "with: ctllm keys add NAME"
@@ -37,8 +46,8 @@ class Identities:
 class Remembered:
     """An Identity that asks `kind` once for each token and remembers the grant until it expires.
 
-    Not for tokens that can be revoked, such as API keys. At most `size` grants are remembered;
-    `now` gives epoch seconds. Tokens are known by their SHA-256 and are not kept.
+    Not for API keys, which end with their lease. At most `size` grants are remembered; `now` gives
+    epoch seconds. Tokens are known by their SHA-256 and are not kept.
     """
 
     def __init__(self, kind: Identity, now: Callable[[], float], size: int = 4096) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_urlsafe
 
-from ctllm.cloud.identity.grants import User
+from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.records import Records
 from ctllm.cloud.identity.store import Folder
 from ctllm.errors import BadRequest, Unauthenticated
@@ -22,10 +22,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII | re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """What is kept of an invite; `expires` in epoch seconds."""
+    """What is kept of an invite; `expires` and `created` in epoch seconds."""
 
     name: str
     expires: float
+    created: float = 0.0
 
 
 def user_name(text: str) -> str:
@@ -49,15 +50,16 @@ class Invites:
     def create(self, name: str) -> str:
         """Give the secret that makes its bearer the user `name`; BadRequest for a bad name."""
         secret = token_urlsafe(32)
-        self._records.put(secret, Invite(user_name(name), self._now() + self._life))
+        now = self._now()
+        self._records.put(secret, Invite(user_name(name), now + self._life, now))
         return secret
 
-    def user(self, secret: str) -> User:
-        """Give the user that was invited, without spending it; Unauthenticated if it is over."""
+    def find(self, secret: str) -> Authentication:
+        """Give who was invited, without spending it; Unauthenticated if it is over."""
         invite = self._records.find(secret)
         if invite is None or self._now() >= invite.expires:
             raise Unauthenticated(_OVER)
-        return User(ISSUER, invite.name, invite.name)
+        return Authentication(User(ISSUER, invite.name, invite.name), invite.created)
 
     def redeem(self, secret: str) -> User:
         """Give the user that was invited, once; Unauthenticated ever after."""
@@ -66,6 +68,12 @@ class Invites:
         if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
             raise Unauthenticated(_OVER)
         return User(ISSUER, invite.name, invite.name)
+
+    def remove_all(self, user: User) -> int:
+        """Remove every invite of `user`; give how many."""
+        return self._records.remove_where(
+            lambda invite: invite is not None and user == User(ISSUER, invite.name, invite.name)
+        )
 
     def sweep(self) -> int:
         """Remove invites that are too old or damaged; give how many."""

@@ -17,8 +17,8 @@ ACCESS = TokenKind("ctllm-access+jwt", "access token")
 AUDIENCE = "ctllm-cloud"
 
 
-class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON inside an access token."""
+class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The JSON inside an access token. `auth_time` and `sid` are as in OpenID Connect."""
 
     iss: str
     aud: str
@@ -28,6 +28,9 @@ class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     iat: int
     exp: int
     jti: str
+    auth_time: float | None = None
+    sid: str = ""
+    parent_sid: str = ""
 
 
 class Issuer:
@@ -41,11 +44,21 @@ class Issuer:
         self._now = now
         self.token_seconds = token_seconds
 
-    def issue(self, user: User, scopes: frozenset[str]) -> str:
-        """Give an access token; ValueError if `user` is another issuer's or a scope unknown."""
+    def issue(
+        self,
+        user: User,
+        scopes: frozenset[str],
+        auth_time: float | None = None,
+        sessions: tuple[str, ...] = (),
+    ) -> str:
+        """Give an access token; ValueError if `user` is another issuer's or a scope unknown.
+
+        `auth_time` (by default now) and `sessions` are those of the grant that it stands for.
+        """
         if user.issuer != ISSUER or not scopes <= SCOPES:
             raise ValueError("not a user or a scope of the built-in issuer")
         issued = int(self._now())
+        sid, parent_sid = (*sessions, "", "")[:2]
         body = AccessBody(
             iss=ISSUER,
             aud=AUDIENCE,
@@ -55,6 +68,9 @@ class Issuer:
             iat=issued,
             exp=issued + self.token_seconds,
             jti=token_urlsafe(12),
+            auth_time=self._now() if auth_time is None else auth_time,
+            sid=sid,
+            parent_sid=parent_sid,
         )
         return ACCESS.sign(self._key, msgspec.json.encode(body))
 
@@ -75,4 +91,6 @@ class Issuer:
         if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:
             raise ACCESS.refusal()
         ACCESS.check_age(body.iat, body.exp, self._now())
-        return Grant(User(ISSUER, body.sub, body.name), scopes, body.exp)
+        auth_time = body.iat if body.auth_time is None else body.auth_time
+        sessions = tuple(filter(None, (body.sid, body.parent_sid)))
+        return Grant(User(ISSUER, body.sub, body.name), scopes, body.exp, auth_time, sessions)

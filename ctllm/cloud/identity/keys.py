@@ -12,6 +12,9 @@ from ctllm.cloud.identity.store import Folder
 from ctllm.errors import BadConfiguration
 from ctllm.wire.jws import from_text, public_text, to_text
 
+PROXY_PREFIX = "ctllm-proxy-"
+"""What stands before the user's hash in the name of a proxy."""
+
 _SIZE = 32
 
 
@@ -71,4 +74,4 @@ def user_hash(instance: bytes, user_key: str) -> str:
 
 def proxy_id(instance: bytes, user_key: str) -> str:
     """Give the name of this user's streaming proxy: `ctllm-proxy-<user_hash>`."""
-    return f"ctllm-proxy-{user_hash(instance, user_key)}"
+    return f"{PROXY_PREFIX}{user_hash(instance, user_key)}"

@@ -1,6 +1,7 @@
 """Passes: one-time secrets by which a user's desktop signs that user's browser in.
 
-They are kept in memory alone, for two minutes, and only a few of each user's.
+They are kept in memory alone, for two minutes, and only a few of each user's. The session that
+made a pass is the parent of the one that the pass makes.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from secrets import token_urlsafe
 
-from ctllm.cloud.identity.grants import User
+from ctllm.cloud.identity.grants import Authentication
 
 #: Seconds that a pass is good for: a browser may have to start first.
 LIFE = 120.0
@@ -20,7 +21,7 @@ MOST = 8
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    user: User
+    authentication: Authentication
     expires: float
 
 
@@ -31,21 +32,33 @@ class Passes:
         self._now = now
         self._kept: dict[bytes, _Pass] = {}  # by the secret's hash, the oldest first
 
-    def create(self, user: User) -> str:
-        """Give the secret that makes its bearer `user`, once."""
+    def create(self, authentication: Authentication) -> str:
+        """Give the secret that makes its bearer the user of `authentication`, once."""
         now = self._now()
         self._kept = {key: each for key, each in self._kept.items() if each.expires > now}
-        own = [key for key, each in self._kept.items() if each.user == user]
+        user = authentication.user
+        own = [key for key, each in self._kept.items() if each.authentication.user == user]
         for key in own[: max(0, len(own) - MOST + 1)]:
             del self._kept[key]
         secret = token_urlsafe(32)
-        self._kept[_hash(secret)] = _Pass(user, now + LIFE)
+        self._kept[_hash(secret)] = _Pass(authentication, now + LIFE)
         return secret
 
-    def redeem(self, secret: str) -> User | None:
-        """Give the user of a pass that is good, which it is not any more; else None."""
-        found = self._kept.pop(_hash(secret), None)
-        return None if found is None or self._now() >= found.expires else found.user
+    def find(self, secret: str) -> Authentication | None:
+        """Give what a pass stands for, without spending it; None if it is not good."""
+        found = self._kept.get(_hash(secret))
+        return None if found is None or self._now() >= found.expires else found.authentication
+
+    def redeem(self, secret: str) -> Authentication | None:
+        """Give what a pass stands for that is good, which it is not any more; else None."""
+        found = self.find(secret)
+        self._kept.pop(_hash(secret), None)
+        return found
+
+    def remove_where(self, chosen: Callable[[Authentication], bool]) -> None:
+        """Forget the passes that are `chosen`."""
+        kept = self._kept.items()
+        self._kept = {key: each for key, each in kept if not chosen(each.authentication)}
 
 
 def _hash(secret: str) -> bytes:

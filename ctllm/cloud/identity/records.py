@@ -31,9 +31,21 @@ class Records(Generic[T]):
         """Give the value behind `secret`, or None."""
         return self._read(_file(secret))
 
+    def find_by_id(self, record: str) -> T | None:
+        """Give the value whose secret has this `record_id`, or None."""
+        return self._read(f"{record}{_SUFFIX}")
+
+    def has(self, record: str) -> bool:
+        """Whether there is a value whose secret has this `record_id`; it is not read."""
+        return self._folder.has(f"{record}{_SUFFIX}")
+
     def put(self, secret: str, value: T) -> None:
         """Keep `value` behind `secret`, in the place of what was there."""
         self._folder.replace(_file(secret), msgspec.json.encode(value))
+
+    def update(self, secret: str, value: T) -> bool:
+        """Replace what is behind `secret` by `value`; False, and nothing is kept, if it is gone."""
+        return self._folder.update(_file(secret), msgspec.json.encode(value))
 
     def remove(self, secret: str) -> bool:
         """Remove the value behind `secret`; of all who try, True only for the one who did."""
@@ -53,5 +65,10 @@ class Records(Generic[T]):
             return None
 
 
+def record_id(secret: str) -> str:
+    """Give what a record is known by to those who must not know its secret."""
+    return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _file(secret: str) -> str:
-    return f"{sha256(secret.encode('utf-8', 'surrogatepass')).hexdigest()}{_SUFFIX}"
+    return f"{record_id(secret)}{_SUFFIX}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import Literal
 
-from ctllm.cloud.identity.grants import User
-from ctllm.cloud.identity.records import Records
+from ctllm.cloud.identity.grants import Authentication, User
+from ctllm.cloud.identity.records import Records, record_id
 from ctllm.cloud.identity.store import Folder
 from ctllm.errors import Unauthenticated
 from ctllm.wire.assertions import MANAGE, SERVE, USE
@@ -28,13 +28,18 @@ _STEP = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One sign-in of one client; `created` and `expires` in epoch seconds."""
+    """One sign-in of one client; times in epoch seconds.
+
+    `auth_time` and `parent` are as in `Authentication`.
+    """
 
     user: User
     client: Client
     scopes: frozenset[str]
     created: float
     expires: float
+    auth_time: float = 0.0
+    parent: str = ""
 
 
 class Sessions:
@@ -45,24 +50,42 @@ class Sessions:
         self._now = now
         self._life = days * _DAY
 
-    def open(self, user: User, client: Client) -> str:
+    def open(self, authentication: Authentication, client: Client) -> str:
         """Give a refresh token for a new session; it is kept nowhere here."""
         refresh = PREFIX + token_urlsafe(32)
         now = self._now()
-        session = Session(user, client, CLIENT_SCOPES[client], now, now + self._life)
+        session = Session(
+            authentication.user, client, CLIENT_SCOPES[client], now, now + self._life,
+            authentication.auth_time, authentication.parent,
+        )  # fmt: skip
         self._records.put(refresh, session)
         return refresh
 
     def renew(self, refresh: str) -> Session:
         """Give the session behind `refresh`, its end put off; Unauthenticated if it is over."""
         session = self._records.find(refresh)
-        if session is None or self._now() >= session.expires:
-            raise Unauthenticated("You are signed out: sign in again.")
+        if session is None or not self._is_alive(session):
+            raise _signed_out()
         slid = replace(session, expires=self._now() + self._life)
         if slid.expires < session.expires + _STEP:
             return session
-        self._records.put(refresh, slid)
+        if not self._records.update(refresh, slid):
+            raise _signed_out()  # it was ended between our reading and our writing
         return slid
+
+    def _is_alive(self, session: Session) -> bool:
+        """Whether neither `session` nor the one that vouched for it is over."""
+        if self._now() >= session.expires:
+            return False
+        if not session.parent:
+            return True
+        parent = self._records.find_by_id(session.parent)
+        return parent is not None and self._now() < parent.expires
+
+    def check(self, sessions: Iterable[str]) -> None:
+        """Raise Unauthenticated unless there are all of these, by `session_id`."""
+        if not all(map(self._records.has, sessions)):
+            raise _signed_out()
 
     def close(self, refresh: str) -> None:
         """End the session behind `refresh`, if there is one."""
@@ -76,5 +99,15 @@ class Sessions:
 
     def sweep(self) -> int:
         """Remove sessions that are over or damaged; give how many."""
-        now = self._now()
-        return self._records.remove_where(lambda session: session is None or now >= session.expires)
+        return self._records.remove_where(
+            lambda session: session is None or not self._is_alive(session)
+        )
+
+
+def session_id(refresh: str) -> str:
+    """Give what a session is known by in tokens; nobody can renew it with that."""
+    return record_id(refresh)
+
+
+def _signed_out() -> Unauthenticated:
+    return Unauthenticated("You are signed out: sign in again.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,21 @@ class Folder:
         with _explained("list", self.path):
             return [name for name in os.listdir(self.path) if not name.startswith(".")]
 
+    def versions(self) -> dict[str, tuple[int, ...]]:
+        """Give the files that are whole, each with what changes whenever it is replaced."""
+        with _explained("list", self.path), os.scandir(self.path) as entries:
+            found: dict[str, tuple[int, ...]] = {}
+            for entry in entries:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    if not entry.name.startswith("."):
+                        known = entry.stat()
+                        found[entry.name] = (known.st_ino, known.st_mtime_ns, known.st_size)
+            return found
+
+    def has(self, name: str) -> bool:
+        """Whether there is the file; False, too, where the file system does not say."""
+        return os.path.exists(self.path / name)
+
     def read(self, name: str) -> bytes | None:
         """Give what the file holds, or None if there is none."""
         path = self.path / name
@@ -85,16 +101,33 @@ class Folder:
         with _explained("write", path), self._written(name, data) as whole:
             os.replace(whole, path)
 
+    def update(self, name: str, data: bytes) -> bool:
+        """Put `data` in the place of the file; False, and no file is made, if it is gone."""
+        path = self.path / name
+        with _explained("write", path), self._written(name, data) as whole, self._locked():
+            if not path.exists():
+                return False
+            os.replace(whole, path)
+        return True
+
     def remove(self, name: str) -> bool:
         """Remove the file; False if it is gone. Of two processes at once, one removes it."""
         path = self.path / name
         with _explained("remove", path):
             try:
-                path.unlink()
+                with self._locked():
+                    path.unlink()
             except FileNotFoundError:
                 return False
             _settle(self.path)
         return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from removing files or updating them: for a system call or two."""
+        with _opened(self.path) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor lets go
+            yield
 
     @contextmanager
     def _written(self, name: str, data: bytes) -> Iterator[Path]:
