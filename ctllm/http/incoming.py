@@ -13,7 +13,7 @@ from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
 from ctllm.http.faces import Transport
 from ctllm.http.headers import FRAMING
 from ctllm.http.reading import complaint
-from ctllm.wire.answers import dialect_of, error_body, error_in_stream
+from ctllm.wire.answers import dialect_of, error_body, error_in_stream, is_in_lines
 from ctllm.wire.exchange import Call
 from ctllm.wire.heads import (
     AnswerHead,
@@ -27,6 +27,8 @@ from ctllm.wire.heads import (
 
 JSON = b"application/json"
 _FRAMING = FRAMING.lower()
+#: The longest line that is completed where it is cut off.
+MAX_LINE = 256 * 1024
 
 
 class ServerConnection(Protocol):
@@ -80,7 +82,9 @@ class Incoming:
         self._server = server
         self._call: Call | None = None
         self._answer: AnswerHead | None = None
-        self._last = b""
+        self._tail: list[bytes] = []  # what was sent since a line began, of an answer in lines
+        self._tail_size = 0
+        self._in_lines = False
         self._chunked = False
         self._done = False
         self._answer_stalled = False
@@ -160,7 +164,9 @@ class Incoming:
         headers = [*head.headers, *own]
         self._server.send(h11.Response(status_code=head.status, headers=headers, reason=reason))
         self._answer = head
-        self._chunked = self._server.speaks_chunks and self._is_unsized(head)
+        unsized = self._is_unsized(head)
+        self._chunked = self._server.speaks_chunks and unsized
+        self._in_lines = unsized and is_in_lines(first(head.headers, b"content-type") or b"")
 
     def _is_unsized(self, head: AnswerHead) -> bool:
         """Whether the answer has a body whose length its head does not say."""
@@ -169,7 +175,8 @@ class Incoming:
 
     def data(self, piece: bytes) -> None:
         """Send a piece of the body."""
-        self._last = piece
+        if self._in_lines:
+            self._remember(piece)
         if self._chunked:
             self._server.send_chunk(piece)
             return
@@ -177,6 +184,15 @@ class Incoming:
             self._server.send(h11.Data(data=piece))
         except h11.LocalProtocolError as error:
             self._nonsense(error)
+
+    def _remember(self, piece: bytes) -> None:
+        """Keep what may have to be completed: the line that `piece` goes on, or the last one."""
+        tail = self._tail
+        if tail and (tail[-1].endswith(b"\n") or self._tail_size > MAX_LINE):
+            tail.clear()
+            self._tail_size = 0
+        tail.append(piece)
+        self._tail_size += len(piece)
 
     def _nonsense(self, error: h11.LocalProtocolError) -> None:
         """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
@@ -205,10 +221,11 @@ class Incoming:
                 self._server.answered()
             return
         self._over("broken")
-        dialect = dialect_of(self.asked.path)
-        kind = first(self._answer.headers, b"content-type") or b""
-        fixed = first(self._answer.headers, b"content-length") is not None
-        self._server.break_off(b"" if fixed else error_in_stream(dialect, kind, error, self._last))
+        words = b""
+        if self._in_lines:
+            kind = first(self._answer.headers, b"content-type") or b""
+            words = error_in_stream(dialect_of(self.asked.path), kind, error, b"".join(self._tail))
+        self._server.break_off(words)
 
     def abort(self, error: CtllmError) -> None:
         """End this from outside: whoever answers it stops, and the client hears `error`."""

@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from ctllm.errors import CtllmError
+from ctllm.wire.truncated_json import completion
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -24,6 +25,10 @@ _ANTHROPIC_TYPES = {
     413: "request_too_large",
     503: "overloaded_error",
 }
+
+
+_NDJSON = b"application/x-ndjson"
+_EVENTS = b"text/event-stream"
 
 
 class Dialect(Enum):
@@ -72,36 +77,73 @@ def error_body(dialect: Dialect, error: CtllmError) -> bytes:
     return msgspec.json.encode({"error": _openai(error)})
 
 
+def is_in_lines(content_type: bytes) -> bool:
+    """Whether clients read a stream of this type line by line, and so hear an error in it."""
+    return _media_type(content_type) in (_NDJSON, _EVENTS)
+
+
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
+
+
 def error_in_stream(
     dialect: Dialect, content_type: bytes, error: CtllmError, last: bytes = b""
 ) -> bytes:
     """What to write into an answer that breaks off, or nothing where no words would be heard.
 
-    `last` is the last piece that was sent: an answer may have stopped inside a line, and a line
-    that is both half an object and an error would be neither, so such a line is ended first. One
+    `last` is what was sent last, from the beginning of a line on. A line that is cut off is
+    completed first, for a client that could not read it would not hear what follows it. An answer
     that ends with an error already needs no second: the stage before this one said what happened.
     """
-    kind = content_type.partition(b";")[0].strip().lower()
-    if _tells_error(last):
+    kind = _media_type(content_type)
+    line = last.rstrip(b"\n").rpartition(b"\n")[2]
+    if kind == _NDJSON:
+        return b"" if _tells_error(line) else _object(dialect, error, last)
+    if kind != _EVENTS:
         return b""
-    if kind == b"application/x-ndjson":
-        return _line_end(last, b"\n") + error_body(dialect, error) + b"\n"
-    if kind != b"text/event-stream":
-        return b""
-    start = _line_end(last, b"\n\n")
-    if dialect is Dialect.ANTHROPIC:
-        return start + b"event: error\ndata: " + msgspec.json.encode(_anthropic(error)) + b"\n\n"
+    ended = last.endswith(b"\n")
+    return b"" if ended and _tells_error(line.partition(b":")[2]) else _event(dialect, error, last)
+
+
+def _object(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
+    """The error as a line of NDJSON after `last`, or as a member of the line that is cut off."""
+    body = error_body(dialect, error)
+    line = last.rpartition(b"\n")[2]
+    if not line:
+        return body + b"\n"
+    completed = completion(line, body[1:-1])
+    return completed + b"\n" if completed else b"\n" + body + b"\n"
+
+
+def _event(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
+    """The error as a server-sent event after `last`.
+
+    Where `last` breaks off in an event's data, that has the error, too: nobody takes what is there
+    of an event for the whole. An event without data is not ended; the error takes its place.
+    """
+    body = told = error_body(dialect, error)
     if dialect is Dialect.RESPONSES:
-        told = {"type": "error", "code": error.code, "message": error.message, "param": None}
-        return start + b"event: error\ndata: " + msgspec.json.encode(told) + b"\n\n"
-    return start + b"data: " + error_body(dialect, error) + b"\n\n"
+        fields = {"type": "error", "code": error.code, "message": error.message, "param": None}
+        told = msgspec.json.encode(fields)
+    has_name = dialect in (Dialect.ANTHROPIC, Dialect.RESPONSES)
+    event = (b"event: error\n" if has_name else b"") + b"data: " + told + b"\n\n"
+    *lines, line = last.rpartition(b"\n\n")[2].split(b"\n")
+    rest = b"data:"[len(line) :] if line and b"data:".startswith(line) else b""
+    field, _, value = (line + rest).partition(b":")
+    if field != b"data":
+        has_data = any(each.startswith(b"data:") for each in lines)
+        return (b"\n" if line else b"") + (b"\n" if has_data else b"") + event
+    completed = completion(value, body[1:-1]) if value.strip() else told
+    if completed and not has_name:
+        return rest + completed + b"\n\n"
+    return rest + (completed or b"") + b"\n\n" + event
 
 
-def _tells_error(last: bytes) -> bool:
-    """Whether a piece of a stream ends with an error, in any dialect."""
-    line = last.rstrip(b"\n").rpartition(b"\n")[2].removeprefix(b"data: ")
-    return line.startswith((b'{"error":', b'{"type":"error",'))
-
-
-def _line_end(last: bytes, end: bytes) -> bytes:
-    return b"" if not last or last.endswith(end) else end
+def _tells_error(line: bytes) -> bool:
+    """Whether a line of a stream is an error, in any dialect."""
+    try:
+        said = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (ValueError, RecursionError):
+        return False
+    error, kind = (bytes(said.get(name, b"null")) for name in ("error", "type"))
+    return error != b"null" or kind == b'"error"'

@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from ctllm.cloud.identity import Assertions, Folder, load_keys
-from ctllm.wire.assertions import SERVE, USE
+from ctllm.wire.assertions import MANAGE, USE
 from tests.e2e.processes import children, option
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port
@@ -142,12 +142,14 @@ async def fort(world: World, *options: str) -> Fort:
     endpoint = free_port()
     ollama = RawOllama(world)
     cloud = await world.cloud(*options)
-    desktop = await world.desktop("alice", ollama.port, f"--endpoint=127.0.0.1:{endpoint}")
-    world.key = await world.command("alice", "keys", "add", "tests")
+    desktop = await world.desktop(
+        "alice", ollama.port, f"--endpoint=127.0.0.1:{endpoint}", "--allow=*"
+    )
+    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()
     (proxy,) = children(cloud.pid)
     keys = load_keys(Folder(world.state("cloud") / "cloud"))
-    word = Assertions(keys.signing, time.time).sign(option(proxy, "id"), frozenset({USE, SERVE}))
+    word = Assertions(keys.signing, time.time).sign(option(proxy, "id"), frozenset({USE, MANAGE}))
     await until(lambda: ollama.bytes, "the desktop to ask its Ollama")
     doors = (
         Door("cloud", _tcp(world.cloud_port), f"Authorization: Bearer {world.key}".encode()),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
+import ollama
+import openai
 import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
+from twisted.internet.threads import deferToThread
 
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import linux
@@ -179,6 +183,87 @@ async def test_names_that_no_header_can_have(world: World) -> None:
             if port == world.cloud_port:
                 assert headers["ctllm-desktop"] == "attic"
             assert (await other)[0] == 200
+
+
+def _ollama(url: str, key: str) -> None:
+    client = ollama.Client(host=url, headers={"Authorization": f"Bearer {key}"})
+    for _ in client.chat(model="m", messages=[{"role": "user", "content": "hi"}], stream=True):
+        pass
+
+
+def _openai(url: str, key: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+    for _ in client.chat.completions.create(
+        model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+    ):
+        pass
+
+
+def _responses(url: str, key: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
+    for event in client.responses.create(model="m", input="hi", stream=True):
+        if event.type == "error":
+            raise openai.APIError(event.message, None, body=None)  # type: ignore[arg-type]
+
+
+def _anthropic(url: str, key: str) -> None:
+    client = anthropic.Anthropic(base_url=url, api_key=key, max_retries=0)
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with client.messages.stream(model="m", max_tokens=9, messages=messages) as stream:
+        for _ in stream:
+            pass
+
+
+_CHAT = (
+    b'{"model":"m","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":"'
+)
+_CHUNK = (
+    b'data: {"id":"1","object":"chat.completion.chunk","created":1,"model":"m","choices":'
+    b'[{"index":0,"delta":{"role":"assistant","content":"'
+)
+_DELTA = (
+    b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta",'
+    b'"item_id":"i","output_index":0,"content_index":0,"sequence_number":1,"delta":"'
+)
+_MESSAGE = (
+    b'event: message_start\ndata: {"type":"message_start","message":{"id":"1","type":"message",'
+    b'"role":"assistant","model":"m","content":[],"stop_reason":null,"stop_sequence":null,'
+    b'"usage":{"input_tokens":1,"output_tokens":1}}}\n\n'
+    b'event: content_block_start\ndata: {"type":"content_block_start","index":0,"content_block":'
+    b'{"type":"text","text":""}}\n\n'
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
+    b'{"type":"text_delta","text":"'
+)
+CUT: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
+    "ollama": (
+        _ollama, b"/api/chat", _CHAT, b'he"},"done":false}\n', ollama.ResponseError,
+    ),
+    "openai": (
+        _openai, b"/v1/chat/completions", _CHUNK, b'he"},"finish_reason":null}]}\n\n',
+        openai.APIError,
+    ),
+    "responses": (_responses, b"/v1/responses", _DELTA, b'he"}\n\n', openai.APIError),
+    "anthropic": (
+        _anthropic, b"/v1/messages", _MESSAGE, b'he"}}\n\n', anthropic.APIStatusError,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("client", CUT)
+@ensureDeferred
+async def test_a_death_inside_a_line_is_the_dialects_error(place: Fort, client: str) -> None:
+    """The official clients raise what they raise for any error; never one of their parsers."""
+    call, target, begun, rest, kind = CUT[client]
+    media = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
+    whole = begun + rest
+    for cut in (len(begun), len(begun) + 1, len(whole) - 1, len(whole) - 4, len(whole) // 2, 9):
+        said = whole[:cut]
+        answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
+        place.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
+        with pytest.raises(kind) as raised:
+            await deferToThread(call, place.world.url, place.world.key)
+        assert "broke off" in str(raised.value), (cut, raised.value)
+    place.ollama.answers.clear()
 
 
 @ensureDeferred

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,17 +121,67 @@ class InTheStream(SynchronousTestCase):
         for kind in (b"", b"application/json", b"application/octet-stream", b"text/html"):
             self.assertEqual(error_in_stream(Dialect.OLLAMA, kind, LOST), b"")
 
-    def test_a_line_that_had_begun_is_ended_first(self) -> None:
-        """Half an object and an error on one line would be neither."""
-        for kind, last, start in (
-            (NDJSON, b'{"half":', b"\n{"),
-            (NDJSON, b'{"a":1}\n', b"{"),
-            (SSE, b"data: {", b"\n\ndata: "),
-            (SSE, b"data: {}\n\n", b"data: "),
-            (SSE, b"data: {}\n", b"\n\ndata: "),
+    def test_a_line_that_is_cut_off_is_completed(self) -> None:
+        """It has the error itself, so that its parser has nothing to complain about."""
+        error = b'"error":"it went away"}\n'
+        for last, said in (
+            (b'{"a":1}\n', b"{" + error),
+            (b'{"a":1}\n{"b', b'":null,' + error),
+            (b'{"message":{"content":"He', b'"},' + error),
+            (b'{"done":tr', b"ue," + error),
+            (b"{", error),
+            (b'{"a":1}', b"\n{" + error),
+            (b"no JSON", b"\n{" + error),
         ):
-            said = error_in_stream(Dialect.OPENAI, kind, LOST, last)
-            self.assertTrue(said.startswith(start), (kind, last, said))
+            self.assertEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), said, last)
+
+    def test_an_event_that_is_cut_off_is_completed(self) -> None:
+        """Its data is whole and has the error; one without data yet becomes the error."""
+        for dialect in (Dialect.OPENAI, Dialect.RESPONSES, Dialect.ANTHROPIC):
+            for last in (
+                b"",
+                b"data: {}\n\n",
+                b"data: {}\n",
+                b'data: {"a":1}',
+                b'event: x\ndata: {"type":"message_st',
+                b'data: {"choices":[{"delta":{"content":"He',
+                b"event: x\ndata: {}\n\nevent: y\n",
+                b"event: messa",
+                b"event: x\nda",
+                b"event: x\ndata",
+                b"data:",
+                b"data: ",
+                b": a comm",
+            ):
+                whole = last + error_in_stream(dialect, SSE, LOST, last)
+                self.assertTrue(whole.endswith(b"\n\n"))
+                found = [self.event(each) for each in whole[:-2].split(b"\n\n")]
+                name, data = found[-1]
+                self.assertIn("it went away", json.dumps(data), whole)
+                if dialect is not Dialect.OPENAI:
+                    self.assertEqual((name, data["type"]), ("error", "error"), whole)
+                if last.endswith(b'"He'):
+                    self.assertEqual(found[0][1]["choices"], [{"delta": {"content": "He"}}])
+                    self.assertIn("error", found[0][1])
+                self.assertEqual(error_in_stream(dialect, SSE, LOST, whole), b"")
+
+    def event(self, raw: bytes) -> tuple[str, dict[str, Any]]:
+        """As clients read it (the HTML standard, section 9.2.6)."""
+        name, data = "", []
+        for line in raw.split(b"\n"):
+            field, _, value = line.partition(b":")
+            if field == b"event":
+                name = value.strip().decode()
+            elif field == b"data":
+                data.append(value)
+        return name, json.loads(b"\n".join(data))
+
+    def test_an_error_that_was_told_is_told_once(self) -> None:
+        """However it was told: alone in its line, or at the end of one that was cut off."""
+        for last in (b'{"error":"x"}\n', b'{"a":1,"error":"x"}\n', b'{"a":1}\n{"error":"x"}\n'):
+            self.assertEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), b"")
+        for last in (b'{"error":null}\n', b'{"a":"error"}\n', b'["error"]\n'):
+            self.assertNotEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), b"")
 
     @given(st.text(), st.sampled_from(list(Dialect)))
     def test_whatever_the_message(self, message: str, dialect: Dialect) -> None:

@@ -504,7 +504,7 @@ class AgainstOurServer(SynchronousTestCase):
         heard = Heard()
         Origin(served, clock, "it", UpstreamFailed).open(GET, heard).end()
         served.flush()
-        self.assertEqual(bytes(heard.got), b'{"half":\n{"error":"it died"}\n')
+        self.assertEqual(bytes(heard.got), b'{"half":null,"error":"it died"}\n')
         clock.advance(PARTING)
         served.flush()
         self.assertIsInstance(heard.over, UpstreamFailed)

@@ -155,7 +155,7 @@ class Endings(Served):
         self.incoming[0].data(b'{"a":')
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
-        self.assertEqual(self.said(), b'12\r\n\n{"error":"gone"}\n\r\n')
+        self.assertEqual(self.said(), b'15\r\nnull,"error":"gone"}\n\r\n')
         self.assertEqual(self.transport.closed, "")
         self.clock.advance(PARTING)
         self.assertEqual(self.transport.closed, "close")

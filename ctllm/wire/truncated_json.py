@@ -1,0 +1,172 @@
+"""JSON that was cut off: what has to follow, so that it can be read (RFC 8259).
+
+A client reads a streamed answer line by line, and a line that is cut off in the middle is an error
+of the parser to it. Completed, the line is an object again, with what had come of it and one more
+member, which says what went wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\u[0-9A-Fa-f]{4}|\\["\\/bfnrt])*')
+_SCALAR = re.compile(rb"[-+.0-9A-Za-z]+")
+_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_SPACE = re.compile(rb"[ \t\r\n]*")
+_ESCAPE = re.compile(rb"\\(?:u[0-9A-Fa-f]{0,3})?")
+#: A string that ends with the first half of a surrogate pair.
+_HIGH_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
+_LITERALS = (b"true", b"false", b"null")
+#: The lowest second byte in UTF-8, where it is not 0x80.
+_SECOND_BYTES = {0xE0: b"\xa0", 0xF0: b"\x90"}
+
+
+class _Expected(Enum):
+    """What may come next."""
+
+    VALUE = "value"
+    VALUE_OR_END = "value or end"
+    KEY = "key"
+    KEY_OR_END = "key or end"
+    COLON = "colon"
+    COMMA_OR_END = "comma or end"
+
+
+_ENDS = (_Expected.VALUE_OR_END, _Expected.KEY_OR_END, _Expected.COMMA_OR_END)
+_VALUES = (_Expected.VALUE, _Expected.VALUE_OR_END)
+_KEYS = (_Expected.KEY, _Expected.KEY_OR_END)
+#: What completes a container where one of these is expected.
+_FILLERS = {
+    _Expected.COLON: b":null",
+    _Expected.VALUE: b"null",
+    _Expected.KEY: b'"":null',
+}
+
+
+def completion(text: bytes, member: bytes = b"") -> bytes | None:
+    """What makes an object of `text`, the beginning of one, with `member` as its last member.
+
+    Nothing where it is whole, None where it is not the beginning of an object.
+    """
+    reader = _Reader()
+    tail = reader.read(text)
+    if tail is None:
+        return None
+    if not reader.closers:
+        return b"" if reader.begun else None
+    _, *inner = reader.closers
+    expected = reader.expected
+    if inner:
+        tail += _FILLERS.get(expected, b"") + b"".join(reversed(inner))
+        expected = _Expected.COMMA_OR_END
+    if not member:
+        return tail + _FILLERS.get(expected, b"") + b"}"
+    if expected in (_Expected.COLON, _Expected.VALUE):
+        tail += _FILLERS[expected]
+    if expected not in _KEYS:
+        tail += b","
+    return tail + member + b"}"
+
+
+class _Reader:
+    """Reads the beginning of an object, up to where it is cut off."""
+
+    def __init__(self) -> None:
+        self.closers: list[bytes] = []  # of what is open, the outermost first
+        self.expected = _Expected.VALUE
+        self.begun = False
+
+    def read(self, text: bytes) -> bytes | None:
+        """What completes its last token; None where this is not the beginning of an object."""
+        position = 0
+        while True:
+            found = _SPACE.match(text, position)
+            position = found.end() if found else position
+            if position == len(text):
+                return b""
+            token = text[position : position + 1]
+            if token == b'"':
+                end = self._string(text, position)
+            elif token in b"{[}],:":
+                end = position + 1 if self._structure(token) else None
+            else:
+                end = self._scalar(text, position)
+            if end is None or not self.begun:
+                return None
+            if isinstance(end, bytes):
+                return end
+            position = end
+
+    def _structure(self, token: bytes) -> bool:
+        """Take one of the structural characters; whether it may stand here."""
+        expected, closers = self.expected, self.closers
+        if token == b"{" and expected in _VALUES and not (self.begun and not closers):
+            closers.append(b"}")
+            self.expected, self.begun = _Expected.KEY_OR_END, True
+        elif token == b"[" and expected in _VALUES and closers:
+            closers.append(b"]")
+            self.expected = _Expected.VALUE_OR_END
+        elif token in b"}]" and closers and closers[-1] == token and expected in _ENDS:
+            closers.pop()
+            self.expected = _Expected.COMMA_OR_END
+        elif token == b"," and closers and expected is _Expected.COMMA_OR_END:
+            self.expected = _Expected.KEY if closers[-1] == b"}" else _Expected.VALUE
+        elif token == b":" and expected is _Expected.COLON:
+            self.expected = _Expected.VALUE
+        else:
+            return False
+        return True
+
+    def _string(self, text: bytes, start: int) -> int | bytes | None:
+        """Where a string ends, or what completes it."""
+        is_key = self.expected in _KEYS
+        if not is_key and self.expected not in _VALUES:
+            return None
+        self.expected = _Expected.COLON if is_key else _Expected.COMMA_OR_END
+        found = _STRING.match(text, start)
+        assert found is not None
+        end = found.end()
+        if text[end : end + 1] == b'"':
+            return end + 1
+        rest = text[end:]
+        if rest and not _ESCAPE.fullmatch(rest):
+            return None
+        missing = _rest_of_escape(rest) if rest else _rest_of_character(found[0])
+        if _HIGH_SURROGATE.search(text[start:] + missing):
+            missing += b"\\udc00"
+        return missing + b'"'
+
+    def _scalar(self, text: bytes, start: int) -> int | bytes | None:
+        """Where a number or a literal ends, or what completes it."""
+        found = _SCALAR.match(text, start)
+        if found is None or self.expected not in _VALUES or not self.closers:
+            return None
+        self.expected = _Expected.COMMA_OR_END
+        if found.end() < len(text):
+            return found.end()
+        word = found[0]
+        for literal in _LITERALS:
+            if literal.startswith(word):
+                return literal[len(word) :]
+        for missing in (b"", b"0"):
+            if _NUMBER.fullmatch(word + missing):
+                return missing
+        return None
+
+
+def _rest_of_escape(begun: bytes) -> bytes:
+    return b"\\" if begun == b"\\" else b"0" * (6 - len(begun))
+
+
+def _rest_of_character(text: bytes) -> bytes:
+    """What completes the character that `text` ends with, in UTF-8."""
+    for back in range(1, min(4, len(text)) + 1):
+        byte = text[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            missing = b"\x80" * (length - back)
+            return _SECOND_BYTES.get(byte, b"\x80") + missing[1:] if back == 1 else missing
+        if byte < 0x80:
+            break
+    return b""
