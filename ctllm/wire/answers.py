@@ -12,6 +12,7 @@ from enum import Enum
 import msgspec
 
 from ctllm.errors import CtllmError
+from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.truncated_json import completion
 
 _OPENAI_TYPES = {
@@ -142,8 +143,8 @@ def _event(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
 def _tells_error(line: bytes) -> bool:
     """Whether a line of a stream is an error, in any dialect."""
     try:
-        said = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except (ValueError, RecursionError):
+        said = decode_json(line, dict[str, msgspec.Raw])
+    except InvalidJson:
         return False
     error, kind = (bytes(said.get(name, b"null")) for name in ("error", "type"))
     return error != b"null" or kind == b'"error"'
