@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
+from ctllm.wire.endpoints import is_remote_name
 from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus, Status
 from ctllm.wire.printable import printable
 
@@ -78,7 +79,8 @@ def _ollama(ollama: OllamaStatus) -> str:
 
 def _named(models: tuple[str, ...]) -> str:
     more = len(models) - _MOST
-    return ", ".join(models[:_MOST]) + (f" and {more} more" if more > 0 else "")
+    marked = (f"{name} (ollama.com)" if is_remote_name(name) else name for name in models[:_MOST])
+    return ", ".join(marked) + (f" and {more} more" if more > 0 else "")
 
 
 def _desktop(desktop: DesktopStatus) -> str:

@@ -52,6 +52,14 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             extra={"check": check_registry},
         ),
     ] = ("registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co")
+    remote_models: Annotated[
+        Literal["allow", "refuse"],
+        Meta(
+            description="Whether models may be used that this machine's Ollama passes on to "
+            "ollama.com (their names end with :cloud or -cloud). refuse: nothing that is asked "
+            "through ctllm leaves the machine that way."
+        ),
+    ] = "allow"
     prefer: Annotated[
         Literal["auto", "local", "cloud", "never"],
         Meta(

@@ -16,6 +16,7 @@ from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.asking import get
 from ctllm.http.client import Origin
@@ -27,6 +28,7 @@ from ctllm.wire.frames import MAX_MODELS, Status
 from ctllm.wire.heads import RequestHead
 from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.noted import Noted
+from ctllm.wire.room import Room
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
 PATIENCE = 3
@@ -37,6 +39,9 @@ LONGEST = 256
 #: The largest list of models that is read, in bytes.
 MAX_TAGS = 8 * 1024 * 1024
 
+#: Most bytes that are held of compressed bodies while the model is looked for in them.
+MAX_HELD = 64 * 1024 * 1024
+
 DOWN = Status("down")
 
 
@@ -46,6 +51,7 @@ class _Version(msgspec.Struct):
 
 class _Model(msgspec.Struct):
     name: str
+    remote_host: Any = None
 
 
 class _Loaded(msgspec.Struct):
@@ -62,10 +68,15 @@ def _is_name(text: str) -> bool:
 
 
 class OllamaServer:
-    """One server that speaks Ollama, at `url`; answers exchanges and says how it is."""
+    """One server that speaks Ollama, at `url`; answers exchanges and says how it is.
 
-    def __init__(self, url: str, kind: str, reactor: Any) -> None:
+    With `refuse_remote`, nothing is asked of it that it would pass on to ollama.com.
+    """
+
+    def __init__(self, url: str, kind: str, reactor: Any, refuse_remote: bool = False) -> None:
         self.url = url
+        self._refuses_remote = refuse_remote
+        self.remote = RemoteModels(self._open, Room(MAX_HELD))
         self._kind = kind
         self._reactor = reactor
         parts = urlsplit(url)
@@ -77,7 +88,13 @@ class OllamaServer:
         self._origin = Origin(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
 
     def open(self, head: RequestHead, caller: Caller) -> Call:
-        """Begin an exchange with it, as from this machine."""
+        """Begin an exchange with it, as from this machine; raises Forbidden."""
+        return (self.remote.open if self._refuses_remote else self._open)(head, caller)
+
+    def _is_offered(self, name: str) -> bool:
+        return _is_name(name) and not (self._refuses_remote and self.remote.has(name))
+
+    def _open(self, head: RequestHead, caller: Caller) -> Call:
         return self._origin.open(for_ollama(head, self._host), caller)
 
     async def ask(self) -> Status:
@@ -87,7 +104,9 @@ class OllamaServer:
             tags = decode_json(await self._get(b"/api/tags"), _Tags)
         except (CtllmError, InvalidJson):
             return DOWN  # whatever is wrong, it cannot be used now
-        names = tuple(model.name for model in tags.models or () if _is_name(model.name))
+        models = tags.models or ()
+        self.remote.learn(model.name for model in models if model.remote_host)
+        names = tuple(model.name for model in models if self._is_offered(model.name))
         return Status(self._kind, version.version[:LONGEST], names[:MAX_MODELS])
 
     async def loaded(self) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ class DesktopService(MultiService):
         self.file = CredentialFile(state)
         url = ollama_url(settings.ollama, environ)
         self.ollama = Ollama(
-            OllamaServer(url, "up", reactor), reactor, settings.ollama_check_seconds
+            OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
+            reactor,
+            settings.ollama_check_seconds,
         )
         agent_ = agent(reactor)
         self.client_for = lambda url: CloudClient(url, agent_, reactor)

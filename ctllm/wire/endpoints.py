@@ -222,6 +222,12 @@ def goes_elsewhere(head: RequestHead) -> bool:
     return is_anywhere(head) and head.path.startswith((b"/api/", b"/v1/"))
 
 
+def is_remote_name(model: str) -> bool:
+    """Whether the name says that Ollama asks ollama.com for the model."""
+    tag = canonical(model).rpartition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
+
+
 def canonical(model: str) -> str:
     """One name for all names of a model: Ollama minds neither case nor what it adds by itself."""
     name = model.lower().removeprefix("http://").removeprefix("https://")

@@ -29,10 +29,14 @@ _DEEPER = re.compile(rb'"[^"]*"|["{}\[\]]')
 
 
 class ModelName:
-    """Finds the first of `fields` that an object has; `settled` when more would change nothing."""
+    """Finds the first of `fields` that an object has; `settled` when more would change nothing.
 
-    def __init__(self, fields: tuple[str, ...]) -> None:
+    After `enough` bytes a name that came is believed to be the only one.
+    """
+
+    def __init__(self, fields: tuple[str, ...], enough: float = ENOUGH) -> None:
         self.settled = False
+        self._enough = enough
         self._fields = fields
         self._read_bytes = 0
         self._found: dict[str, str] = {}
@@ -62,8 +66,13 @@ class ModelName:
             else:
                 at = self._begin(piece)
         self._read_bytes += len(piece)
-        if self._read_bytes >= ENOUGH and self._found.get(self._fields[0]):
+        if self._read_bytes >= self._enough and self._found.get(self._fields[0]):
             self.settled = True
+
+    @property
+    def certain(self) -> bool:
+        """Whether what was read is all that counts."""
+        return self.settled
 
     def close(self) -> None:
         """Nothing more is read of the body."""

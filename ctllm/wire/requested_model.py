@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 from urllib.parse import parse_qs
 
@@ -21,6 +22,10 @@ class ModelFinder(Protocol):
         """Whether more of the body would change nothing."""
 
     @property
+    def certain(self) -> bool:
+        """Whether it is settled because all that counts was read, and not because too much was."""
+
+    @property
     def name(self) -> str | None:
         """The name as far as it is known."""
 
@@ -31,8 +36,11 @@ class ModelFinder(Protocol):
         """Nothing more is read of the body."""
 
 
-def model_finder(head: RequestHead, room: Room) -> ModelFinder | None:
-    """What finds the model in the body of this request, or None where that names none."""
+def model_finder(head: RequestHead, room: Room, thorough: bool = False) -> ModelFinder | None:
+    """What finds the model in the body of this request, or None where that names none.
+
+    With `thorough` it reads on for a second name, however long the body is.
+    """
     fields = model_fields(head)
     if not fields:
         return None
@@ -40,7 +48,7 @@ def model_finder(head: RequestHead, room: Room) -> ModelFinder | None:
     boundary = None if content_type is None else boundary_of(content_type)
     if boundary is not None:
         return _ModelInForm(head, fields[0], boundary)
-    name = ModelName(fields)
+    name = ModelName(fields, math.inf) if thorough else ModelName(fields)
     return _Compressed(name, room) if is_zstd(head) else name
 
 
@@ -55,6 +63,10 @@ class _Compressed:
     @property
     def settled(self) -> bool:
         return self._json.settled or self._decoder.settled
+
+    @property
+    def certain(self) -> bool:
+        return self._json.settled
 
     @property
     def name(self) -> str | None:
@@ -81,6 +93,10 @@ class _ModelInForm:
     @property
     def settled(self) -> bool:
         return self._asked is not None or self._field.settled
+
+    @property
+    def certain(self) -> bool:
+        return self.name is not None
 
     @property
     def name(self) -> str | None:

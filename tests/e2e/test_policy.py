@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.world import World
+from tests.e2e.world import World, until
+from tests.ports import free_port
 
 #: What a key that may use models must not reach, in the ways that Ollama's server reads as one.
 REFUSED = (
@@ -106,3 +108,46 @@ async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: l
         status, _, said = await world.http(method, path, body, token)
         assert (status == 403 and "desktop.allow" in json.loads(said)["error"]) or passes, said
     assert arrived(world) == passes
+
+
+@ensureDeferred
+async def test_never_leaves_my_machine(world: World) -> None:
+    """Models of ollama.com are refused, through the cloud and at the endpoint; others are not."""
+    await world.cloud()
+    world.ollama, port = world.standin("llama3.2", "gpt-oss:120b-cloud")
+    endpoint = free_port()
+    await world.desktop("alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}")
+    token = await world.token("alice")
+
+    async def models() -> list[str]:
+        return [model for each in await world.desktops(token) for model in each["models"]]
+
+    await until(models, "the desktop to have told its models")
+    assert await models() == ["llama3.2:latest"]
+    for at in (world.cloud_port, endpoint):
+        for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
+            body = {"messages": [], "model": "gpt-oss:120b-cloud"}
+            status, _, said = await world.http("POST", path, body, token, port=at)
+            assert (status, b"desktop.remote_models" in said) == (403, True), said
+        body = {"messages": [], "model": "llama3.2", "stream": False}
+        assert (await world.http("POST", "/api/chat", body, token, port=at))[0] == 200
+    answered = [each for each in world.ollama.requests if each.lines_sent and each.body]
+    assert {json.loads(each.body)["model"] for each in answered} == {"llama3.2"}
+
+
+@ensureDeferred
+async def test_who_is_at_the_door(town: World) -> None:
+    """What clients see that bring no key, a key in other clothes, or a WebSocket."""
+    assert (await town.http("HEAD", "/"))[0] == 200
+    command = {"User-Agent": "ollama/0.12.6 (amd64 linux) Go/go1.24.1"}
+    status, _, said = await town.http("GET", "/api/tags", headers=command)
+    assert (status, "OLLAMA_HOST" in json.loads(said)["error"]) == (403, True)
+    basic = base64.b64encode(f"me:{town.key}".encode()).decode()
+    for headers in (
+        {"Authorization": f"Basic {basic}"},
+        {"api-key": town.key},
+        {"Authorization": "Bearer ollama", "x-api-key": town.key},
+    ):
+        assert (await town.http("GET", "/api/tags", headers=headers))[0] == 200, headers
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert (await town.http("GET", "/v1/responses", headers=upgrade))[0] == 426

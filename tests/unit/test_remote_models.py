@@ -1,0 +1,110 @@
+"""Models that Ollama passes on to ollama.com, where the desktop's owner does not want that."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.desktop.remote_models import RemoteModels
+from ctllm.errors import Cancelled, Forbidden
+from ctllm.wire.content_coding import load_zstd
+from ctllm.wire.endpoints import is_remote_name
+from ctllm.wire.exchange import Call
+from ctllm.wire.heads import RequestHead
+from ctllm.wire.room import Room
+from tests.unit.pretend import Heard, Upstream
+
+ZSTD = (b"Content-Encoding", b"zstd")
+
+
+class RemoteModelsTests(SynchronousTestCase):
+    """One desktop that refuses them."""
+
+    def setUp(self) -> None:
+        self.upstream = Upstream()
+        self.room = Room(1 << 24)
+        self.models = RemoteModels(self.upstream.open, self.room)
+        self.models.learn(("alias:latest",))
+
+    def open(self, line: str, *headers: tuple[bytes, bytes]) -> Call:
+        method, target = line.encode().split(b" ")
+        self.heard = Heard()
+        return self.models.open(RequestHead(method, target, headers), self.heard)
+
+    def refused(self, body: bytes, *headers: tuple[bytes, bytes], step: int = 1 << 20) -> bool:
+        """Whether a chat with `body` is refused, and then Ollama has not got the end of it."""
+        call = self.open("POST /v1/chat/completions", *headers)
+        for at in range(0, len(body), step):
+            call.write(body[at : at + step])
+        if self.heard.over is None:
+            call.end()
+        told = self.upstream.calls[-1].told
+        if self.heard.over is None:
+            self.assertEqual(b"".join(told[:-1]), body)
+            self.assertEqual(told[-1], "end")
+            return False
+        self.assertIsInstance(self.heard.over, Forbidden)
+        self.assertIs(told[-1], self.heard.over)
+        self.assertNotIn(b"}", b"".join(told[:-1]))
+        return True
+
+    def test_by_name(self) -> None:
+        """The names that Ollama gives them, and copies that its list tells of."""
+        for name in ("gpt-oss:120b-cloud", "glm-4.6:cloud", "GLM-4.6:CLOUD", "me/x:cloud", "alias"):
+            self.assertTrue(self.refused(b'{"model":"%b"}' % name.encode()), name)
+            self.assertTrue(self.models.has(name))
+        for name in ("llama3.2", "cloud", "my-cloud", "cloud/x", "x:cloudy", "alias:1b"):
+            self.assertFalse(self.refused(b'{"model":"%b"}' % name.encode()), name)
+        self.assertFalse(is_remote_name("alias"))
+
+    def test_however_it_is_written(self) -> None:
+        """In any case, escaped, doubled, late, in small pieces, after pictures."""
+        for body in (
+            b'{"MODEL": "x:cloud"}',
+            b'{"\\u006dodel": "x:\\u0063loud"}',
+            b'{"model": "llama3.2", "model": "x:cloud"}',
+            b'{"model": "x:cloud", "model": null}',
+            b'{"model": "llama3.2", "images": ["%b"], "model": "x:cloud"}' % (b"A" * 200_000),
+        ):
+            self.assertTrue(self.refused(body), body[:60])
+            self.assertTrue(self.refused(body, step=7), body[:60])
+        self.assertFalse(self.refused(b'{"messages":[{"model":"x:cloud"}],"model":"m"}'))
+
+    def test_compressed(self) -> None:
+        """What is compressed is read; what cannot be read is refused."""
+        compress = load_zstd().compress
+        self.assertTrue(self.refused(compress(b'{"model":"x:cloud"}'), ZSTD))
+        self.assertFalse(self.refused(compress(b'{"model":"llama3.2"}'), ZSTD))
+        bad = compress(b'{"model":"llama3.2"}')[:8] + b"\xff" * 40
+        self.assertTrue(self.refused(bad, ZSTD))
+        self.assertEqual(self.room.held, 0)
+
+    def test_heads(self) -> None:
+        """What shows in the head: searches of the web, and details of a model."""
+        for line in (
+            "POST /api/experimental/web_search",
+            "POST /api/experimental/web_fetch",
+            "GET /v1/models/x:cloud",
+            "GET /v1/models/alias",
+        ):
+            error = self.assertRaises(Forbidden, self.open, line)
+            self.assertIn("desktop.remote_models", error.message)
+        self.open("GET /v1/models/llama3.2")
+        self.open("GET /api/tags")
+        self.assertEqual(len(self.upstream.asked), 2)
+
+    def test_the_rest(self) -> None:
+        """Pauses and cancels reach Ollama, and nothing does after a refusal."""
+        call = self.open("POST /api/chat")
+        call.pause()
+        call.resume()
+        error = Cancelled("left")
+        call.cancel(error)
+        self.assertEqual(self.upstream.calls[-1].told, ["pause", "resume", error])
+        call = self.open("POST /api/chat")
+        call.write(b'{"model":"x:cloud"')
+        refusal = self.heard.over
+        for late in (call.pause, call.resume, call.end):
+            late()
+        call.write(b"}")
+        call.cancel(error)
+        self.assertEqual(self.upstream.calls[-1].told, [refusal])
