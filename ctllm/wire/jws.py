@@ -26,7 +26,11 @@ MAX_TOKEN = 8 * 1024
 """Bytes; a longer token is refused unread."""
 
 LEEWAY = 5.0
-"""Seconds by which the clocks of signer and verifier may differ."""
+"""Seconds after its end for which a token is taken: the verifier's clock may be fast."""
+
+FUTURE_LEEWAY = 30.0
+"""Seconds before its beginning (`iat`, `nbf`) for which a token is taken: the verifier's clock may
+be slow, or was set back since. A token that is taken early ends no later for it."""
 
 
 def to_text(data: bytes) -> str:
@@ -104,5 +108,5 @@ class TokenKind:
         """Raise Unauthenticated unless `now` lies within a token's life (epoch seconds)."""
         if now >= expires + LEEWAY:
             raise Unauthenticated(f"The {self.title} has expired: sign in again.")
-        if issued > now + LEEWAY:
+        if issued > now + FUTURE_LEEWAY:
             raise Unauthenticated(f"The {self.title} is from the future: check the clocks.")
