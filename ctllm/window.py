@@ -11,6 +11,8 @@ import sys
 import threading
 from typing import Any
 
+from ctllm import __version__
+
 TITLE = "CloudToLocalLLM"
 _SIZE = 960, 760
 
@@ -26,7 +28,8 @@ def main() -> None:
     assert window is not None
     window.events.shown += lambda: print("ready", flush=True)
     threading.Thread(target=_obey, args=(window,), daemon=True).start()
-    webview.start()
+    # The page signs in here without a question: only the desktop leads this window anywhere.
+    webview.start(user_agent=f"ctllm-window/{__version__}")
 
 
 def _obey(window: Any) -> None:

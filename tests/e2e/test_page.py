@@ -53,6 +53,7 @@ def fresh(request: pytest.FixtureRequest) -> None:
 
 async def sign_in(tab: Tab, world: World, name: str = "alice") -> None:
     await tab.open(await world.invite(name))
+    await tab.click(f"Sign in as {name}")
     await tab.sees("#who", name)
 
 
@@ -95,9 +96,13 @@ async def text(tab: Tab) -> str:
 
 @ensureDeferred
 async def test_the_printed_link_signs_in(shared: World, tab: Tab) -> None:
-    """It says who is signed in; the secret is gone from the address and in no log."""
+    """It asks, and says who is signed in; the secret is gone from the address and in no log."""
     link = await shared.invite("alice")
     await tab.open(link)
+    await tab.sees("#invited", "Sign in as alice?")
+    await tab.sees("#invited", "Nobody is signed in here.")
+    assert await tab.find("location.href") == f"{shared.url}/"
+    await tab.click("Sign in as alice")
     await tab.sees("#account", "Signed in as alice")
     await tab.misses("#signed-out")
     assert await tab.find("location.href") == f"{shared.url}/"
@@ -130,10 +135,71 @@ async def test_a_used_link_says_so(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
+async def test_a_foreign_page_signs_nobody_in(shared: World, tab: Tab) -> None:
+    """Led to a link, the user is asked; until a yes nothing changes and nothing is spent."""
+    link = await shared.invite("bob")
+    await tab.open(link)
+    await tab.click("Not now")
+    await tab.sees("#signed-out", "You are not signed in")
+    await ready(tab, shared)
+    await tab.use("#words", lambda box: box.fill("for alice alone"))
+    await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
+    await tab.sees("#invited-title", "Sign in as bob?")
+    await tab.sees("#invited-why", "You are alice.")
+    assert await tab.find("document.activeElement.id") == "decline"
+    assert await tab.find("location.hash") == ""
+    await tab.click("Stay alice")
+    await tab.sees("#who", "alice")
+    await tab.expect("#words", lambda it: it.to_have_value("for alice alone"))
+    await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
+    await tab.click("Sign in as bob")
+    await tab.expect("#who", lambda it: it.to_have_text("bob"))
+    await tab.expect("#words", lambda it: it.to_have_value(""))
+    assert not [each for each in questions(shared) if "alice alone" in str(each)]
+
+
+@ensureDeferred
+async def test_a_link_for_who_is_signed_in_already(shared: World, tab: Tab) -> None:
+    """There is nothing to ask: it is used at once."""
+    await sign_in(tab, shared)
+    link = await shared.invite("alice")
+    await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
+
+    async def spent() -> bool:
+        body = {"invite": link.partition("#invite=")[2]}
+        return (await shared.http("POST", "/ctllm/session/introspect", body))[0] == 401
+
+    await until(spent, "the link to be used")
+    await tab.misses("#invited")
+    await tab.sees("#who", "alice")
+
+
+@ensureDeferred
+async def test_other_tabs_notice_who_is_signed_in(shared: World, tab: Tab) -> None:
+    """They show the new user, forget the old one's words, and hear of a sign-out."""
+    await ready(tab, shared)
+    await ask(tab, "a question of alice's")
+    await tab.sees(f"{ANSWER} .end", "Complete.")
+    await tab.use("#words", lambda box: box.fill("what alice began to write"))
+    link = await shared.invite("bob")
+    other = await tab.do(lambda page: page.context.new_page())
+    await tab.do(lambda _: other.goto(link))
+    await tab.do(lambda _: other.get_by_role("button", name="Sign in as bob").click())
+    await tab.expect("#who", lambda it: it.to_have_text("bob"))
+    await tab.sees("#status", "You are bob now: another tab signed in.")
+    await tab.expect("#words", lambda it: it.to_have_value(""))
+    await tab.expect("#log article", lambda it: it.to_have_count(0))
+    await tab.do(lambda _: other.get_by_role("button", name="Sign out").click())
+    await tab.sees("#why", "You signed out in another tab.")
+    await tab.misses("#talk")
+
+
+@ensureDeferred
 async def test_settings(shared: World, tab: Tab) -> None:
     """A link leads there, signed in; they are left for the page, and opened from it."""
     link = await shared.invite("alice")
     await tab.open(f"{link}&view=settings")
+    await tab.click("Sign in as alice")
     await tab.sees("#settings-who", "alice")
     await tab.sees("#settings-address", shared.url)
     await tab.sees("#settings-desktops", "Ollama is up")
@@ -207,7 +273,7 @@ async def test_a_user_without_a_desktop_is_told_what_to_do(shared: World, tab: T
     await tab.hurry()
     await sign_in(tab, shared, "carol")
     await path(tab, proxy="ok", desktop="off", ollama="unknown")
-    await tab.sees("#hint", f"ctllm login {shared.url}")
+    await tab.sees("#hint", "ctllm login")
     await tab.expect("#send", lambda it: it.to_be_disabled())
     token = await shared.token("carol")
     assert (await shared.http("DELETE", "/ctllm/proxy", token=token))[0] == 204
@@ -499,8 +565,16 @@ async def test_the_page_fits(
     await tab.open(shared.url)
     await tab.sees("#cloud .detail", "ctllm")
     await fits("signed-out")
+    await tab.open(await shared.invite("a" * 64))
+    await tab.sees("#invited", "Sign in as aaa")
+    await fits("asked")
+    await tab.click("Not now")
     await ready(tab, shared, "alice")
     await fits("ready")
+    await tab.open(await shared.invite("bob"))
+    await tab.sees("#invited", "You are alice.")
+    await fits("asked-again")
+    await tab.click("Stay alice")
     await tab.click("Settings")
     await tab.sees("#settings-desktops", "Ollama is up")
     await fits("settings")

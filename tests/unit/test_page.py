@@ -107,7 +107,6 @@ class ContentTests(SynchronousTestCase):
             "/ctllm/desktops/{desktop}/keys",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
-            "/ctllm/session/introspect",
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
