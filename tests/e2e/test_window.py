@@ -77,6 +77,8 @@ async def test_a_window(room: Room) -> None:
     await until(lambda: room.windows() == [True], "the window")
     (child,) = [pid for pid in children(room.program.pid) if "ctllm.window" in argv(pid)]
     assert "invite" not in " ".join(argv(child))
+    kept = room.world.state("cloud") / "cloud" / "sessions"
+    await until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
     assert await room.run("hide") == (0, "Hidden.\n")
     await until(lambda: True not in room.windows(), "the window to be hidden")
     assert await room.run("show") == (0, "Opened in its window.\n")
