@@ -21,6 +21,11 @@ _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 _REQUEST_LINE = re.compile(
     rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e\x80-\xff]+) (HTTP/[0-9]\.[0-9])\r\n"
 )
+#: The beginning of one, before its end has come.
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: .*)?", re.DOTALL)
+MAX_METHOD = 32
+#: How TLS begins (RFC 8446, section 5.1): a record of a handshake.
+_TLS = b"\x16"
 #: The absolute form of a target (RFC 9112, section 3.2.2): authority, and path with query.
 _ABSOLUTE_FORM = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
 #: What a Host may be (RFC 9112, section 3.2): no userinfo, no path.
@@ -35,6 +40,7 @@ class Unread:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._bytes = bytearray()
+        self._has_line = False  # whether the first line was seen, and is one
         self._scanned = 0  # where no end of a head was found before
 
     def __len__(self) -> int:
@@ -59,20 +65,34 @@ class Unread:
         """The next head if it is whole; raises HeadTooLarge or BadRequest."""
         while self._bytes[:2] == b"\r\n":
             del self._bytes[:2]  # RFC 9112 2.2: blank lines before a request are to be ignored
-        end = self._bytes.find(b"\r\n\r\n", max(0, self._scanned - 3))
-        self._scanned = len(self._bytes)
+        scanned, self._scanned = self._scanned, len(self._bytes)
+        end = self._bytes.find(b"\r\n\r\n", max(0, scanned - 3))
         if (end + 4 if end >= 0 else len(self._bytes)) > self._limit:
             raise HeadTooLarge(f"the request line and headers exceed {self._limit} bytes")
         if end < 0:
-            if _BARE_LINE_FEED.search(self._bytes):  # or its end might be waited for in vain
-                raise BadRequest("a head with bare line feeds")
+            self._check_beginning(scanned)
             return None
         if self._bytes.count(b"\n", 0, end) > MAX_HEADERS:
             raise HeadTooLarge(f"there are more than {MAX_HEADERS} headers")
         head = bytes(self._bytes[: end + 4])
         del self._bytes[: end + 4]
         self._scanned = 0
+        self._has_line = False
         return head
+
+    def _check_beginning(self, scanned: int) -> None:
+        """Raise BadRequest for what cannot become a head: its end would be awaited in vain."""
+        begun = self._bytes
+        if begun[:1] == _TLS:
+            raise BadRequest("this is HTTP, and you speak TLS: the address begins with http://")
+        if _BARE_LINE_FEED.search(begun, max(0, scanned - 1)):
+            raise BadRequest("a head with bare line feeds")
+        if begun and not self._has_line:
+            if b"\r\n" in begun:
+                self._has_line = True
+                split_target(bytes(begun))
+            elif not _METHOD.fullmatch(begun[:MAX_METHOD]) and begun != b"\r":
+                raise BadRequest("this does not begin with a request line of HTTP/1.1")
 
 
 def read_out(connection: h11.Connection, unread: Unread) -> None:

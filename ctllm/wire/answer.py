@@ -16,6 +16,10 @@ MAX_HEAD = 128 * 1024
 
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t \x21-\x7e\x80-\xff]*))?")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_STATUS_LINE = b"HTTP/1.1 200 "
+#: Of a head that is not whole, as much is looked at for a status line.
+MAX_STATUS_LINE = 1024
+_NOT_IN_HEADS = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
 _NOT_IN_VALUES = re.compile(rb"[\0\r\n]")
 
 
@@ -29,6 +33,7 @@ class Answer:
         self._method = method
         self._upgrade = upgrade
         self._unread = bytearray()
+        self._scanned = 0  # bytes of a head that have been checked
         self._interim = 0  # bytes of interim answers so far
         self._lasting = False
         self.head: AnswerHead | None = None
@@ -60,12 +65,25 @@ class Answer:
             if max(end, len(self._unread) if end < 0 else 0) + self._interim > MAX_HEAD:
                 raise BadFraming(f"a head of more than {MAX_HEAD} bytes")
             if end < 0:
+                self._check_beginning()
                 return None
             self._read(bytes(self._unread[:end]))
             del self._unread[: end + 4]
+            self._scanned = 0
         rest = bytes(self._unread)
         self._unread = bytearray()
         return rest
+
+    def _check_beginning(self) -> None:
+        """Raise BadFraming for what cannot become a head: its end would be awaited in vain."""
+        begun = self._unread
+        line, ended, _ = begun[:MAX_STATUS_LINE].partition(b"\r\n")
+        status = line if ended else line[:13] + _STATUS_LINE[len(line) :]
+        if not _STATUS.fullmatch(status):
+            raise BadFraming("an answer that does not begin with HTTP/1.1 and a status")
+        if _NOT_IN_HEADS.search(begun, max(0, self._scanned - 1)):
+            raise BadFraming("a head with a bare line break or a NUL")
+        self._scanned = len(begun)
 
     def _read(self, raw: bytes) -> None:
         first, *lines = raw.split(b"\r\n")

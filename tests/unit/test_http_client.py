@@ -264,6 +264,26 @@ class Answered(Case):
             self.failed(heard)
             self.assertEqual(wire.closed, "abort", said[:40])
 
+    def test_what_is_no_answer_is_known_at_the_first_sign(self) -> None:
+        """Though nothing more comes: a server that waits for us to speak would wait for ever."""
+        for said in (
+            b"\x15\x03\x01\x00\x02\x02\x0a",  # an alert of TLS
+            b"\x00",
+            b"SSH-",
+            b"220 mail.example ESMTP\r\n",
+            b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+            b"HTTP/1.1 200 OK\r\nA: b\nC",
+            b"HTTP/1.1 200 OK\r\nA: \0",
+            b"HTTP/2",
+            b"HTTP/1.1 99",
+            b"HTTP/1.1 2000 ",
+            b"{}",
+        ):
+            _, heard, wire = self.asked()
+            self.wire_says(wire, said)
+            self.failed(heard)
+            self.assertEqual(wire.closed, "abort", said)
+
     def test_a_caller_that_reads_slowly_slows_the_answer(self) -> None:
         """The socket is left alone meanwhile; also when it was said before the connection."""
         call, heard = self.open()

@@ -357,6 +357,39 @@ class Refusals(Served):
         self.assertIn(b'illegal chunk header"', self.said())
 
 
+class OtherProtocols(Served):
+    """What is no HTTP is told so at once, for nothing else may ever follow."""
+
+    def test_at_the_first_sign(self) -> None:
+        """400, and the connection ends."""
+        hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(32))
+        for said, word in (
+            (hello, b"TLS"),
+            (hello[:1], b"TLS"),
+            (b"hello\n", b"bare line feeds"),
+            (b"hello\r\n", b"request line"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", b"request line"),
+            (b"EHLO here\r\n", b"request line"),
+            (b"\x00\x00\x00\x12", b"request line"),
+            (b'{"json":', b"request line"),
+            (b"GET / HTTP/1.1\nHost: x\n\n", b"bare line feeds"),
+            (b"GET / HTTP/1.1\r\nHost: x\n", b"bare line feeds"),
+        ):
+            self.setUp()
+            self.say(said)
+            heard = self.said()
+            self.assertTrue(heard.startswith(b"HTTP/1.1 400 Bad Request\r\n"), said)
+            self.assertIn(word, heard)
+            self.assertEqual(self.transport.closed, "half")
+
+    def test_a_head_in_any_pieces(self) -> None:
+        """What may still become one is waited for."""
+        for byte in b"\r\nVERSION-CONTROL /caf\xc3\xa9 HTTP/1.1\r\nHost: x\r\nA: \xff\r\n\r\n":
+            self.assertEqual(self.said(), b"")
+            self.say(bytes([byte]))
+        self.assertEqual([each.asked.method for each in self.incoming], [b"VERSION-CONTROL"])
+
+
 class Targets(Served):
     """What a request is for (RFC 9112, section 3.2)."""
 
