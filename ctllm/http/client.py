@@ -19,6 +19,7 @@ from ctllm.http.headers import from_ollama
 from ctllm.http.outgoing import Outgoing, Switched
 from ctllm.wire.exchange import Call, Caller
 from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.room import Room
 
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
 #: close, and no request meets a connection that is just being closed.
@@ -26,6 +27,8 @@ KEEP = 20.0
 #: How many connections are being made at once: more would only wait elsewhere, or be refused, and
 #: each costs the turn of the reactor that finishes it.
 MAX_DIALLING = 16
+#: Most bytes of all requests together that are held to be sent once more.
+MAX_REPEATABLE_IN_ALL = 8 * 1024 * 1024
 #: How many unused connections are kept.
 MAX_KEPT = 64
 
@@ -50,6 +53,7 @@ class Origin:
         self.host = host
         self.unreachable = unreachable
         self.admit = admit
+        self.room = Room(MAX_REPEATABLE_IN_ALL)
         self._endpoint = endpoint
         self.clock = clock
         self._kept: list[tuple[Connection, Timer]] = []
@@ -63,7 +67,7 @@ class Origin:
             timer.cancel()
             outgoing.use(connection)
         else:
-            outgoing.wait_for(self._dial())
+            outgoing.wait_for(self.dial())
         return outgoing
 
     def upgrade(self, head: RequestHead, caller: Caller, switched: Switched) -> Call:
@@ -73,10 +77,11 @@ class Origin:
         other answer is an answer like any other.
         """
         outgoing = Outgoing(self, head, caller, switched)
-        outgoing.wait_for(self._dial())
+        outgoing.wait_for(self.dial())
         return outgoing
 
-    def _dial(self) -> Deferred[Any]:
+    def dial(self) -> Deferred[Any]:
+        """A connection of one's own."""
         factory = Factory.forProtocol(Connection)
         factory.noisy = False
         dialled: Deferred[Any] = self._dialling.run(self._connect, factory)
@@ -93,7 +98,7 @@ class Origin:
             connection.abort()
             return
         connection.on_lost = lambda: self._lost(connection)
-        self._kept.append((connection, self.clock.callLater(KEEP, connection.abort)))
+        self._kept.append((connection, self.clock.callLater(KEEP, connection.retire)))
 
     def close(self) -> None:
         """Close the connections that nobody uses."""

@@ -105,6 +105,15 @@ class Connection(Protocol):
     def stopProducing(self) -> None:
         """The transport is closing; `connectionLost` tells the rest."""
 
+    def retire(self) -> None:
+        """Close in order: nobody uses it, and nothing is under way on it."""
+        if is_tls(self.transport):
+            return self.abort()  # its other side might never agree
+        self.outgoing = None
+        self.on_lost()
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
     def abort(self) -> None:
         """Close now. Nobody uses it from here on, though the transport tells only later."""
         self.outgoing = None

@@ -8,11 +8,11 @@ import h11
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 
-from ctllm.errors import CtllmError, Overloaded
+from ctllm.errors import CtllmError, Overloaded, TooSlow
 from ctllm.http.attention import Attention
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, is_tls
-from ctllm.http.patience import LINGER, PARTING, SLOW
+from ctllm.http.patience import HEAD_TIME, LINGER, PARTING, SLOW
 from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread
 from ctllm.wire.answers import Dialect, error_body
@@ -104,11 +104,20 @@ class Ending(Protocol):
             self.close()
 
     def _too_late(self) -> None:
-        if self._full and not (self._closing or self._late):  # it still reads its last answer
+        if self._closing or self._late:
+            self._closing = True
+            self.transport.abortConnection()
+        elif self._full:  # it still reads its last answer
             self._late = True
-            return self._deadline.set(SLOW)
-        self._closing = True
-        self.transport.abortConnection()
+            self._deadline.set(SLOW)
+        elif self._unread:
+            self._refuse(TooSlow(f"a request's head did not arrive within {HEAD_TIME:g} seconds"))
+        else:
+            self.close()
+
+    def _refuse(self, error: CtllmError) -> None:
+        """Answer with `error` and let the client go."""
+        raise NotImplementedError
 
     def push_out(self) -> None:
         """Too many wait: with a word if that can be, or without."""

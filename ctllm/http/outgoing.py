@@ -19,7 +19,10 @@ from ctllm.wire.answer import Answer
 from ctllm.wire.body import BadFraming, BodyWriter
 from ctllm.wire.exchange import Caller
 from ctllm.wire.heads import AnswerHead, RequestHead, first
+from ctllm.wire.room import Room
 
+#: Most bytes of a request body that are held until it is being answered.
+MAX_REPEATABLE = 64 * 1024
 #: Seconds that the beginning of a chunk waits for its rest, which is on its way.
 HOLD = 0.1
 
@@ -35,6 +38,10 @@ class Server(Protocol):
     host: bytes
     clock: Clock
     unreachable: type[CtllmError]
+    room: Room
+
+    def dial(self) -> Deferred[Any]:
+        """A connection of one's own."""
 
     def admit(self, head: AnswerHead) -> AnswerHead:
         """What callers get of an answer's head."""
@@ -62,6 +69,8 @@ class Outgoing:
         self._over = False
         self._paused = False
         self._fresh = False  # made for this exchange: what breaks it is not old age
+        self._repeatable: list[bytes] | None = None  # the body so far, on a connection of before
+        self._repeatable_size = 0
         self._answer = Answer(head.method, upgrade=switched is not None)
         self._hold = Deadline(origin.clock, self._let_go)
         self._switching = Deadline(origin.clock, self._not_switched)
@@ -100,6 +109,10 @@ class Outgoing:
         self._connection = connection
         connection.outgoing = self
         connection.on_lost = nobody_waits
+        if not self._fresh:
+            self._repeatable = []
+            for piece in self._waiting:
+                self._hold_for_repeating(piece)
         if self._paused:
             connection.transport.pauseProducing()
         try:
@@ -135,8 +148,10 @@ class Outgoing:
             return  # the answer was whole before the request
         if self._body is None:
             self._waiting.append(piece)
-        else:
-            self._send(self._body.piece, piece)
+            return
+        if self._repeatable is not None:
+            self._hold_for_repeating(piece)
+        self._send(self._body.piece, piece)
 
     def end(self) -> None:
         """The request body is whole."""
@@ -149,6 +164,7 @@ class Outgoing:
         self._over = True
         self._switching.lift()
         self._stop_waiting()
+        self._drop_repeatable()
         if self._connecting is not None:
             self._connecting.cancel()
         connection, self._connection = self._connection, None
@@ -170,6 +186,39 @@ class Outgoing:
             if self._answer.body.holds:
                 self._wait()
 
+    # -- once more, where a connection that was kept turns out to be closed
+
+    def _hold_for_repeating(self, piece: bytes) -> None:
+        assert self._repeatable is not None
+        room = self._origin.room
+        self._repeatable.append(piece)
+        self._repeatable_size += len(piece)
+        room.take(len(piece))
+        if self._repeatable_size > MAX_REPEATABLE or room.full:
+            self._drop_repeatable()
+
+    def _drop_repeatable(self) -> None:
+        """The request is not sent once more: it is being answered, or too large, or over."""
+        self._origin.room.give(self._repeatable_size)
+        self._repeatable, self._repeatable_size = None, 0
+
+    def _repeat(self) -> bool:
+        """Send the request on a new connection, if all of it is held and nothing was answered.
+
+        A server may close a connection that it has kept at any moment, and so in the one in which
+        it is used again (RFC 9112, section 9.3.1).
+        """
+        held = self._repeatable
+        if held is None or self._answer.begun or self._over:
+            return False
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self._drop_repeatable()
+        self._waiting, self._body = held, None
+        self.wait_for(self._origin.dial())
+        return True
+
     def _send(self, framed: Callable[..., bytes], *piece: bytes) -> None:
         connection = self._connection
         if connection is None or self._over:
@@ -183,6 +232,7 @@ class Outgoing:
             write_now(connection.transport, data)
 
     def _unfit(self, error: BadFraming) -> None:
+        self._drop_repeatable()
         self.broken(f"the request cannot be sent on: {error}")
 
     # -- what the connection hears
@@ -192,6 +242,7 @@ class Outgoing:
         answer = self._answer
         try:
             if answer.head is None:
+                self._drop_repeatable()
                 rest = answer.take_head(data)
                 if rest is None or answer.head is None:
                     return
@@ -254,6 +305,8 @@ class Outgoing:
 
     def closed(self) -> None:
         """The server closed in order: that may be how the answer ends."""
+        if self._repeat():
+            return
         try:
             if self._answer.head is None:
                 raise BadFraming("it closed the connection before it answered")
@@ -278,6 +331,8 @@ class Outgoing:
 
     def broken(self, why: str) -> None:
         """The answer cannot become whole."""
+        if self._repeat():
+            return
         connection, self._connection = self._connection, None
         self._over = True
         self._switching.lift()

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from ctllm.errors import Overloaded
-from ctllm.http.patience import BODY_TIME, HEAD_TIME, IDLE
+from ctllm.http.patience import BODY_TIME, HEAD_TIME, IDLE, LINGER
 from tests.fuzz import http, tunnel, websocket
 from tests.unit.pretend import Wire
 from tests.unit.test_front import Case
@@ -31,6 +31,9 @@ class Patience(Case):
             self.clock.advance(HEAD_TIME / 20)
             if wire.closed:
                 break
+        self.assertIn(b"HTTP/1.1 408 ", wire.said())
+        self.assertEqual(wire.closed, "half")
+        self.clock.advance(LINGER)
         self.assertEqual(wire.closed, "abort")
 
     def test_blank_lines_buy_no_time(self) -> None:

@@ -7,9 +7,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
-from ctllm.http.client import KEEP, MAX_KEPT, Origin
+from ctllm.http.client import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, Origin
 from ctllm.http.incoming import Incoming
-from ctllm.http.outgoing import Outgoing
+from ctllm.http.outgoing import MAX_REPEATABLE, Outgoing
 from ctllm.http.patience import HANDSHAKE, PARTING
 from ctllm.wire.answer import MAX_HEAD
 from ctllm.wire.heads import AnswerHead, RequestHead, first
@@ -422,7 +422,7 @@ class Kept(Case):
         self.clock.advance(KEEP - 0.1)
         self.assertEqual(wire.closed, "")
         self.clock.advance(0.1)
-        self.assertEqual(wire.closed, "abort")
+        self.assertEqual(wire.closed, "close")
 
     def test_not_used_once_it_is_being_closed(self) -> None:
         """Also in the turn in which its time is over, before the transport says so."""
@@ -482,6 +482,96 @@ class Kept(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         idle.protocol.dataReceived(OK)
         self.assertEqual(busy.over, "end")
+
+
+class Repeated(Case):
+    """A server may close a kept connection in the moment in which it is used again."""
+
+    def reused(self, head: RequestHead = GET) -> tuple[Outgoing, Heard, Wire]:
+        """An exchange on a connection that was kept."""
+        _, _, wire = self.asked()
+        wire.protocol.dataReceived(OK)
+        wire.said()
+        call, heard = self.open(head)
+        self.assertEqual(self.place.dialled, [])
+        return call, heard, wire
+
+    def test_a_request_without_a_body(self) -> None:
+        """It is sent once more on a new connection, however the old one ended."""
+        for reason in (None, ConnectionLost()):
+            call, heard, wire = self.reused()
+            call.end()
+            wire.hang_up(reason)
+            self.assertIsNone(heard.over)
+            again = self.place.accept()
+            self.assertTrue(again.said().startswith(b"GET /api/tags HTTP/1.1\r\n"))
+            again.protocol.dataReceived(OK)
+            self.assertEqual((bytes(heard.got), heard.over), (b"ok", "end"))
+            self.setUp()
+
+    def test_a_body_that_is_still_held(self) -> None:
+        """In its order, and what comes of it later follows."""
+        call, heard, wire = self.reused(UPLOAD)
+        call.write(b"one")
+        self.assertTrue(wire.said().endswith(b"3\r\none\r\n"))
+        wire.hang_up()
+        self.assertFalse(heard.may_send)
+        call.write(b"two")
+        again = self.place.accept()
+        self.assertTrue(heard.may_send)
+        call.write(b"six")
+        call.end()
+        body = again.said().partition(b"\r\n\r\n")[2]
+        self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
+        again.protocol.dataReceived(OK)
+        self.assertEqual(heard.over, "end")
+        self.assertEqual(self.origin.room.held, 0)
+
+    def test_only_once(self) -> None:
+        """What breaks on a new connection is not the age of the connection."""
+        call, heard, wire = self.reused(POST)
+        call.write(b"body")
+        call.end()
+        wire.hang_up()
+        self.place.accept().hang_up()
+        self.failed(heard)
+        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+
+    def test_not_once_it_is_answered(self) -> None:
+        """A single byte of an answer is enough: the server has had the request."""
+        call, heard, wire = self.reused()
+        call.end()
+        wire.protocol.dataReceived(b"H")
+        wire.hang_up()
+        self.failed(heard)
+        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+
+    def test_not_where_it_is_not_all_held(self) -> None:
+        """Of a large body what was sent is gone; and all bodies together have a limit."""
+        for size, held in ((MAX_REPEATABLE + 1, 0), (10, MAX_REPEATABLE_IN_ALL)):
+            self.origin.room.take(held)
+            call, heard, wire = self.reused(UPLOAD)
+            call.write(b"x" * size)
+            wire.hang_up()
+            self.failed(heard, OllamaDown)
+            self.assertEqual((self.place.dialled, self.origin.room.held), ([], held))
+            self.setUp()
+
+    def test_what_cannot_be_sent_is_not_tried_again(self) -> None:
+        """The connection had no part in it."""
+        call, heard, _ = self.reused(POST)
+        call.write(b"too long")
+        self.failed(heard, OllamaDown)
+        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+
+    def test_a_caller_that_leaves_meanwhile(self) -> None:
+        """Nothing is dialled for it any more."""
+        call, heard, wire = self.reused()
+        call.end()
+        wire.hang_up()
+        call.cancel(LEFT)
+        self.assertEqual(self.place.given_up, 1)
+        self.assertIsNone(heard.over)
 
 
 class AgainstOurServer(SynchronousTestCase):

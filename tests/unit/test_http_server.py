@@ -328,14 +328,19 @@ class Refusals(Served):
         """A head has its time, and so has silence between requests; an exchange has none."""
         self.say(b"GET / HT")
         self.clock.advance(HEAD_TIME)
+        self.assertTrue(self.said().startswith(b"HTTP/1.1 408 Request Timeout\r\n"))
+        self.assertEqual(self.transport.closed, "half")
+        self.clock.advance(LINGER)
         self.assertEqual(self.transport.closed, "abort")
         self.setUp()
         self.say(CHAT)
         self.clock.advance(86400)
         self.assertEqual(self.transport.closed, "")
         self.incoming[0].reply(200, {})
+        self.said()
         self.clock.advance(IDLE)
-        self.assertEqual(self.transport.closed, "abort")
+        self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
+        self.assertGreater(IDLE, 118)  # as long as curl keeps a connection, the longest of them
 
     def test_a_broken_chunk_ends_the_exchange(self) -> None:
         """The call is cancelled and the client told."""
