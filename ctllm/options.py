@@ -146,7 +146,7 @@ class _Desktop(_Level):
     optParameters = [*_rows("desktop"), *_rows("proxy", without=_NOT_IN_A_TUNNEL)]
     checks = (_has_ollama,)
     examples = (
-        "ctllm login LINK                 with what ctllm invite printed on the server",
+        "ctllm login                      asks for the link that ctllm invite printed",
         "twistd -n ctllm desktop",
         "twistd -n ctllm desktop --ollama 192.168.1.20 --desktop-name attic",
     )

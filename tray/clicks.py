@@ -61,7 +61,10 @@ class Clicks:
 
     def _opened(self, answer: Any) -> None:
         if not answer["opened"]:
-            self._notify("There is no browser to open", "Open this yourself: " + answer["address"])
+            # The address would sign in whoever reads it, in a log or a list of notifications.
+            self._notify(
+                "There is no browser to open", "Run in a terminal, for a link to open: ctllm show"
+            )
 
     def prefer(self, preference: str) -> None:
         """Say where requests go."""
@@ -74,7 +77,7 @@ class Clicks:
     def _sign_in(self) -> None:
         link = ask_for_link()
         if link is None:
-            self._notify("Sign in with a command", "Run: ctllm login LINK")
+            self._notify("Sign in with a command", "Run: ctllm login")
         elif link:
             self._ask(ipc.Login, link=link)
 

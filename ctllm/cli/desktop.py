@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from getpass import getpass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ from ctllm.client_snippets import (
 )
 from ctllm.config import Config
 from ctllm.errors import BadRequest, CtllmError
+
+#: Characters of a line that may be a sign-in link.
+MAX_LINK = 4096
+ARGUMENT_WARNING = (
+    "ctllm: warning: other users of this machine can read a link among the arguments, and whoever "
+    "uses it first is signed in. Run `ctllm login` without it, and paste it when asked."
+)
 
 
 def _file(config: Config) -> Any:
@@ -45,12 +53,31 @@ def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
     run(lambda reactor: work(lambda url: CloudClient(url, agent(reactor), reactor)))
 
 
+def _sign_in_link(given: str) -> str:
+    """Give the link to sign in with: `given`, a line of standard input (-), or what is typed.
+
+    The link is a secret that is good for whoever brings it first, so it is not echoed.
+    """
+    if given == "-":
+        return sys.stdin.readline(MAX_LINK)
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        raise BadRequest("There is no terminal to ask for the link. Pipe it to: ctllm login -")
+    try:
+        return getpass("Paste the sign-in link (it is not shown): ")
+    except (EOFError, KeyboardInterrupt):
+        raise BadRequest("No link was given.") from None
+
+
 def login(config: Config, told: Command) -> None:
     """Sign this desktop in with a link."""
     from ctllm.desktop.cloud import split_link
     from ctllm.desktop.session import log_in
 
-    url, invite = split_link(told.argument)
+    url, invite = split_link(_sign_in_link(told.argument))
+    if told.argument not in ("", "-"):
+        print(ARGUMENT_WARNING, file=sys.stderr)
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_in(_file(config), client_for(url), invite)

@@ -33,7 +33,7 @@ class _Invite(Command):
     argument = "NAME"
     longdesc = (
         "Prints a sign-in link for the user NAME. It works once, for the minutes that the "
-        "configuration says (15), in a browser or with: ctllm login LINK"
+        "configuration says (15), in a browser or on a desktop, which `ctllm login` signs in."
     )
 
 
@@ -155,12 +155,28 @@ class _Autostart(Command):
 
 
 class _Login(Command):
-    argument = "LINK"
-    longdesc = "Signs this desktop in with a link that `ctllm invite NAME` printed on the server."
+    longdesc = (
+        "Signs this desktop in with a link that `ctllm invite NAME` printed on the server. It asks "
+        "for the link, or reads it from standard input where LINK is -. Other users of this "
+        "machine can read a link that is given as an argument, and sign in with it first."
+    )
+
+    def parseArgs(self, *given: str) -> None:
+        """Keep the link, or how to get it."""
+        if len(given) > 1:
+            raise usage.UsageError("takes one argument at most: LINK, or - for standard input")
+        self.argument = "".join(given)
+
+    def getSynopsis(self) -> str:
+        """The command and what may follow."""
+        return f"{super().getSynopsis()} [LINK|-]"
 
 
 class _Logout(Command):
-    longdesc = "Signs this desktop out. Its API keys stop working within three minutes."
+    longdesc = (
+        "Signs this desktop out. Its API keys stop working at once, or within three minutes where "
+        "the cloud cannot be reached."
+    )
 
 
 class Connect(usage.Options):

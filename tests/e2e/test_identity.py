@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from http.cookies import Morsel, SimpleCookie
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from ctllm.standin import Script, Standin
 from ctllm.wire.assertions import SERVE, USE
 from ctllm.wire.keys import key_hash
 from tests.e2e.processes import children, linux, option
-from tests.e2e.world import Program, World, read_all, until
+from tests.e2e.world import BIN, Program, World, read_all, until
 
 SESSION, TOKEN = "/ctllm/session", "/ctllm/session/token"
 EVIL = {"Origin": "https://evil.example"}
@@ -226,6 +227,26 @@ async def test_pages_of_other_sites_cannot_touch_a_session(town: Town) -> None:
     assert (await town.world.http("POST", TOKEN, {}, headers=brought | own))[0] == 200
     asks = {"Access-Control-Request-Method": "POST"}
     assert (await town.world.http("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
+
+
+@linux
+@ensureDeferred
+async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
+    """`ctllm login` does not echo it, and it is in no argument and in no environment."""
+    world, state = town.world, town.world.state("dave")
+    link = await world.invite("dave")
+    argv = [str(BIN / "ctllm"), f"--state={state}", "login"]
+    program = Program("login", argv, world.environment(), terminal=True)
+    world.programs.append(program)
+    await until(lambda: "Paste the sign-in link" in program.printed, "the question")
+    told = b"".join(
+        Path(f"/proc/{program.pid}/{each}").read_bytes() for each in ("cmdline", "environ")
+    )
+    program.transport.write(f"{link}\n".encode())
+    await until(lambda: program.code is not None, "the sign-in")
+    assert (program.code, link in program.printed) == (0, False)
+    assert f"Signed in to {world.url} as dave." in program.printed
+    assert b"invite" not in told
 
 
 # -- what is whose

@@ -40,12 +40,14 @@ async def until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
 class Program(ProcessProtocol):
     """A child process and what it printed."""
 
-    def __init__(self, name: str, argv: list[str], env: dict[str, str]) -> None:
+    def __init__(
+        self, name: str, argv: list[str], env: dict[str, str], terminal: bool = False
+    ) -> None:
         self.name = name
         self.printed = ""
         self.ended: Deferred[int] = Deferred()
         self.code: int | None = None
-        reactor.spawnProcess(self, argv[0], argv, env=env)
+        reactor.spawnProcess(self, argv[0], argv, env=env, usePTY=terminal)
 
     def outReceived(self, data: bytes) -> None:
         self.printed += data.decode(errors="replace")
@@ -155,22 +157,27 @@ class World:
     async def desktop(self, user: str, ollama: int, *options: str, state: str = "") -> Program:
         """A desktop of `user` beside the Ollama at a port, signed in and connected."""
         state = state or user
-        await self.command(state, "login", await self.invite(user))
+        await self.command(state, "login", "-", given=await self.invite(user))
         program = self.place(
             "desktop", state, f"--ollama=127.0.0.1:{ollama}", "--endpoint=off", *options
         )
         await until(lambda: "bridge: connected" in program.printed, "the bridge to connect")
         return program
 
-    async def command(self, state: str, *arguments: str) -> str:
+    async def command(self, state: str, *arguments: str, given: str = "") -> str:
         """Run `ctllm`; gives what it printed, fails the test if it failed."""
-        return await self.command_in(self.state(state), *arguments)
+        return await self.command_in(self.state(state), *arguments, given=given)
 
-    async def command_in(self, folder: Path, *arguments: str) -> str:
-        """Run `ctllm` with any folder as its state."""
+    async def command_in(self, folder: Path, *arguments: str, given: str = "") -> str:
+        """Run `ctllm` with any folder as its state, and `given` on its standard input."""
         argv = [str(BIN / "ctllm"), f"--state={folder}", *arguments]
         done = await deferToThread(
-            subprocess.run, argv, capture_output=True, text=True, env=self.environment()
+            subprocess.run,
+            argv,
+            input=given,
+            capture_output=True,
+            text=True,
+            env=self.environment(),
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()

@@ -8,6 +8,8 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from time import time
+from typing import Any
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -24,7 +26,7 @@ from ctllm.cloud.identity import (
     load_keys,
 )
 from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.errors import Unauthenticated
+from ctllm.errors import BadRequest, Unauthenticated
 from ctllm.wire.keys import owner_tag, tag_in
 
 ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
@@ -72,7 +74,6 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("--help", self.refused())
         for words in (
             ["frobnicate"],
-            ["login"],
             ["login", "a", "b"],
             ["connect", "curl", "x"],
             ["connect", "--endpoint", "--cloud", "curl"],
@@ -136,10 +137,56 @@ class CommandTests(SynchronousTestCase):
 
     def test_links_that_are_none(self) -> None:
         """Nobody is dialled; the sentence shows what one looks like."""
-        for link in ("", "cloud", "https://c.example/", "https://c.example/#x=y", "#invite=x",
+        for link in ("cloud", "https://c.example/", "https://c.example/#x=y", "#invite=x",
                      "ftp://c.example/#invite=x", "https://c.example/?invite=x"):  # fmt: skip
             self.assertIn("#invite=", self.refused("login", link))
         self.assertFalse(self.file.path.exists())
+
+    def logged_in(self, *words: str, typed: str = "", terminal: bool = False) -> tuple[str, str]:
+        """The link that `ctllm login` takes, and what it says on standard error."""
+        taken: list[str] = []
+
+        def split(link: str) -> Any:
+            taken.append(link)
+            raise BadRequest("that is all")
+
+        asked = mock.Mock(isatty=lambda: terminal, readline=io.StringIO(typed).readline)
+        errors = io.StringIO()
+        with (
+            mock.patch("sys.stdin", asked),
+            mock.patch("ctllm.cli.desktop.getpass", return_value=typed) as getpass,
+            mock.patch("ctllm.desktop.cloud.split_link", split),
+            redirect_stderr(errors),
+        ):
+            self.assertIn("that is all", self.refused("login", *words))
+        self.assertEqual(getpass.called, terminal)
+        return taken[0], errors.getvalue()
+
+    def test_where_a_link_comes_from(self) -> None:
+        """It is asked for without an echo, or read from standard input."""
+        link = "https://c.example/#invite=x"
+        self.assertEqual(self.logged_in(typed=link, terminal=True), (link, ""))
+        self.assertEqual(self.logged_in("-", typed=f"{link}\nmore"), (f"{link}\n", ""))
+        with mock.patch("sys.stdin", io.StringIO(link)):
+            self.assertIn("ctllm login -", self.refused("login"))
+
+    def test_no_link_is_typed(self) -> None:
+        """The end of the input and Ctrl-C are answered with a sentence."""
+        terminal = mock.Mock(isatty=lambda: True)
+        for end in (EOFError, KeyboardInterrupt):
+            with (
+                mock.patch("sys.stdin", terminal),
+                mock.patch("ctllm.cli.desktop.getpass", side_effect=end),
+            ):
+                self.assertIn("No link was given.", self.refused("login"))
+
+    def test_a_link_among_the_arguments(self) -> None:
+        """It is taken, and the danger is named."""
+        errors = io.StringIO()
+        with mock.patch("ctllm.cli.desktop.run"), redirect_stderr(errors):
+            self.run_("login", "https://c.example/#invite=x")
+        self.assertIn("other users of this machine can read", errors.getvalue())
+        self.assertNotIn("invite=x", errors.getvalue())
 
     def test_revoke(self) -> None:
         """Every sign-in of that user is over, nobody else's, and how many is said."""

@@ -22,7 +22,7 @@ from ctllm.wire.requested_model import ModelFinder
 
 #: How a server in the middle, or a busy Ollama, says that it is no use now.
 _NO_USE = frozenset((502, 503, 504))
-_REFUSED = "the cloud does not accept this desktop's sign-in; sign in again: ctllm login LINK"
+_REFUSED = "the cloud does not accept this desktop's sign-in; sign in again: ctllm login"
 _MOVED = Cancelled("this request is being answered elsewhere")
 
 
