@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.health import ask_health, until_well
+from ctllm.cloud.health import TIMEOUT, ask_health, until_well
 from ctllm.cloud.lifecycle import ALIVE, MEMORY, NEXT, Backoff, Cause, Event, Happening, State
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.runtimes import Runtime
@@ -28,6 +28,10 @@ from ctllm.http.headers import from_proxy
 
 #: Unanswered questions for its health, in a row, after which a proxy hangs.
 MISSES = 3
+#: Seconds until it is asked again after it did not answer.
+AGAIN = 5.0
+#: Seconds by which this process may be late itself, so that a missing answer still counts.
+LATE = 1.0
 _CROWDED = "Too many streaming proxies are being started right now. Try again in a moment."
 
 
@@ -226,10 +230,13 @@ class Life:
         self._waiting.succeed(self.origin)
         while missed < MISSES:
             left = max(1.0, means.settings.proxy_idle_seconds - idle)
-            await sleep(means.clock, min(means.settings.proxy_health_seconds, left))
+            pause = means.settings.proxy_health_seconds
+            await sleep(means.clock, min(AGAIN if missed else pause, pause, left))
+            began = means.clock.seconds()
             health = await ask_health(self.origin, means.clock)
             if health is None:
-                missed += 1
+                # A cloud that is late itself says nothing about its proxies.
+                missed += means.clock.seconds() - began < TIMEOUT + LATE
                 continue
             # Who asked for it a moment ago is about to use it, though it cannot know that yet.
             idle = min(health.idle_seconds, means.clock.seconds() - self._wanted)

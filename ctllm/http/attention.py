@@ -12,8 +12,9 @@ from typing import Any
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, is_tls
 
-#: Seconds between two looks at a connection that is not read.
-LOOK = 0.1
+#: Seconds until the first look at a connection that is not read, the growth of the time between
+#: two, and the most of it: thousands may be unread at once.
+LOOK, GROWTH, LONGEST = 0.1, 1.5, 0.5
 
 _ENDS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
 
@@ -24,6 +25,7 @@ class Attention:
     def __init__(self, clock: Clock) -> None:
         self._transport: Any = None
         self._next = Deadline(clock, self._look)
+        self._pause = LOOK
 
     def turn(self, transport: Any, reading: bool) -> None:
         """Read it from now on, or do not."""
@@ -37,13 +39,15 @@ class Attention:
     def _ignore(self, transport: Any) -> None:
         self._transport = transport
         transport.pauseProducing()
+        self._pause = LOOK
         self._next.set(LOOK)
 
     def _look(self) -> None:
         if hung_up(self._transport):
             self._transport.abortConnection()
         else:
-            self._next.set(LOOK)
+            self._pause = min(LONGEST, self._pause * GROWTH)
+            self._next.set(self._pause)
 
     def lift(self) -> None:
         """The connection is read, or over: it tells by itself."""

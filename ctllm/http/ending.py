@@ -12,6 +12,7 @@ from ctllm.errors import CtllmError, Overloaded, TooSlow
 from ctllm.http.attention import Attention
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, is_tls
+from ctllm.http.memory_limiter import ConnectionMemory
 from ctllm.http.patience import HEAD_TIME, LINGER, PARTING, SLOW
 from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread
@@ -47,6 +48,7 @@ class Ending(Protocol):
     _h11: h11.Connection
     _unread: Unread
     _attention: Attention
+    _memory: ConnectionMemory
     _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
@@ -81,6 +83,8 @@ class Ending(Protocol):
         """
         self._closing = True
         self._unread.take_all()
+        self._memory.hold_unread(0)
+        self._memory.finish()
         self._deadline.set(LINGER)
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)
@@ -91,6 +95,7 @@ class Ending(Protocol):
         """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
         self._incoming = self._work = None
         self._closing = True
+        self._memory.finish()
         if last_words and self._h11.our_state is h11.SEND_BODY:
             self.send(h11.Data(data=last_words))
             self._parting.set(PARTING)

@@ -8,6 +8,7 @@ from zope.interface import implementer
 
 from ctllm.http.crowd import Crowd
 from ctllm.http.faces import Clock
+from ctllm.http.memory_limiter import MemoryLimiter
 from ctllm.http.server import App, Enter, HttpServer
 from ctllm.http.turnstile import Begin, Turnstile
 
@@ -20,7 +21,7 @@ class HttpServerFactory(Factory):
     """Makes an `HttpServer` for each connection. `max_head` is in bytes.
 
     Requests begin as the `turnstile` lets them; without one, each at once. The connections are
-    those of the `crowd`.
+    those of the `crowd`, and hold what the `limiter` allows.
     """
 
     noisy = False
@@ -32,9 +33,11 @@ class HttpServerFactory(Factory):
         max_head: int = 64 * 1024,
         turnstile: Turnstile | None = None,
         crowd: Crowd | None = None,
+        limiter: MemoryLimiter | None = None,
     ) -> None:
         enter: Enter = turnstile.enter if turnstile is not None else _at_once
-        self._made = (app, clock, max_head, enter, Crowd(MOST) if crowd is None else crowd)
+        crowd = Crowd(MOST) if crowd is None else crowd
+        self._made = (app, clock, max_head, enter, crowd, limiter)
 
     def acceptableProtocols(self) -> list[bytes]:
         """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""

@@ -59,6 +59,9 @@ class ServerConnection(Protocol):
     def welcome(self) -> None:
         """It is known who asks; raises Overloaded."""
 
+    def admit(self) -> None:
+        """Reserve the memory of an exchange; raises TooManyRequests."""
+
     def answered(self) -> None:
         """The answer is whole."""
 
@@ -94,6 +97,10 @@ class Incoming:
         """It is known who asks: this is not pushed out. Raises Overloaded where none fits in."""
         self._server.welcome()
 
+    def admit(self) -> None:
+        """Reserve the memory that an exchange takes at least; raises TooManyRequests."""
+        self._server.admit()
+
     # -- being answered by a Call
 
     def relay(self, call: Call) -> None:
@@ -124,10 +131,11 @@ class Incoming:
         """The client is gone."""
         self.gone = True
         call, self._call = self._call, None
-        if call is not None and not self._done:
+        if self._done:
+            return
+        self._over("left")
+        if call is not None:
             call.cancel(error)
-        if not self._done:
-            self._over("left")
 
     def answer_paused(self) -> None:
         """The client's socket is full."""

@@ -23,6 +23,7 @@ from ctllm.http.crowd import Crowd
 from ctllm.http.ending import Ending
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.incoming import Incoming
+from ctllm.http.memory_limiter import BUFFER, ConnectionMemory, MemoryLimiter
 from ctllm.http.patience import BODY_IDLE, HEAD_TIME, IDLE
 from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread, complaint, read_out, request_head, split_target
@@ -43,7 +44,15 @@ class HttpServer(Ending):
     transport: Any
     _log = Logger()
 
-    def __init__(self, app: App, clock: Clock, max_head: int, enter: Enter, crowd: Crowd) -> None:
+    def __init__(
+        self,
+        app: App,
+        clock: Clock,
+        max_head: int,
+        enter: Enter,
+        crowd: Crowd,
+        limiter: MemoryLimiter | None = None,
+    ) -> None:
         super().__init__(clock)
         self._app = app
         self._crowd = crowd
@@ -57,6 +66,8 @@ class HttpServer(Ending):
         self._attention = Attention(clock)
         self._trickle = Trickle(clock, self._wants_body, self._trickled)
         self._pumping = False
+        self._memory = ConnectionMemory() if limiter is None else limiter.connection(self)
+        self._in_parser = 0  # bytes of a body that h11 holds
 
     # -- Twisted's side
 
@@ -86,6 +97,7 @@ class HttpServer(Ending):
         self._parting.lift()
         self._attention.lift()
         self._trickle.end()
+        self._memory.close()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
             incoming.left(Cancelled("the client left"))
@@ -95,12 +107,14 @@ class HttpServer(Ending):
     def pauseProducing(self) -> None:
         """The client reads slower than we write."""
         self._full = True
+        self._memory.add_unsent(BUFFER)
         if self._incoming is not None:
             self._incoming.answer_paused()
 
     def resumeProducing(self) -> None:
         """The client has caught up."""
         self._full = self._late = False
+        self._memory.clear_unsent()
         if self._incoming is not None:
             self._incoming.answer_resumed()
         elif not self._closing:
@@ -207,12 +221,16 @@ class HttpServer(Ending):
                 self.send(
                     h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
                 )
-            if not self._unread:
+            data = self._unread.take_all()
+            self._in_parser = len(data)
+            if not data:
                 return False
-            self._h11.receive_data(self._unread.take_all())
+            self._h11.receive_data(data)
         elif isinstance(event, h11.Data):
+            self._in_parser = max(0, self._in_parser - len(event.data))
             incoming.body(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
+            self._in_parser = 0
             incoming.body_end()
         return True
 
@@ -220,6 +238,11 @@ class HttpServer(Ending):
         """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
         busy = self._incoming or self._entering or self._full
         reading = len(self._unread) < READ_AHEAD or not busy
+        self._memory.hold_unread(len(self._unread) + self._in_parser)
+        if reading and self._h11.their_state is h11.SEND_BODY:
+            reading = self._memory.may_read()
+        else:
+            self._memory.stop_reading()
         self._attention.turn(self.transport, reading)
 
     # -- writing, for Incoming
@@ -228,10 +251,14 @@ class HttpServer(Ending):
         """Write one of h11's events."""
         data = self._h11.send(event)
         if data:
+            if self._full:
+                self._memory.add_unsent(len(data))
             write_now(self.transport, data)
 
     def send_chunk(self, piece: bytes) -> None:
         """Write a piece of a chunked body: what h11 would write, without asking it each time."""
+        if self._full:
+            self._memory.add_unsent(len(piece))
         write_now(self.transport, b"%x\r\n%b\r\n" % (len(piece), piece))
 
     @property
@@ -252,9 +279,19 @@ class HttpServer(Ending):
         """It is known who asks; raises Overloaded."""
         self._crowd.welcome(self)
 
+    def admit(self) -> None:
+        """Reserve the memory of an exchange; raises TooManyRequests."""
+        self._memory.admit()
+
+    def cut_off(self) -> None:
+        """Close now: the memory is needed."""
+        self._closing = True
+        self.transport.abortConnection()
+
     def answered(self) -> None:
         """The answer is whole: serve the next request, or close."""
         self._incoming = self._work = None
+        self._memory.finish()
         self._crowd.wait(self)
         self._trickle.end()
         read_out(self._h11, self._unread)
@@ -280,6 +317,7 @@ class HttpServer(Ending):
         self._deadline.lift()
         self._trickle.end()
         self._incoming = self._work = None
+        self._memory.close()
         self._closing = True
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)

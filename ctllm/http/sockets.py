@@ -10,6 +10,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFa
 from ctllm.http.patience import HANDSHAKE
 from ctllm.http.websocket import BridgeSocket, ProxySocket
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
+from ctllm.wire.memory_budget import MemoryBudget
 
 _OPTIONS = {
     "maxMessagePayloadSize": MAX_MESSAGE,
@@ -31,9 +32,10 @@ class ProxySockets(WebSocketServerFactory):
         greeted: Callable[[ProxySocket, bytes], None],
         interval: float,
         deadline: float,
+        budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(reactor=clock)
-        self._clock, self._greeted = clock, greeted
+        self._made = (clock, greeted, budget)
         self.pings = (interval, deadline)
         self.open = 0  # how many sockets there are
         self.setProtocolOptions(**_OPTIONS)
@@ -41,7 +43,7 @@ class ProxySockets(WebSocketServerFactory):
     def buildProtocol(self, addr: object) -> ProxySocket:
         """A socket for one bridge."""
         self.open += 1
-        socket = ProxySocket(self._clock, self._greeted)
+        socket = ProxySocket(*self._made)
         socket.factory = self
         return socket
 

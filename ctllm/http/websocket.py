@@ -27,6 +27,7 @@ from ctllm.http.messages import Messages, written
 from ctllm.http.patience import HANDSHAKE
 from ctllm.http.prompt import write_now
 from ctllm.wire.frames import MAX_MESSAGE, SUBPROTOCOL
+from ctllm.wire.memory_budget import MemoryBudget, unlimited
 from ctllm.wire.tunnel import Tunnel
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
@@ -51,7 +52,7 @@ class TunnelSocket(Pinged):
     sendCloseFrame: Callable[..., None]
     _log = Logger()
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, budget: MemoryBudget | None = None) -> None:
         super().__init__(clock)
         self.tunnel: Tunnel[Any] | None = None
         self.gone = False
@@ -59,6 +60,8 @@ class TunnelSocket(Pinged):
         self._flushing: Timer | None = None
         self._full = False
         self._messages = Messages(masked=not self.masks, limit=MAX_MESSAGE)
+        self._half = 0  # bytes of a frame that is not whole
+        self._budget = unlimited() if budget is None else budget
         self._pieces = 0  # of the message that autobahn is reading
         self._greeting = Deadline(clock, self._not_greeted)
         self.bytes_sent = self.bytes_heard = 0
@@ -125,10 +128,19 @@ class TunnelSocket(Pinged):
             super().dataReceived(data)  # type: ignore[misc]
             return
         messages, rest = self._messages.feed(data)
+        if len(self._messages) != self._half:
+            self._count_half(len(self._messages))
         for message in messages:
             self.onMessage(message, True)
         if rest:
             super().dataReceived(rest)  # type: ignore[misc]
+
+    def _count_half(self, held: int) -> None:
+        more, self._half = held - self._half, held
+        if more > 0:
+            self._budget.reserve(more)
+        else:
+            self._budget.release(-more)
 
     @property
     def _library_is_busy(self) -> bool:
@@ -187,6 +199,7 @@ class TunnelSocket(Pinged):
         """The connection is over; the exchanges wait for another."""
         self.gone = True
         self._greeting.lift()
+        self._count_half(0)
         self.life.end()
         if self._flushing is not None:
             self._flushing.cancel()
@@ -226,8 +239,13 @@ class ProxySocket(TunnelSocket, WebSocketServerProtocol):  # type: ignore[misc]
 
     masks = False
 
-    def __init__(self, clock: Clock, greeted: Callable[[ProxySocket, bytes], None]) -> None:
-        super().__init__(clock)
+    def __init__(
+        self,
+        clock: Clock,
+        greeted: Callable[[ProxySocket, bytes], None],
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        super().__init__(clock, budget)
         self._greeted = greeted
         self.on_closed: Callable[[], None] = lambda: None
 

@@ -25,6 +25,7 @@ from ctllm.proxy.resumption import wanted_exchange
 from ctllm.wire.assertions import MANAGE, SERVE, Claims, Verifier
 from ctllm.wire.frames import SUBPROTOCOL
 from ctllm.wire.heads import RequestHead, first, without
+from ctllm.wire.memory_budget import MemoryBudget
 
 #: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
 MAX_TUNNELS = 2 * MAX_DESKTOPS
@@ -34,12 +35,18 @@ class ProxyApp:
     """The application of one user's proxy."""
 
     def __init__(
-        self, rendezvous: Rendezvous, relay: Relay, verifier: Verifier, sockets: ProxySockets
+        self,
+        rendezvous: Rendezvous,
+        relay: Relay,
+        verifier: Verifier,
+        sockets: ProxySockets,
+        budget: MemoryBudget,
     ) -> None:
         self._rendezvous = rendezvous
         self._relay = relay
         self._verifier = verifier
         self._sockets = sockets
+        self._budget = budget
 
     async def __call__(self, incoming: Incoming) -> None:
         """Answer one request; raises CtllmError."""
@@ -57,10 +64,12 @@ class ProxyApp:
                 raise MethodNotAllowed("desktops can only be listed", allow="GET")
             incoming.reply(200, {"desktops": self._rendezvous.desktops()})
         elif path.startswith(b"/ctllm/exchanges/"):
+            incoming.admit()
             self._take_up(incoming)
         elif path.startswith((b"/ctllm/", b"/ws/")):
             raise NotFound("a streaming proxy has nothing there")
         else:
+            incoming.admit()
             asked = incoming.asked
             headers = (*without(asked.headers, _OURS), (SCOPE, _scope(claims)))
             head = RequestHead(asked.method, asked.target, headers)
@@ -71,6 +80,8 @@ class ProxyApp:
             "exchanges": self._rendezvous.exchanges,
             "desktops": len(self._rendezvous.desktops()),
             "idle_seconds": round(self._rendezvous.idle_seconds, 1),
+            "held_bytes": self._budget.reserved,
+            "budget_bytes": self._budget.size,
         }
 
     def _claims(self, head: RequestHead) -> Claims:

@@ -26,6 +26,7 @@ from ctllm.wire.frames import (
     split,
 )
 from ctllm.wire.heads import Headers, RequestHead, first
+from ctllm.wire.memory_budget import MemoryBudget
 from ctllm.wire.noted import Noted
 from ctllm.wire.opener import Asking, Opener
 from ctllm.wire.tunnel import check
@@ -45,9 +46,16 @@ class Rendezvous:
     _log = Logger()
 
     def __init__(
-        self, clock: Clock, window: int, grace: float, max_exchanges: int, max_resume: int
+        self,
+        clock: Clock,
+        window: int,
+        grace: float,
+        max_exchanges: int,
+        max_resume: int,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._clock = clock
+        self._budget = budget
         self._limits = (window, grace, max_exchanges)
         self._max_resume = max_resume
         self._remembered = Remembered()
@@ -78,7 +86,7 @@ class Rendezvous:
         if known is None:
             if len(self._meetings) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
-            known = Meeting(desktop, Opener(*self._limits, admit=from_desktop))
+            known = Meeting(desktop, Opener(*self._limits, admit=from_desktop, budget=self._budget))
             self._meetings[desktop.id] = known
         known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
         return known

@@ -17,18 +17,21 @@ from ctllm.config import Proxy
 from ctllm.http.crowd import Crowd
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.listener import Listener
+from ctllm.http.memory_limiter import MemoryLimiter
 from ctllm.http.periodic import PeriodicService
 from ctllm.http.sockets import ProxySockets
 from ctllm.http.turnstile import Turnstile
 from ctllm.proxy.app import ProxyApp
-from ctllm.proxy.limits import confine
+from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
+from ctllm.proxy.limits import confine, memory_budget
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
 from ctllm.wire.assertions import Verifier
+from ctllm.wire.memory_budget import MemoryBudget
 from ctllm.wire.room import Room
 
-#: Which part of its memory a proxy takes to hold requests while it chooses their desktop.
-HELD = 8
+#: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
+HELD = 4
 #: Seconds between sweeps of exchanges and desktops that are over.
 SWEEP = 1.0
 #: Which part of its files is not for connections of clients, but for tunnels and itself.
@@ -39,23 +42,31 @@ def proxy_service(
     reactor: Any, settings: Proxy, *, endpoint: str, id: str, cloud_key: str
 ) -> MultiService:
     """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed."""
+    budget = MemoryBudget(memory_budget(settings.memory_bytes))
     rendezvous = Rendezvous(
         reactor,
         settings.window,
         settings.grace_seconds,
         settings.max_exchanges,
         settings.resume_seconds_max,
+        budget,
     )
     sockets = ProxySockets(
-        reactor, rendezvous.greeted, settings.ping_seconds, settings.ping_timeout_seconds
+        reactor,
+        rendezvous.greeted,
+        settings.ping_seconds,
+        settings.ping_timeout_seconds,
+        budget,
     )
-    relay = Relay(rendezvous, reactor, Room(settings.memory_bytes // HELD))
-    app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets)
+    relay = Relay(rendezvous, reactor, Room(budget.size // HELD, budget))
+    app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets, budget)
     whole = MultiService()
+    ExitOnMemoryError().setServiceParent(whole)
     Confined(settings).setServiceParent(whole)
     turnstile = Turnstile(reactor)
     crowd = Crowd(settings.max_open_files - settings.max_open_files // FILES)
-    factory = HttpServerFactory(app, reactor, turnstile=turnstile, crowd=crowd)
+    limiter = MemoryLimiter(budget, reactor)
+    factory = HttpServerFactory(app, reactor, turnstile=turnstile, crowd=crowd, limiter=limiter)
     listener = Listener(reactor, endpoint, factory, "socket")
     turnstile.on_crowd = listener.pause
     listener.setServiceParent(whole)

@@ -30,6 +30,7 @@ from ctllm.wire.frames import (
     offset_frame,
 )
 from ctllm.wire.heads import AnswerHead, RequestHead, decode_answer, encode_request
+from ctllm.wire.memory_budget import MemoryBudget, unlimited
 from ctllm.wire.tunnel import Tunnel
 from ctllm.wire.window import Inbound, Outbound
 
@@ -53,6 +54,9 @@ class Asking(Exchange):
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the request body."""
+        if self.id not in self._opener.exchanges:
+            return  # it is over, and what is left of the request goes nowhere
+        self._opener.budget.reserve(len(piece))
         if self._put(piece):
             self.caller.pause_body()
 
@@ -158,7 +162,10 @@ class Asking(Exchange):
         """Take how far the answerer has consumed the request body."""
         if self._taken_up or self.link is not Link.LIVE:
             return  # of a request that another proxy sent, or of before our ATTACH
-        if self._acknowledged(offset):
+        held = self.out.held
+        goes_on = self._acknowledged(offset)
+        self._opener.budget.release(held - self.out.held)
+        if goes_on:
             self.caller.resume_body()
 
 
@@ -171,9 +178,11 @@ class Opener(Tunnel[Asking]):
         grace: float,
         max_exchanges: int,
         admit: Callable[[AnswerHead], AnswerHead] = lambda head: head,
+        budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(window, grace, max_exchanges)
         self.admit = admit
+        self.budget = unlimited() if budget is None else budget
         self.status: Status | None = None
 
     @property
@@ -228,6 +237,12 @@ class Opener(Tunnel[Asking]):
             self._forget(exchange)
             if not exchange.unopened:
                 self._reset(exchange.id, error)
+
+    def _forget(self, exchange: Asking) -> None:
+        """End an exchange; what was kept of its request is free."""
+        if exchange.id in self.exchanges:
+            self.budget.release(exchange.out.clear())
+        super()._forget(exchange)
 
     def sweep(self, now: float) -> None:
         """Give up exchanges whose desktop did not come back within the grace time."""

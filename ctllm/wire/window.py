@@ -139,6 +139,13 @@ class Outbound:
         self.end_sent = offset > self.written
         self.end_acked = False
 
+    def clear(self) -> int:
+        """Drop what is held, for it is over; gives how much that was."""
+        held = len(self._bytes)
+        self._bytes.clear()
+        self.base = self.written
+        return held
+
     def _trim(self) -> None:
         floor = min(self.acked, max(self.base, self.written - self.keep))
         if floor > self.base:

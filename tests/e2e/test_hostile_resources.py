@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from ctllm.standin import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import children, linux, option
-from tests.e2e.world import World, until
+from tests.e2e.world import Program, World, until
 
 pytestmark = linux
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
@@ -52,13 +52,13 @@ def fill(file: IO[bytes]) -> None:
             file.write(bytes(512))
 
 
-async def line(world: World) -> int:
-    """A whole line; the pid of its cloud."""
-    cloud = await world.cloud()
+async def line(world: World, *options: str) -> Program:
+    """A whole line; its cloud."""
+    cloud = await world.cloud(*options)
     world.ollama, port = world.standin("llama3.2")
     await world.desktop("alice", port)
     world.alice = await world.token("alice")
-    return cloud.pid
+    return cloud
 
 
 async def works(world: World) -> bool:
@@ -74,7 +74,7 @@ async def works(world: World) -> bool:
 @ensureDeferred
 async def test_no_file_descriptors_left(world: World, which: str) -> None:
     """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
-    cloud = await line(world)
+    cloud = (await line(world)).pid
     (proxy,) = children(cloud)
     pid = cloud if which == "cloud" else proxy
     world.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))

@@ -91,6 +91,8 @@ class DeathTests(SynchronousTestCase):
         self.assertEqual(self.died, [])
         self.tell("die", A, "1", exitCode="137")
         self.assertEqual(self.died, [(A, "it wanted more memory than it may have")])
+        self.tell("die", B, "2", exitCode="12")
+        self.assertEqual(self.died[1:], [(B, "it wanted more memory than it may have")])
 
     def test_of_others(self) -> None:
         """An earlier container of the same proxy, one that was told to end, one unheard of."""

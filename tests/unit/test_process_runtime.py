@@ -30,6 +30,7 @@ from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.http.asking import get
 from ctllm.options import Options
+from ctllm.wire.exit_codes import OUT_OF_MEMORY, STARVED
 
 A, B = (f"ctllm-proxy-{letter * 32}" for letter in "ab")
 
@@ -207,6 +208,15 @@ class ProcessTests(Case):
             self.assertEqual(await dead, "it ended with exit code 3")
         said = [(event["proxy"], event["line"]) for event in events if "line" in event]
         self.assertEqual(said, [("a" * 12, "no such"), ("a" * 12, "module")])
+
+    @asynchronous
+    async def test_memory(self) -> None:
+        """One that met a MemoryError says so by its exit code."""
+        runtime = self.runtime(f"sys.exit({OUT_OF_MEMORY})")
+        dead: Deferred[str] = Deferred()
+        runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
+        await runtime.ensure(A)
+        self.assertEqual(await dead, STARVED)
 
     @asynchronous
     async def test_stubborn(self) -> None:

@@ -20,6 +20,7 @@ from ctllm.wire.assertions import LIFE, MANAGE, SERVE, USE, Verifier
 from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.wire.heads import AnswerHead
 from ctllm.wire.jws import public_text
+from ctllm.wire.memory_budget import MemoryBudget
 from ctllm.wire.room import Room
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
@@ -40,7 +41,8 @@ class Case(SynchronousTestCase):
         sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
         verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
         relay = Relay(self.rendezvous, self.clock, Room(1 << 20))
-        app = ProxyApp(self.rendezvous, relay, verifier, sockets)
+        self.budget = MemoryBudget(1 << 24)
+        app = ProxyApp(self.rendezvous, relay, verifier, sockets, self.budget)
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 
@@ -80,6 +82,7 @@ class Believing(Case):
         """The runtime asks it, which has no assertion."""
         self.clock.advance(2.04)
         expected = {"exchanges": 0, "desktops": 0, "idle_seconds": 2.0}
+        expected |= {"held_bytes": 0, "budget_bytes": self.budget.size}
         self.assertEqual(self.ask("GET /health"), (200, expected))
 
     def test_everything_else_does(self) -> None:

@@ -14,6 +14,7 @@ from ctllm.cloud.engine import Engine, EngineRefused, Happened
 from ctllm.cloud.runtimes.containers import PROXY
 from ctllm.cloud.waiting import sleep
 from ctllm.http.faces import Clock
+from ctllm.wire.exit_codes import OUT_OF_MEMORY, STARVED
 
 #: Seconds until events are listened for again, once they have ended.
 AGAIN = 2.0
@@ -126,11 +127,13 @@ class Deaths(Service):
     def _why(self, happened: Happened, container: str) -> str:
         if container in self._starved:
             self._starved.discard(container)
-            return "it wanted more memory than it may have"
+            return STARVED
         if happened.action == "pause":
             return "its container was paused"
         if happened.action == "destroy":
             return "its container was removed"
+        if happened.attributes.get("exitCode") == str(OUT_OF_MEMORY):
+            return STARVED
         return f"its container exited with {happened.attributes.get('exitCode', 'no word')}"
 
 

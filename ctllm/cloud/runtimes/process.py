@@ -30,6 +30,7 @@ from ctllm.cloud.waiting import Waiting
 from ctllm.config import Proxy, arguments
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.faces import Clock, Timer
+from ctllm.wire.exit_codes import OUT_OF_MEMORY, STARVED
 
 #: Seconds between asking a process to end and making it end.
 PATIENCE = 5.0
@@ -228,4 +229,6 @@ def _said_of(ending: BaseException | None) -> str:
         return "it ended by itself"
     if ending.signal is not None:
         return f"it was ended by {signal.Signals(ending.signal).name}"
+    if ending.exitCode == OUT_OF_MEMORY:
+        return STARVED
     return f"it ended with exit code {ending.exitCode}"

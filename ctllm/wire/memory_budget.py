@@ -1,0 +1,67 @@
+"""How many bytes a process may hold for all its exchanges together, and how many it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctllm.errors import TooManyRequests
+
+
+def _no_matter() -> None:
+    """Nobody waits for room, or nothing can be given up."""
+
+
+class MemoryBudget:
+    """Bytes that are reserved, of `size`.
+
+    It has three marks, so that what has begun can go on. Beyond half of the size no exchange
+    begins. Beyond three quarters nothing more is read of request bodies. What comes after that are
+    answers, which nobody can refuse: beyond the size `on_excess` is called, to give something up.
+    `on_room` is called when bytes were released, and bodies may be read again.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.reserved = 0
+        self.on_room: Callable[[], None] = _no_matter
+        self.on_excess: Callable[[], None] = _no_matter
+        self._most_admitted = size // 2
+        self._most_read = size * 3 // 4
+
+    def admit(self, count: int) -> None:
+        """Reserve what an exchange costs at least; raises TooManyRequests."""
+        if self.reserved + count > self._most_admitted:
+            raise TooManyRequests(
+                "your requests that are under way take all the memory of your streaming proxy; "
+                "try again when some ended"
+            )
+        self.reserve(count)
+
+    def try_reserve(self, count: int) -> bool:
+        """Reserve room for a piece of a request body, if there is any."""
+        if self.reserved + count > self._most_read:
+            return False
+        self.reserved += count
+        return True
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether nothing more should be read that can wait."""
+        return self.reserved >= self._most_read
+
+    def reserve(self, count: int) -> None:
+        """Count bytes that are held already."""
+        self.reserved += count
+        if self.reserved > self.size:
+            self.on_excess()
+
+    def release(self, count: int) -> None:
+        """Count bytes that are not held any more."""
+        self.reserved -= count
+        if count and self.reserved < self._most_read:
+            self.on_room()
+
+
+def unlimited() -> MemoryBudget:
+    """Give a budget that never ends, for those who are bounded otherwise."""
+    return MemoryBudget(1 << 62)

@@ -1,0 +1,132 @@
+"""One user sends more than a proxy can hold: each request is answered, and memory has a bound."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import threading
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.standin import Script
+from tests.e2e.network import RawClient
+from tests.e2e.processes import alive, children, linux, megabytes, option, status
+from tests.e2e.test_hostile_resources import line, works
+from tests.e2e.world import World, until
+
+pytestmark = linux
+MEMORY = 128 << 20
+UPLOADS, SIZE = 300, 1_000_000
+
+
+class Uploads:
+    """Many large requests at once, from threads, and how each was answered."""
+
+    def __init__(self, port: int, token: str) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.without_retry = 0
+        messages = [{"role": "user", "content": "x" * SIZE}]
+        body = {"model": "llama3.2", "messages": messages, "stream": False}
+        self._body = json.dumps(body).encode()
+        self._head = (
+            "POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {token}\r\nContent-Length: {len(self._body)}\r\n\r\n"
+        ).encode()
+        self._port = port
+
+    def run(self, count: int) -> None:
+        """Send them; returns when the last was answered or closed."""
+        wires = [socket.create_connection(("127.0.0.1", self._port), 120) for _ in range(count)]
+        threads = [threading.Thread(target=self._one, args=(wire,)) for wire in wires]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _one(self, wire: socket.socket) -> None:
+        answer = b""
+        with wire:
+            with suppress(OSError):  # refused while it is being sent: the answer is there
+                wire.sendall(self._head)
+                wire.sendall(self._body)
+            with suppress(OSError):  # counted as no answer
+                answer = wire.recv(65536)
+        code = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+        self.statuses[code] += 1
+        if code in (429, 503):
+            self.without_retry += b"\r\nRetry-After: " not in answer
+
+
+async def health(proxy: int) -> dict[str, Any]:
+    """What a proxy says of itself."""
+
+    def ask() -> bytes:
+        with socket.socket(socket.AF_UNIX) as wire:
+            wire.settimeout(30)
+            wire.connect(option(proxy, "socket"))
+            wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            heard = b""
+            while piece := wire.recv(65536):
+                heard += piece
+            return heard
+
+    return json.loads((await deferToThread(ask)).partition(b"\r\n\r\n")[2])
+
+
+@ensureDeferred
+async def test_uploads_beyond_all_memory(world: World) -> None:
+    """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
+    cloud = (await line(world, f"--memory-bytes={MEMORY}")).pid
+    (proxy,) = children(cloud)
+    world.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
+    stream = await deferToThread(RawClient, world.cloud_port)
+    ask = {"model": "llama3.2", "prompt": "go on"}
+    await deferToThread(stream.ask, "POST", "/api/generate", world.alice, ask)
+    await deferToThread(stream.lines, 2)
+    uploads = Uploads(world.cloud_port, world.alice)
+    await deferToThread(uploads.run, UPLOADS)
+    peak = int(status(proxy)["VmHWM"].split()[0]) / 1024
+    print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB at most")
+    assert set(uploads.statuses) <= {200, 429, 503}, uploads.statuses
+    assert uploads.statuses[200] > 0 and uploads.statuses.total() == UPLOADS
+    assert uploads.without_retry == 0
+    assert peak * (1 << 20) < MEMORY
+    assert children(cloud) == [proxy], "the proxy was not replaced"
+    await deferToThread(stream.lines, 50)
+    assert (await health(proxy))["exchanges"] == 1
+    stream.close()
+
+    async def nothing_left() -> bool:
+        told = await health(proxy)
+        _, _, page = await world.http("GET", "/metrics", port=world.metrics_port)
+        return (
+            told["exchanges"] == told["held_bytes"] == 0
+            and b"\nctllm_exchanges_under_way 0.0\n" in page
+        )
+
+    await until(nothing_left, "everything to be given back")
+    assert await works(world)
+
+
+@ensureDeferred
+async def test_a_memory_error_ends_the_proxy(world: World) -> None:
+    """At once, whatever it was doing; the log says why, and the next request has another one."""
+    cloud = await line(world)
+    (proxy,) = children(cloud.pid)
+    had = int(status(proxy)["VmData"].split()[0]) << 10
+    _, hard = resource.prlimit(proxy, resource.RLIMIT_DATA)
+    resource.prlimit(proxy, resource.RLIMIT_DATA, (had + (2 << 20), hard))
+    uploads = Uploads(world.cloud_port, world.alice)
+    running = deferToThread(uploads.run, 30)
+    await until(lambda: not alive(proxy), "the proxy to end")
+    await running
+    await until(lambda: "wanted more memory than it may" in cloud.printed, "the reason")
+    assert "this proxy ends, and another takes its place" in cloud.printed
+    await until(lambda: works(world), "another proxy")
+    (other,) = children(cloud.pid)
+    assert other != proxy and megabytes(other) < 100

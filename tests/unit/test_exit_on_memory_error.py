@@ -1,0 +1,77 @@
+"""A proxy that met a MemoryError ends, wherever the exception was caught."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import fail
+from twisted.internet.task import Clock
+from twisted.logger import Logger
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.http.periodic import Periodic
+from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
+from tests.unit.pretend import Wire
+
+
+class Case(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.exits = 0
+        self.service = ExitOnMemoryError(self.exit)
+        self.service.startService()
+        self.addCleanup(lambda: self.service.running and self.service.stopService())
+
+    def exit(self) -> None:
+        self.exits += 1
+
+    def ended(self) -> None:
+        self.assertGreater(self.exits, 0)
+        self.flushLoggedErrors(MemoryError)
+
+    def test_in_an_application(self) -> None:
+        async def app(incoming: Incoming) -> None:
+            raise MemoryError
+
+        server, wire = HttpServerFactory(app, Clock()).buildProtocol(None), Wire()
+        wire.protocol = server
+        server.makeConnection(wire)
+        server.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.ended()
+
+    def test_in_work_that_is_repeated(self) -> None:
+        def work() -> None:
+            raise MemoryError
+
+        clock = Clock()
+        each = Periodic(work, clock, "working")
+        each.start(1.0)
+        self.ended()
+        each.stop()
+
+    def test_in_a_deferred_that_nobody_watches(self) -> None:
+        fail(MemoryError())
+        self.ended()
+
+    def test_where_nobody_can_catch_it(self) -> None:
+        class Held:
+            def __del__(self) -> None:
+                raise MemoryError
+
+        held = [Held()]
+        held.clear()
+        self.assertEqual(self.exits, 1)
+
+    def test_other_errors_end_nothing(self) -> None:
+        try:
+            raise ValueError
+        except ValueError:
+            Logger().failure("something else")
+        self.assertEqual((self.exits, len(self.flushLoggedErrors(ValueError))), (0, 1))
+
+    def test_stopped(self) -> None:
+        self.service.stopService()
+        try:
+            raise MemoryError
+        except MemoryError:
+            Logger().failure("too late")
+        self.assertEqual((self.exits, len(self.flushLoggedErrors(MemoryError))), (0, 1))

@@ -1,0 +1,215 @@
+"""One budget for all that a process holds: what has begun goes on, what is new is told to wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.errors import TooManyRequests
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from ctllm.http.memory_limiter import BUFFER, EXCHANGE, MemoryLimiter
+from ctllm.proxy.limits import BASE, LEAST, memory_budget
+from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
+from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.wire.memory_budget import MemoryBudget
+from ctllm.wire.opener import Opener
+from ctllm.wire.room import Room
+from tests.unit.pretend import Heard, Told, Wire
+
+POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LARGE = 100 * BUFFER
+
+
+class Budgets(SynchronousTestCase):
+    """The three marks."""
+
+    def setUp(self) -> None:
+        self.budget = MemoryBudget(1000)
+
+    def test_beyond_half_nothing_begins(self) -> None:
+        self.budget.admit(500)
+        error = self.assertRaises(TooManyRequests, self.budget.admit, 1)
+        self.assertEqual(error.status, 429)
+        self.budget.release(1)
+        self.budget.admit(1)
+
+    def test_beyond_three_quarters_no_body_is_read(self) -> None:
+        self.budget.reserve(700)
+        self.assertTrue(self.budget.try_reserve(50))
+        self.assertFalse(self.budget.try_reserve(1))
+        self.assertTrue(self.budget.is_tight)
+        self.assertEqual(self.budget.reserved, 750)
+
+    def test_beyond_all_something_is_given_up(self) -> None:
+        calls: list[int] = []
+        self.budget.on_excess = lambda: calls.append(self.budget.reserved)
+        self.budget.reserve(1000)
+        self.assertEqual(calls, [])
+        self.budget.reserve(1)
+        self.assertEqual(calls, [1001])
+
+    def test_room_is_told_of_below_the_mark_of_bodies(self) -> None:
+        calls: list[int] = []
+        self.budget.on_room = lambda: calls.append(self.budget.reserved)
+        self.budget.reserve(900)
+        self.budget.release(100)
+        self.assertEqual(calls, [])
+        self.budget.release(100)
+        self.assertEqual(calls, [700])
+
+    def test_of_a_process(self) -> None:
+        """It fits into the memory that the process may have, and is never nothing."""
+        self.assertEqual(memory_budget(BASE + 300), LEAST)
+        for megabytes in (128, 512, 4096):
+            self.assertLess(BASE + memory_budget(megabytes << 20), megabytes << 20)
+
+    def test_a_room_is_part_of_it(self) -> None:
+        """What one place holds is held by all; when the whole is tight, so is the part."""
+        room = Room(900, self.budget)
+        room.take(100)
+        self.assertEqual((self.budget.reserved, room.full), (100, False))
+        self.budget.reserve(700)
+        self.assertTrue(room.full)
+        room.give(100)
+        self.assertEqual(self.budget.reserved, 700)
+
+
+class Tunnels(SynchronousTestCase):
+    """The windows of requests."""
+
+    def setUp(self) -> None:
+        self.budget = MemoryBudget(1 << 20)
+        self.opener = Opener(1 << 16, 30, 9, budget=self.budget)
+        hello = Hello(1, 1 << 18, Desktop("d" * 32, "d"))
+        self.opener.receive(json_frame(Kind.HELLO, NO_EXCHANGE, hello))
+        self.heard = Heard()
+        self.asking = self.opener.open(RequestHead(b"POST", b"/"), self.heard)
+
+    def test_acknowledged_bytes_are_free(self) -> None:
+        self.asking.write(bytes(1000))
+        self.opener.outgoing()
+        self.assertEqual(self.budget.reserved, 1000)
+        self.opener.receive(offset_frame(Kind.ACK, self.asking.id, 400))
+        self.assertEqual(self.budget.reserved, 600)
+
+    def test_however_it_ends_all_are(self) -> None:
+        for end in (
+            lambda: self.asking.cancel(TooManyRequests("left")),
+            lambda: self.opener.abandon(TooManyRequests("gone")),
+            lambda: (self.opener.disconnected(0), self.opener.sweep(1000)),
+        ):
+            self.setUp()
+            self.asking.write(bytes(1000))
+            end()
+            self.asking.write(bytes(1000))  # whoever has not heard yet
+            self.assertEqual(self.budget.reserved, 0)
+
+
+class Connections(SynchronousTestCase):
+    """A server whose process may hold two megabytes."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.budget = MemoryBudget(2 << 20)
+        limiter = MemoryLimiter(self.budget, self.clock)
+        self.factory = HttpServerFactory(self.app, self.clock, limiter=limiter)
+        self.asked: list[Incoming] = []
+
+    async def app(self, incoming: Incoming) -> None:
+        incoming.admit()
+        self.asked.append(incoming)
+        await Deferred()
+
+    def come(self, said: bytes = b"") -> Wire:
+        server, wire = self.factory.buildProtocol(None), Wire()
+        wire.protocol = server
+        server.makeConnection(wire)
+        server.dataReceived(said)
+        return wire
+
+    def upload(self, sent: int = BUFFER // 2) -> Wire:
+        return self.come(POST % LARGE + bytes(sent))
+
+    def test_what_is_new_is_refused(self) -> None:
+        """429 with Retry-After; who is under way goes on, and when it ends there is room again."""
+        wires = [self.upload() for _ in range(60)]
+        said = [wire.said() for wire in wires]
+        refused = [each for each in said if each]
+        self.assertTrue(0 < len(refused) < 60)
+        for each in refused:
+            self.assertTrue(each.startswith(b"HTTP/1.1 429 "), each)
+            self.assertIn(b"\r\nRetry-After: 10\r\n", each)
+        self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
+        for wire in wires:
+            wire.hang_up()
+        self.assertEqual(self.budget.reserved, 0)
+        self.assertEqual(self.upload().said(), b"")
+
+    def fill(self) -> list[Wire]:
+        """As many uploads as are admitted, with room for one read of one of them."""
+        count = self.budget.size // 2 // (EXCHANGE + BUFFER)
+        wires = [self.come(POST % LARGE) for _ in range(count)]
+        free = self.budget.size * 3 // 4 - self.budget.reserved
+        self.budget.reserve(free)
+        return wires
+
+    def test_bodies_wait_and_the_oldest_goes_on_first(self) -> None:
+        """Who waits is not read; so no more comes than there is room for."""
+        wires = self.fill()
+        self.assertEqual({wire.producerState for wire in wires}, {"producing"})  # one read each
+        for wire in reversed(wires):
+            wire.protocol.dataReceived(bytes(BUFFER - 1))
+        self.assertEqual({wire.producerState for wire in wires}, {"paused"})
+        self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
+        self.budget.release(2 * BUFFER)
+        self.clock.advance(0)
+        states = [wire.producerState for wire in wires]
+        self.assertEqual(states, ["producing"] * 2 + ["paused"] * (len(wires) - 2))
+
+    def test_who_waits_may_leave(self) -> None:
+        wires = self.fill()
+        for wire in wires:
+            wire.protocol.dataReceived(bytes(BUFFER - 1))
+        wires[0].hang_up()
+        self.clock.advance(0)
+        self.assertEqual(wires[1].producerState, "producing")
+        for wire in wires[1:]:
+            wire.hang_up()
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_body_that_is_passed_on_is_not_held_here(self) -> None:
+        """What its call holds, that counts."""
+        wire = self.upload()
+        self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER // 2 + BUFFER)
+        call = Told()
+        self.asked[0].relay(call)
+        self.assertEqual(sum(map(len, call.told)), BUFFER // 2)
+        self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER)
+        self.asked[0].head(AnswerHead(200, b"", ((b"Content-Length", b"0"),)))
+        self.asked[0].end()
+        self.assertEqual(self.budget.reserved, 0)
+        self.assertIn(b" 200 ", wire.said())
+
+    def test_who_leaves_most_unread_is_cut_off(self) -> None:
+        """When answers fill it all; the others' go on."""
+        wires: list[Any] = [self.come(GET) for _ in range(3)]
+        for number, (wire, incoming) in enumerate(zip(wires, self.asked, strict=True)):
+            incoming.relay(Told())
+            incoming.head(AnswerHead(200))
+            wire.protocol.pauseProducing()
+            incoming.data(bytes((number + 1) * 250_000))
+        self.assertEqual([wire.closed for wire in wires], ["", "", ""])
+        self.asked[0].data(bytes(400_000))
+        self.assertEqual([wire.closed for wire in wires], ["", "", "abort"])
+        wires[2].settle()
+        wires[1].protocol.resumeProducing()
+        wires[0].hang_up()
+        self.assertEqual(self.budget.reserved, EXCHANGE)
+        wires[1].hang_up()
+        self.assertEqual(self.budget.reserved, 0)
