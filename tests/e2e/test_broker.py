@@ -299,6 +299,33 @@ async def test_what_changes_models_stays_here(home: Home) -> None:
 
 
 @ensureDeferred
+async def test_without_an_ollama_of_its_own(home: Home) -> None:
+    """Inference goes where there is one; the rest is refused at once, with what to do."""
+    await home.ollama.stop(signal.SIGKILL)
+
+    async def noticed() -> bool:
+        return (await home.ask("POST", "/v1/rerank", {}))[0] == 404
+
+    await until(noticed, "the desktop to see that its Ollama is gone")
+    hello = {"role": "user", "content": "hello"}
+    chat = {"model": "qwen3", "messages": [hello], "stream": False}
+    for path in ("//api/chat", "/api/chat/", "/v1/chat/completions/"):
+        status, headers, said = await home.ask("POST", path, chat)
+        assert (status, headers.get("ctllm-side")) == (200, "cloud"), said
+    for method, path in (
+        ("POST", "/chat/completions"), ("POST", "/v1/moderations"), ("GET", "/ctllm/desktops"),
+        ("GET", "/x/../ctllm/session"),
+    ):  # fmt: skip
+        status, headers, _ = await home.ask(method, path)
+        assert (status, "retry-after" in headers) == (404, False), path
+    assert (await home.ask("HEAD", "/"))[0] == 200
+    status, _, said = await home.ask("POST", "/api/pull", {"model": "qwen3"})
+    assert status == 503
+    for part in ("attic", "ctllm keys add NAME --manage", f"{home.world.url}/api/pull"):
+        assert part in json.loads(said)["error"]
+
+
+@ensureDeferred
 async def test_who_leaves_cancels_wherever_it_is(home: Home) -> None:
     """On either side, before the first byte and in mid-answer, the generation ends."""
     home.attic.script("/api/generate", Script(lines=200, line_interval=0.05))

@@ -227,6 +227,9 @@ class BrokerTests(SynchronousTestCase):
     def test_where_no_ollama_answers(self) -> None:
         """What Ollama never had is refused at once, as Ollama does; a retry would not help."""
         self.others.become(True)
+        wire = self.ask("/v1/rerank")
+        self.ollama.callers[-1].fail(OllamaDown("it broke off"))
+        self.assertTrue(wire.said().startswith(b"HTTP/1.1 503"), "that one is there")
         self.ollama.become(Status("down"))
         for line, status, hint in (
             ("POST /v1/rerank", 404, b""),

@@ -209,6 +209,8 @@ class Broker(MultiService):
         if not isinstance(error, OllamaDown):
             return error
         endpoint = endpoint_of(head)
+        if endpoint is None and self._trust[Side.LOCAL].up:
+            return error  # it is there, and broke off
         if endpoint is None:
             said = f"{asked_for(head)} is no endpoint of Ollama's that ctllm knows."
             wrong = refusal(head, said)
