@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ctllm.errors import CtllmError, NotRunning, Unauthenticated, UpstreamFailed, from_wire
+from ctllm.unix_sockets import peer_credentials, pinned
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import Status
 from ctllm.wire.json_decoder import InvalidJson, decode_json
@@ -184,12 +185,26 @@ def _connected(state: Path, patience: float) -> socket.socket:
     where = _where(state)
     if where.socket and hasattr(socket, "AF_UNIX"):
         with contextlib.suppress(OSError):  # then by TCP
-            return _dial(socket.AF_UNIX, where.socket, patience)
+            return _dial_unix(where.socket, state.joinpath(*ipc.WHERE).stat().st_uid, patience)
     try:
         return _dial(socket.AF_INET, ("127.0.0.1", where.port), patience)
     except OSError as error:
         why = f"process {where.pid} is gone: {error.strerror or error}"
         raise NotRunning(_NOT_RUNNING.format(why)) from error
+
+
+def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
+    """Connect to a socket at which the owner of the state folder listens, or root.
+
+    We may be root, and the folder another user's, who must not choose what we connect to.
+    """
+    with pinned(path) as there:
+        made = _dial(socket.AF_UNIX, there, patience)
+    peer = peer_credentials(made)
+    if peer is not None and peer.uid not in (owner, 0):
+        made.close()
+        raise PermissionError(f"user {peer.uid} listens at {path}")
+    return made
 
 
 def _dial(family: int, address: Any, patience: float) -> socket.socket:

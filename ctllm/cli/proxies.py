@@ -117,18 +117,18 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
 
 
 def _local(config: Config, folder: Any, reactor: Any) -> Any:
-    from twisted.internet.endpoints import clientFromString
-
     from ctllm.cloud.audit import Audit
     from ctllm.cloud.identity import load_keys
     from ctllm.cloud.roster import Local
+    from ctllm.cloud.runtimes import Instance, no_matter
     from ctllm.cloud.runtimes.chosen import runtime_for
+    from ctllm.cloud.runtimes.peers import endpoint_to
 
     state = Path(config.state)
     runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_keys(folder))
 
-    def connect(endpoint: str) -> Any:
-        return clientFromString(reactor, endpoint)
+    def connect(instance: Instance) -> Any:
+        return endpoint_to(reactor, instance, no_matter)
 
     return Local(runtime, reactor, connect, Audit(state))
 

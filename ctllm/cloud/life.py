@@ -17,7 +17,7 @@ from ctllm.cloud.audit import Audit
 from ctllm.cloud.health import TIMEOUT, ask_health, until_well
 from ctllm.cloud.lifecycle import ALIVE, MEMORY, NEXT, Backoff, Cause, Event, Happening, State
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.runtimes import Runtime
+from ctllm.cloud.runtimes import Instance, Runtime
 from ctllm.cloud.turns import Turns
 from ctllm.cloud.waiting import Waiting, sleep, within
 from ctllm.config import Cloud
@@ -46,7 +46,7 @@ class Means:
     runtime: Runtime
     clock: Clock
     settings: Cloud
-    connect: Callable[[str], Endpoint]
+    connect: Callable[[Instance], Endpoint]
     turns: Turns
     audit: Audit
     metrics: Metrics
@@ -217,7 +217,7 @@ class Life:
             await means.runtime.remove(self.id)
             instance = await means.runtime.ensure(self.id)
         self._adopted = instance.adopted
-        endpoint = means.connect(instance.endpoint)
+        endpoint = means.connect(instance)
         self.origin = Origin(
             endpoint, means.clock, "your streaming proxy", ProxyUnavailable, admit=from_proxy
         )

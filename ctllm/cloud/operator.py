@@ -22,6 +22,7 @@ from ctllm.errors import NotFound
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
+from ctllm.unix_sockets import NotASocket, pinned
 
 _PROXIES = "/proxies/"
 _log = Logger()
@@ -37,9 +38,9 @@ def answers(path: Path) -> bool:
     if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
         return False
     try:
-        with socket.socket(socket.AF_UNIX) as trial:
-            trial.connect(str(path))
-    except (FileNotFoundError, ConnectionRefusedError):
+        with pinned(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
+            trial.connect(there)
+    except (FileNotFoundError, ConnectionRefusedError, NotASocket):
         return False
     return True
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import msgspec
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -21,7 +20,8 @@ from ctllm.cloud.life import Life, Means
 from ctllm.cloud.lifecycle import ALIVE, Cause, Event, State
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.roster import Row, row
-from ctllm.cloud.runtimes import Runtime, Usage
+from ctllm.cloud.runtimes import Instance, Runtime, Usage
+from ctllm.cloud.runtimes.peers import endpoint_to
 from ctllm.cloud.turns import Turns
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
@@ -61,7 +61,7 @@ class Proxies(MultiService):
     Where proxies outlive the cloud, those that run are adopted, at the start and ever again: what
     the runtime has is the truth, and what is known here only a copy of it.
 
-    `reactor` keeps time and, unless `connect` is given, connects to a proxy's endpoint string;
+    `reactor` keeps time and, unless `connect` is given, connects to proxies (`endpoint_to`);
     `now` gives epoch seconds; `not_before` is as in `Means`.
     """
 
@@ -74,13 +74,13 @@ class Proxies(MultiService):
         settings: Cloud,
         audit: Audit,
         metrics: Metrics,
-        connect: Callable[[str], Endpoint] | None = None,
+        connect: Callable[[Instance], Endpoint] | None = None,
         now: Callable[[], float] = time.time,
         not_before: Callable[[str], float] = lambda proxy_id: -math.inf,
     ) -> None:
         super().__init__()
         self.draining = False  # whether nothing new may begin
-        connect = connect or (lambda endpoint: clientFromString(reactor, endpoint))
+        connect = connect or (lambda instance: endpoint_to(reactor, instance, self._died))
         turns = Turns(reactor, settings.max_starting)
         self._means = Means(
             runtime, reactor, settings, connect, turns, audit, metrics, now, not_before

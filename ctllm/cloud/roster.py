@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -9,7 +10,6 @@ from urllib.parse import quote
 
 import msgspec
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import UNIXClientEndpoint
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.health import Health, ask_health
@@ -18,6 +18,7 @@ from ctllm.errors import ProxyUnavailable, UpstreamFailed
 from ctllm.http.asking import ask
 from ctllm.http.client import Origin
 from ctllm.http.faces import Clock, Endpoint
+from ctllm.http.unix import VerifiedUNIXEndpoint
 from ctllm.wire.heads import RequestHead
 from ctllm.wire.json_decoder import decode_json
 
@@ -70,7 +71,8 @@ class Remote:
     """The `Roster` of a cloud that runs, by its operator's socket at `path`."""
 
     def __init__(self, reactor: Any, path: str) -> None:
-        endpoint = UNIXClientEndpoint(reactor, path)
+        owner = os.stat(os.path.dirname(path)).st_uid  # the cloud's user; we may be root
+        endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid == owner)
         self._clock = reactor
         self._cloud = Origin(endpoint, reactor, "the cloud", ProxyUnavailable)
 
@@ -105,7 +107,7 @@ class Local:
         self,
         runtime: Runtime,
         clock: Clock,
-        connect: Callable[[str], Endpoint],
+        connect: Callable[[Instance], Endpoint],
         audit: Audit,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -133,7 +135,7 @@ class Local:
 
     async def _row(self, there: Instance, used: Usage | None) -> Row:
         name = "a streaming proxy"
-        origin = Origin(self._connect(there.endpoint), self._clock, name, ProxyUnavailable)
+        origin = Origin(self._connect(there), self._clock, name, ProxyUnavailable)
         health = await ask_health(origin, self._clock)
         origin.close()
         return row(there.id, "running", self._now() - there.started, health, used)

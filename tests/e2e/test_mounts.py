@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.cloud.engine import Engine as Client
@@ -43,6 +44,17 @@ for top in ("/run/ctllm", "/tmp", "/run"):
     made.append(top)
 print(json.dumps([sorted(os.listdir("/sys/class/net")), made]))
 """
+
+
+#: Puts a link to what is named in the place of the socket.
+REPLACE = """
+import json, os, sys
+os.unlink("/run/ctllm/proxy.sock")
+os.symlink(sys.argv[1], "/run/ctllm/proxy.sock")
+print(json.dumps(os.getuid()))
+"""
+#: What the engine would do with the cloud's rights.
+CREATE = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
 
 
 def folders(world: World) -> list[Path]:
@@ -96,6 +108,68 @@ async def test_adopted_and_replaced(engine: Engine, world: World) -> None:
     await world.cloud(*engine.options, NONE)
     await until(lambda: works(world, world.alice), "the desktop to return", 20)
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["prox"]
+
+
+@ensureDeferred
+async def test_a_folder_that_was_never_sealed(engine: Engine, world: World) -> None:
+    """Of a cloud that ended while it started the container: the next one replaces that.
+
+    What was put in the place of the socket meanwhile leads nobody to the engine.
+    """
+    cloud = await world.cloud(*engine.options, NONE)
+    token = await world.token("alice")
+    starting = Deferred.fromCoroutine(start(world, token))
+    starting.addErrback(lambda reason: None)
+    await until(engine.containers, "the container to start")
+    await cloud.stop()
+    await starting
+    (folder,) = folders(world)
+    await until((folder / "proxy.sock").is_socket, "the proxy to listen")
+    folder.chmod(0o770)  # if the cloud was quick
+    first = engine.containers()
+    assert engine.within(first[0], REPLACE, str(engine.docker.socket)) == 1001
+    assert (folder / "proxy.sock").is_socket(), "the link leads to the engine"
+
+    await with_desktop(world, *engine.options, NONE)
+    status, _, said = await world.http("POST", "/containers/create", CREATE, world.alice)
+    assert status not in (200, 201), said
+    assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
+    (folder,) = folders(world)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o550
+
+
+@ensureDeferred
+async def test_a_socket_that_is_replaced_while_the_cloud_runs(engine: Engine, world: World) -> None:
+    """Though that cannot be: the next connection is to nobody, and the container is replaced."""
+    await with_desktop(world, *engine.options, NONE)
+    token = await world.token("alice", "desktop")
+    first = engine.containers()
+    (folder,) = folders(world)
+    folder.chmod(0o770)
+    engine.within(first[0], REPLACE, str(engine.docker.socket))
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "A" * 22 + "=="}  # fmt: skip
+    status, headers, said = await world.http("GET", "/ws/tunnel", token=token, headers=upgrade)
+    assert status == 503 and "docker" not in headers.get("server", "").lower(), said
+    assert b"proxy.sock is not a socket" in said
+    await until(lambda: works(world, world.alice), "the desktop to return", 30)
+    assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
+    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    assert "is not a socket" in death["detail"]
+
+
+@ensureDeferred
+async def test_a_cloud_of_the_containers_user(world: World, open_state: Path) -> None:
+    """Does not start, and says what to do: containers would own their folders."""
+    os.chown(open_state, 1001, 1001)
+    program = world.run(
+        "cloud", "twistd", "-n", "--pidfile=", "--uid=1001", "--gid=1001", "ctllm", "cloud",
+        f"--state={open_state}", f"--listen=127.0.0.1:{world.cloud_port}", "--metrics=off",
+        "--runtime=docker", NONE,
+    )  # fmt: skip
+    assert await program.ended == 1
+    assert "the cloud runs as user 1001" in program.printed
+    assert "network = bridge" in program.printed and "Traceback" not in program.printed
 
 
 @pytest.fixture

@@ -123,8 +123,8 @@ class PretendRuntime:
     async def usage(self) -> Mapping[str, Usage]:
         return self.used
 
-    def connect(self, endpoint: str) -> PretendProxy:
-        return self.proxies[endpoint.removeprefix("unix:/")]
+    def connect(self, instance: Instance) -> PretendProxy:
+        return self.proxies[instance.id]
 
     def die(self, proxy_id: str) -> None:
         self.proxies.pop(proxy_id).up = False

@@ -8,17 +8,33 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
+class ProxySocket:
+    """The UNIX socket of a proxy and who must listen there.
+
+    `uid` and `pid` are the proxy's; in a container, `pid` is the first process of the container
+    with the id `container`, or 0 where that is not known.
+    """
+
+    path: str
+    uid: int
+    pid: int
+    container: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """A proxy that was started: `endpoint` is a client endpoint string, `started` epoch seconds.
 
     Started is not ready: it answers at `endpoint` a little later. `adopted` is one that somebody
-    else started, an earlier run of this cloud.
+    else started, an earlier run of this cloud. Whoever connects to a proxy with a `socket` does so
+    by `runtimes.peers.endpoint_to`, never by the endpoint string alone.
     """
 
     id: str
     endpoint: str
     started: float
     adopted: bool = False
+    socket: ProxySocket | None = None
 
 
 @dataclass(frozen=True, slots=True)

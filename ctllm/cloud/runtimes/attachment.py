@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ctllm.cloud.runtimes import ProxySocket
+
 if TYPE_CHECKING:  # the engine's client takes half a second to import, which commands need not
     from ctllm.cloud.engine import Container, Listed
+
+
+#: The user of what runs in containers, and their group where the cloud has none to give.
+CONTAINER_USER = CONTAINER_GROUP = 1001
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class Attached:
 
     listening: tuple[str, ...]
     host: Mapping[str, Any]
-    group: int = 1001
+    group: int = CONTAINER_GROUP
 
 
 class Attachment(Protocol):
@@ -36,7 +42,13 @@ class Attachment(Protocol):
         """What is left to do once its container runs; cancelled when that takes too long."""
 
     def endpoint(self, proxy_id: str, found: Container | Listed) -> str:
-        """Where that container is reached, as a client endpoint string; empty when it is not."""
+        """Where that container is reached, as a client endpoint string; empty when it is not.
+
+        Empty also where it could lead to somebody else. Each call looks anew.
+        """
+
+    def socket(self, proxy_id: str, found: Container | Listed) -> ProxySocket | None:
+        """The socket that `endpoint` names; None where it names an address."""
 
     async def clear(self, proxy_id: str) -> None:
         """Remove what was made, if anything was; its container is gone."""

@@ -57,6 +57,9 @@ class Bridges:
         address = found.address(network_name(proxy_id))
         return f"tcp:host={address}:port={PORT}" if address else ""
 
+    def socket(self, proxy_id: str, found: Container | Listed) -> None:
+        """None: it has an address."""
+
     async def clear(self, proxy_id: str) -> None:
         """Remove the network, if it is ours."""
         with suppress(Missing):

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from ctllm import __version__
-from ctllm.cloud.runtimes.attachment import Attached
+from ctllm.cloud.runtimes.attachment import CONTAINER_USER, Attached
 from ctllm.config import Proxy, arguments
 
 #: What every name begins with; the rest is the user's hash.
@@ -106,7 +106,7 @@ def container(
     return {
         "Image": image,
         "Cmd": said,
-        "User": f"1001:{attached.group}",
+        "User": f"{CONTAINER_USER}:{attached.group}",
         "Labels": marks.labels(proxy_id),
         "OpenStdin": False,
         "HostConfig": {**_limits(settings), **attached.host},

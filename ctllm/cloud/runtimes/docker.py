@@ -83,9 +83,12 @@ class DockerRuntime(MultiService):
                 if found is None or not adopted:
                     await self._clear(proxy_id)
                     found = await self._start(proxy_id)
+                instance = self._instance(proxy_id, found, adopted)
+                if not instance.endpoint:
+                    raise ProxyUnavailable("Its container ended, or is not what was started.")
             self._troubles.clear()
             self._deaths.born(proxy_id, Living(found.id, found.state.pid))
-            return self._instance(proxy_id, found, adopted)
+            return instance
 
     async def remove(self, proxy_id: str) -> None:
         """End the container and remove it and all that is its, as far as that is ours."""
@@ -117,11 +120,7 @@ class DockerRuntime(MultiService):
         sound = [name for name, each in listed.items() if self._fits(each)]
         for proxy_id in left - set(sound):
             await self._sweep(proxy_id)
-        return [
-            Instance(name, self._attachment.endpoint(name, listed[name]), listed[name].created,
-                     adopted=True)
-            for name in sound
-        ]  # fmt: skip
+        return [self._reached(name, listed[name], listed[name].created, True) for name in sound]
 
     async def usage(self) -> Mapping[str, Usage]:
         """What each that runs uses; who ended meanwhile is left out."""
@@ -222,5 +221,11 @@ class DockerRuntime(MultiService):
 
     def _instance(self, proxy_id: str, found: Container, adopted: bool) -> Instance:
         started = found.state.started_at
+        return self._reached(proxy_id, found, started.timestamp() if started else 0.0, adopted)
+
+    def _reached(
+        self, proxy_id: str, found: Container | Listed, started: float, adopted: bool
+    ) -> Instance:
         endpoint = self._attachment.endpoint(proxy_id, found)
-        return Instance(proxy_id, endpoint, started.timestamp() if started else 0.0, adopted)
+        socket = self._attachment.socket(proxy_id, found)
+        return Instance(proxy_id, endpoint, started, adopted, socket)

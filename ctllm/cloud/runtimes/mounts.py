@@ -1,27 +1,34 @@
 """No network at all for a container: a UNIX socket in a folder that it shares with the cloud.
 
 The outer folder lets nobody but the cloud's user in. An inner one is its container's: the proxy
-makes its socket there, and from then on nobody in the container can make anything.
+makes its socket there, and then the folder is sealed: nobody in the container can make, remove or
+rename anything in it. A folder is sealed when it belongs to the cloud, nobody may write to it, and
+all it holds is one socket of the container's user. A container whose folder is not is not reached:
+it is replaced.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
 
 from ctllm.cloud.engine import Container, Listed
 from ctllm.cloud.identity.store import Folder
-from ctllm.cloud.runtimes.attachment import Attached
+from ctllm.cloud.runtimes import ProxySocket
+from ctllm.cloud.runtimes.attachment import CONTAINER_GROUP, CONTAINER_USER, Attached
 from ctllm.cloud.waiting import sleep
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.http.faces import Clock
 
-#: The group of proxies where the cloud is root's, who needs none.
-GROUP = 1001
 _INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
 #: While the proxy makes its socket, and afterwards.
 _OPEN, _SEALED = 0o770, 0o550
@@ -34,6 +41,8 @@ _LONGEST = 107
 class Mounts:
     """An `Attachment` by folders below `state`."""
 
+    _log = Logger()
+
     def __init__(self, state: Path, clock: Clock) -> None:
         self._base, self._clock = state / "sockets", clock
 
@@ -44,16 +53,23 @@ class Mounts:
                 f"{self._base} is too long a path for sockets: choose a shorter --state, or "
                 "network = bridge."
             )
+        if os.geteuid() == CONTAINER_USER:  # who owns a folder may open it again
+            raise BadConfiguration(
+                f"cloud.network = none: the cloud runs as user {CONTAINER_USER}, which is the user "
+                "inside the containers. They could change what the cloud connects to. Run the "
+                "cloud as another user, or use network = bridge."
+            )
         Folder(self._base)
 
     async def make(self, proxy_id: str) -> Attached:
         """An empty folder in which the container's group may make a socket."""
-        folder, group = self._folder(proxy_id), os.getegid() or GROUP
+        folder, group = self._folder(proxy_id), os.getegid() or CONTAINER_GROUP
         await self.clear(proxy_id)
         try:
-            folder.mkdir()
-            os.chown(folder, -1, group)
-            folder.chmod(_OPEN)
+            folder.mkdir(mode=0o700)
+            with _opened(folder) as descriptor:
+                os.fchown(descriptor, -1, group)
+                os.fchmod(descriptor, _OPEN)
         except OSError as error:
             raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
         mount = {"Type": "bind", "Source": str(folder), "Target": _INSIDE}
@@ -61,24 +77,48 @@ class Mounts:
         return Attached(("--socket", f"{_INSIDE}/{_SOCKET}"), host, group)
 
     async def ready(self, proxy_id: str) -> None:
-        """Once the socket is there, nothing else may be made beside it."""
-        folder = self._folder(proxy_id)
-        while not (folder / _SOCKET).is_socket():
-            await sleep(self._clock, _OFTEN)
-        folder.chmod(_SEALED)
+        """Seal the folder once something has the socket's name; ProxyUnavailable if it is no seal.
+
+        First nothing more can be made, and then what is there is looked at.
+        """
+        try:
+            with _opened(self._folder(proxy_id)) as descriptor:
+                while _SOCKET not in os.listdir(descriptor):
+                    await sleep(self._clock, _OFTEN)
+                os.fchmod(descriptor, _SEALED)
+                sealed = self._is_sealed(descriptor)
+        except OSError as error:
+            raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
+        if not sealed:
+            raise ProxyUnavailable("Its container made something else than its socket.")
 
     def endpoint(self, proxy_id: str, found: Container | Listed) -> str:
-        """Its socket."""
-        path = self._folder(proxy_id) / _SOCKET
-        there = "none" in (found.network_settings.networks or {}) and path.is_socket()
-        return f"unix:{quoteStringArgument(str(path))}" if there else ""
+        """Its socket, if the folder is sealed."""
+        folder = self._folder(proxy_id)
+        if "none" not in (found.network_settings.networks or {}):
+            return ""
+        with suppress(OSError), _opened(folder) as descriptor:
+            if self._is_sealed(descriptor):
+                return f"unix:{quoteStringArgument(str(folder / _SOCKET))}"
+        return ""
+
+    def socket(self, proxy_id: str, found: Container | Listed) -> ProxySocket:
+        """Its socket, at which only a process of the container listens."""
+        path = str(self._folder(proxy_id) / _SOCKET)
+        first = found.state.pid if isinstance(found, Container) else 0
+        return ProxySocket(path, CONTAINER_USER, first, found.id)
 
     async def clear(self, proxy_id: str) -> None:
         """Remove the folder."""
         folder = self._folder(proxy_id)
-        if folder.is_dir():
-            folder.chmod(_OPEN)  # sealed, it keeps what is in it from us, too
+        with suppress(FileNotFoundError):
+            with _opened(folder) as descriptor:
+                os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
             shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():  # folders of the container's own: only root can remove those
+                aside = self._base / f"left-{token_hex(8)}"
+                folder.rename(aside)
+                self._log.warn("{path} cannot be removed: remove it as root", path=str(aside))
 
     async def left(self) -> set[str]:
         """Nothing by which a proxy would be known: a folder that stays costs nothing."""
@@ -86,3 +126,26 @@ class Mounts:
 
     def _folder(self, proxy_id: str) -> Path:
         return self._base / sha256(proxy_id.encode()).hexdigest()[:16]
+
+    def _is_sealed(self, folder: int) -> bool:
+        """Whether it is the cloud's, nobody may write to it, and it holds the socket and no more.
+
+        The cloud's user is the one of the folder around it: root may be the one who looks.
+        """
+        itself, around = os.fstat(folder), self._base.stat()
+        if itself.st_uid != around.st_uid or itself.st_uid == CONTAINER_USER:
+            return False
+        if stat.S_IMODE(itself.st_mode) != _SEALED or os.listdir(folder) != [_SOCKET]:
+            return False
+        found = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
+        return stat.S_ISSOCK(found.st_mode) and found.st_uid == CONTAINER_USER
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """A descriptor of the folder itself; OSError also where a link has its name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

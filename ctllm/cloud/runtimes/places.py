@@ -28,10 +28,14 @@ _SAMPLE = Path("0" * 12 + "-" + "0" * 8, _SOCKET)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a proxy is told to listen on (`arguments`) and where it is then found (`endpoint`)."""
+    """What a proxy is told to listen on (`arguments`) and where it is then found (`endpoint`).
+
+    `path` is that of its socket, in a `folder` of its own; both are empty for a port.
+    """
 
     arguments: tuple[str, ...]
     endpoint: str
+    path: str = ""
     folder: Path | None = None
 
 
@@ -109,7 +113,7 @@ class Sockets:
         short = sha256(proxy_id.encode()).hexdigest()[:12]
         folder = Path(tempfile.mkdtemp(prefix=f"{short}-", dir=self._base))
         path = str(folder / _SOCKET)
-        return Place(("--socket", path), f"unix:{quoteStringArgument(path)}", folder)
+        return Place(("--socket", path), f"unix:{quoteStringArgument(path)}", path, folder)
 
     def leave(self, place: Place) -> None:
         """Remove the socket's folder."""

@@ -22,7 +22,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.runtimes import Instance, Usage, no_matter
+from ctllm.cloud.runtimes import Instance, ProxySocket, Usage, no_matter
 from ctllm.cloud.runtimes.lines import Lines
 from ctllm.cloud.runtimes.places import Place, Places, places_below
 from ctllm.cloud.runtimes.usage import of_process
@@ -147,38 +147,41 @@ class ProcessRuntime(Service):
 
     def _spawn_at(self, place: Place, proxy_id: str) -> Instance:
         argv = self._command(proxy_id, place.arguments)
-        instance = Instance(proxy_id, place.endpoint, self._now())
-        child = Child(instance, place, self._reactor, self._ended)
-        self._children[proxy_id] = child
+        child = Child(proxy_id, place, self._reactor, self._ended)
         try:
             self._reactor.spawnProcess(child, argv[0], args=argv, env=environment(os.environ))
         except OSError:
-            del self._children[proxy_id]
             self._places.leave(place)
             raise
-        return instance
+        socket = None
+        if place.path:
+            socket = ProxySocket(place.path, os.geteuid(), child.transport.pid)
+        child.instance = Instance(proxy_id, place.endpoint, self._now(), socket=socket)
+        self._children[proxy_id] = child
+        return child.instance
 
     def _ended(self, child: Child, reason: str) -> None:
         self._places.leave(child.place)
-        self._children.pop(child.instance.id, None)
+        self._children.pop(child.id, None)
         if not child.ending:
-            self.on_exit(child.instance.id, reason)
+            self.on_exit(child.id, reason)
 
 
 class Child(ProcessProtocol):
     """One process; `ended` hears why it ended, after the last that it had to say."""
 
     transport: Any
+    instance: Instance
     _log = Logger()
 
     def __init__(
         self,
-        instance: Instance,
+        id: str,
         place: Place,
         clock: Clock,
         ended: Callable[[Child, str], None],
     ) -> None:
-        self.instance = instance
+        self.id = id
         self.place = place
         self.ending = False
         self._clock = clock
@@ -186,7 +189,7 @@ class Child(ProcessProtocol):
         self._gone: Waiting[None] = Waiting()
         self._kill: Timer | None = None
         self._out, self._err = Lines(self._said), Lines(self._warned)
-        self._short = instance.id.rpartition("-")[2][:12]
+        self._short = id.rpartition("-")[2][:12]
 
     def end(self) -> Deferred[None]:
         """Ask the process to end, in the end make it; fires when it has."""

@@ -9,25 +9,21 @@ import hmac
 import os
 import secrets
 import socket
-import struct
 import sys
 from typing import Any
 
 from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.unix_sockets import peer_credentials
 from ctllm.wire.ipc import Auth, proof
-
-#: What Linux tells of the other end of a UNIX socket: process, user, group (unix(7)).
-_PEER = struct.Struct("3i")
 
 
 def peer_uid(transport: Any) -> int | None:
     """The user at the other end of a UNIX socket, or None where the system does not say."""
-    asked = getattr(socket, "SO_PEERCRED", None)
     found = getattr(transport, "socket", None)
-    if asked is None or found is None or found.family != getattr(socket, "AF_UNIX", None):
+    if found is None or found.family != getattr(socket, "AF_UNIX", None):
         return None
-    raw = found.getsockopt(socket.SOL_SOCKET, asked, _PEER.size)
-    return int(_PEER.unpack(raw)[1])
+    peer = peer_credentials(found)
+    return None if peer is None else peer.uid
 
 
 class Door:
