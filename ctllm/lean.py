@@ -24,7 +24,8 @@ WITHOUT = (
     "snappy",
     "brotli",
     "brotlicffi",
-    "ctypes",  # Twisted's: for Windows
+    # Twisted's: for Windows. For a few calls of our own it is imported all the same (200 kB).
+    "ctypes",
 )
 
 #: Needed by nothing that a proxy does, but by the word of an import at the top of a module.

@@ -15,7 +15,15 @@ from ctllm import __version__
 from ctllm.config import KEYS, Config, load, ollama_url, public_url
 from ctllm.config.reading import closest
 from ctllm.errors import BadConfiguration
-from ctllm.place import ProxyPlace, read_cloud_key, read_host, read_id, read_port, read_socket
+from ctllm.place import (
+    ProxyPlace,
+    read_cloud_key,
+    read_host,
+    read_id,
+    read_port,
+    read_socket,
+    read_uid,
+)
 
 _TITLES = {
     "": "Options",
@@ -195,6 +203,12 @@ class _Proxy(_Level):
             "The cloud's public key (Ed25519, base64url). Not a secret.",
             read_cloud_key,
         ),
+        _Row(
+            _TITLES["place"],
+            "uid",
+            "The user, and group, to become once it listens, as a number; only root can.",
+            read_uid,
+        ),
         *_rows("proxy"),
     ]
     examples = (
@@ -253,6 +267,7 @@ class Options(_Level):
             host=told["host"] or "127.0.0.1",
             id=told["id"],
             cloud_key=told["cloud-key"],
+            uid=told["uid"],
         )
 
     def postOptions(self) -> None:

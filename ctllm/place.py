@@ -16,12 +16,14 @@ from twisted.python import usage
 
 _SOCKET_PATH_MAX = 107  # bytes: what the kernel takes for a UNIX socket
 
+_NO_USER = 2**32 - 1  # what the kernel takes for "leave it as it is"
+
 
 class ProxyPlace(Struct, frozen=True, kw_only=True):
     """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
 
     `host` is the address that goes with the port. `cloud_key` is the raw Ed25519 public key
-    (32 bytes) that session assertions are signed with.
+    (32 bytes) that session assertions are signed with. `uid` is the user to become.
     """
 
     socket: Path | None
@@ -29,6 +31,7 @@ class ProxyPlace(Struct, frozen=True, kw_only=True):
     host: str
     id: str
     cloud_key: bytes
+    uid: int | None = None
 
 
 def read_port(text: str) -> int:
@@ -59,6 +62,13 @@ def read_id(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
         raise usage.UsageError(f"--id={text}: must be 1 to 128 letters, digits, dots or dashes")
     return text
+
+
+def read_uid(text: str) -> int:
+    """The number of a user who is not root."""
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) < _NO_USER:
+        raise usage.UsageError(f"--uid={text}: must be the number of a user other than root")
+    return int(text)
 
 
 def read_cloud_key(text: str) -> bytes:

@@ -161,9 +161,12 @@ def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
     endpoint = f"tcp:{told.port}:interface={told.host}"
     if told.socket is not None:
         # In a container the cloud is of its group; nobody else gets as far as the socket's folder.
-        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=660"
+        # No lock file: the folder is new, and holds the socket alone.
+        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=660:lockfile=0"
     key = to_text(told.cloud_key)
-    return proxy_service(reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key)
+    return proxy_service(
+        reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key, uid=told.uid
+    )
 
 
 def _cloud(reactor: Any, config: Config) -> Any:

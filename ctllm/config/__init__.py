@@ -1,6 +1,6 @@
 """etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
 
-from ctllm.config.addresses import endpoint_string, network_pool, ollama_url, public_url
+from ctllm.config.addresses import endpoint_string, network_pool, ollama_url, public_url, uid_range
 from ctllm.config.desktop import Desktop
 from ctllm.config.keys import KEYS, Key, arguments
 from ctllm.config.reading import load
@@ -19,4 +19,5 @@ __all__ = [
     "network_pool",
     "ollama_url",
     "public_url",
+    "uid_range",
 ]

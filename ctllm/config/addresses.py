@@ -106,6 +106,19 @@ def network_pool(text: str) -> ipaddress.IPv4Network:
     return found
 
 
+def uid_range(text: str) -> range:
+    """Give the users' numbers from "60706-61183"; none for "off"."""
+    if text == OFF:
+        return range(0)
+    parts = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text)
+    first, last = (int(parts[1]), int(parts[2])) if parts else (0, 0)
+    if not 0 < first <= last < 2**32 - 1:
+        raise BadConfiguration(
+            'must be the first and the last of a range, as 60706-61183, or "off"'
+        )
+    return range(first, last + 1)
+
+
 def public_url(url: str, listen: str) -> str:
     """Give the address for links, without a slash at its end: `url`, or what follows from `listen`.
 

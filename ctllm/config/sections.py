@@ -16,6 +16,7 @@ from ctllm.config.addresses import (
     check_web_address,
     endpoint_string,
     network_pool,
+    uid_range,
 )
 from ctllm.config.desktop import Desktop
 from ctllm.config.section import Section
@@ -59,6 +60,14 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Literal["process", "docker"],
         Meta(description="What runs the streaming proxies."),
     ] = "process"
+    proxy_uids: Annotated[
+        str,
+        Meta(
+            description="Where runtime is process and the cloud is root: the users, as a range of "
+            'numbers, out of which each streaming proxy has one of its own; or "off".',
+            extra={"check": uid_range},
+        ),
+    ] = "60706-61183"
     engine: Annotated[
         str,
         Meta(

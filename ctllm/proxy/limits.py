@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from ctllm.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+
+#: What the C library reads to tell the time of day here.
+_TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
 #: What a proxy takes before it holds anything for anybody, with some to spare.
 BASE = 48 << 20
 #: The least budget, whatever is configured.
@@ -19,10 +24,18 @@ def memory_budget(memory_bytes: int) -> int:
     return max(LEAST, (memory_bytes - BASE) * 2 // 3)
 
 
+def become(uid: int) -> None:
+    """Be another user from now on, in a group of the same number alone; only root can."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
 def confine(memory_bytes: int, max_open_files: int) -> None:
     """Set this process's resource limits, where the system has them: they cannot be raised again.
 
-    Files cannot grow past zero bytes: a proxy stores nothing, and now it could not.
+    Files cannot grow past zero bytes: a proxy stores nothing, and now it could not. Nor can it
+    start a process, which might outlive the cloud.
     """
     if sys.platform == "win32":
         return
@@ -30,9 +43,17 @@ def confine(memory_bytes: int, max_open_files: int) -> None:
 
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_NPROC, 0)
     _lower(resource.RLIMIT_NOFILE, max_open_files)
     if sys.platform == "linux":  # elsewhere the kernel counts shared libraries into it, or ignores
         _lower(resource.RLIMIT_DATA, memory_bytes)
+
+
+def sandbox() -> None:
+    """Keep this process to the files of Python, which are read when a module is first used."""
+    forbid_new_privileges()
+    forbid_files([*filter(os.path.isabs, sys.path), *_TIME_ZONES])
+    forbid_inspection()
 
 
 def _lower(which: int, limit: int) -> None:

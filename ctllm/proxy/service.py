@@ -23,7 +23,7 @@ from ctllm.http.sockets import ProxySockets
 from ctllm.http.turnstile import Turnstile
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
-from ctllm.proxy.limits import confine, memory_budget
+from ctllm.proxy.limits import become, confine, memory_budget, sandbox
 from ctllm.proxy.relay import Relay
 from ctllm.proxy.rendezvous import Rendezvous
 from ctllm.wire.assertions import Verifier
@@ -39,9 +39,18 @@ FILES = 8
 
 
 def proxy_service(
-    reactor: Any, settings: Proxy, *, endpoint: str, id: str, cloud_key: str
+    reactor: Any,
+    settings: Proxy,
+    *,
+    endpoint: str,
+    id: str,
+    cloud_key: str,
+    uid: int | None = None,
 ) -> MultiService:
-    """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed."""
+    """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed.
+
+    It becomes the user `uid`, if there is one, once it listens.
+    """
     budget = MemoryBudget(memory_budget(settings.memory_bytes))
     rendezvous = Rendezvous(
         reactor,
@@ -62,7 +71,7 @@ def proxy_service(
     app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets, budget)
     whole = MultiService()
     ExitOnMemoryError().setServiceParent(whole)
-    Confined(settings).setServiceParent(whole)
+    Confined(settings, uid).setServiceParent(whole)
     turnstile = Turnstile(reactor)
     crowd = Crowd(settings.max_open_files - settings.max_open_files // FILES)
     limiter = MemoryLimiter(budget, reactor)
@@ -79,15 +88,18 @@ def proxy_service(
 
 
 class Confined(Service):
-    """Takes away what the process does not need, before it serves anyone."""
+    """Takes away what the process does not need, once it listens and before it serves anyone."""
 
-    def __init__(self, settings: Proxy) -> None:
-        self._settings = settings
+    def __init__(self, settings: Proxy, uid: int | None) -> None:
+        self._settings, self._uid = settings, uid
 
     def startService(self) -> None:
         """Set the limits."""
         super().startService()
         confine(self._settings.memory_bytes, self._settings.max_open_files)
+        sandbox()
+        if self._uid is not None:
+            become(self._uid)  # last: what the others import may be only root's to read
 
 
 class Farewell(Service):

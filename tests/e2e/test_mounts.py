@@ -53,6 +53,15 @@ os.unlink("/run/ctllm/proxy.sock")
 os.symlink(sys.argv[1], "/run/ctllm/proxy.sock")
 print(json.dumps(os.getuid()))
 """
+#: Runs a cloud as the user inside containers, for whom this machine need have no account.
+AS_1001 = """
+import os, sys
+import ctllm.cloud.service, ctllm.tap
+os.setgroups([])
+os.setgid(1001)
+os.setuid(1001)
+ctllm.tap.run(sys.argv[1:])
+"""
 #: What the engine would do with the cloud's rights.
 CREATE = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
 
@@ -162,11 +171,11 @@ async def test_a_socket_that_is_replaced_while_the_cloud_runs(engine: Engine, wo
 async def test_a_cloud_of_the_containers_user(world: World, open_state: Path) -> None:
     """Does not start, and says what to do: containers would own their folders."""
     os.chown(open_state, 1001, 1001)
-    program = world.run(
-        "cloud", "twistd", "-n", "--pidfile=", "--uid=1001", "--gid=1001", "ctllm", "cloud",
+    told = [
         f"--state={open_state}", f"--listen=127.0.0.1:{world.cloud_port}", "--metrics=off",
         "--runtime=docker", NONE,
-    )  # fmt: skip
+    ]  # fmt: skip
+    program = world.run("cloud", "python", "-c", AS_1001, "cloud", *told)
     assert await program.ended == 1
     assert "the cloud runs as user 1001" in program.printed
     assert "network = bridge" in program.printed and "Traceback" not in program.printed

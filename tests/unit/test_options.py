@@ -60,7 +60,7 @@ class PlaceTests(_Case):
         self.assertEqual(
             options("desktop"), keys("", "desktop", "proxy") - {"memory-bytes", "max-open-files"}
         )
-        own = {"socket", "port", "host", "id", "cloud-key"}
+        own = {"socket", "port", "host", "id", "cloud-key", "uid"}
         self.assertEqual(options("proxy"), keys("", "proxy") | own)
         self.assertFalse(own & {key.option for key in KEYS.values()})
 

@@ -16,14 +16,15 @@ from ctllm.cloud.runtimes.docker import DockerRuntime
 from ctllm.cloud.runtimes.mounts import Mounts
 from ctllm.cloud.runtimes.process import ProcessRuntime
 from ctllm.cloud.runtimes.routes import TABLE
-from ctllm.config import Cloud, Proxy, network_pool
+from ctllm.config import Cloud, Proxy, network_pool, uid_range
 from ctllm.errors import BadConfiguration
 
 
 def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: Keys) -> Runtime:
     """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
     if settings.runtime == "process":
-        return ProcessRuntime(reactor, state, limits, keys.public_text)
+        uids = uid_range(settings.proxy_uids)
+        return ProcessRuntime(reactor, state, limits, keys.public_text, uids=uids)
     is_here = settings.engine.startswith("unix:")
     if settings.network == "none" and not is_here:
         raise BadConfiguration(

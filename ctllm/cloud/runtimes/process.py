@@ -2,6 +2,9 @@
 
 A child's standard input is a pipe that nobody writes to: when the cloud dies, however it dies, the
 child sees its end and ends too. Its output goes to the cloud's log.
+
+Where the cloud is root, each child becomes a user of its own once it listens. Else it is of the
+cloud's user, and what keeps it from that user's files and processes is Landlock (`ctllm.sandbox`).
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from twisted.python.failure import Failure
 from ctllm.cloud.runtimes import Instance, ProxySocket, Usage, no_matter
 from ctllm.cloud.runtimes.lines import Lines
 from ctllm.cloud.runtimes.places import Place, Places, places_below
+from ctllm.cloud.runtimes.uids import Uids, may_become
 from ctllm.cloud.runtimes.usage import of_process
 from ctllm.cloud.waiting import Waiting
 from ctllm.config import Proxy, arguments
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.faces import Clock, Timer
+from ctllm.sandbox import forbid_inspection, landlock_version
 from ctllm.wire.exit_codes import OUT_OF_MEMORY, STARVED
 
 #: Seconds between asking a process to end and making it end.
@@ -73,11 +78,12 @@ class ProcessRuntime(Service):
 
     `reactor` spawns and keeps time; sockets are below the folder `state`; `settings` and
     `cloud_key` are handed to each proxy (see `lean`, which `command` replaces, as `places` the
-    sockets); `now` gives epoch seconds.
+    sockets); `uids` are the users that proxies become where that can be; `now` gives epoch seconds.
     """
 
     outlives = False
     trouble = ""  # what the system refuses is each start's own
+    _log = Logger()
 
     def __init__(
         self,
@@ -88,18 +94,32 @@ class ProcessRuntime(Service):
         command: Command | None = None,
         places: Places | None = None,
         now: Callable[[], float] = time.time,
+        uids: Sequence[int] = (),
     ) -> None:
         self.on_exit: Callable[[str, str], None] = no_matter
         self._reactor = reactor
         self._command = command or lean(cloud_key, settings)
         self._places = places or places_below(state)
         self._now = now
+        self._numbers, self._uids = uids, Uids(())
         self._children: dict[str, Child] = {}
 
     def startService(self) -> None:
         """Begin where nothing is left of an earlier run; BadConfiguration if that cannot be."""
         self._places.open()
+        self._separate()
         super().startService()
+
+    def _separate(self) -> None:
+        """See what keeps proxies from us and from each other; warn where nothing does."""
+        forbid_inspection()  # by proxies of our own user
+        if may_become(self._numbers):
+            self._uids = Uids(self._numbers)
+        elif not landlock_version():
+            self._log.warn(
+                "this system has no Landlock: a streaming proxy that was taken over can read what "
+                "the cloud's user can, its keys too; run the cloud as root, or use runtime = docker"
+            )
 
     def stopService(self) -> Deferred[None]:
         """End every process; fires when all have ended."""
@@ -146,11 +166,14 @@ class ProcessRuntime(Service):
             ) from error
 
     def _spawn_at(self, place: Place, proxy_id: str) -> Instance:
-        argv = self._command(proxy_id, place.arguments)
         child = Child(proxy_id, place, self._reactor, self._ended)
         try:
+            child.uid = self._uids.reserve()
+            becomes = () if child.uid is None else ("--uid", str(child.uid))
+            argv = self._command(proxy_id, (*place.arguments, *becomes))
             self._reactor.spawnProcess(child, argv[0], args=argv, env=environment(os.environ))
-        except OSError:
+        except (OSError, ProxyUnavailable):
+            self._uids.release(child.uid)
             self._places.leave(place)
             raise
         socket = None
@@ -162,6 +185,7 @@ class ProcessRuntime(Service):
 
     def _ended(self, child: Child, reason: str) -> None:
         self._places.leave(child.place)
+        self._uids.release(child.uid)
         self._children.pop(child.id, None)
         if not child.ending:
             self.on_exit(child.id, reason)
@@ -172,6 +196,7 @@ class Child(ProcessProtocol):
 
     transport: Any
     instance: Instance
+    uid: int | None = None
     _log = Logger()
 
     def __init__(

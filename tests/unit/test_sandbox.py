@@ -1,0 +1,138 @@
+"""What a process of Linux gives up for good, tried in processes of the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from ctllm import sandbox
+from ctllm.sandbox import forbid_files, landlock_version
+
+#: Prints what went well: a word for each attempt.
+TRY = """
+import json, os, socket, sys
+from ctllm.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+folder, allowed, parent = sys.argv[1:]
+server = socket.create_server(("127.0.0.1", 0))
+BEFORE
+done = []
+def attempt(word, doing):
+    try:
+        doing()
+    except OSError:
+        return
+    done.append(word)
+attempt("read", lambda: open(f"{folder}/secret").read())
+attempt("list", lambda: os.listdir(folder))
+attempt("write", lambda: open(f"{folder}/new", "w"))
+attempt("link", lambda: os.symlink("x", f"{folder}/link"))
+attempt("remove", lambda: os.unlink(f"{folder}/spare"))
+attempt("write allowed", lambda: open(f"{allowed}/new", "w"))
+attempt("read allowed", lambda: open(f"{allowed}/public").read())
+attempt("environment", lambda: open(f"/proc/{parent}/environ").read())
+attempt("memory", lambda: open(f"/proc/{parent}/mem", "rb").close())
+attempt("signal", lambda: os.kill(int(parent), 0))
+attempt("dial", lambda: socket.create_connection(server.getsockname()))
+attempt("bind", lambda: socket.create_server(("127.0.0.1", 0)))
+def run():
+    if os.spawnv(os.P_WAIT, "/bin/true", ["true"]):
+        raise OSError
+attempt("run", run)
+print(json.dumps(done))
+"""
+CONFINED = """
+forbid_new_privileges()
+forbid_files([allowed, "/nowhere"])
+forbid_inspection()
+"""
+ALL = [
+    "read", "list", "write", "link", "remove", "write allowed", "read allowed", "environment",
+    "memory", "signal", "dial", "bind", "run",
+]  # fmt: skip
+
+
+class SandboxTests(SynchronousTestCase):
+    """A process, and a folder that is none of its business."""
+
+    def tried(self, before: str) -> list[str]:
+        folder, allowed = (Path(tempfile.mkdtemp(prefix="ctllm-")) for _ in range(2))
+        for each in (folder, allowed):
+            self.addCleanup(shutil.rmtree, each)
+        (folder / "secret").touch()
+        (folder / "spare").touch()
+        (allowed / "public").touch()
+        argv = [sys.executable, "-c", TRY.replace("BEFORE", before), str(folder), str(allowed)]
+        ran = subprocess.run([*argv, str(os.getpid())], capture_output=True, check=False)
+        self.assertEqual(ran.returncode, 0, ran.stderr.decode())
+        found: list[str] = json.loads(ran.stdout)
+        return found
+
+    def test_otherwise(self) -> None:
+        """Without it each attempt goes well, so that the next test can fail."""
+        self.assertEqual(self.tried(""), ALL)
+
+    def test_confined(self) -> None:
+        """Only what is allowed can be read; what else the kernel knows is closed, too."""
+        version = landlock_version()
+        if not version:
+            raise SkipTest("this kernel has no Landlock")
+        left = {"read allowed"}
+        if version < 4:
+            left |= {"dial", "bind"}
+        if version < 6:
+            left |= {"signal"}
+        self.assertEqual(set(self.tried(CONFINED)), left)
+
+    def test_inspection(self) -> None:
+        """Its files in /proc are root's from then on."""
+        code = (
+            "import os\nfrom ctllm.sandbox import *\nlandlock_version()\n"
+            "os.geteuid() == 0 and os.setuid(60123)\n"
+            "def owner(): return os.stat('/proc/self/environ').st_uid\n"
+            "before = owner()\nforbid_new_privileges()\nforbid_inspection()\n"
+            "told = open('/proc/self/status').read()\n"
+            "print(owner(), 'NoNewPrivs:\\t1' in told)"
+        )
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        self.assertEqual(ran.stdout.split(), [b"0", b"True"])
+
+
+class OldKernelTests(SynchronousTestCase):
+    """Kernels of other versions, as far as the calls show."""
+
+    def calls(self, version: int) -> list[Any]:
+        made: list[Any] = []
+
+        def call(name: str, *told: Any) -> int:
+            if told[0] == 444 and told[1] is None:
+                if version:
+                    return version
+                raise OSError(38, "Function not implemented")
+            made.append(told)
+            return os.open(os.devnull, os.O_RDONLY) if told[0] == 444 else 0
+
+        self.patch(sandbox, "_call", call)
+        forbid_files(["/"])
+        return made
+
+    def test_none(self) -> None:
+        """Nothing is done, and nothing fails."""
+        self.assertEqual((self.calls(0), landlock_version()), ([], 0))
+
+    def test_versions(self) -> None:
+        """Each is asked for what it knows, and no more: it would refuse all."""
+        for version, files, tcp, scopes in (
+            (1, 0x1FFF, 0, 0), (2, 0x3FFF, 0, 0), (3, 0x7FFF, 0, 0), (4, 0x7FFF, 3, 0),
+            (5, 0xFFFF, 3, 0), (6, 0xFFFF, 3, 3), (9, 0xFFFF, 3, 3),
+        ):  # fmt: skip
+            first, *_ = self.calls(version)
+            words = [int.from_bytes(first[1][i : i + 8], sys.byteorder) for i in (0, 8, 16)]
+            self.assertEqual(words, [files, tcp, scopes], version)
