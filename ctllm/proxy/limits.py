@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
+import twisted
 from ctllm.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+from ctllm.wire.content_coding import load_zstd
 
 #: What the C library reads to tell the time of day here.
 _TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
@@ -25,8 +28,20 @@ def memory_budget(memory_bytes: int) -> int:
 
 
 def become(uid: int) -> None:
-    """Be another user from now on, in a group of the same number alone; only root can."""
+    """Be another user from now on, in a group of the same number alone; only root can.
+
+    Where that user cannot read Python's files, as in root's home, what is otherwise imported when
+    it is first needed is imported now.
+    """
     os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    files = (os.__file__, __file__, twisted.__file__)
+    can_read = all(os.access(each, os.R_OK, effective_ids=True) for each in files)
+    os.seteuid(0)
+    if not can_read:
+        load_zstd()
+        import_module("multipart")
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 

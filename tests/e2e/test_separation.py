@@ -22,6 +22,7 @@ import json, os, socket, sys
 import ctllm.lean
 ctllm.lean.spare()
 from twisted.internet import reactor
+from ctllm.wire.content_coding import load_zstd
 key, cloud, port, *rest = sys.argv[1:]
 def attempt(doing):
     try:
@@ -41,6 +42,7 @@ def attack():
         "signal": attempt(lambda: os.kill(int(cloud), 0)),
         "dial": attempt(lambda: socket.create_connection(("127.0.0.1", int(port)), 5)),
         "module": attempt(lambda: __import__("wave")),
+        "late": attempt(lambda: (load_zstd(), __import__("multipart"))),
     }), flush=True)
 reactor.callWhenRunning(reactor.callLater, 0, attack)
 ctllm.lean.main(rest)
@@ -85,6 +87,7 @@ async def test_a_proxy_that_was_taken_over(world: World, tmp_path: Path, user: A
     await until(lambda: "tried: " in program.printed, f"the attempts:\n{program.printed}")
     line = next(each for each in program.printed.splitlines() if "tried: " in each)
     tried = json.loads(line.partition("tried: ")[2])
+    assert tried.pop("late"), "what a proxy imports when it is first needed"
     went_well = {name for name, well in tried.items() if well}
     # Root may start processes whatever its limit; what runs in them is closed in as well. Modules
     # of a Python in root's own folders are nobody else's to read.
