@@ -48,9 +48,9 @@ def _signed_in(config: Config) -> tuple[Any, Any, Any]:
 
 def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
     """Run `work` in a reactor; it is given how to make a client for a cloud's URL."""
-    from ctllm.desktop.cloud import CloudClient, agent
+    from ctllm.desktop.cloud import CloudClient
 
-    run(lambda reactor: work(lambda url: CloudClient(url, agent(reactor), reactor)))
+    run(lambda reactor: work(lambda url: CloudClient(url, reactor)))
 
 
 def _sign_in_link(given: str) -> str:

@@ -242,7 +242,8 @@ class Bridge(Service):
             if farewell is not None:
                 farewell.callback(None)
             if not over.called:
-                over.callback((opened, reason or f"closed with code {code}"))
+                said = printable(reason, SAID)  # the cloud's word, or that of whoever answers there
+                over.callback((opened, said or f"closed with code {code}"))
 
         return closed
 

@@ -1,49 +1,74 @@
-"""The desktop's calls to its cloud: sign in, renew, tell which API keys count."""
+"""The desktop's calls to its cloud: sign in, renew, tell which API keys count.
+
+What the cloud says is checked where it comes in: a cloud may be hostile, and what it calls itself
+and its user ends up in headers, files, programs and terminals.
+"""
 
 from __future__ import annotations
 
+import re
 import socket
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import treq
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, DNSLookupError
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseFailed
-from twisted.web.http_headers import Headers
+from msgspec import Meta
 
+from ctllm import __version__
+from ctllm.desktop.dialling import dialler
 from ctllm.errors import BadRequest, CtllmError, Unauthenticated, UpstreamFailed, from_wire
-from ctllm.wire.json_decoder import decode_json
+from ctllm.http.asking import ask
+from ctllm.http.client import Origin
+from ctllm.wire.heads import Headers, RequestHead
+from ctllm.wire.json_decoder import InvalidJson, decode_json
+from ctllm.wire.printable import printable
 
 T = TypeVar("T")
 
 #: Seconds that a call may take; these are small and the cloud answers them by itself.
 TIMEOUT = 15
+#: Most bytes of an answer: a token, a link, an error.
+MAX_ANSWER = 64 * 1024
+#: Most characters of an error's text.
+MAX_SENTENCE = 1000
+#: A sign-in link's address: what a URL may have (RFC 3986), with no user and no query in it.
+_ADDRESS = re.compile(
+    r"https?://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?"
+)
+#: What a pattern ends with is \Z: $ would let a line break pass at the end.
+_INVITE = r"^[A-Za-z0-9_-]{1,256}\Z"
+
+#: What a header may carry as a token (RFC 6750, section 2.1: b64token).
+Secret = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", max_length=8192)]
 
 
 class User(msgspec.Struct, frozen=True):
     """Who is signed in."""
 
-    name: str
-    id: str
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    id: Annotated[str, Meta(min_length=1, max_length=512)]
+
+    def __post_init__(self) -> None:
+        """Neither steers a terminal; raises ValueError, which is how msgspec is told."""
+        if not (self.name.isprintable() and self.id.isprintable()):
+            raise ValueError("a name that cannot be printed")
 
 
 class Token(msgspec.Struct, frozen=True):
     """A short access token, and after a first sign-in what renews it."""
 
     user: User
-    token: str
-    expires_in: float
-    refresh: str = ""
+    token: Secret
+    expires_in: Annotated[float, Meta(ge=1, le=366 * 86400)]
+    refresh: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]*=*\Z", max_length=8192)] = ""
 
 
 class _Invite(msgspec.Struct, frozen=True):
-    invite: str
+    invite: Annotated[str, Meta(pattern=_INVITE)]
 
 
 class _Told(msgspec.Struct, frozen=True):
-    code: str
+    code: Annotated[str, Meta(pattern=r"^[a-z_]{1,64}\Z")]
     message: str
 
 
@@ -53,22 +78,21 @@ class _Error(msgspec.Struct, frozen=True):
 
 def split_link(link: str) -> tuple[str, str]:
     """A sign-in link as (cloud's URL, invitation); raises BadRequest."""
-    parts = urlsplit(link.strip())
-    word, _, invite = parts.fragment.partition("=")
-    if parts.scheme not in ("http", "https") or not parts.netloc or word != "invite" or not invite:
+    address, _, fragment = link.strip().partition("#")
+    word, _, invite = fragment.partition("=")
+    if not _ADDRESS.fullmatch(address) or word != "invite" or not re.match(_INVITE, invite):
         raise BadRequest(
             "that is not a sign-in link; one looks like https://cloud.example/#invite=… "
             "and is printed by: ctllm invite NAME"
         )
-    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", invite
+    return address.rstrip("/"), invite
 
 
 class CloudClient:
     """The cloud at `url`."""
 
-    def __init__(self, url: str, agent: Any, reactor: Any) -> None:
+    def __init__(self, url: str, reactor: Any) -> None:
         self.url = url
-        self._treq = treq.client.HTTPClient(agent)
         self._reactor = reactor
 
     async def redeem(self, invite: str) -> Token:
@@ -115,53 +139,55 @@ class CloudClient:
     def _read(self, answer: bytes, kind: type[T]) -> T:
         try:
             return decode_json(answer, kind)
-        except ValueError as error:
+        except InvalidJson as error:
             raise UpstreamFailed(f"{self.url} does not answer like a ctllm cloud") from error
 
     async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
-        data = None if body is None else msgspec.json.encode(body)
-        if data is not None:
-            headers = {**headers, "Content-Type": "application/json"}
-        asking = Deferred.fromCoroutine(self._exchange(method, path, data, headers))
+        data = b"" if body is None else msgspec.json.encode(body)
+        head = RequestHead(method.encode(), self._target(path), self._headers(data, headers))
+        endpoint = dialler(self.url, self._reactor)
+        origin = Origin(endpoint, self._reactor, self.url, UpstreamFailed, self._host)
         try:
-            status, answer = await asking.addTimeout(TIMEOUT, self._reactor)
-        except (ConnectError, DNSLookupError, ResponseFailed, OSError) as error:
-            raise UpstreamFailed(f"{self.url} cannot be reached: {error}") from error
-        except CancelledError:
-            raise
-        except Exception as error:  # among them the time-out
-            raise UpstreamFailed(f"{self.url} does not answer ({type(error).__name__})") from error
+            status, answer = await ask(origin, head, self._reactor, TIMEOUT, MAX_ANSWER, data)
+        except UpstreamFailed as error:
+            raise UpstreamFailed(self._named(error.message)) from error
+        finally:
+            origin.close()
         if status >= 400:
             raise self._error(status, answer)
         return answer
 
-    async def _exchange(
-        self, method: str, path: str, data: bytes | None, headers: dict[str, str]
-    ) -> tuple[int, bytes]:
-        response = await self._treq.request(
-            method,
-            self.url + path,
-            data=data,
-            headers=Headers({name: [value] for name, value in headers.items()}),
-            allow_redirects=False,
-            reactor=self._reactor,
-        )
-        return response.code, await response.content()
+    @property
+    def _host(self) -> bytes:
+        return urlsplit(self.url).netloc.encode()
+
+    def _target(self, path: str) -> bytes:
+        return f"{urlsplit(self.url).path}{path}".encode()
+
+    def _headers(self, data: bytes, more: dict[str, str]) -> Headers:
+        """What is decoded is JSON and nothing else: an answer that is compressed is none."""
+        headers = {
+            "User-Agent": f"ctllm/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            **more,
+        }
+        if data:
+            headers["Content-Type"] = "application/json"
+        headers["Content-Length"] = str(len(data))
+        return tuple((name.encode(), value.encode()) for name, value in headers.items())
+
+    def _named(self, message: str) -> str:
+        return message if self.url in message else f"{self.url}: {message}"
 
     def _error(self, status: int, answer: bytes) -> CtllmError:
         try:
             told = decode_json(answer, _Error).error
-        except ValueError:
+        except InvalidJson:
             kind = Unauthenticated if status == 401 else UpstreamFailed
             return kind(f"{self.url} answered with status {status}")
-        return from_wire(told.code, told.message)
-
-
-def agent(reactor: Any) -> Agent:
-    """An agent for few calls, far apart: no kept connections."""
-    pool = HTTPConnectionPool(reactor, persistent=False)
-    pool._factory.noisy = False  # its factories would log each call twice
-    return Agent(reactor, pool=pool)
+        return from_wire(told.code, printable(told.message, MAX_SENTENCE))
 
 
 def host_name() -> str:

@@ -62,7 +62,7 @@ class _Tags(msgspec.Struct):
     models: list[_Model] | None = None
 
 
-def _is_name(text: str) -> bool:
+def is_model_name(text: str) -> bool:
     """Whether it can be a model's: what is told of all of them must fit into one frame."""
     return text.isprintable() and len(text) <= LONGEST
 
@@ -92,7 +92,7 @@ class OllamaServer:
         return (self.remote.open if self._refuses_remote else self._open)(head, caller)
 
     def _is_offered(self, name: str) -> bool:
-        return _is_name(name) and not (self._refuses_remote and self.remote.has(name))
+        return is_model_name(name) and not (self._refuses_remote and self.remote.has(name))
 
     def _open(self, head: RequestHead, caller: Caller) -> Call:
         return self._origin.open(for_ollama(head, self._host), caller)
@@ -115,7 +115,7 @@ class OllamaServer:
             found = decode_json(await self._get(b"/api/ps", BRIEF), _Loaded)
         except (CtllmError, InvalidJson):
             return ()  # nice to know, and no more
-        return tuple(model.name for model in found.models or () if _is_name(model.name))
+        return tuple(model.name for model in found.models or () if is_model_name(model.name))
 
     async def _get(self, path: bytes, patience: float = PATIENCE) -> bytes:
         status, body = await get(self._origin, path, self._reactor, patience, MAX_TAGS)

@@ -18,7 +18,7 @@ from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.choice import Preference
 from ctllm.desktop.broker.elsewhere import Elsewhere
 from ctllm.desktop.broker.kept import KeptPreference
-from ctllm.desktop.cloud import CloudClient, agent, host_name
+from ctllm.desktop.cloud import CloudClient, host_name
 from ctllm.desktop.credentials import CredentialFile
 from ctllm.desktop.endpoint import EndpointApp
 from ctllm.desktop.ipc.commands import DesktopCommands
@@ -74,8 +74,7 @@ class DesktopService(MultiService):
             reactor,
             settings.ollama_check_seconds,
         )
-        agent_ = agent(reactor)
-        self.client_for = lambda url: CloudClient(url, agent_, reactor)
+        self.client_for = lambda url: CloudClient(url, reactor)
         self.session = Session(self.file, self.client_for, reactor, settings.cloud_url.rstrip("/"))
         self.keys = KeyLease(self.session, reactor)
         self.standing = Standing()

@@ -18,15 +18,22 @@ async def get(
 
 
 async def ask(
-    origin: Upstream, head: RequestHead, clock: Clock, timeout: float, limit: int
+    origin: Upstream,
+    head: RequestHead,
+    clock: Clock,
+    timeout: float,
+    limit: int,
+    body: bytes = b"",
 ) -> tuple[int, bytes]:
-    """Ask `head`, which has no body, and give status and body of the answer.
+    """Ask `head` with `body`, whose length is in the head, and give status and body of the answer.
 
     Raises UpstreamFailed for an answer that is not whole within `timeout` seconds or larger than
     `limit` bytes, and whatever `origin` fails with. Cancelling closes the connection.
     """
     collecting = _Collecting(limit)
     call = origin.open(head, collecting)
+    if body:
+        call.write(body)
     call.end()
     late = UpstreamFailed(f"there was no whole answer within {timeout:g} seconds")
     timer = clock.callLater(timeout, collecting.give_up, late)

@@ -19,12 +19,14 @@ from twisted.internet.threads import deferToThread
 from tests.e2e.world import Program, World, until
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A key, and a certificate for 127.0.0.1 that it signed itself."""
+def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
+    """A key, and a certificate for 127.0.0.1, or for `host`, that it signed itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    address: x509.GeneralName = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    if host:
+        address = x509.DNSName(host)
     made = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
@@ -58,10 +60,10 @@ def ask_like_a_browser(url: str, trusted: Path, key: str) -> dict[str, str]:
 class Secured:
     """A cloud with a certificate that only those who are told so trust."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, host: str = "") -> None:
         self.world = world
-        self.key, self.trusted = certificate(world.folder)
-        self.url = f"https://127.0.0.1:{world.cloud_port}"
+        self.key, self.trusted = certificate(world.folder, host)
+        self.url = f"https://{host or '127.0.0.1'}:{world.cloud_port}"
         self.trusting = {**world.environment(), "SSL_CERT_FILE": str(self.trusted)}
 
     async def link(self) -> str:
@@ -118,5 +120,7 @@ async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(world: Wo
     refused = await secured.log_in(link, world.environment())
     assert refused.code == 1
     assert secured.url in refused.printed
+    assert "the certificate of 127.0.0.1 is not trusted" in refused.printed
+    assert "SSL_CERT_FILE" in refused.printed
     assert "Traceback" not in refused.printed
     assert (await secured.log_in(link, secured.trusting)).code == 0

@@ -16,7 +16,7 @@ from twisted.internet.task import Cooperator, deferLater
 
 from ctllm.cloud.identity import Folder, Invites
 from ctllm.desktop.bridge import Bridge
-from ctllm.desktop.cloud import CloudClient, agent
+from ctllm.desktop.cloud import CloudClient
 from ctllm.desktop.credentials import CredentialFile
 from ctllm.desktop.redial import EAGER
 from ctllm.desktop.session import Session, log_in
@@ -36,7 +36,7 @@ class Desk:
 
     def __init__(self, world: World, url: str, number: int) -> None:
         self.file = CredentialFile(world.folder / f"desk-{number}")
-        self.client = CloudClient(url, agent(reactor), reactor)
+        self.client = CloudClient(url, reactor)
         self.session = Session(self.file, lambda url: self.client, reactor)
         self.dials: list[float] = []
         self.pauses: list[float] = []  # between a failure and the attempt after it

@@ -70,7 +70,8 @@ class Refusing(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         self.factory.cloud.seen.append(data)  # type: ignore[union-attr]
-        self.transport.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")  # type: ignore
+        phrase = self.factory.cloud.phrase  # type: ignore[union-attr]
+        self.transport.write(b"HTTP/1.1 401 %b\r\nContent-Length: 0\r\n\r\n" % phrase)  # type: ignore
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
@@ -82,6 +83,7 @@ class Cloud:
         self.refusal: Exception | None = None
         self.hanging: Deferred[Any] | None = None
         self.believes = True
+        self.phrase = b"No"
         self.unwelcome = b""  # connections are greeted with this BYE, or left without a word
         self.dials: list[float] = []
         self.seen: list[bytes] = []
@@ -307,6 +309,16 @@ class Dialling(Case):
         self.cloud.believes = True
         self.wait(60)
         self.assertEqual(self.bridge.state, "connected")
+
+    def test_a_refusal_that_would_steer_a_terminal(self) -> None:
+        """It is told without what steers, and not at any length."""
+        self.cloud.believes = False
+        self.cloud.phrase = b"No\x1b[2J \xc2\x9b2J" + b"x" * 5000
+        self.start()
+        self.assertEqual(self.bridge.state, "error")
+        self.assertIn("401", self.bridge.reason)
+        self.assertTrue(self.bridge.reason.isprintable(), repr(self.bridge.reason))
+        self.assertLess(len(self.bridge.reason), 400)
 
     def test_signing_out_hangs_up(self) -> None:
         """What was being answered ends with an error, and nothing is dialled until a sign-in."""

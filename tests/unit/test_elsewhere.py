@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -190,3 +191,18 @@ class ElsewhereTests(SynchronousTestCase):
         self.session.refusal = None
         self.wait(int(OFTEN))
         self.assertTrue(self.elsewhere.up)
+
+    def test_names_that_would_steer(self) -> None:
+        """What a cloud calls desktops and models ends up on screens."""
+        names = ("good", "ba\x1bd", "ba\nd", "\u202ebad", "x" * 5000)
+        listed = [
+            {"id": f"d{n}\x9b", "name": name, "ollama": name, "models": list(names)}
+            for n, name in enumerate(names)
+        ]
+        self.body = json.dumps({"desktops": listed}).encode()
+        self.start()
+        self.assertEqual(len(self.elsewhere.desktops), len(names))
+        for desktop in self.elsewhere.desktops:
+            self.assertTrue((desktop.id + desktop.name).isprintable())
+            self.assertLessEqual(len(desktop.name), 256)
+            self.assertEqual((desktop.ollama, desktop.models), ("down", ("good",)))

@@ -13,6 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ctllm.desktop.dialling import dialler
+from ctllm.desktop.ollama import LONGEST, is_model_name
 from ctllm.desktop.session import Session
 from ctllm.errors import CtllmError, Forbidden, ProxyUnavailable, Unauthenticated, UpstreamFailed
 from ctllm.http.asking import ask
@@ -21,8 +22,10 @@ from ctllm.http.headers import for_cloud, from_proxy
 from ctllm.http.periodic import Periodic
 from ctllm.wire.endpoints import asked_for, canonical, goes_elsewhere
 from ctllm.wire.exchange import Call, Caller, Upstream
+from ctllm.wire.frames import MAX_MODELS
 from ctllm.wire.heads import RequestHead
-from ctllm.wire.json_decoder import decode_json
+from ctllm.wire.json_decoder import InvalidJson, decode_json
+from ctllm.wire.printable import printable
 
 #: Seconds between two looks, and while nobody uses or watches this desktop.
 OFTEN = 2.0
@@ -64,6 +67,15 @@ class _Way(msgspec.Struct, frozen=True):
             raise Forbidden(f"{asked_for(head)} is not asked of other desktops.")
         host = urlsplit(self.url).netloc.encode()
         return self.origin.open(for_cloud(head, host, self.token, self.desktop), caller)
+
+
+def _harmless(desktop: OtherDesktop) -> OtherDesktop:
+    """The same, with names that steer nothing: they are shown, and lead requests."""
+    models = tuple(model for model in desktop.models if is_model_name(model))
+    return OtherDesktop(
+        printable(desktop.id, LONGEST), printable(desktop.name, LONGEST),
+        desktop.ollama if desktop.ollama in ("up", "demo") else "down", models[:MAX_MODELS],
+    )  # fmt: skip
 
 
 def _name(url: str) -> str:
@@ -207,6 +219,7 @@ class Elsewhere(Service):
         if status != 200:
             raise UpstreamFailed(f"the cloud answered with status {status}")
         try:
-            return decode_json(body, _Listed).desktops
-        except ValueError as error:
+            listed = decode_json(body, _Listed, MOST).desktops
+        except InvalidJson as error:
             raise UpstreamFailed("what answers there is no ctllm cloud") from error
+        return tuple(map(_harmless, listed))

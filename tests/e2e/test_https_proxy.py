@@ -1,0 +1,139 @@
+"""A desktop whose network has one way out: a proxy that is asked to CONNECT."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.protocol import Factory, Protocol
+
+from tests.e2e.test_tls import Secured
+from tests.e2e.world import World, until
+
+#: A name that no resolver knows: whoever reaches it was led there by the proxy.
+HOST = "cloud.example"
+#: alice:secret
+RIGHT = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
+
+
+class Far(Protocol):
+    """The proxy's connection to the cloud."""
+
+    def __init__(self, near: Protocol) -> None:
+        self.near = near
+
+    def dataReceived(self, data: bytes) -> None:
+        self.near.transport.write(data)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.near.transport.loseConnection()
+
+
+class Near(Protocol):
+    """One connection to the proxy."""
+
+    factory: Any
+
+    def __init__(self) -> None:
+        self.head = b""
+        self.far: Far | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        if self.far is not None:
+            self.far.transport.write(data)
+            return
+        self.head += data
+        if not self.head.endswith(b"\r\n\r\n"):
+            return
+        if RIGHT not in self.head:
+            self.transport.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            self.transport.loseConnection()
+            return
+        self.factory.asked.append(self.head.split(b" ")[1].decode())
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.factory.cloud_port)
+        connectProtocol(endpoint, Far(self)).addCallbacks(
+            self.joined, lambda _: self.transport.loseConnection()
+        )
+
+    def joined(self, far: Far) -> None:
+        self.far = far
+        self.transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+
+    def connectionLost(self, reason: Any = None) -> None:
+        if self.far is not None:
+            self.far.transport.loseConnection()
+
+
+class HttpsProxy(Factory):
+    """Leads every name to the cloud; `asked` has those that it was asked for."""
+
+    protocol = Near
+
+    def __init__(self, cloud_port: int) -> None:
+        self.cloud_port = cloud_port
+        self.asked: list[str] = []
+
+
+@ensureDeferred
+async def test_everything_goes_through_the_proxy(world: World) -> None:
+    """Sign-in, the tunnel, what apps ask of other desktops; who is not known there is told."""
+    secured = Secured(world, HOST)
+    proxy = HttpsProxy(world.cloud_port)
+    port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
+    world.ports.append(port)
+    where = f"127.0.0.1:{port.getHost().port}"
+    link = await secured.link()
+
+    unknown = {**secured.trusting, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
+    refused = await secured.log_in(link, unknown)
+    assert refused.code == 1
+    assert f"the proxy http://{where} refused to connect to {HOST}" in refused.printed
+    assert "407" in refused.printed
+    assert "wrong" not in refused.printed
+
+    proxied = {**secured.trusting, "https_proxy": f"http://alice:secret@{where}"}
+    suspicious = {**world.environment(), "https_proxy": proxied["https_proxy"]}
+    refused = await secured.log_in(link, suspicious)
+    assert refused.code == 1
+    assert f"the certificate of {HOST} is not trusted" in refused.printed
+    excepted = await secured.log_in(link, {**proxied, "NO_PROXY": ".example"})
+    assert excepted.code == 1, "it cannot be reached without the proxy"
+
+    count = len(proxy.asked)
+    signed_in = await secured.log_in(link, proxied)
+    assert signed_in.code == 0, signed_in.printed
+    authority = f"{HOST}:{world.cloud_port}"
+    assert set(proxy.asked) == {authority}
+    assert len(proxy.asked) == count + 1
+
+    state = f"--state={world.state('alice')}"
+    _, ollama = world.standin("llama3.2")
+    start = (
+        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
+        f"--ollama=127.0.0.1:{ollama}", "--endpoint=off",
+    )  # fmt: skip
+    desktop = world.run(*start, env=suspicious)
+
+    async def reason() -> bool:
+        program = world.run("status", "ctllm", state, "status", "--json")
+        await program.ended
+        if not program.printed.startswith("{"):
+            return False  # it starts
+        status = json.loads(program.printed)
+        return status["state"] == "error" and "SSL_CERT_FILE" in status["reason"]
+
+    await until(reason, "the reason in the status")
+    await desktop.stop()
+    desktop = world.run(*start, env=proxied)
+    await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
+
+    async def listed() -> bool:
+        program = world.run("status", "ctllm", state, "status", "--json")
+        await program.ended
+        return bool(json.loads(program.printed)["desktops"])
+
+    await until(listed, "the list of desktops")
+    assert set(proxy.asked) == {authority}
