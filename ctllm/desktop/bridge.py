@@ -151,6 +151,8 @@ class Bridge(Service):
             try:
                 await self._connection(self._session.sign_in.cloud_url)
             except Unauthenticated as error:
+                # Nobody takes up what is under way: whoever signs in next may be somebody else.
+                self._tunnel.abandon(DesktopLost("the desktop was signed out"))
                 self._become("signed out", error.message)
                 await self._change_of_sign_in(seen)
                 continue

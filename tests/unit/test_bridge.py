@@ -336,6 +336,19 @@ class Dialling(Case):
         self.wait(5)
         self.assertEqual(self.bridge.state, "connected")
 
+    def test_a_sign_in_that_was_revoked(self) -> None:
+        """What Ollama was answering is told to stop, since nobody may take it up any more."""
+        self.start()
+        self.cloud.opener.open(RequestHead(b"GET", b"/"), Heard())
+        self.settle()
+        self.assertEqual(len(self.tunnel.exchanges), 1)
+        self.session.refusal = Unauthenticated("You were signed out.")
+        self.lose()
+        self.wait(EAGER + 0.2)
+        self.assertEqual(self.bridge.state, "signed out")
+        self.assertEqual(len(self.tunnel.exchanges), 0)
+        self.assertIsInstance(self.calls[0].told[-1], DesktopLost)
+
     def test_a_token_that_worked_is_used_again(self) -> None:
         """A connection that broke says nothing against its token."""
         self.start()
