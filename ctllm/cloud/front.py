@@ -15,7 +15,7 @@ from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import HEADERS, PAGE, page
 from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.shares import Shares
+from ctllm.cloud.shares import Shares, tunnels
 from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
 from ctllm.http.client import Origin
 from ctllm.http.cors import Cors, is_preflight, names_key
@@ -23,7 +23,7 @@ from ctllm.http.credentials import presented_tokens
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, Transport
 from ctllm.http.headers import for_proxy, for_tunnel, switching
-from ctllm.http.incoming import Incoming
+from ctllm.http.incoming import HIJACKED, Incoming
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import later
 from ctllm.http.splice import join
@@ -68,6 +68,7 @@ class Front:
         self._metrics = metrics
         self._clock = clock
         self._shares = shares
+        self._tunnels = tunnels()
         self._in_flight = in_flight
         self._listed = Cors(origin_matcher(origins))
         self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
@@ -143,6 +144,7 @@ class Front:
         async def manager() -> Grant:
             grant = await self.grant(incoming)
             grant.require(MANAGE)
+            self._take_share(incoming, grant)
             return grant
 
         await self._api.answer(incoming, manager)
@@ -152,14 +154,19 @@ class Front:
         grant = await self.grant(incoming)
         grant.require(USE)
         scopes = _authorised(grant, incoming.asked) if begins else frozenset((USE,))
-        give = self._shares.take(self._proxy_of(grant))
-        incoming.on_over = lambda _: give()
+        give = self._take_share(incoming, grant)
         origin, assertion = await self._way(grant, scopes, begins)
         self._metrics.exchange_began()
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
         incoming.on_over = partial(self._over, give, landed)
         head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
         incoming.relay(origin.open(head, incoming))
+
+    def _take_share(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+        """Count a request as its user's until it is over; raises TooManyRequests."""
+        give = self._shares.take(self._proxy_of(grant))
+        incoming.on_over = lambda _: give()
+        return give
 
     def _over(self, give: Callable[[], None], landed: Callable[[], None], outcome: str) -> None:
         give()
@@ -184,23 +191,60 @@ class Front:
         grant = await self.grant(incoming)
         grant.require(SERVE)
         require_websocket(incoming)
+        free = self._take_tunnel(incoming, grant)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
         # Refused, it is an answer, and the connection ends with it: whoever stands in front of
         # this cloud must not take it for one that may carry another user's request.
         incoming.extra = (*incoming.extra, (b"Connection", b"close"))
         head = for_tunnel(incoming.asked, assertion)
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
-        incoming.on_over = lambda _: landed()
-        incoming.relay(origin.upgrade(head, incoming, partial(self._joined, incoming, grant)))
+
+        def over(outcome: str) -> None:
+            landed()
+            if outcome != HIJACKED:
+                free()
+
+        incoming.on_over = over
+        joined = partial(self._joined, incoming, grant, free)
+        incoming.relay(origin.upgrade(head, incoming, joined))
+
+    def _take_tunnel(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+        """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
+        proxy = self._proxy_of(grant)
+        give_tunnel = self._tunnels.take(proxy)
+        try:
+            give = self._shares.take(proxy)
+        except CtllmError:
+            give_tunnel()
+            raise
+
+        def free() -> None:
+            give()
+            give_tunnel()
+
+        incoming.on_over = lambda _: free()
+        return free
 
     def _joined(
-        self, incoming: Incoming, grant: Grant, made: Transport, head: AnswerHead, rest: bytes
+        self,
+        incoming: Incoming,
+        grant: Grant,
+        free: Callable[[], None],
+        made: Transport,
+        head: AnswerHead,
+        rest: bytes,
     ) -> None:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
         cut = Deadline(self._clock, partial(_cut, taken, made))
         landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.set(FAREWELL))
-        join(taken, made, self._clock, switching(head) + rest, read, landed)
+
+        def over() -> None:
+            landed()
+            free()
+            incoming.release()
+
+        join(taken, made, self._clock, switching(head) + rest, read, over)
 
 
 def _cut(taken: Transport, made: Transport) -> None:

@@ -35,11 +35,11 @@ from ctllm.cloud.operator import operator_listener
 from ctllm.cloud.proxies import Proxies
 from ctllm.cloud.revoker import Revoker
 from ctllm.cloud.runtimes.chosen import runtime_for
-from ctllm.cloud.shares import Shares
+from ctllm.cloud.shares import Shares, share_of
 from ctllm.cloud.signin import SignIn
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
-from ctllm.http.crowd import Crowd, room_for
+from ctllm.http.crowd import SPARE, Crowd, room_for
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
 from ctllm.http.listener import Listener
@@ -50,6 +50,8 @@ from ctllm.http.turnstile import Turnstile
 SWEEP = 3600.0
 #: A request that is served has two: the client's and one to its proxy.
 SOCKETS = 2
+#: A proxy that is a process has as many pipes to it.
+PIPES = 3
 
 
 class CloudService(MultiService):
@@ -66,7 +68,9 @@ class CloudService(MultiService):
         self._proxies: Proxies | None = None
         self.invites: Invites | None = None
         turnstile = Turnstile(reactor)
-        crowd = Crowd(room_for(settings.max_connections, SOCKETS))
+        spare = SPARE + PIPES * settings.max_proxies
+        crowd = Crowd(room_for(settings.max_connections, SOCKETS, spare))
+        self._share = share_of(settings.max_user_requests, crowd.room)
         factory = HttpServerFactory(
             self._answer, reactor, settings.max_request_head, turnstile, crowd
         )
@@ -147,7 +151,7 @@ class CloudService(MultiService):
         origins = self._settings.origins
         return Front(
             identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
-            Shares(self._settings.max_user_requests), in_flight,
+            Shares(self._share), in_flight,
         )  # fmt: skip
 
     async def _answer(self, incoming: Incoming) -> None:

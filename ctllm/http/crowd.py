@@ -35,6 +35,11 @@ class Crowd:
         self._strangers: dict[Guest, None] = {}  # in the order of coming
         self._known: set[Guest] = set()
 
+    @property
+    def room(self) -> int:
+        """How many may be served at once."""
+        return self._most_known
+
     def __len__(self) -> int:
         """How many there are."""
         return len(self._strangers) + len(self._known)
@@ -59,13 +64,16 @@ class Crowd:
         self._known.add(guest)
 
     def leave(self, guest: Guest) -> None:
-        """It is closed, or speaks another protocol now."""
+        """It is closed."""
         self._strangers.pop(guest, None)
         self._known.discard(guest)
 
 
-def room_for(most: int, sockets: int) -> int:
-    """`most`, or as many connections of so many `sockets` each as this process may have files."""
+def room_for(most: int, sockets: int, spare: int = SPARE) -> int:
+    """`most`, or as many connections of so many `sockets` each as this process may have files.
+
+    It needs `spare` files for other things, and at most half of all are left for those.
+    """
     if sys.platform == "win32":
         return most
     import resource
@@ -73,4 +81,4 @@ def room_for(most: int, sockets: int) -> int:
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return most
-    return max(1, min(most, (files - SPARE) // sockets))
+    return max(1, min(most, (files - min(spare, files // 2)) // sockets))

@@ -26,6 +26,8 @@ from ctllm.wire.heads import (
 )
 
 JSON = b"application/json"
+#: The outcome of a request whose connection left HTTP.
+HIJACKED = "hijacked"
 _FRAMING = FRAMING.lower()
 #: The longest line that is completed where it is cut off.
 MAX_LINE = 256 * 1024
@@ -70,6 +72,9 @@ class ServerConnection(Protocol):
 
     def hijack(self) -> tuple[Transport, bytes]:
         """Leave the connection to another protocol."""
+
+    def release(self) -> None:
+        """The connection that was hijacked is closed, or counted elsewhere."""
 
 
 class Incoming:
@@ -315,8 +320,12 @@ class Incoming:
         Only for a request that is granted another protocol: whatever was a request on this
         connection is none from here on.
         """
-        self._over("hijacked")
+        self._over(HIJACKED)
         return self._server.hijack()
+
+    def release(self) -> None:
+        """Count the hijacked connection no more: it is closed, or counted elsewhere."""
+        self._server.release()
 
 
 def _error_headers(error: CtllmError) -> Headers:

@@ -82,6 +82,7 @@ class HttpServer(Ending):
     def dataReceived(self, data: bytes) -> None:
         """Take what arrived, as far as somebody wants it."""
         if self._closing:
+            self._still_sends = True
             return
         if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
             self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time
@@ -312,8 +313,10 @@ class HttpServer(Ending):
         self.pump()
 
     def hijack(self) -> tuple[Transport, bytes]:
-        """Leave the connection: its transport, and what was read of it."""
-        self._crowd.leave(self)
+        """Leave the connection: its transport, and what was read of it.
+
+        It counts as one that is served until `release`.
+        """
         self._deadline.lift()
         self._trickle.end()
         self._incoming = self._work = None
@@ -322,6 +325,10 @@ class HttpServer(Ending):
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)
         return self.transport, self._unread.take_all()
+
+    def release(self) -> None:
+        """The connection that was hijacked is closed, or counted elsewhere."""
+        self._crowd.leave(self)
 
     def _wants_body(self) -> bool:
         whole = self._h11.their_state is not h11.SEND_BODY

@@ -100,6 +100,7 @@ class ProxyApp:
             raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
         socket = self._sockets.buildProtocol(None)
         transport, read = incoming.hijack()
+        incoming.release()  # tunnels have a limit of their own
         hand_over(transport, socket)
         socket.dataReceived(incoming.raw_head + read)
 

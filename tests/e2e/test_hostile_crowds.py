@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -18,10 +19,11 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
+from ctllm.standin import Script
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import linux
 from tests.e2e.test_hostile_resources import crowd, resident
-from tests.e2e.world import World, until
+from tests.e2e.world import BIN, Program, World, until
 
 pytestmark = linux
 MB = 1 << 20
@@ -182,6 +184,50 @@ async def test_one_user_leaves_room_for_others(place: Fort) -> None:
         for each in held:
             each.close()
     await until(lambda: _lives(place), "the share to be given back")
+
+
+@ensureDeferred
+async def test_one_key_at_1024_descriptors(world: World) -> None:
+    """300 requests at once of one user: 429 beyond a share, and no 503 for others."""
+    twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics=off"]
+    options = [f"--state={world.state('cloud')}", f"--listen=127.0.0.1:{world.cloud_port}"]
+    argv = ["/bin/sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"', *twistd, *options]
+    cloud = Program("cloud", argv, world.environment())
+    world.programs.append(cloud)
+    await until(lambda: world.answers(cloud), "the cloud")
+    world.ollama, port = world.standin("llama3.2")
+    await world.desktop("alice", port)
+    world.ollama.script("/api/chat", Script(delay_before_head=600))
+    alice, bob = await world.token("alice"), await world.token("bob")
+    ask = json.dumps({"model": "llama3.2", "messages": [{"role": "user", "content": "x"}]}).encode()
+    raw = (
+        f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(ask)}\r\n\r\n"
+    ).encode() + ask
+    wires: list[socket.socket] = []
+
+    def flood() -> None:
+        for _ in range(300):
+            wires.append(socket.create_connection(("127.0.0.1", world.cloud_port), timeout=30))
+            wires[-1].sendall(raw)
+
+    def refused() -> int:
+        ready, _, _ = select.select(wires, [], [], 0)
+        return sum(b" 429 " in each.recv(100, socket.MSG_PEEK) for each in ready)
+
+    try:
+        await deferToThread(flood)
+        await until(lambda: refused() > 200, "most to be refused")
+        for _ in range(20):
+            status, _, said = await world.http("GET", "/ctllm/proxy", token=bob)
+            assert status == 200, said
+        status, headers, _ = await world.http("GET", "/api/tags", token=alice)
+        assert status == 429 and "retry-after" in headers
+        status, _, said = await world.http("PUT", "/ctllm/proxy", token=bob)
+        assert status == 200, said
+    finally:
+        for each in wires:
+            each.close()
 
 
 async def _lives(place: Fort) -> bool:

@@ -37,10 +37,11 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.page import PAGE
 from ctllm.cloud.proxies import ProxyStatus
 from ctllm.cloud.revoker import Revoker
-from ctllm.cloud.shares import Shares
+from ctllm.cloud.shares import MAX_TUNNELS, Shares
 from ctllm.cloud.signin import SignIn
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
 from ctllm.http.client import Origin
+from ctllm.http.crowd import Crowd
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.patience import HANDSHAKE
 from ctllm.wire.assertions import ISSUER, Verifier
@@ -144,11 +145,12 @@ class Case(SynchronousTestCase):
             return proxy_id(INSTANCE, grant.user.key)
 
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
-        front = Front(
+        front = self.front = Front(
             Identities([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
             self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
         )  # fmt: skip
-        self.factory = HttpServerFactory(front, self.clock)
+        self.crowd = Crowd(400)
+        self.factory = HttpServerFactory(front, self.clock, crowd=self.crowd)
         self.wire = self.connect()
 
     def check(self, grant: Grant) -> None:
@@ -636,6 +638,40 @@ class Tunnels(Case):
         self.assertEqual(self.wire.said(), b"")
         clock.advance(1)
         self.assertEqual((self.answered(), inner.closed), (502, "abort"))
+
+    def test_they_count(self) -> None:
+        """As connections, as their user's requests and as tunnels, until they are closed."""
+        before = len(self.crowd)
+        inner = self.upgrade()
+        inner.protocol.dataReceived(self.AGREED)
+        outer = self.wire
+        self.assertEqual(len(self.crowd), before + 1)
+        for _ in range(SHARE - 1):
+            self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
+        self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 429)
+        outer.hang_up()
+        self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
+
+    def test_so_many_of_one_user(self) -> None:
+        """One more gets 429; refused ones do not count, nor do those that have closed."""
+        self.front._shares = Shares(1000)
+        upgrade = {**self.UPGRADE, **self.bearer()}
+        pairs = []
+        for _ in range(MAX_TUNNELS):
+            inner = self.upgrade()
+            inner.protocol.dataReceived(self.AGREED)
+            pairs.append((self.wire, inner))
+        self.assertEqual(self.ask("GET /ws/tunnel", **upgrade), 429)
+        self.assertEqual(self.header("retry-after"), "10")
+        self.assertIn("64 tunnels of yours", self.told["error"]["message"])
+        pairs[0][1].hang_up()
+        inner = self.upgrade()
+        inner.protocol.dataReceived(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
+        self.assertEqual(self.answered(), 503)
+        inner = self.upgrade()
+        inner.protocol.dataReceived(self.AGREED)
+        self.assertEqual(self.answered(), 101)
+        self.assertEqual(self.ask("GET /ws/tunnel", **upgrade), 429)
 
     def test_a_refusal_is_an_answer_and_the_end_of_the_connection(self) -> None:
         """Nothing that follows on it reaches this user's proxy: it may be another user's."""

@@ -21,7 +21,7 @@ from ctllm.errors import (
 )
 from ctllm.http.factory import HttpServerFactory
 from ctllm.http.incoming import Incoming
-from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, PARTING, SLOW
+from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
 from ctllm.http.server import READ_AHEAD
 from ctllm.wire.heads import AnswerHead, RequestHead
 from tests.unit.pretend import Told
@@ -243,8 +243,21 @@ class Endings(Served):
         self.incoming[0].fail(DesktopOffline("no"))
         self.assertEqual(self.transport.closed, "half")
         self.assertIn(b"Connection: close", self.said())
-        self.say(b"more of it")
+        for _ in range(3):  # a slow one, who would lose the answer to a reset
+            self.say(b"more of it")
+            self.clock.advance(LINGER)
+            self.assertEqual(self.transport.closed, "half")
         self.clock.advance(LINGER)
+        self.assertEqual(self.transport.closed, "abort")
+
+    def test_who_sends_on_and_on_after_the_answer(self) -> None:
+        """Is not waited for without end."""
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nsome")
+        self.incoming[0].fail(DesktopOffline("no"))
+        for _ in range(LINGER_ROUNDS + 1):
+            self.assertEqual(self.transport.closed, "half")
+            self.say(b"more of it")
+            self.clock.advance(LINGER)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.shares import Shares
+from ctllm.cloud.service import SOCKETS
+from ctllm.cloud.shares import Shares, share_of
+from ctllm.config import Cloud
 from ctllm.errors import Overloaded, TooManyRequests
+from ctllm.http.crowd import SPARE, Crowd, room_for
 from ctllm.wire.heads import AnswerHead
 from tests.unit.test_front import ALL, ANN, SHARE, Case, User
 
@@ -25,6 +28,20 @@ class SharesTests(SynchronousTestCase):
         for give in gives:
             give()
         self.assertEqual(len(shares), 0)
+
+    def test_three_users_do_not_fill_the_room(self) -> None:
+        """Whatever is configured, and with however few files."""
+        import resource
+
+        for files in (512, 1024, 4096, 65536):
+            self.patch(resource, "getrlimit", lambda which, files=files: (files, files))
+            cloud = Cloud()
+            room = Crowd(room_for(cloud.max_connections, SOCKETS, SPARE + 300)).room
+            share = share_of(cloud.max_user_requests, room)
+            self.assertLess(3 * share, room)
+            self.assertLess(SOCKETS * room, files)
+            self.assertGreater(share, 16)
+        self.assertEqual(share_of(10, 1000), 10)
 
 
 class FrontTests(Case):
