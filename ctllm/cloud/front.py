@@ -188,14 +188,14 @@ class Front:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
         if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
             raise NotFound("this is where desktops connect their WebSocket")
+        # Refused, it is an answer, and the connection ends with it: whoever stands in front of
+        # this cloud must not take it for one that may carry another user's request.
+        incoming.extra = (*incoming.extra, (b"Connection", b"close"))
         grant = await self.grant(incoming)
         grant.require(SERVE)
         require_websocket(incoming)
         free = self._take_tunnel(incoming, grant)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
-        # Refused, it is an answer, and the connection ends with it: whoever stands in front of
-        # this cloud must not take it for one that may carry another user's request.
-        incoming.extra = (*incoming.extra, (b"Connection", b"close"))
         head = for_tunnel(incoming.asked, assertion)
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
 

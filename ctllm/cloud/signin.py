@@ -205,11 +205,15 @@ class SignIn:
         return SECURE_COOKIE if self.secure else PLAIN_COOKIE
 
     def _cookie_of(self, asked: RequestHead) -> str | None:
-        for pair in (first(asked.headers, b"cookie") or b"").split(b";"):
-            name, _, value = pair.strip().partition(b"=")
-            if name == self._cookie_name and value:
-                return value.decode("latin-1")
-        return None
+        """Give the session's cookie. Of two, one was set by somebody else: then none counts."""
+        pairs = [
+            pair.strip().partition(b"=")
+            for key, value in asked.headers
+            if key.lower() == b"cookie"
+            for pair in value.split(b";")
+        ]
+        values = [value for name, _, value in pairs if name == self._cookie_name and value]
+        return values[0].decode("latin-1") if len(values) == 1 else None
 
 
 def _user(user: User) -> dict[str, str]:

@@ -26,6 +26,13 @@ _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
+def printable_name(text: str) -> str:
+    """Give `text` if it may be the name of a desktop, which other people read."""
+    if not text.isprintable():
+        raise BadConfiguration("must be one line of characters that can be seen")
+    return text
+
+
 def endpoint_string(listen: str) -> str:
     """Turn `listen` (host:port, or already an endpoint string) into Twisted's endpoint string."""
     if endpoint := _ENDPOINT.fullmatch(listen):

@@ -12,6 +12,7 @@ from ctllm.config.addresses import (
     check_ollama,
     check_registry,
     check_web_address,
+    printable_name,
 )
 from ctllm.config.section import Section
 
@@ -74,7 +75,7 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="The name by which people see this desktop. Empty: its host name.",
             max_length=100,
-            pattern=r"^[^\x00-\x1f\x7f]*$",
+            extra={"check": printable_name},
         ),
     ] = ""
     demo: Annotated[

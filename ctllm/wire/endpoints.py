@@ -139,7 +139,9 @@ def _methods(path: bytes) -> dict[bytes, Endpoint] | None:
         return found
     for prefix in _PREFIXES:
         if path.startswith(prefix) and len(path) > len(prefix):
-            return ENDPOINTS[prefix]
+            # A parameter with empty or dot segments would name another path behind a server that
+            # resolves them.
+            return ENDPOINTS[prefix] if clean_path(path) == unquote_to_bytes(path) else None
     return None
 
 

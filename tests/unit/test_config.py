@@ -202,11 +202,18 @@ class RefusalTests(_WithFile):
             self.assert_refused(
                 f"[cloud]\n{key} = {value}\n", f", line 2: [cloud] {key}: {expected}"
             )
-        for name in ("x" * 101, r"a\nb"):
+        long = "must be a text of at most 100 characters, in one line"
+        invisible = "must be one line of characters that can be seen"
+        for name, expected in (
+            ("x" * 101, long),
+            (r"a\nb", invisible),
+            (r"\u0085x", invisible),
+            (r"a\u00a0", invisible),
+            (r"a\u202eb", invisible),
+        ):
             self.assert_refused(
                 f'[desktop]\ndesktop_name = "{name}"\n',
-                ", line 2: [desktop] desktop_name: must be a text of at most 100 characters,"
-                " in one line",
+                f", line 2: [desktop] desktop_name: {expected}",
             )
         self.assert_refused(
             'log_format = "xml"\n', ', line 1: log_format: must be "json" or "text"'

@@ -187,11 +187,13 @@ class Endpoints(TestCase):
         for target in (
             "/api/%2564elete", "/api/delete;x", "/api/delete%00", "/api\\delete", "/api/delete#x",
             "/API/delete", "/api/delete%20", "/api/future/%2e%2e/%2F%00%ff", "*", "/api/%zzchat",
-            "/a//b/", "/metrics/",
+            "/a//b/", "/metrics/", "/v1/models/../../debug/pprof/", "/v1/models/a/../../../x",
+            "/v1/models/..%2f..%2fdebug%2fpprof", "/api/blobs/../../debug/pprof",
         ):  # fmt: skip
-            head = RequestHead(b"DELETE", target.encode())
-            self.assertEqual(canonical_request(head), head, target)
-            self.assertIsNone(endpoint_of(head), target)
+            for method in (b"DELETE", b"GET", b"POST"):
+                head = RequestHead(method, target.encode())
+                self.assertEqual(canonical_request(head), head, target)
+                self.assertIsNone(endpoint_of(head), target)
 
     def test_what_changes_models(self) -> None:
         """Pushing does not; reading does not."""

@@ -822,6 +822,14 @@ class SigningIn(Case):
         self.assertEqual(self.ask("POST /ctllm/session/token", {}), 401)
         self.assertEqual(self.ask("DELETE /ctllm/session"), 204)
 
+    def test_two_cookies_of_one_name(self) -> None:
+        """One of them was set by another site of the domain: neither signs anybody in."""
+        self.redeem()
+        cookie = self.cookie()
+        for both in (f"{cookie}; {cookie}x", f"{cookie}x; {cookie}"):
+            self.assertEqual(self.ask("POST /ctllm/session/token", {}, Cookie=both), 401)
+        self.assertEqual(self.ask("POST /ctllm/session/token", {}, Cookie=cookie), 200)
+
     def test_a_cookie_is_no_token(self) -> None:
         """It opens nothing else."""
         self.redeem()
