@@ -7,5 +7,9 @@ SAID = 200
 
 
 def printable(text: object, most: int | None = None) -> str:
-    """What somebody said, or had a part in, without what a terminal would obey; cut at `most`."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in str(text)[:most])
+    """What somebody said, or had a part in, without what a terminal would obey; cut at `most`.
+
+    Tabs become spaces: tracebacks have them.
+    """
+    shown = str(text)[:most].expandtabs(4)
+    return "".join(char if char.isprintable() else "\ufffd" for char in shown)

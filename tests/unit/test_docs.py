@@ -312,3 +312,36 @@ def anchors(page: Path) -> set[str]:
     return {
         re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
     }
+
+
+class Numbers(TestCase):
+    """Values that the documents give beside a key are its defaults."""
+
+    UNITS = {"s": 1, "seconds": 1, "minutes": 60, "days": 86400}
+    KEY = r"`((?:cloud|proxy|desktop)\.\w+)`"
+
+    def default(self, key: str) -> object:
+        section, _, name = key.partition(".")
+        (found,) = (k.default for k in KEYS.values() if (k.section, k.name) == (section, name))
+        return found
+
+    def test_in_parentheses(self) -> None:
+        """As in: within `cloud.x_seconds` (20)."""
+        found = [
+            each
+            for page in PAGES
+            for each in re.findall(rf"{self.KEY} \((\d+)\)", page.read_text())
+        ]
+        self.assertGreater(len(found), 2)
+        for key, value in found:
+            self.assertEqual(str(self.default(key)), value, key)
+
+    def test_with_their_unit(self) -> None:
+        """As in: every 5 s (`desktop.x_seconds`)."""
+        pattern = rf"(\d+) (s|seconds|minutes|days)\b[^.;|`()]{{0,30}}\({self.KEY}\)"
+        found = [each for page in PAGES for each in re.findall(pattern, page.read_text())]
+        self.assertGreater(len(found), 4)
+        for value, unit, key in found:
+            own = key.rpartition("_")[2]
+            default = float(str(self.default(key))) * self.UNITS[own]
+            self.assertEqual(default, int(value) * self.UNITS[unit], key)

@@ -464,3 +464,4 @@ class LineTests(SynchronousTestCase):
     def test_safe(self) -> None:
         """What would steer a terminal, or is no UTF-8, is shown as unreadable."""
         self.assertEqual(self.said(b"\x1b[2Jred\xff\n"), ["\ufffd[2Jred\ufffd"])
+        self.assertEqual(self.said(b"\tself.write(\n"), ["    self.write("])  # of a traceback
