@@ -23,6 +23,8 @@ REQUESTS = (
     b"POST /v1/x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5;a=b\r\nhello\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+    b"GET http://x:1?caf\xc3\xa9=%ff HTTP/1.1\r\nHost: y\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"HEAD http://x/y HTTP/1.0\r\nConnection: keep-alive\r\nA: " + b"b" * 300 + b"\r\n\r\n",
 )
 ANSWERS = (
