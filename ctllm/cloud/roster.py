@@ -71,8 +71,9 @@ class Remote:
     """The `Roster` of a cloud that runs, by its operator's socket at `path`."""
 
     def __init__(self, reactor: Any, path: str) -> None:
-        owner = os.stat(os.path.dirname(path)).st_uid  # the cloud's user; we may be root
-        endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid == owner)
+        # We may be root, and the folder another user's, who must not choose what we connect to.
+        cloud = (os.stat(os.path.dirname(path)).st_uid, 0)
+        endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid in cloud)
         self._clock = reactor
         self._cloud = Origin(endpoint, reactor, "the cloud", ProxyUnavailable)
 

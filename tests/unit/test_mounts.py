@@ -169,6 +169,7 @@ class SealTests(Case):
         self.make()
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(str(self.state / "other"))
+        self.give(self.state / "other")
         link = self.folder() / "proxy.sock"
         link.symlink_to(self.state / "other")
         self.assertTrue(link.is_socket(), "so that this can fail")
@@ -212,7 +213,6 @@ class SealTests(Case):
         if not ROOT:
             self.patch(module, "CONTAINER_USER", base.stat().st_uid)
         else:
-            self.give(base)
             os.seteuid(0)
             os.chown(self.folder(), CONTAINER_USER, -1)
         self.assertEqual(self.mounts.endpoint(A, at(none=1)), "")

@@ -16,6 +16,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from ctllm import ipc
+from ctllm.cloud.operator import answers
 from ctllm.cloud.runtimes import Instance, ProxySocket
 from ctllm.cloud.runtimes.peers import endpoint_to, is_in_container, is_proxy
 from ctllm.http.unix import WrongPeer
@@ -89,6 +91,39 @@ class ProxyTests(SynchronousTestCase):
         self.assertTrue(is_proxy(expected, Credentials(70, 0, 0)))
         self.assertFalse(is_proxy(expected, Credentials(71, 0, 0)))
         self.assertFalse(is_proxy(expected, Credentials(70, 5, 0)))
+
+
+class OwnerTests(SynchronousTestCase):
+    """Sockets below another user's folder, which root's commands connect to."""
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ctllm-"))
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.server = socket.socket(socket.AF_UNIX)
+        self.addCleanup(self.server.close)
+        self.server.bind(str(self.folder / "ipc.sock"))
+        self.server.listen()
+
+    def listened_at_by(self, uid: int) -> None:
+        self.patch(ipc, "peer_credentials", lambda connected: Credentials(1, uid, 0))
+
+    def test_the_desktops(self) -> None:
+        """Its owner may listen there, or root; nobody else, and not by a link."""
+        path = str(self.folder / "ipc.sock")
+        for uid in (7, 0):
+            self.listened_at_by(uid)
+            ipc._dial_unix(path, 7, 5).close()
+        self.listened_at_by(8)
+        self.assertRaises(PermissionError, ipc._dial_unix, path, 7, 5)
+        self.listened_at_by(7)
+        (self.folder / "link").symlink_to(path)
+        self.assertRaises(NotASocket, ipc._dial_unix, str(self.folder / "link"), 7, 5)
+
+    def test_the_operators(self) -> None:
+        """A link in its place is nobody who answers."""
+        self.assertTrue(answers(self.folder / "ipc.sock"))
+        (self.folder / "link").symlink_to(self.folder / "ipc.sock")
+        self.assertFalse(answers(self.folder / "link"))
 
 
 class Talker(Protocol):

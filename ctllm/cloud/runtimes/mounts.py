@@ -2,9 +2,9 @@
 
 The outer folder lets nobody but the cloud's user in. An inner one is its container's: the proxy
 makes its socket there, and then the folder is sealed: nobody in the container can make, remove or
-rename anything in it. A folder is sealed when it belongs to the cloud, nobody may write to it, and
-all it holds is one socket of the container's user. A container whose folder is not is not reached:
-it is replaced.
+rename anything in it. A folder is sealed when it is not the container's user's, nobody may write to
+it, and all it holds is one socket of that user's. A container whose folder is not sealed is not
+reached: it is replaced.
 """
 
 from __future__ import annotations
@@ -128,14 +128,15 @@ class Mounts:
         return self._base / sha256(proxy_id.encode()).hexdigest()[:16]
 
     def _is_sealed(self, folder: int) -> bool:
-        """Whether it is the cloud's, nobody may write to it, and it holds the socket and no more.
+        """Whether nobody in the container may write to it, and it holds the socket and no more.
 
-        The cloud's user is the one of the folder around it: root may be the one who looks.
+        It is not the container's user's, who could open it again. Whose it is does not matter
+        otherwise: nobody but the cloud and root gets as far as making a folder here.
         """
-        itself, around = os.fstat(folder), self._base.stat()
-        if itself.st_uid != around.st_uid or itself.st_uid == CONTAINER_USER:
+        itself = os.fstat(folder)
+        if itself.st_uid == CONTAINER_USER or stat.S_IMODE(itself.st_mode) != _SEALED:
             return False
-        if stat.S_IMODE(itself.st_mode) != _SEALED or os.listdir(folder) != [_SOCKET]:
+        if os.listdir(folder) != [_SOCKET]:
             return False
         found = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
         return stat.S_ISSOCK(found.st_mode) and found.st_uid == CONTAINER_USER
