@@ -206,7 +206,7 @@ async def test_settings(shared: World, tab: Tab) -> None:
     assert await tab.find("location.hash") == "#view=settings"
     await tab.click("Close")
     await tab.misses("#settings")
-    assert await tab.find("location.href") == f"{shared.url}/"
+    await tab.do(lambda page: page.wait_for_url(f"{shared.url}/"))
     await tab.click("Settings")
     await tab.sees("#settings-who", "alice")
 
