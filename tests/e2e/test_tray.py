@@ -309,7 +309,9 @@ async def test_quit(desk: Desk) -> None:
     assert not (await desk.session.look())["there"]
     assert not (desk.state / "tray").exists()
     left = {path.name for path in (desk.state / "desktop").iterdir()}
-    assert left - {"preference.json"} == {"credentials.json", "lock", "desktop.log"}
+    assert left - {"preference.json"} == {
+        "credentials.json", "credentials.lock", "lock", "desktop.log",
+    }  # fmt: skip
 
 
 @ensureDeferred

@@ -19,6 +19,7 @@ from ctllm.screen import has_screen
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import OllamaStatus, Status, Traffic
 from tray import watching
+from tray.clicks import Clicks
 from tray.drawing import COLOURS, picture
 from tray.news import LASTING, News
 from tray.panel import panel_kind
@@ -269,6 +270,20 @@ class Watching(SynchronousTestCase):
         lines = self.seen(ValueError("of another version"), [status()], count=2)
         self.assertIn("of another version", lines[0])
         self.assertEqual(lines[1], "connected")
+
+
+class Clicking(SynchronousTestCase):
+    """What is said of a click."""
+
+    def test_no_link_is_shown_or_printed(self) -> None:
+        """Where no browser opens, the link that signs in stays with the user's own command."""
+        said: list[str] = []
+        clicks = Clicks(Path("none"), lambda *words: said.extend(words), lambda: None, lambda: None)
+        clicks._opened({"opened": False, "address": "https://c.example/#invite=secret"})
+        self.assertNotIn("secret", " ".join(said))
+        self.assertIn("ctllm show", said[1])
+        clicks._opened({"opened": True, "address": ""})
+        self.assertEqual(len(said), 2)
 
 
 class Pystray:
