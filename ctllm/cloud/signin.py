@@ -15,6 +15,7 @@ from msgspec import Meta
 from ctllm.cloud.identity import (
     SERVE,
     Authentication,
+    Client,
     Grant,
     Invites,
     Issuer,
@@ -93,7 +94,7 @@ class SignIn:
         asked = decoded(raw, Redeem)
         _same_site(incoming.asked)
         refresh = self._opened(asked)
-        told = self._token(refresh)
+        told = self._token(refresh, asked.client)
         if asked.client == "desktop":
             incoming.reply(201, {**told, "refresh": refresh})
             return
@@ -149,13 +150,13 @@ class SignIn:
         asked = decoded(raw, Renew)
         refresh, only = asked.refresh, asked.scope
         if refresh is not msgspec.UNSET:
-            incoming.reply(200, self._token(refresh, only))
+            incoming.reply(200, self._token(refresh, "desktop", only))
             return
         _same_site(incoming.asked)
         kept = self._cookie_of(incoming.asked)
         if kept is None:
             raise Unauthenticated("nobody is signed in here; open a sign-in link")
-        told = self._token(kept, only)
+        told = self._token(kept, "browser", only)
         incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
 
     def sign_out(self, incoming: Incoming) -> None:
@@ -177,13 +178,16 @@ class SignIn:
         incoming.reply(200, told)
 
     def _token(
-        self, refresh: str, only: str | msgspec.UnsetType = msgspec.UNSET
+        self, refresh: str, client: Client, only: str | msgspec.UnsetType = msgspec.UNSET
     ) -> dict[str, object]:
         """Renew a session, and give a token of it; Unauthenticated if it is over.
 
+        What renews it works only in the form that this kind of client keeps: a cookie or a body.
         The token has the scopes of the session, or of them with `only` that one.
         """
         session = self._sessions.renew(refresh)
+        if session.client != client:
+            raise Unauthenticated(f"This sign-in is not a {client}'s: sign in again.")
         self._revocations.check(session.user, session.auth_time)
         scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
         sessions = (session_id(refresh), session.parent)
@@ -224,5 +228,7 @@ def _same_site(asked: RequestHead) -> None:
     """Raise Forbidden when a page of another site is behind this: cookies are not for it."""
     origin = first(asked.headers, b"origin")
     host = first(asked.headers, b"host") or b""
-    if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
+    foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
+    site = first(asked.headers, b"sec-fetch-site")  # Fetch Metadata Request Headers, section 2.4
+    if foreign or site not in (None, b"same-origin", b"none"):
         raise Forbidden("pages of other sites may not sign in here")

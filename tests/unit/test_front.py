@@ -822,6 +822,24 @@ class SigningIn(Case):
         self.assertEqual(self.ask("POST /ctllm/session/token", {}), 401)
         self.assertEqual(self.ask("DELETE /ctllm/session"), 204)
 
+    def test_each_kind_of_client_renews_in_its_own_way(self) -> None:
+        """A desktop's secret is no cookie, and a browser's cookie is no desktop's secret."""
+        self.redeem("desktop")
+        refresh = self.told["refresh"]
+        self.assertEqual(
+            self.ask("POST /ctllm/session/token", {}, Cookie=f"ctllm-session={refresh}"), 401
+        )
+        self.assertIsNone(self.header("set-cookie"))
+        self.redeem()
+        kept = self.cookie().partition("=")[2]
+        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": kept}), 401)
+
+    def test_a_request_that_a_browser_marks_as_foreign(self) -> None:
+        """It signs nobody in, whatever else it says."""
+        for site in ("cross-site", "same-site"):
+            self.assertEqual(self.redeem(Sec_Fetch_Site=site), 403)
+        self.assertEqual(self.redeem(Sec_Fetch_Site="same-origin"), 201)
+
     def test_two_cookies_of_one_name(self) -> None:
         """One of them was set by another site of the domain: neither signs anybody in."""
         self.redeem()

@@ -9,7 +9,7 @@ from ctllm.cloud.identity.issuer import Issuer
 from ctllm.cloud.identity.keys import PROXY_PREFIX, Keys, load_keys, proxy_id, user_hash
 from ctllm.cloud.identity.passes import Passes
 from ctllm.cloud.identity.revocations import POLL, Revocations, revoked
-from ctllm.cloud.identity.sessions import Session, Sessions, session_id
+from ctllm.cloud.identity.sessions import Client, Session, Sessions, session_id
 from ctllm.cloud.identity.store import Folder
 from ctllm.wire.assertions import ISSUER, MANAGE, SERVE, USE
 
@@ -24,6 +24,7 @@ __all__ = [
     "ApiKeys",
     "Assertions",
     "Authentication",
+    "Client",
     "Folder",
     "Grant",
     "Identities",
