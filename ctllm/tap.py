@@ -16,14 +16,14 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.main import installReactor
-from twisted.logger import ILogObserver, globalLogBeginner, textFileLogObserver
+from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import usage
 
 from ctllm.config import Config
 from ctllm.errors import CtllmError
 from ctllm.http.polling import SteadyReactor
 from ctllm.later import WAMP, put_off
-from ctllm.logs import json_observer
+from ctllm.logs import json_observer, text_observer
 from ctllm.options import Options
 from ctllm.place import ProxyPlace
 from ctllm.wire.jws import to_text
@@ -83,7 +83,7 @@ def makeService(options: Options) -> Place:
     _allow_many_sockets()
     json = config.log_format == "json"
     twistd: Mapping[str, Any] = options.parent or {}
-    place = Place(json_observer(twistd) if json else None, twistd)
+    place = Place(json_observer(twistd) if json else text_observer(twistd, reactor), twistd)
     if options.place == "proxy":
         _proxy(reactor, config, options.proxy_place()).setServiceParent(place)
     elif options.place == "cloud":
@@ -102,8 +102,7 @@ def run(arguments: Sequence[str]) -> None:
     """
     reactor = installed_reactor()
     place = makeService(_told(arguments))
-    observer: Any = place.observer or textFileLogObserver(sys.stdout)
-    globalLogBeginner.beginLoggingTo([observer])
+    globalLogBeginner.beginLoggingTo([place.observer])
     os.chdir("/")
     place.privilegedStartService()
     place.startService()

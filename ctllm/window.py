@@ -15,6 +15,8 @@ from ctllm import __version__
 
 TITLE = "CloudToLocalLLM"
 _SIZE = 960, 760
+#: What the page's address begins with; no file of this machine, and no script, is one.
+PAGES = ("http://", "https://")
 
 
 def main() -> None:
@@ -22,7 +24,7 @@ def main() -> None:
     import webview
 
     verb, _, url = sys.stdin.readline().strip().partition(" ")
-    if verb != "open":
+    if verb != "open" or not url.startswith(PAGES):
         raise SystemExit("the first line must be: open URL")
     window = webview.create_window(TITLE, url, width=_SIZE[0], height=_SIZE[1])
     assert window is not None
@@ -35,7 +37,7 @@ def main() -> None:
 def _obey(window: Any) -> None:
     for line in sys.stdin:
         verb, _, url = line.strip().partition(" ")
-        if verb == "open":
+        if verb == "open" and url.startswith(PAGES):
             window.load_url(url)
             window.show()
         elif verb == "show":

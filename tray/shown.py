@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ctllm.wire.printable import printable
 from tray.clicks import Clicks
 from tray.drawing import picture
 from tray.news import News
@@ -59,6 +60,7 @@ class Shown:
 
     def notify(self, title: str, words: str) -> None:
         """A notification of the desktop; where it has none, a line of the log."""
+        words = printable(words)  # it may be the daemon's word for what the cloud said
         print(f"{title}: {words}", flush=True)
         if self.icon.HAS_NOTIFICATION:
             self.icon.notify(words, title)

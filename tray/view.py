@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ctllm.wire.ipc_data import Status
+from ctllm.wire.printable import printable
 
 #: Models that the menu names, and the longest name and reason that it shows.
 MOST_MODELS = 10
@@ -86,4 +87,5 @@ def view_of(status: Status) -> View:
 
 def shortened(text: str) -> str:
     """A text that fits into a menu, with its end shown as missing."""
+    text = printable(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -12,8 +12,10 @@ from twisted.python import usage
 
 from ctllm.cli import autostart, daemon, desktop, firewall, proxies, server
 from ctllm.cli.options import Options
+from ctllm.cli.output import complain, to_whoever_reads
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
+from ctllm.wire.printable import printable_lines
 
 #: The status of a command that found no daemon, as for services (LSB, init scripts).
 NOT_RUNNING = 3
@@ -22,17 +24,22 @@ NOT_RUNNING = 3
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends with status 1 and a sentence where it cannot."""
     options = Options()
-    try:
-        options.parseOptions(sys.argv[1:] if arguments is None else arguments)
-    except usage.UsageError as error:
-        raise SystemExit(f"ctllm: {error}") from None
-    try:
-        _run(options)
-    except NotRunning as error:
-        print(f"ctllm: {error.message}", file=sys.stderr)
-        raise SystemExit(NOT_RUNNING) from None
-    except CtllmError as error:
-        raise SystemExit(f"ctllm: {error.message}") from None
+    with to_whoever_reads():
+        try:
+            options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+            _run(options)
+        except usage.UsageError as error:
+            raise _failed(str(error)) from None
+        except NotRunning as error:
+            complain(error.message)
+            raise SystemExit(NOT_RUNNING) from None
+        except CtllmError as error:
+            raise _failed(error.message) from None
+
+
+def _failed(why: str) -> SystemExit:
+    """The end with status 1, at which Python prints why."""
+    return SystemExit(f"ctllm: {printable_lines(why)}")
 
 
 def _run(options: Options) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ctllm.cli.entries import Entry, Machine, entries
 from ctllm.cli.options import Command
+from ctllm.cli.output import complain, say
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.programs import desktop_program, tray_program
@@ -44,7 +45,7 @@ def _install(entry: Entry) -> None:
             entry.link.symlink_to(entry.path)
     except OSError as error:
         raise BadConfiguration(f"{entry.path}: cannot be written: {error.strerror}") from error
-    print(f"{entry.path}: {entry.what}")
+    say(f"{entry.path}: {entry.what}")
     _try(entry.after_install)
 
 
@@ -57,7 +58,7 @@ def _remove(entry: Entry) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BadConfiguration(f"{entry.path}: cannot be removed: {error.strerror}") from error
-    print(f"{entry.path}: {'removed' if there else 'was not there'}")
+    say(f"{entry.path}: {'removed' if there else 'was not there'}")
 
 
 def _try(commands: Sequence[Sequence[str]]) -> None:
@@ -71,4 +72,4 @@ def _try(commands: Sequence[Sequence[str]]) -> None:
         )
         if done.returncode:
             why = done.stderr.strip().splitlines()
-            print(f"  {' '.join(command)}: {why[-1] if why else done.returncode}", file=sys.stderr)
+            complain(f"{' '.join(command)}: {why[-1] if why else done.returncode}")

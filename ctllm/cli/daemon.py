@@ -10,9 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
-
 from ctllm.cli.options import Command
+from ctllm.cli.output import complain, reader_is_gone, say, say_json, say_styled
 from ctllm.cli.view import Ink, screen
 from ctllm.config import Config
 from ctllm.errors import BadRequest, UpstreamFailed
@@ -20,7 +19,6 @@ from ctllm.ipc import Daemon
 from ctllm.wire import ipc
 from ctllm.wire.ipc_data import PreferenceName, Status
 from ctllm.wire.json_decoder import decode_json
-from ctllm.wire.printable import printable
 
 #: By state: the status that `ctllm status` ends with.
 _CODES = {"connected": 0, "degraded": 2, "signed_out": 4, "connecting": 5, "error": 5}
@@ -33,23 +31,15 @@ def _daemon(config: Config) -> Daemon:
     return Daemon(Path(config.state))
 
 
-def _print_json(value: object) -> None:
-    print(msgspec.json.encode(value).decode(), flush=True)
-
-
-def _print_plain(line: str) -> None:
-    print(printable(line))
-
-
 def _do(
-    config: Config, told: Command, kind: type[Any], say: Callable[[Any], str], **more: Any
+    config: Config, told: Command, kind: type[Any], words: Callable[[Any], str], **more: Any
 ) -> None:
     with _daemon(config) as daemon:
         answer = daemon.ask(kind, **more)
     if told["json"]:
-        _print_json(answer)
+        say_json(answer)
     else:
-        print(say(answer))
+        say(words(answer))
 
 
 def status(config: Config, told: Command) -> None:
@@ -57,7 +47,7 @@ def status(config: Config, told: Command) -> None:
     with _daemon(config) as daemon:
         now = daemon.status(subscribe=bool(told["watch"]))
         _tell(now, told)
-        if told["watch"]:
+        if told["watch"] and not reader_is_gone():
             with suppress(KeyboardInterrupt):
                 _watch(daemon, told)
             return
@@ -66,19 +56,21 @@ def status(config: Config, told: Command) -> None:
 
 def _tell(now: Status, told: Command) -> None:
     if told["json"]:
-        _print_json(now)
+        say_json(now)
     else:
-        print(screen(now, Ink(sys.stdout)), flush=True)
+        say_styled(screen(now, Ink(sys.stdout)) + "\n")
 
 
 def _watch(daemon: Daemon, told: Command) -> None:
     for event in daemon.events():
         if event.event == "status":
             if not told["json"]:
-                print("\x1b[2J\x1b[H" if sys.stdout.isatty() else "", end="\n")
+                say_styled("\x1b[2J\x1b[H\n" if sys.stdout.isatty() else "\n")
             _tell(decode_json(event.data, Status), told)
         elif event.event == "quitting":
-            print("The desktop ended.", file=sys.stderr)
+            complain("the desktop ended")
+            return
+        if reader_is_gone():
             return
 
 
@@ -108,8 +100,8 @@ def prefer(config: Config, told: Command) -> None:
     """Say where requests go."""
     if told.argument not in _PREFERENCES:
         raise BadRequest(f"{told.argument}: must be one of {', '.join(_PREFERENCES)}")
-    say = "Requests of this machine's apps go: {preference}."
-    _do(config, told, ipc.Prefer, lambda answer: say.format(**answer), preference=told.argument)
+    went = "Requests of this machine's apps go: {preference}."
+    _do(config, told, ipc.Prefer, lambda answer: went.format(**answer), preference=told.argument)
 
 
 def quit(config: Config, told: Command) -> None:
@@ -119,15 +111,15 @@ def quit(config: Config, told: Command) -> None:
         answer = daemon.ask(ipc.Quit, seconds=told["seconds"])
         waits = answer["under_way"]
         if waits and not told["json"]:
-            print(f"Waiting for {waits} answers under way ...", flush=True)
+            say(f"Waiting for {waits} answers under way ...")
         with suppress(UpstreamFailed):
             for _ in daemon.events():
                 pass
     _wait_for_end(pid)
     if told["json"]:
-        _print_json(answer)
+        say_json(answer)
     else:
-        print("The desktop ended.")
+        say("The desktop ended.")
 
 
 def _wait_for_end(pid: int) -> None:
@@ -145,13 +137,13 @@ def logs(config: Config, told: Command) -> None:
     """Print the log."""
     with _daemon(config) as daemon, suppress(KeyboardInterrupt):
         answer = daemon.ask(ipc.Logs, lines=told["lines"], follow=bool(told["follow"]))
-        show_line = _print_json if told["json"] else _print_plain
+        show_line = say_json if told["json"] else say
         for line in answer["lines"]:
             show_line(line)
-        sys.stdout.flush()
         if not told["follow"]:
             return
         for event in daemon.events():
             if event.event == "log":
                 show_line(decode_json(event.data, str))
-                sys.stdout.flush()
+            if reader_is_gone():
+                return

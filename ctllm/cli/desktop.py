@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command, Connect
+from ctllm.cli.output import complain, say
 from ctllm.cli.running import run
 from ctllm.client_snippets import (
     NO_MODEL,
@@ -24,7 +25,7 @@ from ctllm.errors import BadRequest, CtllmError
 #: Characters of a line that may be a sign-in link.
 MAX_LINK = 4096
 ARGUMENT_WARNING = (
-    "ctllm: warning: other users of this machine can read a link among the arguments, and whoever "
+    "warning: other users of this machine can read a link among the arguments, and whoever "
     "uses it first is signed in. Run `ctllm login` without it, and paste it when asked."
 )
 
@@ -33,7 +34,7 @@ def _file(config: Config) -> Any:
     from ctllm.desktop.credentials import CredentialFile
 
     file = CredentialFile(Path(config.state))
-    file.on_damage = lambda said: print(f"ctllm: {said}", file=sys.stderr)
+    file.on_damage = complain
     return file
 
 
@@ -72,16 +73,18 @@ def _sign_in_link(given: str) -> str:
 
 def login(config: Config, told: Command) -> None:
     """Sign this desktop in with a link."""
-    from ctllm.desktop.cloud import split_link
+    from ctllm.desktop.cloud import refuse_plain_http, split_link
     from ctllm.desktop.session import log_in
 
     url, invite = split_link(_sign_in_link(told.argument))
     if told.argument not in ("", "-"):
-        print(ARGUMENT_WARNING, file=sys.stderr)
+        complain(ARGUMENT_WARNING)
+    if not told["insecure-http"]:
+        refuse_plain_http(url)
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_in(_file(config), client_for(url), invite)
-        print(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
+        say(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
 
     _with_cloud(work)
 
@@ -94,7 +97,7 @@ def logout(config: Config, _: Command) -> None:
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_out(file, client_for)
-        print(f"Signed out of {sign_in.cloud_url}.")
+        say(f"Signed out of {sign_in.cloud_url}.")
 
     _with_cloud(work)
 
@@ -102,8 +105,8 @@ def logout(config: Config, _: Command) -> None:
 def connect(config: Config, told: Connect) -> None:
     """Print what a client needs, or lines for the usual ones and the names of all."""
     if not told.argument:
-        print(lines_to_paste(_cloud(config, told["model"] or NO_MODEL)))
-        print(client_list())
+        say(lines_to_paste(_cloud(config, told["model"] or NO_MODEL)))
+        say(client_list())
         return
     client = client_named(told.argument)
     address, model = _running(config)
@@ -111,7 +114,7 @@ def connect(config: Config, told: Connect) -> None:
     endpoint = None if told["cloud"] or not address else Target(address, model=model)
     needs_cloud = told["cloud"] or endpoint is None
     asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().sign_in is not None)
-    print(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
+    say(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
 
 
 def _cloud(config: Config, model: str) -> Target:
@@ -145,7 +148,7 @@ def add(config: Config, told: Command) -> None:
     """Make a key and print it."""
     from ctllm.desktop.keys import make_key
 
-    print(make_key(_file(config), told.argument, bool(told["manage"])))
+    say(make_key(_file(config), told.argument, bool(told["manage"])))
 
 
 def remove(config: Config, told: Command) -> None:
@@ -159,4 +162,4 @@ def names(config: Config, _: Command) -> None:
     """Print the names of the keys."""
     known = _file(config).load()
     for name in sorted(known.keys):
-        print(f"{name} (manage)" if name in known.managing else name)
+        say(f"{name} (manage)" if name in known.managing else name)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctllm.cli.options import Command
+from ctllm.cli.output import say
 from ctllm.cloud import firewall
 from ctllm.config import Config, network_pool
 from ctllm.errors import BadConfiguration
@@ -30,7 +31,7 @@ def run(config: Config, told: Command) -> None:
     missing = firewall.to_close(found, pool)
     well = f"Nothing is missing: containers are closed off ({', '.join(found.rules)}, {pool})."
     if told["check"]:
-        print("\n".join(["Missing:", *map(shlex.join, missing)]) if missing else well)
+        say("\n".join(["Missing:", *map(shlex.join, missing)]) if missing else well)
         raise SystemExit(1 if missing else 0)
     _do(missing, well)
     if missing and (still := firewall.to_close(_look(), pool)):
@@ -49,12 +50,12 @@ def _look() -> firewall.Found:
 
 def _do(commands: Sequence[firewall.Command], nothing: str) -> None:
     if not commands:
-        print(nothing)
+        say(nothing)
         return
-    print("\n".join(["This is run now:", *map(shlex.join, commands)]), flush=True)
+    say("\n".join(["This is run now:", *map(shlex.join, commands)]))
     for each in commands:
         _run(each)
-    print("Done.")
+    say("Done.")
 
 
 def _run(command: firewall.Command) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twisted.python import usage
 
 from ctllm import __version__
+from ctllm.cli.output import say
 
 
 class Command(usage.Options):
@@ -158,8 +159,12 @@ class _Login(Command):
     longdesc = (
         "Signs this desktop in with a link that `ctllm invite NAME` printed on the server. It asks "
         "for the link, or reads it from standard input where LINK is -. Other users of this "
-        "machine can read a link that is given as an argument, and sign in with it first."
+        "machine can read a link that is given as an argument, and sign in with it first. A cloud "
+        "on another machine must have an https:// address."
     )
+    optFlags = [
+        ["insecure-http", None, "Let it be http://, as over a VPN: nothing is encrypted by ctllm"]
+    ]
 
     def parseArgs(self, *given: str) -> None:
         """Keep the link, or how to get it."""
@@ -278,7 +283,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """Print the version."""
-        print(f"ctllm {__version__}")
+        say(f"ctllm {__version__}")
         raise SystemExit(0)
 
     def postOptions(self) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command
+from ctllm.cli.output import say, say_styled
 from ctllm.cli.running import run
 from ctllm.cli.server import cloud_state
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
+from ctllm.wire.printable import printable
 
 _HEAD = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
 #: What every id begins with; the rest is the user's hash.
@@ -26,7 +28,7 @@ def show(config: Config, _: Command) -> None:
     """Print a table."""
 
     async def work(roster: Any, _: Any) -> None:
-        print(table(await roster.rows()))
+        say(table(await roster.rows()))
 
     _with_roster(config, work)
 
@@ -83,7 +85,7 @@ def resume(config: Config, _: Command) -> None:
 
     async def work(roster: Any, _: Any) -> None:
         await roster.drain(False)
-        print("Streaming proxies are started again, as they are needed.")
+        say("Streaming proxies are started again, as they are needed.")
 
     _with_roster(config, work)
 
@@ -234,11 +236,12 @@ class _Progress:
     def say(self, said: str) -> None:
         """How far it is."""
         if self._over:
-            print(f"\r\x1b[K{said}", end="", flush=True)
+            say_styled(f"\r\x1b[K{printable(said)}")
         elif said != self._said:
-            print(said, flush=True)
+            say(said)
         self._said = said
 
     def end(self, said: str) -> None:
         """What came of it."""
-        print(f"\r\x1b[K{said}" if self._over else said)
+        say_styled("\r\x1b[K" if self._over else "")
+        say(said)

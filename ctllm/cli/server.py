@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command
+from ctllm.cli.output import say
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration
 
@@ -34,7 +35,7 @@ def invite(config: Config, told: Command) -> None:
     state = cloud_state(config)
     url = _public_url(state) or config.cloud.url
     invites = Invites(state.inner("invites"), time.time, config.cloud.invite_minutes)
-    print(f"{url}/#invite={invites.create(told.argument)}")
+    say(f"{url}/#invite={invites.create(told.argument)}")
 
 
 def _public_url(state: Any) -> str:
@@ -66,4 +67,4 @@ def revoke(config: Config, told: Command) -> None:
     Revocations(state.inner("revocations"), load_keys(state).instance).revoke(user)
     sessions = Sessions(state.inner("sessions"), time.time).close_all(user)
     invites = Invites(state.inner("invites"), time.time).remove_all(user)
-    print(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")
+    say(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")

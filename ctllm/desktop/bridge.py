@@ -6,12 +6,14 @@ import random
 import re
 from collections.abc import Callable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ctllm.desktop.dialling import dialler
+from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.redial import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
 from ctllm.http.periodic import Periodic
@@ -76,6 +78,7 @@ class Bridge(Service):
         self._nap: Deferred[None] | None = None  # until the next attempt
         self._dialling: Deferred[Any] | None = None
         self._hurried = False
+        self._plain = ""  # the address of which it was said that it is not encrypted
         self._signed_in: Any = None  # what the connection of now was made with
         self._tick = Periodic(self._every_second, reactor, "looking after the tunnel")
 
@@ -223,7 +226,15 @@ class Bridge(Service):
 
     def _greeted(self) -> None:
         self._worked = True
+        self._warn_of_plain_http()
         self._become("connected")
+
+    def _warn_of_plain_http(self) -> None:
+        url = self._signed_in.cloud_url
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and url != self._plain:
+            self._plain = url
+            self._log.warn("{url} is not encrypted: whoever is on the way reads all", url=url)
 
     def _dismissed(self, reason: Reason) -> None:
         self._bye = printable(reason.message, SAID)

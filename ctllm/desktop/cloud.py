@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ctllm import __version__
 from ctllm.desktop.dialling import dialler
+from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadRequest, CtllmError, Unauthenticated, UpstreamFailed, from_wire
 from ctllm.http.asking import ask
 from ctllm.http.client import Origin
@@ -86,6 +87,20 @@ def split_link(link: str) -> tuple[str, str]:
             "and is printed by: ctllm invite NAME"
         )
     return address.rstrip("/"), invite
+
+
+def refuse_plain_http(url: str) -> None:
+    """Raise BadRequest for a cloud that is reached over a network without TLS.
+
+    Who listens on the way could use the sign-in, and read what is said.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise BadRequest(
+            f"{url} is not encrypted: whoever is on the way reads everything, the sign-in too. "
+            "Use an https:// address (cloud.url); or, where the network itself is private, as a "
+            "VPN is: ctllm login --insecure-http"
+        )
 
 
 class CloudClient:

@@ -13,3 +13,22 @@ def printable(text: object, most: int | None = None) -> str:
     """
     shown = str(text)[:most].expandtabs(4)
     return "".join(char if char.isprintable() else "\ufffd" for char in shown)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text of several lines, whose line breaks and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+
+
+def escaped_json(text: str) -> str:
+    """JSON with what cannot be printed written as an escape: it means the same to programs."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char: str) -> str:
+    units = char.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))

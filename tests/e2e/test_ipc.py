@@ -147,6 +147,19 @@ async def test_status(desk: Desk) -> None:
 
 
 @ensureDeferred
+async def test_who_reads_the_status_leaves(desk: Desk) -> None:
+    """`ctllm status | head -c1` ends as it would have, and says nothing of it."""
+    for words, code in (("status", "0"), ("status --json", "0"), ("logs", "0"), ("--help", "0")):
+        line = f"{BIN}/ctllm --state={desk.state} {words} | head -c1; echo ${{PIPESTATUS[0]}}"
+        done = await deferToThread(
+            subprocess.run, ["bash", "-c", line], capture_output=True, text=True, errors="replace",
+            env=desk.world.environment(), timeout=60,
+        )  # fmt: skip
+        assert done.stderr == ""
+        assert done.stdout.endswith(code + "\n")
+
+
+@ensureDeferred
 async def test_on_a_terminal(desk: Desk) -> None:
     """There are colours, unless somebody wants none; and --watch follows live."""
     import pty

@@ -25,7 +25,7 @@ MAY = {
     "unix_sockets": set(),
     "sandbox": set(),
     "ipc": {"wire", "errors", "unix_sockets"},
-    "logs": set(),
+    "logs": {"wire"},
     "later": set(),
     "http": {"wire", "errors", "unix_sockets"},
     "standin": {"http", "wire", "errors"},

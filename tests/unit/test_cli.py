@@ -142,6 +142,24 @@ class CommandTests(SynchronousTestCase):
             self.assertIn("#invite=", self.refused("login", link))
         self.assertFalse(self.file.path.exists())
 
+    def test_a_cloud_without_encryption(self) -> None:
+        """Only on this machine, or where somebody says that it is as it should be."""
+        for host in ("cloud.example", "192.168.1.5:8080", "100.64.1.2", "[2001:db8::1]"):
+            with redirect_stderr(io.StringIO()):
+                said = self.refused("login", f"http://{host}/#invite=x")
+            self.assertIn(f"http://{host} is not encrypted", said)
+            self.assertIn("--insecure-http", said)
+        for words in (
+            ["--insecure-http", "http://100.64.1.2/#invite=x"],
+            ["http://127.0.0.1:8080/#invite=x"],
+            ["http://localhost/#invite=x"],
+            ["http://[::1]:8080/#invite=x"],
+            ["https://cloud.example/#invite=x"],
+        ):
+            with mock.patch("ctllm.cli.desktop.run") as ran, redirect_stderr(io.StringIO()):
+                self.run_("login", *words)
+            self.assertTrue(ran.called, words)
+
     def logged_in(self, *words: str, typed: str = "", terminal: bool = False) -> tuple[str, str]:
         """The link that `ctllm login` takes, and what it says on standard error."""
         taken: list[str] = []

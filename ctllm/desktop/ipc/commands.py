@@ -12,7 +12,7 @@ import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.choice import Preference
-from ctllm.desktop.cloud import split_link
+from ctllm.desktop.cloud import refuse_plain_http, split_link
 from ctllm.desktop.ipc.page import Page
 from ctllm.desktop.ipc.recent import RecentLog
 from ctllm.desktop.ipc.visitor import Visitor
@@ -98,6 +98,7 @@ class DesktopCommands:
 
     async def _login(self, request: ipc.Login, visitor: Visitor) -> object:
         url, invite = split_link(request.link)
+        refuse_plain_http(url)
         sign_in = await log_in(self._session.file, self._client_for(url), invite)
         self._log.info("signed in to {url} as {name}", url=url, name=sign_in.user_name)
         return {"cloud_url": sign_in.cloud_url, "user": sign_in.user_name}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from twisted.logger import LogEvent, eventAsText
 
+from ctllm.wire.printable import printable_lines
+
 #: Lines that are kept, and how long one may be.
 MOST = 1000
 LONGEST = 2000
@@ -23,8 +25,9 @@ class RecentLog:
         """Remember one event, without what would only confuse: where in the code it was."""
         text = eventAsText(event, includeTimestamp=True, includeSystem=False)
         for line in text.splitlines():
-            self._lines.append(line[:LONGEST])
-            self.on_line(line[:LONGEST])
+            shown = printable_lines(line[:LONGEST])
+            self._lines.append(shown)
+            self.on_line(shown)
 
     def last(self, count: int) -> list[str]:
         """The last lines, the newest at the end."""

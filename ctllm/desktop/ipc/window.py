@@ -59,7 +59,9 @@ class _Child(ProcessProtocol):
             self.ready.callback(shown)
 
     def say(self, line: str) -> None:
-        """Tell the window what to do."""
+        """Tell the window what to do; a line that were two raises ValueError."""
+        if not (line.isascii() and line.isprintable()):
+            raise ValueError("what the window is told is one line of plain text")
         self.transport.write(line.encode() + b"\n")
 
 

@@ -1,0 +1,84 @@
+"""Where the commands' words go out: all of them, so that nothing in them steers a terminal.
+
+Whoever reads may stop reading (`ctllm status | head`): the command ends as it would have.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from ctllm.errors import CtllmError
+from ctllm.wire.printable import escaped_json, printable_lines
+
+
+class _Reader:
+    """Whoever reads standard output."""
+
+    gone = False
+
+
+def say(text: str = "") -> None:
+    """Print lines."""
+    say_styled(f"{printable_lines(text)}\n")
+
+
+def say_json(value: object) -> None:
+    """Print a value as one line of JSON."""
+    say_styled(f"{escaped_json(msgspec.json.encode(value).decode())}\n")
+
+
+def say_styled(text: str) -> None:
+    """Write `text` as it is, with colours and the like that are ours; raises CtllmError.
+
+    What of it is not ours must have gone through `printable`.
+    """
+    if sys.stdout is None:
+        return  # closed from the start
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _abandon()
+    except OSError as error:
+        _abandon()
+        raise CtllmError(f"standard output cannot be written: {error.strerror}") from error
+
+
+def complain(text: str) -> None:
+    """Print lines where errors go."""
+    if sys.stderr is not None:
+        print(f"ctllm: {printable_lines(text)}", file=sys.stderr, flush=True)
+
+
+def reader_is_gone() -> bool:
+    """Whether nobody reads any more: who prints without end may end."""
+    return _Reader.gone
+
+
+@contextmanager
+def to_whoever_reads() -> Iterator[None]:
+    """Run a command; a reader that is gone is no error, also of what Twisted prints (--help)."""
+    _Reader.gone = False
+    try:
+        yield
+    except BrokenPipeError:
+        _abandon()
+    finally:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:
+            _abandon()
+
+
+def _abandon() -> None:
+    """Let Python's own last flush, and what is still printed, go nowhere."""
+    _Reader.gone = True
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,74 @@
+"""A cloud that means harm to whoever signs in: its words, its sizes, its ends."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+
+from ctllm.http.factory import HttpServerFactory
+from ctllm.http.incoming import Incoming
+from tests.e2e.world import World, until
+from tests.ports import free_port
+
+#: Clear the screen, set the title (OSC), C1's CSI, an override of direction.
+STEERS = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
+USER = {"name": "alice", "id": "ctllm|alice"}
+TOKEN = {"user": USER, "token": "t", "expires_in": 600, "refresh": "r"}
+
+
+class Cloud:
+    """Answers every call with what the test says, a tunnel with a phrase that steers."""
+
+    def __init__(self, world: World) -> None:
+        self.answer: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
+        port = reactor.listenTCP(0, HttpServerFactory(self, reactor), interface="127.0.0.1")
+        world.ports.append(port)
+        self.url = f"http://127.0.0.1:{port.getHost().port}"
+
+    def says(self, status: int, value: Any) -> None:
+        self.answer = (status, json.dumps(value).encode(), ())
+
+    async def __call__(self, incoming: Incoming) -> None:
+        await incoming.read(100_000)
+        incoming.reply(*self.answer)
+
+
+@ensureDeferred
+async def test_what_it_says_when_somebody_signs_in(world: World) -> None:
+    """No byte that steers a terminal is printed, nothing is inflated, nothing of it is kept."""
+    cloud = Cloud(world)
+    link = f"{cloud.url}/#invite=x"
+
+    async def log_in() -> tuple[int, str]:
+        state = f"--state={world.state('alice')}"
+        program = world.run("login", "ctllm", state, "login", link)
+        await program.ended
+        assert program.code is not None
+        plain = program.printed.replace("\n", "")
+        assert plain.isprintable(), repr(program.printed)
+        assert "Traceback" not in program.printed
+        return program.code, program.printed
+
+    cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
+    assert "no \ufffd[2J" in (await log_in())[1]
+    cloud.says(200, {**TOKEN, "user": {**USER, "name": STEERS}})
+    assert (await log_in())[0] == 1
+    cloud.says(200, {**TOKEN, "refresh": "r\r\nX: y"})
+    assert (await log_in())[0] == 1
+    bomb = gzip.compress(b" " * 50_000_000 + json.dumps(TOKEN).encode())
+    cloud.answer = (200, bomb, ((b"Content-Encoding", b"gzip"),))
+    assert "does not answer like a ctllm cloud" in (await log_in())[1]
+    cloud.answer = (200, b" " * 50_000_000, ())
+    assert "exceeds" in (await log_in())[1]
+    assert not (world.state("alice") / "desktop").exists()
+
+    cloud.says(200, TOKEN)
+    assert (await log_in())[0] == 0
+    cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
+    desktop = world.place("desktop", "alice", f"--ollama=127.0.0.1:{free_port()}", "--endpoint=off")
+    await until(lambda: "bridge: error no" in desktop.printed, "the reason in the log")
+    assert desktop.printed.replace("\n", "").replace("\t", "").isprintable()

@@ -1,0 +1,176 @@
+"""What leaves for a terminal or a log: nothing that others said steers it."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.testing import StringTransport
+from twisted.logger import FileLogObserver, Logger, LogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+import ctllm
+from ctllm.cli.output import complain, say, say_json
+from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.ipc.window import _Child
+from ctllm.logs import JsonLines, text_lines, text_observer
+from ctllm.wire.printable import escaped_json, printable_lines
+
+#: Clear the screen, set the title (OSC), C1's CSI, DEL, an override of direction, line separator.
+HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b2J\x7f\u202egnp\u2028\u2066z"
+ROOT = Path(ctllm.__file__).parent
+
+
+class OutletTests(SynchronousTestCase):
+    """The commands'."""
+
+    def test_words(self) -> None:
+        """Lines and tabs stay; what steers is shown as missing."""
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors):
+            say(f"one\n\ttwo {HOSTILE}")
+            complain(HOSTILE)
+        for said in (out.getvalue(), errors.getvalue()):
+            self.assertTrue(said.replace("\n", "").replace("\t", "").isprintable(), repr(said))
+        self.assertTrue(out.getvalue().startswith("one\n\ttwo a\ufffd[2J"))
+
+    def test_json(self) -> None:
+        """It means the same, and is one printable line."""
+        for value in ({"name": HOSTILE}, "\U000e0001 \U0001f600", ["\x85"]):
+            out = io.StringIO()
+            with redirect_stdout(out):
+                say_json(value)
+            self.assertTrue(out.getvalue().removesuffix("\n").isprintable())
+            self.assertEqual(json.loads(out.getvalue()), value)
+
+    def test_plain_text_is_left_alone(self) -> None:
+        for text in ("", "plain", "naïve 模型", "\U0001f600"):
+            self.assertEqual(printable_lines(text), text)
+            self.assertEqual(escaped_json(text), text)
+
+    def test_nobody_prints_past_it(self) -> None:
+        """A command that prints calls these functions, which are the only ones that write."""
+        wrong = [
+            f"{path.name}:{node.lineno}"
+            for path in sorted((ROOT / "cli").glob("*.py"))
+            if path.name != "output.py"
+            for node in ast.walk(ast.parse(path.read_text()))
+            if (isinstance(node, ast.Name) and node.id == "print")
+            or ast.unparse(node) in ("sys.stderr", "sys.stdout.write")
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_who_is_asked_stops_reading(self) -> None:
+        """The status is the usual one, and nothing is said about it."""
+        program = (
+            "import sys; from ctllm.cli.output import say, to_whoever_reads, reader_is_gone\n"
+            "with to_whoever_reads():\n"
+            "    while not reader_is_gone(): say('x' * 1000)\n"
+            "    say('more')\n"
+            "    raise SystemExit(4)\n"
+        )
+        words = [sys.executable, "-c", program]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+            assert running.stdout is not None and running.stderr is not None
+            running.stdout.read(10)
+            running.stdout.close()
+            self.assertEqual(running.stderr.read(), b"")
+            self.assertEqual(running.wait(30), 4)
+
+    def test_help_that_nobody_reads(self) -> None:
+        """What Twisted prints by itself is no different."""
+        program = (
+            "import os, sys\nfrom ctllm.cli import main\n"
+            "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
+            "main(['--help'])"
+        )
+        words = [sys.executable, "-c", program]
+        done = subprocess.run(words, capture_output=True, timeout=30)
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_a_full_disk(self) -> None:
+        """It is said, in a sentence."""
+        if not Path("/dev/full").exists():
+            return
+        state = Path(self.mktemp())
+        file = state / "desktop" / "credentials.json"
+        file.parent.mkdir(parents=True)
+        file.write_text('{"desktop_id": "d", "keys": {"a": "k"}}')
+        program = f"from ctllm.cli import main; main(['--state={state}', 'keys'])"
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, timeout=30
+            )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b"standard output cannot be written: No space left", done.stderr)
+        self.assertNotIn(b"Traceback", done.stderr)
+
+
+class LogTests(SynchronousTestCase):
+    """The daemon's."""
+
+    def said(self, observer: Any) -> None:
+        log = Logger("ctllm.there", observer=LogPublisher(observer))
+        log.info("the cloud said {what}", what=HOSTILE)
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError:
+            log.failure("that failed")
+
+    def test_text(self) -> None:
+        """As twistd writes it: further lines are indented, so that none can be forged."""
+        out = io.StringIO()
+        self.said(FileLogObserver(out, text_lines))
+        text = out.getvalue()
+        self.assertTrue(text.replace("\n", "").replace("\t", "").isprintable(), repr(text))
+        first, *more = text.splitlines()
+        self.assertIn("[ctllm.there#info] the cloud said a\ufffd[2J", first)
+        self.assertIn("[ctllm.there#critical] that failed", more[0])
+        self.assertTrue(all(line.startswith("\t") for line in more[1:]), more)
+
+    def test_json(self) -> None:
+        """The whole is there, as escapes."""
+        out = io.StringIO()
+        self.said(JsonLines(out))
+        lines = out.getvalue().splitlines()
+        self.assertTrue(all(line.isprintable() for line in lines))
+        self.assertEqual(json.loads(lines[0])["message"], f"the cloud said {HOSTILE}")
+
+    def test_recent(self) -> None:
+        """What `ctllm logs` and the tray are given."""
+        recent = RecentLog()
+        self.said(recent)
+        self.assertTrue(all(line.replace("\t", "").isprintable() for line in recent.last(99)))
+
+    def test_where(self) -> None:
+        """In a file as twistd's options say; not where only twistd itself knows how."""
+        path = Path(self.mktemp())
+        observer = text_observer({"logfile": str(path), "nodaemon": True}, None)
+        assert observer is not None
+        self.said(observer)
+        self.assertIn("the cloud said", path.read_text())
+        self.assertIsNone(text_observer({}, None))
+        self.assertIsNone(text_observer({"syslog": True, "logfile": str(path)}, None))
+
+
+class WindowTests(SynchronousTestCase):
+    """The process of the page's window."""
+
+    def test_one_line(self) -> None:
+        """What were a second command is refused, whoever said it."""
+        child = _Child()
+        child.transport = StringTransport()
+        for line in (
+            "open http://x/\nopen file:///etc/passwd",
+            "open http://x/\r",
+            f"open {HOSTILE}",
+        ):
+            self.assertRaises(ValueError, child.say, line)
+        child.say("open https://cloud.example/#invite=x")
+        self.assertEqual(child.transport.value(), b"open https://cloud.example/#invite=x\n")
