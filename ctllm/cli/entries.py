@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import plistlib
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 _SERVICE = "ctllm-desktop.service"
+_EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,8 @@ def _config_home(machine: Machine) -> Path:
 
 def _unit(machine: Machine) -> Entry:
     folder = _config_home(machine) / "systemd" / "user"
-    content = f"""\
-[Unit]
-Description=ctllm: this machine's models from anywhere
-
-[Service]
-ExecStart={" ".join(map(_for_systemd, machine.desktop))}
-Restart=on-failure
-RestartSec=5
-NoNewPrivileges=yes
-
-[Install]
-WantedBy=default.target
-"""
+    start = f"ExecStart={' '.join(map(_for_systemd, machine.desktop))}"
+    content = _EXEC_START.sub(lambda _: start, _unit_template())
     return Entry(
         folder / _SERVICE,
         content.encode(),
@@ -84,6 +76,12 @@ WantedBy=default.target
         (("systemctl", "--user", "daemon-reload"), ("systemctl", "--user", "start", _SERVICE)),
         (("systemctl", "--user", "stop", _SERVICE),),
     )
+
+
+def _unit_template() -> str:
+    """The one unit that there is, which etc/ shows too, without how to install it by hand."""
+    text = resources.files("ctllm.cli").joinpath(_SERVICE).read_text()
+    return text[text.index("[Unit]") :]
 
 
 def _for_systemd(word: str) -> str:

@@ -8,6 +8,7 @@ import stat
 import threading
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor
@@ -21,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ctllm.cli.view import Ink, screen
 from ctllm.cloud.identity import Authentication, Passes, User
 from ctllm.cloud.identity.passes import LIFE, MOST
+from ctllm.desktop.ipc import page as page_module
 from ctllm.desktop.ipc.page import FILE_STAYS, PATIENCE, Page, has_display
 from ctllm.desktop.ipc.recent import MOST as MOST_LINES
 from ctllm.desktop.ipc.recent import RecentLog
@@ -68,6 +70,39 @@ class Window:
     async def open(self, address: str) -> bool:
         self.told.append(address)
         return self.works
+
+
+class Browsers(TestCase):
+    """How a browser is started."""
+
+    def started(self, code: int, **environ: str) -> tuple[list[Any], list[str]]:
+        ran: list[Any] = []
+        opened: list[str] = []
+
+        def run(words: Any, **_: Any) -> Any:
+            ran.append(words)
+            return SimpleNamespace(returncode=code)
+
+        self.patch(page_module.subprocess, "run", run)
+        self.patch(page_module.webbrowser, "open", lambda url: opened.append(url) or True)
+        self.patch(page_module.shutil, "which", lambda name: f"/usr/bin/{name}")
+        self.assertTrue(page_module.open_in_browser("file:///x", environ))
+        return ran, opened
+
+    def test_by_hand(self) -> None:
+        self.assertEqual(self.started(0), ([], ["file:///x"]))
+
+    def test_under_systemd(self) -> None:
+        """The unit's rights are too few for a browser: it becomes a unit of its own."""
+        ran, opened = self.started(0, INVOCATION_ID="x")
+        self.assertEqual(opened, [])
+        runner = ["/usr/bin/systemd-run", "--user", "--quiet", "--collect", "--"]
+        self.assertEqual(ran, [[*runner, "/usr/bin/xdg-open", "file:///x"]])
+        ran, _ = self.started(0, INVOCATION_ID="x", BROWSER="firefox")
+        self.assertEqual(ran, [[*runner, "firefox", "file:///x"]])
+
+    def test_under_systemd_without_its_bus(self) -> None:
+        self.assertEqual(self.started(1, INVOCATION_ID="x")[1], ["file:///x"])
 
 
 class Pages(TestCase):

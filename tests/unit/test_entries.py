@@ -37,6 +37,11 @@ class EntriesTests(SynchronousTestCase):
         words = shlex.split(line.replace("%%", "%").replace("$$", "$"))
         self.assertEqual(tuple(words), DESKTOP)
         self.assertEqual(ini(unit.content)["Install"]["WantedBy"], "default.target")
+        shown = (Path(__file__).parents[2] / "etc" / "ctllm-desktop.service").read_bytes()
+        for section in ("Unit", "Service", "Install"):
+            wanted = {**ini(shown)[section], "ExecStart": line}
+            self.assertEqual({**ini(unit.content)[section], "ExecStart": line}, wanted)
+        self.assertEqual(ini(unit.content)["Service"]["SystemCallFilter"], "@system-service")
         self.assertEqual(entry.path, Path("/home/ann/.config/autostart/ctllm-tray.desktop"))
         self.assertIn("--no-start", ini(entry.content)["Desktop Entry"]["Exec"])
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import html
 import os
+import shutil
+import subprocess
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -40,6 +42,22 @@ def has_display(environ: Mapping[str, str], platform: str) -> bool:
     return has_screen(platform, environ) or bool(environ.get("BROWSER"))
 
 
+def open_in_browser(address: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Open it, and say whether that could be done; blocks.
+
+    A service of systemd's has few rights, and so would a browser that is its child: there it is a
+    unit of its own.
+    """
+    runner = shutil.which("systemd-run") if environ.get("INVOCATION_ID") else None
+    opener = environ.get("BROWSER") or shutil.which("xdg-open")
+    if runner is not None and opener is not None and "%s" not in opener:
+        words = [runner, "--user", "--quiet", "--collect", "--", opener, address]
+        done = subprocess.run(words, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        if done.returncode == 0:
+            return True
+    return webbrowser.open(address)
+
+
 class Page(Service):
     """Opens it. `browse` opens an address and says whether it did; it may block."""
 
@@ -50,7 +68,7 @@ class Page(Service):
         state: Path,
         display: Callable[[], bool],
         window: Window,
-        browse: Callable[[str], bool] = webbrowser.open,
+        browse: Callable[[str], bool] = open_in_browser,
     ) -> None:
         self._session = session
         self._reactor = reactor
