@@ -143,6 +143,11 @@ def _framed(kept: Headers, headers: Headers) -> Headers:
     return (*without(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
+def _folded(name: bytes) -> bytes:
+    """Give `name` in lower case with hyphens: CGI and WSGI read underscores as the same header."""
+    return name.lower().replace(b"_", b"-")
+
+
 def _is_credential(name: bytes) -> bool:
     return (
         name in _CREDENTIALS
@@ -156,7 +161,7 @@ def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
     kept = tuple(
         header
         for header in end_to_end(head.headers)
-        if not _is_credential(name := header[0].lower()) and name != ASSERTION.lower()
+        if not _is_credential(name := _folded(header[0])) and name != ASSERTION.lower()
     )
     headers = (*_framed(kept, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
@@ -192,7 +197,7 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     kept = tuple(
         header
         for header in end_to_end(head.headers)
-        if not _is_credential(name := header[0].lower())
+        if not _is_credential(name := _folded(header[0]))
         and name not in _ORIGINS
         and not name.startswith(_ORIGIN_PREFIXES)
         and not name.endswith(_ORIGIN_SUFFIXES)

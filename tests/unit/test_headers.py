@@ -109,7 +109,8 @@ def names(headers: Headers) -> list[bytes]:
 
 
 def spelled(name: bytes) -> list[bytes]:
-    return [name, name.lower(), name.upper(), name.swapcase()]
+    underscored = name.replace(b"-", b"_")  # which CGI and WSGI take for the same name
+    return [name, name.lower(), name.upper(), name.swapcase(), underscored]
 
 
 class ToOllama(SynchronousTestCase):
