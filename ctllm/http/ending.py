@@ -13,7 +13,7 @@ from ctllm.http.attention import Attention
 from ctllm.http.deadline import Deadline
 from ctllm.http.faces import Clock, is_tls
 from ctllm.http.memory_limiter import ConnectionMemory
-from ctllm.http.patience import HEAD_TIME, LINGER, LINGER_ROUNDS, PARTING, SLOW
+from ctllm.http.patience import HEAD_TIME, LINGER, LINGER_BYTES, LINGER_ROUNDS, PARTING, SLOW
 from ctllm.http.prompt import write_now
 from ctllm.http.reading import Unread
 from ctllm.wire.answers import Dialect, error_body
@@ -58,7 +58,7 @@ class Ending(Protocol):
         self._full = False  # the client reads slower than we write
         self._late = False  # and for so long that only so much longer is waited
         self._linger_rounds = 0  # how often a client that still sends may be waited for again
-        self._still_sends = False
+        self._lingered = 0  # bytes that it sent meanwhile
 
     def send(self, event: Any) -> None:
         """Write one of h11's events."""
@@ -112,8 +112,8 @@ class Ending(Protocol):
             self.close()
 
     def _too_late(self) -> None:
-        if self._still_sends and self._linger_rounds:
-            self._still_sends = False
+        if self._lingered >= LINGER_BYTES and self._linger_rounds:
+            self._lingered = 0
             self._linger_rounds -= 1
             return self._deadline.set(LINGER)
         if self._closing or self._late:

@@ -6,6 +6,7 @@ HANDSHAKE = 30.0  # for each step of a handshake: TLS, Upgrade, the first frames
 IDLE = 180.0
 HEAD_TIME = 30.0  # seconds a head may take to arrive
 LINGER = 10.0  # seconds to read an answer before the connection closes under it
+LINGER_BYTES = 1024  # of a client that is still sending; one that only trickles is not waited for
 LINGER_ROUNDS = 11  # how often that is waited again for a client that is still sending
 SLOW = 300.0  # the same where much of an answer is still to be read
 PARTING = 0.1  # seconds for the last words of a broken answer: browsers then drop the unread

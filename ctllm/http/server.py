@@ -82,7 +82,7 @@ class HttpServer(Ending):
     def dataReceived(self, data: bytes) -> None:
         """Take what arrived, as far as somebody wants it."""
         if self._closing:
-            self._still_sends = True
+            self._lingered += len(data)
             return
         if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
             self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time

@@ -244,7 +244,7 @@ class Endings(Served):
         self.assertEqual(self.transport.closed, "half")
         self.assertIn(b"Connection: close", self.said())
         for _ in range(3):  # a slow one, who would lose the answer to a reset
-            self.say(b"more of it")
+            self.say(b"more of it" * 200)
             self.clock.advance(LINGER)
             self.assertEqual(self.transport.closed, "half")
         self.clock.advance(LINGER)
@@ -256,8 +256,18 @@ class Endings(Served):
         self.incoming[0].fail(DesktopOffline("no"))
         for _ in range(LINGER_ROUNDS + 1):
             self.assertEqual(self.transport.closed, "half")
-            self.say(b"more of it")
+            self.say(b"more of it" * 200)
             self.clock.advance(LINGER)
+        self.assertEqual(self.transport.closed, "abort")
+
+    def test_who_only_trickles_after_the_answer(self) -> None:
+        """Is waited for no longer than who sends nothing."""
+        self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nsome")
+        self.incoming[0].fail(DesktopOffline("no"))
+        for _ in range(10):
+            self.assertEqual(self.transport.closed, "half")
+            self.say(b"x")
+            self.clock.advance(LINGER / 10)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:
