@@ -19,6 +19,7 @@ from ctllm.desktop.keys import make_key
 from ctllm.desktop.service import DesktopService
 from ctllm.desktop.session import log_in
 from ctllm.errors import CtllmError, Unauthenticated
+from ctllm.wire.printable import printable_lines
 
 #: The name of the API key that the printed lines use.
 KEY = "welcome"
@@ -64,7 +65,7 @@ class Welcome(Service):
         key = file.load().keys.get(KEY) or make_key(file, KEY)
         await self._connected()
         # The log may own sys.stdout by now; this is for the person who started us.
-        print(self._screen(key), file=sys.__stdout__, flush=True)
+        print(printable_lines(self._screen(key)), file=sys.__stdout__, flush=True)
 
     async def _sign_in(self) -> None:
         """Keep the sign-in that there is, if it is to this cloud and still good."""

@@ -28,6 +28,7 @@ from ctllm.wire.frames import MAX_MODELS, Status
 from ctllm.wire.heads import RequestHead
 from ctllm.wire.json_decoder import InvalidJson, decode_json
 from ctllm.wire.noted import Noted
+from ctllm.wire.printable import printable
 from ctllm.wire.room import Room
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
@@ -107,7 +108,7 @@ class OllamaServer:
         models = tags.models or ()
         self.remote.learn(model.name for model in models if model.remote_host)
         names = tuple(model.name for model in models if self._is_offered(model.name))
-        return Status(self._kind, version.version[:LONGEST], names[:MAX_MODELS])
+        return Status(self._kind, printable(version.version, LONGEST), names[:MAX_MODELS])
 
     async def loaded(self) -> tuple[str, ...]:
         """The models that are in memory now, as far as it says."""

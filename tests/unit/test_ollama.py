@@ -174,6 +174,13 @@ class Looking(Case):
         wide = Status("up", told.version, ("\U0001f999" * LONGEST,) * MAX_MODELS)
         self.assertLess(len(json_frame(Kind.STATUS, NO_EXCHANGE, wide)), MAX_LIST)
 
+    def test_a_version_that_would_steer(self) -> None:
+        """It is shown on screens, here and elsewhere."""
+        self.real.answers[b"/api/version"] = {"version": "1\x1b[2J\n\u202e"}
+        self.real.up()
+        self.start()
+        self.assertEqual(self.ollama.status.version, "1\ufffd[2J\ufffd\ufffd")
+
     def test_hanging(self) -> None:
         """One that accepts and says nothing is down after a while, and is asked again."""
         self.real.up()
