@@ -68,7 +68,7 @@ async def test_another_address(cable: Cable, world: World) -> None:
         "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics=off",
     )  # fmt: skip
     await until(lambda: f"starting on {port}" in cloud.printed, "the cloud")
-    await world.command("alice", "login", await world.invite("alice"))
+    await world.command("alice", "login", "--insecure-http", await world.invite("alice"))
     key = await world.command("alice", "keys", "add", "tests")
 
     def start(name: str, *words: str) -> Any:
@@ -83,6 +83,7 @@ async def test_another_address(cable: Cable, world: World) -> None:
         f"--ollama=127.0.0.1:{ollama}",
     )  # fmt: skip
     await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
+    assert desktop.printed.count("is not encrypted") == 1
 
     def ask() -> bytes:
         connection = http.client.HTTPConnection(cable.here, port, timeout=60)
