@@ -15,7 +15,7 @@ from ctllm.wire.exchange import Upstream
 from ctllm.wire.json_decoder import decode_json
 
 #: Seconds in which a proxy must have answered.
-TIMEOUT = 5.0
+TIMEOUT = 10.0
 #: Seconds between two looks at a proxy that starts: the first, the growth, the longest.
 FIRST, GROWTH, LONGEST = 0.02, 1.5, 0.25
 
@@ -29,7 +29,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 async def ask_health(origin: Upstream, clock: Clock) -> Health | None:
-    """Give the health of the proxy behind `origin`, or None if it is not well within 5 s."""
+    """Give the health of the proxy behind `origin`, or None if it is not well within 10 s."""
     try:
         status, body = await get(origin, b"/health", clock, TIMEOUT)
         return decode_json(body, Health) if status == 200 else None

@@ -32,6 +32,8 @@ MISSES = 3
 AGAIN = 5.0
 #: Seconds by which this process may be late itself, so that a missing answer still counts.
 LATE = 1.0
+#: Seconds after which those are told to come again for whom there was no turn to start.
+SHORTEST_WAIT, LONGEST_WAIT = 10, 120
 _CROWDED = "Too many streaming proxies are being started right now. Try again in a moment."
 
 
@@ -126,7 +128,8 @@ class Life:
             self.cause = happening.cause
         self._tell(old, happening)
         if happening.event is Event.CROWDED:
-            self._waiting.fail(Overloaded(_CROWDED))
+            wait = min(LONGEST_WAIT, max(SHORTEST_WAIT, self._means.turns.expected_wait))
+            self._waiting.fail(Overloaded(_CROWDED, retry_after=wait))
         self._begin(_TASKS[new](self))
 
     def _begin(self, doing: Coroutine[Any, Any, Happening | None]) -> None:
@@ -195,28 +198,30 @@ class Life:
         except TimeoutError:
             return Happening(Event.CROWDED, Cause("crowded"))
         try:
-            return await self._start_now()
+            return await self._start_now(give)
         finally:
             give()
 
-    async def _start_now(self) -> Happening:
+    async def _start_now(self, give: Callable[[], None]) -> Happening:
         limit = self._means.settings.proxy_start_seconds
         self._begun = self._means.clock.seconds()
         try:
-            await within(self._means.clock, limit, self._reach())
+            await within(self._means.clock, limit, self._reach(give))
         except TimeoutError:
             return Happening(Event.BROKE, Cause("slow", f"did not answer within {limit} seconds"))
         except CtllmError as error:
             return Happening(Event.BROKE, Cause("runtime", f"could not start: {error.message}"))
         return Happening(Event.READY)
 
-    async def _reach(self) -> None:
+    async def _reach(self, give: Callable[[], None]) -> None:
         means = self._means
         instance = await means.runtime.ensure(self.id)
         if instance.adopted and instance.started <= means.not_before(self.id):
             await means.runtime.remove(self.id)
             instance = await means.runtime.ensure(self.id)
         self._adopted = instance.adopted
+        if instance.adopted:  # it runs already: to wait for its answer costs nobody anything
+            give()
         endpoint = means.connect(instance)
         self.origin = Origin(
             endpoint, means.clock, "your streaming proxy", ProxyUnavailable, admit=from_proxy

@@ -150,6 +150,7 @@ class Bridge(Service):
         while True:
             began = self._reactor.seconds()
             self._worked, self._bye, self._hurried = False, "", False
+            asked: int | None = None  # how long the cloud wants us to wait
             seen = self._session.version()
             try:
                 await self._connection(self._session.sign_in.cloud_url)
@@ -160,6 +161,7 @@ class Bridge(Service):
                 await self._change_of_sign_in(seen)
                 continue
             except CtllmError as error:
+                asked = error.retry_after
                 self._become("error", error.message)
             except CancelledError:
                 raise
@@ -174,7 +176,8 @@ class Bridge(Service):
             good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
             failures = 0 if good else failures + 1
             if not self._hurried:
-                await self._wait(pause(failures, random.random, bool(self._tunnel.exchanges)))
+                awaited = bool(self._tunnel.exchanges)
+                await self._wait(pause(failures, random.random, awaited, asked))
             if self._hurried:  # before the wait or in it
                 failures = 0
 
@@ -199,7 +202,7 @@ class Bridge(Service):
         self._become("connecting")
         self._signed_in = self._session.sign_in
         token = await self._session.token()
-        over: Deferred[tuple[bool, str]] = Deferred()
+        over: Deferred[tuple[bool, str, int | None]] = Deferred()
         sockets = BridgeSockets(
             "ws" + url.removeprefix("http") + "/ws/tunnel",
             {"Authorization": f"Bearer {token}"},
@@ -219,10 +222,11 @@ class Bridge(Service):
             raise UpstreamFailed(f"{url} cannot be reached: {error}") from error
         finally:
             self._dialling = None
-        opened, why = await over
+        opened, why, later = await over
         if not opened and _REFUSED.search(why):
             self._session.distrust()
-        raise UpstreamFailed(f"the connection to {url} ended: {self._bye or why}")
+        said = f"the connection to {url} ended: {self._bye or why}"
+        raise UpstreamFailed(said, retry_after=later)
 
     def _greeted(self) -> None:
         self._worked = True
@@ -244,8 +248,10 @@ class Bridge(Service):
         self.peer = str(getattr(socket.transport.getPeer(), "host", ""))
         self._tunnel.connected()
 
-    def _closed(self, over: Deferred[tuple[bool, str]]) -> Callable[[int | None, str], None]:
-        def closed(code: int | None, reason: str) -> None:
+    def _closed(
+        self, over: Deferred[tuple[bool, str, int | None]]
+    ) -> Callable[[int | None, str, int | None], None]:
+        def closed(code: int | None, reason: str, later: int | None) -> None:
             socket, self._socket = self._socket, None
             opened = socket is not None
             if socket is not None:
@@ -256,7 +262,7 @@ class Bridge(Service):
                 farewell.callback(None)
             if not over.called:
                 said = printable(reason, SAID)  # the cloud's word, or that of whoever answers there
-                over.callback((opened, said or f"closed with code {code}"))
+                over.callback((opened, said or f"closed with code {code}", later))
 
         return closed
 

@@ -27,7 +27,7 @@ from ctllm.wire.printable import printable
 T = TypeVar("T")
 
 #: Seconds that a call may take; these are small and the cloud answers them by itself.
-TIMEOUT = 15
+TIMEOUT = 30
 #: Most bytes of an answer: a token, a link, an error.
 MAX_ANSWER = 64 * 1024
 #: Most characters of an error's text.

@@ -29,6 +29,7 @@ class Liveness:
         self._dead = dead
         self._heard = self._understood = 0.0
         self._suspected = False
+        self._due = 0.0
         self._next = Deadline(clock, self._ping)
         self._judgement = Deadline(clock, self._judge)
 
@@ -41,7 +42,7 @@ class Liveness:
         self._interval, self._silence = interval, interval + deadline
         self.understood()
         self._next.set(self._interval)
-        self._judgement.set(self._silence)
+        self._judge_in(self._silence)
 
     def heard(self) -> None:
         """Bytes came."""
@@ -65,14 +66,19 @@ class Liveness:
         left = until - self._clock.seconds()
         if left > 0:
             self._suspected = False
-            self._judgement.set(left)
+            self._judge_in(left)
         elif not self._suspected:
-            # It may be we who slept, and what was said meanwhile has yet to be read.
+            # It may be we who slept, or who are slow: what was said has yet to be read.
             self._suspected = True
-            self._judgement.set(AGAIN)
+            late = self._clock.seconds() - self._due
+            self._judge_in(AGAIN + min(late, self._silence))
         else:
             self.end()
             self._dead()
+
+    def _judge_in(self, seconds: float) -> None:
+        self._due = self._clock.seconds() + seconds
+        self._judgement.set(seconds)
 
 
 class Pinged:

@@ -278,18 +278,27 @@ class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
         clock: Clock,
         tunnel: Tunnel[Any],
         on_open: Callable[[BridgeSocket], None],
-        on_closed: Callable[[int | None, str], None],
+        on_closed: Callable[[int | None, str, int | None], None],
     ) -> None:
         super().__init__(clock)
         self._tunnel = tunnel
         self._on_open = on_open
         self._on_closed = on_closed
+        self.tunnel_opened = False
 
     def opened(self) -> None:
         """The tunnel may speak."""
+        self.tunnel_opened = True
         self.carry(self._tunnel)
         self._on_open(self)
 
     def closed(self, code: int | None, reason: str) -> None:
         """The proxy, or something on the way, closed; or it never opened."""
-        self._on_closed(code, reason)
+        self._on_closed(code, reason, self._retry_after())
+
+    def _retry_after(self) -> int | None:
+        """In how many seconds to come again, where the answer was no WebSocket but said that."""
+        if self.tunnel_opened:
+            return None
+        said = str(getattr(self, "http_headers", {}).get("retry-after", ""))
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 9 else None

@@ -66,12 +66,13 @@ class Session:
 
 
 class Refusing(Protocol):
-    """A cloud that does not believe the token."""
+    """A cloud that does not believe the token, or has no room yet."""
 
     def dataReceived(self, data: bytes) -> None:
         self.factory.cloud.seen.append(data)  # type: ignore[union-attr]
-        phrase = self.factory.cloud.phrase  # type: ignore[union-attr]
-        self.transport.write(b"HTTP/1.1 401 %b\r\nContent-Length: 0\r\n\r\n" % phrase)  # type: ignore
+        cloud: Any = self.factory.cloud  # type: ignore[union-attr]
+        said = cloud.refuses or b"HTTP/1.1 401 %b\r\nContent-Length: 0\r\n\r\n" % cloud.phrase
+        self.transport.write(said)  # type: ignore[union-attr]
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
@@ -87,6 +88,7 @@ class Cloud:
         self.unwelcome = b""  # connections are greeted with this BYE, or left without a word
         self.dials: list[float] = []
         self.seen: list[bytes] = []
+        self.refuses = b""
         self.silent = False  # takes connections and says nothing on them
         self.opener = Opener(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
@@ -348,6 +350,17 @@ class Dialling(Case):
         self.assertEqual(self.bridge.state, "signed out")
         self.assertEqual(len(self.tunnel.exchanges), 0)
         self.assertIsInstance(self.calls[0].told[-1], DesktopLost)
+
+    def test_a_cloud_that_has_no_room_yet(self) -> None:
+        """It says when to come again, and is not asked before that."""
+        self.cloud.believes = False
+        self.cloud.refuses = b"HTTP/1.1 503 No\r\nRetry-After: 90\r\nContent-Length: 0\r\n\r\n"
+        self.start()
+        self.wait(89)
+        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("error", 1))
+        self.cloud.believes = True
+        self.wait(92)
+        self.assertEqual(self.bridge.state, "connected")
 
     def test_a_token_that_worked_is_used_again(self) -> None:
         """A connection that broke says nothing against its token."""

@@ -7,7 +7,7 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.redial import EAGER, LONGEST, LONGEST_AWAITED, pause
+from ctllm.desktop.redial import EAGER, LONGEST, LONGEST_ASKED, LONGEST_AWAITED, pause
 
 BRIDGES = 1000
 
@@ -57,6 +57,14 @@ class HerdTests(SynchronousTestCase):
         for away, most in ((1.5, 0.3), (5, 0.2), (20, 0.15), (120, 0.1), (3600, 0.1)):
             seconds = Counter(int(late) for late in self.returns(away))
             self.assertLess(max(seconds.values()), most * BRIDGES, away)
+
+    def test_a_cloud_that_asks_to_wait_is_obeyed(self) -> None:
+        """Those that it asked come spread over as long again; an absurd wish has a bound."""
+        pauses = [pause(1, random.Random(seed).random, False, 60) for seed in range(100)]
+        self.assertTrue(60 <= min(pauses) < 70 and 110 < max(pauses) <= 120)
+        self.assertLessEqual(pause(9, lambda: 1.0, False, 10**8), 2 * LONGEST_ASKED)
+        self.assertLessEqual(pause(1, lambda: 1.0, True, 60), LONGEST_AWAITED)
+        self.assertGreater(pause(9, lambda: 1.0, False, 0), 20)
 
     def test_they_do_not_hammer_a_cloud_that_is_away(self) -> None:
         """While it is away for long, each dials about four times a minute."""

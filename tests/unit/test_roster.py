@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cli.proxies import table
 from ctllm.cloud.audit import Audit
+from ctllm.cloud.health import TIMEOUT
 from ctllm.cloud.roster import Local, Row
 from ctllm.cloud.runtimes import Usage
 from ctllm.errors import Overloaded
@@ -40,7 +41,7 @@ class RosterTests(Case):
         self.runtime.proxies[A].hung = True
         asking = self.begin(self.proxies.roster())
         self.assertNoResult(asking)
-        self.wait(5)
+        self.wait(TIMEOUT)
         (row,) = self.successResultOf(asking)
         self.assertEqual((row.state, row.exchanges), ("running", None))
 

@@ -69,7 +69,7 @@ class Case(SynchronousTestCase):
 
     def make(self) -> BridgeSocket:
         return BridgeSocket(
-            self.clock, self.answerer, self.open, lambda *closing: self.closings.append(closing)
+            self.clock, self.answerer, self.open, lambda *closing: self.closings.append(closing[:2])
         )
 
     def open(self, socket: BridgeSocket) -> None:
