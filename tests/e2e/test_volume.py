@@ -61,7 +61,7 @@ async def started(world: World) -> Growth:
     await world.cloud()
     world.ollama, port = world.standin("llama3.2")
     await world.desktop("alice", port)
-    world.key = await world.command("alice", "keys", "add", "tests")
+    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()
     return Growth(world)
 
