@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -198,6 +199,8 @@ def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
 
     We may be root, and the folder another user's, who must not choose what we connect to.
     """
+    if sys.platform == "win32":
+        raise OSError("this system has no UNIX sockets")
     with pinned(path) as there:
         made = _dial(socket.AF_UNIX, there, patience)
     peer = peer_credentials(made)

@@ -70,6 +70,8 @@ def forbid_files(readable: Iterable[str]) -> None:
 
 def _allow(ruleset: int, path: str) -> None:
     """Let what is below be read, if it is there."""
+    if sys.platform != "linux":
+        return
     try:
         found = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:

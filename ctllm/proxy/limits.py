@@ -42,8 +42,8 @@ def become(uid: int) -> None:
     if not can_read:
         load_zstd()
         import_module("multipart")
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
+    os.setgid(uid)  # of root this sets the real, the effective and the saved id (setuid(2))
+    os.setuid(uid)
 
 
 def confine(memory_bytes: int, max_open_files: int) -> None:
