@@ -17,15 +17,23 @@ def presented_tokens(asked: RequestHead) -> tuple[str, ...]:
 
     Several may be there: many clients send a made-up Bearer token beside the key that they are
     told to send in a header. What is no credential of ours, such as `Bearer` alone, counts as none.
-    Raises BadRequest for several Authorization headers.
+    Raises BadRequest where one of these headers comes several times: two servers might believe
+    different ones.
     """
-    authorization = [value for name, value in asked.headers if name.lower() == b"authorization"]
-    if len(authorization) > 1:
-        raise BadRequest("There are several Authorization headers; send one.")
-    found = [_authorized(value, asked) for value in authorization]
-    found += [first(asked.headers, name) or b"" for name in _KEY_HEADERS]
+    found = [
+        _authorized(_only(asked, b"authorization"), asked),
+        *(_only(asked, name) for name in _KEY_HEADERS),
+    ]
     tokens = (value.strip().decode("latin-1") for value in found)
     return tuple(dict.fromkeys(token for token in tokens if token))
+
+
+def _only(asked: RequestHead, wanted: bytes) -> bytes:
+    """The value of a header that comes once; empty where it does not come."""
+    values = [value for name, value in asked.headers if name.lower() == wanted]
+    if len(values) > 1:
+        raise BadRequest(f"There are several {wanted.decode().title()} headers; send one.")
+    return values[0] if values else b""
 
 
 def _authorized(value: bytes, asked: RequestHead) -> bytes:

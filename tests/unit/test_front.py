@@ -416,10 +416,14 @@ class Tokens(Case):
             self.assertEqual(self.status(**given), status, site)
 
     def test_two_of_them(self) -> None:
-        """Two Authorization headers are refused, though one is good."""
+        """Two of one header are refused, though one is good: others might believe the other."""
         token = self.token()
-        both = {"Authorization": f"Bearer {token}", "authorization": "Bearer ollama"}
-        self.assertEqual(self.status(**both), 400)
+        for both in (
+            {"Authorization": f"Bearer {token}", "authorization": "Bearer ollama"},
+            {"X_Api_Key": token, "x_api_key": "other"},
+            {"Api_Key": "other", "api_key": token},
+        ):
+            self.assertEqual(self.status(**both), 400)
         self.assertEqual(self.asked, [])
 
     def test_without_any(self) -> None:
