@@ -7,6 +7,7 @@ hides its end behind those bytes: then the system is asked, which knows.
 from __future__ import annotations
 
 import select
+import socket
 from typing import Any
 
 from ctllm.http.deadline import Deadline
@@ -16,6 +17,13 @@ from ctllm.http.faces import Clock, is_tls
 #: two, and the most of it: thousands may be unread at once.
 LOOK, GROWTH, LONGEST = 0.1, 1.5, 0.5
 
+#: When a silent connection is asked, how often, and how many times in vain; by itself the system
+#: waits for two hours.
+_PROBES = tuple(
+    (getattr(socket, name), value)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+)
 _ENDS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
 
 
@@ -55,13 +63,28 @@ class Attention:
         self._next.lift()
 
 
+def keep_alive(transport: Any) -> None:
+    """Have the system ask a silent TCP connection whether its other side is still there.
+
+    What a client that left had still to send waits before its end. Where that is not read, the end
+    never comes, and at last the client's system forgets the connection without a word. UNIX sockets
+    need no asking.
+    """
+    handle = transport.getHandle()
+    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    transport.setTcpKeepAlive(True)
+    for option, seconds in _PROBES:
+        handle.setsockopt(socket.IPPROTO_TCP, option, seconds)
+
+
 def hung_up(transport: Any) -> bool:
     """Whether the other side closed, though what it sent before is still to be read.
 
     False where that cannot be known: not on every system, not without a socket.
     """
-    socket = transport.transport if is_tls(transport) else transport
-    handle = getattr(socket, "getHandle", None)
+    plain = transport.transport if is_tls(transport) else transport
+    handle = getattr(plain, "getHandle", None)
     if handle is None or not hasattr(select, "poll"):
         return False
     asked = select.poll()

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import BadRequest, Cancelled, CtllmError, TooSlow
-from ctllm.http.attention import Attention
+from ctllm.http.attention import Attention, keep_alive
 from ctllm.http.crowd import Crowd
 from ctllm.http.ending import Ending
 from ctllm.http.faces import Clock, Transport
@@ -75,6 +75,7 @@ class HttpServer(Ending):
         """Serve; the transport slows and resumes the exchange that is being answered."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
+            keep_alive(self.transport)
         self.transport.registerProducer(self, True)
         self._deadline.set(HEAD_TIME)
         self._crowd.wait(self)

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.attention import LOOK, Attention, hung_up
+from ctllm.http.attention import LOOK, Attention, hung_up, keep_alive
 
 
 class Held(StringTransport):
@@ -105,3 +105,19 @@ class AttentionTests(SynchronousTestCase):
         self.assertFalse(hung_up(secured))
         self.theirs.close()
         self.assertTrue(hung_up(secured))
+
+    def test_the_system_asks_silent_ones(self) -> None:
+        """A client that left with much unsent may never tell of its end."""
+        with socket.socket() as plain:
+            held = Held(plain)
+            held.setTcpKeepAlive = lambda on: plain.setsockopt(  # type: ignore[attr-defined]
+                socket.SOL_SOCKET, socket.SO_KEEPALIVE, on
+            )
+            keep_alive(held)
+            self.assertTrue(plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            if hasattr(socket, "TCP_KEEPIDLE"):
+                idle = plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                self.assertLessEqual(idle, 60)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            keep_alive(Held(ours))
