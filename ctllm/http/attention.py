@@ -70,8 +70,9 @@ def keep_alive(transport: Any) -> None:
     never comes, and at last the client's system forgets the connection without a word. UNIX sockets
     need no asking.
     """
-    handle = transport.getHandle()
-    if handle.family not in (socket.AF_INET, socket.AF_INET6):
+    handle = getattr(transport, "getHandle", lambda: None)()
+    inet = (socket.AF_INET, socket.AF_INET6)
+    if not isinstance(handle, socket.socket) or handle.family not in inet:
         return
     transport.setTcpKeepAlive(True)
     for option, seconds in _PROBES:
