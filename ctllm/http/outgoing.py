@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -29,6 +30,12 @@ HOLD = 0.1
 
 #: Given a connection that has left HTTP, with the head of its 101, and what came after that.
 Switched = Callable[[Transport, AnswerHead, bytes], None]
+
+
+def _connect_error(reason: Failure) -> str:
+    """Why there is no connection, in the system's words where it was the system."""
+    number = getattr(reason.value, "osError", None)
+    return os.strerror(number) if isinstance(number, int) else reason.getErrorMessage()
 
 
 class Server(Protocol):
@@ -101,7 +108,7 @@ class Outgoing:
         self._connecting = None
         if not self._over:
             self._over = True
-            said = reason.getErrorMessage()
+            said = _connect_error(reason)
             self.caller.fail(self._origin.unreachable(f"{self._origin.name} is not there: {said}"))
 
     def use(self, connection: Connection) -> None:

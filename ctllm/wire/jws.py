@@ -28,6 +28,9 @@ MAX_TOKEN = 8 * 1024
 LEEWAY = 5.0
 """Seconds after its end for which a token is taken: the verifier's clock may be fast."""
 
+LATEST = 2**53
+"""The latest time that a token may name, in epoch seconds: a float holds it exactly."""
+
 FUTURE_LEEWAY = 30.0
 """Seconds before its beginning (`iat`, `nbf`) for which a token is taken: the verifier's clock may
 be slow, or was set back since. A token that is taken early ends no later for it."""
@@ -106,6 +109,8 @@ class TokenKind:
 
     def check_age(self, issued: float, expires: float, now: float) -> None:
         """Raise Unauthenticated unless `now` lies within a token's life (epoch seconds)."""
+        if max(issued, expires) > LATEST:
+            raise self.refusal()
         if now >= expires + LEEWAY:
             raise Unauthenticated(f"The {self.title} has expired: sign in again.")
         if issued > now + FUTURE_LEEWAY:

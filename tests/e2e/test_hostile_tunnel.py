@@ -128,7 +128,7 @@ async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(world: Wor
             refused = handshake(mallory) if full else handshake(mallory, "chat")
             if full or not number:  # first for its protocol, in the end for lack of room
                 said = await deferToThread(heard, world.cloud_port, refused + hers)
-                assert said.startswith(b"HTTP/1.1 503 " if full else b"HTTP/1.1 400 "), said
+                assert said.startswith(b"HTTP/1.1 429 " if full else b"HTTP/1.1 400 "), said
                 assert b"\r\nConnection: close\r\n" in said, said
                 assert said.count(b"HTTP/1.1") == 1, said
             else:

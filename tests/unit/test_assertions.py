@@ -115,6 +115,11 @@ class VerifierTests(Case):
         self.verifier.verify(self.signed(iat=int(START) + 30))
         self.assertIn("clocks", self.refused(self.signed(iat=int(START) + 31)))
 
+    def test_times_that_no_clock_shows(self) -> None:
+        """They are no times, though they are numbers in JSON."""
+        for far in ({"exp": 2**53 + 1}, {"exp": 10**400}, {"iat": 10**400}):
+            self.refused(self.signed(**far))
+
     def test_alg_none(self) -> None:
         """An unsigned token is refused, whatever its header calls it."""
         for typ in ("JWT", "ctllm-assertion+jwt"):

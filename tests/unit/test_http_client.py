@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -111,9 +113,9 @@ class Asked(Case):
     def test_nobody_there(self) -> None:
         """The error is of the kind that the origin was made with, and says who is not there."""
         _, heard = self.open()
-        self.place.refuse(ConnectionRefusedError())
+        self.place.refuse(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
         self.failed(heard, OllamaDown)
-        self.assertIn("Ollama is not there", str(heard.over))
+        self.assertEqual(str(heard.over), "Ollama is not there: Connection refused")
 
 
 class Secured(SynchronousTestCase):
