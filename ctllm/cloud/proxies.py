@@ -29,6 +29,10 @@ from ctllm.http.client import Origin
 from ctllm.http.faces import Endpoint
 from ctllm.http.periodic import PeriodicService
 
+#: Seconds that a desktop is asked to stay away while the cloud drains. It obeys, and the next cloud
+#: needs it soon.
+DESKTOP_RETRY = 10
+
 Word = Literal["absent", "starting", "running", "failed"]
 
 _WORDS: dict[State, Word] = {
@@ -127,7 +131,7 @@ class Proxies(MultiService):
             self._means.audit.record("refusal", proxy_id, "draining")
             raise Overloaded(
                 "This cloud is about to be stopped for maintenance. Try again in a few minutes.",
-                retry_after=60,
+                retry_after=60 if begins else DESKTOP_RETRY,
             )
         if life is None or life.state is State.FAILED:
             self._admit(proxy_id)
