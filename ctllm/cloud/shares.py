@@ -45,4 +45,4 @@ def share_of(most: int, room: int) -> int:
 
 def tunnels() -> Shares:
     """Count tunnels."""
-    return Shares(MAX_TUNNELS, "tunnels of yours are connected: is a desktop in a loop?")
+    return Shares(MAX_TUNNELS, "tunnels of yours are connected (is a desktop in a loop?)")
