@@ -13,7 +13,10 @@ from ctllm.errors import Forbidden
 from ctllm.wire.heads import Headers, RequestHead, first
 
 #: What pages may read of an answer besides what they always may.
-_EXPOSED = b"Ctllm-Exchange, Ctllm-Desktop, Ctllm-Side, Ctllm-Model, Retry-After, WWW-Authenticate"
+_EXPOSED = (
+    b"Ctllm-Exchange, Ctllm-Desktop, Ctllm-Side, Ctllm-Model, Retry-After, WWW-Authenticate, "
+    b"X-Request-Id, X-Should-Retry"
+)
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 #: For a browser that names no headers; `*` would not stand for Authorization.
 _USUAL = b"Authorization, Content-Type, X-Api-Key, Api-Key"

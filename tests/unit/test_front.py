@@ -561,6 +561,8 @@ class OtherSites(Case):
                 self.assertIsNone(self.header("access-control-allow-credentials"))
             self.assertEqual(self.ask("GET /api/tags", Origin=origin, X_Api_Key="wrong"), 401)
             self.assertEqual(self.header("access-control-allow-origin"), origin)
+            readable = self.header("access-control-expose-headers") or ""
+            self.assertIn("X-Should-Retry", readable.split(", "))
         origin = "http://localhost:3000"
         self.assertEqual(self.preflight(origin, "content-type"), 403)
         for headers in ({}, {"X_Api_Key": "wrong", "Cookie": "a=b"}):
