@@ -15,6 +15,13 @@ class Command(usage.Options):
 
     argument = ""
 
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Take options before the argument or after it."""
+        words = list(options or ())
+        if words and not words[0].startswith("-"):
+            words.append(words.pop(0))
+        super().parseOptions(words)
+
     def parseArgs(self, *given: str) -> None:
         """Keep the argument; UsageError unless there are as many as are needed."""
         needed = 1 if self.argument else 0
@@ -184,7 +191,7 @@ class _Logout(Command):
     )
 
 
-class Connect(usage.Options):
+class Connect(Command):
     """Its argument is optional."""
 
     argument = ""
@@ -200,16 +207,11 @@ class Connect(usage.Options):
     ]
     optParameters = [["model", None, None, "The model that the lines name"]]
 
-    def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Take options before the client or after it."""
-        words = list(options or ())
-        if words and not words[0].startswith("-"):
-            words.append(words.pop(0))
-        super().parseOptions(words)
-
-    def parseArgs(self, client: str = "") -> None:
-        """Keep the client."""
-        self.argument = client
+    def parseArgs(self, *given: str) -> None:
+        """Keep the client, where one is named."""
+        if len(given) > 1:
+            raise usage.UsageError("takes one argument at most: CLIENT")
+        self.argument = "".join(given)
 
     def postOptions(self) -> None:
         """One of the two, or none."""

@@ -94,6 +94,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.run_("keys"), "car\n")
         self.refused("keys", "rm", "laptop")
 
+    def test_options_before_and_after_the_argument(self) -> None:
+        """As the documents write them, and as getopt has them."""
+        self.signed_in()
+        self.run_("keys", "add", "boss", "--manage")
+        self.run_("keys", "add", "--manage", "chief")
+        self.assertEqual(self.run_("keys", "ls"), "boss (manage)\nchief (manage)\n")
+        self.assertIn("needs one argument", self.refused("keys", "add", "a", "b"))
+
     def test_connect(self) -> None:
         """Lines with the cloud's address and a key that works, the same one each time."""
         self.signed_in()
