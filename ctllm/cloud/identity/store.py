@@ -43,7 +43,7 @@ class Folder:
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 path.mkdir(mode=0o700)
-                with _opened(path) as descriptor:
+                with opened(path) as descriptor:
                     _give(descriptor, path.parent)
             mode = path.stat().st_mode
         if mode & _OTHERS:
@@ -125,7 +125,7 @@ class Folder:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes from removing files or updating them: for a system call or two."""
-        with _opened(self.path) as descriptor:
+        with opened(self.path) as descriptor:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor lets go
             yield
 
@@ -157,12 +157,13 @@ def _give(descriptor: int, around: Path) -> None:
 
 def _settle(folder: Path) -> None:
     """Make the names in `folder` outlast a power cut."""
-    with _opened(folder) as descriptor:
+    with opened(folder) as descriptor:
         os.fsync(descriptor)
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def opened(folder: Path) -> Iterator[int]:
+    """A descriptor of the folder itself; OSError also where a link has its name."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor

@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -22,7 +21,7 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
 from ctllm.cloud.engine import Container, Listed
-from ctllm.cloud.identity.store import Folder
+from ctllm.cloud.identity.store import Folder, opened
 from ctllm.cloud.runtimes import ProxySocket
 from ctllm.cloud.runtimes.attachment import CONTAINER_GROUP, CONTAINER_USER, Attached
 from ctllm.cloud.waiting import sleep
@@ -67,7 +66,7 @@ class Mounts:
         await self.clear(proxy_id)
         try:
             folder.mkdir(mode=0o700)
-            with _opened(folder) as descriptor:
+            with opened(folder) as descriptor:
                 os.fchown(descriptor, -1, group)
                 os.fchmod(descriptor, _OPEN)
         except OSError as error:
@@ -82,7 +81,7 @@ class Mounts:
         First nothing more can be made, and then what is there is looked at.
         """
         try:
-            with _opened(self._folder(proxy_id)) as descriptor:
+            with opened(self._folder(proxy_id)) as descriptor:
                 while _SOCKET not in os.listdir(descriptor):
                     await sleep(self._clock, _OFTEN)
                 os.fchmod(descriptor, _SEALED)
@@ -97,7 +96,7 @@ class Mounts:
         folder = self._folder(proxy_id)
         if "none" not in (found.network_settings.networks or {}):
             return ""
-        with suppress(OSError), _opened(folder) as descriptor:
+        with suppress(OSError), opened(folder) as descriptor:
             if self._is_sealed(descriptor):
                 return f"unix:{quoteStringArgument(str(folder / _SOCKET))}"
         return ""
@@ -112,7 +111,7 @@ class Mounts:
         """Remove the folder."""
         folder = self._folder(proxy_id)
         with suppress(FileNotFoundError):
-            with _opened(folder) as descriptor:
+            with opened(folder) as descriptor:
                 os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():  # folders of the container's own: only root can remove those
@@ -140,13 +139,3 @@ class Mounts:
             return False
         found = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
         return stat.S_ISSOCK(found.st_mode) and found.st_uid == CONTAINER_USER
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """A descriptor of the folder itself; OSError also where a link has its name."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
