@@ -15,8 +15,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater, react
 
 from ctllm.config import Desktop, Proxy
+from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
-from ctllm.desktop.session import log_in
 
 #: Seconds between two desktops' dials: more at once would measure TCP's backlog.
 APART = 0.05

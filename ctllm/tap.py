@@ -19,14 +19,14 @@ from twisted.internet.main import installReactor
 from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import usage
 
+from ctllm.auth.jws import to_text
 from ctllm.config import Config
 from ctllm.errors import CtllmError
-from ctllm.http.polling import SteadyReactor
-from ctllm.later import WAMP, put_off
-from ctllm.logs import json_observer, text_observer
-from ctllm.options import Options
-from ctllm.place import ProxyPlace
-from ctllm.wire.jws import to_text
+from ctllm.fastpath.epoll_reactor import SteadyReactor
+from ctllm.lazy_imports import WAMP, put_off
+from ctllm.log_observers import json_observer, text_observer
+from ctllm.proxy_args import ProxyPlace
+from ctllm.tap_options import Options
 
 __all__ = ["Options", "makeService", "run"]
 
@@ -184,7 +184,7 @@ def _desktop(reactor: Any, config: Config) -> Any:
 
 
 def _all(reactor: Any, config: Config, place: MultiService) -> None:
-    from ctllm.welcome import Welcome
+    from ctllm.quickstart import Welcome
 
     cloud, desktop = _cloud(reactor, config), _desktop(reactor, config)
     if config.desktop.demo == "auto":

@@ -26,8 +26,8 @@ from twisted.internet.task import deferLater, react
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
 from ctllm.errors import CtllmError
-from ctllm.ipc import Daemon
-from ctllm.wire.ipc_data import Status
+from ctllm.ipc.client import Daemon
+from ctllm.ipc.messages import Status
 from tests.e2e.processes import megabytes
 from tests.e2e.session import Session
 from tests.e2e.world import Program, World, until
@@ -99,7 +99,7 @@ class Soak:
             )
         elif name == "ollama":
             self.running[name] = world.run(
-                "ollama", "python", "-m", "ctllm.standin", f"--port={self.ollama_port}",
+                "ollama", "python", "-m", "ctllm.demo", f"--port={self.ollama_port}",
                 "--model=llama3.2",
             )  # fmt: skip
         elif name == "desktop":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.ipc import Daemon
-from ctllm.wire import ipc
+from ctllm.ipc import protocol
+from ctllm.ipc.client import Daemon
 from tray.asking import ask_for_link
 
 #: Shows a title and words.
@@ -49,15 +49,15 @@ class Clicks:
 
     def show(self) -> None:
         """Open the chat page."""
-        self._later(lambda: self._opened(self._ask(ipc.Show)))
+        self._later(lambda: self._opened(self._ask(protocol.Show)))
 
     def hide(self) -> None:
         """Hide its window."""
-        self._later(lambda: self._ask(ipc.Hide))
+        self._later(lambda: self._ask(protocol.Hide))
 
     def settings(self) -> None:
         """Open the settings."""
-        self._later(lambda: self._opened(self._ask(ipc.Settings)))
+        self._later(lambda: self._opened(self._ask(protocol.Settings)))
 
     def _opened(self, answer: Any) -> None:
         if not answer["opened"]:
@@ -68,7 +68,7 @@ class Clicks:
 
     def prefer(self, preference: str) -> None:
         """Say where requests go."""
-        self._later(lambda: self._ask(ipc.Prefer, preference=preference))
+        self._later(lambda: self._ask(protocol.Prefer, preference=preference))
 
     def sign_in(self) -> None:
         """Ask for a link, and sign in with it."""
@@ -79,18 +79,18 @@ class Clicks:
         if link is None:
             self._notify("Sign in with a command", "Run: ctllm login")
         elif link:
-            self._ask(ipc.Login, link=link)
+            self._ask(protocol.Login, link=link)
 
     def sign_out(self) -> None:
         """Sign out."""
-        self._later(lambda: self._ask(ipc.Logout))
+        self._later(lambda: self._ask(protocol.Logout))
 
     def about(self) -> None:
         """Say what this is."""
         self._later(self._about)
 
     def _about(self) -> None:
-        about = self._ask(ipc.About)
+        about = self._ask(protocol.About)
         title = f"{about['name']} {about['version']}"
         self._notify(title, f"{about['homepage']}\nState: {about['state_folder']}")
 
@@ -105,7 +105,7 @@ class Clicks:
     def _quit(self) -> None:
         try:
             with Daemon(self._state) as daemon:
-                waits = daemon.ask(ipc.Quit)["under_way"]
+                waits = daemon.ask(protocol.Quit)["under_way"]
                 if waits:
                     self._notify("Quitting", f"Waiting for {waits} answers under way")
                 for _ in daemon.events():

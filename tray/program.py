@@ -17,9 +17,9 @@ from typing import Any
 from ctllm import __version__
 from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.holding import hold
-from ctllm.ipc import Daemon
-from ctllm.screen import has_screen
+from ctllm.ipc.client import Daemon
+from ctllm.system.display import has_screen
+from ctllm.system.file_lock import hold
 from tray.clicks import Clicks
 from tray.panel import NO_SESSION, NO_TRAY, has_tray, panel_kind
 from tray.starting import start

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ctllm.wire.printable import printable
+from ctllm.common.sanitize import printable
 from tray.clicks import Clicks
 from tray.drawing import picture
 from tray.news import News

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctllm.programs import desktop_program
+from ctllm.system.launch_commands import desktop_program
 
 #: Bytes of the daemon's log that are kept when another one is started.
 _KEPT = 1024 * 1024

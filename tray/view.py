@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ctllm.wire.ipc_data import Status
-from ctllm.wire.printable import printable
+from ctllm.common.sanitize import printable
+from ctllm.ipc.messages import Status
 
 #: Models that the menu names, and the longest name and reason that it shows.
 MOST_MODELS = 10

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ctllm.common.json_decoder import decode_json
 from ctllm.errors import CtllmError
-from ctllm.ipc import Daemon
-from ctllm.wire.ipc_data import Status
-from ctllm.wire.json_decoder import decode_json
+from ctllm.ipc.client import Daemon
+from ctllm.ipc.messages import Status
 from tray.view import NOT_RUNNING, Icon, View, shortened, view_of
 
 #: Seconds between two attempts to reach it: the first, and at most.

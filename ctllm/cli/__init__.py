@@ -10,12 +10,12 @@ from typing import Any
 
 from twisted.python import usage
 
-from ctllm.cli import autostart, daemon, desktop, firewall, proxies, server
+from ctllm.cli import account, autostart, control, firewall, proxies, users
 from ctllm.cli.options import Options
 from ctllm.cli.output import complain, to_whoever_reads
+from ctllm.common.sanitize import printable_lines
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.wire.printable import printable_lines
 
 #: The status of a command that found no daemon, as for services (LSB, init scripts).
 NOT_RUNNING = 3
@@ -53,25 +53,25 @@ def _run(options: Options) -> None:
 
 
 _COMMANDS: dict[str, Callable[[Config, Any], None]] = {
-    "invite": server.invite,
-    "revoke": server.revoke,
+    "invite": users.invite,
+    "revoke": users.revoke,
     "firewall": firewall.run,
     "proxies ls": proxies.show,
     "proxies rm": proxies.remove,
     "proxies drain": proxies.drain,
     "proxies resume": proxies.resume,
-    "status": daemon.status,
-    "show": daemon.show,
-    "hide": daemon.hide,
-    "settings": daemon.settings,
-    "prefer": daemon.prefer,
-    "quit": daemon.quit,
-    "logs": daemon.logs,
+    "status": control.status,
+    "show": control.show,
+    "hide": control.hide,
+    "settings": control.settings,
+    "prefer": control.prefer,
+    "quit": control.quit,
+    "logs": control.logs,
     "autostart": autostart.run,
-    "login": desktop.login,
-    "logout": desktop.logout,
-    "connect": desktop.connect,
-    "keys add": desktop.add,
-    "keys rm": desktop.remove,
-    "keys ls": desktop.names,
+    "login": account.login,
+    "logout": account.logout,
+    "connect": account.connect,
+    "keys add": account.add,
+    "keys rm": account.remove,
+    "keys ls": account.names,
 }

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctllm.cli.entries import Entry, Machine, entries
+from ctllm.cli.autostart_files import Entry, Machine, entries
 from ctllm.cli.options import Command
 from ctllm.cli.output import complain, say
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration, BadRequest
-from ctllm.programs import desktop_program, tray_program
+from ctllm.system.launch_commands import desktop_program, tray_program
 
 
 def run(config: Config, told: Command) -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 import msgspec
 
+from ctllm.common.sanitize import escaped_json, printable_lines
 from ctllm.errors import CtllmError
-from ctllm.wire.printable import escaped_json, printable_lines
 
 
 class _Reader:

@@ -9,11 +9,11 @@ from typing import Any
 
 from ctllm.cli.options import Command
 from ctllm.cli.output import say, say_styled
-from ctllm.cli.running import run
-from ctllm.cli.server import cloud_state
+from ctllm.cli.reactor_runner import run
+from ctllm.cli.users import cloud_state
+from ctllm.common.sanitize import printable
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
-from ctllm.wire.printable import printable
 
 _HEAD = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
 #: What every id begins with; the rest is the user's hash.
@@ -95,8 +95,8 @@ def resume(config: Config, _: Command) -> None:
 
 def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
-    from ctllm.cloud.operator import answers, operator_socket
-    from ctllm.cloud.roster import Remote
+    from ctllm.cloud.admin.api import answers, operator_socket
+    from ctllm.cloud.admin.client import Remote
 
     folder = cloud_state(config)
     path = operator_socket(Path(config.state))
@@ -119,12 +119,12 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
 
 
 def _local(config: Config, folder: Any, reactor: Any) -> Any:
+    from ctllm.cloud.admin.client import Local
     from ctllm.cloud.audit import Audit
     from ctllm.cloud.identity import load_keys
-    from ctllm.cloud.roster import Local
-    from ctllm.cloud.runtimes import Instance, no_matter
-    from ctllm.cloud.runtimes.chosen import runtime_for
-    from ctllm.cloud.runtimes.peers import endpoint_to
+    from ctllm.cloud.spawners.factory import runtime_for
+    from ctllm.cloud.spawners.interfaces import Instance, no_matter
+    from ctllm.cloud.spawners.peer_verification import endpoint_to
 
     state = Path(config.state)
     runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_keys(folder))
@@ -158,7 +158,7 @@ async def _few_at_once(do: Callable[[Any], Coroutine[Any, Any, None]], each: Seq
 
 
 async def _sleep(reactor: Any, seconds: float) -> None:
-    from ctllm.cloud.waiting import sleep
+    from ctllm.reactor.deferred_tools import sleep
 
     await sleep(reactor, seconds)
 

@@ -12,17 +12,17 @@ import msgspec
 from msgspec import Meta
 
 from ctllm import __version__
+from ctllm.auth.session_assertions import USE
 from ctllm.cloud.identity import SERVE, ApiKeys, Assertions, Grant
-from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.signin import SignIn
+from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.sign_in import SignIn
 from ctllm.errors import MethodNotAllowed, NotFound
-from ctllm.http.asking import ask
-from ctllm.http.bodies import decoded, json_body
-from ctllm.http.faces import Clock
-from ctllm.http.headers import ASSERTION
-from ctllm.http.incoming import Incoming
-from ctllm.wire.assertions import USE
-from ctllm.wire.heads import Headers, RequestHead
+from ctllm.http.client.fetch import ask
+from ctllm.http.header_policy import ASSERTION
+from ctllm.http.message.head import Headers, RequestHead
+from ctllm.http.server.json_body import decoded, json_body
+from ctllm.http.server.request import Incoming
+from ctllm.reactor.interfaces import Clock
 
 #: The largest body that a management call may have, in bytes.
 MAX_BODY = 16 * 1024

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from twisted.logger import Logger
 
-from ctllm.wire.recent import Recent
+from ctllm.common.ttl_cache import Recent
 
 What = Literal["start", "adoption", "failure", "refusal", "stop", "death"]
 

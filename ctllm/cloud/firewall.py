@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 
-from ctllm.cloud.runtimes.containers import BRIDGE
+from ctllm.cloud.spawners.container_spec import BRIDGE
 
 CHAIN = "CTLLM"
 #: One that no other route has: it is ours, and all others come before it.

@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from ctllm.cloud.identity import PROXY_PREFIX, ApiKeys, Authentication, Grant, Passes, Revocations
 from ctllm.cloud.in_flight import InFlight
-from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.proxies.manager import Proxies
 
 
 class Revoker:

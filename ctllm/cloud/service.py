@@ -8,9 +8,10 @@ from typing import Any
 
 from twisted.application.service import MultiService
 
+from ctllm.cloud.admin.api import operator_listener
 from ctllm.cloud.api import Api
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.front import Front
+from ctllm.cloud.gateway import Front
 from ctllm.cloud.identity import (
     POLL,
     PROXY_PREFIX,
@@ -31,20 +32,19 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.operator import operator_listener
-from ctllm.cloud.proxies import Proxies
+from ctllm.cloud.proxies.manager import Proxies
 from ctllm.cloud.revoker import Revoker
-from ctllm.cloud.runtimes.chosen import runtime_for
-from ctllm.cloud.shares import Shares, share_of
-from ctllm.cloud.signin import SignIn
+from ctllm.cloud.sign_in import SignIn
+from ctllm.cloud.spawners.factory import runtime_for
+from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
-from ctllm.http.crowd import SPARE, Crowd, room_for
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.listener import Listener
-from ctllm.http.periodic import PeriodicService
-from ctllm.http.turnstile import Turnstile
+from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
+from ctllm.http.server.endpoint_service import Listener
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.request_throttle import Turnstile
+from ctllm.reactor.periodic import PeriodicService
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
 SWEEP = 3600.0

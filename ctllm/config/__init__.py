@@ -1,10 +1,10 @@
 """etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
 
-from ctllm.config.addresses import endpoint_string, network_pool, ollama_url, public_url, uid_range
-from ctllm.config.desktop import Desktop
-from ctllm.config.keys import KEYS, Key, arguments
-from ctllm.config.reading import load
-from ctllm.config.sections import Cloud, Config, Proxy
+from ctllm.config.desktop_schema import Desktop
+from ctllm.config.fields import KEYS, Key, arguments
+from ctllm.config.loader import load
+from ctllm.config.schema import Cloud, Config, Proxy
+from ctllm.config.validators import endpoint_string, network_pool, ollama_url, public_url, uid_range
 
 __all__ = [
     "KEYS",

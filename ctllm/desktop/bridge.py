@@ -12,16 +12,16 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from ctllm.desktop.dialling import dialler
+from ctllm.common.sanitize import SAID, printable
+from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.proxy_environment import is_loopback
-from ctllm.desktop.redial import pause
+from ctllm.desktop.reconnect_backoff import pause
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
-from ctllm.http.periodic import Periodic
-from ctllm.http.sockets import BridgeSockets
-from ctllm.http.websocket import BridgeSocket
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Reason
-from ctllm.wire.printable import SAID, printable
+from ctllm.reactor.periodic import Periodic
+from ctllm.tunnel.frames import Reason
+from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.websocket.factories import BridgeSockets
+from ctllm.tunnel.websocket.transport import BridgeSocket
 
 #: Seconds between looks for a sign-in, while there is none.
 LOOK = 0.5

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from ctllm.common.buffer_budget import Room
 from ctllm.errors import CtllmError, Forbidden
-from ctllm.wire.endpoints import (
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import RequestHead
+from ctllm.ollama.api import (
     asked_for,
     canonical,
     endpoint_of,
     is_remote_name,
     model_in_path,
 )
-from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.heads import RequestHead
-from ctllm.wire.requested_model import ModelFinder, model_finder
-from ctllm.wire.room import Room
+from ctllm.ollama.requested_model import ModelFinder, model_finder
 
 Open = Callable[[RequestHead, Caller], Call]
 

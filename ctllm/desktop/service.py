@@ -12,37 +12,38 @@ from typing import Any
 from twisted.application.service import MultiService
 
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
-from ctllm.desktop.authorization import TunnelPolicy
+from ctllm.demo import Standin
+from ctllm.desktop.api_key_lease import KeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.broker.choice import Preference
-from ctllm.desktop.broker.elsewhere import Elsewhere
-from ctllm.desktop.broker.kept import KeptPreference
-from ctllm.desktop.cloud import CloudClient, host_name
-from ctllm.desktop.credentials import CredentialFile
-from ctllm.desktop.endpoint import EndpointApp
+from ctllm.desktop.broker.preference_store import KeptPreference
+from ctllm.desktop.broker.remote_desktops import Elsewhere
+from ctllm.desktop.broker.routing_policy import Preference
+from ctllm.desktop.cloud_client import CloudClient, host_name
+from ctllm.desktop.cloud_session import Session
+from ctllm.desktop.connection_state import Standing
+from ctllm.desktop.credential_file import CredentialFile
+from ctllm.desktop.graceful_shutdown import Leaving
+from ctllm.desktop.host_monitor import Surroundings
+from ctllm.desktop.ipc.browser import Page, has_display
 from ctllm.desktop.ipc.commands import DesktopCommands
-from ctllm.desktop.ipc.lock import Lock
-from ctllm.desktop.ipc.page import Page, has_display
-from ctllm.desktop.ipc.recent import RecentLog
+from ctllm.desktop.ipc.instance_lock import Lock
+from ctllm.desktop.ipc.log_buffer import RecentLog
 from ctllm.desktop.ipc.service import IpcService
-from ctllm.desktop.ipc.window import Window, can_have_window
-from ctllm.desktop.keys import KeyLease
-from ctllm.desktop.leaving import Leaving
-from ctllm.desktop.ollama import Ollama, OllamaServer
-from ctllm.desktop.report import Report
-from ctllm.desktop.session import Session
-from ctllm.desktop.standing import Standing
-from ctllm.desktop.surroundings import Surroundings
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.listener import Listener
+from ctllm.desktop.ipc.webview_process import Window, can_have_window
+from ctllm.desktop.loopback_endpoint import EndpointApp
+from ctllm.desktop.ollama_monitor import Ollama, OllamaServer
+from ctllm.desktop.status import Report
+from ctllm.desktop.tunnel_policy import TunnelPolicy
 from ctllm.http.origins import host_of, is_loopback_host
-from ctllm.http.turnstile import Turnstile
-from ctllm.programs import window_program
-from ctllm.standin import Standin
-from ctllm.wire import frames, ipc_data
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Status
+from ctllm.http.server.endpoint_service import Listener
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request_throttle import Turnstile
+from ctllm.ipc import messages
+from ctllm.system.launch_commands import window_program
+from ctllm.tunnel import frames
+from ctllm.tunnel.frames import Status
+from ctllm.tunnel.responder import Answerer
 
 #: What the bridge calls how it is, as news for `Standing`.
 _NEWS = {
@@ -206,8 +207,8 @@ class DesktopService(MultiService):
         wanted = self._settings.page_window == "auto"
         return window_program() if wanted and can_have_window(self._environ, sys.platform) else None
 
-    def _fresh(self, report: Report) -> Callable[[], Awaitable[ipc_data.Status]]:
-        async def status() -> ipc_data.Status:
+    def _fresh(self, report: Report) -> Callable[[], Awaitable[messages.Status]]:
+        async def status() -> messages.Status:
             await self.ollama.look_at_loaded()
             return report.status()
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from ctllm.errors import Forbidden
-from ctllm.wire.heads import Headers, RequestHead, first
+from ctllm.http.message.head import Headers, RequestHead, first
 
 #: What pages may read of an answer besides what they always may.
 _EXPOSED = (

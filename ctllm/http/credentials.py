@@ -6,7 +6,7 @@ import binascii
 from base64 import b64decode
 
 from ctllm.errors import BadRequest
-from ctllm.wire.heads import RequestHead, first
+from ctllm.http.message.head import RequestHead, first
 
 #: Headers whose whole value is the key: Anthropic's clients send the one, Azure's the other.
 _KEY_HEADERS = (b"x-api-key", b"api-key")

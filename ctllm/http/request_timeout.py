@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from ctllm.wire.heads import Headers, RequestHead, first, without
+from ctllm.http.message.head import Headers, RequestHead, first, without
 
 TIMEOUT = b"Ctllm-Timeout"
 #: Which part of its time a stage gives to the next one: the rest is for the way back.

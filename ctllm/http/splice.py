@@ -8,10 +8,10 @@ from typing import Any
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ctllm.http.attention import hung_up
-from ctllm.http.deadline import Deadline
-from ctllm.http.faces import Clock, Transport, is_tls
-from ctllm.http.prompt import write_now
+from ctllm.fastpath.direct_write import write_now
+from ctllm.http.hangup_monitor import hung_up
+from ctllm.reactor.interfaces import Clock, Transport, is_tls
+from ctllm.reactor.timeout import Deadline
 
 #: Seconds that a side has to take the last words of the other, which closed. One whose network is
 #: gone never takes them, and the system finds that out only after many minutes.

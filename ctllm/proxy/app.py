@@ -6,6 +6,8 @@ affair; who may ask for what is in the assertion.
 
 from __future__ import annotations
 
+from ctllm.auth.session_assertions import MANAGE, SERVE, Claims, Verifier
+from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import (
     BadRequest,
     Forbidden,
@@ -14,18 +16,16 @@ from ctllm.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ctllm.http.headers import ASSERTION, SCOPE
-from ctllm.http.incoming import Incoming
-from ctllm.http.sockets import ProxySockets
+from ctllm.http.header_policy import ASSERTION, SCOPE
+from ctllm.http.message.head import RequestHead, first, without
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.upgrade import listed, require_websocket
 from ctllm.http.splice import hand_over
-from ctllm.http.upgrade import listed, require_websocket
-from ctllm.proxy.relay import Relay
-from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
+from ctllm.proxy.desktop_registry import MAX_DESKTOPS, Rendezvous
+from ctllm.proxy.request_router import Relay
 from ctllm.proxy.resumption import wanted_exchange
-from ctllm.wire.assertions import MANAGE, SERVE, Claims, Verifier
-from ctllm.wire.frames import SUBPROTOCOL
-from ctllm.wire.heads import RequestHead, first, without
-from ctllm.wire.memory_budget import MemoryBudget
+from ctllm.tunnel.frames import SUBPROTOCOL
+from ctllm.tunnel.websocket.factories import ProxySockets
 
 #: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
 MAX_TUNNELS = 2 * MAX_DESKTOPS

@@ -15,7 +15,7 @@ from twisted.application.service import Service
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
-from ctllm.wire.exit_codes import OUT_OF_MEMORY
+from ctllm.common.exit_codes import OUT_OF_MEMORY
 
 _LAST_WORDS = b"a MemoryError: this proxy ends, and another takes its place\n"
 

@@ -10,11 +10,11 @@ import re
 from collections import OrderedDict
 
 from ctllm.errors import BadRequest, CtllmError, NotFound
-from ctllm.http.faces import Clock, Timer
-from ctllm.http.headers import RESUME
-from ctllm.wire.exchange import Caller
-from ctllm.wire.heads import AnswerHead, RequestHead, first, without
-from ctllm.wire.opener import Asking, Opener
+from ctllm.http.header_policy import RESUME
+from ctllm.http.interfaces import Caller
+from ctllm.http.message.head import AnswerHead, RequestHead, first, without
+from ctllm.reactor.interfaces import Clock, Timer
+from ctllm.tunnel.initiator import Asking, Opener
 
 #: How many exchanges are remembered for those who come back.
 REMEMBERED = 10_000

@@ -13,22 +13,22 @@ from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from ctllm.auth.session_assertions import Verifier
+from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import MemoryBudget
 from ctllm.config import Proxy
-from ctllm.http.crowd import Crowd
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.listener import Listener
-from ctllm.http.memory_limiter import MemoryLimiter
-from ctllm.http.periodic import PeriodicService
-from ctllm.http.sockets import ProxySockets
-from ctllm.http.turnstile import Turnstile
+from ctllm.http.server.connection_limits import Crowd
+from ctllm.http.server.endpoint_service import Listener
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.memory_limiter import MemoryLimiter
+from ctllm.http.server.request_throttle import Turnstile
 from ctllm.proxy.app import ProxyApp
+from ctllm.proxy.desktop_registry import Rendezvous
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
-from ctllm.proxy.limits import become, confine, memory_budget, sandbox
-from ctllm.proxy.relay import Relay
-from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.wire.assertions import Verifier
-from ctllm.wire.memory_budget import MemoryBudget
-from ctllm.wire.room import Room
+from ctllm.proxy.process_limits import become, confine, memory_budget, sandbox
+from ctllm.proxy.request_router import Relay
+from ctllm.reactor.periodic import PeriodicService
+from ctllm.tunnel.websocket.factories import ProxySockets
 
 #: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
 HELD = 4

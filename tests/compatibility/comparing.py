@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record
+from ctllm.demo import Record
 from tests.compatibility.calls import endpoint
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of

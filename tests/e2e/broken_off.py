@@ -81,7 +81,7 @@ class BrokenOff:
 
     async def _ollama(self) -> None:
         arguments = ("--port=0", "--model=llama3.2", "--control")
-        self.ollama = self.place.world.run("ollama", "python", "-m", "ctllm.standin", *arguments)
+        self.ollama = self.place.world.run("ollama", "python", "-m", "ctllm.demo", *arguments)
         await until(lambda: '"port"' in self.ollama.printed, "the stand-in to listen")
         self.place.ollama = json.loads(self.ollama.printed)["port"]
         for path in DIALECTS:

@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record, Standin
+from ctllm.demo import Record, Standin
 from tests.e2e.world import World
 
 Headers = tuple[tuple[str, str], ...]

@@ -13,8 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
+from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity import Assertions, Folder, load_keys
-from ctllm.wire.assertions import MANAGE, USE
 from tests.e2e.processes import children, option
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port

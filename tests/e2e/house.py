@@ -7,7 +7,7 @@ from typing import Any
 import ollama
 import openai
 
-from ctllm.standin import Standin
+from ctllm.demo import Standin
 from tests.e2e.world import World, until
 
 

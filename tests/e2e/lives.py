@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.world import Program, World, until
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}

@@ -75,7 +75,7 @@ async def test_another_address(cable: Cable, world: World) -> None:
         ip = shutil.which("ip") or "ip"
         return world.run(name, ip, "netns", "exec", cable.name, sys.executable, *words)
 
-    standin = start("ollama", "-m", "ctllm.standin", f"--port={ollama}", "--model=llama3.2",
+    standin = start("ollama", "-m", "ctllm.demo", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
     await until(lambda: '"port"' in standin.printed, "Ollama")
     desktop = start(

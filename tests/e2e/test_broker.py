@@ -17,9 +17,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Standin
-from ctllm.standin.script import Script
-from ctllm.wire.content_coding import load_zstd
+from ctllm.demo import Standin
+from ctllm.demo.script import Script
+from ctllm.http.message.content_coding import load_zstd
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port
 

@@ -18,8 +18,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record, Script
-from ctllm.wire.content_coding import load_zstd
+from ctllm.demo import Record, Script
+from ctllm.http.message.content_coding import load_zstd
 from tests.e2e.house import House
 from tests.e2e.network import RawClient
 from tests.e2e.world import until

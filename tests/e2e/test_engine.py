@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.engine import (
+from ctllm.cloud.docker_api import (
     Conflict,
     Engine,
     EngineAbsent,

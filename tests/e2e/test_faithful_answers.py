@@ -8,7 +8,7 @@ import json
 import pytest
 from pytest_twisted import ensureDeferred
 
-from ctllm.standin import Script, Standin
+from ctllm.demo import Script, Standin
 from tests.e2e.faithful import Ask, Both, Twice
 
 CHATS = ("/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages")

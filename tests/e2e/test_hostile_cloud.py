@@ -9,8 +9,8 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
 from tests.e2e.world import World, until
 from tests.ports import free_port
 

@@ -19,7 +19,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import linux
 from tests.e2e.test_hostile_resources import crowd, resident

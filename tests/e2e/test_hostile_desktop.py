@@ -16,7 +16,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import children, linux
 from tests.e2e.test_hostile_crowds import MB, pour

@@ -13,7 +13,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import alive, children, linux, megabytes, option, status
 from tests.e2e.test_hostile_resources import line, works

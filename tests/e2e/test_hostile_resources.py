@@ -14,7 +14,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import children, linux, option
 from tests.e2e.world import Program, World, until

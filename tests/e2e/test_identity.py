@@ -20,10 +20,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from ctllm.auth.api_keys import key_hash
+from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import Assertions, Folder, load_keys, proxy_id
-from ctllm.standin import Script, Standin
-from ctllm.wire.assertions import SERVE, USE
-from ctllm.wire.keys import key_hash
+from ctllm.demo import Script, Standin
 from tests.e2e.processes import children, linux, option
 from tests.e2e.world import BIN, Program, World, read_all, until
 

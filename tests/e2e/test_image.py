@@ -13,10 +13,10 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.engine import Container, Engine, way_to
-from ctllm.cloud.health import ask_health
+from ctllm.cloud.docker_api import Container, Engine, way_to
+from ctllm.cloud.proxies.health import ask_health
 from ctllm.errors import ProxyUnavailable
-from ctllm.http.client import Origin
+from ctllm.http.client.connection_pool import Origin
 from tests.e2e.dockerd import IMAGE, Dockerd
 from tests.e2e.processes import megabytes
 from tests.e2e.world import until
@@ -69,8 +69,8 @@ print(json.dumps([os.getuid(), os.getgid(), os.getgroups(), found]))
 #: Prints which modules of a proxy would be compiled at each start.
 UNCOMPILED = """
 import json, os, sys
-import ctllm.lean
-ctllm.lean.spare()
+import ctllm.proxy_main
+ctllm.proxy_main.spare()
 import ctllm.tap, ctllm.proxy.service, twisted.internet.reactor
 found = [getattr(each, "__cached__", None) for each in list(sys.modules.values())]
 found = [each for each in found if each]
@@ -81,7 +81,7 @@ print(json.dumps(bad))
 #: Prints what is there of the rest of ctllm, and of what only that imports.
 NEEDLESS = """
 import importlib.util, json
-names = ["ctllm.cloud", "ctllm.desktop", "ctllm.standin", "treq", "cryptography", "OpenSSL", "pip",
+names = ["ctllm.cloud", "ctllm.desktop", "ctllm.demo", "treq", "cryptography", "OpenSSL", "pip",
          "twisted.web"]
 print(json.dumps([each for each in names if importlib.util.find_spec(each)]))
 """

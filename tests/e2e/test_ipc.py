@@ -22,8 +22,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.ipc import Daemon
-from ctllm.wire import ipc
+from ctllm.ipc.client import Daemon, protocol
 from tests.e2e.processes import alive, argv, linux, megabytes
 from tests.e2e.world import BIN, Program, World, read_all, until
 from tests.ports import free_port
@@ -142,7 +141,7 @@ async def test_status(desk: Desk) -> None:
     assert status["pid"] == desk.program.pid
     assert status["ollama"]["models"] == ["llama3.2:latest"]
     assert status["traffic"]["bridge_bytes_sent"] > 0
-    secret = json.loads(desk.state.joinpath(*ipc.WHERE).read_text())["secret"]
+    secret = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())["secret"]
     assert secret not in json.dumps(status) + "".join(argv(desk.program.pid))
 
 
@@ -319,15 +318,15 @@ async def test_signing_out_and_in(desk: Desk) -> None:
 
         await until(there, wanted)
 
-    assert (await deferToThread(ask, ipc.Logout))["cloud_url"] == desk.world.url
+    assert (await deferToThread(ask, protocol.Logout))["cloud_url"] == desk.world.url
     await state("signed_out")
     code, said, _ = await desk.run("status")
     assert code == 4 and "signed out" in said
     code, _, wrong = await desk.run("show")
     assert code == 1 and "not signed in" in wrong
     with pytest.raises(CtllmError, match="sign-in link"):
-        await deferToThread(ask, ipc.Login, link="https://example.org/")
-    answer = await deferToThread(ask, ipc.Login, link=await desk.world.invite("alice"))
+        await deferToThread(ask, protocol.Login, link="https://example.org/")
+    answer = await deferToThread(ask, protocol.Login, link=await desk.world.invite("alice"))
     assert answer["user"] == "alice"
     await state("connected")
 
@@ -402,7 +401,7 @@ async def test_logs(desk: Desk) -> None:
     quiet = await deferToThread(Daemon, desk.state)
 
     async def following() -> bool:
-        await deferToThread(quiet.ask, ipc.Prefer, preference="auto")
+        await deferToThread(quiet.ask, protocol.Prefer, preference="auto")
         await desk.world.command("alice", "login", await desk.world.invite("alice"))
         return "bridge:" in follow.printed
 
@@ -420,7 +419,7 @@ async def test_another_user(desk: Desk, tmp_path: Path) -> None:
     """Neither the file nor the socket is for him, and TCP wants what is in the file."""
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
-    where = json.loads(desk.state.joinpath(*ipc.WHERE).read_text())
+    where = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())
     for path in (desk.state, *desk.state.parents):  # as if he could walk there
         if path == Path("/"):
             break
@@ -431,7 +430,7 @@ async def test_another_user(desk: Desk, tmp_path: Path) -> None:
 import json, os, socket, sys
 os.setgroups([]); os.setgid(60123); os.setuid(60123)
 try:
-    open({str(desk.state.joinpath(*ipc.WHERE))!r}).read(); print("read it")
+    open({str(desk.state.joinpath(*protocol.WHERE))!r}).read(); print("read it")
 except PermissionError:
     print("cannot read")
 ask = b'{{"id":1,"command":"QUIT"}}\\n'
@@ -457,10 +456,10 @@ for family, where in ((socket.AF_UNIX, {where["socket"]!r}), (socket.AF_INET, by
 @ensureDeferred
 async def test_by_tcp_too(desk: Desk) -> None:
     """Where there are no UNIX sockets; and what only listens on the same port is found out."""
-    file = desk.state.joinpath(*ipc.WHERE)
+    file = desk.state.joinpath(*protocol.WHERE)
     real = json.loads(file.read_text())
     elsewhere = desk.world.folder / "by-tcp"
-    told = elsewhere.joinpath(*ipc.WHERE)
+    told = elsewhere.joinpath(*protocol.WHERE)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps({**real, "socket": ""}))
     with await deferToThread(Daemon, elsewhere) as daemon:
@@ -474,10 +473,10 @@ async def test_by_tcp_too(desk: Desk) -> None:
     def lie() -> bytes:
         visitor, _ = liar.accept()
         with visitor:
-            hello = ipc.Hello(ipc.PROTOCOL, "0", "ab" * 32)
-            visitor.sendall(ipc.event_line("hello", hello))
+            hello = protocol.Hello(protocol.PROTOCOL, "0", "ab" * 32)
+            visitor.sendall(protocol.event_line("hello", hello))
             visitor.recv(65536)
-            visitor.sendall(ipc.answer_line(1, {"proof": "0" * 64}))
+            visitor.sendall(protocol.answer_line(1, {"proof": "0" * 64}))
             return visitor.recv(65536)
 
     lying = deferToThread(lie)
@@ -490,7 +489,7 @@ async def test_by_tcp_too(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_hundred_clients(desk: Desk) -> None:
     """They are all served at once, and a flood of one that reads nothing disturbs nobody."""
-    where = json.loads(desk.state.joinpath(*ipc.WHERE).read_text())
+    where = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())
     flood = socket.socket(socket.AF_UNIX)
     flood.setblocking(False)
     flood.connect(where["socket"])
@@ -536,7 +535,7 @@ async def test_after_a_kill(desk: Desk) -> None:
     """What a killed daemon left is no daemon, and hinders none."""
     await desk.program.stop(signal.SIGKILL)
     await until(lambda: desk.program.ended.called, "the end to be heard of")
-    assert desk.state.joinpath(*ipc.WHERE).exists()
+    assert desk.state.joinpath(*protocol.WHERE).exists()
     with pytest.raises(NotRunning, match=r"process \d+ is gone"):
         await deferToThread(Daemon, desk.state)
     assert (await desk.run("status"))[0] == 3

@@ -14,7 +14,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.containers import POOL, Engine
 from tests.e2e.lives import CHAT, audit, broken, start, streaming, with_desktop, works
 from tests.e2e.world import BIN, World, until

@@ -18,7 +18,7 @@ from tests.ports import free_port
 MOST = 32.0
 CHAT = b'{"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}'
 
-LEAN = ("python", "-P", "-m", "ctllm.lean")
+LEAN = ("python", "-P", "-m", "ctllm.proxy_main")
 TWISTD = ("twistd", "-n", "--pidfile=", "--rundir=/", "ctllm", "proxy")
 TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
 

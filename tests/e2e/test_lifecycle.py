@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_twisted import ensureDeferred
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.lives import CHAT, audit, broken, start, state, streaming, with_desktop, works
 from tests.e2e.processes import alive, children, kill, linux, option
 from tests.e2e.world import World, until

@@ -14,7 +14,7 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.world import World
 
 T = TypeVar("T")

@@ -20,11 +20,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.engine import Engine as Client
-from ctllm.cloud.engine import way_to
-from ctllm.cloud.runtimes.containers import Marks
-from ctllm.cloud.runtimes.docker import DockerRuntime
-from ctllm.cloud.runtimes.mounts import Mounts
+from ctllm.cloud.docker_api import Engine as Client
+from ctllm.cloud.docker_api import way_to
+from ctllm.cloud.spawners.container_spec import Marks
+from ctllm.cloud.spawners.docker import DockerRuntime
+from ctllm.cloud.spawners.socket_mount import Mounts
 from ctllm.config import Proxy
 from tests.e2e.containers import Engine
 from tests.e2e.dockerd import IMAGE

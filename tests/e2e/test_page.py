@@ -16,7 +16,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet import defer
 
 from ctllm import __version__
-from ctllm.standin import Record, Script
+from ctllm.demo import Record, Script
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.world import World, until
 from tests.ports import free_port
@@ -320,9 +320,7 @@ async def test_a_browser_without_a_network_says_so(shared: World, tab: Tab) -> N
 
 def ollama(world: World, port: int) -> Any:
     """An Ollama that can be killed."""
-    return world.run(
-        "ollama", "python", "-m", "ctllm.standin", f"--port={port}", "--model=llama3.2"
-    )
+    return world.run("ollama", "python", "-m", "ctllm.demo", f"--port={port}", "--model=llama3.2")
 
 
 @ensureDeferred

@@ -172,7 +172,7 @@ async def test_the_demo_says_so_until_the_real_ollama_is_noticed(world: World) -
     (model,) = json.loads(tags)["models"]
     assert (model["name"], model["details"]["family"]) == ("demo:echo", "demo")
 
-    argv = ("-m", "ctllm.standin", f"--port={port}", "--model=llama3.2", "--word-interval=0")
+    argv = ("-m", "ctllm.demo", f"--port={port}", "--model=llama3.2", "--word-interval=0")
     real = world.run("ollama", "python", *argv)
     await until(lambda: ollama("up"), "the real Ollama to be noticed", 10)
     assert (await ask("llama3.2"))[0] == 200

@@ -13,7 +13,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record, Script
+from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, Wire, body_of
 from tests.e2e.world import World, until
 

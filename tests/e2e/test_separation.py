@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from ctllm.sandbox import landlock_version
+from ctllm.system.sandbox import landlock_version
 from tests.e2e.lives import CHAT, start, with_desktop
 from tests.e2e.processes import children, linux, status
 from tests.e2e.world import World, until
@@ -19,10 +19,10 @@ from tests.ports import free_port
 #: A proxy as the cloud starts it, that tries things once it serves, and prints what went well.
 TAKEN_OVER = """
 import json, os, socket, sys
-import ctllm.lean
-ctllm.lean.spare()
+import ctllm.proxy_main
+ctllm.proxy_main.spare()
 from twisted.internet import reactor
-from ctllm.wire.content_coding import load_zstd
+from ctllm.http.message.content_coding import load_zstd
 key, cloud, port, *rest = sys.argv[1:]
 def attempt(doing):
     try:
@@ -45,7 +45,7 @@ def attack():
         "late": attempt(lambda: (load_zstd(), __import__("multipart"))),
     }), flush=True)
 reactor.callWhenRunning(reactor.callLater, 0, attack)
-ctllm.lean.main(rest)
+ctllm.proxy_main.main(rest)
 """
 
 

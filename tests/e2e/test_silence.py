@@ -12,7 +12,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record, Script
+from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, body_of
 from tests.e2e.world import World
 

@@ -16,7 +16,7 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Record, Script
+from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, body_of
 from tests.e2e.streams_upstream import Asked, HandMade
 from tests.e2e.world import World, until

@@ -20,9 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError
-from ctllm.ipc import Daemon
-from ctllm.wire import ipc
-from ctllm.wire.ipc_data import Status
+from ctllm.ipc.client import Daemon, protocol
+from ctllm.ipc.messages import Status
 from tests.e2e.processes import alive
 from tests.e2e.session import Session, entry, labels
 from tests.e2e.test_ipc import BROWSER
@@ -109,7 +108,7 @@ class Desk:
 
     async def end(self) -> None:
         with suppress(CtllmError):  # it is gone already
-            await self.ask(ipc.Quit, seconds=0)
+            await self.ask(protocol.Quit, seconds=0)
         await self.session.close()
 
 
@@ -165,7 +164,7 @@ async def test_icons_follow(desk: Desk) -> None:
     assert "Ollama is down" in await desk.session.notified("Ollama is down")
     await desk.start_ollama()
     await desk.session.shows(": connected")
-    await desk.ask(ipc.Logout)
+    await desk.ask(protocol.Logout)
     seen["disconnected"] = (await desk.session.shows("signed out"))["pixels"]
     await desk.world.command_in(desk.state, "login", await desk.world.invite("alice"))
     await desk.session.shows(": connected")

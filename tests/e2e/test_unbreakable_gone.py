@@ -10,8 +10,8 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.http.messages import mask
-from ctllm.standin import Script
+from ctllm.demo import Script
+from ctllm.tunnel.websocket.frames import mask
 from tests.e2e.network_place import Place, Reader, ask
 from tests.e2e.world import World, until
 

@@ -16,13 +16,13 @@ from twisted.internet.task import Cooperator, deferLater
 
 from ctllm.cloud.identity import Folder, Invites
 from ctllm.desktop.bridge import Bridge
-from ctllm.desktop.cloud import CloudClient
-from ctllm.desktop.credentials import CredentialFile
-from ctllm.desktop.redial import EAGER
-from ctllm.desktop.session import Session, log_in
+from ctllm.desktop.cloud_client import CloudClient
+from ctllm.desktop.cloud_session import Session, log_in
+from ctllm.desktop.credential_file import CredentialFile
+from ctllm.desktop.reconnect_backoff import EAGER
 from ctllm.errors import OllamaDown
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Desktop
+from ctllm.tunnel.frames import Desktop
+from ctllm.tunnel.responder import Answerer
 from tests.e2e.network_wire import Wire
 from tests.e2e.world import World, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import children, linux
 from tests.e2e.world import World

@@ -13,7 +13,7 @@ from twisted.internet.threads import deferToThread
 from Xlib import X
 from Xlib.display import Display
 
-from ctllm.window import TITLE
+from ctllm.webview_main import TITLE
 from tests.e2e.processes import argv, children
 from tests.e2e.session import Session
 from tests.e2e.world import BIN, World, until
@@ -75,7 +75,7 @@ async def test_a_window(room: Room) -> None:
     code, said = await room.run("show")
     assert (code, said) == (0, "Opened in its window.\n"), room.program.printed
     await until(lambda: room.windows() == [True], "the window")
-    (child,) = [pid for pid in children(room.program.pid) if "ctllm.window" in argv(pid)]
+    (child,) = [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)]
     assert "invite" not in " ".join(argv(child))
     kept = room.world.state("cloud") / "cloud" / "sessions"
     await until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
@@ -83,7 +83,9 @@ async def test_a_window(room: Room) -> None:
     await until(lambda: True not in room.windows(), "the window to be hidden")
     assert await room.run("show") == (0, "Opened in its window.\n")
     await until(lambda: True in room.windows(), "the window to be back")
-    assert [pid for pid in children(room.program.pid) if "ctllm.window" in argv(pid)] == [child]
+    assert [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)] == [
+        child
+    ]
     subprocess.run(["kill", str(child)], check=True)
     await until(lambda: not room.windows(), "the window to be gone")
 

@@ -17,7 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ctllm.standin import Standin
+from ctllm.demo import Standin
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -110,7 +110,7 @@ class World:
     async def ollama_process(self, port: int, *models: str) -> Program:
         """A stand-in that is a process of its own, and so may be frozen or killed."""
         words = [f"--model={model}" for model in models]
-        module = ("python", "-m", "ctllm.standin", f"--port={port}", "--control")
+        module = ("python", "-m", "ctllm.demo", f"--port={port}", "--control")
         program = self.run("ollama", *module, *words)
         await until(lambda: '"port"' in program.printed, "Ollama")
         return program

@@ -10,10 +10,10 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.wire.answer import MAX_HEAD, Answer
-from ctllm.wire.body import BadFraming
+from ctllm.http.message.body import BadFraming
+from ctllm.http.message.response_parser import MAX_HEAD, Answer
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
 from tests.fuzz.tunnel import Quiet, mutated
 
 MOST_HEAD = 4096

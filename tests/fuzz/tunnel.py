@@ -12,10 +12,10 @@ from random import Random
 from typing import Any
 
 from ctllm.errors import ProtocolViolation
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, frame, json_frame
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.opener import Opener
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, frame, json_frame
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.responder import Answerer
 
 WINDOW, MOST = 1000, 16
 OK = AnswerHead(200, b"OK", ())

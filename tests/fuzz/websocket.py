@@ -15,9 +15,9 @@ from typing import Any
 import txaio
 from twisted.internet.task import Clock
 
-from ctllm.http.sockets import BridgeSockets, ProxySockets
-from ctllm.http.websocket import BridgeSocket
-from ctllm.wire.frames import MAX_MESSAGE, NO_EXCHANGE, Desktop, Hello, Kind, json_frame
+from ctllm.tunnel.frames import MAX_MESSAGE, NO_EXCHANGE, Desktop, Hello, Kind, json_frame
+from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
+from ctllm.tunnel.websocket.transport import BridgeSocket
 from tests.fuzz.http import Wire, pieces
 from tests.fuzz.tunnel import answerer, mutated, opener, some_frame
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ctllm.cloud.engine import Engine, Way
+from ctllm.cloud.docker_api import Engine, Way
 
 
 class Canned(Resource):

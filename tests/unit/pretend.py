@@ -11,8 +11,8 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from ctllm.errors import CtllmError
-from ctllm.http.factory import HttpServerFactory
-from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.server.factory import HttpServerFactory
 
 
 class Wire(StringTransport):

@@ -17,13 +17,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.runtimes import Instance, Usage, no_matter
+from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
-from ctllm.http.client import Origin
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
 
 A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
 START = 1_700_000_000.0

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.wire.answer import MAX_HEAD, Answer
-from ctllm.wire.body import BadFraming
-from ctllm.wire.heads import AnswerHead
+from ctllm.http.message.body import BadFraming
+from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.response_parser import MAX_HEAD, Answer
 
 OK = b"HTTP/1.1 200 OK\r\n"
 

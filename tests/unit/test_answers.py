@@ -19,7 +19,7 @@ from ctllm.errors import (
     TooManyRequests,
     Unauthenticated,
 )
-from ctllm.wire.answers import Dialect, dialect_of, error_body, error_in_stream
+from ctllm.ollama.dialects import Dialect, dialect_of, error_body, error_in_stream
 
 NDJSON = b"application/x-ndjson"
 SSE = b"text/event-stream; charset=utf-8"

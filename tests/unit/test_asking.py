@@ -7,8 +7,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import OllamaDown, UpstreamFailed
-from ctllm.http.asking import get
-from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.http.client.fetch import get
+from ctllm.http.message.head import AnswerHead, RequestHead
 from tests.unit.pretend import Upstream
 
 

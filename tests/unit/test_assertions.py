@@ -9,11 +9,11 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth import jws
+from ctllm.auth.session_assertions import ASSERTION, LIFE, Verifier
 from ctllm.cloud.identity import Assertions, Issuer, User
+from ctllm.common.ttl_cache import Recent
 from ctllm.errors import BadConfiguration, Forbidden, Unauthenticated
-from ctllm.wire import jws
-from ctllm.wire.assertions import ASSERTION, LIFE, Verifier
-from ctllm.wire.recent import Recent
 
 PROXY = "ctllm-proxy-0123456789abcdef0123456789abcdef"
 USE = frozenset({"use"})

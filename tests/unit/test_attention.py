@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.attention import LOOK, Attention, hung_up, keep_alive
+from ctllm.http.hangup_monitor import LOOK, Attention, hung_up, keep_alive
 
 
 class Held(StringTransport):

@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import Desktop
-from ctllm.desktop.authorization import MAX_BODY, MAX_HELD, TunnelPolicy, registry_of
+from ctllm.desktop.tunnel_policy import MAX_BODY, MAX_HELD, TunnelPolicy, registry_of
 from ctllm.errors import (
     BadRequest,
     Cancelled,
@@ -17,8 +17,8 @@ from ctllm.errors import (
     Overloaded,
     TooLarge,
 )
-from ctllm.wire.exchange import Call
-from ctllm.wire.heads import RequestHead
+from ctllm.http.interfaces import Call
+from ctllm.http.message.head import RequestHead
 from tests.unit.pretend import Heard, Upstream
 
 READS = ("GET /api/tags", "POST /api/chat", "POST /v1/messages", "HEAD /", "GET /v1/models/m")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.wire.body import (
+from ctllm.http.message.body import (
     MAX_CHUNK_LINE,
     MAX_TRAILERS,
     BadFraming,

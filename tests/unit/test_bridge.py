@@ -16,15 +16,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import bridge as module
 from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
-from ctllm.desktop.redial import EAGER, LONGEST
+from ctllm.desktop.reconnect_backoff import EAGER, LONGEST
 from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
-from ctllm.http.patience import HANDSHAKE
-from ctllm.http.sockets import ProxySockets
-from ctllm.http.websocket import ProxySocket
-from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.opener import Opener
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.timeouts import HANDSHAKE
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.websocket.factories import ProxySockets
+from ctllm.tunnel.websocket.transport import ProxySocket
 from tests.unit.pretend import Heard, Told
 from tests.unit.test_websocket import Transport
 

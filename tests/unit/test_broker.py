@@ -13,15 +13,15 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.broker.choice import Preference, Side
-from ctllm.desktop.broker.elsewhere import OtherDesktop
-from ctllm.desktop.broker.kept import KeptPreference
-from ctllm.desktop.endpoint import EndpointApp
+from ctllm.desktop.broker.preference_store import KeptPreference
+from ctllm.desktop.broker.remote_desktops import OtherDesktop
+from ctllm.desktop.broker.routing_policy import Preference, Side
+from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
-from ctllm.http.factory import HttpServerFactory
+from ctllm.http.message.head import AnswerHead
 from ctllm.http.request_timeout import timeout_of
-from ctllm.wire.frames import Status
-from ctllm.wire.heads import AnswerHead
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.tunnel.frames import Status
 from tests.unit.pretend import Upstream, Wire
 
 OK = AnswerHead(200)

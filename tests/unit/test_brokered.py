@@ -7,8 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.broker.brokered import Brokered
-from ctllm.desktop.broker.choice import Side
+from ctllm.common.buffer_budget import Room
+from ctllm.desktop.broker.failover_request import Brokered
+from ctllm.desktop.broker.routing_policy import Side
 from ctllm.errors import (
     Cancelled,
     CtllmError,
@@ -18,12 +19,11 @@ from ctllm.errors import (
     Unauthenticated,
     UpstreamFailed,
 )
-from ctllm.wire import replay
-from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead
-from ctllm.wire.model_name import ModelName
-from ctllm.wire.replay import Replay
-from ctllm.wire.room import Room
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import AnswerHead, Headers, RequestHead
+from ctllm.ollama.model_sniffer import ModelName
+from ctllm.relay import replay_buffer
+from ctllm.relay.replay_buffer import Replay
 from tests.unit.pretend import Heard, Told, Upstream
 
 OK = AnswerHead(200)
@@ -128,7 +128,7 @@ class Choosing(Case):
 
     def test_no_more_than_fits(self) -> None:
         """A body that names no model is let through before it is all there."""
-        self.patch(replay, "MOST", 10)
+        self.patch(replay_buffer, "MOST", 10)
         self.brokered.write(b'{"x":"' + b"A" * 10)
         self.assertEqual(len(self.ways.models), 1)
         self.assertEqual(len(self.sent(L)), 16)
@@ -204,7 +204,7 @@ class Failing(Case):
         self.assertIs(self.app.over, error)
 
     def test_too_large_to_be_kept(self) -> None:
-        self.patch(replay, "MOST", 20)
+        self.patch(replay_buffer, "MOST", 20)
         self.brokered.write(b'{"model":"m",')
         self.brokered.write(b"A" * 30)
         self.assertEqual(self.room.held, 0)
@@ -391,7 +391,7 @@ class Backpressure(Case):
         self.assertEqual((self.app.may_send, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
-        self.patch(replay, "READ", 4)
+        self.patch(replay_buffer, "READ", 4)
         self.brokered.write(b'{"model":"m","more":"..."}')
         slow = Told()
         caller: list[Any] = []

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ctllm.errors import DesktopOffline, NotFound, Overloaded
-from ctllm.proxy.choice import NEWS
-from ctllm.wire.frames import Status
-from ctllm.wire.heads import RequestHead
+from ctllm.http.message.head import RequestHead
+from ctllm.proxy.desktop_selection import NEWS
+from ctllm.tunnel.frames import Status
 from tests.unit.pretend import Heard
 from tests.unit.test_rendezvous import CHAT, OK, Desk, asking
 from tests.unit.test_rendezvous import Case as Case

@@ -14,6 +14,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
+from ctllm.auth.api_keys import owner_tag, tag_in
 from ctllm.cli import main
 from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
@@ -25,9 +26,8 @@ from ctllm.cloud.identity import (
     User,
     load_keys,
 )
-from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
 from ctllm.errors import BadRequest, Unauthenticated
-from ctllm.wire.keys import owner_tag, tag_in
 
 ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
 
@@ -164,7 +164,7 @@ class CommandTests(SynchronousTestCase):
             ["http://[::1]:8080/#invite=x"],
             ["https://cloud.example/#invite=x"],
         ):
-            with mock.patch("ctllm.cli.desktop.run") as ran, redirect_stderr(io.StringIO()):
+            with mock.patch("ctllm.cli.account.run") as ran, redirect_stderr(io.StringIO()):
                 self.run_("login", *words)
             self.assertTrue(ran.called, words)
 
@@ -180,8 +180,8 @@ class CommandTests(SynchronousTestCase):
         errors = io.StringIO()
         with (
             mock.patch("sys.stdin", asked),
-            mock.patch("ctllm.cli.desktop.getpass", return_value=typed) as getpass,
-            mock.patch("ctllm.desktop.cloud.split_link", split),
+            mock.patch("ctllm.cli.account.getpass", return_value=typed) as getpass,
+            mock.patch("ctllm.desktop.cloud_client.split_link", split),
             redirect_stderr(errors),
         ):
             self.assertIn("that is all", self.refused("login", *words))
@@ -202,14 +202,14 @@ class CommandTests(SynchronousTestCase):
         for end in (EOFError, KeyboardInterrupt):
             with (
                 mock.patch("sys.stdin", terminal),
-                mock.patch("ctllm.cli.desktop.getpass", side_effect=end),
+                mock.patch("ctllm.cli.account.getpass", side_effect=end),
             ):
                 self.assertIn("No link was given.", self.refused("login"))
 
     def test_a_link_among_the_arguments(self) -> None:
         """It is taken, and the danger is named."""
         errors = io.StringIO()
-        with mock.patch("ctllm.cli.desktop.run"), redirect_stderr(errors):
+        with mock.patch("ctllm.cli.account.run"), redirect_stderr(errors):
             self.run_("login", "https://c.example/#invite=x")
         self.assertIn("other users of this machine can read", errors.getvalue())
         self.assertNotIn("invite=x", errors.getvalue())

@@ -10,11 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop import cloud as module
-from ctllm.desktop.cloud import MAX_ANSWER, TIMEOUT, CloudClient, split_link
+from ctllm.desktop import cloud_client as module
+from ctllm.desktop.cloud_client import MAX_ANSWER, TIMEOUT, CloudClient, split_link
 from ctllm.errors import BadRequest, Forbidden, Unauthenticated, UpstreamFailed
-from ctllm.http.incoming import Incoming
-from ctllm.wire.heads import RequestHead, first
+from ctllm.http.message.head import RequestHead, first
+from ctllm.http.server.request import Incoming
 from tests.unit.pretend import Served
 
 TOKEN = {

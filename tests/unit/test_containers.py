@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes.attachment import Attached
-from ctllm.cloud.runtimes.containers import BRIDGE, Marks, container, network
+from ctllm.cloud.spawners.connectivity import Attached
+from ctllm.cloud.spawners.container_spec import BRIDGE, Marks, container, network
 from ctllm.config import Proxy
 
 MARKS = Marks(b"instance's secret", "k" * 43)

@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop import credentials as module
-from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
+from ctllm.desktop import credential_file as module
+from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
 from ctllm.errors import BadConfiguration, BadRequest
-from ctllm.holding import locked
+from ctllm.system.file_lock import locked
 
 SIGNED_IN = Credentials("d" * 32, SignIn("https://c.example", "ctllm|ann", "ann", "secret"), {})
 

@@ -9,10 +9,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Overloaded
-from ctllm.http.crowd import Crowd, room_for
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.turnstile import Turnstile
+from ctllm.http.server.connection_limits import Crowd, room_for
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.request_throttle import Turnstile
 from tests.unit.pretend import Wire
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -19,18 +19,18 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ctllm.cli.view import Ink, screen
+from ctllm.cli.status_view import Ink, screen
 from ctllm.cloud.identity import Authentication, Passes, User
-from ctllm.cloud.identity.passes import LIFE, MOST
-from ctllm.desktop.ipc import page as page_module
-from ctllm.desktop.ipc.page import FILE_STAYS, PATIENCE, Page, has_display
-from ctllm.desktop.ipc.recent import MOST as MOST_LINES
-from ctllm.desktop.ipc.recent import RecentLog
-from ctllm.desktop.ipc.window import PATIENCE as WINDOW_PATIENCE
-from ctllm.desktop.ipc.window import Window as PageWindow
-from ctllm.desktop.leaving import Leaving
+from ctllm.cloud.identity.login_codes import LIFE, MOST
+from ctllm.desktop.graceful_shutdown import Leaving
+from ctllm.desktop.ipc import browser as page_module
+from ctllm.desktop.ipc.browser import FILE_STAYS, PATIENCE, Page, has_display
+from ctllm.desktop.ipc.log_buffer import MOST as MOST_LINES
+from ctllm.desktop.ipc.log_buffer import RecentLog
+from ctllm.desktop.ipc.webview_process import PATIENCE as WINDOW_PATIENCE
+from ctllm.desktop.ipc.webview_process import Window as PageWindow
 from ctllm.errors import NoWindow
-from ctllm.wire.ipc_data import DesktopStatus, OllamaStatus
+from ctllm.ipc.messages import DesktopStatus, OllamaStatus
 from tests.unit.test_tray import status
 
 ANN = Authentication(User("ctllm", "ann", "ann"), 900.0, "parent")

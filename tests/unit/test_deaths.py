@@ -9,8 +9,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.engine import EngineAbsent, Happened
-from ctllm.cloud.runtimes.deaths import AGAIN, SKEW, Deaths, Living
+from ctllm.cloud.docker_api import EngineAbsent, Happened
+from ctllm.cloud.spawners.exit_watcher import AGAIN, SKEW, Deaths, Living
 from tests.unit.proxies_case import A, B
 
 NOW = 1_700_000_000.0

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.credentials import Credentials
-from ctllm.desktop.keys import LEASE, LOOK, RENEWAL, KeyLease, make_key, revoke_key
+from ctllm.auth.api_keys import key_hash, owner_tag, tag_in
+from ctllm.desktop.api_key_lease import LEASE, LOOK, RENEWAL, KeyLease, make_key, revoke_key
+from ctllm.desktop.credential_file import Credentials
 from ctllm.errors import BadConfiguration, BadRequest, CtllmError, Unauthenticated, UpstreamFailed
-from ctllm.wire.keys import key_hash, owner_tag, tag_in
 from tests.unit.test_session import ANN, BOB, Case
 
 

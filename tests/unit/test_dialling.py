@@ -20,9 +20,9 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from ctllm.desktop import dialling as module
-from ctllm.desktop.dialling import MAX_CONNECT_ANSWER, DialFailed, dialler
-from ctllm.http.patience import HANDSHAKE
+from ctllm.desktop import cloud_endpoint as module
+from ctllm.desktop.cloud_endpoint import MAX_CONNECT_ANSWER, DialFailed, dialler
+from ctllm.http.timeouts import HANDSHAKE
 from tests.unit.pretend import Place, Wire
 
 PROXY = {"HTTPS_PROXY": "http://alice:secret@proxy.example:3128", "HTTP_PROXY": "proxy.example"}

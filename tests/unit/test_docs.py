@@ -11,17 +11,18 @@ from unittest import mock
 from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm import cli, errors, options
+from ctllm import cli, errors, tap_options
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
-from ctllm.desktop.ipc import visitor
-from ctllm.wire import frames, ipc, ipc_data
-from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.exchange import Call
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.opener import Opener
-from ctllm.wire.tunnel import REMEMBERED
+from ctllm.desktop.ipc import connection
+from ctllm.http.interfaces import Call
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.ipc import messages, protocol
+from ctllm.tunnel import frames
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.peer import REMEMBERED
+from ctllm.tunnel.responder import Answerer, Answering
 
 ROOT = Path(__file__).parents[2]
 TUNNEL = ROOT / "docs" / "tunnel.md"
@@ -150,7 +151,7 @@ class TunnelPageTests(TestCase):
         for name in ("bridge-1", "proxy-1", "bridge-2"):
             speak(name)
         client = Client()
-        with mock.patch("ctllm.wire.opener.secrets.token_bytes", return_value=EXCHANGE):
+        with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=EXCHANGE):
             asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
             proxy.open(asked, client).end()
         for name in ("proxy-2", "bridge-3"):
@@ -211,7 +212,7 @@ class IpcPageTests(TestCase):
     def test_commands(self) -> None:
         rows = {name.strip("`"): cells for name, cells in self.rows(3).items() if "`" in name}
         told = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
-        kinds = {kind.__struct_config__.tag: kind for kind in ipc.Request.__args__}
+        kinds = {kind.__struct_config__.tag: kind for kind in protocol.Request.__args__}
         true = {tag: set(kind.__struct_fields__) - {"id"} for tag, kind in kinds.items()}
         events = {"hello", "status", "log", "quitting", "error"}
         self.assertEqual({name: told[name] for name in told if name not in events}, true)
@@ -219,18 +220,19 @@ class IpcPageTests(TestCase):
 
     def test_status(self) -> None:
         told = [name for cell in self.rows(2) for name in re.findall(r"`(\w+)`", cell)]
-        self.assertEqual(told, list(ipc_data.Status.__struct_fields__))
-        for kind in (ipc_data.OllamaStatus, ipc_data.DesktopStatus, ipc_data.Traffic):
+        self.assertEqual(told, list(messages.Status.__struct_fields__))
+        for kind in (messages.OllamaStatus, messages.DesktopStatus, messages.Traffic):
             for name in kind.__struct_fields__:
                 self.assertIn(f"`{name}`", self.TEXT)
 
     def test_numbers(self) -> None:
         for said in (
-            f"A line may have {ipc.MAX_LINE // 2**20} MiB, {ipc.MAX_LINE_OF_STRANGERS // 1024} KiB",
-            f"within {visitor.PATIENCE:g} seconds",
-            f"{visitor.MOST} programs",
-            f"{visitor.MOST_STRANGERS} more",
-            f"{visitor.MOST_AT_ONCE} commands",
+            f"A line may have {protocol.MAX_LINE // 2**20} MiB, "
+            f"{protocol.MAX_LINE_OF_STRANGERS // 1024} KiB",
+            f"within {connection.PATIENCE:g} seconds",
+            f"{connection.MOST} programs",
+            f"{connection.MOST_STRANGERS} more",
+            f"{connection.MOST_AT_ONCE} commands",
         ):
             self.assertIn(said, " ".join(self.TEXT.split()))
 
@@ -239,7 +241,7 @@ class IpcPageTests(TestCase):
         words = re.findall(r"`(ctllm-ipc-\w+)`", self.TEXT)
         for who, word in zip(("client", "daemon"), words, strict=True):
             by_hand = hmac.new(bytes(32), f"{word} challenge nonce".encode(), "sha256").hexdigest()
-            self.assertEqual(ipc.proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
+            self.assertEqual(protocol.proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
 
 
 class NamesTests(TestCase):
@@ -247,10 +249,10 @@ class NamesTests(TestCase):
         """Every option that the documents name exists."""
         known = OTHERS | {name.rstrip("=") for name in ServerOptions().longOpt}
         known |= {key.option for key in KEYS.values()}
-        for _, _, level, _ in options.Options.subCommands:
+        for _, _, level, _ in tap_options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
         known |= set(command_options(cli.Options))
-        for parser in ("ctllm/standin/__main__.py", "tray/program.py"):
+        for parser in ("ctllm/demo/__main__.py", "tray/program.py"):
             known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / parser).read_text()))
         for page in TEXTS:
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))
@@ -269,7 +271,7 @@ class NamesTests(TestCase):
     def test_commands(self) -> None:
         """Every command and place that the documents name exists."""
         known = {name for name, *_ in cli.Options.subCommands}
-        known |= {name for name, *_ in options.Options.subCommands}
+        known |= {name for name, *_ in tap_options.Options.subCommands}
         for page in TEXTS:
             named = re.findall(r"(?<![\w./-])ctllm(?: --\w+[ =]\S+)* ([a-z]+)\b", code(page))
             self.assertEqual(set(named) - known, set(), page.name)

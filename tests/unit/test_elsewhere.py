@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.broker import elsewhere as module
-from ctllm.desktop.broker.elsewhere import OFTEN, SELDOM, Elsewhere
-from ctllm.desktop.credentials import Credentials, SignIn
+from ctllm.desktop.broker import remote_desktops as module
+from ctllm.desktop.broker.remote_desktops import OFTEN, SELDOM, Elsewhere
+from ctllm.desktop.credential_file import Credentials, SignIn
 from ctllm.errors import Forbidden, Unauthenticated
-from ctllm.http.incoming import Incoming
-from ctllm.wire.heads import RequestHead, first
+from ctllm.http.message.head import RequestHead, first
+from ctllm.http.server.request import Incoming
 from tests.unit.pretend import Heard, Served
 
 

@@ -7,10 +7,10 @@ import socket
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.endpoint import EndpointApp
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.wire.heads import RequestHead
+from ctllm.desktop.loopback_endpoint import EndpointApp
+from ctllm.http.message.head import RequestHead
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
 from tests.unit.pretend import Upstream, Wire
 
 HERE = (

@@ -8,7 +8,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm.errors import Forbidden, MethodNotAllowed
-from ctllm.wire.endpoints import (
+from ctllm.http.message.head import RequestHead
+from ctllm.ollama.api import (
     ENDPOINTS,
     Scope,
     canonical,
@@ -20,7 +21,6 @@ from ctllm.wire.endpoints import (
     model_in_path,
     refusal,
 )
-from ctllm.wire.heads import RequestHead
 
 #: Ollama's own description, where it lies beside the checkout.
 DESCRIPTION = Path(__file__).parents[3] / "shared" / "ollama-api" / "openapi.yaml"

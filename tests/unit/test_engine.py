@@ -8,14 +8,14 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
 
-from ctllm.cloud.engine import (
+from ctllm.cloud.docker_api import (
     Engine,
     EngineAbsent,
     EngineRefused,
     Missing,
     Way,
 )
-from ctllm.cloud.engine.bodies import MOST
+from ctllm.cloud.docker_api.streams import MOST
 from tests.unit.engine_case import Case
 
 INSPECTED: dict[str, Any] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 
-from ctllm.cloud.engine import (
+from ctllm.cloud.docker_api import (
     EngineAbsent,
     EngineRefused,
 )
-from ctllm.cloud.engine.bodies import LONGEST
+from ctllm.cloud.docker_api.streams import LONGEST
 from tests.unit.engine_case import Case
 
 

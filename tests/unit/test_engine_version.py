@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectError
 
-from ctllm.cloud.engine import (
+from ctllm.cloud.docker_api import (
     EngineAbsent,
     EngineRefused,
     EngineTooOld,

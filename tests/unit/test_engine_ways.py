@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.engine import (
+from ctllm.cloud.docker_api import (
     Conflict,
     EngineRefused,
     EngineTooOld,
@@ -20,8 +20,8 @@ from ctllm.cloud.engine import (
     NoSubnet,
     way_to,
 )
-from ctllm.cloud.engine.bodies import demultiplexed
-from ctllm.cloud.engine.complaints import complaint
+from ctllm.cloud.docker_api.errors import complaint
+from ctllm.cloud.docker_api.streams import demultiplexed
 from ctllm.errors import BadConfiguration
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cli.entries import Machine, entries
+from ctllm.cli.autostart_files import Machine, entries
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
 DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state=/home/ann/it's mine")

@@ -7,10 +7,10 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.periodic import Periodic
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
+from ctllm.reactor.periodic import Periodic
 from tests.unit.pretend import Wire
 
 

@@ -13,8 +13,11 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.api_keys import key_hash, new_key
+from ctllm.auth.jws import public_text
+from ctllm.auth.session_assertions import ISSUER, Verifier
 from ctllm.cloud.api import Api
-from ctllm.cloud.front import Front
+from ctllm.cloud.gateway import Front
 from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
@@ -34,20 +37,17 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.page import PAGE
-from ctllm.cloud.proxies import ProxyStatus
+from ctllm.cloud.proxies.manager import ProxyStatus
 from ctllm.cloud.revoker import Revoker
-from ctllm.cloud.shares import MAX_TUNNELS, Shares
-from ctllm.cloud.signin import SignIn
+from ctllm.cloud.sign_in import SignIn
+from ctllm.cloud.user_limits import MAX_TUNNELS, Shares
+from ctllm.cloud.web_ui import PAGE
 from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
-from ctllm.http.client import Origin
-from ctllm.http.crowd import Crowd
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.patience import HANDSHAKE
-from ctllm.wire.assertions import ISSUER, Verifier
-from ctllm.wire.heads import AnswerHead, RequestHead, first
-from ctllm.wire.jws import public_text
-from ctllm.wire.keys import key_hash, new_key
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.http.server.connection_limits import Crowd
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.timeouts import HANDSHAKE
 from tests.unit.pretend import Place, Upstream, Wire
 
 ANN = User(ISSUER, "ann", "ann")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.headers import (
+from ctllm.http.header_policy import (
     ASSERTION,
     end_to_end,
     for_ollama,
@@ -18,7 +18,7 @@ from ctllm.http.headers import (
     from_ollama,
     from_proxy,
 )
-from ctllm.wire.heads import AnswerHead, Headers, RequestHead, field_value, first
+from ctllm.http.message.head import AnswerHead, Headers, RequestHead, field_value, first
 
 HOST = b"127.0.0.1:11434"
 

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import BadRequest, HeadTooLarge, ProtocolViolation, UpstreamFailed
-from ctllm.http.reading import request_head, split_target
-from ctllm.wire.frames import MAX_HEAD, Hello, Reason, Status, from_json
-from ctllm.wire.heads import (
+from ctllm.http.message.head import (
     AnswerHead,
     RequestHead,
     decode_answer,
@@ -22,6 +20,8 @@ from ctllm.wire.heads import (
     encode_answer,
     encode_request,
 )
+from ctllm.http.message.request_parser import request_head, split_target
+from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, from_json
 from tests.unit.pretend import Heard
 from tests.unit.test_tunnel import Client, connected
 

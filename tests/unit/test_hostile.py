@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from ctllm.errors import Overloaded
-from ctllm.http.patience import BODY_TIME, HEAD_TIME, IDLE, LINGER
+from ctllm.http.timeouts import BODY_TIME, HEAD_TIME, IDLE, LINGER
 from tests.fuzz import http, tunnel, websocket
 from tests.unit.pretend import Wire
 from tests.unit.test_front import Case

@@ -7,11 +7,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ProtocolViolation
-from ctllm.http.patience import HANDSHAKE
-from ctllm.http.websocket import MOST_PIECES
+from ctllm.http.message.head import RequestHead
+from ctllm.http.timeouts import HANDSHAKE
 from ctllm.proxy.app import MAX_TUNNELS
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import (
+from ctllm.tunnel.frames import (
     MAX_MODELS,
     NO_EXCHANGE,
     Desktop,
@@ -22,9 +21,10 @@ from ctllm.wire.frames import (
     from_json,
     json_frame,
 )
-from ctllm.wire.heads import RequestHead
-from ctllm.wire.opener import Opener
-from ctllm.wire.tunnel import MAX_NOTICES, REMEMBERED
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.peer import MAX_NOTICES, REMEMBERED
+from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.websocket.transport import MOST_PIECES
 from tests.unit.pretend import Heard, Told
 from tests.unit.test_proxy_app import Case as ProxyCase
 from tests.unit.test_websocket import Case as SocketCase

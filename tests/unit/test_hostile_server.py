@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ctllm.http.patience import BODY_IDLE, HEAD_TIME, SLOW
-from ctllm.http.reading import MAX_HEADERS
-from ctllm.http.server import READ_AHEAD
-from ctllm.wire.heads import AnswerHead
+from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.request_parser import MAX_HEADERS
+from ctllm.http.server.connection import READ_AHEAD
+from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, SLOW
 from tests.unit.test_http_server import NDJSON, Served
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -9,12 +9,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
-from ctllm.http.client import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, Origin
-from ctllm.http.incoming import Incoming
-from ctllm.http.outgoing import MAX_REPEATABLE, Outgoing
-from ctllm.http.patience import HANDSHAKE, PARTING
-from ctllm.wire.answer import MAX_HEAD
-from ctllm.wire.heads import AnswerHead, RequestHead, first
+from ctllm.http.client.connection_pool import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, Origin
+from ctllm.http.client.request import MAX_REPEATABLE, Outgoing
+from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.http.message.response_parser import MAX_HEAD
+from ctllm.http.server.request import Incoming
+from ctllm.http.timeouts import HANDSHAKE, PARTING
 from tests.unit.pretend import Heard, Place, SecuredWire, Served, Wire
 
 GET = RequestHead(b"GET", b"/api/tags")

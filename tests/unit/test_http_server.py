@@ -19,11 +19,11 @@ from ctllm.errors import (
     TooLarge,
     Unauthenticated,
 )
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.patience import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
-from ctllm.http.server import READ_AHEAD
-from ctllm.wire.heads import AnswerHead, RequestHead
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.server.connection import READ_AHEAD
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.http.timeouts import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
 from tests.unit.pretend import Told
 
 NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))

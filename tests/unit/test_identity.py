@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.api_keys import key_hash, new_key, owner_tag, tag_in
+from ctllm.auth.jws import MAX_TOKEN
 from ctllm.cloud.identity import ApiKeys, Assertions, Grant, Identities, Issuer, Remembered, User
 from ctllm.cloud.identity.issuer import ACCESS
 from ctllm.errors import BadRequest, Forbidden, Unauthenticated
-from ctllm.wire.jws import MAX_TOKEN
-from ctllm.wire.keys import key_hash, new_key, owner_tag, tag_in
 
 ALICE = User("ctllm", "alice", "Alice")
 MALLORY = User("ctllm", "mallory", "Mallory")

@@ -19,11 +19,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm import ipc as client
-from ctllm.desktop.ipc import visitor as module
-from ctllm.desktop.ipc.door import Door, peer_uid
-from ctllm.desktop.ipc.lock import Lock
-from ctllm.desktop.ipc.visitor import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
+from ctllm.desktop.ipc import connection as module
+from ctllm.desktop.ipc.authenticator import Door, peer_uid
+from ctllm.desktop.ipc.connection import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
+from ctllm.desktop.ipc.instance_lock import Lock
 from ctllm.errors import (
     BadConfiguration,
     BadRequest,
@@ -31,7 +30,8 @@ from ctllm.errors import (
     Unauthenticated,
     UpstreamFailed,
 )
-from ctllm.wire import ipc
+from ctllm.ipc import client as client
+from ctllm.ipc import protocol
 from tests.unit.pretend import Wire
 
 SECRET = "5e" * 32
@@ -42,7 +42,7 @@ class Reading(SynchronousTestCase):
     """Lines to requests."""
 
     def refused(self, line: bytes) -> str:
-        return self.assertRaises(BadRequest, ipc.read_request, line).message
+        return self.assertRaises(BadRequest, protocol.read_request, line).message
 
     def test_every_command(self) -> None:
         more = {
@@ -50,11 +50,11 @@ class Reading(SynchronousTestCase):
             "PREFER": {"preference": "never"},
             "LOGIN": {"link": "https://c.example/#invite=x"},
         }
-        for number, command in enumerate(ipc.COMMANDS):
+        for number, command in enumerate(protocol.COMMANDS):
             line = json.dumps({"id": number, "command": command, **more.get(command, {})})
-            request = ipc.read_request(line.encode())
+            request = protocol.read_request(line.encode())
             self.assertEqual(request.id, number)
-            self.assertEqual(json.loads(ipc.request_line(request))["command"], command)
+            self.assertEqual(json.loads(protocol.request_line(request))["command"], command)
 
     def test_what_is_wrong_is_said(self) -> None:
         for line, said in (
@@ -76,31 +76,31 @@ class Reading(SynchronousTestCase):
     @given(st.binary(max_size=200))
     def test_anything(self, line: bytes) -> None:
         """There is an answer, or a sentence."""
-        ipc.id_of(line)
+        protocol.id_of(line)
         try:
-            ipc.read_request(line)
+            protocol.read_request(line)
         except BadRequest as error:
             self.assertTrue(error.message)
 
     def test_ids(self) -> None:
-        self.assertEqual(ipc.id_of(b'{"id":"a"}'), "a")
-        self.assertIsNone(ipc.id_of(b'{"id":[1]}'))
-        self.assertIsNone(ipc.id_of(b'{"id":"%s"}' % (b"x" * 100)))
-        self.assertIsNone(ipc.id_of(b"?"))
+        self.assertEqual(protocol.id_of(b'{"id":"a"}'), "a")
+        self.assertIsNone(protocol.id_of(b'{"id":[1]}'))
+        self.assertIsNone(protocol.id_of(b'{"id":"%s"}' % (b"x" * 100)))
+        self.assertIsNone(protocol.id_of(b"?"))
 
     def test_what_the_daemon_says(self) -> None:
-        answer = ipc.read_line(ipc.answer_line(7, {"a": 1}))
-        assert isinstance(answer, ipc.Answer)
+        answer = protocol.read_line(protocol.answer_line(7, {"a": 1}))
+        assert isinstance(answer, protocol.Answer)
         self.assertEqual((answer.id, answer.ok, bytes(answer.data)), (7, True, b'{"a":1}'))
-        event = ipc.read_line(ipc.event_line("status", [1]))
-        assert isinstance(event, ipc.Event)
+        event = protocol.read_line(protocol.event_line("status", [1]))
+        assert isinstance(event, protocol.Event)
         self.assertEqual((event.event, bytes(event.data)), ("status", b"[1]"))
-        self.assertRaises(BadRequest, ipc.read_line, b'{"x":1}')
+        self.assertRaises(BadRequest, protocol.read_line, b'{"x":1}')
 
     def test_proofs(self) -> None:
         """Each depends on all that goes into it: none serves in the other's place."""
         proofs = {
-            ipc.proof(secret, who, challenge, nonce)  # type: ignore[arg-type]
+            protocol.proof(secret, who, challenge, nonce)  # type: ignore[arg-type]
             for secret in (SECRET, "00" * 32)
             for who in ("client", "daemon")
             for challenge in ("a", "b")
@@ -117,7 +117,7 @@ class Commands:
         self.error: Exception | None = None
         self.waiting: Deferred[None] | None = None
 
-    async def run(self, request: ipc.Request, visitor: Any) -> object:
+    async def run(self, request: protocol.Request, visitor: Any) -> object:
         self.asked.append(request)
         if self.waiting is not None:
             await self.waiting
@@ -141,10 +141,12 @@ class Case(SynchronousTestCase):
     def let_in(self) -> tuple[Any, Wire]:
         visitor, wire = self.visit()
         challenge = self.lines(wire)[0]["data"]["challenge"]
-        proof = ipc.proof(SECRET, "client", challenge, NONCE)
-        visitor.dataReceived(ipc.request_line(ipc.Auth(id=0, nonce=NONCE, proof=proof)))
+        proof = protocol.proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(protocol.request_line(protocol.Auth(id=0, nonce=NONCE, proof=proof)))
         (answer,) = self.lines(wire)
-        self.assertEqual(answer["data"]["proof"], ipc.proof(SECRET, "daemon", challenge, NONCE))
+        self.assertEqual(
+            answer["data"]["proof"], protocol.proof(SECRET, "daemon", challenge, NONCE)
+        )
         return visitor, wire
 
     def lines(self, wire: Wire) -> list[Any]:
@@ -167,10 +169,11 @@ class Strangers(Case):
         """One attempt; then the connection is closed, and what follows is not heard."""
         visitor, wire = self.visit()
         challenge = self.lines(wire)[0]["data"]["challenge"]
-        wrong = ipc.proof("00" * 32, "client", challenge, NONCE)
-        right = ipc.proof(SECRET, "client", challenge, NONCE)
+        wrong = protocol.proof("00" * 32, "client", challenge, NONCE)
+        right = protocol.proof(SECRET, "client", challenge, NONCE)
         both = [
-            ipc.request_line(ipc.Auth(id=1, nonce=NONCE, proof=each)) for each in (wrong, right)
+            protocol.request_line(protocol.Auth(id=1, nonce=NONCE, proof=each))
+            for each in (wrong, right)
         ]
         visitor.dataReceived(b"".join([*both, b'{"id":2,"command":"QUIT"}\n']))
         self.assertEqual(self.lines(wire)[0]["error"]["code"], "unauthenticated")
@@ -182,14 +185,14 @@ class Strangers(Case):
         visitor, other = self.visit()
         challenge = self.lines(one)[0]["data"]["challenge"]
         self.assertNotEqual(challenge, self.lines(other)[0]["data"]["challenge"])
-        proof = ipc.proof(SECRET, "client", challenge, NONCE)
-        visitor.dataReceived(ipc.request_line(ipc.Auth(id=1, nonce=NONCE, proof=proof)))
+        proof = protocol.proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(protocol.request_line(protocol.Auth(id=1, nonce=NONCE, proof=proof)))
         self.assertEqual(self.lines(other)[0]["error"]["code"], "unauthenticated")
 
     def test_long_lines(self) -> None:
         visitor, wire = self.visit()
         self.lines(wire)
-        visitor.dataReceived(b"x" * (ipc.MAX_LINE_OF_STRANGERS + 1) + b"\n")
+        visitor.dataReceived(b"x" * (protocol.MAX_LINE_OF_STRANGERS + 1) + b"\n")
         self.assertEqual(self.lines(wire)[0]["error"]["code"], "too_large")
         self.assertEqual(wire.closed, "half")
 
@@ -260,7 +263,7 @@ class Known(Case):
 
     def test_a_line_that_is_too_long(self) -> None:
         """It is told, and the next one is read."""
-        (answer,) = self.say("x" * (ipc.MAX_LINE + 1))
+        (answer,) = self.say("x" * (protocol.MAX_LINE + 1))
         self.assertEqual((answer["id"], answer["error"]["code"]), (None, "too_large"))
         self.assertTrue(self.say('{"id":8,"command":"SHOW"}')[0]["ok"])
         long = '{"id":9,"command":"LOGIN","link":"%s"}' % ("x" * 2048)
@@ -330,10 +333,10 @@ class Clients(SynchronousTestCase):
     def test_what_listens_there_may_say_anything(self) -> None:
         """It ends with a sentence."""
         state = Path(self.mktemp())
-        where = state.joinpath(*ipc.WHERE)
+        where = state.joinpath(*protocol.WHERE)
         where.parent.mkdir(parents=True)
-        where.write_bytes(msgspec.json.encode(ipc.Where(1, SECRET, 1)))
-        hello = ipc.event_line("hello", ipc.Hello(ipc.PROTOCOL, "1", "ab"))
+        where.write_bytes(msgspec.json.encode(protocol.Where(1, SECRET, 1)))
+        hello = protocol.event_line("hello", protocol.Hello(protocol.PROTOCOL, "1", "ab"))
         for said in (
             b"hello\n",
             b'{"event":"hello","data":{"protocol":"x"}}\n',
@@ -384,13 +387,13 @@ class Doors(SynchronousTestCase):
         door = Door(SECRET)
         door.knock(SimpleNamespace())
         challenge = door.challenge
-        shown = ipc.Auth(1, NONCE, ipc.proof(SECRET, "client", challenge, NONCE))
+        shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", challenge, NONCE))
         door.show(shown)
         self.assertRaises(Unauthenticated, door.show, shown)
 
     def test_none_was_given(self) -> None:
         """An empty one is no challenge."""
-        shown = ipc.Auth(1, NONCE, ipc.proof(SECRET, "client", "", NONCE))
+        shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", "", NONCE))
         self.assertRaises(Unauthenticated, Door(SECRET).show, shown)
 
 
@@ -401,8 +404,8 @@ class Locks(SynchronousTestCase):
         first.look()
         self.assertFalse(state.exists())
         first.take()
-        where = ipc.Where(4711, SECRET, 1234)
-        state.joinpath(*ipc.WHERE).write_bytes(msgspec.json.encode(where))
+        where = protocol.Where(4711, SECRET, 1234)
+        state.joinpath(*protocol.WHERE).write_bytes(msgspec.json.encode(where))
         for attempt in (second.take, second.look):
             said = self.assertRaises(BadConfiguration, attempt).message
             self.assertIn("process 1234, IPC at 127.0.0.1:4711", said)
@@ -425,10 +428,10 @@ class Trickling(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         state = Path(self.mktemp())
-        path = state.joinpath(*ipc.WHERE)
+        path = state.joinpath(*protocol.WHERE)
         path.parent.mkdir(parents=True)
         with socket.create_server(("127.0.0.1", 0)) as server:
-            where = ipc.Where(server.getsockname()[1], "secret", 1)
+            where = protocol.Where(server.getsockname()[1], "secret", 1)
             path.write_bytes(msgspec.json.encode(where))
             over = threading.Event()
 

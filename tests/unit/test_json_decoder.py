@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.common.json_decoder import InvalidJson, decode_json, decode_members
 from ctllm.errors import BadRequest, ProtocolViolation
-from ctllm.wire.frames import Reason, from_json
-from ctllm.wire.heads import decode_answer, decode_request
-from ctllm.wire.ipc import id_of, read_line, read_request
-from ctllm.wire.json_decoder import InvalidJson, decode_json, decode_members
+from ctllm.http.message.head import decode_answer, decode_request
+from ctllm.ipc.protocol import id_of, read_line, read_request
+from ctllm.tunnel.frames import Reason, from_json
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.later import Names, put_off
+from ctllm.lazy_imports import Names, put_off
 
 # Each module says that it ran.
 SOURCES = {

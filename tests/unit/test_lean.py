@@ -43,7 +43,7 @@ print(loop.run_until_complete(succeed(7).asFuture(loop)))
 loop.close()
 """
 
-SPARED = "import ctllm.lean\nctllm.lean.spare()\n"
+SPARED = "import ctllm.proxy_main\nctllm.proxy_main.spare()\n"
 
 #: Kilobytes that each takes of a process (Python 3.11, Twisted 26.10, autobahn 26.10).
 HEAVY = {
@@ -76,7 +76,7 @@ HEAVY = {
     "prometheus_client": 1200,
     "ctllm.cloud": 2000,
     "ctllm.desktop": 2000,
-    "ctllm.standin": 700,
+    "ctllm.demo": 700,
 }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.wire.lines import Lines
+from ctllm.common.line_reader import Lines
 
 BYTES = st.lists(st.sampled_from([b"a", b"\n", b"\r", b"bcd", b"\n\n", b"x" * 12]), max_size=40)
 

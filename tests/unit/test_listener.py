@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import BadConfiguration
-from ctllm.http.listener import FEW, Listener
+from ctllm.http.server.endpoint_service import FEW, Listener
 
 
 class Busy(MemoryReactorClock):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.http.lists import Form, form_of, merge
-from ctllm.wire.heads import RequestHead
+from ctllm.http.message.head import RequestHead
+from ctllm.ollama.model_lists import Form, form_of, merge
 
 
 def form(path: bytes) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.liveness import AGAIN, SENSE, Liveness
+from ctllm.tunnel.websocket.keepalive import AGAIN, SENSE, Liveness
 
 PING, DEADLINE = 4.0, 3.0
 

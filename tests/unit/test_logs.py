@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.logs import JsonLines
+from ctllm.log_observers import JsonLines
 
 
 class JsonLineTests(SynchronousTestCase):

@@ -6,7 +6,7 @@ from itertools import cycle
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ctllm.http import masking
+from ctllm.fastpath import websocket_mask
 
 KEY = b"\x01\x80\xff\x5a"
 SIZES = (*range(20), 511, 512, 513, 514, 515, 4099, 65535, 65536, 70_001)
@@ -19,22 +19,22 @@ class MaskTests(SynchronousTestCase):
         for size in SIZES:
             payload = bytes(byte % 251 for byte in range(size))
             expected = bytes(a ^ b for a, b in zip(payload, cycle(KEY), strict=False))
-            self.assertEqual(masking.mask(payload, KEY), expected)
-            self.assertEqual(masking.mask(expected, KEY), payload)
+            self.assertEqual(websocket_mask.mask(payload, KEY), expected)
+            self.assertEqual(websocket_mask.mask(expected, KEY), payload)
 
     def test_in_c(self) -> None:
         """With the masker that autobahn brings."""
-        if masking._in_c is None:
+        if websocket_mask._in_c is None:
             raise SkipTest("this autobahn has none")
         self.each()
 
     def test_without(self) -> None:
         """And where it brings none."""
-        self.patch(masking, "_in_c", None)
+        self.patch(websocket_mask, "_in_c", None)
         self.each()
 
     def test_what_is_given_stays(self) -> None:
         """The payload itself is not changed."""
         payload = bytes(70_001)
-        masking.mask(payload, KEY)
+        websocket_mask.mask(payload, KEY)
         self.assertEqual(payload, bytes(70_001))

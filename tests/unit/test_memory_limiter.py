@@ -8,16 +8,16 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import TooManyRequests
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.memory_limiter import BUFFER, EXCHANGE, MemoryLimiter
-from ctllm.proxy.limits import BASE, LEAST, memory_budget
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.memory_budget import MemoryBudget
-from ctllm.wire.opener import Opener
-from ctllm.wire.room import Room
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.memory_limiter import BUFFER, EXCHANGE, MemoryLimiter
+from ctllm.http.server.request import Incoming
+from ctllm.proxy.process_limits import BASE, LEAST, memory_budget
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
+from ctllm.tunnel.initiator import Opener
 from tests.unit.pretend import Heard, Told, Wire
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

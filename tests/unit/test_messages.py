@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.messages import Messages, mask, written
+from ctllm.tunnel.websocket.frames import Messages, mask, written
 
 SIZES = (0, 1, 125, 126, 127, 511, 512, 513, 1025, 65535, 65536, 70_000)
 LIMIT = 70_000

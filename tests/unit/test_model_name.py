@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.wire.model_name import ENOUGH, LONGEST, ModelName
+from ctllm.ollama.model_sniffer import ENOUGH, LONGEST, ModelName
 
 MODEL = ("model",)
 EITHER = ("model", "name")

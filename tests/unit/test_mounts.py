@@ -16,9 +16,9 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes import mounts as module
-from ctllm.cloud.runtimes.attachment import CONTAINER_USER
-from ctllm.cloud.runtimes.mounts import Mounts
+from ctllm.cloud.spawners import socket_mount as module
+from ctllm.cloud.spawners.connectivity import CONTAINER_USER
+from ctllm.cloud.spawners.socket_mount import Mounts
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from tests.unit.proxies_case import A
 

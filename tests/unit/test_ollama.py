@@ -9,12 +9,12 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop import ollama as module
-from ctllm.desktop.ollama import DOWN, LONGEST, PATIENCE, Ollama, OllamaServer
+from ctllm.desktop import ollama_monitor as module
+from ctllm.desktop.ollama_monitor import DOWN, LONGEST, PATIENCE, Ollama, OllamaServer
 from ctllm.errors import OllamaDown
-from ctllm.http.incoming import Incoming
-from ctllm.wire.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
-from ctllm.wire.heads import RequestHead
+from ctllm.http.message.head import RequestHead
+from ctllm.http.server.request import Incoming
+from ctllm.tunnel.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
 from tests.unit.pretend import Heard, Served
 
 EVERY = 5.0

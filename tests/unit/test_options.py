@@ -12,8 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import KEYS, Config
-from ctllm.options import Options
-from ctllm.place import ProxyPlace
+from ctllm.proxy_args import ProxyPlace
+from ctllm.tap_options import Options
 
 KEY = bytes(range(32))
 KEY_TEXT = base64.urlsafe_b64encode(KEY).rstrip(b"=").decode()

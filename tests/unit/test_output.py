@@ -17,10 +17,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
 from ctllm.cli.output import complain, say, say_json
-from ctllm.desktop.ipc.recent import RecentLog
-from ctllm.desktop.ipc.window import _Child
-from ctllm.logs import JsonLines, text_lines, text_observer
-from ctllm.wire.printable import escaped_json, printable_lines
+from ctllm.common.sanitize import escaped_json, printable_lines
+from ctllm.desktop.ipc.log_buffer import RecentLog
+from ctllm.desktop.ipc.webview_process import _Child
+from ctllm.log_observers import JsonLines, text_lines, text_observer
 
 #: Clear the screen, set the title (OSC), C1's CSI, DEL, an override of direction, line separator.
 HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b2J\x7f\u202egnp\u2028\u2066z"

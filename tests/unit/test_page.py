@@ -14,7 +14,7 @@ import jsonschema_rs
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__, errors
-from ctllm.cloud.page import HEADERS, PAGE, page
+from ctllm.cloud.web_ui import HEADERS, PAGE, page
 
 TEXT = PAGE.decode()
 HEADER = {name.decode(): value.decode() for name, value in HEADERS}

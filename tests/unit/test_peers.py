@@ -16,12 +16,12 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ctllm import ipc
-from ctllm.cloud.operator import answers
-from ctllm.cloud.runtimes import Instance, ProxySocket
-from ctllm.cloud.runtimes.peers import endpoint_to, is_in_container, is_proxy
-from ctllm.http.unix import WrongPeer
-from ctllm.unix_sockets import Credentials, NotASocket, pinned
+from ctllm.cloud.admin.api import answers
+from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
+from ctllm.cloud.spawners.peer_verification import endpoint_to, is_in_container, is_proxy
+from ctllm.http.client.unix_endpoint import WrongPeer
+from ctllm.ipc import client
+from ctllm.system.unix_sockets import Credentials, NotASocket, pinned
 
 ID, OTHER = "c0ffee" + "0" * 58, "decade" + "1" * 58
 FIRST = f"""\
@@ -105,19 +105,19 @@ class OwnerTests(SynchronousTestCase):
         self.server.listen()
 
     def listened_at_by(self, uid: int) -> None:
-        self.patch(ipc, "peer_credentials", lambda connected: Credentials(1, uid, 0))
+        self.patch(client, "peer_credentials", lambda connected: Credentials(1, uid, 0))
 
     def test_the_desktops(self) -> None:
         """Its owner may listen there, or root; nobody else, and not by a link."""
         path = str(self.folder / "ipc.sock")
         for uid in (7, 0):
             self.listened_at_by(uid)
-            ipc._dial_unix(path, 7, 5).close()
+            client._dial_unix(path, 7, 5).close()
         self.listened_at_by(8)
-        self.assertRaises(PermissionError, ipc._dial_unix, path, 7, 5)
+        self.assertRaises(PermissionError, client._dial_unix, path, 7, 5)
         self.listened_at_by(7)
         (self.folder / "link").symlink_to(path)
-        self.assertRaises(NotASocket, ipc._dial_unix, str(self.folder / "link"), 7, 5)
+        self.assertRaises(NotASocket, client._dial_unix, str(self.folder / "link"), 7, 5)
 
     def test_the_operators(self) -> None:
         """A link in its place is nobody who answers."""

@@ -11,18 +11,18 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import Proxy
+from ctllm.desktop.api_key_lease import KeyLease
 from ctllm.desktop.bridge import Bridge
-from ctllm.desktop.broker.elsewhere import Elsewhere
+from ctllm.desktop.broker.remote_desktops import Elsewhere
+from ctllm.desktop.graceful_shutdown import Leaving
+from ctllm.desktop.host_monitor import Surroundings
 from ctllm.desktop.ipc.service import IpcService
-from ctllm.desktop.keys import KeyLease
-from ctllm.desktop.leaving import Leaving
-from ctllm.desktop.ollama import DOWN, Ollama
-from ctllm.desktop.surroundings import Surroundings
+from ctllm.desktop.ollama_monitor import DOWN, Ollama
 from ctllm.errors import Unauthenticated, UpstreamFailed
-from ctllm.http.periodic import Periodic, PeriodicService
 from ctllm.proxy.service import proxy_service
-from ctllm.wire.answerer import Answerer
-from ctllm.wire.frames import Desktop, Status
+from ctllm.reactor.periodic import Periodic, PeriodicService
+from ctllm.tunnel.frames import Desktop, Status
+from ctllm.tunnel.responder import Answerer
 
 
 class Broken(Exception):

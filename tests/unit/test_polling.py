@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.python.runtime import platform
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.polling import SteadyReactor
+from ctllm.fastpath.epoll_reactor import SteadyReactor
 from ctllm.tap import installed_reactor
 
 

@@ -21,16 +21,16 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies import Proxies
-from ctllm.cloud.runtimes.lines import LONGEST, Lines
-from ctllm.cloud.runtimes.places import Places, Ports, Sockets
-from ctllm.cloud.runtimes.process import ProcessRuntime, environment, lean
-from ctllm.cloud.waiting import sleep
+from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.spawners.listen_addresses import Places, Ports, Sockets
+from ctllm.cloud.spawners.log_lines import LONGEST, Lines
+from ctllm.cloud.spawners.process import ProcessRuntime, environment, lean
+from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
-from ctllm.http.asking import get
-from ctllm.options import Options
-from ctllm.wire.exit_codes import OUT_OF_MEMORY, STARVED
+from ctllm.http.client.fetch import get
+from ctllm.reactor.deferred_tools import sleep
+from ctllm.tap_options import Options
 
 A, B = (f"ctllm-proxy-{letter * 32}" for letter in "ab")
 
@@ -404,7 +404,7 @@ class CommandTests(SynchronousTestCase):
         settings = Proxy(window=131072, keep=0)
         argv = list(lean(key, settings)(A, ("--socket", "/run/p.sock")))
         options = Options({})
-        options.parseOptions(["proxy", *argv[argv.index("ctllm.lean") + 1 :]])
+        options.parseOptions(["proxy", *argv[argv.index("ctllm.proxy_main") + 1 :]])
         told = options.proxy_place()
         self.assertEqual((options.place, told.id, str(told.socket)), ("proxy", A, "/run/p.sock"))
         self.assertEqual(options.configuration().proxy, settings)

@@ -6,7 +6,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.prompt import write_now
+from ctllm.fastpath.direct_write import write_now
 
 
 class Socket:

@@ -10,12 +10,12 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.life import _TASKS
-from ctllm.cloud.lifecycle import NEXT, Backoff, State
+from ctllm.cloud.proxies.states import NEXT, Backoff, State
+from ctllm.cloud.proxies.supervisor import _TASKS
 from ctllm.config import Cloud
 from ctllm.errors import Overloaded, ProxyUnavailable, UpstreamFailed
-from ctllm.http.asking import get
-from ctllm.http.client import Origin
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.fetch import get
 from tests.unit.proxies_case import START, A, B, C, Case, D, E, F, PretendProxy
 
 

@@ -10,18 +10,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.jws import public_text
+from ctllm.auth.session_assertions import LIFE, MANAGE, SERVE, USE, Verifier
 from ctllm.cloud.identity import Assertions
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.sockets import ProxySockets
+from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import MemoryBudget
+from ctllm.http.message.head import AnswerHead
+from ctllm.http.server.factory import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
-from ctllm.proxy.relay import Relay
-from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.wire.assertions import LIFE, MANAGE, SERVE, USE, Verifier
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
-from ctllm.wire.heads import AnswerHead
-from ctllm.wire.jws import public_text
-from ctllm.wire.memory_budget import MemoryBudget
-from ctllm.wire.room import Room
+from ctllm.proxy.desktop_registry import Rendezvous
+from ctllm.proxy.request_router import Relay
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
+from ctllm.tunnel.websocket.factories import ProxySockets
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
 

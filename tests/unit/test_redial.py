@@ -7,7 +7,7 @@ from collections import Counter
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.redial import EAGER, LONGEST, LONGEST_ASKED, LONGEST_AWAITED, pause
+from ctllm.desktop.reconnect_backoff import EAGER, LONGEST, LONGEST_ASKED, LONGEST_AWAITED, pause
 
 BRIDGES = 1000
 

@@ -7,13 +7,13 @@ import json
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.listing import MOST, PATIENCE
-from ctllm.proxy.relay import Relay
-from ctllm.proxy.rendezvous import Rendezvous
-from ctllm.wire.heads import AnswerHead
-from ctllm.wire.room import Room
+from ctllm.common.buffer_budget import Room
+from ctllm.http.message.head import AnswerHead
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.proxy.desktop_registry import Rendezvous
+from ctllm.proxy.request_router import Relay
+from ctllm.relay.fan_out import MOST, PATIENCE
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
 

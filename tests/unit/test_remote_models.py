@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.common.buffer_budget import Room
 from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import Cancelled, Forbidden
-from ctllm.wire.content_coding import load_zstd
-from ctllm.wire.endpoints import is_remote_name
-from ctllm.wire.exchange import Call
-from ctllm.wire.heads import RequestHead
-from ctllm.wire.room import Room
+from ctllm.http.interfaces import Call
+from ctllm.http.message.content_coding import load_zstd
+from ctllm.http.message.head import RequestHead
+from ctllm.ollama.api import is_remote_name
 from tests.unit.pretend import Heard, Upstream
 
 ZSTD = (b"Content-Encoding", b"zstd")

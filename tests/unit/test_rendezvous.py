@@ -17,12 +17,12 @@ from ctllm.errors import (
     NotFound,
     ProtocolViolation,
 )
-from ctllm.http.headers import from_desktop
-from ctllm.proxy.rendezvous import MAX_DESKTOPS, Rendezvous
-from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
-from ctllm.wire.heads import AnswerHead, RequestHead, first
-from ctllm.wire.opener import Opener
+from ctllm.http.header_policy import from_desktop
+from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.proxy.desktop_registry import MAX_DESKTOPS, Rendezvous
+from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.responder import Answerer, Answering
 from tests.unit.pretend import Heard, Told
 
 GRACE = 30.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.http.headers import for_cloud, for_ollama, for_proxy
+from ctllm.http.header_policy import for_cloud, for_ollama, for_proxy
+from ctllm.http.message.head import RequestHead, first
 from ctllm.http.request_timeout import later, timeout_of, with_timeout
-from ctllm.wire.heads import RequestHead, first
 
 
 def head(*values: bytes) -> RequestHead:

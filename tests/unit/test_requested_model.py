@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.wire.content_coding import MAX_DECODED, load_zstd
-from ctllm.wire.heads import RequestHead
-from ctllm.wire.multipart import MAX_VALUE
-from ctllm.wire.requested_model import ModelFinder, model_finder
-from ctllm.wire.room import Room
+from ctllm.common.buffer_budget import Room
+from ctllm.http.message.content_coding import MAX_DECODED, load_zstd
+from ctllm.http.message.head import RequestHead
+from ctllm.http.message.multipart import MAX_VALUE
+from ctllm.ollama.requested_model import ModelFinder, model_finder
 
 zstd = load_zstd()
 ZSTD = (b"Content-Encoding", b"zstd")

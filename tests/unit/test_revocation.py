@@ -7,12 +7,12 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 
-from ctllm.cloud.front import FAREWELL
+from ctllm.auth.api_keys import key_hash, new_key
+from ctllm.cloud.gateway import FAREWELL
 from ctllm.cloud.identity import Authentication, Folder, Grant, Revocations, Sessions, User
 from ctllm.cloud.in_flight import InFlight
 from ctllm.errors import BadConfiguration, ProxyUnavailable, Unauthenticated
-from ctllm.wire.heads import AnswerHead
-from ctllm.wire.keys import key_hash, new_key
+from ctllm.http.message.head import AnswerHead
 from tests.unit import proxies_case, test_identity_state
 from tests.unit.test_front import ALL, ANN, INSTANCE, Case
 

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cli.proxies import table
+from ctllm.cloud.admin.client import Local, Row
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.health import TIMEOUT
-from ctllm.cloud.roster import Local, Row
-from ctllm.cloud.runtimes import Usage
+from ctllm.cloud.proxies.health import TIMEOUT
+from ctllm.cloud.spawners.interfaces import Usage
 from ctllm.errors import Overloaded
 from tests.unit.proxies_case import START, A, B, C, Case
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ctllm.cloud.runtimes.routes import TABLE, leads_nowhere, routes
+from ctllm.cloud.spawners.host_routes import TABLE, leads_nowhere, routes
 
 #: From a machine of x86: a default route, a blackhole, docker0, a bridge of a proxy's, a network.
 TEXT = """\

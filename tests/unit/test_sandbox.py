@@ -13,13 +13,13 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ctllm import sandbox
-from ctllm.sandbox import forbid_files, landlock_version
+from ctllm.system import sandbox
+from ctllm.system.sandbox import forbid_files, landlock_version
 
 #: Prints what went well: a word for each attempt.
 TRY = """
 import json, os, socket, sys
-from ctllm.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+from ctllm.system.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
 folder, allowed, parent = sys.argv[1:]
 server = socket.create_server(("127.0.0.1", 0))
 BEFORE
@@ -94,7 +94,8 @@ class SandboxTests(SynchronousTestCase):
     def test_for_good(self) -> None:
         """No new privileges, and nobody looks in: the kernel says so."""
         code = (
-            "import ctypes\nfrom ctllm.sandbox import forbid_inspection, forbid_new_privileges\n"
+            "import ctypes\n"
+            "from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges\n"
             "def told(): return [ctypes.CDLL(None).prctl(each, 0, 0, 0, 0) for each in (3, 39)]\n"
             "before = told()\nforbid_new_privileges()\nforbid_inspection()\nprint(before, told())"
         )

@@ -11,9 +11,9 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.cloud import Token, User
-from ctllm.desktop.credentials import CredentialFile, Credentials, SignIn
-from ctllm.desktop.session import EARLY, Session, log_in, log_out
+from ctllm.desktop.cloud_client import Token, User
+from ctllm.desktop.cloud_session import EARLY, Session, log_in, log_out
+from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
 from ctllm.errors import Unauthenticated, UpstreamFailed
 
 ANN = SignIn("https://one.example", "ctllm|ann", "ann", "refresh-ann")

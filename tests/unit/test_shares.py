@@ -6,11 +6,11 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.service import SOCKETS
-from ctllm.cloud.shares import Shares, share_of
+from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud
 from ctllm.errors import Overloaded, TooManyRequests
-from ctllm.http.crowd import SPARE, Crowd, room_for
-from ctllm.wire.heads import AnswerHead
+from ctllm.http.message.head import AnswerHead
+from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
 from tests.unit.test_front import ALL, ANN, SHARE, Case, User
 
 

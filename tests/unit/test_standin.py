@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 
-from ctllm.standin import Record, Script, Standin
+from ctllm.demo import Record, Script, Standin
 
 CHAT = {"model": "demo:echo", "messages": [{"role": "user", "content": "hello there"}]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ctllm.standin import Script
+from ctllm.demo import Script
 from tests.unit.test_standin import CHAT, StandinCase, Visit
 
 ECHO = "This is ctllm's demo, not a model. You said: hello there"

@@ -10,12 +10,12 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from ctllm.demo import Script, Standin
+from ctllm.demo.echo_model import Repeat, words
+from ctllm.demo.embeddings import vector
+from ctllm.demo.model_store import full_name, keep_alive_seconds, rfc3339
+from ctllm.demo.schema_example import example
 from ctllm.errors import BadRequest
-from ctllm.standin import Script, Standin
-from ctllm.standin.shape import example
-from ctllm.standin.shelf import full_name, keep_alive_seconds, rfc3339
-from ctllm.standin.vectors import vector
-from ctllm.standin.words import Repeat, words
 
 
 class PartsTests(SynchronousTestCase):

@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
-from ctllm.desktop.standing import TABLE, Standing, State
+from ctllm.desktop.connection_state import TABLE, Standing, State
 
 ROOT = Path(ctllm.__file__).parent.parent
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes.subnets import Subnets
+from ctllm.cloud.spawners.subnet_allocator import Subnets
 from ctllm.errors import Overloaded
 
 SMALL = IPv4Network("10.128.0.0/24")  # 16 of them

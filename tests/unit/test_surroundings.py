@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.surroundings import Surroundings, own_address
+from ctllm.desktop.host_monitor import Surroundings, own_address
 
 CLOUD = "203.0.113.7"
 

@@ -15,9 +15,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import tray
 from ctllm.errors import NotRunning, UpstreamFailed
-from ctllm.screen import has_screen
-from ctllm.wire import ipc
-from ctllm.wire.ipc_data import OllamaStatus, Status, Traffic
+from ctllm.ipc import protocol
+from ctllm.ipc.messages import OllamaStatus, Status, Traffic
+from ctllm.system.display import has_screen
 from tray import watching
 from tray.clicks import Clicks
 from tray.drawing import COLOURS, picture
@@ -175,13 +175,11 @@ class Thin(SynchronousTestCase):
     def test_imports(self) -> None:
         """Of ctllm only what needs no Twisted."""
         allowed = {
-            "errors",
-            "wire",
-            "ipc",
+            "common",
             "config",
-            "holding",
-            "programs",
-            "screen",
+            "errors",
+            "ipc",
+            "system",
             "__version__",
         }
         for path in ROOT.glob("*.py"):
@@ -224,9 +222,9 @@ class Daemon:
     def status(self, subscribe: bool) -> Any:
         return self._does[0]
 
-    def events(self) -> Iterator[ipc.Event]:
+    def events(self) -> Iterator[protocol.Event]:
         for event, data in self._does[1:]:
-            yield ipc.Event(event, msgspec.Raw(msgspec.json.encode(data)))
+            yield protocol.Event(event, msgspec.Raw(msgspec.json.encode(data)))
         raise UpstreamFailed("it hung up")
 
 

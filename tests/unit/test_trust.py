@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.broker.choice import Preference, Side, choose, second
-from ctllm.desktop.broker.trust import FORGET, LONGEST, STEADY, Trust
+from ctllm.desktop.broker.flap_damping import FORGET, LONGEST, STEADY, Trust
+from ctllm.desktop.broker.routing_policy import Preference, Side, choose, second
 
 
 def rest(trust: Trust, now: float) -> float:

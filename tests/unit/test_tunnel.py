@@ -16,8 +16,8 @@ from ctllm.errors import (
     Overloaded,
     ProtocolViolation,
 )
-from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.frames import (
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.tunnel.frames import (
     HEADER,
     NO_EXCHANGE,
     Desktop,
@@ -27,8 +27,8 @@ from ctllm.wire.frames import (
     offset_frame,
     split,
 )
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.opener import Asking, Opener
+from ctllm.tunnel.initiator import Asking, Opener
+from ctllm.tunnel.responder import Answerer, Answering
 
 POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Type", b"application/json"),))
 OK = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))

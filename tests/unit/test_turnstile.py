@@ -7,9 +7,9 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.factory import HttpServerFactory
-from ctllm.http.incoming import Incoming
-from ctllm.http.turnstile import CROWDED, QUIET, Turnstile
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.request_throttle import CROWDED, QUIET, Turnstile
 from tests.unit.pretend import Wire
 
 

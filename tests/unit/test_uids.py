@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes.uids import Uids, may_become
+from ctllm.cloud.spawners.uid_allocator import Uids, may_become
 from ctllm.config import uid_range
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 

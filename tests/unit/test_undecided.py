@@ -6,16 +6,16 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.common.buffer_budget import Room
 from ctllm.errors import Cancelled, DesktopLost, DesktopOffline
-from ctllm.proxy import undecided as module
-from ctllm.proxy.undecided import Undecided
-from ctllm.wire.content_coding import load_zstd
-from ctllm.wire.exchange import Caller
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.model_name import ModelName
-from ctllm.wire.requested_model import model_finder
-from ctllm.wire.room import Room
-from ctllm.wire.window import READ
+from ctllm.http.interfaces import Caller
+from ctllm.http.message.content_coding import load_zstd
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.ollama.model_sniffer import ModelName
+from ctllm.ollama.requested_model import model_finder
+from ctllm.relay import buffered_request as module
+from ctllm.relay.buffered_request import Undecided
+from ctllm.tunnel.flow_control import READ
 from tests.unit.pretend import Heard, Told
 
 NAMED = b'{"model":"m"}'

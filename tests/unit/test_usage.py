@@ -7,8 +7,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.runtimes import Usage
-from ctllm.cloud.runtimes.usage import of_container, of_process
+from ctllm.cloud.spawners.interfaces import Usage
+from ctllm.cloud.spawners.resource_usage import of_container, of_process
 
 ID = "4" * 64
 _NAMES = ("12:cpu,cpuacct:", "5:memory:", "1:name=systemd:", "0::")

@@ -11,12 +11,12 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import DesktopLost, ProtocolViolation
-from ctllm.http.sockets import BridgeSockets, ProxySockets
-from ctllm.http.websocket import BridgeSocket, ProxySocket
-from ctllm.wire.answerer import Answerer, Answering
-from ctllm.wire.frames import Desktop
-from ctllm.wire.heads import AnswerHead, RequestHead
-from ctllm.wire.opener import Opener
+from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.tunnel.frames import Desktop
+from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
+from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
 from tests.unit.pretend import Heard, Told
 
 PING, DEADLINE = 20.0, 10.0

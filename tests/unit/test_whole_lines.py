@@ -10,12 +10,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import Cancelled, OllamaDown
-from ctllm.http.client import Origin
-from ctllm.http.outgoing import HOLD, Outgoing
-from ctllm.wire.body import MAX_WHOLE, Chunked
-from ctllm.wire.frames import MAX_DATA
-from ctllm.wire.heads import RequestHead
-from ctllm.wire.window import Inbound, Outbound
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.request import HOLD, Outgoing
+from ctllm.http.message.body import MAX_WHOLE, Chunked
+from ctllm.http.message.head import RequestHead
+from ctllm.tunnel.flow_control import Inbound, Outbound
+from ctllm.tunnel.frames import MAX_DATA
 from tests.unit.pretend import Heard, Place, Wire
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -1,17 +1,17 @@
 """Who is asking? Tokens to grants, sign-in, sessions, API keys, and the proxies' assertions."""
 
-from ctllm.cloud.identity.apikeys import ApiKeys
-from ctllm.cloud.identity.assertions import Assertions
+from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
+from ctllm.cloud.identity.api_key_leases import ApiKeys
+from ctllm.cloud.identity.assertion_signer import Assertions
 from ctllm.cloud.identity.grants import SCOPES, Authentication, Grant, Identity, User
-from ctllm.cloud.identity.identities import Identities, Remembered
 from ctllm.cloud.identity.invites import Invites, user_name
 from ctllm.cloud.identity.issuer import Issuer
-from ctllm.cloud.identity.keys import PROXY_PREFIX, Keys, load_keys, proxy_id, user_hash
-from ctllm.cloud.identity.passes import Passes
+from ctllm.cloud.identity.login_codes import Passes
 from ctllm.cloud.identity.revocations import POLL, Revocations, revoked
 from ctllm.cloud.identity.sessions import Client, Session, Sessions, session_id
-from ctllm.cloud.identity.store import Folder
-from ctllm.wire.assertions import ISSUER, MANAGE, SERVE, USE
+from ctllm.cloud.identity.signing_keys import PROXY_PREFIX, Keys, load_keys, proxy_id, user_hash
+from ctllm.cloud.identity.token_verifiers import Identities, Remembered
+from ctllm.system.private_dir import Folder
 
 __all__ = [
     "ISSUER",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.errors import Forbidden
-from ctllm.wire.assertions import MANAGE, SERVE, USE
 
 SCOPES = frozenset({USE, MANAGE, SERVE})
 """USE talks to models, MANAGE changes them and one's own proxy, SERVE attaches a desktop."""

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_urlsafe
 
+from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import Authentication, User
-from ctllm.cloud.identity.records import Records
-from ctllm.cloud.identity.store import Folder
+from ctllm.cloud.identity.hashed_store import Records
 from ctllm.errors import BadRequest, Unauthenticated
-from ctllm.wire.assertions import ISSUER
+from ctllm.system.private_dir import Folder
 
 LIFE = 15 * 60
 """Seconds that an invite is good for."""

@@ -8,10 +8,10 @@ from secrets import token_urlsafe
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ctllm.auth.jws import TokenKind, public_key, public_text
+from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import SCOPES, Grant, User
-from ctllm.wire.assertions import ISSUER
-from ctllm.wire.json_decoder import InvalidJson, decode_json
-from ctllm.wire.jws import TokenKind, public_key, public_text
+from ctllm.common.json_decoder import InvalidJson, decode_json
 
 ACCESS = TokenKind("ctllm-access+jwt", "access token")
 AUDIENCE = "ctllm-cloud"

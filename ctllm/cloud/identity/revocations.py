@@ -14,10 +14,10 @@ import msgspec
 from twisted.logger import Logger
 
 from ctllm.cloud.identity.grants import User
-from ctllm.cloud.identity.keys import user_hash
-from ctllm.cloud.identity.store import Folder
+from ctllm.cloud.identity.signing_keys import user_hash
+from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError, Unauthenticated
-from ctllm.wire.json_decoder import InvalidJson, decode_json
+from ctllm.system.private_dir import Folder
 
 POLL = 0.5
 """Seconds between two looks of a running cloud at the folder."""

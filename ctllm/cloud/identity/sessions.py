@@ -8,11 +8,11 @@ from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import Literal
 
+from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.cloud.identity.grants import Authentication, User
-from ctllm.cloud.identity.records import Records, record_id
-from ctllm.cloud.identity.store import Folder
+from ctllm.cloud.identity.hashed_store import Records, record_id
 from ctllm.errors import Unauthenticated
-from ctllm.wire.assertions import MANAGE, SERVE, USE
+from ctllm.system.private_dir import Folder
 
 PREFIX = "ctllm-r-"
 Client = Literal["browser", "desktop"]

@@ -9,20 +9,22 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
 
-from ctllm.desktop.broker.brokered import Brokered
-from ctllm.desktop.broker.choice import Preference, Side, choose, second
-from ctllm.desktop.broker.elsewhere import Elsewhere
-from ctllm.desktop.broker.kept import KeptPreference
-from ctllm.desktop.broker.trust import Trust
-from ctllm.desktop.ollama import Ollama
+from ctllm.common.buffer_budget import Room
+from ctllm.common.sanitize import printable
+from ctllm.desktop.broker.failover_request import Brokered
+from ctllm.desktop.broker.flap_damping import Trust
+from ctllm.desktop.broker.preference_store import KeptPreference
+from ctllm.desktop.broker.remote_desktops import Elsewhere
+from ctllm.desktop.broker.routing_policy import Preference, Side, choose, second
+from ctllm.desktop.ollama_monitor import Ollama
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
-from ctllm.http.headers import DESKTOP, MODEL, SIDE, quoted
-from ctllm.http.incoming import Incoming
-from ctllm.http.listing import PATIENCE, ask_all
-from ctllm.http.lists import Form, form_of, merge
+from ctllm.http.header_policy import DESKTOP, MODEL, SIDE, quoted
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.request_timeout import later, with_timeout
-from ctllm.http.upgrade import refuse_websocket
-from ctllm.wire.endpoints import (
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.upgrade import refuse_websocket
+from ctllm.ollama.api import (
     asked_for,
     canonical,
     canonical_request,
@@ -32,13 +34,11 @@ from ctllm.wire.endpoints import (
     model_in_path,
     refusal,
 )
-from ctllm.wire.exchange import Call, Caller
-from ctllm.wire.frames import Status
-from ctllm.wire.heads import Headers, RequestHead
-from ctllm.wire.printable import printable
-from ctllm.wire.replay import Replay
-from ctllm.wire.requested_model import model_finder
-from ctllm.wire.room import Room
+from ctllm.ollama.model_lists import Form, form_of, merge
+from ctllm.ollama.requested_model import model_finder
+from ctllm.relay.fan_out import PATIENCE, ask_all
+from ctllm.relay.replay_buffer import Replay
+from ctllm.tunnel.frames import Status
 
 #: Most bytes of all request bodies together that are kept to be sent once more.
 MOST_KEPT = 64 * 1024 * 1024

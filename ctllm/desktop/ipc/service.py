@@ -16,14 +16,14 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger, globalLogPublisher
 
-from ctllm.desktop.ipc.lock import Lock
-from ctllm.desktop.ipc.recent import RecentLog
-from ctllm.desktop.ipc.visitor import Commands, Visitors
-from ctllm.desktop.saving import save
-from ctllm.http.listener import Listener
-from ctllm.http.periodic import Periodic
-from ctllm.wire import ipc
-from ctllm.wire.ipc_data import Status
+from ctllm.desktop.ipc.connection import Commands, Visitors
+from ctllm.desktop.ipc.instance_lock import Lock
+from ctllm.desktop.ipc.log_buffer import RecentLog
+from ctllm.http.server.endpoint_service import Listener
+from ctllm.ipc import protocol
+from ctllm.ipc.messages import Status
+from ctllm.reactor.periodic import Periodic
+from ctllm.system.atomic_write import save
 
 #: Seconds for which changes are gathered before they are told, and between two looks at what
 #: changes without a word (counts).
@@ -53,7 +53,7 @@ class IpcService(MultiService):
         self._lock = lock
         self._status = status
         self._log_lines = log
-        self._file = state.joinpath(*ipc.WHERE)
+        self._file = state.joinpath(*protocol.WHERE)
         self._secret = secrets.token_hex(32)
         self._visitors = Visitors(reactor, self._secret, commands)
         self._last: Status | None = None
@@ -92,9 +92,9 @@ class IpcService(MultiService):
         """Whether somebody wants to hear of changes."""
         return any(visitor.watches for visitor in self._visitors)
 
-    def _where(self) -> ipc.Where:
+    def _where(self) -> protocol.Where:
         path = str(self._socket) if self._socket.exists() else ""
-        return ipc.Where(self.port, self._secret, os.getpid(), path)
+        return protocol.Where(self.port, self._secret, os.getpid(), path)
 
     def stopService(self) -> Deferred[Any]:
         """Tell those who are connected, and leave nothing behind."""

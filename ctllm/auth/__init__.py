@@ -1,0 +1,1 @@
+"""Formats of credentials that cloud, proxy and desktop share."""

@@ -1,0 +1,165 @@
+"""Commands for a desktop: sign-in and keys."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from getpass import getpass
+from pathlib import Path
+from typing import Any
+
+from ctllm.cli.options import Command, Connect
+from ctllm.cli.output import complain, say
+from ctllm.cli.reactor_runner import run
+from ctllm.client_snippets import (
+    NO_MODEL,
+    Target,
+    client_list,
+    client_named,
+    instructions,
+    lines_to_paste,
+)
+from ctllm.config import Config
+from ctllm.errors import BadRequest, CtllmError
+
+#: Characters of a line that may be a sign-in link.
+MAX_LINK = 4096
+ARGUMENT_WARNING = (
+    "warning: other users of this machine can read a link among the arguments, and whoever "
+    "uses it first is signed in. Run `ctllm login` without it, and paste it when asked."
+)
+
+
+def _file(config: Config) -> Any:
+    from ctllm.desktop.credential_file import CredentialFile
+
+    file = CredentialFile(Path(config.state))
+    file.on_damage = complain
+    return file
+
+
+def _signed_in(config: Config) -> tuple[Any, Any, Any]:
+    """The credential file, what is in it, and the sign-in; raises BadRequest without one."""
+    file = _file(config)
+    known = file.load()
+    if known.sign_in is None:
+        raise BadRequest("this desktop is not signed in; run: ctllm login")
+    return file, known, known.sign_in
+
+
+def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
+    """Run `work` in a reactor; it is given how to make a client for a cloud's URL."""
+    from ctllm.desktop.cloud_client import CloudClient
+
+    run(lambda reactor: work(lambda url: CloudClient(url, reactor)))
+
+
+def _sign_in_link(given: str) -> str:
+    """Give the link to sign in with: `given`, a line of standard input (-), or what is typed.
+
+    The link is a secret that is good for whoever brings it first, so it is not echoed.
+    """
+    if given == "-":
+        return sys.stdin.readline(MAX_LINK)
+    if given:
+        return given
+    if not sys.stdin.isatty():
+        raise BadRequest("There is no terminal to ask for the link. Pipe it to: ctllm login -")
+    try:
+        return getpass("Paste the sign-in link (it is not shown): ")
+    except (EOFError, KeyboardInterrupt):
+        raise BadRequest("No link was given.") from None
+
+
+def login(config: Config, told: Command) -> None:
+    """Sign this desktop in with a link."""
+    from ctllm.desktop.cloud_client import refuse_plain_http, split_link
+    from ctllm.desktop.cloud_session import log_in
+
+    url, invite = split_link(_sign_in_link(told.argument))
+    if told.argument not in ("", "-"):
+        complain(ARGUMENT_WARNING)
+    if not told["insecure-http"]:
+        refuse_plain_http(url)
+
+    async def work(client_for: Callable[[str], Any]) -> None:
+        sign_in = await log_in(_file(config), client_for(url), invite)
+        say(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
+
+    _with_cloud(work)
+
+
+def logout(config: Config, _: Command) -> None:
+    """Sign this desktop out, here and at the cloud."""
+    from ctllm.desktop.cloud_session import log_out
+
+    file, _, _ = _signed_in(config)
+
+    async def work(client_for: Callable[[str], Any]) -> None:
+        sign_in = await log_out(file, client_for)
+        say(f"Signed out of {sign_in.cloud_url}.")
+
+    _with_cloud(work)
+
+
+def connect(config: Config, told: Connect) -> None:
+    """Print what a client needs, or lines for the usual ones and the names of all."""
+    if not told.argument:
+        say(lines_to_paste(_cloud(config, told["model"] or NO_MODEL)))
+        say(client_list())
+        return
+    client = client_named(told.argument)
+    address, model = _running(config)
+    model = told["model"] or model
+    endpoint = None if told["cloud"] or not address else Target(address, model=model)
+    needs_cloud = told["cloud"] or endpoint is None
+    asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().sign_in is not None)
+    say(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
+
+
+def _cloud(config: Config, model: str) -> Target:
+    """The cloud with a key; one is made where there is none. Raises BadRequest."""
+    from ctllm.desktop.api_key_lease import make_key
+
+    file, known, sign_in = _signed_in(config)
+    key = next(iter(known.keys.values()), None) or make_key(file, "default")
+    return Target(sign_in.cloud_url, key, model)
+
+
+def _running(config: Config) -> tuple[str, str]:
+    """Where the endpoint is and a model, by the desktop that runs here, else as configured."""
+    from ctllm.ipc.client import Daemon
+
+    try:
+        with Daemon(Path(config.state)) as daemon:
+            status = daemon.status()
+    except CtllmError:
+        return _configured(config.desktop.endpoint), NO_MODEL
+    return status.endpoint, next(iter(status.ollama.models), NO_MODEL)
+
+
+def _configured(endpoint: str) -> str:
+    """An endpoint's URL, or nothing where there is none or it is an endpoint string."""
+    host, colon, port = endpoint.rpartition(":")
+    return f"http://{endpoint}" if colon and port.isdecimal() and "=" not in host else ""
+
+
+def add(config: Config, told: Command) -> None:
+    """Make a key and print it."""
+    from ctllm.desktop.api_key_lease import make_key
+
+    say(make_key(_file(config), told.argument, bool(told["manage"])))
+
+
+def remove(config: Config, told: Command) -> None:
+    """Revoke a key."""
+    from ctllm.desktop.api_key_lease import revoke_key
+
+    revoke_key(_file(config), told.argument)
+
+
+def names(config: Config, _: Command) -> None:
+    """Print the names of the keys."""
+    known = _file(config).load()
+    for name in sorted(known.keys):
+        say(f"{name} (manage)" if name in known.managing else name)

@@ -1,0 +1,88 @@
+"""What whoever runs a cloud may ask of it: by a UNIX socket that nobody else can reach.
+
+GET     /proxies          all of them, as `Row`s
+DELETE  /proxies/<id>     end one; 204, also if there is none
+PUT     /draining         begin nothing new any more; 204
+DELETE  /draining         again; 204
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+
+from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.spawners.listen_addresses import LONGEST, in_use
+from ctllm.errors import NotFound
+from ctllm.http.server.endpoint_service import Listener
+from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.request import Incoming
+from ctllm.system.unix_sockets import NotASocket, pinned
+
+_PROXIES = "/proxies/"
+_log = Logger()
+
+
+def operator_socket(state: Path) -> Path:
+    """Where it is, in the folder of the cloud's secrets."""
+    return state / "cloud" / "operator.sock"
+
+
+def answers(path: Path) -> bool:
+    """Whether a cloud listens there; PermissionError where we may not know."""
+    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
+        return False
+    try:
+        with pinned(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
+            trial.connect(there)
+    except (FileNotFoundError, ConnectionRefusedError, NotASocket):
+        return False
+    return True
+
+
+def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener | None:
+    """The service that answers there; None where the system has no such sockets or paths so long.
+
+    Raises BadConfiguration where another cloud does.
+    """
+    path = operator_socket(state)
+    if not hasattr(socket, "AF_UNIX"):
+        return None
+    if len(os.fsencode(path)) > LONGEST:
+        _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
+        return None
+    if answers(path):
+        raise in_use(state)
+    path.unlink(missing_ok=True)  # of one that was killed
+    # No lock by process id: after a restart of the machine that may be anybody's.
+    endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"
+    factory = HttpServerFactory(Operator(proxies), reactor)
+    return Listener(reactor, endpoint, factory, "state")
+
+
+class Operator:
+    """Answers the requests."""
+
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one; raises NotFound."""
+        path = incoming.asked.path.decode("latin-1")
+        match incoming.asked.method, path:
+            case b"GET", "/proxies":
+                incoming.reply(200, await self._proxies.roster())
+            case b"DELETE", _ if path.startswith(_PROXIES):
+                reason = "was ended by whoever runs the cloud"
+                await self._proxies.remove(path.removeprefix(_PROXIES), reason)
+                incoming.reply(204)
+            case (b"PUT" | b"DELETE") as method, "/draining":
+                self._proxies.draining = method == b"PUT"
+                incoming.reply(204)
+            case _:
+                raise NotFound(f"there is nothing at {path}")

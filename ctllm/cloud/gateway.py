@@ -1,0 +1,281 @@
+"""The front door: who is asking, where is that user's proxy, and then out of the way.
+
+It decides and starts things; it does not look into the bytes. What is not the cloud's own goes to
+the streaming proxy of the user whose token was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from ctllm.cloud.api import Api
+from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identities
+from ctllm.cloud.in_flight import InFlight
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.user_limits import Shares, tunnels
+from ctllm.cloud.web_ui import HEADERS, PAGE, page
+from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.cors import Cors, is_preflight, names_key
+from ctllm.http.credentials import presented_tokens
+from ctllm.http.header_policy import for_proxy, for_tunnel, switching
+from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
+from ctllm.http.request_timeout import later
+from ctllm.http.server.request import HIJACKED, Incoming
+from ctllm.http.server.upgrade import refuse_websocket, require_websocket
+from ctllm.http.splice import join
+from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, refusal
+from ctllm.reactor.interfaces import Clock, Transport
+from ctllm.reactor.timeout import Deadline
+
+KEY_NEEDED = (
+    "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
+    "Make one on a desktop with: ctllm keys add NAME"
+)
+OLLAMA_COMMAND = (
+    "the ollama command sends no API key, so it cannot use this server directly. Run a ctllm "
+    "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
+    "OLLAMA_HOST=127.0.0.1:11435"
+)
+#: Seconds that a tunnel whose user was revoked has to be closed in order by its proxy, which ends.
+FAREWELL = 1.0
+
+
+class Front:
+    """The cloud's application."""
+
+    def __init__(
+        self,
+        identity: Identities,
+        assertions: Assertions,
+        proxy_of: Callable[[Grant], str],
+        proxies: Proxies,
+        api: Api,
+        metrics: Metrics,
+        origins: tuple[str, ...],
+        clock: Clock,
+        shares: Shares,
+        in_flight: InFlight,
+    ) -> None:
+        self._identity = identity
+        self._assertions = assertions
+        self._proxy_of = proxy_of
+        self._proxies = proxies
+        self._api = api
+        self._metrics = metrics
+        self._clock = clock
+        self._shares = shares
+        self._tunnels = tunnels()
+        self._in_flight = in_flight
+        self._listed = Cors(origin_matcher(origins))
+        self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one request; raises CtllmError."""
+        asked = incoming.asked = canonical_request(incoming.asked)
+        cors = self._cors_for(asked)
+        incoming.extra = cors.headers(asked)
+        if is_preflight(asked):
+            incoming.reply(204, None, cors.preflight(asked))
+        elif _wants_page(asked):
+            incoming.reply(200, PAGE, HEADERS)
+        elif asked.path == b"/ws/tunnel":
+            await self._tunnel(incoming)
+        elif asked.path.startswith(b"/ctllm/exchanges/"):
+            await self._relay(incoming, begins=False)
+        elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
+            await self._managed(incoming)
+        else:
+            refuse_websocket(asked)
+            if not presented_tokens(asked):
+                self._answer_stranger(incoming)
+                return
+            await self._relay(incoming)
+
+    def _cors_for(self, asked: RequestHead) -> Cors:
+        """The rule for the page behind `asked`.
+
+        Besides those that are listed, pages of the client's own machine may use models, as Ollama
+        has it, where they bring a key and no cookie is in play.
+        """
+        if self._listed.headers(asked) or asked.path.startswith((b"/ctllm/", b"/ws/")):
+            return self._listed
+        if is_preflight(asked):
+            return self._local_pages if names_key(asked) else self._listed
+        keyed = first(asked.headers, b"cookie") is None and presented_tokens(asked)
+        return self._local_pages if keyed else self._listed
+
+    # -- who asks
+
+    async def grant(self, incoming: Incoming) -> Grant:
+        """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
+        refusal: CtllmError = Unauthenticated(KEY_NEEDED)
+        for token in presented_tokens(incoming.asked):
+            try:
+                grant = await self._identity.verify(token)
+            except Unauthenticated as error:
+                self._metrics.refused_token()
+                refusal = error
+            else:
+                incoming.welcome()
+                return grant
+        raise refusal
+
+    def _answer_stranger(self, incoming: Incoming) -> None:
+        """Answer a request of Ollama's API that has no key; raises CtllmError.
+
+        Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
+        shows the sentence of a 403 but not that of a 401.
+        """
+        asked = incoming.asked
+        if (asked.method, asked.path) == (b"HEAD", b"/"):
+            incoming.reply(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
+            return
+        if (first(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
+            raise Forbidden(OLLAMA_COMMAND)
+        raise Unauthenticated(KEY_NEEDED)
+
+    # -- where it goes
+
+    async def _managed(self, incoming: Incoming) -> None:
+        async def manager() -> Grant:
+            grant = await self.grant(incoming)
+            grant.require(MANAGE)
+            self._take_share(incoming, grant)
+            return grant
+
+        await self._api.answer(incoming, manager)
+
+    async def _relay(self, incoming: Incoming, begins: bool = True) -> None:
+        began = self._clock.seconds()
+        grant = await self.grant(incoming)
+        grant.require(USE)
+        scopes = _authorised(grant, incoming.asked) if begins else frozenset((USE,))
+        give = self._take_share(incoming, grant)
+        origin, assertion = await self._way(grant, scopes, begins)
+        self._metrics.exchange_began()
+        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
+        incoming.on_over = partial(self._over, give, landed)
+        head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
+        incoming.relay(origin.open(head, incoming))
+
+    def _take_share(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+        """Count a request as its user's until it is over; raises TooManyRequests."""
+        give = self._shares.take(self._proxy_of(grant))
+        incoming.on_over = lambda _: give()
+        return give
+
+    def _over(self, give: Callable[[], None], landed: Callable[[], None], outcome: str) -> None:
+        give()
+        landed()
+        self._metrics.exchange(outcome)
+
+    async def _way(
+        self, grant: Grant, scopes: frozenset[str], begins: bool
+    ) -> tuple[Origin, bytes]:
+        """The user's proxy, started if need be, and what it believes."""
+        proxy = self._proxy_of(grant)
+        try:
+            origin = await self._proxies.ensure(proxy, begins)
+        finally:  # it took time, in which the user may have been revoked
+            self._identity.check(grant)
+        return origin, self._assertions.sign(proxy, scopes).encode()
+
+    async def _tunnel(self, incoming: Incoming) -> None:
+        """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
+        if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
+            raise NotFound("this is where desktops connect their WebSocket")
+        # Refused, it is an answer, and the connection ends with it: whoever stands in front of
+        # this cloud must not take it for one that may carry another user's request.
+        incoming.extra = (*incoming.extra, (b"Connection", b"close"))
+        grant = await self.grant(incoming)
+        grant.require(SERVE)
+        require_websocket(incoming)
+        free = self._take_tunnel(incoming, grant)
+        origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
+        head = for_tunnel(incoming.asked, assertion)
+        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
+
+        def over(outcome: str) -> None:
+            landed()
+            if outcome != HIJACKED:
+                free()
+
+        incoming.on_over = over
+        joined = partial(self._joined, incoming, grant, free)
+        incoming.relay(origin.upgrade(head, incoming, joined))
+
+    def _take_tunnel(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+        """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
+        proxy = self._proxy_of(grant)
+        give_tunnel = self._tunnels.take(proxy)
+        try:
+            give = self._shares.take(proxy)
+        except CtllmError:
+            give_tunnel()
+            raise
+
+        def free() -> None:
+            give()
+            give_tunnel()
+
+        incoming.on_over = lambda _: free()
+        return free
+
+    def _joined(
+        self,
+        incoming: Incoming,
+        grant: Grant,
+        free: Callable[[], None],
+        made: Transport,
+        head: AnswerHead,
+        rest: bytes,
+    ) -> None:
+        """The proxy has agreed: from here on there is no HTTP on either connection."""
+        taken, read = incoming.hijack()
+        cut = Deadline(self._clock, partial(_cut, taken, made))
+        landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.set(FAREWELL))
+
+        def over() -> None:
+            landed()
+            free()
+            incoming.release()
+
+        join(taken, made, self._clock, switching(head) + rest, read, over)
+
+
+def _cut(taken: Transport, made: Transport) -> None:
+    taken.abortConnection()
+    made.abortConnection()
+
+
+def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
+    """The scopes that `asked` needs and `grant` has; raises Forbidden or MethodNotAllowed.
+
+    What the table lacks is for the desktop to open (`desktop.allow`), and no key may ask for it
+    but one that may manage.
+    """
+    endpoint = endpoint_of(asked)
+    if endpoint is not None and endpoint.scope is Scope.USE:
+        return frozenset((USE,))
+    if MANAGE in grant.scopes:
+        return frozenset((USE, MANAGE))
+    if endpoint is not None and endpoint.scope is Scope.MANAGE:
+        raise Forbidden(
+            f"{asked_for(asked)} changes models, which this key may not do: it needs the scope "
+            "manage. Make a key that may with: ctllm keys add NAME --manage"
+        )
+    raise refusal(
+        asked,
+        f"{asked_for(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
+        "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
+        "in desktop.allow of the machine with Ollama.",
+    )
+
+
+def _wants_page(asked: RequestHead) -> bool:
+    reads = asked.method in (b"GET", b"HEAD")
+    return asked.path == b"/" and reads and page(first(asked.headers, b"accept"))

@@ -1,0 +1,105 @@
+"""API keys as the cloud knows them: hashes that desktops lend it, in memory, for a while."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from ctllm.auth.api_keys import PREFIX, key_hash, owner_tag, tag_in
+from ctllm.auth.session_assertions import MANAGE, USE
+from ctllm.cloud.identity.grants import Grant
+from ctllm.errors import BadRequest, Forbidden, Unauthenticated
+
+MAX_HASHES = 100
+MAX_DESKTOPS = 32
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    grant: Grant  # of the desktop that vouches
+    hashes: frozenset[str]
+    managing: frozenset[str]
+    expires: float
+
+
+class ApiKeys:
+    """An Identity of API keys, each good while a desktop of its owner vouches for it."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        # Of owner tags, then of desktops: a key is only ever looked for among its owner's.
+        self._leases: dict[str, dict[str, _Lease]] = {}
+
+    def lease(
+        self,
+        grant: Grant,
+        desktop: str,
+        hashes: Iterable[str],
+        seconds: float,
+        managing: Iterable[str] = (),
+    ) -> None:
+        """Take `hashes` (hex SHA-256) as the keys that `desktop` vouches for, for `seconds`.
+
+        Those among them that are `managing` too have the scope manage. They replace what the
+        desktop vouched for before. BadRequest for more than 100 or for what is no hash, Forbidden
+        beyond 32 desktops of one user; both leave all as it was. `grant` is the desktop's: no key
+        outlives what that rests on.
+        """
+        lease = _Lease(grant, _checked(hashes), _checked(managing), self._now() + seconds)
+        tag = owner_tag(grant.user.key)
+        self._sweep(tag)
+        leases = self._leases.get(tag, {})
+        if desktop not in leases and len(leases) >= MAX_DESKTOPS:
+            raise Forbidden(f"API keys work for at most {MAX_DESKTOPS} desktops at a time.")
+        self._leases[tag] = {**leases, desktop: lease}
+
+    def remove_where(self, chosen: Callable[[Grant], bool]) -> None:
+        """Forget what those desktops vouched for whose grant is `chosen`."""
+        for tag, leases in list(self._leases.items()):
+            kept = {desktop: each for desktop, each in leases.items() if not chosen(each.grant)}
+            self._leases[tag] = kept
+            self._sweep(tag)
+
+    def sweep(self) -> None:
+        """Forget the leases that have ended."""
+        for tag in list(self._leases):
+            self._sweep(tag)
+
+    def owns(self, token: str) -> bool:
+        """Whether `token` calls itself an API key."""
+        return token.startswith(PREFIX)
+
+    async def verify(self, token: str) -> Grant:
+        """Give the grant of an API key; Unauthenticated if no desktop of its owner vouches."""
+        return self._find(token)
+
+    def _find(self, key: str) -> Grant:
+        # Finding a SHA-256 in a set is safe from timing: whoever could learn how much of the
+        # hash matched could not choose a key whose hash matches more.
+        digest, now = key_hash(key), self._now()
+        for lease in self._leases.get(tag_in(key) or "", {}).values():
+            if digest in lease.hashes and now < lease.expires:
+                scopes = {USE, MANAGE} if digest in lease.managing else {USE}
+                return replace(lease.grant, scopes=frozenset(scopes), expires=lease.expires)
+        raise Unauthenticated(
+            "This API key is unknown or revoked, or the desktop that made it is not connected."
+        )
+
+    def _sweep(self, tag: str) -> None:
+        leases, now = self._leases.get(tag, {}), self._now()
+        alive = {desktop: lease for desktop, lease in leases.items() if now < lease.expires}
+        if alive:
+            self._leases[tag] = alive
+        else:
+            self._leases.pop(tag, None)
+
+
+def _checked(hashes: Iterable[str]) -> frozenset[str]:
+    checked = frozenset(hashes)
+    if len(checked) > MAX_HASHES:
+        raise BadRequest(f"A desktop may have at most {MAX_HASHES} API keys: revoke some.")
+    if not all(_HASH.fullmatch(digest) for digest in checked):
+        raise BadRequest("An API key's hash is 64 hexadecimal digits, in lower case.")
+    return checked

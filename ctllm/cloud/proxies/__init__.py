@@ -1,0 +1,1 @@
+"""The streaming proxies of a cloud: their states, starts and ends."""

@@ -1,0 +1,234 @@
+"""Signing in with an invitation or a pass, staying signed in, signing out.
+
+A browser keeps what renews its tokens in a cookie that no script can read; a desktop keeps it in
+a file. Either way it never travels in a URL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ctllm.cloud.identity import (
+    SERVE,
+    Authentication,
+    Client,
+    Grant,
+    Invites,
+    Issuer,
+    Passes,
+    Revocations,
+    Sessions,
+    User,
+    session_id,
+)
+from ctllm.cloud.identity.login_codes import LIFE
+from ctllm.errors import CtllmError, Forbidden, Unauthenticated
+from ctllm.http.message.head import Headers, RequestHead, first
+from ctllm.http.server.json_body import decoded
+from ctllm.http.server.request import Incoming
+
+#: The cookie's name where people come by https. With this prefix (RFC 6265bis, 4.1.3.2) browsers
+#: take it from this host alone, by https, for all paths: no other host or answer can set another.
+SECURE_COOKIE = b"__Host-ctllm-session"
+#: Where they come by http, for which browsers do not take the other name.
+PLAIN_COOKIE = b"ctllm-session"
+REFRESH = b"ctllm-refresh"
+
+
+class Redeem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An invitation, and what signs in with it."""
+
+    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
+    client: Literal["browser", "desktop"]
+
+
+class Introspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An invitation that is not to be spent."""
+
+    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
+
+
+class Renew(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What renews; a browser's is in its cookie instead. `scope` narrows the token to it."""
+
+    refresh: (
+        Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$", max_length=51)]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    scope: Literal["use"] | msgspec.UnsetType = msgspec.UNSET
+
+
+class SignIn:
+    """The sign-in calls. `secure` says whether people reach the cloud by https."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        invites: Invites,
+        passes: Passes,
+        sessions: Sessions,
+        revocations: Revocations,
+        apply_revocations: Callable[[], None],
+        now: Callable[[], float],
+        days: int,
+    ) -> None:
+        self._issuer = issuer
+        self._invites = invites
+        self._passes = passes
+        self._sessions = sessions
+        self._revocations = revocations
+        self._apply_revocations = apply_revocations
+        self._now = now
+        self._cookie_seconds = days * 24 * 3600
+        self.secure = False
+
+    def redeem(self, incoming: Incoming, raw: bytes) -> None:
+        """Turn an invitation into a session and a first token.
+
+        The session that a browser had before ends: its cookie makes room for the new one.
+        """
+        asked = decoded(raw, Redeem)
+        _same_site(incoming.asked)
+        refresh = self._opened(asked)
+        told = self._token(refresh, asked.client)
+        if asked.client == "desktop":
+            incoming.reply(201, {**told, "refresh": refresh})
+            return
+        before = self._cookie_of(incoming.asked)
+        if before is not None:
+            self._sessions.close(before)
+        incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
+
+    def _opened(self, asked: Redeem) -> str:
+        """Spend the invitation for a session; where that cannot be kept, it is not spent."""
+        if self._passes.find(asked.invite) is not None and asked.client != "browser":
+            raise Forbidden(
+                "This link signs a browser in and nothing else. A desktop needs one that "
+                "`ctllm invite` prints on the server."
+            )
+        refresh = self._sessions.open(self._authentication(asked.invite), asked.client)
+        try:
+            if self._passes.redeem(asked.invite) is None:
+                self._invites.redeem(asked.invite)
+        except CtllmError:  # another was quicker, or it could not be removed
+            self._sessions.close(refresh)
+            raise
+        return refresh
+
+    def _authentication(self, secret: str) -> Authentication:
+        """Give whom a pass or an invitation signs in, unspent; Unauthenticated if nobody."""
+        # Who signs in anew must not meet anything of what was revoked a moment ago.
+        self._apply_revocations()
+        found = self._passes.find(secret) or self._invites.find(secret)
+        self._revocations.check(found.user, found.auth_time)
+        if found.parent:
+            self._sessions.check((found.parent,))
+        return found
+
+    def introspect(self, incoming: Incoming, raw: bytes) -> None:
+        """Say whom an invitation would sign in, and spend nothing (as RFC 7662 does of tokens)."""
+        asked = decoded(raw, Introspect)
+        _same_site(incoming.asked)
+        incoming.reply(200, {"user": _user(self._authentication(asked.invite).user)})
+
+    def invite(self, incoming: Incoming, grant: Grant) -> None:
+        """Give a desktop what signs its user's browser in, once.
+
+        The browser's sign-in belongs to the desktop's, and ends with it.
+        """
+        grant.require(SERVE)  # what a page can read does not make sign-ins that last
+        parent = grant.sessions[0] if grant.sessions else ""
+        made = self._passes.create(Authentication(grant.user, grant.auth_time, parent))
+        incoming.reply(201, {"invite": made, "expires_in": int(LIFE)})
+
+    def renew(self, incoming: Incoming, raw: bytes) -> None:
+        """Give another short token."""
+        asked = decoded(raw, Renew)
+        refresh, only = asked.refresh, asked.scope
+        if refresh is not msgspec.UNSET:
+            incoming.reply(200, self._token(refresh, "desktop", only))
+            return
+        _same_site(incoming.asked)
+        kept = self._cookie_of(incoming.asked)
+        if kept is None:
+            raise Unauthenticated("nobody is signed in here; open a sign-in link")
+        told = self._token(kept, "browser", only)
+        incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
+
+    def sign_out(self, incoming: Incoming) -> None:
+        """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
+        _same_site(incoming.asked)
+        header = first(incoming.asked.headers, REFRESH)
+        refresh = header.decode("latin-1") if header else self._cookie_of(incoming.asked)
+        if refresh is not None:
+            self._sessions.close(refresh)
+        incoming.reply(204, None, self._cookie(b"", 0))
+
+    def who(self, incoming: Incoming, grant: Grant) -> None:
+        """Say who is signed in."""
+        told = {
+            "user": _user(grant.user),
+            "scopes": sorted(grant.scopes),
+            "expires_in": max(0, int(grant.expires - self._now())),
+        }
+        incoming.reply(200, told)
+
+    def _token(
+        self, refresh: str, client: Client, only: str | msgspec.UnsetType = msgspec.UNSET
+    ) -> dict[str, object]:
+        """Renew a session, and give a token of it; Unauthenticated if it is over.
+
+        What renews it works only in the form that this kind of client keeps: a cookie or a body.
+        The token has the scopes of the session, or of them with `only` that one.
+        """
+        session = self._sessions.renew(refresh)
+        if session.client != client:
+            raise Unauthenticated(f"This sign-in is not a {client}'s: sign in again.")
+        self._revocations.check(session.user, session.auth_time)
+        scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
+        sessions = (session_id(refresh), session.parent)
+        return {
+            "user": _user(session.user),
+            "token": self._issuer.issue(session.user, scopes, session.auth_time, sessions),
+            "expires_in": self._issuer.token_seconds,
+        }
+
+    def _cookie(self, value: bytes, seconds: int) -> Headers:
+        where = b"/; Secure" if self.secure else b"/ctllm/session"
+        cookie = b"%s=%s; Path=%s; HttpOnly; SameSite=Strict; Max-Age=%d" % (
+            self._cookie_name, value, where, seconds,
+        )  # fmt: skip
+        return ((b"Set-Cookie", cookie),)
+
+    @property
+    def _cookie_name(self) -> bytes:
+        return SECURE_COOKIE if self.secure else PLAIN_COOKIE
+
+    def _cookie_of(self, asked: RequestHead) -> str | None:
+        """Give the session's cookie. Of two, one was set by somebody else: then none counts."""
+        pairs = [
+            pair.strip().partition(b"=")
+            for key, value in asked.headers
+            if key.lower() == b"cookie"
+            for pair in value.split(b";")
+        ]
+        values = [value for name, _, value in pairs if name == self._cookie_name and value]
+        return values[0].decode("latin-1") if len(values) == 1 else None
+
+
+def _user(user: User) -> dict[str, str]:
+    return {"name": user.name, "id": user.key}
+
+
+def _same_site(asked: RequestHead) -> None:
+    """Raise Forbidden when a page of another site is behind this: cookies are not for it."""
+    origin = first(asked.headers, b"origin")
+    host = first(asked.headers, b"host") or b""
+    foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
+    site = first(asked.headers, b"sec-fetch-site")  # Fetch Metadata Request Headers, section 2.4
+    if foreign or site not in (None, b"same-origin", b"none"):
+        raise Forbidden("pages of other sites may not sign in here")

@@ -1,0 +1,1 @@
+"""What starts and stops streaming proxies: child processes or Docker containers."""

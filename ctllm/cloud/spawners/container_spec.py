@@ -1,0 +1,133 @@
+"""What a streaming proxy is to Docker: its names, its labels, and a container within limits."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv4Network
+from typing import Any
+
+from ctllm import __version__
+from ctllm.cloud.spawners.connectivity import CONTAINER_USER, Attached
+from ctllm.config import Proxy, arguments
+
+#: What every name begins with; the rest is the user's hash.
+CONTAINER, NETWORK, BRIDGE = "ctllm-proxy-", "ctllm-net-", "ctl"
+INSTANCE, PROXY, KEY, VERSION = "ctllm.instance", "ctllm.proxy", "ctllm.key", "ctllm.version"
+#: Where a proxy listens, on every address of a network that only it and the host are on.
+PORT = 8080
+#: A proxy has one thread, and Python's starts none; the rest is for what the image's start needs.
+PIDS = 32
+#: Billionths of a processor.
+HALF_A_CPU = 500_000_000
+#: What a proxy says is a line for each tunnel that comes or goes.
+_LOG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
+_TMPFS = {"/tmp": "rw,noexec,nosuid,nodev,size=1m,mode=1777"}  # noqa: S108
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """The labels by which a cloud knows its own: `instance` is its secret, `key` its public key.
+
+    Labels can be read by whoever may ask Docker, so the secret is in none of them.
+    """
+
+    instance: bytes = field(repr=False)
+    key: str
+
+    @property
+    def ours(self) -> str:
+        """The label that every container and network of this cloud has, as `name=value`."""
+        return f"{INSTANCE}={self._instance_id()}"
+
+    def labels(self, proxy_id: str) -> dict[str, str]:
+        """What is put on the container and the network of this proxy."""
+        return {
+            INSTANCE: self._instance_id(),
+            PROXY: proxy_id,
+            KEY: self._key_id(),
+            VERSION: __version__,
+        }
+
+    def own(self, labels: Mapping[str, str]) -> bool:
+        """Whether that is what this cloud, or an earlier run of it, has put there."""
+        return labels.get(INSTANCE) == self._instance_id()
+
+    def fit(self, labels: Mapping[str, str]) -> bool:
+        """Whether that proxy believes the assertions that this cloud signs."""
+        return self.own(labels) and labels.get(KEY) == self._key_id()
+
+    def _instance_id(self) -> str:
+        return hmac.digest(self.instance, b"ctllm.instance", "sha256").hex()[:16]
+
+    def _key_id(self) -> str:
+        return sha256(self.key.encode()).hexdigest()[:16]
+
+
+def network_name(proxy_id: str) -> str:
+    """The network of this proxy's container."""
+    return NETWORK + proxy_id.removeprefix(CONTAINER)
+
+
+def network(marks: Marks, proxy_id: str, subnet: IPv4Network) -> dict[str, Any]:
+    """The body of a call that creates the network of a proxy: no way out, and none to others."""
+    name = network_name(proxy_id)
+    return {
+        "Name": name,
+        "CheckDuplicate": True,
+        "Driver": "bridge",
+        "Internal": True,
+        "EnableIPv6": False,
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)}]},
+        "Options": {
+            # Names of interfaces have 15 characters; rules of a firewall know ours by the first.
+            "com.docker.network.bridge.name": BRIDGE + name.removeprefix(NETWORK)[:12],
+            "com.docker.network.bridge.enable_icc": "false",
+        },
+        "Labels": marks.labels(proxy_id),
+    }
+
+
+def container(
+    image: str,
+    marks: Marks,
+    proxy_id: str,
+    settings: Proxy,
+    attached: Attached,
+) -> dict[str, Any]:
+    """The body of a call that creates the container of a proxy.
+
+    Nothing in here is secret: the key is the public half, and whoever may ask Docker can read the
+    rest.
+    """
+    said = ["--id", proxy_id, "--cloud-key", marks.key, *attached.listening, *arguments(settings)]
+    return {
+        "Image": image,
+        "Cmd": said,
+        "User": f"{CONTAINER_USER}:{attached.group}",
+        "Labels": marks.labels(proxy_id),
+        "OpenStdin": False,
+        "HostConfig": {**_limits(settings), **attached.host},
+    }
+
+
+def _limits(settings: Proxy) -> dict[str, Any]:
+    return {
+        "Memory": settings.memory_bytes,
+        "MemorySwap": settings.memory_bytes,  # both together: no swap
+        "NanoCpus": HALF_A_CPU,
+        "PidsLimit": PIDS,
+        "ReadonlyRootfs": True,
+        "IpcMode": "none",
+        "Tmpfs": _TMPFS,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "RestartPolicy": {"Name": "no"},  # the cloud decides, and backs off
+        "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0},
+                    {"Name": "nofile", "Soft": settings.max_open_files,
+                     "Hard": settings.max_open_files}],
+        "LogConfig": _LOG,
+        "AutoRemove": False,  # else nobody could tell what an end was
+    }  # fmt: skip

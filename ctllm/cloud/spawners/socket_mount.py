@@ -1,0 +1,141 @@
+"""No network at all for a container: a UNIX socket in a folder that it shares with the cloud.
+
+The outer folder lets nobody but the cloud's user in. An inner one is its container's: the proxy
+makes its socket there, and then the folder is sealed: nobody in the container can make, remove or
+rename anything in it. A folder is sealed when it is not the container's user's, nobody may write to
+it, and all it holds is one socket of that user's. A container whose folder is not sealed is not
+reached: it is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.logger import Logger
+
+from ctllm.cloud.docker_api import Container, Listed
+from ctllm.cloud.spawners.connectivity import CONTAINER_GROUP, CONTAINER_USER, Attached
+from ctllm.cloud.spawners.interfaces import ProxySocket
+from ctllm.errors import BadConfiguration, ProxyUnavailable
+from ctllm.reactor.deferred_tools import sleep
+from ctllm.reactor.interfaces import Clock
+from ctllm.system.private_dir import Folder, opened
+
+_INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
+#: While the proxy makes its socket, and afterwards.
+_OPEN, _SEALED = 0o770, 0o550
+#: Seconds between two looks whether the socket is there.
+_OFTEN = 0.02
+#: Bytes of a socket's path: Linux's limit, for what shares folders with containers is Linux.
+_LONGEST = 107
+
+
+class Mounts:
+    """An `Attachment` by folders below `state`."""
+
+    _log = Logger()
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self._base, self._clock = state / "sockets", clock
+
+    def open(self) -> None:
+        """Make sure that sockets can be there; BadConfiguration says what is in the way."""
+        if len(os.fsencode(self._folder("") / _SOCKET)) > _LONGEST:
+            raise BadConfiguration(
+                f"{self._base} is too long a path for sockets: choose a shorter --state, or "
+                "network = bridge."
+            )
+        if os.geteuid() == CONTAINER_USER:  # who owns a folder may open it again
+            raise BadConfiguration(
+                f"cloud.network = none: the cloud runs as user {CONTAINER_USER}, which is the user "
+                "inside the containers. They could change what the cloud connects to. Run the "
+                "cloud as another user, or use network = bridge."
+            )
+        Folder(self._base)
+
+    async def make(self, proxy_id: str) -> Attached:
+        """An empty folder in which the container's group may make a socket."""
+        folder, group = self._folder(proxy_id), os.getegid() or CONTAINER_GROUP
+        await self.clear(proxy_id)
+        try:
+            folder.mkdir(mode=0o700)
+            with opened(folder) as descriptor:
+                os.fchown(descriptor, -1, group)
+                os.fchmod(descriptor, _OPEN)
+        except OSError as error:
+            raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
+        mount = {"Type": "bind", "Source": str(folder), "Target": _INSIDE}
+        host = {"NetworkMode": "none", "Mounts": [mount]}
+        return Attached(("--socket", f"{_INSIDE}/{_SOCKET}"), host, group)
+
+    async def ready(self, proxy_id: str) -> None:
+        """Seal the folder once something has the socket's name; ProxyUnavailable if it is no seal.
+
+        First nothing more can be made, and then what is there is looked at.
+        """
+        try:
+            with opened(self._folder(proxy_id)) as descriptor:
+                while _SOCKET not in os.listdir(descriptor):
+                    await sleep(self._clock, _OFTEN)
+                os.fchmod(descriptor, _SEALED)
+                sealed = self._is_sealed(descriptor)
+        except OSError as error:
+            raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
+        if not sealed:
+            raise ProxyUnavailable("Its container made something else than its socket.")
+
+    def endpoint(self, proxy_id: str, found: Container | Listed) -> str:
+        """Its socket, if the folder is sealed."""
+        folder = self._folder(proxy_id)
+        if "none" not in (found.network_settings.networks or {}):
+            return ""
+        with suppress(OSError), opened(folder) as descriptor:
+            if self._is_sealed(descriptor):
+                return f"unix:{quoteStringArgument(str(folder / _SOCKET))}"
+        return ""
+
+    def socket(self, proxy_id: str, found: Container | Listed) -> ProxySocket:
+        """Its socket, at which only a process of the container listens."""
+        path = str(self._folder(proxy_id) / _SOCKET)
+        first = found.state.pid if isinstance(found, Container) else 0
+        return ProxySocket(path, CONTAINER_USER, first, found.id)
+
+    async def clear(self, proxy_id: str) -> None:
+        """Remove the folder."""
+        folder = self._folder(proxy_id)
+        with suppress(FileNotFoundError):
+            with opened(folder) as descriptor:
+                os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
+            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():  # folders of the container's own: only root can remove those
+                aside = self._base / f"left-{token_hex(8)}"
+                folder.rename(aside)
+                self._log.warn("{path} cannot be removed: remove it as root", path=str(aside))
+
+    async def left(self) -> set[str]:
+        """Nothing by which a proxy would be known: a folder that stays costs nothing."""
+        return set()
+
+    def _folder(self, proxy_id: str) -> Path:
+        return self._base / sha256(proxy_id.encode()).hexdigest()[:16]
+
+    def _is_sealed(self, folder: int) -> bool:
+        """Whether nobody in the container may write to it, and it holds the socket and no more.
+
+        It is not the container's user's, who could open it again. Whose it is does not matter
+        otherwise: nobody but the cloud and root gets as far as making a folder here.
+        """
+        itself = os.fstat(folder)
+        if itself.st_uid == CONTAINER_USER or stat.S_IMODE(itself.st_mode) != _SEALED:
+            return False
+        if os.listdir(folder) != [_SOCKET]:
+            return False
+        found = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
+        return stat.S_ISSOCK(found.st_mode) and found.st_uid == CONTAINER_USER

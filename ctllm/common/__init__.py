@@ -1,0 +1,1 @@
+"""Helpers without input, output or clock that every other package may use."""

@@ -1,0 +1,142 @@
+"""What the demo says: an echo that says of itself that it is no model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import msgspec
+
+from ctllm.demo.model_store import KEPT_LOADED
+from ctllm.demo.schema_example import example
+
+PREFACE = "This is ctllm's demo, not a model. You said: "
+
+Kind = Literal["thinking", "text", "call"]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool that the model may call; `schema` is the JSON Schema of its arguments."""
+
+    name: str
+    schema: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What any dialect asks of a model. `text` is the last thing said.
+
+    `schema` is that of a structured answer (empty: any JSON object); `limit` the most words,
+    `kept` how many seconds the model stays loaded afterwards.
+    """
+
+    model: str
+    text: str
+    images: int = 0
+    tools: tuple[Tool, ...] = ()
+    think: bool = False
+    schema: dict[str, Any] | None = None
+    limit: int | None = None
+    kept: float = KEPT_LOADED
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stretch of an answer, in the pieces in which it is streamed.
+
+    A call's pieces are the JSON text of its arguments, `name` is the tool's.
+    """
+
+    kind: Kind
+    words: Sequence[str]
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """All of it in one."""
+        return "".join(self.words)
+
+
+@dataclass(frozen=True)
+class Said:
+    """A whole answer, before a dialect tells it. A word counts as a token."""
+
+    parts: tuple[Part, ...]
+    prompt_tokens: int
+    reason: Literal["stop", "length"] = "stop"
+    tokens: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", sum(len(part.words) for part in self.parts))
+
+    def text(self, kind: Kind) -> str:
+        """Give what was said of one kind."""
+        return "".join(part.text for part in self.parts if part.kind == kind)
+
+    @property
+    def call(self) -> Part | None:
+        """The call of a tool, if that is the answer."""
+        return next((part for part in self.parts if part.kind == "call"), None)
+
+
+class Repeat(Sequence[str]):
+    """The same word many times, in the memory of one."""
+
+    def __init__(self, word: str, times: int) -> None:
+        self._word = word
+        self._times = times
+
+    def __len__(self) -> int:
+        return self._times
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        chosen = range(self._times)[index]
+        return self._word if isinstance(chosen, int) else Repeat(self._word, len(chosen))
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._word for _ in range(self._times))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Cut a text into words, each with the white space before it; joined they are the text."""
+    return tuple(re.findall(r"\s*\S+|\s+$", text))
+
+
+def reply(ask: Ask) -> Said:
+    """Answer: call the first tool if there is one, else say back what was said."""
+    thinking = (
+        (Part("thinking", words("The demo does not think; it repeats.")),) if ask.think else ()
+    )
+    prompt_tokens = max(1, len(words(ask.text)))
+    if ask.tools:
+        return Said((*thinking, _call(ask.tools[0], ask.text)), prompt_tokens)
+    spoken = words(_sentence(ask))
+    cut = spoken if ask.limit is None or ask.limit < 0 else spoken[: ask.limit]
+    reason: Literal["stop", "length"] = "stop" if len(cut) == len(spoken) else "length"
+    return Said((*thinking, Part("text", cut)), prompt_tokens, reason)
+
+
+def _sentence(ask: Ask) -> str:
+    if ask.schema is not None:
+        answer = example(ask.schema, ask.text) if ask.schema else {"demo": True, "said": ask.text}
+        return msgspec.json.encode(answer).decode()
+    seen = f" (and {ask.images} image{'s' * (ask.images > 1)})" if ask.images else ""
+    return PREFACE + ask.text + seen
+
+
+def _call(tool: Tool, text: str) -> Part:
+    properties = tool.schema.get("properties") or {}
+    first = next((n for n, s in properties.items() if _is_string(s)), None)
+    arguments = {} if first is None else {first: text}
+    return Part("call", (msgspec.json.encode(arguments).decode(),), tool.name)
+
+
+def _is_string(schema: object) -> bool:
+    return isinstance(schema, dict) and schema.get("type") in ("string", ["string"])

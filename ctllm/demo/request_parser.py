@@ -1,0 +1,109 @@
+"""Requests read from JSON, and the texts in them."""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from typing import Any, TypeVar
+
+import msgspec
+
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.errors import BadRequest
+from ctllm.http.message.content_coding import load_zstd
+
+T = TypeVar("T")
+#: Most bytes that a body may have without its compression, and the window it may need, as Ollama
+#: has them.
+_MOST = 20 * 1024 * 1024
+_WINDOW_LOG = 23
+#: How deeply a message's content may lie in others.
+_DEEPEST = 16
+
+
+class OfferedFunction(msgspec.Struct):
+    """A function that a request offers the model, with its JSON Schema."""
+
+    name: str = ""
+    parameters: dict[str, Any] | None = None
+
+
+class OfferedTool(msgspec.Struct):
+    """A tool as Ollama's and OpenAI's chat offer it."""
+
+    function: OfferedFunction
+
+
+def read(body: bytes, kind: type[T]) -> T:
+    """Decode a body as one of the dialects' requests; raises BadRequest and says what is wrong."""
+    if not body.strip():
+        raise BadRequest("missing request body")
+    try:
+        return decode_json(body, kind, max_size=len(body))  # bounded where it was read
+    except InvalidJson as error:
+        raise BadRequest(str(error)) from None
+
+
+def decompressed(body: bytes) -> bytes:
+    """Decode a body that is compressed with zstd; raises BadRequest."""
+    zstd = load_zstd()
+    largest = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
+    try:
+        content: bytes = zstd.ZstdDecompressor(options=largest).decompress(body, _MOST + 1)
+    except zstd.ZstdError:
+        raise BadRequest("failed to decompress zstd body") from None
+    if len(content) > _MOST:
+        raise BadRequest("http: request body too large")
+    return content
+
+
+def text_of(content: Any, depth: int = 0) -> str:
+    """Give the text of a message's content: a string, or a list of parts of which some are text.
+
+    The result of a tool is a part whose own content is such again. Raises BadRequest.
+    """
+    if depth > _DEEPEST:
+        raise BadRequest("message content is nested too deeply")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise BadRequest("invalid message content type")
+    inner = (part.get("text", part.get("content")) for part in content)
+    return "\n".join(text_of(each, depth + 1) for each in inner if each is not None)
+
+
+def images_in(content: Any) -> int:
+    """Count the images among a message's parts and check each; raises BadRequest."""
+    parts = content if isinstance(content, list) else []
+    data = [found for part in parts if (found := _image(part)) is not None]
+    for each in data:
+        _check(each)
+    return len(data)
+
+
+def _image(part: dict[str, Any]) -> str | None:
+    """Give an image's base64 in any dialect's way of writing it, None when it is no image."""
+    match part:
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            return _inside(url)
+        case {"type": "image_url" | "input_image", "image_url": str(url)}:
+            return _inside(url)
+        case {"type": "image", "source": {"type": "base64", "data": str(data)}}:
+            return data
+        case {"type": "image_url" | "input_image" | "image"}:
+            raise BadRequest("invalid image input")
+    return None
+
+
+def _inside(url: str) -> str:
+    head, comma, data = url.partition(",")
+    if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
+        raise BadRequest("invalid image input")
+    return data
+
+
+def _check(data: str) -> None:
+    try:
+        b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("invalid image input") from None

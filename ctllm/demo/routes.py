@@ -1,0 +1,80 @@
+"""Which endpoint answers a method and a path, and how each dialect says no."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from ctllm.demo import anthropic_api, generate_api, models_api, openai_api, responses_api
+from ctllm.demo.answer import PLAIN, Answer, Call, Whole
+from ctllm.errors import CtllmError, MethodNotAllowed, NotFound
+
+Endpoint = Callable[[Call], Answer]
+
+_EXACT: dict[str, dict[str, Endpoint]] = {
+    "/": {"GET": models_api.root, "HEAD": models_api.root},
+    "/api/version": {"GET": models_api.version, "HEAD": models_api.version},
+    "/api/tags": {"GET": models_api.tags, "HEAD": models_api.tags},
+    "/api/ps": {"GET": models_api.ps},
+    "/api/show": {"POST": models_api.show},
+    "/api/create": {"POST": models_api.create},
+    "/api/copy": {"POST": models_api.copy},
+    "/api/pull": {"POST": models_api.pull},
+    "/api/push": {"POST": models_api.push},
+    "/api/delete": {"DELETE": models_api.delete},
+    "/api/generate": {"POST": generate_api.generate},
+    "/api/chat": {"POST": generate_api.chat},
+    "/api/embed": {"POST": generate_api.embed},
+    "/api/embeddings": {"POST": generate_api.embeddings},
+    "/v1/chat/completions": {"POST": openai_api.chat_completions},
+    "/v1/completions": {"POST": openai_api.completions},
+    "/v1/embeddings": {"POST": openai_api.embeddings},
+    "/v1/audio/transcriptions": {"POST": openai_api.transcriptions},
+    "/v1/models": {"GET": openai_api.models},
+    "/v1/responses": {"POST": responses_api.responses},
+    "/v1/messages": {"POST": anthropic_api.messages},
+}
+_UNDER: dict[str, dict[str, Endpoint]] = {
+    "/api/blobs/": {"HEAD": models_api.blob, "POST": models_api.blob},
+    "/v1/models/": {"GET": openai_api.model},
+}
+BLOBS = "/api/blobs/"
+
+
+class NoSuchPage(NotFound):
+    """Nothing of Ollama's is at this path."""
+
+
+def find(method: str, path: str) -> tuple[Endpoint, str]:
+    """Give the endpoint and the rest of the path; raises NoSuchPage or MethodNotAllowed."""
+    methods, argument = _at(path)
+    if method not in methods:
+        raise MethodNotAllowed("405 method not allowed", allow=", ".join(methods))
+    return methods[method], argument
+
+
+def _at(path: str) -> tuple[dict[str, Endpoint], str]:
+    if path in _EXACT:
+        return _EXACT[path], ""
+    for prefix, methods in _UNDER.items():
+        if path.startswith(prefix) and len(path) > len(prefix):
+            return methods, unquote(path[len(prefix) :])
+    raise NoSuchPage("404 page not found")
+
+
+def refusal(path: str, error: CtllmError) -> Whole:
+    """Say no in the dialect of the path; what no endpoint has seen is refused in plain text."""
+    if isinstance(error, NoSuchPage):
+        return Whole(error.message.encode(), error.status, PLAIN)
+    if isinstance(error, MethodNotAllowed):
+        allow = (("Allow", error.allow),)
+        return Whole(error.message.encode(), error.status, PLAIN, allow)
+    return Whole.of(failure(path, error.message, error.status), error.status)
+
+
+def failure(path: str, message: str, status: int) -> dict[str, Any]:
+    """Give the JSON of an error in the dialect of the path."""
+    if path.startswith("/v1/messages"):
+        return anthropic_api.failure(message, status)
+    return openai_api.failure(message, status) if path.startswith("/v1/") else {"error": message}

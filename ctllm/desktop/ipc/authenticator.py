@@ -1,0 +1,59 @@
+"""Who may ask: the user whose daemon this is.
+
+On a UNIX socket the system says who it is; by TCP it is whoever can read the secret file.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import socket
+import sys
+from typing import Any
+
+from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.ipc.protocol import Auth, proof
+from ctllm.system.unix_sockets import peer_credentials
+
+
+def peer_uid(transport: Any) -> int | None:
+    """The user at the other end of a UNIX socket, or None where the system does not say."""
+    found = getattr(transport, "socket", None)
+    if found is None or found.family != getattr(socket, "AF_UNIX", None):
+        return None
+    peer = peer_credentials(found)
+    return None if peer is None else peer.uid
+
+
+class Door:
+    """One visitor's way in."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+        self.challenge = ""
+        self.open = False
+
+    def knock(self, transport: Any) -> None:
+        """See who comes; raises Forbidden for another user of this machine."""
+        uid = peer_uid(transport)
+        if sys.platform == "win32" or uid is None:
+            self.challenge = secrets.token_hex(32)
+        elif uid not in (os.geteuid(), 0):
+            raise Forbidden("this is the desktop of another user of this machine")
+        else:
+            self.open = True
+
+    def show(self, shown: Auth) -> str:
+        """Take what shows that the client knows the secret, and give the daemon's own proof.
+
+        Raises Unauthenticated. A challenge is good for one attempt.
+        """
+        challenge, self.challenge = self.challenge, ""
+        right = proof(self._secret, "client", challenge, shown.nonce)
+        if not challenge or not hmac.compare_digest(right, shown.proof):
+            raise Unauthenticated(
+                "that is not the secret of this desktop; read it anew from its file"
+            )
+        self.open = True
+        return proof(self._secret, "daemon", challenge, shown.nonce)

@@ -1,0 +1,133 @@
+"""The chat page in its window or the browser, signed in by a link that is good once.
+
+Any user of a machine can read the arguments of any program, so the link is not among them: the
+browser opens a file that only its owner can read, and the file leads it on.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+import subprocess
+import threading
+import webbrowser
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+
+from ctllm.desktop.cloud_session import Session
+from ctllm.desktop.ipc.webview_process import Window
+from ctllm.ipc.messages import Opened
+from ctllm.system.atomic_write import save
+from ctllm.system.display import has_screen
+
+#: Seconds that the file stays: a browser that is not running yet takes some to start.
+FILE_STAYS = 60.0
+#: Seconds after which a browser that does not return counts as opened: some stay in front.
+PATIENCE = 5.0
+
+_FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta http-equiv="refresh" content="0;url={0}"><meta name="referrer" content="no-referrer">
+<title>ctllm</title><p><a href="{0}">Go on to ctllm</a></p></html>
+"""
+
+
+def has_display(environ: Mapping[str, str], platform: str) -> bool:
+    """Whether a browser has somewhere to show itself, or somebody says which one does."""
+    return has_screen(platform, environ) or bool(environ.get("BROWSER"))
+
+
+def open_in_browser(address: str, environ: Mapping[str, str] = os.environ) -> bool:
+    """Open it, and say whether that could be done; blocks.
+
+    A service of systemd's has few rights, and so would a browser that is its child: there it is a
+    unit of its own.
+    """
+    runner = shutil.which("systemd-run") if environ.get("INVOCATION_ID") else None
+    opener = environ.get("BROWSER") or shutil.which("xdg-open")
+    if runner is not None and opener is not None and "%s" not in opener:
+        words = [runner, "--user", "--quiet", "--collect", "--", opener, address]
+        done = subprocess.run(words, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        if done.returncode == 0:
+            return True
+    return webbrowser.open(address)
+
+
+class Page(Service):
+    """Opens it. `browse` opens an address and says whether it did; it may block."""
+
+    def __init__(
+        self,
+        session: Session,
+        reactor: Any,
+        state: Path,
+        display: Callable[[], bool],
+        window: Window,
+        browse: Callable[[str], bool] = open_in_browser,
+    ) -> None:
+        self._session = session
+        self._reactor = reactor
+        self._path = state / "desktop" / "open.html"
+        self._display = display
+        self._window = window
+        self._browse = browse
+        self._removal: Any = None
+
+    async def open(self, where: str = "") -> Opened:
+        """Open the page, at `where` of it; raises CtllmError where there is no sign-in."""
+        if self._window.there and not where:
+            self._window.raise_()
+            return Opened(True, window=True)
+        address = await self._link(where)
+        if await self._window.open(address):
+            return Opened(True, window=True)
+        if not self._display() or not await self._opened(address):
+            return Opened(False, address)
+        return Opened(True)
+
+    async def _link(self, where: str) -> str:
+        client = self._session.client()
+        invite = await client.invite(await self._session.token())
+        view = f"&view={where}" if where else ""
+        return f"{client.url}/#invite={invite}{view}"
+
+    async def _opened(self, address: str) -> bool:
+        save(self._path, _FILE.format(html.escape(address)).encode())
+        if self._removal is not None and self._removal.active():
+            self._removal.cancel()
+        self._removal = self._reactor.callLater(FILE_STAYS, self._remove)
+        done: Deferred[bool] = Deferred()
+        file = self._path.absolute().as_uri()
+        threading.Thread(target=self._in_thread, args=(file, done), daemon=True).start()
+        timer = self._reactor.callLater(PATIENCE, self._tell, done, True)
+        try:
+            return await done
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    def _in_thread(self, file: str, done: Deferred[bool]) -> None:
+        opened = False
+        with suppress(OSError, webbrowser.Error):
+            opened = self._browse(file)
+        self._reactor.callFromThread(self._tell, done, opened)
+
+    def _tell(self, done: Deferred[bool], opened: bool) -> None:
+        if not done.called:
+            done.callback(opened)
+
+    def _remove(self) -> None:
+        with suppress(OSError):
+            os.unlink(self._path)
+
+    def stopService(self) -> None:
+        """Leave nothing behind."""
+        super().stopService()
+        if self._removal is not None and self._removal.active():
+            self._removal.cancel()
+        self._remove()

@@ -1,0 +1,34 @@
+"""The last lines of this program's log, for those who ask."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.logger import LogEvent, eventAsText
+
+from ctllm.common.sanitize import printable_lines
+
+#: Lines that are kept, and how long one may be.
+MOST = 1000
+LONGEST = 2000
+
+
+class RecentLog:
+    """A log observer that remembers. `on_line` hears of each line."""
+
+    def __init__(self) -> None:
+        self.on_line: Callable[[str], None] = lambda line: None
+        self._lines: deque[str] = deque(maxlen=MOST)
+
+    def __call__(self, event: LogEvent) -> None:
+        """Remember one event, without what would only confuse: where in the code it was."""
+        text = eventAsText(event, includeTimestamp=True, includeSystem=False)
+        for line in text.splitlines():
+            shown = printable_lines(line[:LONGEST])
+            self._lines.append(shown)
+            self.on_line(shown)
+
+    def last(self, count: int) -> list[str]:
+        """The last lines, the newest at the end."""
+        return list(self._lines)[len(self._lines) - min(count, len(self._lines)) :]

@@ -1,0 +1,91 @@
+"""The loopback endpoint: Ollama for the apps of this machine, always at the same place."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+from ctllm.errors import Forbidden
+from ctllm.http.cors import Cors, is_preflight
+from ctllm.http.message.head import RequestHead, first
+from ctllm.http.origins import (
+    OLLAMA_ORIGINS,
+    host_of,
+    is_local_host,
+    is_loopback_host,
+    origin_matcher,
+)
+from ctllm.http.server.request import Incoming
+
+Answer = Callable[[RequestHead, Incoming], Awaitable[None]]
+
+_is_ollamas = origin_matcher(OLLAMA_ORIGINS)
+
+
+class EndpointApp:
+    """Has `answer` do the rest, once sure that no web page of elsewhere is behind a request.
+
+    `on_loopback` says whether the endpoint listens for this machine alone. Where it does not,
+    its owner has opened it to others, who reach it by names that only they know.
+    """
+
+    def __init__(self, answer: Answer, on_loopback: Callable[[], bool] = lambda: True) -> None:
+        self._answer = answer
+        self._on_loopback = on_loopback
+        self._machine = socket.gethostname()
+
+    async def __call__(self, incoming: Incoming) -> None:
+        """Answer one request; raises CtllmError."""
+        asked = incoming.asked
+        if self._on_loopback():
+            self._refuse_foreign_host(asked)
+        refuse_foreign_page(asked)
+        incoming.welcome()
+        incoming.extra = _CORS.headers(asked)
+        if is_preflight(asked):
+            incoming.reply(204, None, _CORS.preflight(asked))
+        else:
+            await self._answer(asked, incoming)
+
+    def _refuse_foreign_host(self, asked: RequestHead) -> None:
+        """Raise Forbidden for a Host that is not of this machine or its network.
+
+        What goes on to Ollama has Ollama's own, so Ollama's guard against names that were made to
+        point here has to stand at this door. Programs of HTTP/1.0 need not name one.
+        """
+        host = first(asked.headers, b"host")
+        if host is None:
+            return
+        try:
+            name = host_of(host.decode("latin-1"))
+        except ValueError:
+            name = ""
+        if not is_local_host(name, self._machine):
+            raise Forbidden("this endpoint is for this machine; its Host must be localhost")
+
+
+def refuse_foreign_page(asked: RequestHead) -> None:
+    """Raise Forbidden where a page of elsewhere is behind this, as far as browsers say so.
+
+    Of requests that a page cannot read (images, navigation) they tell no Origin, but that the page
+    is of another site.
+    """
+    origins = [value for name, value in asked.headers if name.lower() == b"origin"]
+    site = first(asked.headers, b"sec-fetch-site") or b""
+    foreign = site.strip().lower() == b"cross-site" and not origins
+    if foreign or not all(map(_is_of_this_machine, origins)):
+        raise Forbidden("pages of other sites may not use this endpoint")
+
+
+def _is_of_this_machine(origin: bytes) -> bool:
+    """Whether an Origin is a page that this machine serves, or an app that is installed on it."""
+    if _is_ollamas(origin):
+        return True
+    scheme, found, authority = origin.decode("latin-1").partition("://")
+    try:
+        return bool(found) and scheme in ("http", "https") and is_loopback_host(host_of(authority))
+    except ValueError:
+        return False
+
+
+_CORS = Cors(_is_of_this_machine)

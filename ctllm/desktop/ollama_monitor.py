@@ -1,0 +1,237 @@
+"""The Ollama of this machine: is it there, what can it do, and the way to it.
+
+Where none answers and a demo is wanted, a stand-in answers until the real one appears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import clientFromString
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ctllm.common.buffer_budget import Room
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.common.sanitize import printable
+from ctllm.desktop.remote_models import RemoteModels
+from ctllm.errors import CtllmError, OllamaDown
+from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.fetch import get
+from ctllm.http.header_policy import for_ollama
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import RequestHead
+from ctllm.ollama.api import changes_models
+from ctllm.reactor.periodic import Periodic
+from ctllm.relay.completion_observer import Noted
+from ctllm.tunnel.frames import MAX_MODELS, Status
+
+#: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
+PATIENCE = 3
+#: Seconds for what is only nice to know, for which somebody waits.
+BRIEF = 1
+#: Longest name of a model, and longest version, that is told to the cloud.
+LONGEST = 256
+#: The largest list of models that is read, in bytes.
+MAX_TAGS = 8 * 1024 * 1024
+
+#: Most bytes that are held of compressed bodies while the model is looked for in them.
+MAX_HELD = 64 * 1024 * 1024
+
+DOWN = Status("down")
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class _Model(msgspec.Struct):
+    name: str
+    remote_host: Any = None
+
+
+class _Loaded(msgspec.Struct):
+    models: list[_Model] | None = None
+
+
+class _Tags(msgspec.Struct):
+    models: list[_Model] | None = None
+
+
+def is_model_name(text: str) -> bool:
+    """Whether it can be a model's: what is told of all of them must fit into one frame."""
+    return text.isprintable() and len(text) <= LONGEST
+
+
+class OllamaServer:
+    """One server that speaks Ollama, at `url`; answers exchanges and says how it is.
+
+    With `refuse_remote`, nothing is asked of it that it would pass on to ollama.com.
+    """
+
+    def __init__(self, url: str, kind: str, reactor: Any, refuse_remote: bool = False) -> None:
+        self.url = url
+        self._refuses_remote = refuse_remote
+        self.remote = RemoteModels(self._open, Room(MAX_HELD))
+        self._kind = kind
+        self._reactor = reactor
+        parts = urlsplit(url)
+        self._host = parts.netloc.encode()
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
+        scheme = "tls" if parts.scheme == "https" else "tcp"
+        endpoint = clientFromString(reactor, f"{scheme}:{host}:{port}")
+        self._origin = Origin(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange with it, as from this machine; raises Forbidden."""
+        return (self.remote.open if self._refuses_remote else self._open)(head, caller)
+
+    def _is_offered(self, name: str) -> bool:
+        return is_model_name(name) and not (self._refuses_remote and self.remote.has(name))
+
+    def _open(self, head: RequestHead, caller: Caller) -> Call:
+        return self._origin.open(for_ollama(head, self._host), caller)
+
+    async def ask(self) -> Status:
+        """How it is: two cheap calls; DOWN where it does not answer them."""
+        try:
+            version = decode_json(await self._get(b"/api/version"), _Version)
+            tags = decode_json(await self._get(b"/api/tags"), _Tags)
+        except (CtllmError, InvalidJson):
+            return DOWN  # whatever is wrong, it cannot be used now
+        models = tags.models or ()
+        self.remote.learn(model.name for model in models if model.remote_host)
+        names = tuple(model.name for model in models if self._is_offered(model.name))
+        return Status(self._kind, printable(version.version, LONGEST), names[:MAX_MODELS])
+
+    async def loaded(self) -> tuple[str, ...]:
+        """The models that are in memory now, as far as it says."""
+        try:
+            found = decode_json(await self._get(b"/api/ps", BRIEF), _Loaded)
+        except (CtllmError, InvalidJson):
+            return ()  # nice to know, and no more
+        return tuple(model.name for model in found.models or () if is_model_name(model.name))
+
+    async def _get(self, path: bytes, patience: float = PATIENCE) -> bytes:
+        status, body = await get(self._origin, path, self._reactor, patience, MAX_TAGS)
+        if status != 200:
+            raise OllamaDown(f"{path.decode()} answers with status {status}")
+        return body
+
+    def close(self) -> None:
+        """Let go of its connections."""
+        self._origin.close()
+
+
+class Ollama(Service):
+    """The real server or, until it first appears, the stand-in. An `Upstream`."""
+
+    _log = Logger()
+
+    def __init__(self, real: OllamaServer, reactor: Any, interval: float) -> None:
+        self.status = DOWN
+        self.loaded: tuple[str, ...] = ()  # the models in memory
+        self.on_loaded: Callable[[], None] = lambda: None
+        self.watched: Callable[[], bool] = lambda: False
+        self.listeners: list[Callable[[Status], None]] = []
+        self.real = real
+        self._demo: OllamaServer | None = None
+        self._interval = interval
+        self._loop = Periodic(self.check, reactor, "looking for Ollama")
+        self._news: Deferred[None] | None = None  # a look out of turn, while it lasts
+        self._more_news = False
+
+    def stand_in(self, demo: OllamaServer) -> None:
+        """Use `demo` until the real one appears."""
+        self._demo = demo
+
+    @property
+    def current(self) -> OllamaServer:
+        """Where exchanges go now."""
+        return self._demo if self._demo is not None else self.real
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange; when one may have changed the models, they are looked at again."""
+        if changes_models(head):
+            caller = Noted(caller, self.look)
+        return self.current.open(head, caller)
+
+    def startService(self) -> None:
+        """Look at once, then again and again."""
+        super().startService()
+        self._loop.start(self._interval)
+
+    def stopService(self) -> None:
+        """Look no more."""
+        super().stopService()
+        self._loop.stop()
+        if self._news is not None:
+            self._news.cancel()
+        for server in (self.real, self._demo):
+            if server is not None:
+                server.close()
+
+    def look(self) -> None:
+        """Look as soon as can be, out of turn; once more if that was asked for while looking."""
+        self._more_news = True
+        if self.running and (self._news is None or self._news.called):
+            self._news = Deferred.fromCoroutine(self._look())
+            self._news.addErrback(self._failed)
+
+    def _failed(self, reason: Failure) -> None:
+        if not reason.check(CancelledError):
+            self._log.failure("looking for Ollama failed", reason)
+
+    async def _look(self) -> None:
+        while self._more_news:
+            self._more_news = False
+            await self.check()
+
+    async def check(self) -> Status:
+        """Look now; tells the listeners of a change."""
+        try:
+            status = await self._ask()
+        except CancelledError:
+            raise
+        except Exception:
+            self._become(DOWN)  # nothing is known of it, so it is not claimed to be up
+            raise
+        self._become(status)
+        if self.watched():
+            await self.look_at_loaded()
+        return status
+
+    async def _ask(self) -> Status:
+        status = await self.real.ask()
+        demo = self._demo
+        if demo is not None and status is not DOWN:
+            self._demo = None  # once the real one was seen, nothing stands in for it any more
+            demo.close()
+        elif demo is not None:
+            status = await demo.ask()
+        return status
+
+    async def look_at_loaded(self) -> None:
+        """Ask which models are in memory; nobody needs to know but who watches."""
+        loaded = () if self.status is DOWN else await self.current.loaded()
+        if loaded != self.loaded:
+            self.loaded = loaded
+            self.on_loaded()
+
+    def _become(self, status: Status) -> None:
+        if status == self.status:
+            return
+        if status.ollama != self.status.ollama:
+            self._log.info("Ollama at {url} is {state}", url=self.current.url, state=status.ollama)
+        self.status = status
+        for listener in self.listeners:
+            try:
+                listener(status)
+            except Exception:
+                self._log.failure("a listener to Ollama's status failed; the others are told")

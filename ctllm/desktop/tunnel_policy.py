@@ -1,0 +1,214 @@
+"""What may reach this machine's Ollama through the tunnel, whoever the cloud says is asking.
+
+The cloud checks the same table first; this is the check that does not depend on the cloud. A cloud
+that lies about a caller's scope still cannot pass on what `desktop.allow` does not name, nor make
+Ollama connect to registries that `desktop.registries` does not name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctllm.common.json_decoder import InvalidJson, decode_members
+from ctllm.errors import BadRequest, CtllmError, Forbidden, Overloaded, TooLarge
+from ctllm.http.header_policy import SCOPE
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import RequestHead, first
+from ctllm.ollama.api import (
+    Endpoint,
+    Scope,
+    asked_for,
+    canonical_request,
+    endpoint_of,
+)
+
+#: In `desktop.allow`: whatever Ollama has, known to ctllm or not.
+EVERYTHING = "*"
+#: The largest body that is held to be judged, and the most bytes of all of them together.
+MAX_BODY = 1024 * 1024
+MAX_HELD = 16 * MAX_BODY
+
+Open = Callable[[RequestHead, Caller], Call]
+
+
+class TunnelPolicy:
+    """Opens with `open` what the configuration lets in, and refuses the rest with a reason.
+
+    `allow` and `registries` are the keys of those names. It is an `Upstream`.
+    """
+
+    def __init__(self, open: Open, allow: tuple[str, ...], registries: tuple[str, ...]) -> None:
+        self._open = open
+        self._allow = frozenset(allow)
+        self._registries = frozenset(registries)
+        self._held = 0
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange; raises Forbidden."""
+        head = canonical_request(head)
+        endpoint = self._authorised(head)
+        if endpoint is None or not endpoint.names_registry or EVERYTHING in self._allow:
+            return self._open(head, caller)
+        return _HeldRequest(self, head, caller)
+
+    def _authorised(self, head: RequestHead) -> Endpoint | None:
+        """The endpoint that may be asked; None for one that only the configuration knows."""
+        endpoint = endpoint_of(head)
+        asked = asked_for(head)
+        scopes = (first(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
+        if EVERYTHING in self._allow or asked in self._allow:
+            if endpoint is not None and endpoint.scope is Scope.USE:
+                return endpoint
+            self._require_manage(scopes, asked)
+            return endpoint
+        if endpoint is None or endpoint.scope is Scope.CLOSED:
+            raise Forbidden(
+                f"{asked} is not passed on to this machine's Ollama. To open it, put "
+                f'"{asked}" into desktop.allow in the configuration of this desktop.'
+            )
+        if endpoint.scope not in self._allow:
+            raise Forbidden(
+                f"{asked} is not passed on to this machine's Ollama: desktop.allow in the "
+                f'configuration of this desktop does not have "{endpoint.scope}".'
+            )
+        if endpoint.scope is Scope.MANAGE:
+            self._require_manage(scopes, asked)
+        return endpoint
+
+    def _require_manage(self, scopes: list[str], asked: str) -> None:
+        if Scope.MANAGE not in scopes:
+            raise Forbidden(
+                f"{asked} needs the scope manage, which only the owner's sign-in and keys made "
+                "with `ctllm keys add NAME --manage` have."
+            )
+
+    def hold(self, size: int) -> bool:
+        """Reserve room for `size` bytes of a body (release it with a negative `size`)."""
+        if self._held + size > MAX_HELD:
+            return False
+        self._held += size
+        return True
+
+    def begin(self, head: RequestHead, body: bytes, caller: Caller) -> Call:
+        """Begin an exchange whose whole body is known; raises CtllmError where it is refused."""
+        self._check_registries(asked_for(head), body)
+        return self._open(head, caller)
+
+    def _check_registries(self, asked: str, body: bytes) -> None:
+        """Raise Forbidden for a body that names another registry, or gives up verifying it."""
+        for field, value in _members(body):
+            if field == "insecure" and value is not False and value is not None:
+                raise Forbidden(
+                    f"{asked} with `insecure` is not passed on through the cloud; run it on the "
+                    "machine with Ollama."
+                )
+            if field in ("modelfile", "path") and value:
+                raise Forbidden(
+                    f"{asked} with `{field}`, as older versions of Ollama take it, is not passed "
+                    "on through the cloud; use the other fields."
+                )
+            if field not in ("model", "name", "from") or not isinstance(value, str):
+                continue
+            registry = registry_of(value)
+            if registry is not None and registry not in self._registries:
+                raise Forbidden(
+                    f"{asked}: the registry {registry[:100]!r} is not one that this machine's "
+                    "Ollama is told to connect to through the cloud. To allow it, put it into "
+                    "desktop.registries in the configuration of this desktop."
+                )
+
+
+def registry_of(model: str) -> str | None:
+    """Give the registry that `model` names, as Ollama reads it; None where it names none.
+
+    A scheme other than https stays in front of it, so that no list of hosts has it.
+    """
+    name, colon, tag = model.rpartition(":")
+    if not colon or "/" in tag:
+        name = model
+    host, slash, _ = name.rpartition("/")[0].rpartition("/")
+    if not slash:
+        return None
+    host = host.strip().lower()
+    return host.removeprefix("https://").removesuffix(":443")
+
+
+def _members(body: bytes) -> list[tuple[str, object]]:
+    """Every member of the outermost JSON object, doubled ones too, with its name folded.
+
+    Ollama minds no case and takes the last of two. Raises BadRequest where it is no object.
+    """
+    try:
+        return [(name.casefold(), value) for name, value in decode_members(body)]
+    except InvalidJson:
+        raise BadRequest("The body is no JSON object.") from None
+
+
+class _HeldRequest:
+    """A `Call` that is judged by its whole body before Ollama sees anything of it."""
+
+    def __init__(self, policy: TunnelPolicy, head: RequestHead, caller: Caller) -> None:
+        self._policy = policy
+        self._head = head
+        self._caller = caller
+        self._body = bytearray()
+        self._call: Call | None = None
+        self._paused = False
+        self._over = False
+
+    def write(self, piece: bytes) -> None:
+        """Hold a piece of the request body."""
+        if self._over:
+            return
+        if len(self._body) + len(piece) > MAX_BODY:
+            limit = f"{asked_for(self._head)} takes at most {MAX_BODY} bytes through the cloud."
+            self._refuse(TooLarge(limit))
+        elif not self._policy.hold(len(piece)):
+            self._refuse(Overloaded("Too many requests wait to be judged."))
+        else:
+            self._body += piece
+
+    def end(self) -> None:
+        """Judge the body, which is whole, and send it."""
+        if self._over:
+            return
+        body = bytes(self._body)
+        self._release()
+        try:
+            call = self._call = self._policy.begin(self._head, body, self._caller)
+        except CtllmError as error:
+            self._caller.fail(error)
+            return
+        if self._paused:
+            call.pause()
+        if body:
+            call.write(body)
+        call.end()
+
+    def cancel(self, error: CtllmError) -> None:
+        """Stop everything."""
+        self._release()
+        if self._call is not None:
+            self._call.cancel(error)
+
+    def pause(self) -> None:
+        """Stop sending the answer."""
+        self._paused = True
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """Go on with the answer."""
+        self._paused = False
+        if self._call is not None:
+            self._call.resume()
+
+    def _refuse(self, error: CtllmError) -> None:
+        self._release()
+        self._caller.fail(error)
+
+    def _release(self) -> None:
+        if not self._over:
+            self._over = True
+            self._policy.hold(-len(self._body))
+            self._body.clear()

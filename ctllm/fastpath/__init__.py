@@ -1,0 +1,1 @@
+"""Every use of a private name of Twisted or autobahn, each with a public fallback."""

@@ -1,0 +1,61 @@
+"""The two faces of an exchange.
+
+Whoever asks is a `Caller` and gets a `Call`; whoever answers is handed the reverse. Every stage
+of the relay (HTTP in, tunnel, HTTP out) speaks these, so stages join without glue. All methods are
+called from one thread, never after `end`, `fail` or `cancel`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ctllm.errors import CtllmError
+from ctllm.http.message.head import AnswerHead, RequestHead
+
+
+class Caller(Protocol):
+    """Who asked: hears the answer, and is asked to slow its request body."""
+
+    def head(self, head: AnswerHead) -> None:
+        """Take the answer's status and headers; comes once, before any data."""
+
+    def data(self, piece: bytes) -> None:
+        """Take a piece of the answer as it came."""
+
+    def end(self) -> None:
+        """The answer is whole."""
+
+    def fail(self, error: CtllmError) -> None:
+        """There will be no (more) answer."""
+
+    def pause_body(self) -> None:
+        """Stop sending the request body."""
+
+    def resume_body(self) -> None:
+        """Go on with the request body."""
+
+
+class Call(Protocol):
+    """An exchange in the hands of who asked."""
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the request body."""
+
+    def end(self) -> None:
+        """The request body is whole."""
+
+    def cancel(self, error: CtllmError) -> None:
+        """Stop everything; nothing more will be heard."""
+
+    def pause(self) -> None:
+        """Stop sending the answer."""
+
+    def resume(self) -> None:
+        """Go on with the answer."""
+
+
+class Upstream(Protocol):
+    """Where exchanges go: the next stage towards Ollama."""
+
+    def open(self, head: RequestHead, caller: Caller) -> Call:
+        """Begin an exchange. Raises CtllmError when it cannot even begin."""

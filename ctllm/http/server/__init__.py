@@ -1,0 +1,1 @@
+"""The server side of HTTP/1.1."""

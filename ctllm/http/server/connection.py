@@ -1,0 +1,354 @@
+"""The serving side of HTTP/1.1: each request an exchange, its body and answer streamed.
+
+h11 keeps the protocol's rules; this adds what a relay needs: work starts when the head is in,
+bodies pass piece by piece, a slow reader slows its own exchange, a client that leaves is noticed
+at once, and an answer that breaks off ends uncleanly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import h11
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ctllm.errors import BadRequest, Cancelled, CtllmError, TooSlow
+from ctllm.fastpath.direct_write import write_now
+from ctllm.http.hangup_monitor import Attention, keep_alive
+from ctllm.http.message.head import RequestHead
+from ctllm.http.message.request_parser import (
+    Unread,
+    complaint,
+    read_out,
+    request_head,
+    split_target,
+)
+from ctllm.http.server.body_idle_timeout import Trickle
+from ctllm.http.server.connection_limits import Crowd
+from ctllm.http.server.memory_limiter import BUFFER, ConnectionMemory, MemoryLimiter
+from ctllm.http.server.request import Incoming
+from ctllm.http.server.request_throttle import Begin
+from ctllm.http.server.termination import Ending
+from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, IDLE
+from ctllm.reactor.interfaces import Clock, Transport
+
+BROKE = "something in ctllm broke; its log says what"
+READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
+
+App = Callable[[Incoming], Coroutine[Any, Any, None]]
+Enter = Callable[[Begin], None]
+
+
+class HttpServer(Ending):
+    """One client's connection."""
+
+    transport: Any
+    _log = Logger()
+
+    def __init__(
+        self,
+        app: App,
+        clock: Clock,
+        max_head: int,
+        enter: Enter,
+        crowd: Crowd,
+        limiter: MemoryLimiter | None = None,
+    ) -> None:
+        super().__init__(clock)
+        self._app = app
+        self._crowd = crowd
+        self._max_head = max_head
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
+        self._unread = Unread(max_head)
+        self._incoming: Incoming | None = None
+        self._work: Deferred[None] | None = None
+        self._enter = enter
+        self._entering = False  # a head is whole and waits for its turn
+        self._attention = Attention(clock)
+        self._trickle = Trickle(clock, self._wants_body, self._trickled)
+        self._pumping = False
+        self._memory = ConnectionMemory() if limiter is None else limiter.connection(self)
+        self._in_parser = 0  # bytes of a body that h11 holds
+
+    # -- Twisted's side
+
+    def connectionMade(self) -> None:
+        """Serve; the transport slows and resumes the exchange that is being answered."""
+        if ITCPTransport.providedBy(self.transport):
+            self.transport.setTcpNoDelay(True)
+            keep_alive(self.transport)
+        self.transport.registerProducer(self, True)
+        self._deadline.set(HEAD_TIME)
+        self._crowd.wait(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what arrived, as far as somebody wants it."""
+        if self._closing:
+            self._lingered += len(data)
+            return
+        if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
+            self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time
+        self._trickle.heard = True
+        self._unread.add(data)
+        self.pump()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The client left: so does the work for it."""
+        self._closing = True
+        self._crowd.leave(self)
+        self._deadline.lift()
+        self._parting.lift()
+        self._attention.lift()
+        self._trickle.end()
+        self._memory.close()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.left(Cancelled("the client left"))
+        if self._work is not None:
+            self._work.cancel()
+
+    def pauseProducing(self) -> None:
+        """The client reads slower than we write."""
+        self._full = True
+        self._memory.add_unsent(BUFFER)
+        if self._incoming is not None:
+            self._incoming.answer_paused()
+
+    def resumeProducing(self) -> None:
+        """The client has caught up."""
+        self._full = self._late = False
+        self._memory.clear_unsent()
+        if self._incoming is not None:
+            self._incoming.answer_resumed()
+        elif not self._closing:
+            self.pump()
+
+    def stopProducing(self) -> None:
+        """The transport is closing."""
+
+    # -- reading
+
+    def pump(self) -> None:
+        """Hand on what was read until somebody asks to wait."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while not self._closing and self._advance():
+                pass
+        finally:
+            self._pumping = False
+        if not self._closing:
+            self._read_ahead()
+
+    def _advance(self) -> bool:
+        """One step; False when there is nothing to do for now."""
+        if self._incoming is None:
+            return self._guarded(self._next_head)
+        return self._incoming.wants_body and self._guarded(self._next_body)
+
+    def _guarded(self, step: Callable[[], bool]) -> bool:
+        try:
+            return step()
+        except h11.RemoteProtocolError as error:
+            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {complaint(error)}"))
+        except CtllmError as error:
+            self._refuse(error)
+        except Exception:
+            self._log.failure("serving a connection failed")
+            self._refuse(CtllmError(BROKE))
+        return False
+
+    def _next_head(self) -> bool:
+        if self._entering or self._full:  # who does not read answers is asked for no questions
+            return False
+        raw = self._unread.take_head()
+        if raw is None:
+            return False
+        self._entering = True
+        self._crowd.leave(self)  # who has asked waits for us
+        self._deadline.lift()
+        self._enter(lambda: self._entered(raw))
+        return not self._entering
+
+    def _entered(self, raw: bytes) -> bool:
+        self._entering = False
+        if self._closing:
+            return False
+        self._crowd.wait(self)
+        if self._guarded(lambda: self._begin(raw)):
+            self.pump()
+            if self._incoming is not None and self._h11.their_state is h11.SEND_BODY:
+                self._trickle.begin()
+        return True
+
+    def _begin(self, raw: bytes) -> bool:
+        target, plain = split_target(raw)
+        self._h11.receive_data(plain)
+        event = self._h11.next_event()
+        if not isinstance(event, h11.Request):
+            raise BadRequest("this is not an HTTP request")
+        self._incoming = Incoming(self, RequestHead(event.method, b"/"), raw)  # if it is refused
+        self._incoming = Incoming(self, request_head(event, target, raw), raw)
+        if self._incoming.asked.target == b"*":
+            self._answer_for_all(self._incoming)
+            return True
+        self._work = Deferred.fromCoroutine(self._app(self._incoming))
+        self._work.addErrback(self._failed, self._incoming)
+        return True
+
+    def _answer_for_all(self, incoming: Incoming) -> None:
+        """Answer what is asked of the server and of no resource, as Go's servers do."""
+        if incoming.asked.method != b"OPTIONS":
+            raise BadRequest("only OPTIONS can be asked of *")
+        incoming.reply(200, b"")
+
+    def _failed(self, reason: Failure, incoming: Incoming) -> None:
+        error = reason.value
+        if isinstance(error, CancelledError) and incoming.gone:
+            return
+        if isinstance(error, CtllmError):
+            incoming.fail(error)
+            return
+        self._log.failure("answering {path} failed", reason, path=incoming.asked.path)
+        incoming.fail(CtllmError(BROKE))
+
+    def _next_body(self) -> bool:
+        incoming = self._incoming
+        assert incoming is not None
+        if self._h11.their_state is not h11.SEND_BODY:
+            return False  # what follows is another request, for which this one's end is awaited
+        event = self._h11.next_event()
+        if event is h11.NEED_DATA:
+            if self._h11.they_are_waiting_for_100_continue:
+                self.send(
+                    h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
+                )
+            data = self._unread.take_all()
+            self._in_parser = len(data)
+            if not data:
+                return False
+            self._h11.receive_data(data)
+        elif isinstance(event, h11.Data):
+            self._in_parser = max(0, self._in_parser - len(event.data))
+            incoming.body(bytes(event.data))
+        elif isinstance(event, h11.EndOfMessage):
+            self._in_parser = 0
+            incoming.body_end()
+        return True
+
+    def _read_ahead(self) -> None:
+        """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
+        busy = self._incoming or self._entering or self._full
+        reading = len(self._unread) < READ_AHEAD or not busy
+        self._memory.hold_unread(len(self._unread) + self._in_parser)
+        if reading and self._h11.their_state is h11.SEND_BODY:
+            reading = self._memory.may_read()
+        else:
+            self._memory.stop_reading()
+        self._attention.turn(self.transport, reading)
+
+    # -- writing, for Incoming
+
+    def send(self, event: Any) -> None:
+        """Write one of h11's events."""
+        data = self._h11.send(event)
+        if data:
+            if self._full:
+                self._memory.add_unsent(len(data))
+            write_now(self.transport, data)
+
+    def send_chunk(self, piece: bytes) -> None:
+        """Write a piece of a chunked body: what h11 would write, without asking it each time."""
+        if self._full:
+            self._memory.add_unsent(len(piece))
+        write_now(self.transport, b"%x\r\n%b\r\n" % (len(piece), piece))
+
+    @property
+    def speaks_chunks(self) -> bool:
+        """Whether the client is of a version that has them."""
+        return self._h11.their_http_version == b"1.1"
+
+    def end_by_closing(self) -> None:
+        """The answer to come has no end but that of the connection, as in HTTP/1.0."""
+        self._h11.their_http_version = b"1.0"
+
+    def body_is_unread(self) -> bool:
+        """Whether the client is still sending, so that this connection cannot go on."""
+        read_out(self._h11, self._unread)
+        return self._h11.their_state is h11.SEND_BODY
+
+    def welcome(self) -> None:
+        """It is known who asks; raises Overloaded."""
+        self._crowd.welcome(self)
+
+    def admit(self) -> None:
+        """Reserve the memory of an exchange; raises TooManyRequests."""
+        self._memory.admit()
+
+    def cut_off(self) -> None:
+        """Close now: the memory is needed."""
+        self._closing = True
+        self.transport.abortConnection()
+
+    def answered(self) -> None:
+        """The answer is whole: serve the next request, or close."""
+        self._incoming = self._work = None
+        self._memory.finish()
+        self._crowd.wait(self)
+        self._trickle.end()
+        read_out(self._h11, self._unread)
+        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
+            self._next_cycle()
+        elif self._h11.their_state is not h11.SEND_BODY:
+            self.close()
+        else:
+            self._linger()
+
+    def _next_cycle(self) -> None:
+        leftover, _ = self._h11.trailing_data
+        self._h11.start_next_cycle()
+        if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
+            self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
+            self._unread.put_back(leftover)
+        self._deadline.set(HEAD_TIME if self._unread else IDLE)
+        self.pump()
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Leave the connection: its transport, and what was read of it.
+
+        It counts as one that is served until `release`.
+        """
+        self._deadline.lift()
+        self._trickle.end()
+        self._incoming = self._work = None
+        self._memory.close()
+        self._closing = True
+        self.transport.unregisterProducer()
+        self._attention.turn(self.transport, True)
+        return self.transport, self._unread.take_all()
+
+    def release(self) -> None:
+        """The connection that was hijacked is closed, or counted elsewhere."""
+        self._crowd.leave(self)
+
+    def _wants_body(self) -> bool:
+        whole = self._h11.their_state is not h11.SEND_BODY
+        return not whole and self._incoming is not None and self._incoming.wants_body
+
+    def _trickled(self) -> None:
+        self._refuse(TooSlow(f"nothing of the body came for {BODY_IDLE:g} seconds"))
+
+    def _refuse(self, error: CtllmError) -> None:
+        incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"")
+        self._incoming = None
+        if self._work is not None:
+            incoming.left(error)
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not incoming.refuse(error):
+            return
+        self._linger()

@@ -1,0 +1,35 @@
+"""JSON bodies of management calls: bounded, typed, refused clearly."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from twisted.internet.defer import Deferred, TimeoutError
+
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.errors import BadRequest, TooSlow, UnsupportedMediaType
+from ctllm.http.message.head import first
+from ctllm.http.server.request import Incoming
+from ctllm.http.timeouts import BODY_TIME
+
+T = TypeVar("T")
+
+
+async def json_body(incoming: Incoming, limit: int, clock: Any) -> bytes:
+    """The body of at most `limit` bytes; raises UnsupportedMediaType, TooLarge or TooSlow."""
+    kind = first(incoming.asked.headers, b"content-type") or b""
+    if kind.partition(b";")[0].strip().lower() != b"application/json":
+        raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
+    reading = Deferred.fromCoroutine(incoming.read(limit)).addTimeout(BODY_TIME, clock)
+    try:
+        return await reading
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {BODY_TIME:g} seconds") from None
+
+
+def decoded(raw: bytes, kind: type[T]) -> T:
+    """`raw` as a `kind`; raises BadRequest with what is wrong, never with what was sent."""
+    try:
+        return decode_json(raw, kind)
+    except InvalidJson as error:
+        raise BadRequest(f"the body is not right: {error}") from None

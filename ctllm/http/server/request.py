@@ -1,0 +1,371 @@
+"""One request that came in: the `Caller` that the relay answers to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import h11
+import msgspec
+from twisted.internet.defer import Deferred
+
+from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
+from ctllm.http.header_policy import FRAMING
+from ctllm.http.interfaces import Call
+from ctllm.http.message.head import (
+    AnswerHead,
+    Headers,
+    RequestHead,
+    field_value,
+    first,
+    reason_phrase,
+    without,
+)
+from ctllm.http.message.request_parser import complaint
+from ctllm.ollama.dialects import dialect_of, error_body, error_in_stream, is_in_lines
+from ctllm.reactor.interfaces import Transport
+
+JSON = b"application/json"
+#: The outcome of a request whose connection left HTTP.
+HIJACKED = "hijacked"
+_FRAMING = FRAMING.lower()
+#: The longest line that is completed where it is cut off.
+MAX_LINE = 256 * 1024
+
+
+class ServerConnection(Protocol):
+    """What a request needs of the connection that it came on."""
+
+    def pump(self) -> None:
+        """Hand on what was read of the request body."""
+
+    def send(self, event: Any) -> None:
+        """Write one of h11's events."""
+
+    def send_chunk(self, piece: bytes) -> None:
+        """Write a piece of a chunked body."""
+
+    @property
+    def speaks_chunks(self) -> bool:
+        """Whether the client is of a version that has them."""
+
+    def end_by_closing(self) -> None:
+        """The answer to come has no end but that of the connection."""
+
+    def body_is_unread(self) -> bool:
+        """Whether the client is still sending, so that this connection cannot go on."""
+
+    def give_up(self) -> None:
+        """No answer can be written: say so in words that cannot fail, and close."""
+
+    def welcome(self) -> None:
+        """It is known who asks; raises Overloaded."""
+
+    def admit(self) -> None:
+        """Reserve the memory of an exchange; raises TooManyRequests."""
+
+    def answered(self) -> None:
+        """The answer is whole."""
+
+    def break_off(self, last_words: bytes) -> None:
+        """The answer ends, and nobody may take it for whole."""
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Leave the connection to another protocol."""
+
+    def release(self) -> None:
+        """The connection that was hijacked is closed, or counted elsewhere."""
+
+
+class Incoming:
+    """A request being answered: by a `Call` that it is given to, or by `reply`."""
+
+    def __init__(self, server: ServerConnection, head: RequestHead, raw_head: bytes) -> None:
+        self.asked = head
+        self.raw_head = raw_head
+        self.extra: Headers = ()  # headers that the answer gets besides its own
+        self.is_internal = False  # whether it is another part of ctllm that asks
+        self.gone = False
+        self.on_over: Callable[[str], None] = lambda outcome: None
+        self._server = server
+        self._call: Call | None = None
+        self._answer: AnswerHead | None = None
+        self._tail: list[bytes] = []  # what was sent since a line began, of an answer in lines
+        self._tail_size = 0
+        self._in_lines = False
+        self._chunked = False
+        self._done = False
+        self._answer_stalled = False
+        self._body_stalled = False
+
+    def welcome(self) -> None:
+        """It is known who asks: this is not pushed out. Raises Overloaded where none fits in."""
+        self._server.welcome()
+
+    def admit(self) -> None:
+        """Reserve the memory that an exchange takes at least; raises TooManyRequests."""
+        self._server.admit()
+
+    # -- being answered by a Call
+
+    def relay(self, call: Call) -> None:
+        """From now on `call` gets this request's body, pauses and end. Raises nothing."""
+        if self.gone or self._done:
+            return
+        self._call = call
+        if self._answer_stalled:
+            call.pause()
+        self._server.pump()
+
+    @property
+    def wants_body(self) -> bool:
+        """Whether the next piece of the request body has somewhere to go."""
+        return self._call is not None and not self._body_stalled
+
+    def body(self, piece: bytes) -> None:
+        """A piece of the request body arrived."""
+        assert self._call is not None
+        self._call.write(piece)
+
+    def body_end(self) -> None:
+        """The request body is whole."""
+        assert self._call is not None
+        self._call.end()
+
+    def left(self, error: CtllmError) -> None:
+        """The client is gone."""
+        self.gone = True
+        call, self._call = self._call, None
+        if self._done:
+            return
+        self._over("left")
+        if call is not None:
+            call.cancel(error)
+
+    def answer_paused(self) -> None:
+        """The client's socket is full."""
+        if not self._answer_stalled:
+            self._answer_stalled = True
+            if self._call is not None:
+                self._call.pause()
+
+    def answer_resumed(self) -> None:
+        """The client's socket has room."""
+        if self._answer_stalled:
+            self._answer_stalled = False
+            if self._call is not None:
+                self._call.resume()
+
+    # -- Caller
+
+    def head(self, head: AnswerHead) -> None:
+        """Send status and headers. Without a Content-Length the body goes chunked."""
+        try:
+            self._send_head(head)
+        except h11.LocalProtocolError as error:
+            self._nonsense(error)
+
+    def _send_head(self, head: AnswerHead) -> None:
+        """Send them; raises h11.LocalProtocolError where `head` is none."""
+        if head.status == 204:
+            head = AnswerHead(204, head.reason, without(head.headers, (b"content-length",)))
+        if not self.is_internal and first(head.headers, _FRAMING) is not None:
+            head = AnswerHead(head.status, head.reason, without(head.headers, (_FRAMING,)))
+            self._server.end_by_closing()
+        own = ((name, field_value(value)) for name, value in self.extra)
+        reason = head.reason or reason_phrase(head.status)
+        headers = [*head.headers, *own]
+        self._server.send(h11.Response(status_code=head.status, headers=headers, reason=reason))
+        self._answer = head
+        unsized = self._is_unsized(head)
+        self._chunked = self._server.speaks_chunks and unsized
+        self._in_lines = unsized and is_in_lines(first(head.headers, b"content-type") or b"")
+
+    def _is_unsized(self, head: AnswerHead) -> bool:
+        """Whether the answer has a body whose length its head does not say."""
+        bodiless = self.asked.method == b"HEAD" or head.status in (204, 304)
+        return not bodiless and first(head.headers, b"content-length") is None
+
+    def data(self, piece: bytes) -> None:
+        """Send a piece of the body."""
+        if self._in_lines:
+            self._remember(piece)
+        if self._chunked:
+            self._server.send_chunk(piece)
+            return
+        try:
+            self._server.send(h11.Data(data=piece))
+        except h11.LocalProtocolError as error:
+            self._nonsense(error)
+
+    def _remember(self, piece: bytes) -> None:
+        """Keep what may have to be completed: the line that `piece` goes on, or the last one."""
+        tail = self._tail
+        if tail and (tail[-1].endswith(b"\n") or self._tail_size > MAX_LINE):
+            tail.clear()
+            self._tail_size = 0
+        tail.append(piece)
+        self._tail_size += len(piece)
+
+    def _nonsense(self, error: h11.LocalProtocolError) -> None:
+        """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
+        failure = UpstreamFailed(f"the answer makes no sense: {complaint(error)}")
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel(failure)
+        self.fail(failure)
+
+    def end(self) -> None:
+        """The answer is whole; one that is shorter than it said breaks off instead."""
+        self._over("whole")
+        try:
+            self._server.send(h11.EndOfMessage())
+        except h11.LocalProtocolError:
+            self._server.break_off(b"")
+        else:
+            self._server.answered()
+
+    def fail(self, error: CtllmError) -> None:
+        """Say what went wrong in the dialect of the path, and never end as if all were well."""
+        if self.gone or self._done:
+            return
+        if self._answer is None:
+            if self.refuse(error):
+                self._server.answered()
+            return
+        self._over("broken")
+        words = b""
+        if self._in_lines:
+            kind = first(self._answer.headers, b"content-type") or b""
+            words = error_in_stream(dialect_of(self.asked.path), kind, error, b"".join(self._tail))
+        self._server.break_off(words)
+
+    def abort(self, error: CtllmError) -> None:
+        """End this from outside: whoever answers it stops, and the client hears `error`."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel(error)
+        self.fail(error)
+
+    def pause_body(self) -> None:
+        """Whoever takes the request body is busy."""
+        self._body_stalled = True
+
+    def resume_body(self) -> None:
+        """Whoever takes the request body has room."""
+        if self._body_stalled:
+            self._body_stalled = False
+            if not self.gone:
+                self._server.pump()
+
+    def _over(self, outcome: str) -> None:
+        first_time, self._done, self._call = not self._done, True, None
+        if first_time:
+            self.on_over(outcome)
+
+    # -- answering by ourselves
+
+    def refuse(self, error: CtllmError) -> bool:
+        """Send `error` as a whole answer; the caller then ends the exchange.
+
+        False where that failed: then the connection ends, whatever the failure was.
+        """
+        try:
+            body = error_body(dialect_of(self.asked.path), error)
+            self._whole(error.status, _error_headers(error), body)
+        except Exception:  # what failed may be in what is written here, too
+            self._server.give_up()
+            return False
+        finally:
+            self._over("refused")
+        return True
+
+    def reply(self, status: int, value: Any = None, headers: Headers = ()) -> None:
+        """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
+        if self.gone or self._done:
+            return
+        body = value if isinstance(value, bytes) else msgspec.json.encode(value)
+        if value is None:
+            body = b""
+        elif not isinstance(value, bytes):
+            headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"), *headers)
+        self._whole(status, headers, body)
+        self._over("whole")
+        self._server.answered()
+
+    def _whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send an answer of our own; raises where it cannot be written."""
+        if status != 204:
+            headers = (*headers, (b"Content-Length", b"%d" % len(body)))
+        if self._server.body_is_unread():
+            headers = (*headers, (b"Connection", b"close"))
+        safe = tuple((name, field_value(value)) for name, value in headers)
+        self._send_head(AnswerHead(status, b"", safe))
+        if body and self.asked.method != b"HEAD":
+            self._server.send(h11.Data(data=body))
+        self._server.send(h11.EndOfMessage())
+
+    async def read(self, limit: int) -> bytes:
+        """The whole request body; raises TooLarge beyond `limit` bytes."""
+        reading = _Reading(limit)
+        self.relay(reading)
+        try:
+            return await reading.whole
+        finally:
+            self._call = None
+
+    def hijack(self) -> tuple[Transport, bytes]:
+        """Take the connection out of HTTP: its transport, and what was read after the head.
+
+        Only for a request that is granted another protocol: whatever was a request on this
+        connection is none from here on.
+        """
+        self._over(HIJACKED)
+        return self._server.hijack()
+
+    def release(self) -> None:
+        """Count the hijacked connection no more: it is closed, or counted elsewhere."""
+        self._server.release()
+
+
+def _error_headers(error: CtllmError) -> Headers:
+    headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
+    if error.retry_after is not None:
+        headers += ((b"Retry-After", b"%d" % error.retry_after),)
+    if error.is_final:
+        headers += ((b"X-Should-Retry", b"false"),)  # official clients repeat some of these
+    if error.status == 401:
+        headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
+    if error.status == 426:  # RFC 9110, section 15.5.22: what is spoken here instead
+        headers += ((b"Upgrade", b"HTTP/1.1"), (b"Connection", b"Upgrade"))
+    if isinstance(error, MethodNotAllowed):
+        headers += ((b"Allow", error.allow.encode()),)
+    return headers
+
+
+class _Reading:
+    """A `Call` that only collects the request body."""
+
+    def __init__(self, limit: int) -> None:
+        self.whole: Deferred[bytes] = Deferred()
+        self._limit = limit
+        self._got = bytearray()
+
+    def write(self, piece: bytes) -> None:
+        self._got += piece
+        if len(self._got) > self._limit and not self.whole.called:
+            self.whole.errback(TooLarge(f"the body exceeds {self._limit} bytes"))
+
+    def end(self) -> None:
+        if not self.whole.called:
+            self.whole.callback(bytes(self._got))
+
+    def cancel(self, error: CtllmError) -> None:
+        if not self.whole.called:
+            self.whole.errback(error)
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass

@@ -1,0 +1,1 @@
+"""The IPC of the desktop daemon: its protocol and a blocking client."""

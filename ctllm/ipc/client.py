@@ -1,0 +1,221 @@
+"""A client of the desktop's daemon that blocks: for the tray and the commands. No Twisted.
+
+It finds the daemon by the file in the state folder, and is sure of it before it says anything: by
+TCP each shows the other that it can read the secret there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.common.line_reader import Lines
+from ctllm.errors import CtllmError, NotRunning, Unauthenticated, UpstreamFailed, from_wire
+from ctllm.ipc import protocol
+from ctllm.ipc.messages import Status
+from ctllm.system.unix_sockets import peer_credentials, pinned
+
+#: Seconds that an answer may take; signing in and opening the page ask the cloud.
+PATIENCE = 30.0
+T = TypeVar("T")
+_NO_SENSE = "what the desktop says makes no sense here: {}"
+_READ = 65536
+_NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
+
+
+class Daemon:
+    """A connection to the daemon of a `state` folder; raises NotRunning where there is none.
+
+    All else that fails raises CtllmError: UpstreamFailed where the connection breaks, and what the
+    daemon says went wrong.
+    """
+
+    def __init__(self, state: Path, patience: float = PATIENCE) -> None:
+        self._next = 0
+        self._lines = Lines(protocol.MAX_ANSWER)
+        self._pending: deque[bytes] = deque()
+        self._heard: deque[protocol.Event] = deque()  # events that came before an answer
+        self._patience = patience
+        self._socket = _connected(state, patience)
+        try:
+            self._greet(_where(state))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; another thread that waits for news hears of it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def ask(self, kind: type[Any], **told: Any) -> Any:
+        """Ask one of `ctllm.ipc.protocol`'s commands; gives the answer's data as plain values."""
+        self._next += 1
+        until = time.monotonic() + self._patience
+        self._send(protocol.request_line(kind(id=self._next, **told)))
+        while True:
+            heard = self._read(until)
+            if isinstance(heard, protocol.Event):
+                if heard.event == "error":
+                    raise _fault(_read_as(heard.data, protocol.Fault))
+                self._heard.append(heard)
+            elif heard.id == self._next:
+                if heard.error is not None:
+                    raise _fault(heard.error)
+                return _read_as(heard.data, object)
+
+    def status(self, subscribe: bool = False) -> Status:
+        """How everything is; with `subscribe`, changes come as `events`."""
+        return _as(self.ask(protocol.Subscribe if subscribe else protocol.StatusRequest), Status)
+
+    def events(self) -> Iterator[protocol.Event]:
+        """What happens, without end; raises UpstreamFailed when the daemon is gone."""
+        self._socket.settimeout(None)
+        while True:
+            heard = self._heard.popleft() if self._heard else self._read()
+            if isinstance(heard, protocol.Event):
+                yield heard
+
+    # -- underneath
+
+    def _greet(self, where: protocol.Where) -> None:
+        first = self._read(time.monotonic() + self._patience)
+        if not isinstance(first, protocol.Event) or first.event not in ("hello", "error"):
+            raise UpstreamFailed("what listens there is no desktop of ctllm")
+        if first.event == "error":
+            raise _fault(_read_as(first.data, protocol.Fault))
+        hello = _read_as(first.data, protocol.Hello)
+        if hello.protocol != protocol.PROTOCOL:
+            raise UpstreamFailed(
+                f"the desktop that runs is of another version ({hello.version}); restart it"
+            )
+        if not hello.challenge:
+            return
+        nonce = secrets.token_hex(32)
+        shown = protocol.proof(where.secret, "client", hello.challenge, nonce)
+        answer = _as(self.ask(protocol.Auth, nonce=nonce, proof=shown), protocol.Proof)
+        right = protocol.proof(where.secret, "daemon", hello.challenge, nonce)
+        if not secrets.compare_digest(answer.proof.encode(), right.encode()):
+            raise Unauthenticated("what listens there is not the desktop of this state folder")
+
+    def _send(self, line: bytes) -> None:
+        try:
+            self._socket.sendall(line)
+        except OSError as error:
+            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+
+    def _read(self, until: float | None = None) -> protocol.Answer | protocol.Event:
+        """The next line; `until` is when it must be whole, however it comes."""
+        while not self._pending:
+            if until is not None:
+                self._socket.settimeout(max(0.001, until - time.monotonic()))
+            self._fill()
+        return protocol.read_line(self._pending.popleft())
+
+    def _fill(self) -> None:
+        try:
+            data = self._socket.recv(_READ)
+        except TimeoutError as error:
+            raise UpstreamFailed("the desktop does not answer") from error
+        except OSError as error:
+            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+        if not data:
+            raise UpstreamFailed("the desktop hung up")
+        for line in self._lines.feed(data):
+            if line is None:
+                raise UpstreamFailed("the desktop says more than fits into a line")
+            self._pending.append(line)
+
+
+def _as(value: Any, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(value, kind)
+    except ValueError as error:
+        raise UpstreamFailed(_NO_SENSE.format(error)) from error
+
+
+def _read_as(raw: msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return decode_json(raw, kind)
+    except InvalidJson as error:
+        raise UpstreamFailed(_NO_SENSE.format(error)) from error
+
+
+def _fault(fault: protocol.Fault) -> CtllmError:
+    return from_wire(fault.code, fault.message)
+
+
+def _where(state: Path) -> protocol.Where:
+    path = state.joinpath(*protocol.WHERE)
+    try:
+        return decode_json(path.read_bytes(), protocol.Where)
+    except FileNotFoundError:
+        raise NotRunning(_NOT_RUNNING.format(f"there is no {path}")) from None
+    except PermissionError as error:
+        raise NotRunning(f"{path}: cannot be read; it is another user's desktop") from error
+    except InvalidJson as error:
+        raise UpstreamFailed(
+            f"{path}: is damaged ({error}), so the desktop that may run cannot be found. "
+            "End that one (SIGTERM) and start it again: it writes the file anew"
+        ) from error
+    except OSError as error:
+        raise NotRunning(_NOT_RUNNING.format(f"{path} cannot be read: {error}")) from error
+
+
+def _connected(state: Path, patience: float) -> socket.socket:
+    where = _where(state)
+    if where.socket and hasattr(socket, "AF_UNIX"):
+        with contextlib.suppress(OSError):  # then by TCP
+            return _dial_unix(where.socket, state.joinpath(*protocol.WHERE).stat().st_uid, patience)
+    try:
+        return _dial(socket.AF_INET, ("127.0.0.1", where.port), patience)
+    except OSError as error:
+        why = f"process {where.pid} is gone: {error.strerror or error}"
+        raise NotRunning(_NOT_RUNNING.format(why)) from error
+
+
+def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
+    """Connect to a socket at which the owner of the state folder listens, or root.
+
+    We may be root, and the folder another user's, who must not choose what we connect to.
+    """
+    if sys.platform == "win32":
+        raise OSError("this system has no UNIX sockets")
+    with pinned(path) as there:
+        made = _dial(socket.AF_UNIX, there, patience)
+    peer = peer_credentials(made)
+    if peer is not None and peer.uid not in (owner, 0):
+        made.close()
+        raise PermissionError(f"user {peer.uid} listens at {path}")
+    return made
+
+
+def _dial(family: int, address: Any, patience: float) -> socket.socket:
+    made = socket.socket(family)
+    try:
+        made.settimeout(patience)
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    return made

@@ -1,0 +1,228 @@
+"""Where one user's desktops and clients meet: which tunnel does a request go down?"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.logger import Logger
+
+from ctllm.common.memory_budget import MemoryBudget
+from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
+from ctllm.http.header_policy import DESKTOP, ELSEWHERE, EXCHANGE, from_desktop, quoted
+from ctllm.http.interfaces import Call, Caller
+from ctllm.http.message.head import Headers, RequestHead, first
+from ctllm.ollama.api import changes_models
+from ctllm.proxy.desktop_selection import Meeting, by_preference, holder
+from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
+from ctllm.reactor.interfaces import Clock
+from ctllm.relay.completion_observer import Noted
+from ctllm.tunnel.frames import (
+    NO_EXCHANGE,
+    Desktop,
+    Hello,
+    Kind,
+    Reason,
+    from_json,
+    json_frame,
+    split,
+)
+from ctllm.tunnel.initiator import Asking, Opener
+from ctllm.tunnel.peer import check
+from ctllm.tunnel.websocket.transport import ProxySocket
+
+#: Most desktops one user may have connected.
+MAX_DESKTOPS = 32
+
+_ID = re.compile(r"[0-9a-f]{32}")
+_REPLACED = json_frame(
+    Kind.BYE, NO_EXCHANGE, Reason("replaced", "a newer connection of this desktop took over")
+)
+
+
+class Rendezvous:
+    """All desktops of the user, and where their exchanges are."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: Clock,
+        window: int,
+        grace: float,
+        max_exchanges: int,
+        max_resume: int,
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        self._clock = clock
+        self._budget = budget
+        self._limits = (window, grace, max_exchanges)
+        self._max_resume = max_resume
+        self._remembered = Remembered()
+        self._meetings: dict[str, Meeting] = {}
+        self._busy_until = clock.seconds()
+
+    # -- desktops come and go
+
+    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+        """Take a bridge's first message, which must begin with HELLO; ProtocolViolation if not."""
+        kind, _, payload = next(split(message), (0, b"", b""))
+        if kind != Kind.HELLO:
+            raise ProtocolViolation("the first frame of a tunnel must be HELLO")
+        hello = from_json(payload, Hello)
+        desktop = hello.desktop
+        if desktop is None or not _ID.fullmatch(desktop.id) or not desktop.name.isprintable():
+            raise ProtocolViolation("a bridge must say which desktop it is of")
+        check(hello)  # before it takes the place of a connection that works
+        held = [_exchange_id(id) for id in hello.exchanges]
+        meeting = self._meeting(desktop)
+        self._replace(meeting, socket)
+        meeting.opener.receive(message)
+        for id in held:
+            self._remembered.add(id, meeting.opener)
+
+    def _meeting(self, desktop: Desktop) -> Meeting:
+        known = self._meetings.get(desktop.id)
+        if known is None:
+            if len(self._meetings) >= MAX_DESKTOPS:
+                raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
+            known = Meeting(desktop, Opener(*self._limits, admit=from_desktop, budget=self._budget))
+            self._meetings[desktop.id] = known
+        known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
+        return known
+
+    def _replace(self, meeting: Meeting, socket: ProxySocket) -> None:
+        """The newest connection of a desktop is the one: the older may be dead without knowing."""
+        older = meeting.socket
+        if older is not None:
+            older.tunnel = None
+            older.leave(_REPLACED)
+            meeting.opener.disconnected(self._clock.seconds())
+        meeting.socket = socket
+        meeting.since = self._clock.seconds()
+        socket.carry(meeting.opener)
+        socket.on_closed = lambda: self._left(meeting, socket)
+        self._log.info("desktop {name} is connected", name=meeting.desktop.name)
+
+    def _left(self, meeting: Meeting, socket: ProxySocket) -> None:
+        if meeting.socket is socket:
+            meeting.socket = None
+            self._log.info("desktop {name} left", name=meeting.desktop.name)
+
+    def sweep(self) -> None:
+        """Once a second: give up what nobody came back for, forget desktops that left."""
+        now = self._clock.seconds()
+        for id, meeting in list(self._meetings.items()):
+            meeting.opener.sweep(now)
+            if meeting.socket is None and not meeting.opener.exchanges:
+                del self._meetings[id]
+        if self._meetings:
+            self._busy_until = now
+
+    def close(self) -> None:
+        """Tell every bridge that this proxy goes away."""
+        for meeting in self._meetings.values():
+            if meeting.socket is not None:
+                meeting.socket.leave()
+
+    # -- requests go to one of them
+
+    def able(self, head: RequestHead) -> list[Meeting]:
+        """The desktops that may answer `head`, the best first; none where it names one itself."""
+        if first(head.headers, DESKTOP.lower()) is not None:
+            return []
+        return [each for each in self._here(head) if each.merit]
+
+    def open(self, head: RequestHead, caller: Caller, model: str | None = None) -> Asking:
+        """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
+
+        With a `model`, that is the best of those that have it. Raises DesktopOffline, NotFound,
+        Overloaded or BadRequest.
+        """
+        resume = wanted_seconds(head, self._max_resume)
+        self._busy_until = self._clock.seconds()
+        wanted = first(head.headers, DESKTOP.lower())
+        meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
+        if changes_models(head):
+            caller = Noted(caller, lambda: self._changed(meeting))
+        asking = meeting.opener.open(head, caller, resume)
+        if resume:
+            self._remembered.add(asking.id, meeting.opener)
+        return asking
+
+    def _changed(self, meeting: Meeting) -> None:
+        meeting.changed = self._clock.seconds()
+
+    def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
+        """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
+        asking = self._remembered.find(id).take_up(id, offset, FromOffset(caller, offset))
+        asking.resume_seconds = asking.resume_seconds or self._max_resume
+        return asking
+
+    def call(self, asking: Asking, again: bool = False) -> Call:
+        """What a client holds of its exchange: it may leave and come back, if it said so."""
+        if not asking.resume_seconds:
+            return asking
+        return (Again if again else Resumable)(asking, self._clock)
+
+    def told(self, asking: Asking) -> Headers:
+        """What the client is told of its exchange: its id, and who answers it."""
+        id = asking.id
+        names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
+        who = tuple((DESKTOP, quoted(name)) for name in names)
+        return ((EXCHANGE, id.hex().encode()), *who)
+
+    def _here(self, head: RequestHead) -> list[Meeting]:
+        here = by_preference(self._meetings.values())
+        asks = first(head.headers, ELSEWHERE.lower())
+        return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
+
+    def _best(self, head: RequestHead, model: str | None) -> Meeting:
+        here = self._here(head)
+        if not here:
+            other = "" if first(head.headers, ELSEWHERE.lower()) is None else "other "
+            raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
+        return here[0] if model is None else holder(here, model, self._clock.seconds())
+
+    def _named(self, wanted: str) -> Meeting:
+        for meeting in self._meetings.values():
+            if wanted in (meeting.desktop.id, meeting.desktop.name) and meeting.opener.up:
+                return meeting
+        raise NotFound(f"no desktop called {wanted!r} is connected")
+
+    # -- what is known
+
+    @property
+    def exchanges(self) -> int:
+        """How many are under way."""
+        return sum(len(meeting.opener.exchanges) for meeting in self._meetings.values())
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the last exchange or connected desktop; 0 while there is one."""
+        if self._meetings:
+            return 0.0
+        return self._clock.seconds() - self._busy_until
+
+    def desktops(self) -> list[dict[str, Any]]:
+        """Each desktop for the API: who, since when (seconds ago), its Ollama, its models."""
+        now = self._clock.seconds()
+        return [each.described(now) for each in self._meetings.values() if each.opener.up]
+
+
+def _text(value: bytes) -> str:
+    """A header's value as text: programs send UTF-8, browsers Latin-1."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _exchange_id(text: str) -> bytes:
+    try:
+        id = bytes.fromhex(text)
+    except ValueError:
+        id = b""
+    if len(id) != len(NO_EXCHANGE):
+        raise ProtocolViolation("an exchange id that is not 32 hexadecimal digits")
+    return id

@@ -1,0 +1,1 @@
+"""Types of Twisted's reactor, timeouts and periodic work."""

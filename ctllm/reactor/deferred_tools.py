@@ -1,0 +1,53 @@
+"""Waiting: many for one outcome, for a while, and no longer than so long."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any, Generic, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+
+from ctllm.reactor.interfaces import Clock
+
+T = TypeVar("T")
+
+
+class Waiting(Generic[T]):
+    """Those who wait for one outcome; each may give up without troubling the others."""
+
+    def __init__(self) -> None:
+        self._all: list[Deferred[T]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def join(self) -> Deferred[T]:
+        """Wait; cancel what this gives to wait no more."""
+        one: Deferred[T] = Deferred(self._all.remove)
+        self._all.append(one)
+        return one
+
+    def succeed(self, value: T) -> None:
+        """Give `value` to all who wait now."""
+        everyone, self._all = self._all, []
+        for one in everyone:
+            one.callback(value)
+
+    def fail(self, error: Exception) -> None:
+        """Raise `error` in all who wait now."""
+        everyone, self._all = self._all, []
+        for one in everyone:
+            one.errback(error)
+
+
+def sleep(clock: Clock, seconds: float) -> Deferred[None]:
+    """Wait for `seconds`; cancelling leaves no timer."""
+    awake: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(seconds, awake.callback, None)
+    return awake
+
+
+async def within(clock: Clock, seconds: float, doing: Coroutine[Any, Any, T]) -> T:
+    """Do it, but cancel it and raise `defer.TimeoutError` after `seconds`."""
+    working = Deferred.fromCoroutine(doing)
+    return cast(T, await working.addTimeout(seconds, cast(Any, clock)))

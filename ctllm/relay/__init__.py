@@ -1,0 +1,1 @@
+"""What relays of a request share: buffers, fan-out, observers."""

@@ -1,0 +1,143 @@
+"""A request whose desktop depends on its body: what came of it waits until the model is known.
+
+Little waits: the body is let through as soon as nothing more can be learned, or too much would be
+held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ctllm.common.buffer_budget import Room
+from ctllm.errors import CtllmError
+from ctllm.http.interfaces import Call, Caller
+from ctllm.ollama.requested_model import ModelFinder
+from ctllm.tunnel.flow_control import READ
+
+#: Most bytes of one body that wait, plus one read: pictures often come before the model's name.
+MOST = 16 * 1024 * 1024
+
+#: Begins the exchange with a desktop that has the model, if one is named; raises CtllmError.
+Begin = Callable[[str | None, Caller], Call]
+
+
+class Undecided:
+    """A `Call` that first finds out where to go."""
+
+    def __init__(self, name: ModelFinder, begin: Begin, caller: Caller, room: Room) -> None:
+        self._name = name
+        self._begin = begin
+        self._caller = caller
+        self._room = room
+        self._held = bytearray()
+        self._call: Call | None = None
+        self._ended = False  # the end of the body is still to be told
+        self._paused = False
+        self._busy = False  # the desktop has asked to wait
+
+    # -- Call
+
+    def write(self, piece: bytes) -> None:
+        """Send a piece of the request body."""
+        if self._call is not None and not self._held:
+            self._call.write(piece)
+            return
+        self._held += piece
+        self._room.take(len(piece))
+        if self._call is None:
+            self._name.feed(piece)
+            if self._name.settled or len(self._held) >= MOST or self._room.full:
+                self._decide()
+
+    def end(self) -> None:
+        """The request body is whole."""
+        self._ended = True
+        if self._call is None:
+            self._decide()
+        else:
+            self._pour()
+
+    def pause(self) -> None:
+        """Stop sending the answer."""
+        self._paused = True
+        if self._call is not None:
+            self._call.pause()
+
+    def resume(self) -> None:
+        """Go on with the answer."""
+        self._paused = False
+        if self._call is not None:
+            self._call.resume()
+
+    def cancel(self, error: CtllmError) -> None:
+        """Stop everything; where nothing has begun, that is all."""
+        self.drop()
+        if self._call is not None:
+            self._call.cancel(error)
+
+    # -- the body that waits
+
+    def _decide(self) -> None:
+        self._name.close()
+        try:
+            self._call = self._begin(self._name.name, _Paced(self._caller, self))
+        except CtllmError as error:
+            self.drop()
+            self._caller.fail(error)
+            return
+        if self._paused:
+            self._call.pause()
+        self._pour()
+
+    def _pour(self) -> None:
+        """Let what waits go on, as far as the desktop takes it."""
+        assert self._call is not None
+        while self._held and not self._busy:
+            piece = bytes(self._held[:READ])
+            del self._held[:READ]
+            self._room.give(len(piece))
+            self._call.write(piece)
+        if self._held or not self._ended:
+            return
+        self._ended = False
+        self._call.end()
+
+    def drop(self) -> None:
+        """Nobody will want what waits."""
+        self._name.close()
+        self._room.give(len(self._held))
+        self._held.clear()
+
+    def wait(self) -> None:
+        """The desktop is busy."""
+        self._busy = True
+        self._caller.pause_body()
+
+    def go_on(self) -> None:
+        """The desktop has room: first for what waits."""
+        self._busy = False
+        self._pour()
+        if not self._busy:
+            self._caller.resume_body()
+
+
+class _Paced:
+    """A `Caller` for the desktop: its pauses are the waiting body's first. The answer passes."""
+
+    def __init__(self, caller: Caller, undecided: Undecided) -> None:
+        self.head = caller.head
+        self.data = caller.data
+        self.pause_body = undecided.wait
+        self.resume_body = undecided.go_on
+        self._caller = caller
+        self._undecided = undecided
+
+    def end(self) -> None:
+        """The answer is whole, perhaps before the request."""
+        self._undecided.drop()
+        self._caller.end()
+
+    def fail(self, error: CtllmError) -> None:
+        """There will be no answer."""
+        self._undecided.drop()
+        self._caller.fail(error)

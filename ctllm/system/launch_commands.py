@@ -1,0 +1,33 @@
+"""How this installation's programs are started: by Python, or the bundle's own files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def _bundled(name: str) -> list[str]:
+    suffix = ".exe" if sys.platform == "win32" else ""
+    return [str(Path(sys.executable).with_name(name + suffix))]
+
+
+def desktop_program() -> list[str]:
+    """The words that start a desktop, to which options may be added."""
+    if getattr(sys, "frozen", False):
+        return _bundled("ctllm-desktop")
+    return [sys.executable, "-m", "ctllm", "desktop"]
+
+
+def window_program() -> list[str] | None:
+    """The words that start the page's window; a bundle has none."""
+    return None if getattr(sys, "frozen", False) else [sys.executable, "-m", "ctllm.webview_main"]
+
+
+def tray_program() -> list[str]:
+    """The words that start the tray."""
+    if getattr(sys, "frozen", False):
+        return _bundled("ctllm-tray")
+    python = sys.executable
+    if sys.platform == "win32":  # the one that opens no console
+        python = str(Path(python).with_name("pythonw.exe"))
+    return [python, "-m", "tray"]

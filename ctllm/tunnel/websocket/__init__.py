@@ -1,0 +1,1 @@
+"""The WebSocket that carries a tunnel (RFC 6455)."""

@@ -1,0 +1,117 @@
+"""WebSocket frames of the one kind that a tunnel is made of: whole, final, binary (RFC 6455, 5.2).
+
+The full protocol (handshake, pings, closing, fragments, violations) is a library's. Its way of a
+frame through twenty calls is too long for the path of a token, though, so the plain frames are
+read and written here, and everything else is left to the library.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from ctllm.fastpath.websocket_mask import KEY, mask
+
+_FINAL_BINARY = 0x82
+_CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: never in pieces, never long
+_MASKED = 0x80
+_SHORT = struct.Struct("!H")
+_LONG = struct.Struct("!Q")
+
+
+def written(payload: bytes, masked: bool) -> bytes:
+    """`payload` as one frame; clients mask, servers do not."""
+    size, bit = len(payload), _MASKED if masked else 0
+    if size < 126:
+        head = bytes((_FINAL_BINARY, bit | size))
+    elif size < 65536:
+        head = bytes((_FINAL_BINARY, bit | 126)) + _SHORT.pack(size)
+    else:
+        head = bytes((_FINAL_BINARY, bit | 127)) + _LONG.pack(size)
+    if not masked:
+        return head + payload
+    key = os.urandom(KEY)
+    return head + key + mask(payload, key)
+
+
+class Messages:
+    """Takes plain frames of at most `limit` bytes off a stream; `masked` as the peer must send."""
+
+    def __init__(self, masked: bool, limit: int) -> None:
+        self._masked = masked
+        self._limit = limit
+        self._held = bytearray()
+        self._wanted = 0  # bytes without which there is nothing to do
+
+    def __len__(self) -> int:
+        """How many bytes are held, of a frame that is not whole."""
+        return len(self._held)
+
+    def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
+        """The payloads of the whole plain frames, and what is for the full protocol.
+
+        That is each control frame, whole, so that the library is not left in the middle of a frame
+        and would have to read all that follows; and everything from any other kind of frame on.
+        What is left over of a plain or a control frame is held.
+        """
+        if self._held:
+            self._held += data
+            if len(self._held) < self._wanted:
+                return [], b""
+            data = bytes(self._held)
+            self._held.clear()
+        payloads: list[bytes] = []
+        control = bytearray()
+        position, end = 0, len(data)
+        while position < end:
+            start, size = self._head(data, position, end)
+            if start < 0:
+                length = self._control(data, position, end)
+                if length < 0:
+                    return payloads, bytes(control) + data[position:]
+                if not length or position + length > end:
+                    self._held += data[position:]
+                    self._wanted = length
+                    break
+                control += data[position : position + length]
+                position += length
+                continue
+            if not start or start + size > end:
+                self._held += data[position:]
+                self._wanted = start + size - position if start else 0
+                break
+            payload = data[start : start + size]
+            payloads.append(mask(payload, data[start - KEY : start]) if self._masked else payload)
+            position = start + size
+        return payloads, bytes(control)
+
+    def _control(self, data: bytes, position: int, end: int) -> int:
+        """How long a control frame is; 0 if that cannot be said yet, -1 if it is none."""
+        if data[position] not in _CONTROL:
+            return -1
+        if end - position < 2:
+            return 0
+        size = data[position + 1] & 0x7F
+        if size > 125 or bool(data[position + 1] & _MASKED) is not self._masked:
+            return -1
+        return 2 + (KEY if self._masked else 0) + size
+
+    def _head(self, data: bytes, position: int, end: int) -> tuple[int, int]:
+        """Where the payload begins and its size; 0 if that cannot be said yet, -1 if not plain."""
+        if data[position] != _FINAL_BINARY:
+            return -1, 0
+        if end - position < 2:
+            return 0, 0
+        size = data[position + 1] & 0x7F
+        if bool(data[position + 1] & _MASKED) is not self._masked:
+            return -1, 0
+        start = position + 2
+        if size >= 126:
+            field, least = (_SHORT, 126) if size == 126 else (_LONG, 65536)
+            if end - start < field.size:
+                return 0, 0
+            size = field.unpack_from(data, start)[0]
+            start += field.size
+            if size < least or size > self._limit:
+                return -1, 0
+        return (start + KEY, size) if self._masked else (start, size)

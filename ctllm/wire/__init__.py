@@ -1,1 +1,0 @@
-"""Sans-IO: bytes to values and back; no reactor, no sockets, no clock."""
