@@ -65,8 +65,8 @@ MAY = {
     "cloud.docker_api": {"http", "reactor", "common", "errors"},
     "cloud.identity": {"auth", "http", "reactor", "common", "errors", "system"},
     "cloud": {
-        "cloud.docker_api", "cloud.identity", "relay", "tunnel", "ollama", "auth", "http", "reactor",
-        "fastpath", "config", "system", "common", "errors",
+        "cloud.docker_api", "cloud.identity", "relay", "tunnel", "ollama", "auth", "http",
+        "reactor", "fastpath", "config", "system", "common", "errors",
     },
     "desktop": {
         "relay", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath", "config",
