@@ -26,7 +26,7 @@ class CtllmError(Exception):
             self.retry_after = retry_after
 
     @property
-    def is_final(self) -> bool:
+    def is_permanent(self) -> bool:
         """Whether the same request would be refused again, however often it is sent."""
         return 400 <= self.status < 500 and self.status not in _TRANSIENT
 
@@ -44,7 +44,7 @@ class BadRequest(CtllmError):
     status = 400
 
 
-class Unauthenticated(CtllmError):
+class Unauthorized(CtllmError):
     """Nobody, or nobody that we can verify, is asking."""
 
     code = "unauthenticated"
@@ -97,14 +97,14 @@ class Gone(CtllmError):
     status = 410
 
 
-class TooLarge(CtllmError):
+class ContentTooLarge(CtllmError):
     """A body is larger than this place takes."""
 
     code = "too_large"
     status = 413
 
 
-class TooSlow(CtllmError):
+class RequestTimeout(CtllmError):
     """A body did not arrive within the time that this place gives it."""
 
     code = "too_slow"
@@ -125,14 +125,14 @@ class UpgradeRequired(CtllmError):
     status = 426
 
 
-class HeadTooLarge(CtllmError):
+class RequestHeaderFieldsTooLarge(CtllmError):
     """The request line and headers are larger than this place takes."""
 
     code = "head_too_large"
     status = 431
 
 
-class Cancelled(CtllmError):
+class ClientDisconnected(CtllmError):
     """The client left before the answer was whole."""
 
     code = "cancelled"
@@ -147,7 +147,7 @@ class TooManyRequests(CtllmError):
     retry_after = 10
 
 
-class UpstreamFailed(CtllmError):
+class BadGateway(CtllmError):
     """Whatever we asked (Ollama, a proxy) broke off or made no sense."""
 
     code = "upstream_failed"
@@ -185,7 +185,7 @@ class ProxyUnavailable(CtllmError):
     retry_after = 5
 
 
-class Overloaded(CtllmError):
+class ServiceUnavailable(CtllmError):
     """A limit is reached; what runs goes on."""
 
     code = "overloaded"
@@ -210,10 +210,10 @@ def _tree(root: type[CtllmError]) -> dict[str, type[CtllmError]]:
 _BY_CODE = _tree(CtllmError)
 
 
-def from_wire(code: str, message: str) -> CtllmError:
+def error_from_wire(code: str, message: str) -> CtllmError:
     """Make the error that a peer named by its wire `code`; an unknown code is an upstream failure.
 
     A code that needs more than a message (405) never travels in a tunnel and counts as unknown.
     """
-    kind = _BY_CODE.get(code, UpstreamFailed)
-    return UpstreamFailed(message) if kind is MethodNotAllowed else kind(message)
+    kind = _BY_CODE.get(code, BadGateway)
+    return BadGateway(message) if kind is MethodNotAllowed else kind(message)

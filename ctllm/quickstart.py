@@ -19,7 +19,7 @@ from ctllm.common.sanitize import printable_lines
 from ctllm.desktop.api_key_lease import make_key
 from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
-from ctllm.errors import CtllmError, Unauthenticated
+from ctllm.errors import CtllmError, Unauthorized
 
 #: The name of the API key that the printed lines use.
 KEY = "welcome"
@@ -74,7 +74,7 @@ class Welcome(Service):
         if known is not None and known.cloud_url == self._cloud.local_url:
             try:
                 await session.token()
-            except Unauthenticated:
+            except Unauthorized:
                 self._log.info("the sign-in of this machine is over; signing in anew")
             else:
                 return

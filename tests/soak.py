@@ -26,7 +26,7 @@ from twisted.internet.task import deferLater, react
 from twisted.protocols.portforward import ProxyFactory, ProxyServer
 
 from ctllm.errors import CtllmError
-from ctllm.ipc.client import Daemon
+from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
 from tests.e2e.processes import megabytes
 from tests.e2e.session import Session
@@ -131,7 +131,7 @@ class Soak:
 
         def status() -> Status | None:
             try:
-                with Daemon(self.state, patience=5) as daemon:
+                with IpcClient(self.state, patience=5) as daemon:
                     return daemon.status()
             except CtllmError:
                 return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
-from ctllm.ipc.client import Daemon
+from ctllm.ipc.client import IpcClient
 from tray.asking import ask_for_link
 
 #: Shows a title and words.
@@ -41,7 +41,7 @@ class Clicks:
                 self._notify("That did not work", str(error) or repr(error))
 
     def _ask(self, kind: type[Any], **told: Any) -> Any:
-        with Daemon(self._state) as daemon:
+        with IpcClient(self._state) as daemon:
             return daemon.ask(kind, **told)
 
     def _later(self, what: Callable[[], None]) -> None:
@@ -104,7 +104,7 @@ class Clicks:
 
     def _quit(self) -> None:
         try:
-            with Daemon(self._state) as daemon:
+            with IpcClient(self._state) as daemon:
                 waits = daemon.ask(protocol.Quit)["under_way"]
                 if waits:
                     self._notify("Quitting", f"Waiting for {waits} answers under way")

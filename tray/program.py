@@ -17,7 +17,7 @@ from typing import Any
 from ctllm import __version__
 from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.ipc.client import Daemon
+from ctllm.ipc.client import IpcClient
 from ctllm.system.display import has_screen
 from ctllm.system.file_lock import hold
 from tray.clicks import Clicks
@@ -149,6 +149,6 @@ def _run(shown: Any, state: Path, told: argparse.Namespace) -> None:
 
 def _runs(state: Path) -> bool:
     with suppress(NotRunning):
-        Daemon(state).close()
+        IpcClient(state).close()
         return True
     return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import CtllmError
-from ctllm.ipc.client import Daemon
+from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
 from tray.view import NOT_RUNNING, Icon, View, shortened, view_of
 
@@ -25,7 +25,7 @@ class Watch:
         self._on_view = on_view
         self._stopping = threading.Event()
         self._sooner = threading.Event()
-        self._daemon: Daemon | None = None
+        self._daemon: IpcClient | None = None
         self._absent = NOT_RUNNING
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -69,7 +69,7 @@ class Watch:
 
     def _follow(self) -> None:
         """Follow one daemon to its end; raises CtllmError where there is none."""
-        with Daemon(self._state) as daemon:
+        with IpcClient(self._state) as daemon:
             self._daemon = daemon
             view = view_of(daemon.status(subscribe=True))
             self._absent = NOT_RUNNING

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
-from ctllm.errors import BadConfiguration, Unauthenticated
+from ctllm.errors import BadConfiguration, Unauthorized
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -90,7 +90,7 @@ class TokenKind:
     def open(self, key: VerifyKey, token: str | bytes) -> bytes:
         """Give the claims (JSON) of a `token` that `key` signed; Unauthenticated otherwise."""
         if len(token) > MAX_TOKEN:
-            raise Unauthenticated(f"The {self.title} is too long to be one.")
+            raise Unauthorized(f"The {self.title} is too long to be one.")
         try:
             return self._open(key, token if isinstance(token, bytes) else token.encode("ascii"))
         except (BadSignatureError, ValueError) as error:
@@ -103,15 +103,15 @@ class TokenKind:
         key.verify(signed, from_text(signature))
         return from_text(signed.removeprefix(self.header))
 
-    def refusal(self) -> Unauthenticated:
+    def refusal(self) -> Unauthorized:
         """Give the one answer to all that is wrong with a token, save its age and length."""
-        return Unauthenticated(f"The {self.title} is not valid here: sign in again.")
+        return Unauthorized(f"The {self.title} is not valid here: sign in again.")
 
     def check_age(self, issued: float, expires: float, now: float) -> None:
         """Raise Unauthenticated unless `now` lies within a token's life (epoch seconds)."""
         if max(issued, expires) > LATEST:
             raise self.refusal()
         if now >= expires + LEEWAY:
-            raise Unauthenticated(f"The {self.title} has expired: sign in again.")
+            raise Unauthorized(f"The {self.title} has expired: sign in again.")
         if issued > now + FUTURE_LEEWAY:
-            raise Unauthenticated(f"The {self.title} is from the future: check the clocks.")
+            raise Unauthorized(f"The {self.title} is from the future: check the clocks.")

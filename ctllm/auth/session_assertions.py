@@ -11,8 +11,8 @@ import msgspec
 
 from ctllm.auth.jws import TokenKind, public_key
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.ttl_cache import Recent
-from ctllm.errors import Unauthenticated
+from ctllm.common.ttl_cache import TtlCache
+from ctllm.errors import Unauthorized
 
 ASSERTION = TokenKind("ctllm-assertion+jwt", "session assertion")
 ISSUER = "ctllm"
@@ -57,7 +57,7 @@ class Verifier:
         self._key = public_key(public_key_text)
         self._proxy = proxy
         self._now = now
-        self._known: Recent[bytes, Claims] = Recent(size, now)
+        self._known: TtlCache[bytes, Claims] = TtlCache(size, now)
 
     def verify(self, token: str | bytes) -> Claims:
         """Give the claims of `token`; Unauthenticated unless it is the cloud's and for here."""
@@ -76,6 +76,6 @@ class Verifier:
         except InvalidJson as error:
             raise ASSERTION.refusal() from error
         if body.iss != ISSUER or body.aud != self._proxy:
-            raise Unauthenticated("The session assertion is for another streaming proxy.")
+            raise Unauthorized("The session assertion is for another streaming proxy.")
         ASSERTION.check_age(body.iat, body.exp, self._now())
         return Claims(body.sub, frozenset(body.scope.split()), body.exp)

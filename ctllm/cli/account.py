@@ -128,10 +128,10 @@ def _cloud(config: Config, model: str) -> Target:
 
 def _running(config: Config) -> tuple[str, str]:
     """Where the endpoint is and a model, by the desktop that runs here, else as configured."""
-    from ctllm.ipc.client import Daemon
+    from ctllm.ipc.client import IpcClient
 
     try:
-        with Daemon(Path(config.state)) as daemon:
+        with IpcClient(Path(config.state)) as daemon:
             status = daemon.status()
     except CtllmError:
         return _configured(config.desktop.endpoint), NO_MODEL

@@ -15,9 +15,9 @@ from ctllm.cli.output import complain, reader_is_gone, say, say_json, say_styled
 from ctllm.cli.status_view import Ink, screen
 from ctllm.common.json_decoder import decode_json
 from ctllm.config import Config
-from ctllm.errors import BadRequest, UpstreamFailed
+from ctllm.errors import BadGateway, BadRequest
 from ctllm.ipc import protocol
-from ctllm.ipc.client import Daemon
+from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import PreferenceName, Status
 
 #: By state: the status that `ctllm status` ends with.
@@ -27,8 +27,8 @@ END = 10.0
 _PREFERENCES = get_args(PreferenceName)
 
 
-def _daemon(config: Config) -> Daemon:
-    return Daemon(Path(config.state))
+def _daemon(config: Config) -> IpcClient:
+    return IpcClient(Path(config.state))
 
 
 def _do(
@@ -61,7 +61,7 @@ def _tell(now: Status, told: Command) -> None:
         say_styled(screen(now, Ink(sys.stdout)) + "\n")
 
 
-def _watch(daemon: Daemon, told: Command) -> None:
+def _watch(daemon: IpcClient, told: Command) -> None:
     for event in daemon.events():
         if event.event == "status":
             if not told["json"]:
@@ -118,7 +118,7 @@ def quit(config: Config, told: Command) -> None:
         waits = answer["under_way"]
         if waits and not told["json"]:
             say(f"Waiting for {waits} answers under way ...")
-        with suppress(UpstreamFailed):
+        with suppress(BadGateway):
             for _ in daemon.events():
                 pass
     _wait_for_end(pid)

@@ -14,14 +14,14 @@ from msgspec import Meta
 from ctllm import __version__
 from ctllm.auth.session_assertions import USE
 from ctllm.cloud.identity import SERVE, ApiKeys, Assertions, Grant
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.sign_in import SignIn
 from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.http.client.fetch import ask
 from ctllm.http.header_policy import ASSERTION
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.json_body import decoded, json_body
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
 
 #: The largest body that a management call may have, in bytes.
@@ -46,7 +46,7 @@ class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Manager = Callable[[], Awaitable[Grant]]
-Handler = Callable[[Incoming, Manager, tuple[str, ...]], Awaitable[None]]
+Handler = Callable[[ServerRequest, Manager, tuple[str, ...]], Awaitable[None]]
 
 
 class Api:
@@ -58,7 +58,7 @@ class Api:
         keys: ApiKeys,
         assertions: Assertions,
         proxy_of: Callable[[Grant], str],
-        proxies: Proxies,
+        proxies: ProxyManager,
         clock: Clock,
     ) -> None:
         self._sign_in = sign_in
@@ -85,7 +85,7 @@ class Api:
             (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease}),
         ]
 
-    async def answer(self, incoming: Incoming, manager: Manager) -> None:
+    async def answer(self, incoming: ServerRequest, manager: Manager) -> None:
         """Answer one management call; `manager` says who asks, or raises."""
         path = incoming.asked.path.decode("latin-1")
         method = incoming.asked.method.decode("latin-1")
@@ -101,44 +101,48 @@ class Api:
 
     # -- without a token
 
-    async def _health(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _health(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         trouble = self._proxies.trouble
         status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
         told = {"status": status, "version": __version__, "proxies": self._proxies.count}
         incoming.reply(200, {**told, "error": trouble or None})
 
-    async def _openapi(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _openapi(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         incoming.reply(200, _OPENAPI, _JSON)
 
-    async def _sign(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _sign(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.redeem(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
-    async def _renew(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _renew(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
-    async def _introspect(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _introspect(
+        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    ) -> None:
         self._sign_in.introspect(incoming, await json_body(incoming, MAX_BODY, self._clock))
 
-    async def _sign_out(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _sign_out(
+        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    ) -> None:
         self._sign_in.sign_out(incoming)
 
     # -- with one
 
-    async def _who(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _who(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.who(incoming, await manager())
 
-    async def _invite(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _invite(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         self._sign_in.invite(incoming, await manager())
 
-    async def _proxy(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _proxy(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         incoming.reply(200, await self._described(self._proxy_of(await manager())))
 
-    async def _start(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _start(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         proxy = self._proxy_of(await manager())
         await self._proxies.ensure(proxy)
         incoming.reply(200, await self._described(proxy))
 
-    async def _stop(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _stop(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         await self._proxies.remove(self._proxy_of(await manager()), "stopped by its user")
         incoming.reply(204)
 
@@ -154,7 +158,9 @@ class Api:
             "error": status.error,
         }
 
-    async def _desktops(self, incoming: Incoming, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _desktops(
+        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    ) -> None:
         """What the user's proxy says; asking does not start one."""
         proxy = self._proxy_of(await manager())
         if self._proxies.status(proxy).state != "running":
@@ -168,7 +174,9 @@ class Api:
             raise origin.unreachable(f"your streaming proxy answers with status {status}")
         incoming.reply(200, told, _JSON)
 
-    async def _lease(self, incoming: Incoming, manager: Manager, desktop: tuple[str, ...]) -> None:
+    async def _lease(
+        self, incoming: ServerRequest, manager: Manager, desktop: tuple[str, ...]
+    ) -> None:
         grant = await manager()
         grant.require(SERVE)
         lease = decoded(await json_body(incoming, MAX_BODY, self._clock), Lease)

@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 from twisted.logger import Logger
 
-from ctllm.common.ttl_cache import Recent
+from ctllm.common.ttl_cache import TtlCache
 
 What = Literal["start", "adoption", "failure", "refusal", "stop", "death"]
 
@@ -47,7 +47,7 @@ class Audit:
     def __init__(self, state: Path | None = None, now: Callable[[], float] = time.time) -> None:
         self._path = None if state is None else state / _FILE
         self._now = now
-        self._refused: Recent[tuple[str, str], bool] = Recent(1024, now)
+        self._refused: TtlCache[tuple[str, str], bool] = TtlCache(1024, now)
         self._broken = False
 
     def record(

@@ -13,23 +13,23 @@ from ctllm.cloud.api import Api
 from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identities
 from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.user_limits import Shares, tunnels
 from ctllm.cloud.web_ui import HEADERS, PAGE, page
-from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthenticated
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import Cors, is_preflight, names_key
 from ctllm.http.credentials import presented_tokens
 from ctllm.http.header_policy import for_proxy, for_tunnel, switching
-from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import later
-from ctllm.http.server.request import HIJACKED, Incoming
+from ctllm.http.server.request import HIJACKED, ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket, require_websocket
 from ctllm.http.splice import join
 from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, refusal
 from ctllm.reactor.interfaces import Clock, Transport
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 KEY_NEEDED = (
     "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
@@ -44,7 +44,7 @@ OLLAMA_COMMAND = (
 FAREWELL = 1.0
 
 
-class Front:
+class Gateway:
     """The cloud's application."""
 
     def __init__(
@@ -52,7 +52,7 @@ class Front:
         identity: Identities,
         assertions: Assertions,
         proxy_of: Callable[[Grant], str],
-        proxies: Proxies,
+        proxies: ProxyManager,
         api: Api,
         metrics: Metrics,
         origins: tuple[str, ...],
@@ -73,7 +73,7 @@ class Front:
         self._listed = Cors(origin_matcher(origins))
         self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
-    async def __call__(self, incoming: Incoming) -> None:
+    async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.asked = canonical_request(incoming.asked)
         cors = self._cors_for(asked)
@@ -110,13 +110,13 @@ class Front:
 
     # -- who asks
 
-    async def grant(self, incoming: Incoming) -> Grant:
+    async def grant(self, incoming: ServerRequest) -> Grant:
         """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
-        refusal: CtllmError = Unauthenticated(KEY_NEEDED)
+        refusal: CtllmError = Unauthorized(KEY_NEEDED)
         for token in presented_tokens(incoming.asked):
             try:
                 grant = await self._identity.verify(token)
-            except Unauthenticated as error:
+            except Unauthorized as error:
                 self._metrics.refused_token()
                 refusal = error
             else:
@@ -124,7 +124,7 @@ class Front:
                 return grant
         raise refusal
 
-    def _answer_stranger(self, incoming: Incoming) -> None:
+    def _answer_stranger(self, incoming: ServerRequest) -> None:
         """Answer a request of Ollama's API that has no key; raises CtllmError.
 
         Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
@@ -136,11 +136,11 @@ class Front:
             return
         if (first(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
             raise Forbidden(OLLAMA_COMMAND)
-        raise Unauthenticated(KEY_NEEDED)
+        raise Unauthorized(KEY_NEEDED)
 
     # -- where it goes
 
-    async def _managed(self, incoming: Incoming) -> None:
+    async def _managed(self, incoming: ServerRequest) -> None:
         async def manager() -> Grant:
             grant = await self.grant(incoming)
             grant.require(MANAGE)
@@ -149,7 +149,7 @@ class Front:
 
         await self._api.answer(incoming, manager)
 
-    async def _relay(self, incoming: Incoming, begins: bool = True) -> None:
+    async def _relay(self, incoming: ServerRequest, begins: bool = True) -> None:
         began = self._clock.seconds()
         grant = await self.grant(incoming)
         grant.require(USE)
@@ -160,9 +160,9 @@ class Front:
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
         incoming.on_over = partial(self._over, give, landed)
         head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
-        incoming.relay(origin.open(head, incoming))
+        incoming.relay(origin.start_request(head, incoming))
 
-    def _take_share(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+    def _take_share(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
         """Count a request as its user's until it is over; raises TooManyRequests."""
         give = self._shares.take(self._proxy_of(grant))
         incoming.on_over = lambda _: give()
@@ -175,7 +175,7 @@ class Front:
 
     async def _way(
         self, grant: Grant, scopes: frozenset[str], begins: bool
-    ) -> tuple[Origin, bytes]:
+    ) -> tuple[ConnectionPool, bytes]:
         """The user's proxy, started if need be, and what it believes."""
         proxy = self._proxy_of(grant)
         try:
@@ -184,7 +184,7 @@ class Front:
             self._identity.check(grant)
         return origin, self._assertions.sign(proxy, scopes).encode()
 
-    async def _tunnel(self, incoming: Incoming) -> None:
+    async def _tunnel(self, incoming: ServerRequest) -> None:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
         if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
             raise NotFound("this is where desktops connect their WebSocket")
@@ -208,7 +208,7 @@ class Front:
         joined = partial(self._joined, incoming, grant, free)
         incoming.relay(origin.upgrade(head, incoming, joined))
 
-    def _take_tunnel(self, incoming: Incoming, grant: Grant) -> Callable[[], None]:
+    def _take_tunnel(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
         """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
         proxy = self._proxy_of(grant)
         give_tunnel = self._tunnels.take(proxy)
@@ -227,16 +227,16 @@ class Front:
 
     def _joined(
         self,
-        incoming: Incoming,
+        incoming: ServerRequest,
         grant: Grant,
         free: Callable[[], None],
         made: Transport,
-        head: AnswerHead,
+        head: ResponseHead,
         rest: bytes,
     ) -> None:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
-        cut = Deadline(self._clock, partial(_cut, taken, made))
+        cut = Timeout(self._clock, partial(_cut, taken, made))
         landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.set(FAREWELL))
 
         def over() -> None:

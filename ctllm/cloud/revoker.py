@@ -8,7 +8,7 @@ from twisted.logger import Logger
 
 from ctllm.cloud.identity import PROXY_PREFIX, ApiKeys, Authentication, Grant, Passes, Revocations
 from ctllm.cloud.in_flight import InFlight
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 
 
 class Revoker:
@@ -23,7 +23,7 @@ class Revoker:
         in_flight: InFlight,
         passes: Passes,
         api_keys: ApiKeys,
-        proxies: Proxies,
+        proxies: ProxyManager,
     ) -> None:
         self._revocations = revocations
         self._check = check

@@ -11,7 +11,7 @@ from twisted.application.service import MultiService
 from ctllm.cloud.admin.api import operator_listener
 from ctllm.cloud.api import Api
 from ctllm.cloud.audit import Audit
-from ctllm.cloud.gateway import Front
+from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     POLL,
     PROXY_PREFIX,
@@ -32,7 +32,7 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.revoker import Revoker
 from ctllm.cloud.sign_in import SignIn
 from ctllm.cloud.spawners.factory import runtime_for
@@ -42,7 +42,7 @@ from ctllm.errors import NotFound
 from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
 from ctllm.http.server.endpoint_service import Listener
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import Turnstile
 from ctllm.reactor.periodic import PeriodicService
 
@@ -64,8 +64,8 @@ class CloudService(MultiService):
         self._limits = limits
         self._state = state
         self._metrics = Metrics()
-        self._front: Front | None = None
-        self._proxies: Proxies | None = None
+        self._front: Gateway | None = None
+        self._proxies: ProxyManager | None = None
         self.invites: Invites | None = None
         turnstile = Turnstile(reactor)
         spare = SPARE + PIPES * settings.max_proxies
@@ -112,7 +112,7 @@ class CloudService(MultiService):
             ).setServiceParent(self)
         super().startService()
 
-    def _compose(self, folder: Folder, keys: Keys, invites: Invites, sessions: Sessions) -> Front:
+    def _compose(self, folder: Folder, keys: Keys, invites: Invites, sessions: Sessions) -> Gateway:
         revocations = Revocations(folder.inner("revocations"), keys.instance)
         revocations.refresh()
 
@@ -124,7 +124,7 @@ class CloudService(MultiService):
             sessions.check(grant.sessions)
 
         runtime = runtime_for(self._reactor, self._settings, self._limits, self._state, keys)
-        proxies = Proxies(
+        proxies = ProxyManager(
             runtime, self._reactor, self._settings, Audit(self._state), self._metrics,
             not_before=lambda proxy: revocations.not_before(proxy.removeprefix(PROXY_PREFIX)),
         )  # fmt: skip
@@ -149,16 +149,16 @@ class CloudService(MultiService):
         sign_in.secure = self.url.startswith("https:")
         api = Api(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
         origins = self._settings.origins
-        return Front(
+        return Gateway(
             identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
             Shares(self._share), in_flight,
         )  # fmt: skip
 
-    async def _answer(self, incoming: Incoming) -> None:
+    async def _answer(self, incoming: ServerRequest) -> None:
         assert self._front is not None
         await self._front(incoming)
 
-    async def _scraped(self, incoming: Incoming) -> None:
+    async def _scraped(self, incoming: ServerRequest) -> None:
         if incoming.asked.path != b"/metrics":
             raise NotFound("metrics are at /metrics")
         if self._proxies is not None:

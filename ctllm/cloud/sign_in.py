@@ -26,10 +26,10 @@ from ctllm.cloud.identity import (
     session_id,
 )
 from ctllm.cloud.identity.login_codes import LIFE
-from ctllm.errors import CtllmError, Forbidden, Unauthenticated
+from ctllm.errors import CtllmError, Forbidden, Unauthorized
 from ctllm.http.message.head import Headers, RequestHead, first
 from ctllm.http.server.json_body import decoded
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 
 #: The cookie's name where people come by https. With this prefix (RFC 6265bis, 4.1.3.2) browsers
 #: take it from this host alone, by https, for all paths: no other host or answer can set another.
@@ -86,7 +86,7 @@ class SignIn:
         self._cookie_seconds = days * 24 * 3600
         self.secure = False
 
-    def redeem(self, incoming: Incoming, raw: bytes) -> None:
+    def redeem(self, incoming: ServerRequest, raw: bytes) -> None:
         """Turn an invitation into a session and a first token.
 
         The session that a browser had before ends: its cookie makes room for the new one.
@@ -129,13 +129,13 @@ class SignIn:
             self._sessions.check((found.parent,))
         return found
 
-    def introspect(self, incoming: Incoming, raw: bytes) -> None:
+    def introspect(self, incoming: ServerRequest, raw: bytes) -> None:
         """Say whom an invitation would sign in, and spend nothing (as RFC 7662 does of tokens)."""
         asked = decoded(raw, Introspect)
         _same_site(incoming.asked)
         incoming.reply(200, {"user": _user(self._authentication(asked.invite).user)})
 
-    def invite(self, incoming: Incoming, grant: Grant) -> None:
+    def invite(self, incoming: ServerRequest, grant: Grant) -> None:
         """Give a desktop what signs its user's browser in, once.
 
         The browser's sign-in belongs to the desktop's, and ends with it.
@@ -145,7 +145,7 @@ class SignIn:
         made = self._passes.create(Authentication(grant.user, grant.auth_time, parent))
         incoming.reply(201, {"invite": made, "expires_in": int(LIFE)})
 
-    def renew(self, incoming: Incoming, raw: bytes) -> None:
+    def renew(self, incoming: ServerRequest, raw: bytes) -> None:
         """Give another short token."""
         asked = decoded(raw, Renew)
         refresh, only = asked.refresh, asked.scope
@@ -155,11 +155,11 @@ class SignIn:
         _same_site(incoming.asked)
         kept = self._cookie_of(incoming.asked)
         if kept is None:
-            raise Unauthenticated("nobody is signed in here; open a sign-in link")
+            raise Unauthorized("nobody is signed in here; open a sign-in link")
         told = self._token(kept, "browser", only)
         incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
 
-    def sign_out(self, incoming: Incoming) -> None:
+    def sign_out(self, incoming: ServerRequest) -> None:
         """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
         _same_site(incoming.asked)
         header = first(incoming.asked.headers, REFRESH)
@@ -168,7 +168,7 @@ class SignIn:
             self._sessions.close(refresh)
         incoming.reply(204, None, self._cookie(b"", 0))
 
-    def who(self, incoming: Incoming, grant: Grant) -> None:
+    def who(self, incoming: ServerRequest, grant: Grant) -> None:
         """Say who is signed in."""
         told = {
             "user": _user(grant.user),
@@ -187,7 +187,7 @@ class SignIn:
         """
         session = self._sessions.renew(refresh)
         if session.client != client:
-            raise Unauthenticated(f"This sign-in is not a {client}'s: sign in again.")
+            raise Unauthorized(f"This sign-in is not a {client}'s: sign in again.")
         self._revocations.check(session.user, session.auth_time)
         scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
         sessions = (session_id(refresh), session.parent)

@@ -10,7 +10,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class TtlCache(Generic[K, V]):
     """At most `size` values; `now` gives epoch seconds."""
 
     def __init__(self, size: int, now: Callable[[], float]) -> None:

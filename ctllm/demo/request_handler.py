@@ -21,7 +21,7 @@ from ctllm.demo.records import BODY_KEPT, Body, Phase, Record, Records
 from ctllm.demo.request_parser import decompressed
 from ctllm.demo.script import Script, Scripts
 from ctllm.demo.stream_writer import Flow
-from ctllm.errors import CtllmError, TooLarge
+from ctllm.errors import ContentTooLarge, CtllmError
 
 _log = Logger()
 
@@ -139,7 +139,7 @@ class Exchange:
     def _held(self) -> bytes:
         body = self._body.whole
         if body is None:
-            raise TooLarge("http: request body too large")
+            raise ContentTooLarge("http: request body too large")
         return body
 
     def _content(self) -> bytes:

@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.credential_file import CredentialFile, Credentials
-from ctllm.errors import BadRequest, CtllmError, Unauthenticated
+from ctllm.errors import BadRequest, CtllmError, Unauthorized
 from ctllm.reactor.periodic import Periodic
 
 #: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
@@ -108,7 +108,7 @@ class KeyLease(Service):
             await self._session.client().lease_keys(
                 token, credentials.desktop_id, hashes, LEASE, manage
             )
-        except Unauthenticated:
+        except Unauthorized:
             self._due = self._reactor.seconds() + RENEWAL  # the bridge says so
         except CtllmError as error:
             self._log.info("keys could not be told to the cloud: {error}", error=error.message)

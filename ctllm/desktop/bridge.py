@@ -16,10 +16,10 @@ from ctllm.common.sanitize import SAID, printable
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.reconnect_backoff import pause
-from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
+from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.reactor.periodic import Periodic
 from ctllm.tunnel.frames import Reason
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.factories import BridgeSockets
 from ctllm.tunnel.websocket.transport import BridgeSocket
 
@@ -57,7 +57,7 @@ class Bridge(Service):
     _log = Logger()
 
     def __init__(
-        self, tunnel: Answerer, session: Tokens, reactor: Any, ping: tuple[float, float]
+        self, tunnel: Responder, session: Tokens, reactor: Any, ping: tuple[float, float]
     ) -> None:
         self._sent = self._heard = 0  # bytes, on connections that are over
         self.peer = ""  # the address of the cloud's host, once there was a connection
@@ -136,7 +136,7 @@ class Bridge(Service):
         """Whether the connection is whose it should be: `ctllm logout` is another process."""
         try:
             return bool(self._session.sign_in == self._signed_in)
-        except Unauthenticated:
+        except Unauthorized:
             return False
         except CtllmError:
             return True  # a file that cannot be read just now signs nobody out
@@ -154,7 +154,7 @@ class Bridge(Service):
             seen = self._session.version()
             try:
                 await self._connection(self._session.sign_in.cloud_url)
-            except Unauthenticated as error:
+            except Unauthorized as error:
                 # Nobody takes up what is under way: whoever signs in next may be somebody else.
                 self._tunnel.abandon(DesktopLost("the desktop was signed out"))
                 self._become("signed out", error.message)
@@ -216,17 +216,17 @@ class Bridge(Service):
         except CancelledError:
             if not self._hurried:
                 raise
-            raise UpstreamFailed("dialling began anew") from None
+            raise BadGateway("dialling began anew") from None
         except Exception as error:
             # Whatever the network says (refused, no such name, bad certificate), it is the reason.
-            raise UpstreamFailed(f"{url} cannot be reached: {error}") from error
+            raise BadGateway(f"{url} cannot be reached: {error}") from error
         finally:
             self._dialling = None
         opened, why, later = await over
         if not opened and _REFUSED.search(why):
             self._session.distrust()
         said = f"the connection to {url} ended: {self._bye or why}"
-        raise UpstreamFailed(said, retry_after=later)
+        raise BadGateway(said, retry_after=later)
 
     def _greeted(self) -> None:
         self._worked = True

@@ -19,8 +19,8 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import printable
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.proxy_environment import is_loopback
-from ctllm.errors import BadRequest, CtllmError, Unauthenticated, UpstreamFailed, from_wire
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import ask
 from ctllm.http.message.head import Headers, RequestHead
 
@@ -155,17 +155,17 @@ class CloudClient:
         try:
             return decode_json(answer, kind)
         except InvalidJson as error:
-            raise UpstreamFailed(f"{self.url} does not answer like a ctllm cloud") from error
+            raise BadGateway(f"{self.url} does not answer like a ctllm cloud") from error
 
     async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
         data = b"" if body is None else msgspec.json.encode(body)
         head = RequestHead(method.encode(), self._target(path), self._headers(data, headers))
         endpoint = dialler(self.url, self._reactor)
-        origin = Origin(endpoint, self._reactor, self.url, UpstreamFailed, self._host)
+        origin = ConnectionPool(endpoint, self._reactor, self.url, BadGateway, self._host)
         try:
             status, answer = await ask(origin, head, self._reactor, TIMEOUT, MAX_ANSWER, data)
-        except UpstreamFailed as error:
-            raise UpstreamFailed(self._named(error.message)) from error
+        except BadGateway as error:
+            raise BadGateway(self._named(error.message)) from error
         finally:
             origin.close()
         if status >= 400:
@@ -200,9 +200,9 @@ class CloudClient:
         try:
             told = decode_json(answer, _Error).error
         except InvalidJson:
-            kind = Unauthenticated if status == 401 else UpstreamFailed
+            kind = Unauthorized if status == 401 else BadGateway
             return kind(f"{self.url} answered with status {status}")
-        return from_wire(told.code, printable(told.message, MAX_SENTENCE))
+        return error_from_wire(told.code, printable(told.message, MAX_SENTENCE))
 
 
 def host_name() -> str:

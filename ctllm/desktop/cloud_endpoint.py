@@ -31,7 +31,7 @@ from zope.interface import implementer
 from ctllm.common.sanitize import SAID, printable
 from ctllm.desktop.proxy_environment import HttpProxy, proxy_for
 from ctllm.http.timeouts import HANDSHAKE
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Seconds that making a connection may take.
 PATIENCE = 10
@@ -96,7 +96,7 @@ class _Stage(Protocol):
         self._late = late
         self._inner: Any = None
         self._over = False
-        self._deadline = Deadline(clock, self._too_late)
+        self._deadline = Timeout(clock, self._too_late)
         self.made: Deferred[Any] = Deferred(self._cancelled)
 
     def connectionMade(self) -> None:
@@ -114,7 +114,7 @@ class _Stage(Protocol):
             self._inner.connectionLost(reason)
         elif not self._over:
             self._over = True
-            self._deadline.lift()
+            self._deadline.cancel()
             self.made.errback(self.explained(reason))
 
     def explained(self, reason: Failure) -> DialFailed:
@@ -124,7 +124,7 @@ class _Stage(Protocol):
     def succeed(self) -> None:
         """The connection is the protocol's from here on."""
         self._over = True
-        self._deadline.lift()
+        self._deadline.cancel()
         self._inner = self._factory.buildProtocol(self.transport.getPeer())
         self._inner.makeConnection(self.transport)
         self.made.callback(self._inner)
@@ -133,7 +133,7 @@ class _Stage(Protocol):
         """The connection is of no use."""
         if not self._over:
             self._over = True
-            self._deadline.lift()
+            self._deadline.cancel()
             self.transport.abortConnection()
             self.made.errback(error)
 
@@ -142,7 +142,7 @@ class _Stage(Protocol):
 
     def _cancelled(self, _: Deferred[Any]) -> None:
         self._over = True
-        self._deadline.lift()
+        self._deadline.cancel()
         self.transport.abortConnection()
 
 

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from ctllm.desktop.cloud_client import CloudClient, Token
 from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
-from ctllm.errors import BadConfiguration, BadRequest, Unauthenticated
+from ctllm.errors import BadConfiguration, BadRequest, Unauthorized
 from ctllm.reactor.interfaces import Clock
 
 #: A token is renewed when less than this is left of it, in seconds.
@@ -65,7 +65,7 @@ class Session:
         found = self.credentials.sign_in
         if found is None:
             why = self._trouble or self.file.damage
-            raise Unauthenticated(why or "this desktop is not signed in; run: ctllm login")
+            raise Unauthorized(why or "this desktop is not signed in; run: ctllm login")
         if self._cloud_url:
             return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found

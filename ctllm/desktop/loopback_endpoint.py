@@ -15,9 +15,9 @@ from ctllm.http.origins import (
     is_loopback_host,
     origin_matcher,
 )
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 
-Answer = Callable[[RequestHead, Incoming], Awaitable[None]]
+Answer = Callable[[RequestHead, ServerRequest], Awaitable[None]]
 
 _is_ollamas = origin_matcher(OLLAMA_ORIGINS)
 
@@ -34,7 +34,7 @@ class EndpointApp:
         self._on_loopback = on_loopback
         self._machine = socket.gethostname()
 
-    async def __call__(self, incoming: Incoming) -> None:
+    async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.asked
         if self._on_loopback():

@@ -21,10 +21,10 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import printable
 from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import CtllmError, OllamaDown
-from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import get
 from ctllm.http.header_policy import for_ollama
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import changes_models
 from ctllm.reactor.periodic import Periodic
@@ -86,17 +86,17 @@ class OllamaServer:
         host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
         scheme = "tls" if parts.scheme == "https" else "tcp"
         endpoint = clientFromString(reactor, f"{scheme}:{host}:{port}")
-        self._origin = Origin(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
+        self._origin = ConnectionPool(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange with it, as from this machine; raises Forbidden."""
-        return (self.remote.open if self._refuses_remote else self._open)(head, caller)
+        return (self.remote.start_request if self._refuses_remote else self._open)(head, caller)
 
     def _is_offered(self, name: str) -> bool:
         return is_model_name(name) and not (self._refuses_remote and self.remote.has(name))
 
-    def _open(self, head: RequestHead, caller: Caller) -> Call:
-        return self._origin.open(for_ollama(head, self._host), caller)
+    def _open(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+        return self._origin.start_request(for_ollama(head, self._host), caller)
 
     async def ask(self) -> Status:
         """How it is: two cheap calls; DOWN where it does not answer them."""
@@ -156,11 +156,11 @@ class Ollama(Service):
         """Where exchanges go now."""
         return self._demo if self._demo is not None else self.real
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange; when one may have changed the models, they are looked at again."""
         if changes_models(head):
             caller = Noted(caller, self.look)
-        return self.current.open(head, caller)
+        return self.current.start_request(head, caller)
 
     def startService(self) -> None:
         """Look at once, then again and again."""

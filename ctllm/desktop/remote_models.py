@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from ctllm.common.buffer_budget import Room
 from ctllm.errors import CtllmError, Forbidden
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import (
     asked_for,
@@ -21,7 +21,7 @@ from ctllm.ollama.api import (
 )
 from ctllm.ollama.requested_model import ModelFinder, model_finder
 
-Open = Callable[[RequestHead, Caller], Call]
+Open = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
 class RemoteModels:
@@ -43,7 +43,7 @@ class RemoteModels:
         """Whether `model` is one of them."""
         return is_remote_name(model) or canonical(model) in self._listed
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden where its head shows that it would leave."""
         endpoint = endpoint_of(head)
         named = model_in_path(head)
@@ -69,7 +69,7 @@ class _WatchedRequest:
     """
 
     def __init__(
-        self, models: RemoteModels, finder: ModelFinder, call: Call, caller: Caller
+        self, models: RemoteModels, finder: ModelFinder, call: RequestSink, caller: ResponseSink
     ) -> None:
         self._models = models
         self._finder = finder
@@ -97,11 +97,11 @@ class _WatchedRequest:
             return
         self._call.write(piece)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
         if not self._over:
             self._finder.close()
-            self._call.end()
+            self._call.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything."""
@@ -110,15 +110,15 @@ class _WatchedRequest:
             self._over = True
             self._call.cancel(error)
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
         if not self._over:
-            self._call.pause()
+            self._call.pause_response()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
         if not self._over:
-            self._call.resume()
+            self._call.resume_response()
 
     def _refuse(self, error: CtllmError) -> None:
         self._finder.close()

@@ -43,7 +43,7 @@ from ctllm.ipc import messages
 from ctllm.system.launch_commands import window_program
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import Status
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.responder import Responder
 
 #: What the bridge calls how it is, as news for `Standing`.
 _NEWS = {
@@ -145,12 +145,14 @@ class DesktopService(MultiService):
             self.ollama.stand_in(demo)
         limits = self._limits
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
-        tunnel = Answerer(
+        tunnel = Responder(
             limits.window, limits.grace_seconds, limits.max_exchanges,
             keep=limits.keep, desktop=desktop,
         )  # fmt: skip
-        policy = TunnelPolicy(self.ollama.open, self._settings.allow, self._settings.registries)
-        tunnel.accept = lambda caller, head: policy.open(head, caller)
+        policy = TunnelPolicy(
+            self.ollama.start_request, self._settings.allow, self._settings.registries
+        )
+        tunnel.accept = lambda caller, head: policy.start_request(head, caller)
         self.ollama.listeners.append(tunnel.tell)
         tunnel.tell(self.ollama.status)
         bridge = Bridge(

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctllm.common.json_decoder import InvalidJson, decode_members
-from ctllm.errors import BadRequest, CtllmError, Forbidden, Overloaded, TooLarge
+from ctllm.errors import BadRequest, ContentTooLarge, CtllmError, Forbidden, ServiceUnavailable
 from ctllm.http.header_policy import SCOPE
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, first
 from ctllm.ollama.api import (
     Endpoint,
@@ -28,7 +28,7 @@ EVERYTHING = "*"
 MAX_BODY = 1024 * 1024
 MAX_HELD = 16 * MAX_BODY
 
-Open = Callable[[RequestHead, Caller], Call]
+Open = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
 class TunnelPolicy:
@@ -43,7 +43,7 @@ class TunnelPolicy:
         self._registries = frozenset(registries)
         self._held = 0
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden."""
         head = canonical_request(head)
         endpoint = self._authorised(head)
@@ -89,7 +89,7 @@ class TunnelPolicy:
         self._held += size
         return True
 
-    def begin(self, head: RequestHead, body: bytes, caller: Caller) -> Call:
+    def begin(self, head: RequestHead, body: bytes, caller: ResponseSink) -> RequestSink:
         """Begin an exchange whose whole body is known; raises CtllmError where it is refused."""
         self._check_registries(asked_for(head), body)
         return self._open(head, caller)
@@ -147,12 +147,12 @@ def _members(body: bytes) -> list[tuple[str, object]]:
 class _HeldRequest:
     """A `Call` that is judged by its whole body before Ollama sees anything of it."""
 
-    def __init__(self, policy: TunnelPolicy, head: RequestHead, caller: Caller) -> None:
+    def __init__(self, policy: TunnelPolicy, head: RequestHead, caller: ResponseSink) -> None:
         self._policy = policy
         self._head = head
         self._caller = caller
         self._body = bytearray()
-        self._call: Call | None = None
+        self._call: RequestSink | None = None
         self._paused = False
         self._over = False
 
@@ -162,13 +162,13 @@ class _HeldRequest:
             return
         if len(self._body) + len(piece) > MAX_BODY:
             limit = f"{asked_for(self._head)} takes at most {MAX_BODY} bytes through the cloud."
-            self._refuse(TooLarge(limit))
+            self._refuse(ContentTooLarge(limit))
         elif not self._policy.hold(len(piece)):
-            self._refuse(Overloaded("Too many requests wait to be judged."))
+            self._refuse(ServiceUnavailable("Too many requests wait to be judged."))
         else:
             self._body += piece
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Judge the body, which is whole, and send it."""
         if self._over:
             return
@@ -180,10 +180,10 @@ class _HeldRequest:
             self._caller.fail(error)
             return
         if self._paused:
-            call.pause()
+            call.pause_response()
         if body:
             call.write(body)
-        call.end()
+        call.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything."""
@@ -191,17 +191,17 @@ class _HeldRequest:
         if self._call is not None:
             self._call.cancel(error)
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
         self._paused = True
         if self._call is not None:
-            self._call.pause()
+            self._call.pause_response()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
         self._paused = False
         if self._call is not None:
-            self._call.resume()
+            self._call.resume_response()
 
     def _refuse(self, error: CtllmError) -> None:
         self._release()

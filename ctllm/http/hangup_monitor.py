@@ -11,7 +11,7 @@ import socket
 from typing import Any
 
 from ctllm.reactor.interfaces import Clock, is_tls
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Seconds until the first look at a connection that is not read, the growth of the time between
 #: two, and the most of it: thousands may be unread at once.
@@ -32,7 +32,7 @@ class Attention:
 
     def __init__(self, clock: Clock) -> None:
         self._transport: Any = None
-        self._next = Deadline(clock, self._look)
+        self._next = Timeout(clock, self._look)
         self._pause = LOOK
 
     def turn(self, transport: Any, reading: bool) -> None:
@@ -60,7 +60,7 @@ class Attention:
     def lift(self) -> None:
         """The connection is read, or over: it tells by itself."""
         self._transport = None
-        self._next.lift()
+        self._next.cancel()
 
 
 def keep_alive(transport: Any) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from ctllm.http.message.head import AnswerHead, Headers, RequestHead, without
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without
 from ctllm.http.request_timeout import timeout_headers
 
 ASSERTION = b"Ctllm-Assertion"
@@ -174,7 +174,7 @@ def for_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
     return RequestHead(head.method, b"/ws/tunnel", (*own, *kept))
 
 
-def switching(head: AnswerHead) -> bytes:
+def switching(head: ResponseHead) -> bytes:
     """The 101 that a client gets when the next stage has given `head` for one."""
     kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
     lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *kept)]
@@ -214,28 +214,28 @@ def for_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> Reque
     return RequestHead(head.method, head.target, headers)
 
 
-def from_ollama(head: AnswerHead) -> AnswerHead:
+def from_ollama(head: ResponseHead) -> ResponseHead:
     """What of an answer of Ollama's, or of what calls itself so, goes back to whoever asked."""
     return _answer(head, frozenset())
 
 
-def from_desktop(head: AnswerHead) -> AnswerHead:
+def from_desktop(head: ResponseHead) -> ResponseHead:
     """What of a desktop's answer its proxy passes on: a desktop may be anything, too."""
     return _answer(head, frozenset((FRAMING.lower(),)))
 
 
-def from_proxy(head: AnswerHead) -> AnswerHead:
+def from_proxy(head: ResponseHead) -> ResponseHead:
     """What of a proxy's answer goes back to whoever asked its front."""
     return _answer(head, _OF_PROXIES)
 
 
-def _answer(head: AnswerHead, own: frozenset[bytes]) -> AnswerHead:
+def _answer(head: ResponseHead, own: frozenset[bytes]) -> ResponseHead:
     kept = tuple(
         header
         for header in end_to_end(head.headers)
         if _may_pass(header[0].lower(), header[1], own)
     )
-    return AnswerHead(head.status, head.reason, (*kept, *_INERT))
+    return ResponseHead(head.status, head.reason, (*kept, *_INERT))
 
 
 def _may_pass(name: bytes, value: bytes, own: frozenset[bytes]) -> bool:

@@ -10,52 +10,52 @@ from __future__ import annotations
 from typing import Protocol
 
 from ctllm.errors import CtllmError
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 
 
-class Caller(Protocol):
+class ResponseSink(Protocol):
     """Who asked: hears the answer, and is asked to slow its request body."""
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """Take the answer's status and headers; comes once, before any data."""
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Take a piece of the answer as it came."""
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole."""
 
     def fail(self, error: CtllmError) -> None:
         """There will be no (more) answer."""
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         """Stop sending the request body."""
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         """Go on with the request body."""
 
 
-class Call(Protocol):
+class RequestSink(Protocol):
     """An exchange in the hands of who asked."""
 
     def write(self, piece: bytes) -> None:
         """Send a piece of the request body."""
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything; nothing more will be heard."""
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
 
 
 class Upstream(Protocol):
     """Where exchanges go: the next stage towards Ollama."""
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange. Raises CtllmError when it cannot even begin."""

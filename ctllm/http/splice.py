@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.hangup_monitor import hung_up
 from ctllm.reactor.interfaces import Clock, Transport, is_tls
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Seconds that a side has to take the last words of the other, which closed. One whose network is
 #: gone never takes them, and the system finds that out only after many minutes.
@@ -38,8 +38,8 @@ class Side(Protocol):
     def __init__(self, clock: Clock, on_over: Callable[[], None]) -> None:
         self.clock = clock
         self._on_over = on_over
-        self._last_words = Deadline(clock, self._abort)
-        self._look = Deadline(clock, self._see)
+        self._last_words = Timeout(clock, self._abort)
+        self._look = Timeout(clock, self._see)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass on what came."""
@@ -48,8 +48,8 @@ class Side(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """One side closed: what it said still leaves, then the other closes too."""
-        self._last_words.lift()
-        self._look.lift()
+        self._last_words.cancel()
+        self._look.cancel()
         other, self.other = self.other, None
         if other is not None:
             other.other = None
@@ -74,7 +74,7 @@ class Side(Protocol):
 
     def resumeProducing(self) -> None:
         """The other has room."""
-        self._look.lift()
+        self._look.cancel()
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:

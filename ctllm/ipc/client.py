@@ -21,7 +21,7 @@ import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.line_reader import Lines
-from ctllm.errors import CtllmError, NotRunning, Unauthenticated, UpstreamFailed, from_wire
+from ctllm.errors import BadGateway, CtllmError, NotRunning, Unauthorized, error_from_wire
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
 from ctllm.system.unix_sockets import peer_credentials, pinned
@@ -34,7 +34,7 @@ _READ = 65536
 _NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
 
 
-class Daemon:
+class IpcClient:
     """A connection to the daemon of a `state` folder; raises NotRunning where there is none.
 
     All else that fails raises CtllmError: UpstreamFailed where the connection breaks, and what the
@@ -101,12 +101,12 @@ class Daemon:
     def _greet(self, where: protocol.Where) -> None:
         first = self._read(time.monotonic() + self._patience)
         if not isinstance(first, protocol.Event) or first.event not in ("hello", "error"):
-            raise UpstreamFailed("what listens there is no desktop of ctllm")
+            raise BadGateway("what listens there is no desktop of ctllm")
         if first.event == "error":
             raise _fault(_read_as(first.data, protocol.Fault))
         hello = _read_as(first.data, protocol.Hello)
         if hello.protocol != protocol.PROTOCOL:
-            raise UpstreamFailed(
+            raise BadGateway(
                 f"the desktop that runs is of another version ({hello.version}); restart it"
             )
         if not hello.challenge:
@@ -116,13 +116,13 @@ class Daemon:
         answer = _as(self.ask(protocol.Auth, nonce=nonce, proof=shown), protocol.Proof)
         right = protocol.proof(where.secret, "daemon", hello.challenge, nonce)
         if not secrets.compare_digest(answer.proof.encode(), right.encode()):
-            raise Unauthenticated("what listens there is not the desktop of this state folder")
+            raise Unauthorized("what listens there is not the desktop of this state folder")
 
     def _send(self, line: bytes) -> None:
         try:
             self._socket.sendall(line)
         except OSError as error:
-            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+            raise BadGateway(f"the desktop is gone: {error}") from error
 
     def _read(self, until: float | None = None) -> protocol.Answer | protocol.Event:
         """The next line; `until` is when it must be whole, however it comes."""
@@ -136,14 +136,14 @@ class Daemon:
         try:
             data = self._socket.recv(_READ)
         except TimeoutError as error:
-            raise UpstreamFailed("the desktop does not answer") from error
+            raise BadGateway("the desktop does not answer") from error
         except OSError as error:
-            raise UpstreamFailed(f"the desktop is gone: {error}") from error
+            raise BadGateway(f"the desktop is gone: {error}") from error
         if not data:
-            raise UpstreamFailed("the desktop hung up")
+            raise BadGateway("the desktop hung up")
         for line in self._lines.feed(data):
             if line is None:
-                raise UpstreamFailed("the desktop says more than fits into a line")
+                raise BadGateway("the desktop says more than fits into a line")
             self._pending.append(line)
 
 
@@ -151,18 +151,18 @@ def _as(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except ValueError as error:
-        raise UpstreamFailed(_NO_SENSE.format(error)) from error
+        raise BadGateway(_NO_SENSE.format(error)) from error
 
 
 def _read_as(raw: msgspec.Raw, kind: type[T]) -> T:
     try:
         return decode_json(raw, kind)
     except InvalidJson as error:
-        raise UpstreamFailed(_NO_SENSE.format(error)) from error
+        raise BadGateway(_NO_SENSE.format(error)) from error
 
 
 def _fault(fault: protocol.Fault) -> CtllmError:
-    return from_wire(fault.code, fault.message)
+    return error_from_wire(fault.code, fault.message)
 
 
 def _where(state: Path) -> protocol.Where:
@@ -174,7 +174,7 @@ def _where(state: Path) -> protocol.Where:
     except PermissionError as error:
         raise NotRunning(f"{path}: cannot be read; it is another user's desktop") from error
     except InvalidJson as error:
-        raise UpstreamFailed(
+        raise BadGateway(
             f"{path}: is damaged ({error}), so the desktop that may run cannot be found. "
             "End that one (SIGTERM) and start it again: it writes the file anew"
         ) from error

@@ -13,16 +13,16 @@ from ctllm.errors import (
     Forbidden,
     MethodNotAllowed,
     NotFound,
-    Overloaded,
-    Unauthenticated,
+    ServiceUnavailable,
+    Unauthorized,
 )
 from ctllm.http.header_policy import ASSERTION, SCOPE
 from ctllm.http.message.head import RequestHead, first, without
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import listed, require_websocket
 from ctllm.http.splice import hand_over
-from ctllm.proxy.desktop_registry import MAX_DESKTOPS, Rendezvous
-from ctllm.proxy.request_router import Relay
+from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
+from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.resumption import wanted_exchange
 from ctllm.tunnel.frames import SUBPROTOCOL
 from ctllm.tunnel.websocket.factories import ProxySockets
@@ -36,8 +36,8 @@ class ProxyApp:
 
     def __init__(
         self,
-        rendezvous: Rendezvous,
-        relay: Relay,
+        rendezvous: DesktopRegistry,
+        relay: RequestRouter,
         verifier: Verifier,
         sockets: ProxySockets,
         budget: MemoryBudget,
@@ -48,7 +48,7 @@ class ProxyApp:
         self._sockets = sockets
         self._budget = budget
 
-    async def __call__(self, incoming: Incoming) -> None:
+    async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         path = incoming.asked.path
         if path == b"/health":
@@ -87,14 +87,14 @@ class ProxyApp:
     def _claims(self, head: RequestHead) -> Claims:
         assertion = first(head.headers, ASSERTION.lower())
         if assertion is None:
-            raise Unauthenticated("a streaming proxy believes only its cloud")
+            raise Unauthorized("a streaming proxy believes only its cloud")
         return self._verifier.verify(assertion)
 
-    def _tunnel(self, incoming: Incoming, claims: Claims) -> None:
+    def _tunnel(self, incoming: ServerRequest, claims: Claims) -> None:
         if SERVE not in claims.scopes:
             raise Forbidden("this sign-in may use models, not offer them")
         if self._sockets.open >= MAX_TUNNELS:
-            raise Overloaded(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
+            raise ServiceUnavailable(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
         require_websocket(incoming)
         if SUBPROTOCOL.encode() not in listed(incoming.asked.headers, _PROTOCOLS):
             raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
@@ -104,7 +104,7 @@ class ProxyApp:
         hand_over(transport, socket)
         socket.dataReceived(incoming.raw_head + read)
 
-    def _take_up(self, incoming: Incoming) -> None:
+    def _take_up(self, incoming: ServerRequest) -> None:
         """Give an answer again to its user, from the byte that is asked for."""
         if incoming.asked.method != b"GET":
             raise MethodNotAllowed("an answer can only be taken up", allow="GET")

@@ -10,10 +10,10 @@ from twisted.logger import Logger
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.header_policy import DESKTOP, ELSEWHERE, EXCHANGE, from_desktop, quoted
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, first
 from ctllm.ollama.api import changes_models
-from ctllm.proxy.desktop_selection import Meeting, by_preference, holder
+from ctllm.proxy.desktop_selection import ConnectedDesktop, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
 from ctllm.reactor.interfaces import Clock
 from ctllm.relay.completion_observer import Noted
@@ -27,7 +27,7 @@ from ctllm.tunnel.frames import (
     json_frame,
     split,
 )
-from ctllm.tunnel.initiator import Asking, Opener
+from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.peer import check
 from ctllm.tunnel.websocket.transport import ProxySocket
 
@@ -40,7 +40,7 @@ _REPLACED = json_frame(
 )
 
 
-class Rendezvous:
+class DesktopRegistry:
     """All desktops of the user, and where their exchanges are."""
 
     _log = Logger()
@@ -59,7 +59,7 @@ class Rendezvous:
         self._limits = (window, grace, max_exchanges)
         self._max_resume = max_resume
         self._remembered = Remembered()
-        self._meetings: dict[str, Meeting] = {}
+        self._meetings: dict[str, ConnectedDesktop] = {}
         self._busy_until = clock.seconds()
 
     # -- desktops come and go
@@ -81,17 +81,19 @@ class Rendezvous:
         for id in held:
             self._remembered.add(id, meeting.opener)
 
-    def _meeting(self, desktop: Desktop) -> Meeting:
+    def _meeting(self, desktop: Desktop) -> ConnectedDesktop:
         known = self._meetings.get(desktop.id)
         if known is None:
             if len(self._meetings) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
-            known = Meeting(desktop, Opener(*self._limits, admit=from_desktop, budget=self._budget))
+            known = ConnectedDesktop(
+                desktop, Initiator(*self._limits, admit=from_desktop, budget=self._budget)
+            )
             self._meetings[desktop.id] = known
         known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
         return known
 
-    def _replace(self, meeting: Meeting, socket: ProxySocket) -> None:
+    def _replace(self, meeting: ConnectedDesktop, socket: ProxySocket) -> None:
         """The newest connection of a desktop is the one: the older may be dead without knowing."""
         older = meeting.socket
         if older is not None:
@@ -104,7 +106,7 @@ class Rendezvous:
         socket.on_closed = lambda: self._left(meeting, socket)
         self._log.info("desktop {name} is connected", name=meeting.desktop.name)
 
-    def _left(self, meeting: Meeting, socket: ProxySocket) -> None:
+    def _left(self, meeting: ConnectedDesktop, socket: ProxySocket) -> None:
         if meeting.socket is socket:
             meeting.socket = None
             self._log.info("desktop {name} left", name=meeting.desktop.name)
@@ -127,13 +129,15 @@ class Rendezvous:
 
     # -- requests go to one of them
 
-    def able(self, head: RequestHead) -> list[Meeting]:
+    def able(self, head: RequestHead) -> list[ConnectedDesktop]:
         """The desktops that may answer `head`, the best first; none where it names one itself."""
         if first(head.headers, DESKTOP.lower()) is not None:
             return []
         return [each for each in self._here(head) if each.merit]
 
-    def open(self, head: RequestHead, caller: Caller, model: str | None = None) -> Asking:
+    def start_request(
+        self, head: RequestHead, caller: ResponseSink, model: str | None = None
+    ) -> InitiatorStream:
         """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
 
         With a `model`, that is the best of those that have it. Raises DesktopOffline, NotFound,
@@ -145,46 +149,46 @@ class Rendezvous:
         meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
         if changes_models(head):
             caller = Noted(caller, lambda: self._changed(meeting))
-        asking = meeting.opener.open(head, caller, resume)
+        asking = meeting.opener.start_request(head, caller, resume)
         if resume:
             self._remembered.add(asking.id, meeting.opener)
         return asking
 
-    def _changed(self, meeting: Meeting) -> None:
+    def _changed(self, meeting: ConnectedDesktop) -> None:
         meeting.changed = self._clock.seconds()
 
-    def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
+    def take_up(self, id: bytes, offset: int, caller: ResponseSink) -> InitiatorStream:
         """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
         asking = self._remembered.find(id).take_up(id, offset, FromOffset(caller, offset))
         asking.resume_seconds = asking.resume_seconds or self._max_resume
         return asking
 
-    def call(self, asking: Asking, again: bool = False) -> Call:
+    def call(self, asking: InitiatorStream, again: bool = False) -> RequestSink:
         """What a client holds of its exchange: it may leave and come back, if it said so."""
         if not asking.resume_seconds:
             return asking
         return (Again if again else Resumable)(asking, self._clock)
 
-    def told(self, asking: Asking) -> Headers:
+    def told(self, asking: InitiatorStream) -> Headers:
         """What the client is told of its exchange: its id, and who answers it."""
         id = asking.id
         names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
         who = tuple((DESKTOP, quoted(name)) for name in names)
         return ((EXCHANGE, id.hex().encode()), *who)
 
-    def _here(self, head: RequestHead) -> list[Meeting]:
+    def _here(self, head: RequestHead) -> list[ConnectedDesktop]:
         here = by_preference(self._meetings.values())
         asks = first(head.headers, ELSEWHERE.lower())
         return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
 
-    def _best(self, head: RequestHead, model: str | None) -> Meeting:
+    def _best(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
         here = self._here(head)
         if not here:
             other = "" if first(head.headers, ELSEWHERE.lower()) is None else "other "
             raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
         return here[0] if model is None else holder(here, model, self._clock.seconds())
 
-    def _named(self, wanted: str) -> Meeting:
+    def _named(self, wanted: str) -> ConnectedDesktop:
         for meeting in self._meetings.values():
             if wanted in (meeting.desktop.id, meeting.desktop.name) and meeting.opener.up:
                 return meeting

@@ -9,7 +9,7 @@ from typing import Any
 
 from ctllm.ollama.api import canonical
 from ctllm.tunnel.frames import Desktop, Status
-from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.websocket.transport import ProxySocket
 
 #: Seconds for which a desktop whose models were just changed may have more than it told.
@@ -17,11 +17,11 @@ NEWS = 5.0
 
 
 @dataclass
-class Meeting:
+class ConnectedDesktop:
     """One desktop: its end of the tunnel here, and the socket it is on now, if any."""
 
     desktop: Desktop
-    opener: Opener
+    opener: Initiator
     socket: ProxySocket | None = None
     since: float = 0.0
     changed: float = -math.inf  # when an exchange ended that may have changed its models
@@ -57,13 +57,13 @@ class Meeting:
         }
 
 
-def by_preference(meetings: Iterable[Meeting]) -> list[Meeting]:
+def by_preference(meetings: Iterable[ConnectedDesktop]) -> list[ConnectedDesktop]:
     """Those connected, the best first: real Ollama before demo before none, then the newest."""
     here = [meeting for meeting in meetings if meeting.opener.up]
     return sorted(here, key=lambda meeting: (meeting.merit, meeting.since), reverse=True)
 
 
-def holder(preferred: list[Meeting], model: str, now: float) -> Meeting:
+def holder(preferred: list[ConnectedDesktop], model: str, now: float) -> ConnectedDesktop:
     """The one of `preferred`, which is not empty, that should be asked for `model`.
 
     Of several that have it, the one with the fewest exchanges of those that are equally good. If

@@ -6,28 +6,28 @@ With one desktop to choose from nothing is looked at and nothing waits.
 from __future__ import annotations
 
 from ctllm.common.buffer_budget import Room
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.ollama.api import model_in_path
 from ctllm.ollama.model_lists import Form, form_of, merge
 from ctllm.ollama.requested_model import model_finder
-from ctllm.proxy.desktop_registry import Rendezvous
-from ctllm.proxy.desktop_selection import Meeting
+from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.desktop_selection import ConnectedDesktop
 from ctllm.reactor.interfaces import Clock
-from ctllm.relay.buffered_request import Begin, Undecided
+from ctllm.relay.buffered_request import Begin, BufferedRequest
 from ctllm.relay.fan_out import ask_all
 
 
-class Relay:
+class RequestRouter:
     """The ways of a proxy. `room` is for what has to be held before it is known where to go."""
 
-    def __init__(self, rendezvous: Rendezvous, clock: Clock, room: Room) -> None:
+    def __init__(self, rendezvous: DesktopRegistry, clock: Clock, room: Room) -> None:
         self._rendezvous = rendezvous
         self._clock = clock
         self._room = room
 
-    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
+    async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
         begin = self._beginning(head, incoming)
         able = self._rendezvous.able(head)
@@ -37,20 +37,20 @@ class Relay:
         elif form is not None:
             await self._list(form, head, incoming, able)
         elif (finder := model_finder(head, self._room)) is not None:
-            incoming.relay(Undecided(finder, begin, incoming, self._room))
+            incoming.relay(BufferedRequest(finder, begin, incoming, self._room))
         else:
             incoming.relay(begin(model_in_path(head), incoming))
 
-    def _beginning(self, head: RequestHead, incoming: Incoming) -> Begin:
-        def begin(model: str | None, caller: Caller) -> Call:
-            asking = self._rendezvous.open(head, caller, model)
+    def _beginning(self, head: RequestHead, incoming: ServerRequest) -> Begin:
+        def begin(model: str | None, caller: ResponseSink) -> RequestSink:
+            asking = self._rendezvous.start_request(head, caller, model)
             incoming.extra = self._rendezvous.told(asking)
             return self._rendezvous.call(asking)
 
         return begin
 
     async def _list(
-        self, form: Form, head: RequestHead, incoming: Incoming, able: list[Meeting]
+        self, form: Form, head: RequestHead, incoming: ServerRequest, able: list[ConnectedDesktop]
     ) -> None:
         """Answer with what the real ones have (a demo's model is not on offer beside them)."""
         peers = [each for each in able if each.merit == able[0].merit]

@@ -11,10 +11,10 @@ from collections import OrderedDict
 
 from ctllm.errors import BadRequest, CtllmError, NotFound
 from ctllm.http.header_policy import RESUME
-from ctllm.http.interfaces import Caller
-from ctllm.http.message.head import AnswerHead, RequestHead, first, without
+from ctllm.http.interfaces import ResponseSink
+from ctllm.http.message.head import RequestHead, ResponseHead, first, without
 from ctllm.reactor.interfaces import Clock, Timer
-from ctllm.tunnel.initiator import Asking, Opener
+from ctllm.tunnel.initiator import Initiator, InitiatorStream
 
 #: How many exchanges are remembered for those who come back.
 REMEMBERED = 10_000
@@ -43,7 +43,7 @@ def wanted_exchange(target: bytes) -> tuple[bytes, int]:
 class Resumable:
     """A `Call` whose client may leave and come back within its time."""
 
-    def __init__(self, asking: Asking, clock: Clock) -> None:
+    def __init__(self, asking: InitiatorStream, clock: Clock) -> None:
         self._asking = asking
         self._clock = clock
 
@@ -51,17 +51,17 @@ class Resumable:
         """Send a piece of the request body."""
         self._asking.write(piece)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
-        self._asking.end()
+        self._asking.finish()
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
-        self._asking.pause()
+        self._asking.pause_response()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
-        self._asking.resume()
+        self._asking.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
         """The client left; it may be back. One that left while still asking has cancelled."""
@@ -84,23 +84,23 @@ class Again(Resumable):
 class Parked:
     """A `Caller` in the place of a client that left: lets the answer pass, for its time."""
 
-    def __init__(self, asking: Asking, clock: Clock) -> None:
+    def __init__(self, asking: InitiatorStream, clock: Clock) -> None:
         self._asking = asking
         self._timer: Timer = clock.callLater(asking.resume_seconds, self._give_up)
         asking.caller = self
-        asking.resume()  # the desktop keeps what passes here
+        asking.resume_response()  # the desktop keeps what passes here
 
     def _give_up(self) -> None:
         if self._asking.caller is self:
             self._asking.cancel(NotFound("the client did not come back in time"))
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """It comes again for whoever takes the answer up."""
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """It comes again for whoever takes the answer up."""
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Nothing more to wait for here; the desktop keeps the answer for its time."""
         self._over()
 
@@ -112,10 +112,10 @@ class Parked:
         if self._timer.active():
             self._timer.cancel()
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         """The request body is whole."""
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         """The request body is whole."""
 
 
@@ -123,16 +123,16 @@ class Remembered:
     """Which desktop holds which exchange."""
 
     def __init__(self) -> None:
-        self._where: OrderedDict[bytes, Opener] = OrderedDict()
+        self._where: OrderedDict[bytes, Initiator] = OrderedDict()
 
-    def add(self, id: bytes, opener: Opener) -> None:
+    def add(self, id: bytes, opener: Initiator) -> None:
         """The desktop behind `opener` holds the exchange `id`."""
         self._where[id] = opener
         self._where.move_to_end(id)
         if len(self._where) > REMEMBERED:
             self._where.popitem(last=False)
 
-    def find(self, id: bytes) -> Opener:
+    def find(self, id: bytes) -> Initiator:
         """The opener of the desktop that holds `id`; raises NotFound."""
         opener = self._where.get(id)
         if opener is None:
@@ -143,16 +143,16 @@ class Remembered:
 class FromOffset:
     """A `Caller` that gives another one an answer from its middle."""
 
-    def __init__(self, caller: Caller, offset: int) -> None:
+    def __init__(self, caller: ResponseSink, offset: int) -> None:
         self._caller = caller
         self._offset = offset
-        self.data = caller.data
-        self.end = caller.end
+        self.write = caller.write
+        self.finish = caller.finish
         self.fail = caller.fail
-        self.pause_body = caller.pause_body
-        self.resume_body = caller.resume_body
+        self.pause_request_body = caller.pause_request_body
+        self.resume_request_body = caller.resume_request_body
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """The length of the whole would be wrong for a part."""
         headers = without(head.headers, (b"content-length",)) if self._offset else head.headers
-        self._caller.head(AnswerHead(head.status, head.reason, headers))
+        self._caller.write_head(ResponseHead(head.status, head.reason, headers))

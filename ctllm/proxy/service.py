@@ -23,10 +23,10 @@ from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.memory_limiter import MemoryLimiter
 from ctllm.http.server.request_throttle import Turnstile
 from ctllm.proxy.app import ProxyApp
-from ctllm.proxy.desktop_registry import Rendezvous
+from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.proxy.process_limits import become, confine, memory_budget, sandbox
-from ctllm.proxy.request_router import Relay
+from ctllm.proxy.request_router import RequestRouter
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.tunnel.websocket.factories import ProxySockets
 
@@ -52,7 +52,7 @@ def proxy_service(
     It becomes the user `uid`, if there is one, once it listens.
     """
     budget = MemoryBudget(memory_budget(settings.memory_bytes))
-    rendezvous = Rendezvous(
+    rendezvous = DesktopRegistry(
         reactor,
         settings.window,
         settings.grace_seconds,
@@ -67,7 +67,7 @@ def proxy_service(
         settings.ping_timeout_seconds,
         budget,
     )
-    relay = Relay(rendezvous, reactor, Room(budget.size // HELD, budget))
+    relay = RequestRouter(rendezvous, reactor, Room(budget.size // HELD, budget))
     app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets, budget)
     whole = MultiService()
     ExitOnMemoryError().setServiceParent(whole)
@@ -105,7 +105,7 @@ class Confined(Service):
 class Farewell(Service):
     """Tells the bridges when the proxy ends, so that they look for the next one at once."""
 
-    def __init__(self, rendezvous: Rendezvous) -> None:
+    def __init__(self, rendezvous: DesktopRegistry) -> None:
         self._rendezvous = rendezvous
 
     def stopService(self) -> None:

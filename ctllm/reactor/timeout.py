@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ctllm.reactor.interfaces import Clock, Timer
 
 
-class Deadline:
+class Timeout:
     """Calls `missed` unless it is moved or lifted before its time; there is none at first."""
 
     def __init__(self, clock: Clock, missed: Callable[[], None]) -> None:
@@ -17,10 +17,10 @@ class Deadline:
 
     def set(self, seconds: float) -> None:
         """Within so many seconds from now, whatever was set before."""
-        self.lift()
+        self.cancel()
         self._timer = self._clock.callLater(seconds, self._missed)
 
-    def lift(self) -> None:
+    def cancel(self) -> None:
         """There is no hurry."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()

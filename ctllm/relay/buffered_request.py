@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from ctllm.common.buffer_budget import Room
 from ctllm.errors import CtllmError
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.ollama.requested_model import ModelFinder
 from ctllm.tunnel.flow_control import READ
 
@@ -18,19 +18,19 @@ from ctllm.tunnel.flow_control import READ
 MOST = 16 * 1024 * 1024
 
 #: Begins the exchange with a desktop that has the model, if one is named; raises CtllmError.
-Begin = Callable[[str | None, Caller], Call]
+Begin = Callable[[str | None, ResponseSink], RequestSink]
 
 
-class Undecided:
+class BufferedRequest:
     """A `Call` that first finds out where to go."""
 
-    def __init__(self, name: ModelFinder, begin: Begin, caller: Caller, room: Room) -> None:
+    def __init__(self, name: ModelFinder, begin: Begin, caller: ResponseSink, room: Room) -> None:
         self._name = name
         self._begin = begin
         self._caller = caller
         self._room = room
         self._held = bytearray()
-        self._call: Call | None = None
+        self._call: RequestSink | None = None
         self._ended = False  # the end of the body is still to be told
         self._paused = False
         self._busy = False  # the desktop has asked to wait
@@ -49,7 +49,7 @@ class Undecided:
             if self._name.settled or len(self._held) >= MOST or self._room.full:
                 self._decide()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
         self._ended = True
         if self._call is None:
@@ -57,17 +57,17 @@ class Undecided:
         else:
             self._pour()
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
         self._paused = True
         if self._call is not None:
-            self._call.pause()
+            self._call.pause_response()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
         self._paused = False
         if self._call is not None:
-            self._call.resume()
+            self._call.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything; where nothing has begun, that is all."""
@@ -86,7 +86,7 @@ class Undecided:
             self._caller.fail(error)
             return
         if self._paused:
-            self._call.pause()
+            self._call.pause_response()
         self._pour()
 
     def _pour(self) -> None:
@@ -100,7 +100,7 @@ class Undecided:
         if self._held or not self._ended:
             return
         self._ended = False
-        self._call.end()
+        self._call.finish()
 
     def drop(self) -> None:
         """Nobody will want what waits."""
@@ -111,31 +111,31 @@ class Undecided:
     def wait(self) -> None:
         """The desktop is busy."""
         self._busy = True
-        self._caller.pause_body()
+        self._caller.pause_request_body()
 
     def go_on(self) -> None:
         """The desktop has room: first for what waits."""
         self._busy = False
         self._pour()
         if not self._busy:
-            self._caller.resume_body()
+            self._caller.resume_request_body()
 
 
 class _Paced:
     """A `Caller` for the desktop: its pauses are the waiting body's first. The answer passes."""
 
-    def __init__(self, caller: Caller, undecided: Undecided) -> None:
-        self.head = caller.head
-        self.data = caller.data
-        self.pause_body = undecided.wait
-        self.resume_body = undecided.go_on
+    def __init__(self, caller: ResponseSink, undecided: BufferedRequest) -> None:
+        self.write_head = caller.write_head
+        self.write = caller.write
+        self.pause_request_body = undecided.wait
+        self.resume_request_body = undecided.go_on
         self._caller = caller
         self._undecided = undecided
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole, perhaps before the request."""
         self._undecided.drop()
-        self._caller.end()
+        self._caller.finish()
 
     def fail(self, error: CtllmError) -> None:
         """There will be no answer."""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.http.interfaces import Caller
+from ctllm.http.interfaces import ResponseSink
 
 
 class Noted:
     """A `Caller` that passes everything on, and calls `note` when the answer is whole."""
 
-    def __init__(self, caller: Caller, note: Callable[[], None]) -> None:
+    def __init__(self, caller: ResponseSink, note: Callable[[], None]) -> None:
         self._caller = caller
         self._note = note
-        self.head = caller.head
-        self.data = caller.data
+        self.write_head = caller.write_head
+        self.write = caller.write
         self.fail = caller.fail
-        self.pause_body = caller.pause_body
-        self.resume_body = caller.resume_body
+        self.pause_request_body = caller.pause_request_body
+        self.resume_request_body = caller.resume_request_body
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole."""
         self._note()
-        self._caller.end()
+        self._caller.finish()

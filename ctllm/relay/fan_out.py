@@ -12,9 +12,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredList
 
 from ctllm.common.buffer_budget import Room
-from ctllm.errors import Cancelled, CtllmError
+from ctllm.errors import ClientDisconnected, CtllmError
 from ctllm.http.interfaces import Upstream
-from ctllm.http.message.head import AnswerHead, RequestHead, without
+from ctllm.http.message.head import RequestHead, ResponseHead, without
 from ctllm.http.request_timeout import SHARE, timeout_of, with_timeout
 from ctllm.reactor.interfaces import Clock
 
@@ -52,8 +52,8 @@ async def ask_all(
 async def _ask(
     upstream: Upstream, head: RequestHead, clock: Clock, listing: Listing, seconds: float
 ) -> None:
-    call = upstream.open(head, listing)
-    call.end()
+    call = upstream.start_request(head, listing)
+    call.finish()
     timer = clock.callLater(seconds, listing.over)
     try:
         await listing.done
@@ -61,7 +61,7 @@ async def _ask(
         if timer.active():
             timer.cancel()
         if not listing.ended:
-            call.cancel(Cancelled("this list is not waited for any more"))
+            call.cancel(ClientDisconnected("this list is not waited for any more"))
 
 
 class Listing:
@@ -79,19 +79,19 @@ class Listing:
         if not self.done.called:
             self.done.callback(None)
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """Whatever is not a success is no list."""
         if head.status != 200:
             self.over()
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Keep a piece, as far as there is room."""
         self.body += piece
         self._room.take(len(piece))
         if len(self.body) > MOST or self._room.full:
             self.over()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole."""
         self.ended = self.whole = True
         self.over()
@@ -101,8 +101,8 @@ class Listing:
         self.ended = True
         self.over()
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         """There is no body."""
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         """There is no body."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-from ctllm.errors import BadConfiguration, Overloaded
+from ctllm.errors import BadConfiguration, ServiceUnavailable
 
 _OTHERS = 0o077
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -23,7 +23,7 @@ def _explained(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         what = f"Cannot {doing} {path}: {error.strerror}."
         if error.errno in _FULL:
-            raise Overloaded(f"{what} Make room on the disk.") from error
+            raise ServiceUnavailable(f"{what} Make room on the disk.") from error
         raise BadConfiguration(
             f"{what} It must be a place that the user who runs ctllm can read and write."
         ) from error

@@ -14,7 +14,7 @@ from ctllm.tunnel.frames import MAX_DATA
 READ = 64 * 1024
 
 
-class Outbound:
+class SendBuffer:
     """The sending end. Holds `window` unacknowledged bytes, a read and a chunk, and the tail kept.
 
     `keep` bytes stay behind what was acknowledged, for those who may come back for them.
@@ -153,7 +153,7 @@ class Outbound:
             self.base = floor
 
 
-class Inbound:
+class ReceiveWindow:
     """The receiving end: counts, and says when an acknowledgement is due."""
 
     __slots__ = ("_step", "acked", "consumed", "final", "received", "window")

@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 from ctllm.common.memory_budget import MemoryBudget, unlimited
 from ctllm.errors import (
-    Cancelled,
+    ClientDisconnected,
     CtllmError,
     DesktopLost,
     DesktopOffline,
     Gone,
-    HeadTooLarge,
     NotFound,
-    Overloaded,
     ProtocolViolation,
+    RequestHeaderFieldsTooLarge,
+    ServiceUnavailable,
 )
-from ctllm.http.interfaces import Caller
-from ctllm.http.message.head import AnswerHead, RequestHead, decode_answer, encode_request
-from ctllm.tunnel.flow_control import Inbound, Outbound
+from ctllm.http.interfaces import ResponseSink
+from ctllm.http.message.head import RequestHead, ResponseHead, decode_response, encode_request
+from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import (
     MAX_HEAD,
     NO_EXCHANGE,
@@ -32,15 +32,17 @@ from ctllm.tunnel.frames import (
     json_frame,
     offset_frame,
 )
-from ctllm.tunnel.peer import Tunnel
-from ctllm.tunnel.stream import Exchange, Link
+from ctllm.tunnel.peer import TunnelPeer
+from ctllm.tunnel.stream import Link, Stream
 
 
-class Asking(Exchange):
+class InitiatorStream(Stream):
     """The opener's end of an exchange; a `Call` for whoever asked through it."""
 
-    def __init__(self, id: bytes, opener: Opener, caller: Caller, opening: bytes) -> None:
-        super().__init__(id, Inbound(opener.window), Outbound(opener.peer_window), opener.ready)
+    def __init__(self, id: bytes, opener: Initiator, caller: ResponseSink, opening: bytes) -> None:
+        super().__init__(
+            id, ReceiveWindow(opener.window), SendBuffer(opener.peer_window), opener.ready
+        )
         self.caller = caller
         self.heard = False  # whether the answerer is known to have this exchange
         self.headed = False
@@ -59,9 +61,9 @@ class Asking(Exchange):
             return  # it is over, and what is left of the request goes nowhere
         self._opener.budget.reserve(len(piece))
         if self._put(piece):
-            self.caller.pause_body()
+            self.caller.pause_request_body()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
         self.out.ended = True
         self._ready(self)
@@ -70,11 +72,11 @@ class Asking(Exchange):
         """The caller left: so does the exchange."""
         self._opener.drop(self, error)
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Count nothing more as consumed; the window then stops the answerer."""
         self._pause_reader()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """The caller reads again."""
         self._resume_reader()
 
@@ -128,7 +130,7 @@ class Asking(Exchange):
             self.out.rewind(offset)
         self._live()
 
-    def hand_to(self, caller: Caller, offset: int) -> None:
+    def hand_to(self, caller: ResponseSink, offset: int) -> None:
         """Let `caller` have the answer from `offset` on, head included."""
         self.caller = caller
         self.headed = False
@@ -143,11 +145,11 @@ class Asking(Exchange):
         if self.headed or self.link is not Link.LIVE:
             return
         try:
-            head = decode_answer(payload)
+            head = decode_response(payload)
         except ValueError as error:
             raise ProtocolViolation(f"a HEAD frame that is not right: {error}") from None
         self.headed = True
-        self.caller.head(self._opener.admit(head))
+        self.caller.write_head(self._opener.admit(head))
 
     def hear_data(self, offset: int, piece: bytes) -> None:
         """Take a piece of the answer."""
@@ -156,7 +158,7 @@ class Asking(Exchange):
         if not self.headed:
             raise ProtocolViolation("an answer's bytes before its head")
         self.into.accept(offset, len(piece))
-        self.caller.data(piece)
+        self.caller.write(piece)
         self._consumed()
 
     def hear_ack(self, offset: int) -> None:
@@ -167,10 +169,10 @@ class Asking(Exchange):
         goes_on = self._acknowledged(offset)
         self._opener.budget.release(held - self.out.held)
         if goes_on:
-            self.caller.resume_body()
+            self.caller.resume_request_body()
 
 
-class Opener(Tunnel[Asking]):
+class Initiator(TunnelPeer[InitiatorStream]):
     """The end that opens exchanges. `admit` makes of an answer's head what callers get of it."""
 
     def __init__(
@@ -178,7 +180,7 @@ class Opener(Tunnel[Asking]):
         window: int,
         grace: float,
         max_exchanges: int,
-        admit: Callable[[AnswerHead], AnswerHead] = lambda head: head,
+        admit: Callable[[ResponseHead], ResponseHead] = lambda head: head,
         budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(window, grace, max_exchanges)
@@ -191,26 +193,30 @@ class Opener(Tunnel[Asking]):
         """How far beyond its acknowledgements the bridge lets us send."""
         return self._peer_window
 
-    def open(self, head: RequestHead, caller: Caller, resume: int = 0) -> Asking:
+    def start_request(
+        self, head: RequestHead, caller: ResponseSink, resume: int = 0
+    ) -> InitiatorStream:
         """Begin an exchange; raises DesktopOffline, Overloaded or HeadTooLarge."""
         if not self.up:
             raise DesktopOffline("the desktop is not connected; it may be back in a moment")
         if len(self.exchanges) >= self.max_exchanges:
-            raise Overloaded(
+            raise ServiceUnavailable(
                 f"{self.max_exchanges} requests are under way; try again when some ended"
             )
         payload = encode_request(head, resume)
         if len(payload) > MAX_HEAD:  # the bridge would take the frame for a broken tunnel
-            raise HeadTooLarge("the request line and headers are too large for a tunnel")
+            raise RequestHeaderFieldsTooLarge(
+                "the request line and headers are too large for a tunnel"
+            )
         id = secrets.token_bytes(16)
         opening = frame(Kind.OPEN, id, payload)
-        exchange = Asking(id, self, caller, opening)
+        exchange = InitiatorStream(id, self, caller, opening)
         exchange.resume_seconds = resume
         self.exchanges[id] = exchange
         self.ready(exchange)
         return exchange
 
-    def take_up(self, id: bytes, offset: int, caller: Caller) -> Asking:
+    def take_up(self, id: bytes, offset: int, caller: ResponseSink) -> InitiatorStream:
         """Ask for the answer of an exchange again, from `offset`; raises DesktopOffline, NotFound.
 
         Whether the desktop still holds it shows later: `caller` hears Gone if not. Whoever had the
@@ -222,9 +228,11 @@ class Opener(Tunnel[Asking]):
         if exchange is not None:
             if not exchange.resume_seconds or not exchange.out.ended:
                 raise NotFound("that answer cannot be taken up")
-            exchange.caller.fail(Cancelled("this answer was taken up by another connection"))
+            exchange.caller.fail(
+                ClientDisconnected("this answer was taken up by another connection")
+            )
         else:
-            exchange = Asking(id, self, caller, b"")
+            exchange = InitiatorStream(id, self, caller, b"")
             exchange.heard = True
             exchange.out.ended = exchange.out.end_sent = exchange.out.end_acked = True
             self.exchanges[id] = exchange
@@ -232,14 +240,14 @@ class Opener(Tunnel[Asking]):
         exchange.hand_to(caller, offset)
         return exchange
 
-    def drop(self, exchange: Asking, error: CtllmError) -> None:
+    def drop(self, exchange: InitiatorStream, error: CtllmError) -> None:
         """End an exchange from this side and tell the other."""
         if exchange.id in self.exchanges:
             self._forget(exchange)
             if not exchange.unopened:
                 self._reset(exchange.id, error)
 
-    def _forget(self, exchange: Asking) -> None:
+    def _forget(self, exchange: InitiatorStream) -> None:
         """End an exchange; what was kept of its request is free."""
         if exchange.id in self.exchanges:
             self.budget.release(exchange.out.clear())
@@ -267,7 +275,7 @@ class Opener(Tunnel[Asking]):
             else:
                 self._end(exchange, DesktopLost("the desktop was restarted in the middle of this"))
 
-    def _lost(self, exchange: Asking, error: CtllmError) -> None:
+    def _lost(self, exchange: InitiatorStream, error: CtllmError) -> None:
         exchange.caller.fail(error)
 
     def _on_connection(self, kind: int, payload: bytes) -> None:
@@ -275,16 +283,16 @@ class Opener(Tunnel[Asking]):
             super()._on_connection(kind, payload)
         self.status = from_json(payload, Status)
 
-    def _on_head(self, exchange: Asking, kind: int, payload: bytes) -> None:
+    def _on_head(self, exchange: InitiatorStream, kind: int, payload: bytes) -> None:
         if kind != Kind.HEAD:
             super()._on_head(exchange, kind, payload)
         exchange.heard = True
         exchange.hear_head(payload)
 
-    def _on_data(self, exchange: Asking, offset: int, piece: bytes) -> None:
+    def _on_data(self, exchange: InitiatorStream, offset: int, piece: bytes) -> None:
         exchange.hear_data(offset, piece)
 
-    def _on_end(self, exchange: Asking, offset: int) -> None:
+    def _on_end(self, exchange: InitiatorStream, offset: int) -> None:
         if exchange.link is not Link.LIVE:
             return
         if not exchange.headed:
@@ -295,13 +303,13 @@ class Opener(Tunnel[Asking]):
         self._notice(offset_frame(Kind.ACK, exchange.id, exchange.into.acknowledge()))
         if not exchange.out.end_acked:
             self._reset(exchange.id, CtllmError("the answer was whole before the request was"))
-        exchange.caller.end()
+        exchange.caller.finish()
 
-    def _on_ack(self, exchange: Asking, offset: int) -> None:
+    def _on_ack(self, exchange: InitiatorStream, offset: int) -> None:
         exchange.heard = True
         exchange.hear_ack(offset)
 
-    def _on_attach(self, exchange: Asking, offset: int) -> None:
+    def _on_attach(self, exchange: InitiatorStream, offset: int) -> None:
         if not exchange.awaits_attach:
             raise ProtocolViolation("an ATTACH that nobody asked for")
         exchange.heard = True

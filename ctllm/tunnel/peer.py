@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ctllm.errors import CtllmError, ProtocolViolation, from_wire
+from ctllm.errors import CtllmError, ProtocolViolation, error_from_wire
 from ctllm.tunnel.frames import (
     NO_EXCHANGE,
     OFFSET,
@@ -24,7 +24,7 @@ from ctllm.tunnel.frames import (
     offset_of,
     split,
 )
-from ctllm.tunnel.stream import Exchange
+from ctllm.tunnel.stream import Stream
 
 _DATA = int(Kind.DATA)  # an enumeration's members are slow to get at on the path of a token
 
@@ -41,7 +41,7 @@ MAX_NOTICES = 16384
 #: What both sides hear of a failure of this program.
 BROKE = "something in ctllm broke; its log says what"
 
-E = TypeVar("E", bound=Exchange)
+E = TypeVar("E", bound=Stream)
 
 
 def _raise(error: Exception) -> None:
@@ -56,7 +56,7 @@ def check(hello: Hello) -> None:
         raise ProtocolViolation("a window of impossible size")
 
 
-class Tunnel(Generic[E]):
+class TunnelPeer(Generic[E]):
     """One end of a tunnel."""
 
     def __init__(self, window: int, grace: float, max_exchanges: int) -> None:
@@ -69,7 +69,7 @@ class Tunnel(Generic[E]):
         self.on_bye: Callable[[Reason], None] = lambda reason: None
         self.on_crash: Callable[[Exception], None] = _raise
         self._peer_window = 0
-        self._line: deque[Exchange] = deque()
+        self._line: deque[Stream] = deque()
         self._notices: list[bytes] = []
         self._ended: dict[bytes, None] = {}
         self._unread = False  # the peer does not read what it is told
@@ -153,7 +153,9 @@ class Tunnel(Generic[E]):
             self.on_bye(reason)
             if reason.code == ProtocolViolation.code:
                 self.abandon(
-                    from_wire(reason.code, f"the other end of the tunnel says: {reason.message}")
+                    error_from_wire(
+                        reason.code, f"the other end of the tunnel says: {reason.message}"
+                    )
                 )
         elif kind == Kind.HELLO:
             self.greet(from_json(payload, Hello))
@@ -177,7 +179,7 @@ class Tunnel(Generic[E]):
     def _about(self, exchange: E, kind: int, payload: bytes) -> None:
         if kind == Kind.RESET:
             reason = from_json(payload, Reason)
-            self._end(exchange, from_wire(reason.code, reason.message))
+            self._end(exchange, error_from_wire(reason.code, reason.message))
         elif kind == Kind.ACK:
             self._on_ack(exchange, offset_of(payload))
         elif kind == Kind.END:
@@ -222,7 +224,7 @@ class Tunnel(Generic[E]):
 
     # -- bookkeeping
 
-    def ready(self, exchange: Exchange) -> None:
+    def ready(self, exchange: Stream) -> None:
         """An exchange has something to send: give it a turn."""
         if not exchange.queued and self.up:
             exchange.queued = True

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctllm.errors import (
-    Cancelled,
+    BadGateway,
+    ClientDisconnected,
     CtllmError,
     Gone,
-    Overloaded,
     ProtocolViolation,
-    UpstreamFailed,
+    ServiceUnavailable,
 )
-from ctllm.http.interfaces import Call
-from ctllm.http.message.head import AnswerHead, RequestHead, decode_request, encode_answer
-from ctllm.tunnel.flow_control import Inbound, Outbound
+from ctllm.http.interfaces import RequestSink
+from ctllm.http.message.head import RequestHead, ResponseHead, decode_request, encode_response
+from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import (
     MAX_HEAD,
     NO_EXCHANGE,
@@ -27,25 +27,28 @@ from ctllm.tunnel.frames import (
     json_frame,
     offset_frame,
 )
-from ctllm.tunnel.peer import BROKE, Tunnel
-from ctllm.tunnel.stream import Exchange, Link
+from ctllm.tunnel.peer import BROKE, TunnelPeer
+from ctllm.tunnel.stream import Link, Stream
 
 #: Given an exchange (a Caller) and what it asks, starts the work and returns the Call.
-Accept = Callable[["Answering", RequestHead], Call]
+Accept = Callable[["ResponderStream", RequestHead], RequestSink]
 
 #: How many resumable answers keep a long tail at once; more are granted no resumption.
 MAX_RESUMABLE = 16
 
 
-class Answering(Exchange):
+class ResponderStream(Stream):
     """The answerer's end of an exchange; a `Caller` for whatever does the work."""
 
-    call: Call
+    call: RequestSink
 
-    def __init__(self, id: bytes, answerer: Answerer, resume: int) -> None:
+    def __init__(self, id: bytes, answerer: Responder, resume: int) -> None:
         keep = answerer.keep if resume else 0
         super().__init__(
-            id, Inbound(answerer.window), Outbound(answerer.peer_window, keep), answerer.ready
+            id,
+            ReceiveWindow(answerer.window),
+            SendBuffer(answerer.peer_window, keep),
+            answerer.ready,
         )
         self.resume = resume
         self.failure: CtllmError | None = None
@@ -54,11 +57,11 @@ class Answering(Exchange):
 
     # -- Caller
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """Send the answer's status and headers."""
-        payload = encode_answer(head)
+        payload = encode_response(head)
         if len(payload) > MAX_HEAD:  # the proxy would take the frame for a broken tunnel
-            error = UpstreamFailed("the answer's headers are too large for a tunnel")
+            error = BadGateway("the answer's headers are too large for a tunnel")
             self.call.cancel(error)
             self.fail(error)
             return
@@ -67,12 +70,12 @@ class Answering(Exchange):
             self._announcement += self._head
             self._ready(self)
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Send a piece of the answer."""
         if self._put(piece):
-            self.call.pause()
+            self.call.pause_response()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole."""
         self.out.ended = True
         self._ready(self)
@@ -82,11 +85,11 @@ class Answering(Exchange):
         self.failure = error
         self._ready(self)
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         """Count nothing more of the request as consumed; the window then stops the opener."""
         self._pause_reader()
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         """Whatever does the work reads again."""
         self._resume_reader()
 
@@ -121,16 +124,16 @@ class Answering(Exchange):
     def hear_end(self, offset: int) -> None:
         """The request body is whole."""
         self.into.end(offset)
-        self.call.end()
+        self.call.finish()
         self._consumed()
 
     def hear_ack(self, offset: int) -> None:
         """Take how far the opener has consumed the answer."""
         if self._acknowledged(offset):
-            self.call.resume()
+            self.call.resume_response()
 
 
-class Answerer(Tunnel[Answering]):
+class Responder(TunnelPeer[ResponderStream]):
     """The end that answers. One lives as long as the desktop, over all connections and proxies."""
 
     def __init__(
@@ -161,7 +164,7 @@ class Answerer(Tunnel[Answering]):
         self._status = json_frame(Kind.STATUS, NO_EXCHANGE, status)
         self._notice(self._status)
 
-    def refuse(self, exchange: Answering, error: CtllmError) -> None:
+    def refuse(self, exchange: ResponderStream, error: CtllmError) -> None:
         """End an exchange from this side and tell the other."""
         if exchange.id in self.exchanges:
             self._forget(exchange)
@@ -172,7 +175,7 @@ class Answerer(Tunnel[Answering]):
         self._now = now
         for exchange in list(self.exchanges.values()):
             if exchange.expires is not None and exchange.expires <= now:
-                self._end(exchange, Cancelled("nobody came back for the answer in time"))
+                self._end(exchange, ClientDisconnected("nobody came back for the answer in time"))
 
     def _greeted(self, hello: Hello) -> None:
         self.on_greeted()
@@ -182,16 +185,16 @@ class Answerer(Tunnel[Answering]):
         for exchange in list(self.exchanges.values()):
             if exchange.id.hex() not in held and not self._kept(exchange):
                 gone = "the proxy does not hold this exchange any more"
-                self._end(exchange, Cancelled(gone))
+                self._end(exchange, ClientDisconnected(gone))
 
-    def _kept(self, exchange: Answering) -> bool:
+    def _kept(self, exchange: ResponderStream) -> bool:
         """Whether an exchange that this proxy does not hold may still be asked for."""
         return exchange.resume > 0 and exchange.into.final is not None
 
-    def _patience(self, exchange: Answering) -> float:
+    def _patience(self, exchange: ResponderStream) -> float:
         return max(self.grace, exchange.resume)
 
-    def _lost(self, exchange: Answering, error: CtllmError) -> None:
+    def _lost(self, exchange: ResponderStream, error: CtllmError) -> None:
         if not exchange.over:
             exchange.call.cancel(error)
 
@@ -210,10 +213,10 @@ class Answerer(Tunnel[Answering]):
             raise ProtocolViolation(f"an OPEN frame that is not right: {error}") from None
         if len(self.exchanges) >= self.max_exchanges:
             self._remember(id)
-            self._reset(id, Overloaded("the desktop has too many requests under way"))
+            self._reset(id, ServiceUnavailable("the desktop has too many requests under way"))
             return
         assert self.accept is not None
-        exchange = Answering(id, self, self._granted(resume))
+        exchange = ResponderStream(id, self, self._granted(resume))
         self.exchanges[id] = exchange
         try:
             exchange.call = self.accept(exchange, head)
@@ -227,13 +230,13 @@ class Answerer(Tunnel[Answering]):
         kept = sum(1 for exchange in self.exchanges.values() if exchange.resume)
         return resume if kept < MAX_RESUMABLE else 0
 
-    def _on_data(self, exchange: Answering, offset: int, piece: bytes) -> None:
+    def _on_data(self, exchange: ResponderStream, offset: int, piece: bytes) -> None:
         exchange.hear_data(offset, piece)
 
-    def _on_end(self, exchange: Answering, offset: int) -> None:
+    def _on_end(self, exchange: ResponderStream, offset: int) -> None:
         exchange.hear_end(offset)
 
-    def _on_ack(self, exchange: Answering, offset: int) -> None:
+    def _on_ack(self, exchange: ResponderStream, offset: int) -> None:
         exchange.hear_ack(offset)
         if exchange.out.end_acked:
             if self._kept(exchange):
@@ -241,10 +244,10 @@ class Answerer(Tunnel[Answering]):
             else:
                 self._finish(exchange)
 
-    def _finish(self, exchange: Answering) -> None:
-        self._end(exchange, Cancelled("the answer was whole before the request was"))
+    def _finish(self, exchange: ResponderStream) -> None:
+        self._end(exchange, ClientDisconnected("the answer was whole before the request was"))
 
-    def _on_attach(self, exchange: Answering, offset: int) -> None:
+    def _on_attach(self, exchange: ResponderStream, offset: int) -> None:
         try:
             exchange.attach(offset)
         except Gone as gone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from ctllm.tunnel.flow_control import Inbound, Outbound
+from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import Kind, data_head, offset_frame
 
 
@@ -17,11 +17,11 @@ class Link(Enum):
     ATTACHING = "attaching"  # the opener asked to go on and waits for the answerer's word
 
 
-class Exchange:
+class Stream:
     """One end of an exchange in a tunnel: a direction in, a direction out, and their link."""
 
     def __init__(
-        self, id: bytes, into: Inbound, out: Outbound, ready: Callable[[Exchange], None]
+        self, id: bytes, into: ReceiveWindow, out: SendBuffer, ready: Callable[[Stream], None]
     ) -> None:
         self.id = id
         self.into = into

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.cloud.docker_api import (
     Conflict,
-    Engine,
+    DockerClient,
     EngineAbsent,
     Happened,
     ImageMissing,
@@ -48,9 +48,9 @@ def network(name: str, subnet: str) -> dict[str, Any]:
 
 
 @pytest_twisted.async_yield_fixture()
-async def engine(docker: Dockerd) -> AsyncIterator[Engine]:
+async def engine(docker: Dockerd) -> AsyncIterator[DockerClient]:
     """A client; afterwards nothing of what the tests make is left."""
-    client = Engine(way_to(reactor, docker.address), reactor)
+    client = DockerClient(way_to(reactor, docker.address), reactor)
     yield client
     await client.remove_container(NAME)
     for each in await client.networks("ctllm.instance=test"):
@@ -58,7 +58,7 @@ async def engine(docker: Dockerd) -> AsyncIterator[Engine]:
 
 
 @ensureDeferred
-async def test_the_life_of_a_container(engine: Engine) -> None:
+async def test_the_life_of_a_container(engine: DockerClient) -> None:
     """Made, started twice, seen, heard, stopped, removed twice; events tell of it as it goes."""
     heard: list[Happened] = []
     filters = {"type": ["container"], "label": ["ctllm.instance=test"]}
@@ -93,14 +93,14 @@ async def test_the_life_of_a_container(engine: Engine) -> None:
         await hearing
 
 
-async def _makes(engine: Engine, heard: list[Happened]) -> bool:
+async def _makes(engine: DockerClient, heard: list[Happened]) -> bool:
     await engine.create_container(NAME, BODY)
     await engine.remove_container(NAME)
     return bool(heard)
 
 
 @ensureDeferred
-async def test_networks(engine: Engine) -> None:
+async def test_networks(engine: DockerClient) -> None:
     """Made, seen with their subnets, refused where they overlap, removed twice."""
     made = await engine.create_network(network("ctllm-net-a", "10.140.0.0/28"))
     assert (await engine.network("ctllm-net-a")).id == made
@@ -116,7 +116,7 @@ async def test_networks(engine: Engine) -> None:
 
 
 @ensureDeferred
-async def test_what_is_refused(engine: Engine) -> None:
+async def test_what_is_refused(engine: DockerClient) -> None:
     """A name that is taken and an image that is not there, each in its own words."""
     await engine.create_container(NAME, BODY)
     with pytest.raises(Conflict):
@@ -129,7 +129,7 @@ async def test_what_is_refused(engine: Engine) -> None:
 
 
 @ensureDeferred
-async def test_without_permission(docker: Dockerd, engine: Engine) -> None:
+async def test_without_permission(docker: Dockerd, engine: DockerClient) -> None:
     """A user who may not open the socket is told what to do."""
     docker.folder.chmod(0o711)  # so that it is the socket itself that is closed
     os.seteuid(60123)
@@ -141,9 +141,11 @@ async def test_without_permission(docker: Dockerd, engine: Engine) -> None:
 
 
 @ensureDeferred
-async def test_by_tcp_with_certificates(docker: Dockerd, engine: Engine, tmp_path: Path) -> None:
+async def test_by_tcp_with_certificates(
+    docker: Dockerd, engine: DockerClient, tmp_path: Path
+) -> None:
     """Both sides must have one of the same authority; else it is said which is not good."""
-    good = Engine(way_to(reactor, docker.tls_address, str(docker.certificates)), reactor)
+    good = DockerClient(way_to(reactor, docker.tls_address, str(docker.certificates)), reactor)
     assert {each.name for each in await good.networks()} >= {"bridge", "none"}
     strangers = Authority("strangers").give(tmp_path / "strangers")
     refused, refusing = tmp_path / "refused", tmp_path / "refusing"
@@ -152,13 +154,13 @@ async def test_by_tcp_with_certificates(docker: Dockerd, engine: Engine, tmp_pat
     shutil.copytree(docker.certificates, refusing)
     shutil.copy(strangers / "ca.pem", refusing)  # it trusts us, but we not it
     for folder in (refused, refusing):
-        bad = Engine(way_to(reactor, docker.tls_address, str(folder)), reactor)
+        bad = DockerClient(way_to(reactor, docker.tls_address, str(folder)), reactor)
         with pytest.raises(EngineAbsent, match="one of the certificates is not good"):
             await bad.networks()
 
 
 @ensureDeferred
-async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: Engine) -> None:
+async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: DockerClient) -> None:
     """Whoever hears events is told, calls say what is wrong, and afterwards all is as before."""
     heard: list[Happened] = []
     hearing = Deferred.fromCoroutine(

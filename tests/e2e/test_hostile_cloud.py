@@ -10,7 +10,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from tests.e2e.world import World, until
 from tests.ports import free_port
 
@@ -32,7 +32,7 @@ class Cloud:
     def says(self, status: int, value: Any) -> None:
         self.answer = (status, json.dumps(value).encode(), ())
 
-    async def __call__(self, incoming: Incoming) -> None:
+    async def __call__(self, incoming: ServerRequest) -> None:
         await incoming.read(100_000)
         incoming.reply(*self.answer)
 

@@ -13,10 +13,10 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.docker_api import Container, Engine, way_to
+from ctllm.cloud.docker_api import Container, DockerClient, way_to
 from ctllm.cloud.proxies.health import ask_health
 from ctllm.errors import ProxyUnavailable
-from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.connection_pool import ConnectionPool
 from tests.e2e.dockerd import IMAGE, Dockerd
 from tests.e2e.processes import megabytes
 from tests.e2e.world import until
@@ -33,9 +33,9 @@ LARGEST, MOST = 100, 27
 
 
 @pytest_twisted.async_yield_fixture()
-async def engine(docker: Dockerd) -> AsyncIterator[Engine]:
+async def engine(docker: Dockerd) -> AsyncIterator[DockerClient]:
     """A client; afterwards the container and its network are gone."""
-    client = Engine(way_to(reactor, docker.address), reactor)
+    client = DockerClient(way_to(reactor, docker.address), reactor)
     yield client
     await client.remove_container(NAME)
     await client.remove_network(NETWORK)
@@ -48,7 +48,7 @@ def python(docker: Dockerd, program: str) -> Any:
 
 
 @ensureDeferred
-async def test_size(engine: Engine) -> None:
+async def test_size(engine: DockerClient) -> None:
     """Under 100 MB, base included."""
     size = (await engine.image(IMAGE)).size
     print(f"\nimage: {size / 1e6:.1f} MB")
@@ -102,7 +102,7 @@ def test_only_what_a_proxy_needs(docker: Dockerd) -> None:
     assert python(docker, NEEDLESS) == []
 
 
-async def well(origin: Origin) -> bool:
+async def well(origin: ConnectionPool) -> bool:
     """Whether a proxy says that it is."""
     return await ask_health(origin, reactor) is not None
 
@@ -113,7 +113,7 @@ async def pid(docker: Dockerd) -> int:
 
 
 @ensureDeferred
-async def test_in_a_network_of_its_own(docker: Dockerd, engine: Engine) -> None:
+async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) -> None:
     """It answers the host, is small when idle, and ends in order when it is told."""
     subnet = "--subnet=10.141.0.0/28"
     await deferToThread(docker.docker, "network", "create", "--internal", subnet, NETWORK)
@@ -121,7 +121,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: Engine) -> None:
     await deferToThread(docker.docker, *told, "--port=8080", "--host=0.0.0.0")
     found: Container = await engine.container(NAME)
     endpoint = TCP4ClientEndpoint(reactor, found.address(NETWORK), 8080)
-    origin = Origin(endpoint, reactor, "the proxy", ProxyUnavailable)
+    origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
     await until(lambda: well(origin), "the proxy to answer")
     resident = megabytes(await pid(docker))
     print(f"\nidle: {resident:.1f} MB")
@@ -132,7 +132,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: Engine) -> None:
 
 
 @ensureDeferred
-async def test_without_a_network(docker: Dockerd, engine: Engine) -> None:
+async def test_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
     """On a UNIX socket in a folder that it was given."""
     folder = docker.folder / "place"
     folder.mkdir()
@@ -141,7 +141,7 @@ async def test_without_a_network(docker: Dockerd, engine: Engine) -> None:
     socket = "--socket=/run/ctllm/proxy.sock"
     await deferToThread(docker.docker, *told, *CLOSED, IMAGE, *TOLD, socket)
     endpoint = UNIXClientEndpoint(reactor, str(folder / "proxy.sock"))
-    origin = Origin(endpoint, reactor, "the proxy", ProxyUnavailable)
+    origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
     await until(lambda: well(origin), "the proxy to answer")
     origin.close()
 

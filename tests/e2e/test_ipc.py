@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.ipc.client import Daemon, protocol
+from ctllm.ipc.client import IpcClient, protocol
 from tests.e2e.processes import alive, argv, linux, megabytes
 from tests.e2e.world import BIN, Program, World, read_all, until
 from tests.ports import free_port
@@ -217,7 +217,7 @@ async def test_codes(desk: Desk) -> None:
 @ensureDeferred
 async def test_ollama_goes_and_comes(desk: Desk) -> None:
     """Who watches hears of it within five seconds, and of what is in memory."""
-    daemon = await deferToThread(Daemon, desk.state)
+    daemon = await deferToThread(IpcClient, desk.state)
     first = await deferToThread(daemon.status, True)
     assert first.state == "connected"
     events = daemon.events()
@@ -309,7 +309,7 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     """By IPC, as the tray does it; the state follows."""
 
     def ask(kind: Any, **told: Any) -> Any:
-        with Daemon(desk.state) as daemon:
+        with IpcClient(desk.state) as daemon:
             return daemon.ask(kind, **told)
 
     async def state(wanted: str) -> None:
@@ -398,7 +398,7 @@ async def test_logs(desk: Desk) -> None:
     assert code == 0 and "bridge: connected" in said
     assert len((await desk.run("logs", "-n", "2"))[1].splitlines()) == 2
     follow = desk.world.run("logs", "ctllm", f"--state={desk.state}", "logs", "--follow", "-n", "0")
-    quiet = await deferToThread(Daemon, desk.state)
+    quiet = await deferToThread(IpcClient, desk.state)
 
     async def following() -> bool:
         await deferToThread(quiet.ask, protocol.Prefer, preference="auto")
@@ -462,11 +462,11 @@ async def test_by_tcp_too(desk: Desk) -> None:
     told = elsewhere.joinpath(*protocol.WHERE)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps({**real, "socket": ""}))
-    with await deferToThread(Daemon, elsewhere) as daemon:
+    with await deferToThread(IpcClient, elsewhere) as daemon:
         assert (await deferToThread(daemon.status)).pid == desk.program.pid
     told.write_text(json.dumps({**real, "socket": "", "secret": "00" * 32}))
     with pytest.raises(CtllmError, match="secret"):
-        await deferToThread(Daemon, elsewhere)
+        await deferToThread(IpcClient, elsewhere)
     liar = socket.create_server(("127.0.0.1", 0))
     told.write_text(json.dumps({**real, "socket": "", "port": liar.getsockname()[1]}))
 
@@ -481,7 +481,7 @@ async def test_by_tcp_too(desk: Desk) -> None:
 
     lying = deferToThread(lie)
     with pytest.raises(CtllmError, match="is not the desktop"):
-        await deferToThread(Daemon, elsewhere)
+        await deferToThread(IpcClient, elsewhere)
     assert await lying == b"", "the client said something to a stranger"
     liar.close()
 
@@ -506,7 +506,7 @@ async def test_a_hundred_clients(desk: Desk) -> None:
     await until(pour, "the flood to be stopped")
 
     def one() -> int:
-        with Daemon(desk.state) as daemon:
+        with IpcClient(desk.state) as daemon:
             return [daemon.status(subscribe=True) for _ in range(5)][-1].pid
 
     before = megabytes(desk.program.pid)
@@ -537,7 +537,7 @@ async def test_after_a_kill(desk: Desk) -> None:
     await until(lambda: desk.program.ended.called, "the end to be heard of")
     assert desk.state.joinpath(*protocol.WHERE).exists()
     with pytest.raises(NotRunning, match=r"process \d+ is gone"):
-        await deferToThread(Daemon, desk.state)
+        await deferToThread(IpcClient, desk.state)
     assert (await desk.run("status"))[0] == 3
     await desk.start()
     assert (await desk.run("status"))[0] == 0

@@ -20,10 +20,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.docker_api import Engine as Client
+from ctllm.cloud.docker_api import DockerClient as Client
 from ctllm.cloud.docker_api import way_to
 from ctllm.cloud.spawners.container_spec import Marks
-from ctllm.cloud.spawners.docker import DockerRuntime
+from ctllm.cloud.spawners.docker import DockerSpawner
 from ctllm.cloud.spawners.socket_mount import Mounts
 from ctllm.config import Proxy
 from tests.e2e.containers import Engine
@@ -197,7 +197,7 @@ async def test_of_a_cloud_that_is_not_root(engine: Engine, open_state: Path) -> 
     mounts = Mounts(open_state, reactor)
     client = Client(way_to(reactor, engine.docker.address), reactor)
     marks = Marks(b"secret", "A" * 43)
-    runtime: Any = DockerRuntime(client, reactor, IMAGE, marks, Proxy(), [mounts])
+    runtime: Any = DockerSpawner(client, reactor, IMAGE, marks, Proxy(), [mounts])
     mounts.open()
     proxy_id = "ctllm-proxy-" + "1" * 32
     os.setegid(group)  # what the cloud's would be; its folder is its own

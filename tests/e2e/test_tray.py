@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError
-from ctllm.ipc.client import Daemon, protocol
+from ctllm.ipc.client import IpcClient, protocol
 from ctllm.ipc.messages import Status
 from tests.e2e.processes import alive
 from tests.e2e.session import Session, entry, labels
@@ -83,14 +83,14 @@ class Desk:
 
     async def ask(self, kind: Any, **told: Any) -> Any:
         def work() -> Any:
-            with Daemon(self.state) as daemon:
+            with IpcClient(self.state) as daemon:
                 return daemon.ask(kind, **told)
 
         return await deferToThread(work)
 
     async def status(self) -> Status:
         def work() -> Status:
-            with Daemon(self.state) as daemon:
+            with IpcClient(self.state) as daemon:
                 return daemon.status()
 
         return await deferToThread(work)

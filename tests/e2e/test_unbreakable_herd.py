@@ -22,7 +22,7 @@ from ctllm.desktop.credential_file import CredentialFile
 from ctllm.desktop.reconnect_backoff import EAGER
 from ctllm.errors import OllamaDown
 from ctllm.tunnel.frames import Desktop
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.responder import Responder
 from tests.e2e.network_wire import Wire
 from tests.e2e.world import World, until
 
@@ -42,7 +42,7 @@ class Desk:
         self.pauses: list[float] = []  # between an attempt that failed and the next one
         self._failed = 0.0
         self._worked = False
-        tunnel = Answerer(
+        tunnel = Responder(
             1 << 18, 30, 8, keep=0, desktop=Desktop(self.file.load().desktop_id, f"desk {number}")
         )
         tunnel.accept = self.refuse

@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from ctllm.http.message.body import BadFraming
 from ctllm.http.message.response_parser import MAX_HEAD, Answer
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from tests.fuzz.tunnel import Quiet, mutated
 
 MOST_HEAD = 4096
@@ -74,7 +74,7 @@ def server(rng: Random, count: int) -> int:
     for _ in range(count):
         clock, wire, broken = Clock(), Wire(), []
 
-        async def app(incoming: Incoming, broken: list[Any] = broken) -> None:
+        async def app(incoming: ServerRequest, broken: list[Any] = broken) -> None:
             if incoming.asked.method == b"GET":
                 incoming.reply(200, {})
                 return
@@ -109,7 +109,7 @@ def answers(rng: Random, count: int) -> int:
                 if answer.head is None:
                     rest = answer.take_head(piece)
                 if rest is not None and not answer.body.whole:
-                    caller.data(answer.body.feed(rest))
+                    caller.write(answer.body.feed(rest))
                 assert len(answer._unread) <= MAX_HEAD
             answer.body.closed()
         except BadFraming:

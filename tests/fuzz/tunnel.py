@@ -12,13 +12,13 @@ from random import Random
 from typing import Any
 
 from ctllm.errors import ProtocolViolation
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, frame, json_frame
-from ctllm.tunnel.initiator import Opener
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.initiator import Initiator
+from ctllm.tunnel.responder import Responder
 
 WINDOW, MOST = 1000, 16
-OK = AnswerHead(200, b"OK", ())
+OK = ResponseHead(200, b"OK", ())
 POST = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
 
 
@@ -29,16 +29,16 @@ class Quiet:
         self.over = False
         self.got = 0
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         assert not self.over
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         assert not self.over
         self.got += len(piece)
 
-    write = data
+    write = write
 
-    def end(self) -> None:
+    def finish(self) -> None:
         assert not self.over
 
     def fail(self, error: Exception) -> None:
@@ -48,30 +48,30 @@ class Quiet:
     def cancel(self, error: Exception) -> None:
         self.over = True
 
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def pause_body(self) -> None: ...
-    def resume_body(self) -> None: ...
+    def pause_response(self) -> None: ...
+    def resume_response(self) -> None: ...
+    def pause_request_body(self) -> None: ...
+    def resume_request_body(self) -> None: ...
 
 
-def opener(rng: Random) -> Opener:
+def opener(rng: Random) -> Initiator:
     """A proxy's end, greeted, with some exchanges under way."""
-    made = Opener(WINDOW, 30, MOST)
+    made = Initiator(WINDOW, 30, MOST)
     made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW, Desktop("d", "d"))))
     for _ in range(rng.randrange(1, 8)):
-        asked = made.open(POST, Quiet(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
+        asked = made.start_request(POST, Quiet(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
         asked.write(bytes(rng.randrange(1, 2000)))
         if rng.random() < 0.7:
-            asked.end()
+            asked.finish()
         if rng.random() < 0.2:
-            asked.pause()
+            asked.pause_response()
     made.outgoing()
     return made
 
 
-def answerer(rng: Random) -> Answerer:
+def answerer(rng: Random) -> Responder:
     """A desktop's end, greeted; work answers by itself."""
-    made = Answerer(WINDOW, 30, MOST, keep=WINDOW, desktop=Desktop("d", "d"))
+    made = Responder(WINDOW, 30, MOST, keep=WINDOW, desktop=Desktop("d", "d"))
     callers: list[Any] = []
 
     def accept(caller: Any, head: RequestHead) -> Any:
@@ -85,10 +85,10 @@ def answerer(rng: Random) -> Answerer:
         payload = b'{"method":"GET","target":"/","headers":[],"resume":%d}' % rng.choice((0, 9))
         made.receive(frame(Kind.OPEN, rng.randbytes(16), payload))
     for caller in callers:
-        caller.head(OK)
-        caller.data(bytes(rng.randrange(1, 500)))
+        caller.write_head(OK)
+        caller.write(bytes(rng.randrange(1, 500)))
         if rng.random() < 0.5:
-            caller.end()
+            caller.finish()
     made.outgoing()
     return made
 

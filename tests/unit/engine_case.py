@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ctllm.cloud.docker_api import Engine, Way
+from ctllm.cloud.docker_api import DockerClient, Way
 
 
 class Canned(Resource):
@@ -60,7 +60,7 @@ class Case(SynchronousTestCase):
         self.canned = Canned()
         self.agent = RequestTraversalAgent(self.canned)
         self.lost: Exception | None = None  # what a request meets instead of the engine
-        self.engine = Engine(Way(self, "http://docker", "the engine"), self.clock, 30)
+        self.engine = DockerClient(Way(self, "http://docker", "the engine"), self.clock, 30)
 
     def request(self, *told: Any, **more: Any) -> Deferred[Any]:
         """As an agent does."""

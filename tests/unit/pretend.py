@@ -11,7 +11,7 @@ from twisted.python.failure import Failure
 from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from ctllm.errors import CtllmError
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.factory import HttpServerFactory
 
 
@@ -110,20 +110,20 @@ class Heard:
     """A Caller that remembers, and holds who calls it to the contract."""
 
     def __init__(self) -> None:
-        self.headed: AnswerHead | None = None
+        self.headed: ResponseHead | None = None
         self.got = bytearray()
         self.over: str | CtllmError | None = None
         self.may_send = True
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         assert self.headed is None and self.over is None
         self.headed = head
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         assert self.headed is not None and self.over is None
         self.got += piece
 
-    def end(self) -> None:
+    def finish(self) -> None:
         assert self.headed is not None and self.over is None
         self.over = "end"
 
@@ -131,11 +131,11 @@ class Heard:
         assert self.over is None
         self.over = error
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         assert self.over is None
         self.may_send = False
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         assert self.over is None, "called after the end"
         self.may_send = True
 
@@ -149,16 +149,16 @@ class Told:
     def write(self, piece: bytes) -> None:
         self.told.append(piece)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.told.append("end")
 
     def cancel(self, error: CtllmError) -> None:
         self.told.append(error)
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         self.told.append("pause")
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         self.told.append("resume")
 
 
@@ -170,7 +170,7 @@ class Upstream:
         self.callers: list[Any] = []
         self.calls: list[Told] = []
 
-    def open(self, head: RequestHead, caller: Any) -> Told:
+    def start_request(self, head: RequestHead, caller: Any) -> Told:
         self.asked.append(head)
         self.callers.append(caller)
         self.calls.append(Told())

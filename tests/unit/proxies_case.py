@@ -17,13 +17,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
-from ctllm.http.client.connection_pool import Origin
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 
 A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
 START = 1_700_000_000.0
@@ -42,7 +42,7 @@ class PretendProxy:
         self.pumps: list[IOPump] = []
         self.factory = HttpServerFactory(self.answer, Clock())
 
-    async def answer(self, incoming: Incoming) -> None:
+    async def answer(self, incoming: ServerRequest) -> None:
         self.asked += 1
         await incoming.read(0)
         if self.hung:
@@ -144,7 +144,7 @@ class Case(SynchronousTestCase):
         self.metrics = Metrics()
         self.state = Path(self.mktemp())
         (self.state / "cloud").mkdir(parents=True)
-        self.proxies = Proxies(
+        self.proxies = ProxyManager(
             self.runtime,
             self.clock,
             self.settings,
@@ -193,10 +193,10 @@ class Case(SynchronousTestCase):
         self.flush()
         return doing_it
 
-    def ensure(self, proxy_id: str) -> Deferred[Origin]:
+    def ensure(self, proxy_id: str) -> Deferred[ConnectionPool]:
         return self.begin(self.proxies.ensure(proxy_id))
 
-    def up(self, proxy_id: str) -> Origin:
+    def up(self, proxy_id: str) -> ConnectionPool:
         return self.successResultOf(self.ensure(proxy_id))
 
     def refused(self, doing: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable) -> Any:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.message.body import BadFraming
-from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.message.response_parser import MAX_HEAD, Answer
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -36,7 +36,7 @@ class Heads(SynchronousTestCase):
             elif rest is not None:
                 rest += wire[low:high]
         headers = ((b"A", b"1"), (b"a", b"2"), (b"B", b""))
-        self.assertEqual(answer.head, AnswerHead(200, b"OK", headers))
+        self.assertEqual(answer.head, ResponseHead(200, b"OK", headers))
         self.assertEqual(rest, b"rest")
 
     def test_reasons(self) -> None:
@@ -44,7 +44,7 @@ class Heads(SynchronousTestCase):
         for line, reason in ((b"HTTP/1.1 404", b""), (b"HTTP/1.1 404 ", b""),
                              (b"HTTP/1.0 404 Not \xe9 there", b"Not \xe9 there")):  # fmt: skip
             answer, _ = told(line + b"\r\n\r\n")
-            self.assertEqual(answer.head, AnswerHead(404, reason))
+            self.assertEqual(answer.head, ResponseHead(404, reason))
 
     def test_no_answer(self) -> None:
         """What is not HTTP/1.1 as RFC 9112 has it is refused."""

@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import (
     BadRequest,
+    ContentTooLarge,
     DesktopLost,
     Forbidden,
     NotFound,
     OllamaDown,
-    TooLarge,
     TooManyRequests,
-    Unauthenticated,
+    Unauthorized,
 )
 from ctllm.ollama.dialects import Dialect, dialect_of, error_body, error_in_stream
 
@@ -62,7 +62,7 @@ class BeforeTheAnswer(SynchronousTestCase):
         """Message, type, param and code, and the type follows the status."""
         for dialect in (Dialect.OPENAI, Dialect.RESPONSES):
             for error, kind in (
-                (Unauthenticated("m"), "authentication_error"),
+                (Unauthorized("m"), "authentication_error"),
                 (Forbidden("m"), "permission_error"),
                 (NotFound("m"), "not_found_error"),
                 (BadRequest("m"), "invalid_request_error"),
@@ -75,8 +75,8 @@ class BeforeTheAnswer(SynchronousTestCase):
     def test_anthropic(self) -> None:
         """Type "error" around type and message."""
         for error, kind in (
-            (Unauthenticated("m"), "authentication_error"),
-            (TooLarge("m"), "request_too_large"),
+            (Unauthorized("m"), "authentication_error"),
+            (ContentTooLarge("m"), "request_too_large"),
             (BadRequest("m"), "invalid_request_error"),
             (TooManyRequests("m"), "rate_limit_error"),
             (OllamaDown("m"), "overloaded_error"),

@@ -6,9 +6,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import OllamaDown, UpstreamFailed
+from ctllm.errors import BadGateway, OllamaDown
 from ctllm.http.client.fetch import get
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from tests.unit.pretend import Upstream
 
 
@@ -31,11 +31,11 @@ class AskingTests(SynchronousTestCase):
     def test_whole(self) -> None:
         """Status and body; an end that came by itself needs no cancel."""
         self.assertEqual(self.upstream.asked, [RequestHead(b"GET", b"/x")])
-        self.caller.head(AnswerHead(404))
-        self.caller.data(b"ab")
-        self.caller.data(b"cd")
+        self.caller.write_head(ResponseHead(404))
+        self.caller.write(b"ab")
+        self.caller.write(b"cd")
         self.assertNoResult(self.asking)
-        self.caller.end()
+        self.caller.finish()
         self.assertEqual(self.successResultOf(self.asking), (404, b"abcd"))
         self.assertEqual(self.over(), ["end"])
 
@@ -47,18 +47,18 @@ class AskingTests(SynchronousTestCase):
 
     def test_too_large(self) -> None:
         """It is given up at the first byte too many, and not listened to any more."""
-        self.caller.head(AnswerHead(200))
-        self.caller.data(b"abcde")
-        self.failureResultOf(self.asking, UpstreamFailed)
+        self.caller.write_head(ResponseHead(200))
+        self.caller.write(b"abcde")
+        self.failureResultOf(self.asking, BadGateway)
         self.assertEqual(len(self.over()), 2)
 
     def test_too_late(self) -> None:
         """However much of it has come, and slowly: the time is for the whole."""
-        self.caller.head(AnswerHead(200))
+        self.caller.write_head(ResponseHead(200))
         self.clock.advance(4.9)
-        self.caller.data(b"a")
+        self.caller.write(b"a")
         self.clock.advance(0.1)
-        self.failureResultOf(self.asking, UpstreamFailed)
+        self.failureResultOf(self.asking, BadGateway)
         self.assertEqual(len(self.over()), 2)
 
     def test_cancelled(self) -> None:

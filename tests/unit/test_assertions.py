@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.auth import jws
 from ctllm.auth.session_assertions import ASSERTION, LIFE, Verifier
 from ctllm.cloud.identity import Assertions, Issuer, User
-from ctllm.common.ttl_cache import Recent
-from ctllm.errors import BadConfiguration, Forbidden, Unauthenticated
+from ctllm.common.ttl_cache import TtlCache
+from ctllm.errors import BadConfiguration, Forbidden, Unauthorized
 
 PROXY = "ctllm-proxy-0123456789abcdef0123456789abcdef"
 USE = frozenset({"use"})
@@ -50,7 +50,7 @@ class Case(SynchronousTestCase):
         return ASSERTION.sign(self.key, json.dumps(body(**changes)).encode())
 
     def refused(self, token: str | bytes) -> str:
-        return self.assertRaises(Unauthenticated, self.verifier.verify, token).message
+        return self.assertRaises(Unauthorized, self.verifier.verify, token).message
 
 
 class VerifierTests(Case):
@@ -229,7 +229,7 @@ class RecentTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.time = 0.0
-        self.recent: Recent[str, int] = Recent(2, lambda: self.time)
+        self.recent: TtlCache[str, int] = TtlCache(2, lambda: self.time)
 
     def test_until_its_time(self) -> None:
         """A value is there until its time and not at it; then it takes no room either."""

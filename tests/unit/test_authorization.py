@@ -11,13 +11,13 @@ from ctllm.config import Desktop
 from ctllm.desktop.tunnel_policy import MAX_BODY, MAX_HELD, TunnelPolicy, registry_of
 from ctllm.errors import (
     BadRequest,
-    Cancelled,
+    ClientDisconnected,
+    ContentTooLarge,
     CtllmError,
     Forbidden,
-    Overloaded,
-    TooLarge,
+    ServiceUnavailable,
 )
-from ctllm.http.interfaces import Call
+from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead
 from tests.unit.pretend import Heard, Upstream
 
@@ -38,14 +38,14 @@ class Case(SynchronousTestCase):
 
     def use(self, **keys: Any) -> None:
         settings = Desktop(**keys)
-        self.policy = TunnelPolicy(self.upstream.open, settings.allow, settings.registries)
+        self.policy = TunnelPolicy(self.upstream.start_request, settings.allow, settings.registries)
 
-    def open(self, line: str, scope: str | None = "use manage") -> Call:
+    def open(self, line: str, scope: str | None = "use manage") -> RequestSink:
         method, target = line.split(" ", 1)
         headers = () if scope is None else ((b"Ctllm-Scope", scope.encode()),)
         self.heard = Heard()
         head = RequestHead(method.encode(), target.encode(), headers)
-        return self.policy.open(head, self.heard)
+        return self.policy.start_request(head, self.heard)
 
     def passes(self, line: str, scope: str | None = "use manage") -> bool:
         """Whether Ollama is asked at once; refused, it is with a reason."""
@@ -114,7 +114,7 @@ class Registries(Case):
         for piece in pieces:
             call.write(piece)
         if self.heard.over is None:
-            call.end()
+            call.finish()
         failed = self.heard.over
         self.assertEqual(len(self.upstream.asked) > before, failed is None)
         assert failed is None or isinstance(failed, CtllmError)
@@ -165,8 +165,8 @@ class Registries(Case):
         for body in (b"", b"[]", b"{", b"nonsense", b"{} {}", b"\xff", b'{"a":%b' % deep):
             self.assertIsInstance(self.send("POST /api/pull", body), BadRequest, body[:20])
         piece = b" " * 65536
-        self.assertIsInstance(self.send("POST /api/pull", *[piece] * 17), TooLarge)
-        self.assertIsInstance(self.send("POST /api/pull", b" " * (MAX_BODY + 1)), TooLarge)
+        self.assertIsInstance(self.send("POST /api/pull", *[piece] * 17), ContentTooLarge)
+        self.assertIsInstance(self.send("POST /api/pull", b" " * (MAX_BODY + 1)), ContentTooLarge)
 
     def test_the_room_for_them(self) -> None:
         """All that wait have one bound, and give it back however they end."""
@@ -176,9 +176,9 @@ class Registries(Case):
             waiting.append(self.open("POST /api/pull"))
             waiting[-1].write(piece)
             self.assertIsNone(self.heard.over)
-        self.assertIsInstance(self.send("POST /api/pull", b"{}"), Overloaded)
+        self.assertIsInstance(self.send("POST /api/pull", b"{}"), ServiceUnavailable)
         for call in waiting:
-            call.cancel(Cancelled("left"))
+            call.cancel(ClientDisconnected("left"))
         self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
         for _ in range(3 * MAX_HELD // MAX_BODY):
             self.send("POST /api/pull", piece)
@@ -187,11 +187,11 @@ class Registries(Case):
     def test_the_answer(self) -> None:
         """Pauses and cancels reach Ollama, also those that came before it was asked."""
         call = self.open("POST /api/pull")
-        call.pause()
+        call.pause_response()
         call.write(b'{"model": "m"}')
-        call.end()
-        call.resume()
-        error = Cancelled("left")
+        call.finish()
+        call.resume_response()
+        error = ClientDisconnected("left")
         call.cancel(error)
         told = self.upstream.calls[-1].told
         self.assertEqual(told, ["pause", b'{"model": "m"}', "end", "resume", error])

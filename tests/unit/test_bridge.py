@@ -17,12 +17,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop import bridge as module
 from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
 from ctllm.desktop.reconnect_backoff import EAGER, LONGEST
-from ctllm.errors import CtllmError, DesktopLost, Unauthenticated, UpstreamFailed
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.timeouts import HANDSHAKE
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
-from ctllm.tunnel.initiator import Opener
-from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.initiator import Initiator
+from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import ProxySockets
 from ctllm.tunnel.websocket.transport import ProxySocket
 from tests.unit.pretend import Heard, Told
@@ -44,7 +44,7 @@ class Session:
     @property
     def sign_in(self) -> Any:
         if self.out:
-            raise Unauthenticated("nobody is signed in")
+            raise Unauthorized("nobody is signed in")
         return SimpleNamespace(cloud_url="http://cloud.example:8080")
 
     async def token(self) -> str:
@@ -90,7 +90,7 @@ class Cloud:
         self.seen: list[bytes] = []
         self.refuses = b""
         self.silent = False  # takes connections and says nothing on them
-        self.opener = Opener(1 << 18, 30, 8)
+        self.opener = Initiator(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
@@ -136,9 +136,9 @@ class Case(SynchronousTestCase):
         self.cloud = Cloud(self.clock)
         self.patch(module, "dialler", lambda url, reactor: self.cloud)
         self.session = Session()
-        self.tunnel = Answerer(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
+        self.tunnel = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.tunnel.accept = self.accept
-        self.callers: list[Answering] = []
+        self.callers: list[ResponderStream] = []
         self.calls: list[Told] = []
         self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
         self.states: list[str] = []
@@ -150,7 +150,7 @@ class Case(SynchronousTestCase):
         self.states.append(self.bridge.state)
         self.reasons.append(self.bridge.reason)
 
-    def accept(self, caller: Answering, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
         self.callers.append(caller)
         self.calls.append(Told())
         return self.calls[-1]
@@ -237,7 +237,7 @@ class Dialling(Case):
     def test_while_an_answer_waits(self) -> None:
         """Attempts do not become rare before the answer's time is over; then they do."""
         self.start()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), Heard())
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), Heard())
         self.settle()
         self.cloud.refusal = ConnectionRefusedError()
         self.lose()
@@ -271,7 +271,7 @@ class Dialling(Case):
         """It is given up within the time of a handshake; the answers under way wait for another."""
         self.start()
         heard = Heard()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.opener.grace = self.tunnel.grace = 300
         self.cloud.unwelcome = b"mute"
@@ -286,8 +286,8 @@ class Dialling(Case):
         self.cloud.unwelcome = b""
         self.wait(HANDSHAKE + LONGEST)
         self.assertEqual(self.bridge.state, "connected")
-        self.callers[0].head(AnswerHead(200))
-        self.callers[0].end()
+        self.callers[0].write_head(ResponseHead(200))
+        self.callers[0].finish()
         self.settle()
         self.assertEqual(heard.over, "end")
 
@@ -326,7 +326,7 @@ class Dialling(Case):
         """What was being answered ends with an error, and nothing is dialled until a sign-in."""
         self.start()
         heard = Heard()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard)
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         self.session.out = True
         self.wait(1.5)
@@ -341,10 +341,10 @@ class Dialling(Case):
     def test_a_sign_in_that_was_revoked(self) -> None:
         """What Ollama was answering is told to stop, since nobody may take it up any more."""
         self.start()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), Heard())
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), Heard())
         self.settle()
         self.assertEqual(len(self.tunnel.exchanges), 1)
-        self.session.refusal = Unauthenticated("You were signed out.")
+        self.session.refusal = Unauthorized("You were signed out.")
         self.lose()
         self.wait(EAGER + 0.2)
         self.assertEqual(self.bridge.state, "signed out")
@@ -371,7 +371,7 @@ class Dialling(Case):
 
     def test_signed_out(self) -> None:
         """It says so, asks nothing more of the cloud, and goes on when somebody signs in."""
-        self.session.refusal = Unauthenticated("sign in first")
+        self.session.refusal = Unauthorized("sign in first")
         self.start()
         self.assertEqual((self.bridge.state, self.bridge.reason), ("signed out", "sign in first"))
         self.wait(REFUSED / 2)
@@ -383,7 +383,7 @@ class Dialling(Case):
 
     def test_no_token_to_be_had(self) -> None:
         """A cloud that is not there when the token is asked for is a failed attempt."""
-        self.session.refusal = UpstreamFailed("not there")
+        self.session.refusal = BadGateway("not there")
         self.start()
         self.assertEqual((self.bridge.state, self.bridge.reason), ("error", "not there"))
         self.session.refusal = None
@@ -394,13 +394,13 @@ class Dialling(Case):
         """It goes on over the next one."""
         self.start()
         heard = Heard()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.pumps[-1].clientIO.loseConnection()
         self.settle()
-        self.callers[0].head(AnswerHead(200))
+        self.callers[0].write_head(ResponseHead(200))
         self.wait(3)
-        self.callers[0].end()
+        self.callers[0].finish()
         self.settle()
         self.assertEqual(heard.over, "end")
 
@@ -428,14 +428,14 @@ class Hurrying(Case):
         """At once over a new connection, where answers go on."""
         self.start()
         heard = Heard()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard).end()
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         before = self.clock.seconds()
         self.bridge.hurry("a test")
         self.settle()
         self.assertEqual((len(self.cloud.dials), self.clock.seconds()), (2, before))
-        self.callers[0].head(AnswerHead(200))
-        self.callers[0].end()
+        self.callers[0].write_head(ResponseHead(200))
+        self.callers[0].finish()
         self.settle()
         self.assertEqual(heard.over, "end")
 
@@ -491,7 +491,7 @@ class Stopping(Case):
                 try:
                     return await super().token()
                 except BaseException as error:
-                    raise UpstreamFailed("it did not answer") from error
+                    raise BadGateway("it did not answer") from error
 
         self.session = Clumsy()
         self.session.waiting = Deferred()
@@ -511,7 +511,7 @@ class Stopping(Case):
         """Clients that are being answered hear of it at once; their work is cancelled."""
         self.start()
         heard = Heard()
-        self.cloud.opener.open(RequestHead(b"GET", b"/"), heard)
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         stopped = self.bridge.stopService()
         self.settle()
@@ -524,5 +524,5 @@ class Stopping(Case):
 
     def test_while_signed_out(self) -> None:
         """Nobody is waited for."""
-        self.session.refusal = Unauthenticated("sign in first")
+        self.session.refusal = Unauthorized("sign in first")
         self.start()

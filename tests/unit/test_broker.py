@@ -17,14 +17,14 @@ from ctllm.desktop.broker.preference_store import KeptPreference
 from ctllm.desktop.broker.remote_desktops import OtherDesktop
 from ctllm.desktop.broker.routing_policy import Preference, Side
 from ctllm.desktop.loopback_endpoint import EndpointApp
-from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthenticated
-from ctllm.http.message.head import AnswerHead
+from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthorized
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.request_timeout import timeout_of
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.tunnel.frames import Status
 from tests.unit.pretend import Upstream, Wire
 
-OK = AnswerHead(200)
+OK = ResponseHead(200)
 UP = Status("up", "1", ("llama3.2:latest",))
 CHAT = b'{"model":"%b"}'
 
@@ -116,9 +116,9 @@ class BrokerTests(SynchronousTestCase):
         return wire
 
     def answer(self, upstream: Upstream, body: bytes = b"{}") -> None:
-        upstream.callers[-1].head(OK)
-        upstream.callers[-1].data(body)
-        upstream.callers[-1].end()
+        upstream.callers[-1].write_head(OK)
+        upstream.callers[-1].write(body)
+        upstream.callers[-1].finish()
 
     def test_signed(self) -> None:
         """Who answered is said: side, machine, model. Of the cloud, it says the machine itself."""
@@ -175,7 +175,7 @@ class BrokerTests(SynchronousTestCase):
         """What waits there for its answer goes to the other one; what is answered stays."""
         self.others.become(True)
         self.ask()
-        self.ollama.callers[0].head(OK)
+        self.ollama.callers[0].write_head(OK)
         self.ask()
         self.ollama.become(Status("down"))
         self.assertEqual(len(self.others.upstream.asked), 1)
@@ -300,7 +300,7 @@ class BrokerTests(SynchronousTestCase):
     def test_a_list_that_one_side_lacks(self) -> None:
         """The other one's is given as it is."""
         self.others.become(True)
-        self.others.refusal = Unauthenticated("signed out")
+        self.others.refusal = Unauthorized("signed out")
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, b'{"models":[]}')
         self.assertIn(b"Ctllm-Side: local", wire.said())
@@ -350,8 +350,8 @@ class BrokerTests(SynchronousTestCase):
     def test_dismissed(self) -> None:
         """Who waits and who reads are told; nothing is under way any more."""
         waits, reads = self.ask(), self.ask()
-        self.ollama.callers[1].head(
-            AnswerHead(200, b"", ((b"Content-Type", b"application/x-ndjson"),))
+        self.ollama.callers[1].write_head(
+            ResponseHead(200, b"", ((b"Content-Type", b"application/x-ndjson"),))
         )
         self.broker.dismiss(DesktopLost("stopped"))
         self.assertIn(b" 502 ", waits.said())

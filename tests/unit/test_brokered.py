@@ -8,25 +8,25 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.buffer_budget import Room
-from ctllm.desktop.broker.failover_request import Brokered
+from ctllm.desktop.broker.failover_request import FailoverRequest
 from ctllm.desktop.broker.routing_policy import Side
 from ctllm.errors import (
-    Cancelled,
+    BadGateway,
+    ClientDisconnected,
     CtllmError,
     DesktopLost,
     OllamaDown,
     ProxyUnavailable,
-    Unauthenticated,
-    UpstreamFailed,
+    Unauthorized,
 )
-from ctllm.http.interfaces import Call, Caller
-from ctllm.http.message.head import AnswerHead, Headers, RequestHead
+from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
 from ctllm.relay import replay_buffer
 from ctllm.relay.replay_buffer import Replay
 from tests.unit.pretend import Heard, Told, Upstream
 
-OK = AnswerHead(200)
+OK = ResponseHead(200)
 CHAT = RequestHead(b"POST", b"/api/chat")
 L, C = Side.LOCAL, Side.CLOUD
 
@@ -51,12 +51,12 @@ class Ways:
         self.waits_for: dict[Side, Deferred[None]] = {}
         self.ended = 0
 
-    async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
+    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
         if side in self.waits_for:
             await self.waits_for[side]
         if side in self.refusals:
             raise self.refusals[side]
-        return self.sides[side].open(head, caller)
+        return self.sides[side].start_request(head, caller)
 
     def first(self, head: RequestHead, model: str | None) -> Side:
         self.models.append(model)
@@ -74,7 +74,7 @@ class Ways:
     def failed(self, side: Side) -> None:
         self.failures.append(side)
 
-    def over(self, brokered: Call) -> None:
+    def over(self, brokered: RequestSink) -> None:
         self.ended += 1
 
 
@@ -85,10 +85,10 @@ class Case(SynchronousTestCase):
         self.room = Room(1 << 20)
         self.brokered = self.make()
 
-    def make(self, keeps: bool = True) -> Brokered:
+    def make(self, keeps: bool = True) -> FailoverRequest:
         self.body = Replay(self.room, keeps)
         name = ModelName(("model",))
-        return Brokered(self.ways, CHAT, self.app, name, self.body)
+        return FailoverRequest(self.ways, CHAT, self.app, name, self.body)
 
     def caller(self, side: Side, number: int = -1) -> Any:
         return self.ways.sides[side].callers[number]
@@ -111,13 +111,13 @@ class Choosing(Case):
         self.brokered.write(b'"model":"phi4"}')
         self.assertEqual(self.ways.models, ["phi4"])
         self.brokered.write(b" ")
-        self.brokered.end()
+        self.brokered.finish()
         self.assertEqual(self.sent(L), b'{"messages":[],"model":"phi3","model":"phi4"} ')
         self.assertEqual(self.told(L)[-1], "end")
 
     def test_no_longer_than_the_body(self) -> None:
         self.brokered.write(b"{}")
-        self.brokered.end()
+        self.brokered.finish()
         self.assertEqual((self.ways.models, self.told(L)), ([None], [b"{}", "end"]))
 
     def test_at_once(self) -> None:
@@ -140,7 +140,7 @@ class Failing(Case):
     def ask(self) -> None:
         self.brokered.write(b'{"model":"m",')
         self.brokered.write(b'"x":1}')
-        self.brokered.end()
+        self.brokered.finish()
 
     def test_moved_with_everything(self) -> None:
         self.ask()
@@ -148,9 +148,9 @@ class Failing(Case):
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
         self.assertEqual(self.told(C)[-1], "end")
         self.assertEqual(self.ways.failures, [L])
-        self.caller(C).head(OK)
-        self.caller(C).data(b"hello")
-        self.caller(C).end()
+        self.caller(C).write_head(OK)
+        self.caller(C).write(b"hello")
+        self.caller(C).finish()
         self.assertEqual((bytes(self.app.got), self.app.over), (b"hello", "end"))
         self.assertEqual(self.app.extra, ((b"Side", b"cloud"), (b"Model", b"m")))
         self.assertEqual((self.room.held, self.ways.ended), (0, 1))
@@ -161,7 +161,7 @@ class Failing(Case):
         self.brokered.write(b'{"model":"m",')
         self.caller(L).fail(OllamaDown("gone"))
         self.brokered.write(b'"x":1}')
-        self.brokered.end()
+        self.brokered.finish()
         self.assertEqual(self.sent(L), b'{"model":"m",')
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
 
@@ -176,14 +176,14 @@ class Failing(Case):
         self.assertEqual((self.room.held, self.ways.ended), (0, 1))
 
     def test_a_side_that_cannot_begin(self) -> None:
-        self.ways.refusals[L] = Unauthenticated("signed out")
+        self.ways.refusals[L] = Unauthorized("signed out")
         self.ask()
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
 
     def test_signed_out_and_no_ollama(self) -> None:
         """That this desktop is signed out is not the app's fault."""
         self.ways.order = [C, L]
-        self.ways.refusals[C] = Unauthenticated("signed out")
+        self.ways.refusals[C] = Unauthorized("signed out")
         self.ask()
         self.caller(L).fail(OllamaDown("no Ollama"))
         self.assertIsInstance(self.app.over, OllamaDown)
@@ -224,7 +224,7 @@ class Failing(Case):
     def test_the_body_was_stopped(self) -> None:
         """The app, whose body the first side had stopped, may go on."""
         self.brokered.write(b'{"model":"m"}')
-        self.caller(L).pause_body()
+        self.caller(L).pause_request_body()
         self.assertFalse(self.app.may_send)
         self.caller(L).fail(OllamaDown("gone"))
         self.assertTrue(self.app.may_send)
@@ -233,10 +233,10 @@ class Failing(Case):
         for status in (502, 503, 504):
             self.setUp()
             self.ask()
-            self.caller(L).head(AnswerHead(status))
-            self.assertIsInstance(self.told(L)[-1], Cancelled)
+            self.caller(L).write_head(ResponseHead(status))
+            self.assertIsInstance(self.told(L)[-1], ClientDisconnected)
             self.assertEqual(self.sent(C), b'{"model":"m","x":1}', status)
-            self.caller(C).head(AnswerHead(status))  # there is no third side
+            self.caller(C).write_head(ResponseHead(status))  # there is no third side
             assert self.app.headed is not None
             self.assertEqual(self.app.headed.status, status)
 
@@ -244,7 +244,7 @@ class Failing(Case):
         for status in (200, 400, 401, 404, 429, 500):
             self.setUp()
             self.ask()
-            self.caller(L).head(AnswerHead(status))
+            self.caller(L).write_head(ResponseHead(status))
             assert self.app.headed is not None
             self.assertEqual(self.app.headed.status, status)
             self.assertEqual(self.ways.sides[C].asked, [])
@@ -253,23 +253,23 @@ class Failing(Case):
         """The app has shown nothing, so it does not hear that it is unknown."""
         self.ways.order = [C, L]
         self.ask()
-        self.caller(C).head(AnswerHead(401))
+        self.caller(C).write_head(ResponseHead(401))
         self.assertEqual(self.sent(L), b'{"model":"m","x":1}')
         self.setUp()
         self.ways.order = [C]
         self.ask()
-        self.caller(C).head(AnswerHead(401))
-        self.assertIsInstance(self.app.over, UpstreamFailed)
+        self.caller(C).write_head(ResponseHead(401))
+        self.assertIsInstance(self.app.over, BadGateway)
         self.assertIn("sign in again", str(self.app.over))
 
     def test_a_side_that_died(self) -> None:
         """Where another can be asked, nothing is waited for; else it may still answer."""
         self.ask()
         self.brokered.side_died()
-        self.assertIsInstance(self.told(L)[-1], Cancelled)
+        self.assertIsInstance(self.told(L)[-1], ClientDisconnected)
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
         self.brokered.side_died()  # the second is the last
-        self.caller(C).head(OK)
+        self.caller(C).write_head(OK)
         self.assertIsNotNone(self.app.headed)
 
 
@@ -279,13 +279,13 @@ class Answering(Case):
     def setUp(self) -> None:
         super().setUp()
         self.brokered.write(b'{"model":"m"}')
-        self.brokered.end()
-        self.caller(L).head(OK)
-        self.caller(L).data(b"one")
+        self.brokered.finish()
+        self.caller(L).write_head(OK)
+        self.caller(L).write(b"one")
 
     def test_breaks_off(self) -> None:
         """Nobody else is asked."""
-        error = UpstreamFailed("broke off")
+        error = BadGateway("broke off")
         self.caller(L).fail(error)
         self.assertIs(self.app.over, error)
         self.assertEqual((self.ways.sides[C].asked, self.ways.failures), ([], []))
@@ -295,12 +295,12 @@ class Answering(Case):
 
     def test_its_side_is_said_to_be_dead(self) -> None:
         self.brokered.side_died()
-        self.caller(L).data(b"two")
+        self.caller(L).write(b"two")
         self.assertEqual(bytes(self.app.got), b"onetwo")
 
     def test_pauses(self) -> None:
-        self.brokered.pause()
-        self.brokered.resume()
+        self.brokered.pause_response()
+        self.brokered.resume_response()
         self.assertEqual(self.told(L)[-2:], ["pause", "resume"])
 
     def test_dismissed(self) -> None:
@@ -317,31 +317,31 @@ class Leaving(Case):
 
     def test_before_a_side(self) -> None:
         self.brokered.write(b'{"x":')
-        self.brokered.cancel(Cancelled("left"))
+        self.brokered.cancel(ClientDisconnected("left"))
         self.assertEqual((self.room.held, self.ways.models), (0, []))
         self.brokered.write(b"1}")
-        self.brokered.end()
+        self.brokered.finish()
         self.assertEqual(self.ways.models, [])
 
     def test_while_it_begins(self) -> None:
         self.ways.waits_for[L] = Deferred()
         self.brokered.write(b'{"model":"m"}')
-        self.brokered.cancel(Cancelled("left"))
+        self.brokered.cancel(ClientDisconnected("left"))
         self.assertEqual((self.ways.sides[L].asked, self.app.over), ([], None))
 
     def test_while_the_second_side_begins(self) -> None:
         """Though the first one failed in the very call that began it."""
-        self.ways.refusals[L] = Unauthenticated("no way")
+        self.ways.refusals[L] = Unauthorized("no way")
         self.ways.waits_for[C] = Deferred()
         self.brokered.write(b'{"model":"m"}')
-        self.brokered.end()
-        self.brokered.cancel(Cancelled("left"))
+        self.brokered.finish()
+        self.brokered.cancel(ClientDisconnected("left"))
         self.ways.waits_for[C].callback(None)
         self.assertEqual(self.ways.sides[C].asked, [])
 
     def test_in_between(self) -> None:
         self.brokered.write(b'{"model":"m"}')
-        error = Cancelled("left")
+        error = ClientDisconnected("left")
         self.brokered.cancel(error)
         self.assertIs(self.told(L)[-1], error)
         self.assertEqual((self.room.held, self.ways.ended, self.app.over), (0, 1, None))
@@ -349,7 +349,7 @@ class Leaving(Case):
     def test_a_pause_before_a_side_is_there(self) -> None:
         self.ways.waits_for[L] = Deferred()
         self.brokered.write(b'{"model":"m"}')
-        self.brokered.pause()
+        self.brokered.pause_response()
         self.ways.waits_for[L].callback(None)
         self.assertEqual(self.told(L)[0], "pause")
 
@@ -357,7 +357,7 @@ class Leaving(Case):
         """The app is told something, and the log the rest."""
         self.patch(self.ways, "open", lambda *_: self._breaks())
         self.brokered.write(b'{"model":"m"}')
-        self.assertIsInstance(self.app.over, UpstreamFailed)
+        self.assertIsInstance(self.app.over, BadGateway)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     async def _breaks(self) -> Told:
@@ -378,16 +378,16 @@ class Backpressure(Case):
     def test_a_side_that_is_busy_from_the_start(self) -> None:
         """It has its connection still to make."""
         side = self.ways.sides[L]
-        open_ = side.open
+        open_ = side.start_request
 
         def busy(head: RequestHead, caller: Any) -> Told:
-            caller.pause_body()
+            caller.pause_request_body()
             return open_(head, caller)
 
-        self.patch(side, "open", busy)
+        self.patch(side, "start_request", busy)
         self.brokered.write(b'{"model":"m"}')
         self.assertEqual((self.app.may_send, self.told(L)), (False, []))
-        self.caller(L).resume_body()
+        self.caller(L).resume_request_body()
         self.assertEqual((self.app.may_send, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
@@ -398,18 +398,18 @@ class Backpressure(Case):
 
         def open(head: RequestHead, of: Any) -> Told:
             caller.append(of)
-            slow.write = lambda piece: (slow.told.append(piece), of.pause_body())  # type: ignore
+            slow.write = lambda piece: (slow.told.append(piece), of.pause_request_body())  # type: ignore
             return slow
 
-        self.patch(self.ways.sides[C], "open", open)
+        self.patch(self.ways.sides[C], "start_request", open)
         self.caller(L).fail(OllamaDown("gone"))
         self.assertEqual(slow.told, [b'{"mo'])
         self.assertFalse(self.app.may_send)
-        caller[0].resume_body()
+        caller[0].resume_request_body()
         self.assertEqual(slow.told, [b'{"mo', b'del"'])
-        self.brokered.end()
+        self.brokered.finish()
         for _ in range(10):
-            caller[0].resume_body()
+            caller[0].resume_request_body()
         self.assertEqual(b"".join(slow.told[:-1]), b'{"model":"m","more":"..."}')
         self.assertEqual(slow.told.count("end"), 1)
         self.assertTrue(self.app.may_send)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctllm.errors import DesktopOffline, NotFound, Overloaded
+from ctllm.errors import DesktopOffline, NotFound, ServiceUnavailable
 from ctllm.http.message.head import RequestHead
 from ctllm.proxy.desktop_selection import NEWS
 from ctllm.tunnel.frames import Status
@@ -18,7 +18,7 @@ class WithoutModel(Case):
 
     def test_nobody(self) -> None:
         """An offline user hears so, and when to try again."""
-        error = self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
+        error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
         self.assertEqual(error.retry_after, 5)
         self.assertEqual(self.here.exchanges, 0)
 
@@ -61,14 +61,14 @@ class WithoutModel(Case):
         self.assertEqual((len(best.heads), len(other.heads)), (0, 1))
         other.lose(self.clock.seconds())
         alone = self.assertRaises(
-            DesktopOffline, self.here.open, RequestHead(b"GET", b"/", own), Heard()
+            DesktopOffline, self.here.start_request, RequestHead(b"GET", b"/", own), Heard()
         )
         self.assertIn("none of your other desktops", alone.message)
 
     def test_who_answers_is_told(self) -> None:
         """By a name that fits into a header."""
         self.desk("Büro 100%")
-        asking = self.here.open(CHAT, Heard())
+        asking = self.here.start_request(CHAT, Heard())
         told = dict(self.here.told(asking))
         self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
         self.assertEqual(told[b"Ctllm-Exchange"], asking.id.hex().encode())
@@ -77,24 +77,24 @@ class WithoutModel(Case):
         """It does not go elsewhere instead."""
         self.desk("home")
         for wanted in ("work", "", "\x00\xff"):
-            self.assertRaises(NotFound, self.here.open, asking(to=wanted), Heard())
+            self.assertRaises(NotFound, self.here.start_request, asking(to=wanted), Heard())
 
     def test_one_that_left_gets_nothing(self) -> None:
         """Neither by choice nor by name, though it may come back."""
         desk = self.desk()
         desk.lose(self.clock.seconds())
-        self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
-        self.assertRaises(NotFound, self.here.open, asking(to="home"), Heard())
+        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
+        self.assertRaises(NotFound, self.here.start_request, asking(to="home"), Heard())
 
     def test_limit(self) -> None:
         """One exchange too many is refused; when one ends there is room again."""
         desk = self.desk()
         for _ in range(4):
             self.open()
-        self.assertRaises(Overloaded, self.here.open, CHAT, Heard())
+        self.assertRaises(ServiceUnavailable, self.here.start_request, CHAT, Heard())
         self.assertEqual(self.here.exchanges, 4)
-        desk.callers[0].head(OK)
-        desk.callers[0].end()
+        desk.callers[0].write_head(OK)
+        desk.callers[0].finish()
         self.settle()
         self.open()
 
@@ -120,8 +120,8 @@ class ByModel(Case):
         before = [len(desk.heads) for desk in self.desks]
         self.open(head, model)
         (found,) = (d for d, n in zip(self.desks, before, strict=True) if len(d.heads) > n)
-        found.callers[-1].head(OK)
-        found.callers[-1].end()
+        found.callers[-1].write_head(OK)
+        found.callers[-1].finish()
         self.settle()
         return found
 

@@ -27,7 +27,7 @@ from ctllm.cloud.identity import (
     load_keys,
 )
 from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
-from ctllm.errors import BadRequest, Unauthenticated
+from ctllm.errors import BadRequest, Unauthorized
 
 ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
 
@@ -233,10 +233,10 @@ class CommandTests(SynchronousTestCase):
         self.assertTrue(revocations.is_revoked(ann, before))
         self.assertFalse(revocations.is_revoked(ann, time()))
         self.assertFalse(revocations.is_revoked(bob, before))
-        self.assertRaises(Unauthenticated, invites.find, lost)
+        self.assertRaises(Unauthorized, invites.find, lost)
         invites.find(good)
         for refresh in gone:
-            self.assertRaises(Unauthenticated, sessions.renew, refresh)
+            self.assertRaises(Unauthorized, sessions.renew, refresh)
         sessions.renew(kept)
         self.refused("revoke", "no name")
 

@@ -12,9 +12,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import cloud_client as module
 from ctllm.desktop.cloud_client import MAX_ANSWER, TIMEOUT, CloudClient, split_link
-from ctllm.errors import BadRequest, Forbidden, Unauthenticated, UpstreamFailed
+from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, first
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from tests.unit.pretend import Served
 
 TOKEN = {
@@ -39,7 +39,7 @@ class Case(SynchronousTestCase):
         self.patch(module, "dialler", lambda url, reactor: self.served)
         self.client = CloudClient("https://cloud.example/base", self.clock)
 
-    async def answer(self, incoming: Incoming) -> None:
+    async def answer(self, incoming: ServerRequest) -> None:
         self.asked.append((incoming.asked, await incoming.read(10_000)))
         if self.silent:
             await Deferred()
@@ -75,7 +75,7 @@ class Asking(Case):
 
     def test_nobody_there(self) -> None:
         self.served.refusal = OSError("no route")
-        said = self.failed(self.client.redeem("word"), UpstreamFailed)
+        said = self.failed(self.client.redeem("word"), BadGateway)
         self.assertIn("https://cloud.example/base", said)
         self.assertIn("no route", said)
 
@@ -84,7 +84,7 @@ class Asking(Case):
         self.silent = True
         doing = self.doing(self.client.redeem("word"))
         self.clock.advance(TIMEOUT)
-        self.failureResultOf(doing, UpstreamFailed)
+        self.failureResultOf(doing, BadGateway)
         self.served.flush()
 
 
@@ -105,16 +105,16 @@ class Answers(Case):
         wrong += [("user", {"name": "", "id": "i"}), ("user", {"name": "a" * 300, "id": "i"})]
         for name, value in wrong:
             self.says({**TOKEN, name: value})
-            said = self.failed(self.client.redeem("word"), UpstreamFailed)
+            said = self.failed(self.client.redeem("word"), BadGateway)
             self.assertIn("does not answer like a ctllm cloud", said, (name, value))
         self.body = json.dumps(TOKEN).replace("600", "1e999").encode()
-        self.failed(self.client.redeem("word"), UpstreamFailed)
+        self.failed(self.client.redeem("word"), BadGateway)
 
     def test_invitations_that_are_none(self) -> None:
         """One with a line break would be a second command of the window's process."""
         for invite in ("x\nopen file:///etc/passwd", "x\n", "x y", "x&view=y", "", "x" * 300):
             self.says({"invite": invite})
-            self.failed(self.client.invite("token"), UpstreamFailed)
+            self.failed(self.client.invite("token"), BadGateway)
         self.says({"invite": "good_-1"})
         self.assertEqual(self.successResultOf(self.doing(self.client.invite("token"))), "good_-1")
 
@@ -127,25 +127,25 @@ class Answers(Case):
             self.assertTrue(said.isprintable())
             self.assertLessEqual(len(said), 1000)
         self.says({"error": {"code": "x\n", "message": "m"}})
-        self.failed(self.client.redeem("word"), UpstreamFailed)
+        self.failed(self.client.redeem("word"), BadGateway)
         self.status = 401
         self.body = b"\x1b[2J"
-        self.assertTrue(self.failed(self.client.redeem("word"), Unauthenticated).isprintable())
+        self.assertTrue(self.failed(self.client.redeem("word"), Unauthorized).isprintable())
 
     def test_compressed(self) -> None:
         """Nothing is inflated, whatever it would become."""
         self.body = gzip.compress(json.dumps(TOKEN).encode())
         self.headers = ((b"Content-Encoding", b"gzip"),)
-        self.failed(self.client.redeem("word"), UpstreamFailed)
+        self.failed(self.client.redeem("word"), BadGateway)
 
     def test_too_large(self) -> None:
         """It is given up while it comes."""
         self.body = b" " * MAX_ANSWER + json.dumps(TOKEN).encode()
-        self.failed(self.client.redeem("word"), UpstreamFailed)
+        self.failed(self.client.redeem("word"), BadGateway)
 
     def test_nested(self) -> None:
         self.body = b'{"x": ' + b"[" * 30_000
-        self.failed(self.client.redeem("word"), UpstreamFailed)
+        self.failed(self.client.redeem("word"), BadGateway)
 
 
 class Links(SynchronousTestCase):

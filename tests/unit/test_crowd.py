@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 from ctllm.http.server.connection_limits import Crowd, room_for
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import Turnstile
 from tests.unit.pretend import Wire
 
@@ -63,7 +63,7 @@ class CrowdTests(SynchronousTestCase):
             self.crowd.welcome(guest)
         self.crowd.welcome(known[0])  # twice is as once
         (late,) = self.come(1)
-        self.assertRaises(Overloaded, self.crowd.welcome, late)
+        self.assertRaises(ServiceUnavailable, self.crowd.welcome, late)
         self.crowd.leave(known[3])
         self.crowd.welcome(late)
 
@@ -81,10 +81,10 @@ class ServerTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.asked: list[Incoming] = []
+        self.asked: list[ServerRequest] = []
         self.factory = HttpServerFactory(self.app, self.clock, crowd=Crowd(8))
 
-    async def app(self, incoming: Incoming) -> None:
+    async def app(self, incoming: ServerRequest) -> None:
         self.asked.append(incoming)
         if incoming.asked.path == b"/known":
             incoming.welcome()

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.auth.api_keys import key_hash, owner_tag, tag_in
 from ctllm.desktop.api_key_lease import LEASE, LOOK, RENEWAL, KeyLease, make_key, revoke_key
 from ctllm.desktop.credential_file import Credentials
-from ctllm.errors import BadConfiguration, BadRequest, CtllmError, Unauthenticated, UpstreamFailed
+from ctllm.errors import BadConfiguration, BadGateway, BadRequest, CtllmError, Unauthorized
 from tests.unit.test_session import ANN, BOB, Case
 
 
@@ -148,7 +148,7 @@ class Leasing(SynchronousTestCase):
 
     def test_failures_are_tried_again_soon(self) -> None:
         """Until it is told; but not with every look."""
-        self.session.refusal = UpstreamFailed("not now")
+        self.session.refusal = BadGateway("not now")
         self.lease.startService()
         self.wait(20)
         self.assertFalse(self.lease.told)
@@ -159,7 +159,7 @@ class Leasing(SynchronousTestCase):
 
     def test_a_sign_in_that_is_over(self) -> None:
         """The cloud is not asked again and again; a new sign-in is told at once."""
-        self.session.no_token = Unauthenticated("signed out")
+        self.session.no_token = Unauthorized("signed out")
         self.lease.startService()
         self.wait(RENEWAL - LOOK)
         self.assertEqual(self.session.asked, 1)

@@ -15,14 +15,14 @@ from ctllm import cli, errors, tap_options
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
 from ctllm.desktop.ipc import connection
-from ctllm.http.interfaces import Call
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.interfaces import RequestSink
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ipc import messages, protocol
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
-from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import REMEMBERED
-from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.responder import Responder, ResponderStream
 
 ROOT = Path(__file__).parents[2]
 TUNNEL = ROOT / "docs" / "tunnel.md"
@@ -80,13 +80,13 @@ class Client:
         self.got = b""
         self.ended = False
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         pass
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         self.got += piece
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.ended = True
 
 
@@ -132,13 +132,13 @@ class TunnelPageTests(TestCase):
         told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
         said: dict[str, bytes] = {}
         desktop = Desktop("00112233445566778899aabbccddeeff", "attic")
-        bridge = Answerer(262144, 30, 8, keep=0, desktop=desktop)
-        proxy = Opener(262144, 30, 8)
-        works: list[Answering] = []
+        bridge = Responder(262144, 30, 8, keep=0, desktop=desktop)
+        proxy = Initiator(262144, 30, 8)
+        works: list[ResponderStream] = []
 
-        def accept(work: Answering, head: RequestHead) -> Call:
+        def accept(work: ResponderStream, head: RequestHead) -> RequestSink:
             works.append(work)
-            return mock.create_autospec(Call, instance=True)
+            return mock.create_autospec(RequestSink, instance=True)
 
         def speak(name: str) -> None:
             speaker, hearer = (bridge, proxy) if name.startswith("bridge") else (proxy, bridge)
@@ -153,12 +153,12 @@ class TunnelPageTests(TestCase):
         client = Client()
         with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=EXCHANGE):
             asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
-            proxy.open(asked, client).end()
+            proxy.start_request(asked, client).finish()
         for name in ("proxy-2", "bridge-3"):
             speak(name)
-        works[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"20"),)))
-        works[0].data(ANSWER)
-        works[0].end()
+        works[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"20"),)))
+        works[0].write(ANSWER)
+        works[0].finish()
         for name in ("bridge-4", "proxy-3"):
             speak(name)
         self.assertEqual((client.got, client.ended), (ANSWER, True))

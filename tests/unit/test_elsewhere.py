@@ -13,9 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop.broker import remote_desktops as module
 from ctllm.desktop.broker.remote_desktops import OFTEN, SELDOM, Elsewhere
 from ctllm.desktop.credential_file import Credentials, SignIn
-from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.errors import Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, first
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from tests.unit.pretend import Heard, Served
 
 
@@ -35,7 +35,7 @@ class Session:
     @property
     def sign_in(self) -> SignIn:
         if not self.signed_in:
-            raise Unauthenticated("signed out")
+            raise Unauthorized("signed out")
         return self.kept
 
     async def token(self, scope: str = "") -> str:
@@ -71,7 +71,7 @@ class ElsewhereTests(SynchronousTestCase):
             ]
         }
 
-    async def cloud(self, incoming: Incoming) -> None:
+    async def cloud(self, incoming: ServerRequest) -> None:
         self.asked.append(incoming.asked)
         incoming.reply(self.status, self.body)
 
@@ -104,9 +104,9 @@ class ElsewhereTests(SynchronousTestCase):
             "GET /ws/tunnel", "GET /", "DELETE /api/delete", "POST /api/future", "POST /api/me",
         ):  # fmt: skip
             method, target = line.encode().split(b" ")
-            self.assertRaises(Forbidden, way.open, RequestHead(method, target), Heard())
+            self.assertRaises(Forbidden, way.start_request, RequestHead(method, target), Heard())
         self.assertEqual(self.asked, [])
-        way.open(RequestHead(b"GET", b"/api/tags"), Heard()).end()
+        way.start_request(RequestHead(b"GET", b"/api/tags"), Heard()).finish()
         self.served.flush()
         (head,) = self.asked
         self.assertEqual(first(head.headers, b"authorization"), b"Bearer token-use")

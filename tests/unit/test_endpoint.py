@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from tests.unit.pretend import Upstream, Wire
 
 HERE = (
@@ -70,8 +70,8 @@ class EndpointTests(SynchronousTestCase):
         self.upstream = Upstream()
         self.factory = HttpServerFactory(EndpointApp(self.answer), Clock())
 
-    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
-        incoming.relay(self.upstream.open(head, incoming))
+    async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
+        incoming.relay(self.upstream.start_request(head, incoming))
 
     def ask(
         self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
 
 from ctllm.cloud.docker_api import (
-    Engine,
+    DockerClient,
     EngineAbsent,
     EngineRefused,
     Missing,
@@ -162,7 +162,7 @@ class CallTests(Case):
 
         for number, said in ((13, "group docker"), (2, "no Docker engine"), (111, "does not run")):
             Refuses.number = number
-            engine = Engine(Way(Refuses(), "http://docker", "the engine at /x"), self.clock)
+            engine = DockerClient(Way(Refuses(), "http://docker", "the engine at /x"), self.clock)
             self.assertIn(
                 "the engine at /x: ", refused := self.refused(engine.networks(), EngineAbsent)
             )

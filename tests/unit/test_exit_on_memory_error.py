@@ -8,7 +8,7 @@ from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.reactor.periodic import Periodic
 from tests.unit.pretend import Wire
@@ -29,7 +29,7 @@ class Case(SynchronousTestCase):
         self.flushLoggedErrors(MemoryError)
 
     def test_in_an_application(self) -> None:
-        async def app(incoming: Incoming) -> None:
+        async def app(incoming: ServerRequest) -> None:
             raise MemoryError
 
         server, wire = HttpServerFactory(app, Clock()).buildProtocol(None), Wire()

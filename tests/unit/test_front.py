@@ -17,7 +17,7 @@ from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.auth.jws import public_text
 from ctllm.auth.session_assertions import ISSUER, Verifier
 from ctllm.cloud.api import Api
-from ctllm.cloud.gateway import Front
+from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
@@ -42,9 +42,9 @@ from ctllm.cloud.revoker import Revoker
 from ctllm.cloud.sign_in import SignIn
 from ctllm.cloud.user_limits import MAX_TUNNELS, Shares
 from ctllm.cloud.web_ui import PAGE
-from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
-from ctllm.http.client.connection_pool import Origin
-from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.server.connection_limits import Crowd
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.timeouts import HANDSHAKE
@@ -68,7 +68,9 @@ class Proxy(Upstream):
         self.place = Place()
 
         self.clock = Clock()
-        self.origin = Origin(self.place, self.clock, "your streaming proxy", ProxyUnavailable)
+        self.origin = ConnectionPool(
+            self.place, self.clock, "your streaming proxy", ProxyUnavailable
+        )
 
     def upgrade(self, head: RequestHead, caller: Any, switched: Any) -> Any:
         return self.origin.upgrade(head, caller, switched)
@@ -145,7 +147,7 @@ class Case(SynchronousTestCase):
             return proxy_id(INSTANCE, grant.user.key)
 
         api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
-        front = self.front = Front(
+        front = self.front = Gateway(
             Identities([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
             self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
         )  # fmt: skip
@@ -324,9 +326,9 @@ class Routing(Case):
         """It comes back as it is, and is counted."""
         self.ask("GET /api/tags", **self.bearer())
         caller = self.proxies.proxy.callers[0]
-        caller.head(AnswerHead(418, b"Tea", ((b"Content-Length", b"2"), (b"X", b"y"))))
-        caller.data(b"hi")
-        caller.end()
+        caller.write_head(ResponseHead(418, b"Tea", ((b"Content-Length", b"2"), (b"X", b"y"))))
+        caller.write(b"hi")
+        caller.finish()
         self.assertEqual((self.answered(), self.body, self.header("x")), (418, b"hi", "y"))
         rendered = self.metrics.render()[1]
         self.assertIn(b'ctllm_exchanges_total{outcome="whole"} 1.0', rendered)
@@ -346,7 +348,7 @@ class Routing(Case):
 
     def test_full(self) -> None:
         """Said in the words of the path, with a time to come back."""
-        self.proxies.refusal = Overloaded("too many", retry_after=60)
+        self.proxies.refusal = ServiceUnavailable("too many", retry_after=60)
         self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 503)
         self.assertEqual(
             (self.header("retry-after"), self.told["error"]["code"]), ("60", "overloaded")

@@ -18,7 +18,7 @@ from ctllm.http.header_policy import (
     from_ollama,
     from_proxy,
 )
-from ctllm.http.message.head import AnswerHead, Headers, RequestHead, field_value, first
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead, field_value, first
 
 HOST = b"127.0.0.1:11434"
 
@@ -220,7 +220,7 @@ class Answers(SynchronousTestCase):
     """What an answer may say to servers and browsers on its way."""
 
     def passed(self, *headers: tuple[bytes, bytes], by: Any = from_ollama) -> Headers:
-        found: Headers = by(AnswerHead(200, b"OK", headers)).headers
+        found: Headers = by(ResponseHead(200, b"OK", headers)).headers
         self.assertEqual(found[-2:], INERT)
         return found[:-2]
 
@@ -307,7 +307,7 @@ class Answers(SynchronousTestCase):
 
     def test_again_and_again(self) -> None:
         """Each stage adds what makes an answer inert once."""
-        head = AnswerHead(200, b"OK", ((b"Content-Type", b"text/html"),))
+        head = ResponseHead(200, b"OK", ((b"Content-Type", b"text/html"),))
         once = from_ollama(head)
         self.assertEqual(from_proxy(from_desktop(once)), once)
 

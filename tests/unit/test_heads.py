@@ -11,14 +11,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import BadRequest, HeadTooLarge, ProtocolViolation, UpstreamFailed
+from ctllm.errors import BadGateway, BadRequest, ProtocolViolation, RequestHeaderFieldsTooLarge
 from ctllm.http.message.head import (
-    AnswerHead,
     RequestHead,
-    decode_answer,
+    ResponseHead,
     decode_request,
-    encode_answer,
+    decode_response,
     encode_request,
+    encode_response,
 )
 from ctllm.http.message.request_parser import request_head, split_target
 from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, from_json
@@ -80,7 +80,7 @@ class Requests(SynchronousTestCase):
     @example(b'{"method":"\xff"}')
     def test_rubbish(self, raw: bytes) -> None:
         """It is a ValueError, and never anything else."""
-        for decode in (decode_request, decode_answer):
+        for decode in (decode_request, decode_response):
             self.assertRaises(ValueError, decode, raw)
 
 
@@ -90,8 +90,8 @@ class Answers(SynchronousTestCase):
     @given(st.integers(200, 599), VALUE, HEADERS)
     def test_there_and_back(self, status: int, reason: bytes, headers: Any) -> None:
         """Every status, reason and header arrives as it was."""
-        head = AnswerHead(status, reason, headers)
-        self.assertEqual(decode_answer(encode_answer(head)), head)
+        head = ResponseHead(status, reason, headers)
+        self.assertEqual(decode_response(encode_response(head)), head)
 
     def test_hostile(self) -> None:
         """What could become another answer on a client's connection is refused."""
@@ -103,7 +103,7 @@ class Answers(SynchronousTestCase):
             {"headers": [["X", "a\r\n\r\nb"]]},
         ):
             raw = json.dumps({"status": 200, "reason": "", "headers": [], **changed}).encode()
-            self.assertRaises(ValueError, decode_answer, raw)
+            self.assertRaises(ValueError, decode_response, raw)
 
 
 class Payloads(SynchronousTestCase):
@@ -126,7 +126,7 @@ class TooLargeForAFrame(SynchronousTestCase):
         pair = connected()
         other = pair.ask()
         large = RequestHead(b"GET", b"/", ((b"X", b'"' * MAX_HEAD),))
-        self.assertRaises(HeadTooLarge, pair.opener.open, large, Heard())
+        self.assertRaises(RequestHeaderFieldsTooLarge, pair.opener.start_request, large, Heard())
         pair.settle()
         self.assertEqual((pair.opener.up, len(pair.works), other.over), (True, 1, None))
 
@@ -136,18 +136,18 @@ class TooLargeForAFrame(SynchronousTestCase):
         asked: list[Client] = [pair.ask(), pair.ask()]
         pair.settle()
         large, other = pair.works.values()
-        large.caller.head(AnswerHead(200, b"", ((b"X", b'"' * MAX_HEAD),)))
-        other.caller.head(AnswerHead(200))
+        large.caller.write_head(ResponseHead(200, b"", ((b"X", b'"' * MAX_HEAD),)))
+        other.caller.write_head(ResponseHead(200))
         pair.settle()
-        self.assertIsInstance(asked[0].over, UpstreamFailed)
-        self.assertIsInstance(large.over, UpstreamFailed)
-        self.assertEqual((asked[1].over, asked[1].heard), (None, AnswerHead(200)))
+        self.assertIsInstance(asked[0].over, BadGateway)
+        self.assertIsInstance(large.over, BadGateway)
+        self.assertEqual((asked[1].over, asked[1].heard), (None, ResponseHead(200)))
 
     def test_any_method_passes_a_tunnel(self) -> None:
         """One that Ollama does not know is for Ollama to refuse; the tunnel stays."""
         pair = connected()
         heard = Heard()
-        pair.opener.open(RequestHead(b"M-SEARCH", b"/"), heard)
+        pair.opener.start_request(RequestHead(b"M-SEARCH", b"/"), heard)
         pair.ask()
         pair.settle()
         self.assertEqual(

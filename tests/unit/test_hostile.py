@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 from ctllm.http.timeouts import BODY_TIME, HEAD_TIME, IDLE, LINGER
 from tests.fuzz import http, tunnel, websocket
 from tests.unit.pretend import Wire
@@ -83,7 +83,7 @@ class FullDisk(Case):
     def test_it_spends_no_invitation(self) -> None:
         """503, and the same link works once there is room."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
-        full = Overloaded("Cannot write: no space left. Make room on the disk.")
+        full = ServiceUnavailable("Cannot write: no space left. Make room on the disk.")
         with mock.patch.object(self.sessions, "open", side_effect=full):
             self.assertEqual(self.ask("POST /ctllm/session", body), 503)
         self.assertEqual(self.ask("POST /ctllm/session", body), 201)

@@ -21,9 +21,9 @@ from ctllm.tunnel.frames import (
     from_json,
     json_frame,
 )
-from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_NOTICES, REMEMBERED
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.transport import MOST_PIECES
 from tests.unit.pretend import Heard, Told
 from tests.unit.test_proxy_app import Case as ProxyCase
@@ -105,16 +105,16 @@ class Proxy(ProxyCase):
 class Frames(SynchronousTestCase):
     """At both ends of the tunnel."""
 
-    def answerer(self) -> Answerer:
-        made = Answerer(1000, 30, 4, keep=0, desktop=Desktop("d" * 32, "d"))
+    def answerer(self) -> Responder:
+        made = Responder(1000, 30, 4, keep=0, desktop=Desktop("d" * 32, "d"))
         made.accept = lambda caller, head: Told()
         made.connected()
         made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000)))
         made.outgoing()
         return made
 
-    def opener(self, most: int = 4) -> Opener:
-        made = Opener(1000, 30, most)
+    def opener(self, most: int = 4) -> Initiator:
+        made = Initiator(1000, 30, most)
         made.receive(HELLO)
         made.outgoing()
         return made
@@ -134,7 +134,7 @@ class Frames(SynchronousTestCase):
         end: Any = self.opener(most=MAX_NOTICES * 2)
         callers = [Heard() for _ in range(MAX_NOTICES + 10)]
         for caller in callers:
-            asking = end.open(RequestHead(b"GET", b"/"), caller)
+            asking = end.start_request(RequestHead(b"GET", b"/"), caller)
             asking.frames(1000, [])  # the OPEN left
             asking.cancel(ProtocolViolation("left"))
         self.assertEqual(len(end._notices), MAX_NOTICES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.message.request_parser import MAX_HEADERS
 from ctllm.http.server.connection import READ_AHEAD
 from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, SLOW
@@ -112,7 +112,7 @@ class Trickles(Served):
     def test_one_that_is_held_up_by_us_is_not(self) -> None:
         """Whoever takes it may take its time."""
         self.begin()
-        self.incoming[0].pause_body()
+        self.incoming[0].pause_request_body()
         self.clock.pump([BODY_IDLE] * 20)
         self.assertEqual(self.transport.closed, "")
 
@@ -121,7 +121,7 @@ class Trickles(Served):
         self.begin()
         self.say(b"x" * 1000)
         self.clock.pump([BODY_IDLE] * 20)
-        self.incoming[0].head(AnswerHead(200, b"", NDJSON.headers))
-        self.incoming[0].end()
+        self.incoming[0].write_head(ResponseHead(200, b"", NDJSON.headers))
+        self.incoming[0].finish()
         self.assertEqual(self.transport.closed, "")
         self.assertTrue(self.said().endswith(b"0\r\n\r\n"))

@@ -8,12 +8,12 @@ from twisted.internet.error import ConnectionLost, ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import Cancelled, OllamaDown, UpstreamFailed
-from ctllm.http.client.connection_pool import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, Origin
-from ctllm.http.client.request import MAX_REPEATABLE, Outgoing
-from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.errors import BadGateway, ClientDisconnected, OllamaDown
+from ctllm.http.client.connection_pool import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, ConnectionPool
+from ctllm.http.client.request import MAX_REPEATABLE, ClientRequest
+from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.message.response_parser import MAX_HEAD
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import HANDSHAKE, PARTING
 from tests.unit.pretend import Heard, Place, SecuredWire, Served, Wire
 
@@ -22,7 +22,7 @@ POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Length", b"4"),))
 UPLOAD = RequestHead(b"POST", b"/api/blobs/x", ((b"Transfer-Encoding", b"chunked"),))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-LEFT = Cancelled("the client left")
+LEFT = ClientDisconnected("the client left")
 
 
 class Case(SynchronousTestCase):
@@ -31,23 +31,25 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.place = Place()
-        self.origin = Origin(self.place, self.clock, "Ollama", OllamaDown, b"127.0.0.1:11434")
+        self.origin = ConnectionPool(
+            self.place, self.clock, "Ollama", OllamaDown, b"127.0.0.1:11434"
+        )
 
-    def open(self, head: RequestHead = GET) -> tuple[Outgoing, Heard]:
+    def open(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard]:
         heard = Heard()
-        call = self.origin.open(head, heard)
+        call = self.origin.start_request(head, heard)
         return call, heard  # type: ignore[return-value]
 
-    def asked(self, head: RequestHead = GET) -> tuple[Outgoing, Heard, Wire]:
+    def asked(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard, Wire]:
         """An exchange whose request is whole and sent on a connection of its own."""
         call, heard = self.open(head)
         wire = self.place.accept()
         if head is POST:
             call.write(b"body")
-        call.end()
+        call.finish()
         return call, heard, wire
 
-    def failed(self, heard: Heard, kind: type[Exception] = UpstreamFailed) -> None:
+    def failed(self, heard: Heard, kind: type[Exception] = BadGateway) -> None:
         self.assertIsInstance(heard.over, kind)
 
 
@@ -74,7 +76,7 @@ class Asked(Case):
         self.assertFalse(heard.may_send)
         call.write(b"one")
         call.write(b"two")
-        call.end()
+        call.finish()
         wire = self.place.accept()
         self.assertTrue(heard.may_send)
         body = wire.said().partition(b"\r\n\r\n")[2]
@@ -98,7 +100,7 @@ class Asked(Case):
             wire = self.place.accept()
             for piece in pieces:
                 call.write(piece)
-            call.end()
+            call.finish()
             self.failed(heard)
             self.assertEqual(wire.closed, "abort")
 
@@ -106,7 +108,7 @@ class Asked(Case):
         """A head that would break its line fails by itself; nothing is heard after that."""
         call, heard = self.open(RequestHead(b"GET", b"/", ((b"X", b"a\r\nY: b"),)))
         wire = self.place.accept()
-        call.end()
+        call.finish()
         self.failed(heard)
         self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
 
@@ -124,10 +126,10 @@ class Secured(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.place = Place()
-        origin = Origin(self.place, self.clock, "Ollama", OllamaDown)
+        origin = ConnectionPool(self.place, self.clock, "Ollama", OllamaDown)
         self.heard = Heard()
-        self.call = origin.open(GET, self.heard)
-        self.call.end()
+        self.call = origin.start_request(GET, self.heard)
+        self.call.finish()
         self.wire = self.place.accept(SecuredWire())
 
     def over(self) -> None:
@@ -212,7 +214,7 @@ class Answered(Case):
         ):
             call, heard = self.open(head)
             wire = self.place.accept() if self.place.dialled else self.place.wires[-1]
-            call.end()
+            call.finish()
             length = b"" if status.startswith(b"204") else b"Content-Length: 9\r\n"
             self.wire_says(wire, b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n")
             self.assertEqual((bytes(heard.got), heard.over), (b"", "end"), status)
@@ -289,13 +291,13 @@ class Answered(Case):
     def test_a_caller_that_reads_slowly_slows_the_answer(self) -> None:
         """The socket is left alone meanwhile; also when it was said before the connection."""
         call, heard = self.open()
-        call.pause()
-        call.end()
+        call.pause_response()
+        call.finish()
         wire = self.place.accept()
         self.assertEqual(wire.producerState, "paused")
-        call.resume()
+        call.resume_response()
         self.assertEqual(wire.producerState, "producing")
-        call.pause()
+        call.pause_response()
         self.assertEqual(wire.producerState, "paused")
         call.cancel(LEFT)
         self.assertIsNone(heard.over)
@@ -310,7 +312,7 @@ class Answered(Case):
         wire.said()
         for _ in range(3):
             call.write(b"more")
-        call.end()
+        call.finish()
         call.cancel(LEFT)
         self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
         self.assertEqual(call._waiting, [])  # nobody will ever send it
@@ -322,7 +324,7 @@ class Cancels(Case):
     def test_while_connecting(self) -> None:
         """Nothing is dialled any more, and nothing heard."""
         call, heard = self.open()
-        call.end()
+        call.finish()
         call.cancel(LEFT)
         self.assertEqual(self.place.given_up, 1)
         self.assertIsNone(heard.over)
@@ -342,7 +344,7 @@ class Cancels(Case):
             call, heard = self.open(UPLOAD)
             wire = self.place.accept()
             if sent:
-                call.end()
+                call.finish()
             if said:
                 wire.protocol.dataReceived(said)
             call.cancel(LEFT)
@@ -355,14 +357,14 @@ class Cancels(Case):
         """Who cancels on hearing a piece hears nothing else, though the end has come too."""
 
         class Impatient(Heard):
-            def data(self, piece: bytes) -> None:
-                super().data(piece)
+            def write(self, piece: bytes) -> None:
+                super().write(piece)
                 call.cancel(LEFT)
 
         heard = Impatient()
-        call = self.origin.open(GET, heard)
+        call = self.origin.start_request(GET, heard)
         wire = self.place.accept()
-        call.end()
+        call.finish()
         wire.protocol.dataReceived(STREAM + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
         self.assertEqual((bytes(heard.got), heard.over, wire.closed), (b"ab", None, "abort"))
 
@@ -371,9 +373,9 @@ class Cancels(Case):
         call, _, wire = self.asked()
         wire.protocol.dataReceived(OK)
         other, heard = self.open()
-        other.end()
+        other.finish()
         call.cancel(LEFT)
-        call.pause()
+        call.pause_response()
         self.assertEqual((wire.closed, wire.producerState), ("", "producing"))
         wire.protocol.dataReceived(OK)
         self.assertEqual(heard.over, "end")
@@ -399,7 +401,7 @@ class Kept(Case):
         wire = self.kept()
         wire.said()
         call, heard = self.open()
-        call.end()
+        call.finish()
         self.assertIn(b"GET /api/tags", wire.said())
         wire.protocol.dataReceived(STREAM + b"2\r\nhi\r\n0\r\n\r\n")
         self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
@@ -408,7 +410,7 @@ class Kept(Case):
     def test_a_paused_one_reads_again(self) -> None:
         """A caller that had paused leaves a connection that reads."""
         call, _, wire = self.asked()
-        call.pause()
+        call.pause_response()
         wire.protocol.dataReceived(OK)
         self.assertEqual(wire.producerState, "producing")
 
@@ -476,7 +478,7 @@ class Kept(Case):
         """No connection and no timer; what is under way goes on."""
         idle = self.kept()
         first_call, busy = self.open()
-        first_call.end()
+        first_call.finish()
         _, _, other = self.asked()
         other.protocol.dataReceived(OK)
         self.origin.close()
@@ -489,7 +491,7 @@ class Kept(Case):
 class Repeated(Case):
     """A server may close a kept connection in the moment in which it is used again."""
 
-    def reused(self, head: RequestHead = GET) -> tuple[Outgoing, Heard, Wire]:
+    def reused(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard, Wire]:
         """An exchange on a connection that was kept."""
         _, _, wire = self.asked()
         wire.protocol.dataReceived(OK)
@@ -502,7 +504,7 @@ class Repeated(Case):
         """It is sent once more on a new connection, however the old one ended."""
         for reason in (None, ConnectionLost()):
             call, heard, wire = self.reused()
-            call.end()
+            call.finish()
             wire.hang_up(reason)
             self.assertIsNone(heard.over)
             again = self.place.accept()
@@ -522,7 +524,7 @@ class Repeated(Case):
         again = self.place.accept()
         self.assertTrue(heard.may_send)
         call.write(b"six")
-        call.end()
+        call.finish()
         body = again.said().partition(b"\r\n\r\n")[2]
         self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
         again.protocol.dataReceived(OK)
@@ -533,7 +535,7 @@ class Repeated(Case):
         """What breaks on a new connection is not the age of the connection."""
         call, heard, wire = self.reused(POST)
         call.write(b"body")
-        call.end()
+        call.finish()
         wire.hang_up()
         self.place.accept().hang_up()
         self.failed(heard)
@@ -542,7 +544,7 @@ class Repeated(Case):
     def test_not_once_it_is_answered(self) -> None:
         """A single byte of an answer is enough: the server has had the request."""
         call, heard, wire = self.reused()
-        call.end()
+        call.finish()
         wire.protocol.dataReceived(b"H")
         wire.hang_up()
         self.failed(heard)
@@ -569,7 +571,7 @@ class Repeated(Case):
     def test_a_caller_that_leaves_meanwhile(self) -> None:
         """Nothing is dialled for it any more."""
         call, heard, wire = self.reused()
-        call.end()
+        call.finish()
         wire.hang_up()
         call.cancel(LEFT)
         self.assertEqual(self.place.given_up, 1)
@@ -583,17 +585,17 @@ class AgainstOurServer(SynchronousTestCase):
         """An upload of unknown length comes back, on one connection again and again."""
         clock = Clock()
 
-        async def echo(incoming: Incoming) -> None:
+        async def echo(incoming: ServerRequest) -> None:
             body = await incoming.read(100)
             incoming.reply(200, body, ((b"X-Request-Id", incoming.asked.method),))
 
         served = Served(echo, clock)
-        origin = Origin(served, clock, "the echo", UpstreamFailed)
+        origin = ConnectionPool(served, clock, "the echo", BadGateway)
         for number in (b"one", b"two", b"three"):
             heard = Heard()
-            call = origin.open(UPLOAD, heard)
+            call = origin.start_request(UPLOAD, heard)
             call.write(number)
-            call.end()
+            call.finish()
             served.flush()
             assert heard.headed is not None
             self.assertEqual(first(heard.headed.headers, b"x-request-id"), b"POST")
@@ -607,16 +609,18 @@ class AgainstOurServer(SynchronousTestCase):
         """What the server breaks off never passes for whole, words or not."""
         clock = Clock()
 
-        async def breaking(incoming: Incoming) -> None:
-            incoming.head(AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),)))
-            incoming.data(b'{"half":')
+        async def breaking(incoming: ServerRequest) -> None:
+            incoming.write_head(
+                ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
+            )
+            incoming.write(b'{"half":')
             raise OllamaDown("it died")
 
         served = Served(breaking, clock)
         heard = Heard()
-        Origin(served, clock, "it", UpstreamFailed).open(GET, heard).end()
+        ConnectionPool(served, clock, "it", BadGateway).start_request(GET, heard).finish()
         served.flush()
         self.assertEqual(bytes(heard.got), b'{"half":null,"error":"it died"}\n')
         clock.advance(PARTING)
         served.flush()
-        self.assertIsInstance(heard.over, UpstreamFailed)
+        self.assertIsInstance(heard.over, BadGateway)

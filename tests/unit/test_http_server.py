@@ -10,23 +10,23 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import (
-    Cancelled,
+    ClientDisconnected,
+    ContentTooLarge,
     CtllmError,
     DesktopLost,
     DesktopOffline,
     MethodNotAllowed,
-    Overloaded,
-    TooLarge,
-    Unauthenticated,
+    ServiceUnavailable,
+    Unauthorized,
 )
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import READ_AHEAD
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
 from tests.unit.pretend import Told
 
-NDJSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
+NDJSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
 CHAT = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
 
 
@@ -52,14 +52,14 @@ class Served(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.incoming: list[Incoming] = []
+        self.incoming: list[ServerRequest] = []
         self.calls: list[Told] = []
         factory = HttpServerFactory(self.app, self.clock, max_head=1000)
         self.server = factory.buildProtocol(None)
         self.transport = Transport()
         self.server.makeConnection(self.transport)
 
-    async def app(self, incoming: Incoming) -> None:
+    async def app(self, incoming: ServerRequest) -> None:
         self.incoming.append(incoming)
         call = Told()
         self.calls.append(call)
@@ -82,12 +82,12 @@ class Streaming(Served):
         self.say(CHAT)
         self.assertEqual(self.calls[0].told, [b"body", "end"])
         incoming = self.incoming[0]
-        incoming.head(NDJSON)
+        incoming.write_head(NDJSON)
         self.assertTrue(self.said().endswith(b"\r\n\r\n"))
-        incoming.data(b"one\n")
+        incoming.write(b"one\n")
         self.assertEqual(self.said(), b"4\r\none\n\r\n")
-        incoming.data(b"two\n")
-        incoming.end()
+        incoming.write(b"two\n")
+        incoming.finish()
         self.assertEqual(self.said(), b"4\r\ntwo\n\r\n0\r\n\r\n")
 
     def test_work_begins_when_the_head_is_in(self) -> None:
@@ -100,13 +100,13 @@ class Streaming(Served):
     def test_a_busy_upstream_stops_the_reading_of_the_body(self) -> None:
         """Beyond a little read-ahead the socket is left alone until there is room."""
         self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n")
-        self.incoming[0].pause_body()
+        self.incoming[0].pause_request_body()
         self.say(b"x" * (READ_AHEAD - 1))
         self.assertEqual(self.transport.producerState, "producing")
         self.say(b"y")
         self.assertEqual(self.transport.producerState, "paused")
         self.assertEqual(self.calls[0].told, [])
-        self.incoming[0].resume_body()
+        self.incoming[0].resume_request_body()
         self.assertEqual(self.transport.producerState, "producing")
         self.assertEqual(sum(map(len, self.calls[0].told)), READ_AHEAD)  # type: ignore[arg-type]
 
@@ -133,7 +133,7 @@ class Endings(Served):
     def test_a_client_that_leaves_cancels_the_call(self) -> None:
         """Whatever phase the exchange is in."""
         self.say(CHAT)
-        self.incoming[0].head(NDJSON)
+        self.incoming[0].write_head(NDJSON)
         self.server.connectionLost()
         self.assertIsInstance(self.calls[0].told[-1], CtllmError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -151,8 +151,8 @@ class Endings(Served):
     def test_an_error_in_the_stream_is_said_and_never_ends_cleanly(self) -> None:
         """A line with the error, then the connection closes without the last chunk."""
         self.say(CHAT)
-        self.incoming[0].head(NDJSON)
-        self.incoming[0].data(b'{"a":')
+        self.incoming[0].write_head(NDJSON)
+        self.incoming[0].write(b'{"a":')
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual(self.said(), b'15\r\nnull,"error":"gone"}\n\r\n')
@@ -163,9 +163,9 @@ class Endings(Served):
     def test_an_answer_of_known_length_breaks_off_without_words(self) -> None:
         """Words would count as content; the missing bytes tell."""
         self.say(CHAT)
-        head = AnswerHead(200, b"OK", ((b"Content-Length", b"10"),))
-        self.incoming[0].head(head)
-        self.incoming[0].data(b"half")
+        head = ResponseHead(200, b"OK", ((b"Content-Length", b"10"),))
+        self.incoming[0].write_head(head)
+        self.incoming[0].write(b"half")
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
@@ -173,7 +173,7 @@ class Endings(Served):
     def test_http_1_0_breaks_off_with_a_reset(self) -> None:
         """There a plain close is how answers end; the dialect's words go before it."""
         self.say(b"GET /api/tags HTTP/1.0\r\n\r\n")
-        self.incoming[0].head(NDJSON)
+        self.incoming[0].write_head(NDJSON)
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual((self.said(), self.transport.closed), (b'{"error":"gone"}\n', ""))
@@ -182,49 +182,51 @@ class Endings(Served):
 
     def test_an_answer_without_an_end_of_its_own(self) -> None:
         """It ends with the connection, as it came; whole, or by a reset where it broke."""
-        head = AnswerHead(200, b"OK", (*NDJSON.headers, (b"Ctllm-Framing", b"close-delimited")))
+        head = ResponseHead(200, b"OK", (*NDJSON.headers, (b"Ctllm-Framing", b"close-delimited")))
         for broken in (False, True):
             self.setUp()
             self.say(CHAT)
-            self.incoming[0].head(head)
+            self.incoming[0].write_head(head)
             said = self.said()
             self.assertIn(b"\r\nConnection: close\r\n", said)
             self.assertNotIn(b"Transfer-Encoding", said)
             self.assertNotIn(b"Ctllm-Framing", said)
-            self.incoming[0].data(b"{}\n")
+            self.incoming[0].write(b"{}\n")
             self.assertEqual(self.said(), b"{}\n")
             if broken:
                 self.incoming[0].fail(DesktopLost("gone"))
                 self.assertEqual(self.said(), b'{"error":"gone"}\n')
                 self.clock.advance(PARTING)
             else:
-                self.incoming[0].end()
+                self.incoming[0].finish()
             self.assertEqual(self.transport.closed, "abort" if broken else "close")
 
     def test_between_our_own_parts_its_framing_is_told(self) -> None:
         """In chunks, so that a break can be told from an end there."""
         self.say(CHAT)
         self.incoming[0].is_internal = True
-        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Ctllm-Framing", b"close-delimited"),)))
+        self.incoming[0].write_head(
+            ResponseHead(200, b"OK", ((b"Ctllm-Framing", b"close-delimited"),))
+        )
         said = self.said()
         self.assertIn(b"Ctllm-Framing: close-delimited\r\n", said)
         self.assertIn(b"Transfer-Encoding: chunked\r\n", said)
-        self.incoming[0].end()
+        self.incoming[0].finish()
         self.assertEqual((self.said(), self.transport.closed), (b"0\r\n\r\n", ""))
 
     def test_no_content_has_no_length(self) -> None:
         """Of 204 (RFC 9110, section 8.6), whoever gave it one."""
         self.say(CHAT)
-        self.incoming[0].head(AnswerHead(204, b"", ((b"Content-Length", b"0"),)))
-        self.incoming[0].end()
+        self.incoming[0].write_head(ResponseHead(204, b"", ((b"Content-Length", b"0"),)))
+        self.incoming[0].finish()
         self.assertEqual(self.said(), b"HTTP/1.1 204 No Content\r\n\r\n")
 
     def test_an_answer_shorter_than_it_said_is_broken_off(self) -> None:
         """An upstream that ends early does not make a clean end here."""
         self.say(CHAT)
-        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"10"),)))
-        self.incoming[0].data(b"half")
-        self.incoming[0].end()
+        self.incoming[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"10"),)))
+        self.incoming[0].write(b"half")
+        self.incoming[0].finish()
         self.assertEqual(self.transport.closed, "close")
 
     def test_one_connection_serves_one_request_after_another(self) -> None:
@@ -273,7 +275,7 @@ class Endings(Served):
     def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:
         """An answer at once, without reading: the next request is served."""
 
-        async def app(incoming: Incoming) -> None:
+        async def app(incoming: ServerRequest) -> None:
             incoming.reply(404, {})
 
         server = HttpServerFactory(app, self.clock).buildProtocol(None)
@@ -299,8 +301,8 @@ class Endings(Served):
     def test_no_body_for_head(self) -> None:
         """HEAD gets the headers of GET and nothing after them."""
         self.say(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.incoming[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"17"),)))
-        self.incoming[0].end()
+        self.incoming[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"17"),)))
+        self.incoming[0].finish()
         said = self.said()
         self.assertIn(b"Content-Length: 17", said)
         self.assertTrue(said.endswith(b"\r\n\r\n"))
@@ -502,10 +504,10 @@ class OwnAnswers(Served):
     def test_every_status_has_its_phrase(self) -> None:
         """Some clients show nothing else of an error."""
         for kind, line in (
-            (Unauthenticated, b"HTTP/1.1 401 Unauthorized\r\n"),
-            (TooLarge, b"HTTP/1.1 413 Content Too Large\r\n"),
-            (Overloaded, b"HTTP/1.1 503 Service Unavailable\r\n"),
-            (Cancelled, b"HTTP/1.1 499 Client Closed Request\r\n"),
+            (Unauthorized, b"HTTP/1.1 401 Unauthorized\r\n"),
+            (ContentTooLarge, b"HTTP/1.1 413 Content Too Large\r\n"),
+            (ServiceUnavailable, b"HTTP/1.1 503 Service Unavailable\r\n"),
+            (ClientDisconnected, b"HTTP/1.1 499 Client Closed Request\r\n"),
         ):
             self.setUp()
             self.say(CHAT)
@@ -519,7 +521,7 @@ class OwnAnswers(Served):
         for reason, written in ((b"Fine, thanks", b"Fine, thanks"), (b"", b"OK")):
             self.setUp()
             self.say(CHAT)
-            self.incoming[0].head(AnswerHead(200, reason, NDJSON.headers))
+            self.incoming[0].write_head(ResponseHead(200, reason, NDJSON.headers))
             self.assertTrue(self.said().startswith(b"HTTP/1.1 200 %b\r\n" % written))
 
     def test_what_no_retry_can_mend_says_so(self) -> None:
@@ -555,7 +557,7 @@ class OwnAnswers(Served):
     def test_a_reply_that_cannot_be_written(self) -> None:
         """It is an error like any other, in the dialect; the connection goes on."""
 
-        async def app(incoming: Incoming) -> None:
+        async def app(incoming: ServerRequest) -> None:
             incoming.reply(200, {}, ((b"X y", b"1"),))
 
         self.server._app = app
@@ -572,7 +574,7 @@ class OwnAnswers(Served):
             def write(self, piece: bytes) -> None:
                 raise RuntimeError("a bug")
 
-        async def app(incoming: Incoming) -> None:
+        async def app(incoming: ServerRequest) -> None:
             incoming.relay(Broken())
 
         self.server._app = app
@@ -594,7 +596,7 @@ class Bodies(SynchronousTestCase):
         for size, status in ((10, b"200"), (11, b"413")):
             read: list[Deferred[bytes]] = []
 
-            async def app(incoming: Incoming) -> None:
+            async def app(incoming: ServerRequest) -> None:
                 incoming.reply(200, {"length": len(await incoming.read(10))})
 
             server = HttpServerFactory(app, Clock()).buildProtocol(None)
@@ -609,7 +611,7 @@ class Bodies(SynchronousTestCase):
     def test_what_breaks_inside_is_logged_and_told_without_details(self) -> None:
         """A bug is a 500 for the client and a failure in the log."""
 
-        async def app(incoming: Incoming) -> None:
+        async def app(incoming: ServerRequest) -> None:
             raise RuntimeError("secret details")
 
         server = HttpServerFactory(app, Clock()).buildProtocol(None)

@@ -16,7 +16,7 @@ from ctllm.auth.api_keys import key_hash, new_key, owner_tag, tag_in
 from ctllm.auth.jws import MAX_TOKEN
 from ctllm.cloud.identity import ApiKeys, Assertions, Grant, Identities, Issuer, Remembered, User
 from ctllm.cloud.identity.issuer import ACCESS
-from ctllm.errors import BadRequest, Forbidden, Unauthenticated
+from ctllm.errors import BadRequest, Forbidden, Unauthorized
 
 ALICE = User("ctllm", "alice", "Alice")
 MALLORY = User("ctllm", "mallory", "Mallory")
@@ -39,7 +39,7 @@ class Case(SynchronousTestCase):
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
     def refused(self, coroutine: Coroutine[Deferred[object], object, Grant]) -> str:
-        failure = self.failureResultOf(Deferred.fromCoroutine(coroutine), Unauthenticated)
+        failure = self.failureResultOf(Deferred.fromCoroutine(coroutine), Unauthorized)
         return str(failure.value)
 
 
@@ -190,7 +190,7 @@ class Counting:
     async def verify(self, token: str) -> Grant:
         self.asked.append(token)
         if self.refuses:
-            raise Unauthenticated("No.")
+            raise Unauthorized("No.")
         return Grant(User("i", token, ""), USE, self.expires, START)
 
 

@@ -19,7 +19,7 @@ from ctllm.cloud.identity import (
     load_keys,
     proxy_id,
 )
-from ctllm.errors import BadConfiguration, BadRequest, Overloaded, Unauthenticated
+from ctllm.errors import BadConfiguration, BadRequest, ServiceUnavailable, Unauthorized
 
 ALICE = User("ctllm", "alice", "alice")
 START = 1_000_000.0
@@ -88,7 +88,7 @@ class FolderTests(Case):
         """A full disk is no fault of the configuration, and what was there stays."""
         self.folder.create("a", b"1")
         with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left")):
-            error = self.assertRaises(Overloaded, self.folder.replace, "a", b"2")
+            error = self.assertRaises(ServiceUnavailable, self.folder.replace, "a", b"2")
         self.assertIn("Make room", error.message)
         self.assertEqual(self.folder.read("a"), b"1")
 
@@ -214,7 +214,7 @@ class InvitesTests(Case):
         self.invites = Invites(self.folder, self.now)
 
     def refused(self, secret: str) -> None:
-        error = self.assertRaises(Unauthenticated, self.invites.redeem, secret)
+        error = self.assertRaises(Unauthorized, self.invites.redeem, secret)
         self.assertIn("ctllm invite", error.message)
 
     def test_once(self) -> None:
@@ -233,7 +233,7 @@ class InvitesTests(Case):
         secret = self.invites.create("alice")
         late, won = Late(self.path), []
         late.rival = lambda: won.append(self.invites.redeem(secret))
-        self.assertRaises(Unauthenticated, Invites(late, self.now).redeem, secret)
+        self.assertRaises(Unauthorized, Invites(late, self.now).redeem, secret)
         self.assertEqual(won, [ALICE])
 
     def test_fifteen_minutes(self) -> None:
@@ -296,7 +296,7 @@ class SessionsTests(Case):
         self.sessions = Sessions(self.folder, self.now, days=2)
 
     def refused(self, refresh: str) -> None:
-        error = self.assertRaises(Unauthenticated, self.sessions.renew, refresh)
+        error = self.assertRaises(Unauthorized, self.sessions.renew, refresh)
         self.assertIn("sign in", error.message)
 
     def test_scopes(self) -> None:

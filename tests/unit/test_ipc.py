@@ -25,10 +25,10 @@ from ctllm.desktop.ipc.connection import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE,
 from ctllm.desktop.ipc.instance_lock import Lock
 from ctllm.errors import (
     BadConfiguration,
+    BadGateway,
     BadRequest,
     CtllmError,
-    Unauthenticated,
-    UpstreamFailed,
+    Unauthorized,
 )
 from ctllm.ipc import client as client
 from ctllm.ipc import protocol
@@ -351,7 +351,7 @@ class Clients(SynchronousTestCase):
             there.sendall(said)
             there.shutdown(socket.SHUT_WR)
             self.patch(client, "_connected", lambda *_, here=here: here)
-            error = self.assertRaises(CtllmError, client.Daemon, state)
+            error = self.assertRaises(CtllmError, client.IpcClient, state)
             self.assertTrue(error.message, said)
             there.close()
 
@@ -389,12 +389,12 @@ class Doors(SynchronousTestCase):
         challenge = door.challenge
         shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", challenge, NONCE))
         door.show(shown)
-        self.assertRaises(Unauthenticated, door.show, shown)
+        self.assertRaises(Unauthorized, door.show, shown)
 
     def test_none_was_given(self) -> None:
         """An empty one is no challenge."""
         shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", "", NONCE))
-        self.assertRaises(Unauthenticated, Door(SECRET).show, shown)
+        self.assertRaises(Unauthorized, Door(SECRET).show, shown)
 
 
 class Locks(SynchronousTestCase):
@@ -444,7 +444,7 @@ class Trickling(SynchronousTestCase):
             thread = threading.Thread(target=trickle)
             thread.start()
             try:
-                self.assertRaises(UpstreamFailed, client.Daemon, state, patience=0.3)
+                self.assertRaises(BadGateway, client.IpcClient, state, patience=0.3)
             finally:
                 over.set()
                 thread.join()

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.json_decoder import InvalidJson, decode_json, decode_members
 from ctllm.errors import BadRequest, ProtocolViolation
-from ctllm.http.message.head import decode_answer, decode_request
+from ctllm.http.message.head import decode_request, decode_response
 from ctllm.ipc.protocol import id_of, read_line, read_request
 from ctllm.tunnel.frames import Reason, from_json
 
@@ -72,7 +72,7 @@ class CallerTests(SynchronousTestCase):
     def test_a_tunnel(self) -> None:
         self.assertRaises(ProtocolViolation, from_json, DEEP, Reason)
         self.assertRaises(ValueError, decode_request, b'{"method": ' + DEEP + b"}")
-        self.assertRaises(ValueError, decode_answer, b'{"status": ' + DEEP + b"}")
+        self.assertRaises(ValueError, decode_response, b'{"status": ' + DEEP + b"}")
 
     def test_the_ipc(self) -> None:
         line = b'{"command": "STATUS", "id": ' + DEEP + b"}"

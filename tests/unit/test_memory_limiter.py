@@ -11,13 +11,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.common.buffer_budget import Room
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import TooManyRequests
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.memory_limiter import BUFFER, EXCHANGE, MemoryLimiter
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.process_limits import BASE, LEAST, memory_budget
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
-from ctllm.tunnel.initiator import Opener
+from ctllm.tunnel.initiator import Initiator
 from tests.unit.pretend import Heard, Told, Wire
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
@@ -84,11 +84,11 @@ class Tunnels(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.budget = MemoryBudget(1 << 20)
-        self.opener = Opener(1 << 16, 30, 9, budget=self.budget)
+        self.opener = Initiator(1 << 16, 30, 9, budget=self.budget)
         hello = Hello(1, 1 << 18, Desktop("d" * 32, "d"))
         self.opener.receive(json_frame(Kind.HELLO, NO_EXCHANGE, hello))
         self.heard = Heard()
-        self.asking = self.opener.open(RequestHead(b"POST", b"/"), self.heard)
+        self.asking = self.opener.start_request(RequestHead(b"POST", b"/"), self.heard)
 
     def test_acknowledged_bytes_are_free(self) -> None:
         self.asking.write(bytes(1000))
@@ -118,9 +118,9 @@ class Connections(SynchronousTestCase):
         self.budget = MemoryBudget(2 << 20)
         limiter = MemoryLimiter(self.budget, self.clock)
         self.factory = HttpServerFactory(self.app, self.clock, limiter=limiter)
-        self.asked: list[Incoming] = []
+        self.asked: list[ServerRequest] = []
 
-    async def app(self, incoming: Incoming) -> None:
+    async def app(self, incoming: ServerRequest) -> None:
         incoming.admit()
         self.asked.append(incoming)
         await Deferred()
@@ -191,8 +191,8 @@ class Connections(SynchronousTestCase):
         self.asked[0].relay(call)
         self.assertEqual(sum(map(len, call.told)), BUFFER // 2)
         self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER)
-        self.asked[0].head(AnswerHead(200, b"", ((b"Content-Length", b"0"),)))
-        self.asked[0].end()
+        self.asked[0].write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
+        self.asked[0].finish()
         self.assertEqual(self.budget.reserved, 0)
         self.assertIn(b" 200 ", wire.said())
 
@@ -201,11 +201,11 @@ class Connections(SynchronousTestCase):
         wires: list[Any] = [self.come(GET) for _ in range(3)]
         for number, (wire, incoming) in enumerate(zip(wires, self.asked, strict=True)):
             incoming.relay(Told())
-            incoming.head(AnswerHead(200))
+            incoming.write_head(ResponseHead(200))
             wire.protocol.pauseProducing()
-            incoming.data(bytes((number + 1) * 250_000))
+            incoming.write(bytes((number + 1) * 250_000))
         self.assertEqual([wire.closed for wire in wires], ["", "", ""])
-        self.asked[0].data(bytes(400_000))
+        self.asked[0].write(bytes(400_000))
         self.assertEqual([wire.closed for wire in wires], ["", "", "abort"])
         wires[2].settle()
         wires[1].protocol.resumeProducing()

@@ -13,7 +13,7 @@ from ctllm.desktop import ollama_monitor as module
 from ctllm.desktop.ollama_monitor import DOWN, LONGEST, PATIENCE, Ollama, OllamaServer
 from ctllm.errors import OllamaDown
 from ctllm.http.message.head import RequestHead
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.tunnel.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
 from tests.unit.pretend import Heard, Served
 
@@ -34,7 +34,7 @@ class Server:
         self.asked: list[RequestHead] = []
         self.down()
 
-    async def answer(self, incoming: Incoming) -> None:
+    async def answer(self, incoming: ServerRequest) -> None:
         self.asked.append(incoming.asked)
         if self.hangs:
             await Deferred()
@@ -277,7 +277,7 @@ class StandingIn(Case):
         self.demo.asked.clear()
         for server in (self.demo, self.real):
             heard = Heard()
-            self.ollama.open(RequestHead(b"GET", b"/api/tags"), heard).end()
+            self.ollama.start_request(RequestHead(b"GET", b"/api/tags"), heard).finish()
             self.settle()
             self.assertEqual((heard.over, server.asked[-1].target), ("end", b"/api/tags"))
             self.real.up()
@@ -292,7 +292,9 @@ class Exchanges(Case):
         self.real.up()
         secret = ((b"Authorization", b"Bearer x"), (b"Origin", b"https://c.example"))
         heard = Heard()
-        self.ollama.open(RequestHead(b"GET", b"/", (*secret, (b"hOsT", b"c.example"))), heard).end()
+        self.ollama.start_request(
+            RequestHead(b"GET", b"/", (*secret, (b"hOsT", b"c.example"))), heard
+        ).finish()
         self.settle()
         (head,) = self.real.asked
         self.assertEqual(head.headers, ((b"Host", b"127.0.0.1:11434"),))
@@ -301,7 +303,7 @@ class Exchanges(Case):
     def test_down(self) -> None:
         """The error says which Ollama, and when to try again."""
         heard = Heard()
-        self.ollama.open(RequestHead(b"GET", b"/"), heard).end()
+        self.ollama.start_request(RequestHead(b"GET", b"/"), heard).finish()
         assert isinstance(heard.over, OllamaDown)
         self.assertIn("http://127.0.0.1:11434", heard.over.message)
         self.assertEqual(heard.over.retry_after, 5)
@@ -328,7 +330,7 @@ class News(Case):
         """One that is answered whole."""
         method, path = line.split(b" ")
         heard = Heard()
-        self.ollama.open(RequestHead(method, path), heard).end()
+        self.ollama.start_request(RequestHead(method, path), heard).finish()
         self.settle()
         return heard
 

@@ -226,7 +226,7 @@ class DescriptionTests(SynchronousTestCase):
         for name, response in DOCUMENT["components"]["responses"].items():
             shape = response["content"]["application/json"]["schema"]["properties"]["error"]
             for code in shape["properties"]["code"]["enum"]:
-                status = str(errors.from_wire(code, "").status)
+                status = str(errors.error_from_wire(code, "").status)
                 told = [
                     operation["responses"].get(status, {}).get("$ref", "").rpartition("/")[2]
                     for operation in _walk(DOCUMENT["paths"])

@@ -18,11 +18,11 @@ from ctllm.desktop.graceful_shutdown import Leaving
 from ctllm.desktop.host_monitor import Surroundings
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, Ollama
-from ctllm.errors import Unauthenticated, UpstreamFailed
+from ctllm.errors import BadGateway, Unauthorized
 from ctllm.proxy.service import proxy_service
 from ctllm.reactor.periodic import Periodic, PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
-from ctllm.tunnel.responder import Answerer
+from ctllm.tunnel.responder import Responder
 
 
 class Broken(Exception):
@@ -78,7 +78,7 @@ class PeriodicTests(SynchronousTestCase):
 
     def test_an_error_with_a_sentence(self) -> None:
         """It is no defect, so it has no traceback."""
-        self.work.error = UpstreamFailed("nobody is there")
+        self.work.error = BadGateway("nobody is there")
         self.clock.pump([1.0] * 2)
         self.assertEqual(self.work.calls, 3)
         self.service.stopService()
@@ -231,10 +231,10 @@ class EveryLoop(SynchronousTestCase):
         ollama.stopService()
 
     def test_the_tunnel(self) -> None:
-        tunnel = Answerer(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n"))
+        tunnel = Responder(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n"))
         self.patch(tunnel, "sweep", self.work)
         session: Any = Session()
-        session.looked.error = Unauthenticated("nobody is signed in")
+        session.looked.error = Unauthorized("nobody is signed in")
         bridge = Bridge(tunnel, session, self.clock, (20, 10))
         self.goes_on(bridge)
         bridge.stopService()
@@ -244,7 +244,7 @@ class EveryLoop(SynchronousTestCase):
         session: Any = Session()
         session.looked = self.work
         bridge = Bridge(
-            Answerer(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n")),
+            Responder(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n")),
             session,
             self.clock,
             (20, 10),

@@ -21,10 +21,10 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import Places, Ports, Sockets
 from ctllm.cloud.spawners.log_lines import LONGEST, Lines
-from ctllm.cloud.spawners.process import ProcessRuntime, environment, lean
+from ctllm.cloud.spawners.process import ProcessSpawner, environment, lean
 from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
@@ -88,26 +88,26 @@ class Case(TestCase):
     def assert_none_left(self) -> None:
         self.assertEqual([pid for pid in self.pids if alive(pid)], [])
 
-    def made(self, extra: str = "", places: Places | None = None) -> ProcessRuntime:
+    def made(self, extra: str = "", places: Places | None = None) -> ProcessSpawner:
         command = child(extra)
-        return ProcessRuntime(reactor, self.folder, Proxy(), "key", command, places, lambda: 7.0)
+        return ProcessSpawner(reactor, self.folder, Proxy(), "key", command, places, lambda: 7.0)
 
     def started(self, service: Any) -> Any:
         service.startService()
         self.addCleanup(lambda: service.running and service.stopService())
         return service
 
-    def runtime(self, extra: str = "") -> ProcessRuntime:
+    def runtime(self, extra: str = "") -> ProcessSpawner:
         return self.started(self.made(extra))
 
-    def pid(self, runtime: ProcessRuntime, proxy_id: str = A) -> int:
+    def pid(self, runtime: ProcessSpawner, proxy_id: str = A) -> int:
         pid: int = runtime._children[proxy_id].transport.pid
         self.pids.add(pid)
         return pid
 
-    def proxies(self, runtime: ProcessRuntime) -> Proxies:
+    def proxies(self, runtime: ProcessSpawner) -> ProxyManager:
         settings = Cloud(proxy_health_seconds=1)
-        return self.started(Proxies(runtime, reactor, settings, Audit(None), Metrics()))
+        return self.started(ProxyManager(runtime, reactor, settings, Audit(None), Metrics()))
 
     def left(self) -> list[str]:
         run = self.folder / "run"
@@ -221,7 +221,7 @@ class ProcessTests(Case):
     @asynchronous
     async def test_stubborn(self) -> None:
         """One that ignores SIGTERM is killed, though not at once."""
-        self.patch(sys.modules[ProcessRuntime.__module__], "PATIENCE", 0.3)
+        self.patch(sys.modules[ProcessSpawner.__module__], "PATIENCE", 0.3)
         runtime = self.made(STUBBORN)
         proxies = self.proxies(runtime)
         await proxies.ensure(A)

@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.proxies.states import NEXT, Backoff, State
 from ctllm.cloud.proxies.supervisor import _TASKS
 from ctllm.config import Cloud
-from ctllm.errors import Overloaded, ProxyUnavailable, UpstreamFailed
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import BadGateway, ProxyUnavailable, ServiceUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import get
 from tests.unit.proxies_case import START, A, B, C, Case, D, E, F, PretendProxy
 
@@ -254,7 +254,7 @@ class LimitTests(Case):
         for proxy in (A, B, C):
             self.up(proxy)
         for _ in range(2):
-            self.assertEqual(self.refused(self.ensure(D), Overloaded).retry_after, 60)
+            self.assertEqual(self.refused(self.ensure(D), ServiceUnavailable).retry_after, 60)
         self.up(A)
         refusals = [line for line in self.audited("event", "reason") if line[0] == "refusal"]
         self.assertEqual(refusals, [("refusal", "full")])
@@ -267,7 +267,7 @@ class LimitTests(Case):
         self.runtime.die(A)
         for proxy in (B, C, D):
             self.up(proxy)
-        self.refused(self.ensure(A), Overloaded)
+        self.refused(self.ensure(A), ServiceUnavailable)
 
 
 class TurnTests(Case):
@@ -340,7 +340,7 @@ class TurnTests(Case):
             Deferred.fromCoroutine(self.proxies._means.turns.take()).addCallback(gives.append)
         crowded = self.ensure(C)
         self.wait(20)
-        error = self.refused(crowded, Overloaded)
+        error = self.refused(crowded, ServiceUnavailable)
         self.assertTrue(10 <= error.retry_after <= 120)
         self.assertEqual((self.word(C), self.runtime.starts[C]), ("absent", 0))
         for give in gives:  # each lets the next one in
@@ -423,7 +423,7 @@ class RemovalTests(Case):
     def test_at_once_again(self) -> None:
         """Who asks again in the moment of a failure gets the next start, not a confusion."""
 
-        async def persistent() -> Origin:
+        async def persistent() -> ConnectionPool:
             try:
                 return await self.proxies.ensure(A)
             except ProxyUnavailable:
@@ -504,7 +504,7 @@ class AskingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.proxy = PretendProxy(True)
-        self.origin = Origin(self.proxy, self.clock, "the test", ProxyUnavailable)
+        self.origin = ConnectionPool(self.proxy, self.clock, "the test", ProxyUnavailable)
 
     def get(self, limit: int = 100) -> Deferred[tuple[int, bytes]]:
         asking = Deferred.fromCoroutine(get(self.origin, b"/", self.clock, 5, limit))
@@ -524,7 +524,7 @@ class AskingTests(SynchronousTestCase):
 
     def test_too_large(self) -> None:
         """An answer beyond the limit is not read to its end."""
-        self.assertIn("10 bytes", str(self.failureResultOf(self.get(10), UpstreamFailed).value))
+        self.assertIn("10 bytes", str(self.failureResultOf(self.get(10), BadGateway).value))
         self.assertEqual(self.proxy.open_connections, 0)
 
     def test_too_late(self) -> None:
@@ -534,7 +534,7 @@ class AskingTests(SynchronousTestCase):
         self.clock.advance(4.9)
         self.assertNoResult(asking)
         self.clock.advance(0.1)
-        self.failureResultOf(asking, UpstreamFailed)
+        self.failureResultOf(asking, BadGateway)
         self.flush()
         self.assertEqual(self.proxy.open_connections, 0)
 

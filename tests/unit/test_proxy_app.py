@@ -15,11 +15,11 @@ from ctllm.auth.session_assertions import LIFE, MANAGE, SERVE, USE, Verifier
 from ctllm.cloud.identity import Assertions
 from ctllm.common.buffer_budget import Room
 from ctllm.common.memory_budget import MemoryBudget
-from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
-from ctllm.proxy.desktop_registry import Rendezvous
-from ctllm.proxy.request_router import Relay
+from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.request_router import RequestRouter
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.tunnel.websocket.factories import ProxySockets
 from tests.unit.pretend import Wire
@@ -37,10 +37,10 @@ class Case(SynchronousTestCase):
         # autobahn keeps its time by this, whatever reactor it is given.
         self.patch(txaio.config, "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
-        self.rendezvous = Rendezvous(self.clock, 1 << 18, 30, 4, 60)
+        self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
         sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
         verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
-        relay = Relay(self.rendezvous, self.clock, Room(1 << 20))
+        relay = RequestRouter(self.rendezvous, self.clock, Room(1 << 20))
         self.budget = MemoryBudget(1 << 24)
         app = ProxyApp(self.rendezvous, relay, verifier, sockets, self.budget)
         self.factory = HttpServerFactory(app, self.clock)
@@ -157,9 +157,9 @@ class Answering(Case):
         (head,) = desk.heads
         self.assertEqual((head.method, head.target), (b"POST", b"/api/chat"))
         self.assertNotIn(assertion.encode(), b"".join(sum(head.headers, ())))
-        desk.callers[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"2"),)))
-        desk.callers[0].data(b"hi")
-        desk.callers[0].end()
+        desk.callers[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.callers[0].write(b"hi")
+        desk.callers[0].finish()
         desk.settle()
         self.assertEqual(self.answer(), (200, b"hi"))
         id = self.head.partition(b"Ctllm-Exchange: ")[2][:32].decode()
@@ -275,8 +275,8 @@ class Hostile(Case):
             self.wire = self.connect()
             self.ask("GET /api/tags", self.sign(USE))
             desk.settle()
-            desk.callers[-1].head(AnswerHead(200, b"OK", (bad,)))
-            desk.callers[-1].data(b"x")
+            desk.callers[-1].write_head(ResponseHead(200, b"OK", (bad,)))
+            desk.callers[-1].write(b"x")
             desk.settle()
             self.assertEqual(self.answer()[0], status, bad)
             self.assertNotIn(b"%b: %b" % bad, self.head)
@@ -287,8 +287,8 @@ class Hostile(Case):
         desk = Desk(self.rendezvous, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()
-        desk.callers[0].head(AnswerHead(200, b"OK", ((b"Content-Length", b"2"),)))
-        desk.callers[0].data(b"too long")
+        desk.callers[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.callers[0].write(b"too long")
         desk.settle()
         self.assertNotIn(b"long", self.wire.said())
         self.assertNotEqual(self.wire.closed, "")

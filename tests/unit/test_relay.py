@@ -8,16 +8,16 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.buffer_budget import Room
-from ctllm.http.message.head import AnswerHead
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
-from ctllm.proxy.desktop_registry import Rendezvous
-from ctllm.proxy.request_router import Relay
+from ctllm.http.server.request import ServerRequest
+from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.proxy.request_router import RequestRouter
 from ctllm.relay.fan_out import MOST, PATIENCE
 from tests.unit.pretend import Wire
 from tests.unit.test_rendezvous import Desk
 
-JSON = AnswerHead(200, b"OK", ((b"Content-Type", b"application/json"),))
+JSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/json"),))
 
 
 class Case(SynchronousTestCase):
@@ -25,11 +25,11 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.rendezvous = Rendezvous(self.clock, 1 << 18, 30, 8, 60)
+        self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 8, 60)
         self.room = Room(1 << 23)
-        relay = Relay(self.rendezvous, self.clock, self.room)
+        relay = RequestRouter(self.rendezvous, self.clock, self.room)
 
-        async def answer(incoming: Incoming) -> None:
+        async def answer(incoming: ServerRequest) -> None:
             await relay.answer(incoming.asked, incoming)
 
         self.factory = HttpServerFactory(answer, self.clock)
@@ -63,12 +63,12 @@ class Case(SynchronousTestCase):
         head = "\r\n".join([f"{line} HTTP/1.1", "Host: x", *length, *headers, "", ""])
         self.send(head.encode() + body)
 
-    def answer(self, desk: Desk, body: bytes, head: AnswerHead = JSON) -> None:
+    def answer(self, desk: Desk, body: bytes, head: ResponseHead = JSON) -> None:
         """The newest request of a desktop is answered."""
-        desk.callers[-1].head(head)
+        desk.callers[-1].write_head(head)
         if body:
-            desk.callers[-1].data(body)
-        desk.callers[-1].end()
+            desk.callers[-1].write(body)
+        desk.callers[-1].finish()
         self.settle()
 
     def said(self) -> tuple[int, bytes, bytes]:
@@ -112,7 +112,7 @@ class StraightOn(Case):
         desk = self.desk("up", "m:1")
         self.desk("demo", "demo:echo")
         self.ask("GET /api/tags")
-        self.answer(desk, b"what[ever", AnswerHead(200, b"OK", ((b"X-Request-Id", b"1"),)))
+        self.answer(desk, b"what[ever", ResponseHead(200, b"OK", ((b"X-Request-Id", b"1"),)))
         _, head, body = self.said()
         self.assertIn(b"X-Request-Id: 1", head)
         self.assertIn(b"Ctllm-Exchange: ", head)
@@ -280,7 +280,7 @@ class Lists(Case):
     def test_one_that_fails(self) -> None:
         """It is left out, however it fails."""
         for head, body in (
-            (AnswerHead(500), b'{"models":[{"name":"no"}]}'),
+            (ResponseHead(500), b'{"models":[{"name":"no"}]}'),
             (JSON, b"<html>"),
             (JSON, b'{"models":[' + b" " * MOST + b"]}"),
         ):
@@ -294,7 +294,7 @@ class Lists(Case):
     def test_one_that_does_not_answer(self) -> None:
         """After three seconds it is left out, and told to stop."""
         self.ask("GET /api/tags")
-        self.one.callers[0].head(JSON)
+        self.one.callers[0].write_head(JSON)
         self.give(self.two, "y:1")
         self.clock.advance(PATIENCE - 0.1)
         self.settle()
@@ -324,9 +324,9 @@ class Lists(Case):
         """It is cut off at the most that is read, at once."""
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
-        self.one.callers[0].head(JSON)
+        self.one.callers[0].write_head(JSON)
         for _ in range(MOST // 65536 + 1):
-            self.one.callers[0].data(b" " * 65536)
+            self.one.callers[0].write(b" " * 65536)
             self.settle()
         self.assertEqual(self.listed(), ["y:1"])
         self.assertNotEqual(self.one.calls[0].told[-1], "end")
@@ -354,10 +354,10 @@ class Lists(Case):
         """The best one is asked again, and its answer passes as it is."""
         self.ask("GET /api/tags")
         for desk in (self.one, self.two):
-            self.answer(desk, b'{"error":"broken"}', AnswerHead(500))
+            self.answer(desk, b'{"error":"broken"}', ResponseHead(500))
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 2))
         head = ((b"Retry-After", b"7"), (b"Content-Length", b"9"))
-        self.answer(self.two, b"no, sorry", AnswerHead(503, b"Busy", head))
+        self.answer(self.two, b"no, sorry", ResponseHead(503, b"Busy", head))
         status, said, body = self.said()
         self.assertEqual((status, body), (503, b"no, sorry"))
         self.assertIn(b"Retry-After: 7", said)

@@ -6,8 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.buffer_budget import Room
 from ctllm.desktop.remote_models import RemoteModels
-from ctllm.errors import Cancelled, Forbidden
-from ctllm.http.interfaces import Call
+from ctllm.errors import ClientDisconnected, Forbidden
+from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.content_coding import load_zstd
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import is_remote_name
@@ -22,13 +22,13 @@ class RemoteModelsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.upstream = Upstream()
         self.room = Room(1 << 24)
-        self.models = RemoteModels(self.upstream.open, self.room)
+        self.models = RemoteModels(self.upstream.start_request, self.room)
         self.models.learn(("alias:latest",))
 
-    def open(self, line: str, *headers: tuple[bytes, bytes]) -> Call:
+    def open(self, line: str, *headers: tuple[bytes, bytes]) -> RequestSink:
         method, target = line.encode().split(b" ")
         self.heard = Heard()
-        return self.models.open(RequestHead(method, target, headers), self.heard)
+        return self.models.start_request(RequestHead(method, target, headers), self.heard)
 
     def refused(self, body: bytes, *headers: tuple[bytes, bytes], step: int = 1 << 20) -> bool:
         """Whether a chat with `body` is refused, and then Ollama has not got the end of it."""
@@ -36,7 +36,7 @@ class RemoteModelsTests(SynchronousTestCase):
         for at in range(0, len(body), step):
             call.write(body[at : at + step])
         if self.heard.over is None:
-            call.end()
+            call.finish()
         told = self.upstream.calls[-1].told
         if self.heard.over is None:
             self.assertEqual(b"".join(told[:-1]), body)
@@ -95,15 +95,15 @@ class RemoteModelsTests(SynchronousTestCase):
     def test_the_rest(self) -> None:
         """Pauses and cancels reach Ollama, and nothing does after a refusal."""
         call = self.open("POST /api/chat")
-        call.pause()
-        call.resume()
-        error = Cancelled("left")
+        call.pause_response()
+        call.resume_response()
+        error = ClientDisconnected("left")
         call.cancel(error)
         self.assertEqual(self.upstream.calls[-1].told, ["pause", "resume", error])
         call = self.open("POST /api/chat")
         call.write(b'{"model":"x:cloud"')
         refusal = self.heard.over
-        for late in (call.pause, call.resume, call.end):
+        for late in (call.pause_response, call.resume_response, call.finish):
             late()
         call.write(b"}")
         call.cancel(error)

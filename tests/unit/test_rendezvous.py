@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import (
     BadRequest,
-    Cancelled,
+    ClientDisconnected,
     CtllmError,
     DesktopLost,
     DesktopOffline,
@@ -18,16 +18,16 @@ from ctllm.errors import (
     ProtocolViolation,
 )
 from ctllm.http.header_policy import from_desktop
-from ctllm.http.message.head import AnswerHead, RequestHead, first
-from ctllm.proxy.desktop_registry import MAX_DESKTOPS, Rendezvous
+from ctllm.http.message.head import RequestHead, ResponseHead, first
+from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
-from ctllm.tunnel.initiator import Opener
-from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.initiator import Initiator
+from ctllm.tunnel.responder import Responder, ResponderStream
 from tests.unit.pretend import Heard, Told
 
 GRACE = 30.0
 CHAT = RequestHead(b"POST", b"/api/chat")
-OK = AnswerHead(200, b"OK", ((b"Content-Length", b"8"),))
+OK = ResponseHead(200, b"OK", ((b"Content-Length", b"8"),))
 
 
 def asking(**headers: str) -> RequestHead:
@@ -40,13 +40,13 @@ def asking(**headers: str) -> RequestHead:
 class Socket:
     """What the rendezvous needs of a `ProxySocket`."""
 
-    tunnel: Opener | None = None
+    tunnel: Initiator | None = None
 
     def __init__(self) -> None:
         self.on_closed: Callable[[], None] = lambda: None
         self.last_words: list[bytes] = []
 
-    def carry(self, tunnel: Opener) -> None:
+    def carry(self, tunnel: Initiator) -> None:
         self.tunnel = tunnel
         tunnel.wake = lambda: None
 
@@ -58,13 +58,13 @@ class Desk:
     """A desktop that answers with `Told`s, on one socket after another."""
 
     def __init__(
-        self, rendezvous: Rendezvous, number: int, name: str, ollama: str = "", *models: str
+        self, rendezvous: DesktopRegistry, number: int, name: str, ollama: str = "", *models: str
     ) -> None:
         self.rendezvous = rendezvous
         self.id = f"{number:032x}"
-        self.tunnel = Answerer(1 << 18, GRACE, 8, keep=1 << 16, desktop=Desktop(self.id, name))
+        self.tunnel = Responder(1 << 18, GRACE, 8, keep=1 << 16, desktop=Desktop(self.id, name))
         self.tunnel.accept = self.accept
-        self.callers: list[Answering] = []
+        self.callers: list[ResponderStream] = []
         self.heads: list[RequestHead] = []
         self.calls: list[Told] = []
         self.socket = Socket()
@@ -72,7 +72,7 @@ class Desk:
             self.tunnel.tell(Status(ollama, "0.5.1", models or ("m:1",)))
         self.connect()
 
-    def accept(self, caller: Answering, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
         self.callers.append(caller)
         self.heads.append(head)
         self.calls.append(Told())
@@ -110,7 +110,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.here = Rendezvous(self.clock, 1 << 18, GRACE, 4, 60)
+        self.here = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         self.desks: list[Desk] = []
 
     def desk(self, name: str = "home", ollama: str = "up", *models: str) -> Desk:
@@ -120,7 +120,7 @@ class Case(SynchronousTestCase):
 
     def open(self, head: RequestHead = CHAT, model: str | None = None) -> Heard:
         heard = Heard()
-        self.here.open(head, heard, model)
+        self.here.start_request(head, heard, model)
         self.settle()
         return heard
 
@@ -143,16 +143,16 @@ class Coming(Case):
         """The older is told and closed; what it carried goes on where it was."""
         desk = self.desk()
         heard = self.open()
-        desk.callers[0].head(OK)
-        desk.callers[0].data(b"one ")
+        desk.callers[0].write_head(OK)
+        desk.callers[0].write(b"one ")
         desk.settle()
         older = desk.socket
         desk.tunnel.disconnected(self.clock.seconds())  # the proxy has not noticed yet
-        desk.callers[0].data(b"two ")
+        desk.callers[0].write(b"two ")
         desk.connect()
         ((kind, _, payload),) = split(older.last_words[0])
         self.assertEqual((kind, b"replaced" in payload), (Kind.BYE, True))
-        desk.callers[0].end()
+        desk.callers[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.got), heard.over), (b"one two ", "end"))
         older.on_closed()
@@ -163,14 +163,14 @@ class Coming(Case):
         """It disturbs nothing."""
         desk = self.desk()
         heard = self.open()
-        desk.callers[0].head(OK)
-        desk.callers[0].data(b"one")
+        desk.callers[0].write_head(OK)
+        desk.callers[0].write(b"one")
         late, older = desk.tunnel.outgoing(), desk.socket
         desk.tunnel.disconnected(self.clock.seconds())
         desk.connect()
         with self.assertRaises(ProtocolViolation):  # which the socket, being closed, swallows
             self.here.greeted(older, late)  # type: ignore[arg-type]
-        desk.callers[0].end()
+        desk.callers[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.got), heard.over), (b"one", "end"))
 
@@ -180,9 +180,9 @@ class Coming(Case):
         heard = self.open()
         desk.lose(self.clock.seconds())
         self.wait(GRACE - 2)
-        desk.callers[0].head(OK)
+        desk.callers[0].write_head(OK)
         desk.connect()
-        desk.callers[0].end()
+        desk.callers[0].finish()
         desk.settle()
         self.assertEqual(heard.over, "end")
 
@@ -196,7 +196,7 @@ class Coming(Case):
         self.wait(2)
         self.assertIsInstance(heard.over, DesktopLost)
         self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
-        self.assertIsInstance(desk.calls[0].told[-1], Cancelled)
+        self.assertIsInstance(desk.calls[0].told[-1], ClientDisconnected)
 
     def hello(self, **changed: object) -> bytes:
         fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
@@ -232,8 +232,8 @@ class Coming(Case):
                 hello = self.hello(desktop=mine, **changed)
                 self.here.greeted(Socket(), hello)  # type: ignore[arg-type]
         self.assertEqual(desk.socket.last_words, [])
-        desk.callers[0].head(OK)
-        desk.callers[0].end()
+        desk.callers[0].write_head(OK)
+        desk.callers[0].finish()
         desk.settle()
         self.assertEqual(heard.over, "end")
 
@@ -286,7 +286,7 @@ class Known(Case):
     def test_asking_is_activity(self) -> None:
         """A user who asks while no desktop is there still needs the proxy."""
         self.clock.advance(100)
-        self.assertRaises(DesktopOffline, self.here.open, CHAT, Heard())
+        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
         self.assertEqual(self.here.idle_seconds, 0)
 
 
@@ -297,17 +297,17 @@ class Resumption(Case):
         """A desktop in the middle of its answer, and the client that waits for it."""
         desk = self.desk()
         heard = Heard()
-        asked = self.here.open(asking(resume=resume), heard)
+        asked = self.here.start_request(asking(resume=resume), heard)
         self.call = self.here.call(asked)
-        self.call.end()
+        self.call.finish()
         self.settle()
-        desk.callers[0].head(OK)
-        desk.callers[0].data(b"one ")
+        desk.callers[0].write_head(OK)
+        desk.callers[0].write(b"one ")
         self.settle()
         return desk, heard, asked.id
 
     def leave(self) -> None:
-        self.call.cancel(Cancelled("the client left"))
+        self.call.cancel(ClientDisconnected("the client left"))
         self.settle()
 
     def back(self, id: bytes, offset: int) -> Heard:
@@ -320,9 +320,9 @@ class Resumption(Case):
         """The rest from the byte asked for, without the length of the whole."""
         desk, _, id = self.answer()
         self.leave()
-        desk.callers[0].data(b"two ")
+        desk.callers[0].write(b"two ")
         heard = self.back(id, 4)
-        desk.callers[0].end()
+        desk.callers[0].finish()
         self.settle()
         self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))
         assert heard.headed is not None
@@ -333,8 +333,8 @@ class Resumption(Case):
         """All of it, as it was, also after its end."""
         desk, _, id = self.answer()
         self.leave()
-        desk.callers[0].data(b"two ")
-        desk.callers[0].end()
+        desk.callers[0].write(b"two ")
+        desk.callers[0].finish()
         self.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         heard = self.back(id, 0)
@@ -347,9 +347,9 @@ class Resumption(Case):
         self.leave()
         heard = self.back(id, 4)
         self.call.write(b"rubbish")
-        self.call.end()
-        self.call.pause()
-        self.call.resume()
+        self.call.finish()
+        self.call.pause_response()
+        self.call.resume_response()
         self.settle()
         self.assertEqual((heard.over, desk.calls[0].told), (None, ["end"]))
 
@@ -370,18 +370,18 @@ class Resumption(Case):
         """Who had the answer is told that another connection has it; only that one goes on."""
         desk, older, id = self.answer()
         newer = self.back(id, 0)
-        self.assertIsInstance(older.over, Cancelled)
-        desk.callers[0].end()
+        self.assertIsInstance(older.over, ClientDisconnected)
+        desk.callers[0].finish()
         self.settle()
         self.assertEqual((bytes(newer.got), newer.over), (b"one ", "end"))
 
     def test_leaving_while_asking_is_cancelling(self) -> None:
         """Half a request has no answer to come back for."""
         desk, heard = self.desk(), Heard()
-        call = self.here.call(self.here.open(asking(resume="20"), heard))
+        call = self.here.call(self.here.start_request(asking(resume="20"), heard))
         call.write(b"half")
         self.settle()
-        call.cancel(Cancelled("left"))
+        call.cancel(ClientDisconnected("left"))
         self.settle()
         self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
         self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
@@ -389,11 +389,11 @@ class Resumption(Case):
     def test_without_asking_for_it(self) -> None:
         """A client that says nothing of coming back and leaves has cancelled."""
         desk, heard = self.desk(), Heard()
-        asked = self.here.open(CHAT, heard)
+        asked = self.here.start_request(CHAT, heard)
         call = self.here.call(asked)
-        call.end()
+        call.finish()
         self.settle()
-        call.cancel(Cancelled("left"))
+        call.cancel(ClientDisconnected("left"))
         self.settle()
         self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
         self.assertRaises(NotFound, self.here.take_up, asked.id, 0, Heard())
@@ -410,7 +410,7 @@ class Resumption(Case):
         """They are refused before anything begins."""
         self.desk()
         for wish in ("", "soon", "-1", "1.5", "1" * 10, "٣"):
-            self.assertRaises(BadRequest, self.here.open, asking(resume=wish), Heard())
+            self.assertRaises(BadRequest, self.here.start_request, asking(resume=wish), Heard())
         self.assertEqual(self.here.exchanges, 0)
 
     def test_a_desktop_that_is_lost_ends_the_waiting(self) -> None:
@@ -424,10 +424,10 @@ class Resumption(Case):
     def test_in_the_next_proxy(self) -> None:
         """A new proxy learns from the bridge which answers live where."""
         desk, _, id = self.answer()
-        desk.callers[0].data(b"two ")
-        desk.callers[0].end()
+        desk.callers[0].write(b"two ")
+        desk.callers[0].finish()
         desk.tunnel.disconnected(self.clock.seconds())
-        self.here = desk.rendezvous = Rendezvous(self.clock, 1 << 18, GRACE, 4, 60)
+        self.here = desk.rendezvous = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         desk.connect()
         heard = self.back(id, 4)
         self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))

@@ -11,8 +11,8 @@ from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.cloud.gateway import FAREWELL
 from ctllm.cloud.identity import Authentication, Folder, Grant, Revocations, Sessions, User
 from ctllm.cloud.in_flight import InFlight
-from ctllm.errors import BadConfiguration, ProxyUnavailable, Unauthenticated
-from ctllm.http.message.head import AnswerHead
+from ctllm.errors import BadConfiguration, ProxyUnavailable, Unauthorized
+from ctllm.http.message.head import ResponseHead
 from tests.unit import proxies_case, test_identity_state
 from tests.unit.test_front import ALL, ANN, INSTANCE, Case
 
@@ -41,7 +41,7 @@ class RevocationsTests(test_identity_state.Case):
         self.revocations.check(ANN, self.time + 0.001)
         self.revocations.check(BOB, self.time)
         for before in (0.0, self.time - 0.001, self.time):
-            self.assertRaises(Unauthenticated, self.revocations.check, ANN, before)
+            self.assertRaises(Unauthorized, self.revocations.check, ANN, before)
 
     def test_names_nobody(self) -> None:
         """Neither the name nor the content of a file says who it is."""
@@ -101,7 +101,7 @@ class SessionsTests(test_identity_state.Case):
         self.time += 86400
         late = test_identity_state.Late(self.path)
         late.rival = lambda: self.sessions.close(refresh)
-        self.assertRaises(Unauthenticated, Sessions(late, self.now, days=2).renew, refresh)
+        self.assertRaises(Unauthorized, Sessions(late, self.now, days=2).renew, refresh)
         self.assertEqual(self.files(), [])
 
     def test_a_child_ends_with_its_parent(self) -> None:
@@ -116,7 +116,7 @@ class SessionsTests(test_identity_state.Case):
                 self.sessions.close(parent)
             else:
                 self.time += 86400
-            self.assertRaises(Unauthenticated, self.sessions.renew, child)
+            self.assertRaises(Unauthorized, self.sessions.renew, child)
             self.assertEqual(self.sessions.sweep(), 1 if end == "close" else 2)
 
 
@@ -239,8 +239,8 @@ class Revoked(Case):
         self.ask("POST /api/chat", b"{}", Authorization=f"Bearer {bob}")
         ndjson = ((b"Content-Type", b"application/x-ndjson"),)
         for caller in self.proxies.proxy.callers:
-            caller.head(AnswerHead(200, b"", ndjson))
-            caller.data(b'{"done":false}\n')
+            caller.write_head(ResponseHead(200, b"", ndjson))
+            caller.write(b'{"done":false}\n')
         ann.said(), self.wire.said()
         self.revoke()
         self.revoker.apply()
@@ -248,7 +248,7 @@ class Revoked(Case):
         self.assertIn(b'"error"', said)
         self.assertIn(b"signed out by whoever runs this cloud", said)
         self.assertFalse(said.endswith(b"0\r\n\r\n"))
-        self.assertIsInstance(self.proxies.proxy.calls[0].told[-1], Unauthenticated)
+        self.assertIsInstance(self.proxies.proxy.calls[0].told[-1], Unauthorized)
         self.assertEqual((self.wire.said(), self.wire.closed), (b"", ""))
         self.assertEqual(len(self.in_flight), 1)
         self.assertEqual(len(self.proxies.revoked), 1)
@@ -432,8 +432,8 @@ class InFlightTests(Case):
         self.ask("GET /api/tags", **self.bearer())
         self.assertEqual(len(self.in_flight), 1)
         caller = self.proxies.proxy.callers[0]
-        caller.head(AnswerHead(200, b"", ((b"Content-Length", b"0"),)))
-        caller.end()
+        caller.write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
+        caller.finish()
         self.ask("GET /api/tags", **self.bearer())
         self.proxies.proxy.callers[1].fail(ProxyUnavailable("gone"))
         self.ask("GET /api/tags", **self.bearer())

@@ -12,7 +12,7 @@ from ctllm.cloud.admin.client import Local, Row
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.proxies.health import TIMEOUT
 from ctllm.cloud.spawners.interfaces import Usage
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 from tests.unit.proxies_case import START, A, B, C, Case
 
 
@@ -65,10 +65,10 @@ class DrainTests(Case):
         self.up(A)
         self.proxies.draining = True
         for asking in (self.ensure(A), self.ensure(B)):
-            error = self.refused(asking, Overloaded)
+            error = self.refused(asking, ServiceUnavailable)
             self.assertEqual(error.retry_after, 60)
         self.successResultOf(self.begin(self.proxies.ensure(A, begins=False)))
-        self.refused(self.begin(self.proxies.ensure(B, begins=False)), Overloaded)
+        self.refused(self.begin(self.proxies.ensure(B, begins=False)), ServiceUnavailable)
         self.assertEqual(self.runtime.starts[B], 0)
         refusals = [line for line in self.audited("event", "reason") if line[0] == "refusal"]
         self.assertEqual(refusals, [("refusal", "draining")] * 2)  # once a user
@@ -81,7 +81,7 @@ class DrainTests(Case):
         self.proxies.draining = True
         self.runtime.stubborn[A] = slow = Deferred()
         ending = self.begin(self.proxies.remove(A, "x"))
-        self.refused(self.begin(self.proxies.ensure(A, begins=False)), Overloaded)
+        self.refused(self.begin(self.proxies.ensure(A, begins=False)), ServiceUnavailable)
         slow.callback(None)
         self.flush()
         self.successResultOf(ending)

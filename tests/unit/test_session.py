@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop.cloud_client import Token, User
 from ctllm.desktop.cloud_session import EARLY, Session, log_in, log_out
 from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
-from ctllm.errors import Unauthenticated, UpstreamFailed
+from ctllm.errors import BadGateway, Unauthorized
 
 ANN = SignIn("https://one.example", "ctllm|ann", "ann", "refresh-ann")
 BOB = SignIn("https://two.example", "ctllm|bob", "bob", "refresh-bob")
@@ -115,7 +115,7 @@ class Tokens(Case):
     def test_signed_out(self) -> None:
         """Nobody is asked, and the message says what to do."""
         self.save(None)
-        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        error = self.failureResultOf(self.asking(), Unauthorized).value
         self.assertIn("ctllm login", str(error))
         self.assertEqual(self.cloud.renewals, [])
 
@@ -124,8 +124,8 @@ class Tokens(Case):
         self.save(ANN)
         self.token()
         self.clock.advance(600)
-        self.cloud.refusal = UpstreamFailed("gone")
-        self.failureResultOf(self.asking(), UpstreamFailed)
+        self.cloud.refusal = BadGateway("gone")
+        self.failureResultOf(self.asking(), BadGateway)
         self.cloud.refusal = None
         self.assertEqual(self.token(), "token-3")
 
@@ -147,7 +147,7 @@ class OtherProcesses(Case):
         self.save(ANN)
         self.token()
         self.save(None)
-        self.failureResultOf(self.asking(), Unauthenticated)
+        self.failureResultOf(self.asking(), Unauthorized)
 
     def test_signed_in_elsewhere_during_a_renewal(self) -> None:
         """The token of the one cloud is never shown to the other."""
@@ -181,7 +181,7 @@ class Damaged(Case):
         with self.file.path.open("r+b") as file:
             file.truncate(60)
         self.assertEqual(self.session.credentials, Credentials("d" * 32))
-        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        error = self.failureResultOf(self.asking(), Unauthorized).value
         self.assertIn("damaged", error.message)
         self.assertIn("ctllm login", error.message)
 
@@ -205,7 +205,7 @@ class Damaged(Case):
     def test_unreadable_from_the_start(self) -> None:
         """It is no sign-in, and why is said."""
         self.file.path.mkdir(parents=True)
-        error = self.failureResultOf(self.asking(), Unauthenticated).value
+        error = self.failureResultOf(self.asking(), Unauthorized).value
         self.assertIn(str(self.file.path), error.message)
 
 
@@ -225,9 +225,9 @@ class LogOut(Case):
     def test_signed_out(self) -> None:
         """Whatever the cloud says; keys go too, the id stays."""
         self.save(ANN, mine="key")
-        self.cloud.refusal = UpstreamFailed("gone")
+        self.cloud.refusal = BadGateway("gone")
         leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
-        self.failureResultOf(leaving, UpstreamFailed)
+        self.failureResultOf(leaving, BadGateway)
         self.assertEqual(self.file.load(), Credentials("d" * 32))
 
 

@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.service import SOCKETS
 from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud
-from ctllm.errors import Overloaded, TooManyRequests
-from ctllm.http.message.head import AnswerHead
+from ctllm.errors import ServiceUnavailable, TooManyRequests
+from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
 from tests.unit.test_front import ALL, ANN, SHARE, Case, User
 
@@ -63,15 +63,15 @@ class FrontTests(Case):
         bob = self.issuer.issue(User(ANN.issuer, "bob", "bob"), ALL)
         self.assertEqual(self.ask("GET /api/tags", Authorization=f"Bearer {bob}"), 0)
         caller = self.proxies.proxy.callers[0]
-        caller.head(AnswerHead(200, b"", ((b"Content-Length", b"0"),)))
-        caller.end()
+        caller.write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
+        caller.finish()
         self.assertFalse(self.full())
         self.assertTrue(self.full())
 
     def test_however_it_ends_it_is_given_back(self) -> None:
         """Refused, or left while the proxy starts."""
         for _ in range(SHARE + 1):
-            self.proxies.refusal = Overloaded("too many", retry_after=60)
+            self.proxies.refusal = ServiceUnavailable("too many", retry_after=60)
             self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 503)
             self.assertEqual(self.header("retry-after"), "60")
             self.proxies.refusal, self.proxies.waiting = None, Deferred()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.spawners.subnet_allocator import Subnets
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 
 SMALL = IPv4Network("10.128.0.0/24")  # 16 of them
 
@@ -31,7 +31,7 @@ class SubnetTests(SynchronousTestCase):
         try:
             while True:
                 found.append(subnets.take(taken))
-        except Overloaded as error:
+        except ServiceUnavailable as error:
             self.assertIn("16 subnets of 10.128.0.0/24", error.message)
         for each in found:
             self.assertTrue(each.subnet_of(SMALL) and each.prefixlen == 28)
@@ -54,4 +54,4 @@ class SubnetTests(SynchronousTestCase):
         """IPv6, and what is elsewhere, takes nothing; what holds all of it takes all."""
         subnets = Subnets(SMALL)
         self.assertEqual(str(subnets.take(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
-        self.assertRaises(Overloaded, subnets.take, ["10.0.0.0/8"])
+        self.assertRaises(ServiceUnavailable, subnets.take, ["10.0.0.0/8"])

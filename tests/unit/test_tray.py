@@ -14,7 +14,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 import tray
-from ctllm.errors import NotRunning, UpstreamFailed
+from ctllm.errors import BadGateway, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import OllamaStatus, Status, Traffic
 from ctllm.system.display import has_screen
@@ -225,7 +225,7 @@ class Daemon:
     def events(self) -> Iterator[protocol.Event]:
         for event, data in self._does[1:]:
             yield protocol.Event(event, msgspec.Raw(msgspec.json.encode(data)))
-        raise UpstreamFailed("it hung up")
+        raise BadGateway("it hung up")
 
 
 class Watching(SynchronousTestCase):
@@ -239,7 +239,7 @@ class Watching(SynchronousTestCase):
             if len(lines) >= count:
                 enough.set()
 
-        self.patch(watching, "Daemon", Daemon)
+        self.patch(watching, "IpcClient", Daemon)
         self.patch(watching, "SOON", 0.01)
         Daemon.plan[:] = plan
         watch = watching.Watch(Path(), see)

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import (
-    Cancelled,
+    ClientDisconnected,
     CtllmError,
     DesktopLost,
     DesktopOffline,
     Gone,
     NotFound,
-    Overloaded,
     ProtocolViolation,
+    ServiceUnavailable,
 )
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.tunnel.frames import (
     HEADER,
     NO_EXCHANGE,
@@ -27,33 +27,33 @@ from ctllm.tunnel.frames import (
     offset_frame,
     split,
 )
-from ctllm.tunnel.initiator import Asking, Opener
-from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.initiator import Initiator, InitiatorStream
+from ctllm.tunnel.responder import Responder, ResponderStream
 
 POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Type", b"application/json"),))
-OK = AnswerHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
+OK = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
 
 
 class Client:
     """A Caller that remembers all it hears."""
 
-    call: Asking
+    call: InitiatorStream
 
     def __init__(self) -> None:
-        self.heard: AnswerHead | None = None
+        self.heard: ResponseHead | None = None
         self.got = bytearray()
         self.over: str | CtllmError | None = None
         self.may_send = True
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         assert self.heard is None, "two heads"
         self.heard = head
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         assert self.over is None and self.heard is not None
         self.got += piece
 
-    def end(self) -> None:
+    def finish(self) -> None:
         assert self.over is None
         self.over = "end"
 
@@ -61,17 +61,17 @@ class Client:
         assert self.over is None
         self.over = error
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         self.may_send = False
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         self.may_send = True
 
 
 class Work:
     """A Call that remembers what it is given and lets a test answer."""
 
-    def __init__(self, caller: Answering, head: RequestHead) -> None:
+    def __init__(self, caller: ResponderStream, head: RequestHead) -> None:
         self.caller = caller
         self.asked = head
         self.got = bytearray()
@@ -83,17 +83,17 @@ class Work:
         assert self.over is None
         self.got += piece
 
-    def end(self) -> None:
+    def finish(self) -> None:
         assert self.over is None
         self.over = "end"
 
     def cancel(self, error: CtllmError) -> None:
         self.over = error
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         self.may_send = False
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         self.may_send = True
 
 
@@ -102,15 +102,15 @@ class Pair:
 
     def __init__(self, window: int = 1 << 18, keep: int = 1 << 16) -> None:
         self.now = 0.0
-        self.opener = Opener(window, 30, 64)
-        self.answerer = Answerer(window, 30, 64, keep=keep, desktop=Desktop("d1", "desk"))
+        self.opener = Initiator(window, 30, 64)
+        self.answerer = Responder(window, 30, 64, keep=keep, desktop=Desktop("d1", "desk"))
         self.answerer.accept = self.accept
         self.works: dict[bytes, Work] = {}
         self.up_wire: list[bytes] = []  # bridge -> proxy
         self.down_wire: list[bytes] = []  # proxy -> bridge
         self.connected = False
 
-    def accept(self, caller: Answering, head: RequestHead) -> Work:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> Work:
         work = Work(caller, head)
         self.works[caller.id] = work
         return work
@@ -147,7 +147,7 @@ class Pair:
 
     def ask(self, resume: int = 0) -> Client:
         client = Client()
-        client.call = self.opener.open(POST, client, resume)
+        client.call = self.opener.start_request(POST, client, resume)
         return client
 
 
@@ -167,17 +167,17 @@ class Exchanges(SynchronousTestCase):
         client = pair.ask()
         client.call.write(b'{"model":')
         client.call.write(b'"m"}')
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
         self.assertEqual(work.asked, POST)
         self.assertEqual((bytes(work.got), work.over), (b'{"model":"m"}', "end"))
-        work.caller.head(OK)
-        work.caller.data(b"one\n")
+        work.caller.write_head(OK)
+        work.caller.write(b"one\n")
         pair.settle()
         self.assertEqual((client.heard, bytes(client.got), client.over), (OK, b"one\n", None))
-        work.caller.data(b"two\n")
-        work.caller.end()
+        work.caller.write(b"two\n")
+        work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\n", "end"))
         self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
@@ -185,12 +185,12 @@ class Exchanges(SynchronousTestCase):
     def test_pieces_of_one_turn_go_in_one_frame(self) -> None:
         """Small pieces that are ready together make one DATA frame and one message."""
         pair = connected()
-        pair.ask().call.end()
+        pair.ask().call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
+        work.caller.write_head(OK)
         for _ in range(10):
-            work.caller.data(b"line\n")
+            work.caller.write(b"line\n")
         kinds = [kind for kind, _, _ in split(pair.answerer.outgoing())]
         self.assertEqual(kinds, [Kind.HEAD, Kind.DATA])
 
@@ -203,7 +203,7 @@ class Exchanges(SynchronousTestCase):
         def breaks(*_: object) -> None:
             raise Broken
 
-        for side in ("head", "data", "end", "fail"):
+        for side in ("write_head", "write", "finish", "fail"):
             pair = connected()
             crashes: list[Exception] = []
             pair.opener.on_crash = pair.answerer.on_crash = crashes.append
@@ -211,11 +211,11 @@ class Exchanges(SynchronousTestCase):
             pair.settle()
             work, another = pair.works.values()
             setattr(client, side, breaks)
-            work.caller.head(OK)
-            work.caller.data(b"one\n")
-            work.caller.fail(Gone("x")) if side == "fail" else work.caller.end()
-            another.caller.head(OK)
-            another.caller.end()
+            work.caller.write_head(OK)
+            work.caller.write(b"one\n")
+            work.caller.fail(Gone("x")) if side == "fail" else work.caller.finish()
+            another.caller.write_head(OK)
+            another.caller.finish()
             pair.settle()
             self.assertIsInstance(crashes[0], Broken, side)
             self.assertEqual((other.heard, other.over), (OK, "end"), side)
@@ -223,7 +223,7 @@ class Exchanges(SynchronousTestCase):
             self.assertEqual(len(pair.opener.exchanges), 0)
             if side != "fail":
                 self.assertIsInstance(client.over, CtllmError)
-        for side in ("write", "end", "cancel"):
+        for side in ("write", "finish", "cancel"):
             pair = connected()
             pair.opener.on_crash = pair.answerer.on_crash = crashes.append
             client, other = pair.ask(), pair.ask()
@@ -236,7 +236,7 @@ class Exchanges(SynchronousTestCase):
             pair.settle()
             for each in (client, other):
                 if each.over is None:
-                    each.call.cancel(Gone("x")) if side == "cancel" else each.call.end()
+                    each.call.cancel(Gone("x")) if side == "cancel" else each.call.finish()
             pair.settle()
             self.assertIsInstance(crashes[0], Broken, side)
             self.assertEqual(bytes(another.got), b"x")
@@ -280,11 +280,11 @@ class Exchanges(SynchronousTestCase):
         """Whatever Ollama said before it died reaches the client, then the error does."""
         pair = connected()
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
-        work.caller.data(b"almost")
+        work.caller.write_head(OK)
+        work.caller.write(b"almost")
         work.caller.fail(DesktopLost("it died"))
         pair.settle()
         self.assertEqual(bytes(client.got), b"almost")
@@ -295,16 +295,16 @@ class Exchanges(SynchronousTestCase):
         """Bytes that the window held back still come before the failure."""
         pair = connected(window=4)
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
-        client.call.pause()
-        work.caller.data(b"abcdefgh")
+        work.caller.write_head(OK)
+        client.call.pause_response()
+        work.caller.write(b"abcdefgh")
         work.caller.fail(DesktopLost("it died"))
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"abcd", None))
-        client.call.resume()
+        client.call.resume_response()
         pair.settle()
         self.assertEqual(bytes(client.got), b"abcdefgh")
         self.assertIsInstance(client.over, DesktopLost)
@@ -315,18 +315,18 @@ class Exchanges(SynchronousTestCase):
         slow, fast = pair.ask(), pair.ask()
         pair.settle()
         first, second = pair.works.values()
-        slow.call.pause()
+        slow.call.pause_response()
         for work in (first, second):
-            work.caller.head(OK)
+            work.caller.write_head(OK)
             for _ in range(100):
                 if work.may_send:
-                    work.caller.data(b"x" * 100)
+                    work.caller.write(b"x" * 100)
                 pair.settle()
         self.assertEqual(len(fast.got), 10_000)
         self.assertLessEqual(len(slow.got), 1000)
         self.assertFalse(first.may_send)
         self.assertLessEqual(first.caller.out.held, 1000)
-        slow.call.resume()
+        slow.call.resume_response()
         pair.settle()
         self.assertTrue(first.may_send)
 
@@ -350,7 +350,7 @@ class Exchanges(SynchronousTestCase):
         pair.settle()
         for _ in range(64):
             pair.ask()
-        self.assertRaises(Overloaded, pair.ask)
+        self.assertRaises(ServiceUnavailable, pair.ask)
 
 
 class Cuts(SynchronousTestCase):
@@ -360,17 +360,17 @@ class Cuts(SynchronousTestCase):
         """Bytes lost with the connection come again, once, and the head does not."""
         pair = connected()
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
-        work.caller.data(b"one\n")
+        work.caller.write_head(OK)
+        work.caller.write(b"one\n")
         pair.settle()
-        work.caller.data(b"two\n")
+        work.caller.write(b"two\n")
         pair.step(up=False)  # sent, and lost
         pair.cut()
-        work.caller.data(b"three\n")
-        work.caller.end()
+        work.caller.write(b"three\n")
+        work.caller.finish()
         pair.connect()
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\nthree\n", "end"))
@@ -406,13 +406,13 @@ class Cuts(SynchronousTestCase):
         """A new bridge does not hold the exchange: the client hears so and does not wait."""
         pair = connected()
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
+        work.caller.write_head(OK)
         pair.settle()
         pair.cut()
-        fresh = Answerer(1 << 18, 30, 64, keep=0, desktop=Desktop("d1", "desk"))
+        fresh = Responder(1 << 18, 30, 64, keep=0, desktop=Desktop("d1", "desk"))
         fresh.accept = pair.accept
         pair.answerer = fresh
         pair.connect()
@@ -424,7 +424,7 @@ class Cuts(SynchronousTestCase):
         pair = connected()
         client = pair.ask()
         client.call.write(b"body")
-        client.call.end()
+        client.call.finish()
         pair.step(down=False)
         pair.cut()
         pair.connect()
@@ -464,13 +464,13 @@ class Cuts(SynchronousTestCase):
         elif action == "answer" and work and work.may_send:
             if not work.answered:
                 work.answered = True
-                work.caller.head(OK)
-            work.caller.data(piece)
+                work.caller.write_head(OK)
+            work.caller.write(piece)
             answered.setdefault(client.call.id, bytearray()).extend(piece)
         elif action == "pause":
-            client.call.pause()
+            client.call.pause_response()
         elif action == "resume":
-            client.call.resume()
+            client.call.resume_response()
         elif action == "cut":
             pair.cut()
             pair.connect()
@@ -485,15 +485,15 @@ class Cuts(SynchronousTestCase):
 
     def _finish(self, pair: Pair, clients: list[Client], answered: dict[bytes, bytearray]) -> None:
         for client in clients:
-            client.call.resume()
-            client.call.end()
+            client.call.resume_response()
+            client.call.finish()
         pair.settle()
         for client in clients:
             work = pair.works[client.call.id]
             answered.setdefault(client.call.id, bytearray())
             if not work.answered:
-                work.caller.head(OK)
-            work.caller.end()
+                work.caller.write_head(OK)
+            work.caller.finish()
         pair.settle()
 
 
@@ -503,13 +503,13 @@ class TakingUp(SynchronousTestCase):
     def answered(self, pair: Pair, *, end: bool) -> tuple[Client, Work]:
         client = pair.ask(resume=60)
         client.call.write(b"question")
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
-        work.caller.data(b"0123456789")
+        work.caller.write_head(OK)
+        work.caller.write(b"0123456789")
         if end:
-            work.caller.end()
+            work.caller.finish()
         pair.settle()
         return client, work
 
@@ -533,9 +533,9 @@ class TakingUp(SynchronousTestCase):
         pair = connected()
         client, work = self.answered(pair, end=False)
         second = self.again(pair, client.call.id, 7)
-        self.assertIsInstance(client.over, Cancelled)
-        work.caller.data(b"abc")
-        work.caller.end()
+        self.assertIsInstance(client.over, ClientDisconnected)
+        work.caller.write(b"abc")
+        work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"789abc", "end"))
 
@@ -544,12 +544,12 @@ class TakingUp(SynchronousTestCase):
         pair = connected()
         client, work = self.answered(pair, end=False)
         pair.cut()
-        pair.opener = Opener(1 << 18, 30, 64)
-        work.caller.data(b"abc")
+        pair.opener = Initiator(1 << 18, 30, 64)
+        work.caller.write(b"abc")
         pair.connect()
         pair.settle()
         second = self.again(pair, client.call.id, 8)
-        work.caller.end()
+        work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"89abc", "end"))
 
@@ -569,7 +569,7 @@ class TakingUp(SynchronousTestCase):
         """Only those who said so share their answer with their other connections."""
         pair = connected()
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         self.assertRaises(NotFound, pair.opener.take_up, client.call.id, 0, Client())
         self.assertIsNone(client.over)
@@ -583,8 +583,8 @@ class TakingUp(SynchronousTestCase):
             seconds.append(Client())
             seconds[-1].call = pair.opener.take_up(client.call.id, offset, seconds[-1])
             pair.step(up=False, down=False)
-        work.caller.data(b"abc")
-        work.caller.end()
+        work.caller.write(b"abc")
+        work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(seconds[2].got), seconds[2].over), (b"56789abc", "end"))
 
@@ -594,23 +594,23 @@ class TakingUp(SynchronousTestCase):
         """Whatever is cut at whatever moment, it has every byte in the end, and each once."""
         pair = connected(window=data.draw(st.sampled_from([2, 7, 64, 70_000]), "window"))
         client = pair.ask(resume=60)
-        client.call.end()
+        client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
+        work.caller.write_head(OK)
         pair.settle()
         said, had = bytearray(), bytearray()
         actions = st.sampled_from("answer return stall go step up down cut".split())
         for action in data.draw(st.lists(actions, max_size=60), "actions"):
             if action == "answer" and work.may_send:
                 said += b"0123456789"
-                work.caller.data(b"0123456789")
+                work.caller.write(b"0123456789")
             elif action == "return" and pair.opener.up:
                 client, had = self.returned(pair, client, had)
             elif action == "stall" and client.over is None:
-                client.call.pause()
+                client.call.pause_response()
             elif action == "go" and client.over is None:
-                client.call.resume()
+                client.call.resume_response()
             elif action == "cut":
                 pair.cut()
                 pair.connect()
@@ -618,7 +618,7 @@ class TakingUp(SynchronousTestCase):
                 pair.step(up=action != "down", down=action != "up")
         pair.settle()
         client, had = self.returned(pair, client, had)
-        work.caller.end()
+        work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(had + client.got), client.over), (bytes(said), "end"))
 
@@ -640,7 +640,7 @@ class Hostile(SynchronousTestCase):
         """Unknown kinds and exchanges, cut frames, bytes out of order or before the head."""
         pair = connected(window=1000)
         client = pair.ask()
-        client.call.end()
+        client.call.finish()
         pair.settle()
         id = client.call.id
         data = (5).to_bytes(8, "big") + b"xx"
@@ -669,11 +669,11 @@ class Hostile(SynchronousTestCase):
         for offset in (1, 3, 9):
             pair = connected()
             client = pair.ask()
-            client.call.end()
+            client.call.finish()
             pair.settle()
             (work,) = pair.works.values()
-            work.caller.head(OK)
-            work.caller.data(b"ab")
+            work.caller.write_head(OK)
+            work.caller.write(b"ab")
             pair.settle()
             self.refused(pair, frame(Kind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x"))
 
@@ -681,11 +681,11 @@ class Hostile(SynchronousTestCase):
         """A peer cannot make this side hold more than it granted."""
         pair = connected(window=10)
         client = pair.ask()
-        client.call.end()
-        client.call.pause()
+        client.call.finish()
+        client.call.pause_response()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.head(OK)
+        work.caller.write_head(OK)
         pair.settle()
         piece = (0).to_bytes(8, "big") + b"x" * 11
         self.refused(pair, frame(Kind.DATA, client.call.id, piece))

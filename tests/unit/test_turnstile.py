@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import CROWDED, QUIET, Turnstile
 from tests.unit.pretend import Wire
 
@@ -103,7 +103,7 @@ class ServerTests(SynchronousTestCase):
             self.answer, self.clock, turnstile=Turnstile(self.clock, 1)
         )
 
-    async def answer(self, incoming: Incoming) -> None:
+    async def answer(self, incoming: ServerRequest) -> None:
         self.asked.append(incoming.asked.target)
         incoming.reply(200, b"ok")
 

@@ -7,20 +7,20 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.buffer_budget import Room
-from ctllm.errors import Cancelled, DesktopLost, DesktopOffline
-from ctllm.http.interfaces import Caller
+from ctllm.errors import ClientDisconnected, DesktopLost, DesktopOffline
+from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.content_coding import load_zstd
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
 from ctllm.ollama.requested_model import model_finder
 from ctllm.relay import buffered_request as module
-from ctllm.relay.buffered_request import Undecided
+from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.tunnel.flow_control import READ
 from tests.unit.pretend import Heard, Told
 
 NAMED = b'{"model":"m"}'
 UNNAMED = b'{"messages":["'
-OK = AnswerHead(200)
+OK = ResponseHead(200)
 
 
 class Slow(Told):
@@ -30,7 +30,7 @@ class Slow(Told):
 
     def write(self, piece: bytes) -> None:
         super().write(piece)
-        self.caller.pause_body()
+        self.caller.pause_request_body()
 
 
 class Case(SynchronousTestCase):
@@ -44,10 +44,10 @@ class Case(SynchronousTestCase):
         self.caller: Any = None
         self.asked = self.ask()
 
-    def ask(self) -> Undecided:
-        return Undecided(ModelName(("model",)), self.begin, self.heard, self.room)
+    def ask(self) -> BufferedRequest:
+        return BufferedRequest(ModelName(("model",)), self.begin, self.heard, self.room)
 
-    def begin(self, model: str | None, caller: Caller) -> Told:
+    def begin(self, model: str | None, caller: ResponseSink) -> Told:
         self.begun.append(model)
         self.caller = caller
         if isinstance(self.told, Slow):
@@ -68,7 +68,7 @@ class Waiting(Case):
         self.asked.write(NAMED)
         self.assertEqual((self.begun, self.told.told, self.room.held), (["m"], [NAMED], 0))
         self.asked.write(b" ")
-        self.asked.end()
+        self.asked.finish()
         self.assertEqual(self.told.told, [NAMED, b" ", "end"])
 
     def test_the_last_of_two_names(self) -> None:
@@ -86,11 +86,11 @@ class Waiting(Case):
         """A decoder that waits for more of a body takes room, and gives it back."""
         half = load_zstd().compress(b'{"messages":["' + b"xyz" * 100)[:15]
         head = RequestHead(b"POST", b"/api/chat", ((b"Content-Encoding", b"zstd"),))
-        for end in (lambda a: a.end(), lambda a: a.cancel(Cancelled("left"))):
+        for end in (lambda a: a.finish(), lambda a: a.cancel(ClientDisconnected("left"))):
             room = Room(1 << 30)
             finder = model_finder(head, room)
             assert finder is not None
-            asked = Undecided(finder, self.begin, self.heard, room)
+            asked = BufferedRequest(finder, self.begin, self.heard, room)
             asked.write(half)
             self.assertGreater(room.held, 1 << 20)
             end(asked)
@@ -104,7 +104,7 @@ class Waiting(Case):
         self.assertEqual((self.begun, self.room.held), ([], sum(map(len, pieces[:2]))))
         for piece in pieces[2:]:
             self.asked.write(piece)
-        self.asked.end()
+        self.asked.finish()
         self.assertEqual((self.begun, self.body), (["m"], b"".join(pieces)))
         self.assertEqual((self.told.told[-1], self.room.held), ("end", 0))
         self.assertLessEqual(max(map(len, self.told.told[:-1])), READ)
@@ -116,7 +116,7 @@ class Waiting(Case):
             asked = self.ask()
             if body:
                 asked.write(body)
-            asked.end()
+            asked.finish()
             self.assertEqual((self.body, self.told.told[-1]), (body, "end"))
         self.assertEqual((self.begun, self.room.held), ([None] * 4, 0))
 
@@ -137,40 +137,40 @@ class Waiting(Case):
         self.asked.write(UNNAMED + bytes(65536))
         self.assertEqual((self.begun, len(self.body)), ([None], 65536 + len(UNNAMED)))
         for other in others:
-            other.cancel(Cancelled("left"))
+            other.cancel(ClientDisconnected("left"))
         self.assertEqual(self.room.held, 0)
 
     def test_a_client_that_leaves(self) -> None:
         """Nothing began, nothing is left."""
         self.asked.write(UNNAMED)
-        self.asked.cancel(Cancelled("left"))
+        self.asked.cancel(ClientDisconnected("left"))
         self.assertEqual((self.begun, self.room.held), ([], 0))
 
     def test_nowhere_to_go(self) -> None:
         """When the desktops have left in the meantime, the client hears it, once."""
         error = DesktopOffline("none")
 
-        def begin(model: str | None, caller: Caller) -> Told:
+        def begin(model: str | None, caller: ResponseSink) -> Told:
             raise error
 
-        asked = Undecided(ModelName(("model",)), begin, self.heard, self.room)
+        asked = BufferedRequest(ModelName(("model",)), begin, self.heard, self.room)
         asked.write(UNNAMED)
         asked.write(b'"],"model":"m"}')
         self.assertEqual((self.heard.over, self.room.held), (error, 0))
 
     def test_a_client_that_does_not_read_yet(self) -> None:
         """Its pause is the call's from the beginning."""
-        self.asked.pause()
+        self.asked.pause_response()
         self.asked.write(NAMED)
         self.assertEqual(self.told.told, ["pause", NAMED])
-        self.asked.resume()
-        self.asked.pause()
+        self.asked.resume_response()
+        self.asked.pause_response()
         self.assertEqual(self.told.told[2:], ["resume", "pause"])
 
     def test_one_that_reads_again_in_time(self) -> None:
         """Then there is no pause."""
-        self.asked.pause()
-        self.asked.resume()
+        self.asked.pause_response()
+        self.asked.resume_response()
         self.asked.write(NAMED)
         self.assertEqual(self.told.told, [NAMED])
 
@@ -188,10 +188,10 @@ class Pouring(Case):
         """The client waits until all has gone; the end comes last."""
         self.assertEqual((len(self.told.told), self.heard.may_send), (1, False))
         self.assertEqual(self.room.held, len(self.whole) - READ)
-        self.asked.end()
+        self.asked.finish()
         while self.room.held:
             self.assertNotIn("end", self.told.told)
-            self.caller.resume_body()
+            self.caller.resume_request_body()
         self.assertEqual((self.body, self.told.told[-1]), (self.whole, "end"))
 
     def test_more_of_the_body_meanwhile(self) -> None:
@@ -200,28 +200,28 @@ class Pouring(Case):
         self.assertEqual(len(self.told.told), 1)
         while self.room.held:
             self.assertFalse(self.heard.may_send)
-            self.caller.resume_body()
+            self.caller.resume_request_body()
         self.assertFalse(self.heard.may_send)
-        self.caller.resume_body()
+        self.caller.resume_request_body()
         self.assertTrue(self.heard.may_send)
         self.asked.write(b"last")
-        self.asked.end()
+        self.asked.finish()
         self.assertEqual(self.body, self.whole + b"morelast")
         self.assertEqual(self.told.told.count("end"), 1)
-        self.caller.resume_body()
+        self.caller.resume_request_body()
         self.assertEqual(self.told.told.count("end"), 1)
 
     def test_leaving(self) -> None:
         """The exchange is cancelled and nothing is held."""
-        error = Cancelled("left")
+        error = ClientDisconnected("left")
         self.asked.cancel(error)
         self.assertEqual((self.told.told[-1], self.room.held), (error, 0))
 
     def test_an_answer_before_the_whole_request(self) -> None:
         """It passes; what still waits is wanted by nobody."""
-        self.caller.head(OK)
-        self.caller.data(b"no")
-        self.caller.end()
+        self.caller.write_head(OK)
+        self.caller.write(b"no")
+        self.caller.finish()
         self.assertEqual((bytes(self.heard.got), self.heard.over), (b"no", "end"))
         self.assertEqual(self.room.held, 0)
 

@@ -11,10 +11,10 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import DesktopLost, ProtocolViolation
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.tunnel.frames import Desktop
-from ctllm.tunnel.initiator import Opener
-from ctllm.tunnel.responder import Answerer, Answering
+from ctllm.tunnel.initiator import Initiator
+from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
 from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
 from tests.unit.pretend import Heard, Told
@@ -39,17 +39,17 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         # autobahn keeps its time by this, whatever reactor it is given.
         self.patch(txaio.config, "loop", self.clock)
-        self.opener = Opener(1 << 18, 30, 8)
-        self.answerer = Answerer(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
+        self.opener = Initiator(1 << 18, 30, 8)
+        self.answerer = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.answerer.accept = self.accept
-        self.callers: list[Answering] = []
+        self.callers: list[ResponderStream] = []
         self.calls: list[Told] = []
         self.closings: list[tuple[int | None, str]] = []
         self.refused: str = ""
         self.opened = 0
         self.connect()
 
-    def accept(self, caller: Answering, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
         self.callers.append(caller)
         self.calls.append(Told())
         return self.calls[-1]
@@ -94,7 +94,7 @@ class Case(SynchronousTestCase):
 
     def ask(self) -> Heard:
         heard = Heard()
-        self.opener.open(POST, heard).end()
+        self.opener.start_request(POST, heard).finish()
         self.settle()
         return heard
 
@@ -109,9 +109,9 @@ class Carrying(Case):
     def test_an_exchange(self) -> None:
         """It goes over and comes back."""
         heard = self.ask()
-        self.callers[0].head(AnswerHead(200))
-        self.callers[0].data(b"hi")
-        self.callers[0].end()
+        self.callers[0].write_head(ResponseHead(200))
+        self.callers[0].write(b"hi")
+        self.callers[0].finish()
         self.settle()
         self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
 
@@ -121,9 +121,9 @@ class Carrying(Case):
         sent: list[bytes] = []
         hear = self.proxy.onMessage
         self.proxy.onMessage = lambda m, isBinary: (sent.append(m), hear(m, isBinary))
-        self.callers[0].head(AnswerHead(200))
+        self.callers[0].write_head(ResponseHead(200))
         for _ in range(5):
-            self.callers[0].data(b"line\n")
+            self.callers[0].write(b"line\n")
         self.assertEqual(sent, [])
         self.settle()
         self.assertEqual(len(sent), 1)
@@ -132,8 +132,8 @@ class Carrying(Case):
         """Nothing is written while there is no room; then it goes on."""
         heard = self.ask()
         self.bridge.pauseProducing()
-        self.callers[0].head(AnswerHead(200))
-        self.callers[0].end()
+        self.callers[0].write_head(ResponseHead(200))
+        self.callers[0].finish()
         self.settle()
         self.assertIsNone(heard.headed)
         self.bridge.resumeProducing()
@@ -167,8 +167,8 @@ class Closing(Case):
             self.wait(5)
             self.assertEqual((self.opener.up, self.answerer.up), (False, False), leaver)
             self.connect()
-            self.callers[-1].head(AnswerHead(200))
-            self.callers[-1].end()
+            self.callers[-1].write_head(ResponseHead(200))
+            self.callers[-1].finish()
             self.settle()
             self.assertEqual(heard.over, "end")
         self.assertEqual(self.closings[0][0], 1001)
@@ -178,17 +178,17 @@ class Closing(Case):
         """It waits for the next connection, on whichever side; nothing is raised."""
         heard = self.ask()
         self.bridge.leave()
-        self.callers[0].head(AnswerHead(200))
+        self.callers[0].write_head(ResponseHead(200))
         self.clock.advance(0)
         self.proxy.sendCloseFrame(1001, b"")
-        self.opener.open(POST, Heard())
+        self.opener.start_request(POST, Heard())
         self.bridge.leave()
         self.proxy.leave(b"more")
         self.settle()
         self.wait(5)
         self.assertFalse(self.opener.up)
         self.connect()
-        self.callers[0].end()
+        self.callers[0].finish()
         self.settle()
         self.assertEqual((heard.over, len(self.callers)), ("end", 2))
 

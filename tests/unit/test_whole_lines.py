@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.errors import Cancelled, OllamaDown
-from ctllm.http.client.connection_pool import Origin
-from ctllm.http.client.request import HOLD, Outgoing
+from ctllm.errors import ClientDisconnected, OllamaDown
+from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.client.request import HOLD, ClientRequest
 from ctllm.http.message.body import MAX_WHOLE, Chunked
 from ctllm.http.message.head import RequestHead
-from ctllm.tunnel.flow_control import Inbound, Outbound
+from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import MAX_DATA
 from tests.unit.pretend import Heard, Place, Wire
 
@@ -74,13 +74,13 @@ class Waiting(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         place = Place()
-        origin = Origin(place, self.clock, "Ollama", OllamaDown)
+        origin = ConnectionPool(place, self.clock, "Ollama", OllamaDown)
         self.heard = Heard()
-        call = origin.open(RequestHead(b"GET", b"/"), self.heard)
-        assert isinstance(call, Outgoing)
+        call = origin.start_request(RequestHead(b"GET", b"/"), self.heard)
+        assert isinstance(call, ClientRequest)
         self.call = call
         self.wire: Wire = place.accept()
-        call.end()
+        call.finish()
         self.wire.protocol.dataReceived(HEAD)
 
     def test_the_rest_is_on_its_way(self) -> None:
@@ -115,10 +115,10 @@ class Waiting(SynchronousTestCase):
     def test_nobody_waits_for_what_is_not_read(self) -> None:
         """While the caller has it pause, the rest cannot come; afterwards it gets its time."""
         self.wire.protocol.dataReceived(b"5\r\nab")
-        self.call.pause()
+        self.call.pause_response()
         self.clock.advance(HOLD * 10)
         self.assertEqual(self.heard.got, b"")
-        self.call.resume()
+        self.call.resume_response()
         self.clock.advance(HOLD)
         self.assertEqual(self.heard.got, b"ab")
 
@@ -127,13 +127,13 @@ class Waiting(SynchronousTestCase):
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.wire.hang_up()
         self.assertEqual((self.heard.got, str(type(self.heard.over).__name__)),
-                         (b"ab", "UpstreamFailed"))  # fmt: skip
+                         (b"ab", "BadGateway"))  # fmt: skip
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_caller_that_left(self) -> None:
         """Nothing is waited for, and nothing said."""
         self.wire.protocol.dataReceived(b"5\r\nab")
-        self.call.cancel(Cancelled("the client left"))
+        self.call.cancel(ClientDisconnected("the client left"))
         self.assertEqual((self.clock.getDelayedCalls(), self.heard.got), ([], b""))
 
 
@@ -142,32 +142,32 @@ class Cutting(SynchronousTestCase):
 
     def test_after_a_line(self) -> None:
         """A piece ends with the last line that fits its share."""
-        out = Outbound(1000)
+        out = SendBuffer(1000)
         out.put(b"123\n567\n9\n")
         self.assertEqual([out.take(9), out.take(9)], [(0, b"123\n567\n"), (8, b"9\n")])
 
     def test_after_an_event(self) -> None:
         """Where events end with an empty line, none is cut at another line's end."""
-        out = Outbound(1000)
+        out = SendBuffer(1000)
         out.put(b"event: a\ndata: b\n\nevent: c\ndata: d\n\n")
         self.assertEqual([out.take(28), out.take(28)], [
             (0, b"event: a\ndata: b\n\n"), (18, b"event: c\ndata: d\n\n")])  # fmt: skip
 
     def test_a_line_longer_than_its_share(self) -> None:
         """Goes whole, up to what a frame holds; what has no line is cut anywhere."""
-        out = Outbound(10 * MAX_DATA)
+        out = SendBuffer(10 * MAX_DATA)
         out.put(b"x" * 99 + b"\nyy\n")
         self.assertEqual(out.take(10), (0, b"x" * 99 + b"\n"))
-        out = Outbound(10 * MAX_DATA)
+        out = SendBuffer(10 * MAX_DATA)
         out.put(b"x" * MAX_DATA + b"\nyy\n")
         self.assertEqual(out.take(10), (0, b"x" * 10))
-        out = Outbound(1000)
+        out = SendBuffer(1000)
         out.put(b"x" * 99)
         self.assertEqual(out.take(10), (0, b"x" * 10))
 
     def test_a_line_for_which_there_is_no_room_waits(self) -> None:
         """While so much is under way that an acknowledgement must come; it is not ready before."""
-        out = Outbound(100)
+        out = SendBuffer(100)
         out.put(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
         self.assertEqual(out.take(100), (0, b"x" * 59 + b"\n"))
         self.assertEqual((out.take(100), out.ready), (None, False))
@@ -177,13 +177,13 @@ class Cutting(SynchronousTestCase):
 
     def test_a_line_that_no_window_holds_does_not_wait(self) -> None:
         """With little under way nobody need ever acknowledge it: it is cut."""
-        out = Outbound(100)
+        out = SendBuffer(100)
         out.put(b"x\n" + b"y" * 150 + b"\n")
         self.assertEqual([out.take(100), out.take(100)], [(0, b"x\n"), (2, b"y" * 98)])
 
     def test_after_a_new_attachment_nothing_waits(self) -> None:
         """What was said before is said again."""
-        out = Outbound(100)
+        out = SendBuffer(100)
         out.put(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
         self.assertEqual((out.take(100), out.take(100)), ((0, b"x" * 59 + b"\n"), None))
         out.rewind(0)
@@ -195,7 +195,7 @@ class Cutting(SynchronousTestCase):
     def test_any_window(self, data: st.DataObject, window: int, share: int, events: bool) -> None:
         """All arrives however window and share lie; lines that fit half the window are whole."""
         end = b"\n\n" if events else b"\n"
-        out, into = Outbound(window), Inbound(window)
+        out, into = SendBuffer(window), ReceiveWindow(window)
         fits = window // 2 - len(end)
         sizes = data.draw(st.lists(st.integers(1, max(fits, 9)), max_size=20))
         sent = b"".join(b"x" * size + end for size in sizes)

@@ -16,12 +16,12 @@ from typing import Any
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
-from ctllm.cloud.proxies.manager import Proxies
+from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import LONGEST, in_use
 from ctllm.errors import NotFound
 from ctllm.http.server.endpoint_service import Listener
 from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.system.unix_sockets import NotASocket, pinned
 
 _PROXIES = "/proxies/"
@@ -45,7 +45,7 @@ def answers(path: Path) -> bool:
     return True
 
 
-def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener | None:
+def operator_listener(reactor: Any, state: Path, proxies: ProxyManager) -> Listener | None:
     """The service that answers there; None where the system has no such sockets or paths so long.
 
     Raises BadConfiguration where another cloud does.
@@ -68,10 +68,10 @@ def operator_listener(reactor: Any, state: Path, proxies: Proxies) -> Listener |
 class Operator:
     """Answers the requests."""
 
-    def __init__(self, proxies: Proxies) -> None:
+    def __init__(self, proxies: ProxyManager) -> None:
         self._proxies = proxies
 
-    async def __call__(self, incoming: Incoming) -> None:
+    async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one; raises NotFound."""
         path = incoming.asked.path.decode("latin-1")
         match incoming.asked.method, path:

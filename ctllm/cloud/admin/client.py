@@ -13,10 +13,10 @@ from twisted.internet.defer import Deferred, gatherResults
 
 from ctllm.cloud.audit import Audit
 from ctllm.cloud.proxies.health import Health, ask_health
-from ctllm.cloud.spawners.interfaces import Instance, Runtime, Usage
+from ctllm.cloud.spawners.interfaces import Instance, Spawner, Usage
 from ctllm.common.json_decoder import decode_json
-from ctllm.errors import ProxyUnavailable, UpstreamFailed
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import BadGateway, ProxyUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import ask
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.http.message.head import RequestHead
@@ -75,7 +75,7 @@ class Remote:
         cloud = (os.stat(os.path.dirname(path)).st_uid, 0)
         endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid in cloud)
         self._clock = reactor
-        self._cloud = Origin(endpoint, reactor, "the cloud", ProxyUnavailable)
+        self._cloud = ConnectionPool(endpoint, reactor, "the cloud", ProxyUnavailable)
 
     async def rows(self) -> list[Row]:
         """All proxies there are."""
@@ -97,7 +97,7 @@ class Remote:
         head = RequestHead(method, path.encode())
         status, body = await ask(self._cloud, head, self._clock, PATIENCE, _LARGEST)
         if status >= 300:
-            raise UpstreamFailed(f"the cloud answers {path} with status {status}: {body[:500]!r}")
+            raise BadGateway(f"the cloud answers {path} with status {status}: {body[:500]!r}")
         return body
 
 
@@ -106,7 +106,7 @@ class Local:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Spawner,
         clock: Clock,
         connect: Callable[[Instance], Endpoint],
         audit: Audit,
@@ -136,7 +136,7 @@ class Local:
 
     async def _row(self, there: Instance, used: Usage | None) -> Row:
         name = "a streaming proxy"
-        origin = Origin(self._connect(there), self._clock, name, ProxyUnavailable)
+        origin = ConnectionPool(self._connect(there), self._clock, name, ProxyUnavailable)
         health = await ask_health(origin, self._clock)
         origin.close()
         return row(there.id, "running", self._now() - there.started, health, used)

@@ -4,7 +4,7 @@ The API is described at https://docs.docker.com/engine/api/; `Engine` speaks any
 `OLDEST` on. Everything that an engine says is checked here, and what goes wrong has a type.
 """
 
-from ctllm.cloud.docker_api.client import OLDEST, Engine
+from ctllm.cloud.docker_api.client import OLDEST, DockerClient
 from ctllm.cloud.docker_api.errors import (
     Conflict,
     EngineAbsent,
@@ -22,7 +22,7 @@ __all__ = [
     "OLDEST",
     "Conflict",
     "Container",
-    "Engine",
+    "DockerClient",
     "EngineAbsent",
     "EngineRefused",
     "EngineTooOld",

@@ -47,7 +47,7 @@ T = TypeVar("T")
 _LOST = (ConnectError, ResponseFailed, RequestTransmissionFailed, OSError)
 
 
-class Engine:
+class DockerClient:
     """The engine at the end of `way`.
 
     Every call raises an `EngineRefused`, which one `complaints` tells, and may be cancelled.

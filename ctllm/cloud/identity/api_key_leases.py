@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ctllm.auth.api_keys import PREFIX, key_hash, owner_tag, tag_in
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity.grants import Grant
-from ctllm.errors import BadRequest, Forbidden, Unauthenticated
+from ctllm.errors import BadRequest, Forbidden, Unauthorized
 
 MAX_HASHES = 100
 MAX_DESKTOPS = 32
@@ -83,7 +83,7 @@ class ApiKeys:
             if digest in lease.hashes and now < lease.expires:
                 scopes = {USE, MANAGE} if digest in lease.managing else {USE}
                 return replace(lease.grant, scopes=frozenset(scopes), expires=lease.expires)
-        raise Unauthenticated(
+        raise Unauthorized(
             "This API key is unknown or revoked, or the desktop that made it is not connected."
         )
 

@@ -17,7 +17,7 @@ from ctllm.auth.session_assertions import (
     USE,
     AssertionBody,
 )
-from ctllm.common.ttl_cache import Recent
+from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Forbidden
 
 Scope = Literal["use", "use manage", "use serve"]
@@ -29,7 +29,7 @@ class Assertions:
     def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float], size: int = 4096) -> None:
         self._key = key
         self._now = now
-        self._signed: Recent[tuple[str, Scope], str] = Recent(size, now)
+        self._signed: TtlCache[tuple[str, Scope], str] = TtlCache(size, now)
 
     def sign(self, proxy: str, scopes: frozenset[str]) -> str:
         """Give an assertion for the proxy with the id `proxy`; Forbidden without the scope use.

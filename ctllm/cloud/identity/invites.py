@@ -10,7 +10,7 @@ from secrets import token_urlsafe
 from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import Records
-from ctllm.errors import BadRequest, Unauthenticated
+from ctllm.errors import BadRequest, Unauthorized
 from ctllm.system.private_dir import Folder
 
 LIFE = 15 * 60
@@ -58,7 +58,7 @@ class Invites:
         """Give who was invited, without spending it; Unauthenticated if it is over."""
         invite = self._records.find(secret)
         if invite is None or self._now() >= invite.expires:
-            raise Unauthenticated(_OVER)
+            raise Unauthorized(_OVER)
         return Authentication(User(ISSUER, invite.name, invite.name), invite.created)
 
     def redeem(self, secret: str) -> User:
@@ -66,7 +66,7 @@ class Invites:
         invite = self._records.find(secret)
         # Of all who have read it, only the one who removes it has it.
         if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
-            raise Unauthenticated(_OVER)
+            raise Unauthorized(_OVER)
         return User(ISSUER, invite.name, invite.name)
 
     def remove_all(self, user: User) -> int:

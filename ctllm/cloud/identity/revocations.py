@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from ctllm.cloud.identity.grants import User
 from ctllm.cloud.identity.signing_keys import user_hash
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.errors import CtllmError, Unauthenticated
+from ctllm.errors import CtllmError, Unauthorized
 from ctllm.system.private_dir import Folder
 
 POLL = 0.5
@@ -94,6 +94,6 @@ class Revocations:
         return auth_time <= self.not_before(user_hash(self._instance, user.key))
 
 
-def revoked() -> Unauthenticated:
+def revoked() -> Unauthorized:
     """Give the error of who was signed out by `ctllm revoke`."""
-    return Unauthenticated("You were signed out by whoever runs this cloud: sign in again.")
+    return Unauthorized("You were signed out by whoever runs this cloud: sign in again.")

@@ -11,7 +11,7 @@ from typing import Literal
 from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import Records, record_id
-from ctllm.errors import Unauthenticated
+from ctllm.errors import Unauthorized
 from ctllm.system.private_dir import Folder
 
 PREFIX = "ctllm-r-"
@@ -109,5 +109,5 @@ def session_id(refresh: str) -> str:
     return record_id(refresh)
 
 
-def _signed_out() -> Unauthenticated:
-    return Unauthenticated("You are signed out: sign in again.")
+def _signed_out() -> Unauthorized:
+    return Unauthorized("You are signed out: sign in again.")

@@ -7,8 +7,8 @@ from hashlib import sha256
 
 from ctllm.auth.jws import MAX_TOKEN
 from ctllm.cloud.identity.grants import Grant, Identity
-from ctllm.common.ttl_cache import Recent
-from ctllm.errors import Unauthenticated
+from ctllm.common.ttl_cache import TtlCache
+from ctllm.errors import Unauthorized
 
 
 class Identities:
@@ -31,13 +31,13 @@ class Identities:
     async def verify(self, token: str) -> Grant:
         """Give what `token` grants; Unauthenticated if it is nobody's, wrong or too long."""
         if len(token) > MAX_TOKEN:
-            raise Unauthenticated("The token is too long to be one.")
+            raise Unauthorized("The token is too long to be one.")
         for kind in self._kinds:
             if kind.owns(token):
                 grant = await kind.verify(token)
                 self.check(grant)
                 return grant
-        raise Unauthenticated(
+        raise Unauthorized(
             "This is no token that we know: sign in, or use an API key, which a desktop makes "
             "with: ctllm keys add NAME"
         )
@@ -52,7 +52,7 @@ class Remembered:
 
     def __init__(self, kind: Identity, now: Callable[[], float], size: int = 4096) -> None:
         self._kind = kind
-        self._grants: Recent[bytes, Grant] = Recent(size, now)
+        self._grants: TtlCache[bytes, Grant] = TtlCache(size, now)
 
     def owns(self, token: str) -> bool:
         """Whether the kind behind this owns `token`."""

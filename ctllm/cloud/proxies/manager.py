@@ -20,12 +20,12 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.health import ask_health
 from ctllm.cloud.proxies.start_limiter import Turns
 from ctllm.cloud.proxies.states import ALIVE, Cause, Event, State
-from ctllm.cloud.proxies.supervisor import Life, Means
-from ctllm.cloud.spawners.interfaces import Instance, Runtime, Usage
+from ctllm.cloud.proxies.supervisor import Means, ProxySupervisor
+from ctllm.cloud.spawners.interfaces import Instance, Spawner, Usage
 from ctllm.cloud.spawners.peer_verification import endpoint_to
 from ctllm.config import Cloud
-from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.reactor.interfaces import Endpoint
 from ctllm.reactor.periodic import PeriodicService
 
@@ -59,7 +59,7 @@ class ProxyStatus:
     error: str | None = None
 
 
-class Proxies(MultiService):
+class ProxyManager(MultiService):
     """The streaming proxies that `runtime` runs; a runtime that is a service stops with this one.
 
     Where proxies outlive the cloud, those that run are adopted, at the start and ever again: what
@@ -73,7 +73,7 @@ class Proxies(MultiService):
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Spawner,
         reactor: Any,
         settings: Cloud,
         audit: Audit,
@@ -89,7 +89,7 @@ class Proxies(MultiService):
         self._means = Means(
             runtime, reactor, settings, connect, turns, audit, metrics, now, not_before
         )
-        self._lives: dict[str, Life] = {}
+        self._lives: dict[str, ProxySupervisor] = {}
         self._looking: Deferred[None] | None = None
         runtime.on_exit = self._died
         if isinstance(runtime, Service):
@@ -119,7 +119,7 @@ class Proxies(MultiService):
         """A sentence about what keeps proxies from being started; empty when nothing does."""
         return self._means.runtime.trouble
 
-    async def ensure(self, proxy_id: str, begins: bool = True) -> Origin:
+    async def ensure(self, proxy_id: str, begins: bool = True) -> ConnectionPool:
         """Give the way to a proxy that runs, started if need be. To be asked for each exchange.
 
         `begins` is False for what belongs to exchanges that began before: tunnels, resumption.
@@ -129,14 +129,14 @@ class Proxies(MultiService):
         life = self._lives.get(proxy_id)
         if self.draining and (begins or life is None or life.state is not State.RUNNING):
             self._means.audit.record("refusal", proxy_id, "draining")
-            raise Overloaded(
+            raise ServiceUnavailable(
                 "This cloud is about to be stopped for maintenance. Try again in a few minutes.",
                 retry_after=60 if begins else DESKTOP_RETRY,
             )
         if life is None or life.state is State.FAILED:
             self._admit(proxy_id)
         if life is None:
-            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+            life = self._lives[proxy_id] = ProxySupervisor(proxy_id, self._means, self._forget)
         return await life.ensure()
 
     def _look(self) -> None:
@@ -170,7 +170,7 @@ class Proxies(MultiService):
                 await self._means.runtime.remove(proxy_id)
                 self._means.audit.record("stop", proxy_id, "revoked", REVOKED)
                 continue
-            life = self._lives[proxy_id] = Life(proxy_id, self._means, self._forget)
+            life = self._lives[proxy_id] = ProxySupervisor(proxy_id, self._means, self._forget)
             life.adopt()
         for life in running:
             # One that was replaced meanwhile runs since later; the list may not have it yet.
@@ -217,7 +217,7 @@ class Proxies(MultiService):
         asking = [Deferred.fromCoroutine(self._row(life, used.get(life.id))) for life in lives]
         return list(await gatherResults(asking, consumeErrors=True))
 
-    async def _row(self, life: Life, used: Usage | None) -> Row:
+    async def _row(self, life: ProxySupervisor, used: Usage | None) -> Row:
         asked = life.origin if life.state is State.RUNNING else None
         health = None if asked is None else await ask_health(asked, self._means.clock)
         return row(life.id, life.state.value, self._means.now() - life.since, health, used)
@@ -230,7 +230,7 @@ class Proxies(MultiService):
         if self.count >= limit:
             self._means.audit.record("refusal", proxy_id, "full", f"there are {limit} proxies")
             self._means.metrics.proxy_failed("full")
-            raise Overloaded(
+            raise ServiceUnavailable(
                 "This cloud has as many users at once as it takes. Try again in a few minutes.",
                 retry_after=60,
             )
@@ -240,6 +240,6 @@ class Proxies(MultiService):
         if life is not None:
             life.happen(Event.BROKE, Cause("died", f"ended unexpectedly: {reason}"))
 
-    def _forget(self, life: Life) -> None:
+    def _forget(self, life: ProxySupervisor) -> None:
         if self._lives.get(life.id) is life:
             del self._lives[life.id]

@@ -18,10 +18,10 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.health import TIMEOUT, ask_health, until_well
 from ctllm.cloud.proxies.start_limiter import Turns
 from ctllm.cloud.proxies.states import ALIVE, MEMORY, NEXT, Backoff, Cause, Event, Happening, State
-from ctllm.cloud.spawners.interfaces import Instance, Runtime
+from ctllm.cloud.spawners.interfaces import Instance, Spawner
 from ctllm.config import Cloud
-from ctllm.errors import CtllmError, Overloaded, ProxyUnavailable
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.header_policy import from_proxy
 from ctllm.reactor.deferred_tools import Waiting, sleep, within
 from ctllm.reactor.interfaces import Clock, Endpoint
@@ -45,7 +45,7 @@ class Means:
     was started before then is replaced.
     """
 
-    runtime: Runtime
+    runtime: Spawner
     clock: Clock
     settings: Cloud
     connect: Callable[[Instance], Endpoint]
@@ -56,7 +56,7 @@ class Means:
     not_before: Callable[[str], float]
 
 
-class Life:
+class ProxySupervisor:
     """The proxy `id`. In each state but `RUNNING`, `origin` is of no use; `since` epoch seconds.
 
     Events are taken one after another, and each state has one task, which ends with the state:
@@ -65,12 +65,12 @@ class Life:
 
     _log = Logger()
 
-    def __init__(self, id: str, means: Means, forget: Callable[[Life], None]) -> None:
+    def __init__(self, id: str, means: Means, forget: Callable[[ProxySupervisor], None]) -> None:
         self.id = id
         self.state = State.ABSENT
         self.since = means.now()
         self.cause = Cause("wanted")
-        self.origin: Origin | None = None
+        self.origin: ConnectionPool | None = None
         self._means = means
         self._forget = forget
         self._backoff = Backoff()
@@ -78,12 +78,12 @@ class Life:
         self._adopted = False
         self._events: deque[Happening] = deque()
         self._task: Deferred[Happening | None] | None = None
-        self._waiting: Waiting[Origin] = Waiting()
+        self._waiting: Waiting[ConnectionPool] = Waiting()
         self._leaving: Waiting[None] = Waiting()
 
     # -- asked from outside
 
-    async def ensure(self) -> Origin:
+    async def ensure(self) -> ConnectionPool:
         """Give its origin, once it runs; ProxyUnavailable or Overloaded when it does not."""
         self._wanted = self._means.clock.seconds()
         if self.state is State.RUNNING and self.origin is not None:
@@ -129,7 +129,7 @@ class Life:
         self._tell(old, happening)
         if happening.event is Event.CROWDED:
             wait = min(LONGEST_WAIT, max(SHORTEST_WAIT, self._means.turns.expected_wait))
-            self._waiting.fail(Overloaded(_CROWDED, retry_after=wait))
+            self._waiting.fail(ServiceUnavailable(_CROWDED, retry_after=wait))
         self._begin(_TASKS[new](self))
 
     def _begin(self, doing: Coroutine[Any, Any, Happening | None]) -> None:
@@ -223,7 +223,7 @@ class Life:
         if instance.adopted:  # it runs already: to wait for its answer costs nobody anything
             give()
         endpoint = means.connect(instance)
-        self.origin = Origin(
+        self.origin = ConnectionPool(
             endpoint, means.clock, "your streaming proxy", ProxyUnavailable, admit=from_proxy
         )
         await until_well(self.origin, means.clock)
@@ -305,14 +305,16 @@ def _label(state: State) -> str | None:
     return None if state in (State.ABSENT, State.CLOSED) else state.value
 
 
-_TASKS: Mapping[State, Callable[[Life], Coroutine[Any, Any, Happening | None]]] = MappingProxyType(
-    {
-        State.ABSENT: Life._vanish,
-        State.STARTING: Life._start,
-        State.RUNNING: Life._watch,
-        State.LEAVING: Life._remove,
-        State.BREAKING: Life._remove,
-        State.FAILED: Life._remember,
-        State.CLOSED: Life._close,
-    }
+_TASKS: Mapping[State, Callable[[ProxySupervisor], Coroutine[Any, Any, Happening | None]]] = (
+    MappingProxyType(
+        {
+            State.ABSENT: ProxySupervisor._vanish,
+            State.STARTING: ProxySupervisor._start,
+            State.RUNNING: ProxySupervisor._watch,
+            State.LEAVING: ProxySupervisor._remove,
+            State.BREAKING: ProxySupervisor._remove,
+            State.FAILED: ProxySupervisor._remember,
+            State.CLOSED: ProxySupervisor._close,
+        }
+    )
 )

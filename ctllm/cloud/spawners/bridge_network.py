@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from ctllm.cloud.docker_api import Container, Engine, Listed, Missing, NoSubnet
+from ctllm.cloud.docker_api import Container, DockerClient, Listed, Missing, NoSubnet
 from ctllm.cloud.spawners.connectivity import Attached
 from ctllm.cloud.spawners.container_spec import PORT, PROXY, Marks, network, network_name
 from ctllm.cloud.spawners.host_routes import leads_nowhere, routes
@@ -28,7 +28,7 @@ class Bridges:
     _log = Logger()
 
     def __init__(
-        self, engine: Engine, marks: Marks, pool: IPv4Network, table: Path | None = None
+        self, engine: DockerClient, marks: Marks, pool: IPv4Network, table: Path | None = None
     ) -> None:
         self._engine, self._marks, self._pool, self._table = engine, marks, pool, table
         self._subnets = Subnets(pool)

@@ -16,7 +16,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
-from ctllm.cloud.docker_api import Container, Engine, EngineRefused, Listed, Missing
+from ctllm.cloud.docker_api import Container, DockerClient, EngineRefused, Listed, Missing
 from ctllm.cloud.spawners.connectivity import Attachment
 from ctllm.cloud.spawners.container_spec import PROXY, Marks, container
 from ctllm.cloud.spawners.exit_watcher import Deaths, Living
@@ -32,7 +32,7 @@ PATIENCE = 5
 STATS = 32
 
 
-class DockerRuntime(MultiService):
+class DockerSpawner(MultiService):
     """A `Runtime`, for the cloud with these `marks`; `image` is started for each proxy.
 
     Containers are reached by the first of `attachments`; the others remove what is left of those
@@ -44,7 +44,7 @@ class DockerRuntime(MultiService):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DockerClient,
         clock: Clock,
         image: str,
         marks: Marks,

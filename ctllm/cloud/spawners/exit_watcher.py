@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.docker_api import Engine, EngineRefused, Happened
+from ctllm.cloud.docker_api import DockerClient, EngineRefused, Happened
 from ctllm.cloud.spawners.container_spec import PROXY
 from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
 from ctllm.reactor.deferred_tools import sleep
@@ -41,7 +41,7 @@ class Deaths(Service):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: DockerClient,
         clock: Clock,
         label: str,
         now: Callable[[], float],

@@ -6,32 +6,32 @@ from pathlib import Path
 from typing import Any
 
 from ctllm import __version__
-from ctllm.cloud.docker_api import Engine, way_to
+from ctllm.cloud.docker_api import DockerClient, way_to
 from ctllm.cloud.identity import Keys
 from ctllm.cloud.spawners.bridge_network import Bridges
 from ctllm.cloud.spawners.connectivity import Attachment
 from ctllm.cloud.spawners.container_spec import Marks
-from ctllm.cloud.spawners.docker import DockerRuntime
+from ctllm.cloud.spawners.docker import DockerSpawner
 from ctllm.cloud.spawners.host_routes import TABLE
-from ctllm.cloud.spawners.interfaces import Runtime
-from ctllm.cloud.spawners.process import ProcessRuntime
+from ctllm.cloud.spawners.interfaces import Spawner
+from ctllm.cloud.spawners.process import ProcessSpawner
 from ctllm.cloud.spawners.socket_mount import Mounts
 from ctllm.config import Cloud, Proxy, network_pool, uid_range
 from ctllm.errors import BadConfiguration
 
 
-def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: Keys) -> Runtime:
+def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: Keys) -> Spawner:
     """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
     if settings.runtime == "process":
         uids = uid_range(settings.proxy_uids)
-        return ProcessRuntime(reactor, state, limits, keys.public_text, uids=uids)
+        return ProcessSpawner(reactor, state, limits, keys.public_text, uids=uids)
     is_here = settings.engine.startswith("unix:")
     if settings.network == "none" and not is_here:
         raise BadConfiguration(
             f"cloud.network = none needs an engine on this machine; cloud.engine is "
             f"{settings.engine}"
         )
-    engine = Engine(way_to(reactor, settings.engine, settings.engine_certs), reactor)
+    engine = DockerClient(way_to(reactor, settings.engine, settings.engine_certs), reactor)
     marks = Marks(keys.instance, keys.public_text)
     pool = network_pool(settings.network_pool)
     bridges = Bridges(engine, marks, pool, TABLE if is_here else None)
@@ -40,4 +40,4 @@ def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys:
     if settings.network == "none":
         attachments.reverse()
     image = settings.image or f"ctllm-streaming-proxy:{__version__}"
-    return DockerRuntime(engine, reactor, image, marks, limits, attachments)
+    return DockerSpawner(engine, reactor, image, marks, limits, attachments)

@@ -45,7 +45,7 @@ class Usage:
     cpu: float
 
 
-class Runtime(Protocol):
+class Spawner(Protocol):
     """Starts and ends proxies, each known by its id, and hears when one dies."""
 
     on_exit: Callable[[str, str], None]

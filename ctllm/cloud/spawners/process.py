@@ -74,7 +74,7 @@ def environment(ours: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "HOME": "/nonexistent"}
 
 
-class ProcessRuntime(Service):
+class ProcessSpawner(Service):
     """A `Runtime`. When this service stops, every process ends, and nothing of any is left.
 
     `reactor` spawns and keeps time; sockets are below the folder `state`; `settings` and

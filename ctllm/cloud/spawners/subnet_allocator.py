@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Network
 
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 
 #: A network of Docker's needs an address for its bridge and one for the proxy; /28 is the least
 #: that every engine takes without question.
@@ -39,7 +39,7 @@ class Subnets:
                 self._next = at + 1
                 self._held.add(at)
                 return IPv4Network((self._first + at * self._step, PREFIX))
-        raise Overloaded(
+        raise ServiceUnavailable(
             f"All {self._count} subnets of {self._pool} are in use; a larger cloud.network_pool "
             "takes more users.",
             retry_after=60,

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.common.buffer_budget import Room
 from ctllm.common.sanitize import printable
-from ctllm.desktop.broker.failover_request import Brokered
+from ctllm.desktop.broker.failover_request import FailoverRequest
 from ctllm.desktop.broker.flap_damping import Trust
 from ctllm.desktop.broker.preference_store import KeptPreference
 from ctllm.desktop.broker.remote_desktops import Elsewhere
@@ -19,10 +19,10 @@ from ctllm.desktop.broker.routing_policy import Preference, Side, choose, second
 from ctllm.desktop.ollama_monitor import Ollama
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
 from ctllm.http.header_policy import DESKTOP, MODEL, SIDE, quoted
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.request_timeout import later, with_timeout
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket
 from ctllm.ollama.api import (
     asked_for,
@@ -69,7 +69,7 @@ class Broker(MultiService):
         self._name = name
         self._room = Room(MOST_KEPT)
         self._trust = {Side.LOCAL: Trust(), Side.CLOUD: Trust()}
-        self._open: set[Brokered] = set()
+        self._open: set[FailoverRequest] = set()
         self._models: frozenset[str] = frozenset()
         self._last_asked = -ATTENTION
         ollama.listeners.append(self._local_changed)
@@ -126,7 +126,7 @@ class Broker(MultiService):
 
     # -- requests
 
-    async def answer(self, head: RequestHead, incoming: Incoming) -> None:
+    async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
         self._last_asked = self._reactor.seconds()
         head = incoming.asked = canonical_request(head)
@@ -140,7 +140,7 @@ class Broker(MultiService):
         name = model_finder(head, self._room)
         anywhere = goes_elsewhere(head)
         signed_in = self.elsewhere.signed_in and self.preference is not Preference.NEVER
-        brokered = Brokered(
+        brokered = FailoverRequest(
             self, head, incoming, name, Replay(self._room, anywhere and signed_in)
         )  # fmt: skip
         self._open.add(brokered)
@@ -152,7 +152,7 @@ class Broker(MultiService):
     def _looks_at_models(self) -> bool:
         return self.preference is Preference.AUTO and all(each.up for each in self._trust.values())
 
-    async def _list(self, form: Form, head: RequestHead, incoming: Incoming) -> bool:
+    async def _list(self, form: Form, head: RequestHead, incoming: ServerRequest) -> bool:
         """Answer with what both sides have, where an app could use both; whether that was done."""
         if not self._looks_at_models:
             return False
@@ -173,11 +173,11 @@ class Broker(MultiService):
 
     # -- the ways of a `Brokered`
 
-    async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
+    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin the exchange there; raises CtllmError."""
         if side is Side.LOCAL:
-            return self._ollama.open(head, caller)
-        return (await self.elsewhere.way()).open(head, caller)
+            return self._ollama.start_request(head, caller)
+        return (await self.elsewhere.way()).start_request(head, caller)
 
     def first(self, head: RequestHead, model: str | None) -> Side:
         """The side to ask first; what changes this machine's models stays on this machine.
@@ -242,6 +242,6 @@ class Broker(MultiService):
         else:
             self.elsewhere.look()
 
-    def over(self, brokered: Call) -> None:
+    def over(self, brokered: RequestSink) -> None:
         """There is nothing more to do."""
         self._open.discard(brokered)

@@ -14,46 +14,46 @@ from twisted.logger import Logger
 
 from ctllm.desktop.broker.interfaces import App, Ways
 from ctllm.desktop.broker.routing_policy import Side
-from ctllm.errors import Cancelled, CtllmError, UpstreamFailed
-from ctllm.http.interfaces import Call
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
+from ctllm.http.interfaces import RequestSink
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ollama.requested_model import ModelFinder
 from ctllm.relay.replay_buffer import Replay
 
 #: How a server in the middle, or a busy Ollama, says that it is no use now.
 _NO_USE = frozenset((502, 503, 504))
 _REFUSED = "the cloud does not accept this desktop's sign-in; sign in again: ctllm login"
-_MOVED = Cancelled("this request is being answered elsewhere")
+_MOVED = ClientDisconnected("this request is being answered elsewhere")
 
 
 class _Trial:
     """A `Caller` for one side; what it hears is the request's, and the answer's body the app's."""
 
-    def __init__(self, of: Brokered, side: Side, data: Callable[[bytes], None]) -> None:
+    def __init__(self, of: FailoverRequest, side: Side, data: Callable[[bytes], None]) -> None:
         self.side = side
-        self.call: Call | None = None
-        self.data = data
+        self.call: RequestSink | None = None
+        self.write = data
         self.beginning: Deferred[None] | None = None
         self.told_end = False  # of the request body
         self._of = of
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         self._of.headed(self, head)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self._of.ended(self)
 
     def fail(self, error: CtllmError) -> None:
         self._of.failed(self, error)
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         self._of.busy(self, True)
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         self._of.busy(self, False)
 
 
-class Brokered:
+class FailoverRequest:
     """A `Call`. `name` finds the model in the body, and is waited for until `decide` is called."""
 
     _log = Logger()
@@ -92,7 +92,7 @@ class Brokered:
         elif self._name is None or self._name.settled or self._body.full:
             self.decide()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
         if self._over:
             return
@@ -103,17 +103,17 @@ class Brokered:
         else:
             self._pour()
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Stop sending the answer."""
         self._paused = True
         if self._trial is not None and self._trial.call is not None:
-            self._trial.call.pause()
+            self._trial.call.pause_response()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Go on with the answer."""
         self._paused = False
         if self._trial is not None and self._trial.call is not None:
-            self._trial.call.resume()
+            self._trial.call.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
         """The app left."""
@@ -142,8 +142,8 @@ class Brokered:
 
     def _ask(self, side: Side) -> None:
         self._busy = False
-        self._app.pause_body()  # until there is somewhere to go
-        trial = self._trial = _Trial(self, side, self._app.data)
+        self._app.pause_request_body()  # until there is somewhere to go
+        trial = self._trial = _Trial(self, side, self._app.write)
         trial.beginning = Deferred.fromCoroutine(self._begin(trial))
         trial.beginning.addErrback(self._broken)
 
@@ -157,15 +157,15 @@ class Brokered:
             return  # it failed at once
         trial.call = call
         if self._paused:
-            call.pause()
+            call.pause_response()
         self._pour()
         if not self._busy and not self._over:
-            self._app.resume_body()
+            self._app.resume_request_body()
 
     def _broken(self, reason: Any) -> None:
         if not reason.check(CancelledError):
             self._log.failure("a request could not be begun", reason)
-            self._end(UpstreamFailed("something in ctllm broke; its log says what"))
+            self._end(BadGateway("something in ctllm broke; its log says what"))
 
     def _pour(self) -> None:
         """Send what there is of the body, as far as the side takes it."""
@@ -178,7 +178,7 @@ class Brokered:
                 return  # writing showed that it failed
         if self._body.ended and not self._body.unsent and not trial.told_end:
             trial.told_end = True
-            trial.call.end()
+            trial.call.finish()
 
     # -- what a side says
 
@@ -188,28 +188,28 @@ class Brokered:
             return
         self._busy = busy
         if busy:
-            self._app.pause_body()
+            self._app.pause_request_body()
         else:
             self._pour()
             if not self._busy and not self._over:
-                self._app.resume_body()
+                self._app.resume_request_body()
 
-    def headed(self, trial: _Trial, head: AnswerHead) -> None:
+    def headed(self, trial: _Trial, head: ResponseHead) -> None:
         """It answers; or it says that it cannot, which is no answer while another can."""
         if trial is not self._trial:
             return
         if trial.side is Side.CLOUD and head.status == 401:  # not what the app has shown
-            self._give_up(trial, UpstreamFailed(_REFUSED))
+            self._give_up(trial, BadGateway(_REFUSED))
             return
         if head.status in _NO_USE and self._next(trial.side) is not None:
             said = f"the {trial.side} side answered with status {head.status}"
-            self._give_up(trial, UpstreamFailed(said))
+            self._give_up(trial, BadGateway(said))
             return
         self._answered = True
         self._name_read()
         self._body.forget()
         self._app.extra = (*self._app.extra, *self._ways.signed(trial.side, self._model))
-        self._app.head(head)
+        self._app.write_head(head)
 
     def failed(self, trial: _Trial, error: CtllmError) -> None:
         """It broke: before its answer another is asked, after its beginning the answer breaks."""
@@ -238,14 +238,14 @@ class Brokered:
         """The answer is whole."""
         if trial is self._trial and not self._over:
             self._close()
-            self._app.end()
+            self._app.finish()
 
     def side_died(self) -> None:
         """The side that is asked is gone though the connection stands: ask the other one."""
         trial = self._trial
         if trial is not None and not self._answered and self._next(trial.side) is not None:
             said = f"the {trial.side} side does not answer any more"
-            self._give_up(trial, UpstreamFailed(said))
+            self._give_up(trial, BadGateway(said))
 
     def dismiss(self, error: CtllmError) -> None:
         """Whatever it is doing, it ends with `error`."""

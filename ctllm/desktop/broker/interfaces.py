@@ -6,14 +6,14 @@ from typing import Protocol
 
 from ctllm.desktop.broker.routing_policy import Side
 from ctllm.errors import CtllmError
-from ctllm.http.interfaces import Call, Caller
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
 
 
 class Ways(Protocol):
     """What a request needs of the broker."""
 
-    async def open(self, side: Side, head: RequestHead, caller: Caller) -> Call:
+    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin the exchange there; raises CtllmError."""
 
     def first(self, head: RequestHead, model: str | None) -> Side:
@@ -31,11 +31,11 @@ class Ways(Protocol):
     def failed(self, side: Side) -> None:
         """A request that went there failed before it was answered."""
 
-    def over(self, brokered: Call) -> None:
+    def over(self, brokered: RequestSink) -> None:
         """There is nothing more to do."""
 
 
-class App(Caller, Protocol):
+class App(ResponseSink, Protocol):
     """Who asked: a `Caller` whose answer may get headers besides its own."""
 
     extra: Headers

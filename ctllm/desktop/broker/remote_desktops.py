@@ -17,11 +17,11 @@ from ctllm.common.sanitize import printable
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.ollama_monitor import LONGEST, is_model_name
-from ctllm.errors import CtllmError, Forbidden, ProxyUnavailable, Unauthenticated, UpstreamFailed
-from ctllm.http.client.connection_pool import Origin
+from ctllm.errors import BadGateway, CtllmError, Forbidden, ProxyUnavailable, Unauthorized
+from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import ask
 from ctllm.http.header_policy import for_cloud, from_proxy
-from ctllm.http.interfaces import Call, Caller, Upstream
+from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import asked_for, canonical, goes_elsewhere
 from ctllm.reactor.periodic import Periodic
@@ -55,18 +55,18 @@ class _Way(msgspec.Struct, frozen=True):
     What apps ask has a token for that alone, and none of the cloud's own paths.
     """
 
-    origin: Origin
+    origin: ConnectionPool
     url: str
     token: str
     desktop: str
     for_apps: bool
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden for what is not to leave this machine."""
         if self.for_apps and not goes_elsewhere(head):
             raise Forbidden(f"{asked_for(head)} is not asked of other desktops.")
         host = urlsplit(self.url).netloc.encode()
-        return self.origin.open(for_cloud(head, host, self.token, self.desktop), caller)
+        return self.origin.start_request(for_cloud(head, host, self.token, self.desktop), caller)
 
 
 def _harmless(desktop: OtherDesktop) -> OtherDesktop:
@@ -100,7 +100,7 @@ class Elsewhere(Service):
         self._loop = Periodic(self._tick, reactor, "looking for other desktops")
         self._looked = -math.inf
         self._looking: Deferred[None] | None = None
-        self._origin: Origin | None = None
+        self._origin: ConnectionPool | None = None
         self._models: frozenset[str] = frozenset()
 
     @property
@@ -154,12 +154,12 @@ class Elsewhere(Service):
         desktop = self._session.credentials.desktop_id
         return _Way(self._to(url), url, token, desktop, for_apps=bool(scope))
 
-    def _to(self, url: str) -> Origin:
+    def _to(self, url: str) -> ConnectionPool:
         """The cloud at `url`, whose connections are kept while that is the one."""
         if self._origin is None or self._origin.name != _name(url):
             self._leave()
             endpoint = dialler(url, self._reactor)
-            self._origin = Origin(
+            self._origin = ConnectionPool(
                 endpoint, self._reactor, _name(url), ProxyUnavailable, admit=from_proxy
             )
         return self._origin
@@ -194,7 +194,7 @@ class Elsewhere(Service):
             found, trouble = await self._ask(), ""
         except CtllmError as error:
             found, trouble = (), error.message
-            if isinstance(error, Unauthenticated):
+            if isinstance(error, Unauthorized):
                 self._session.distrust()
         except CancelledError:
             raise
@@ -215,11 +215,11 @@ class Elsewhere(Service):
         head = RequestHead(b"GET", b"/ctllm/desktops")
         status, body = await ask(await self._way(), head, self._reactor, PATIENCE, MOST)
         if status == 401:
-            raise Unauthenticated("the cloud does not accept this desktop's sign-in")
+            raise Unauthorized("the cloud does not accept this desktop's sign-in")
         if status != 200:
-            raise UpstreamFailed(f"the cloud answered with status {status}")
+            raise BadGateway(f"the cloud answered with status {status}")
         try:
             listed = decode_json(body, _Listed, MOST).desktops
         except InvalidJson as error:
-            raise UpstreamFailed("what answers there is no ctllm cloud") from error
+            raise BadGateway("what answers there is no ctllm cloud") from error
         return tuple(map(_harmless, listed))

@@ -12,7 +12,7 @@ import socket
 import sys
 from typing import Any
 
-from ctllm.errors import Forbidden, Unauthenticated
+from ctllm.errors import Forbidden, Unauthorized
 from ctllm.ipc.protocol import Auth, proof
 from ctllm.system.unix_sockets import peer_credentials
 
@@ -52,8 +52,6 @@ class Door:
         challenge, self.challenge = self.challenge, ""
         right = proof(self._secret, "client", challenge, shown.nonce)
         if not challenge or not hmac.compare_digest(right, shown.proof):
-            raise Unauthenticated(
-                "that is not the secret of this desktop; read it anew from its file"
-            )
+            raise Unauthorized("that is not the secret of this desktop; read it anew from its file")
         self.open = True
         return proof(self._secret, "daemon", challenge, shown.nonce)

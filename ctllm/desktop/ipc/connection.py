@@ -16,10 +16,16 @@ from twisted.python.failure import Failure
 from ctllm import __version__
 from ctllm.common.line_reader import Lines
 from ctllm.desktop.ipc.authenticator import Door
-from ctllm.errors import CtllmError, Overloaded, TooLarge, TooSlow, Unauthenticated
+from ctllm.errors import (
+    ContentTooLarge,
+    CtllmError,
+    RequestTimeout,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from ctllm.ipc import protocol
 from ctllm.reactor.interfaces import Clock
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Visitors at once, and how many of them may not have shown yet who they are.
 MOST = 256
@@ -54,7 +60,7 @@ class Visitor(Protocol):
         self._busy = 0
         self._full = False
         self._news: dict[str, bytes] = {}  # by kind, the last while the visitor reads nothing
-        self._deadline = Deadline(clock, self._too_slow)
+        self._deadline = Timeout(clock, self._too_slow)
         self._gone = False
 
     # -- Twisted's side
@@ -80,7 +86,7 @@ class Visitor(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It left. What it asked for is done all the same."""
         self._gone = True
-        self._deadline.lift()
+        self._deadline.cancel()
         self._waiting.clear()
         self.factory.left(self)
 
@@ -99,7 +105,7 @@ class Visitor(Protocol):
         if self._lines.half and not self._full:
             self._deadline.set(PATIENCE)
         else:
-            self._deadline.lift()
+            self._deadline.cancel()
 
     def pauseProducing(self) -> None:
         """It does not read what it asked for."""
@@ -130,7 +136,7 @@ class Visitor(Protocol):
         while self._waiting and not self._full and not self._gone:
             line = self._waiting.popleft()
             if line is None:
-                error = TooLarge(f"a line may have {self._lines.longest} bytes")
+                error = ContentTooLarge(f"a line may have {self._lines.longest} bytes")
                 self._say(protocol.error_line(None, error))
                 if not self.known:
                     self.leave(error)
@@ -146,9 +152,11 @@ class Visitor(Protocol):
                 self._let_in()
                 return
             if not self.known:
-                raise Unauthenticated("show first that you may ask, with AUTH")
+                raise Unauthorized("show first that you may ask, with AUTH")
             if self._busy >= MOST_AT_ONCE:
-                raise Overloaded(f"{MOST_AT_ONCE} commands of yours are under way; wait for them")
+                raise ServiceUnavailable(
+                    f"{MOST_AT_ONCE} commands of yours are under way; wait for them"
+                )
         except CtllmError as error:
             self._say(protocol.error_line(id, error))
             if not self.known:
@@ -159,7 +167,7 @@ class Visitor(Protocol):
 
     def _let_in(self) -> None:
         self._lines.longest = protocol.MAX_LINE
-        self._deadline.lift()
+        self._deadline.cancel()
         self.factory.known(self)
 
     async def _run(self, request: protocol.Request) -> None:
@@ -211,7 +219,7 @@ class Visitor(Protocol):
             self.transport.abortConnection()
         else:
             what = "a line" if self.known else "AUTH"
-            self.leave(TooSlow(f"{what} did not come within {PATIENCE:g} seconds"))
+            self.leave(RequestTimeout(f"{what} did not come within {PATIENCE:g} seconds"))
 
 
 class Visitors(Factory):
@@ -237,11 +245,11 @@ class Visitors(Factory):
     def enter(self, visitor: Visitor) -> None:
         """One more; raises Overloaded. Of strangers the one that waits the longest makes room."""
         if len(self._known) >= MOST:
-            raise Overloaded(f"{MOST} programs are connected here already")
+            raise ServiceUnavailable(f"{MOST} programs are connected here already")
         if len(self._strangers) >= MOST_STRANGERS:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
-            oldest.leave(Overloaded("too many wait here without AUTH"))
+            oldest.leave(ServiceUnavailable("too many wait here without AUTH"))
         self._strangers[visitor] = None
 
     def known(self, visitor: Visitor) -> None:

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ctllm.http.interfaces import Caller
+from ctllm.http.interfaces import ResponseSink
 from ctllm.http.timeouts import HANDSHAKE
 from ctllm.reactor.interfaces import Clock, is_tls
 
@@ -21,7 +21,7 @@ from ctllm.reactor.interfaces import Clock, is_tls
 class Exchange(Face):
     """What a connection needs of the exchange that is on it."""
 
-    caller: Caller
+    caller: ResponseSink
 
     def hear(self, data: bytes) -> None:
         """Take a piece of the answer as it came."""
@@ -38,7 +38,7 @@ def nobody_waits() -> None:
 
 
 @implementer(IHandshakeListener)
-class Connection(Protocol):
+class ClientConnection(Protocol):
     """One connection to an origin, with at most one exchange on it."""
 
     transport: Any
@@ -46,7 +46,7 @@ class Connection(Protocol):
     def __init__(self) -> None:
         self.outgoing: Exchange | None = None
         self.on_lost: Callable[[], None] = nobody_waits
-        self._securing: Deferred[Connection] | None = None  # while TLS shakes hands
+        self._securing: Deferred[ClientConnection] | None = None  # while TLS shakes hands
 
     def connectionMade(self) -> None:
         """Tell the exchange when the request body has room."""
@@ -56,7 +56,7 @@ class Connection(Protocol):
         if not is_tls(self.transport):
             self.transport.protocol = self  # without the endpoint's wrapper, a call for each read
 
-    def secured(self, clock: Clock) -> Connection | Deferred[Connection]:
+    def secured(self, clock: Clock) -> ClientConnection | Deferred[ClientConnection]:
         """Give this connection once it can carry a request: with TLS that is after its handshake.
 
         Fails with what ended the handshake, or with TimeoutError.
@@ -95,12 +95,12 @@ class Connection(Protocol):
     def pauseProducing(self) -> None:
         """The server reads the request body slowly."""
         if self.outgoing is not None:
-            self.outgoing.caller.pause_body()
+            self.outgoing.caller.pause_request_body()
 
     def resumeProducing(self) -> None:
         """The server has room for more of the request body."""
         if self.outgoing is not None:
-            self.outgoing.caller.resume_body()
+            self.outgoing.caller.resume_request_body()
 
     def stopProducing(self) -> None:
         """The transport is closing; `connectionLost` tells the rest."""

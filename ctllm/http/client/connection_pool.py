@@ -14,11 +14,11 @@ from twisted.internet.protocol import Factory
 
 from ctllm.common.buffer_budget import Room
 from ctllm.errors import CtllmError
-from ctllm.http.client.connection import Connection
-from ctllm.http.client.request import Outgoing, Switched
+from ctllm.http.client.connection import ClientConnection
+from ctllm.http.client.request import ClientRequest, Switched
 from ctllm.http.header_policy import from_ollama
-from ctllm.http.interfaces import Call, Caller
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
@@ -33,7 +33,7 @@ MAX_REPEATABLE_IN_ALL = 8 * 1024 * 1024
 MAX_KEPT = 64
 
 
-class Origin:
+class ConnectionPool:
     """One HTTP server, reached through `endpoint`; `name` is for messages.
 
     `unreachable` is the error that callers get when no connection can be made. `admit` makes of an
@@ -47,7 +47,7 @@ class Origin:
         name: str,
         unreachable: type[CtllmError],
         host: bytes = b"localhost",
-        admit: Callable[[AnswerHead], AnswerHead] = from_ollama,
+        admit: Callable[[ResponseHead], ResponseHead] = from_ollama,
     ) -> None:
         self.name = name
         self.host = host
@@ -56,12 +56,12 @@ class Origin:
         self.room = Room(MAX_REPEATABLE_IN_ALL)
         self._endpoint = endpoint
         self.clock = clock
-        self._kept: list[tuple[Connection, Timer]] = []
+        self._kept: list[tuple[ClientConnection, Timer]] = []
         self._dialling = DeferredSemaphore(MAX_DIALLING)
 
-    def open(self, head: RequestHead, caller: Caller) -> Call:
+    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange. `head` goes as it is; a Host is added where there is none."""
-        outgoing = Outgoing(self, head, caller)
+        outgoing = ClientRequest(self, head, caller)
         if self._kept:
             connection, timer = self._kept.pop()
             timer.cancel()
@@ -70,19 +70,19 @@ class Origin:
             outgoing.wait_for(self.dial())
         return outgoing
 
-    def upgrade(self, head: RequestHead, caller: Caller, switched: Switched) -> Call:
+    def upgrade(self, head: RequestHead, caller: ResponseSink, switched: Switched) -> RequestSink:
         """Begin an exchange that asks for another protocol, on a connection of its own.
 
         Only after 101 the connection is handed to `switched`, and `caller` hears nothing. Any
         other answer is an answer like any other.
         """
-        outgoing = Outgoing(self, head, caller, switched)
+        outgoing = ClientRequest(self, head, caller, switched)
         outgoing.wait_for(self.dial())
         return outgoing
 
     def dial(self) -> Deferred[Any]:
         """A connection of one's own."""
-        factory = Factory.forProtocol(Connection)
+        factory = Factory.forProtocol(ClientConnection)
         factory.noisy = False
         dialled: Deferred[Any] = self._dialling.run(self._connect, factory)
         return dialled
@@ -92,7 +92,7 @@ class Origin:
         made.addCallback(lambda connection: connection.secured(self.clock))
         return made
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: ClientConnection) -> None:
         """Take back a connection whose exchange is over."""
         if len(self._kept) >= MAX_KEPT:
             connection.abort()
@@ -105,7 +105,7 @@ class Origin:
         for connection, _ in list(self._kept):
             connection.abort()
 
-    def _lost(self, connection: Connection) -> None:
+    def _lost(self, connection: ClientConnection) -> None:
         for entry in list(self._kept):
             if entry[0] is connection:
                 self._kept.remove(entry)

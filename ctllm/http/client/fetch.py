@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from ctllm.errors import Cancelled, CtllmError, UpstreamFailed
+from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
 from ctllm.http.interfaces import Upstream
-from ctllm.http.message.head import AnswerHead, RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.reactor.interfaces import Clock
 
 
@@ -31,11 +31,11 @@ async def ask(
     `limit` bytes, and whatever `origin` fails with. Cancelling closes the connection.
     """
     collecting = _Collecting(limit)
-    call = origin.open(head, collecting)
+    call = origin.start_request(head, collecting)
     if body:
         call.write(body)
-    call.end()
-    late = UpstreamFailed(f"there was no whole answer within {timeout:g} seconds")
+    call.finish()
+    late = BadGateway(f"there was no whole answer within {timeout:g} seconds")
     timer = clock.callLater(timeout, collecting.give_up, late)
     try:
         return await collecting.answer
@@ -43,7 +43,7 @@ async def ask(
         if timer.active():
             timer.cancel()
         if not collecting.over:
-            call.cancel(Cancelled("nobody waits for this answer any more"))
+            call.cancel(ClientDisconnected("nobody waits for this answer any more"))
 
 
 class _Collecting:
@@ -56,15 +56,15 @@ class _Collecting:
         self._status = 0
         self._body = bytearray()
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         self._status = head.status
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         self._body += piece
         if len(self._body) > self._limit:
-            self.give_up(UpstreamFailed(f"the answer exceeds {self._limit} bytes"))
+            self.give_up(BadGateway(f"the answer exceeds {self._limit} bytes"))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         self.over = True
         if not self.answer.called:
             self.answer.callback((self._status, bytes(self._body)))
@@ -77,8 +77,8 @@ class _Collecting:
         if not self.answer.called:
             self.answer.errback(error)
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         pass
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         pass

@@ -10,17 +10,17 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from ctllm.common.buffer_budget import Room
-from ctllm.errors import CtllmError, UpstreamFailed
+from ctllm.errors import BadGateway, CtllmError
 from ctllm.fastpath.direct_write import write_now
-from ctllm.http.client.connection import Connection, nobody_waits
+from ctllm.http.client.connection import ClientConnection, nobody_waits
 from ctllm.http.header_policy import CLOSE_DELIMITED, FRAMING
-from ctllm.http.interfaces import Caller
+from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.body import BadFraming, BodyWriter
-from ctllm.http.message.head import AnswerHead, RequestHead, first
+from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.message.response_parser import Answer
 from ctllm.http.timeouts import HANDSHAKE
 from ctllm.reactor.interfaces import Clock, Transport
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Most bytes of a request body that are held until it is being answered.
 MAX_REPEATABLE = 64 * 1024
@@ -29,7 +29,7 @@ HOLD = 0.1
 
 
 #: Given a connection that has left HTTP, with the head of its 101, and what came after that.
-Switched = Callable[[Transport, AnswerHead, bytes], None]
+Switched = Callable[[Transport, ResponseHead, bytes], None]
 
 
 def _connect_error(reason: Failure) -> str:
@@ -50,21 +50,21 @@ class Server(Protocol):
     def dial(self) -> Deferred[Any]:
         """A connection of one's own."""
 
-    def admit(self, head: AnswerHead) -> AnswerHead:
+    def admit(self, head: ResponseHead) -> ResponseHead:
         """What callers get of an answer's head."""
 
-    def keep(self, connection: Connection) -> None:
+    def keep(self, connection: ClientConnection) -> None:
         """Take back a connection whose exchange is over."""
 
 
-class Outgoing:
+class ClientRequest:
     """One exchange with an origin; a `Call`."""
 
     def __init__(
         self,
         origin: Server,
         head: RequestHead,
-        caller: Caller,
+        caller: ResponseSink,
         switched: Switched | None = None,
     ) -> None:
         self.caller = caller
@@ -79,22 +79,22 @@ class Outgoing:
         self._repeatable: list[bytes] | None = None  # the body so far, on a connection of before
         self._repeatable_size = 0
         self._answer = Answer(head.method, upgrade=switched is not None)
-        self._hold = Deadline(origin.clock, self._let_go)
-        self._switching = Deadline(origin.clock, self._not_switched)
+        self._hold = Timeout(origin.clock, self._let_go)
+        self._switching = Timeout(origin.clock, self._not_switched)
         self._waits = False  # for the rest of a chunk
         self._body: BodyWriter | None = None
         self._connecting: Deferred[Any] | None = None
-        self._connection: Connection | None = None
+        self._connection: ClientConnection | None = None
 
     # -- beginning
 
     def wait_for(self, connecting: Deferred[Any]) -> None:
         """Begin when there is a connection; until then little of the body is asked for."""
         self._connecting = connecting
-        self.caller.pause_body()
+        self.caller.pause_request_body()
         connecting.addCallbacks(self._connected, self._unreachable)
 
-    def _connected(self, connection: Connection) -> None:
+    def _connected(self, connection: ClientConnection) -> None:
         self._connecting = None
         if self._over:
             connection.abort()
@@ -102,7 +102,7 @@ class Outgoing:
         self._fresh = True
         self.use(connection)
         if not self._over:
-            self.caller.resume_body()
+            self.caller.resume_request_body()
 
     def _unreachable(self, reason: Failure) -> None:
         self._connecting = None
@@ -111,7 +111,7 @@ class Outgoing:
             said = _connect_error(reason)
             self.caller.fail(self._origin.unreachable(f"{self._origin.name} is not there: {said}"))
 
-    def use(self, connection: Connection) -> None:
+    def use(self, connection: ClientConnection) -> None:
         """Send the head, and what has come of the body."""
         self._connection = connection
         connection.outgoing = self
@@ -160,7 +160,7 @@ class Outgoing:
             self._hold_for_repeating(piece)
         self._send(self._body.piece, piece)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The request body is whole."""
         self._ended = True
         if self._body is not None:
@@ -169,7 +169,7 @@ class Outgoing:
     def cancel(self, error: CtllmError) -> None:
         """Close the connection, whatever it is doing."""
         self._over = True
-        self._switching.lift()
+        self._switching.cancel()
         self._stop_waiting()
         self._drop_repeatable()
         if self._connecting is not None:
@@ -178,14 +178,14 @@ class Outgoing:
         if connection is not None and connection.outgoing is self:
             connection.abort()
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         """Read nothing more."""
         self._paused = True
         self._stop_waiting()  # what the rest of a chunk waits for now is ourselves
         if self._connection is not None:
             self._connection.transport.pauseProducing()
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         """Read on."""
         self._paused = False
         if self._connection is not None:
@@ -253,11 +253,11 @@ class Outgoing:
                 rest = answer.take_head(data)
                 if rest is None or answer.head is None:
                     return
-                self._switching.lift()
+                self._switching.cancel()
                 if self._switched is not None and answer.head.status == 101:
                     self._switch(self._switched, answer.head, rest)
                     return
-                self.caller.head(self._admitted(answer.head))
+                self.caller.write_head(self._admitted(answer.head))
                 data = rest
             piece = b"" if self._over else answer.body.feed(data)
         except BadFraming as error:
@@ -266,20 +266,20 @@ class Outgoing:
         if piece:
             if self._waits:
                 self._stop_waiting()
-            self.caller.data(piece)
+            self.caller.write(piece)
         if answer.body.holds and not self._waits:
             self._wait()
         if answer.body.whole and not self._over:
             self._finish()
 
-    def _admitted(self, head: AnswerHead) -> AnswerHead:
+    def _admitted(self, head: ResponseHead) -> ResponseHead:
         found = self._origin.admit(head)
         if not self._answer.is_close_delimited:
             return found
         framing = ((FRAMING, CLOSE_DELIMITED),)
-        return AnswerHead(found.status, found.reason, (*found.headers, *framing))
+        return ResponseHead(found.status, found.reason, (*found.headers, *framing))
 
-    def _switch(self, switched: Switched, head: AnswerHead, rest: bytes) -> None:
+    def _switch(self, switched: Switched, head: ResponseHead, rest: bytes) -> None:
         """The connection speaks another protocol from here on: it is not ours any more."""
         connection, self._connection = self._connection, None
         assert connection is not None
@@ -301,14 +301,14 @@ class Outgoing:
 
     def _stop_waiting(self) -> None:
         self._waits = False
-        self._hold.lift()
+        self._hold.cancel()
 
     def _let_go(self) -> None:
         """The rest does not come: let what there is go on."""
         self._waits = False
         piece = self._answer.body.let_go()
         if piece:
-            self.caller.data(piece)
+            self.caller.write(piece)
 
     def closed(self) -> None:
         """The server closed in order: that may be how the answer ends."""
@@ -334,7 +334,7 @@ class Outgoing:
             self._origin.keep(connection)
         else:  # also after what nobody asked for: it answers nobody
             connection.abort()
-        self.caller.end()
+        self.caller.finish()
 
     def broken(self, why: str) -> None:
         """The answer cannot become whole."""
@@ -342,12 +342,12 @@ class Outgoing:
             return
         connection, self._connection = self._connection, None
         self._over = True
-        self._switching.lift()
+        self._switching.cancel()
         if connection is not None:
             connection.abort()
         self._stop_waiting()
         self._let_go()
         # A kept connection may end because the server did: then there is nobody to answer.
         heard = self._fresh or self._answer.begun
-        kind = UpstreamFailed if heard else self._origin.unreachable
+        kind = BadGateway if heard else self._origin.unreachable
         self.caller.fail(kind(f"{self._origin.name} broke off: {why}"))

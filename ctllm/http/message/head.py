@@ -41,7 +41,7 @@ class RequestHead(msgspec.Struct, frozen=True):
         return first(self.headers, b"host") or b""
 
 
-class AnswerHead(msgspec.Struct, frozen=True):
+class ResponseHead(msgspec.Struct, frozen=True):
     """How it is answered: `status` from 200 to 599."""
 
     status: int
@@ -134,20 +134,20 @@ def decode_request(payload: bytes) -> tuple[RequestHead, int]:
     return RequestHead(method, target, checked(_bytes(text.headers))), text.resume
 
 
-def encode_answer(head: AnswerHead) -> bytes:
+def encode_response(head: ResponseHead) -> bytes:
     """A HEAD frame's payload."""
     text = _AnswerText(head.status, head.reason.decode("latin-1"), _text(head.headers))
     return msgspec.json.encode(text)
 
 
-def decode_answer(payload: bytes) -> AnswerHead:
+def decode_response(payload: bytes) -> ResponseHead:
     """The reverse of `encode_answer`; raises ValueError."""
     text = decode_json(payload, _AnswerText)
     if not 200 <= text.status <= 599:
         raise ValueError("an answer with an impossible status")
     reason = text.reason.encode("latin-1")
     checked(((b"reason", reason),))
-    return AnswerHead(text.status, reason, checked(_bytes(text.headers)))
+    return ResponseHead(text.status, reason, checked(_bytes(text.headers)))
 
 
 def checked(headers: Headers) -> Headers:

@@ -6,7 +6,7 @@ import re
 
 import h11
 
-from ctllm.errors import BadRequest, HeadTooLarge
+from ctllm.errors import BadRequest, RequestHeaderFieldsTooLarge
 from ctllm.http.message.head import Headers, RequestHead, without
 
 #: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
@@ -68,12 +68,14 @@ class Unread:
         scanned, self._scanned = self._scanned, len(self._bytes)
         end = self._bytes.find(b"\r\n\r\n", max(0, scanned - 3))
         if (end + 4 if end >= 0 else len(self._bytes)) > self._limit:
-            raise HeadTooLarge(f"the request line and headers exceed {self._limit} bytes")
+            raise RequestHeaderFieldsTooLarge(
+                f"the request line and headers exceed {self._limit} bytes"
+            )
         if end < 0:
             self._check_beginning(scanned)
             return None
         if self._bytes.count(b"\n", 0, end) > MAX_HEADERS:
-            raise HeadTooLarge(f"there are more than {MAX_HEADERS} headers")
+            raise RequestHeaderFieldsTooLarge(f"there are more than {MAX_HEADERS} headers")
         head = bytes(self._bytes[: end + 4])
         del self._bytes[: end + 4]
         self._scanned = 0

@@ -17,7 +17,7 @@ from ctllm.http.message.body import (
     is_chunked,
     length_of,
 )
-from ctllm.http.message.head import AnswerHead, Headers
+from ctllm.http.message.head import Headers, ResponseHead
 
 #: The largest head of an answer that is read, in bytes; interim answers count towards it.
 MAX_HEAD = 128 * 1024
@@ -44,7 +44,7 @@ class Answer:
         self._scanned = 0  # bytes of a head that have been checked
         self._interim = 0  # bytes of interim answers so far
         self._lasting = False
-        self.head: AnswerHead | None = None
+        self.head: ResponseHead | None = None
         self.body: Body = Sized(0)
 
     @property
@@ -105,7 +105,7 @@ class Answer:
         if status < 200 and status != 101:
             self._interim += len(raw) + 4
             return
-        self.head = AnswerHead(status, found[3] or b"", headers)
+        self.head = ResponseHead(status, found[3] or b"", headers)
         self._frame(found[1] == b"1", status, headers)
 
     def _frame(self, modern: bool, status: int, headers: Headers) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ctllm.http.timeouts import BODY_IDLE
 from ctllm.reactor.interfaces import Clock
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 
 class Trickle:
@@ -19,7 +19,7 @@ class Trickle:
         self.heard = False  # whether something came since the last look
         self._wanted = wanted
         self._stopped = stopped
-        self._deadline = Deadline(clock, self._look)
+        self._deadline = Timeout(clock, self._look)
 
     def begin(self) -> None:
         """There is a body to come."""
@@ -28,7 +28,7 @@ class Trickle:
 
     def end(self) -> None:
         """There is none, or it does not matter."""
-        self._deadline.lift()
+        self._deadline.cancel()
 
     def _look(self) -> None:
         if self.heard or not self._wanted():

@@ -17,7 +17,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.errors import BadRequest, Cancelled, CtllmError, TooSlow
+from ctllm.errors import BadRequest, ClientDisconnected, CtllmError, RequestTimeout
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.hangup_monitor import Attention, keep_alive
 from ctllm.http.message.head import RequestHead
@@ -31,7 +31,7 @@ from ctllm.http.message.request_parser import (
 from ctllm.http.server.body_idle_timeout import Trickle
 from ctllm.http.server.connection_limits import Crowd
 from ctllm.http.server.memory_limiter import BUFFER, ConnectionMemory, MemoryLimiter
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import Begin
 from ctllm.http.server.termination import Ending
 from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, IDLE
@@ -40,7 +40,7 @@ from ctllm.reactor.interfaces import Clock, Transport
 BROKE = "something in ctllm broke; its log says what"
 READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
-App = Callable[[Incoming], Coroutine[Any, Any, None]]
+App = Callable[[ServerRequest], Coroutine[Any, Any, None]]
 Enter = Callable[[Begin], None]
 
 
@@ -65,7 +65,7 @@ class HttpServer(Ending):
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
         self._unread = Unread(max_head)
-        self._incoming: Incoming | None = None
+        self._incoming: ServerRequest | None = None
         self._work: Deferred[None] | None = None
         self._enter = enter
         self._entering = False  # a head is whole and waits for its turn
@@ -101,14 +101,14 @@ class HttpServer(Ending):
         """The client left: so does the work for it."""
         self._closing = True
         self._crowd.leave(self)
-        self._deadline.lift()
-        self._parting.lift()
+        self._deadline.cancel()
+        self._parting.cancel()
         self._attention.lift()
         self._trickle.end()
         self._memory.close()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
-            incoming.left(Cancelled("the client left"))
+            incoming.left(ClientDisconnected("the client left"))
         if self._work is not None:
             self._work.cancel()
 
@@ -172,7 +172,7 @@ class HttpServer(Ending):
             return False
         self._entering = True
         self._crowd.leave(self)  # who has asked waits for us
-        self._deadline.lift()
+        self._deadline.cancel()
         self._enter(lambda: self._entered(raw))
         return not self._entering
 
@@ -193,8 +193,10 @@ class HttpServer(Ending):
         event = self._h11.next_event()
         if not isinstance(event, h11.Request):
             raise BadRequest("this is not an HTTP request")
-        self._incoming = Incoming(self, RequestHead(event.method, b"/"), raw)  # if it is refused
-        self._incoming = Incoming(self, request_head(event, target, raw), raw)
+        self._incoming = ServerRequest(
+            self, RequestHead(event.method, b"/"), raw
+        )  # if it is refused
+        self._incoming = ServerRequest(self, request_head(event, target, raw), raw)
         if self._incoming.asked.target == b"*":
             self._answer_for_all(self._incoming)
             return True
@@ -202,13 +204,13 @@ class HttpServer(Ending):
         self._work.addErrback(self._failed, self._incoming)
         return True
 
-    def _answer_for_all(self, incoming: Incoming) -> None:
+    def _answer_for_all(self, incoming: ServerRequest) -> None:
         """Answer what is asked of the server and of no resource, as Go's servers do."""
         if incoming.asked.method != b"OPTIONS":
             raise BadRequest("only OPTIONS can be asked of *")
         incoming.reply(200, b"")
 
-    def _failed(self, reason: Failure, incoming: Incoming) -> None:
+    def _failed(self, reason: Failure, incoming: ServerRequest) -> None:
         error = reason.value
         if isinstance(error, CancelledError) and incoming.gone:
             return
@@ -324,7 +326,7 @@ class HttpServer(Ending):
 
         It counts as one that is served until `release`.
         """
-        self._deadline.lift()
+        self._deadline.cancel()
         self._trickle.end()
         self._incoming = self._work = None
         self._memory.close()
@@ -342,10 +344,10 @@ class HttpServer(Ending):
         return not whole and self._incoming is not None and self._incoming.wants_body
 
     def _trickled(self) -> None:
-        self._refuse(TooSlow(f"nothing of the body came for {BODY_IDLE:g} seconds"))
+        self._refuse(RequestTimeout(f"nothing of the body came for {BODY_IDLE:g} seconds"))
 
     def _refuse(self, error: CtllmError) -> None:
-        incoming = self._incoming or Incoming(self, RequestHead(b"GET", b"/"), b"")
+        incoming = self._incoming or ServerRequest(self, RequestHead(b"GET", b"/"), b"")
         self._incoming = None
         if self._work is not None:
             incoming.left(error)

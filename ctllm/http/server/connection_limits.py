@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-from ctllm.errors import Overloaded
+from ctllm.errors import ServiceUnavailable
 
 #: Which part of the room strangers have.
 PART = 4
@@ -56,7 +56,7 @@ class Crowd:
     def welcome(self, guest: Guest) -> None:
         """It is known who asks; raises Overloaded if as many are being served as can be."""
         if len(self._known) >= self._most_known and guest not in self._known:
-            raise Overloaded(
+            raise ServiceUnavailable(
                 f"{self._most_known} requests are being served, and no more fit in; "
                 "try again in a moment"
             )

@@ -7,15 +7,15 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.errors import BadRequest, TooSlow, UnsupportedMediaType
+from ctllm.errors import BadRequest, RequestTimeout, UnsupportedMediaType
 from ctllm.http.message.head import first
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import BODY_TIME
 
 T = TypeVar("T")
 
 
-async def json_body(incoming: Incoming, limit: int, clock: Any) -> bytes:
+async def json_body(incoming: ServerRequest, limit: int, clock: Any) -> bytes:
     """The body of at most `limit` bytes; raises UnsupportedMediaType, TooLarge or TooSlow."""
     kind = first(incoming.asked.headers, b"content-type") or b""
     if kind.partition(b";")[0].strip().lower() != b"application/json":
@@ -24,7 +24,7 @@ async def json_body(incoming: Incoming, limit: int, clock: Any) -> bytes:
     try:
         return await reading
     except TimeoutError:
-        raise TooSlow(f"the body did not arrive within {BODY_TIME:g} seconds") from None
+        raise RequestTimeout(f"the body did not arrive within {BODY_TIME:g} seconds") from None
 
 
 def decoded(raw: bytes, kind: type[T]) -> T:

@@ -9,13 +9,13 @@ import h11
 import msgspec
 from twisted.internet.defer import Deferred
 
-from ctllm.errors import CtllmError, MethodNotAllowed, TooLarge, UpstreamFailed
+from ctllm.errors import BadGateway, ContentTooLarge, CtllmError, MethodNotAllowed
 from ctllm.http.header_policy import FRAMING
-from ctllm.http.interfaces import Call
+from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import (
-    AnswerHead,
     Headers,
     RequestHead,
+    ResponseHead,
     field_value,
     first,
     reason_phrase,
@@ -77,7 +77,7 @@ class ServerConnection(Protocol):
         """The connection that was hijacked is closed, or counted elsewhere."""
 
 
-class Incoming:
+class ServerRequest:
     """A request being answered: by a `Call` that it is given to, or by `reply`."""
 
     def __init__(self, server: ServerConnection, head: RequestHead, raw_head: bytes) -> None:
@@ -88,8 +88,8 @@ class Incoming:
         self.gone = False
         self.on_over: Callable[[str], None] = lambda outcome: None
         self._server = server
-        self._call: Call | None = None
-        self._answer: AnswerHead | None = None
+        self._call: RequestSink | None = None
+        self._answer: ResponseHead | None = None
         self._tail: list[bytes] = []  # what was sent since a line began, of an answer in lines
         self._tail_size = 0
         self._in_lines = False
@@ -108,13 +108,13 @@ class Incoming:
 
     # -- being answered by a Call
 
-    def relay(self, call: Call) -> None:
+    def relay(self, call: RequestSink) -> None:
         """From now on `call` gets this request's body, pauses and end. Raises nothing."""
         if self.gone or self._done:
             return
         self._call = call
         if self._answer_stalled:
-            call.pause()
+            call.pause_response()
         self._server.pump()
 
     @property
@@ -130,7 +130,7 @@ class Incoming:
     def body_end(self) -> None:
         """The request body is whole."""
         assert self._call is not None
-        self._call.end()
+        self._call.finish()
 
     def left(self, error: CtllmError) -> None:
         """The client is gone."""
@@ -147,30 +147,30 @@ class Incoming:
         if not self._answer_stalled:
             self._answer_stalled = True
             if self._call is not None:
-                self._call.pause()
+                self._call.pause_response()
 
     def answer_resumed(self) -> None:
         """The client's socket has room."""
         if self._answer_stalled:
             self._answer_stalled = False
             if self._call is not None:
-                self._call.resume()
+                self._call.resume_response()
 
     # -- Caller
 
-    def head(self, head: AnswerHead) -> None:
+    def write_head(self, head: ResponseHead) -> None:
         """Send status and headers. Without a Content-Length the body goes chunked."""
         try:
             self._send_head(head)
         except h11.LocalProtocolError as error:
             self._nonsense(error)
 
-    def _send_head(self, head: AnswerHead) -> None:
+    def _send_head(self, head: ResponseHead) -> None:
         """Send them; raises h11.LocalProtocolError where `head` is none."""
         if head.status == 204:
-            head = AnswerHead(204, head.reason, without(head.headers, (b"content-length",)))
+            head = ResponseHead(204, head.reason, without(head.headers, (b"content-length",)))
         if not self.is_internal and first(head.headers, _FRAMING) is not None:
-            head = AnswerHead(head.status, head.reason, without(head.headers, (_FRAMING,)))
+            head = ResponseHead(head.status, head.reason, without(head.headers, (_FRAMING,)))
             self._server.end_by_closing()
         own = ((name, field_value(value)) for name, value in self.extra)
         reason = head.reason or reason_phrase(head.status)
@@ -181,12 +181,12 @@ class Incoming:
         self._chunked = self._server.speaks_chunks and unsized
         self._in_lines = unsized and is_in_lines(first(head.headers, b"content-type") or b"")
 
-    def _is_unsized(self, head: AnswerHead) -> bool:
+    def _is_unsized(self, head: ResponseHead) -> bool:
         """Whether the answer has a body whose length its head does not say."""
         bodiless = self.asked.method == b"HEAD" or head.status in (204, 304)
         return not bodiless and first(head.headers, b"content-length") is None
 
-    def data(self, piece: bytes) -> None:
+    def write(self, piece: bytes) -> None:
         """Send a piece of the body."""
         if self._in_lines:
             self._remember(piece)
@@ -209,13 +209,13 @@ class Incoming:
 
     def _nonsense(self, error: h11.LocalProtocolError) -> None:
         """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
-        failure = UpstreamFailed(f"the answer makes no sense: {complaint(error)}")
+        failure = BadGateway(f"the answer makes no sense: {complaint(error)}")
         call, self._call = self._call, None
         if call is not None:
             call.cancel(failure)
         self.fail(failure)
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The answer is whole; one that is shorter than it said breaks off instead."""
         self._over("whole")
         try:
@@ -247,11 +247,11 @@ class Incoming:
             call.cancel(error)
         self.fail(error)
 
-    def pause_body(self) -> None:
+    def pause_request_body(self) -> None:
         """Whoever takes the request body is busy."""
         self._body_stalled = True
 
-    def resume_body(self) -> None:
+    def resume_request_body(self) -> None:
         """Whoever takes the request body has room."""
         if self._body_stalled:
             self._body_stalled = False
@@ -300,7 +300,7 @@ class Incoming:
         if self._server.body_is_unread():
             headers = (*headers, (b"Connection", b"close"))
         safe = tuple((name, field_value(value)) for name, value in headers)
-        self._send_head(AnswerHead(status, b"", safe))
+        self._send_head(ResponseHead(status, b"", safe))
         if body and self.asked.method != b"HEAD":
             self._server.send(h11.Data(data=body))
         self._server.send(h11.EndOfMessage())
@@ -332,7 +332,7 @@ def _error_headers(error: CtllmError) -> Headers:
     headers: Headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"))
     if error.retry_after is not None:
         headers += ((b"Retry-After", b"%d" % error.retry_after),)
-    if error.is_final:
+    if error.is_permanent:
         headers += ((b"X-Should-Retry", b"false"),)  # official clients repeat some of these
     if error.status == 401:
         headers += ((b"WWW-Authenticate", b'Bearer realm="ctllm"'),)
@@ -354,9 +354,9 @@ class _Reading:
     def write(self, piece: bytes) -> None:
         self._got += piece
         if len(self._got) > self._limit and not self.whole.called:
-            self.whole.errback(TooLarge(f"the body exceeds {self._limit} bytes"))
+            self.whole.errback(ContentTooLarge(f"the body exceeds {self._limit} bytes"))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         if not self.whole.called:
             self.whole.callback(bytes(self._got))
 
@@ -364,8 +364,8 @@ class _Reading:
         if not self.whole.called:
             self.whole.errback(error)
 
-    def pause(self) -> None:
+    def pause_response(self) -> None:
         pass
 
-    def resume(self) -> None:
+    def resume_response(self) -> None:
         pass

@@ -8,7 +8,7 @@ import h11
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 
-from ctllm.errors import CtllmError, Overloaded, TooSlow
+from ctllm.errors import CtllmError, RequestTimeout, ServiceUnavailable
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.hangup_monitor import Attention
 from ctllm.http.message.head import reason_phrase
@@ -17,7 +17,7 @@ from ctllm.http.server.memory_limiter import ConnectionMemory
 from ctllm.http.timeouts import HEAD_TIME, LINGER, LINGER_BYTES, LINGER_ROUNDS, PARTING, SLOW
 from ctllm.ollama.dialects import Dialect, error_body
 from ctllm.reactor.interfaces import Clock, is_tls
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 
 def _ready_made(error: CtllmError) -> bytes:
@@ -33,7 +33,7 @@ def _ready_made(error: CtllmError) -> bytes:
 
 #: What those hear who are pushed out.
 CROWDED = _ready_made(
-    Overloaded("too many connections wait here without asking; ask at once", retry_after=10)
+    ServiceUnavailable("too many connections wait here without asking; ask at once", retry_after=10)
 )
 #: What those hear for whom not even an error can be written.
 BROKEN = _ready_made(CtllmError("the answer could not be written; the log says why"))
@@ -52,8 +52,8 @@ class Ending(Protocol):
     _log = Logger()
 
     def __init__(self, clock: Clock) -> None:
-        self._deadline = Deadline(clock, self._too_late)
-        self._parting = Deadline(clock, self._part)
+        self._deadline = Timeout(clock, self._too_late)
+        self._parting = Timeout(clock, self._part)
         self._closing = False
         self._full = False  # the client reads slower than we write
         self._late = False  # and for so long that only so much longer is waited
@@ -123,7 +123,9 @@ class Ending(Protocol):
             self._late = True
             self._deadline.set(SLOW)
         elif self._unread:
-            self._refuse(TooSlow(f"a request's head did not arrive within {HEAD_TIME:g} seconds"))
+            self._refuse(
+                RequestTimeout(f"a request's head did not arrive within {HEAD_TIME:g} seconds")
+            )
         else:
             self.close()
 

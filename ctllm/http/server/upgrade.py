@@ -7,12 +7,12 @@ import re
 from ctllm.errors import BadRequest, UpgradeRequired
 from ctllm.http.message.body import is_chunked, length_of
 from ctllm.http.message.head import Headers, RequestHead, first
-from ctllm.http.server.request import Incoming
+from ctllm.http.server.request import ServerRequest
 
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
-def require_websocket(incoming: Incoming) -> None:
+def require_websocket(incoming: ServerRequest) -> None:
     """Raise BadRequest unless this request can turn its connection into a WebSocket."""
     asked = incoming.asked
     version_1_1 = incoming.raw_head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ctllm.reactor.interfaces import Clock
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 
 #: Seconds beyond the longest silence within which a whole frame must have come. A slow network
 #: takes its time over one; a length that was garbled on the way is waited for in vain.
@@ -30,8 +30,8 @@ class Liveness:
         self._heard = self._understood = 0.0
         self._suspected = False
         self._due = 0.0
-        self._next = Deadline(clock, self._ping)
-        self._judgement = Deadline(clock, self._judge)
+        self._next = Timeout(clock, self._ping)
+        self._judgement = Timeout(clock, self._judge)
 
     def begin(self, interval: float, deadline: float) -> None:
         """The connection is open: ping every `interval` seconds.
@@ -54,8 +54,8 @@ class Liveness:
 
     def end(self) -> None:
         """Nobody asks any more."""
-        self._next.lift()
-        self._judgement.lift()
+        self._next.cancel()
+        self._judgement.cancel()
 
     def _ping(self) -> None:
         self._next.set(self._interval)

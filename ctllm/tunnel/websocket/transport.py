@@ -24,9 +24,9 @@ from ctllm.errors import ProtocolViolation
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.timeouts import HANDSHAKE
 from ctllm.reactor.interfaces import Clock, Timer
-from ctllm.reactor.timeout import Deadline
+from ctllm.reactor.timeout import Timeout
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
-from ctllm.tunnel.peer import Tunnel
+from ctllm.tunnel.peer import TunnelPeer
 from ctllm.tunnel.websocket.frames import Messages, written
 from ctllm.tunnel.websocket.keepalive import Pinged
 
@@ -54,7 +54,7 @@ class TunnelSocket(Pinged):
 
     def __init__(self, clock: Clock, budget: MemoryBudget | None = None) -> None:
         super().__init__(clock)
-        self.tunnel: Tunnel[Any] | None = None
+        self.tunnel: TunnelPeer[Any] | None = None
         self.gone = False
         self.complaint = ""  # why this side closed, where the other side was at fault
         self._flushing: Timer | None = None
@@ -63,10 +63,10 @@ class TunnelSocket(Pinged):
         self._half = 0  # bytes of a frame that is not whole
         self._budget = unlimited() if budget is None else budget
         self._pieces = 0  # of the message that autobahn is reading
-        self._greeting = Deadline(clock, self._not_greeted)
+        self._greeting = Timeout(clock, self._not_greeted)
         self.bytes_sent = self.bytes_heard = 0
 
-    def carry(self, tunnel: Tunnel[Any]) -> None:
+    def carry(self, tunnel: TunnelPeer[Any]) -> None:
         """Let `tunnel` speak through this socket."""
         self.tunnel = tunnel
         tunnel.wake = self._wake
@@ -198,7 +198,7 @@ class TunnelSocket(Pinged):
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
         """The connection is over; the exchanges wait for another."""
         self.gone = True
-        self._greeting.lift()
+        self._greeting.cancel()
         self._count_half(0)
         self.life.end()
         if self._flushing is not None:
@@ -276,7 +276,7 @@ class BridgeSocket(TunnelSocket, WebSocketClientProtocol):  # type: ignore[misc]
     def __init__(
         self,
         clock: Clock,
-        tunnel: Tunnel[Any],
+        tunnel: TunnelPeer[Any],
         on_open: Callable[[BridgeSocket], None],
         on_closed: Callable[[int | None, str, int | None], None],
     ) -> None:
