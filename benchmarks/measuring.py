@@ -72,8 +72,8 @@ def quiet(tries: int) -> Case:
 
 
 def tell(server: int, script: dict[str, Any]) -> None:
-    """Give the stand-in the script for all that is generated from now on."""
-    where = f"http://127.0.0.1:{server}/standin/"
+    """Give the fake Ollama the script for all that is generated from now on."""
+    where = f"http://127.0.0.1:{server}/fake/"
     for method, what, body in (
         ("DELETE", "scripts", None),
         ("DELETE", "requests", None),

@@ -210,8 +210,8 @@ def first_line(*argv: str) -> str:
 
 
 def server(stack: ExitStack, folder: Path) -> tuple[Program, int]:
-    """Start the stand-in for Ollama; its process and its port."""
-    argv = [sys.executable, "-m", "ctllm.demo", "--port", "0", "--model", "m", "--control"]
-    program = Program(stack, folder / "standin.log", argv)
+    """Start the fake Ollama for Ollama; its process and its port."""
+    argv = [sys.executable, "-m", "tests.fake_ollama", "--port", "0", "--model", "m", "--control"]
+    program = Program(stack, folder / "fake_ollama.log", argv)
     program.until(lambda: program.said.endswith("}\n"))
     return program, json.loads(program.said)["port"]

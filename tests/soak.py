@@ -1,4 +1,4 @@
-"""A thousand kills and restarts of tray, bridge and Ollama stand-in, in random order.
+"""A thousand kills and restarts of tray, bridge and Ollama fake Ollama, in random order.
 
 The desktop lives through them all. Then its state must be right, and no process, socket, timer or
 file be left over, and its memory be what it was:
@@ -99,7 +99,7 @@ class Soak:
             )
         elif name == "ollama":
             self.running[name] = world.run(
-                "ollama", "python", "-m", "ctllm.demo", f"--port={self.ollama_port}",
+                "ollama", "python", "-m", "tests.fake_ollama", f"--port={self.ollama_port}",
                 "--model=llama3.2",
             )  # fmt: skip
         elif name == "desktop":

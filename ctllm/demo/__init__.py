@@ -1,11 +1,8 @@
-"""A stand-in for Ollama: a real HTTP server with its wire, a demo that echoes and no model.
+"""The demo model: Ollama's API over HTTP, with a model that echoes.
 
-The desktop serves `demo:echo` through it when no Ollama answers, and every test uses it as the
-one fake. Start at `ctllm.demo.server.Standin`.
+The desktop serves `demo:echo` when no Ollama responds.
 """
 
-from ctllm.demo.records import Record
-from ctllm.demo.script import Script
-from ctllm.demo.server import Standin
+from ctllm.demo.server import DEMO_MODEL, DemoServer
 
-__all__ = ["Record", "Script", "Standin"]
+__all__ = ["DEMO_MODEL", "DemoServer"]

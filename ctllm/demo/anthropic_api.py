@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from ctllm.demo.answer import SSE, Answer, Call, Telling, told
-from ctllm.demo.echo_model import Ask, Part, Said, Tool
-from ctllm.demo.request_parser import images_in, read, text_of
+from ctllm.demo.echo_model import Part, Prompt, Reply, Tool
+from ctllm.demo.request_parser import count_images, decode_request, text_of
+from ctllm.demo.response import SSE, ApiRequest, Response, ResponseFormat, generate_response
 from ctllm.demo.responses_api import event
 from ctllm.errors import BadRequest
 
@@ -30,39 +30,39 @@ class _Request(msgspec.Struct, kw_only=True):
     output_config: dict[str, Any] | None = None
 
 
-def failure(message: str, status: int) -> dict[str, Any]:
+def error_json(message: str, status: int) -> dict[str, Any]:
     """Give the body of an error in this dialect."""
     kinds = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
     return {"type": "error", "error": {"type": kinds.get(status, "api_error"), "message": message}}
 
 
-class Messages(Telling):
+class MessagesFormat(ResponseFormat):
     """The life of one message: its blocks begin, grow and stop, then the message does."""
 
-    kind = SSE
+    media_type = SSE
 
-    def __init__(self, call: Call, request: _Request, ask: Ask) -> None:
-        self._key = call.sha256[:12]
+    def __init__(self, call: ApiRequest, request: _Request, ask: Prompt) -> None:
+        self._key = call.body_sha256[:12]
         self._model = request.model
         self._prompt_tokens = max(1, len(ask.text.split()))
         self._index = 0
 
-    def opening(self) -> Iterable[bytes]:
+    def preamble_lines(self) -> Iterable[bytes]:
         """Start the message."""
         usage = {"input_tokens": self._prompt_tokens, "output_tokens": 0}
         yield _event("message_start", message=self._message([], None, usage))
 
-    def begin(self, part: Part) -> Iterable[bytes]:
+    def part_start_lines(self, part: Part) -> Iterable[bytes]:
         """Start a block."""
         block = self._block(part, "") | ({"input": {}} if part.kind == "call" else {})
         yield _event("content_block_start", index=self._index, content_block=block)
 
-    def piece(self, part: Part, word: str) -> bytes:
+    def word_line(self, part: Part, word: str) -> bytes:
         """Add to the block."""
         name, field = _DELTA[part.kind]
         return _event("content_block_delta", index=self._index, delta={"type": name, field: word})
 
-    def end(self, part: Part) -> Iterable[bytes]:
+    def part_end_lines(self, part: Part) -> Iterable[bytes]:
         """Stop the block; thinking is signed first."""
         if part.kind == "thinking":
             signed = {"type": "signature_delta", "signature": _SIGNATURE}
@@ -70,20 +70,20 @@ class Messages(Telling):
         yield _event("content_block_stop", index=self._index)
         self._index += 1
 
-    def closing(self, said: Said) -> Iterable[bytes]:
+    def final_lines(self, said: Reply) -> Iterable[bytes]:
         """Say why it stopped, and stop the message."""
         delta = {"stop_reason": _reason(said), "stop_sequence": None}
         yield _event("message_delta", delta=delta, usage=_usage(said))
         yield _event("message_stop")
 
-    def whole(self, said: Said) -> Any:
+    def as_json(self, said: Reply) -> Any:
         """Give the message with all its blocks."""
         blocks = [self._block(part, part.text) for part in said.parts]
         return self._message(blocks, _reason(said), _usage(said))
 
-    def error(self, message: str) -> bytes:
+    def error_line(self, message: str) -> bytes:
         """Give the event for an error."""
-        return event("error", failure(message, 500))
+        return event("error", error_json(message, 500))
 
     def _message(self, blocks: list[Any], reason: str | None, usage: Any) -> dict[str, Any]:
         return {
@@ -118,40 +118,46 @@ def _event(name: str, **fields: Any) -> bytes:
     return event(name, {"type": name} | fields)
 
 
-def _reason(said: Said) -> str:
-    return "tool_use" if said.call else {"stop": "end_turn", "length": "max_tokens"}[said.reason]
+def _reason(said: Reply) -> str:
+    return (
+        "tool_use"
+        if said.tool_call
+        else {"stop": "end_turn", "length": "max_tokens"}[said.finish_reason]
+    )
 
 
-def _usage(said: Said) -> dict[str, int]:
-    return {"input_tokens": said.prompt_tokens, "output_tokens": said.tokens}
+def _usage(said: Reply) -> dict[str, int]:
+    return {"input_tokens": said.prompt_tokens, "output_tokens": said.completion_tokens}
 
 
-def messages(call: Call) -> Answer:
+def messages(call: ApiRequest) -> Response:
     """POST /v1/messages."""
-    request = read(call.body, _Request)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Request)
+    call.models.find(request.model)
     if request.max_tokens <= 0:
         raise BadRequest("max_tokens is required and must be positive")
     if not request.messages:
         raise BadRequest("messages is required")
     ask = _ask(request)
-    return told(call, ask, Messages(call, request, ask), stream=bool(request.stream))
+    return generate_response(
+        call, ask, MessagesFormat(call, request, ask), stream=bool(request.stream)
+    )
 
 
-def _ask(request: _Request) -> Ask:
+def _ask(request: _Request) -> Prompt:
     content = request.messages[-1].content
     parts = content if isinstance(content, list) else []
     answered = any(isinstance(p, dict) and p.get("type") == "tool_result" for p in parts)
     silent = answered or (request.tool_choice or {}).get("type") == "none"
     given = () if silent else request.tools or ()
-    return Ask(
+    return Prompt(
         model=request.model,
         text=text_of(content),
-        images=sum(images_in(message.content) for message in request.messages),
+        images=sum(count_images(message.content) for message in request.messages),
         tools=tuple(Tool(str(t.get("name", "")), t.get("input_schema") or {}) for t in given),
         think=(request.thinking or {}).get("type") in ("enabled", "adaptive"),
         schema=_schema(request.output_config),
-        limit=request.max_tokens,
+        max_words=request.max_tokens,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, overload
 
 import msgspec
 
-from ctllm.demo.model_store import KEPT_LOADED
-from ctllm.demo.schema_example import example
+from ctllm.demo.model_store import DEFAULT_KEEP_ALIVE
+from ctllm.demo.schema_example import example_of
 
 PREFACE = "This is ctllm's demo, not a model. You said: "
 
@@ -26,7 +26,7 @@ class Tool:
 
 
 @dataclass(frozen=True)
-class Ask:
+class Prompt:
     """What any dialect asks of a model. `text` is the last thing said.
 
     `schema` is that of a structured answer (empty: any JSON object); `limit` the most words,
@@ -39,8 +39,8 @@ class Ask:
     tools: tuple[Tool, ...] = ()
     think: bool = False
     schema: dict[str, Any] | None = None
-    limit: int | None = None
-    kept: float = KEPT_LOADED
+    max_words: int | None = None
+    keep_alive_seconds: float = DEFAULT_KEEP_ALIVE
 
 
 @dataclass(frozen=True)
@@ -61,28 +61,28 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     """A whole answer, before a dialect tells it. A word counts as a token."""
 
     parts: tuple[Part, ...]
     prompt_tokens: int
-    reason: Literal["stop", "length"] = "stop"
-    tokens: int = field(init=False)
+    finish_reason: Literal["stop", "length"] = "stop"
+    completion_tokens: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tokens", sum(len(part.words) for part in self.parts))
+        object.__setattr__(self, "completion_tokens", sum(len(part.words) for part in self.parts))
 
     def text(self, kind: Kind) -> str:
         """Give what was said of one kind."""
         return "".join(part.text for part in self.parts if part.kind == kind)
 
     @property
-    def call(self) -> Part | None:
+    def tool_call(self) -> Part | None:
         """The call of a tool, if that is the answer."""
         return next((part for part in self.parts if part.kind == "call"), None)
 
 
-class Repeat(Sequence[str]):
+class RepeatedWord(Sequence[str]):
     """The same word many times, in the memory of one."""
 
     def __init__(self, word: str, times: int) -> None:
@@ -98,40 +98,44 @@ class Repeat(Sequence[str]):
     def __getitem__(self, index: slice) -> Sequence[str]: ...
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         chosen = range(self._times)[index]
-        return self._word if isinstance(chosen, int) else Repeat(self._word, len(chosen))
+        return self._word if isinstance(chosen, int) else RepeatedWord(self._word, len(chosen))
 
     def __iter__(self) -> Iterator[str]:
         return (self._word for _ in range(self._times))
 
 
-def words(text: str) -> tuple[str, ...]:
+def split_words(text: str) -> tuple[str, ...]:
     """Cut a text into words, each with the white space before it; joined they are the text."""
     return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
-def reply(ask: Ask) -> Said:
+def echo(ask: Prompt) -> Reply:
     """Answer: call the first tool if there is one, else say back what was said."""
     thinking = (
-        (Part("thinking", words("The demo does not think; it repeats.")),) if ask.think else ()
+        (Part("thinking", split_words("The demo does not think; it repeats.")),)
+        if ask.think
+        else ()
     )
-    prompt_tokens = max(1, len(words(ask.text)))
+    prompt_tokens = max(1, len(split_words(ask.text)))
     if ask.tools:
-        return Said((*thinking, _call(ask.tools[0], ask.text)), prompt_tokens)
-    spoken = words(_sentence(ask))
-    cut = spoken if ask.limit is None or ask.limit < 0 else spoken[: ask.limit]
+        return Reply((*thinking, _tool_call(ask.tools[0], ask.text)), prompt_tokens)
+    spoken = split_words(_echo_text(ask))
+    cut = spoken if ask.max_words is None or ask.max_words < 0 else spoken[: ask.max_words]
     reason: Literal["stop", "length"] = "stop" if len(cut) == len(spoken) else "length"
-    return Said((*thinking, Part("text", cut)), prompt_tokens, reason)
+    return Reply((*thinking, Part("text", cut)), prompt_tokens, reason)
 
 
-def _sentence(ask: Ask) -> str:
+def _echo_text(ask: Prompt) -> str:
     if ask.schema is not None:
-        answer = example(ask.schema, ask.text) if ask.schema else {"demo": True, "said": ask.text}
+        answer = (
+            example_of(ask.schema, ask.text) if ask.schema else {"demo": True, "said": ask.text}
+        )
         return msgspec.json.encode(answer).decode()
     seen = f" (and {ask.images} image{'s' * (ask.images > 1)})" if ask.images else ""
     return PREFACE + ask.text + seen
 
 
-def _call(tool: Tool, text: str) -> Part:
+def _tool_call(tool: Tool, text: str) -> Part:
     properties = tool.schema.get("properties") or {}
     first = next((n for n, s in properties.items() if _is_string(s)), None)
     arguments = {} if first is None else {first: text}

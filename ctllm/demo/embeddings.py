@@ -9,7 +9,7 @@ from struct import unpack
 USUAL_DIMENSIONS = 64
 
 
-def vector(text: str, dimensions: int | None = None) -> list[float]:
+def embedding_of(text: str, dimensions: int | None = None) -> list[float]:
     """Make the vector of a text."""
     count = dimensions or USUAL_DIMENSIONS
     numbers = unpack(f"<{count}h", shake_128(text.encode(errors="replace")).digest(2 * count))

@@ -7,11 +7,20 @@ from typing import Any
 
 import msgspec
 
-from ctllm.demo.answer import Answer, Call, Load, Telling, Whole, durations, encode, told
-from ctllm.demo.echo_model import Ask, Part, Said, Tool, words
-from ctllm.demo.embeddings import vector
-from ctllm.demo.model_store import keep_alive_seconds, rfc3339
-from ctllm.demo.request_parser import OfferedTool, read
+from ctllm.demo.echo_model import Part, Prompt, Reply, Tool, split_words
+from ctllm.demo.embeddings import embedding_of
+from ctllm.demo.model_store import format_rfc3339, parse_keep_alive
+from ctllm.demo.request_parser import OfferedTool, decode_request
+from ctllm.demo.response import (
+    ApiRequest,
+    CompleteResponse,
+    Response,
+    ResponseFormat,
+    UsedModel,
+    durations,
+    encode,
+    generate_response,
+)
 
 
 class _Message(msgspec.Struct):
@@ -46,10 +55,10 @@ class _Embed(msgspec.Struct):
     dimensions: int | None = None
 
 
-class Native(Telling):
+class OllamaFormat(ResponseFormat):
     """Lines of NDJSON, stamped as they are made. `shown` says how a word lies in a line."""
 
-    def __init__(self, call: Call, model: str, shown: Callable[..., dict[str, Any]]) -> None:
+    def __init__(self, call: ApiRequest, model: str, shown: Callable[..., dict[str, Any]]) -> None:
         self._call = call
         self._model = model
         self._head = encode({"model": model})[:-1] + b',"created_at":"'
@@ -57,35 +66,35 @@ class Native(Telling):
         self._last: tuple[str, str] | None = None
         self._tail = b""
 
-    def piece(self, part: Part, word: str) -> bytes:
+    def word_line(self, part: Part, word: str) -> bytes:
         """Give one line; what is the same as in the last one is not encoded again."""
         if self._last != (part.kind, word):
             self._last = (part.kind, word)
             self._tail = _tail(self._shown(part.kind, word, part.name) | {"done": False})
         return self._head + self._stamp() + self._tail
 
-    def closing(self, said: Said) -> Iterable[bytes]:
+    def final_lines(self, said: Reply) -> Iterable[bytes]:
         """Give the line with `done` and the figures."""
         yield self._head + self._stamp() + _tail(self._shown("text", "", "") | self._end(said))
 
-    def whole(self, said: Said) -> Any:
+    def as_json(self, said: Reply) -> Any:
         """Give one object with everything."""
         shown = self._shown("text", said.text("text"), "")
         for part in said.parts:
             if part.kind != "text":
                 _merge(shown, self._shown(part.kind, part.text, part.name))
-        stamped = {"model": self._model, "created_at": rfc3339(self._call.now())}
+        stamped = {"model": self._model, "created_at": format_rfc3339(self._call.now())}
         return stamped | shown | self._end(said)
 
-    def error(self, message: str) -> bytes:
+    def error_line(self, message: str) -> bytes:
         """Give the line for an error in mid-stream."""
         return encode({"error": message}) + b"\n"
 
     def _stamp(self) -> bytes:
-        return rfc3339(self._call.now()).encode()
+        return format_rfc3339(self._call.now()).encode()
 
-    def _end(self, said: Said) -> dict[str, Any]:
-        return {"done": True, "done_reason": said.reason} | durations(self._call, said)
+    def _end(self, said: Reply) -> dict[str, Any]:
+        return {"done": True, "done_reason": said.finish_reason} | durations(self._call, said)
 
 
 def _tail(rest: dict[str, Any]) -> bytes:
@@ -117,10 +126,10 @@ def _tool_call(name: str, arguments: str) -> dict[str, Any]:
     return {"id": f"call_{name}", "function": function}
 
 
-def chat(call: Call) -> Answer:
+def chat(call: ApiRequest) -> Response:
     """POST /api/chat: streams unless told not to; without messages it only loads the model."""
-    request = read(call.body, _Chat)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Chat)
+    call.models.find(request.model)
     if not request.messages:
         return _only_loaded(call, request, _in_message("text", "", ""))
     last = request.messages[-1]
@@ -129,10 +138,10 @@ def chat(call: Call) -> Answer:
     return _told(call, request, ask, _in_message)
 
 
-def generate(call: Call) -> Answer:
+def generate(call: ApiRequest) -> Response:
     """POST /api/generate: streams unless told not to; without a prompt it only loads the model."""
-    request = read(call.body, _Generate)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Generate)
+    call.models.find(request.model)
     if not request.prompt:
         return _only_loaded(call, request, {"response": ""})
     return _told(call, request, _ask(request, request.prompt, request.images), _in_response)
@@ -140,17 +149,17 @@ def generate(call: Call) -> Answer:
 
 def _ask(
     request: _Request, text: str | None, images: list[bytes] | None, tools: tuple[Tool, ...] = ()
-) -> Ask:
+) -> Prompt:
     limit = (request.options or {}).get("num_predict")
-    return Ask(
+    return Prompt(
         model=request.model,
         text=text or "",
         images=len(images or ()),
         tools=tools,
         think=bool(request.think),
         schema=request.format if isinstance(request.format, dict) else _json(request.format),
-        kept=keep_alive_seconds(request.keep_alive),
-        limit=limit if isinstance(limit, int) and limit > 0 else None,
+        keep_alive_seconds=parse_keep_alive(request.keep_alive),
+        max_words=limit if isinstance(limit, int) and limit > 0 else None,
     )
 
 
@@ -162,37 +171,43 @@ def _tools(given: list[OfferedTool] | None) -> tuple[Tool, ...]:
     return tuple(Tool(t.function.name, t.function.parameters or {}) for t in given or ())
 
 
-def _told(call: Call, request: _Request, ask: Ask, shown: Callable[..., dict[str, Any]]) -> Answer:
-    return told(call, ask, Native(call, request.model, shown), stream=request.stream is not False)
+def _told(
+    call: ApiRequest, request: _Request, ask: Prompt, shown: Callable[..., dict[str, Any]]
+) -> Response:
+    return generate_response(
+        call, ask, OllamaFormat(call, request.model, shown), stream=request.stream is not False
+    )
 
 
-def _only_loaded(call: Call, request: _Request, empty: dict[str, Any]) -> Whole:
+def _only_loaded(call: ApiRequest, request: _Request, empty: dict[str, Any]) -> CompleteResponse:
     """Load, or with `keep_alive` 0 unload, and say nothing: one object even to who streams."""
-    kept = keep_alive_seconds(request.keep_alive)
-    call.shelf.load(request.model, call.now() + kept)
+    kept = parse_keep_alive(request.keep_alive)
+    call.models.load(request.model, call.now() + kept)
     done = {"done": True, "done_reason": "load" if kept else "unload"}
-    stamped = {"model": request.model, "created_at": rfc3339(call.now())}
-    return Whole.of(stamped | empty | done)
+    stamped = {"model": request.model, "created_at": format_rfc3339(call.now())}
+    return CompleteResponse.json(stamped | empty | done)
 
 
-def embed(call: Call) -> Answer:
+def embed(call: ApiRequest) -> Response:
     """POST /api/embed: one vector a text."""
-    request = read(call.body, _Embed)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Embed)
+    call.models.find(request.model)
     given = request.input if isinstance(request.input, list) else [request.input or ""]
     texts = [] if request.input is None else given
     answer = {
         "model": request.model,
-        "embeddings": [vector(text, request.dimensions) for text in texts],
+        "embeddings": [embedding_of(text, request.dimensions) for text in texts],
         "total_duration": int(call.elapsed() * 1e9),
-        "load_duration": int(call.script.load_seconds * 1e9),
-        "prompt_eval_count": sum(len(words(text)) for text in texts),
+        "load_duration": int(call.load_seconds * 1e9),
+        "prompt_eval_count": sum(len(split_words(text)) for text in texts),
     }
-    return Whole(encode(answer), loads=Load(request.model))
+    return CompleteResponse(encode(answer), used_model=UsedModel(request.model))
 
 
-def embeddings(call: Call) -> Answer:
+def embeddings(call: ApiRequest) -> Response:
     """POST /api/embeddings: the older way, one text and one vector."""
-    request = read(call.body, _Embed)
-    call.shelf.find(request.model)
-    return Whole(encode({"embedding": vector(request.prompt)}), loads=Load(request.model))
+    request = decode_request(call.body, _Embed)
+    call.models.find(request.model)
+    return CompleteResponse(
+        encode({"embedding": embedding_of(request.prompt)}), used_model=UsedModel(request.model)
+    )

@@ -1,100 +1,130 @@
-"""The stand-in's end of HTTP: requests whose bodies are taken as they come, never put in a file."""
+"""The demo's HTTP server: bodies reach their handler as they arrive and never go to a file."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.interfaces import IAddress
-from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from ctllm.demo.records import Record
-from ctllm.demo.request_handler import Exchange, Setting
+from ctllm.demo.request_handler import (
+    ReceivedHead,
+    RequestHandler,
+    ResponseWriter,
+    ServerSettings,
+)
+from ctllm.fastpath.direct_write import write_now
+from ctllm.reactor.interfaces import Transport
+
+#: Makes the handler of a request whose head is received.
+HandlerFactory = Callable[[ServerSettings, ResponseWriter, ReceivedHead], RequestHandler]
 
 
-class Incoming(http.Request):
-    """One request; hands its body to an exchange, piece by piece."""
+class RequestLineChannel(http.HTTPChannel):
+    """A channel that remembers the last line.
 
-    _exchange: Exchange | None = None
+    twisted.web tells a request its method and target when the body is complete. The handler needs
+    them before. The channel makes a request while it processes the request line, so `last_line` is
+    that line then.
+    """
 
-    def __init__(self, setting: Setting, channel: Any, queued: bool = False) -> None:
+    last_line = b""
+
+    def lineReceived(self, line: bytes) -> None:
+        """Remember the line."""
+        self.last_line = line
+        super().lineReceived(line)
+
+
+class HttpRequest(http.Request):
+    """One request, which hands its head and its body to a handler."""
+
+    _handler: RequestHandler | None = None
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        make_handler: HandlerFactory,
+        channel: RequestLineChannel,
+        queued: bool = False,
+    ) -> None:
         super().__init__(channel)
-        self._setting = setting
+        self._settings = settings
+        self._make_handler = make_handler
+        self._request_line = channel.last_line.decode("latin-1")
 
     def gotLength(self, length: int | None) -> None:
-        """Start once the head is in, without the file that twisted.web would make here."""
-        # twisted.web gives method and target only after the body; they are needed before it.
-        channel: Any = self.channel
-        method, target = channel._command, channel._path
-        headers = [
+        """Make the handler: the head is complete.
+
+        twisted.web opens a file for the body here; this does not.
+        """
+        method, target, _ = self._request_line.split(" ")
+        headers = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in self.requestHeaders.getAllRawHeaders()
             for value in values
-        ]
-        started = self._setting.clock.seconds()
-        record = Record(method.decode("latin-1"), target.decode("latin-1"), headers, started)
-        self._exchange = Exchange(self._setting, self, record)
+        )
+        head = ReceivedHead(method, target, headers, self._settings.clock.seconds())
+        self._handler = self._make_handler(self._settings, self, head)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """Pass on a piece of the body."""
-        assert self._exchange is not None
-        self._exchange.receive(data)
+        """Pass a chunk of the body on."""
+        assert self._handler is not None
+        self._handler.receive(data)
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Answer: the body has come."""
+        """Respond: the body is complete."""
         self.method, self.uri, self.clientproto = command, path, version
-        assert self._exchange is not None
-        self._exchange.serve()
+        assert self._handler is not None
+        self._handler.serve()
+
+    def pause_body(self) -> None:
+        """Stop reading the request body."""
+        cast(Transport, self.transport).pauseProducing()
+
+    def resume_body(self) -> None:
+        """Read the request body again."""
+        cast(Transport, self.transport).resumeProducing()
 
     def write_now(self, line: bytes) -> None:
-        """Write a line, and send it at once if nothing else waits to be sent.
-
-        `write` has the reactor watch the socket, take a turn, send, and watch no more: with a
-        thousand streams of paced lines that is a good part of the work.
-        """
-        transport: Any = self.transport
-        if not (self.chunked and isinstance(transport, Connection) and _idle(transport)):
+        """Write a line, and send it at once when the socket has room."""
+        if self.chunked:
+            write_now(self.transport, b"%x\r\n%b\r\n" % (len(line), line))
+        else:
             self.write(line)
-            return
-        chunk = b"%x\r\n%b\r\n" % (len(line), line)
-        sent = transport.writeSomeData(chunk)
-        # An error is met again, and dealt with, when the reactor writes what is left.
-        rest = chunk[sent:] if isinstance(sent, int) else chunk
-        if rest:
-            transport.write(rest)
 
-    def write_verbatim(self, answer: bytes) -> None:
-        """Write an answer as it is, head and framing included."""
+    def write_verbatim(self, response: bytes) -> None:
+        """Write a response with a head and a framing of its own."""
         self.startedWriting, self.chunked = 1, 0
-        self.channel.write(answer)
+        self.channel.write(response)
 
     def connectionLost(self, reason: Failure) -> None:
-        """Stop working for a client that is gone."""
+        """Stop the handler: its client disconnected."""
         super().connectionLost(reason)
-        if self._exchange is not None:
-            self._exchange.client_left()
-
-
-def _idle(transport: Any) -> bool:
-    waiting = transport.dataBuffer or transport._tempDataBuffer
-    return transport.connected and not transport.disconnecting and not waiting
+        if self._handler is not None:
+            self._handler.client_disconnected()
 
 
 class Site(http.HTTPFactory):
-    """Listen with this. It keeps no access log and no idle time-out, as Ollama does."""
+    """Listens for the demo. Like Ollama it has no access log and no idle timeout."""
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(reactor=setting.clock)  # type: ignore[arg-type]
+    protocol = RequestLineChannel  # type: ignore[assignment]  # HTTP/1.1 alone
+
+    def __init__(
+        self, settings: ServerSettings, make_handler: HandlerFactory = RequestHandler
+    ) -> None:
+        super().__init__(reactor=settings.clock)  # type: ignore[arg-type]
         self.timeOut = None
-        self._setting = setting
+        self._make_request = partial(HttpRequest, settings, make_handler)
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         """Make the channel of one connection."""
         channel = super().buildProtocol(addr)
         assert channel is not None
-        channel.requestFactory = partial(Incoming, self._setting)
+        channel.requestFactory = self._make_request
         return channel
 
     def startFactory(self) -> None:
@@ -104,4 +134,4 @@ class Site(http.HTTPFactory):
         """Close no log."""
 
     def log(self, request: http.Request) -> None:
-        """Log nothing: paths and agents are nobody's business here."""
+        """Log nothing: paths and user agents are private."""

@@ -15,34 +15,34 @@ from ctllm.errors import BadRequest, NotFound
 DESCRIPTION = "A demo that repeats what you say. It is not a model."
 CAPABILITIES = ("completion", "tools", "thinking", "vision", "embedding")
 CONTEXT_LENGTH = 4096
-KEPT_LOADED = 300.0
+DEFAULT_KEEP_ALIVE = 300.0
 _FOR_EVER = 100 * 365 * 86400.0
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @lru_cache(maxsize=8)
-def _second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def rfc3339(seconds: float) -> str:
+def format_rfc3339(seconds: float) -> str:
     """Write a time as Ollama does, in microseconds and UTC."""
     whole = int(seconds)
-    return f"{_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+    return f"{_format_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
 
 
-def full_name(name: str) -> str:
+def name_with_tag(name: str) -> str:
     """Name a model with its tag: `llama3.2` is `llama3.2:latest`."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
-def keep_alive_seconds(value: str | float | None) -> float:
+def parse_keep_alive(value: str | float | None) -> float:
     """Read `keep_alive`: seconds, or a duration like `5m`; below zero is for ever.
 
     Raises BadRequest for what is no duration.
     """
     if value is None:
-        return KEPT_LOADED
+        return DEFAULT_KEEP_ALIVE
     seconds = _duration(value) if isinstance(value, str) else float(value)
     return _FOR_EVER if seconds < 0 else seconds
 
@@ -97,11 +97,11 @@ class Model:
         }
 
 
-class Shelf:
+class ModelStore:
     """The models by name, the digests of the blobs that were uploaded, and what is loaded."""
 
     def __init__(self, names: Iterable[str], now: float) -> None:
-        self.models = {full: Model(full, now) for full in map(full_name, names)}
+        self.models = {full: Model(full, now) for full in map(name_with_tag, names)}
         self.blobs: set[str] = set()
         self._loaded: dict[str, float] = {}
 
@@ -109,7 +109,7 @@ class Shelf:
         """Give the model of that name, with or without tag; raises BadRequest or NotFound."""
         if not name:
             raise BadRequest("model is required")
-        model = self.models.get(full_name(name))
+        model = self.models.get(name_with_tag(name))
         if model is None:
             raise NotFound(f"model '{name}' not found")
         return model
@@ -123,7 +123,7 @@ class Shelf:
         model = self.find(source)
         if not destination:
             raise BadRequest('destination "" is invalid')
-        self.put(replace(model, name=full_name(destination), modified=now))
+        self.put(replace(model, name=name_with_tag(destination), modified=now))
 
     def remove(self, name: str) -> None:
         """Forget a model; raises BadRequest or NotFound."""
@@ -133,7 +133,7 @@ class Shelf:
 
     def load(self, name: str, until: float) -> None:
         """Count a model as loaded until then."""
-        self._loaded[full_name(name)] = until
+        self._loaded[name_with_tag(name)] = until
 
     def loaded(self, now: float) -> list[tuple[Model, float]]:
         """Give the loaded models, each with the time until which it stays."""

@@ -9,21 +9,28 @@ from typing import Any
 
 import msgspec
 
-from ctllm.demo.answer import PLAIN, REST, Answer, Call, Stream, Whole, encode
 from ctllm.demo.model_store import (
     CAPABILITIES,
     CONTEXT_LENGTH,
     DESCRIPTION,
     Model,
-    full_name,
-    rfc3339,
+    format_rfc3339,
+    name_with_tag,
 )
-from ctllm.demo.request_parser import read
+from ctllm.demo.request_parser import decode_request
+from ctllm.demo.response import (
+    PLAIN,
+    WORD_PAUSE,
+    ApiRequest,
+    CompleteResponse,
+    Response,
+    StreamedResponse,
+    encode,
+)
 from ctllm.errors import BadRequest, NotFound
 
 VERSION = "0.12.6"
 LAYER = 2_000_000_000
-_STEPS = 10
 
 
 class _Named(msgspec.Struct):
@@ -55,36 +62,39 @@ class _Copy(msgspec.Struct):
     destination: str = ""
 
 
-def root(call: Call) -> Answer:
+def root(call: ApiRequest) -> Response:
     """GET /: the sentence by which people see that it runs."""
-    return Whole(b"Ollama is running", kind="text/plain; charset=utf-8")
+    return CompleteResponse(b"Ollama is running", media_type="text/plain; charset=utf-8")
 
 
-def version(call: Call) -> Answer:
+def version(call: ApiRequest) -> Response:
     """GET /api/version: the version whose wire this keeps to."""
-    return Whole.of({"version": VERSION})
+    return CompleteResponse.json({"version": VERSION})
 
 
-def tags(call: Call) -> Answer:
+def tags(call: ApiRequest) -> Response:
     """GET /api/tags: all models."""
-    models = [m.summary | {"modified_at": rfc3339(m.modified)} for m in call.shelf.models.values()]
-    return Whole.of({"models": models})
+    models = [
+        m.summary | {"modified_at": format_rfc3339(m.modified)} for m in call.models.models.values()
+    ]
+    return CompleteResponse.json({"models": models})
 
 
-def ps(call: Call) -> Answer:
+def ps(call: ApiRequest) -> Response:
     """GET /api/ps: the loaded models."""
     loaded = [
-        m.summary | {"expires_at": rfc3339(until), "size_vram": 0, "context_length": CONTEXT_LENGTH}
-        for m, until in call.shelf.loaded(call.now())
+        m.summary
+        | {"expires_at": format_rfc3339(until), "size_vram": 0, "context_length": CONTEXT_LENGTH}
+        for m, until in call.models.loaded(call.now())
     ]
-    return Whole.of({"models": loaded})
+    return CompleteResponse.json({"models": loaded})
 
 
-def show(call: Call) -> Answer:
+def show(call: ApiRequest) -> Response:
     """POST /api/show: all about one model."""
-    model = call.shelf.find(read(call.body, _Named).wanted)
+    model = call.models.find(decode_request(call.body, _Named).wanted)
     info = {"general.architecture": "demo", "demo.context_length": CONTEXT_LENGTH}
-    return Whole.of(
+    return CompleteResponse.json(
         {
             "license": model.license,
             "modelfile": f"# {DESCRIPTION}\nFROM {model.parent or model.name}\n",
@@ -94,51 +104,51 @@ def show(call: Call) -> Answer:
             "details": model.details,
             "model_info": info | {"general.description": DESCRIPTION},
             "capabilities": CAPABILITIES,
-            "modified_at": rfc3339(model.modified),
+            "modified_at": format_rfc3339(model.modified),
         }
     )
 
 
-def copy(call: Call) -> Answer:
+def copy(call: ApiRequest) -> Response:
     """POST /api/copy: 200 and no body."""
-    request = read(call.body, _Copy)
-    call.shelf.copy(request.source, request.destination, call.now())
-    return Whole(kind=PLAIN)
+    request = decode_request(call.body, _Copy)
+    call.models.copy(request.source, request.destination, call.now())
+    return CompleteResponse(media_type=PLAIN)
 
 
-def delete(call: Call) -> Answer:
+def delete(call: ApiRequest) -> Response:
     """DELETE /api/delete, its name in a body: 200 and no body."""
-    call.shelf.remove(read(call.body, _Named).wanted)
-    return Whole(kind=PLAIN)
+    call.models.remove(decode_request(call.body, _Named).wanted)
+    return CompleteResponse(media_type=PLAIN)
 
 
-def create(call: Call) -> Answer:
+def create(call: ApiRequest) -> Response:
     """POST /api/create: a model from another or from uploaded blobs."""
-    request = read(call.body, _Create)
+    request = decode_request(call.body, _Create)
     name = request.wanted
     files = {**(request.files or {}), **(request.adapters or {})}
     if not request.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
     if request.from_:
-        call.shelf.find(request.from_)
-    missing = next((each for each in files.values() if each not in call.shelf.blobs), None)
+        call.models.find(request.from_)
+    missing = next((each for each in files.values() if each not in call.models.blobs), None)
     if missing is not None:
         raise BadRequest(f"blob {missing} not found")
     return _statuses(call, request, _creating(call, request, name))
 
 
-def _creating(call: Call, request: _Create, name: str) -> Iterator[dict[str, Any]]:
+def _creating(call: ApiRequest, request: _Create, name: str) -> Iterator[dict[str, Any]]:
     model = _made(request, name, call.now())
     yield {"status": f"using existing layer sha256:{model.digest}"}
     yield {"status": "writing manifest"}
-    call.shelf.put(model)
+    call.models.put(model)
 
 
 def _made(request: _Create, name: str, now: float) -> Model:
     parameters = (request.parameters or {}).items()
     licenses = request.license if isinstance(request.license, list) else [request.license]
     return Model(
-        full_name(name),
+        name_with_tag(name),
         now,
         parent=request.from_,
         system=request.system,
@@ -148,36 +158,36 @@ def _made(request: _Create, name: str, now: float) -> Model:
     )
 
 
-def pull(call: Call) -> Answer:
+def pull(call: ApiRequest) -> Response:
     """POST /api/pull: any name can be pulled; the model is there once all lines were sent."""
-    request = read(call.body, _Named)
+    request = decode_request(call.body, _Named)
     return _statuses(call, request, _pulling(call, request.wanted))
 
 
-def _pulling(call: Call, name: str) -> Iterator[dict[str, Any]]:
+def _pulling(call: ApiRequest, name: str) -> Iterator[dict[str, Any]]:
     yield {"status": "pulling manifest"}
     digest = sha256(name.encode()).hexdigest()
     yield from _progress("pulling", digest, call)
     yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
-    call.shelf.put(Model(full_name(name), call.now()))
+    call.models.put(Model(name_with_tag(name), call.now()))
 
 
-def push(call: Call) -> Answer:
+def push(call: ApiRequest) -> Response:
     """POST /api/push: goes nowhere, and says that it went."""
-    request = read(call.body, _Named)
-    return _statuses(call, request, _pushing(call, call.shelf.find(request.wanted)))
+    request = decode_request(call.body, _Named)
+    return _statuses(call, request, _pushing(call, call.models.find(request.wanted)))
 
 
-def _pushing(call: Call, model: Model) -> Iterator[dict[str, Any]]:
+def _pushing(call: ApiRequest, model: Model) -> Iterator[dict[str, Any]]:
     yield {"status": "retrieving manifest"}
     yield from _progress("pushing", model.digest, call)
     yield {"status": "pushing manifest"}
 
 
-def _progress(verb: str, digest: str, call: Call) -> Iterator[dict[str, Any]]:
-    """Report the transfer of one layer, in as many steps as the call's script has lines."""
-    steps = call.script.count or _STEPS
+def _progress(verb: str, digest: str, call: ApiRequest) -> Iterator[dict[str, Any]]:
+    """Report the transfer of one layer, in as many steps as the request says."""
+    steps = call.progress_steps
     for step in range(1, steps + 1):
         yield {
             "status": f"{verb} {digest[:12]}",
@@ -187,42 +197,44 @@ def _progress(verb: str, digest: str, call: Call) -> Iterator[dict[str, Any]]:
         }
 
 
-def _statuses(call: Call, request: _Named, steps: Iterable[dict[str, Any]]) -> Answer:
+def _statuses(call: ApiRequest, request: _Named, steps: Iterable[dict[str, Any]]) -> Response:
     if request.stream is not False:
-        return Stream(_as_lines(steps), lambda message: encode({"error": message}) + b"\n")
+        return StreamedResponse(
+            _as_lines(steps), lambda message: encode({"error": message}) + b"\n"
+        )
 
     def finish() -> bytes:
         for _ in steps:
             pass
         return encode({"status": "success"})
 
-    return Whole(finish, words=_STEPS)
+    return CompleteResponse(finish, words=call.progress_steps)
 
 
 def _as_lines(steps: Iterable[dict[str, Any]]) -> Iterator[bytes]:
     for step in steps:
         yield encode(step) + b"\n"
-        yield REST
+        yield WORD_PAUSE
     yield encode({"status": "success"}) + b"\n"
 
 
-def blob(call: Call) -> Answer:
+def blob(call: ApiRequest) -> Response:
     """HEAD and POST /api/blobs/sha256:…: is it there; take it in if its hash is right."""
-    if not re.fullmatch(r"sha256[:-][0-9a-f]{64}", call.argument):
+    if not re.fullmatch(r"sha256[:-][0-9a-f]{64}", call.path_argument):
         raise BadRequest("invalid digest format")
-    digest = call.argument.replace("-", ":")
+    digest = call.path_argument.replace("-", ":")
     if call.method == "HEAD":
-        if digest not in call.shelf.blobs:
+        if digest not in call.models.blobs:
             raise NotFound(f'blob "{digest}" not found')
-        return Whole()
+        return CompleteResponse()
     return _taken_in(call, digest)
 
 
-def _taken_in(call: Call, digest: str) -> Answer:
-    if digest in call.shelf.blobs:
-        return Whole(kind=PLAIN)
-    got = f"sha256:{call.sha256}"
+def _taken_in(call: ApiRequest, digest: str) -> Response:
+    if digest in call.models.blobs:
+        return CompleteResponse(media_type=PLAIN)
+    got = f"sha256:{call.body_sha256}"
     if got != digest:
         raise BadRequest(f'digest mismatch, expected "{digest}", got "{got}"')
-    call.shelf.blobs.add(digest)
-    return Whole(status=201, kind=PLAIN)
+    call.models.blobs.add(digest)
+    return CompleteResponse(status=201, media_type=PLAIN)

@@ -9,11 +9,20 @@ from typing import Any
 
 import msgspec
 
-from ctllm.demo.answer import SSE, Answer, Call, Load, Telling, Whole, encode, told
-from ctllm.demo.echo_model import Ask, Part, Said, Tool, words
-from ctllm.demo.embeddings import vector
+from ctllm.demo.echo_model import Part, Prompt, Reply, Tool, split_words
+from ctllm.demo.embeddings import embedding_of
 from ctllm.demo.model_store import DESCRIPTION, Model
-from ctllm.demo.request_parser import OfferedTool, images_in, read, text_of
+from ctllm.demo.request_parser import OfferedTool, count_images, decode_request, text_of
+from ctllm.demo.response import (
+    SSE,
+    ApiRequest,
+    CompleteResponse,
+    Response,
+    ResponseFormat,
+    UsedModel,
+    encode,
+    generate_response,
+)
 from ctllm.errors import BadRequest
 from ctllm.http.message.multipart import FormField, boundary_of
 
@@ -54,7 +63,7 @@ class _Embeddings(msgspec.Struct):
     encoding_format: str = "float"
 
 
-def failure(message: str, status: int) -> dict[str, Any]:
+def error_json(message: str, status: int) -> dict[str, Any]:
     """Give the body of an error in this dialect."""
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
@@ -65,60 +74,60 @@ def data(value: Any) -> bytes:
     return b"data: " + encode(value) + b"\n\n"
 
 
-def usage(said: Said) -> dict[str, int]:
+def usage(said: Reply) -> dict[str, int]:
     """Count the tokens as this dialect does."""
     return {
         "prompt_tokens": said.prompt_tokens,
-        "completion_tokens": said.tokens,
-        "total_tokens": said.prompt_tokens + said.tokens,
+        "completion_tokens": said.completion_tokens,
+        "total_tokens": said.prompt_tokens + said.completion_tokens,
     }
 
 
-class _Chunks(Telling):
+class _ChunkFormat(ResponseFormat):
     """Events without names, one choice in each, `[DONE]` at the end."""
 
-    kind = SSE
+    media_type = SSE
 
-    def __init__(self, call: Call, request: _Request, key: str, object_: str) -> None:
+    def __init__(self, call: ApiRequest, request: _Request, key: str, object_: str) -> None:
         options = request.stream_options
         self._usage = options is not None and options.include_usage
         created = int(call.now())
-        self._id = {"id": f"{key}-{call.sha256[:12]}", "object": object_, "created": created}
+        self._id = {"id": f"{key}-{call.body_sha256[:12]}", "object": object_, "created": created}
         self._of = {"model": request.model, "system_fingerprint": "fp_ollama"}
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return data(self._id | self._of | {"choices": choices} | more)
 
-    def _last(self, said: Said, choice: dict[str, Any]) -> Iterable[bytes]:
+    def _last(self, said: Reply, choice: dict[str, Any]) -> Iterable[bytes]:
         yield self._chunk([choice])
         if self._usage:
             yield self._chunk([], usage=usage(said))
         yield b"data: [DONE]\n\n"
 
-    def error(self, message: str) -> bytes:
+    def error_line(self, message: str) -> bytes:
         """Give the event for an error."""
-        return data(failure(message, 500))
+        return data(error_json(message, 500))
 
 
-class Chat(_Chunks):
+class ChatFormat(_ChunkFormat):
     """Chat completions."""
 
-    def __init__(self, call: Call, request: _Request) -> None:
+    def __init__(self, call: ApiRequest, request: _Request) -> None:
         super().__init__(call, request, "chatcmpl", "chat.completion.chunk")
 
-    def piece(self, part: Part, word: str) -> bytes:
+    def word_line(self, part: Part, word: str) -> bytes:
         """Give the chunk for one word."""
         delta = {"role": "assistant"} | _shown(part, word, self._id["id"])
         if part.kind == "call":
             delta["tool_calls"][0]["index"] = 0
         return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
-    def closing(self, said: Said) -> Iterable[bytes]:
+    def final_lines(self, said: Reply) -> Iterable[bytes]:
         """Give the chunk with the reason, usage if asked for, and `[DONE]`."""
         delta = {"role": "assistant", "content": ""}
         return self._last(said, {"index": 0, "delta": delta, "finish_reason": _reason(said)})
 
-    def whole(self, said: Said) -> Any:
+    def as_json(self, said: Reply) -> Any:
         """Give one object with everything."""
         message: dict[str, Any] = {"role": "assistant", "content": ""}
         for part in said.parts:
@@ -128,21 +137,21 @@ class Chat(_Chunks):
         return head | {"choices": [choice], "usage": usage(said)}
 
 
-class Completion(_Chunks):
+class CompletionFormat(_ChunkFormat):
     """The older completions: text without roles."""
 
-    def __init__(self, call: Call, request: _Request) -> None:
+    def __init__(self, call: ApiRequest, request: _Request) -> None:
         super().__init__(call, request, "cmpl", "text_completion")
 
-    def piece(self, part: Part, word: str) -> bytes:
+    def word_line(self, part: Part, word: str) -> bytes:
         """Give the chunk for one word."""
         return self._chunk([{"text": word, "index": 0, "finish_reason": None}])
 
-    def closing(self, said: Said) -> Iterable[bytes]:
+    def final_lines(self, said: Reply) -> Iterable[bytes]:
         """Give the chunk with the reason, usage if asked for, and `[DONE]`."""
         return self._last(said, {"text": "", "index": 0, "finish_reason": _reason(said)})
 
-    def whole(self, said: Said) -> Any:
+    def as_json(self, said: Reply) -> Any:
         """Give one object with everything."""
         choice = {"text": said.text("text"), "index": 0, "finish_reason": _reason(said)}
         return self._id | self._of | {"choices": [choice], "usage": usage(said)}
@@ -158,31 +167,33 @@ def _shown(part: Part, text: str, key: Any) -> dict[str, Any]:
     return {"content": "", "tool_calls": [call]}
 
 
-def _reason(said: Said) -> str:
-    return "tool_calls" if said.call else said.reason
+def _reason(said: Reply) -> str:
+    return "tool_calls" if said.tool_call else said.finish_reason
 
 
-def chat_completions(call: Call) -> Answer:
+def chat_completions(call: ApiRequest) -> Response:
     """POST /v1/chat/completions."""
-    request = read(call.body, _Chat)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Chat)
+    call.models.find(request.model)
     if not request.messages:
         raise BadRequest("[] is too short - 'messages'")
-    return told(call, _ask(request), Chat(call, request), stream=bool(request.stream))
+    return generate_response(
+        call, _ask(request), ChatFormat(call, request), stream=bool(request.stream)
+    )
 
 
-def _ask(request: _Chat) -> Ask:
+def _ask(request: _Chat) -> Prompt:
     last = request.messages[-1]
     silent = last.role == "tool" or request.tool_choice == "none"
     given = () if silent else request.tools or ()
-    return Ask(
+    return Prompt(
         model=request.model,
         text=text_of(last.content),
-        images=sum(images_in(message.content) for message in request.messages),
+        images=sum(count_images(message.content) for message in request.messages),
         tools=tuple(Tool(t.function.name, t.function.parameters or {}) for t in given),
         think=request.reasoning_effort not in (None, "none"),
         schema=_schema(request.response_format),
-        limit=request.max_completion_tokens or request.max_tokens,
+        max_words=request.max_completion_tokens or request.max_tokens,
     )
 
 
@@ -195,26 +206,28 @@ def _schema(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
     return None
 
 
-def completions(call: Call) -> Answer:
+def completions(call: ApiRequest) -> Response:
     """POST /v1/completions: of several prompts, the first."""
-    request = read(call.body, _Completion)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Completion)
+    call.models.find(request.model)
     prompt = request.prompt if isinstance(request.prompt, str) else "".join(request.prompt[:1])
-    ask = Ask(request.model, prompt, limit=request.max_tokens)
-    return told(call, ask, Completion(call, request), stream=bool(request.stream))
+    ask = Prompt(request.model, prompt, max_words=request.max_tokens)
+    return generate_response(
+        call, ask, CompletionFormat(call, request), stream=bool(request.stream)
+    )
 
 
-def embeddings(call: Call) -> Answer:
+def embeddings(call: ApiRequest) -> Response:
     """POST /v1/embeddings: as numbers or, as this dialect's own client prefers, in base64."""
-    request = read(call.body, _Embeddings)
-    call.shelf.find(request.model)
+    request = decode_request(call.body, _Embeddings)
+    call.models.find(request.model)
     if not request.input:
         raise BadRequest("invalid input")
     texts = [request.input] if isinstance(request.input, str) else request.input
     encoded = request.encoding_format == "base64"
-    vectors = [vector(text, request.dimensions) for text in texts]
+    vectors = [embedding_of(text, request.dimensions) for text in texts]
     shown = [_base64(each) if encoded else each for each in vectors]
-    count = sum(len(words(text)) for text in texts)
+    count = sum(len(split_words(text)) for text in texts)
     answer = {
         "object": "list",
         "data": [
@@ -224,10 +237,10 @@ def embeddings(call: Call) -> Answer:
         "model": request.model,
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
-    return Whole(encode(answer), loads=Load(request.model))
+    return CompleteResponse(encode(answer), used_model=UsedModel(request.model))
 
 
-def transcriptions(call: Call) -> Answer:
+def transcriptions(call: ApiRequest) -> Response:
     """POST /v1/audio/transcriptions: how many bytes there were to hear."""
     boundary = boundary_of(call.content_type.encode("latin-1"))
     if boundary is None:
@@ -236,22 +249,24 @@ def transcriptions(call: Call) -> Answer:
     field.feed(call.body)
     if not field.value:
         raise BadRequest("model is required")
-    call.shelf.find(field.value)
-    return Whole.of({"text": f"{len(call.body)} bytes"})
+    call.models.find(field.value)
+    return CompleteResponse.json({"text": f"{len(call.body)} bytes"})
 
 
 def _base64(numbers: list[float]) -> str:
     return b64encode(pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
-def models(call: Call) -> Answer:
+def models(call: ApiRequest) -> Response:
     """GET /v1/models."""
-    return Whole.of({"object": "list", "data": [_entry(m) for m in call.shelf.models.values()]})
+    return CompleteResponse.json(
+        {"object": "list", "data": [_entry(m) for m in call.models.models.values()]}
+    )
 
 
-def model(call: Call) -> Answer:
+def model(call: ApiRequest) -> Response:
     """GET /v1/models/{name}."""
-    return Whole.of(_entry(call.shelf.find(call.argument)))
+    return CompleteResponse.json(_entry(call.models.find(call.path_argument)))
 
 
 def _entry(model: Model) -> dict[str, Any]:

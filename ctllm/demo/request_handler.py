@@ -1,10 +1,11 @@
-"""One request from its head to its end: received, answered, and stopped when it is left."""
+"""One request to the demo server: received, answered, and stopped when its client disconnects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
@@ -12,221 +13,270 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import datetimeToString
 
-from ctllm.demo import control, routes
-from ctllm.demo.answer import Answer, Call, Load, Stream, Whole, encode
-from ctllm.demo.clock import Clock, Timer
-from ctllm.demo.model_store import Shelf
+from ctllm.demo import routes
+from ctllm.demo.model_store import ModelStore
 from ctllm.demo.origin_guard import host_allowed, origin_allowed
-from ctllm.demo.records import BODY_KEPT, Body, Phase, Record, Records
-from ctllm.demo.request_parser import decompressed
-from ctllm.demo.script import Script, Scripts
-from ctllm.demo.stream_writer import Flow
+from ctllm.demo.request_parser import decompress_zstd
+from ctllm.demo.response import (
+    ApiRequest,
+    CompleteResponse,
+    Response,
+    StreamedResponse,
+    UsedModel,
+)
+from ctllm.demo.stream_writer import ResponseStream, StreamWriter
 from ctllm.errors import ContentTooLarge, CtllmError
+from ctllm.reactor.interfaces import Clock
 
 _log = Logger()
 
-_BODY_HELD = 64 * 1024 * 1024
+#: The longest request body that is held, in bytes. A blob is hashed and not held.
+MAX_BODY = 64 * 1024 * 1024
+
+
+class ResponseWriter(ResponseStream, Protocol):
+    """The part of `twisted.web.http.Request` that sends a response."""
+
+    def setResponseCode(self, code: int) -> None:
+        """Set the status."""
+
+    def setHeader(self, name: str, value: str | bytes) -> None:
+        """Set a header field."""
+
+    def finish(self) -> None:
+        """End the response."""
+
+    def loseConnection(self) -> None:
+        """Close the connection, whether or not the response is complete."""
+
+    def write_verbatim(self, response: bytes) -> None:
+        """Write a response with a head and a framing of its own."""
+
+    def pause_body(self) -> None:
+        """Stop reading the request body."""
+
+    def resume_body(self) -> None:
+        """Read the request body again."""
+
+
+@dataclass(frozen=True)
+class ReceivedHead:
+    """The head of a request; `received_at` is in the clock's seconds."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    received_at: float
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header field, or None."""
+        return next((v for n, v in self.headers if n.lower() == name.lower()), None)
 
 
 @dataclass
-class Setting:
-    """What all requests of one stand-in share."""
+class ServerSettings:
+    """What all requests to one server share.
+
+    `now` returns the seconds since the epoch, `word_interval` is the pause between two words in
+    seconds, and `guard_host` refuses a foreign Host or Origin.
+    """
 
     clock: Clock
-    now: Callable[[], float]  # epoch seconds, for what people and programs read
-    scripts: Scripts
-    records: Records
-    shelf: Shelf
+    now: Callable[[], float]
+    models: ModelStore
     word_interval: float
-    guard_host: bool
-    control: bool
+    guard_host: bool = True
 
 
-class Exchange:
-    """Serves one request and keeps its record."""
+class RequestBody:
+    """A request body: hashed as it arrives, and held up to `limit` bytes."""
 
-    def __init__(self, setting: Setting, request: Any, record: Record) -> None:
-        self._setting = setting
-        self._request = request
-        self._record = record
-        self._body = Body(BODY_KEPT if record.path.startswith(routes.BLOBS) else _BODY_HELD)
-        self._receive_pause = setting.scripts.receive_pause(record)
-        self._resume: Timer | None = None
+    def __init__(self, limit: int) -> None:
+        self.length = 0
+        self._limit = limit
+        self._hash = hashlib.sha256()
+        self._chunks: list[bytes] = []
+
+    def add(self, data: bytes) -> None:
+        """Add the next chunk."""
+        self.length += len(data)
+        self._hash.update(data)
+        if self.length <= self._limit:
+            self._chunks.append(data)
+        else:
+            self._chunks.clear()
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the bytes so far, in hexadecimal."""
+        return self._hash.hexdigest()
+
+    @property
+    def content(self) -> bytes | None:
+        """All bytes, or None when they exceed the limit."""
+        return b"".join(self._chunks) if self.length <= self._limit else None
+
+
+class RequestHandler:
+    """Handles one request: `receive` its body, `serve` it, or stop on `client_disconnected`."""
+
+    def __init__(self, settings: ServerSettings, writer: ResponseWriter, head: ReceivedHead):
+        self.settings = settings
+        self.writer = writer
+        self.head = head
+        self.body = RequestBody(0 if head.path.startswith(routes.BLOBS) else MAX_BODY)
+        self.is_finished = False
+        self._is_started = False
         self._work: Deferred[None] | None = None
-        self._controls = setting.control and record.path.startswith(control.PREFIX)
-        if not self._controls:
-            setting.records.add(record)
 
     def receive(self, data: bytes) -> None:
-        """Take a piece of the body."""
-        self._body.add(data)
-        pause = self._receive_pause
-        if pause is not None and self._body.length >= pause[0]:
-            self._receive_pause = None
-            self._request.transport.pauseProducing()
-            self._resume = self._setting.clock.callLater(pause[1], self._receive_on)
-
-    def _receive_on(self) -> None:
-        self._resume = None
-        self._request.transport.resumeProducing()
+        """Take a chunk of the body."""
+        self.body.add(data)
 
     def serve(self) -> None:
-        """Answer, now that the body is whole."""
-        self._record.received(self._body)
+        """Send the response. The body is complete."""
         self._work = Deferred.fromCoroutine(self._serve())
         self._work.addErrback(self._failed)
 
-    def client_left(self) -> None:
-        """Stop at once, whatever is going on, and write down when."""
-        if self._record.closed_by is None:
-            self._record.received(self._body)
-            self._record.close(self._setting.clock.seconds(), "client")
+    def client_disconnected(self) -> None:
+        """Stop at once."""
+        if not self.is_finished:
+            self.is_finished = True
             if self._work is not None:
                 self._work.cancel()
-            if self._resume is not None:
-                self._resume.cancel()
 
     async def _serve(self) -> None:
-        refused = self._at_the_door()
-        if refused is not None:
-            return self._send(refused)
-        script = self._setting.scripts.take(self._record)
-        await self._rest(script.delay_before_head, "waiting")
-        if script.error_before is not None:
-            status, body, headers = script.error_before
-            kind = "application/json; charset=utf-8" if body.startswith("{") else "text/plain"
-            return self._send(Whole(body.encode(), status, kind, tuple(headers.items())))
-        if script.verbatim is not None:
-            self._request.write_verbatim(script.verbatim.encode("latin-1"))
-            return self._finish(cleanly=script.break_after is None)
-        answer = self._answer(script)
-        await self._rest(script.load_seconds, "loading")
-        if isinstance(answer, Stream):
-            await self._pour(answer, script)
+        refusal = self._check_origin()
+        if refusal is None:
+            await self.respond()
         else:
-            await self._give(answer, script)
+            self.send(refusal)
 
-    async def _rest(self, seconds: float, phase: Phase) -> None:
-        self._record.enter(phase)
+    async def respond(self) -> None:
+        """Send what the endpoint returns, at the pace of the server's words."""
+        response = self.call_endpoint()
+        if isinstance(response, StreamedResponse):
+            await self.send_stream(response)
+        else:
+            await self.pause(response.words * self.settings.word_interval)
+            self.send(response)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait."""
         if seconds > 0:
-            await deferLater(self._setting.clock, seconds)  # type: ignore[arg-type]
+            await deferLater(self.settings.clock, seconds)  # type: ignore[arg-type]
 
-    def _answer(self, script: Script) -> Answer:
-        record, setting = self._record, self._setting
+    def call_endpoint(self) -> Response:
+        """Return the response of the endpoint at the path, errors included."""
         try:
-            if self._controls:
-                return control.answer(
-                    setting.scripts, setting.records, record.method, record.path, self._held()
-                )
-            endpoint, argument = routes.find(record.method, record.path)
-            blob = record.path.startswith(routes.BLOBS)
-            body = b"" if blob else self._content()
-            call = Call(
-                record.method,
-                argument,
-                body,
-                record.body_sha256,
-                script,
-                setting.shelf,
-                setting.now,
-                lambda: setting.clock.seconds() - record.started,
-                record.header("content-type") or "",
-            )
-            return endpoint(call)
+            endpoint, argument = routes.find_endpoint(self.head.method, self.head.path)
+            return endpoint(self.api_request(argument))
         except CtllmError as error:
-            return routes.refusal(record.path, error)
+            return routes.error_response(self.head.path, error)
 
-    def _held(self) -> bytes:
-        body = self._body.whole
-        if body is None:
+    def api_request(self, argument: str) -> ApiRequest:
+        """Return the request as endpoints take it. Raises BadRequest or ContentTooLarge."""
+        clock, head = self.settings.clock, self.head
+        return ApiRequest(
+            method=head.method,
+            path_argument=argument,
+            body=self._decoded_body(),
+            body_sha256=self.body.sha256,
+            models=self.settings.models,
+            now=self.settings.now,
+            elapsed=lambda: clock.seconds() - head.received_at,
+            content_type=head.header("content-type") or "",
+        )
+
+    def _decoded_body(self) -> bytes:
+        """Return the body without its content coding. Ollama accepts zstd."""
+        if self.head.path.startswith(routes.BLOBS):
+            return b""
+        content = self.body.content
+        if content is None:
             raise ContentTooLarge("http: request body too large")
+        is_zstd = self.head.header("content-encoding") == "zstd"
+        return decompress_zstd(content) if is_zstd else content
+
+    async def send_stream(self, response: StreamedResponse) -> None:
+        """Send a response line by line."""
+        self.load(response.used_model)
+        self.send_head(200, {"Content-Type": response.media_type})
+        self.finish(complete=await self.stream_writer(response).run())
+
+    def stream_writer(self, response: StreamedResponse) -> StreamWriter:
+        """Return the writer of one streamed response."""
+        settings = self.settings
+        return StreamWriter(settings.clock, self.writer, response.lines, settings.word_interval)
+
+    def load(self, used: UsedModel | None) -> None:
+        """Count a model as loaded for its keep-alive time."""
+        if used is not None:
+            self.settings.models.load(used.name, self.settings.now() + used.keep_alive_seconds)
+
+    def send(self, response: CompleteResponse) -> None:
+        """Send a complete response."""
+        self.load(response.used_model)
+        body = self.send_head_of(response)
+        self.writer.write(body)
+        self.finish(complete=True)
+
+    def send_head_of(self, response: CompleteResponse) -> bytes:
+        """Send the head of a complete response, and return the body that must follow."""
+        body = response.body if isinstance(response.body, bytes) else response.body()
+        fields = dict(response.headers)
+        if body:
+            fields["Content-Type"] = response.media_type
+        if response.status != 204:
+            fields["Content-Length"] = str(len(body))
+        self.send_head(response.status, fields)
         return body
 
-    def _content(self) -> bytes:
-        """The body without its coding; Ollama takes zstd."""
-        body = self._held()
-        if self._record.header("content-encoding") != "zstd":
-            return body
-        return decompressed(body)
-
-    async def _pour(self, stream: Stream, script: Script) -> None:
-        self._loaded(stream.loads)
-        self._record.enter("answering")
-        self._head(200, (("Content-Type", stream.kind),))
-        setting = self._setting
-        flow = Flow(
-            setting.clock, self._request, self._record, stream, script, setting.word_interval
-        )
-        self._finish(cleanly=await flow.run())
-
-    async def _give(self, whole: Whole, script: Script) -> None:
-        self._loaded(whole.loads)
-        interval = script.line_interval
-        pace = self._setting.word_interval if interval is None else interval
-        pause = script.pause_after[1] if script.pause_after is not None else 0.0
-        await self._rest(whole.words * pace + pause, "answering")
-        if script.error_in_stream is not None:
-            failure = routes.failure(self._record.path, script.error_in_stream[1], 500)
-            whole = Whole(encode(failure), 500)
-        self._send(whole, cleanly=script.break_after is None)
-
-    def _loaded(self, load: Load | None) -> None:
-        if load is not None:
-            self._setting.shelf.load(load.model, self._setting.now() + load.kept)
-
-    def _send(self, whole: Whole, *, cleanly: bool = True) -> None:
-        body = whole.body if isinstance(whole.body, bytes) else whole.body()
-        kind = (("Content-Type", whole.kind),) if body else ()
-        length = () if whole.status == 204 else (("Content-Length", str(len(body))),)
-        self._head(whole.status, (*kind, *length, *whole.headers))
-        self._request.write(body if cleanly else body[: len(body) // 2])
-        if body:
-            self._record.wrote()
-        self._finish(cleanly=cleanly)
-
-    def _head(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        request, origin = self._request, self._record.header("origin")
-        request.setResponseCode(status)
+    def send_head(self, status: int, fields: Mapping[str, str]) -> None:
+        """Set the status and the header fields, with what browsers need."""
+        self._is_started = True
+        origin = self.head.header("origin")
+        self.writer.setResponseCode(status)
         if origin is not None and status != 403:
-            request.setHeader("Access-Control-Allow-Origin", origin)
-        for name, value in headers:
-            request.setHeader(name, value)
-        request.setHeader("Date", _date(self._setting.now()))
-        self._record.status = status
+            self.writer.setHeader("Access-Control-Allow-Origin", origin)
+        for name, value in fields.items():
+            self.writer.setHeader(name, value)
+        self.writer.setHeader("Date", datetimeToString(self.settings.now()))
 
-    def _finish(self, *, cleanly: bool) -> None:
-        """End the answer; uncleanly is to close the connection in the middle of it."""
-        self._record.close(self._setting.clock.seconds(), "server")
-        if cleanly:
-            self._request.finish()
+    def finish(self, *, complete: bool) -> None:
+        """End the response. An incomplete one ends with its connection."""
+        self.is_finished = True
+        if complete:
+            self.writer.finish()
         else:
-            self._request.write(b"")
-            self._request.loseConnection()
+            self.writer.write(b"")
+            self.writer.loseConnection()
 
-    def _at_the_door(self) -> Whole | None:
-        """Refuse foreign hosts and pages, and answer what browsers ask beforehand."""
-        host, origin = self._record.header("host"), self._record.header("origin")
-        foreign = not host_allowed(host or "") or not origin_allowed(origin or "app://")
-        if self._setting.guard_host and foreign:
-            return Whole(status=403)
-        return _PREFLIGHT if self._record.method == "OPTIONS" else None
+    def _check_origin(self) -> CompleteResponse | None:
+        """Return the response to a foreign Host or Origin, or to a preflight request."""
+        host, origin = self.head.header("host"), self.head.header("origin")
+        is_foreign = not host_allowed(host or "") or not origin_allowed(origin or "app://")
+        if self.settings.guard_host and is_foreign:
+            return CompleteResponse(status=403)
+        return _PREFLIGHT if self.head.method == "OPTIONS" else None
 
     def _failed(self, failure: Failure) -> None:
         if isinstance(failure.value, CancelledError):
             return
-        _log.failure("the stand-in failed at {path}", failure, path=self._record.path)
-        if self._record.status is None:
-            told = routes.failure(self._record.path, "the stand-in failed", 500)
-            self._send(Whole.of(told, 500))
-        elif self._record.closed_by is None:
-            self._finish(cleanly=False)
+        _log.failure("The demo server failed at {path}", failure, path=self.head.path)
+        if not self._is_started:
+            error = routes.error_json(self.head.path, "the demo server failed", 500)
+            self.send(CompleteResponse.json(error, 500))
+        elif not self.is_finished:
+            self.finish(complete=False)
 
 
-def _date(seconds: float) -> bytes:
-    return datetimeToString(seconds)  # type: ignore[no-any-return]
-
-
-_PREFLIGHT = Whole(
+_PREFLIGHT = CompleteResponse(
     status=204,
     headers=(
         ("Access-Control-Allow-Methods", "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"),

@@ -15,10 +15,10 @@ from ctllm.http.message.content_coding import load_zstd
 T = TypeVar("T")
 #: Most bytes that a body may have without its compression, and the window it may need, as Ollama
 #: has them.
-_MOST = 20 * 1024 * 1024
+_MAX_DECOMPRESSED = 20 * 1024 * 1024
 _WINDOW_LOG = 23
 #: How deeply a message's content may lie in others.
-_DEEPEST = 16
+_MAX_DEPTH = 16
 
 
 class OfferedFunction(msgspec.Struct):
@@ -34,7 +34,7 @@ class OfferedTool(msgspec.Struct):
     function: OfferedFunction
 
 
-def read(body: bytes, kind: type[T]) -> T:
+def decode_request(body: bytes, kind: type[T]) -> T:
     """Decode a body as one of the dialects' requests; raises BadRequest and says what is wrong."""
     if not body.strip():
         raise BadRequest("missing request body")
@@ -44,15 +44,17 @@ def read(body: bytes, kind: type[T]) -> T:
         raise BadRequest(str(error)) from None
 
 
-def decompressed(body: bytes) -> bytes:
+def decompress_zstd(body: bytes) -> bytes:
     """Decode a body that is compressed with zstd; raises BadRequest."""
     zstd = load_zstd()
     largest = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
     try:
-        content: bytes = zstd.ZstdDecompressor(options=largest).decompress(body, _MOST + 1)
+        content: bytes = zstd.ZstdDecompressor(options=largest).decompress(
+            body, _MAX_DECOMPRESSED + 1
+        )
     except zstd.ZstdError:
         raise BadRequest("failed to decompress zstd body") from None
-    if len(content) > _MOST:
+    if len(content) > _MAX_DECOMPRESSED:
         raise BadRequest("http: request body too large")
     return content
 
@@ -62,7 +64,7 @@ def text_of(content: Any, depth: int = 0) -> str:
 
     The result of a tool is a part whose own content is such again. Raises BadRequest.
     """
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise BadRequest("message content is nested too deeply")
     if content is None or isinstance(content, str):
         return content or ""
@@ -72,22 +74,22 @@ def text_of(content: Any, depth: int = 0) -> str:
     return "\n".join(text_of(each, depth + 1) for each in inner if each is not None)
 
 
-def images_in(content: Any) -> int:
+def count_images(content: Any) -> int:
     """Count the images among a message's parts and check each; raises BadRequest."""
     parts = content if isinstance(content, list) else []
-    data = [found for part in parts if (found := _image(part)) is not None]
+    data = [found for part in parts if (found := _image_data(part)) is not None]
     for each in data:
-        _check(each)
+        _check_base64(each)
     return len(data)
 
 
-def _image(part: dict[str, Any]) -> str | None:
+def _image_data(part: dict[str, Any]) -> str | None:
     """Give an image's base64 in any dialect's way of writing it, None when it is no image."""
     match part:
         case {"type": "image_url", "image_url": {"url": str(url)}}:
-            return _inside(url)
+            return _data_of_url(url)
         case {"type": "image_url" | "input_image", "image_url": str(url)}:
-            return _inside(url)
+            return _data_of_url(url)
         case {"type": "image", "source": {"type": "base64", "data": str(data)}}:
             return data
         case {"type": "image_url" | "input_image" | "image"}:
@@ -95,14 +97,14 @@ def _image(part: dict[str, Any]) -> str | None:
     return None
 
 
-def _inside(url: str) -> str:
+def _data_of_url(url: str) -> str:
     head, comma, data = url.partition(",")
     if not comma or not head.startswith("data:image/") or not head.endswith(";base64"):
         raise BadRequest("invalid image input")
     return data
 
 
-def _check(data: str) -> None:
+def _check_base64(data: str) -> None:
     try:
         b64decode(data, validate=True)
     except (binascii.Error, ValueError):

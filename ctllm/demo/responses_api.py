@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from ctllm.demo.answer import SSE, Answer, Call, Telling, encode, told
-from ctllm.demo.echo_model import Ask, Part, Said, Tool
-from ctllm.demo.request_parser import images_in, read, text_of
+from ctllm.demo.echo_model import Part, Prompt, Reply, Tool
+from ctllm.demo.request_parser import count_images, decode_request, text_of
+from ctllm.demo.response import SSE, ApiRequest, Response, ResponseFormat, encode, generate_response
 
 
 class _Request(msgspec.Struct, kw_only=True):
@@ -25,27 +25,27 @@ class _Request(msgspec.Struct, kw_only=True):
     metadata: dict[str, Any] | None = None
 
 
-class Responses(Telling):
+class ResponsesFormat(ResponseFormat):
     """The life of one response. Items are thinking, a message or the call of a tool.
 
     The events that end a part repeat its text: of a very long answer that is much.
     """
 
-    kind = SSE
+    media_type = SSE
 
-    def __init__(self, call: Call, request: _Request) -> None:
+    def __init__(self, call: ApiRequest, request: _Request) -> None:
         self._call = call
         self._request = request
-        self._key = call.sha256[:12]
+        self._key = call.body_sha256[:12]
         self._number = -1
         self._items: list[dict[str, Any]] = []
 
-    def opening(self) -> Iterable[bytes]:
+    def preamble_lines(self) -> Iterable[bytes]:
         """Create the response."""
         yield self._event("response.created", response=self._response("in_progress"))
         yield self._event("response.in_progress", response=self._response("in_progress"))
 
-    def begin(self, part: Part) -> Iterable[bytes]:
+    def part_start_lines(self, part: Part) -> Iterable[bytes]:
         """Add an item, and in it a part."""
         at = len(self._items)
         yield self._event("response.output_item.added", output_index=at, item=self._item(part, at))
@@ -54,12 +54,12 @@ class Responses(Telling):
         if part.kind == "text":
             yield self._inside(part, "response.content_part.added", part=_output_text(""))
 
-    def piece(self, part: Part, word: str) -> bytes:
+    def word_line(self, part: Part, word: str) -> bytes:
         """Add to the item."""
         more: dict[str, Any] = {"logprobs": []} if part.kind == "text" else {}
         return self._inside(part, f"response.{_STEM[part.kind]}.delta", delta=word, **more)
 
-    def end(self, part: Part) -> Iterable[bytes]:
+    def part_end_lines(self, part: Part) -> Iterable[bytes]:
         """Finish the item: its text, its part and itself."""
         text, at = part.text, len(self._items)
         yield self._inside(part, f"response.{_STEM[part.kind]}.done", **_whole(part, text))
@@ -71,18 +71,18 @@ class Responses(Telling):
         yield self._event("response.output_item.done", output_index=at, item=item)
         self._items.append(item)
 
-    def closing(self, said: Said) -> Iterable[bytes]:
+    def final_lines(self, said: Reply) -> Iterable[bytes]:
         """Complete the response."""
         status = _status(said)
         yield self._event(f"response.{status}", response=self._response(status, said))
 
-    def whole(self, said: Said) -> Any:
+    def as_json(self, said: Reply) -> Any:
         """Give the completed response."""
         for part in said.parts:
             self._items.append(self._item(part, len(self._items), part.text))
         return self._response(_status(said), said)
 
-    def error(self, message: str) -> bytes:
+    def error_line(self, message: str) -> bytes:
         """Give the event for an error."""
         about = {"code": "server_error", "message": message, "param": None}
         return self._event("error", **about)
@@ -113,7 +113,7 @@ class Responses(Telling):
         content = [] if text is None else [_output_text(text)]
         return item | {"type": "message", "role": "assistant", "content": content}
 
-    def _response(self, status: str, said: Said | None = None) -> dict[str, Any]:
+    def _response(self, status: str, said: Reply | None = None) -> dict[str, Any]:
         request, now = self._request, int(self._call.now())
         return {
             "id": f"resp_{self._key}",
@@ -165,44 +165,46 @@ def _whole(part: Part, text: str) -> dict[str, Any]:
     return {"text": text} | ({"logprobs": []} if part.kind == "text" else {})
 
 
-def _status(said: Said) -> str:
-    return "incomplete" if said.reason == "length" else "completed"
+def _status(said: Reply) -> str:
+    return "incomplete" if said.finish_reason == "length" else "completed"
 
 
 def _incomplete(status: str) -> dict[str, str] | None:
     return {"reason": "max_output_tokens"} if status == "incomplete" else None
 
 
-def _usage(said: Said) -> dict[str, Any]:
+def _usage(said: Reply) -> dict[str, Any]:
     return {
         "input_tokens": said.prompt_tokens,
         "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": said.tokens,
+        "output_tokens": said.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": said.prompt_tokens + said.tokens,
+        "total_tokens": said.prompt_tokens + said.completion_tokens,
     }
 
 
-def responses(call: Call) -> Answer:
+def responses(call: ApiRequest) -> Response:
     """POST /v1/responses."""
-    request = read(call.body, _Request)
-    call.shelf.find(request.model)
-    return told(call, _ask(request), Responses(call, request), stream=bool(request.stream))
+    request = decode_request(call.body, _Request)
+    call.models.find(request.model)
+    return generate_response(
+        call, _ask(request), ResponsesFormat(call, request), stream=bool(request.stream)
+    )
 
 
-def _ask(request: _Request) -> Ask:
+def _ask(request: _Request) -> Prompt:
     items = request.input if isinstance(request.input, list) else [{"content": request.input}]
     last = items[-1] if items and isinstance(items[-1], dict) else {}
     answered = last.get("type") == "function_call_output"
     silent = answered or request.tool_choice == "none"
-    return Ask(
+    return Prompt(
         model=request.model,
         text=text_of(last.get("output") if answered else last.get("content")),
-        images=sum(images_in(each.get("content")) for each in items if isinstance(each, dict)),
+        images=sum(count_images(each.get("content")) for each in items if isinstance(each, dict)),
         tools=() if silent else _tools(request.tools or []),
         think=(request.reasoning or {}).get("effort") not in (None, "none"),
         schema=_schema(request.text),
-        limit=request.max_output_tokens,
+        max_words=request.max_output_tokens,
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import unquote
 
 from ctllm.demo import anthropic_api, generate_api, models_api, openai_api, responses_api
-from ctllm.demo.answer import PLAIN, Answer, Call, Whole
+from ctllm.demo.response import PLAIN, ApiRequest, CompleteResponse, Response
 from ctllm.errors import CtllmError, MethodNotAllowed, NotFound
 
-Endpoint = Callable[[Call], Answer]
+Endpoint = Callable[[ApiRequest], Response]
 
 _EXACT: dict[str, dict[str, Endpoint]] = {
     "/": {"GET": models_api.root, "HEAD": models_api.root},
@@ -42,39 +42,39 @@ _UNDER: dict[str, dict[str, Endpoint]] = {
 BLOBS = "/api/blobs/"
 
 
-class NoSuchPage(NotFound):
+class UnknownPath(NotFound):
     """Nothing of Ollama's is at this path."""
 
 
-def find(method: str, path: str) -> tuple[Endpoint, str]:
+def find_endpoint(method: str, path: str) -> tuple[Endpoint, str]:
     """Give the endpoint and the rest of the path; raises NoSuchPage or MethodNotAllowed."""
-    methods, argument = _at(path)
+    methods, argument = _methods_of(path)
     if method not in methods:
         raise MethodNotAllowed("405 method not allowed", allow=", ".join(methods))
     return methods[method], argument
 
 
-def _at(path: str) -> tuple[dict[str, Endpoint], str]:
+def _methods_of(path: str) -> tuple[dict[str, Endpoint], str]:
     if path in _EXACT:
         return _EXACT[path], ""
     for prefix, methods in _UNDER.items():
         if path.startswith(prefix) and len(path) > len(prefix):
             return methods, unquote(path[len(prefix) :])
-    raise NoSuchPage("404 page not found")
+    raise UnknownPath("404 page not found")
 
 
-def refusal(path: str, error: CtllmError) -> Whole:
+def error_response(path: str, error: CtllmError) -> CompleteResponse:
     """Say no in the dialect of the path; what no endpoint has seen is refused in plain text."""
-    if isinstance(error, NoSuchPage):
-        return Whole(error.message.encode(), error.status, PLAIN)
+    if isinstance(error, UnknownPath):
+        return CompleteResponse(error.message.encode(), error.status, PLAIN)
     if isinstance(error, MethodNotAllowed):
         allow = (("Allow", error.allow),)
-        return Whole(error.message.encode(), error.status, PLAIN, allow)
-    return Whole.of(failure(path, error.message, error.status), error.status)
+        return CompleteResponse(error.message.encode(), error.status, PLAIN, allow)
+    return CompleteResponse.json(error_json(path, error.message, error.status), error.status)
 
 
-def failure(path: str, message: str, status: int) -> dict[str, Any]:
+def error_json(path: str, message: str, status: int) -> dict[str, Any]:
     """Give the JSON of an error in the dialect of the path."""
     if path.startswith("/v1/messages"):
-        return anthropic_api.failure(message, status)
-    return openai_api.failure(message, status) if path.startswith("/v1/") else {"error": message}
+        return anthropic_api.error_json(message, status)
+    return openai_api.error_json(message, status) if path.startswith("/v1/") else {"error": message}

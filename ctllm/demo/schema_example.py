@@ -8,7 +8,7 @@ _DEPTH = 12
 _PLAIN: dict[str, Any] = {"integer": 0, "number": 0.0, "boolean": False, "null": None}
 
 
-def example(schema: dict[str, Any], text: str) -> Any:
+def example_of(schema: dict[str, Any], text: str) -> Any:
     """Make a value that fits the schema, in which every free string is `text`."""
     return _value(schema, text, schema.get("$defs") or {}, _DEPTH)
 

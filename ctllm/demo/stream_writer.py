@@ -1,140 +1,138 @@
-"""One streamed answer on its way out: line by line, at a pace, and no faster than it is read."""
+"""Writes one streamed response: line by line, at a pace, and no faster than its client reads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from ctllm.demo.answer import Stream
-from ctllm.demo.clock import Clock, Timer
-from ctllm.demo.records import Record
-from ctllm.demo.script import Script
+from ctllm.reactor.interfaces import Clock, Timer
 
-# One stream gives the reactor back after so many bytes, so that a fast reader starves nobody.
-_TURN = 256 * 1024
+#: A stream yields to the reactor after this many bytes, so that a fast client starves no other.
+_TURN_BYTES = 256 * 1024
+
+
+class ResponseStream(Protocol):
+    """The part of `twisted.web.http.Request` that sends a body."""
+
+    def write(self, data: bytes) -> None:
+        """Write, in a chunk of its own where the response is chunked."""
+
+    def write_now(self, line: bytes) -> None:
+        """Write, and send at once when the socket has room."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """Pause and resume `producer` with the transport."""
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer."""
 
 
 @implementer(IPushProducer)
-class Flow:
-    """Writes a stream's lines to a request, a write each; pauses when its reader does."""
+class StreamWriter:
+    """Writes `lines` to a request, each in one write. An empty line is a pause of `interval`."""
 
     def __init__(
-        self,
-        clock: Clock,
-        request: Any,
-        record: Record,
-        stream: Stream,
-        script: Script,
-        interval: float,
+        self, clock: Clock, stream: ResponseStream, lines: Iterator[bytes], interval: float
     ) -> None:
         self._clock = clock
-        self._request = request
-        self._record = record
-        self._lines: Iterator[bytes] = stream.lines
-        self._error = stream.error
-        self._script = script
-        self._interval = interval if script.line_interval is None else script.line_interval
-        self._marks = script.marks
-        self._rested = False
-        self._due = 0.0
-        self._paused = False
+        self.stream = stream
+        self._lines = lines
+        self._interval = interval
+        self._next_at = 0.0
+        self._is_paused = False
         self._timer: Timer | None = None
         self._done: Deferred[bool] = Deferred(lambda _: self._stop())
 
     def run(self) -> Deferred[bool]:
-        """Write it all. Fires with whether it may end cleanly; cancel it to stop at once."""
-        self._due = self._clock.seconds()
-        self._request.registerProducer(self, True)
-        self._go()
+        """Write all lines.
+
+        The Deferred fires with whether the response is complete. Cancel it to stop at once.
+        """
+        self._next_at = self._clock.seconds()
+        self.stream.registerProducer(self, True)
+        self._run()
         return self._done
 
     def pauseProducing(self) -> None:
-        """Write nothing more until the reader has caught up; may be said again and again."""
-        self._paused = True
+        """Stop writing until the client has caught up."""
+        self._is_paused = True
 
     def resumeProducing(self) -> None:
-        """Go on, unless the next line's time has not come yet."""
-        if self._paused:
-            self._paused = False
+        """Write again, unless the next line is not due yet."""
+        if self._is_paused:
+            self._is_paused = False
             if self._timer is None:
-                self._due = self._clock.seconds()
-                self._go()
+                self._next_at = self._clock.seconds()
+                self._run()
 
     def stopProducing(self) -> None:
-        """Write nothing more; the request's own end says what becomes of the answer."""
+        """Stop writing. The request ends the response."""
         self._stop()
 
-    def _go(self) -> None:
+    def before_line(self) -> bool:
+        """Return whether the next line may be written now; a subclass may do something else."""
+        return True
+
+    def write_line(self, line: bytes) -> None:
+        """Write one line."""
+        # Without a pace, the lines of a turn leave together, which costs less.
+        write = self.stream.write_now if self._interval else self.stream.write
+        write(line)
+
+    def continue_after(self, seconds: float) -> None:
+        """Write the next line after a pause."""
+        self._continue_at(self._clock.seconds() + seconds)
+
+    def end(self, *, complete: bool) -> None:
+        """Write nothing more, and report whether the response is complete."""
+        self._release()
+        self._done.callback(complete)
+
+    def _run(self) -> None:
         try:
-            self._write_on()
+            self._write_lines()
         except Exception:
-            # Whatever makes the lines is code of any endpoint; its failure ends this answer.
+            # The lines come from the code of an endpoint. Its failure ends this response only.
             self._release()
             self._done.errback()
 
-    def _write_on(self) -> None:
-        left = _TURN
-        while not self._paused:
-            if self._record.lines_sent in self._marks and self._marked():
+    def _write_lines(self) -> None:
+        remaining = _TURN_BYTES
+        while not self._is_paused:
+            if not self.before_line():
                 return
             line = next(self._lines, None)
             if line is None:
-                return self._end(whole=True)
+                return self.end(complete=True)
             if line:
-                left -= len(line)
-                self._write(line)
+                remaining -= len(line)
+                self.write_line(line)
             elif self._interval:
-                return self._sleep_until(self._due + self._interval)
-            if left <= 0:
-                return self._sleep_until(self._clock.seconds())
+                return self._continue_at(self._next_at + self._interval)
+            if remaining <= 0:
+                return self._continue_at(self._clock.seconds())
 
-    def _write(self, line: bytes) -> None:
-        # Without a pace the lines of a turn go out together, which is faster.
-        write = self._request.write_now if self._interval else self._request.write
-        write(line)
-        self._record.wrote()
-
-    def _marked(self) -> bool:
-        """Do what the script says after so many lines; whether that holds up the next line."""
-        sent, script = self._record.lines_sent, self._script
-        if script.pause_after is not None and script.pause_after[0] == sent and not self._rested:
-            self._rested = True
-            self._request.write(b"")
-            self._sleep_until(self._clock.seconds() + script.pause_after[1])
-        elif script.break_after == sent:
-            self._end(whole=False)
-        elif script.error_in_stream is not None and script.error_in_stream[0] == sent:
-            self._write(self._error(script.error_in_stream[1]))
-            self._end(whole=True)
-        else:
-            return False
-        return True
-
-    def _sleep_until(self, due: float) -> None:
-        """Go on then. Counting from the last line's due time keeps the pace from drifting."""
+    def _continue_at(self, due: float) -> None:
+        """Continue at a time. Counting from the last line's due time keeps the pace steady."""
         now = self._clock.seconds()
-        self._due = max(due, now)
-        self._timer = self._clock.callLater(self._due - now, self._wake)
+        self._next_at = max(due, now)
+        self._timer = self._clock.callLater(self._next_at - now, self._timer_fired)
 
-    def _wake(self) -> None:
+    def _timer_fired(self) -> None:
         self._timer = None
-        self._go()
-
-    def _end(self, *, whole: bool) -> None:
-        self._release()
-        self._done.callback(whole)
+        self._run()
 
     def _release(self) -> None:
         self._stop()
-        self._request.unregisterProducer()
+        self.stream.unregisterProducer()
 
     def _stop(self) -> None:
         self._lines = iter(())
-        self._paused = True
+        self._is_paused = True
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None

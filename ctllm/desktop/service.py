@@ -12,7 +12,7 @@ from typing import Any
 from twisted.application.service import MultiService
 
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
-from ctllm.demo import Standin
+from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import KeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
@@ -103,7 +103,7 @@ class DesktopService(MultiService):
 
     def add_demo(self) -> None:
         """Let a stand-in answer until Ollama appears."""
-        site = Standin.demo(self._reactor).site
+        site = DemoServer(self._reactor).site
         self._demo = Listener(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
 

@@ -1,4 +1,4 @@
-"""The same calls of a client twice: straight to the stand-in, and through ctllm."""
+"""The same calls of a client twice: straight to the fake Ollama, and through ctllm."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record
 from tests.compatibility.calls import endpoint
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
 from tests.e2e.faithful import Twice
+from tests.fake_ollama import Record
 
 TEXT = "hello ünïcode \N{SNOWMAN}"
 
@@ -56,17 +56,17 @@ async def compare(twice: Twice, client: Client, driver: Driver) -> list[Compared
 
 
 async def _run(twice: Twice, client: Client, driver: Driver, base: str) -> list[Called]:
-    twice.standin.reset()
+    twice.fake_ollama.reset()
     return [await _call(twice, driver, base, call) for call in calls_of(client)]
 
 
 async def _call(twice: Twice, driver: Driver, base: str, call: str) -> Called:
-    before = set(twice.standin.requests)
+    before = set(twice.fake_ollama.requests)
     work: Callable[..., Any] = driver.carry_out
     job = {"call": call, "text": TEXT}
     [outcome] = await deferToThread(work, base, twice.world.key, [job])
     # The desktop asks too, but it does not say what it is.
-    new = [record for record in twice.standin.requests if record not in before]
+    new = [record for record in twice.fake_ollama.requests if record not in before]
     return Called(outcome, tuple(record for record in new if record.header("user-agent")))
 
 

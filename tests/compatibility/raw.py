@@ -1,4 +1,4 @@
-"""Every endpoint by raw HTTP, straight to the stand-in and through ctllm: the second table."""
+"""Every endpoint by raw HTTP, straight to the fake Ollama and through ctllm: the second table."""
 
 from __future__ import annotations
 

@@ -81,12 +81,14 @@ class BrokenOff:
 
     async def _ollama(self) -> None:
         arguments = ("--port=0", "--model=llama3.2", "--control")
-        self.ollama = self.place.world.run("ollama", "python", "-m", "ctllm.demo", *arguments)
-        await until(lambda: '"port"' in self.ollama.printed, "the stand-in to listen")
+        self.ollama = self.place.world.run(
+            "ollama", "python", "-m", "tests.fake_ollama", *arguments
+        )
+        await until(lambda: '"port"' in self.ollama.printed, "the fake Ollama to listen")
         self.place.ollama = json.loads(self.ollama.printed)["port"]
         for path in DIALECTS:
             order = {"path": path, "script": SILENT if path == "/api/pull" else ENDLESS}
-            assert (await self._control("POST", "/standin/scripts", order))[0] == 204
+            assert (await self._control("POST", "/fake/scripts", order))[0] == 204
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         status, _, answer = await self.place.world.http(method, path, body, port=self.place.ollama)
@@ -98,7 +100,7 @@ class BrokenOff:
         return deferToThread(driver.carry_out, url, token, jobs, together=True)
 
     async def _under_way(self, asked: list[str]) -> bool:
-        _, body = await self._control("GET", "/standin/requests")
+        _, body = await self._control("GET", "/fake/requests")
         here = [record for record in json.loads(body) if record["target"] in DIALECTS]
         streaming = [record for record in here if record["lines_sent"] > 2]
         whole = [call for call in asked if call.endswith(" whole")]

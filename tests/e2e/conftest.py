@@ -81,12 +81,12 @@ def engine(docker: Dockerd) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cloud and alice's desktop beside a stand-in, for the tests of one module."""
+    """A cloud and alice's desktop beside a fake Ollama, for the tests of one module."""
     made = World(tmp_path_factory.mktemp("shared"))
 
     async def start() -> None:
         await made.cloud()
-        made.ollama, port = made.standin("llama3.2", "nomic-embed-text")
+        made.ollama, port = made.start_ollama("llama3.2", "nomic-embed-text")
         await made.desktop("alice", port)
         made.key = await made.command("alice", "keys", "add", "--manage", "tests")
         made.alice = await made.token("alice")

@@ -1,4 +1,4 @@
-"""The same request twice: straight to the stand-in, and through cloud, proxy and desktop."""
+"""The same request twice: straight to the fake Ollama, and through cloud, proxy and desktop."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record, Standin
 from tests.e2e.world import World
+from tests.fake_ollama import FakeOllama, Record
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -41,7 +41,7 @@ _HEAD = rb"[A-Z]+ /\S* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*X-Try: %s\r\n(?:[^\r\n]+\r\
 
 
 class Still:
-    """A clock for the stand-in whose timers run and whose time stands still: equal time stamps."""
+    """A clock for the fake Ollama whose timers run and whose time stands still: equal time stamps."""
 
     def seconds(self) -> float:
         return 1_700_000_000.0
@@ -214,7 +214,7 @@ class Client:
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as the stand-in received it."""
+    """A request as the fake Ollama received it."""
 
     line: str
     headers: Headers
@@ -245,13 +245,13 @@ class Twice:
     """A stand-in with a cloud and a desktop before it; asks everything twice."""
 
     world: World
-    standin: Standin
+    fake_ollama: FakeOllama
     port: int
     streams: list[bytearray] = field(default_factory=list)
     asked: int = 0
 
-    async def ask(self, ask: Ask, prepare: Callable[[Standin], object] = lambda _: None) -> Both:
-        """Ask directly, then through; before each the stand-in is as new and `prepare`d."""
+    async def ask(self, ask: Ask, prepare: Callable[[FakeOllama], object] = lambda _: None) -> Both:
+        """Ask directly, then through; before each the fake Ollama is as new and `prepare`d."""
         direct, sent = await self._ask(ask, prepare, self.port, f"127.0.0.1:{self.port}")
         cloud = self.world.cloud_port
         through, arrived = await self._ask(ask, prepare, cloud, "ctllm.example.org")
@@ -265,18 +265,18 @@ class Twice:
         return (await self._ask(ask, lambda _: None, self.world.cloud_port, host))[0]
 
     async def _ask(
-        self, ask: Ask, prepare: Callable[[Standin], object], port: int, host: str
+        self, ask: Ask, prepare: Callable[[FakeOllama], object], port: int, host: str
     ) -> tuple[Answer, Asked]:
-        self.standin.reset()
+        self.fake_ollama.reset()
         for stream in self.streams:
             stream.clear()
-        prepare(self.standin)
+        prepare(self.fake_ollama)
         self.asked += 1
         marked = (("Authorization", f"Bearer {self.world.key}"), ("X-Try", str(self.asked)))
         return await deferToThread(_visit, port, ask, host, marked), self._seen(str(self.asked))
 
     def _seen(self, number: str) -> Asked:
-        record = next(r for r in self.standin.requests if r.header("x-try") == number)
+        record = next(r for r in self.fake_ollama.requests if r.header("x-try") == number)
         pattern = re.compile(_HEAD % number.encode())
         head = next(found[0] for data in self.streams if (found := pattern.search(data)))
         line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
@@ -302,10 +302,10 @@ def _still_in_step(client: Client, host: str, more: Headers) -> None:
     assert (after.status, after.body) == (200, b'{"version":"0.12.6"}'), after
 
 
-def tapped(standin: Standin) -> list[bytearray]:
-    """What arrives at the stand-in from now on, a byte string for each connection."""
+def tapped(fake_ollama: FakeOllama) -> list[bytearray]:
+    """What arrives at the fake Ollama from now on, a byte string for each connection."""
     streams: list[bytearray] = []
-    build = standin.site.buildProtocol
+    build = fake_ollama.site.buildProtocol
 
     def buildProtocol(addr: Any) -> Any:
         protocol, read = build(addr), bytearray()
@@ -319,7 +319,7 @@ def tapped(standin: Standin) -> list[bytearray]:
         protocol.dataReceived = dataReceived
         return protocol
 
-    standin.site.buildProtocol = buildProtocol  # type: ignore[method-assign]
+    fake_ollama.site.buildProtocol = buildProtocol  # type: ignore[method-assign]
     return streams
 
 
@@ -327,12 +327,12 @@ async def twice(world: World, *cloud_options: str) -> Twice:
     """Start everything."""
     await world.cloud(*cloud_options)
     models = ("llama3.2", "nomic-embed-text")
-    standin = Standin(Still(), models, word_interval=0.0, now=Still().seconds)
-    streams = tapped(standin)
-    listening = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
+    fake_ollama = FakeOllama(Still(), models, word_interval=0.0, now=Still().seconds)
+    streams = tapped(fake_ollama)
+    listening = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
     world.ports.append(listening)
     port = listening.getHost().port
     await world.desktop("alice", port, "--allow=*")
     world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()
-    return Twice(world, standin, port, streams)
+    return Twice(world, fake_ollama, port, streams)

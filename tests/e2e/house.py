@@ -7,8 +7,8 @@ from typing import Any
 import ollama
 import openai
 
-from ctllm.demo import Standin
 from tests.e2e.world import World, until
+from tests.fake_ollama import FakeOllama
 
 
 class House(World):
@@ -16,7 +16,7 @@ class House(World):
 
     def __init__(self, folder: Any) -> None:
         super().__init__(folder)
-        self.standins: dict[str, Standin] = {}
+        self.ollamas: dict[str, FakeOllama] = {}
         self.pid = 0
 
     async def start(self) -> None:
@@ -30,33 +30,33 @@ class House(World):
 
     async def furnish(self, room: str, *models: str, looks: int = 600) -> Any:
         """A desktop that looks for changes so seldom that only exchanges make it look."""
-        self.standins[room], port = self.standin(*models)
+        self.ollamas[room], port = self.start_ollama(*models)
         options = (f"--desktop-name={room}", f"--ollama-check-seconds={looks}")
         return await self.desktop("alice", port, *options, state=room)
 
     async def clear(self, room: str, desktop: Any) -> None:
         """Stop a desktop for good."""
         await desktop.stop()
-        del self.standins[room]
-        await self.knows(*self.standins)
+        del self.ollamas[room]
+        await self.knows(*self.ollamas)
 
     async def tidy(self) -> None:
         """The models that there were at first, and no memory of requests."""
-        for room, standin in self.standins.items():
-            standin.reset()
+        for room, fake_ollama in self.ollamas.items():
+            fake_ollama.reset()
             await self.http(
                 "DELETE", "/api/delete", {"model": "-"}, self.key, {"Ctllm-Desktop": room}
             )
-        await self.knows(*self.standins)
-        for standin in self.standins.values():
-            standin.reset()
+        await self.knows(*self.ollamas)
+        for fake_ollama in self.ollamas.values():
+            fake_ollama.reset()
 
     async def knows(self, *rooms: str) -> None:
         """Wait until these desktops are connected, and have told of the models they have."""
 
         async def known() -> bool:
             told = {each["name"]: each["models"] for each in await self.desktops(self.alice)}
-            return told == {room: self.standins[room].models for room in rooms}
+            return told == {room: self.ollamas[room].models for room in rooms}
 
         await until(known, f"{rooms} to be known with their models")
 
@@ -71,8 +71,8 @@ class House(World):
         """The rooms whose Ollama got a request for `path`, in the order of rooms."""
         return [
             room
-            for room, standin in self.standins.items()
-            for record in standin.requests
+            for room, fake_ollama in self.ollamas.items()
+            for record in fake_ollama.requests
             if record.path == path
         ]
 

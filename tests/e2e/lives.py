@@ -9,8 +9,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from ctllm.demo import Script
 from tests.e2e.world import Program, World, until
+from tests.fake_ollama import Script
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 #: What a client sees whose answer broke off.
@@ -64,7 +64,7 @@ def audit(world: World) -> list[dict[str, Any]]:
 async def with_desktop(world: World, *options: str) -> Program:
     """A cloud, and alice's desktop connected to it."""
     cloud = await world.cloud(*options)
-    world.ollama, ollama = world.standin("llama3.2")
+    world.ollama, ollama = world.start_ollama("llama3.2")
     await world.desktop("alice", ollama)
     world.alice = await world.token("alice")
     await until(lambda: works(world, world.alice), "the way to be open")

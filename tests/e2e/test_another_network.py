@@ -75,9 +75,9 @@ async def test_another_address(cable: Cable, world: World) -> None:
         ip = shutil.which("ip") or "ip"
         return world.run(name, ip, "netns", "exec", cable.name, sys.executable, *words)
 
-    standin = start("ollama", "-m", "ctllm.demo", f"--port={ollama}", "--model=llama3.2",
+    fake_ollama = start("ollama", "-m", "tests.fake_ollama", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
-    await until(lambda: '"port"' in standin.printed, "Ollama")
+    await until(lambda: '"port"' in fake_ollama.printed, "Ollama")
     desktop = start(
         "desktop", "-m", "ctllm", "desktop", f"--state={world.state('alice')}", "--endpoint=off",
         f"--ollama=127.0.0.1:{ollama}",

@@ -28,7 +28,7 @@ METHODS = {"get", "put", "post", "delete"}
 async def test_schemathesis_finds_no_fault(world: World, tmp_path: Path) -> None:
     """All its checks over every operation, as a desktop that is connected and has an answer."""
     cloud = await world.cloud()
-    _, ollama = world.standin("llama3.2")
+    _, ollama = world.start_ollama("llama3.2")
     await world.desktop("alice", ollama)
     token = await world.token("alice", "desktop")  # it outlives the sign-outs that are tried
     _, answer, _ = await world.http(

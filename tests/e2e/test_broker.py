@@ -17,17 +17,17 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Standin
-from ctllm.demo.script import Script
 from ctllm.http.message.content_coding import load_zstd
 from tests.e2e.world import Program, World, until
+from tests.fake_ollama import FakeOllama
+from tests.fake_ollama.script import Script
 from tests.ports import free_port
 
 
 class Home:
     """Alice's desktop with an endpoint; `attic` is the Ollama beside her other one."""
 
-    def __init__(self, world: World, attic: Standin) -> None:
+    def __init__(self, world: World, attic: FakeOllama) -> None:
         self.world = world
         self.attic = attic
         self.state = secrets.token_hex(4)
@@ -77,13 +77,13 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Standin]]:
+def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, FakeOllama]]:
     """A cloud, and alice's other desktop."""
     made = World(tmp_path_factory.mktemp("attic"))
 
-    async def start() -> Standin:
+    async def start() -> FakeOllama:
         await made.cloud()
-        ollama, port = made.standin("llama3.2", "qwen3")
+        ollama, port = made.start_ollama("llama3.2", "qwen3")
         await made.desktop("alice", port, "--desktop-name=attic", state="attic")
         return ollama
 
@@ -92,7 +92,7 @@ def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Sta
 
 
 @pytest_twisted.async_yield_fixture()
-async def home(attic: tuple[World, Standin]) -> Any:
+async def home(attic: tuple[World, FakeOllama]) -> Any:
     """Her desktop at home, new for each test."""
     made = Home(*attic)
     await made.start()
@@ -150,7 +150,7 @@ async def test_lists_are_of_both(home: Home) -> None:
 @ensureDeferred
 async def test_one_of_three_stalls(home: Home) -> None:
     """The lists are of the two that answer: here, and the one of two behind the cloud."""
-    ollama, port = home.world.standin("gemma3")
+    ollama, port = home.world.start_ollama("gemma3")
     cellar = await home.world.desktop("alice", port, "--desktop-name=cellar", state="cellar")
     try:
 

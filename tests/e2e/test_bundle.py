@@ -50,7 +50,7 @@ def environment(world: World) -> dict[str, str]:
 async def test_the_whole_way(bundle: Path, world: World) -> None:
     """Signed in by its command, the bundled desktop connects, answers apps, and quits in order."""
     await world.cloud()
-    standin, port = world.standin("llama3.2")
+    fake_ollama, port = world.start_ollama("llama3.2")
     state, endpoint = world.folder / "alice", free_port()
     env = environment(world)
 
@@ -69,7 +69,7 @@ async def test_the_whole_way(bundle: Path, world: World) -> None:
     status, headers, _ = await world.http("POST", "/api/generate", body, port=endpoint)
     assert (status, headers["ctllm-side"]) == (200, "local")
     status, _, _ = await world.http("POST", "/api/generate", body, await world.token("alice"))
-    assert (status, len(standin.requests) > 0) == (200, True)
+    assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
     assert await run("quit") == "The desktop ended.\n"
 

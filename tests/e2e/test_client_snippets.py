@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.client_snippets import CLIENTS, COMPATIBILITY, IN, IN_SHELL, TESTED
-from ctllm.demo import Standin
 from tests.e2e.world import World, until
+from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -35,7 +35,7 @@ class Desk:
     """Alice's desktop with an endpoint, and her cloud."""
 
     world: World
-    ollama: Standin
+    ollama: FakeOllama
 
     async def printed(self, *words: str) -> str:
         return await self.world.command("desk", "connect", *words)
@@ -47,7 +47,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
     async def start() -> Desk:
         await world.cloud()
-        ollama, port = world.standin(MODEL)
+        ollama, port = world.start_ollama(MODEL)
         await world.desktop("alice", port, f"--endpoint=127.0.0.1:{free_port()}", state="desk")
         world.key = await world.command("desk", "keys", "add", "tests")
         await world.key_works()

@@ -41,7 +41,7 @@ async def test_every_call_of_a_client(asker: Twice, driver: Driver) -> None:
 @ensureDeferred
 async def test_the_end_of_a_stream_is_told(asker: Twice, driver: Driver) -> None:
     """A whole answer says that it is; test_broken_off is about those that are not."""
-    asker.standin.reset()
+    asker.fake_ollama.reset()
     calls = [call for call in streams_of(driver.client) if (driver.client, call) not in WORDS]
     jobs = [{"call": call, "text": TEXT} for call in calls]
     outcomes = await deferToThread(driver.carry_out, asker.world.url, asker.world.key, jobs)

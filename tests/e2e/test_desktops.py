@@ -18,11 +18,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record, Script
 from ctllm.http.message.content_coding import load_zstd
 from tests.e2e.house import House
 from tests.e2e.network import RawClient
 from tests.e2e.world import until
+from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
 HELLO = [{"role": "user", "content": "hello"}]
@@ -109,7 +109,7 @@ async def test_a_model_named_after_the_messages(house: House) -> None:
             lambda sent=sent: client.post("/chat/completions", body=sent, cast_to=ChatCompletion)
         )
         assert answer.model == model
-        (record,) = [r for r in house.standins[room].requests if r.path == "/v1/chat/completions"]
+        (record,) = [r for r in house.ollamas[room].requests if r.path == "/v1/chat/completions"]
         assert record.body_length > len(PICTURE)
     assert house.asked("/v1/chat/completions") == ["study", "attic"]
 
@@ -119,11 +119,11 @@ async def sent_as_is(house: House, room: str, path: str, body: bytes, **headers:
     kinds = {"Content-Type": "application/json", **headers}
     status, _, said = await house.http("POST", path, body, house.key, kinds)
     assert status == 200, said
-    (record,) = [each for each in house.standins[room].requests if each.path == path]
+    (record,) = [each for each in house.ollamas[room].requests if each.path == path]
     assert record.body_sha256 == hashlib.sha256(body).hexdigest()
     assert house.asked(path) == [room]
-    for standin in house.standins.values():
-        standin.reset()
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.reset()
 
 
 @ensureDeferred
@@ -150,8 +150,8 @@ async def test_forms(house: House, room: str, model: str) -> None:
     path = "/v1/audio/transcriptions"
     assert (await thread(lambda: client.audio.transcriptions.create(model=model, file=file))).text
     assert house.asked(path) == [room]
-    for standin in house.standins.values():
-        standin.reset()
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.reset()
     disposition = b"Content-Disposition: form-data; name="
     body = b"\r\n".join(
         (
@@ -223,8 +223,8 @@ async def test_a_model_that_nobody_has(house: House) -> None:
 @ensureDeferred
 async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(house: House) -> None:
     """While one desktop is answering, the next request goes to the other."""
-    for standin in house.standins.values():
-        standin.script("/api/chat", Script(load_seconds=LONG))
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.script("/api/chat", Script(load_seconds=LONG))
     body = {"model": "shared-model", "messages": HELLO}
     clients = []
     for count in (1, 2):
@@ -234,8 +234,8 @@ async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(house: House)
     assert house.asked("/api/chat") == ["study", "attic"]
     for client in clients:
         client.close()
-    for standin in house.standins.values():
-        for record in [record for record in standin.requests if record.path == "/api/chat"]:
+    for fake_ollama in house.ollamas.values():
+        for record in [record for record in fake_ollama.requests if record.path == "/api/chat"]:
             await record.closed
 
 
@@ -244,7 +244,7 @@ async def test_a_desktop_that_is_named_gets_the_request(house: House) -> None:
     """Ctllm-Desktop wins over the model, in lists as in chats."""
     client = house.ollama_client(**{"Ctllm-Desktop": "attic"})
     listed = await thread(client.list)
-    assert {model.model for model in listed.models} == set(house.standins["attic"].models)
+    assert {model.model for model in listed.models} == set(house.ollamas["attic"].models)
     assert (await thread(lambda: client.chat(model="shared-model", messages=HELLO))).done
     with pytest.raises(ollama.ResponseError, match="not found"):
         await thread(lambda: client.chat(model="llama3.2", messages=HELLO))
@@ -297,7 +297,7 @@ async def test_a_body_that_hides_its_model_is_not_held(house: House) -> None:
     client = await thread(work)
     await until(lambda: house.asked("/api/embed"), "the request to arrive")
     (room,) = house.asked("/api/embed")
-    record = next(r for r in house.standins[room].requests if r.path == "/api/embed")
+    record = next(r for r in house.ollamas[room].requests if r.path == "/api/embed")
     await until(lambda: record.body_length == size, "the whole body")
     client.close()
     assert peak - before < 32_000_000
@@ -309,7 +309,7 @@ async def test_a_body_that_hides_its_model_is_not_held(house: House) -> None:
 @ensureDeferred
 async def test_lists_are_merged(house: House) -> None:
     """Both clients see every model of both desktops, each name once."""
-    both = {name for standin in house.standins.values() for name in standin.models}
+    both = {name for fake_ollama in house.ollamas.values() for name in fake_ollama.models}
     listed = [model.model for model in (await thread(house.ollama_client().list)).models]
     assert sorted(listed) == sorted(both)
     models = await thread(lambda: list(house.openai_client().models.list()))
@@ -338,7 +338,7 @@ async def test_the_newest_model_is_listed_first(house: House) -> None:
     assert entries[0]["name"] == "newest:latest"
     own = [
         entry
-        for room in house.standins
+        for room in house.ollamas
         for entry in json.loads(
             (await house.http("GET", "/api/tags", None, house.key, {"Ctllm-Desktop": room}))[2]
         )["models"]
@@ -355,12 +355,12 @@ async def test_a_desktop_whose_list_does_not_come_is_left_out(house: House) -> N
     def asked_by_client(record: Record) -> bool:
         return record.header("x-client") is not None
 
-    house.standins["attic"].script(asked_by_client, Script(delay_before_head=LONG))
+    house.ollamas["attic"].script(asked_by_client, Script(delay_before_head=LONG))
     _, _, body = await house.http("GET", "/api/tags", None, house.key, {"X-Client": "1"})
     names = {model["name"] for model in json.loads(body)["models"]}
-    assert names == set(house.standins["study"].models)
-    for standin in house.standins.values():
-        standin.script(asked_by_client, broken)
+    assert names == set(house.ollamas["study"].models)
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.script(asked_by_client, broken)
     status, headers, body = await house.http("GET", "/api/ps", None, house.key, {"X-Client": "1"})
     assert (status, json.loads(body)) == (500, {"error": "broken"})
     assert headers.get("x-request-id") == "1"

@@ -46,8 +46,8 @@ async def test_heads(asker: Twice, ask: Ask) -> None:
 async def test_head_of_a_blob_that_is_there(asker: Twice) -> None:
     """200 and nothing, where a missing one gets 404."""
 
-    def taken_in(standin: object) -> None:
-        asker.standin._setting.shelf.blobs.add(BLOB_PATH.rpartition("/")[2])
+    def taken_in(fake_ollama: object) -> None:
+        asker.fake_ollama.settings.models.blobs.add(BLOB_PATH.rpartition("/")[2])
 
     both = await asker.ask(Ask("HEAD", BLOB_PATH), taken_in)
     assert both.direct.status == 200

@@ -8,8 +8,8 @@ import json
 import pytest
 from pytest_twisted import ensureDeferred
 
-from ctllm.demo import Script, Standin
 from tests.e2e.faithful import Ask, Both, Twice
+from tests.fake_ollama import FakeOllama, Script
 
 CHATS = ("/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 STREAMS = tuple(
@@ -29,10 +29,10 @@ STREAMS = tuple(
 
 
 async def ask(asker: Twice, ask: Ask, script: Script) -> Both:
-    """Ask twice what the stand-in answers by a script."""
+    """Ask twice what the fake Ollama answers by a script."""
 
-    def prepare(standin: Standin) -> None:
-        standin.script(lambda record: record.header("x-try") is not None, script)
+    def prepare(fake_ollama: FakeOllama) -> None:
+        fake_ollama.script(lambda record: record.header("x-try") is not None, script)
 
     return await asker.ask(ask, prepare)
 

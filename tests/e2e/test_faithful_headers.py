@@ -108,7 +108,7 @@ async def test_nothing_about_the_client_reaches_ollama(asker: Twice, ask: Ask) -
     """All at once, in both halves of the head: of these none arrives, of the others every one."""
     mixed = (*WHEREABOUTS, *KEPT, *CREDENTIALS, *ON_THE_WAY)
     through = Ask(ask.method, ask.target, ask.body, mixed, ask.chunked)
-    asker.standin._setting.guard_host = False  # or the direct request would be refused
+    asker.fake_ollama.settings.guard_host = False  # or the direct request would be refused
     both = await asker.ask(through)
     stripped = {name.lower() for name, _ in (*CREDENTIALS, *WHEREABOUTS, *ON_THE_WAY)}
     stripped |= {"host", "authorization"}
@@ -130,7 +130,7 @@ ORIGINS = ("https://page.example", "null", "chrome-extension://abc", "http://evi
 @ensureDeferred
 async def test_no_host_and_no_origin_is_refused(asker: Twice, ask: Ask) -> None:
     """Ollama refuses them with 403 where it is asked directly; through ctllm it never hears any."""
-    asker.standin._setting.guard_host = True
+    asker.fake_ollama.settings.guard_host = True
     client = Ask(ask.method, ask.target, ask.body, chunked=ask.chunked)
     usual = (await asker.ask(client)).through
     assert usual.status != 403

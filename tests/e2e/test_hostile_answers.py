@@ -164,7 +164,7 @@ async def test_headers_that_give_orders(place: Fort, door: str) -> None:
 @ensureDeferred
 async def test_names_that_no_header_can_have(world: World) -> None:
     """A model's, a desktop's: each request is answered, and others on that tunnel are, too."""
-    world.ollama, ollama = world.standin("llama3.2")
+    world.ollama, ollama = world.start_ollama("llama3.2")
     endpoint = free_port()
     await world.cloud()
     options = ("--desktop-name=attic ", f"--endpoint=127.0.0.1:{endpoint}")

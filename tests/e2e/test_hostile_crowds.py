@@ -19,11 +19,11 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.hostile import Fort, fort
 from tests.e2e.processes import linux
 from tests.e2e.test_hostile_resources import crowd, resident
 from tests.e2e.world import BIN, Program, World, until
+from tests.fake_ollama import Script
 
 pytestmark = linux
 MB = 1 << 20
@@ -195,7 +195,7 @@ async def test_one_key_at_1024_descriptors(world: World) -> None:
     cloud = Program("cloud", argv, world.environment())
     world.programs.append(cloud)
     await until(lambda: world.answers(cloud), "the cloud")
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     world.ollama.script("/api/chat", Script(delay_before_head=600))
     alice, bob = await world.token("alice"), await world.token("bob")

@@ -13,11 +13,11 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import alive, children, linux, megabytes, option, status
 from tests.e2e.test_hostile_resources import line, works
 from tests.e2e.world import World, until
+from tests.fake_ollama import Script
 
 pytestmark = linux
 MEMORY = 128 << 20

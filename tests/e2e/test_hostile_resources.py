@@ -14,10 +14,10 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import children, linux, option
 from tests.e2e.world import Program, World, until
+from tests.fake_ollama import Script
 
 pytestmark = linux
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
@@ -55,7 +55,7 @@ def fill(file: IO[bytes]) -> None:
 async def line(world: World, *options: str) -> Program:
     """A whole line; its cloud."""
     cloud = await world.cloud(*options)
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     world.alice = await world.token("alice")
     return cloud

@@ -66,7 +66,7 @@ def ended(port: int, token: str, data: bytes) -> bool:
 async def test_rubbish_on_the_tunnel(world: World) -> None:
     """Compressed, unmasked, endless, reserved or garbled frames end that connection only."""
     cloud = await world.cloud()
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     token = await world.token("alice", "desktop")
     alice = await world.token("alice")
@@ -116,7 +116,7 @@ def heard(port: int, data: bytes) -> bytes:
 async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(world: World) -> None:
     """What a front end sends next on it, for another user, never reaches the first one's proxy."""
     await world.cloud()
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     mallory = await world.token("mallory", "desktop")
     alice = await world.token("alice")

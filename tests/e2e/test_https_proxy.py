@@ -110,7 +110,7 @@ async def test_everything_goes_through_the_proxy(world: World) -> None:
     assert len(proxy.asked) == count + 1
 
     state = f"--state={world.state('alice')}"
-    _, ollama = world.standin("llama3.2")
+    _, ollama = world.start_ollama("llama3.2")
     start = (
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
         f"--ollama=127.0.0.1:{ollama}", "--endpoint=off",

@@ -23,9 +23,9 @@ from twisted.internet.threads import deferToThread
 from ctllm.auth.api_keys import key_hash
 from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import Assertions, Folder, load_keys, proxy_id
-from ctllm.demo import Script, Standin
 from tests.e2e.processes import children, linux, option
 from tests.e2e.world import BIN, Program, World, read_all, until
+from tests.fake_ollama import FakeOllama, Script
 
 SESSION, TOKEN = "/ctllm/session", "/ctllm/session/token"
 EVIL = {"Origin": "https://evil.example"}
@@ -78,9 +78,9 @@ async def person(world: World, name: str) -> Person:
     return Person(name, answer["user"]["id"], answer["token"], key, kept["desktop_id"])
 
 
-def echoing(world: World, name: str) -> tuple[Standin, int]:
+def echoing(world: World, name: str) -> tuple[FakeOllama, int]:
     """An Ollama that says whose it is."""
-    ollama, port = world.standin("llama3.2", f"model-of-{name}")
+    ollama, port = world.start_ollama("llama3.2", f"model-of-{name}")
     ollama.script("/api/generate", Script(lines=(f"words of {name}",)))
     return ollama, port
 
@@ -500,7 +500,7 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
     assert (await world.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
     assert (await world.http("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
 
-    again, port = world.standin("llama3.2")
+    again, port = world.start_ollama("llama3.2")
     again.script("/api/generate", Script(lines=("words of another desktop",)))
     fresh = await world.token(name)
     assert (await world.http("GET", "/api/tags", token=fresh))[0] == 503

@@ -14,10 +14,10 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.containers import POOL, Engine
 from tests.e2e.lives import CHAT, audit, broken, start, streaming, with_desktop, works
 from tests.e2e.world import BIN, World, until
+from tests.fake_ollama import Script
 
 #: Prints which addresses answer, if only to refuse; and which names can be looked up, if any.
 REACH = """
@@ -152,7 +152,7 @@ class Pair:
         world, engine = self.world, self.engine
         await with_desktop(world, *engine.options, *options)
         (self.alice,) = engine.containers()
-        other, ollama = world.standin("llama3.2")
+        other, ollama = world.start_ollama("llama3.2")
         other.script("/api/chat", Script(lines=100_000, line_interval=0.05))
         await world.desktop("bob", ollama)
         self.other = other

@@ -63,7 +63,7 @@ async def facts(world: World, way: tuple[str, ...]) -> dict[str, Any]:
 async def test_an_idle_proxy_is_small(world: World) -> None:
     """With a desktop connected, and after it was of use: at most 32 MB resident."""
     cloud = await world.cloud()
-    _, port = world.standin("llama3.2")
+    _, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     (pid,) = children(cloud.pid)
     assert megabytes(pid) <= MOST

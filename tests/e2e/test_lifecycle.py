@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pytest_twisted import ensureDeferred
 
-from ctllm.demo import Script
 from tests.e2e.lives import CHAT, audit, broken, start, state, streaming, with_desktop, works
 from tests.e2e.processes import alive, children, kill, linux, option
 from tests.e2e.world import World, until
+from tests.fake_ollama import Script
 
 # -- while it lives
 
@@ -230,7 +230,7 @@ async def test_a_killed_cloud_leaves_nothing_that_runs(world: World) -> None:
 async def test_what_is_counted_and_what_is_never_written(world: World) -> None:
     """Metrics and audit tell of proxies; no name, and nothing that anyone said, is anywhere."""
     cloud = await world.cloud()
-    world.ollama, ollama = world.standin("llama3.2")
+    world.ollama, ollama = world.start_ollama("llama3.2")
     await world.desktop("zaphod", ollama)
     token = await world.token("zaphod")
     await until(lambda: works(world, token), "the way to be open")

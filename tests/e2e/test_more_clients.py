@@ -14,8 +14,8 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.world import World
+from tests.fake_ollama import Script
 
 T = TypeVar("T")
 MODEL = "llama3.2"

@@ -13,10 +13,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.containers import Engine
 from tests.e2e.lives import CHAT, audit, broken, start, streaming, with_desktop, works
 from tests.e2e.world import BIN, World, until
+from tests.fake_ollama import Script
 
 
 def configured(engine: Engine, world: World) -> str:

@@ -16,9 +16,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet import defer
 
 from ctllm import __version__
-from ctllm.demo import Record, Script
 from tests.e2e.chromium import Chromium, Tab
 from tests.e2e.world import World, until
+from tests.fake_ollama import Record, Script
 from tests.ports import free_port
 
 #: Longer than any test waits: what ends must have been ended.
@@ -46,7 +46,7 @@ async def tab(chromium: Chromium) -> Any:
 
 @pytest.fixture(autouse=True)
 def fresh(request: pytest.FixtureRequest) -> None:
-    """Forget what the last test told the stand-in."""
+    """Forget what the last test told the fake Ollama."""
     if "shared" in request.fixturenames:
         request.getfixturevalue("shared").ollama.reset()
 
@@ -320,7 +320,9 @@ async def test_a_browser_without_a_network_says_so(shared: World, tab: Tab) -> N
 
 def ollama(world: World, port: int) -> Any:
     """An Ollama that can be killed."""
-    return world.run("ollama", "python", "-m", "ctllm.demo", f"--port={port}", "--model=llama3.2")
+    return world.run(
+        "ollama", "python", "-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2"
+    )
 
 
 @ensureDeferred
@@ -470,7 +472,7 @@ async def test_a_question_that_was_refused_waits_in_the_box(shared: World, tab: 
 async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(world: World, tab: Tab) -> None:
     """The connection is cut without a word, and the page says just that."""
     cloud = await world.cloud()
-    world.ollama, port = world.standin()
+    world.ollama, port = world.start_ollama()
     world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
     await world.desktop("alice", port)
     await ready(tab, world)
@@ -483,7 +485,7 @@ async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(world: World, ta
 
 @ensureDeferred
 async def test_the_demo_wears_a_badge(shared: World, tab: Tab) -> None:
-    """Nobody takes the stand-in for a model; the desktop's name is text, whatever is in it."""
+    """Nobody takes the fake Ollama for a model; the desktop's name is text, whatever is in it."""
     name = "<b>attic</b>"
     await shared.desktop("dora", free_port(), "--demo=on", f"--desktop-name={name}")
     await ready(tab, shared, "dora")

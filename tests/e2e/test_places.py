@@ -172,7 +172,7 @@ async def test_the_demo_says_so_until_the_real_ollama_is_noticed(world: World) -
     (model,) = json.loads(tags)["models"]
     assert (model["name"], model["details"]["family"]) == ("demo:echo", "demo")
 
-    argv = ("-m", "ctllm.demo", f"--port={port}", "--model=llama3.2", "--word-interval=0")
+    argv = ("-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2", "--word-interval=0")
     real = world.run("ollama", "python", *argv)
     await until(lambda: ollama("up"), "the real Ollama to be noticed", 10)
     assert (await ask("llama3.2"))[0] == 200
@@ -202,7 +202,7 @@ async def test_started_again_it_keeps_its_sign_in_and_its_key(world: World) -> N
 async def test_two_processes_do_as_one(world: World) -> None:
     """The cloud here, the desktop there: apps find their models on both."""
     await world.cloud()
-    _, ollama = world.standin("llama3.2")
+    _, ollama = world.start_ollama("llama3.2")
     endpoint = free_port()
     await world.desktop("alice", ollama, f"--endpoint=127.0.0.1:{endpoint}")
     token = await world.token("alice")

@@ -38,7 +38,7 @@ async def town(tmp_path: Path) -> Any:
     """A cloud, alice's desktop, and two of her keys."""
     world = World(tmp_path)
     await world.cloud()
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     world.key = await world.command("alice", "keys", "add", "app")
     world.alice = await world.token("alice")
@@ -101,7 +101,7 @@ async def test_who_may_manage(town: World) -> None:
 async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: list[str]) -> None:
     """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
     await world.cloud()
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port, f"--allow={allow}")
     token = await world.token("alice")
     for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
@@ -114,7 +114,7 @@ async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: l
 async def test_never_leaves_my_machine(world: World) -> None:
     """Models of ollama.com are refused, through the cloud and at the endpoint; others are not."""
     await world.cloud()
-    world.ollama, port = world.standin("llama3.2", "gpt-oss:120b-cloud")
+    world.ollama, port = world.start_ollama("llama3.2", "gpt-oss:120b-cloud")
     endpoint = free_port()
     await world.desktop("alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}")
     token = await world.token("alice")

@@ -13,9 +13,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, Wire, body_of
 from tests.e2e.world import World, until
+from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
@@ -33,7 +33,7 @@ def latest(world: World, path: str) -> Record:
 
 
 async def seen(world: World, path: str) -> Record:
-    """Wait until the stand-in has a request for `path`."""
+    """Wait until the fake Ollama has a request for `path`."""
     await until(
         lambda: any(record.path == path for record in world.ollama.requests), f"{path} to arrive"
     )
@@ -192,7 +192,7 @@ async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: Wor
 
 @ensureDeferred
 async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
-    """The stand-in stops generating for one that does not read; another is served."""
+    """The fake Ollama stops generating for one that does not read; another is served."""
     shared.ollama.script(
         "/api/generate", Script(size=200_000_000, line_bytes=1000, line_interval=0)
     )
@@ -234,7 +234,7 @@ async def test_a_burst_of_clients_is_served(shared: World) -> None:
 @ensureDeferred
 async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
     """Each user's clients reach that user's desktop, with a proxy of its own between."""
-    _, port = shared.standin("bobs-model")
+    _, port = shared.start_ollama("bobs-model")
     await shared.desktop("bob", port)
     bob = await shared.token("bob")
     for token, model in ((shared.key, "llama3.2"), (bob, "bobs-model")) * 3:
@@ -255,7 +255,7 @@ async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
 @ensureDeferred
 async def test_two_desktops_of_one_user(shared: World) -> None:
     """Both are listed; a request may name one; one that leaves leaves the other serving."""
-    _, port = shared.standin("second-model")
+    _, port = shared.start_ollama("second-model")
     second = await shared.desktop("alice", port, "--desktop-name=attic", state="alice-2")
     named = {"Ctllm-Desktop": "attic"}
     both = await shared.desktops(shared.alice)
@@ -292,7 +292,7 @@ class Wired:
         self.cloud = await world.cloud("--grace-seconds=3")
         self.wire = Wire(world.cloud_port)
         world.ports.append(self.wire)
-        world.ollama, port = world.standin("llama3.2")
+        world.ollama, port = world.start_ollama("llama3.2")
         link = (await world.invite("alice")).replace(f":{world.cloud_port}", f":{self.wire.port}")
         await world.command("alice", "login", link)
         self.desktop = world.place(

@@ -12,9 +12,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, body_of
 from tests.e2e.world import World
+from tests.fake_ollama import Record, Script
 
 #: Longer than the minute after which most things between two machines hang up.
 SILENCE = 90.0

@@ -16,10 +16,10 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Record, Script
 from tests.e2e.network import RawClient, body_of
 from tests.e2e.streams_upstream import Asked, HandMade
 from tests.e2e.world import World, until
+from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
@@ -73,7 +73,7 @@ def upload(world: World, client: RawClient, sent: int, length: int, path: str = 
 
 
 async def seen(world: World, path: str = "/api/chat", count: int = 1) -> list[Record]:
-    """The requests for `path` that the stand-in has, once there are `count`."""
+    """The requests for `path` that the fake Ollama has, once there are `count`."""
 
     def those() -> list[Record]:
         return [record for record in world.ollama.requests if record.path == path]
@@ -208,7 +208,7 @@ async def test_a_hundred_that_are_queued(shared: World) -> None:
 @ensureDeferred
 async def test_while_its_proxy_starts(world: World) -> None:
     """Nothing is left of it, and the next one is served."""
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     cloud = await world.cloud()
     await world.desktop("alice", port)
     world.key = await world.token("alice")

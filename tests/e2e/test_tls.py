@@ -93,7 +93,7 @@ async def test_everything_works_over_tls(world: World) -> None:
     secured = Secured(world)
     signed_in = await secured.log_in(await secured.link(), secured.trusting)
     assert signed_in.code == 0, signed_in.printed
-    _, port = world.standin("llama3.2")
+    _, port = world.start_ollama("llama3.2")
     options = (f"--state={world.state('alice')}", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
     desktop = world.run(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting

@@ -10,10 +10,10 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.demo import Script
 from ctllm.tunnel.websocket.frames import mask
 from tests.e2e.network_place import Place, Reader, ask
 from tests.e2e.world import World, until
+from tests.fake_ollama import Script
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 #: What each dialect is asked, how its errors look, and what it must not say where none is due.
@@ -41,7 +41,7 @@ def held_by(hello: bytes) -> Any:
 @ensureDeferred
 async def test_gone_for_longer_than_the_grace_time(place: Place) -> None:
     """An error in each dialect and no end; generation is ended; nothing stays in any memory."""
-    ollama, place.ollama = place.world.standin("llama3.2")
+    ollama, place.ollama = place.world.start_ollama("llama3.2")
     quick = ("--grace-seconds=3", "--ping-seconds=1", "--ping-timeout-seconds=1")
     await place.start(*quick)
     wire = await place.desktop(*quick)

@@ -11,10 +11,10 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Script
 from tests.e2e.network import RawClient
 from tests.e2e.processes import children, linux
 from tests.e2e.world import World
+from tests.fake_ollama import Script
 
 MB = 1 << 20
 #: How much is sent; set it to 2048 to see the same for two gigabytes.
@@ -59,7 +59,7 @@ def pieces(amount: int) -> Iterator[bytes]:
 
 async def started(world: World) -> Growth:
     await world.cloud()
-    world.ollama, port = world.standin("llama3.2")
+    world.ollama, port = world.start_ollama("llama3.2")
     await world.desktop("alice", port)
     world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()

@@ -17,7 +17,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from ctllm.demo import Standin
+from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
@@ -81,7 +81,7 @@ class World:
         self.ports: list[Any] = []
         self.key = ""  # an API key of alice's
         self.alice = ""  # an access token of hers
-        self.ollama: Standin | None = None
+        self.ollama: FakeOllama | None = None
         self.more_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
@@ -100,25 +100,25 @@ class World:
 
     # -- parts
 
-    def standin(self, *models: str) -> tuple[Standin, int]:
+    def start_ollama(self, *models: str) -> tuple[FakeOllama, int]:
         """A stand-in for Ollama, served from the test itself, and its port."""
-        standin = Standin(reactor, models=models or ("llama3.2",), word_interval=0.0)
-        port = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
+        fake_ollama = FakeOllama(reactor, models=models or ("llama3.2",), word_interval=0.0)
+        port = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
         self.ports.append(port)
-        return standin, port.getHost().port
+        return fake_ollama, port.getHost().port
 
     async def ollama_process(self, port: int, *models: str) -> Program:
         """A stand-in that is a process of its own, and so may be frozen or killed."""
         words = [f"--model={model}" for model in models]
-        module = ("python", "-m", "ctllm.demo", f"--port={port}", "--control")
+        module = ("python", "-m", "tests.fake_ollama", f"--port={port}", "--control")
         program = self.run("ollama", *module, *words)
         await until(lambda: '"port"' in program.printed, "Ollama")
         return program
 
     async def script(self, port: int, path: str, **script: Any) -> None:
-        """What such a stand-in does at `path` from now on."""
+        """What such a fake Ollama does at `path` from now on."""
         body = {"path": path, "script": script}
-        status, _, said = await self.http("POST", "/standin/scripts", body, port=port)
+        status, _, said = await self.http("POST", "/fake/scripts", body, port=port)
         assert status == 204, said
 
     def run(self, name: str, *arguments: str, env: dict[str, str] | None = None) -> Program:

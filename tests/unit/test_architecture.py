@@ -57,7 +57,7 @@ MAY = {
         "http.interfaces", "http.message", "http.request_timeout", "ollama", "tunnel", "reactor",
         "common", "errors",
     },
-    "demo": {"http", "common", "errors"},
+    "demo": {"http", "fastpath", "reactor", "common", "errors"},
     "proxy": {
         "relay", "tunnel", "ollama", "auth", "http", "reactor", "fastpath", "config", "system",
         "common", "errors",

@@ -1,4 +1,4 @@
-"""The stand-in as a process of its own, on 127.0.0.1, for benchmarks and split-process tests.
+"""The fake Ollama as a process of its own, on 127.0.0.1, for benchmarks and split-process tests.
 
 Prints one line of JSON once it listens: `{"port": 11500}`.
 """
@@ -14,15 +14,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 
-from ctllm.demo.server import DEMO, Standin
+from ctllm.demo import DEMO_MODEL
+from tests.fake_ollama.server import FakeOllama
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m ctllm.demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.fake_ollama", description=__doc__)
     parser.add_argument("--port", type=int, default=11500, help="0 takes any that is free")
     parser.add_argument("--model", action="append", help="a model to have; may be repeated")
     parser.add_argument("--word-interval", type=float, default=0.03, help="seconds")
-    parser.add_argument("--control", action="store_true", help="allow /standin/ over HTTP")
+    parser.add_argument("--control", action="store_true", help="allow scripts over HTTP")
     parser.add_argument("--no-guard", action="store_true", help="let foreign Host and Origin in")
     return parser.parse_args()
 
@@ -33,14 +34,14 @@ def _allow_many_connections() -> None:
 
 
 async def _run(reactor: Any, options: argparse.Namespace) -> None:
-    standin = Standin(
+    ollama = FakeOllama(
         reactor,
-        models=options.model or (DEMO,),
+        models=options.model or (DEMO_MODEL,),
         word_interval=options.word_interval,
         guard_host=not options.no_guard,
         control=options.control,
     )
-    port = reactor.listenTCP(options.port, standin.site, backlog=1024, interface="127.0.0.1")
+    port = reactor.listenTCP(options.port, ollama.site, backlog=1024, interface="127.0.0.1")
     sys.stdout.write(json.dumps({"port": port.getHost().port}) + "\n")
     sys.stdout.flush()
     await Deferred()

@@ -1,12 +1,12 @@
-"""The stand-in's wire in OpenAI's and Anthropic's dialects."""
+"""The fake Ollama's wire in OpenAI's and Anthropic's dialects."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from ctllm.demo import Script
-from tests.unit.test_standin import CHAT, StandinCase, Visit
+from tests.fake_ollama import Script
+from tests.unit.demo.test_server import CHAT, FakeOllamaCase, Visit
 
 ECHO = "This is ctllm's demo, not a model. You said: hello there"
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -23,7 +23,7 @@ def events(visit: Visit) -> list[tuple[str, Any]]:
     return [(n, d if d == "[DONE]" else json.loads(d)) for n, d in found]
 
 
-class ChatCompletionTests(StandinCase):
+class ChatCompletionTests(FakeOllamaCase):
     def ask(self, **more: Any) -> Visit:
         return self.visit("POST", "/v1/chat/completions", CHAT | more)
 
@@ -69,7 +69,7 @@ class ChatCompletionTests(StandinCase):
         visit = self.ask(model="x")
         error = {"message": "model 'x' not found", "type": "not_found_error"}
         self.assertEqual(visit.json, {"error": error | {"param": None, "code": None}})
-        self.standin.script("/v1/chat/completions", Script(error_in_stream=(1, "boom")))
+        self.fake_ollama.script("/v1/chat/completions", Script(error_in_stream=(1, "boom")))
         self.assertEqual(events(self.ask(stream=True))[-1][1]["error"]["message"], "boom")
 
     def test_bad_image(self) -> None:
@@ -88,7 +88,7 @@ class ChatCompletionTests(StandinCase):
         self.assertEqual((len(plain), len(encoded)), (64, 344))
 
 
-class ResponsesTests(StandinCase):
+class ResponsesTests(FakeOllamaCase):
     def ask(self, **more: Any) -> Visit:
         return self.visit("POST", "/v1/responses", HELLO | more)
 
@@ -117,12 +117,12 @@ class ResponsesTests(StandinCase):
 
     def test_error_in_stream(self) -> None:
         """An error in mid-stream is an event."""
-        self.standin.script("/v1/responses", Script(error_in_stream=(3, "boom")))
+        self.fake_ollama.script("/v1/responses", Script(error_in_stream=(3, "boom")))
         name, data = events(self.ask(stream=True))[-1]
         self.assertEqual((name, data["message"], data["sequence_number"]), ("error", "boom", 3))
 
 
-class MessagesTests(StandinCase):
+class MessagesTests(FakeOllamaCase):
     def ask(self, **more: Any) -> Visit:
         return self.visit("POST", "/v1/messages", CHAT | {"max_tokens": 99} | more)
 
@@ -152,6 +152,6 @@ class MessagesTests(StandinCase):
         error = {"type": "not_found_error", "message": "model 'x' not found"}
         self.assertEqual((visit.status, visit.json), (404, {"type": "error", "error": error}))
         self.assertEqual(self.ask(max_tokens=0).status, 400)
-        self.standin.script("/v1/messages", Script(error_in_stream=(3, "boom")))
+        self.fake_ollama.script("/v1/messages", Script(error_in_stream=(3, "boom")))
         name, data = events(self.ask(stream=True))[-1]
         self.assertEqual((name, data["error"]["message"]), ("error", "boom"))

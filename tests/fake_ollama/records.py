@@ -1,8 +1,7 @@
-"""What the stand-in saw: one record a request, and how to wait for one."""
+"""What the fake Ollama saw: one record a request, and how to wait for one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,10 @@ from typing import Any, Literal
 
 from twisted.internet.defer import Deferred
 
-BODY_KEPT = 64 * 1024
+from ctllm.demo.request_handler import RequestBody
+
+#: The longest body that a record keeps, in bytes.
+MAX_RECORDED_BODY = 64 * 1024
 
 Phase = Literal["receiving", "waiting", "loading", "answering"]
 ClosedBy = Literal["server", "client"]
@@ -63,11 +65,13 @@ class Record:
         self.phase = phase
         self._changed(self)
 
-    def received(self, body: Body) -> None:
-        """Take note of the part of the body that has come."""
-        self.body, self.body_length, self.body_sha256 = body.kept, body.length, body.sha256
+    def set_body(self, body: RequestBody) -> None:
+        """Record the part of the body that was received."""
+        is_short = body.length < MAX_RECORDED_BODY
+        self.body = body.content if is_short else None
+        self.body_length, self.body_sha256 = body.length, body.sha256
 
-    def wrote(self) -> None:
+    def count_line(self) -> None:
         """Count one line."""
         self.lines_sent += 1
         self._changed(self)
@@ -88,40 +92,6 @@ class Record:
         """Give it as JSON's types; the body as text, in which what is not UTF-8 is replaced."""
         shown = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return shown | {"body": None if self.body is None else self.body.decode(errors="replace")}
-
-
-class Body:
-    """A body on its way in: hashed as it comes, kept only up to `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.length = 0
-        self._limit = limit
-        self._hash = hashlib.sha256()
-        self._parts: list[bytes] = []
-
-    def add(self, data: bytes) -> None:
-        """Take the next piece."""
-        self.length += len(data)
-        self._hash.update(data)
-        if self.length <= self._limit:
-            self._parts.append(data)
-        else:
-            self._parts.clear()
-
-    @property
-    def sha256(self) -> str:
-        """The hash of what has come so far, in hexadecimal."""
-        return self._hash.hexdigest()
-
-    @property
-    def whole(self) -> bytes | None:
-        """All of it, or None when it is longer than the limit."""
-        return b"".join(self._parts) if self.length <= self._limit else None
-
-    @property
-    def kept(self) -> bytes | None:
-        """All of it when it is short enough for a record."""
-        return self.whole if self.length < BODY_KEPT else None
 
 
 class Records:

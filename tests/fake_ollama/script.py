@@ -1,4 +1,4 @@
-"""What a test tells the stand-in to do instead of its usual answer.
+"""What a test tells the fake Ollama to do instead of its usual answer.
 
 A line, here and in the records, is one write of a streamed answer: a line of NDJSON or one event
 of SSE. All times are seconds, all sizes bytes.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ctllm.demo.records import Record
+from tests.fake_ollama.records import Record
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,7 +87,7 @@ class Scripts:
         """Answer by `script` what is for a path, or whose record fits; at most `times` requests."""
         self._rules.insert(0, _Rule(where, script, times))
 
-    def take(self, record: Record) -> Script:
+    def next_for(self, record: Record) -> Script:
         """Give the script for a request whose body has come, and count that as one use."""
         for rule in self._rules:
             if rule.left != 0 and rule.fits(record):

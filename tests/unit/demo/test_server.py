@@ -1,4 +1,4 @@
-"""The stand-in's wire in Ollama's own dialect, its scripts and its records."""
+"""The fake Ollama's wire in Ollama's own dialect, its scripts and its records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import http
 
-from ctllm.demo import Record, Script, Standin
+from tests.fake_ollama import FakeOllama, Record, Script
 
 CHAT = {"model": "demo:echo", "messages": [{"role": "user", "content": "hello there"}]}
 
@@ -21,9 +21,9 @@ CHAT = {"model": "demo:echo", "messages": [{"role": "user", "content": "hello th
 class Visit:
     """A client's connection, in memory."""
 
-    def __init__(self, standin: Standin) -> None:
+    def __init__(self, fake_ollama: FakeOllama) -> None:
         self.transport = StringTransport()
-        self.channel = standin.site.buildProtocol(None)
+        self.channel = fake_ollama.site.buildProtocol(None)
         self.channel.makeConnection(self.transport)
 
     def send(self, method: str, target: str, body: Any = b"", **headers: str) -> Visit:
@@ -67,29 +67,29 @@ class Visit:
         return found
 
 
-class StandinCase(SynchronousTestCase):
+class FakeOllamaCase(SynchronousTestCase):
     """A stand-in without pauses, on a clock that stands still."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.standin = self.made()
+        self.fake_ollama = self.made()
 
-    def made(self, **options: Any) -> Standin:
+    def made(self, **options: Any) -> FakeOllama:
         options = {"word_interval": 0, "now": self.clock.seconds} | options
-        return Standin(self.clock, **options)
+        return FakeOllama(self.clock, **options)
 
     def visit(self, method: str, target: str, body: Any = b"", **headers: str) -> Visit:
-        return Visit(self.standin).send(method, target, body, **headers)
+        return Visit(self.fake_ollama).send(method, target, body, **headers)
 
     def chat(self, **more: Any) -> Visit:
         return self.visit("POST", "/api/chat", CHAT | more)
 
     @property
     def last(self) -> Record:
-        return self.standin.requests[-1]
+        return self.fake_ollama.requests[-1]
 
 
-class NativeTests(StandinCase):
+class NativeTests(FakeOllamaCase):
     def test_streams_by_default_one_chunk_a_line(self) -> None:
         """A chat streams NDJSON unless told not to, each line a chunk, `done` only in the last."""
         visit = self.chat()
@@ -104,7 +104,7 @@ class NativeTests(StandinCase):
 
     def test_last_line_has_the_figures(self) -> None:
         """The last line says why it ended and what it cost."""
-        self.standin.script("/api/chat", Script(load_seconds=2))
+        self.fake_ollama.script("/api/chat", Script(load_seconds=2))
         visit = self.chat()
         self.clock.advance(2)
         last = json.loads(visit.chunks[-2])
@@ -166,14 +166,14 @@ class NativeTests(StandinCase):
 
     def test_pull_reports_progress_then_has_the_model(self) -> None:
         """A pull streams progress and adds the model only at its end."""
-        self.standin.script("/api/pull", Script(pause_after=(3, 5)))
+        self.fake_ollama.script("/api/pull", Script(pause_after=(3, 5)))
         visit = self.visit("POST", "/api/pull", {"model": "new"})
-        self.assertEqual(self.standin.models, ["demo:echo"])
+        self.assertEqual(self.fake_ollama.models, ["demo:echo"])
         self.clock.advance(5)
         steps = [json.loads(line) for line in visit.chunks[:-1]]
         self.assertEqual(steps[-1], {"status": "success"})
         self.assertLess(steps[1]["completed"], steps[1]["total"])
-        self.assertEqual(self.standin.models, ["demo:echo", "new:latest"])
+        self.assertEqual(self.fake_ollama.models, ["demo:echo", "new:latest"])
 
     def test_copy_and_delete(self) -> None:
         """Copy and delete change what is listed; DELETE has a body."""
@@ -192,7 +192,7 @@ class NativeTests(StandinCase):
         self.assertIn("not a model", shown["details"]["description"])
 
 
-class BlobTests(StandinCase):
+class BlobTests(FakeOllamaCase):
     def test_right_hash_is_taken_in(self) -> None:
         """A blob whose hash is right is 201 and then there."""
         target = f"/api/blobs/sha256:{sha256(b'abc').hexdigest()}"
@@ -216,7 +216,7 @@ class BlobTests(StandinCase):
         self.assertEqual(self.last.body_sha256, sha256(body).hexdigest())
 
 
-class DoorTests(StandinCase):
+class DoorTests(FakeOllamaCase):
     def test_plain_pages(self) -> None:
         """The root says that it runs; unknown paths and methods are refused in plain text."""
         self.assertEqual(self.visit("GET", "/").body, b"Ollama is running")
@@ -254,13 +254,13 @@ class DoorTests(StandinCase):
 
     def test_guard_can_be_off(self) -> None:
         """Without the guard any Host is let in."""
-        self.standin = self.made(guard_host=False)
+        self.fake_ollama = self.made(guard_host=False)
         self.assertEqual(self.visit("GET", "/api/tags", Host="evil.com").status, 200)
 
 
-class ScriptTests(StandinCase):
+class ScriptTests(FakeOllamaCase):
     def script(self, **fields: Any) -> None:
-        self.standin.script("/api/chat", Script(**fields))
+        self.fake_ollama.script("/api/chat", Script(**fields))
 
     def test_error_before(self) -> None:
         """A script refuses with a status, a body and headers of its own."""
@@ -276,7 +276,7 @@ class ScriptTests(StandinCase):
             (Script(verbatim=answer), False),
             (Script(verbatim=answer, break_after=0), True),
         ):
-            self.standin.script("/api/tags", script, times=1)
+            self.fake_ollama.script("/api/tags", script, times=1)
             visit = self.visit("GET", "/api/tags")
             self.assertEqual(visit.seen, answer.encode("latin-1"))
             self.assertEqual(visit.transport.disconnecting, closed)
@@ -304,12 +304,14 @@ class ScriptTests(StandinCase):
     def test_times_and_order(self) -> None:
         """The newest script wins, for as many requests as it was made for."""
         self.script(error_before=(500, "old", {}))
-        self.standin.script("/api/chat", Script(error_before=(503, "new", {})), times=1)
+        self.fake_ollama.script("/api/chat", Script(error_before=(503, "new", {})), times=1)
         self.assertEqual([self.chat().status for _ in range(3)], [503, 500, 500])
 
     def test_predicate_sees_the_body(self) -> None:
         """A script may be for the requests whose record fits."""
-        self.standin.script(lambda record: b"hello" in (record.body or b""), Script(lines=("x",)))
+        self.fake_ollama.script(
+            lambda record: b"hello" in (record.body or b""), Script(lines=("x",))
+        )
         self.assertEqual(self.chat(stream=False).json["message"]["content"], "x")
         other = [{"role": "user", "content": "bye"}]
         self.assertIn("demo", self.chat(stream=False, messages=other).json["message"]["content"])
@@ -363,8 +365,8 @@ class ScriptTests(StandinCase):
 
     def test_receive_pause(self) -> None:
         """A script stops reading a body, and goes on."""
-        self.standin.script("/api/blobs/x", Script(receive_pause=(4, 3)))
-        visit = Visit(self.standin)
+        self.fake_ollama.script("/api/blobs/x", Script(receive_pause=(4, 3)))
+        visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/blobs/x HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
         self.assertEqual(visit.transport.producerState, "paused")
         self.clock.advance(3)
@@ -372,14 +374,14 @@ class ScriptTests(StandinCase):
 
     def test_receive_pause_ends_with_the_connection(self) -> None:
         """Nothing is left to do when the connection is lost while its body is not read."""
-        self.standin.script("/api/blobs/x", Script(receive_pause=(4, 3)))
-        visit = Visit(self.standin)
+        self.fake_ollama.script("/api/blobs/x", Script(receive_pause=(4, 3)))
+        visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/blobs/x HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
         visit.leave()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class AbortTests(StandinCase):
+class AbortTests(FakeOllamaCase):
     """Whenever the client leaves, work stops and the record says when and in which phase."""
 
     def assert_stopped(self, visit: Visit, phase: str) -> None:
@@ -393,19 +395,19 @@ class AbortTests(StandinCase):
 
     def test_in_upload(self) -> None:
         """While the body comes."""
-        visit = Visit(self.standin)
+        visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/chat HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
         self.assert_stopped(visit, "receiving")
         self.assertEqual((self.last.body, self.last.body_length), (b"abcd", 4))
 
     def test_before_the_head(self) -> None:
         """While nothing is sent yet."""
-        self.standin.script("/api/chat", Script(delay_before_head=5))
+        self.fake_ollama.script("/api/chat", Script(delay_before_head=5))
         self.assert_stopped(self.chat(), "waiting")
 
     def test_in_loading(self) -> None:
         """While the model loads; it is then not loaded."""
-        self.standin.script("/api/chat", Script(load_seconds=300))
+        self.fake_ollama.script("/api/chat", Script(load_seconds=300))
         visit = self.chat()
         self.clock.advance(10)
         self.assert_stopped(visit, "loading")
@@ -413,7 +415,7 @@ class AbortTests(StandinCase):
 
     def test_in_streaming(self) -> None:
         """Between two lines."""
-        self.standin = self.made(word_interval=1)
+        self.fake_ollama = self.made(word_interval=1)
         visit = self.chat()
         self.clock.advance(1)
         self.assert_stopped(visit, "answering")
@@ -421,14 +423,14 @@ class AbortTests(StandinCase):
 
     def test_in_an_unstreamed_wait(self) -> None:
         """While an answer that is not streamed is being made."""
-        self.standin = self.made(word_interval=1)
+        self.fake_ollama = self.made(word_interval=1)
         visit = self.chat(stream=False)
         self.clock.advance(1)
         self.assert_stopped(visit, "answering")
         self.assertEqual(self.last.status, None)
 
 
-class RecordTests(StandinCase):
+class RecordTests(FakeOllamaCase):
     def test_what_came_is_written_down(self) -> None:
         """A record has the request as it came and what was answered."""
         self.clock.advance(5)
@@ -442,7 +444,7 @@ class RecordTests(StandinCase):
 
     def test_waiting_for_the_end(self) -> None:
         """Everybody who awaits `closed` gets the record, before or after the end."""
-        self.standin.script("/api/chat", Script(load_seconds=1))
+        self.fake_ollama.script("/api/chat", Script(load_seconds=1))
         self.chat()
         first, second = self.last.closed, self.last.closed
         self.assertNoResult(first)
@@ -453,9 +455,9 @@ class RecordTests(StandinCase):
 
     def test_waiting_for_what_fits(self) -> None:
         """`wait_for` fires with the first record that fits, and can be given up."""
-        self.standin = self.made(word_interval=1)
-        waiting = self.standin.wait_for(lambda record: record.lines_sent == 2)
-        given_up = self.standin.wait_for(lambda record: record.lines_sent == 2)
+        self.fake_ollama = self.made(word_interval=1)
+        waiting = self.fake_ollama.wait_for(lambda record: record.lines_sent == 2)
+        given_up = self.fake_ollama.wait_for(lambda record: record.lines_sent == 2)
         given_up.cancel()
         self.failureResultOf(given_up)
         self.chat()
@@ -463,39 +465,35 @@ class RecordTests(StandinCase):
         self.clock.advance(1)
         self.assertIs(self.successResultOf(waiting), self.last)
 
-    def test_demo_remembers_nothing(self) -> None:
-        """The demo that people meet keeps no record."""
-        self.standin = Standin.demo(self.clock)
-        self.chat()
-        self.assertEqual(len(self.standin.requests), 0)
-
     def test_reset(self) -> None:
         """A reset forgets scripts and records and has the first models again."""
-        self.standin.script("/api/chat", Script(error_before=(500, "", {})))
+        self.fake_ollama.script("/api/chat", Script(error_before=(500, "", {})))
         self.visit("DELETE", "/api/delete", {"model": "demo:echo"})
-        self.standin.reset()
-        self.assertEqual((len(self.standin.requests), self.standin.models), (0, ["demo:echo"]))
+        self.fake_ollama.reset()
+        self.assertEqual(
+            (len(self.fake_ollama.requests), self.fake_ollama.models), (0, ["demo:echo"])
+        )
         self.assertEqual(self.chat().status, 200)
 
 
-class ControlTests(StandinCase):
+class ControlTests(FakeOllamaCase):
     def test_scripts_and_records_over_http(self) -> None:
         """With control on, scripts are given and records read over HTTP, unrecorded themselves."""
-        self.standin = self.made(control=True)
+        self.fake_ollama = self.made(control=True)
         script = {"error_before": [503, "busy", {}]}
         order = {"path": "/api/chat", "contains": "hello", "times": 1, "script": script}
-        self.assertEqual(self.visit("POST", "/standin/scripts", order).status, 204)
+        self.assertEqual(self.visit("POST", "/fake/scripts", order).status, 204)
         self.assertEqual([self.chat().status for _ in range(2)], [503, 200])
-        records = self.visit("GET", "/standin/requests").json
+        records = self.visit("GET", "/fake/requests").json
         self.assertEqual([each["status"] for each in records], [503, 200])
         self.assertEqual(json.loads(records[0]["body"]), CHAT)
 
     def test_misspelt_script_is_refused(self) -> None:
         """A field that no script has is an error, not silence."""
-        self.standin = self.made(control=True)
+        self.fake_ollama = self.made(control=True)
         order = {"path": "/api/chat", "script": {"linez": 1}}
-        self.assertEqual(self.visit("POST", "/standin/scripts", order).status, 400)
+        self.assertEqual(self.visit("POST", "/fake/scripts", order).status, 400)
 
     def test_off_by_default(self) -> None:
         """Without control there is no such page."""
-        self.assertEqual(self.visit("GET", "/standin/requests").status, 404)
+        self.assertEqual(self.visit("GET", "/fake/requests").status, 404)

@@ -1,4 +1,4 @@
-"""The stand-in's smaller parts: words, shapes, names and durations; and one real socket."""
+"""The fake Ollama's smaller parts: words, shapes, names and durations; and one real socket."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ctllm.demo import Script, Standin
-from ctllm.demo.echo_model import Repeat, words
-from ctllm.demo.embeddings import vector
-from ctllm.demo.model_store import full_name, keep_alive_seconds, rfc3339
-from ctllm.demo.schema_example import example
+from ctllm.demo.echo_model import RepeatedWord, split_words
+from ctllm.demo.embeddings import embedding_of
+from ctllm.demo.model_store import format_rfc3339, name_with_tag, parse_keep_alive
+from ctllm.demo.schema_example import example_of
 from ctllm.errors import BadRequest
+from tests.fake_ollama import FakeOllama, Script
 
 
 class PartsTests(SynchronousTestCase):
     def test_words_joined_are_the_text(self) -> None:
         """Nothing is lost between words."""
         for text in ("", " a  b\n", "one", "ends \n"):
-            self.assertEqual("".join(words(text)), text)
+            self.assertEqual("".join(split_words(text)), text)
 
     def test_repeat_is_a_sequence(self) -> None:
         """The same word many times, without being held many times."""
-        many = Repeat("x", 10**9)
+        many = RepeatedWord("x", 10**9)
         self.assertEqual((len(many), many[10**9 - 1], list(many[:2])), (10**9, "x", ["x", "x"]))
         self.assertRaises(IndexError, lambda: many[10**9])
 
@@ -43,28 +43,28 @@ class PartsTests(SynchronousTestCase):
                 "loop": {"$ref": "#/$defs/Loop"},
             },
         }
-        made = example(schema, "text")
+        made = example_of(schema, "text")
         self.assertIn("l", made.pop("loop"))
         self.assertEqual(made, {"name": "text", "kind": "a", "age": 1, "tags": [False, False]})
 
     def test_names_and_times(self) -> None:
         """A name without a tag is the latest; times are UTC in microseconds."""
-        self.assertEqual(full_name("hub:80/a"), "hub:80/a:latest")
-        self.assertEqual(full_name("a:b"), "a:b")
-        self.assertEqual(rfc3339(1.5), "1970-01-01T00:00:01.500000Z")
+        self.assertEqual(name_with_tag("hub:80/a"), "hub:80/a:latest")
+        self.assertEqual(name_with_tag("a:b"), "a:b")
+        self.assertEqual(format_rfc3339(1.5), "1970-01-01T00:00:01.500000Z")
 
     def test_keep_alive(self) -> None:
         """Durations are read as Ollama reads them."""
         for value, seconds in ((None, 300), (7, 7), ("1h2m", 3720), ("0", 0), ("500ms", 0.5)):
-            self.assertEqual(keep_alive_seconds(value), seconds)
-        self.assertGreater(keep_alive_seconds("-1m"), 10**9)
-        self.assertRaises(BadRequest, keep_alive_seconds, "soon")
+            self.assertEqual(parse_keep_alive(value), seconds)
+        self.assertGreater(parse_keep_alive("-1m"), 10**9)
+        self.assertRaises(BadRequest, parse_keep_alive, "soon")
 
     def test_vectors(self) -> None:
         """The same text has the same vector, of length one."""
-        self.assertEqual(vector("a", 8), vector("a", 8))
-        self.assertNotEqual(vector("a"), vector("b"))
-        self.assertAlmostEqual(sum(n * n for n in vector("a")), 1.0)
+        self.assertEqual(embedding_of("a", 8), embedding_of("a", 8))
+        self.assertNotEqual(embedding_of("a"), embedding_of("b"))
+        self.assertAlmostEqual(sum(n * n for n in embedding_of("a")), 1.0)
 
 
 class _Reader(Protocol):
@@ -82,10 +82,10 @@ class _Reader(Protocol):
 class SocketTests(TestCase):
     async def test_paced_lines_arrive_whole(self) -> None:
         """Lines that are sent at once arrive complete and in order, also if a socket is full."""
-        standin = Standin(reactor)
+        fake_ollama = FakeOllama(reactor)
         lines = tuple(f"{n} ".ljust(200_000, "x") for n in range(20))
-        standin.script("/api/chat", Script(lines=lines, line_interval=0.0005))
-        port = reactor.listenTCP(0, standin.site, interface="127.0.0.1")
+        fake_ollama.script("/api/chat", Script(lines=lines, line_interval=0.0005))
+        port = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
         reader = await connectProtocol(endpoint, _Reader())
@@ -93,9 +93,9 @@ class SocketTests(TestCase):
         head = b"POST /api/chat HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
         reader.transport.write(head % len(body) + body)
         await reader.gone
-        await standin.requests[-1].closed
+        await fake_ollama.requests[-1].closed
         await deferLater(reactor, 0)  # the server's side of the connection closes in its own turn
         self.assertTrue(reader.data.endswith(b"\r\n0\r\n\r\n"))
         at = [reader.data.index(line.encode()) for line in lines]
         self.assertEqual(at, sorted(at))
-        self.assertEqual(standin.requests[-1].lines_sent, 21)
+        self.assertEqual(fake_ollama.requests[-1].lines_sent, 21)

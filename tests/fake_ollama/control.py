@@ -1,8 +1,8 @@
-"""The stand-in scripted over HTTP, for tests and benchmarks in which it is another process.
+"""The fake Ollama scripted over HTTP, for tests and benchmarks in which it is another process.
 
-`POST /standin/scripts` takes `{"path": "/api/chat", "contains": "…", "times": 1, "script": {…}}`:
-path, text in the request's body and number of uses may be left out. `DELETE /standin/scripts`
-forgets all scripts, `GET /standin/requests` lists the records, `DELETE /standin/requests` forgets
+`POST /fake/scripts` takes `{"path": "/api/chat", "contains": "…", "times": 1, "script": {…}}`:
+path, text in the request's body and number of uses may be left out. `DELETE /fake/scripts`
+forgets all scripts, `GET /fake/requests` lists the records, `DELETE /fake/requests` forgets
 them.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import msgspec
 
-from ctllm.demo.answer import Whole
-from ctllm.demo.records import Record, Records
-from ctllm.demo.request_parser import read
-from ctllm.demo.script import Script, Scripts, Where
+from ctllm.demo.request_parser import decode_request
+from ctllm.demo.response import CompleteResponse
 from ctllm.errors import MethodNotAllowed, NotFound
+from tests.fake_ollama.records import Record, Records
+from tests.fake_ollama.script import Script, Scripts, Where
 
-PREFIX = "/standin/"
+PREFIX = "/fake/"
 
 
 class _Order(msgspec.Struct, forbid_unknown_fields=True):
@@ -37,16 +37,18 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
         return (not self.path or record.path == self.path) and self.contains.encode() in body
 
 
-def answer(scripts: Scripts, records: Records, method: str, path: str, body: bytes) -> Whole:
+def respond(
+    scripts: Scripts, records: Records, method: str, path: str, body: bytes
+) -> CompleteResponse:
     """Do what a control request asks; raises BadRequest, NotFound or MethodNotAllowed."""
     match method, path.removeprefix(PREFIX):
         case "POST", "scripts":
-            order = read(body, _Order)
+            order = decode_request(body, _Order)
             scripts.add(order.where, order.script, order.times)
         case "DELETE", "scripts":
             scripts.clear()
         case "GET", "requests":
-            return Whole.of([record.as_json() for record in records])
+            return CompleteResponse.json([record.as_json() for record in records])
         case "DELETE", "requests":
             records.clear()
         case _, "scripts":
@@ -54,5 +56,5 @@ def answer(scripts: Scripts, records: Records, method: str, path: str, body: byt
         case _, "requests":
             raise MethodNotAllowed("405 method not allowed", allow="GET, DELETE")
         case _:
-            raise NotFound("the stand-in knows /standin/scripts and /standin/requests")
-    return Whole(status=204)
+            raise NotFound("the fake Ollama knows /fake/scripts and /fake/requests")
+    return CompleteResponse(status=204)
