@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.errors import BadGateway, OllamaDown
 from ctllm.http.client.fetch import get
 from ctllm.http.message.head import RequestHead, ResponseHead
-from tests.unit.pretend import Upstream
+from tests.unit.fakes import FakeUpstream
 
 
 class AskingTests(SynchronousTestCase):
@@ -17,20 +17,20 @@ class AskingTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.upstream = Upstream()
+        self.upstream = FakeUpstream()
         self.asking: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
             get(self.upstream, b"/x", self.clock, 5.0, 4)
         )
-        self.caller, self.call = self.upstream.callers[0], self.upstream.calls[0]
+        self.caller, self.call = self.upstream.sinks[0], self.upstream.requests[0]
 
     def over(self) -> list[object]:
         """No timer is left; gives what the call was told."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        return self.call.told
+        return self.call.calls
 
     def test_whole(self) -> None:
         """Status and body; an end that came by itself needs no cancel."""
-        self.assertEqual(self.upstream.asked, [RequestHead(b"GET", b"/x")])
+        self.assertEqual(self.upstream.heads, [RequestHead(b"GET", b"/x")])
         self.caller.write_head(ResponseHead(404))
         self.caller.write(b"ab")
         self.caller.write(b"cd")

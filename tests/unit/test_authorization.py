@@ -19,7 +19,7 @@ from ctllm.errors import (
 )
 from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead
-from tests.unit.pretend import Heard, Upstream
+from tests.unit.fakes import FakeResponseSink, FakeUpstream
 
 READS = ("GET /api/tags", "POST /api/chat", "POST /v1/messages", "HEAD /", "GET /v1/models/m")
 CHANGES = ("DELETE /api/delete", "POST /api/copy", "POST /api/blobs/sha256:00")
@@ -33,7 +33,7 @@ class Case(SynchronousTestCase):
     """A desktop's policy before a pretended Ollama."""
 
     def setUp(self) -> None:
-        self.upstream = Upstream()
+        self.upstream = FakeUpstream()
         self.use()
 
     def use(self, **keys: Any) -> None:
@@ -43,18 +43,18 @@ class Case(SynchronousTestCase):
     def open(self, line: str, scope: str | None = "use manage") -> RequestSink:
         method, target = line.split(" ", 1)
         headers = () if scope is None else ((b"Ctllm-Scope", scope.encode()),)
-        self.heard = Heard()
+        self.heard = FakeResponseSink()
         head = RequestHead(method.encode(), target.encode(), headers)
         return self.policy.start_request(head, self.heard)
 
     def passes(self, line: str, scope: str | None = "use manage") -> bool:
         """Whether Ollama is asked at once; refused, it is with a reason."""
-        before = len(self.upstream.asked)
+        before = len(self.upstream.heads)
         try:
             self.open(line, scope)
         except Forbidden as error:
             self.assertTrue(error.message.endswith("."), error.message)
-        return len(self.upstream.asked) > before
+        return len(self.upstream.heads) > before
 
 
 class Scopes(Case):
@@ -99,7 +99,7 @@ class Scopes(Case):
     def test_what_is_judged_is_what_is_sent(self) -> None:
         """However the path is written."""
         self.open("DELETE //api/%64elete/?x=1")
-        self.assertEqual(self.upstream.asked[-1].target, b"/api/delete?x=1")
+        self.assertEqual(self.upstream.heads[-1].target, b"/api/delete?x=1")
         for line in ("DELETE //api/%64elete/", "DELETE /api%2fdelete", "DELETE /v1/../api/delete"):
             self.assertFalse(self.passes(line, "use"), line)
 
@@ -109,14 +109,14 @@ class Registries(Case):
 
     def send(self, line: str, *pieces: bytes) -> CtllmError | None:
         """Send a request with a body; what it fails with, if it does."""
-        before = len(self.upstream.asked)
+        before = len(self.upstream.heads)
         call = self.open(line)
         for piece in pieces:
             call.write(piece)
-        if self.heard.over is None:
+        if self.heard.outcome is None:
             call.finish()
-        failed = self.heard.over
-        self.assertEqual(len(self.upstream.asked) > before, failed is None)
+        failed = self.heard.outcome
+        self.assertEqual(len(self.upstream.heads) > before, failed is None)
         assert failed is None or isinstance(failed, CtllmError)
         return failed
 
@@ -133,7 +133,7 @@ class Registries(Case):
             for line in ("POST /api/pull", "POST /api/push", "POST /api/create"):
                 raw = json.dumps(body).encode()
                 self.assertIsNone(self.send(line, raw[:5], raw[5:]), body)
-                self.assertEqual(self.upstream.calls[-1].told, [raw, "end"])
+                self.assertEqual(self.upstream.requests[-1].calls, [raw, "end"])
 
     def test_those_that_do_not(self) -> None:
         """Machines of the network, and any other registry, in every way of writing them."""
@@ -175,7 +175,7 @@ class Registries(Case):
         for _ in range(MAX_HELD // MAX_BODY):
             waiting.append(self.open("POST /api/pull"))
             waiting[-1].write(piece)
-            self.assertIsNone(self.heard.over)
+            self.assertIsNone(self.heard.outcome)
         self.assertIsInstance(self.send("POST /api/pull", b"{}"), ServiceUnavailable)
         for call in waiting:
             call.cancel(ClientDisconnected("left"))
@@ -193,7 +193,7 @@ class Registries(Case):
         call.resume_response()
         error = ClientDisconnected("left")
         call.cancel(error)
-        told = self.upstream.calls[-1].told
+        told = self.upstream.requests[-1].calls
         self.assertEqual(told, ["pause", b'{"model": "m"}', "end", "resume", error])
 
     def test_more_registries(self) -> None:

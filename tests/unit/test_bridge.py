@@ -25,7 +25,7 @@ from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import ProxySockets
 from ctllm.tunnel.websocket.transport import ProxySocket
-from tests.unit.pretend import Heard, Told
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_websocket import Transport
 
 
@@ -139,7 +139,7 @@ class Case(SynchronousTestCase):
         self.tunnel = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.tunnel.accept = self.accept
         self.callers: list[ResponderStream] = []
-        self.calls: list[Told] = []
+        self.calls: list[FakeRequestSink] = []
         self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
         self.states: list[str] = []
         self.reasons: list[str] = []
@@ -150,9 +150,9 @@ class Case(SynchronousTestCase):
         self.states.append(self.bridge.state)
         self.reasons.append(self.bridge.reason)
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
         self.callers.append(caller)
-        self.calls.append(Told())
+        self.calls.append(FakeRequestSink())
         return self.calls[-1]
 
     def start(self) -> None:
@@ -237,7 +237,7 @@ class Dialling(Case):
     def test_while_an_answer_waits(self) -> None:
         """Attempts do not become rare before the answer's time is over; then they do."""
         self.start()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), Heard())
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
         self.cloud.refusal = ConnectionRefusedError()
         self.lose()
@@ -270,7 +270,7 @@ class Dialling(Case):
     def test_a_cloud_that_answers_pings_and_never_greets(self) -> None:
         """It is given up within the time of a handshake; the answers under way wait for another."""
         self.start()
-        heard = Heard()
+        heard = FakeResponseSink()
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.opener.grace = self.tunnel.grace = 300
@@ -289,7 +289,7 @@ class Dialling(Case):
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
         self.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
     def test_a_cloud_that_takes_connections_and_says_nothing(self) -> None:
         """The WebSocket's own handshake has its time, too."""
@@ -325,12 +325,12 @@ class Dialling(Case):
     def test_signing_out_hangs_up(self) -> None:
         """What was being answered ends with an error, and nothing is dialled until a sign-in."""
         self.start()
-        heard = Heard()
+        heard = FakeResponseSink()
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         self.session.out = True
         self.wait(1.5)
-        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertIsInstance(heard.outcome, DesktopLost)
         self.assertFalse(self.tunnel.up)
         self.wait(5)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("signed out", 1))
@@ -341,7 +341,7 @@ class Dialling(Case):
     def test_a_sign_in_that_was_revoked(self) -> None:
         """What Ollama was answering is told to stop, since nobody may take it up any more."""
         self.start()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), Heard())
+        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
         self.assertEqual(len(self.tunnel.exchanges), 1)
         self.session.refusal = Unauthorized("You were signed out.")
@@ -349,7 +349,7 @@ class Dialling(Case):
         self.wait(EAGER + 0.2)
         self.assertEqual(self.bridge.state, "signed out")
         self.assertEqual(len(self.tunnel.exchanges), 0)
-        self.assertIsInstance(self.calls[0].told[-1], DesktopLost)
+        self.assertIsInstance(self.calls[0].calls[-1], DesktopLost)
 
     def test_a_cloud_that_has_no_room_yet(self) -> None:
         """It says when to come again, and is not asked before that."""
@@ -393,7 +393,7 @@ class Dialling(Case):
     def test_an_exchange_outlives_its_connection(self) -> None:
         """It goes on over the next one."""
         self.start()
-        heard = Heard()
+        heard = FakeResponseSink()
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.pumps[-1].clientIO.loseConnection()
@@ -402,7 +402,7 @@ class Dialling(Case):
         self.wait(3)
         self.callers[0].finish()
         self.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
 
 class Hurrying(Case):
@@ -427,7 +427,7 @@ class Hurrying(Case):
     def test_while_connected(self) -> None:
         """At once over a new connection, where answers go on."""
         self.start()
-        heard = Heard()
+        heard = FakeResponseSink()
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         before = self.clock.seconds()
@@ -437,7 +437,7 @@ class Hurrying(Case):
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
         self.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
     def test_while_dialling(self) -> None:
         """What hangs there is given up."""
@@ -510,15 +510,15 @@ class Stopping(Case):
     def test_while_connected(self) -> None:
         """Clients that are being answered hear of it at once; their work is cancelled."""
         self.start()
-        heard = Heard()
+        heard = FakeResponseSink()
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         stopped = self.bridge.stopService()
         self.settle()
         assert stopped is not None
         self.successResultOf(stopped)
-        self.assertIsInstance(heard.over, DesktopLost)
-        self.assertIsInstance(self.calls[0].told[-1], CtllmError)
+        self.assertIsInstance(heard.outcome, DesktopLost)
+        self.assertIsInstance(self.calls[0].calls[-1], CtllmError)
         self.wait(90)
         self.assertEqual((len(self.cloud.dials), self.clock.getDelayedCalls()), (1, []))
 

@@ -22,14 +22,14 @@ from ctllm.http.message.head import ResponseHead
 from ctllm.http.request_timeout import timeout_of
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.tunnel.frames import Status
-from tests.unit.pretend import Upstream, Wire
+from tests.unit.fakes import FakeUpstream, MemoryTransport
 
 OK = ResponseHead(200)
 UP = Status("up", "1", ("llama3.2:latest",))
 CHAT = b'{"model":"%b"}'
 
 
-class Ollama(Upstream):
+class Ollama(FakeUpstream):
     """This machine's."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Others(Service):
     """The cloud's side."""
 
     def __init__(self) -> None:
-        self.upstream = Upstream()
+        self.upstream = FakeUpstream()
         self.up = False
         self.signed_in = True
         self.models: set[str] = set()
@@ -70,7 +70,7 @@ class Others(Service):
         self.up, self.models = up, set(models)
         self.on_change()
 
-    async def way(self) -> Upstream:
+    async def way(self) -> FakeUpstream:
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:
@@ -106,25 +106,25 @@ class BrokerTests(SynchronousTestCase):
 
     def ask(
         self, path: str = "/api/chat", body: bytes = CHAT % b"llama3.2", method: str = "POST"
-    ) -> Wire:
+    ) -> MemoryTransport:
         factory = HttpServerFactory(EndpointApp(self.broker.answer), self.clock)
-        protocol, wire = factory.buildProtocol(None), Wire()
+        protocol, wire = factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
         protocol.dataReceived(head.encode() + body)
         return wire
 
-    def answer(self, upstream: Upstream, body: bytes = b"{}") -> None:
-        upstream.callers[-1].write_head(OK)
-        upstream.callers[-1].write(body)
-        upstream.callers[-1].finish()
+    def answer(self, upstream: FakeUpstream, body: bytes = b"{}") -> None:
+        upstream.sinks[-1].write_head(OK)
+        upstream.sinks[-1].write(body)
+        upstream.sinks[-1].finish()
 
     def test_signed(self) -> None:
         """Who answered is said: side, machine, model. Of the cloud, it says the machine itself."""
         wire = self.ask()
         self.answer(self.ollama)
-        said = wire.said()
+        said = wire.take_written()
         for line in (
             b"Ctllm-Side: local",
             b"Ctllm-Desktop: attic %E2%98%BA",
@@ -134,7 +134,7 @@ class BrokerTests(SynchronousTestCase):
         self.others.become(True, "qwen3")
         wire = self.ask(body=CHAT % b"qwen3")
         self.answer(self.others.upstream)
-        said = wire.said()
+        said = wire.take_written()
         self.assertIn(b"Ctllm-Side: cloud\r\n", said)
         self.assertNotIn(b"Ctllm-Desktop", said)
         self.assertEqual((self.broker.counts["local"], self.broker.counts["cloud"]), (1, 1))
@@ -144,28 +144,28 @@ class BrokerTests(SynchronousTestCase):
         self.others.become(True, "llama3.2", "library/llama3.2", "LLAMA3.2:latest")
         for name in (b"llama3.2", b"llama3.2:latest", b"library/llama3.2", b"LLAMA3.2:latest"):
             self.ask(body=CHAT % name)
-        self.assertEqual(len(self.ollama.asked), 4)
+        self.assertEqual(len(self.ollama.heads), 4)
 
     def test_a_model_of_a_path(self) -> None:
         self.others.become(True, "qwen3")
         self.ask("/v1/models/qwen3", b"", "GET")
-        self.assertEqual(len(self.others.upstream.asked), 1)
+        self.assertEqual(len(self.others.upstream.heads), 1)
 
     def test_not_signed_in(self) -> None:
         """Nothing is kept to be sent elsewhere."""
         self.others.signed_in = False
         wire = self.ask()
         self.assertEqual(self.broker._room.held, 0)
-        self.ollama.callers[0].fail(OllamaDown("no Ollama"))
-        self.assertIn(b" 503 ", wire.said())
+        self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
+        self.assertIn(b" 503 ", wire.take_written())
 
     def test_failing(self) -> None:
         """A request is moved; the side is looked at, and not preferred for a while."""
         self.others.become(True)
         wire = self.ask()
-        self.ollama.callers[0].fail(OllamaDown("no Ollama"))
+        self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
         self.answer(self.others.upstream)
-        self.assertIn(b"Ctllm-Side: cloud", wire.said())
+        self.assertIn(b"Ctllm-Side: cloud", wire.take_written())
         self.assertEqual((self.ollama.looks, self.broker.side), (1, Side.CLOUD))
         self.clock.advance(6)
         self.assertEqual(self.broker.side, Side.LOCAL)
@@ -175,10 +175,10 @@ class BrokerTests(SynchronousTestCase):
         """What waits there for its answer goes to the other one; what is answered stays."""
         self.others.become(True)
         self.ask()
-        self.ollama.callers[0].write_head(OK)
+        self.ollama.sinks[0].write_head(OK)
         self.ask()
         self.ollama.become(Status("down"))
-        self.assertEqual(len(self.others.upstream.asked), 1)
+        self.assertEqual(len(self.others.upstream.heads), 1)
         self.assertEqual(self.broker.under_way, 2)
 
     def test_preferring(self) -> None:
@@ -186,11 +186,11 @@ class BrokerTests(SynchronousTestCase):
         self.broker.prefer(Preference.CLOUD)
         self.assertEqual(self.kept.value, Preference.CLOUD)
         self.ask()
-        self.assertEqual(len(self.others.upstream.asked), 1)
+        self.assertEqual(len(self.others.upstream.heads), 1)
         self.kept.trouble = BadConfiguration("full")
         self.assertRaises(BadConfiguration, self.broker.prefer, Preference.NEVER)
         self.ask()
-        self.assertEqual(len(self.ollama.asked), 1)
+        self.assertEqual(len(self.ollama.heads), 1)
 
     def test_what_changes_models(self) -> None:
         """It is this machine's, whatever is preferred, and is never sent twice."""
@@ -201,11 +201,11 @@ class BrokerTests(SynchronousTestCase):
             ("POST", "/api/create"), ("POST", "/api/blobs/sha256:00"),
         ):  # fmt: skip
             wire = self.ask(path, b'{"model":"m"}', method)
-            self.ollama.callers[-1].fail(OllamaDown("no Ollama"))
-            said = wire.said()
+            self.ollama.sinks[-1].fail(OllamaDown("no Ollama"))
+            said = wire.take_written()
             self.assertIn(b" 503 ", said)
             self.assertIn(b"Start Ollama here.", said)
-        self.assertEqual(self.others.upstream.asked, [])
+        self.assertEqual(self.others.upstream.heads, [])
 
     def test_where_models_are_changed(self) -> None:
         """Which machine has them, and how to do it from here."""
@@ -215,8 +215,8 @@ class BrokerTests(SynchronousTestCase):
             OtherDesktop("3" * 32, "b\u00fcro", "up"),
         )
         wire = self.ask("/api/pull", b'{"model":"m"}')
-        self.ollama.callers[-1].fail(OllamaDown("Connection was refused"))
-        said = json.loads(wire.said().partition(b"\r\n\r\n")[2])["error"]
+        self.ollama.sinks[-1].fail(OllamaDown("Connection was refused"))
+        said = json.loads(wire.take_written().partition(b"\r\n\r\n")[2])["error"]
         for part in (
             "attic", "study, b\u00fcro", "ctllm keys add NAME --manage", "Ctllm-Desktop: study",
             "https://cloud.example/api/pull",
@@ -228,8 +228,8 @@ class BrokerTests(SynchronousTestCase):
         """What Ollama never had is refused at once, as Ollama does; a retry would not help."""
         self.others.become(True)
         wire = self.ask("/v1/rerank")
-        self.ollama.callers[-1].fail(OllamaDown("it broke off"))
-        self.assertTrue(wire.said().startswith(b"HTTP/1.1 503"), "that one is there")
+        self.ollama.sinks[-1].fail(OllamaDown("it broke off"))
+        self.assertTrue(wire.take_written().startswith(b"HTTP/1.1 503"), "that one is there")
         self.ollama.become(Status("down"))
         for line, status, hint in (
             ("POST /v1/rerank", 404, b""),
@@ -241,12 +241,12 @@ class BrokerTests(SynchronousTestCase):
         ):
             method, path = line.split()
             wire = self.ask(path, b"{}", method)
-            self.ollama.callers[-1].fail(OllamaDown("no Ollama"))
-            said = wire.said()
+            self.ollama.sinks[-1].fail(OllamaDown("no Ollama"))
+            said = wire.take_written()
             self.assertTrue(said.startswith(b"HTTP/1.1 %d" % status), said)
             self.assertIn(hint, said)
             self.assertNotIn(b"Retry-After", said)
-        self.assertEqual(self.others.upstream.asked, [])
+        self.assertEqual(self.others.upstream.heads, [])
 
     def test_what_goes_where_there_is_an_ollama(self) -> None:
         """All inference, and its path as Ollama reads it."""
@@ -259,18 +259,18 @@ class BrokerTests(SynchronousTestCase):
             ("/api/experimental/web_search", "/api/experimental/web_search"),
         ):  # fmt: skip
             self.ask(path)
-            self.assertEqual(self.others.upstream.asked[-1].target.decode(), asked)
+            self.assertEqual(self.others.upstream.heads[-1].target.decode(), asked)
 
     def test_is_a_server_there(self) -> None:
         """While others answer for this machine, the endpoint says so itself."""
         self.others.become(True)
         self.ollama.become(Status("down"))
-        self.assertIn(b"Ollama is running", self.ask("/", b"", "GET").said())
-        self.assertTrue(self.ask("/", b"", "HEAD").said().startswith(b"HTTP/1.1 200"))
+        self.assertIn(b"Ollama is running", self.ask("/", b"", "GET").take_written())
+        self.assertTrue(self.ask("/", b"", "HEAD").take_written().startswith(b"HTTP/1.1 200"))
         self.ollama.become(UP)
         self.clock.advance(60)
         self.ask("/", b"", "GET")
-        self.assertEqual((len(self.ollama.asked), len(self.others.upstream.asked)), (1, 0))
+        self.assertEqual((len(self.ollama.heads), len(self.others.upstream.heads)), (1, 0))
 
     def test_the_clouds_own_paths(self) -> None:
         """An app that asks them gets no further than this machine."""
@@ -278,7 +278,7 @@ class BrokerTests(SynchronousTestCase):
         self.broker.prefer(Preference.CLOUD)
         for path in ("/ctllm/desktops", "/ctllm/session", "//ctllm/session", "/health", "/ws/x"):
             self.ask(path, b"", "GET")
-        self.assertEqual(self.others.upstream.asked, [])
+        self.assertEqual(self.others.upstream.heads, [])
 
     def test_lists_of_both(self) -> None:
         """Where an app could use both sides."""
@@ -288,13 +288,13 @@ class BrokerTests(SynchronousTestCase):
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, json.dumps(mine).encode())
         self.answer(self.others.upstream, json.dumps(theirs).encode())
-        body = json.loads(wire.said().partition(b"\r\n\r\n")[2])
+        body = json.loads(wire.take_written().partition(b"\r\n\r\n")[2])
         self.assertEqual([each["name"] for each in body["models"]], ["a:latest", "b:latest"])
         for preference in (Preference.LOCAL, Preference.CLOUD, Preference.NEVER):
             self.broker.prefer(preference)
-            before = len(self.ollama.asked) + len(self.others.upstream.asked)
+            before = len(self.ollama.heads) + len(self.others.upstream.heads)
             self.ask("/api/tags", b"", "GET")
-            after = len(self.ollama.asked) + len(self.others.upstream.asked)
+            after = len(self.ollama.heads) + len(self.others.upstream.heads)
             self.assertEqual(after - before, 1, preference)
 
     def test_a_list_that_one_side_lacks(self) -> None:
@@ -303,13 +303,13 @@ class BrokerTests(SynchronousTestCase):
         self.others.refusal = Unauthorized("signed out")
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, b'{"models":[]}')
-        self.assertIn(b"Ctllm-Side: local", wire.said())
+        self.assertIn(b"Ctllm-Side: local", wire.take_written())
 
     def test_the_other_side_has_less_time(self) -> None:
         """Or it would answer when nobody waits any more; so it is when a token comes late."""
         self.others.become(True)
         self.ask("/api/tags", b"", "GET")
-        asked = self.others.upstream.asked
+        asked = self.others.upstream.heads
         self.assertEqual(timeout_of(asked[-1], 9.0), 2.0)
         self.others.waiting = Deferred()
         self.ask("/api/tags", b"", "GET")
@@ -324,8 +324,8 @@ class BrokerTests(SynchronousTestCase):
         wire = self.ask("/api/tags", b"", "GET")
         self.clock.advance(3)
         self.answer(self.ollama, b'{"models":[]}')
-        self.assertIn(b"Ctllm-Side: local", wire.said())
-        self.assertEqual(self.others.upstream.asked, [])
+        self.assertIn(b"Ctllm-Side: local", wire.take_written())
+        self.assertEqual(self.others.upstream.heads, [])
 
     def test_a_list_that_comes_from_one_side_alone(self) -> None:
         """It is the answer: who does not answer in time is not asked a second time."""
@@ -333,8 +333,8 @@ class BrokerTests(SynchronousTestCase):
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.others.upstream, b'{"models":[]}')
         self.clock.advance(3)
-        self.assertIn(b'{"models":[]}', wire.said())
-        self.assertEqual(len(self.ollama.asked), 1)
+        self.assertIn(b'{"models":[]}', wire.take_written())
+        self.assertEqual(len(self.ollama.heads), 1)
 
     def test_in_use(self) -> None:
         """Somebody asked lately, and the cloud may be asked at all."""
@@ -350,14 +350,14 @@ class BrokerTests(SynchronousTestCase):
     def test_dismissed(self) -> None:
         """Who waits and who reads are told; nothing is under way any more."""
         waits, reads = self.ask(), self.ask()
-        self.ollama.callers[1].write_head(
+        self.ollama.sinks[1].write_head(
             ResponseHead(200, b"", ((b"Content-Type", b"application/x-ndjson"),))
         )
         self.broker.dismiss(DesktopLost("stopped"))
-        self.assertIn(b" 502 ", waits.said())
-        self.assertIn(b'{"error":"stopped"}\n', reads.said())
+        self.assertIn(b" 502 ", waits.take_written())
+        self.assertIn(b'{"error":"stopped"}\n', reads.take_written())
         self.assertEqual(self.broker.under_way, 0)
-        self.assertEqual([call.told[-1].message for call in self.ollama.calls], ["stopped"] * 2)
+        self.assertEqual([call.calls[-1].message for call in self.ollama.requests], ["stopped"] * 2)
 
 
 class KeptTests(SynchronousTestCase):

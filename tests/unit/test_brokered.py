@@ -24,14 +24,14 @@ from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
 from ctllm.relay import replay_buffer
 from ctllm.relay.replay_buffer import Replay
-from tests.unit.pretend import Heard, Told, Upstream
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink, FakeUpstream
 
 OK = ResponseHead(200)
 CHAT = RequestHead(b"POST", b"/api/chat")
 L, C = Side.LOCAL, Side.CLOUD
 
 
-class App(Heard):
+class App(FakeResponseSink):
     """Who asks."""
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Ways:
     """A broker whose sides do what a test wants."""
 
     def __init__(self) -> None:
-        self.sides = {L: Upstream(), C: Upstream()}
+        self.sides = {L: FakeUpstream(), C: FakeUpstream()}
         self.order: list[Side] = [L, C]
         self.models: list[str | None] = []
         self.failures: list[Side] = []
@@ -91,10 +91,10 @@ class Case(SynchronousTestCase):
         return FailoverRequest(self.ways, CHAT, self.app, name, self.body)
 
     def caller(self, side: Side, number: int = -1) -> Any:
-        return self.ways.sides[side].callers[number]
+        return self.ways.sides[side].sinks[number]
 
     def told(self, side: Side) -> list[Any]:
-        return self.ways.sides[side].calls[-1].told
+        return self.ways.sides[side].requests[-1].calls
 
     def sent(self, side: Side) -> bytes:
         return b"".join(each for each in self.told(side) if isinstance(each, bytes))
@@ -151,7 +151,7 @@ class Failing(Case):
         self.caller(C).write_head(OK)
         self.caller(C).write(b"hello")
         self.caller(C).finish()
-        self.assertEqual((bytes(self.app.got), self.app.over), (b"hello", "end"))
+        self.assertEqual((bytes(self.app.body), self.app.outcome), (b"hello", "end"))
         self.assertEqual(self.app.extra, ((b"Side", b"cloud"), (b"Model", b"m")))
         self.assertEqual((self.room.held, self.ways.ended), (0, 1))
 
@@ -170,7 +170,7 @@ class Failing(Case):
         self.ask()
         self.caller(L).fail(OllamaDown("no Ollama"))
         self.caller(C).fail(ProxyUnavailable("no proxy"))
-        error = self.app.over
+        error = self.app.outcome
         assert isinstance(error, OllamaDown)
         self.assertEqual(error.message, "no Ollama; and then: no proxy")
         self.assertEqual((self.room.held, self.ways.ended), (0, 1))
@@ -186,22 +186,22 @@ class Failing(Case):
         self.ways.refusals[C] = Unauthorized("signed out")
         self.ask()
         self.caller(L).fail(OllamaDown("no Ollama"))
-        self.assertIsInstance(self.app.over, OllamaDown)
+        self.assertIsInstance(self.app.outcome, OllamaDown)
 
     def test_no_other_side(self) -> None:
         self.ways.order = [L]
         self.ask()
         error = OllamaDown("gone")
         self.caller(L).fail(error)
-        self.assertIs(self.app.over, error)
-        self.assertEqual(self.ways.sides[C].asked, [])
+        self.assertIs(self.app.outcome, error)
+        self.assertEqual(self.ways.sides[C].heads, [])
 
     def test_what_is_not_kept_is_not_moved(self) -> None:
         self.brokered = self.make(keeps=False)
         self.ask()
         error = OllamaDown("gone")
         self.caller(L).fail(error)
-        self.assertIs(self.app.over, error)
+        self.assertIs(self.app.outcome, error)
 
     def test_too_large_to_be_kept(self) -> None:
         self.patch(replay_buffer, "MOST", 20)
@@ -210,7 +210,7 @@ class Failing(Case):
         self.assertEqual(self.room.held, 0)
         error = OllamaDown("gone")
         self.caller(L).fail(error)
-        self.assertIs(self.app.over, error)
+        self.assertIs(self.app.outcome, error)
 
     def test_no_room(self) -> None:
         """What others hold counts, too."""
@@ -219,15 +219,15 @@ class Failing(Case):
         self.assertEqual(self.room.held, 1 << 20)
         error = OllamaDown("gone")
         self.caller(L).fail(error)
-        self.assertIs(self.app.over, error)
+        self.assertIs(self.app.outcome, error)
 
     def test_the_body_was_stopped(self) -> None:
         """The app, whose body the first side had stopped, may go on."""
         self.brokered.write(b'{"model":"m"}')
         self.caller(L).pause_request_body()
-        self.assertFalse(self.app.may_send)
+        self.assertFalse(self.app.may_send_body)
         self.caller(L).fail(OllamaDown("gone"))
-        self.assertTrue(self.app.may_send)
+        self.assertTrue(self.app.may_send_body)
 
     def test_statuses_that_are_no_answer(self) -> None:
         for status in (502, 503, 504):
@@ -237,17 +237,17 @@ class Failing(Case):
             self.assertIsInstance(self.told(L)[-1], ClientDisconnected)
             self.assertEqual(self.sent(C), b'{"model":"m","x":1}', status)
             self.caller(C).write_head(ResponseHead(status))  # there is no third side
-            assert self.app.headed is not None
-            self.assertEqual(self.app.headed.status, status)
+            assert self.app.head is not None
+            self.assertEqual(self.app.head.status, status)
 
     def test_statuses_that_are(self) -> None:
         for status in (200, 400, 401, 404, 429, 500):
             self.setUp()
             self.ask()
             self.caller(L).write_head(ResponseHead(status))
-            assert self.app.headed is not None
-            self.assertEqual(self.app.headed.status, status)
-            self.assertEqual(self.ways.sides[C].asked, [])
+            assert self.app.head is not None
+            self.assertEqual(self.app.head.status, status)
+            self.assertEqual(self.ways.sides[C].heads, [])
 
     def test_a_cloud_that_does_not_believe_us(self) -> None:
         """The app has shown nothing, so it does not hear that it is unknown."""
@@ -259,8 +259,8 @@ class Failing(Case):
         self.ways.order = [C]
         self.ask()
         self.caller(C).write_head(ResponseHead(401))
-        self.assertIsInstance(self.app.over, BadGateway)
-        self.assertIn("sign in again", str(self.app.over))
+        self.assertIsInstance(self.app.outcome, BadGateway)
+        self.assertIn("sign in again", str(self.app.outcome))
 
     def test_a_side_that_died(self) -> None:
         """Where another can be asked, nothing is waited for; else it may still answer."""
@@ -270,7 +270,7 @@ class Failing(Case):
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
         self.brokered.side_died()  # the second is the last
         self.caller(C).write_head(OK)
-        self.assertIsNotNone(self.app.headed)
+        self.assertIsNotNone(self.app.head)
 
 
 class Answering(Case):
@@ -287,8 +287,8 @@ class Answering(Case):
         """Nobody else is asked."""
         error = BadGateway("broke off")
         self.caller(L).fail(error)
-        self.assertIs(self.app.over, error)
-        self.assertEqual((self.ways.sides[C].asked, self.ways.failures), ([], []))
+        self.assertIs(self.app.outcome, error)
+        self.assertEqual((self.ways.sides[C].heads, self.ways.failures), ([], []))
 
     def test_nothing_is_kept(self) -> None:
         self.assertEqual(self.room.held, 0)
@@ -296,7 +296,7 @@ class Answering(Case):
     def test_its_side_is_said_to_be_dead(self) -> None:
         self.brokered.side_died()
         self.caller(L).write(b"two")
-        self.assertEqual(bytes(self.app.got), b"onetwo")
+        self.assertEqual(bytes(self.app.body), b"onetwo")
 
     def test_pauses(self) -> None:
         self.brokered.pause_response()
@@ -307,7 +307,7 @@ class Answering(Case):
         """The app is told, and the side is left."""
         error = DesktopLost("stopped")
         self.brokered.dismiss(error)
-        self.assertIs(self.app.over, error)
+        self.assertIs(self.app.outcome, error)
         self.assertIs(self.told(L)[-1], error)
         self.brokered.dismiss(error)
 
@@ -327,7 +327,7 @@ class Leaving(Case):
         self.ways.waits_for[L] = Deferred()
         self.brokered.write(b'{"model":"m"}')
         self.brokered.cancel(ClientDisconnected("left"))
-        self.assertEqual((self.ways.sides[L].asked, self.app.over), ([], None))
+        self.assertEqual((self.ways.sides[L].heads, self.app.outcome), ([], None))
 
     def test_while_the_second_side_begins(self) -> None:
         """Though the first one failed in the very call that began it."""
@@ -337,14 +337,14 @@ class Leaving(Case):
         self.brokered.finish()
         self.brokered.cancel(ClientDisconnected("left"))
         self.ways.waits_for[C].callback(None)
-        self.assertEqual(self.ways.sides[C].asked, [])
+        self.assertEqual(self.ways.sides[C].heads, [])
 
     def test_in_between(self) -> None:
         self.brokered.write(b'{"model":"m"}')
         error = ClientDisconnected("left")
         self.brokered.cancel(error)
         self.assertIs(self.told(L)[-1], error)
-        self.assertEqual((self.room.held, self.ways.ended, self.app.over), (0, 1, None))
+        self.assertEqual((self.room.held, self.ways.ended, self.app.outcome), (0, 1, None))
 
     def test_a_pause_before_a_side_is_there(self) -> None:
         self.ways.waits_for[L] = Deferred()
@@ -357,10 +357,10 @@ class Leaving(Case):
         """The app is told something, and the log the rest."""
         self.patch(self.ways, "open", lambda *_: self._breaks())
         self.brokered.write(b'{"model":"m"}')
-        self.assertIsInstance(self.app.over, BadGateway)
+        self.assertIsInstance(self.app.outcome, BadGateway)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
-    async def _breaks(self) -> Told:
+    async def _breaks(self) -> FakeRequestSink:
         raise ZeroDivisionError
 
 
@@ -371,45 +371,45 @@ class Backpressure(Case):
         """Nothing more is asked for: a token may be long in coming, and a body be a model."""
         self.ways.waits_for[L] = Deferred()
         self.brokered.decide()
-        self.assertFalse(self.app.may_send)
+        self.assertFalse(self.app.may_send_body)
         self.ways.waits_for[L].callback(None)
-        self.assertTrue(self.app.may_send)
+        self.assertTrue(self.app.may_send_body)
 
     def test_a_side_that_is_busy_from_the_start(self) -> None:
         """It has its connection still to make."""
         side = self.ways.sides[L]
         open_ = side.start_request
 
-        def busy(head: RequestHead, caller: Any) -> Told:
+        def busy(head: RequestHead, caller: Any) -> FakeRequestSink:
             caller.pause_request_body()
             return open_(head, caller)
 
         self.patch(side, "start_request", busy)
         self.brokered.write(b'{"model":"m"}')
-        self.assertEqual((self.app.may_send, self.told(L)), (False, []))
+        self.assertEqual((self.app.may_send_body, self.told(L)), (False, []))
         self.caller(L).resume_request_body()
-        self.assertEqual((self.app.may_send, self.told(L)), (True, [b'{"model":"m"}']))
+        self.assertEqual((self.app.may_send_body, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
         self.patch(replay_buffer, "READ", 4)
         self.brokered.write(b'{"model":"m","more":"..."}')
-        slow = Told()
+        slow = FakeRequestSink()
         caller: list[Any] = []
 
-        def open(head: RequestHead, of: Any) -> Told:
+        def open(head: RequestHead, of: Any) -> FakeRequestSink:
             caller.append(of)
-            slow.write = lambda piece: (slow.told.append(piece), of.pause_request_body())  # type: ignore
+            slow.write = lambda piece: (slow.calls.append(piece), of.pause_request_body())  # type: ignore
             return slow
 
         self.patch(self.ways.sides[C], "start_request", open)
         self.caller(L).fail(OllamaDown("gone"))
-        self.assertEqual(slow.told, [b'{"mo'])
-        self.assertFalse(self.app.may_send)
+        self.assertEqual(slow.calls, [b'{"mo'])
+        self.assertFalse(self.app.may_send_body)
         caller[0].resume_request_body()
-        self.assertEqual(slow.told, [b'{"mo', b'del"'])
+        self.assertEqual(slow.calls, [b'{"mo', b'del"'])
         self.brokered.finish()
         for _ in range(10):
             caller[0].resume_request_body()
-        self.assertEqual(b"".join(slow.told[:-1]), b'{"model":"m","more":"..."}')
-        self.assertEqual(slow.told.count("end"), 1)
-        self.assertTrue(self.app.may_send)
+        self.assertEqual(b"".join(slow.calls[:-1]), b'{"model":"m","more":"..."}')
+        self.assertEqual(slow.calls.count("end"), 1)
+        self.assertTrue(self.app.may_send_body)

@@ -6,7 +6,7 @@ from ctllm.errors import DesktopOffline, NotFound, ServiceUnavailable
 from ctllm.http.message.head import RequestHead
 from ctllm.proxy.desktop_selection import NEWS
 from ctllm.tunnel.frames import Status
-from tests.unit.pretend import Heard
+from tests.unit.fakes import FakeResponseSink
 from tests.unit.test_rendezvous import CHAT, OK, Desk, asking
 from tests.unit.test_rendezvous import Case as Case
 
@@ -18,7 +18,7 @@ class WithoutModel(Case):
 
     def test_nobody(self) -> None:
         """An offline user hears so, and when to try again."""
-        error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
+        error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(error.retry_after, 5)
         self.assertEqual(self.here.exchanges, 0)
 
@@ -61,14 +61,17 @@ class WithoutModel(Case):
         self.assertEqual((len(best.heads), len(other.heads)), (0, 1))
         other.lose(self.clock.seconds())
         alone = self.assertRaises(
-            DesktopOffline, self.here.start_request, RequestHead(b"GET", b"/", own), Heard()
+            DesktopOffline,
+            self.here.start_request,
+            RequestHead(b"GET", b"/", own),
+            FakeResponseSink(),
         )
         self.assertIn("none of your other desktops", alone.message)
 
     def test_who_answers_is_told(self) -> None:
         """By a name that fits into a header."""
         self.desk("Büro 100%")
-        asking = self.here.start_request(CHAT, Heard())
+        asking = self.here.start_request(CHAT, FakeResponseSink())
         told = dict(self.here.told(asking))
         self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
         self.assertEqual(told[b"Ctllm-Exchange"], asking.id.hex().encode())
@@ -77,21 +80,23 @@ class WithoutModel(Case):
         """It does not go elsewhere instead."""
         self.desk("home")
         for wanted in ("work", "", "\x00\xff"):
-            self.assertRaises(NotFound, self.here.start_request, asking(to=wanted), Heard())
+            self.assertRaises(
+                NotFound, self.here.start_request, asking(to=wanted), FakeResponseSink()
+            )
 
     def test_one_that_left_gets_nothing(self) -> None:
         """Neither by choice nor by name, though it may come back."""
         desk = self.desk()
         desk.lose(self.clock.seconds())
-        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
-        self.assertRaises(NotFound, self.here.start_request, asking(to="home"), Heard())
+        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
+        self.assertRaises(NotFound, self.here.start_request, asking(to="home"), FakeResponseSink())
 
     def test_limit(self) -> None:
         """One exchange too many is refused; when one ends there is room again."""
         desk = self.desk()
         for _ in range(4):
             self.open()
-        self.assertRaises(ServiceUnavailable, self.here.start_request, CHAT, Heard())
+        self.assertRaises(ServiceUnavailable, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(self.here.exchanges, 4)
         desk.callers[0].write_head(OK)
         desk.callers[0].finish()

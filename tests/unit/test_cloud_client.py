@@ -15,7 +15,7 @@ from ctllm.desktop.cloud_client import MAX_ANSWER, TIMEOUT, CloudClient, split_l
 from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, first
 from ctllm.http.server.request import ServerRequest
-from tests.unit.pretend import Served
+from tests.unit.fakes import ServedEndpoint
 
 TOKEN = {
     "user": {"name": "ann", "id": "ctllm|ann"},
@@ -35,7 +35,7 @@ class Case(SynchronousTestCase):
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
         self.asked: list[tuple[RequestHead, bytes]] = []
         self.silent = False
-        self.served = Served(self.answer, self.clock)
+        self.served = ServedEndpoint(self.answer, self.clock)
         self.patch(module, "dialler", lambda url, reactor: self.served)
         self.client = CloudClient("https://cloud.example/base", self.clock)
 

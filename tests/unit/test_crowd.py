@@ -13,7 +13,7 @@ from ctllm.http.server.connection_limits import Crowd, room_for
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import Turnstile
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -93,7 +93,7 @@ class ServerTests(SynchronousTestCase):
         incoming.reply(200, {})
 
     def come(self, said: bytes = b"") -> Any:
-        server, wire = self.factory.buildProtocol(None), Wire()
+        server, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = server
         server.makeConnection(wire)
         server.dataReceived(said)
@@ -104,13 +104,13 @@ class ServerTests(SynchronousTestCase):
         silent, halfway = self.come(), self.come(b"GET / HT")
         self.come(), self.come()
         for wire in (silent, halfway):
-            self.assertIn(b"HTTP/1.1 503 ", wire.said())
+            self.assertIn(b"HTTP/1.1 503 ", wire.take_written())
             self.assertEqual(wire.closed, "close")
 
     def test_an_answered_one_waits_like_a_new_one(self) -> None:
         """A connection that is kept open is a stranger's until it asks again."""
         wire = self.come(GET % b"/health")
-        self.assertIn(b" 200 ", wire.said())
+        self.assertIn(b" 200 ", wire.take_written())
         self.come(), self.come()
         self.assertEqual(wire.closed, "close")
 
@@ -118,7 +118,7 @@ class ServerTests(SynchronousTestCase):
         """Its answer may have begun; its work ends with it."""
         wire = self.come(GET % b"/slow")
         self.come(), self.come()
-        self.assertEqual((wire.closed, wire.said()), ("abort", b""))
+        self.assertEqual((wire.closed, wire.take_written()), ("abort", b""))
         wire.settle()
         self.assertTrue(self.asked[0].gone)
 
@@ -130,13 +130,13 @@ class ServerTests(SynchronousTestCase):
         waiting = [self.come(GET % b"/health") for _ in range(9)]
         self.come(), self.come()
         self.clock.pump([0] * 12)
-        self.assertEqual([b" 200 " in wire.said() for wire in waiting], [True] * 9)
+        self.assertEqual([b" 200 " in wire.take_written() for wire in waiting], [True] * 9)
 
     def test_who_is_known_stays_and_the_rest_are_told(self) -> None:
         """503 beyond the room for those who are known; those who are served go on."""
         known = [self.come(GET % b"/known") for _ in range(7)]
         self.assertEqual([wire.closed for wire in known], [""] * 7)
-        self.assertIn(b"HTTP/1.1 503 ", known[6].said())
-        self.assertIn(b" 200 ", self.come(GET % b"/health").said())
+        self.assertIn(b"HTTP/1.1 503 ", known[6].take_written())
+        self.assertIn(b" 200 ", self.come(GET % b"/health").take_written())
         known[0].hang_up()
-        self.assertEqual(self.come(GET % b"/known").said(), b"")
+        self.assertEqual(self.come(GET % b"/known").take_written(), b"")

@@ -23,7 +23,7 @@ from zope.interface import implementer
 from ctllm.desktop import cloud_endpoint as module
 from ctllm.desktop.cloud_endpoint import MAX_CONNECT_ANSWER, DialFailed, dialler
 from ctllm.http.timeouts import HANDSHAKE
-from tests.unit.pretend import Place, Wire
+from tests.unit.fakes import FakeEndpoint, MemoryTransport
 
 PROXY = {"HTTPS_PROXY": "http://alice:secret@proxy.example:3128", "HTTP_PROXY": "proxy.example"}
 
@@ -52,7 +52,7 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.place = Place()
+        self.place = FakeEndpoint()
         self.dialled: list[tuple[str, int]] = []
         self.patch(module, "HostnameEndpoint", self.endpoint)
         self.protocols: list[Remembers] = []
@@ -77,7 +77,9 @@ class Case(SynchronousTestCase):
 class Proxies(Case):
     """A cloud by CONNECT; without TLS, to see what is said."""
 
-    def asked(self, url: str = "http://cloud.example:8080") -> tuple[Deferred[Any], Wire]:
+    def asked(
+        self, url: str = "http://cloud.example:8080"
+    ) -> tuple[Deferred[Any], MemoryTransport]:
         dialling = self.dial(url, **PROXY)
         return dialling, self.place.accept()
 
@@ -86,14 +88,14 @@ class Proxies(Case):
         dialling = self.dial("http://cloud.example:8080")
         wire = self.place.accept()
         self.assertIs(self.successResultOf(dialling), self.protocols[0])
-        self.assertEqual((self.dialled, wire.said()), ([("cloud.example", 8080)], b""))
+        self.assertEqual((self.dialled, wire.take_written()), ([("cloud.example", 8080)], b""))
 
     def test_asked_and_granted(self) -> None:
         """What follows the answer is the cloud's; what the protocol writes goes to it."""
         dialling, wire = self.asked()
         self.assertEqual(self.dialled, [("proxy.example", 80)])
         self.assertEqual(
-            wire.said(),
+            wire.take_written(),
             b"CONNECT cloud.example:8080 HTTP/1.1\r\nHost: cloud.example:8080\r\n\r\n",
         )
         wire.protocol.dataReceived(b"HTTP/1.1 200 Conn")
@@ -104,8 +106,8 @@ class Proxies(Case):
         wire.protocol.dataReceived(b" late")
         self.assertEqual(inner.heard, b"early late")
         inner.transport.write(b"hello")
-        self.assertEqual(wire.said(), b"hello")
-        wire.hang_up()
+        self.assertEqual(wire.take_written(), b"hello")
+        wire.disconnect()
         assert inner.lost is not None
         self.assertTrue(inner.lost.check(ConnectionDone))
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -114,7 +116,7 @@ class Proxies(Case):
         """User and password of the variable; an address in brackets."""
         _, wire = self.asked("https://[2001:db8::7]")
         self.assertEqual(
-            wire.said(),
+            wire.take_written(),
             b"CONNECT [2001:db8::7]:443 HTTP/1.1\r\nHost: [2001:db8::7]:443\r\n"
             b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0\r\n\r\n",
         )
@@ -134,7 +136,7 @@ class Proxies(Case):
             for word in [*words, "http://proxy.example:80"]:
                 self.assertIn(word, said)
             self.assertEqual((wire.closed, self.protocols), ("abort", []))
-            wire.settle()
+            wire.deliver_abort()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_silent(self) -> None:
@@ -146,7 +148,7 @@ class Proxies(Case):
 
     def test_hangs_up(self) -> None:
         dialling, wire = self.asked()
-        wire.hang_up()
+        wire.disconnect()
         self.assertIn("hung up", self.failed(dialling))
 
     def test_not_there(self) -> None:
@@ -161,8 +163,8 @@ class Proxies(Case):
             wire = self.place.accept() if phase else None
             dialling.cancel()
             self.failureResultOf(dialling)
-            self.place.dialled.clear()
-            self.assertEqual(self.place.given_up if wire is None else wire.closed,
+            self.place.pending.clear()
+            self.assertEqual(self.place.cancelled if wire is None else wire.closed,
                              1 if wire is None else "abort")  # fmt: skip
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -271,9 +273,9 @@ class Certificates(Case):
                 self.clock.advance(HANDSHAKE)
             elif what:
                 wire.protocol.dataReceived(what)
-                wire.hang_up()
+                wire.disconnect()
             else:
-                wire.hang_up()
+                wire.disconnect()
             said = self.failed(dialling)
             self.assertIn("cloud.example", said)
             self.assertIn("TLS", said)

@@ -16,7 +16,7 @@ from ctllm.desktop.credential_file import Credentials, SignIn
 from ctllm.errors import Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, first
 from ctllm.http.server.request import ServerRequest
-from tests.unit.pretend import Heard, Served
+from tests.unit.fakes import FakeResponseSink, ServedEndpoint
 
 
 class Session:
@@ -50,7 +50,7 @@ class Session:
 class ElsewhereTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.served = Served(self.cloud, self.clock)
+        self.served = ServedEndpoint(self.cloud, self.clock)
         self.patch(module, "dialler", lambda url, reactor: self.served)
         self.session = Session()
         self.wanted = True
@@ -104,9 +104,11 @@ class ElsewhereTests(SynchronousTestCase):
             "GET /ws/tunnel", "GET /", "DELETE /api/delete", "POST /api/future", "POST /api/me",
         ):  # fmt: skip
             method, target = line.encode().split(b" ")
-            self.assertRaises(Forbidden, way.start_request, RequestHead(method, target), Heard())
+            self.assertRaises(
+                Forbidden, way.start_request, RequestHead(method, target), FakeResponseSink()
+            )
         self.assertEqual(self.asked, [])
-        way.start_request(RequestHead(b"GET", b"/api/tags"), Heard()).finish()
+        way.start_request(RequestHead(b"GET", b"/api/tags"), FakeResponseSink()).finish()
         self.served.flush()
         (head,) = self.asked
         self.assertEqual(first(head.headers, b"authorization"), b"Bearer token-use")

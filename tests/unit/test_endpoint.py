@@ -11,7 +11,7 @@ from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from tests.unit.pretend import Upstream, Wire
+from tests.unit.fakes import FakeUpstream, MemoryTransport
 
 HERE = (
     "localhost",
@@ -67,7 +67,7 @@ class EndpointTests(SynchronousTestCase):
     """Requests at the door."""
 
     def setUp(self) -> None:
-        self.upstream = Upstream()
+        self.upstream = FakeUpstream()
         self.factory = HttpServerFactory(EndpointApp(self.answer), Clock())
 
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
@@ -76,17 +76,17 @@ class EndpointTests(SynchronousTestCase):
     def ask(
         self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"
     ) -> bytes:
-        protocol, wire = self.factory.buildProtocol(None), Wire()
+        protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
         protocol.makeConnection(wire)
         wire.protocol = protocol
         protocol.dataReceived(f"{method} {target} HTTP/{version}\r\n{headers}\r\n".encode())
-        return wire.said()
+        return wire.take_written()
 
     def passes(self, headers: str, version: str = "1.1") -> bool:
         """Whether Ollama is asked; where it is not, the client is refused."""
-        before = len(self.upstream.asked)
+        before = len(self.upstream.heads)
         said = self.ask(headers, version)
-        asked = len(self.upstream.asked) > before
+        asked = len(self.upstream.heads) > before
         if not asked:
             self.assertTrue(said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), said)
         return asked
@@ -117,7 +117,7 @@ class EndpointTests(SynchronousTestCase):
             said = self.ask("Host: localhost\r\n", target=target)
             self.assertEqual(not said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), passes, said)
         self.ask("Host: x\r\n", target="http://localhost?/ctllm/desktops")
-        self.assertEqual(self.upstream.asked[-1].path, b"/")
+        self.assertEqual(self.upstream.heads[-1].path, b"/")
 
     def test_what_pages_cannot_read(self) -> None:
         """Of an image or a navigation a browser says no Origin, but that another site is behind."""
@@ -171,13 +171,13 @@ class EndpointTests(SynchronousTestCase):
         self.ask(origin)
         self.assertIn(
             (b"Access-Control-Allow-Origin", b"http://localhost:3000"),
-            self.upstream.callers[-1].extra,
+            self.upstream.sinks[-1].extra,
         )
-        asked = len(self.upstream.asked)
+        asked = len(self.upstream.heads)
         said = self.ask(origin + "Access-Control-Request-Method: POST\r\n", method="OPTIONS")
         self.assertTrue(said.startswith(b"HTTP/1.1 204"), said)
         self.assertIn(b"Access-Control-Allow-Origin: http://localhost:3000\r\n", said)
-        self.assertEqual(len(self.upstream.asked), asked)
+        self.assertEqual(len(self.upstream.heads), asked)
 
     def test_two_origins(self) -> None:
         """No browser sends two; who does is up to something."""

@@ -11,7 +11,7 @@ from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.reactor.periodic import Periodic
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 
 
 class Case(SynchronousTestCase):
@@ -32,7 +32,7 @@ class Case(SynchronousTestCase):
         async def app(incoming: ServerRequest) -> None:
             raise MemoryError
 
-        server, wire = HttpServerFactory(app, Clock()).buildProtocol(None), Wire()
+        server, wire = HttpServerFactory(app, Clock()).buildProtocol(None), MemoryTransport()
         wire.protocol = server
         server.makeConnection(wire)
         server.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -48,7 +48,7 @@ from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.server.connection_limits import Crowd
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.timeouts import HANDSHAKE
-from tests.unit.pretend import Place, Upstream, Wire
+from tests.unit.fakes import FakeEndpoint, FakeUpstream, MemoryTransport
 
 ANN = User(ISSUER, "ann", "ann")
 FRIEND = "https://friend.example"
@@ -58,14 +58,14 @@ INSTANCE = bytes(32)
 SHARE = 30  # requests of one user
 
 
-class Proxy(Upstream):
+class Proxy(FakeUpstream):
     """A user's proxy: an Origin to the front."""
 
     unreachable = ProxyUnavailable
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = Place()
+        self.place = FakeEndpoint()
 
         self.clock = Clock()
         self.origin = ConnectionPool(
@@ -159,8 +159,8 @@ class Case(SynchronousTestCase):
         self.revocations.check(grant.user, grant.auth_time)
         self.sessions.check(grant.sessions)
 
-    def connect(self) -> Wire:
-        protocol, wire = self.factory.buildProtocol(None), Wire()
+    def connect(self) -> MemoryTransport:
+        protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
         return wire
@@ -182,7 +182,7 @@ class Case(SynchronousTestCase):
         return self.answered()
 
     def answered(self) -> int:
-        self.head, _, self.body = self.wire.said().partition(b"\r\n\r\n")
+        self.head, _, self.body = self.wire.take_written().partition(b"\r\n\r\n")
         return int(self.head.split(b" ")[1]) if self.head else 0
 
     def header(self, name: str) -> str | None:
@@ -202,7 +202,7 @@ class Case(SynchronousTestCase):
 
     @property
     def asked(self) -> list[Any]:
-        return self.proxies.proxy.asked
+        return self.proxies.proxy.heads
 
     def bearer(self, scopes: frozenset[str] = ALL) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token(scopes)}"}
@@ -325,7 +325,7 @@ class Routing(Case):
     def test_the_answer(self) -> None:
         """It comes back as it is, and is counted."""
         self.ask("GET /api/tags", **self.bearer())
-        caller = self.proxies.proxy.callers[0]
+        caller = self.proxies.proxy.sinks[0]
         caller.write_head(ResponseHead(418, b"Tea", ((b"Content-Length", b"2"), (b"X", b"y"))))
         caller.write(b"hi")
         caller.finish()
@@ -337,13 +337,13 @@ class Routing(Case):
         """While its proxy starts, nothing is asked of it; while it answers, it hears so."""
         self.proxies.waiting = Deferred()
         self.ask("GET /api/tags", **self.bearer())
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.assertTrue(self.proxies.waiting.called)
         self.assertEqual(self.asked, [])
         self.proxies.waiting = None
         self.ask("GET /api/tags", **self.bearer())
-        self.wire.hang_up()
-        self.assertIsInstance(self.proxies.proxy.calls[0].told[-1], CtllmError)
+        self.wire.disconnect()
+        self.assertIsInstance(self.proxies.proxy.requests[0].calls[-1], CtllmError)
         self.assertIn(b'ctllm_exchanges_total{outcome="left"} 1.0', self.metrics.render()[1])
 
     def test_full(self) -> None:
@@ -603,7 +603,7 @@ class Tunnels(Case):
         b"Sec-WebSocket-Accept: x\r\nSet-Cookie: a=b\r\n\r\n"
     )
 
-    def upgrade(self) -> Wire:
+    def upgrade(self) -> MemoryTransport:
         """The proxy's end of it, once it is asked for."""
         self.ask("GET /ws/tunnel", Cookie="x", Ctllm_Assertion="y", **self.UPGRADE, **self.bearer())
         return self.proxies.proxy.place.accept()
@@ -612,7 +612,7 @@ class Tunnels(Case):
         """Its head goes on with an assertion for its token; after 101, bytes both ways."""
         inner = self.upgrade()
         self.assertEqual(self.proxies.began, [False])
-        head = inner.said()
+        head = inner.take_written()
         self.assertTrue(
             head.startswith(b"GET /ws/tunnel HTTP/1.1\r\n") and head.endswith(b"\r\n\r\n")
         )
@@ -622,28 +622,28 @@ class Tunnels(Case):
         verifier = Verifier(public_text(self.key), self.proxies.ensured[0], self.clock.seconds)
         self.assertEqual(verifier.verify(token).scopes, frozenset({USE, SERVE}))
         inner.protocol.dataReceived(self.AGREED + b"first")
-        said = self.wire.said()
+        said = self.wire.take_written()
         self.assertTrue(said.startswith(b"HTTP/1.1 101 Switching Protocols\r\n"), said)
         self.assertTrue(said.endswith(b"Sec-WebSocket-Accept: x\r\n\r\nfirst"), said)
         self.assertNotIn(b"Set-Cookie", said)
         self.wire.protocol.dataReceived(b"up")
         inner.protocol.dataReceived(b"down")
-        self.assertEqual((inner.said(), self.wire.said()), (b"up", b"down"))
+        self.assertEqual((inner.take_written(), self.wire.take_written()), (b"up", b"down"))
 
     def test_nothing_is_joined_before_the_proxy_agrees(self) -> None:
         """What the bridge sends meanwhile waits, and goes to the WebSocket."""
         inner = self.upgrade()
-        inner.said()
+        inner.take_written()
         self.wire.protocol.dataReceived(b"early")
-        self.assertEqual(inner.said(), b"")
+        self.assertEqual(inner.take_written(), b"")
         inner.protocol.dataReceived(self.AGREED)
-        self.assertEqual(inner.said(), b"early")
+        self.assertEqual(inner.take_written(), b"early")
 
     def test_a_proxy_that_does_not_say_whether_it_agrees(self) -> None:
         """The bridge hears of it in time, and the proxy's connection is closed."""
         inner, clock = self.upgrade(), self.proxies.proxy.clock
         clock.advance(HANDSHAKE - 1)
-        self.assertEqual(self.wire.said(), b"")
+        self.assertEqual(self.wire.take_written(), b"")
         clock.advance(1)
         self.assertEqual((self.answered(), inner.closed), (502, "abort"))
 
@@ -657,7 +657,7 @@ class Tunnels(Case):
         for _ in range(SHARE - 1):
             self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
         self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 429)
-        outer.hang_up()
+        outer.disconnect()
         self.assertEqual(self.ask("GET /api/tags", **self.bearer()), 0)
 
     def test_so_many_of_one_user(self) -> None:
@@ -672,7 +672,7 @@ class Tunnels(Case):
         self.assertEqual(self.ask("GET /ws/tunnel", **upgrade), 429)
         self.assertEqual(self.header("retry-after"), "10")
         self.assertIn("64 tunnels of yours", self.told["error"]["message"])
-        pairs[0][1].hang_up()
+        pairs[0][1].disconnect()
         inner = self.upgrade()
         inner.protocol.dataReceived(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
         self.assertEqual(self.answered(), 503)
@@ -689,23 +689,23 @@ class Tunnels(Case):
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nfull\r\n0\r\n\r\n",
         ):
             inner = self.upgrade()
-            inner.said()
+            inner.take_written()
             inner.protocol.dataReceived(refusal)
             if b"Content-Length" not in refusal and b"chunked" not in refusal:
-                inner.hang_up()
-            answer = self.wire.said()
+                inner.disconnect()
+            answer = self.wire.take_written()
             self.assertEqual(answer.split(b" ")[1], refusal.split(b" ")[1])
             self.assertIn(b"Connection: close\r\n", answer)
             self.assertIn(b"full", answer)
             self.assertEqual(self.wire.closed, "close")
             self.wire.protocol.dataReceived(b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n")
-            self.assertEqual((inner.said(), self.wire.said()), (b"", b""))
+            self.assertEqual((inner.take_written(), self.wire.take_written()), (b"", b""))
 
     def test_a_change_of_protocol_that_nobody_asked_for(self) -> None:
         """On an ordinary request 101 is no answer."""
         inner = self.upgrade()
         inner.protocol.dataReceived(b"HTTP/1.1 101 Yes\r\n")
-        inner.hang_up()
+        inner.disconnect()
         self.assertEqual(self.answered(), 502)
 
     def test_what_is_no_handshake_opens_no_connection(self) -> None:
@@ -719,7 +719,7 @@ class Tunnels(Case):
             headers = {**self.UPGRADE, **self.bearer(), name: value}
             self.assertEqual(self.ask("GET /ws/tunnel", **headers), 400, name)
         self.assertEqual(self.ask("POST /ws/tunnel", **self.UPGRADE, **self.bearer()), 400)
-        self.assertEqual(self.proxies.proxy.place.dialled, [])
+        self.assertEqual(self.proxies.proxy.place.pending, [])
 
     def test_not_a_websocket(self) -> None:
         """There is nothing to see there."""
@@ -740,8 +740,8 @@ class Tunnels(Case):
     def test_a_bridge_that_leaves_meanwhile(self) -> None:
         """The dialling is given up."""
         self.ask("GET /ws/tunnel", **self.UPGRADE, **self.bearer())
-        self.wire.hang_up()
-        self.assertEqual(self.proxies.proxy.place.given_up, 1)
+        self.wire.disconnect()
+        self.assertEqual(self.proxies.proxy.place.cancelled, 1)
 
 
 class SigningIn(Case):

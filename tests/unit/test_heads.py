@@ -22,7 +22,7 @@ from ctllm.http.message.head import (
 )
 from ctllm.http.message.request_parser import request_head, split_target
 from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, from_json
-from tests.unit.pretend import Heard
+from tests.unit.fakes import FakeResponseSink
 from tests.unit.test_tunnel import Client, connected
 
 TOKEN = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1).map(str.encode)
@@ -126,7 +126,9 @@ class TooLargeForAFrame(SynchronousTestCase):
         pair = connected()
         other = pair.ask()
         large = RequestHead(b"GET", b"/", ((b"X", b'"' * MAX_HEAD),))
-        self.assertRaises(RequestHeaderFieldsTooLarge, pair.opener.start_request, large, Heard())
+        self.assertRaises(
+            RequestHeaderFieldsTooLarge, pair.opener.start_request, large, FakeResponseSink()
+        )
         pair.settle()
         self.assertEqual((pair.opener.up, len(pair.works), other.over), (True, 1, None))
 
@@ -146,7 +148,7 @@ class TooLargeForAFrame(SynchronousTestCase):
     def test_any_method_passes_a_tunnel(self) -> None:
         """One that Ollama does not know is for Ollama to refuse; the tunnel stays."""
         pair = connected()
-        heard = Heard()
+        heard = FakeResponseSink()
         pair.opener.start_request(RequestHead(b"M-SEARCH", b"/"), heard)
         pair.ask()
         pair.settle()

@@ -9,16 +9,16 @@ from unittest import mock
 from ctllm.errors import ServiceUnavailable
 from ctllm.http.timeouts import BODY_TIME, HEAD_TIME, IDLE, LINGER
 from tests.fuzz import http, tunnel, websocket
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 from tests.unit.test_front import Case
 
 
 class Patience(Case):
     """Clients that take their time."""
 
-    def open(self) -> tuple[Any, Wire]:
+    def open(self) -> tuple[Any, MemoryTransport]:
         """A connection to the front."""
-        server, wire = self.factory.buildProtocol(None), Wire()
+        server, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = server
         server.makeConnection(wire)
         return server, wire
@@ -31,7 +31,7 @@ class Patience(Case):
             self.clock.advance(HEAD_TIME / 20)
             if wire.closed:
                 break
-        self.assertIn(b"HTTP/1.1 408 ", wire.said())
+        self.assertIn(b"HTTP/1.1 408 ", wire.take_written())
         self.assertEqual(wire.closed, "half")
         self.clock.advance(LINGER)
         self.assertEqual(wire.closed, "abort")
@@ -54,7 +54,7 @@ class Patience(Case):
         for _ in range(4):
             server.dataReceived(b" ")
             self.clock.advance(BODY_TIME / 4)
-        self.assertIn(b"HTTP/1.1 408 ", wire.said())
+        self.assertIn(b"HTTP/1.1 408 ", wire.take_written())
         self.clock.advance(IDLE)
         self.assertEqual(wire.closed, "abort")
         server.connectionLost()
@@ -66,13 +66,13 @@ class Patience(Case):
         server.dataReceived((b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 65536)[:65536])
         self.assertEqual(wire.producerState, "producing")
         server.dataReceived(b"a")
-        self.assertIn(b"HTTP/1.1 431 ", wire.said())
+        self.assertIn(b"HTTP/1.1 431 ", wire.take_written())
 
     def test_head_requests_are_refused_without_a_body(self) -> None:
         """Also where the target itself is what is wrong."""
         server, wire = self.open()
         server.dataReceived(b"HEAD nonsense HTTP/1.1\r\nHost: x\r\n\r\n")
-        said = wire.said()
+        said = wire.take_written()
         self.assertIn(b"HTTP/1.1 400 ", said)
         self.assertTrue(said.endswith(b"\r\n\r\n"))
 

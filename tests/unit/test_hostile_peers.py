@@ -25,7 +25,7 @@ from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_NOTICES, REMEMBERED
 from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.transport import MOST_PIECES
-from tests.unit.pretend import Heard, Told
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_proxy_app import Case as ProxyCase
 from tests.unit.test_websocket import Case as SocketCase
 
@@ -97,7 +97,7 @@ class Proxy(ProxyCase):
             wires.append(self.wire)
         self.wire = self.connect()
         self.assertEqual(self.ask("GET /ws/tunnel", serve, upgrade)[0], 503)
-        wires[0].hang_up()
+        wires[0].disconnect()
         self.wire = self.connect()
         self.assertEqual(self.ask("GET /ws/tunnel", serve, upgrade)[0], 101)
 
@@ -107,7 +107,7 @@ class Frames(SynchronousTestCase):
 
     def answerer(self) -> Responder:
         made = Responder(1000, 30, 4, keep=0, desktop=Desktop("d" * 32, "d"))
-        made.accept = lambda caller, head: Told()
+        made.accept = lambda caller, head: FakeRequestSink()
         made.connected()
         made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000)))
         made.outgoing()
@@ -132,7 +132,7 @@ class Frames(SynchronousTestCase):
     def test_a_desktop_that_reads_nothing(self) -> None:
         """What it is to be told has a bound; it is dropped, and no client hears of it."""
         end: Any = self.opener(most=MAX_NOTICES * 2)
-        callers = [Heard() for _ in range(MAX_NOTICES + 10)]
+        callers = [FakeResponseSink() for _ in range(MAX_NOTICES + 10)]
         for caller in callers:
             asking = end.start_request(RequestHead(b"GET", b"/"), caller)
             asking.frames(1000, [])  # the OPEN left

@@ -106,7 +106,7 @@ class Trickles(Served):
         self.begin()
         self.clock.pump([1.0] * int(2 * BODY_IDLE))
         self.assertIn(b"HTTP/1.1 408 ", self.said())
-        self.assertNotIn("end", self.calls[0].told)
+        self.assertNotIn("end", self.calls[0].calls)
         self.assertTrue(self.incoming[0].gone)
 
     def test_one_that_is_held_up_by_us_is_not(self) -> None:

@@ -15,7 +15,13 @@ from ctllm.http.message.head import RequestHead, ResponseHead, first
 from ctllm.http.message.response_parser import MAX_HEAD
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import HANDSHAKE, PARTING
-from tests.unit.pretend import Heard, Place, SecuredWire, Served, Wire
+from tests.unit.fakes import (
+    FakeEndpoint,
+    FakeResponseSink,
+    MemoryTlsTransport,
+    MemoryTransport,
+    ServedEndpoint,
+)
 
 GET = RequestHead(b"GET", b"/api/tags")
 POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Length", b"4"),))
@@ -30,17 +36,19 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.place = Place()
+        self.place = FakeEndpoint()
         self.origin = ConnectionPool(
             self.place, self.clock, "Ollama", OllamaDown, b"127.0.0.1:11434"
         )
 
-    def open(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard]:
-        heard = Heard()
+    def open(self, head: RequestHead = GET) -> tuple[ClientRequest, FakeResponseSink]:
+        heard = FakeResponseSink()
         call = self.origin.start_request(head, heard)
         return call, heard  # type: ignore[return-value]
 
-    def asked(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard, Wire]:
+    def asked(
+        self, head: RequestHead = GET
+    ) -> tuple[ClientRequest, FakeResponseSink, MemoryTransport]:
         """An exchange whose request is whole and sent on a connection of its own."""
         call, heard = self.open(head)
         wire = self.place.accept()
@@ -49,8 +57,8 @@ class Case(SynchronousTestCase):
         call.finish()
         return call, heard, wire
 
-    def failed(self, heard: Heard, kind: type[Exception] = BadGateway) -> None:
-        self.assertIsInstance(heard.over, kind)
+    def failed(self, heard: FakeResponseSink, kind: type[Exception] = BadGateway) -> None:
+        self.assertIsInstance(heard.outcome, kind)
 
 
 class Asked(Case):
@@ -60,26 +68,26 @@ class Asked(Case):
         """Head as given, with a Host where there was none; body and end."""
         _, _, wire = self.asked(POST)
         self.assertEqual(
-            wire.said(),
+            wire.take_written(),
             b"POST /api/chat HTTP/1.1\r\nHost: 127.0.0.1:11434\r\nContent-Length: 4\r\n\r\nbody",
         )
 
     def test_a_host_that_is_given_stays(self) -> None:
         """There is only ever one."""
         _, _, wire = self.asked(RequestHead(b"GET", b"/", ((b"hOst", b"elsewhere"),)))
-        said = wire.said().lower()
+        said = wire.take_written().lower()
         self.assertEqual((said.count(b"host:"), b"elsewhere" in said), (1, True))
 
     def test_a_body_from_before_the_connection_follows_the_head(self) -> None:
         """In its order; and the caller is asked to wait until there is a connection."""
         call, heard = self.open(UPLOAD)
-        self.assertFalse(heard.may_send)
+        self.assertFalse(heard.may_send_body)
         call.write(b"one")
         call.write(b"two")
         call.finish()
         wire = self.place.accept()
-        self.assertTrue(heard.may_send)
-        body = wire.said().partition(b"\r\n\r\n")[2]
+        self.assertTrue(heard.may_send_body)
+        body = wire.take_written().partition(b"\r\n\r\n")[2]
         self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
     def test_a_server_that_reads_slowly_slows_the_body(self) -> None:
@@ -88,9 +96,9 @@ class Asked(Case):
         wire = self.place.accept()
         assert wire.producer is not None
         wire.producer.pauseProducing()
-        self.assertFalse(heard.may_send)
+        self.assertFalse(heard.may_send_body)
         wire.producer.resumeProducing()
-        self.assertTrue(heard.may_send)
+        self.assertTrue(heard.may_send_body)
         call.cancel(LEFT)
 
     def test_a_body_that_is_not_as_long_as_it_said(self) -> None:
@@ -110,14 +118,14 @@ class Asked(Case):
         wire = self.place.accept()
         call.finish()
         self.failed(heard)
-        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
+        self.assertEqual((wire.take_written(), wire.closed), (b"", "abort"))
 
     def test_nobody_there(self) -> None:
         """The error is of the kind that the origin was made with, and says who is not there."""
         _, heard = self.open()
         self.place.refuse(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
         self.failed(heard, OllamaDown)
-        self.assertEqual(str(heard.over), "Ollama is not there: Connection refused")
+        self.assertEqual(str(heard.outcome), "Ollama is not there: Connection refused")
 
 
 class Secured(SynchronousTestCase):
@@ -125,44 +133,44 @@ class Secured(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.place = Place()
+        self.place = FakeEndpoint()
         origin = ConnectionPool(self.place, self.clock, "Ollama", OllamaDown)
-        self.heard = Heard()
+        self.heard = FakeResponseSink()
         self.call = origin.start_request(GET, self.heard)
         self.call.finish()
-        self.wire = self.place.accept(SecuredWire())
+        self.wire = self.place.accept(MemoryTlsTransport())
 
     def over(self) -> None:
-        self.assertIsInstance(self.heard.over, OllamaDown)
-        self.assertEqual((self.wire.said(), self.clock.getDelayedCalls()), (b"", []))
+        self.assertIsInstance(self.heard.outcome, OllamaDown)
+        self.assertEqual((self.wire.take_written(), self.clock.getDelayedCalls()), (b"", []))
 
     def test_the_request_follows_the_handshake(self) -> None:
-        self.assertEqual(self.wire.said(), b"")
+        self.assertEqual(self.wire.take_written(), b"")
         self.wire.protocol.handshakeCompleted()
-        self.assertTrue(self.wire.said().startswith(b"GET "))
+        self.assertTrue(self.wire.take_written().startswith(b"GET "))
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.wire.protocol.dataReceived(OK)
-        self.assertEqual(self.heard.over, "end")
+        self.assertEqual(self.heard.outcome, "end")
 
     def test_one_that_never_ends(self) -> None:
         self.clock.advance(HANDSHAKE - 1)
-        self.assertIsNone(self.heard.over)
+        self.assertIsNone(self.heard.outcome)
         self.clock.advance(1)
         self.assertEqual(self.wire.closed, "abort")
-        self.wire.settle()
+        self.wire.deliver_abort()
         self.over()
 
     def test_one_that_fails(self) -> None:
         """A certificate that is not trusted, for one: nothing is sent, and the reason is told."""
-        self.wire.hang_up(ConnectionLost("bad certificate"))
+        self.wire.disconnect(ConnectionLost("bad certificate"))
         self.over()
-        self.assertIn("bad certificate", str(self.heard.over))
+        self.assertIn("bad certificate", str(self.heard.outcome))
 
     def test_who_leaves_meanwhile(self) -> None:
         self.call.cancel(LEFT)
         self.assertEqual(self.wire.closed, "abort")
-        self.wire.settle()
-        self.assertEqual((self.heard.over, self.clock.getDelayedCalls()), (None, []))
+        self.wire.deliver_abort()
+        self.assertEqual((self.heard.outcome, self.clock.getDelayedCalls()), (None, []))
 
 
 class Answered(Case):
@@ -173,15 +181,15 @@ class Answered(Case):
         _, heard, wire = self.asked()
         self.wire_says(wire, b"HTTP/1.1 404 Nope\r\nETag: 1\r\nX-A: 1\r\nKeep-Alive: 5\r\n")
         self.wire_says(wire, b"Content-Length: 5\r\n\r\nhel")
-        self.assertEqual((bytes(heard.got), heard.over), (b"hel", None))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"hel", None))
         self.wire_says(wire, b"lo")
-        self.assertEqual((bytes(heard.got), heard.over), (b"hello", "end"))
-        assert heard.headed is not None
-        self.assertEqual((heard.headed.status, heard.headed.reason), (404, b"Nope"))
-        self.assertEqual(heard.headed.headers[:2], ((b"ETag", b"1"), (b"Content-Length", b"5")))
-        self.assertIsNone(first(heard.headed.headers, b"x-a"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"hello", "end"))
+        assert heard.head is not None
+        self.assertEqual((heard.head.status, heard.head.reason), (404, b"Nope"))
+        self.assertEqual(heard.head.headers[:2], ((b"ETag", b"1"), (b"Content-Length", b"5")))
+        self.assertIsNone(first(heard.head.headers, b"x-a"))
 
-    def wire_says(self, wire: Wire, data: bytes) -> None:
+    def wire_says(self, wire: MemoryTransport, data: bytes) -> None:
         wire.protocol.dataReceived(data)
 
     def test_byte_by_byte(self) -> None:
@@ -189,21 +197,21 @@ class Answered(Case):
         _, heard, wire = self.asked()
         for byte in STREAM + b"5\r\none\n\n\r\n0\r\n\r\n":
             self.wire_says(wire, bytes([byte]))
-        self.assertEqual((bytes(heard.got), heard.over), (b"one\n\n", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"one\n\n", "end"))
 
     def test_lines_pass_as_they_come(self) -> None:
         """Nothing is held back until the end."""
         _, heard, wire = self.asked()
         self.wire_says(wire, STREAM + b"4\r\none\n\r\n")
-        self.assertEqual((bytes(heard.got), heard.over), (b"one\n", None))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"one\n", None))
 
     def test_interim_answers_are_not_the_answer(self) -> None:
         """100 and 103 pass by in silence."""
         _, heard, wire = self.asked(POST)
         self.wire_says(wire, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
-        self.assertIsNone(heard.headed)
+        self.assertIsNone(heard.head)
         self.wire_says(wire, OK)
-        self.assertEqual((heard.headed and heard.headed.status, heard.over), (200, "end"))
+        self.assertEqual((heard.head and heard.head.status, heard.outcome), (200, "end"))
 
     def test_answers_without_a_body(self) -> None:
         """HEAD, 204 and 304 end with their heads, whatever length they name."""
@@ -213,28 +221,28 @@ class Answered(Case):
             (GET, b"304 Not Modified"),
         ):
             call, heard = self.open(head)
-            wire = self.place.accept() if self.place.dialled else self.place.wires[-1]
+            wire = self.place.accept() if self.place.pending else self.place.transports[-1]
             call.finish()
             length = b"" if status.startswith(b"204") else b"Content-Length: 9\r\n"
             self.wire_says(wire, b"HTTP/1.1 " + status + b"\r\n" + length + b"\r\n")
-            self.assertEqual((bytes(heard.got), heard.over), (b"", "end"), status)
-        self.assertEqual(len(self.place.wires), 1)
+            self.assertEqual((bytes(heard.body), heard.outcome), (b"", "end"), status)
+        self.assertEqual(len(self.place.transports), 1)
 
     def test_an_answer_that_ends_with_its_connection(self) -> None:
         """A close in order is how answers of HTTP/1.0 end."""
         _, heard, wire = self.asked()
         self.wire_says(wire, b"HTTP/1.0 200 OK\r\n\r\nall of it")
-        self.assertIsNone(heard.over)
-        wire.hang_up()
-        self.assertEqual((bytes(heard.got), heard.over), (b"all of it", "end"))
-        assert heard.headed is not None
-        self.assertEqual(first(heard.headed.headers, b"ctllm-framing"), b"close-delimited")
+        self.assertIsNone(heard.outcome)
+        wire.disconnect()
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"all of it", "end"))
+        assert heard.head is not None
+        self.assertEqual(first(heard.head.headers, b"ctllm-framing"), b"close-delimited")
 
     def test_a_reset_is_not_an_end(self) -> None:
         """A clean end is a claim: a connection that broke makes none."""
         _, heard, wire = self.asked()
         self.wire_says(wire, b"HTTP/1.0 200 OK\r\n\r\nhalf of")
-        wire.hang_up(ConnectionLost())
+        wire.disconnect(ConnectionLost())
         self.failed(heard)
 
     def test_answers_that_break_off(self) -> None:
@@ -250,7 +258,7 @@ class Answered(Case):
             _, heard, wire = self.asked()
             if said:
                 self.wire_says(wire, said)
-            wire.hang_up()
+            wire.disconnect()
             self.failed(heard)
 
     def test_answers_that_make_no_sense(self) -> None:
@@ -300,7 +308,7 @@ class Answered(Case):
         call.pause_response()
         self.assertEqual(wire.producerState, "paused")
         call.cancel(LEFT)
-        self.assertIsNone(heard.over)
+        self.assertIsNone(heard.outcome)
 
     def test_an_early_answer(self) -> None:
         """An answer that is whole before the request was ends the upload and the connection."""
@@ -308,13 +316,13 @@ class Answered(Case):
         wire = self.place.accept()
         call.write(b"one")
         self.wire_says(wire, b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
-        self.assertEqual((heard.headed and heard.headed.status, heard.over), (413, "end"))
-        wire.said()
+        self.assertEqual((heard.head and heard.head.status, heard.outcome), (413, "end"))
+        wire.take_written()
         for _ in range(3):
             call.write(b"more")
         call.finish()
         call.cancel(LEFT)
-        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
+        self.assertEqual((wire.take_written(), wire.closed), (b"", "abort"))
         self.assertEqual(call._waiting, [])  # nobody will ever send it
 
 
@@ -326,8 +334,8 @@ class Cancels(Case):
         call, heard = self.open()
         call.finish()
         call.cancel(LEFT)
-        self.assertEqual(self.place.given_up, 1)
-        self.assertIsNone(heard.over)
+        self.assertEqual(self.place.cancelled, 1)
+        self.assertIsNone(heard.outcome)
 
     def test_connected_all_the_same(self) -> None:
         """A connection that comes after its exchange was cancelled is closed, unused."""
@@ -335,8 +343,8 @@ class Cancels(Case):
         call._connecting = None  # an endpoint that does not let itself be cancelled
         call.cancel(LEFT)
         wire = self.place.accept()
-        self.assertEqual((wire.said(), wire.closed), (b"", "abort"))
-        self.assertIsNone(heard.over)
+        self.assertEqual((wire.take_written(), wire.closed), (b"", "abort"))
+        self.assertIsNone(heard.outcome)
 
     def test_in_every_phase(self) -> None:
         """While asking, before the answer, in the middle of it: closed at once, nothing heard."""
@@ -349,14 +357,14 @@ class Cancels(Case):
                 wire.protocol.dataReceived(said)
             call.cancel(LEFT)
             self.assertEqual(wire.closed, "abort")
-            wire.settle()
-            self.assertIsNone(heard.over)
+            wire.deliver_abort()
+            self.assertIsNone(heard.outcome)
             self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_from_within_the_answer(self) -> None:
         """Who cancels on hearing a piece hears nothing else, though the end has come too."""
 
-        class Impatient(Heard):
+        class Impatient(FakeResponseSink):
             def write(self, piece: bytes) -> None:
                 super().write(piece)
                 call.cancel(LEFT)
@@ -366,7 +374,7 @@ class Cancels(Case):
         wire = self.place.accept()
         call.finish()
         wire.protocol.dataReceived(STREAM + b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n")
-        self.assertEqual((bytes(heard.got), heard.over, wire.closed), (b"ab", None, "abort"))
+        self.assertEqual((bytes(heard.body), heard.outcome, wire.closed), (b"ab", None, "abort"))
 
     def test_after_the_end(self) -> None:
         """It is too late: the connection may already serve somebody else."""
@@ -378,34 +386,34 @@ class Cancels(Case):
         call.pause_response()
         self.assertEqual((wire.closed, wire.producerState), ("", "producing"))
         wire.protocol.dataReceived(OK)
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
 
 class Kept(Case):
     """Connections are used again."""
 
-    def kept(self) -> Wire:
+    def kept(self) -> MemoryTransport:
         _, heard, wire = self.asked()
         wire.protocol.dataReceived(OK)
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
         return wire
 
-    def unused(self, wire: Wire) -> None:
+    def unused(self, wire: MemoryTransport) -> None:
         """The next exchange dials for itself."""
         self.open()
-        self.assertEqual(len(self.place.dialled), 1)
+        self.assertEqual(len(self.place.pending), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_used_again(self) -> None:
         """One after the other on one connection, and each hears its own answer."""
         wire = self.kept()
-        wire.said()
+        wire.take_written()
         call, heard = self.open()
         call.finish()
-        self.assertIn(b"GET /api/tags", wire.said())
+        self.assertIn(b"GET /api/tags", wire.take_written())
         wire.protocol.dataReceived(STREAM + b"2\r\nhi\r\n0\r\n\r\n")
-        self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
-        self.assertEqual(len(self.place.wires), 1)
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"hi", "end"))
+        self.assertEqual(len(self.place.transports), 1)
 
     def test_a_paused_one_reads_again(self) -> None:
         """A caller that had paused leaves a connection that reads."""
@@ -418,7 +426,7 @@ class Kept(Case):
         """A connection carries one exchange at a time."""
         self.asked()
         self.asked()
-        self.assertEqual(len(self.place.wires), 2)
+        self.assertEqual(len(self.place.transports), 2)
 
     def test_closed_when_nobody_comes(self) -> None:
         """Before the server would."""
@@ -433,7 +441,7 @@ class Kept(Case):
         wire = self.kept()
         self.clock.advance(KEEP)
         self.unused(wire)
-        wire.settle()
+        wire.deliver_abort()
 
     def test_garbage_on_an_unused_one(self) -> None:
         """What speaks without being asked is closed, and not asked any more."""
@@ -441,20 +449,20 @@ class Kept(Case):
         wire.protocol.dataReceived(b"HTTP/1.1 408 Too slow\r\n\r\n")
         self.assertEqual(wire.closed, "abort")
         self.unused(wire)
-        wire.settle()
+        wire.deliver_abort()
 
     def test_garbage_behind_an_answer(self) -> None:
         """A second answer that comes along with the first is nobody's: least of all the next's."""
         _, heard, wire = self.asked()
         wire.protocol.dataReceived(OK + OK)
-        self.assertEqual((bytes(heard.got), heard.over), (b"ok", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"ok", "end"))
         self.assertEqual(wire.closed, "abort")
         self.unused(wire)
 
     def test_closed_by_the_server(self) -> None:
         """It is forgotten, with its timer."""
         wire = self.kept()
-        wire.hang_up()
+        wire.disconnect()
         self.unused(wire)
 
     def test_connection_close(self) -> None:
@@ -463,7 +471,7 @@ class Kept(Case):
         wire.protocol.dataReceived(
             b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
         )
-        self.assertEqual((heard.over, wire.closed), ("end", "abort"))
+        self.assertEqual((heard.outcome, wire.closed), ("end", "abort"))
         self.unused(wire)
 
     def test_not_more_than_so_many(self) -> None:
@@ -485,19 +493,21 @@ class Kept(Case):
         self.assertEqual((idle.closed, other.closed), ("", "abort"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
         idle.protocol.dataReceived(OK)
-        self.assertEqual(busy.over, "end")
+        self.assertEqual(busy.outcome, "end")
 
 
 class Repeated(Case):
     """A server may close a kept connection in the moment in which it is used again."""
 
-    def reused(self, head: RequestHead = GET) -> tuple[ClientRequest, Heard, Wire]:
+    def reused(
+        self, head: RequestHead = GET
+    ) -> tuple[ClientRequest, FakeResponseSink, MemoryTransport]:
         """An exchange on a connection that was kept."""
         _, _, wire = self.asked()
         wire.protocol.dataReceived(OK)
-        wire.said()
+        wire.take_written()
         call, heard = self.open(head)
-        self.assertEqual(self.place.dialled, [])
+        self.assertEqual(self.place.pending, [])
         return call, heard, wire
 
     def test_a_request_without_a_body(self) -> None:
@@ -505,30 +515,30 @@ class Repeated(Case):
         for reason in (None, ConnectionLost()):
             call, heard, wire = self.reused()
             call.finish()
-            wire.hang_up(reason)
-            self.assertIsNone(heard.over)
+            wire.disconnect(reason)
+            self.assertIsNone(heard.outcome)
             again = self.place.accept()
-            self.assertTrue(again.said().startswith(b"GET /api/tags HTTP/1.1\r\n"))
+            self.assertTrue(again.take_written().startswith(b"GET /api/tags HTTP/1.1\r\n"))
             again.protocol.dataReceived(OK)
-            self.assertEqual((bytes(heard.got), heard.over), (b"ok", "end"))
+            self.assertEqual((bytes(heard.body), heard.outcome), (b"ok", "end"))
             self.setUp()
 
     def test_a_body_that_is_still_held(self) -> None:
         """In its order, and what comes of it later follows."""
         call, heard, wire = self.reused(UPLOAD)
         call.write(b"one")
-        self.assertTrue(wire.said().endswith(b"3\r\none\r\n"))
-        wire.hang_up()
-        self.assertFalse(heard.may_send)
+        self.assertTrue(wire.take_written().endswith(b"3\r\none\r\n"))
+        wire.disconnect()
+        self.assertFalse(heard.may_send_body)
         call.write(b"two")
         again = self.place.accept()
-        self.assertTrue(heard.may_send)
+        self.assertTrue(heard.may_send_body)
         call.write(b"six")
         call.finish()
-        body = again.said().partition(b"\r\n\r\n")[2]
+        body = again.take_written().partition(b"\r\n\r\n")[2]
         self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
         again.protocol.dataReceived(OK)
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
         self.assertEqual(self.origin.room.held, 0)
 
     def test_only_once(self) -> None:
@@ -536,19 +546,19 @@ class Repeated(Case):
         call, heard, wire = self.reused(POST)
         call.write(b"body")
         call.finish()
-        wire.hang_up()
-        self.place.accept().hang_up()
+        wire.disconnect()
+        self.place.accept().disconnect()
         self.failed(heard)
-        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
 
     def test_not_once_it_is_answered(self) -> None:
         """A single byte of an answer is enough: the server has had the request."""
         call, heard, wire = self.reused()
         call.finish()
         wire.protocol.dataReceived(b"H")
-        wire.hang_up()
+        wire.disconnect()
         self.failed(heard)
-        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
 
     def test_not_where_it_is_not_all_held(self) -> None:
         """Of a large body what was sent is gone; and all bodies together have a limit."""
@@ -556,9 +566,9 @@ class Repeated(Case):
             self.origin.room.take(held)
             call, heard, wire = self.reused(UPLOAD)
             call.write(b"x" * size)
-            wire.hang_up()
+            wire.disconnect()
             self.failed(heard, OllamaDown)
-            self.assertEqual((self.place.dialled, self.origin.room.held), ([], held))
+            self.assertEqual((self.place.pending, self.origin.room.held), ([], held))
             self.setUp()
 
     def test_what_cannot_be_sent_is_not_tried_again(self) -> None:
@@ -566,16 +576,16 @@ class Repeated(Case):
         call, heard, _ = self.reused(POST)
         call.write(b"too long")
         self.failed(heard, OllamaDown)
-        self.assertEqual((self.place.dialled, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
 
     def test_a_caller_that_leaves_meanwhile(self) -> None:
         """Nothing is dialled for it any more."""
         call, heard, wire = self.reused()
         call.finish()
-        wire.hang_up()
+        wire.disconnect()
         call.cancel(LEFT)
-        self.assertEqual(self.place.given_up, 1)
-        self.assertIsNone(heard.over)
+        self.assertEqual(self.place.cancelled, 1)
+        self.assertIsNone(heard.outcome)
 
 
 class AgainstOurServer(SynchronousTestCase):
@@ -589,17 +599,17 @@ class AgainstOurServer(SynchronousTestCase):
             body = await incoming.read(100)
             incoming.reply(200, body, ((b"X-Request-Id", incoming.asked.method),))
 
-        served = Served(echo, clock)
+        served = ServedEndpoint(echo, clock)
         origin = ConnectionPool(served, clock, "the echo", BadGateway)
         for number in (b"one", b"two", b"three"):
-            heard = Heard()
+            heard = FakeResponseSink()
             call = origin.start_request(UPLOAD, heard)
             call.write(number)
             call.finish()
             served.flush()
-            assert heard.headed is not None
-            self.assertEqual(first(heard.headed.headers, b"x-request-id"), b"POST")
-            self.assertEqual((bytes(heard.got), heard.over), (number, "end"))
+            assert heard.head is not None
+            self.assertEqual(first(heard.head.headers, b"x-request-id"), b"POST")
+            self.assertEqual((bytes(heard.body), heard.outcome), (number, "end"))
         self.assertEqual(len(served.pumps), 1)
         origin.close()
         served.flush()
@@ -616,11 +626,11 @@ class AgainstOurServer(SynchronousTestCase):
             incoming.write(b'{"half":')
             raise OllamaDown("it died")
 
-        served = Served(breaking, clock)
-        heard = Heard()
+        served = ServedEndpoint(breaking, clock)
+        heard = FakeResponseSink()
         ConnectionPool(served, clock, "it", BadGateway).start_request(GET, heard).finish()
         served.flush()
-        self.assertEqual(bytes(heard.got), b'{"half":null,"error":"it died"}\n')
+        self.assertEqual(bytes(heard.body), b'{"half":null,"error":"it died"}\n')
         clock.advance(PARTING)
         served.flush()
-        self.assertIsInstance(heard.over, BadGateway)
+        self.assertIsInstance(heard.outcome, BadGateway)

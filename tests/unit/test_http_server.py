@@ -24,7 +24,7 @@ from ctllm.http.server.connection import READ_AHEAD
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
-from tests.unit.pretend import Told
+from tests.unit.fakes import FakeRequestSink
 
 NDJSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
 CHAT = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"
@@ -53,7 +53,7 @@ class Served(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.incoming: list[ServerRequest] = []
-        self.calls: list[Told] = []
+        self.calls: list[FakeRequestSink] = []
         factory = HttpServerFactory(self.app, self.clock, max_head=1000)
         self.server = factory.buildProtocol(None)
         self.transport = Transport()
@@ -61,7 +61,7 @@ class Served(SynchronousTestCase):
 
     async def app(self, incoming: ServerRequest) -> None:
         self.incoming.append(incoming)
-        call = Told()
+        call = FakeRequestSink()
         self.calls.append(call)
         incoming.relay(call)
 
@@ -80,7 +80,7 @@ class Streaming(Served):
     def test_each_piece_is_a_chunk_of_its_own(self) -> None:
         """Lines leave as they come, and the end is the last chunk."""
         self.say(CHAT)
-        self.assertEqual(self.calls[0].told, [b"body", "end"])
+        self.assertEqual(self.calls[0].calls, [b"body", "end"])
         incoming = self.incoming[0]
         incoming.write_head(NDJSON)
         self.assertTrue(self.said().endswith(b"\r\n\r\n"))
@@ -93,9 +93,9 @@ class Streaming(Served):
     def test_work_begins_when_the_head_is_in(self) -> None:
         """An upload is passed on as it comes, not when it is whole."""
         self.say(b"POST /api/blobs/x HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\nab")
-        self.assertEqual(self.calls[0].told, [b"ab"])
+        self.assertEqual(self.calls[0].calls, [b"ab"])
         self.say(b"cdefgh")
-        self.assertEqual(self.calls[0].told, [b"ab", b"cdefgh", "end"])
+        self.assertEqual(self.calls[0].calls, [b"ab", b"cdefgh", "end"])
 
     def test_a_busy_upstream_stops_the_reading_of_the_body(self) -> None:
         """Beyond a little read-ahead the socket is left alone until there is room."""
@@ -105,10 +105,10 @@ class Streaming(Served):
         self.assertEqual(self.transport.producerState, "producing")
         self.say(b"y")
         self.assertEqual(self.transport.producerState, "paused")
-        self.assertEqual(self.calls[0].told, [])
+        self.assertEqual(self.calls[0].calls, [])
         self.incoming[0].resume_request_body()
         self.assertEqual(self.transport.producerState, "producing")
-        self.assertEqual(sum(map(len, self.calls[0].told)), READ_AHEAD)  # type: ignore[arg-type]
+        self.assertEqual(sum(map(len, self.calls[0].calls)), READ_AHEAD)  # type: ignore[arg-type]
 
     def test_a_slow_client_pauses_the_answer(self) -> None:
         """The transport's pause reaches the call, once, and so does its resumption."""
@@ -116,7 +116,7 @@ class Streaming(Served):
         self.server.pauseProducing()
         self.server.pauseProducing()
         self.server.resumeProducing()
-        self.assertEqual(self.calls[0].told[2:], ["pause", "resume"])
+        self.assertEqual(self.calls[0].calls[2:], ["pause", "resume"])
 
     def test_expecting_clients_are_told_to_continue_once_wanted(self) -> None:
         """100 Continue comes when the body has somewhere to go."""
@@ -124,7 +124,7 @@ class Streaming(Served):
         self.say(head)
         self.assertEqual(self.said(), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.say(b"ok")
-        self.assertEqual(self.calls[0].told, [b"ok", "end"])
+        self.assertEqual(self.calls[0].calls, [b"ok", "end"])
 
 
 class Endings(Served):
@@ -135,7 +135,7 @@ class Endings(Served):
         self.say(CHAT)
         self.incoming[0].write_head(NDJSON)
         self.server.connectionLost()
-        self.assertIsInstance(self.calls[0].told[-1], CtllmError)
+        self.assertIsInstance(self.calls[0].calls[-1], CtllmError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_an_error_before_the_answer_is_a_whole_answer(self) -> None:
@@ -370,7 +370,7 @@ class Refusals(Served):
     def test_a_broken_chunk_ends_the_exchange(self) -> None:
         """The call is cancelled and the client told."""
         self.say(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
-        [told] = self.calls[0].told
+        [told] = self.calls[0].calls
         self.assertIsInstance(told, CtllmError)
         self.assertIn(b"HTTP/1.1 400", self.said())
 
@@ -570,7 +570,7 @@ class OwnAnswers(Served):
     def test_an_upstream_that_fails_on_the_body(self) -> None:
         """Its client hears of it; nothing is raised into the reactor."""
 
-        class Broken(Told):
+        class Broken(FakeRequestSink):
             def write(self, piece: bytes) -> None:
                 raise RuntimeError("a bug")
 

@@ -32,7 +32,7 @@ from ctllm.errors import (
 )
 from ctllm.ipc import client as client
 from ctllm.ipc import protocol
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 
 SECRET = "5e" * 32
 NONCE = "ab" * 32
@@ -132,13 +132,13 @@ class Case(SynchronousTestCase):
         self.commands = Commands()
         self.visitors = Visitors(self.clock, SECRET, self.commands)
 
-    def visit(self) -> tuple[Any, Wire]:
-        visitor, wire = self.visitors.buildProtocol(None), Wire()
+    def visit(self) -> tuple[Any, MemoryTransport]:
+        visitor, wire = self.visitors.buildProtocol(None), MemoryTransport()
         wire.protocol = visitor
         visitor.makeConnection(wire)
         return visitor, wire
 
-    def let_in(self) -> tuple[Any, Wire]:
+    def let_in(self) -> tuple[Any, MemoryTransport]:
         visitor, wire = self.visit()
         challenge = self.lines(wire)[0]["data"]["challenge"]
         proof = protocol.proof(SECRET, "client", challenge, NONCE)
@@ -149,8 +149,8 @@ class Case(SynchronousTestCase):
         )
         return visitor, wire
 
-    def lines(self, wire: Wire) -> list[Any]:
-        return [json.loads(line) for line in wire.said().splitlines()]
+    def lines(self, wire: MemoryTransport) -> list[Any]:
+        return [json.loads(line) for line in wire.take_written().splitlines()]
 
 
 class Strangers(Case):
@@ -206,7 +206,7 @@ class Strangers(Case):
         self.assertEqual(wire.closed, "half")
         self.clock.advance(PATIENCE)  # and it does not even read that
         self.assertEqual(wire.closed, "abort")
-        wire.settle()
+        wire.deliver_abort()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_crowd(self) -> None:
@@ -214,7 +214,9 @@ class Strangers(Case):
         known, known_wire = self.let_in()
         crowd = [self.visit()[1] for _ in range(MOST_STRANGERS + 3)]
         self.assertEqual([wire.closed for wire in crowd[:4]], ["half"] * 3 + [""])
-        self.assertEqual(json.loads(crowd[0].said().splitlines()[1])["data"]["code"], "overloaded")
+        self.assertEqual(
+            json.loads(crowd[0].take_written().splitlines()[1])["data"]["code"], "overloaded"
+        )
         known.dataReceived(b'{"id":1,"command":"STATUS"}\n')
         self.assertTrue(self.lines(known_wire)[0]["ok"])
 
@@ -224,7 +226,7 @@ class Strangers(Case):
         self.let_in()
         _, wire = self.visit()
         self.assertEqual(self.lines(wire)[0]["data"]["code"], "overloaded")
-        first.hang_up()
+        first.disconnect()
         self.let_in()
 
 
@@ -306,7 +308,7 @@ class Known(Case):
         for number in range(1000):
             self.visitor.tell("status", number)
         self.visitor.tell("log", "line")
-        self.assertEqual(self.wire.said(), b"")
+        self.assertEqual(self.wire.take_written(), b"")
         self.visitor.resumeProducing()
         self.assertEqual([each["data"] for each in self.lines(self.wire)], [999, "line"])
 
@@ -323,10 +325,10 @@ class Known(Case):
     def test_it_leaves_before_the_answer(self) -> None:
         waiting = self.commands.waiting = Deferred()
         self.say('{"id":1,"command":"LOGOUT"}')
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.assertEqual(list(self.visitors), [])
         waiting.callback(None)
-        self.assertEqual(self.wire.said(), b"")
+        self.assertEqual(self.wire.take_written(), b"")
 
 
 class Clients(SynchronousTestCase):
@@ -373,7 +375,7 @@ class Peers(SynchronousTestCase):
         for uid, open_ in ((os.geteuid(), True), (0, True), (os.geteuid() + 1, False)):
             commands = Commands()
             visitors = Visitors(Clock(), SECRET, commands)
-            visitor, wire = visitors.buildProtocol(None), Wire()
+            visitor, wire = visitors.buildProtocol(None), MemoryTransport()
             wire.protocol = visitor
             wire.socket = self.of(uid).socket
             visitor.makeConnection(wire)

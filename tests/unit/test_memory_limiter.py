@@ -18,7 +18,7 @@ from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.process_limits import BASE, LEAST, memory_budget
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
 from ctllm.tunnel.initiator import Initiator
-from tests.unit.pretend import Heard, Told, Wire
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink, MemoryTransport
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -87,7 +87,7 @@ class Tunnels(SynchronousTestCase):
         self.opener = Initiator(1 << 16, 30, 9, budget=self.budget)
         hello = Hello(1, 1 << 18, Desktop("d" * 32, "d"))
         self.opener.receive(json_frame(Kind.HELLO, NO_EXCHANGE, hello))
-        self.heard = Heard()
+        self.heard = FakeResponseSink()
         self.asking = self.opener.start_request(RequestHead(b"POST", b"/"), self.heard)
 
     def test_acknowledged_bytes_are_free(self) -> None:
@@ -125,20 +125,20 @@ class Connections(SynchronousTestCase):
         self.asked.append(incoming)
         await Deferred()
 
-    def come(self, said: bytes = b"") -> Wire:
-        server, wire = self.factory.buildProtocol(None), Wire()
+    def come(self, said: bytes = b"") -> MemoryTransport:
+        server, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = server
         server.makeConnection(wire)
         server.dataReceived(said)
         return wire
 
-    def upload(self, sent: int = BUFFER // 2) -> Wire:
+    def upload(self, sent: int = BUFFER // 2) -> MemoryTransport:
         return self.come(POST % LARGE + bytes(sent))
 
     def test_what_is_new_is_refused(self) -> None:
         """429 with Retry-After; who is under way goes on, and when it ends there is room again."""
         wires = [self.upload() for _ in range(60)]
-        said = [wire.said() for wire in wires]
+        said = [wire.take_written() for wire in wires]
         refused = [each for each in said if each]
         self.assertTrue(0 < len(refused) < 60)
         for each in refused:
@@ -146,11 +146,11 @@ class Connections(SynchronousTestCase):
             self.assertIn(b"\r\nRetry-After: 10\r\n", each)
         self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
         for wire in wires:
-            wire.hang_up()
+            wire.disconnect()
         self.assertEqual(self.budget.reserved, 0)
-        self.assertEqual(self.upload().said(), b"")
+        self.assertEqual(self.upload().take_written(), b"")
 
-    def fill(self) -> list[Wire]:
+    def fill(self) -> list[MemoryTransport]:
         """As many uploads as are admitted, with room for one read of one of them."""
         count = self.budget.size // 2 // (EXCHANGE + BUFFER)
         wires = [self.come(POST % LARGE) for _ in range(count)]
@@ -175,11 +175,11 @@ class Connections(SynchronousTestCase):
         wires = self.fill()
         for wire in wires:
             wire.protocol.dataReceived(bytes(BUFFER - 1))
-        wires[0].hang_up()
+        wires[0].disconnect()
         self.clock.advance(0)
         self.assertEqual(wires[1].producerState, "producing")
         for wire in wires[1:]:
-            wire.hang_up()
+            wire.disconnect()
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -187,27 +187,27 @@ class Connections(SynchronousTestCase):
         """What its call holds, that counts."""
         wire = self.upload()
         self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER // 2 + BUFFER)
-        call = Told()
+        call = FakeRequestSink()
         self.asked[0].relay(call)
-        self.assertEqual(sum(map(len, call.told)), BUFFER // 2)
+        self.assertEqual(sum(map(len, call.calls)), BUFFER // 2)
         self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER)
         self.asked[0].write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
         self.asked[0].finish()
         self.assertEqual(self.budget.reserved, 0)
-        self.assertIn(b" 200 ", wire.said())
+        self.assertIn(b" 200 ", wire.take_written())
 
     def test_who_leaves_most_unread_is_cut_off(self) -> None:
         """When answers fill it all; the others' go on."""
         wires: list[Any] = [self.come(GET) for _ in range(3)]
         for number, (wire, incoming) in enumerate(zip(wires, self.asked, strict=True)):
-            incoming.relay(Told())
+            incoming.relay(FakeRequestSink())
             incoming.write_head(ResponseHead(200))
             wire.protocol.pauseProducing()
             incoming.write(bytes((number + 1) * 250_000))
         self.assertEqual([wire.closed for wire in wires], ["", "", ""])
         self.asked[0].write(bytes(400_000))
         self.assertEqual([wire.closed for wire in wires], ["", "", "abort"])
-        wires[2].settle()
+        wires[2].deliver_abort()
         wires[1].protocol.resumeProducing()
         wires[0].hang_up()
         self.assertEqual(self.budget.reserved, EXCHANGE)

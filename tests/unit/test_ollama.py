@@ -15,7 +15,7 @@ from ctllm.errors import OllamaDown
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import ServerRequest
 from ctllm.tunnel.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
-from tests.unit.pretend import Heard, Served
+from tests.unit.fakes import FakeResponseSink, ServedEndpoint
 
 EVERY = 5.0
 
@@ -24,7 +24,7 @@ class Server:
     """A pretended Ollama behind a real HTTP server."""
 
     def __init__(self, clock: Clock) -> None:
-        self.served = Served(self.answer, clock)
+        self.served = ServedEndpoint(self.answer, clock)
         self.answers: dict[bytes, Any] = {
             b"/api/version": {"version": "0.5.1"},
             b"/api/tags": {"models": [{"name": "m:1", "size": 1}, {"name": "m:2"}]},
@@ -63,7 +63,7 @@ class Case(SynchronousTestCase):
         self.ollama.listeners.append(self.heard.append)
         self.addCleanup(self.stop)
 
-    def endpoint(self, reactor: Any, text: str) -> Served:
+    def endpoint(self, reactor: Any, text: str) -> ServedEndpoint:
         self.dialled.append(text)
         return (self.demo if "9999" in text else self.real).served
 
@@ -276,10 +276,10 @@ class StandingIn(Case):
         self.start()
         self.demo.asked.clear()
         for server in (self.demo, self.real):
-            heard = Heard()
+            heard = FakeResponseSink()
             self.ollama.start_request(RequestHead(b"GET", b"/api/tags"), heard).finish()
             self.settle()
-            self.assertEqual((heard.over, server.asked[-1].target), ("end", b"/api/tags"))
+            self.assertEqual((heard.outcome, server.asked[-1].target), ("end", b"/api/tags"))
             self.real.up()
             self.wait()
 
@@ -291,7 +291,7 @@ class Exchanges(Case):
         """With its own Host, and without what says who asks."""
         self.real.up()
         secret = ((b"Authorization", b"Bearer x"), (b"Origin", b"https://c.example"))
-        heard = Heard()
+        heard = FakeResponseSink()
         self.ollama.start_request(
             RequestHead(b"GET", b"/", (*secret, (b"hOsT", b"c.example"))), heard
         ).finish()
@@ -302,11 +302,11 @@ class Exchanges(Case):
 
     def test_down(self) -> None:
         """The error says which Ollama, and when to try again."""
-        heard = Heard()
+        heard = FakeResponseSink()
         self.ollama.start_request(RequestHead(b"GET", b"/"), heard).finish()
-        assert isinstance(heard.over, OllamaDown)
-        self.assertIn("http://127.0.0.1:11434", heard.over.message)
-        self.assertEqual(heard.over.retry_after, 5)
+        assert isinstance(heard.outcome, OllamaDown)
+        self.assertIn("http://127.0.0.1:11434", heard.outcome.message)
+        self.assertEqual(heard.outcome.retry_after, 5)
 
     def test_addresses(self) -> None:
         """Any that a URL may have."""
@@ -326,10 +326,10 @@ class News(Case):
         self.start()
         self.real.answers[b"/api/tags"] = {"models": [{"name": "new"}]}
 
-    def exchange(self, line: bytes) -> Heard:
+    def exchange(self, line: bytes) -> FakeResponseSink:
         """One that is answered whole."""
         method, path = line.split(b" ")
-        heard = Heard()
+        heard = FakeResponseSink()
         self.ollama.start_request(RequestHead(method, path), heard).finish()
         self.settle()
         return heard
@@ -343,14 +343,14 @@ class News(Case):
             b"DELETE /api/delete",
         ):
             self.real.answers[b"/api/tags"] = {"models": [{"name": line.decode()}]}
-            self.assertEqual(self.exchange(line).over, "end")
+            self.assertEqual(self.exchange(line).outcome, "end")
             self.settle()
             self.assertEqual(self.ollama.status.models, (line.decode(),))
 
     def test_what_does_not(self) -> None:
         """Everything else waits for the next look."""
         for line in (b"POST /api/chat", b"POST /api/push", b"GET /api/pull"):
-            self.assertEqual(self.exchange(line).over, "end")
+            self.assertEqual(self.exchange(line).outcome, "end")
         self.assertEqual(self.ollama.status.models, ("m:1", "m:2"))
 
     def test_many_at_once(self) -> None:

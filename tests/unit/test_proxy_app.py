@@ -22,7 +22,7 @@ from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
 from ctllm.tunnel.websocket.factories import ProxySockets
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 from tests.unit.test_rendezvous import Desk
 
 HERE = "ctllm-proxy-" + "a" * 32
@@ -46,8 +46,8 @@ class Case(SynchronousTestCase):
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 
-    def connect(self) -> Wire:
-        protocol, wire = self.factory.buildProtocol(None), Wire()
+    def connect(self) -> MemoryTransport:
+        protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
         return wire
@@ -63,7 +63,7 @@ class Case(SynchronousTestCase):
         return self.answer()
 
     def answer(self) -> tuple[int, object]:
-        head, _, body = self.wire.said().partition(b"\r\n\r\n")
+        head, _, body = self.wire.take_written().partition(b"\r\n\r\n")
         self.head = head
         status = int(head.split(b" ")[1]) if head else 0
         return status, json.loads(body) if body.startswith(b"{") else body
@@ -176,9 +176,9 @@ class Answering(Case):
         desk = Desk(self.rendezvous, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()
-        self.wire.hang_up()
+        self.wire.disconnect()
         desk.settle()
-        self.assertNotEqual(desk.calls[0].told[-1], "end")
+        self.assertNotEqual(desk.calls[0].calls[-1], "end")
         self.assertEqual(self.rendezvous.exchanges, 0)
 
 
@@ -210,11 +210,11 @@ class Tunnels(Case):
         self.assertTrue(self.head.startswith(b"HTTP/1.1 101"), self.head)
         self.send(self.hello())
         self.clock.advance(0)
-        said = self.wire.said()
+        said = self.wire.take_written()
         ((kind, _, _),) = split(said[2 if said[1] < 126 else 4 :])
         self.assertEqual(kind, Kind.HELLO)
         self.assertEqual([desk["name"] for desk in self.rendezvous.desktops()], ["home"])
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.assertEqual(self.rendezvous.desktops(), [])
         self.wire = self.connect()
 
@@ -238,7 +238,7 @@ class Tunnels(Case):
         """The connection is closed as a violation of the protocol; there is no desktop."""
         self.upgrade()
         self.send(bytes(200))
-        said = self.wire.said()
+        said = self.wire.take_written()
         self.assertEqual((said[:1], said[2:4]), (b"\x88", (1002).to_bytes(2, "big")))
         self.assertEqual(self.rendezvous.desktops(), [])
 
@@ -254,9 +254,9 @@ class Tunnels(Case):
         self.send(self.hello())
         self.clock.advance(0)
         self.assertEqual(newer.closed, "")
-        ends = [frame for frame in (newer.said(),) if b"replaced" in frame]
+        ends = [frame for frame in (newer.take_written(),) if b"replaced" in frame]
         self.assertEqual((ends, len(self.rendezvous.desktops())), ([], 1))
-        self.assertIn(b"replaced", older.said())
+        self.assertIn(b"replaced", older.take_written())
 
 
 class Hostile(Case):
@@ -290,7 +290,7 @@ class Hostile(Case):
         desk.callers[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
         desk.callers[0].write(b"too long")
         desk.settle()
-        self.assertNotIn(b"long", self.wire.said())
+        self.assertNotIn(b"long", self.wire.take_written())
         self.assertNotEqual(self.wire.closed, "")
         self.assertEqual(self.rendezvous.exchanges, 0)
         self.assertTrue(self.rendezvous.desktops())

@@ -14,7 +14,7 @@ from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.relay.fan_out import MOST, PATIENCE
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 from tests.unit.test_rendezvous import Desk
 
 JSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/json"),))
@@ -36,8 +36,8 @@ class Case(SynchronousTestCase):
         self.desks: list[Desk] = []
         self.wire = self.connect()
 
-    def connect(self) -> Wire:
-        protocol, wire = self.factory.buildProtocol(None), Wire()
+    def connect(self) -> MemoryTransport:
+        protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
         return wire
@@ -73,7 +73,7 @@ class Case(SynchronousTestCase):
 
     def said(self) -> tuple[int, bytes, bytes]:
         """Status, head and body of the answer."""
-        head, _, body = self.wire.said().partition(b"\r\n\r\n")
+        head, _, body = self.wire.take_written().partition(b"\r\n\r\n")
         return int(head.split(b" ")[1]) if head else 0, head, body
 
     def nothing_is_left(self) -> None:
@@ -96,7 +96,7 @@ class StraightOn(Case):
         self.ask("POST /api/chat", "Content-Length: 100")
         self.assertEqual(len(desk.heads), 1)
         self.send(b'{"mess')
-        self.assertEqual(desk.calls[0].told, [b'{"mess'])
+        self.assertEqual(desk.calls[0].calls, [b'{"mess'])
         self.assertEqual(self.room.held, 0)
 
     def test_a_desktop_that_is_named(self) -> None:
@@ -105,7 +105,7 @@ class StraightOn(Case):
         self.desk("up", "y:1")
         self.ask("POST /api/chat", f"Ctllm-Desktop: {one.id}", "Content-Length: 100")
         self.send(b'{"model":"y:1"')
-        self.assertEqual(one.calls[0].told, [b'{"model":"y:1"'])
+        self.assertEqual(one.calls[0].calls, [b'{"model":"y:1"'])
 
     def test_one_desktop_lists(self) -> None:
         """Its list is passed on as it is, whatever it is, with its headers."""
@@ -151,7 +151,7 @@ class ByModel(Case):
         for start in range(0, len(body), 65536):
             self.assertEqual((self.one.heads, self.two.heads), ([], []))
             self.send(body[start : start + 65536])
-        told = self.one.calls[0].told
+        told = self.one.calls[0].calls
         self.assertEqual((b"".join(told[:-1]), told[-1]), (body, "end"))
         self.answer(self.one, b"hi")
         status, head, _ = self.said()
@@ -168,9 +168,9 @@ class ByModel(Case):
     def test_a_client_that_waits_to_be_asked(self) -> None:
         """Expect: 100-continue: it is asked for its body before anything is decided."""
         self.ask("POST /api/chat", "Content-Length: 15", "Expect: 100-continue")
-        self.assertTrue(self.wire.said().startswith(b"HTTP/1.1 100 "))
+        self.assertTrue(self.wire.take_written().startswith(b"HTTP/1.1 100 "))
         self.send(b'{"model":"x:1"}')
-        self.assertEqual(self.one.calls[0].told, [b'{"model":"x:1"}', "end"])
+        self.assertEqual(self.one.calls[0].calls, [b'{"model":"x:1"}', "end"])
 
     def test_no_body(self) -> None:
         """The best one says what is wrong."""
@@ -182,7 +182,7 @@ class ByModel(Case):
         self.ask("POST /api/chat", "Content-Length: 1000000")
         self.send(b'{"messages":["' + bytes(100_000))
         self.assertGreater(self.room.held, 100_000)
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.settle()
         self.assertEqual((self.one.heads, self.two.heads), ([], []))
         self.nothing_is_left()
@@ -190,9 +190,9 @@ class ByModel(Case):
     def test_a_client_that_leaves_after(self) -> None:
         """Its work is cancelled."""
         self.ask("POST /api/chat", body=b'{"model":"x:1"}')
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.settle()
-        self.assertNotEqual(self.one.calls[0].told[-1], "end")
+        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_desktops_that_leave_meanwhile(self) -> None:
@@ -215,9 +215,9 @@ class ByModel(Case):
         for body in (b'{"model":"x:1"}', b'{"messages":"%b","model":"x:1"}' % bytes(500_000)):
             self.wire = self.connect()
             self.ask("POST /api/chat", "Ctllm-Resume: 60", body=body)
-            self.wire.hang_up()
+            self.wire.disconnect()
             self.settle()
-            self.assertEqual(self.one.calls[-1].told[-1], "end")
+            self.assertEqual(self.one.calls[-1].calls[-1], "end")
             self.answer(self.one, b"hi")
         self.wire = self.connect()
         self.ask("POST /api/chat", "Ctllm-Resume: soon", body=b'{"model":"x:1"}')
@@ -302,7 +302,7 @@ class Lists(Case):
         self.clock.advance(0.2)
         self.settle()
         self.assertEqual(self.listed(), ["y:1"])
-        self.assertNotEqual(self.one.calls[0].told[-1], "end")
+        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_a_client_that_waits_no_longer(self) -> None:
@@ -329,7 +329,7 @@ class Lists(Case):
             self.one.callers[0].write(b" " * 65536)
             self.settle()
         self.assertEqual(self.listed(), ["y:1"])
-        self.assertNotEqual(self.one.calls[0].told[-1], "end")
+        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_more_than_may_be_held_for_all(self) -> None:
@@ -366,16 +366,16 @@ class Lists(Case):
         """All that was asked for it is cancelled; nobody is asked anew."""
         self.ask("GET /api/tags")
         self.give(self.one, "x:1")
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.settle()
-        self.assertNotEqual(self.two.calls[0].told[-1], "end")
+        self.assertNotEqual(self.two.calls[0].calls[-1], "end")
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 1))
         self.nothing_is_left()
 
     def test_a_client_that_leaves_before_any_list(self) -> None:
         """Nobody is asked in its name any more."""
         self.ask("GET /api/tags")
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.settle()
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 1))
         self.nothing_is_left()

@@ -11,7 +11,7 @@ from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.content_coding import load_zstd
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import is_remote_name
-from tests.unit.pretend import Heard, Upstream
+from tests.unit.fakes import FakeResponseSink, FakeUpstream
 
 ZSTD = (b"Content-Encoding", b"zstd")
 
@@ -20,14 +20,14 @@ class RemoteModelsTests(SynchronousTestCase):
     """One desktop that refuses them."""
 
     def setUp(self) -> None:
-        self.upstream = Upstream()
+        self.upstream = FakeUpstream()
         self.room = Room(1 << 24)
         self.models = RemoteModels(self.upstream.start_request, self.room)
         self.models.learn(("alias:latest",))
 
     def open(self, line: str, *headers: tuple[bytes, bytes]) -> RequestSink:
         method, target = line.encode().split(b" ")
-        self.heard = Heard()
+        self.heard = FakeResponseSink()
         return self.models.start_request(RequestHead(method, target, headers), self.heard)
 
     def refused(self, body: bytes, *headers: tuple[bytes, bytes], step: int = 1 << 20) -> bool:
@@ -35,15 +35,15 @@ class RemoteModelsTests(SynchronousTestCase):
         call = self.open("POST /v1/chat/completions", *headers)
         for at in range(0, len(body), step):
             call.write(body[at : at + step])
-        if self.heard.over is None:
+        if self.heard.outcome is None:
             call.finish()
-        told = self.upstream.calls[-1].told
-        if self.heard.over is None:
+        told = self.upstream.requests[-1].calls
+        if self.heard.outcome is None:
             self.assertEqual(b"".join(told[:-1]), body)
             self.assertEqual(told[-1], "end")
             return False
-        self.assertIsInstance(self.heard.over, Forbidden)
-        self.assertIs(told[-1], self.heard.over)
+        self.assertIsInstance(self.heard.outcome, Forbidden)
+        self.assertIs(told[-1], self.heard.outcome)
         self.assertNotIn(b"}", b"".join(told[:-1]))
         return True
 
@@ -90,7 +90,7 @@ class RemoteModelsTests(SynchronousTestCase):
             self.assertIn("desktop.remote_models", error.message)
         self.open("GET /v1/models/llama3.2")
         self.open("GET /api/tags")
-        self.assertEqual(len(self.upstream.asked), 2)
+        self.assertEqual(len(self.upstream.heads), 2)
 
     def test_the_rest(self) -> None:
         """Pauses and cancels reach Ollama, and nothing does after a refusal."""
@@ -99,12 +99,12 @@ class RemoteModelsTests(SynchronousTestCase):
         call.resume_response()
         error = ClientDisconnected("left")
         call.cancel(error)
-        self.assertEqual(self.upstream.calls[-1].told, ["pause", "resume", error])
+        self.assertEqual(self.upstream.requests[-1].calls, ["pause", "resume", error])
         call = self.open("POST /api/chat")
         call.write(b'{"model":"x:cloud"')
-        refusal = self.heard.over
+        refusal = self.heard.outcome
         for late in (call.pause_response, call.resume_response, call.finish):
             late()
         call.write(b"}")
         call.cancel(error)
-        self.assertEqual(self.upstream.calls[-1].told, [refusal])
+        self.assertEqual(self.upstream.requests[-1].calls, [refusal])

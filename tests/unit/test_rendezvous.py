@@ -23,7 +23,7 @@ from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
-from tests.unit.pretend import Heard, Told
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
 GRACE = 30.0
 CHAT = RequestHead(b"POST", b"/api/chat")
@@ -66,16 +66,16 @@ class Desk:
         self.tunnel.accept = self.accept
         self.callers: list[ResponderStream] = []
         self.heads: list[RequestHead] = []
-        self.calls: list[Told] = []
+        self.calls: list[FakeRequestSink] = []
         self.socket = Socket()
         if ollama:
             self.tunnel.tell(Status(ollama, "0.5.1", models or ("m:1",)))
         self.connect()
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
         self.callers.append(caller)
         self.heads.append(head)
-        self.calls.append(Told())
+        self.calls.append(FakeRequestSink())
         return self.calls[-1]
 
     def connect(self) -> None:
@@ -118,8 +118,8 @@ class Case(SynchronousTestCase):
         self.clock.advance(1)
         return self.desks[-1]
 
-    def open(self, head: RequestHead = CHAT, model: str | None = None) -> Heard:
-        heard = Heard()
+    def open(self, head: RequestHead = CHAT, model: str | None = None) -> FakeResponseSink:
+        heard = FakeResponseSink()
         self.here.start_request(head, heard, model)
         self.settle()
         return heard
@@ -154,7 +154,7 @@ class Coming(Case):
         self.assertEqual((kind, b"replaced" in payload), (Kind.BYE, True))
         desk.callers[0].finish()
         desk.settle()
-        self.assertEqual((bytes(heard.got), heard.over), (b"one two ", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
         older.on_closed()
         self.assertEqual(len(self.here.desktops()), 1)
         self.open()
@@ -172,7 +172,7 @@ class Coming(Case):
             self.here.greeted(older, late)  # type: ignore[arg-type]
         desk.callers[0].finish()
         desk.settle()
-        self.assertEqual((bytes(heard.got), heard.over), (b"one", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"one", "end"))
 
     def test_lost_and_back(self) -> None:
         """Within the grace time the answer goes on."""
@@ -184,7 +184,7 @@ class Coming(Case):
         desk.connect()
         desk.callers[0].finish()
         desk.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
     def test_lost_for_good(self) -> None:
         """After the grace time its clients hear that it is lost, and it is forgotten."""
@@ -192,11 +192,11 @@ class Coming(Case):
         heard = self.open()
         desk.lose(self.clock.seconds())
         self.wait(GRACE - 1)
-        self.assertIsNone(heard.over)
+        self.assertIsNone(heard.outcome)
         self.wait(2)
-        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertIsInstance(heard.outcome, DesktopLost)
         self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
-        self.assertIsInstance(desk.calls[0].told[-1], ClientDisconnected)
+        self.assertIsInstance(desk.calls[0].calls[-1], ClientDisconnected)
 
     def hello(self, **changed: object) -> bytes:
         fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
@@ -235,7 +235,7 @@ class Coming(Case):
         desk.callers[0].write_head(OK)
         desk.callers[0].finish()
         desk.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
     def test_so_many_desktops(self) -> None:
         """One more is refused; those that are there stay, and may reconnect."""
@@ -286,17 +286,17 @@ class Known(Case):
     def test_asking_is_activity(self) -> None:
         """A user who asks while no desktop is there still needs the proxy."""
         self.clock.advance(100)
-        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, Heard())
+        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(self.here.idle_seconds, 0)
 
 
 class Resumption(Case):
     """Clients that leave and come back."""
 
-    def answer(self, resume: str = "20") -> tuple[Desk, Heard, bytes]:
+    def answer(self, resume: str = "20") -> tuple[Desk, FakeResponseSink, bytes]:
         """A desktop in the middle of its answer, and the client that waits for it."""
         desk = self.desk()
-        heard = Heard()
+        heard = FakeResponseSink()
         asked = self.here.start_request(asking(resume=resume), heard)
         self.call = self.here.call(asked)
         self.call.finish()
@@ -310,8 +310,8 @@ class Resumption(Case):
         self.call.cancel(ClientDisconnected("the client left"))
         self.settle()
 
-    def back(self, id: bytes, offset: int) -> Heard:
-        heard = Heard()
+    def back(self, id: bytes, offset: int) -> FakeResponseSink:
+        heard = FakeResponseSink()
         self.call = self.here.call(self.here.take_up(id, offset, heard), again=True)
         self.settle()
         return heard
@@ -324,9 +324,9 @@ class Resumption(Case):
         heard = self.back(id, 4)
         desk.callers[0].finish()
         self.settle()
-        self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))
-        assert heard.headed is not None
-        self.assertIsNone(first(heard.headed.headers, b"content-length"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"two ", "end"))
+        assert heard.head is not None
+        self.assertIsNone(first(heard.head.headers, b"content-length"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_from_the_beginning(self) -> None:
@@ -338,8 +338,8 @@ class Resumption(Case):
         self.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         heard = self.back(id, 0)
-        self.assertEqual((bytes(heard.got), heard.over), (b"one two ", "end"))
-        self.assertEqual(heard.headed, from_desktop(OK))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
+        self.assertEqual(heard.head, from_desktop(OK))
 
     def test_a_body_with_the_return_goes_nowhere(self) -> None:
         """The exchange has had its request."""
@@ -351,7 +351,7 @@ class Resumption(Case):
         self.call.pause_response()
         self.call.resume_response()
         self.settle()
-        self.assertEqual((heard.over, desk.calls[0].told), (None, ["end"]))
+        self.assertEqual((heard.outcome, desk.calls[0].calls), (None, ["end"]))
 
     def test_too_late(self) -> None:
         """After its time the work is cancelled, and the answer is gone."""
@@ -359,44 +359,44 @@ class Resumption(Case):
         self.leave()
         self.clock.advance(19)
         self.settle()
-        self.assertEqual(desk.calls[0].told, ["end"])
+        self.assertEqual(desk.calls[0].calls, ["end"])
         self.clock.advance(1)
         self.settle()
-        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
         self.assertEqual(self.here.exchanges, 0)
-        self.assertIsInstance(self.back(id, 0).over, Gone)
+        self.assertIsInstance(self.back(id, 0).outcome, Gone)
 
     def test_the_other_client_hears(self) -> None:
         """Who had the answer is told that another connection has it; only that one goes on."""
         desk, older, id = self.answer()
         newer = self.back(id, 0)
-        self.assertIsInstance(older.over, ClientDisconnected)
+        self.assertIsInstance(older.outcome, ClientDisconnected)
         desk.callers[0].finish()
         self.settle()
-        self.assertEqual((bytes(newer.got), newer.over), (b"one ", "end"))
+        self.assertEqual((bytes(newer.body), newer.outcome), (b"one ", "end"))
 
     def test_leaving_while_asking_is_cancelling(self) -> None:
         """Half a request has no answer to come back for."""
-        desk, heard = self.desk(), Heard()
+        desk, heard = self.desk(), FakeResponseSink()
         call = self.here.call(self.here.start_request(asking(resume="20"), heard))
         call.write(b"half")
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
-        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
         self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
 
     def test_without_asking_for_it(self) -> None:
         """A client that says nothing of coming back and leaves has cancelled."""
-        desk, heard = self.desk(), Heard()
+        desk, heard = self.desk(), FakeResponseSink()
         asked = self.here.start_request(CHAT, heard)
         call = self.here.call(asked)
         call.finish()
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
-        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
-        self.assertRaises(NotFound, self.here.take_up, asked.id, 0, Heard())
+        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
+        self.assertRaises(NotFound, self.here.take_up, asked.id, 0, FakeResponseSink())
 
     def test_for_no_longer_than_allowed(self) -> None:
         """Whatever the client wishes for."""
@@ -404,13 +404,15 @@ class Resumption(Case):
         self.leave()
         self.clock.advance(61)
         self.settle()
-        self.assertIsInstance(desk.calls[0].told[-1], CtllmError)
+        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
 
     def test_wishes_that_make_no_sense(self) -> None:
         """They are refused before anything begins."""
         self.desk()
         for wish in ("", "soon", "-1", "1.5", "1" * 10, "٣"):
-            self.assertRaises(BadRequest, self.here.start_request, asking(resume=wish), Heard())
+            self.assertRaises(
+                BadRequest, self.here.start_request, asking(resume=wish), FakeResponseSink()
+            )
         self.assertEqual(self.here.exchanges, 0)
 
     def test_a_desktop_that_is_lost_ends_the_waiting(self) -> None:
@@ -430,4 +432,4 @@ class Resumption(Case):
         self.here = desk.rendezvous = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         desk.connect()
         heard = self.back(id, 4)
-        self.assertEqual((bytes(heard.got), heard.over), (b"two ", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"two ", "end"))

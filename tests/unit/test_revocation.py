@@ -238,18 +238,18 @@ class Revoked(Case):
         bob = self.issuer.issue(BOB, ALL)
         self.ask("POST /api/chat", b"{}", Authorization=f"Bearer {bob}")
         ndjson = ((b"Content-Type", b"application/x-ndjson"),)
-        for caller in self.proxies.proxy.callers:
+        for caller in self.proxies.proxy.sinks:
             caller.write_head(ResponseHead(200, b"", ndjson))
             caller.write(b'{"done":false}\n')
-        ann.said(), self.wire.said()
+        ann.take_written(), self.wire.take_written()
         self.revoke()
         self.revoker.apply()
-        said = ann.said()
+        said = ann.take_written()
         self.assertIn(b'"error"', said)
         self.assertIn(b"signed out by whoever runs this cloud", said)
         self.assertFalse(said.endswith(b"0\r\n\r\n"))
-        self.assertIsInstance(self.proxies.proxy.calls[0].told[-1], Unauthorized)
-        self.assertEqual((self.wire.said(), self.wire.closed), (b"", ""))
+        self.assertIsInstance(self.proxies.proxy.requests[0].calls[-1], Unauthorized)
+        self.assertEqual((self.wire.take_written(), self.wire.closed), (b"", ""))
         self.assertEqual(len(self.in_flight), 1)
         self.assertEqual(len(self.proxies.revoked), 1)
 
@@ -262,9 +262,9 @@ class Revoked(Case):
         waiting = self.wire
         self.revoke()
         self.revoker.apply()
-        self.assertIn(b"HTTP/1.1 401 ", answering.said())
+        self.assertIn(b"HTTP/1.1 401 ", answering.take_written())
         self.proxies.waiting.errback(ProxyUnavailable("It was ended."))
-        self.assertIn(b"HTTP/1.1 401 ", waiting.said())
+        self.assertIn(b"HTTP/1.1 401 ", waiting.take_written())
         self.proxies.waiting = Deferred()
         self.assertEqual(len(self.asked), 1)
 
@@ -274,15 +274,15 @@ class Revoked(Case):
         inner = self.proxies.proxy.place.accept()
         inner.protocol.dataReceived(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                                     b"Connection: Upgrade\r\n\r\n")  # fmt: skip
-        self.assertIn(b"HTTP/1.1 101 ", self.wire.said())
+        self.assertIn(b"HTTP/1.1 101 ", self.wire.take_written())
         self.assertEqual(len(self.in_flight), 1)
         self.revoke()
         self.revoker.apply()
         self.assertEqual((self.wire.closed, inner.closed), ("", ""))
         self.clock.advance(FAREWELL)
         self.assertEqual((self.wire.closed, inner.closed), ("abort", "abort"))
-        inner.settle()
-        self.wire.settle()
+        inner.deliver_abort()
+        self.wire.deliver_abort()
         self.assertEqual(len(self.in_flight), 0)
 
     def test_a_tunnel_that_is_not_made_yet(self) -> None:
@@ -291,7 +291,7 @@ class Revoked(Case):
         self.revoke()
         self.revoker.apply()
         self.assertEqual(self.answered(), 401)
-        self.assertEqual(self.proxies.proxy.place.given_up, 1)
+        self.assertEqual(self.proxies.proxy.place.cancelled, 1)
 
     def test_what_failed_is_done_again(self) -> None:
         """A fault in between leaves nothing of a revocation undone."""
@@ -431,13 +431,13 @@ class InFlightTests(Case):
         """Whole, broken, or left: none is under way any more."""
         self.ask("GET /api/tags", **self.bearer())
         self.assertEqual(len(self.in_flight), 1)
-        caller = self.proxies.proxy.callers[0]
+        caller = self.proxies.proxy.sinks[0]
         caller.write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
         caller.finish()
         self.ask("GET /api/tags", **self.bearer())
-        self.proxies.proxy.callers[1].fail(ProxyUnavailable("gone"))
+        self.proxies.proxy.sinks[1].fail(ProxyUnavailable("gone"))
         self.ask("GET /api/tags", **self.bearer())
-        self.wire.hang_up()
+        self.wire.disconnect()
         self.assertEqual(len(self.in_flight), 0)
 
 

@@ -62,7 +62,7 @@ class FrontTests(Case):
         self.assertIsNotNone(self.header("retry-after"))
         bob = self.issuer.issue(User(ANN.issuer, "bob", "bob"), ALL)
         self.assertEqual(self.ask("GET /api/tags", Authorization=f"Bearer {bob}"), 0)
-        caller = self.proxies.proxy.callers[0]
+        caller = self.proxies.proxy.sinks[0]
         caller.write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
         caller.finish()
         self.assertFalse(self.full())
@@ -76,7 +76,7 @@ class FrontTests(Case):
             self.assertEqual(self.header("retry-after"), "60")
             self.proxies.refusal, self.proxies.waiting = None, Deferred()
             self.assertEqual(self.ask("GET /v1/models", **self.bearer()), 0)
-            self.wire.hang_up()
+            self.wire.disconnect()
             self.proxies.waiting = None
         self.fill()
         self.assertTrue(self.full())

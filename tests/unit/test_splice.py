@@ -8,14 +8,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http import splice
 from ctllm.http.splice import LAST_WORDS, LOOK, join
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 
 
 class SpliceTests(SynchronousTestCase):
     """One connection taken out of HTTP, and one made for it."""
 
     def setUp(self) -> None:
-        self.taken, self.made = Wire(), Wire()
+        self.taken, self.made = MemoryTransport(), MemoryTransport()
         self.taken.protocol = Protocol()
         self.clock = Clock()
         self.made.protocol = Protocol()
@@ -23,14 +23,16 @@ class SpliceTests(SynchronousTestCase):
 
     def test_what_goes_first(self) -> None:
         """The answer that left HTTP, and what had been read before that."""
-        self.assertEqual((self.made.said(), self.taken.said()), (b"read", b"101"))
+        self.assertEqual((self.made.take_written(), self.taken.take_written()), (b"read", b"101"))
 
     def test_both_ways(self) -> None:
         """Unchanged, and at once."""
-        self.made.said(), self.taken.said()
+        self.made.take_written(), self.taken.take_written()
         self.taken.protocol.dataReceived(b"\x00up")
         self.made.protocol.dataReceived(b"\xffdown")
-        self.assertEqual((self.made.said(), self.taken.said()), (b"\x00up", b"\xffdown"))
+        self.assertEqual(
+            (self.made.take_written(), self.taken.take_written()), (b"\x00up", b"\xffdown")
+        )
 
     def test_a_slow_reader_stops_the_other(self) -> None:
         """Each way for itself."""
@@ -43,7 +45,7 @@ class SpliceTests(SynchronousTestCase):
 
     def test_a_side_that_closes_while_the_other_is_full(self) -> None:
         """It is not read, so somebody has to look; then the other must not take for ever."""
-        closed: list[Wire] = []
+        closed: list[MemoryTransport] = []
         self.patch(splice, "hung_up", closed.__contains__)
         for full, closing in (("made", "taken"), ("taken", "made")):
             self.setUp()
@@ -67,14 +69,14 @@ class SpliceTests(SynchronousTestCase):
 
     def test_a_side_that_closes(self) -> None:
         """The other closes too, after what was said; what it still says goes nowhere."""
-        self.taken.said()
+        self.taken.take_written()
         self.made.protocol.dataReceived(b"last words")
-        self.made.hang_up()
-        self.assertEqual((self.taken.said(), self.taken.closed), (b"last words", "close"))
-        self.made.said()
+        self.made.disconnect()
+        self.assertEqual((self.taken.take_written(), self.taken.closed), (b"last words", "close"))
+        self.made.take_written()
         self.taken.protocol.dataReceived(b"too late")
-        self.assertEqual(self.made.said(), b"")
-        self.taken.hang_up()
+        self.assertEqual(self.made.take_written(), b"")
+        self.taken.disconnect()
         self.assertEqual((self.made.closed, self.clock.getDelayedCalls()), ("", []))
 
     def test_a_side_that_does_not_take_the_last_words(self) -> None:
@@ -83,7 +85,7 @@ class SpliceTests(SynchronousTestCase):
             self.setUp()
             side, other = getattr(self, closing), getattr(self, staying)
             side.protocol.dataReceived(b"last words")
-            side.hang_up()
+            side.disconnect()
             self.clock.advance(LAST_WORDS - 1)
             self.assertEqual(other.closed, "close")
             self.clock.advance(1)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.http.server.factory import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import CROWDED, QUIET, Turnstile
-from tests.unit.pretend import Wire
+from tests.unit.fakes import MemoryTransport
 
 
 class Turns(Clock):
@@ -107,8 +107,8 @@ class ServerTests(SynchronousTestCase):
         self.asked.append(incoming.asked.target)
         incoming.reply(200, b"ok")
 
-    def client(self, target: bytes) -> Wire:
-        wire = Wire()
+    def client(self, target: bytes) -> MemoryTransport:
+        wire = MemoryTransport()
         wire.protocol = self.factory.buildProtocol(None)
         wire.protocol.makeConnection(wire)
         wire.protocol.dataReceived(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
@@ -121,12 +121,12 @@ class ServerTests(SynchronousTestCase):
         self.clock.turn()
         self.clock.turn()
         self.assertEqual(self.asked, [b"/0", b"/1", b"/2"])
-        self.assertTrue(all(wire.said().endswith(b"ok") for wire in wires))
+        self.assertTrue(all(wire.take_written().endswith(b"ok") for wire in wires))
 
     def test_who_left_is_not_begun(self) -> None:
         """A client that leaves while it waits has asked for nothing."""
         self.client(b"/0")
-        self.client(b"/1").hang_up()
+        self.client(b"/1").disconnect()
         self.clock.turn()
         self.assertEqual(self.asked, [b"/0"])
 
@@ -136,7 +136,7 @@ class ServerTests(SynchronousTestCase):
         wire = self.client(b"/a b")
         self.client(b"/2")
         self.clock.turn()
-        self.assertIn(b"HTTP/1.1 400", wire.said())
+        self.assertIn(b"HTTP/1.1 400", wire.take_written())
         self.clock.turn()
         self.assertEqual(self.asked, [b"/0", b"/2"])
 
@@ -148,4 +148,4 @@ class ServerTests(SynchronousTestCase):
         for _ in range(3):
             self.clock.turn()
         self.assertEqual(self.asked, [b"/0", b"/1", b"/2"])
-        self.assertEqual(wire.said().count(b"HTTP/1.1 200"), 3)
+        self.assertEqual(wire.take_written().count(b"HTTP/1.1 200"), 3)

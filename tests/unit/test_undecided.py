@@ -16,14 +16,14 @@ from ctllm.ollama.requested_model import model_finder
 from ctllm.relay import buffered_request as module
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.tunnel.flow_control import READ
-from tests.unit.pretend import Heard, Told
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
 NAMED = b'{"model":"m"}'
 UNNAMED = b'{"messages":["'
 OK = ResponseHead(200)
 
 
-class Slow(Told):
+class Slow(FakeRequestSink):
     """A call to a desktop that asks to wait after every piece."""
 
     caller: Any = None
@@ -38,8 +38,8 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.room = Room(1 << 20)
-        self.heard = Heard()
-        self.told: Told = Told()
+        self.heard = FakeResponseSink()
+        self.told: FakeRequestSink = FakeRequestSink()
         self.begun: list[str | None] = []
         self.caller: Any = None
         self.asked = self.ask()
@@ -47,7 +47,7 @@ class Case(SynchronousTestCase):
     def ask(self) -> BufferedRequest:
         return BufferedRequest(ModelName(("model",)), self.begin, self.heard, self.room)
 
-    def begin(self, model: str | None, caller: ResponseSink) -> Told:
+    def begin(self, model: str | None, caller: ResponseSink) -> FakeRequestSink:
         self.begun.append(model)
         self.caller = caller
         if isinstance(self.told, Slow):
@@ -57,7 +57,7 @@ class Case(SynchronousTestCase):
     @property
     def body(self) -> bytes:
         """What the desktop has got."""
-        return b"".join(piece for piece in self.told.told if isinstance(piece, bytes))
+        return b"".join(piece for piece in self.told.calls if isinstance(piece, bytes))
 
 
 class Waiting(Case):
@@ -66,10 +66,10 @@ class Waiting(Case):
     def test_the_name_first(self) -> None:
         """Its first piece decides, and nothing is held after it."""
         self.asked.write(NAMED)
-        self.assertEqual((self.begun, self.told.told, self.room.held), (["m"], [NAMED], 0))
+        self.assertEqual((self.begun, self.told.calls, self.room.held), (["m"], [NAMED], 0))
         self.asked.write(b" ")
         self.asked.finish()
-        self.assertEqual(self.told.told, [NAMED, b" ", "end"])
+        self.assertEqual(self.told.calls, [NAMED, b" ", "end"])
 
     def test_the_last_of_two_names(self) -> None:
         """It is waited for, as Ollama takes that one, but not beyond 64 kB."""
@@ -106,18 +106,18 @@ class Waiting(Case):
             self.asked.write(piece)
         self.asked.finish()
         self.assertEqual((self.begun, self.body), (["m"], b"".join(pieces)))
-        self.assertEqual((self.told.told[-1], self.room.held), ("end", 0))
-        self.assertLessEqual(max(map(len, self.told.told[:-1])), READ)
+        self.assertEqual((self.told.calls[-1], self.room.held), ("end", 0))
+        self.assertLessEqual(max(map(len, self.told.calls[:-1])), READ)
 
     def test_no_name(self) -> None:
         """The end of the body decides, or its first byte where that is no object's."""
         for body in (b"", b"{}", b'{"x":1', b"--boundary"):
-            self.told = Told()
+            self.told = FakeRequestSink()
             asked = self.ask()
             if body:
                 asked.write(body)
             asked.finish()
-            self.assertEqual((self.body, self.told.told[-1]), (body, "end"))
+            self.assertEqual((self.body, self.told.calls[-1]), (body, "end"))
         self.assertEqual((self.begun, self.room.held), ([None] * 4, 0))
 
     def test_too_much(self) -> None:
@@ -150,29 +150,29 @@ class Waiting(Case):
         """When the desktops have left in the meantime, the client hears it, once."""
         error = DesktopOffline("none")
 
-        def begin(model: str | None, caller: ResponseSink) -> Told:
+        def begin(model: str | None, caller: ResponseSink) -> FakeRequestSink:
             raise error
 
         asked = BufferedRequest(ModelName(("model",)), begin, self.heard, self.room)
         asked.write(UNNAMED)
         asked.write(b'"],"model":"m"}')
-        self.assertEqual((self.heard.over, self.room.held), (error, 0))
+        self.assertEqual((self.heard.outcome, self.room.held), (error, 0))
 
     def test_a_client_that_does_not_read_yet(self) -> None:
         """Its pause is the call's from the beginning."""
         self.asked.pause_response()
         self.asked.write(NAMED)
-        self.assertEqual(self.told.told, ["pause", NAMED])
+        self.assertEqual(self.told.calls, ["pause", NAMED])
         self.asked.resume_response()
         self.asked.pause_response()
-        self.assertEqual(self.told.told[2:], ["resume", "pause"])
+        self.assertEqual(self.told.calls[2:], ["resume", "pause"])
 
     def test_one_that_reads_again_in_time(self) -> None:
         """Then there is no pause."""
         self.asked.pause_response()
         self.asked.resume_response()
         self.asked.write(NAMED)
-        self.assertEqual(self.told.told, [NAMED])
+        self.assertEqual(self.told.calls, [NAMED])
 
 
 class Pouring(Case):
@@ -186,47 +186,47 @@ class Pouring(Case):
 
     def test_piece_by_piece(self) -> None:
         """The client waits until all has gone; the end comes last."""
-        self.assertEqual((len(self.told.told), self.heard.may_send), (1, False))
+        self.assertEqual((len(self.told.calls), self.heard.may_send_body), (1, False))
         self.assertEqual(self.room.held, len(self.whole) - READ)
         self.asked.finish()
         while self.room.held:
-            self.assertNotIn("end", self.told.told)
+            self.assertNotIn("end", self.told.calls)
             self.caller.resume_request_body()
-        self.assertEqual((self.body, self.told.told[-1]), (self.whole, "end"))
+        self.assertEqual((self.body, self.told.calls[-1]), (self.whole, "end"))
 
     def test_more_of_the_body_meanwhile(self) -> None:
         """It is put behind what waits; when that has gone the client goes on."""
         self.asked.write(b"more")
-        self.assertEqual(len(self.told.told), 1)
+        self.assertEqual(len(self.told.calls), 1)
         while self.room.held:
-            self.assertFalse(self.heard.may_send)
+            self.assertFalse(self.heard.may_send_body)
             self.caller.resume_request_body()
-        self.assertFalse(self.heard.may_send)
+        self.assertFalse(self.heard.may_send_body)
         self.caller.resume_request_body()
-        self.assertTrue(self.heard.may_send)
+        self.assertTrue(self.heard.may_send_body)
         self.asked.write(b"last")
         self.asked.finish()
         self.assertEqual(self.body, self.whole + b"morelast")
-        self.assertEqual(self.told.told.count("end"), 1)
+        self.assertEqual(self.told.calls.count("end"), 1)
         self.caller.resume_request_body()
-        self.assertEqual(self.told.told.count("end"), 1)
+        self.assertEqual(self.told.calls.count("end"), 1)
 
     def test_leaving(self) -> None:
         """The exchange is cancelled and nothing is held."""
         error = ClientDisconnected("left")
         self.asked.cancel(error)
-        self.assertEqual((self.told.told[-1], self.room.held), (error, 0))
+        self.assertEqual((self.told.calls[-1], self.room.held), (error, 0))
 
     def test_an_answer_before_the_whole_request(self) -> None:
         """It passes; what still waits is wanted by nobody."""
         self.caller.write_head(OK)
         self.caller.write(b"no")
         self.caller.finish()
-        self.assertEqual((bytes(self.heard.got), self.heard.over), (b"no", "end"))
+        self.assertEqual((bytes(self.heard.body), self.heard.outcome), (b"no", "end"))
         self.assertEqual(self.room.held, 0)
 
     def test_a_desktop_that_is_lost(self) -> None:
         """The client hears it, and nothing is held."""
         error = DesktopLost("gone")
         self.caller.fail(error)
-        self.assertEqual((self.heard.over, self.room.held), (error, 0))
+        self.assertEqual((self.heard.outcome, self.room.held), (error, 0))

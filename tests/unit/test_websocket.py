@@ -17,7 +17,7 @@ from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
 from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
-from tests.unit.pretend import Heard, Told
+from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
 PING, DEADLINE = 20.0, 10.0
 POST = RequestHead(b"POST", b"/api/chat")
@@ -43,15 +43,15 @@ class Case(SynchronousTestCase):
         self.answerer = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.answerer.accept = self.accept
         self.callers: list[ResponderStream] = []
-        self.calls: list[Told] = []
+        self.calls: list[FakeRequestSink] = []
         self.closings: list[tuple[int | None, str]] = []
         self.refused: str = ""
         self.opened = 0
         self.connect()
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> Told:
+    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
         self.callers.append(caller)
-        self.calls.append(Told())
+        self.calls.append(FakeRequestSink())
         return self.calls[-1]
 
     def connect(self) -> None:
@@ -92,8 +92,8 @@ class Case(SynchronousTestCase):
             self.clock.advance(0.5)
             self.settle()
 
-    def ask(self) -> Heard:
-        heard = Heard()
+    def ask(self) -> FakeResponseSink:
+        heard = FakeResponseSink()
         self.opener.start_request(POST, heard).finish()
         self.settle()
         return heard
@@ -113,7 +113,7 @@ class Carrying(Case):
         self.callers[0].write(b"hi")
         self.callers[0].finish()
         self.settle()
-        self.assertEqual((bytes(heard.got), heard.over), (b"hi", "end"))
+        self.assertEqual((bytes(heard.body), heard.outcome), (b"hi", "end"))
 
     def test_one_turn_is_one_message(self) -> None:
         """Whatever became ready in one turn leaves together, in the next."""
@@ -135,16 +135,16 @@ class Carrying(Case):
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
         self.settle()
-        self.assertIsNone(heard.headed)
+        self.assertIsNone(heard.head)
         self.bridge.resumeProducing()
         self.settle()
-        self.assertEqual(heard.over, "end")
+        self.assertEqual(heard.outcome, "end")
 
     def test_silence_is_no_death(self) -> None:
         """While pings are answered an exchange may be silent for as long as it likes."""
         heard = self.ask()
         self.wait(400)
-        self.assertEqual((self.connected, heard.over, self.closings), (True, None, []))
+        self.assertEqual((self.connected, heard.outcome, self.closings), (True, None, []))
 
     def test_no_answer_to_pings_is(self) -> None:
         """A dead network is noticed by both ends, each for itself, within its time."""
@@ -170,7 +170,7 @@ class Closing(Case):
             self.callers[-1].write_head(ResponseHead(200))
             self.callers[-1].finish()
             self.settle()
-            self.assertEqual(heard.over, "end")
+            self.assertEqual(heard.outcome, "end")
         self.assertEqual(self.closings[0][0], 1001)
         self.assertEqual((self.opened, len(self.closings)), (3, 2))
 
@@ -181,7 +181,7 @@ class Closing(Case):
         self.callers[0].write_head(ResponseHead(200))
         self.clock.advance(0)
         self.proxy.sendCloseFrame(1001, b"")
-        self.opener.start_request(POST, Heard())
+        self.opener.start_request(POST, FakeResponseSink())
         self.bridge.leave()
         self.proxy.leave(b"more")
         self.settle()
@@ -190,7 +190,7 @@ class Closing(Case):
         self.connect()
         self.callers[0].finish()
         self.settle()
-        self.assertEqual((heard.over, len(self.callers)), ("end", 2))
+        self.assertEqual((heard.outcome, len(self.callers)), ("end", 2))
 
     def test_a_violation(self) -> None:
         """The other end is told why, and every exchange ends with the error, on both sides."""
@@ -198,8 +198,8 @@ class Closing(Case):
         self.bridge.sendMessage(bytes(21), isBinary=True)
         self.settle()
         self.wait(5)
-        self.assertIsInstance(heard.over, ProtocolViolation)
-        self.assertIsInstance(self.calls[0].told[-1], ProtocolViolation)
+        self.assertIsInstance(heard.outcome, ProtocolViolation)
+        self.assertIsInstance(self.calls[0].calls[-1], ProtocolViolation)
         self.assertEqual(self.closings[0][0], 1002)
 
     def test_a_text_message(self) -> None:
@@ -228,6 +228,6 @@ class Closing(Case):
         self.settle()
         self.assertFalse(self.opener.up)
         self.opener.sweep(self.clock.seconds() + 31)
-        self.assertIsInstance(heard.over, DesktopLost)
+        self.assertIsInstance(heard.outcome, DesktopLost)
         self.wait(60)
         self.assertEqual(self.clock.getDelayedCalls(), [])

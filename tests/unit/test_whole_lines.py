@@ -16,7 +16,7 @@ from ctllm.http.message.body import MAX_WHOLE, Chunked
 from ctllm.http.message.head import RequestHead
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import MAX_DATA
-from tests.unit.pretend import Heard, Place, Wire
+from tests.unit.fakes import FakeEndpoint, FakeResponseSink, MemoryTransport
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -73,36 +73,36 @@ class Waiting(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        place = Place()
+        place = FakeEndpoint()
         origin = ConnectionPool(place, self.clock, "Ollama", OllamaDown)
-        self.heard = Heard()
+        self.heard = FakeResponseSink()
         call = origin.start_request(RequestHead(b"GET", b"/"), self.heard)
         assert isinstance(call, ClientRequest)
         self.call = call
-        self.wire: Wire = place.accept()
+        self.wire: MemoryTransport = place.accept()
         call.finish()
         self.wire.protocol.dataReceived(HEAD)
 
     def test_the_rest_is_on_its_way(self) -> None:
         """A chunk in two reads is one piece, and nothing is left to wait for."""
         self.wire.protocol.dataReceived(b"5\r\nab")
-        self.assertEqual(self.heard.got, b"")
+        self.assertEqual(self.heard.body, b"")
         self.clock.advance(HOLD / 2)
         self.wire.protocol.dataReceived(b"cde\r\n")
-        self.assertEqual((self.heard.got, self.clock.getDelayedCalls()), (b"abcde", []))
+        self.assertEqual((self.heard.body, self.clock.getDelayedCalls()), (b"abcde", []))
 
     def test_the_rest_does_not_come(self) -> None:
         """After a moment from when it began, what there is goes on; the same for what follows."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.clock.advance(HOLD / 2)
         self.wire.protocol.dataReceived(b"c")
-        self.assertEqual(self.heard.got, b"")
+        self.assertEqual(self.heard.body, b"")
         self.clock.advance(HOLD / 2)
-        self.assertEqual(self.heard.got, b"abc")
+        self.assertEqual(self.heard.body, b"abc")
         self.wire.protocol.dataReceived(b"d")
-        self.assertEqual(self.heard.got, b"abc")
+        self.assertEqual(self.heard.body, b"abc")
         self.clock.advance(HOLD)
-        self.assertEqual(self.heard.got, b"abcd")
+        self.assertEqual(self.heard.body, b"abcd")
 
     def test_each_chunk_has_its_own_time(self) -> None:
         """In a flood every read ends within some chunk, and none is let go for an older one."""
@@ -110,23 +110,23 @@ class Waiting(SynchronousTestCase):
         for _ in range(5):
             self.clock.advance(HOLD * 0.7)
             self.wire.protocol.dataReceived(b"cde\r\n5\r\nab")
-        self.assertEqual(self.heard.got, b"abcde" * 5)
+        self.assertEqual(self.heard.body, b"abcde" * 5)
 
     def test_nobody_waits_for_what_is_not_read(self) -> None:
         """While the caller has it pause, the rest cannot come; afterwards it gets its time."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.call.pause_response()
         self.clock.advance(HOLD * 10)
-        self.assertEqual(self.heard.got, b"")
+        self.assertEqual(self.heard.body, b"")
         self.call.resume_response()
         self.clock.advance(HOLD)
-        self.assertEqual(self.heard.got, b"ab")
+        self.assertEqual(self.heard.body, b"ab")
 
     def test_what_is_held_comes_before_the_failure(self) -> None:
         """An answer that breaks off within a chunk loses nothing of it."""
         self.wire.protocol.dataReceived(b"5\r\nab")
-        self.wire.hang_up()
-        self.assertEqual((self.heard.got, str(type(self.heard.over).__name__)),
+        self.wire.disconnect()
+        self.assertEqual((self.heard.body, str(type(self.heard.outcome).__name__)),
                          (b"ab", "BadGateway"))  # fmt: skip
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -134,7 +134,7 @@ class Waiting(SynchronousTestCase):
         """Nothing is waited for, and nothing said."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.call.cancel(ClientDisconnected("the client left"))
-        self.assertEqual((self.clock.getDelayedCalls(), self.heard.got), ([], b""))
+        self.assertEqual((self.clock.getDelayedCalls(), self.heard.body), ([], b""))
 
 
 class Cutting(SynchronousTestCase):

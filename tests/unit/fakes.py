@@ -15,10 +15,11 @@ from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.factory import HttpServerFactory
 
 
-class Wire(StringTransport):
+class MemoryTransport(StringTransport):
     """One connection. As on a real one, an abort is heard of a turn later: see `settle`."""
 
     closed = ""
+    protocol: Any = None
 
     def loseConnection(self) -> None:
         self.closed = self.closed or "close"
@@ -33,58 +34,58 @@ class Wire(StringTransport):
     def loseWriteConnection(self) -> None:
         self.closed = "half"
 
-    def said(self) -> bytes:
+    def take_written(self) -> bytes:
         """What was written since this was last asked."""
         value: bytes = self.value()
         self.clear()
         return value
 
-    def settle(self) -> None:
+    def deliver_abort(self) -> None:
         """The next turn: an abort arrives."""
         if self.closed == "abort":
             self.protocol.connectionLost(Failure(ConnectionAborted()))
 
-    def hang_up(self, reason: Exception | None = None) -> None:
+    def disconnect(self, reason: Exception | None = None) -> None:
         """The other side closed."""
         self.protocol.connectionLost(Failure(reason or ConnectionDone()))
 
 
-class SecuredWire(Wire):
+class MemoryTlsTransport(MemoryTransport):
     """One with TLS, whose handshake a test completes."""
 
     wrappedProtocol = None
 
 
-class Place:
+class FakeEndpoint:
     """An endpoint: each dialling waits until a test accepts or refuses it."""
 
     def __init__(self) -> None:
-        self.dialled: list[tuple[Any, Deferred[Any]]] = []
-        self.given_up = 0
-        self.wires: list[Wire] = []
+        self.pending: list[tuple[Any, Deferred[Any]]] = []
+        self.cancelled = 0
+        self.transports: list[MemoryTransport] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
         waiting: Deferred[Any] = Deferred(self._gave_up)
-        self.dialled.append((factory, waiting))
+        self.pending.append((factory, waiting))
         return waiting
 
     def _gave_up(self, waiting: Deferred[Any]) -> None:
-        self.given_up += 1
+        self.cancelled += 1
 
-    def accept(self, wire: Wire | None = None) -> Wire:
-        factory, waiting = self.dialled.pop(0)
-        protocol, wire = factory.buildProtocol(None), wire or Wire()
+    def accept(self, wire: MemoryTransport | None = None) -> MemoryTransport:
+        factory, waiting = self.pending.pop(0)
+        protocol, wire = factory.buildProtocol(None), wire or MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
-        self.wires.append(wire)
+        self.transports.append(wire)
         waiting.callback(protocol)
         return wire
 
     def refuse(self, error: Exception) -> None:
-        self.dialled.pop(0)[1].errback(error)
+        self.pending.pop(0)[1].errback(error)
 
 
-class Served:
+class ServedEndpoint:
     """An endpoint with a real HttpServer behind it, over memory; `flush` moves the bytes."""
 
     def __init__(self, app: Any, clock: Any) -> None:
@@ -106,72 +107,72 @@ class Served:
             pass
 
 
-class Heard:
+class FakeResponseSink:
     """A Caller that remembers, and holds who calls it to the contract."""
 
     def __init__(self) -> None:
-        self.headed: ResponseHead | None = None
-        self.got = bytearray()
-        self.over: str | CtllmError | None = None
-        self.may_send = True
+        self.head: ResponseHead | None = None
+        self.body = bytearray()
+        self.outcome: str | CtllmError | None = None
+        self.may_send_body = True
 
     def write_head(self, head: ResponseHead) -> None:
-        assert self.headed is None and self.over is None
-        self.headed = head
+        assert self.head is None and self.outcome is None
+        self.head = head
 
     def write(self, piece: bytes) -> None:
-        assert self.headed is not None and self.over is None
-        self.got += piece
+        assert self.head is not None and self.outcome is None
+        self.body += piece
 
     def finish(self) -> None:
-        assert self.headed is not None and self.over is None
-        self.over = "end"
+        assert self.head is not None and self.outcome is None
+        self.outcome = "end"
 
     def fail(self, error: CtllmError) -> None:
-        assert self.over is None
-        self.over = error
+        assert self.outcome is None
+        self.outcome = error
 
     def pause_request_body(self) -> None:
-        assert self.over is None
-        self.may_send = False
+        assert self.outcome is None
+        self.may_send_body = False
 
     def resume_request_body(self) -> None:
-        assert self.over is None, "called after the end"
-        self.may_send = True
+        assert self.outcome is None, "called after the end"
+        self.may_send_body = True
 
 
-class Told:
+class FakeRequestSink:
     """A Call that remembers."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def write(self, piece: bytes) -> None:
-        self.told.append(piece)
+        self.calls.append(piece)
 
     def finish(self) -> None:
-        self.told.append("end")
+        self.calls.append("end")
 
     def cancel(self, error: CtllmError) -> None:
-        self.told.append(error)
+        self.calls.append(error)
 
     def pause_response(self) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resume_response(self) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
 
-class Upstream:
+class FakeUpstream:
     """An Upstream that remembers what it was asked, for the test to answer."""
 
     def __init__(self) -> None:
-        self.asked: list[RequestHead] = []
-        self.callers: list[Any] = []
-        self.calls: list[Told] = []
+        self.heads: list[RequestHead] = []
+        self.sinks: list[Any] = []
+        self.requests: list[FakeRequestSink] = []
 
-    def start_request(self, head: RequestHead, caller: Any) -> Told:
-        self.asked.append(head)
-        self.callers.append(caller)
-        self.calls.append(Told())
-        return self.calls[-1]
+    def start_request(self, head: RequestHead, caller: Any) -> FakeRequestSink:
+        self.heads.append(head)
+        self.sinks.append(caller)
+        self.requests.append(FakeRequestSink())
+        return self.requests[-1]
