@@ -119,7 +119,7 @@ class ServerTests(SynchronousTestCase):
         wire = self.come(GET % b"/slow")
         self.come(), self.come()
         self.assertEqual((wire.closed, wire.take_written()), ("abort", b""))
-        wire.settle()
+        wire.deliver_abort()
         self.assertTrue(self.asked[0].gone)
 
     def test_who_has_asked_and_waits_for_a_turn_stays(self) -> None:
@@ -138,5 +138,5 @@ class ServerTests(SynchronousTestCase):
         self.assertEqual([wire.closed for wire in known], [""] * 7)
         self.assertIn(b"HTTP/1.1 503 ", known[6].take_written())
         self.assertIn(b" 200 ", self.come(GET % b"/health").take_written())
-        known[0].hang_up()
+        known[0].disconnect()
         self.assertEqual(self.come(GET % b"/known").take_written(), b"")
