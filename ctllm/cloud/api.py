@@ -20,7 +20,7 @@ from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.http.client.fetch import ask
 from ctllm.http.header_policy import ASSERTION
 from ctllm.http.message.head import Headers, RequestHead
-from ctllm.http.server.json_body import decoded, json_body
+from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
 
@@ -87,8 +87,8 @@ class Api:
 
     async def answer(self, incoming: ServerRequest, manager: Manager) -> None:
         """Answer one management call; `manager` says who asks, or raises."""
-        path = incoming.asked.path.decode("latin-1")
-        method = incoming.asked.method.decode("latin-1")
+        path = incoming.head.path.decode("latin-1")
+        method = incoming.head.method.decode("latin-1")
         for pattern, methods in self._routes:
             found = pattern.fullmatch(path)
             if found is None:
@@ -105,21 +105,21 @@ class Api:
         trouble = self._proxies.trouble
         status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
         told = {"status": status, "version": __version__, "proxies": self._proxies.count}
-        incoming.reply(200, {**told, "error": trouble or None})
+        incoming.respond(200, {**told, "error": trouble or None})
 
     async def _openapi(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        incoming.reply(200, _OPENAPI, _JSON)
+        incoming.respond(200, _OPENAPI, _JSON)
 
     async def _sign(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.redeem(incoming, await json_body(incoming, MAX_BODY, self._clock))
+        self._sign_in.redeem(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
 
     async def _renew(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.renew(incoming, await json_body(incoming, MAX_BODY, self._clock))
+        self._sign_in.renew(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
 
     async def _introspect(
         self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
     ) -> None:
-        self._sign_in.introspect(incoming, await json_body(incoming, MAX_BODY, self._clock))
+        self._sign_in.introspect(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
 
     async def _sign_out(
         self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
@@ -135,16 +135,16 @@ class Api:
         self._sign_in.invite(incoming, await manager())
 
     async def _proxy(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        incoming.reply(200, await self._described(self._proxy_of(await manager())))
+        incoming.respond(200, await self._described(self._proxy_of(await manager())))
 
     async def _start(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         proxy = self._proxy_of(await manager())
         await self._proxies.ensure(proxy)
-        incoming.reply(200, await self._described(proxy))
+        incoming.respond(200, await self._described(proxy))
 
     async def _stop(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
         await self._proxies.remove(self._proxy_of(await manager()), "stopped by its user")
-        incoming.reply(204)
+        incoming.respond(204)
 
     async def _described(self, proxy: str) -> dict[str, object]:
         status = self._proxies.status(proxy)
@@ -164,7 +164,7 @@ class Api:
         """What the user's proxy says; asking does not start one."""
         proxy = self._proxy_of(await manager())
         if self._proxies.status(proxy).state != "running":
-            incoming.reply(200, {"desktops": []})
+            incoming.respond(200, {"desktops": []})
             return
         origin = await self._proxies.ensure(proxy, begins=False)
         assertion = self._assertions.sign(proxy, frozenset((USE,))).encode()
@@ -172,13 +172,13 @@ class Api:
         status, told = await ask(origin, head, self._clock, 5.0, 1 << 20)
         if status != 200:
             raise origin.unreachable(f"your streaming proxy answers with status {status}")
-        incoming.reply(200, told, _JSON)
+        incoming.respond(200, told, _JSON)
 
     async def _lease(
         self, incoming: ServerRequest, manager: Manager, desktop: tuple[str, ...]
     ) -> None:
         grant = await manager()
         grant.require(SERVE)
-        lease = decoded(await json_body(incoming, MAX_BODY, self._clock), Lease)
+        lease = decode_json_body(await read_json_body(incoming, MAX_BODY, self._clock), Lease)
         self._keys.lease(grant, desktop[0], lease.hashes, lease.seconds, lease.manage)
-        incoming.reply(204)
+        incoming.respond(204)

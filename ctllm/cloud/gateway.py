@@ -18,12 +18,12 @@ from ctllm.cloud.user_limits import Shares, tunnels
 from ctllm.cloud.web_ui import HEADERS, PAGE, page
 from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.cors import Cors, is_preflight, names_key
+from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
 from ctllm.http.credentials import presented_tokens
-from ctllm.http.header_policy import for_proxy, for_tunnel, switching
-from ctllm.http.message.head import RequestHead, ResponseHead, first
+from ctllm.http.header_policy import request_to_proxy, request_to_tunnel, switching_protocols
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
-from ctllm.http.request_timeout import later
+from ctllm.http.request_timeout import deduct_elapsed
 from ctllm.http.server.request import HIJACKED, ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket, require_websocket
 from ctllm.http.splice import join
@@ -70,18 +70,18 @@ class Gateway:
         self._shares = shares
         self._tunnels = tunnels()
         self._in_flight = in_flight
-        self._listed = Cors(origin_matcher(origins))
-        self._local_pages = Cors(origin_matcher(OLLAMA_ORIGINS), credentials=False)
+        self._listed = CorsPolicy(origin_matcher(origins))
+        self._local_pages = CorsPolicy(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
-        asked = incoming.asked = canonical_request(incoming.asked)
+        asked = incoming.head = canonical_request(incoming.head)
         cors = self._cors_for(asked)
-        incoming.extra = cors.headers(asked)
+        incoming.extra = cors.response_headers(asked)
         if is_preflight(asked):
-            incoming.reply(204, None, cors.preflight(asked))
+            incoming.respond(204, None, cors.preflight_headers(asked))
         elif _wants_page(asked):
-            incoming.reply(200, PAGE, HEADERS)
+            incoming.respond(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
             await self._tunnel(incoming)
         elif asked.path.startswith(b"/ctllm/exchanges/"):
@@ -95,17 +95,17 @@ class Gateway:
                 return
             await self._relay(incoming)
 
-    def _cors_for(self, asked: RequestHead) -> Cors:
+    def _cors_for(self, asked: RequestHead) -> CorsPolicy:
         """The rule for the page behind `asked`.
 
         Besides those that are listed, pages of the client's own machine may use models, as Ollama
         has it, where they bring a key and no cookie is in play.
         """
-        if self._listed.headers(asked) or asked.path.startswith((b"/ctllm/", b"/ws/")):
+        if self._listed.response_headers(asked) or asked.path.startswith((b"/ctllm/", b"/ws/")):
             return self._listed
         if is_preflight(asked):
-            return self._local_pages if names_key(asked) else self._listed
-        keyed = first(asked.headers, b"cookie") is None and presented_tokens(asked)
+            return self._local_pages if requests_api_key(asked) else self._listed
+        keyed = get_header(asked.headers, b"cookie") is None and presented_tokens(asked)
         return self._local_pages if keyed else self._listed
 
     # -- who asks
@@ -113,14 +113,14 @@ class Gateway:
     async def grant(self, incoming: ServerRequest) -> Grant:
         """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
         refusal: CtllmError = Unauthorized(KEY_NEEDED)
-        for token in presented_tokens(incoming.asked):
+        for token in presented_tokens(incoming.head):
             try:
                 grant = await self._identity.verify(token)
             except Unauthorized as error:
                 self._metrics.refused_token()
                 refusal = error
             else:
-                incoming.welcome()
+                incoming.mark_authenticated()
                 return grant
         raise refusal
 
@@ -130,11 +130,11 @@ class Gateway:
         Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
         shows the sentence of a 403 but not that of a 401.
         """
-        asked = incoming.asked
+        asked = incoming.head
         if (asked.method, asked.path) == (b"HEAD", b"/"):
-            incoming.reply(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
+            incoming.respond(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
             return
-        if (first(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
+        if (get_header(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
             raise Forbidden(OLLAMA_COMMAND)
         raise Unauthorized(KEY_NEEDED)
 
@@ -153,14 +153,16 @@ class Gateway:
         began = self._clock.seconds()
         grant = await self.grant(incoming)
         grant.require(USE)
-        scopes = _authorised(grant, incoming.asked) if begins else frozenset((USE,))
+        scopes = _authorised(grant, incoming.head) if begins else frozenset((USE,))
         give = self._take_share(incoming, grant)
         origin, assertion = await self._way(grant, scopes, begins)
         self._metrics.exchange_began()
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
         incoming.on_over = partial(self._over, give, landed)
-        head = later(for_proxy(incoming.asked, assertion), self._clock.seconds() - began)
-        incoming.relay(origin.start_request(head, incoming))
+        head = deduct_elapsed(
+            request_to_proxy(incoming.head, assertion), self._clock.seconds() - began
+        )
+        incoming.relay_to(origin.start_request(head, incoming))
 
     def _take_share(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
         """Count a request as its user's until it is over; raises TooManyRequests."""
@@ -186,7 +188,7 @@ class Gateway:
 
     async def _tunnel(self, incoming: ServerRequest) -> None:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
-        if (first(incoming.asked.headers, b"upgrade") or b"").lower() != b"websocket":
+        if (get_header(incoming.head.headers, b"upgrade") or b"").lower() != b"websocket":
             raise NotFound("this is where desktops connect their WebSocket")
         # Refused, it is an answer, and the connection ends with it: whoever stands in front of
         # this cloud must not take it for one that may carry another user's request.
@@ -196,7 +198,7 @@ class Gateway:
         require_websocket(incoming)
         free = self._take_tunnel(incoming, grant)
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
-        head = for_tunnel(incoming.asked, assertion)
+        head = request_to_tunnel(incoming.head, assertion)
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
 
         def over(outcome: str) -> None:
@@ -206,7 +208,7 @@ class Gateway:
 
         incoming.on_over = over
         joined = partial(self._joined, incoming, grant, free)
-        incoming.relay(origin.upgrade(head, incoming, joined))
+        incoming.relay_to(origin.upgrade(head, incoming, joined))
 
     def _take_tunnel(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
         """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
@@ -242,9 +244,9 @@ class Gateway:
         def over() -> None:
             landed()
             free()
-            incoming.release()
+            incoming.release_connection()
 
-        join(taken, made, self._clock, switching(head) + rest, read, over)
+        join(taken, made, self._clock, switching_protocols(head) + rest, read, over)
 
 
 def _cut(taken: Transport, made: Transport) -> None:
@@ -278,4 +280,4 @@ def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
 
 def _wants_page(asked: RequestHead) -> bool:
     reads = asked.method in (b"GET", b"HEAD")
-    return asked.path == b"/" and reads and page(first(asked.headers, b"accept"))
+    return asked.path == b"/" and reads and page(get_header(asked.headers, b"accept"))

@@ -39,11 +39,11 @@ from ctllm.cloud.spawners.factory import runtime_for
 from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
-from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
-from ctllm.http.server.endpoint_service import Listener
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.connection_limits import RESERVED_FILES, ConnectionLimiter, max_connections
+from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import Turnstile
+from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.reactor.periodic import PeriodicService
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
@@ -67,20 +67,22 @@ class CloudService(MultiService):
         self._front: Gateway | None = None
         self._proxies: ProxyManager | None = None
         self.invites: Invites | None = None
-        turnstile = Turnstile(reactor)
-        spare = SPARE + PIPES * settings.max_proxies
-        crowd = Crowd(room_for(settings.max_connections, SOCKETS, spare))
-        self._share = share_of(settings.max_user_requests, crowd.room)
+        turnstile = RequestThrottle(reactor)
+        spare = RESERVED_FILES + PIPES * settings.max_proxies
+        crowd = ConnectionLimiter(max_connections(settings.max_connections, SOCKETS, spare))
+        self._share = share_of(settings.max_user_requests, crowd.max_authenticated)
         factory = HttpServerFactory(
             self._answer, reactor, settings.max_request_head, turnstile, crowd
         )
-        self.listener = Listener(reactor, endpoint_string(settings.listen), factory, "listen")
-        turnstile.on_crowd = self.listener.pause
+        self.listener = EndpointService(
+            reactor, endpoint_string(settings.listen), factory, "listen"
+        )
+        turnstile.on_crowd = self.listener.pause_accepting
         self.listener.setServiceParent(self)
         if settings.metrics != "off":
             where = endpoint_string(settings.metrics)
             metrics = HttpServerFactory(self._scraped, reactor)
-            Listener(reactor, where, metrics, "metrics").setServiceParent(self)
+            EndpointService(reactor, where, metrics, "metrics").setServiceParent(self)
 
     @property
     def local_url(self) -> str:
@@ -159,9 +161,9 @@ class CloudService(MultiService):
         await self._front(incoming)
 
     async def _scraped(self, incoming: ServerRequest) -> None:
-        if incoming.asked.path != b"/metrics":
+        if incoming.head.path != b"/metrics":
             raise NotFound("metrics are at /metrics")
         if self._proxies is not None:
             self._metrics.use(await self._proxies.usage())
         kind, body = self._metrics.render()
-        incoming.reply(200, body, ((b"Content-Type", kind),))
+        incoming.respond(200, body, ((b"Content-Type", kind),))

@@ -27,8 +27,8 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.identity.login_codes import LIFE
 from ctllm.errors import CtllmError, Forbidden, Unauthorized
-from ctllm.http.message.head import Headers, RequestHead, first
-from ctllm.http.server.json_body import decoded
+from ctllm.http.message.head import Headers, RequestHead, get_header
+from ctllm.http.server.json_body import decode_json_body
 from ctllm.http.server.request import ServerRequest
 
 #: The cookie's name where people come by https. With this prefix (RFC 6265bis, 4.1.3.2) browsers
@@ -91,17 +91,17 @@ class SignIn:
 
         The session that a browser had before ends: its cookie makes room for the new one.
         """
-        asked = decoded(raw, Redeem)
-        _same_site(incoming.asked)
+        asked = decode_json_body(raw, Redeem)
+        _same_site(incoming.head)
         refresh = self._opened(asked)
         told = self._token(refresh, asked.client)
         if asked.client == "desktop":
-            incoming.reply(201, {**told, "refresh": refresh})
+            incoming.respond(201, {**told, "refresh": refresh})
             return
-        before = self._cookie_of(incoming.asked)
+        before = self._cookie_of(incoming.head)
         if before is not None:
             self._sessions.close(before)
-        incoming.reply(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
+        incoming.respond(201, told, self._cookie(refresh.encode(), self._cookie_seconds))
 
     def _opened(self, asked: Redeem) -> str:
         """Spend the invitation for a session; where that cannot be kept, it is not spent."""
@@ -131,9 +131,9 @@ class SignIn:
 
     def introspect(self, incoming: ServerRequest, raw: bytes) -> None:
         """Say whom an invitation would sign in, and spend nothing (as RFC 7662 does of tokens)."""
-        asked = decoded(raw, Introspect)
-        _same_site(incoming.asked)
-        incoming.reply(200, {"user": _user(self._authentication(asked.invite).user)})
+        asked = decode_json_body(raw, Introspect)
+        _same_site(incoming.head)
+        incoming.respond(200, {"user": _user(self._authentication(asked.invite).user)})
 
     def invite(self, incoming: ServerRequest, grant: Grant) -> None:
         """Give a desktop what signs its user's browser in, once.
@@ -143,30 +143,30 @@ class SignIn:
         grant.require(SERVE)  # what a page can read does not make sign-ins that last
         parent = grant.sessions[0] if grant.sessions else ""
         made = self._passes.create(Authentication(grant.user, grant.auth_time, parent))
-        incoming.reply(201, {"invite": made, "expires_in": int(LIFE)})
+        incoming.respond(201, {"invite": made, "expires_in": int(LIFE)})
 
     def renew(self, incoming: ServerRequest, raw: bytes) -> None:
         """Give another short token."""
-        asked = decoded(raw, Renew)
+        asked = decode_json_body(raw, Renew)
         refresh, only = asked.refresh, asked.scope
         if refresh is not msgspec.UNSET:
-            incoming.reply(200, self._token(refresh, "desktop", only))
+            incoming.respond(200, self._token(refresh, "desktop", only))
             return
-        _same_site(incoming.asked)
-        kept = self._cookie_of(incoming.asked)
+        _same_site(incoming.head)
+        kept = self._cookie_of(incoming.head)
         if kept is None:
             raise Unauthorized("nobody is signed in here; open a sign-in link")
         told = self._token(kept, "browser", only)
-        incoming.reply(200, told, self._cookie(kept.encode(), self._cookie_seconds))
+        incoming.respond(200, told, self._cookie(kept.encode(), self._cookie_seconds))
 
     def sign_out(self, incoming: ServerRequest) -> None:
         """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
-        _same_site(incoming.asked)
-        header = first(incoming.asked.headers, REFRESH)
-        refresh = header.decode("latin-1") if header else self._cookie_of(incoming.asked)
+        _same_site(incoming.head)
+        header = get_header(incoming.head.headers, REFRESH)
+        refresh = header.decode("latin-1") if header else self._cookie_of(incoming.head)
         if refresh is not None:
             self._sessions.close(refresh)
-        incoming.reply(204, None, self._cookie(b"", 0))
+        incoming.respond(204, None, self._cookie(b"", 0))
 
     def who(self, incoming: ServerRequest, grant: Grant) -> None:
         """Say who is signed in."""
@@ -175,7 +175,7 @@ class SignIn:
             "scopes": sorted(grant.scopes),
             "expires_in": max(0, int(grant.expires - self._now())),
         }
-        incoming.reply(200, told)
+        incoming.respond(200, told)
 
     def _token(
         self, refresh: str, client: Client, only: str | msgspec.UnsetType = msgspec.UNSET
@@ -226,9 +226,11 @@ def _user(user: User) -> dict[str, str]:
 
 def _same_site(asked: RequestHead) -> None:
     """Raise Forbidden when a page of another site is behind this: cookies are not for it."""
-    origin = first(asked.headers, b"origin")
-    host = first(asked.headers, b"host") or b""
+    origin = get_header(asked.headers, b"origin")
+    host = get_header(asked.headers, b"host") or b""
     foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
-    site = first(asked.headers, b"sec-fetch-site")  # Fetch Metadata Request Headers, section 2.4
+    site = get_header(
+        asked.headers, b"sec-fetch-site"
+    )  # Fetch Metadata Request Headers, section 2.4
     if foreign or site not in (None, b"same-origin", b"none"):
         raise Forbidden("pages of other sites may not sign in here")

@@ -24,7 +24,7 @@ from ctllm.demo.response import (
     generate_response,
 )
 from ctllm.errors import BadRequest
-from ctllm.http.message.multipart import FormField, boundary_of
+from ctllm.http.message.multipart import FormFieldScanner, get_boundary
 
 
 class _Message(msgspec.Struct):
@@ -242,10 +242,10 @@ def embeddings(call: ApiRequest) -> Response:
 
 def transcriptions(call: ApiRequest) -> Response:
     """POST /v1/audio/transcriptions: how many bytes there were to hear."""
-    boundary = boundary_of(call.content_type.encode("latin-1"))
+    boundary = get_boundary(call.content_type.encode("latin-1"))
     if boundary is None:
         raise BadRequest("failed to parse multipart form: request Content-Type isn't multipart")
-    field = FormField("model", boundary)
+    field = FormFieldScanner("model", boundary)
     field.feed(call.body)
     if not field.value:
         raise BadRequest("model is required")

@@ -30,7 +30,7 @@ from zope.interface import implementer
 
 from ctllm.common.sanitize import SAID, printable
 from ctllm.desktop.proxy_environment import HttpProxy, proxy_for
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.timeout import Timeout
 
 #: Seconds that making a connection may take.
@@ -101,7 +101,7 @@ class _Stage(Protocol):
 
     def connectionMade(self) -> None:
         """Begin."""
-        self._deadline.set(HANDSHAKE)
+        self._deadline.set(HANDSHAKE_TIMEOUT)
 
     def dataReceived(self, data: bytes) -> None:
         """For the protocol, once there is one."""

@@ -6,14 +6,14 @@ import socket
 from collections.abc import Awaitable, Callable
 
 from ctllm.errors import Forbidden
-from ctllm.http.cors import Cors, is_preflight
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.cors import CorsPolicy, is_preflight
+from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.origins import (
     OLLAMA_ORIGINS,
-    host_of,
     is_local_host,
     is_loopback_host,
     origin_matcher,
+    parse_host,
 )
 from ctllm.http.server.request import ServerRequest
 
@@ -36,14 +36,14 @@ class EndpointApp:
 
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
-        asked = incoming.asked
+        asked = incoming.head
         if self._on_loopback():
             self._refuse_foreign_host(asked)
         refuse_foreign_page(asked)
-        incoming.welcome()
-        incoming.extra = _CORS.headers(asked)
+        incoming.mark_authenticated()
+        incoming.extra = _CORS.response_headers(asked)
         if is_preflight(asked):
-            incoming.reply(204, None, _CORS.preflight(asked))
+            incoming.respond(204, None, _CORS.preflight_headers(asked))
         else:
             await self._answer(asked, incoming)
 
@@ -53,11 +53,11 @@ class EndpointApp:
         What goes on to Ollama has Ollama's own, so Ollama's guard against names that were made to
         point here has to stand at this door. Programs of HTTP/1.0 need not name one.
         """
-        host = first(asked.headers, b"host")
+        host = get_header(asked.headers, b"host")
         if host is None:
             return
         try:
-            name = host_of(host.decode("latin-1"))
+            name = parse_host(host.decode("latin-1"))
         except ValueError:
             name = ""
         if not is_local_host(name, self._machine):
@@ -71,7 +71,7 @@ def refuse_foreign_page(asked: RequestHead) -> None:
     is of another site.
     """
     origins = [value for name, value in asked.headers if name.lower() == b"origin"]
-    site = first(asked.headers, b"sec-fetch-site") or b""
+    site = get_header(asked.headers, b"sec-fetch-site") or b""
     foreign = site.strip().lower() == b"cross-site" and not origins
     if foreign or not all(map(_is_of_this_machine, origins)):
         raise Forbidden("pages of other sites may not use this endpoint")
@@ -83,9 +83,11 @@ def _is_of_this_machine(origin: bytes) -> bool:
         return True
     scheme, found, authority = origin.decode("latin-1").partition("://")
     try:
-        return bool(found) and scheme in ("http", "https") and is_loopback_host(host_of(authority))
+        return (
+            bool(found) and scheme in ("http", "https") and is_loopback_host(parse_host(authority))
+        )
     except ValueError:
         return False
 
 
-_CORS = Cors(_is_of_this_machine)
+_CORS = CorsPolicy(_is_of_this_machine)

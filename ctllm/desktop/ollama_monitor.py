@@ -23,7 +23,7 @@ from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import get
-from ctllm.http.header_policy import for_ollama
+from ctllm.http.header_policy import request_to_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import changes_models
@@ -96,7 +96,7 @@ class OllamaServer:
         return is_model_name(name) and not (self._refuses_remote and self.remote.has(name))
 
     def _open(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
-        return self._origin.start_request(for_ollama(head, self._host), caller)
+        return self._origin.start_request(request_to_ollama(head, self._host), caller)
 
     async def ask(self) -> Status:
         """How it is: two cheap calls; DOWN where it does not answer them."""

@@ -35,10 +35,10 @@ from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.desktop.ollama_monitor import Ollama, OllamaServer
 from ctllm.desktop.status import Report
 from ctllm.desktop.tunnel_policy import TunnelPolicy
-from ctllm.http.origins import host_of, is_loopback_host
-from ctllm.http.server.endpoint_service import Listener
-from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.request_throttle import Turnstile
+from ctllm.http.origins import is_loopback_host, parse_host
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.endpoint_service import EndpointService
+from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.ipc import messages
 from ctllm.system.launch_commands import window_program
 from ctllm.tunnel import frames
@@ -83,13 +83,13 @@ class DesktopService(MultiService):
         self.bridge: Bridge | None = None
         self.ipc: IpcService | None = None
         self._surroundings: Surroundings | None = None
-        self.endpoint: Listener | None = None
-        self._demo: Listener | None = None
+        self.endpoint: EndpointService | None = None
+        self._demo: EndpointService | None = None
         if settings.endpoint != "off":
             app = EndpointApp(self._answer, self._on_loopback)
-            factory = HttpServerFactory(app, reactor, turnstile=Turnstile(reactor))
+            factory = HttpServerFactory(app, reactor, throttle=RequestThrottle(reactor))
             where = endpoint_string(settings.endpoint)
-            self.endpoint = Listener(reactor, where, factory, "endpoint")
+            self.endpoint = EndpointService(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)
         if settings.demo == "on":
             self.add_demo()
@@ -104,7 +104,7 @@ class DesktopService(MultiService):
     def add_demo(self) -> None:
         """Let a stand-in answer until Ollama appears."""
         site = DemoServer(self._reactor).site
-        self._demo = Listener(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
+        self._demo = EndpointService(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
@@ -235,7 +235,7 @@ class DesktopService(MultiService):
     def _on_loopback(self) -> bool:
         """Whether only this machine reaches the endpoint; so it does by a UNIX socket."""
         authority = "" if self.endpoint is None else self.endpoint.authority
-        return not authority or is_loopback_host(host_of(authority))
+        return not authority or is_loopback_host(parse_host(authority))
 
     def _address(self) -> str:
         """Where apps find their models: a URL, or the path of a UNIX socket; nothing if nowhere."""

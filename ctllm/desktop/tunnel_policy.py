@@ -13,7 +13,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_members
 from ctllm.errors import BadRequest, ContentTooLarge, CtllmError, Forbidden, ServiceUnavailable
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.message.head import RequestHead, get_header
 from ctllm.ollama.api import (
     Endpoint,
     Scope,
@@ -55,7 +55,7 @@ class TunnelPolicy:
         """The endpoint that may be asked; None for one that only the configuration knows."""
         endpoint = endpoint_of(head)
         asked = asked_for(head)
-        scopes = (first(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
+        scopes = (get_header(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
         if EVERYTHING in self._allow or asked in self._allow:
             if endpoint is not None and endpoint.scope is Scope.USE:
                 return endpoint

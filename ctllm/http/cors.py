@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from ctllm.errors import Forbidden
-from ctllm.http.message.head import Headers, RequestHead, first
+from ctllm.http.message.head import Headers, RequestHead, get_header
 
 #: What pages may read of an answer besides what they always may.
 _EXPOSED = (
@@ -27,16 +27,16 @@ _KEYS = (b"authorization", b"x-api-key", b"api-key")
 _MAX_AGE = b"600"
 
 
-def is_preflight(asked: RequestHead) -> bool:
+def is_preflight(head: RequestHead) -> bool:
     """Whether a browser asks whether it may ask."""
     return (
-        asked.method == b"OPTIONS"
-        and first(asked.headers, b"origin") is not None
-        and first(asked.headers, b"access-control-request-method") is not None
+        head.method == b"OPTIONS"
+        and get_header(head.headers, b"origin") is not None
+        and get_header(head.headers, b"access-control-request-method") is not None
     )
 
 
-class Cors:
+class CorsPolicy:
     """The rule of one door. `allows` says of an Origin header whether its pages are let in.
 
     Without `credentials`, browsers send no cookies along with what such a page asks.
@@ -48,9 +48,9 @@ class Cors:
             ((b"Access-Control-Allow-Credentials", b"true"),) if credentials else ()
         )
 
-    def headers(self, asked: RequestHead) -> Headers:
+    def response_headers(self, head: RequestHead) -> Headers:
         """What every answer to this request says to the browser; nothing to foreign pages."""
-        origin = first(asked.headers, b"origin")
+        origin = get_header(head.headers, b"origin")
         if origin is None or not self._allows(origin):
             return ()
         return (
@@ -60,11 +60,11 @@ class Cors:
             (b"Vary", b"Origin"),
         )
 
-    def preflight(self, asked: RequestHead) -> Headers:
+    def preflight_headers(self, head: RequestHead) -> Headers:
         """What the answer to a preflight says besides; raises Forbidden for foreign pages."""
-        if not self.headers(asked):
+        if not self.response_headers(head):
             raise Forbidden("pages of that site may not use this cloud (see cloud.origins)")
-        wanted = first(asked.headers, b"access-control-request-headers") or b""
+        wanted = get_header(head.headers, b"access-control-request-headers") or b""
         return (
             (b"Access-Control-Allow-Methods", _METHODS),
             (b"Access-Control-Allow-Headers", wanted if _NAMES.fullmatch(wanted) else _USUAL),
@@ -73,7 +73,7 @@ class Cors:
         )
 
 
-def names_key(asked: RequestHead) -> bool:
+def requests_api_key(head: RequestHead) -> bool:
     """Whether a preflight is for a request that carries an API key."""
-    wanted = first(asked.headers, b"access-control-request-headers") or b""
+    wanted = get_header(head.headers, b"access-control-request-headers") or b""
     return not {each.strip().lower() for each in wanted.split(b",")}.isdisjoint(_KEYS)

@@ -6,13 +6,13 @@ import binascii
 from base64 import b64decode
 
 from ctllm.errors import BadRequest
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.message.head import RequestHead, get_header
 
 #: Headers whose whole value is the key: Anthropic's clients send the one, Azure's the other.
 _KEY_HEADERS = (b"x-api-key", b"api-key")
 
 
-def presented_tokens(asked: RequestHead) -> tuple[str, ...]:
+def presented_tokens(head: RequestHead) -> tuple[str, ...]:
     """Give the tokens of `asked`, the one of Authorization in front; none where it has none.
 
     Several may be there: many clients send a made-up Bearer token beside the key that they are
@@ -21,8 +21,8 @@ def presented_tokens(asked: RequestHead) -> tuple[str, ...]:
     different ones.
     """
     found = [
-        _authorized(_only(asked, b"authorization"), asked),
-        *(_only(asked, name) for name in _KEY_HEADERS),
+        _authorized(_only(head, b"authorization"), head),
+        *(_only(head, name) for name in _KEY_HEADERS),
     ]
     tokens = (value.strip().decode("latin-1") for value in found)
     return tuple(dict.fromkeys(token for token in tokens if token))
@@ -56,5 +56,5 @@ def _password(encoded: bytes) -> bytes:
 
 def _from_page(asked: RequestHead) -> bool:
     """Whether a web page is behind this: a browser may add Basic credentials by itself."""
-    site = first(asked.headers, b"sec-fetch-site")
+    site = get_header(asked.headers, b"sec-fetch-site")
     return site is not None and site.lower() not in (b"same-origin", b"none")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
-from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without_headers
 from ctllm.http.request_timeout import timeout_headers
 
 ASSERTION = b"Ctllm-Assertion"
@@ -114,7 +114,7 @@ _INERT = (
 )
 
 
-def quoted(name: str) -> bytes:
+def quote_name(name: str) -> bytes:
     """A name of any language as a header's value."""
     return quote(name, safe=_PLAIN).encode()
 
@@ -130,7 +130,7 @@ def _hops(headers: Headers) -> frozenset[bytes]:
     return _HOP_BY_HOP | (named - {b"content-length", b"host", b"content-type"})
 
 
-def end_to_end(headers: Headers) -> Headers:
+def end_to_end_headers(headers: Headers) -> Headers:
     """Less what concerns one connection only."""
     hops = _hops(headers)
     return tuple(header for header in headers if header[0].lower() not in hops)
@@ -140,7 +140,7 @@ def _framed(kept: Headers, headers: Headers) -> Headers:
     """`kept` with one framing: of a body whose length nobody said, if that was how it came."""
     if not any(key.lower() == b"transfer-encoding" for key, _ in headers):
         return kept
-    return (*without(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
+    return (*without_headers(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
 def _folded(name: bytes) -> bytes:
@@ -156,25 +156,25 @@ def _is_credential(name: bytes) -> bool:
     )
 
 
-def for_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
+def request_to_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
     """What the front sends to a user's proxy: no credentials, nobody's word but the assertion."""
     kept = tuple(
         header
-        for header in end_to_end(head.headers)
+        for header in end_to_end_headers(head.headers)
         if not _is_credential(name := _folded(header[0])) and name != ASSERTION.lower()
     )
     headers = (*_framed(kept, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
 
 
-def for_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
+def request_to_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
     """What the front sends to a user's proxy to have a bridge's WebSocket opened."""
     kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
     own = ((b"Host", b"localhost"), *_UPGRADE, (ASSERTION, assertion))
     return RequestHead(head.method, b"/ws/tunnel", (*own, *kept))
 
 
-def switching(head: ResponseHead) -> bytes:
+def switching_protocols(head: ResponseHead) -> bytes:
     """The 101 that a client gets when the next stage has given `head` for one."""
     kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
     lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *kept)]
@@ -188,7 +188,7 @@ def _is_handshake(name: bytes) -> bool:
 _UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
 
 
-def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
+def request_to_ollama(head: RequestHead, host: bytes) -> RequestHead:
     """What the desktop sends to Ollama: its own Host, and nothing about who asked from where.
 
     Ollama refuses foreign hosts and origins with 403, and models named ``…:cloud`` forward the
@@ -196,7 +196,7 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     """
     kept = tuple(
         header
-        for header in end_to_end(head.headers)
+        for header in end_to_end_headers(head.headers)
         if not _is_credential(name := _folded(header[0]))
         and name not in _ORIGINS
         and not name.startswith(_ORIGIN_PREFIXES)
@@ -206,25 +206,25 @@ def for_ollama(head: RequestHead, host: bytes) -> RequestHead:
     return RequestHead(head.method, head.target, headers)
 
 
-def for_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> RequestHead:
+def request_to_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> RequestHead:
     """What a desktop asks its cloud for one of its own apps: as the user, of another desktop."""
-    bare = for_ollama(head, host)
+    bare = request_to_ollama(head, host)
     own = ((b"Authorization", f"Bearer {token}".encode()), (ELSEWHERE, desktop.encode()))
     headers = (*bare.headers, *own, *timeout_headers(head))
     return RequestHead(head.method, head.target, headers)
 
 
-def from_ollama(head: ResponseHead) -> ResponseHead:
+def response_from_ollama(head: ResponseHead) -> ResponseHead:
     """What of an answer of Ollama's, or of what calls itself so, goes back to whoever asked."""
     return _answer(head, frozenset())
 
 
-def from_desktop(head: ResponseHead) -> ResponseHead:
+def response_from_desktop(head: ResponseHead) -> ResponseHead:
     """What of a desktop's answer its proxy passes on: a desktop may be anything, too."""
     return _answer(head, frozenset((FRAMING.lower(),)))
 
 
-def from_proxy(head: ResponseHead) -> ResponseHead:
+def response_from_proxy(head: ResponseHead) -> ResponseHead:
     """What of a proxy's answer goes back to whoever asked its front."""
     return _answer(head, _OF_PROXIES)
 
@@ -232,7 +232,7 @@ def from_proxy(head: ResponseHead) -> ResponseHead:
 def _answer(head: ResponseHead, own: frozenset[bytes]) -> ResponseHead:
     kept = tuple(
         header
-        for header in end_to_end(head.headers)
+        for header in end_to_end_headers(head.headers)
         if _may_pass(header[0].lower(), header[1], own)
     )
     return ResponseHead(head.status, head.reason, (*kept, *_INERT))

@@ -19,7 +19,7 @@ class ResponseSink(Protocol):
     def write_head(self, head: ResponseHead) -> None:
         """Take the answer's status and headers; comes once, before any data."""
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Take a piece of the answer as it came."""
 
     def finish(self) -> None:
@@ -38,7 +38,7 @@ class ResponseSink(Protocol):
 class RequestSink(Protocol):
     """An exchange in the hands of who asked."""
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send a piece of the request body."""
 
     def finish(self) -> None:
@@ -57,5 +57,5 @@ class RequestSink(Protocol):
 class Upstream(Protocol):
     """Where exchanges go: the next stage towards Ollama."""
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange. Raises CtllmError when it cannot even begin."""

@@ -50,7 +50,7 @@ def origin_matcher(patterns: Iterable[str]) -> Callable[[bytes], bool]:
     return matches
 
 
-def host_of(authority: str) -> str:
+def parse_host(authority: str) -> str:
     """Give the host of an authority (host, perhaps a port) in lower case; nothing if it has none.
 
     Raises ValueError for what is no authority, or has a user in front.
@@ -60,12 +60,12 @@ def host_of(authority: str) -> str:
     return urlsplit(f"//{authority}").hostname or ""
 
 
-def is_local_host(name: str, machine: str) -> bool:
+def is_local_host(name: str, hostname: str) -> bool:
     """Whether `name` is of this machine, called `machine`, or of its network.
 
     No name that a page of the internet could have is, so none can be made to point here.
     """
-    if name in ("localhost", machine.lower()) or name.endswith(_LOCAL_DOMAINS):
+    if name in ("localhost", hostname.lower()) or name.endswith(_LOCAL_DOMAINS):
         return bool(name)
     address = _address(name)
     if address is None:

@@ -9,38 +9,38 @@ from __future__ import annotations
 
 import re
 
-from ctllm.http.message.head import Headers, RequestHead, first, without
+from ctllm.http.message.head import Headers, RequestHead, get_header, without_headers
 
-TIMEOUT = b"Ctllm-Timeout"
+TIMEOUT_HEADER = b"Ctllm-Timeout"
 #: Which part of its time a stage gives to the next one: the rest is for the way back.
-SHARE = 2 / 3
+NEXT_STAGE_SHARE = 2 / 3
 
-_NAME = TIMEOUT.lower()
+_NAME = TIMEOUT_HEADER.lower()
 _MILLISECONDS = re.compile(rb"[0-9]{1,6}")
 
 
-def timeout_of(head: RequestHead, most: float) -> float:
+def get_timeout(head: RequestHead, maximum: float) -> float:
     """The seconds that there are for the answer to `head`: `most`, or less where it says so."""
-    value = first(head.headers, _NAME)
+    value = get_header(head.headers, _NAME)
     if value is None or not _MILLISECONDS.fullmatch(value):
-        return most
-    return min(int(value) / 1000, most)
+        return maximum
+    return min(int(value) / 1000, maximum)
 
 
-def with_timeout(head: RequestHead, seconds: float) -> RequestHead:
+def set_timeout(head: RequestHead, seconds: float) -> RequestHead:
     """`head`, to be answered within `seconds`."""
     value = b"%d" % max(seconds * 1000, 0)
-    headers = (*without(head.headers, (_NAME,)), (TIMEOUT, value))
+    headers = (*without_headers(head.headers, (_NAME,)), (TIMEOUT_HEADER, value))
     return RequestHead(head.method, head.target, headers)
 
 
-def later(head: RequestHead, seconds: float) -> RequestHead:
+def deduct_elapsed(head: RequestHead, seconds: float) -> RequestHead:
     """`head` after `seconds` of its time, where it says how much that is."""
-    left = timeout_of(head, float("inf"))
-    return head if left == float("inf") else with_timeout(head, left - seconds)
+    left = get_timeout(head, float("inf"))
+    return head if left == float("inf") else set_timeout(head, left - seconds)
 
 
 def timeout_headers(head: RequestHead) -> Headers:
     """The header of `head` that says its time, as it goes on."""
-    left = timeout_of(head, float("inf"))
-    return () if left == float("inf") else with_timeout(head, left).headers[-1:]
+    left = get_timeout(head, float("inf"))
+    return () if left == float("inf") else set_timeout(head, left).headers[-1:]

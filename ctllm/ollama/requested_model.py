@@ -7,9 +7,9 @@ from typing import Protocol
 from urllib.parse import parse_qs
 
 from ctllm.common.buffer_budget import Room
-from ctllm.http.message.content_coding import ZstdDecoder, begins_zstd, is_zstd
-from ctllm.http.message.head import RequestHead, first
-from ctllm.http.message.multipart import FormField, boundary_of
+from ctllm.http.message.content_coding import ZstdDecoder, is_zstd, starts_as_zstd
+from ctllm.http.message.head import RequestHead, get_header
+from ctllm.http.message.multipart import FormFieldScanner, get_boundary
 from ctllm.ollama.api import is_form, model_fields
 from ctllm.ollama.model_sniffer import ModelName
 
@@ -44,8 +44,8 @@ def model_finder(head: RequestHead, room: Room, thorough: bool = False) -> Model
     fields = model_fields(head)
     if not fields:
         return None
-    content_type = first(head.headers, b"content-type") if is_form(head) else None
-    boundary = None if content_type is None else boundary_of(content_type)
+    content_type = get_header(head.headers, b"content-type") if is_form(head) else None
+    boundary = None if content_type is None else get_boundary(content_type)
     if boundary is not None:
         return _ModelInForm(head, fields[0], boundary)
     name = ModelName(fields, math.inf) if thorough else ModelName(fields)
@@ -74,7 +74,7 @@ class _Compressed:
 
     def feed(self, piece: bytes) -> None:
         if self._reader is None and piece:
-            self._reader = self._decoder if begins_zstd(piece) else self._json
+            self._reader = self._decoder if starts_as_zstd(piece) else self._json
         if self._reader is not None:
             self._reader.feed(piece)
 
@@ -88,7 +88,7 @@ class _ModelInForm:
     def __init__(self, head: RequestHead, field: str, boundary: bytes) -> None:
         query = head.target.partition(b"?")[2].decode("utf-8", "replace")
         self._asked = next(iter(parse_qs(query, keep_blank_values=True).get(field, ())), None)
-        self._field = FormField(field, boundary)
+        self._field = FormFieldScanner(field, boundary)
 
     @property
     def settled(self) -> bool:

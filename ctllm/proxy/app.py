@@ -17,9 +17,9 @@ from ctllm.errors import (
     Unauthorized,
 )
 from ctllm.http.header_policy import ASSERTION, SCOPE
-from ctllm.http.message.head import RequestHead, first, without
+from ctllm.http.message.head import RequestHead, get_header, without_headers
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.upgrade import listed, require_websocket
+from ctllm.http.server.upgrade import header_elements, require_websocket
 from ctllm.http.splice import hand_over
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
@@ -50,28 +50,28 @@ class ProxyApp:
 
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
-        path = incoming.asked.path
+        path = incoming.head.path
         if path == b"/health":
-            incoming.reply(200, self._health())
+            incoming.respond(200, self._health())
             return
-        claims = self._claims(incoming.asked)
-        incoming.welcome()
+        claims = self._claims(incoming.head)
+        incoming.mark_authenticated()
         incoming.is_internal = True
         if path == b"/ws/tunnel":
             self._tunnel(incoming, claims)
         elif path == b"/ctllm/desktops":
-            if incoming.asked.method != b"GET":
+            if incoming.head.method != b"GET":
                 raise MethodNotAllowed("desktops can only be listed", allow="GET")
-            incoming.reply(200, {"desktops": self._rendezvous.desktops()})
+            incoming.respond(200, {"desktops": self._rendezvous.desktops()})
         elif path.startswith(b"/ctllm/exchanges/"):
-            incoming.admit()
+            incoming.reserve_memory()
             self._take_up(incoming)
         elif path.startswith((b"/ctllm/", b"/ws/")):
             raise NotFound("a streaming proxy has nothing there")
         else:
-            incoming.admit()
-            asked = incoming.asked
-            headers = (*without(asked.headers, _OURS), (SCOPE, _scope(claims)))
+            incoming.reserve_memory()
+            asked = incoming.head
+            headers = (*without_headers(asked.headers, _OURS), (SCOPE, _scope(claims)))
             head = RequestHead(asked.method, asked.target, headers)
             await self._relay.answer(head, incoming)
 
@@ -85,7 +85,7 @@ class ProxyApp:
         }
 
     def _claims(self, head: RequestHead) -> Claims:
-        assertion = first(head.headers, ASSERTION.lower())
+        assertion = get_header(head.headers, ASSERTION.lower())
         if assertion is None:
             raise Unauthorized("a streaming proxy believes only its cloud")
         return self._verifier.verify(assertion)
@@ -96,22 +96,22 @@ class ProxyApp:
         if self._sockets.open >= MAX_TUNNELS:
             raise ServiceUnavailable(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
         require_websocket(incoming)
-        if SUBPROTOCOL.encode() not in listed(incoming.asked.headers, _PROTOCOLS):
+        if SUBPROTOCOL.encode() not in header_elements(incoming.head.headers, _PROTOCOLS):
             raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
         socket = self._sockets.buildProtocol(None)
         transport, read = incoming.hijack()
-        incoming.release()  # tunnels have a limit of their own
+        incoming.release_connection()  # tunnels have a limit of their own
         hand_over(transport, socket)
         socket.dataReceived(incoming.raw_head + read)
 
     def _take_up(self, incoming: ServerRequest) -> None:
         """Give an answer again to its user, from the byte that is asked for."""
-        if incoming.asked.method != b"GET":
+        if incoming.head.method != b"GET":
             raise MethodNotAllowed("an answer can only be taken up", allow="GET")
-        id, offset = wanted_exchange(incoming.asked.target)
+        id, offset = wanted_exchange(incoming.head.target)
         asking = self._rendezvous.take_up(id, offset, incoming)
         incoming.extra = self._rendezvous.told(asking)
-        incoming.relay(self._rendezvous.call(asking, again=True))
+        incoming.relay_to(self._rendezvous.call(asking, again=True))
 
 
 _PROTOCOLS = b"sec-websocket-protocol"

@@ -9,9 +9,9 @@ from twisted.logger import Logger
 
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
-from ctllm.http.header_policy import DESKTOP, ELSEWHERE, EXCHANGE, from_desktop, quoted
+from ctllm.http.header_policy import DESKTOP, ELSEWHERE, EXCHANGE, quote_name, response_from_desktop
 from ctllm.http.interfaces import RequestSink, ResponseSink
-from ctllm.http.message.head import Headers, RequestHead, first
+from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.ollama.api import changes_models
 from ctllm.proxy.desktop_selection import ConnectedDesktop, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
@@ -87,7 +87,7 @@ class DesktopRegistry:
             if len(self._meetings) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
             known = ConnectedDesktop(
-                desktop, Initiator(*self._limits, admit=from_desktop, budget=self._budget)
+                desktop, Initiator(*self._limits, admit=response_from_desktop, budget=self._budget)
             )
             self._meetings[desktop.id] = known
         known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
@@ -131,7 +131,7 @@ class DesktopRegistry:
 
     def able(self, head: RequestHead) -> list[ConnectedDesktop]:
         """The desktops that may answer `head`, the best first; none where it names one itself."""
-        if first(head.headers, DESKTOP.lower()) is not None:
+        if get_header(head.headers, DESKTOP.lower()) is not None:
             return []
         return [each for each in self._here(head) if each.merit]
 
@@ -145,7 +145,7 @@ class DesktopRegistry:
         """
         resume = wanted_seconds(head, self._max_resume)
         self._busy_until = self._clock.seconds()
-        wanted = first(head.headers, DESKTOP.lower())
+        wanted = get_header(head.headers, DESKTOP.lower())
         meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
         if changes_models(head):
             caller = Noted(caller, lambda: self._changed(meeting))
@@ -173,18 +173,18 @@ class DesktopRegistry:
         """What the client is told of its exchange: its id, and who answers it."""
         id = asking.id
         names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
-        who = tuple((DESKTOP, quoted(name)) for name in names)
+        who = tuple((DESKTOP, quote_name(name)) for name in names)
         return ((EXCHANGE, id.hex().encode()), *who)
 
     def _here(self, head: RequestHead) -> list[ConnectedDesktop]:
         here = by_preference(self._meetings.values())
-        asks = first(head.headers, ELSEWHERE.lower())
+        asks = get_header(head.headers, ELSEWHERE.lower())
         return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
 
     def _best(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
         here = self._here(head)
         if not here:
-            other = "" if first(head.headers, ELSEWHERE.lower()) is None else "other "
+            other = "" if get_header(head.headers, ELSEWHERE.lower()) is None else "other "
             raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
         return here[0] if model is None else holder(here, model, self._clock.seconds())
 

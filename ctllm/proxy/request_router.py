@@ -33,13 +33,13 @@ class RequestRouter:
         able = self._rendezvous.able(head)
         form = form_of(head)
         if len(able) < 2:
-            incoming.relay(begin(None, incoming))
+            incoming.relay_to(begin(None, incoming))
         elif form is not None:
             await self._list(form, head, incoming, able)
         elif (finder := model_finder(head, self._room)) is not None:
-            incoming.relay(BufferedRequest(finder, begin, incoming, self._room))
+            incoming.relay_to(BufferedRequest(finder, begin, incoming, self._room))
         else:
-            incoming.relay(begin(model_in_path(head), incoming))
+            incoming.relay_to(begin(model_in_path(head), incoming))
 
     def _beginning(self, head: RequestHead, incoming: ServerRequest) -> Begin:
         def begin(model: str | None, caller: ResponseSink) -> RequestSink:
@@ -61,6 +61,6 @@ class RequestRouter:
         )
         merged = merge(form, bodies)
         if merged is None:
-            incoming.relay(self._beginning(head, incoming)(None, incoming))
+            incoming.relay_to(self._beginning(head, incoming)(None, incoming))
         else:
-            incoming.reply(200, merged, ((b"Content-Type", form.content_type),))
+            incoming.respond(200, merged, ((b"Content-Type", form.content_type),))

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from ctllm.errors import BadRequest, CtllmError, NotFound
 from ctllm.http.header_policy import RESUME
 from ctllm.http.interfaces import ResponseSink
-from ctllm.http.message.head import RequestHead, ResponseHead, first, without
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header, without_headers
 from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 
@@ -24,7 +24,7 @@ _TARGET = re.compile(rb"/ctllm/exchanges/([0-9a-f]{32})(?:\?from=([0-9]{1,18}))?
 
 def wanted_seconds(head: RequestHead, limit: int) -> int:
     """How long the client may stay away, by its Ctllm-Resume header; raises BadRequest."""
-    given = first(head.headers, RESUME.lower())
+    given = get_header(head.headers, RESUME.lower())
     if given is None:
         return 0
     if not given.isdigit() or len(given) > 9:
@@ -154,5 +154,7 @@ class FromOffset:
 
     def write_head(self, head: ResponseHead) -> None:
         """The length of the whole would be wrong for a part."""
-        headers = without(head.headers, (b"content-length",)) if self._offset else head.headers
+        headers = (
+            without_headers(head.headers, (b"content-length",)) if self._offset else head.headers
+        )
         self._caller.write_head(ResponseHead(head.status, head.reason, headers))

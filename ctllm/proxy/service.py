@@ -17,11 +17,11 @@ from ctllm.auth.session_assertions import Verifier
 from ctllm.common.buffer_budget import Room
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.config import Proxy
-from ctllm.http.server.connection_limits import Crowd
-from ctllm.http.server.endpoint_service import Listener
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.connection_limits import ConnectionLimiter
+from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.memory_limiter import MemoryLimiter
-from ctllm.http.server.request_throttle import Turnstile
+from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
@@ -72,12 +72,14 @@ def proxy_service(
     whole = MultiService()
     ExitOnMemoryError().setServiceParent(whole)
     Confined(settings, uid).setServiceParent(whole)
-    turnstile = Turnstile(reactor)
-    crowd = Crowd(settings.max_open_files - settings.max_open_files // FILES)
+    turnstile = RequestThrottle(reactor)
+    crowd = ConnectionLimiter(settings.max_open_files - settings.max_open_files // FILES)
     limiter = MemoryLimiter(budget, reactor)
-    factory = HttpServerFactory(app, reactor, turnstile=turnstile, crowd=crowd, limiter=limiter)
-    listener = Listener(reactor, endpoint, factory, "socket")
-    turnstile.on_crowd = listener.pause
+    factory = HttpServerFactory(
+        app, reactor, throttle=turnstile, connection_limiter=crowd, memory_limiter=limiter
+    )
+    listener = EndpointService(reactor, endpoint, factory, "socket")
+    turnstile.on_crowd = listener.pause_accepting
     listener.setServiceParent(whole)
     PeriodicService(SWEEP, rendezvous.sweep, reactor, "forgetting what is over").setServiceParent(
         whole

@@ -14,8 +14,8 @@ from twisted.internet.defer import Deferred, DeferredList
 from ctllm.common.buffer_budget import Room
 from ctllm.errors import ClientDisconnected, CtllmError
 from ctllm.http.interfaces import Upstream
-from ctllm.http.message.head import RequestHead, ResponseHead, without
-from ctllm.http.request_timeout import SHARE, timeout_of, with_timeout
+from ctllm.http.message.head import RequestHead, ResponseHead, without_headers
+from ctllm.http.request_timeout import NEXT_STAGE_SHARE, get_timeout, set_timeout
 from ctllm.reactor.interfaces import Clock
 
 #: Most seconds that each has for its list.
@@ -31,9 +31,9 @@ async def ask_all(
     upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: Room
 ) -> list[bytes]:
     """The lists that came within the time and the sizes, in the order of `upstreams`."""
-    seconds = timeout_of(head, PATIENCE)
-    plain = RequestHead(head.method, head.target, without(head.headers, _NOT_ASKED))
-    plain = with_timeout(plain, seconds * SHARE)
+    seconds = get_timeout(head, PATIENCE)
+    plain = RequestHead(head.method, head.target, without_headers(head.headers, _NOT_ASKED))
+    plain = set_timeout(plain, seconds * NEXT_STAGE_SHARE)
     listings = [Listing(room) for _ in upstreams]
     asking = [
         Deferred.fromCoroutine(_ask(upstream, plain, clock, listing, seconds))

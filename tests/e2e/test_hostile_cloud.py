@@ -9,7 +9,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.e2e.world import World, until
 from tests.ports import free_port
@@ -33,8 +33,8 @@ class Cloud:
         self.answer = (status, json.dumps(value).encode(), ())
 
     async def __call__(self, incoming: ServerRequest) -> None:
-        await incoming.read(100_000)
-        incoming.reply(*self.answer)
+        await incoming.read_body(100_000)
+        incoming.respond(*self.answer)
 
 
 @ensureDeferred

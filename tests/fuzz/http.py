@@ -11,8 +11,8 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from ctllm.http.message.body import BadFraming
-from ctllm.http.message.response_parser import MAX_HEAD, Answer
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.message.response_parser import MAX_HEAD, ResponseParser
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.fuzz.tunnel import Quiet, mutated
 
@@ -75,14 +75,14 @@ def server(rng: Random, count: int) -> int:
         clock, wire, broken = Clock(), Wire(), []
 
         async def app(incoming: ServerRequest, broken: list[Any] = broken) -> None:
-            if incoming.asked.method == b"GET":
-                incoming.reply(200, {})
+            if incoming.head.method == b"GET":
+                incoming.respond(200, {})
                 return
-            taken = await incoming.read(10_000)
+            taken = await incoming.read_body(10_000)
             assert len(taken) <= 10_000
-            incoming.reply(200, taken)
+            incoming.respond(200, taken)
 
-        served: Any = HttpServerFactory(app, clock, max_head=MOST_HEAD).buildProtocol(None)
+        served: Any = HttpServerFactory(app, clock, max_head_bytes=MOST_HEAD).buildProtocol(None)
         served.makeConnection(wire)
         for piece in pieces(rng, some(rng, REQUESTS)):
             if not wire.gone:
@@ -101,17 +101,17 @@ def answers(rng: Random, count: int) -> int:
     """So many connections' bytes to the reader of answers. Gives how many made no sense."""
     refused = 0
     for _ in range(count):
-        answer = Answer(rng.choice((b"GET", b"HEAD", b"POST")))
+        answer = ResponseParser(rng.choice((b"GET", b"HEAD", b"POST")))
         caller = Quiet()
         try:
             for piece in pieces(rng, some(rng, ANSWERS)):
                 rest: bytes | None = piece
                 if answer.head is None:
-                    rest = answer.take_head(piece)
-                if rest is not None and not answer.body.whole:
+                    rest = answer.feed_head(piece)
+                if rest is not None and not answer.body.is_complete:
                     caller.write(answer.body.feed(rest))
                 assert len(answer._unread) <= MAX_HEAD
-            answer.body.closed()
+            answer.body.feed_eof()
         except BadFraming:
             refused += 1
     return refused

@@ -12,7 +12,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 
 from ctllm.errors import CtllmError
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 
 
 class MemoryTransport(StringTransport):

@@ -22,7 +22,7 @@ from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 
 A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
@@ -44,12 +44,12 @@ class PretendProxy:
 
     async def answer(self, incoming: ServerRequest) -> None:
         self.asked += 1
-        await incoming.read(0)
+        await incoming.read_body(0)
         if self.hung:
             await Deferred()
         if self.since_idle is not None:
             self.figures["idle_seconds"] = self.since_idle()
-        incoming.reply(self.status, self.figures)
+        incoming.respond(self.status, self.figures)
 
     def connect(self, factory: Any) -> Deferred[Any]:
         if not self.up:

@@ -10,15 +10,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.message.body import BadFraming
 from ctllm.http.message.head import ResponseHead
-from ctllm.http.message.response_parser import MAX_HEAD, Answer
+from ctllm.http.message.response_parser import MAX_HEAD, ResponseParser
 
 OK = b"HTTP/1.1 200 OK\r\n"
 
 
-def told(data: bytes, method: bytes = b"GET") -> tuple[Answer, bytes | None]:
+def told(data: bytes, method: bytes = b"GET") -> tuple[ResponseParser, bytes | None]:
     """An answer given `data` at once, and what it left for the body."""
-    answer = Answer(method)
-    return answer, answer.take_head(data)
+    answer = ResponseParser(method)
+    return answer, answer.feed_head(data)
 
 
 class Heads(SynchronousTestCase):
@@ -28,11 +28,11 @@ class Heads(SynchronousTestCase):
     def test_any_cut(self, cuts: list[int]) -> None:
         """A head is the same however its bytes arrive; interim ones are passed over."""
         wire = b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n" + OK + b"A: 1\r\na:\t2 \r\nB:\r\n\r\nrest"
-        answer, rest = Answer(b"GET"), None
+        answer, rest = ResponseParser(b"GET"), None
         edges = [0, *sorted({cut % len(wire) for cut in cuts}), len(wire)]
         for low, high in itertools.pairwise(edges):
             if answer.head is None:
-                rest = answer.take_head(wire[low:high])
+                rest = answer.feed_head(wire[low:high])
             elif rest is not None:
                 rest += wire[low:high]
         headers = ((b"A", b"1"), (b"a", b"2"), (b"B", b""))
@@ -66,10 +66,10 @@ class Heads(SynchronousTestCase):
 
     def test_bounded(self) -> None:
         """Neither a head nor interim answers may go on without end."""
-        answer = Answer(b"GET")
+        answer = ResponseParser(b"GET")
         with self.assertRaises(BadFraming):
             for _ in range(MAX_HEAD):
-                answer.take_head(b"HTTP/1.1 100 Continue\r\n\r\n")
+                answer.feed_head(b"HTTP/1.1 100 Continue\r\n\r\n")
         with self.assertRaises(BadFraming):
             told(OK + b"a: " + b"b" * MAX_HEAD)
         with self.assertRaises(BadFraming):
@@ -79,7 +79,7 @@ class Heads(SynchronousTestCase):
         """One byte is a beginning; so is an interim answer."""
         for data, begun in ((b"", False), (b"H", True), (b"HTTP/1.1 100 Go\r\n\r\n", True)):
             answer, _ = told(data)
-            self.assertEqual(answer.begun, begun)
+            self.assertEqual(answer.has_started, begun)
 
 
 class Bodies(SynchronousTestCase):
@@ -89,7 +89,7 @@ class Bodies(SynchronousTestCase):
         """The payload, whether it is whole, and whether the connection can be used again."""
         answer, rest = told(head + b"\r\n" + body, method)
         assert rest is not None
-        return answer.body.feed(rest), answer.body.whole, answer.keeps
+        return answer.body.feed(rest), answer.body.is_complete, answer.is_reusable
 
     def test_framings(self) -> None:
         """By chunks, by length, by nothing, by the end of the connection."""
@@ -124,5 +124,5 @@ class Bodies(SynchronousTestCase):
         """A connection whose end was the answer's is not there for another."""
         answer, rest = told(OK + b"\r\nab")
         answer.body.feed(rest or b"")
-        answer.body.closed()
-        self.assertEqual((answer.body.whole, answer.keeps), (True, False))
+        answer.body.feed_eof()
+        self.assertEqual((answer.body.is_complete, answer.is_reusable), (True, False))

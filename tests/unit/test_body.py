@@ -12,13 +12,13 @@ from ctllm.http.message.body import (
     MAX_CHUNK_LINE,
     MAX_TRAILERS,
     BadFraming,
-    Body,
-    BodyWriter,
-    Chunked,
-    Sized,
-    ToTheEnd,
+    BodyEncoder,
+    BodyReader,
+    ChunkedReader,
+    ContentLengthReader,
+    UntilCloseReader,
+    content_length,
     is_chunked,
-    length_of,
 )
 
 CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
@@ -30,12 +30,12 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[low:high] for low, high in itertools.pairwise(edges) if low < high]
 
 
-def read(body: Body, data: bytes, cuts: list[int]) -> bytes:
+def read(body: BodyReader, data: bytes, cuts: list[int]) -> bytes:
     """What `body` makes of `data` as it comes in pieces; what follows its end is left in `rest`."""
     found = b""
     for piece in pieces_of(data, cuts):
-        if body.whole:
-            body.rest += piece
+        if body.is_complete:
+            body.trailing_data += piece
         else:
             found += body.feed(piece)
     return found
@@ -55,14 +55,16 @@ class ChunkedTests(SynchronousTestCase):
     ) -> None:
         """The payload is the same however its bytes arrive, and what follows is not of it."""
         wire = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
-        body = Chunked()
+        body = ChunkedReader()
         got = read(body, wire + b"0;last=1\r\n" + trailers + b"\r\n" + after, cuts)
-        self.assertEqual((got, body.whole, body.rest), (b"".join(chunks), True, after))
-        body.closed()
+        self.assertEqual(
+            (got, body.is_complete, body.trailing_data), (b"".join(chunks), True, after)
+        )
+        body.feed_eof()
 
     def test_one_read_is_one_piece(self) -> None:
         """Chunks that came together go on together, less one whose rest is still to come."""
-        body = Chunked()
+        body = ChunkedReader()
         self.assertEqual(body.feed(b"2\r\na\n\r\n2\r\nb\n\r\n2\r\nc"), b"a\nb\n")
         self.assertEqual(body.feed(b"\n"), b"c\n")
 
@@ -73,22 +75,22 @@ class ChunkedTests(SynchronousTestCase):
                       b"1\r\na\n"):  # fmt: skip
             for cuts in ([], list(range(len(wrong)))):
                 with self.assertRaises(BadFraming, msg=wrong):
-                    read(Chunked(), wrong, cuts)
+                    read(ChunkedReader(), wrong, cuts)
 
     def test_bounded(self) -> None:
         """Extensions and trailers without end are refused."""
         with self.assertRaises(BadFraming):
-            read(Chunked(), b"1;" + b"x" * (MAX_CHUNK_LINE + 10), [100, 2000])
+            read(ChunkedReader(), b"1;" + b"x" * (MAX_CHUNK_LINE + 10), [100, 2000])
         with self.assertRaises(BadFraming):
-            read(Chunked(), b"0\r\n" + b"a: b\r\n" * MAX_TRAILERS, [100, 20_000])
+            read(ChunkedReader(), b"0\r\n" + b"a: b\r\n" * MAX_TRAILERS, [100, 20_000])
 
     def test_cut_short(self) -> None:
         """A connection that closes before the last chunk ends no body."""
         for short in (b"", b"1", b"1\r\na", b"1\r\na\r\n", b"0\r\n"):
-            body = Chunked()
+            body = ChunkedReader()
             body.feed(short)
             with self.assertRaises(BadFraming):
-                body.closed()
+                body.feed_eof()
 
 
 class OtherTests(SynchronousTestCase):
@@ -97,23 +99,23 @@ class OtherTests(SynchronousTestCase):
     @given(st.binary(max_size=50), st.lists(st.integers(0, 60), max_size=5), st.binary(max_size=5))
     def test_sized(self, payload: bytes, cuts: list[int], after: bytes) -> None:
         """Exactly so many bytes."""
-        body = Sized(len(payload))
+        body = ContentLengthReader(len(payload))
         self.assertEqual(read(body, payload + after, cuts), payload)
-        self.assertEqual((body.whole, body.rest), (True, after))
+        self.assertEqual((body.is_complete, body.trailing_data), (True, after))
 
     def test_sized_cut_short(self) -> None:
         """Fewer are an error."""
-        body = Sized(3)
+        body = ContentLengthReader(3)
         body.feed(b"ab")
         with self.assertRaises(BadFraming):
-            body.closed()
+            body.feed_eof()
 
     def test_to_the_end(self) -> None:
         """All there is."""
-        body = ToTheEnd()
-        self.assertEqual((body.feed(b"a"), body.whole), (b"a", False))
-        body.closed()
-        self.assertTrue(body.whole)
+        body = UntilCloseReader()
+        self.assertEqual((body.feed(b"a"), body.is_complete), (b"a", False))
+        body.feed_eof()
+        self.assertTrue(body.is_complete)
 
 
 class WriterTests(SynchronousTestCase):
@@ -122,21 +124,21 @@ class WriterTests(SynchronousTestCase):
     @given(st.lists(st.binary(max_size=40), max_size=6))
     def test_what_is_written_is_read(self, pieces: list[bytes]) -> None:
         """In chunks, also where a piece is empty: an empty chunk would be the last."""
-        writer, body = BodyWriter(CHUNKED), Chunked()
-        wire = b"".join(map(writer.piece, pieces)) + writer.end()
-        self.assertEqual((body.feed(wire), body.whole), (b"".join(pieces), True))
-        self.assertTrue(writer.whole)
+        writer, body = BodyEncoder(CHUNKED), ChunkedReader()
+        wire = b"".join(map(writer.encode, pieces)) + writer.encode_end()
+        self.assertEqual((body.feed(wire), body.is_complete), (b"".join(pieces), True))
+        self.assertTrue(writer.is_complete)
 
     def test_lengths_are_kept(self) -> None:
         """More or fewer bytes than the head says are an error, not a second request."""
-        writer = BodyWriter(((b"content-length", b"3"),))
-        self.assertEqual(writer.piece(b"ab"), b"ab")
+        writer = BodyEncoder(((b"content-length", b"3"),))
+        self.assertEqual(writer.encode(b"ab"), b"ab")
         with self.assertRaises(BadFraming):
-            writer.end()
+            writer.encode_end()
         with self.assertRaises(BadFraming):
-            writer.piece(b"cd")
+            writer.encode(b"cd")
         with self.assertRaises(BadFraming):
-            BodyWriter(()).piece(b"x")
+            BodyEncoder(()).encode(b"x")
 
     def test_two_framings(self) -> None:
         """A head that can be read in two ways is written in none."""
@@ -151,10 +153,10 @@ class WriterTests(SynchronousTestCase):
             (*CHUNKED, *CHUNKED),
         ):
             with self.assertRaises(BadFraming, msg=headers):
-                BodyWriter(headers)
+                BodyEncoder(headers)
 
     def test_what_heads_say(self) -> None:
         """The same length twice is one length."""
-        self.assertEqual(length_of(((b"Content-Length", b" 7"), (b"content-length", b"7"))), 7)
-        self.assertIsNone(length_of(()))
+        self.assertEqual(content_length(((b"Content-Length", b" 7"), (b"content-length", b"7"))), 7)
+        self.assertIsNone(content_length(()))
         self.assertEqual((is_chunked(CHUNKED), is_chunked(())), (True, False))

@@ -19,7 +19,7 @@ from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
 from ctllm.desktop.reconnect_backoff import EAGER, LONGEST
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
@@ -278,13 +278,13 @@ class Dialling(Case):
         self.lose()
         self.wait(EAGER + 0.2)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
-        self.wait(HANDSHAKE - EAGER - 1)
+        self.wait(HANDSHAKE_TIMEOUT - EAGER - 1)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
         self.wait(10)
         self.assertGreater(len(self.cloud.dials), 2)
         self.assertIn("no HELLO came for 30 seconds", " ".join(self.reasons))
         self.cloud.unwelcome = b""
-        self.wait(HANDSHAKE + LONGEST)
+        self.wait(HANDSHAKE_TIMEOUT + LONGEST)
         self.assertEqual(self.bridge.state, "connected")
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
@@ -295,7 +295,7 @@ class Dialling(Case):
         """The WebSocket's own handshake has its time, too."""
         self.cloud.silent = True
         self.start()
-        self.wait(HANDSHAKE - 1)
+        self.wait(HANDSHAKE_TIMEOUT - 1)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 1))
         self.wait(10)
         self.assertGreater(len(self.cloud.dials), 1)

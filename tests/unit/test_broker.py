@@ -19,8 +19,8 @@ from ctllm.desktop.broker.routing_policy import Preference, Side
 from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthorized
 from ctllm.http.message.head import ResponseHead
-from ctllm.http.request_timeout import timeout_of
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.request_timeout import get_timeout
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.tunnel.frames import Status
 from tests.unit.fakes import FakeUpstream, MemoryTransport
 
@@ -310,12 +310,12 @@ class BrokerTests(SynchronousTestCase):
         self.others.become(True)
         self.ask("/api/tags", b"", "GET")
         asked = self.others.upstream.heads
-        self.assertEqual(timeout_of(asked[-1], 9.0), 2.0)
+        self.assertEqual(get_timeout(asked[-1], 9.0), 2.0)
         self.others.waiting = Deferred()
         self.ask("/api/tags", b"", "GET")
         self.clock.advance(1.5)
         self.others.waiting.callback(None)
-        self.assertEqual((len(asked), timeout_of(asked[-1], 9.0)), (2, 1.0))
+        self.assertEqual((len(asked), get_timeout(asked[-1], 9.0)), (2, 1.0))
 
     def test_a_token_that_does_not_come(self) -> None:
         """Then the list is of this side."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop import cloud_client as module
 from ctllm.desktop.cloud_client import MAX_ANSWER, TIMEOUT, CloudClient, split_link
 from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.server.request import ServerRequest
 from tests.unit.fakes import ServedEndpoint
 
@@ -40,10 +40,10 @@ class Case(SynchronousTestCase):
         self.client = CloudClient("https://cloud.example/base", self.clock)
 
     async def answer(self, incoming: ServerRequest) -> None:
-        self.asked.append((incoming.asked, await incoming.read(10_000)))
+        self.asked.append((incoming.head, await incoming.read_body(10_000)))
         if self.silent:
             await Deferred()
-        incoming.reply(self.status, self.body, self.headers)
+        incoming.respond(self.status, self.body, self.headers)
 
     def doing(self, work: Any) -> Deferred[Any]:
         doing = Deferred.fromCoroutine(work)
@@ -67,8 +67,8 @@ class Asking(Case):
         self.assertEqual((token.user.name, token.refresh), ("ann", "abc-_"))
         ((head, body),) = self.asked
         self.assertEqual((head.method, head.target), (b"POST", b"/base/ctllm/session"))
-        self.assertEqual(first(head.headers, b"host"), b"cloud.example")
-        self.assertEqual(first(head.headers, b"accept-encoding"), b"identity")
+        self.assertEqual(get_header(head.headers, b"host"), b"cloud.example")
+        self.assertEqual(get_header(head.headers, b"accept-encoding"), b"identity")
         self.assertEqual(json.loads(body), {"invite": "word", "client": "desktop"})
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertTrue(all(pump.clientIO.disconnected for pump in self.served.pumps))

@@ -9,10 +9,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ServiceUnavailable
-from ctllm.http.server.connection_limits import Crowd, room_for
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.connection_limits import ConnectionLimiter, max_connections
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import Turnstile
+from ctllm.http.server.request_throttle import RequestThrottle
 from tests.unit.fakes import MemoryTransport
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -23,7 +23,7 @@ class Guest:
 
     out = False
 
-    def push_out(self) -> None:
+    def evict(self) -> None:
         self.out = True
 
 
@@ -31,12 +31,12 @@ class CrowdTests(SynchronousTestCase):
     """Room for eight, of whom two may be strangers."""
 
     def setUp(self) -> None:
-        self.crowd = Crowd(8)
+        self.crowd = ConnectionLimiter(8)
 
     def come(self, count: int) -> list[Guest]:
         guests = [Guest() for _ in range(count)]
         for guest in guests:
-            self.crowd.wait(guest)
+            self.crowd.add_anonymous(guest)
         return guests
 
     def test_of_too_many_strangers_those_go_that_wait_longest(self) -> None:
@@ -48,10 +48,10 @@ class CrowdTests(SynchronousTestCase):
     def test_who_is_known_is_never_pushed_out(self) -> None:
         """However many strangers come; it is a stranger again once it was answered."""
         (guest,) = self.come(1)
-        self.crowd.welcome(guest)
+        self.crowd.mark_authenticated(guest)
         self.come(50)
         self.assertFalse(guest.out)
-        self.crowd.wait(guest)
+        self.crowd.add_anonymous(guest)
         self.come(2)
         self.assertTrue(guest.out)
 
@@ -59,21 +59,21 @@ class CrowdTests(SynchronousTestCase):
         """One more hears so; as soon as one leaves it fits."""
         known = [Guest() for _ in range(6)]
         for guest in known:
-            self.crowd.wait(guest)
-            self.crowd.welcome(guest)
-        self.crowd.welcome(known[0])  # twice is as once
+            self.crowd.add_anonymous(guest)
+            self.crowd.mark_authenticated(guest)
+        self.crowd.mark_authenticated(known[0])  # twice is as once
         (late,) = self.come(1)
-        self.assertRaises(ServiceUnavailable, self.crowd.welcome, late)
-        self.crowd.leave(known[3])
-        self.crowd.welcome(late)
+        self.assertRaises(ServiceUnavailable, self.crowd.mark_authenticated, late)
+        self.crowd.remove(known[3])
+        self.crowd.mark_authenticated(late)
 
     def test_files_bound_it(self) -> None:
         """What is configured, or what the files of this process allow."""
-        self.assertEqual(room_for(3, 2), 3)
+        self.assertEqual(max_connections(3, 2), 3)
         import resource
 
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.assertLess(room_for(10**9, 2), max(files, 2))
+        self.assertLess(max_connections(10**9, 2), max(files, 2))
 
 
 class ServerTests(SynchronousTestCase):
@@ -82,15 +82,17 @@ class ServerTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.asked: list[ServerRequest] = []
-        self.factory = HttpServerFactory(self.app, self.clock, crowd=Crowd(8))
+        self.factory = HttpServerFactory(
+            self.app, self.clock, connection_limiter=ConnectionLimiter(8)
+        )
 
     async def app(self, incoming: ServerRequest) -> None:
         self.asked.append(incoming)
-        if incoming.asked.path == b"/known":
-            incoming.welcome()
-        if incoming.asked.path != b"/health":
+        if incoming.head.path == b"/known":
+            incoming.mark_authenticated()
+        if incoming.head.path != b"/health":
             await Deferred()
-        incoming.reply(200, {})
+        incoming.respond(200, {})
 
     def come(self, said: bytes = b"") -> Any:
         server, wire = self.factory.buildProtocol(None), MemoryTransport()
@@ -120,12 +122,14 @@ class ServerTests(SynchronousTestCase):
         self.come(), self.come()
         self.assertEqual((wire.closed, wire.take_written()), ("abort", b""))
         wire.deliver_abort()
-        self.assertTrue(self.asked[0].gone)
+        self.assertTrue(self.asked[0].is_disconnected)
 
     def test_who_has_asked_and_waits_for_a_turn_stays(self) -> None:
         """Else those that are about to be served would be the first to go."""
-        turnstile = Turnstile(self.clock, 1)
-        self.factory = HttpServerFactory(self.app, self.clock, turnstile=turnstile, crowd=Crowd(8))
+        turnstile = RequestThrottle(self.clock, 1)
+        self.factory = HttpServerFactory(
+            self.app, self.clock, throttle=turnstile, connection_limiter=ConnectionLimiter(8)
+        )
         self.come(GET % b"/health")
         waiting = [self.come(GET % b"/health") for _ in range(9)]
         self.come(), self.come()

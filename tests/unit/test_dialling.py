@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from ctllm.desktop import cloud_endpoint as module
 from ctllm.desktop.cloud_endpoint import MAX_CONNECT_ANSWER, DialFailed, dialler
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.fakes import FakeEndpoint, MemoryTransport
 
 PROXY = {"HTTPS_PROXY": "http://alice:secret@proxy.example:3128", "HTTP_PROXY": "proxy.example"}
@@ -142,7 +142,7 @@ class Proxies(Case):
     def test_silent(self) -> None:
         """Not for long."""
         dialling, wire = self.asked()
-        self.clock.advance(HANDSHAKE)
+        self.clock.advance(HANDSHAKE_TIMEOUT)
         self.assertIn("does not answer", self.failed(dialling))
         self.assertEqual(wire.closed, "abort")
 
@@ -270,7 +270,7 @@ class Certificates(Case):
             dialling = self.dial("https://cloud.example")
             wire = self.place.accept()
             if what is None:
-                self.clock.advance(HANDSHAKE)
+                self.clock.advance(HANDSHAKE_TIMEOUT)
             elif what:
                 wire.protocol.dataReceived(what)
                 wire.disconnect()

@@ -14,7 +14,7 @@ from ctllm.desktop.broker import remote_desktops as module
 from ctllm.desktop.broker.remote_desktops import OFTEN, SELDOM, Elsewhere
 from ctllm.desktop.credential_file import Credentials, SignIn
 from ctllm.errors import Forbidden, Unauthorized
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.server.request import ServerRequest
 from tests.unit.fakes import FakeResponseSink, ServedEndpoint
 
@@ -72,8 +72,8 @@ class ElsewhereTests(SynchronousTestCase):
         }
 
     async def cloud(self, incoming: ServerRequest) -> None:
-        self.asked.append(incoming.asked)
-        incoming.reply(self.status, self.body)
+        self.asked.append(incoming.head)
+        incoming.respond(self.status, self.body)
 
     def start(self) -> None:
         self.elsewhere.startService()
@@ -93,8 +93,8 @@ class ElsewhereTests(SynchronousTestCase):
         self.assertFalse(self.elsewhere.has("mine"), "that is this machine's own")
         head = self.asked[0]
         self.assertEqual(head.target, b"/ctllm/desktops")
-        self.assertEqual(first(head.headers, b"authorization"), b"Bearer token")
-        self.assertEqual(first(head.headers, b"ctllm-elsewhere"), b"d" * 32)
+        self.assertEqual(get_header(head.headers, b"authorization"), b"Bearer token")
+        self.assertEqual(get_header(head.headers, b"ctllm-elsewhere"), b"d" * 32)
 
     def test_what_apps_ask(self) -> None:
         """Ollama's API and nothing else, with a token that is for that alone."""
@@ -111,7 +111,7 @@ class ElsewhereTests(SynchronousTestCase):
         way.start_request(RequestHead(b"GET", b"/api/tags"), FakeResponseSink()).finish()
         self.served.flush()
         (head,) = self.asked
-        self.assertEqual(first(head.headers, b"authorization"), b"Bearer token-use")
+        self.assertEqual(get_header(head.headers, b"authorization"), b"Bearer token-use")
 
     def test_only_what_can_answer(self) -> None:
         for others in ((), (("e", "down", "x"),), (("e", "demo", "x"),)):
@@ -174,7 +174,7 @@ class ElsewhereTests(SynchronousTestCase):
         self.start()
         self.session.kept = msgspec.structs.replace(self.session.kept, cloud_url="http://b.example")
         self.wait(int(OFTEN))
-        self.assertEqual(first(self.asked[-1].headers, b"host"), b"b.example")
+        self.assertEqual(get_header(self.asked[-1].headers, b"host"), b"b.example")
         self.assertEqual(len(self.served.pumps), 2)
 
     def test_stopped(self) -> None:

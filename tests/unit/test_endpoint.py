@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.http.message.head import RequestHead
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.unit.fakes import FakeUpstream, MemoryTransport
 
@@ -71,7 +71,7 @@ class EndpointTests(SynchronousTestCase):
         self.factory = HttpServerFactory(EndpointApp(self.answer), Clock())
 
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
-        incoming.relay(self.upstream.start_request(head, incoming))
+        incoming.relay_to(self.upstream.start_request(head, incoming))
 
     def ask(
         self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"

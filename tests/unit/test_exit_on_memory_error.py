@@ -7,7 +7,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.reactor.periodic import Periodic

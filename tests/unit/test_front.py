@@ -44,10 +44,10 @@ from ctllm.cloud.user_limits import MAX_TUNNELS, Shares
 from ctllm.cloud.web_ui import PAGE
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.message.head import RequestHead, ResponseHead, first
-from ctllm.http.server.connection_limits import Crowd
-from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.connection_limits import ConnectionLimiter
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.fakes import FakeEndpoint, FakeUpstream, MemoryTransport
 
 ANN = User(ISSUER, "ann", "ann")
@@ -151,8 +151,8 @@ class Case(SynchronousTestCase):
             Identities([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
             self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
         )  # fmt: skip
-        self.crowd = Crowd(400)
-        self.factory = HttpServerFactory(front, self.clock, crowd=self.crowd)
+        self.crowd = ConnectionLimiter(400)
+        self.factory = HttpServerFactory(front, self.clock, connection_limiter=self.crowd)
         self.wire = self.connect()
 
     def check(self, grant: Grant) -> None:
@@ -266,7 +266,7 @@ class Routing(Case):
         headers = self.asked[-1].headers
         proxy = self.proxies.ensured[0]
         verifier = Verifier(public_text(self.key), proxy, self.clock.seconds)
-        claims = verifier.verify(first(headers, b"ctllm-assertion") or b"")
+        claims = verifier.verify(get_header(headers, b"ctllm-assertion") or b"")
         self.assertEqual((claims.scopes, ANN.subject in claims.subject), (frozenset({USE}), False))
         names = [name.lower() for name, _ in headers]
         self.assertEqual(names, [b"host", b"ctllm-assertion"])
@@ -277,12 +277,12 @@ class Routing(Case):
         self.ask("GET /api/tags", Ctllm_Timeout="2000", **self.bearer())
         self.clock.advance(0.5)
         self.proxies.waiting.callback(None)
-        self.assertEqual(first(self.asked[-1].headers, b"ctllm-timeout"), b"1500")
+        self.assertEqual(get_header(self.asked[-1].headers, b"ctllm-timeout"), b"1500")
 
     def scopes_told(self) -> list[frozenset[str]]:
         """What the proxy was told of whoever asked, request by request."""
         verifier = Verifier(public_text(self.key), proxy_id(INSTANCE, ANN.key), self.clock.seconds)
-        assertions = [first(head.headers, b"ctllm-assertion") or b"" for head in self.asked]
+        assertions = [get_header(head.headers, b"ctllm-assertion") or b"" for head in self.asked]
         return [verifier.verify(assertion).scopes for assertion in assertions]
 
     def test_what_a_key_may_ask(self) -> None:
@@ -642,7 +642,7 @@ class Tunnels(Case):
     def test_a_proxy_that_does_not_say_whether_it_agrees(self) -> None:
         """The bridge hears of it in time, and the proxy's connection is closed."""
         inner, clock = self.upgrade(), self.proxies.proxy.clock
-        clock.advance(HANDSHAKE - 1)
+        clock.advance(HANDSHAKE_TIMEOUT - 1)
         self.assertEqual(self.wire.take_written(), b"")
         clock.advance(1)
         self.assertEqual((self.answered(), inner.closed), (502, "abort"))

@@ -11,14 +11,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.http.header_policy import (
     ASSERTION,
-    end_to_end,
-    for_ollama,
-    for_proxy,
-    from_desktop,
-    from_ollama,
-    from_proxy,
+    end_to_end_headers,
+    request_to_ollama,
+    request_to_proxy,
+    response_from_desktop,
+    response_from_ollama,
+    response_from_proxy,
 )
-from ctllm.http.message.head import Headers, RequestHead, ResponseHead, field_value, first
+from ctllm.http.message.head import (
+    Headers,
+    RequestHead,
+    ResponseHead,
+    encode_field_value,
+    get_header,
+)
 
 HOST = b"127.0.0.1:11434"
 
@@ -120,17 +126,17 @@ class ToOllama(SynchronousTestCase):
         """Neither secrets nor whereabouts, however their names are spelled or often they come."""
         for name, value in SECRETS + WHEREABOUTS:
             for spelling in spelled(name):
-                found = for_ollama(post((spelling, value), *KEPT, (spelling, value)), HOST)
+                found = request_to_ollama(post((spelling, value), *KEPT, (spelling, value)), HOST)
                 self.assertEqual(found.headers, ((b"Host", HOST), *KEPT), spelling)
 
     def test_its_own_host(self) -> None:
         """One Host, and not the client's, even of a client that sent two."""
-        found = for_ollama(post((b"HOST", b"evil.example"), (b"host", b"two.example")), HOST)
+        found = request_to_ollama(post((b"HOST", b"evil.example"), (b"host", b"two.example")), HOST)
         self.assertEqual(found.headers, ((b"Host", HOST),))
 
     def test_what_was_asked_stays(self) -> None:
         """Method, target and the rest of the headers, in order and as spelled."""
-        found = for_ollama(post(*KEPT), HOST)
+        found = request_to_ollama(post(*KEPT), HOST)
         self.assertEqual((found.method, found.target), (b"POST", b"/api/chat?x=1"))
         self.assertEqual(found.headers[1:], KEPT)
 
@@ -141,25 +147,25 @@ class ToTheProxy(SynchronousTestCase):
     def test_the_assertion_is_the_clouds_own(self) -> None:
         """One that the client sent, however spelled and often, is not among the headers."""
         for spelling in spelled(ASSERTION):
-            found = for_proxy(post((spelling, b"forged"), (spelling, b"again")), b"signed")
+            found = request_to_proxy(post((spelling, b"forged"), (spelling, b"again")), b"signed")
             self.assertEqual(found.headers, ((ASSERTION, b"signed"),))
 
     def test_a_client_cannot_name_it_away(self) -> None:
         """As hop-by-hop, that is: it would then not be believed, or something else would."""
-        found = for_proxy(post((b"Connection", b"ctllm-assertion, host")), b"signed")
+        found = request_to_proxy(post((b"Connection", b"ctllm-assertion, host")), b"signed")
         self.assertEqual(found.headers, ((ASSERTION, b"signed"),))
 
     def test_no_credentials(self) -> None:
         """The proxy has no use for what the user signed in with."""
         for name, value in SECRETS:
             for spelling in spelled(name):
-                found = for_proxy(post((spelling, value), *KEPT), b"signed")
+                found = request_to_proxy(post((spelling, value), *KEPT), b"signed")
                 self.assertEqual(found.headers, (*KEPT, (ASSERTION, b"signed")), spelling)
 
     def test_the_wanted_desktop_goes_on(self) -> None:
         """The proxy chooses by it."""
-        found = for_proxy(post((b"Ctllm-Desktop", b"home")), b"signed")
-        self.assertEqual(first(found.headers, b"ctllm-desktop"), b"home")
+        found = request_to_proxy(post((b"Ctllm-Desktop", b"home")), b"signed")
+        self.assertEqual(get_header(found.headers, b"ctllm-desktop"), b"home")
 
 
 class Hops(SynchronousTestCase):
@@ -174,22 +180,22 @@ class Hops(SynchronousTestCase):
             (b"x-Two", b"2"),
             (b"X-Three", b"3"),
         )
-        self.assertEqual(end_to_end(headers), ((b"X-Three", b"3"),))
+        self.assertEqual(end_to_end_headers(headers), ((b"X-Three", b"3"),))
 
     def test_framing_cannot_be_named_away(self) -> None:
         """Or a body would become the next request."""
         hostile = (b"Connection", b"content-length, transfer-encoding, content-type")
-        sized = for_ollama(post(hostile, *KEPT), HOST)
+        sized = request_to_ollama(post(hostile, *KEPT), HOST)
         self.assertEqual(sized.headers, ((b"Host", HOST), *KEPT))
-        chunked = for_ollama(post(hostile, (b"transfer-ENCODING", b"chunked")), HOST)
+        chunked = request_to_ollama(post(hostile, (b"transfer-ENCODING", b"chunked")), HOST)
         self.assertEqual(chunked.headers[1:], ((b"Transfer-Encoding", b"chunked"),))
 
     def test_one_framing_at_every_stage(self) -> None:
         """A chunked body is chunked on each connection, said once."""
         head = post((b"Transfer-Encoding", b"chunked"))
         for _ in range(3):
-            head = for_proxy(head, b"signed")
-        head = for_ollama(head, HOST)
+            head = request_to_proxy(head, b"signed")
+        head = request_to_ollama(head, HOST)
         self.assertEqual(names(head.headers), [b"host", b"transfer-encoding"])
 
     @given(
@@ -203,13 +209,13 @@ class Hops(SynchronousTestCase):
     )  # fmt: skip
     def test_whatever_is_sent(self, headers: list[tuple[bytes, bytes]]) -> None:
         """No mixture of headers lets one of the forbidden through to Ollama."""
-        found = names(for_ollama(post(*headers), HOST).headers)
+        found = names(request_to_ollama(post(*headers), HOST).headers)
         allowed = {name.lower() for name, _ in KEPT} | {b"host"}
         self.assertLessEqual(set(found), allowed)
         self.assertEqual(found.count(b"host"), 1)
 
 
-ANSWERS = (from_ollama, from_desktop, from_proxy)
+ANSWERS = (response_from_ollama, response_from_desktop, response_from_proxy)
 INERT = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
@@ -219,7 +225,7 @@ INERT = (
 class Answers(SynchronousTestCase):
     """What an answer may say to servers and browsers on its way."""
 
-    def passed(self, *headers: tuple[bytes, bytes], by: Any = from_ollama) -> Headers:
+    def passed(self, *headers: tuple[bytes, bytes], by: Any = response_from_ollama) -> Headers:
         found: Headers = by(ResponseHead(200, b"OK", headers)).headers
         self.assertEqual(found[-2:], INERT)
         return found[:-2]
@@ -296,9 +302,9 @@ class Answers(SynchronousTestCase):
         """A proxy is believed what is its own to say; of a desktop, how its answer ends."""
         own = ((b"Ctllm-Exchange", b"1"), (b"Ctllm-Desktop", b"d"))
         framing = (b"Ctllm-Framing", b"close-delimited")
-        self.assertEqual(self.passed(*own, framing, by=from_proxy), (*own, framing))
-        self.assertEqual(self.passed(*own, framing, by=from_desktop), (framing,))
-        self.assertEqual(self.passed(*own, framing, by=from_ollama), ())
+        self.assertEqual(self.passed(*own, framing, by=response_from_proxy), (*own, framing))
+        self.assertEqual(self.passed(*own, framing, by=response_from_desktop), (framing,))
+        self.assertEqual(self.passed(*own, framing, by=response_from_ollama), ())
 
     def test_what_the_connection_names_ends_here(self) -> None:
         """The next connection says for itself how it is kept and framed."""
@@ -308,8 +314,8 @@ class Answers(SynchronousTestCase):
     def test_again_and_again(self) -> None:
         """Each stage adds what makes an answer inert once."""
         head = ResponseHead(200, b"OK", ((b"Content-Type", b"text/html"),))
-        once = from_ollama(head)
-        self.assertEqual(from_proxy(from_desktop(once)), once)
+        once = response_from_ollama(head)
+        self.assertEqual(response_from_proxy(response_from_desktop(once)), once)
 
 
 class OwnValues(SynchronousTestCase):
@@ -318,6 +324,6 @@ class OwnValues(SynchronousTestCase):
     @given(st.binary())
     def test_whatever_they_are(self, value: bytes) -> None:
         """What is written is a value (RFC 9110, section 5.5), and h11 agrees."""
-        written = field_value(value)
+        written = encode_field_value(value)
         self.assertRegex(written, rb"\A(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
         h11.Response(status_code=200, headers=[(b"X", written)])

@@ -20,7 +20,7 @@ from ctllm.http.message.head import (
     encode_request,
     encode_response,
 )
-from ctllm.http.message.request_parser import request_head, split_target
+from ctllm.http.message.request_parser import check_request_head, split_target
 from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, from_json
 from tests.unit.fakes import FakeResponseSink
 from tests.unit.test_tunnel import Client, connected
@@ -173,7 +173,7 @@ class AsTheServerReadsThem(SynchronousTestCase):
             connection.receive_data(plain)
             event = connection.next_event()
             assert isinstance(event, h11.Request)
-            head = request_head(event, asked, raw)
+            head = check_request_head(event, asked, raw)
         except (h11.RemoteProtocolError, BadRequest):
             return
         self.assertEqual(decode_request(encode_request(head, 0))[0], head)

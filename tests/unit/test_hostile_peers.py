@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.message.head import RequestHead
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.proxy.app import MAX_TUNNELS
 from ctllm.tunnel.frames import (
     MAX_MODELS,
@@ -43,7 +43,7 @@ class Sockets(SocketCase):
         self.closings.clear()
         self.patch(self, "open", lambda socket: None)
         self.connect()
-        self.wait(HANDSHAKE - 1)
+        self.wait(HANDSHAKE_TIMEOUT - 1)
         self.assertEqual(self.closings, [])
         self.wait(2)
         self.assertEqual([code for code, _ in self.closings], [1002])
@@ -51,7 +51,7 @@ class Sockets(SocketCase):
 
     def test_who_has_said_it_stays(self) -> None:
         """However little is said after it; and each socket is counted once."""
-        self.wait(HANDSHAKE * 3)
+        self.wait(HANDSHAKE_TIMEOUT * 3)
         self.assertEqual((self.connected, self.proxy.factory.open), (True, 1))
 
     def test_pings_of_one_that_reads_no_pongs(self) -> None:

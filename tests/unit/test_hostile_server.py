@@ -5,7 +5,7 @@ from __future__ import annotations
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.message.request_parser import MAX_HEADERS
 from ctllm.http.server.connection import READ_AHEAD
-from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, SLOW
+from ctllm.http.timeouts import BODY_IDLE_TIMEOUT, FLUSH_TIMEOUT, HEAD_TIMEOUT
 from tests.unit.test_http_server import NDJSON, Served
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -31,7 +31,7 @@ class Pipelines(Served):
             for _ in range(20):
                 if self.transport.producerState == "producing":
                     self.say(GET * 200)
-            self.incoming[-1].reply(200, {})
+            self.incoming[-1].respond(200, {})
         kept = len(self.server._unread) + len(self.server._h11.trailing_data[0])
         self.assertLess(kept, 2 * READ_AHEAD)
         self.assertEqual(len(self.incoming), 101)
@@ -40,9 +40,9 @@ class Pipelines(Served):
         """In time, and without another request having begun meanwhile."""
         self.say(GET)
         self.server.pauseProducing()
-        self.incoming[0].reply(200, {})
+        self.incoming[0].respond(200, {})
         self.say(GET)
-        for _ in range(int(HEAD_TIME + SLOW)):
+        for _ in range(int(HEAD_TIMEOUT + FLUSH_TIMEOUT)):
             self.clock.advance(1)
             self.say(GET)
         self.assertEqual(self.transport.closed, "abort")
@@ -58,7 +58,7 @@ class Costs(Served):
         head = GET[:-2] + b"a:b\r\n" * (MAX_HEADERS - 1)
         self.say(head + b"\r\n")
         self.assertEqual(len(self.incoming), 1)
-        self.incoming[0].reply(200, {})
+        self.incoming[0].respond(200, {})
         self.said()
         self.say(head + b"a:b\r\n\r\n")
         self.assertIn(b" 431 ", self.said())
@@ -71,7 +71,7 @@ class Costs(Served):
 
         self.server._app = app
         self.say(CHUNKED + b"1\r\nx\r\n" * 9000 + b"0\r\n\r\n" + GET)
-        self.incoming[0].reply(200, {})
+        self.incoming[0].respond(200, {})
         said = self.said()
         self.assertIn(b"Connection: close", said)
         self.assertEqual(self.transport.closed, "half")
@@ -98,29 +98,29 @@ class Trickles(Served):
         self.begin()
         for _ in range(500):
             self.say(b"x")
-            self.clock.advance(BODY_IDLE * 0.9)
+            self.clock.advance(BODY_IDLE_TIMEOUT * 0.9)
         self.assertEqual(self.transport.closed, "")
 
     def test_one_that_stops_is_given_up(self) -> None:
         """408, and whoever was to get it hears that it ended."""
         self.begin()
-        self.clock.pump([1.0] * int(2 * BODY_IDLE))
+        self.clock.pump([1.0] * int(2 * BODY_IDLE_TIMEOUT))
         self.assertIn(b"HTTP/1.1 408 ", self.said())
         self.assertNotIn("end", self.calls[0].calls)
-        self.assertTrue(self.incoming[0].gone)
+        self.assertTrue(self.incoming[0].is_disconnected)
 
     def test_one_that_is_held_up_by_us_is_not(self) -> None:
         """Whoever takes it may take its time."""
         self.begin()
         self.incoming[0].pause_request_body()
-        self.clock.pump([BODY_IDLE] * 20)
+        self.clock.pump([BODY_IDLE_TIMEOUT] * 20)
         self.assertEqual(self.transport.closed, "")
 
     def test_an_answer_may_be_silent_after_a_whole_body(self) -> None:
         """A model loads for as long as it likes."""
         self.begin()
         self.say(b"x" * 1000)
-        self.clock.pump([BODY_IDLE] * 20)
+        self.clock.pump([BODY_IDLE_TIMEOUT] * 20)
         self.incoming[0].write_head(ResponseHead(200, b"", NDJSON.headers))
         self.incoming[0].finish()
         self.assertEqual(self.transport.closed, "")

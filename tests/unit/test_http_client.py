@@ -11,10 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.errors import BadGateway, ClientDisconnected, OllamaDown
 from ctllm.http.client.connection_pool import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, ConnectionPool
 from ctllm.http.client.request import MAX_REPEATABLE, ClientRequest
-from ctllm.http.message.head import RequestHead, ResponseHead, first
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.http.message.response_parser import MAX_HEAD
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.timeouts import HANDSHAKE, PARTING
+from ctllm.http.timeouts import ERROR_FLUSH_SECONDS, HANDSHAKE_TIMEOUT
 from tests.unit.fakes import (
     FakeEndpoint,
     FakeResponseSink,
@@ -153,7 +153,7 @@ class Secured(SynchronousTestCase):
         self.assertEqual(self.heard.outcome, "end")
 
     def test_one_that_never_ends(self) -> None:
-        self.clock.advance(HANDSHAKE - 1)
+        self.clock.advance(HANDSHAKE_TIMEOUT - 1)
         self.assertIsNone(self.heard.outcome)
         self.clock.advance(1)
         self.assertEqual(self.wire.closed, "abort")
@@ -187,7 +187,7 @@ class Answered(Case):
         assert heard.head is not None
         self.assertEqual((heard.head.status, heard.head.reason), (404, b"Nope"))
         self.assertEqual(heard.head.headers[:2], ((b"ETag", b"1"), (b"Content-Length", b"5")))
-        self.assertIsNone(first(heard.head.headers, b"x-a"))
+        self.assertIsNone(get_header(heard.head.headers, b"x-a"))
 
     def wire_says(self, wire: MemoryTransport, data: bytes) -> None:
         wire.protocol.dataReceived(data)
@@ -236,7 +236,7 @@ class Answered(Case):
         wire.disconnect()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"all of it", "end"))
         assert heard.head is not None
-        self.assertEqual(first(heard.head.headers, b"ctllm-framing"), b"close-delimited")
+        self.assertEqual(get_header(heard.head.headers, b"ctllm-framing"), b"close-delimited")
 
     def test_a_reset_is_not_an_end(self) -> None:
         """A clean end is a claim: a connection that broke makes none."""
@@ -596,8 +596,8 @@ class AgainstOurServer(SynchronousTestCase):
         clock = Clock()
 
         async def echo(incoming: ServerRequest) -> None:
-            body = await incoming.read(100)
-            incoming.reply(200, body, ((b"X-Request-Id", incoming.asked.method),))
+            body = await incoming.read_body(100)
+            incoming.respond(200, body, ((b"X-Request-Id", incoming.head.method),))
 
         served = ServedEndpoint(echo, clock)
         origin = ConnectionPool(served, clock, "the echo", BadGateway)
@@ -608,7 +608,7 @@ class AgainstOurServer(SynchronousTestCase):
             call.finish()
             served.flush()
             assert heard.head is not None
-            self.assertEqual(first(heard.head.headers, b"x-request-id"), b"POST")
+            self.assertEqual(get_header(heard.head.headers, b"x-request-id"), b"POST")
             self.assertEqual((bytes(heard.body), heard.outcome), (number, "end"))
         self.assertEqual(len(served.pumps), 1)
         origin.close()
@@ -631,6 +631,6 @@ class AgainstOurServer(SynchronousTestCase):
         ConnectionPool(served, clock, "it", BadGateway).start_request(GET, heard).finish()
         served.flush()
         self.assertEqual(bytes(heard.body), b'{"half":null,"error":"it died"}\n')
-        clock.advance(PARTING)
+        clock.advance(ERROR_FLUSH_SECONDS)
         served.flush()
         self.assertIsInstance(heard.outcome, BadGateway)

@@ -20,10 +20,16 @@ from ctllm.errors import (
     Unauthorized,
 )
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.server.connection import READ_AHEAD
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import READ_AHEAD, HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.timeouts import HEAD_TIME, IDLE, LINGER, LINGER_ROUNDS, PARTING, SLOW
+from ctllm.http.timeouts import (
+    ERROR_FLUSH_SECONDS,
+    FLUSH_TIMEOUT,
+    HEAD_TIMEOUT,
+    KEEP_ALIVE_TIMEOUT,
+    LINGER_TIMEOUT,
+    MAX_LINGER_EXTENSIONS,
+)
 from tests.unit.fakes import FakeRequestSink
 
 NDJSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
@@ -54,7 +60,7 @@ class Served(SynchronousTestCase):
         self.clock = Clock()
         self.incoming: list[ServerRequest] = []
         self.calls: list[FakeRequestSink] = []
-        factory = HttpServerFactory(self.app, self.clock, max_head=1000)
+        factory = HttpServerFactory(self.app, self.clock, max_head_bytes=1000)
         self.server = factory.buildProtocol(None)
         self.transport = Transport()
         self.server.makeConnection(self.transport)
@@ -63,7 +69,7 @@ class Served(SynchronousTestCase):
         self.incoming.append(incoming)
         call = FakeRequestSink()
         self.calls.append(call)
-        incoming.relay(call)
+        incoming.relay_to(call)
 
     def say(self, data: bytes) -> None:
         self.server.dataReceived(data)
@@ -157,7 +163,7 @@ class Endings(Served):
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual(self.said(), b'15\r\nnull,"error":"gone"}\n\r\n')
         self.assertEqual(self.transport.closed, "")
-        self.clock.advance(PARTING)
+        self.clock.advance(ERROR_FLUSH_SECONDS)
         self.assertEqual(self.transport.closed, "close")
 
     def test_an_answer_of_known_length_breaks_off_without_words(self) -> None:
@@ -177,7 +183,7 @@ class Endings(Served):
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual((self.said(), self.transport.closed), (b'{"error":"gone"}\n', ""))
-        self.clock.advance(PARTING)
+        self.clock.advance(ERROR_FLUSH_SECONDS)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_answer_without_an_end_of_its_own(self) -> None:
@@ -196,7 +202,7 @@ class Endings(Served):
             if broken:
                 self.incoming[0].fail(DesktopLost("gone"))
                 self.assertEqual(self.said(), b'{"error":"gone"}\n')
-                self.clock.advance(PARTING)
+                self.clock.advance(ERROR_FLUSH_SECONDS)
             else:
                 self.incoming[0].finish()
             self.assertEqual(self.transport.closed, "abort" if broken else "close")
@@ -233,9 +239,9 @@ class Endings(Served):
         """Pipelined requests wait their turn and are answered in order."""
         self.say(CHAT + b"GET /two HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertEqual(len(self.incoming), 1)
-        self.incoming[0].reply(200, {})
-        self.assertEqual(self.incoming[1].asked.target, b"/two")
-        self.incoming[1].reply(204)
+        self.incoming[0].respond(200, {})
+        self.assertEqual(self.incoming[1].head.target, b"/two")
+        self.incoming[1].respond(204)
         self.assertEqual(self.said().count(b"HTTP/1.1 20"), 2)
         self.assertEqual(self.transport.closed, "")
 
@@ -247,19 +253,19 @@ class Endings(Served):
         self.assertIn(b"Connection: close", self.said())
         for _ in range(3):  # a slow one, who would lose the answer to a reset
             self.say(b"more of it" * 200)
-            self.clock.advance(LINGER)
+            self.clock.advance(LINGER_TIMEOUT)
             self.assertEqual(self.transport.closed, "half")
-        self.clock.advance(LINGER)
+        self.clock.advance(LINGER_TIMEOUT)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_who_sends_on_and_on_after_the_answer(self) -> None:
         """Is not waited for without end."""
         self.say(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nsome")
         self.incoming[0].fail(DesktopOffline("no"))
-        for _ in range(LINGER_ROUNDS + 1):
+        for _ in range(MAX_LINGER_EXTENSIONS + 1):
             self.assertEqual(self.transport.closed, "half")
             self.say(b"more of it" * 200)
-            self.clock.advance(LINGER)
+            self.clock.advance(LINGER_TIMEOUT)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_who_only_trickles_after_the_answer(self) -> None:
@@ -269,14 +275,14 @@ class Endings(Served):
         for _ in range(10):
             self.assertEqual(self.transport.closed, "half")
             self.say(b"x")
-            self.clock.advance(LINGER / 10)
+            self.clock.advance(LINGER_TIMEOUT / 10)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:
         """An answer at once, without reading: the next request is served."""
 
         async def app(incoming: ServerRequest) -> None:
-            incoming.reply(404, {})
+            incoming.respond(404, {})
 
         server = HttpServerFactory(app, self.clock).buildProtocol(None)
         transport = Transport()
@@ -292,10 +298,10 @@ class Endings(Served):
             self.setUp()
             self.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
             self.server.pauseProducing()
-            self.incoming[0].reply(200, {})
-            self.clock.advance(SLOW - 1)
+            self.incoming[0].respond(200, {})
+            self.clock.advance(FLUSH_TIMEOUT - 1)
             self.assertNotEqual(self.transport.closed, "abort")
-            self.clock.advance(SLOW)
+            self.clock.advance(FLUSH_TIMEOUT)
             self.assertEqual(self.transport.closed, "abort")
 
     def test_no_body_for_head(self) -> None:
@@ -352,20 +358,22 @@ class Refusals(Served):
     def test_slow_heads_and_idle_connections_are_closed(self) -> None:
         """A head has its time, and so has silence between requests; an exchange has none."""
         self.say(b"GET / HT")
-        self.clock.advance(HEAD_TIME)
+        self.clock.advance(HEAD_TIMEOUT)
         self.assertTrue(self.said().startswith(b"HTTP/1.1 408 Request Timeout\r\n"))
         self.assertEqual(self.transport.closed, "half")
-        self.clock.advance(LINGER)
+        self.clock.advance(LINGER_TIMEOUT)
         self.assertEqual(self.transport.closed, "abort")
         self.setUp()
         self.say(CHAT)
         self.clock.advance(86400)
         self.assertEqual(self.transport.closed, "")
-        self.incoming[0].reply(200, {})
+        self.incoming[0].respond(200, {})
         self.said()
-        self.clock.advance(IDLE)
+        self.clock.advance(KEEP_ALIVE_TIMEOUT)
         self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
-        self.assertGreater(IDLE, 118)  # as long as curl keeps a connection, the longest of them
+        self.assertGreater(
+            KEEP_ALIVE_TIMEOUT, 118
+        )  # as long as curl keeps a connection, the longest of them
 
     def test_a_broken_chunk_ends_the_exchange(self) -> None:
         """The call is cancelled and the client told."""
@@ -417,7 +425,7 @@ class OtherProtocols(Served):
         for byte in b"\r\nVERSION-CONTROL /caf\xc3\xa9 HTTP/1.1\r\nHost: x\r\nA: \xff\r\n\r\n":
             self.assertEqual(self.said(), b"")
             self.say(bytes([byte]))
-        self.assertEqual([each.asked.method for each in self.incoming], [b"VERSION-CONTROL"])
+        self.assertEqual([each.head.method for each in self.incoming], [b"VERSION-CONTROL"])
 
 
 class Targets(Served):
@@ -426,7 +434,7 @@ class Targets(Served):
     def asked(self, target: bytes, host: bytes = b"here") -> RequestHead | None:
         self.setUp()
         self.say(b"GET %b HTTP/1.1\r\nA: b\r\nHost: %b\r\n\r\n" % (target, host))
-        return self.incoming[0].asked if self.incoming else None
+        return self.incoming[0].head if self.incoming else None
 
     def test_the_path_and_the_authority_of_each_form(self) -> None:
         """Of the absolute form the authority is the host, whatever Host says beside it."""
@@ -473,7 +481,7 @@ class Targets(Served):
         self.assertIn(b"HTTP/1.1 200", said)
         self.assertIn(b"Content-Length: 0", said)
         self.say(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        self.assertEqual([each.asked.target for each in self.incoming], [b"/"])
+        self.assertEqual([each.head.target for each in self.incoming], [b"/"])
         self.assertIsNone(self.asked(b"*"))
         self.assertIn(b"HTTP/1.1 400", self.said())
 
@@ -495,7 +503,7 @@ class OwnAnswers(Served):
             self.setUp()
             self.say(CHAT)
             self.incoming[0].extra = ((b"Ctllm-Model", value),)
-            self.incoming[0].reply(200, {}, ((b"X-Mine", value),))
+            self.incoming[0].respond(200, {}, ((b"X-Mine", value),))
             said = self.said()
             self.assertIn(b"\r\nCtllm-Model: " + written + b"\r\n", said)
             self.assertIn(b"\r\nX-Mine: " + written + b"\r\n", said)
@@ -513,7 +521,7 @@ class OwnAnswers(Served):
             self.say(CHAT)
             self.incoming[0].fail(kind("no"))
             self.assertTrue(self.said().startswith(line))
-        self.server.push_out()
+        self.server.evict()
         self.assertTrue(self.said().startswith(b"HTTP/1.1 503 Service Unavailable\r\n"))
 
     def test_an_upstreams_phrase_stays(self) -> None:
@@ -558,7 +566,7 @@ class OwnAnswers(Served):
         """It is an error like any other, in the dialect; the connection goes on."""
 
         async def app(incoming: ServerRequest) -> None:
-            incoming.reply(200, {}, ((b"X y", b"1"),))
+            incoming.respond(200, {}, ((b"X y", b"1"),))
 
         self.server._app = app
         self.say(CHAT)
@@ -575,7 +583,7 @@ class OwnAnswers(Served):
                 raise RuntimeError("a bug")
 
         async def app(incoming: ServerRequest) -> None:
-            incoming.relay(Broken())
+            incoming.relay_to(Broken())
 
         self.server._app = app
         self.say(CHAT)
@@ -597,7 +605,7 @@ class Bodies(SynchronousTestCase):
             read: list[Deferred[bytes]] = []
 
             async def app(incoming: ServerRequest) -> None:
-                incoming.reply(200, {"length": len(await incoming.read(10))})
+                incoming.respond(200, {"length": len(await incoming.read_body(10))})
 
             server = HttpServerFactory(app, Clock()).buildProtocol(None)
             transport = Transport()

@@ -10,7 +10,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import BadConfiguration
-from ctllm.http.server.endpoint_service import FEW, Listener
+from ctllm.http.server.endpoint_service import MAX_ACCEPTS_PER_TURN, EndpointService
 
 
 class Busy(MemoryReactorClock):
@@ -23,8 +23,10 @@ class Busy(MemoryReactorClock):
 class ListenerTests(SynchronousTestCase):
     """On a reactor that only remembers."""
 
-    def listener(self, reactor: object, endpoint: str = "tcp:80:interface=127.0.0.1") -> Listener:
-        return Listener(reactor, endpoint, Factory(), "listen")
+    def listener(
+        self, reactor: object, endpoint: str = "tcp:80:interface=127.0.0.1"
+    ) -> EndpointService:
+        return EndpointService(reactor, endpoint, Factory(), "listen")
 
     def test_before_privileges_are_dropped(self) -> None:
         """A port below 1024 is taken while that is possible, and only once."""
@@ -59,13 +61,13 @@ class ListenerTests(SynchronousTestCase):
         accept, accepted = port.doRead, []
         accept.side_effect = lambda: accepted.append(port.numberAccepts)
         listener = self.listener(MemoryReactorClock())
-        listener.pause(True)  # before there is a port
+        listener.pause_accepting(True)  # before there is a port
         listener._listens(port)
         port.doRead()
-        self.assertEqual(accepted, [FEW])
-        listener.pause(True)
+        self.assertEqual(accepted, [MAX_ACCEPTS_PER_TURN])
+        listener.pause_accepting(True)
         port.stopReading.assert_called_once_with()
-        listener.pause(False)
+        listener.pause_accepting(False)
         port.startReading.assert_called_once_with()
 
     def test_stopped(self) -> None:

@@ -12,8 +12,8 @@ from ctllm.common.buffer_budget import Room
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import TooManyRequests
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.server.factory import HttpServerFactory
-from ctllm.http.server.memory_limiter import BUFFER, EXCHANGE, MemoryLimiter
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.memory_limiter import REQUEST_MEMORY, SOCKET_BUFFER_SIZE, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.process_limits import BASE, LEAST, memory_budget
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
@@ -22,7 +22,7 @@ from tests.unit.fakes import FakeRequestSink, FakeResponseSink, MemoryTransport
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-LARGE = 100 * BUFFER
+LARGE = 100 * SOCKET_BUFFER_SIZE
 
 
 class Budgets(SynchronousTestCase):
@@ -117,11 +117,11 @@ class Connections(SynchronousTestCase):
         self.clock = Clock()
         self.budget = MemoryBudget(2 << 20)
         limiter = MemoryLimiter(self.budget, self.clock)
-        self.factory = HttpServerFactory(self.app, self.clock, limiter=limiter)
+        self.factory = HttpServerFactory(self.app, self.clock, memory_limiter=limiter)
         self.asked: list[ServerRequest] = []
 
     async def app(self, incoming: ServerRequest) -> None:
-        incoming.admit()
+        incoming.reserve_memory()
         self.asked.append(incoming)
         await Deferred()
 
@@ -132,7 +132,7 @@ class Connections(SynchronousTestCase):
         server.dataReceived(said)
         return wire
 
-    def upload(self, sent: int = BUFFER // 2) -> MemoryTransport:
+    def upload(self, sent: int = SOCKET_BUFFER_SIZE // 2) -> MemoryTransport:
         return self.come(POST % LARGE + bytes(sent))
 
     def test_what_is_new_is_refused(self) -> None:
@@ -152,7 +152,7 @@ class Connections(SynchronousTestCase):
 
     def fill(self) -> list[MemoryTransport]:
         """As many uploads as are admitted, with room for one read of one of them."""
-        count = self.budget.size // 2 // (EXCHANGE + BUFFER)
+        count = self.budget.size // 2 // (REQUEST_MEMORY + SOCKET_BUFFER_SIZE)
         wires = [self.come(POST % LARGE) for _ in range(count)]
         free = self.budget.size * 3 // 4 - self.budget.reserved
         self.budget.reserve(free)
@@ -163,10 +163,10 @@ class Connections(SynchronousTestCase):
         wires = self.fill()
         self.assertEqual({wire.producerState for wire in wires}, {"producing"})  # one read each
         for wire in reversed(wires):
-            wire.protocol.dataReceived(bytes(BUFFER - 1))
+            wire.protocol.dataReceived(bytes(SOCKET_BUFFER_SIZE - 1))
         self.assertEqual({wire.producerState for wire in wires}, {"paused"})
         self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
-        self.budget.release(2 * BUFFER)
+        self.budget.release(2 * SOCKET_BUFFER_SIZE)
         self.clock.advance(0)
         states = [wire.producerState for wire in wires]
         self.assertEqual(states, ["producing"] * 2 + ["paused"] * (len(wires) - 2))
@@ -174,7 +174,7 @@ class Connections(SynchronousTestCase):
     def test_who_waits_may_leave(self) -> None:
         wires = self.fill()
         for wire in wires:
-            wire.protocol.dataReceived(bytes(BUFFER - 1))
+            wire.protocol.dataReceived(bytes(SOCKET_BUFFER_SIZE - 1))
         wires[0].disconnect()
         self.clock.advance(0)
         self.assertEqual(wires[1].producerState, "producing")
@@ -186,11 +186,13 @@ class Connections(SynchronousTestCase):
     def test_a_body_that_is_passed_on_is_not_held_here(self) -> None:
         """What its call holds, that counts."""
         wire = self.upload()
-        self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER // 2 + BUFFER)
+        self.assertEqual(
+            self.budget.reserved, REQUEST_MEMORY + SOCKET_BUFFER_SIZE // 2 + SOCKET_BUFFER_SIZE
+        )
         call = FakeRequestSink()
-        self.asked[0].relay(call)
-        self.assertEqual(sum(map(len, call.calls)), BUFFER // 2)
-        self.assertEqual(self.budget.reserved, EXCHANGE + BUFFER)
+        self.asked[0].relay_to(call)
+        self.assertEqual(sum(map(len, call.calls)), SOCKET_BUFFER_SIZE // 2)
+        self.assertEqual(self.budget.reserved, REQUEST_MEMORY + SOCKET_BUFFER_SIZE)
         self.asked[0].write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
         self.asked[0].finish()
         self.assertEqual(self.budget.reserved, 0)
@@ -200,7 +202,7 @@ class Connections(SynchronousTestCase):
         """When answers fill it all; the others' go on."""
         wires: list[Any] = [self.come(GET) for _ in range(3)]
         for number, (wire, incoming) in enumerate(zip(wires, self.asked, strict=True)):
-            incoming.relay(FakeRequestSink())
+            incoming.relay_to(FakeRequestSink())
             incoming.write_head(ResponseHead(200))
             wire.protocol.pauseProducing()
             incoming.write(bytes((number + 1) * 250_000))
@@ -210,6 +212,6 @@ class Connections(SynchronousTestCase):
         wires[2].deliver_abort()
         wires[1].protocol.resumeProducing()
         wires[0].disconnect()
-        self.assertEqual(self.budget.reserved, EXCHANGE)
+        self.assertEqual(self.budget.reserved, REQUEST_MEMORY)
         wires[1].disconnect()
         self.assertEqual(self.budget.reserved, 0)

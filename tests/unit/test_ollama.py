@@ -35,10 +35,10 @@ class Server:
         self.down()
 
     async def answer(self, incoming: ServerRequest) -> None:
-        self.asked.append(incoming.asked)
+        self.asked.append(incoming.head)
         if self.hangs:
             await Deferred()
-        incoming.reply(self.status, self.answers.get(incoming.asked.path, {}))
+        incoming.respond(self.status, self.answers.get(incoming.head.path, {}))
 
     def down(self) -> None:
         self.served.refusal = ConnectionRefusedError()

@@ -16,7 +16,7 @@ from ctllm.cloud.identity import Assertions
 from ctllm.common.buffer_budget import Room
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.http.message.head import ResponseHead
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.buffer_budget import Room
 from ctllm.http.message.head import ResponseHead
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
@@ -30,7 +30,7 @@ class Case(SynchronousTestCase):
         relay = RequestRouter(self.rendezvous, self.clock, self.room)
 
         async def answer(incoming: ServerRequest) -> None:
-            await relay.answer(incoming.asked, incoming)
+            await relay.answer(incoming.head, incoming)
 
         self.factory = HttpServerFactory(answer, self.clock)
         self.desks: list[Desk] = []

@@ -17,8 +17,8 @@ from ctllm.errors import (
     NotFound,
     ProtocolViolation,
 )
-from ctllm.http.header_policy import from_desktop
-from ctllm.http.message.head import RequestHead, ResponseHead, first
+from ctllm.http.header_policy import response_from_desktop
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
 from ctllm.tunnel.initiator import Initiator
@@ -326,7 +326,7 @@ class Resumption(Case):
         self.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"two ", "end"))
         assert heard.head is not None
-        self.assertIsNone(first(heard.head.headers, b"content-length"))
+        self.assertIsNone(get_header(heard.head.headers, b"content-length"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_from_the_beginning(self) -> None:
@@ -339,7 +339,7 @@ class Resumption(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         heard = self.back(id, 0)
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
-        self.assertEqual(heard.head, from_desktop(OK))
+        self.assertEqual(heard.head, response_from_desktop(OK))
 
     def test_a_body_with_the_return_goes_nowhere(self) -> None:
         """The exchange has had its request."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.http.header_policy import for_cloud, for_ollama, for_proxy
-from ctllm.http.message.head import RequestHead, first
-from ctllm.http.request_timeout import later, timeout_of, with_timeout
+from ctllm.http.header_policy import request_to_cloud, request_to_ollama, request_to_proxy
+from ctllm.http.message.head import RequestHead, get_header
+from ctllm.http.request_timeout import deduct_elapsed, get_timeout, set_timeout
 
 
 def head(*values: bytes) -> RequestHead:
@@ -22,28 +22,28 @@ class Timeouts(TestCase):
             (b"", 3.0), (b"-1", 3.0), (b"+1", 3.0), (b"1e3", 3.0), (b"1_000", 3.0), (b" 1", 3.0),
             (b"1000000", 3.0), (b"9" * 5000, 3.0), ("\u0663".encode(), 3.0), (b"inf", 3.0),
         ):  # fmt: skip
-            self.assertEqual(timeout_of(head(value), 3.0), seconds, value)
-        self.assertEqual(timeout_of(head(), 3.0), 3.0)
-        self.assertEqual(timeout_of(head(b"1", b"2000"), 3.0), 0.001)
+            self.assertEqual(get_timeout(head(value), 3.0), seconds, value)
+        self.assertEqual(get_timeout(head(), 3.0), 3.0)
+        self.assertEqual(get_timeout(head(b"1", b"2000"), 3.0), 0.001)
 
     def test_one_header(self) -> None:
         """What came is replaced."""
-        told = with_timeout(head(b"1", b"2"), 2.5)
+        told = set_timeout(head(b"1", b"2"), 2.5)
         self.assertEqual(told.headers, ((b"Ctllm-Timeout", b"2500"),))
-        self.assertEqual(timeout_of(with_timeout(head(), -1.0), 3.0), 0.0)
+        self.assertEqual(get_timeout(set_timeout(head(), -1.0), 3.0), 0.0)
 
     def test_time_goes_by(self) -> None:
         """Where there is a limit; who sets none gets none."""
-        self.assertEqual(timeout_of(later(head(b"2500"), 1.0), 9.0), 1.5)
-        self.assertEqual(timeout_of(later(head(b"2500"), 5.0), 9.0), 0.0)
-        self.assertEqual(later(head(), 1.0), head())
-        self.assertEqual(later(head(b"x"), 1.0), head(b"x"))
+        self.assertEqual(get_timeout(deduct_elapsed(head(b"2500"), 1.0), 9.0), 1.5)
+        self.assertEqual(get_timeout(deduct_elapsed(head(b"2500"), 5.0), 9.0), 0.0)
+        self.assertEqual(deduct_elapsed(head(), 1.0), head())
+        self.assertEqual(deduct_elapsed(head(b"x"), 1.0), head(b"x"))
 
     def test_where_it_goes(self) -> None:
         """To the cloud and its proxy, not to Ollama, and only where it is one."""
         for value, goes_on in ((b"2500", b"2500"), (b"x", None)):
-            sent = for_cloud(head(value), b"cloud", "token", "desktop")
-            self.assertEqual(first(sent.headers, b"ctllm-timeout"), goes_on)
-        proxied = for_proxy(head(b"2500"), b"signed")
-        self.assertEqual(timeout_of(proxied, 9.0), 2.5)
-        self.assertEqual(for_ollama(proxied, b"o").headers, ((b"Host", b"o"),))
+            sent = request_to_cloud(head(value), b"cloud", "token", "desktop")
+            self.assertEqual(get_header(sent.headers, b"ctllm-timeout"), goes_on)
+        proxied = request_to_proxy(head(b"2500"), b"signed")
+        self.assertEqual(get_timeout(proxied, 9.0), 2.5)
+        self.assertEqual(request_to_ollama(proxied, b"o").headers, ((b"Host", b"o"),))

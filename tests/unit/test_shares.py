@@ -10,7 +10,7 @@ from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud
 from ctllm.errors import ServiceUnavailable, TooManyRequests
 from ctllm.http.message.head import ResponseHead
-from ctllm.http.server.connection_limits import SPARE, Crowd, room_for
+from ctllm.http.server.connection_limits import RESERVED_FILES, ConnectionLimiter, max_connections
 from tests.unit.test_front import ALL, ANN, SHARE, Case, User
 
 
@@ -36,7 +36,9 @@ class SharesTests(SynchronousTestCase):
         for files in (512, 1024, 4096, 65536):
             self.patch(resource, "getrlimit", lambda which, files=files: (files, files))
             cloud = Cloud()
-            room = Crowd(room_for(cloud.max_connections, SOCKETS, SPARE + 300)).room
+            room = ConnectionLimiter(
+                max_connections(cloud.max_connections, SOCKETS, RESERVED_FILES + 300)
+            ).max_authenticated
             share = share_of(cloud.max_user_requests, room)
             self.assertLess(3 * share, room)
             self.assertLess(SOCKETS * room, files)

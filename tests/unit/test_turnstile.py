@@ -7,9 +7,9 @@ from collections.abc import Callable
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import CROWDED, QUIET, Turnstile
+from ctllm.http.server.request_throttle import HIGH_WATER, LOW_WATER, RequestThrottle
 from tests.unit.fakes import MemoryTransport
 
 
@@ -37,12 +37,12 @@ class TurnstileTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Turns()
-        self.turnstile = Turnstile(self.clock, 2)
+        self.turnstile = RequestThrottle(self.clock, 2)
         self.begun: list[int] = []
 
     def come(self, *numbers: int) -> None:
         for number in numbers:
-            self.turnstile.enter(lambda number=number: self.begin(number))
+            self.turnstile.submit(lambda number=number: self.begin(number))
 
     def begin(self, number: int) -> bool:
         self.begun.append(number)
@@ -75,7 +75,7 @@ class TurnstileTests(SynchronousTestCase):
         """Where nothing was begun another begins."""
         self.come(1, 2)
         for _ in range(1000):
-            self.turnstile.enter(lambda: False)
+            self.turnstile.submit(lambda: False)
         self.come(3, 4)
         self.clock.turn()
         self.assertEqual(self.begun, [1, 2, 3, 4])
@@ -84,12 +84,12 @@ class TurnstileTests(SynchronousTestCase):
         """Meanwhile nobody else should be let in."""
         told: list[tuple[bool, int]] = []
         self.turnstile.on_crowd = lambda crowded: told.append((crowded, len(self.begun)))
-        self.come(*range(CROWDED + 100))
+        self.come(*range(HIGH_WATER + 100))
         self.assertEqual(told, [(True, 2)])
-        for _ in range(CROWDED):
+        for _ in range(HIGH_WATER):
             self.clock.turn()
-        self.assertEqual(told[1:], [(False, CROWDED + 100 - QUIET)])
-        self.come(*range(CROWDED + 10))
+        self.assertEqual(told[1:], [(False, HIGH_WATER + 100 - LOW_WATER)])
+        self.come(*range(HIGH_WATER + 10))
         self.assertEqual(len(told), 3)
 
 
@@ -100,12 +100,12 @@ class ServerTests(SynchronousTestCase):
         self.clock = Turns()
         self.asked: list[bytes] = []
         self.factory = HttpServerFactory(
-            self.answer, self.clock, turnstile=Turnstile(self.clock, 1)
+            self.answer, self.clock, throttle=RequestThrottle(self.clock, 1)
         )
 
     async def answer(self, incoming: ServerRequest) -> None:
-        self.asked.append(incoming.asked.target)
-        incoming.reply(200, b"ok")
+        self.asked.append(incoming.head.target)
+        incoming.respond(200, b"ok")
 
     def client(self, target: bytes) -> MemoryTransport:
         wire = MemoryTransport()

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.errors import ClientDisconnected, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.request import HOLD, ClientRequest
-from ctllm.http.message.body import MAX_WHOLE, Chunked
+from ctllm.http.message.body import MAX_HELD_CHUNK, ChunkedReader
 from ctllm.http.message.head import RequestHead
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import MAX_DATA
@@ -30,27 +30,32 @@ class Reading(SynchronousTestCase):
 
     def test_a_chunk_goes_on_whole(self) -> None:
         """Its beginning is held until all of it is there, though not its own line end."""
-        body = Chunked()
-        self.assertEqual((body.feed(b"a\r\nabc"), body.holds), (b"", True))
-        self.assertEqual((body.feed(b"defg"), body.holds), (b"", True))
-        self.assertEqual((body.feed(b"hij"), body.holds), (b"abcdefghij", False))
-        self.assertEqual((body.feed(b"\r\n0\r\n\r\n"), body.whole), (b"", True))
+        body = ChunkedReader()
+        self.assertEqual((body.feed(b"a\r\nabc"), body.has_partial_chunk), (b"", True))
+        self.assertEqual((body.feed(b"defg"), body.has_partial_chunk), (b"", True))
+        self.assertEqual((body.feed(b"hij"), body.has_partial_chunk), (b"abcdefghij", False))
+        self.assertEqual((body.feed(b"\r\n0\r\n\r\n"), body.is_complete), (b"", True))
 
     def test_what_is_held_can_be_let_go(self) -> None:
         """Then the rest is waited for as if it were a chunk."""
-        body = Chunked()
+        body = ChunkedReader()
         body.feed(b"a\r\nabc")
-        self.assertEqual((body.let_go(), body.holds, body.let_go()), (b"abc", False, b""))
-        self.assertEqual((body.feed(b"de"), body.holds), (b"", True))
+        self.assertEqual(
+            (body.take_partial_chunk(), body.has_partial_chunk, body.take_partial_chunk()),
+            (b"abc", False, b""),
+        )
+        self.assertEqual((body.feed(b"de"), body.has_partial_chunk), (b"", True))
         self.assertEqual(body.feed(b"fghij\r\n1\r\nk\r\n"), b"defghijk")
 
     def test_a_very_long_chunk_is_not_held(self) -> None:
         """Memory is bounded: one that is longer than a frame passes as it comes."""
-        body = Chunked()
-        self.assertEqual(body.feed(b"%x\r\nabc" % (MAX_WHOLE + 1)), b"abc")
-        self.assertEqual((body.feed(b"defg"), body.holds), (b"defg", False))
-        body = Chunked()
-        self.assertEqual((body.feed(b"%x\r\nabc" % MAX_WHOLE), body.holds), (b"", True))
+        body = ChunkedReader()
+        self.assertEqual(body.feed(b"%x\r\nabc" % (MAX_HELD_CHUNK + 1)), b"abc")
+        self.assertEqual((body.feed(b"defg"), body.has_partial_chunk), (b"defg", False))
+        body = ChunkedReader()
+        self.assertEqual(
+            (body.feed(b"%x\r\nabc" % MAX_HELD_CHUNK), body.has_partial_chunk), (b"", True)
+        )
 
     @given(
         st.lists(st.binary(min_size=1, max_size=300), max_size=8), st.lists(st.integers(0, 3000))
@@ -60,12 +65,14 @@ class Reading(SynchronousTestCase):
         wire = b"".join(map(chunk, chunks)) + b"0\r\n\r\n"
         edges = [0, *sorted({cut % (len(wire) + 1) for cut in cuts}), len(wire)]
         ends = {0, *itertools.accumulate(map(len, chunks))}
-        body, got = Chunked(), b""
+        body, got = ChunkedReader(), b""
         for low, high in itertools.pairwise(edges):
             if low < high:
                 got += body.feed(wire[low:high])
                 self.assertIn(len(got), ends)
-        self.assertEqual((got, body.whole, body.holds), (b"".join(chunks), True, False))
+        self.assertEqual(
+            (got, body.is_complete, body.has_partial_chunk), (b"".join(chunks), True, False)
+        )
 
 
 class Waiting(SynchronousTestCase):

@@ -19,8 +19,8 @@ from twisted.logger import Logger
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import LONGEST, in_use
 from ctllm.errors import NotFound
-from ctllm.http.server.endpoint_service import Listener
-from ctllm.http.server.factory import HttpServerFactory
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
 from ctllm.system.unix_sockets import NotASocket, pinned
 
@@ -45,7 +45,7 @@ def answers(path: Path) -> bool:
     return True
 
 
-def operator_listener(reactor: Any, state: Path, proxies: ProxyManager) -> Listener | None:
+def operator_listener(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointService | None:
     """The service that answers there; None where the system has no such sockets or paths so long.
 
     Raises BadConfiguration where another cloud does.
@@ -62,7 +62,7 @@ def operator_listener(reactor: Any, state: Path, proxies: ProxyManager) -> Liste
     # No lock by process id: after a restart of the machine that may be anybody's.
     endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"
     factory = HttpServerFactory(Operator(proxies), reactor)
-    return Listener(reactor, endpoint, factory, "state")
+    return EndpointService(reactor, endpoint, factory, "state")
 
 
 class Operator:
@@ -73,16 +73,16 @@ class Operator:
 
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one; raises NotFound."""
-        path = incoming.asked.path.decode("latin-1")
-        match incoming.asked.method, path:
+        path = incoming.head.path.decode("latin-1")
+        match incoming.head.method, path:
             case b"GET", "/proxies":
-                incoming.reply(200, await self._proxies.roster())
+                incoming.respond(200, await self._proxies.roster())
             case b"DELETE", _ if path.startswith(_PROXIES):
                 reason = "was ended by whoever runs the cloud"
                 await self._proxies.remove(path.removeprefix(_PROXIES), reason)
-                incoming.reply(204)
+                incoming.respond(204)
             case (b"PUT" | b"DELETE") as method, "/draining":
                 self._proxies.draining = method == b"PUT"
-                incoming.reply(204)
+                incoming.respond(204)
             case _:
                 raise NotFound(f"there is nothing at {path}")

@@ -22,7 +22,7 @@ from ctllm.cloud.spawners.interfaces import Instance, Spawner
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.header_policy import from_proxy
+from ctllm.http.header_policy import response_from_proxy
 from ctllm.reactor.deferred_tools import Waiting, sleep, within
 from ctllm.reactor.interfaces import Clock, Endpoint
 
@@ -224,7 +224,11 @@ class ProxySupervisor:
             give()
         endpoint = means.connect(instance)
         self.origin = ConnectionPool(
-            endpoint, means.clock, "your streaming proxy", ProxyUnavailable, admit=from_proxy
+            endpoint,
+            means.clock,
+            "your streaming proxy",
+            ProxyUnavailable,
+            admit=response_from_proxy,
         )
         await until_well(self.origin, means.clock)
 

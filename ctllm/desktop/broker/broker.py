@@ -18,10 +18,10 @@ from ctllm.desktop.broker.remote_desktops import Elsewhere
 from ctllm.desktop.broker.routing_policy import Preference, Side, choose, second
 from ctllm.desktop.ollama_monitor import Ollama
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
-from ctllm.http.header_policy import DESKTOP, MODEL, SIDE, quoted
+from ctllm.http.header_policy import DESKTOP, MODEL, SIDE, quote_name
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
-from ctllm.http.request_timeout import later, with_timeout
+from ctllm.http.request_timeout import deduct_elapsed, set_timeout
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket
 from ctllm.ollama.api import (
@@ -129,10 +129,10 @@ class Broker(MultiService):
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
         self._last_asked = self._reactor.seconds()
-        head = incoming.asked = canonical_request(head)
+        head = incoming.head = canonical_request(head)
         refuse_websocket(head)
         if head.path == b"/" and is_anywhere(head) and self.first(head, None) is Side.CLOUD:
-            incoming.reply(200, b"Ollama is running", _TEXT)
+            incoming.respond(200, b"Ollama is running", _TEXT)
             return
         form = form_of(head)
         if form is not None and await self._list(form, head, incoming):
@@ -146,7 +146,7 @@ class Broker(MultiService):
         self._open.add(brokered)
         if name is None or not anywhere or not self._looks_at_models:
             brokered.decide()
-        incoming.relay(brokered)
+        incoming.relay_to(brokered)
 
     @property
     def _looks_at_models(self) -> bool:
@@ -162,13 +162,13 @@ class Broker(MultiService):
             sides = (self._ollama, await way.addTimeout(PATIENCE, self._reactor))
         except (CtllmError, TimeoutError):
             return False
-        head = later(with_timeout(head, PATIENCE), self._reactor.seconds() - began)
+        head = deduct_elapsed(set_timeout(head, PATIENCE), self._reactor.seconds() - began)
         bodies = await ask_all(sides, head, self._reactor, self._room)
         merged = merge(form, bodies)
         if merged is None:
             return False
         self.counts["both"] += 1
-        incoming.reply(200, merged, ((b"Content-Type", form.content_type),))
+        incoming.respond(200, merged, ((b"Content-Type", form.content_type),))
         return True
 
     # -- the ways of a `Brokered`
@@ -201,8 +201,8 @@ class Broker(MultiService):
         self.counts[side] += 1
         said: Headers = ((SIDE, side.encode()),)
         if side is Side.LOCAL:
-            said = (*said, (DESKTOP, quoted(self._name)))
-        return said if model is None else (*said, (MODEL, quoted(model)))
+            said = (*said, (DESKTOP, quote_name(self._name)))
+        return said if model is None else (*said, (MODEL, quote_name(model)))
 
     def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
         """The last word on a request that failed: what helps, where there is no Ollama here."""
@@ -230,7 +230,7 @@ class Broker(MultiService):
             f"{said} Your desktops with Ollama: {', '.join(names[:5])}. Do it there; or from "
             f"here, with a key made by `ctllm keys add NAME --manage`, ask "
             f"{self.elsewhere.cloud_url}{path} with the headers `Authorization: Bearer KEY` and "
-            f"`Ctllm-Desktop: {quoted(names[0]).decode()}`."
+            f"`Ctllm-Desktop: {quote_name(names[0]).decode()}`."
         )
 
     def failed(self, side: Side) -> None:

@@ -20,7 +20,7 @@ from ctllm.desktop.ollama_monitor import LONGEST, is_model_name
 from ctllm.errors import BadGateway, CtllmError, Forbidden, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import ask
-from ctllm.http.header_policy import for_cloud, from_proxy
+from ctllm.http.header_policy import request_to_cloud, response_from_proxy
 from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import asked_for, canonical, goes_elsewhere
@@ -66,7 +66,9 @@ class _Way(msgspec.Struct, frozen=True):
         if self.for_apps and not goes_elsewhere(head):
             raise Forbidden(f"{asked_for(head)} is not asked of other desktops.")
         host = urlsplit(self.url).netloc.encode()
-        return self.origin.start_request(for_cloud(head, host, self.token, self.desktop), caller)
+        return self.origin.start_request(
+            request_to_cloud(head, host, self.token, self.desktop), caller
+        )
 
 
 def _harmless(desktop: OtherDesktop) -> OtherDesktop:
@@ -160,7 +162,7 @@ class Elsewhere(Service):
             self._leave()
             endpoint = dialler(url, self._reactor)
             self._origin = ConnectionPool(
-                endpoint, self._reactor, _name(url), ProxyUnavailable, admit=from_proxy
+                endpoint, self._reactor, _name(url), ProxyUnavailable, admit=response_from_proxy
             )
         return self._origin
 

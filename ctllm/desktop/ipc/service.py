@@ -19,7 +19,7 @@ from twisted.logger import Logger, globalLogPublisher
 from ctllm.desktop.ipc.connection import Commands, Visitors
 from ctllm.desktop.ipc.instance_lock import Lock
 from ctllm.desktop.ipc.log_buffer import RecentLog
-from ctllm.http.server.endpoint_service import Listener
+from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
 from ctllm.reactor.periodic import Periodic
@@ -60,7 +60,7 @@ class IpcService(MultiService):
         self._telling: Any = None
         self._loop = Periodic(self._tell, reactor, "telling of changes")
         where = f"tcp:{port}:interface=127.0.0.1"
-        self._tcp = Listener(reactor, where, self._visitors, "ipc-port")
+        self._tcp = EndpointService(reactor, where, self._visitors, "ipc-port")
         self._socket = self._file.parent / "ipc.sock"
 
     def startService(self) -> None:
@@ -71,7 +71,9 @@ class IpcService(MultiService):
                 self._socket.unlink(missing_ok=True)  # of one that was killed
                 path = quoteStringArgument(str(self._socket))
                 endpoint = f"unix:{path}:mode=600:lockfile=0"
-                Listener(self._reactor, endpoint, self._visitors, "state").setServiceParent(self)
+                EndpointService(self._reactor, endpoint, self._visitors, "state").setServiceParent(
+                    self
+                )
             self._tcp.setServiceParent(self)
             super().startService()
             save(self._file, msgspec.json.encode(self._where()))

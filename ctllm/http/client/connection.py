@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ctllm.http.interfaces import ResponseSink
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, is_tls
 
 
@@ -64,7 +64,7 @@ class ClientConnection(Protocol):
         if not is_tls(self.transport):
             return self
         self._securing = Deferred(lambda _: self.transport.abortConnection())
-        return self._securing.addTimeout(HANDSHAKE, cast(Any, clock))
+        return self._securing.addTimeout(HANDSHAKE_TIMEOUT, cast(Any, clock))
 
     def handshakeCompleted(self) -> None:
         """TLS is agreed on."""

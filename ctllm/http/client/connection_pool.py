@@ -16,7 +16,7 @@ from ctllm.common.buffer_budget import Room
 from ctllm.errors import CtllmError
 from ctllm.http.client.connection import ClientConnection
 from ctllm.http.client.request import ClientRequest, Switched
-from ctllm.http.header_policy import from_ollama
+from ctllm.http.header_policy import response_from_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.reactor.interfaces import Clock, Endpoint, Timer
@@ -47,7 +47,7 @@ class ConnectionPool:
         name: str,
         unreachable: type[CtllmError],
         host: bytes = b"localhost",
-        admit: Callable[[ResponseHead], ResponseHead] = from_ollama,
+        admit: Callable[[ResponseHead], ResponseHead] = response_from_ollama,
     ) -> None:
         self.name = name
         self.host = host

@@ -15,10 +15,10 @@ from ctllm.fastpath.direct_write import write_now
 from ctllm.http.client.connection import ClientConnection, nobody_waits
 from ctllm.http.header_policy import CLOSE_DELIMITED, FRAMING
 from ctllm.http.interfaces import ResponseSink
-from ctllm.http.message.body import BadFraming, BodyWriter
-from ctllm.http.message.head import RequestHead, ResponseHead, first
-from ctllm.http.message.response_parser import Answer
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.message.body import BadFraming, BodyEncoder
+from ctllm.http.message.head import RequestHead, ResponseHead, get_header
+from ctllm.http.message.response_parser import ResponseParser
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, Transport
 from ctllm.reactor.timeout import Timeout
 
@@ -78,11 +78,11 @@ class ClientRequest:
         self._fresh = False  # made for this exchange: what breaks it is not old age
         self._repeatable: list[bytes] | None = None  # the body so far, on a connection of before
         self._repeatable_size = 0
-        self._answer = Answer(head.method, upgrade=switched is not None)
+        self._answer = ResponseParser(head.method, upgrade=switched is not None)
         self._hold = Timeout(origin.clock, self._let_go)
         self._switching = Timeout(origin.clock, self._not_switched)
         self._waits = False  # for the rest of a chunk
-        self._body: BodyWriter | None = None
+        self._body: BodyEncoder | None = None
         self._connecting: Deferred[Any] | None = None
         self._connection: ClientConnection | None = None
 
@@ -123,22 +123,22 @@ class ClientRequest:
         if self._paused:
             connection.transport.pauseProducing()
         try:
-            head, self._body = self._request(), BodyWriter(self._head.headers)
+            head, self._body = self._request(), BodyEncoder(self._head.headers)
             waiting, self._waiting = self._waiting, []
-            body = b"".join(self._body.piece(piece) for piece in waiting)
-            end = self._body.end() if self._ended else b""
+            body = b"".join(self._body.encode(piece) for piece in waiting)
+            end = self._body.encode_end() if self._ended else b""
         except BadFraming as error:
             self._unfit(error)
             return
         write_now(connection.transport, head + body + end)
         if self._switched is not None:
-            self._switching.set(HANDSHAKE)
+            self._switching.set(HANDSHAKE_TIMEOUT)
 
     def _request(self) -> bytes:
         """The request's head on the wire; raises BadFraming where it would be two."""
         asked = self._head
         headers = asked.headers
-        if first(headers, b"host") is None:
+        if get_header(headers, b"host") is None:
             headers = ((b"Host", self._origin.host), *headers)
         lines = [b"%b %b HTTP/1.1\r\n" % (asked.method, asked.target)]
         lines += [b"%b: %b\r\n" % header for header in headers]
@@ -158,13 +158,13 @@ class ClientRequest:
             return
         if self._repeatable is not None:
             self._hold_for_repeating(piece)
-        self._send(self._body.piece, piece)
+        self._send(self._body.encode, piece)
 
     def finish(self) -> None:
         """The request body is whole."""
         self._ended = True
         if self._body is not None:
-            self._send(self._body.end)
+            self._send(self._body.encode_end)
 
     def cancel(self, error: CtllmError) -> None:
         """Close the connection, whatever it is doing."""
@@ -190,7 +190,7 @@ class ClientRequest:
         self._paused = False
         if self._connection is not None:
             self._connection.transport.resumeProducing()
-            if self._answer.body.holds:
+            if self._answer.body.has_partial_chunk:
                 self._wait()
 
     # -- once more, where a connection that was kept turns out to be closed
@@ -216,7 +216,7 @@ class ClientRequest:
         it is used again (RFC 9112, section 9.3.1).
         """
         held = self._repeatable
-        if held is None or self._answer.begun or self._over:
+        if held is None or self._answer.has_started or self._over:
             return False
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -250,7 +250,7 @@ class ClientRequest:
         try:
             if answer.head is None:
                 self._drop_repeatable()
-                rest = answer.take_head(data)
+                rest = answer.feed_head(data)
                 if rest is None or answer.head is None:
                     return
                 self._switching.cancel()
@@ -267,9 +267,9 @@ class ClientRequest:
             if self._waits:
                 self._stop_waiting()
             self.caller.write(piece)
-        if answer.body.holds and not self._waits:
+        if answer.body.has_partial_chunk and not self._waits:
             self._wait()
-        if answer.body.whole and not self._over:
+        if answer.body.is_complete and not self._over:
             self._finish()
 
     def _admitted(self, head: ResponseHead) -> ResponseHead:
@@ -291,7 +291,9 @@ class ClientRequest:
 
     def _not_switched(self) -> None:
         """A request may take as long as it likes, but to agree on a protocol takes no time."""
-        self.broken(f"it did not answer for {HANDSHAKE:g} seconds whether it takes a connection")
+        self.broken(
+            f"it did not answer for {HANDSHAKE_TIMEOUT:g} seconds whether it takes a connection"
+        )
 
     def _wait(self) -> None:
         """For the rest of a chunk; not for long."""
@@ -306,7 +308,7 @@ class ClientRequest:
     def _let_go(self) -> None:
         """The rest does not come: let what there is go on."""
         self._waits = False
-        piece = self._answer.body.let_go()
+        piece = self._answer.body.take_partial_chunk()
         if piece:
             self.caller.write(piece)
 
@@ -317,7 +319,7 @@ class ClientRequest:
         try:
             if self._answer.head is None:
                 raise BadFraming("it closed the connection before it answered")
-            self._answer.body.closed()
+            self._answer.body.feed_eof()
         except BadFraming as error:
             self.broken(str(error))
         else:
@@ -330,7 +332,7 @@ class ClientRequest:
         connection.outgoing = None
         if self._paused:
             connection.transport.resumeProducing()
-        if self._answer.keeps and self._body is not None and self._body.whole:
+        if self._answer.is_reusable and self._body is not None and self._body.is_complete:
             self._origin.keep(connection)
         else:  # also after what nobody asked for: it answers nobody
             connection.abort()
@@ -348,6 +350,6 @@ class ClientRequest:
         self._stop_waiting()
         self._let_go()
         # A kept connection may end because the server did: then there is nobody to answer.
-        heard = self._fresh or self._answer.begun
+        heard = self._fresh or self._answer.has_started
         kind = BadGateway if heard else self._origin.unreachable
         self.caller.fail(kind(f"{self._origin.name} broke off: {why}"))

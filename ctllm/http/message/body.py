@@ -17,7 +17,7 @@ from ctllm.http.message.head import Headers
 MAX_CHUNK_LINE = 4096
 MAX_TRAILERS = 16 * 1024
 #: The longest chunk whose rest is waited for.
-MAX_WHOLE = 256 * 1024
+MAX_HELD_CHUNK = 256 * 1024
 
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
@@ -27,80 +27,80 @@ class BadFraming(ValueError):
     """A body that does not have the form or the length that its head says."""
 
 
-class Body(Protocol):
+class BodyReader(Protocol):
     """A body being read. `rest` is what came after its end.
 
     `holds` tells that it keeps a part of a chunk to itself: nobody should wait long for the rest.
     """
 
-    whole: bool
-    rest: bytes
-    holds: bool
+    is_complete: bool
+    trailing_data: bytes
+    has_partial_chunk: bool
 
     def feed(self, data: bytes) -> bytes:
         """The payload in `data`, if any; raises BadFraming."""
 
-    def let_go(self) -> bytes:
+    def take_partial_chunk(self) -> bytes:
         """What it holds."""
 
-    def closed(self) -> None:
+    def feed_eof(self) -> None:
         """The connection ended here; raises BadFraming if the body is not whole by that."""
 
 
 class _Unchunked:
     """A body whose bytes pass as they come."""
 
-    holds = False
+    has_partial_chunk = False
 
-    def let_go(self) -> bytes:
+    def take_partial_chunk(self) -> bytes:
         """Nothing."""
         return b""
 
 
-class Sized(_Unchunked):
+class ContentLengthReader(_Unchunked):
     """A body of a known number of bytes."""
 
     def __init__(self, length: int) -> None:
         self._left = length
-        self.whole = not length
-        self.rest = b""
+        self.is_complete = not length
+        self.trailing_data = b""
 
     def feed(self, data: bytes) -> bytes:
         """As much of `data` as belongs to it."""
-        piece, self.rest = data[: self._left], data[self._left :]
+        piece, self.trailing_data = data[: self._left], data[self._left :]
         self._left -= len(piece)
-        self.whole = not self._left
+        self.is_complete = not self._left
         return piece
 
-    def closed(self) -> None:
+    def feed_eof(self) -> None:
         """Too early, unless it was whole."""
-        if not self.whole:
+        if not self.is_complete:
             raise BadFraming(f"it closed the connection {self._left} bytes before the end")
 
 
-class ToTheEnd(_Unchunked):
+class UntilCloseReader(_Unchunked):
     """A body that ends with its connection."""
 
     def __init__(self) -> None:
-        self.whole = False
-        self.rest = b""
+        self.is_complete = False
+        self.trailing_data = b""
 
     def feed(self, data: bytes) -> bytes:
         """All of it."""
         return data
 
-    def closed(self) -> None:
+    def feed_eof(self) -> None:
         """So it is whole."""
-        self.whole = True
+        self.is_complete = True
 
 
-class Chunked:
+class ChunkedReader:
     """A body in chunks; their extensions and the trailers are dropped."""
 
     def __init__(self) -> None:
-        self.whole = False
-        self.rest = b""
-        self.holds = False
+        self.is_complete = False
+        self.trailing_data = b""
+        self.has_partial_chunk = False
         self._held = b""  # the beginning of something that is not whole yet
         self._part: list[bytes] = []  # what has come of a chunk whose rest is waited for
         self._left = 0  # bytes of a chunk that are still to come
@@ -121,7 +121,7 @@ class Chunked:
             data, self._held = self._held + data, b""
         pieces: list[bytes] = []
         position = self._begun(data, pieces)
-        while not (self._left or self._closing or self._trailing or self.whole):
+        while not (self._left or self._closing or self._trailing or self.is_complete):
             found = _CHUNK.match(data, position)
             if found is None:
                 self._hold(data, position, MAX_CHUNK_LINE)
@@ -134,7 +134,7 @@ class Chunked:
                 position += 2
             else:
                 position = self._partly(size, data, start, pieces)
-        if self._trailing and not self.whole:
+        if self._trailing and not self.is_complete:
             self._trailers(data, position)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -159,21 +159,21 @@ class Chunked:
         piece = data[start : start + size]
         self._left = size - len(piece)
         self._closing = not self._left
-        self._patient = size <= MAX_WHOLE
+        self._patient = size <= MAX_HELD_CHUNK
         self._give(piece, pieces)
         return self._line_end(data, start + size) if self._closing else len(data)
 
     def _give(self, piece: bytes, pieces: list[bytes]) -> None:
         """Add a piece of a chunk to those that go on, or keep it until all of it is there."""
         self._part.append(piece)
-        self.holds = self._patient and self._left > 0
-        if not self.holds:
+        self.has_partial_chunk = self._patient and self._left > 0
+        if not self.has_partial_chunk:
             pieces += self._part
             self._part.clear()
 
-    def let_go(self) -> bytes:
+    def take_partial_chunk(self) -> bytes:
         """What has come of the chunk that is not whole; its rest is waited for again."""
-        self.holds = False
+        self.has_partial_chunk = False
         held, self._part = b"".join(self._part), []
         return held
 
@@ -201,17 +201,17 @@ class Chunked:
             end = data.find(b"\r\n\r\n", position) + 4
             if end < 4:
                 return self._hold(data, position, MAX_TRAILERS)
-        self.whole = True
-        self.rest = data[end:]
+        self.is_complete = True
+        self.trailing_data = data[end:]
         return None
 
-    def closed(self) -> None:
+    def feed_eof(self) -> None:
         """Too early, unless the last chunk was there."""
-        if not self.whole:
+        if not self.is_complete:
             raise BadFraming("it closed the connection before the last chunk")
 
 
-def length_of(headers: Headers) -> int | None:
+def content_length(headers: Headers) -> int | None:
     """What Content-Length says; None without it; raises BadFraming where it says two things."""
     found = {value.strip() for name, value in headers if name.lower() == b"content-length"}
     if not found:
@@ -234,18 +234,18 @@ def _is_coding(name: bytes) -> bool:
     return name.lower() == b"transfer-encoding"
 
 
-class BodyWriter:
+class BodyEncoder:
     """Frames a body as its `headers` say: in chunks, of a length, or none at all."""
 
     def __init__(self, headers: Headers) -> None:
         self._chunked = is_chunked(headers)
-        length = length_of(headers)
+        length = content_length(headers)
         if self._chunked and length is not None:
             raise BadFraming("both a Content-Length and chunks")
         self._left = length or 0
-        self.whole = False
+        self.is_complete = False
 
-    def piece(self, data: bytes) -> bytes:
+    def encode(self, data: bytes) -> bytes:
         """`data` as it goes onto the wire; raises BadFraming beyond the length."""
         if self._chunked:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -254,9 +254,9 @@ class BodyWriter:
             raise BadFraming("a body longer than its head says")
         return data
 
-    def end(self) -> bytes:
+    def encode_end(self) -> bytes:
         """What goes after the last piece; raises BadFraming before the length was reached."""
         if self._left:
             raise BadFraming("a body shorter than its head says")
-        self.whole = True
+        self.is_complete = True
         return b"0\r\n\r\n" if self._chunked else b""

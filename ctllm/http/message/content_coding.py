@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ctllm.http.message.head import RequestHead, first
+from ctllm.http.message.head import RequestHead, get_header
 
 if TYPE_CHECKING:
     from ctllm.common.buffer_budget import Room
@@ -27,7 +27,7 @@ _MAX_FRAMES = 16
 _FIRST_BYTES = frozenset((0x28, *range(0x50, 0x60)))
 
 
-class BodyReader(Protocol):
+class BodyScanner(Protocol):
     """Reads a body as it comes; `settled` when more would change nothing."""
 
     settled: bool
@@ -38,11 +38,11 @@ class BodyReader(Protocol):
 
 def is_zstd(head: RequestHead) -> bool:
     """Whether the body of this request is compressed with zstd."""
-    coding = first(head.headers, b"content-encoding")
+    coding = get_header(head.headers, b"content-encoding")
     return coding is not None and coding.strip().lower() == ZSTD
 
 
-def begins_zstd(piece: bytes) -> bool:
+def starts_as_zstd(piece: bytes) -> bool:
     """Whether a body that begins with `piece`, which has a byte, may be zstd (and is no JSON)."""
     return piece[0] in _FIRST_BYTES
 
@@ -67,7 +67,7 @@ class ZstdDecoder:
     than is decoded, or where there is no room.
     """
 
-    def __init__(self, reader: BodyReader, room: Room) -> None:
+    def __init__(self, reader: BodyScanner, room: Room) -> None:
         self.settled = False
         self._reader = reader
         self._room = room

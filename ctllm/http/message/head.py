@@ -38,7 +38,7 @@ class RequestHead(msgspec.Struct, frozen=True):
     @property
     def authority(self) -> bytes:
         """The host, with its port if any, that the request is for; empty where none is named."""
-        return first(self.headers, b"host") or b""
+        return get_header(self.headers, b"host") or b""
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -65,7 +65,7 @@ def reason_phrase(status: int) -> bytes:
     return _REASONS.get(status, b"")
 
 
-def field_value(value: bytes) -> bytes:
+def encode_field_value(value: bytes) -> bytes:
     """`value` as the value of a header of our own (RFC 9110, section 5.5).
 
     What cannot stand there is percent-encoded: control characters, bytes beyond ASCII, and space
@@ -80,7 +80,7 @@ def _percent_encoded(found: re.Match[bytes]) -> bytes:
     return b"".join(b"%%%02X" % byte for byte in found[0])
 
 
-def first(headers: Headers, name: bytes) -> bytes | None:
+def get_header(headers: Headers, name: bytes) -> bytes | None:
     """The value of the first header called `name` (lower case), or None."""
     for key, value in headers:
         if key.lower() == name:
@@ -88,7 +88,7 @@ def first(headers: Headers, name: bytes) -> bytes | None:
     return None
 
 
-def without(headers: Headers, names: Iterable[bytes]) -> Headers:
+def without_headers(headers: Headers, names: Iterable[bytes]) -> Headers:
     """The `headers` less those whose lower-case name is in `names`."""
     dropped = frozenset(names)
     return tuple(header for header in headers if header[0].lower() not in dropped)
@@ -131,7 +131,7 @@ def decode_request(payload: bytes) -> tuple[RequestHead, int]:
         raise ValueError("a request head with an impossible method, target or resume time")
     if any(byte <= 0x20 or byte == 0x7F for byte in target):
         raise ValueError("a request target with characters that no URL has")
-    return RequestHead(method, target, checked(_bytes(text.headers))), text.resume
+    return RequestHead(method, target, check_headers(_bytes(text.headers))), text.resume
 
 
 def encode_response(head: ResponseHead) -> bytes:
@@ -146,11 +146,11 @@ def decode_response(payload: bytes) -> ResponseHead:
     if not 200 <= text.status <= 599:
         raise ValueError("an answer with an impossible status")
     reason = text.reason.encode("latin-1")
-    checked(((b"reason", reason),))
-    return ResponseHead(text.status, reason, checked(_bytes(text.headers)))
+    check_headers(((b"reason", reason),))
+    return ResponseHead(text.status, reason, check_headers(_bytes(text.headers)))
 
 
-def checked(headers: Headers) -> Headers:
+def check_headers(headers: Headers) -> Headers:
     """The same headers; raises ValueError where one would break out of its line."""
     for name, value in headers:
         if not name or any(byte <= 0x20 or byte >= 0x7F or byte == 0x3A for byte in name):

@@ -10,7 +10,7 @@ MAX_VALUE = 1024
 _MAX_PARTS = 1000
 
 
-def boundary_of(content_type: bytes) -> bytes | None:
+def get_boundary(content_type: bytes) -> bytes | None:
     """The boundary of the parts of a form, or None for what is none."""
     if not content_type.lower().startswith(b"multipart/form-data"):
         return None
@@ -20,7 +20,7 @@ def boundary_of(content_type: bytes) -> bytes | None:
     return str(options.get("boundary", "")).encode("latin-1", "replace") or None
 
 
-class FormField:
+class FormFieldScanner:
     """Finds the first value of the field `name`; `settled` when more would change nothing.
 
     Files are passed over: of a form, Ollama takes the first value that is not one.

@@ -7,7 +7,7 @@ import re
 import h11
 
 from ctllm.errors import BadRequest, RequestHeaderFieldsTooLarge
-from ctllm.http.message.head import Headers, RequestHead, without
+from ctllm.http.message.head import Headers, RequestHead, without_headers
 
 #: What some servers take for a line break and others do not (RFC 9112, sections 2.2 and 5.2).
 _BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
@@ -15,7 +15,7 @@ _LISTED_LENGTH = re.compile(rb"\r\ncontent-length:[^\r\n]*,", re.IGNORECASE)
 #: No client sends nearly as many, and each costs more to read than a kilobyte of anything else.
 MAX_HEADERS = 250
 #: Pieces of a body that nobody wants which are read so that its connection may go on.
-MOST_PIECES = 64
+MAX_DISCARDED_EVENTS = 64
 _SLOPPY = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]|\0")
 #: A request line (RFC 9112, section 3). A target may have bytes beyond ASCII: Ollama takes them.
 _REQUEST_LINE = re.compile(
@@ -34,7 +34,7 @@ _HOST = re.compile(
 )
 
 
-class Unread:
+class RequestBuffer:
     """What was read of a connection and is not used yet; `limit` is a head's most bytes."""
 
     def __init__(self, limit: int) -> None:
@@ -47,11 +47,11 @@ class Unread:
         """How many bytes there are."""
         return len(self._bytes)
 
-    def add(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         """More was read."""
         self._bytes += data
 
-    def put_back(self, data: bytes) -> None:
+    def prepend(self, data: bytes) -> None:
         """What was taken too much."""
         self._bytes[:0] = data
 
@@ -97,10 +97,10 @@ class Unread:
                 raise BadRequest("this does not begin with a request line of HTTP/1.1")
 
 
-def read_out(connection: h11.Connection, unread: Unread) -> None:
+def discard_body(connection: h11.Connection, unread: RequestBuffer) -> None:
     """Take what has come of a body that nobody wanted, so that its connection may go on."""
     try:
-        for _ in range(MOST_PIECES):
+        for _ in range(MAX_DISCARDED_EVENTS):
             if connection.their_state is not h11.SEND_BODY:
                 return
             if connection.next_event() is h11.NEED_DATA:
@@ -124,7 +124,7 @@ def split_target(raw: bytes) -> tuple[bytes, bytes]:
     return target, b"%b / %b\r\n%b" % (method, version, raw[line.end() :])
 
 
-def request_head(event: h11.Request, target: bytes, raw: bytes) -> RequestHead:
+def check_request_head(event: h11.Request, target: bytes, raw: bytes) -> RequestHead:
     """What h11 read as `event` from `raw`; raises BadRequest where another might read another."""
     if _SLOPPY.search(raw):
         raise BadRequest("a head with a bare line break, a folded line or a NUL")
@@ -159,13 +159,13 @@ def _origin_form(method: bytes, target: bytes, headers: Headers) -> RequestHead:
         raise BadRequest("a request target that is neither a path nor a URL")
     authority, rest = absolute.groups()
     path = rest if rest.startswith(b"/") else b"/" + rest
-    return RequestHead(method, path, ((b"Host", authority), *without(headers, (b"host",))))
+    return RequestHead(method, path, ((b"Host", authority), *without_headers(headers, (b"host",))))
 
 
 #: What Python makes of bytes, at the end of some of h11's messages.
 _REPR = re.compile(r":? ?\(?(?:bytearray\()?b['\"].*", re.DOTALL)
 
 
-def complaint(error: h11.ProtocolError) -> str:
+def describe_error(error: h11.ProtocolError) -> str:
     """What is wrong, for people: h11's words, without the bytes that it quotes as Python does."""
     return _REPR.sub("", str(error))

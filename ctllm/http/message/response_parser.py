@@ -10,12 +10,12 @@ import re
 
 from ctllm.http.message.body import (
     BadFraming,
-    Body,
-    Chunked,
-    Sized,
-    ToTheEnd,
+    BodyReader,
+    ChunkedReader,
+    ContentLengthReader,
+    UntilCloseReader,
+    content_length,
     is_chunked,
-    length_of,
 )
 from ctllm.http.message.head import Headers, ResponseHead
 
@@ -31,7 +31,7 @@ _NOT_IN_HEADS = re.compile(rb"(?<!\r)\n|\r(?=[^\n])|\0")
 _NOT_IN_VALUES = re.compile(rb"[\0\r\n]")
 
 
-class Answer:
+class ResponseParser:
     """Reads one answer. `head` and `body` are there once the final head was read.
 
     Where `upgrade` was asked for, 101 is final, too: what follows it is another protocol's.
@@ -45,24 +45,24 @@ class Answer:
         self._interim = 0  # bytes of interim answers so far
         self._lasting = False
         self.head: ResponseHead | None = None
-        self.body: Body = Sized(0)
+        self.body: BodyReader = ContentLengthReader(0)
 
     @property
-    def begun(self) -> bool:
+    def has_started(self) -> bool:
         """Whether anything of it has come."""
         return self.head is not None or bool(self._unread) or bool(self._interim)
 
     @property
-    def keeps(self) -> bool:
+    def is_reusable(self) -> bool:
         """Whether the connection may be used again after this (whole) answer."""
-        return self._lasting and self.body.whole and not self.body.rest
+        return self._lasting and self.body.is_complete and not self.body.trailing_data
 
     @property
     def is_close_delimited(self) -> bool:
         """Whether nothing but the end of its connection says where it ends."""
-        return isinstance(self.body, ToTheEnd)
+        return isinstance(self.body, UntilCloseReader)
 
-    def take_head(self, data: bytes) -> bytes | None:
+    def feed_head(self, data: bytes) -> bytes | None:
         """Read towards the final head; what follows it in `data`, or None while it is not there.
 
         Raises BadFraming for what is no answer.
@@ -113,17 +113,17 @@ class Answer:
         options = b",".join(value for name, value in headers if name.lower() == b"connection")
         asked = {option.strip().lower() for option in options.split(b",")}
         self._lasting = modern and b"close" not in asked
-        chunked, length = is_chunked(headers), length_of(headers)
+        chunked, length = is_chunked(headers), content_length(headers)
         if chunked and (length is not None or not modern):
             raise BadFraming("an answer with two framings, or with one that its version lacks")
         if self._method == b"HEAD" or status in (101, 204, 304):
-            self.body = Sized(0)
+            self.body = ContentLengthReader(0)
         elif chunked:
-            self.body = Chunked()
+            self.body = ChunkedReader()
         elif length is not None:
-            self.body = Sized(length)
+            self.body = ContentLengthReader(length)
         else:
-            self.body = ToTheEnd()
+            self.body = UntilCloseReader()
             self._lasting = False  # its end is the connection's
 
 

@@ -12,39 +12,43 @@ from typing import Any
 
 import h11
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import ITCPTransport
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ctllm.errors import BadRequest, ClientDisconnected, CtllmError, RequestTimeout
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.hangup_monitor import Attention, keep_alive
 from ctllm.http.message.head import RequestHead
 from ctllm.http.message.request_parser import (
-    Unread,
-    complaint,
-    read_out,
-    request_head,
+    RequestBuffer,
+    check_request_head,
+    describe_error,
+    discard_body,
     split_target,
 )
-from ctllm.http.server.body_idle_timeout import Trickle
-from ctllm.http.server.connection_limits import Crowd
-from ctllm.http.server.memory_limiter import BUFFER, ConnectionMemory, MemoryLimiter
+from ctllm.http.server.body_idle_timeout import BodyIdleTimeout
+from ctllm.http.server.connection_limits import ConnectionLimiter
+from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, ConnectionMemory, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import Begin
+from ctllm.http.server.request_throttle import RequestThrottle, StartRequest
 from ctllm.http.server.termination import Ending
-from ctllm.http.timeouts import BODY_IDLE, HEAD_TIME, IDLE
+from ctllm.http.timeouts import BODY_IDLE_TIMEOUT, HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, Transport
 
 BROKE = "something in ctllm broke; its log says what"
 READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
 
-App = Callable[[ServerRequest], Coroutine[Any, Any, None]]
-Enter = Callable[[Begin], None]
+#: Connections at once where nothing else is said.
+MAX_CONNECTIONS = 4096
+
+RequestHandler = Callable[[ServerRequest], Coroutine[Any, Any, None]]
+Enter = Callable[[StartRequest], None]
 
 
-class HttpServer(Ending):
+class ServerConnection(Ending):
     """One client's connection."""
 
     transport: Any
@@ -52,11 +56,11 @@ class HttpServer(Ending):
 
     def __init__(
         self,
-        app: App,
+        app: RequestHandler,
         clock: Clock,
         max_head: int,
         enter: Enter,
-        crowd: Crowd,
+        crowd: ConnectionLimiter,
         limiter: MemoryLimiter | None = None,
     ) -> None:
         super().__init__(clock)
@@ -64,15 +68,15 @@ class HttpServer(Ending):
         self._crowd = crowd
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
-        self._unread = Unread(max_head)
+        self._unread = RequestBuffer(max_head)
         self._incoming: ServerRequest | None = None
         self._work: Deferred[None] | None = None
         self._enter = enter
         self._entering = False  # a head is whole and waits for its turn
         self._attention = Attention(clock)
-        self._trickle = Trickle(clock, self._wants_body, self._trickled)
+        self._trickle = BodyIdleTimeout(clock, self._wants_body, self._trickled)
         self._pumping = False
-        self._memory = ConnectionMemory() if limiter is None else limiter.connection(self)
+        self._memory = ConnectionMemory() if limiter is None else limiter.add_connection(self)
         self._in_parser = 0  # bytes of a body that h11 holds
 
     # -- Twisted's side
@@ -83,8 +87,8 @@ class HttpServer(Ending):
             self.transport.setTcpNoDelay(True)
             keep_alive(self.transport)
         self.transport.registerProducer(self, True)
-        self._deadline.set(HEAD_TIME)
-        self._crowd.wait(self)
+        self._deadline.set(HEAD_TIMEOUT)
+        self._crowd.add_anonymous(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what arrived, as far as somebody wants it."""
@@ -92,48 +96,48 @@ class HttpServer(Ending):
             self._lingered += len(data)
             return
         if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
-            self._deadline.set(HEAD_TIME)  # blank lines before a head buy no time
-        self._trickle.heard = True
-        self._unread.add(data)
-        self.pump()
+            self._deadline.set(HEAD_TIMEOUT)  # blank lines before a head buy no time
+        self._trickle.data_received = True
+        self._unread.append(data)
+        self.resume_reading()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The client left: so does the work for it."""
         self._closing = True
-        self._crowd.leave(self)
+        self._crowd.remove(self)
         self._deadline.cancel()
         self._parting.cancel()
         self._attention.lift()
-        self._trickle.end()
-        self._memory.close()
+        self._trickle.cancel()
+        self._memory.release_all()
         incoming, self._incoming = self._incoming, None
         if incoming is not None:
-            incoming.left(ClientDisconnected("the client left"))
+            incoming.client_disconnected(ClientDisconnected("the client left"))
         if self._work is not None:
             self._work.cancel()
 
     def pauseProducing(self) -> None:
         """The client reads slower than we write."""
         self._full = True
-        self._memory.add_unsent(BUFFER)
+        self._memory.add_unsent(SOCKET_BUFFER_SIZE)
         if self._incoming is not None:
-            self._incoming.answer_paused()
+            self._incoming.pause_response()
 
     def resumeProducing(self) -> None:
         """The client has caught up."""
         self._full = self._late = False
         self._memory.clear_unsent()
         if self._incoming is not None:
-            self._incoming.answer_resumed()
+            self._incoming.resume_response()
         elif not self._closing:
-            self.pump()
+            self.resume_reading()
 
     def stopProducing(self) -> None:
         """The transport is closing."""
 
     # -- reading
 
-    def pump(self) -> None:
+    def resume_reading(self) -> None:
         """Hand on what was read until somebody asks to wait."""
         if self._pumping:
             return
@@ -156,7 +160,7 @@ class HttpServer(Ending):
         try:
             return step()
         except h11.RemoteProtocolError as error:
-            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {complaint(error)}"))
+            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {describe_error(error)}"))
         except CtllmError as error:
             self._refuse(error)
         except Exception:
@@ -171,7 +175,7 @@ class HttpServer(Ending):
         if raw is None:
             return False
         self._entering = True
-        self._crowd.leave(self)  # who has asked waits for us
+        self._crowd.remove(self)  # who has asked waits for us
         self._deadline.cancel()
         self._enter(lambda: self._entered(raw))
         return not self._entering
@@ -180,11 +184,11 @@ class HttpServer(Ending):
         self._entering = False
         if self._closing:
             return False
-        self._crowd.wait(self)
+        self._crowd.add_anonymous(self)
         if self._guarded(lambda: self._begin(raw)):
-            self.pump()
+            self.resume_reading()
             if self._incoming is not None and self._h11.their_state is h11.SEND_BODY:
-                self._trickle.begin()
+                self._trickle.start()
         return True
 
     def _begin(self, raw: bytes) -> bool:
@@ -196,8 +200,8 @@ class HttpServer(Ending):
         self._incoming = ServerRequest(
             self, RequestHead(event.method, b"/"), raw
         )  # if it is refused
-        self._incoming = ServerRequest(self, request_head(event, target, raw), raw)
-        if self._incoming.asked.target == b"*":
+        self._incoming = ServerRequest(self, check_request_head(event, target, raw), raw)
+        if self._incoming.head.target == b"*":
             self._answer_for_all(self._incoming)
             return True
         self._work = Deferred.fromCoroutine(self._app(self._incoming))
@@ -206,18 +210,18 @@ class HttpServer(Ending):
 
     def _answer_for_all(self, incoming: ServerRequest) -> None:
         """Answer what is asked of the server and of no resource, as Go's servers do."""
-        if incoming.asked.method != b"OPTIONS":
+        if incoming.head.method != b"OPTIONS":
             raise BadRequest("only OPTIONS can be asked of *")
-        incoming.reply(200, b"")
+        incoming.respond(200, b"")
 
     def _failed(self, reason: Failure, incoming: ServerRequest) -> None:
         error = reason.value
-        if isinstance(error, CancelledError) and incoming.gone:
+        if isinstance(error, CancelledError) and incoming.is_disconnected:
             return
         if isinstance(error, CtllmError):
             incoming.fail(error)
             return
-        self._log.failure("answering {path} failed", reason, path=incoming.asked.path)
+        self._log.failure("answering {path} failed", reason, path=incoming.head.path)
         incoming.fail(CtllmError(BROKE))
 
     def _next_body(self) -> bool:
@@ -238,21 +242,21 @@ class HttpServer(Ending):
             self._h11.receive_data(data)
         elif isinstance(event, h11.Data):
             self._in_parser = max(0, self._in_parser - len(event.data))
-            incoming.body(bytes(event.data))
+            incoming.body_data_received(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage):
             self._in_parser = 0
-            incoming.body_end()
+            incoming.body_finished()
         return True
 
     def _read_ahead(self) -> None:
         """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
         busy = self._incoming or self._entering or self._full
         reading = len(self._unread) < READ_AHEAD or not busy
-        self._memory.hold_unread(len(self._unread) + self._in_parser)
+        self._memory.set_unread(len(self._unread) + self._in_parser)
         if reading and self._h11.their_state is h11.SEND_BODY:
-            reading = self._memory.may_read()
+            reading = self._memory.try_reserve_read()
         else:
-            self._memory.stop_reading()
+            self._memory.release_read()
         self._attention.turn(self.transport, reading)
 
     # -- writing, for Incoming
@@ -282,18 +286,18 @@ class HttpServer(Ending):
 
     def body_is_unread(self) -> bool:
         """Whether the client is still sending, so that this connection cannot go on."""
-        read_out(self._h11, self._unread)
+        discard_body(self._h11, self._unread)
         return self._h11.their_state is h11.SEND_BODY
 
-    def welcome(self) -> None:
+    def mark_authenticated(self) -> None:
         """It is known who asks; raises Overloaded."""
-        self._crowd.welcome(self)
+        self._crowd.mark_authenticated(self)
 
-    def admit(self) -> None:
+    def reserve_memory(self) -> None:
         """Reserve the memory of an exchange; raises TooManyRequests."""
-        self._memory.admit()
+        self._memory.reserve_request()
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """Close now: the memory is needed."""
         self._closing = True
         self.transport.abortConnection()
@@ -301,10 +305,10 @@ class HttpServer(Ending):
     def answered(self) -> None:
         """The answer is whole: serve the next request, or close."""
         self._incoming = self._work = None
-        self._memory.finish()
-        self._crowd.wait(self)
-        self._trickle.end()
-        read_out(self._h11, self._unread)
+        self._memory.release_request()
+        self._crowd.add_anonymous(self)
+        self._trickle.cancel()
+        discard_body(self._h11, self._unread)
         if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._next_cycle()
         elif self._h11.their_state is not h11.SEND_BODY:
@@ -317,9 +321,9 @@ class HttpServer(Ending):
         self._h11.start_next_cycle()
         if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
             self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
-            self._unread.put_back(leftover)
-        self._deadline.set(HEAD_TIME if self._unread else IDLE)
-        self.pump()
+            self._unread.prepend(leftover)
+        self._deadline.set(HEAD_TIMEOUT if self._unread else KEEP_ALIVE_TIMEOUT)
+        self.resume_reading()
 
     def hijack(self) -> tuple[Transport, bytes]:
         """Leave the connection: its transport, and what was read of it.
@@ -327,9 +331,9 @@ class HttpServer(Ending):
         It counts as one that is served until `release`.
         """
         self._deadline.cancel()
-        self._trickle.end()
+        self._trickle.cancel()
         self._incoming = self._work = None
-        self._memory.close()
+        self._memory.release_all()
         self._closing = True
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)
@@ -337,20 +341,58 @@ class HttpServer(Ending):
 
     def release(self) -> None:
         """The connection that was hijacked is closed, or counted elsewhere."""
-        self._crowd.leave(self)
+        self._crowd.remove(self)
 
     def _wants_body(self) -> bool:
         whole = self._h11.their_state is not h11.SEND_BODY
         return not whole and self._incoming is not None and self._incoming.wants_body
 
     def _trickled(self) -> None:
-        self._refuse(RequestTimeout(f"nothing of the body came for {BODY_IDLE:g} seconds"))
+        self._refuse(RequestTimeout(f"nothing of the body came for {BODY_IDLE_TIMEOUT:g} seconds"))
 
     def _refuse(self, error: CtllmError) -> None:
         incoming = self._incoming or ServerRequest(self, RequestHead(b"GET", b"/"), b"")
         self._incoming = None
         if self._work is not None:
-            incoming.left(error)
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not incoming.refuse(error):
+            incoming.client_disconnected(error)
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not incoming.write_error(error):
             return
         self._linger()
+
+
+@implementer(IProtocolNegotiationFactory)
+class HttpServerFactory(Factory):
+    """Makes an `HttpServer` for each connection. `max_head` is in bytes.
+
+    Requests begin as the `turnstile` lets them; without one, each at once. The connections are
+    those of the `crowd`, and hold what the `limiter` allows.
+    """
+
+    noisy = False
+
+    def __init__(
+        self,
+        handler: RequestHandler,
+        clock: Clock,
+        max_head_bytes: int = 64 * 1024,
+        throttle: RequestThrottle | None = None,
+        connection_limiter: ConnectionLimiter | None = None,
+        memory_limiter: MemoryLimiter | None = None,
+    ) -> None:
+        enter: Enter = throttle.submit if throttle is not None else _at_once
+        connection_limiter = (
+            ConnectionLimiter(MAX_CONNECTIONS) if connection_limiter is None else connection_limiter
+        )
+        self._made = (handler, clock, max_head_bytes, enter, connection_limiter, memory_limiter)
+
+    def acceptableProtocols(self) -> list[bytes]:
+        """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
+        return [b"http/1.1"]
+
+    def buildProtocol(self, addr: object) -> ServerConnection:
+        """A connection's protocol."""
+        return ServerConnection(*self._made)
+
+
+def _at_once(begin: StartRequest) -> None:
+    begin()

@@ -14,29 +14,29 @@ from typing import Protocol
 from ctllm.errors import ServiceUnavailable
 
 #: Which part of the room strangers have.
-PART = 4
+ANONYMOUS_SHARE = 4
 #: Files that a process needs besides its connections: logs, pipes of its children, listeners.
-SPARE = 256
+RESERVED_FILES = 256
 
 
-class Guest(Protocol):
+class LimitedConnection(Protocol):
     """A connection."""
 
-    def push_out(self) -> None:
+    def evict(self) -> None:
         """Close: there is no room for those who only wait."""
 
 
-class Crowd:
+class ConnectionLimiter:
     """The connections of one listener, `most` at once."""
 
     def __init__(self, most: int) -> None:
-        self._most_strangers = max(1, most // PART)
+        self._most_strangers = max(1, most // ANONYMOUS_SHARE)
         self._most_known = max(1, most - self._most_strangers)
-        self._strangers: dict[Guest, None] = {}  # in the order of coming
-        self._known: set[Guest] = set()
+        self._strangers: dict[LimitedConnection, None] = {}  # in the order of coming
+        self._known: set[LimitedConnection] = set()
 
     @property
-    def room(self) -> int:
+    def max_authenticated(self) -> int:
         """How many may be served at once."""
         return self._most_known
 
@@ -44,16 +44,16 @@ class Crowd:
         """How many there are."""
         return len(self._strangers) + len(self._known)
 
-    def wait(self, guest: Guest) -> None:
+    def add_anonymous(self, guest: LimitedConnection) -> None:
         """It came, or its request was answered: nobody knows what it wants next."""
-        self.leave(guest)
+        self.remove(guest)
         self._strangers[guest] = None
         if len(self._strangers) > self._most_strangers:
             longest = next(iter(self._strangers))
             del self._strangers[longest]
-            longest.push_out()
+            longest.evict()
 
-    def welcome(self, guest: Guest) -> None:
+    def mark_authenticated(self, guest: LimitedConnection) -> None:
         """It is known who asks; raises Overloaded if as many are being served as can be."""
         if len(self._known) >= self._most_known and guest not in self._known:
             raise ServiceUnavailable(
@@ -63,22 +63,22 @@ class Crowd:
         self._strangers.pop(guest, None)
         self._known.add(guest)
 
-    def leave(self, guest: Guest) -> None:
+    def remove(self, guest: LimitedConnection) -> None:
         """It is closed."""
         self._strangers.pop(guest, None)
         self._known.discard(guest)
 
 
-def room_for(most: int, sockets: int, spare: int = SPARE) -> int:
+def max_connections(configured: int, files_each: int, reserved_files: int = RESERVED_FILES) -> int:
     """`most`, or as many connections of so many `sockets` each as this process may have files.
 
     It needs `spare` files for other things, and at most half of all are left for those.
     """
     if sys.platform == "win32":
-        return most
+        return configured
     import resource
 
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return most
-    return max(1, min(most, (files - min(spare, files // 2)) // sockets))
+        return configured
+    return max(1, min(configured, (files - min(reserved_files, files // 2)) // files_each))

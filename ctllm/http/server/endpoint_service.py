@@ -19,7 +19,7 @@ from ctllm.errors import BadConfiguration
 BACKLOG = 4096
 #: Connections that are let in during one turn of the reactor. Twisted lets in more and more while
 #: there are any, and whoever came first would wait for a word to be read until all are in.
-FEW = 16
+MAX_ACCEPTS_PER_TURN = 16
 
 
 def _patient(endpoint: str) -> str:
@@ -30,11 +30,11 @@ def _patient(endpoint: str) -> str:
 
 
 def _few(port: Any, accept: Callable[[], None]) -> None:
-    port.numberAccepts = min(port.numberAccepts, FEW)
+    port.numberAccepts = min(port.numberAccepts, MAX_ACCEPTS_PER_TURN)
     accept()
 
 
-class Listener(Service):
+class EndpointService(Service):
     """Listens at `endpoint` (a Twisted endpoint string) from before privileges are dropped.
 
     `key` names the configuration key, for the message when the place is taken.
@@ -61,7 +61,7 @@ class Listener(Service):
         if self._failed is not None:
             raise BadConfiguration(self._sentence(self._failed.value))
 
-    def pause(self, paused: bool) -> None:
+    def pause_accepting(self, paused: bool) -> None:
         """Let nobody in for a while: the system keeps as many waiting as its backlog takes."""
         if self.port is not None:
             (self.port.stopReading if paused else self.port.startReading)()

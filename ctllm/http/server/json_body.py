@@ -8,26 +8,30 @@ from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import BadRequest, RequestTimeout, UnsupportedMediaType
-from ctllm.http.message.head import first
+from ctllm.http.message.head import get_header
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.timeouts import BODY_TIME
+from ctllm.http.timeouts import SMALL_BODY_TIMEOUT
 
 T = TypeVar("T")
 
 
-async def json_body(incoming: ServerRequest, limit: int, clock: Any) -> bytes:
+async def read_json_body(incoming: ServerRequest, limit: int, clock: Any) -> bytes:
     """The body of at most `limit` bytes; raises UnsupportedMediaType, TooLarge or TooSlow."""
-    kind = first(incoming.asked.headers, b"content-type") or b""
+    kind = get_header(incoming.head.headers, b"content-type") or b""
     if kind.partition(b";")[0].strip().lower() != b"application/json":
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
-    reading = Deferred.fromCoroutine(incoming.read(limit)).addTimeout(BODY_TIME, clock)
+    reading = Deferred.fromCoroutine(incoming.read_body(limit)).addTimeout(
+        SMALL_BODY_TIMEOUT, clock
+    )
     try:
         return await reading
     except TimeoutError:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIME:g} seconds") from None
+        raise RequestTimeout(
+            f"the body did not arrive within {SMALL_BODY_TIMEOUT:g} seconds"
+        ) from None
 
 
-def decoded(raw: bytes, kind: type[T]) -> T:
+def decode_json_body(raw: bytes, kind: type[T]) -> T:
     """`raw` as a `kind`; raises BadRequest with what is wrong, never with what was sent."""
     try:
         return decode_json(raw, kind)

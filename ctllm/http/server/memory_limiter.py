@@ -18,36 +18,36 @@ from ctllm.common.memory_budget import MemoryBudget
 from ctllm.reactor.interfaces import Clock, Timer
 
 #: What an exchange takes at least: its objects here, on both connections and in the tunnel.
-EXCHANGE = 24 * 1024
+REQUEST_MEMORY = 24 * 1024
 #: What one read of a socket may bring (Twisted's `bufferSize`), and also what a socket's write
 #: buffer holds before its producer is asked to pause.
-BUFFER = 64 * 1024
+SOCKET_BUFFER_SIZE = 64 * 1024
 
 
-class Connection(Protocol):
+class LimitedConnection(Protocol):
     """What the limiter needs of a connection."""
 
-    def pump(self) -> None:
+    def resume_reading(self) -> None:
         """Go on: there may be room now."""
 
-    def cut_off(self) -> None:
+    def abort(self) -> None:
         """Close now: the memory is needed."""
 
 
 class ConnectionMemory:
     """What one connection holds; without a limiter nothing is counted and all is allowed."""
 
-    def admit(self) -> None:
+    def reserve_request(self) -> None:
         """Reserve what an exchange takes at least; raises TooManyRequests."""
 
-    def may_read(self) -> bool:
+    def try_reserve_read(self) -> bool:
         """Whether the next piece of a request body may be read; if not, `pump` is called later."""
         return True
 
-    def stop_reading(self) -> None:
+    def release_read(self) -> None:
         """Nothing of a body is read now."""
 
-    def hold_unread(self, count: int) -> None:
+    def set_unread(self, count: int) -> None:
         """Say how many bytes were read and not passed on."""
 
     def add_unsent(self, count: int) -> None:
@@ -56,10 +56,10 @@ class ConnectionMemory:
     def clear_unsent(self) -> None:
         """Say that none wait any more."""
 
-    def finish(self) -> None:
+    def release_request(self) -> None:
         """The exchange is over: what was reserved for it is free."""
 
-    def close(self) -> None:
+    def release_all(self) -> None:
         """The connection is over."""
 
 
@@ -70,48 +70,48 @@ class MemoryLimiter:
 
     def __init__(self, budget: MemoryBudget, clock: Clock) -> None:
         self.budget = budget
-        budget.on_room = self._have_room
-        budget.on_excess = self._give_up
+        budget.on_room = self._memory_released
+        budget.on_excess = self._abort_largest
         self._clock = clock
         self._ages = count()
-        self._waiting: list[tuple[int, int, _Limited]] = []
+        self._waiting: list[tuple[int, int, _LimitedMemory]] = []
         self._waking: Timer | None = None
-        self._unsent: dict[_Limited, None] = {}
+        self._unsent: dict[_LimitedMemory, None] = {}
 
-    def connection(self, connection: Connection) -> ConnectionMemory:
+    def add_connection(self, connection: LimitedConnection) -> ConnectionMemory:
         """Count for a new connection."""
-        return _Limited(self, connection)
+        return _LimitedMemory(self, connection)
 
-    def age(self) -> int:
+    def next_sequence_number(self) -> int:
         """Give a number that is larger than all before it."""
         return next(self._ages)
 
-    def wait(self, memory: _Limited) -> None:
+    def wait_for_memory(self, memory: _LimitedMemory) -> None:
         """Wake `memory` when there is room."""
-        heappush(self._waiting, (memory.begun, self.age(), memory))
+        heappush(self._waiting, (memory.sequence_number, self.next_sequence_number(), memory))
 
-    def note_unsent(self, memory: _Limited) -> None:
+    def add_unsent(self, memory: _LimitedMemory) -> None:
         """Some of an answer waits for its client."""
         self._unsent[memory] = None
 
-    def forget_unsent(self, memory: _Limited) -> None:
+    def remove_unsent(self, memory: _LimitedMemory) -> None:
         """None waits any more."""
         self._unsent.pop(memory, None)
 
-    def _have_room(self) -> None:
+    def _memory_released(self) -> None:
         if self._waiting and self._waking is None:
-            self._waking = self._clock.callLater(0, self._wake)
+            self._waking = self._clock.callLater(0, self._resume_waiting)
 
-    def _wake(self) -> None:
+    def _resume_waiting(self) -> None:
         self._waking = None
         while self._waiting:
             memory = self._waiting[0][2]
-            if memory.waits and not memory.try_credit():
+            if memory.is_waiting and not memory.reserve_next_read():
                 return
             heappop(self._waiting)
-            memory.wake()
+            memory.stop_waiting()
 
-    def _give_up(self) -> None:
+    def _abort_largest(self) -> None:
         """Cut off whose client leaves most unread; with nobody left, a MemoryError ends all."""
         if not self._unsent:
             return
@@ -120,58 +120,66 @@ class MemoryLimiter:
             "a connection is cut off: its client left {count} bytes unread, and no memory is left",
             count=most.unsent,
         )
-        most.close()
-        most.connection.cut_off()
+        most.release_all()
+        most.connection.abort()
 
 
-class _Limited(ConnectionMemory):
+class _LimitedMemory(ConnectionMemory):
     """One that counts."""
 
-    __slots__ = ("_credit", "_exchange", "_limiter", "_unread", "begun", "connection", "unsent",
-                 "waits")  # fmt: skip
+    __slots__ = (
+        "_credit",
+        "_exchange",
+        "_limiter",
+        "_unread",
+        "connection",
+        "is_waiting",
+        "sequence_number",
+        "unsent",
+    )  # fmt: skip
 
-    def __init__(self, limiter: MemoryLimiter, connection: Connection) -> None:
+    def __init__(self, limiter: MemoryLimiter, connection: LimitedConnection) -> None:
         self.connection = connection
-        self.begun = limiter.age()  # the exchange
+        self.sequence_number = limiter.next_sequence_number()  # the exchange
         self.unsent = 0
-        self.waits = False  # for room to read
+        self.is_waiting = False  # for room to read
         self._limiter = limiter
         self._exchange = self._credit = self._unread = 0
 
-    def admit(self) -> None:
-        self._limiter.budget.admit(EXCHANGE)
-        self._exchange += EXCHANGE
-        self.begun = self._limiter.age()
+    def reserve_request(self) -> None:
+        self._limiter.budget.admit(REQUEST_MEMORY)
+        self._exchange += REQUEST_MEMORY
+        self.sequence_number = self._limiter.next_sequence_number()
 
-    def may_read(self) -> bool:
-        if self.waits:
+    def try_reserve_read(self) -> bool:
+        if self.is_waiting:
             return False
-        self.stop_reading()
-        if self.try_credit():
+        self.release_read()
+        if self.reserve_next_read():
             return True
-        self.waits = True
-        self._limiter.wait(self)
+        self.is_waiting = True
+        self._limiter.wait_for_memory(self)
         return False
 
-    def try_credit(self) -> bool:
+    def reserve_next_read(self) -> bool:
         """Reserve the room for one read."""
-        if self._limiter.budget.try_reserve(BUFFER):
-            self._credit = BUFFER
+        if self._limiter.budget.try_reserve(SOCKET_BUFFER_SIZE):
+            self._credit = SOCKET_BUFFER_SIZE
             return True
         return False
 
-    def wake(self) -> None:
+    def stop_waiting(self) -> None:
         """There is room, or this one waits no more."""
-        if self.waits:
-            self.waits = False
-            self.connection.pump()
+        if self.is_waiting:
+            self.is_waiting = False
+            self.connection.resume_reading()
 
-    def stop_reading(self) -> None:
+    def release_read(self) -> None:
         credit, self._credit = self._credit, 0
         if credit:
             self._limiter.budget.release(credit)
 
-    def hold_unread(self, count: int) -> None:
+    def set_unread(self, count: int) -> None:
         more, self._unread = count - self._unread, count
         if more > 0:
             self._limiter.budget.reserve(more)
@@ -180,24 +188,24 @@ class _Limited(ConnectionMemory):
 
     def add_unsent(self, count: int) -> None:
         if not self.unsent:
-            self._limiter.note_unsent(self)
+            self._limiter.add_unsent(self)
         self.unsent += count
         self._limiter.budget.reserve(count)
 
     def clear_unsent(self) -> None:
         unsent, self.unsent = self.unsent, 0
         if unsent:
-            self._limiter.forget_unsent(self)
+            self._limiter.remove_unsent(self)
             self._limiter.budget.release(unsent)
 
-    def finish(self) -> None:
-        self.waits = False
-        self.stop_reading()
+    def release_request(self) -> None:
+        self.is_waiting = False
+        self.release_read()
         exchange, self._exchange = self._exchange, 0
         if exchange:
             self._limiter.budget.release(exchange)
 
-    def close(self) -> None:
-        self.finish()
-        self.hold_unread(0)
+    def release_all(self) -> None:
+        self.release_request()
+        self.set_unread(0)
         self.clear_unsent()

@@ -16,12 +16,12 @@ from ctllm.http.message.head import (
     Headers,
     RequestHead,
     ResponseHead,
-    field_value,
-    first,
+    encode_field_value,
+    get_header,
     reason_phrase,
-    without,
+    without_headers,
 )
-from ctllm.http.message.request_parser import complaint
+from ctllm.http.message.request_parser import describe_error
 from ctllm.ollama.dialects import dialect_of, error_body, error_in_stream, is_in_lines
 from ctllm.reactor.interfaces import Transport
 
@@ -33,10 +33,10 @@ _FRAMING = FRAMING.lower()
 MAX_LINE = 256 * 1024
 
 
-class ServerConnection(Protocol):
+class ResponseTransport(Protocol):
     """What a request needs of the connection that it came on."""
 
-    def pump(self) -> None:
+    def resume_reading(self) -> None:
         """Hand on what was read of the request body."""
 
     def send(self, event: Any) -> None:
@@ -58,10 +58,10 @@ class ServerConnection(Protocol):
     def give_up(self) -> None:
         """No answer can be written: say so in words that cannot fail, and close."""
 
-    def welcome(self) -> None:
+    def mark_authenticated(self) -> None:
         """It is known who asks; raises Overloaded."""
 
-    def admit(self) -> None:
+    def reserve_memory(self) -> None:
         """Reserve the memory of an exchange; raises TooManyRequests."""
 
     def answered(self) -> None:
@@ -80,12 +80,12 @@ class ServerConnection(Protocol):
 class ServerRequest:
     """A request being answered: by a `Call` that it is given to, or by `reply`."""
 
-    def __init__(self, server: ServerConnection, head: RequestHead, raw_head: bytes) -> None:
-        self.asked = head
+    def __init__(self, server: ResponseTransport, head: RequestHead, raw_head: bytes) -> None:
+        self.head = head
         self.raw_head = raw_head
         self.extra: Headers = ()  # headers that the answer gets besides its own
         self.is_internal = False  # whether it is another part of ctllm that asks
-        self.gone = False
+        self.is_disconnected = False
         self.on_over: Callable[[str], None] = lambda outcome: None
         self._server = server
         self._call: RequestSink | None = None
@@ -98,43 +98,43 @@ class ServerRequest:
         self._answer_stalled = False
         self._body_stalled = False
 
-    def welcome(self) -> None:
+    def mark_authenticated(self) -> None:
         """It is known who asks: this is not pushed out. Raises Overloaded where none fits in."""
-        self._server.welcome()
+        self._server.mark_authenticated()
 
-    def admit(self) -> None:
+    def reserve_memory(self) -> None:
         """Reserve the memory that an exchange takes at least; raises TooManyRequests."""
-        self._server.admit()
+        self._server.reserve_memory()
 
     # -- being answered by a Call
 
-    def relay(self, call: RequestSink) -> None:
+    def relay_to(self, request_sink: RequestSink) -> None:
         """From now on `call` gets this request's body, pauses and end. Raises nothing."""
-        if self.gone or self._done:
+        if self.is_disconnected or self._done:
             return
-        self._call = call
+        self._call = request_sink
         if self._answer_stalled:
-            call.pause_response()
-        self._server.pump()
+            request_sink.pause_response()
+        self._server.resume_reading()
 
     @property
     def wants_body(self) -> bool:
         """Whether the next piece of the request body has somewhere to go."""
         return self._call is not None and not self._body_stalled
 
-    def body(self, piece: bytes) -> None:
+    def body_data_received(self, piece: bytes) -> None:
         """A piece of the request body arrived."""
         assert self._call is not None
         self._call.write(piece)
 
-    def body_end(self) -> None:
+    def body_finished(self) -> None:
         """The request body is whole."""
         assert self._call is not None
         self._call.finish()
 
-    def left(self, error: CtllmError) -> None:
+    def client_disconnected(self, error: CtllmError) -> None:
         """The client is gone."""
-        self.gone = True
+        self.is_disconnected = True
         call, self._call = self._call, None
         if self._done:
             return
@@ -142,14 +142,14 @@ class ServerRequest:
         if call is not None:
             call.cancel(error)
 
-    def answer_paused(self) -> None:
+    def pause_response(self) -> None:
         """The client's socket is full."""
         if not self._answer_stalled:
             self._answer_stalled = True
             if self._call is not None:
                 self._call.pause_response()
 
-    def answer_resumed(self) -> None:
+    def resume_response(self) -> None:
         """The client's socket has room."""
         if self._answer_stalled:
             self._answer_stalled = False
@@ -168,33 +168,37 @@ class ServerRequest:
     def _send_head(self, head: ResponseHead) -> None:
         """Send them; raises h11.LocalProtocolError where `head` is none."""
         if head.status == 204:
-            head = ResponseHead(204, head.reason, without(head.headers, (b"content-length",)))
-        if not self.is_internal and first(head.headers, _FRAMING) is not None:
-            head = ResponseHead(head.status, head.reason, without(head.headers, (_FRAMING,)))
+            head = ResponseHead(
+                204, head.reason, without_headers(head.headers, (b"content-length",))
+            )
+        if not self.is_internal and get_header(head.headers, _FRAMING) is not None:
+            head = ResponseHead(
+                head.status, head.reason, without_headers(head.headers, (_FRAMING,))
+            )
             self._server.end_by_closing()
-        own = ((name, field_value(value)) for name, value in self.extra)
+        own = ((name, encode_field_value(value)) for name, value in self.extra)
         reason = head.reason or reason_phrase(head.status)
         headers = [*head.headers, *own]
         self._server.send(h11.Response(status_code=head.status, headers=headers, reason=reason))
         self._answer = head
         unsized = self._is_unsized(head)
         self._chunked = self._server.speaks_chunks and unsized
-        self._in_lines = unsized and is_in_lines(first(head.headers, b"content-type") or b"")
+        self._in_lines = unsized and is_in_lines(get_header(head.headers, b"content-type") or b"")
 
     def _is_unsized(self, head: ResponseHead) -> bool:
         """Whether the answer has a body whose length its head does not say."""
-        bodiless = self.asked.method == b"HEAD" or head.status in (204, 304)
-        return not bodiless and first(head.headers, b"content-length") is None
+        bodiless = self.head.method == b"HEAD" or head.status in (204, 304)
+        return not bodiless and get_header(head.headers, b"content-length") is None
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send a piece of the body."""
         if self._in_lines:
-            self._remember(piece)
+            self._remember(data)
         if self._chunked:
-            self._server.send_chunk(piece)
+            self._server.send_chunk(data)
             return
         try:
-            self._server.send(h11.Data(data=piece))
+            self._server.send(h11.Data(data=data))
         except h11.LocalProtocolError as error:
             self._nonsense(error)
 
@@ -209,7 +213,7 @@ class ServerRequest:
 
     def _nonsense(self, error: h11.LocalProtocolError) -> None:
         """The answer is not one of HTTP's: whoever gives it (a desktop may be anything) stops."""
-        failure = BadGateway(f"the answer makes no sense: {complaint(error)}")
+        failure = BadGateway(f"the answer makes no sense: {describe_error(error)}")
         call, self._call = self._call, None
         if call is not None:
             call.cancel(failure)
@@ -227,17 +231,17 @@ class ServerRequest:
 
     def fail(self, error: CtllmError) -> None:
         """Say what went wrong in the dialect of the path, and never end as if all were well."""
-        if self.gone or self._done:
+        if self.is_disconnected or self._done:
             return
         if self._answer is None:
-            if self.refuse(error):
+            if self.write_error(error):
                 self._server.answered()
             return
         self._over("broken")
         words = b""
         if self._in_lines:
-            kind = first(self._answer.headers, b"content-type") or b""
-            words = error_in_stream(dialect_of(self.asked.path), kind, error, b"".join(self._tail))
+            kind = get_header(self._answer.headers, b"content-type") or b""
+            words = error_in_stream(dialect_of(self.head.path), kind, error, b"".join(self._tail))
         self._server.break_off(words)
 
     def abort(self, error: CtllmError) -> None:
@@ -255,8 +259,8 @@ class ServerRequest:
         """Whoever takes the request body has room."""
         if self._body_stalled:
             self._body_stalled = False
-            if not self.gone:
-                self._server.pump()
+            if not self.is_disconnected:
+                self._server.resume_reading()
 
     def _over(self, outcome: str) -> None:
         first_time, self._done, self._call = not self._done, True, None
@@ -265,13 +269,13 @@ class ServerRequest:
 
     # -- answering by ourselves
 
-    def refuse(self, error: CtllmError) -> bool:
+    def write_error(self, error: CtllmError) -> bool:
         """Send `error` as a whole answer; the caller then ends the exchange.
 
         False where that failed: then the connection ends, whatever the failure was.
         """
         try:
-            body = error_body(dialect_of(self.asked.path), error)
+            body = error_body(dialect_of(self.head.path), error)
             self._whole(error.status, _error_headers(error), body)
         except Exception:  # what failed may be in what is written here, too
             self._server.give_up()
@@ -280,9 +284,9 @@ class ServerRequest:
             self._over("refused")
         return True
 
-    def reply(self, status: int, value: Any = None, headers: Headers = ()) -> None:
+    def respond(self, status: int, value: Any = None, headers: Headers = ()) -> None:
         """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
-        if self.gone or self._done:
+        if self.is_disconnected or self._done:
             return
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         if value is None:
@@ -299,16 +303,16 @@ class ServerRequest:
             headers = (*headers, (b"Content-Length", b"%d" % len(body)))
         if self._server.body_is_unread():
             headers = (*headers, (b"Connection", b"close"))
-        safe = tuple((name, field_value(value)) for name, value in headers)
+        safe = tuple((name, encode_field_value(value)) for name, value in headers)
         self._send_head(ResponseHead(status, b"", safe))
-        if body and self.asked.method != b"HEAD":
+        if body and self.head.method != b"HEAD":
             self._server.send(h11.Data(data=body))
         self._server.send(h11.EndOfMessage())
 
-    async def read(self, limit: int) -> bytes:
+    async def read_body(self, limit: int) -> bytes:
         """The whole request body; raises TooLarge beyond `limit` bytes."""
         reading = _Reading(limit)
-        self.relay(reading)
+        self.relay_to(reading)
         try:
             return await reading.whole
         finally:
@@ -323,7 +327,7 @@ class ServerRequest:
         self._over(HIJACKED)
         return self._server.hijack()
 
-    def release(self) -> None:
+    def release_connection(self) -> None:
         """Count the hijacked connection no more: it is closed, or counted elsewhere."""
         self._server.release()
 
@@ -351,8 +355,8 @@ class _Reading:
         self._limit = limit
         self._got = bytearray()
 
-    def write(self, piece: bytes) -> None:
-        self._got += piece
+    def write(self, data: bytes) -> None:
+        self._got += data
         if len(self._got) > self._limit and not self.whole.called:
             self.whole.errback(ContentTooLarge(f"the body exceeds {self._limit} bytes"))
 

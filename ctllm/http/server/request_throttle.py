@@ -8,11 +8,11 @@ from collections.abc import Callable
 from ctllm.reactor.interfaces import Clock
 
 #: How many begin in one turn of the reactor. One costs about as much as twenty lines of a stream.
-MOST = 4
+MAX_PER_TURN = 4
 #: As many may wait before it is better that nobody else is let in, and as few that more are.
-CROWDED, QUIET = 256, 64
+HIGH_WATER, LOW_WATER = 256, 64
 
-Begin = Callable[[], bool]
+StartRequest = Callable[[], bool]
 """Begins something; False if whoever wanted it has gone, and nothing was done."""
 
 
@@ -20,32 +20,32 @@ def _no_matter(crowded: bool) -> None:
     """Whoever lets people in cannot be told."""
 
 
-class Turnstile:
+class RequestThrottle:
     """Calls what is given to it at once, or in a later turn when many came in this one.
 
     `on_crowd` hears True when many wait and False when it is quiet again: those who come faster
     than they can be served should wait outside, where they cost nothing.
     """
 
-    def __init__(self, clock: Clock, most: int = MOST) -> None:
+    def __init__(self, clock: Clock, max_per_turn: int = MAX_PER_TURN) -> None:
         self.on_crowd: Callable[[bool], None] = _no_matter
         self._clock = clock
-        self._most = most
+        self._most = max_per_turn
         self._passed = 0  # in this turn
         self._turning = False  # whether there will be another one
         self._crowded = False
-        self._waiting: deque[Begin] = deque()
+        self._waiting: deque[StartRequest] = deque()
 
-    def enter(self, begin: Begin) -> None:
+    def submit(self, begin: StartRequest) -> None:
         """Call `begin`, in the order of coming."""
         if self._passed < self._most:
             self._let_in(begin)
             return
         self._waiting.append(begin)
-        if len(self._waiting) >= CROWDED and not self._crowded:
+        if len(self._waiting) >= HIGH_WATER and not self._crowded:
             self._tell(True)
 
-    def _let_in(self, begin: Begin) -> None:
+    def _let_in(self, begin: StartRequest) -> None:
         if not self._turning:
             self._turning = True
             self._clock.callLater(0, self._turn)
@@ -58,7 +58,7 @@ class Turnstile:
         self._passed, self._turning = 0, False
         while self._waiting and self._passed < self._most:
             self._let_in(self._waiting.popleft())
-        if self._crowded and len(self._waiting) <= QUIET:
+        if self._crowded and len(self._waiting) <= LOW_WATER:
             self._tell(False)
 
     def _tell(self, crowded: bool) -> None:

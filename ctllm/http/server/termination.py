@@ -12,9 +12,16 @@ from ctllm.errors import CtllmError, RequestTimeout, ServiceUnavailable
 from ctllm.fastpath.direct_write import write_now
 from ctllm.http.hangup_monitor import Attention
 from ctllm.http.message.head import reason_phrase
-from ctllm.http.message.request_parser import Unread
+from ctllm.http.message.request_parser import RequestBuffer
 from ctllm.http.server.memory_limiter import ConnectionMemory
-from ctllm.http.timeouts import HEAD_TIME, LINGER, LINGER_BYTES, LINGER_ROUNDS, PARTING, SLOW
+from ctllm.http.timeouts import (
+    ERROR_FLUSH_SECONDS,
+    FLUSH_TIMEOUT,
+    HEAD_TIMEOUT,
+    LINGER_TIMEOUT,
+    MAX_LINGER_EXTENSIONS,
+    MIN_LINGER_BYTES,
+)
 from ctllm.ollama.dialects import Dialect, error_body
 from ctllm.reactor.interfaces import Clock, is_tls
 from ctllm.reactor.timeout import Timeout
@@ -46,7 +53,7 @@ class Ending(Protocol):
     _incoming: Any
     _work: Any
     _h11: h11.Connection
-    _unread: Unread
+    _unread: RequestBuffer
     _attention: Attention
     _memory: ConnectionMemory
     _log = Logger()
@@ -67,7 +74,7 @@ class Ending(Protocol):
     def close(self) -> None:
         """Close once everything is written."""
         self._closing = True
-        self._deadline.set(SLOW if self._full else LINGER)
+        self._deadline.set(FLUSH_TIMEOUT if self._full else LINGER_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -85,10 +92,10 @@ class Ending(Protocol):
         """
         self._closing = True
         self._unread.take_all()
-        self._memory.hold_unread(0)
-        self._memory.finish()
-        self._linger_rounds = LINGER_ROUNDS
-        self._deadline.set(LINGER)
+        self._memory.set_unread(0)
+        self._memory.release_request()
+        self._linger_rounds = MAX_LINGER_EXTENSIONS
+        self._deadline.set(LINGER_TIMEOUT)
         self.transport.unregisterProducer()
         self._attention.turn(self.transport, True)
         if not is_tls(self.transport):
@@ -98,10 +105,10 @@ class Ending(Protocol):
         """End an answer so that nobody takes it for whole: no last chunk, or a reset."""
         self._incoming = self._work = None
         self._closing = True
-        self._memory.finish()
+        self._memory.release_request()
         if last_words and self._h11.our_state is h11.SEND_BODY:
             self.send(h11.Data(data=last_words))
-            self._parting.set(PARTING)
+            self._parting.set(ERROR_FLUSH_SECONDS)
         else:
             self._part()
 
@@ -112,19 +119,19 @@ class Ending(Protocol):
             self.close()
 
     def _too_late(self) -> None:
-        if self._lingered >= LINGER_BYTES and self._linger_rounds:
+        if self._lingered >= MIN_LINGER_BYTES and self._linger_rounds:
             self._lingered = 0
             self._linger_rounds -= 1
-            return self._deadline.set(LINGER)
+            return self._deadline.set(LINGER_TIMEOUT)
         if self._closing or self._late:
             self._closing = True
             self.transport.abortConnection()
         elif self._full:  # it still reads its last answer
             self._late = True
-            self._deadline.set(SLOW)
+            self._deadline.set(FLUSH_TIMEOUT)
         elif self._unread:
             self._refuse(
-                RequestTimeout(f"a request's head did not arrive within {HEAD_TIME:g} seconds")
+                RequestTimeout(f"a request's head did not arrive within {HEAD_TIMEOUT:g} seconds")
             )
         else:
             self.close()
@@ -133,7 +140,7 @@ class Ending(Protocol):
         """Answer with `error` and let the client go."""
         raise NotImplementedError
 
-    def push_out(self) -> None:
+    def evict(self) -> None:
         """Too many wait: with a word if that can be, or without."""
         if self._closing or self._full or self._incoming is not None:
             self._closing = True

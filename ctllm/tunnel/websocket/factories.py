@@ -8,14 +8,14 @@ from typing import Any
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
 
 from ctllm.common.memory_budget import MemoryBudget
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
 
 _OPTIONS = {
     "maxMessagePayloadSize": MAX_MESSAGE,
     "maxFramePayloadSize": MAX_MESSAGE,
-    "openHandshakeTimeout": HANDSHAKE,
+    "openHandshakeTimeout": HANDSHAKE_TIMEOUT,
     "closeHandshakeTimeout": 2,
     "utf8validateIncoming": False,
 }

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from ctllm.common.memory_budget import MemoryBudget, unlimited
 from ctllm.errors import ProtocolViolation
 from ctllm.fastpath.direct_write import write_now
-from ctllm.http.timeouts import HANDSHAKE
+from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.reactor.timeout import Timeout
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
@@ -117,7 +117,7 @@ class TunnelSocket(Pinged):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.life.begin(*self.factory.pings)
-        self._greeting.set(HANDSHAKE)
+        self._greeting.set(HANDSHAKE_TIMEOUT)
         self.opened()
 
     def dataReceived(self, data: bytes) -> None:
@@ -191,7 +191,7 @@ class TunnelSocket(Pinged):
         """
         if self.gone or (self.tunnel is not None and self.tunnel.up):
             return
-        self.complaint = f"no HELLO came for {HANDSHAKE:g} seconds"
+        self.complaint = f"no HELLO came for {HANDSHAKE_TIMEOUT:g} seconds"
         self._log.warn("a tunnel is closed: {why}", why=self.complaint)
         self._close(PROTOCOL_ERROR, self.complaint.encode())
 
