@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint unit e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
+.PHONY: help run test lint unit coverage e2e fuzz bench soak compatibility clients images npm system bundle wheel clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 22
@@ -20,6 +20,10 @@ lint: $(VENV)/.tests ## ruff and mypy
 
 unit: $(VENV)/.tests ## The unit tests alone
 	$(BIN)/trial tests.unit
+
+coverage: $(VENV)/.tests ## The unit tests, and the branches that they do not cover
+	$(BIN)/coverage run -m twisted.trial --reporter=summary tests.unit
+	$(BIN)/coverage report
 
 e2e: system $(VENV)/.tests $(VENV)/.npm ## The end-to-end tests alone
 	$(BIN)/pytest tests/e2e
@@ -57,7 +61,7 @@ wheel: $(VENV)/.tests ## Build the wheel and the source distribution
 	$(BIN)/python -m build --outdir dist .
 
 clean: ## Remove what was made
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .hypothesis .mypy_cache .ruff_cache .coverage
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
