@@ -37,6 +37,7 @@ ANSWER = b'{"version":"0.12.6"}'
 #: Options of other programs that the documents name.
 OTHERS = {
     "input-type",  # of Node
+    "draft",
     "filter",
     "help",
     "home-dir",
