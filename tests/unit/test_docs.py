@@ -27,8 +27,13 @@ from ctllm.tunnel.responder import Responder, ResponderStream
 ROOT = Path(__file__).parents[2]
 TUNNEL = ROOT / "docs" / "tunnel.md"
 UNITS = sorted((ROOT / "etc").glob("*.service"))
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md",
-         ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TEXTS = [*PAGES, *UNITS]
 
 EXCHANGE = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
