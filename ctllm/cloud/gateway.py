@@ -21,10 +21,10 @@ from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
 from ctllm.http.credentials import presented_tokens
 from ctllm.http.header_policy import request_to_proxy, request_to_tunnel, switching_protocols
-from ctllm.http.message.head import RequestHead, ResponseHead, get_header
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_header
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
-from ctllm.http.server.request import HIJACKED, ServerRequest
+from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket, require_websocket
 from ctllm.http.splice import join
 from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, refusal
@@ -76,10 +76,8 @@ class Gateway:
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.head = canonical_request(incoming.head)
-        cors = self._cors_for(asked)
-        incoming.extra = cors.response_headers(asked)
         if is_preflight(asked):
-            incoming.respond(204, None, cors.preflight_headers(asked))
+            incoming.respond(204, None, self._cors_for(asked).preflight_headers(asked))
         elif _wants_page(asked):
             incoming.respond(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
@@ -94,6 +92,20 @@ class Gateway:
                 self._answer_stranger(incoming)
                 return
             await self._relay(incoming)
+
+    def response_headers(self, head: RequestHead) -> Headers:
+        """Return the headers that any response to `head` has: those of CORS, and how it ends.
+
+        A refused WebSocket handshake ends its connection: a reverse proxy must not take it for one
+        that may carry another user's request.
+        """
+        try:
+            headers = self._cors_for(head).response_headers(head)
+        except CtllmError:
+            headers = ()
+        if head.path == b"/ws/tunnel" and _is_websocket_handshake(head):
+            headers = (*headers, (b"Connection", b"close"))
+        return headers
 
     def _cors_for(self, asked: RequestHead) -> CorsPolicy:
         """The rule for the page behind `asked`.
@@ -154,24 +166,22 @@ class Gateway:
         grant = await self.grant(incoming)
         grant.require(USE)
         scopes = _authorised(grant, incoming.head) if begins else frozenset((USE,))
-        give = self._take_share(incoming, grant)
+        self._take_share(incoming, grant)
         origin, assertion = await self._way(grant, scopes, begins)
         self._metrics.exchange_began()
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
-        incoming.on_over = partial(self._over, give, landed)
+        incoming.add_observer(partial(self._over, landed))
         head = deduct_elapsed(
             request_to_proxy(incoming.head, assertion), self._clock.seconds() - began
         )
         incoming.relay_to(origin.start_request(head, incoming))
 
-    def _take_share(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
+    def _take_share(self, incoming: ServerRequest, grant: Grant) -> None:
         """Count a request as its user's until it is over; raises TooManyRequests."""
         give = self._shares.take(self._proxy_of(grant))
-        incoming.on_over = lambda _: give()
-        return give
+        incoming.add_observer(lambda _: give())
 
-    def _over(self, give: Callable[[], None], landed: Callable[[], None], outcome: str) -> None:
-        give()
+    def _over(self, landed: Callable[[], None], outcome: Outcome) -> None:
         landed()
         self._metrics.exchange(outcome)
 
@@ -188,11 +198,8 @@ class Gateway:
 
     async def _tunnel(self, incoming: ServerRequest) -> None:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
-        if (get_header(incoming.head.headers, b"upgrade") or b"").lower() != b"websocket":
+        if not _is_websocket_handshake(incoming.head):
             raise NotFound("this is where desktops connect their WebSocket")
-        # Refused, it is an answer, and the connection ends with it: whoever stands in front of
-        # this cloud must not take it for one that may carry another user's request.
-        incoming.extra = (*incoming.extra, (b"Connection", b"close"))
         grant = await self.grant(incoming)
         grant.require(SERVE)
         require_websocket(incoming)
@@ -200,13 +207,7 @@ class Gateway:
         origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
         head = request_to_tunnel(incoming.head, assertion)
         landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
-
-        def over(outcome: str) -> None:
-            landed()
-            if outcome != HIJACKED:
-                free()
-
-        incoming.on_over = over
+        incoming.add_observer(lambda _: landed())
         joined = partial(self._joined, incoming, grant, free)
         incoming.relay_to(origin.upgrade(head, incoming, joined))
 
@@ -224,7 +225,11 @@ class Gateway:
             give()
             give_tunnel()
 
-        incoming.on_over = lambda _: free()
+        def over(outcome: Outcome) -> None:
+            if outcome is not Outcome.UPGRADED:
+                free()
+
+        incoming.add_observer(over)
         return free
 
     def _joined(
@@ -276,6 +281,10 @@ def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
         "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
         "in desktop.allow of the machine with Ollama.",
     )
+
+
+def _is_websocket_handshake(head: RequestHead) -> bool:
+    return (get_header(head.headers, b"upgrade") or b"").lower() == b"websocket"
 
 
 def _wants_page(asked: RequestHead) -> bool:

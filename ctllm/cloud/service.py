@@ -39,6 +39,7 @@ from ctllm.cloud.spawners.factory import runtime_for
 from ctllm.cloud.user_limits import Shares, share_of
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
+from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import RESERVED_FILES, ConnectionLimiter, max_connections
 from ctllm.http.server.endpoint_service import EndpointService
@@ -72,12 +73,17 @@ class CloudService(MultiService):
         crowd = ConnectionLimiter(max_connections(settings.max_connections, SOCKETS, spare))
         self._share = share_of(settings.max_user_requests, crowd.max_authenticated)
         factory = HttpServerFactory(
-            self._answer, reactor, settings.max_request_head, turnstile, crowd
+            self._answer,
+            reactor,
+            settings.max_request_head,
+            turnstile,
+            crowd,
+            response_headers=self._response_headers,
         )
         self.listener = EndpointService(
             reactor, endpoint_string(settings.listen), factory, "listen"
         )
-        turnstile.on_crowd = self.listener.pause_accepting
+        turnstile.add_observer(self.listener.pause_accepting)
         self.listener.setServiceParent(self)
         if settings.metrics != "off":
             where = endpoint_string(settings.metrics)
@@ -159,6 +165,9 @@ class CloudService(MultiService):
     async def _answer(self, incoming: ServerRequest) -> None:
         assert self._front is not None
         await self._front(incoming)
+
+    def _response_headers(self, head: RequestHead) -> Headers:
+        return () if self._front is None else self._front.response_headers(head)
 
     async def _scraped(self, incoming: ServerRequest) -> None:
         if incoming.head.path != b"/metrics":

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from ctllm.errors import Forbidden
 from ctllm.http.cors import CorsPolicy, is_preflight
-from ctllm.http.message.head import RequestHead, get_header
+from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.origins import (
     OLLAMA_ORIGINS,
     is_local_host,
@@ -41,11 +41,14 @@ class EndpointApp:
             self._refuse_foreign_host(asked)
         refuse_foreign_page(asked)
         incoming.mark_authenticated()
-        incoming.extra = _CORS.response_headers(asked)
         if is_preflight(asked):
             incoming.respond(204, None, _CORS.preflight_headers(asked))
         else:
             await self._answer(asked, incoming)
+
+    def response_headers(self, head: RequestHead) -> Headers:
+        """Return the headers of CORS that any response to `head` has."""
+        return _CORS.response_headers(head)
 
     def _refuse_foreign_host(self, asked: RequestHead) -> None:
         """Raise Forbidden for a Host that is not of this machine or its network.

@@ -87,7 +87,12 @@ class DesktopService(MultiService):
         self._demo: EndpointService | None = None
         if settings.endpoint != "off":
             app = EndpointApp(self._answer, self._on_loopback)
-            factory = HttpServerFactory(app, reactor, throttle=RequestThrottle(reactor))
+            factory = HttpServerFactory(
+                app,
+                reactor,
+                throttle=RequestThrottle(reactor),
+                response_headers=app.response_headers,
+            )
             where = endpoint_string(settings.endpoint)
             self.endpoint = EndpointService(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)

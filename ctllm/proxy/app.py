@@ -18,7 +18,7 @@ from ctllm.errors import (
 )
 from ctllm.http.header_policy import ASSERTION, SCOPE
 from ctllm.http.message.head import RequestHead, get_header, without_headers
-from ctllm.http.server.request import ServerRequest
+from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.http.server.upgrade import header_elements, require_websocket
 from ctllm.http.splice import hand_over
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
@@ -109,8 +109,9 @@ class ProxyApp:
         if incoming.head.method != b"GET":
             raise MethodNotAllowed("an answer can only be taken up", allow="GET")
         id, offset = wanted_exchange(incoming.head.target)
-        asking = self._rendezvous.take_up(id, offset, incoming)
-        incoming.extra = self._rendezvous.told(asking)
+        sink = HeaderAddingSink(incoming)
+        asking = self._rendezvous.take_up(id, offset, sink)
+        sink.add_headers(self._rendezvous.told(asking))
         incoming.relay_to(self._rendezvous.call(asking, again=True))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ctllm.common.buffer_budget import Room
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
-from ctllm.http.server.request import ServerRequest
+from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.ollama.api import model_in_path
 from ctllm.ollama.model_lists import Form, form_of, merge
 from ctllm.ollama.requested_model import model_finder
@@ -29,22 +29,23 @@ class RequestRouter:
 
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
-        begin = self._beginning(head, incoming)
+        sink = HeaderAddingSink(incoming)
+        begin = self._beginning(head, sink)
         able = self._rendezvous.able(head)
         form = form_of(head)
         if len(able) < 2:
-            incoming.relay_to(begin(None, incoming))
+            incoming.relay_to(begin(None, sink))
         elif form is not None:
             await self._list(form, head, incoming, able)
         elif (finder := model_finder(head, self._room)) is not None:
-            incoming.relay_to(BufferedRequest(finder, begin, incoming, self._room))
+            incoming.relay_to(BufferedRequest(finder, begin, sink, self._room))
         else:
-            incoming.relay_to(begin(model_in_path(head), incoming))
+            incoming.relay_to(begin(model_in_path(head), sink))
 
-    def _beginning(self, head: RequestHead, incoming: ServerRequest) -> Begin:
+    def _beginning(self, head: RequestHead, client: HeaderAddingSink) -> Begin:
         def begin(model: str | None, caller: ResponseSink) -> RequestSink:
             asking = self._rendezvous.start_request(head, caller, model)
-            incoming.extra = self._rendezvous.told(asking)
+            client.add_headers(self._rendezvous.told(asking))
             return self._rendezvous.call(asking)
 
         return begin
@@ -61,6 +62,7 @@ class RequestRouter:
         )
         merged = merge(form, bodies)
         if merged is None:
-            incoming.relay_to(self._beginning(head, incoming)(None, incoming))
+            sink = HeaderAddingSink(incoming)
+            incoming.relay_to(self._beginning(head, sink)(None, sink))
         else:
             incoming.respond(200, merged, ((b"Content-Type", form.content_type),))

@@ -79,7 +79,7 @@ def proxy_service(
         app, reactor, throttle=turnstile, connection_limiter=crowd, memory_limiter=limiter
     )
     listener = EndpointService(reactor, endpoint, factory, "socket")
-    turnstile.on_crowd = listener.pause_accepting
+    turnstile.add_observer(listener.pause_accepting)
     listener.setServiceParent(whole)
     PeriodicService(SWEEP, rendezvous.sweep, reactor, "forgetting what is over").setServiceParent(
         whole

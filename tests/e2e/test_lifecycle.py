@@ -247,7 +247,7 @@ async def test_what_is_counted_and_what_is_never_written(world: World) -> None:
     counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
     assert counted['ctllm_proxies{state="running"}'] == "1.0"
     assert counted["ctllm_proxy_starts_total"] == "1.0"
-    assert float(counted['ctllm_exchanges_total{outcome="whole"}']) >= 3
+    assert float(counted['ctllm_exchanges_total{outcome="completed"}']) >= 3
     assert counted["ctllm_exchanges_under_way"] == "0.0"
     assert counted["ctllm_authentication_failures_total"] == "1.0"
     assert b"zaphod" not in page

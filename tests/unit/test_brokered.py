@@ -31,14 +31,6 @@ CHAT = RequestHead(b"POST", b"/api/chat")
 L, C = Side.LOCAL, Side.CLOUD
 
 
-class App(FakeResponseSink):
-    """Who asks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.extra: Headers = ()
-
-
 class Ways:
     """A broker whose sides do what a test wants."""
 
@@ -81,7 +73,7 @@ class Ways:
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.ways = Ways()
-        self.app = App()
+        self.app = FakeResponseSink()
         self.room = Room(1 << 20)
         self.brokered = self.make()
 
@@ -152,7 +144,8 @@ class Failing(Case):
         self.caller(C).write(b"hello")
         self.caller(C).finish()
         self.assertEqual((bytes(self.app.body), self.app.outcome), (b"hello", "end"))
-        self.assertEqual(self.app.extra, ((b"Side", b"cloud"), (b"Model", b"m")))
+        assert self.app.head is not None
+        self.assertEqual(self.app.head.headers, ((b"Side", b"cloud"), (b"Model", b"m")))
         self.assertEqual((self.room.held, self.ways.ended), (0, 1))
 
     def test_moved_in_mid_body(self) -> None:

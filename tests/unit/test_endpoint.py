@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.loopback_endpoint import EndpointApp
-from ctllm.http.message.head import RequestHead
+from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.unit.fakes import FakeUpstream, MemoryTransport
@@ -68,7 +68,10 @@ class EndpointTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
-        self.factory = HttpServerFactory(EndpointApp(self.answer), Clock())
+        self.factory = self._factory(EndpointApp(self.answer))
+
+    def _factory(self, app: EndpointApp) -> HttpServerFactory:
+        return HttpServerFactory(app, Clock(), response_headers=app.response_headers)
 
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
         incoming.relay_to(self.upstream.start_request(head, incoming))
@@ -76,11 +79,17 @@ class EndpointTests(SynchronousTestCase):
     def ask(
         self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"
     ) -> bytes:
+        return self.connect(headers, version, method, target).take_written()
+
+    def connect(
+        self, headers: str, version: str = "1.1", method: str = "GET", target: str = "/api/tags"
+    ) -> MemoryTransport:
+        """Send a request on a new connection; its transport."""
         protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
         protocol.makeConnection(wire)
         wire.protocol = protocol
         protocol.dataReceived(f"{method} {target} HTTP/{version}\r\n{headers}\r\n".encode())
-        return wire.take_written()
+        return wire
 
     def passes(self, headers: str, version: str = "1.1") -> bool:
         """Whether Ollama is asked; where it is not, the client is refused."""
@@ -100,7 +109,7 @@ class EndpointTests(SynchronousTestCase):
     def test_where_more_machines_are_let_in(self) -> None:
         """An endpoint that its owner put on the network is reached by any name, as Ollama is."""
         app = EndpointApp(self.answer, on_loopback=lambda: False)
-        self.factory = HttpServerFactory(app, Clock())
+        self.factory = self._factory(app)
         self.assertTrue(self.passes("Host: models.example:11435\r\n"))
         page = "Host: models.example:11435\r\nOrigin: http://models.example:11435\r\n"
         self.assertFalse(self.passes(page))
@@ -168,10 +177,11 @@ class EndpointTests(SynchronousTestCase):
     def test_browsers_are_told(self) -> None:
         """Ollama hears of no Origin: the endpoint says itself that a local page may read."""
         origin = "Host: localhost\r\nOrigin: http://localhost:3000\r\n"
-        self.ask(origin)
+        protocol = self.connect(origin)
+        self.upstream.sinks[-1].write_head(ResponseHead(200))
         self.assertIn(
-            (b"Access-Control-Allow-Origin", b"http://localhost:3000"),
-            self.upstream.sinks[-1].extra,
+            b"\r\nAccess-Control-Allow-Origin: http://localhost:3000\r\n",
+            protocol.take_written(),
         )
         asked = len(self.upstream.heads)
         said = self.ask(origin + "Access-Control-Request-Method: POST\r\n", method="OPTIONS")

@@ -152,7 +152,12 @@ class Case(SynchronousTestCase):
             self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
         )  # fmt: skip
         self.crowd = ConnectionLimiter(400)
-        self.factory = HttpServerFactory(front, self.clock, connection_limiter=self.crowd)
+        self.factory = HttpServerFactory(
+            front,
+            self.clock,
+            connection_limiter=self.crowd,
+            response_headers=front.response_headers,
+        )
         self.wire = self.connect()
 
     def check(self, grant: Grant) -> None:
@@ -331,7 +336,7 @@ class Routing(Case):
         caller.finish()
         self.assertEqual((self.answered(), self.body, self.header("x")), (418, b"hi", "y"))
         rendered = self.metrics.render()[1]
-        self.assertIn(b'ctllm_exchanges_total{outcome="whole"} 1.0', rendered)
+        self.assertIn(b'ctllm_exchanges_total{outcome="completed"} 1.0', rendered)
 
     def test_a_client_that_leaves(self) -> None:
         """While its proxy starts, nothing is asked of it; while it answers, it hears so."""
@@ -344,7 +349,9 @@ class Routing(Case):
         self.ask("GET /api/tags", **self.bearer())
         self.wire.disconnect()
         self.assertIsInstance(self.proxies.proxy.requests[0].calls[-1], CtllmError)
-        self.assertIn(b'ctllm_exchanges_total{outcome="left"} 1.0', self.metrics.render()[1])
+        self.assertIn(
+            b'ctllm_exchanges_total{outcome="client_disconnected"} 1.0', self.metrics.render()[1]
+        )
 
     def test_full(self) -> None:
         """Said in the words of the path, with a time to come back."""

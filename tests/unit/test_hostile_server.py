@@ -81,10 +81,10 @@ class Costs(Served):
         """Also one whose body breaks HTTP's rules in the middle."""
         outcomes: list[str] = []
         self.say(CHUNKED + b"1\r\nx\r\n")
-        self.incoming[0].on_over = outcomes.append
+        self.incoming[0].add_observer(outcomes.append)
         self.say(b"nonsense\r\n")
         self.assertIn(b" 400 ", self.said())
-        self.assertEqual(outcomes, ["left"])
+        self.assertEqual(outcomes, ["client_disconnected"])
 
 
 class Trickles(Served):

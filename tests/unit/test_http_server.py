@@ -19,7 +19,7 @@ from ctllm.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from ctllm.http.message.head import RequestHead, ResponseHead
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.http.server.connection import READ_AHEAD, HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.timeouts import (
@@ -58,9 +58,15 @@ class Served(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
+        self.response_headers: Headers = ()
         self.incoming: list[ServerRequest] = []
         self.calls: list[FakeRequestSink] = []
-        factory = HttpServerFactory(self.app, self.clock, max_head_bytes=1000)
+        factory = HttpServerFactory(
+            self.app,
+            self.clock,
+            max_head_bytes=1000,
+            response_headers=lambda head: self.response_headers,
+        )
         self.server = factory.buildProtocol(None)
         self.transport = Transport()
         self.server.makeConnection(self.transport)
@@ -490,7 +496,7 @@ class OwnAnswers(Served):
     """What is said by this side, and by no upstream."""
 
     def test_values_are_safe_where_they_are_written(self) -> None:
-        """Of `extra` and of replies: edges, controls and other languages are percent-encoded."""
+        """Of headers of every response and of one: edges, controls and other languages are percent-encoded."""
         for value, written in (
             (b" m", b"%20m"),
             (b"attic \t", b"attic%20%09"),
@@ -502,7 +508,7 @@ class OwnAnswers(Served):
         ):
             self.setUp()
             self.say(CHAT)
-            self.incoming[0].extra = ((b"Ctllm-Model", value),)
+            self.response_headers = ((b"Ctllm-Model", value),)
             self.incoming[0].respond(200, {}, ((b"X-Mine", value),))
             said = self.said()
             self.assertIn(b"\r\nCtllm-Model: " + written + b"\r\n", said)
@@ -554,7 +560,7 @@ class OwnAnswers(Served):
         for error, extra in ((Odd("no"), b"X-Y"), (DesktopLost("gone"), b"X Y")):
             self.setUp()
             self.say(CHAT)
-            self.incoming[0].extra = ((extra, b"1"),)
+            self.response_headers = ((extra, b"1"),)
             self.incoming[0].fail(error)
             said = self.said()
             self.assertTrue(said.startswith(b"HTTP/1.1 500 Internal Server Error\r\n"), said)

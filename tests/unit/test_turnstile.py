@@ -83,7 +83,7 @@ class TurnstileTests(SynchronousTestCase):
     def test_a_crowd_is_told_of_once_and_so_is_its_end(self) -> None:
         """Meanwhile nobody else should be let in."""
         told: list[tuple[bool, int]] = []
-        self.turnstile.on_crowd = lambda crowded: told.append((crowded, len(self.begun)))
+        self.turnstile.add_observer(lambda crowded: told.append((crowded, len(self.begun))))
         self.come(*range(HIGH_WATER + 100))
         self.assertEqual(told, [(True, 2)])
         for _ in range(HIGH_WATER):

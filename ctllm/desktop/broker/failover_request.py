@@ -12,10 +12,10 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from ctllm.desktop.broker.interfaces import App, Ways
+from ctllm.desktop.broker.interfaces import Ways
 from ctllm.desktop.broker.routing_policy import Side
 from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
-from ctllm.http.interfaces import RequestSink
+from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ollama.requested_model import ModelFinder
 from ctllm.relay.replay_buffer import Replay
@@ -62,7 +62,7 @@ class FailoverRequest:
         self,
         ways: Ways,
         head: RequestHead,
-        app: App,
+        app: ResponseSink,
         name: ModelFinder | None,
         body: Replay,
     ) -> None:
@@ -208,8 +208,8 @@ class FailoverRequest:
         self._answered = True
         self._name_read()
         self._body.forget()
-        self._app.extra = (*self._app.extra, *self._ways.signed(trial.side, self._model))
-        self._app.write_head(head)
+        headers = (*head.headers, *self._ways.signed(trial.side, self._model))
+        self._app.write_head(ResponseHead(head.status, head.reason, headers))
 
     def failed(self, trial: _Trial, error: CtllmError) -> None:
         """It broke: before its answer another is asked, after its beginning the answer breaks."""

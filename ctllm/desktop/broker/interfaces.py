@@ -1,4 +1,4 @@
-"""What a brokered request has on its two sides: the broker's ways, and the app that asked."""
+"""What a brokered request has on its two sides: the broker's ways."""
 
 from __future__ import annotations
 
@@ -33,9 +33,3 @@ class Ways(Protocol):
 
     def over(self, brokered: RequestSink) -> None:
         """There is nothing more to do."""
-
-
-class App(ResponseSink, Protocol):
-    """Who asked: a `Caller` whose answer may get headers besides its own."""
-
-    extra: Headers

@@ -32,7 +32,7 @@ from ctllm.http.message.request_parser import (
 from ctllm.http.server.body_idle_timeout import BodyIdleTimeout
 from ctllm.http.server.connection_limits import ConnectionLimiter
 from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, ConnectionMemory, MemoryLimiter
-from ctllm.http.server.request import ServerRequest
+from ctllm.http.server.request import ResponseHeaders, ServerRequest, no_headers
 from ctllm.http.server.request_throttle import RequestThrottle, StartRequest
 from ctllm.http.server.termination import Ending
 from ctllm.http.timeouts import BODY_IDLE_TIMEOUT, HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT
@@ -62,10 +62,12 @@ class ServerConnection(Ending):
         enter: Enter,
         crowd: ConnectionLimiter,
         limiter: MemoryLimiter | None = None,
+        response_headers: ResponseHeaders = no_headers,
     ) -> None:
         super().__init__(clock)
         self._app = app
         self._crowd = crowd
+        self._response_headers = response_headers
         self._max_head = max_head
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
         self._unread = RequestBuffer(max_head)
@@ -200,7 +202,9 @@ class ServerConnection(Ending):
         self._incoming = ServerRequest(
             self, RequestHead(event.method, b"/"), raw
         )  # if it is refused
-        self._incoming = ServerRequest(self, check_request_head(event, target, raw), raw)
+        self._incoming = ServerRequest(
+            self, check_request_head(event, target, raw), raw, self._response_headers
+        )
         if self._incoming.head.target == b"*":
             self._answer_for_all(self._incoming)
             return True
@@ -378,12 +382,16 @@ class HttpServerFactory(Factory):
         throttle: RequestThrottle | None = None,
         connection_limiter: ConnectionLimiter | None = None,
         memory_limiter: MemoryLimiter | None = None,
+        response_headers: ResponseHeaders = no_headers,
     ) -> None:
         enter: Enter = throttle.submit if throttle is not None else _at_once
         connection_limiter = (
             ConnectionLimiter(MAX_CONNECTIONS) if connection_limiter is None else connection_limiter
         )
-        self._made = (handler, clock, max_head_bytes, enter, connection_limiter, memory_limiter)
+        self._made = (
+            handler, clock, max_head_bytes, enter, connection_limiter, memory_limiter,
+            response_headers,
+        )  # fmt: skip
 
     def acceptableProtocols(self) -> list[bytes]:
         """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""

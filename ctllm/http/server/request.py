@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any, Protocol
 
 import h11
@@ -26,8 +27,27 @@ from ctllm.ollama.dialects import dialect_of, error_body, error_in_stream, is_in
 from ctllm.reactor.interfaces import Transport
 
 JSON = b"application/json"
-#: The outcome of a request whose connection left HTTP.
-HIJACKED = "hijacked"
+ResponseHeaders = Callable[[RequestHead], Headers]
+"""Returns the headers that any response to a request has, besides its own."""
+
+
+def no_headers(head: RequestHead) -> Headers:
+    """Return no headers."""
+    return ()
+
+
+class Outcome(StrEnum):
+    """How a request ended."""
+
+    COMPLETED = "completed"
+    REFUSED = "refused"  # the response is an error
+    FAILED = "failed"  # the response broke off
+    CLIENT_DISCONNECTED = "client_disconnected"
+    UPGRADED = "upgraded"  # the connection speaks another protocol from here on
+
+
+Observer = Callable[[Outcome], None]
+
 _FRAMING = FRAMING.lower()
 #: The longest line that is completed where it is cut off.
 MAX_LINE = 256 * 1024
@@ -80,13 +100,20 @@ class ResponseTransport(Protocol):
 class ServerRequest:
     """A request being answered: by a `Call` that it is given to, or by `reply`."""
 
-    def __init__(self, server: ResponseTransport, head: RequestHead, raw_head: bytes) -> None:
+    def __init__(
+        self,
+        server: ResponseTransport,
+        head: RequestHead,
+        raw_head: bytes,
+        response_headers: ResponseHeaders = no_headers,
+    ) -> None:
         self.head = head
         self.raw_head = raw_head
-        self.extra: Headers = ()  # headers that the answer gets besides its own
         self.is_internal = False  # whether it is another part of ctllm that asks
         self.is_disconnected = False
-        self.on_over: Callable[[str], None] = lambda outcome: None
+        self._observers: list[Observer] = []
+        self._outcome: Outcome | None = None
+        self._response_headers = response_headers
         self._server = server
         self._call: RequestSink | None = None
         self._answer: ResponseHead | None = None
@@ -94,9 +121,15 @@ class ServerRequest:
         self._tail_size = 0
         self._in_lines = False
         self._chunked = False
-        self._done = False
         self._answer_stalled = False
         self._body_stalled = False
+
+    def add_observer(self, observer: Observer) -> None:
+        """Call `observer` once, when the request ends; at once if it has ended."""
+        if self._outcome is None:
+            self._observers.append(observer)
+        else:
+            observer(self._outcome)
 
     def mark_authenticated(self) -> None:
         """It is known who asks: this is not pushed out. Raises Overloaded where none fits in."""
@@ -110,7 +143,7 @@ class ServerRequest:
 
     def relay_to(self, request_sink: RequestSink) -> None:
         """From now on `call` gets this request's body, pauses and end. Raises nothing."""
-        if self.is_disconnected or self._done:
+        if self.is_disconnected or self._outcome is not None:
             return
         self._call = request_sink
         if self._answer_stalled:
@@ -136,9 +169,9 @@ class ServerRequest:
         """The client is gone."""
         self.is_disconnected = True
         call, self._call = self._call, None
-        if self._done:
+        if self._outcome is not None:
             return
-        self._over("left")
+        self._over(Outcome.CLIENT_DISCONNECTED)
         if call is not None:
             call.cancel(error)
 
@@ -176,7 +209,9 @@ class ServerRequest:
                 head.status, head.reason, without_headers(head.headers, (_FRAMING,))
             )
             self._server.end_by_closing()
-        own = ((name, encode_field_value(value)) for name, value in self.extra)
+        own = (
+            (name, encode_field_value(value)) for name, value in self._response_headers(self.head)
+        )
         reason = head.reason or reason_phrase(head.status)
         headers = [*head.headers, *own]
         self._server.send(h11.Response(status_code=head.status, headers=headers, reason=reason))
@@ -221,7 +256,7 @@ class ServerRequest:
 
     def finish(self) -> None:
         """The answer is whole; one that is shorter than it said breaks off instead."""
-        self._over("whole")
+        self._over(Outcome.COMPLETED)
         try:
             self._server.send(h11.EndOfMessage())
         except h11.LocalProtocolError:
@@ -229,15 +264,15 @@ class ServerRequest:
         else:
             self._server.answered()
 
-    def fail(self, error: CtllmError) -> None:
+    def fail(self, error: CtllmError, headers: Headers = ()) -> None:
         """Say what went wrong in the dialect of the path, and never end as if all were well."""
-        if self.is_disconnected or self._done:
+        if self.is_disconnected or self._outcome is not None:
             return
         if self._answer is None:
-            if self.write_error(error):
+            if self.write_error(error, headers):
                 self._server.answered()
             return
-        self._over("broken")
+        self._over(Outcome.FAILED)
         words = b""
         if self._in_lines:
             kind = get_header(self._answer.headers, b"content-type") or b""
@@ -262,31 +297,35 @@ class ServerRequest:
             if not self.is_disconnected:
                 self._server.resume_reading()
 
-    def _over(self, outcome: str) -> None:
-        first_time, self._done, self._call = not self._done, True, None
-        if first_time:
-            self.on_over(outcome)
+    def _over(self, outcome: Outcome) -> None:
+        self._call = None
+        if self._outcome is not None:
+            return
+        self._outcome = outcome
+        observers, self._observers = self._observers, []
+        for observer in observers:
+            observer(outcome)
 
     # -- answering by ourselves
 
-    def write_error(self, error: CtllmError) -> bool:
+    def write_error(self, error: CtllmError, headers: Headers = ()) -> bool:
         """Send `error` as a whole answer; the caller then ends the exchange.
 
         False where that failed: then the connection ends, whatever the failure was.
         """
         try:
             body = error_body(dialect_of(self.head.path), error)
-            self._whole(error.status, _error_headers(error), body)
+            self._whole(error.status, (*_error_headers(error), *headers), body)
         except Exception:  # what failed may be in what is written here, too
             self._server.give_up()
             return False
         finally:
-            self._over("refused")
+            self._over(Outcome.REFUSED)
         return True
 
     def respond(self, status: int, value: Any = None, headers: Headers = ()) -> None:
         """Answer with `value` as JSON (bytes go as they are), or with nothing for None."""
-        if self.is_disconnected or self._done:
+        if self.is_disconnected or self._outcome is not None:
             return
         body = value if isinstance(value, bytes) else msgspec.json.encode(value)
         if value is None:
@@ -294,7 +333,7 @@ class ServerRequest:
         elif not isinstance(value, bytes):
             headers = ((b"Content-Type", JSON), (b"Cache-Control", b"no-store"), *headers)
         self._whole(status, headers, body)
-        self._over("whole")
+        self._over(Outcome.COMPLETED)
         self._server.answered()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> None:
@@ -324,7 +363,7 @@ class ServerRequest:
         Only for a request that is granted another protocol: whatever was a request on this
         connection is none from here on.
         """
-        self._over(HIJACKED)
+        self._over(Outcome.UPGRADED)
         return self._server.hijack()
 
     def release_connection(self) -> None:
@@ -373,3 +412,29 @@ class _Reading:
 
     def resume_response(self) -> None:
         pass
+
+
+class HeaderAddingSink:
+    """A `ResponseSink` that adds headers to the response of `request`, also where it is an error."""
+
+    def __init__(self, request: ServerRequest) -> None:
+        self._request = request
+        self._headers: Headers = ()
+        self.write = request.write
+        self.finish = request.finish
+        self.pause_request_body = request.pause_request_body
+        self.resume_request_body = request.resume_request_body
+
+    def add_headers(self, headers: Headers) -> None:
+        """Add `headers` to a response that has not begun."""
+        self._headers += headers
+
+    def write_head(self, head: ResponseHead) -> None:
+        """Send status and headers, with those that were added."""
+        added = ((name, encode_field_value(value)) for name, value in self._headers)
+        headers = (*head.headers, *added)
+        self._request.write_head(ResponseHead(head.status, head.reason, headers))
+
+    def fail(self, error: CtllmError) -> None:
+        """End the response with `error`."""
+        self._request.fail(error, self._headers)

@@ -16,25 +16,25 @@ StartRequest = Callable[[], bool]
 """Begins something; False if whoever wanted it has gone, and nothing was done."""
 
 
-def _no_matter(crowded: bool) -> None:
-    """Whoever lets people in cannot be told."""
-
-
 class RequestThrottle:
     """Calls what is given to it at once, or in a later turn when many came in this one.
 
-    `on_crowd` hears True when many wait and False when it is quiet again: those who come faster
-    than they can be served should wait outside, where they cost nothing.
+    Observers are called with True when HIGH_WATER requests wait, and with False when no more than
+    LOW_WATER do: a listener then stops accepting connections, and accepts them again.
     """
 
     def __init__(self, clock: Clock, max_per_turn: int = MAX_PER_TURN) -> None:
-        self.on_crowd: Callable[[bool], None] = _no_matter
+        self._observers: list[Callable[[bool], None]] = []
         self._clock = clock
         self._most = max_per_turn
         self._passed = 0  # in this turn
         self._turning = False  # whether there will be another one
         self._crowded = False
         self._waiting: deque[StartRequest] = deque()
+
+    def add_observer(self, observer: Callable[[bool], None]) -> None:
+        """Call `observer` with whether the throttle is overloaded, each time that it changes."""
+        self._observers.append(observer)
 
     def submit(self, begin: StartRequest) -> None:
         """Call `begin`, in the order of coming."""
@@ -63,4 +63,5 @@ class RequestThrottle:
 
     def _tell(self, crowded: bool) -> None:
         self._crowded = crowded
-        self.on_crowd(crowded)
+        for observer in self._observers:
+            observer(crowded)
