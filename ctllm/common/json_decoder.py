@@ -13,6 +13,9 @@ import msgspec
 
 T = TypeVar("T")
 
+#: A JSON object whose members are not checked.
+JsonObject = dict[str, Any]
+
 #: Most bytes that are decoded unless a caller says otherwise.
 MAX_SIZE = 16 * 1024 * 1024
 

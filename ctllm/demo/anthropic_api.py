@@ -1,4 +1,4 @@
-"""Anthropic's dialect as Ollama speaks it: messages, made of blocks."""
+"""Anthropic's dialect as Ollama implements it: messages of content blocks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo.echo_model import Part, Prompt, Reply, Tool
 from ctllm.demo.request_parser import count_images, decode_request, text_of
 from ctllm.demo.response import SSE, ApiRequest, Response, ResponseFormat, generate_response
@@ -24,68 +25,70 @@ class _Request(msgspec.Struct, kw_only=True):
     max_tokens: int = 0
     messages: list[_Message] = []
     stream: bool | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: dict[str, Any] | None = None
-    thinking: dict[str, Any] | None = None
-    output_config: dict[str, Any] | None = None
+    tools: list[JsonObject] | None = None
+    tool_choice: JsonObject | None = None
+    thinking: JsonObject | None = None
+    output_config: JsonObject | None = None
 
 
-def error_json(message: str, status: int) -> dict[str, Any]:
-    """Give the body of an error in this dialect."""
+def error_json(message: str, status: int) -> JsonObject:
+    """Return the body of an error in this dialect."""
     kinds = {400: "invalid_request_error", 404: "not_found_error", 503: "overloaded_error"}
     return {"type": "error", "error": {"type": kinds.get(status, "api_error"), "message": message}}
 
 
 class MessagesFormat(ResponseFormat):
-    """The life of one message: its blocks begin, grow and stop, then the message does."""
+    """The events of one message and its content blocks."""
 
     media_type = SSE
 
-    def __init__(self, call: ApiRequest, request: _Request, ask: Prompt) -> None:
-        self._key = call.body_sha256[:12]
-        self._model = request.model
-        self._prompt_tokens = max(1, len(ask.text.split()))
+    def __init__(self, request: ApiRequest, body: _Request, prompt: Prompt) -> None:
+        self._key = request.body_sha256[:12]
+        self._model = body.model
+        self._prompt_tokens = max(1, len(prompt.text.split()))
         self._index = 0
 
     def preamble_lines(self) -> Iterable[bytes]:
-        """Start the message."""
+        """Return the event that starts the message."""
         usage = {"input_tokens": self._prompt_tokens, "output_tokens": 0}
         yield _event("message_start", message=self._message([], None, usage))
 
     def part_start_lines(self, part: Part) -> Iterable[bytes]:
-        """Start a block."""
+        """Return the event that starts a block."""
         block = self._block(part, "") | ({"input": {}} if part.kind == "call" else {})
         yield _event("content_block_start", index=self._index, content_block=block)
 
     def word_line(self, part: Part, word: str) -> bytes:
-        """Add to the block."""
+        """Return the event that adds a word to the block."""
         name, field = _DELTA[part.kind]
         return _event("content_block_delta", index=self._index, delta={"type": name, field: word})
 
     def part_end_lines(self, part: Part) -> Iterable[bytes]:
-        """Stop the block; thinking is signed first."""
+        """Return the events that stop the block. A thinking block is signed first."""
         if part.kind == "thinking":
             signed = {"type": "signature_delta", "signature": _SIGNATURE}
             yield _event("content_block_delta", index=self._index, delta=signed)
         yield _event("content_block_stop", index=self._index)
         self._index += 1
 
-    def final_lines(self, said: Reply) -> Iterable[bytes]:
-        """Say why it stopped, and stop the message."""
-        delta = {"stop_reason": _reason(said), "stop_sequence": None}
-        yield _event("message_delta", delta=delta, usage=_usage(said))
+    def final_lines(self, reply: Reply) -> Iterable[bytes]:
+        """Return the events that give the stop reason and stop the message."""
+        delta = {"stop_reason": _finish_reason(reply), "stop_sequence": None}
+        yield _event("message_delta", delta=delta, usage=_usage(reply))
         yield _event("message_stop")
 
-    def as_json(self, said: Reply) -> Any:
-        """Give the message with all its blocks."""
-        blocks = [self._block(part, part.text) for part in said.parts]
-        return self._message(blocks, _reason(said), _usage(said))
+    def as_json(self, reply: Reply) -> JsonObject:
+        """Return the complete message."""
+        blocks = [self._block(part, part.text) for part in reply.parts]
+        return self._message(blocks, _finish_reason(reply), _usage(reply))
 
     def error_line(self, message: str) -> bytes:
-        """Give the event for an error."""
+        """Return the event for an error."""
         return event("error", error_json(message, 500))
 
-    def _message(self, blocks: list[Any], reason: str | None, usage: Any) -> dict[str, Any]:
+    def _message(
+        self, blocks: list[JsonObject], reason: str | None, usage: JsonObject
+    ) -> JsonObject:
         return {
             "id": f"msg_{self._key}",
             "type": "message",
@@ -97,13 +100,13 @@ class MessagesFormat(ResponseFormat):
             "usage": usage,
         }
 
-    def _block(self, part: Part, text: str) -> dict[str, Any]:
+    def _block(self, part: Part, text: str) -> JsonObject:
         if part.kind == "thinking":
             return {"type": "thinking", "thinking": text, "signature": _SIGNATURE if text else ""}
         if part.kind == "text":
             return {"type": "text", "text": text}
-        given = msgspec.Raw((text or "{}").encode())
-        return {"type": "tool_use", "id": f"toolu_{self._key}", "name": part.name, "input": given}
+        offered = msgspec.Raw((text or "{}").encode())
+        return {"type": "tool_use", "id": f"toolu_{self._key}", "name": part.name, "input": offered}
 
 
 _SIGNATURE = "demo"
@@ -114,54 +117,54 @@ _DELTA = {
 }
 
 
-def _event(name: str, **fields: Any) -> bytes:
+def _event(name: str, **fields: object) -> bytes:
     return event(name, {"type": name} | fields)
 
 
-def _reason(said: Reply) -> str:
+def _finish_reason(reply: Reply) -> str:
     return (
         "tool_use"
-        if said.tool_call
-        else {"stop": "end_turn", "length": "max_tokens"}[said.finish_reason]
+        if reply.tool_call
+        else {"stop": "end_turn", "length": "max_tokens"}[reply.finish_reason]
     )
 
 
-def _usage(said: Reply) -> dict[str, int]:
-    return {"input_tokens": said.prompt_tokens, "output_tokens": said.completion_tokens}
+def _usage(reply: Reply) -> dict[str, int]:
+    return {"input_tokens": reply.prompt_tokens, "output_tokens": reply.completion_tokens}
 
 
-def messages(call: ApiRequest) -> Response:
+def messages(request: ApiRequest) -> Response:
     """POST /v1/messages."""
-    request = decode_request(call.body, _Request)
-    call.models.find(request.model)
-    if request.max_tokens <= 0:
+    body = decode_request(request.body, _Request)
+    request.models.find(body.model)
+    if body.max_tokens <= 0:
         raise BadRequest("max_tokens is required and must be positive")
-    if not request.messages:
+    if not body.messages:
         raise BadRequest("messages is required")
-    ask = _ask(request)
+    prompt = _prompt(body)
     return generate_response(
-        call, ask, MessagesFormat(call, request, ask), stream=bool(request.stream)
+        request, prompt, MessagesFormat(request, body, prompt), stream=bool(body.stream)
     )
 
 
-def _ask(request: _Request) -> Prompt:
-    content = request.messages[-1].content
+def _prompt(body: _Request) -> Prompt:
+    content = body.messages[-1].content
     parts = content if isinstance(content, list) else []
     answered = any(isinstance(p, dict) and p.get("type") == "tool_result" for p in parts)
-    silent = answered or (request.tool_choice or {}).get("type") == "none"
-    given = () if silent else request.tools or ()
+    silent = answered or (body.tool_choice or {}).get("type") == "none"
+    offered = () if silent else body.tools or ()
     return Prompt(
-        model=request.model,
+        model=body.model,
         text=text_of(content),
-        images=sum(count_images(message.content) for message in request.messages),
-        tools=tuple(Tool(str(t.get("name", "")), t.get("input_schema") or {}) for t in given),
-        think=(request.thinking or {}).get("type") in ("enabled", "adaptive"),
-        schema=_schema(request.output_config),
-        max_words=request.max_tokens,
+        images=sum(count_images(message.content) for message in body.messages),
+        tools=tuple(Tool(str(t.get("name", "")), t.get("input_schema") or {}) for t in offered),
+        think=(body.thinking or {}).get("type") in ("enabled", "adaptive"),
+        schema=_schema(body.output_config),
+        max_words=body.max_tokens,
     )
 
 
-def _schema(config: dict[str, Any] | None) -> dict[str, Any] | None:
+def _schema(config: JsonObject | None) -> JsonObject | None:
     match config:
         case {"format": {"type": "json_schema", "schema": dict(schema)}}:
             return schema

@@ -1,14 +1,15 @@
-"""What the demo says: an echo that says of itself that it is no model."""
+"""The demo model: it repeats the prompt, and says that it is not a model."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import msgspec
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo.model_store import DEFAULT_KEEP_ALIVE
 from ctllm.demo.schema_example import example_of
 
@@ -19,18 +20,18 @@ Kind = Literal["thinking", "text", "call"]
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool that the model may call; `schema` is the JSON Schema of its arguments."""
+    """A tool that the model may call. `schema` is the JSON Schema of its arguments."""
 
     name: str
-    schema: dict[str, Any]
+    schema: JsonObject
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What any dialect asks of a model. `text` is the last thing said.
+    """A prompt, whatever its dialect. `text` is that of the last message.
 
-    `schema` is that of a structured answer (empty: any JSON object); `limit` the most words,
-    `kept` how many seconds the model stays loaded afterwards.
+    `schema` is the JSON Schema of a structured reply; an empty one allows any object. `max_words`
+    limits the reply. The model stays loaded for `keep_alive_seconds` afterwards.
     """
 
     model: str
@@ -38,16 +39,16 @@ class Prompt:
     images: int = 0
     tools: tuple[Tool, ...] = ()
     think: bool = False
-    schema: dict[str, Any] | None = None
+    schema: JsonObject | None = None
     max_words: int | None = None
     keep_alive_seconds: float = DEFAULT_KEEP_ALIVE
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stretch of an answer, in the pieces in which it is streamed.
+    """One part of a reply, in the words in which it is streamed.
 
-    A call's pieces are the JSON text of its arguments, `name` is the tool's.
+    The words of a tool call are the JSON text of its arguments, and `name` is the tool's.
     """
 
     kind: Kind
@@ -56,13 +57,13 @@ class Part:
 
     @property
     def text(self) -> str:
-        """All of it in one."""
+        """All words."""
         return "".join(self.words)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer, before a dialect tells it. A word counts as a token."""
+    """A complete reply, before a dialect formats it. A word counts as a token."""
 
     parts: tuple[Part, ...]
     prompt_tokens: int
@@ -73,17 +74,17 @@ class Reply:
         object.__setattr__(self, "completion_tokens", sum(len(part.words) for part in self.parts))
 
     def text(self, kind: Kind) -> str:
-        """Give what was said of one kind."""
+        """Return the text of all parts of one kind."""
         return "".join(part.text for part in self.parts if part.kind == kind)
 
     @property
     def tool_call(self) -> Part | None:
-        """The call of a tool, if that is the answer."""
+        """The tool call, or None."""
         return next((part for part in self.parts if part.kind == "call"), None)
 
 
 class RepeatedWord(Sequence[str]):
-    """The same word many times, in the memory of one."""
+    """A sequence of the same word, which takes the memory of one."""
 
     def __init__(self, word: str, times: int) -> None:
         self._word = word
@@ -105,12 +106,12 @@ class RepeatedWord(Sequence[str]):
 
 
 def split_words(text: str) -> tuple[str, ...]:
-    """Cut a text into words, each with the white space before it; joined they are the text."""
+    """Split a text into words with the white space before each; joined, they are the text."""
     return tuple(re.findall(r"\s*\S+|\s+$", text))
 
 
 def echo(ask: Prompt) -> Reply:
-    """Answer: call the first tool if there is one, else say back what was said."""
+    """Return a call of the first tool if there is one, else an echo of the text."""
     thinking = (
         (Part("thinking", split_words("The demo does not think; it repeats.")),)
         if ask.think

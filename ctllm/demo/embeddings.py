@@ -1,4 +1,4 @@
-"""Embeddings that mean nothing: the same text always has the same vector, of length one."""
+"""Embeddings for the demo: the same text always has the same unit vector, without a meaning."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from hashlib import shake_128
 from math import sqrt
 from struct import unpack
 
-USUAL_DIMENSIONS = 64
+DEFAULT_DIMENSIONS = 64
 
 
 def embedding_of(text: str, dimensions: int | None = None) -> list[float]:
-    """Make the vector of a text."""
-    count = dimensions or USUAL_DIMENSIONS
+    """Return the vector of a text."""
+    count = dimensions or DEFAULT_DIMENSIONS
     numbers = unpack(f"<{count}h", shake_128(text.encode(errors="replace")).digest(2 * count))
     length = sqrt(sum(n * n for n in numbers)) or 1.0
     return [n / length for n in numbers]

@@ -1,4 +1,4 @@
-"""The models that the stand-in claims to have, in memory, and which of them are loaded."""
+"""The models of the demo server, in memory, and which of them are loaded."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.errors import BadRequest, NotFound
 
 DESCRIPTION = "A demo that repeats what you say. It is not a model."
@@ -26,20 +26,20 @@ def _format_second(seconds: int) -> str:
 
 
 def format_rfc3339(seconds: float) -> str:
-    """Write a time as Ollama does, in microseconds and UTC."""
+    """Format seconds since the epoch as Ollama does, in microseconds and UTC."""
     whole = int(seconds)
     return f"{_format_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
 
 
 def name_with_tag(name: str) -> str:
-    """Name a model with its tag: `llama3.2` is `llama3.2:latest`."""
+    """Return the name with its tag: `llama3.2:latest` for `llama3.2`."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def parse_keep_alive(value: str | float | None) -> float:
-    """Read `keep_alive`: seconds, or a duration like `5m`; below zero is for ever.
+    """Return the seconds of `keep_alive`: a number, or a duration like `5m`.
 
-    Raises BadRequest for what is no duration.
+    A negative one means for ever. Raises BadRequest for an invalid duration.
     """
     if value is None:
         return DEFAULT_KEEP_ALIVE
@@ -56,7 +56,7 @@ def _duration(text: str) -> float:
 
 @dataclass(frozen=True)
 class Model:
-    """One model. `name` is with its tag, `modified` in seconds."""
+    """One model. `name` has a tag, and `modified` is in seconds since the epoch."""
 
     name: str
     modified: float
@@ -68,13 +68,13 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """A digest, in hexadecimal, of all that makes the model what it is."""
+        """The SHA-256 of the model's contents, in hexadecimal."""
         whole = (self.name, self.parent, self.system, self.template, self.parameters)
         return sha256(repr(whole).encode()).hexdigest()
 
     @property
-    def details(self) -> dict[str, Any]:
-        """Give what Ollama calls the details, and a plain word that this is a demo."""
+    def details(self) -> JsonObject:
+        """Ollama's `details`, which say that this is a demo."""
         return {
             "parent_model": self.parent,
             "format": "demo",
@@ -86,8 +86,8 @@ class Model:
         }
 
     @property
-    def summary(self) -> dict[str, Any]:
-        """Give what lists of models say of one."""
+    def summary(self) -> JsonObject:
+        """The entry in lists of models."""
         return {
             "name": self.name,
             "model": self.name,
@@ -98,7 +98,7 @@ class Model:
 
 
 class ModelStore:
-    """The models by name, the digests of the blobs that were uploaded, and what is loaded."""
+    """The models by name, the digests of uploaded blobs, and the loaded models."""
 
     def __init__(self, names: Iterable[str], now: float) -> None:
         self.models = {full: Model(full, now) for full in map(name_with_tag, names)}
@@ -106,7 +106,7 @@ class ModelStore:
         self._loaded: dict[str, float] = {}
 
     def find(self, name: str) -> Model:
-        """Give the model of that name, with or without tag; raises BadRequest or NotFound."""
+        """Return a model by its name, with or without a tag. Raises BadRequest or NotFound."""
         if not name:
             raise BadRequest("model is required")
         model = self.models.get(name_with_tag(name))
@@ -115,28 +115,28 @@ class ModelStore:
         return model
 
     def put(self, model: Model) -> None:
-        """Add a model, or replace the one of that name."""
+        """Add a model, or replace the one with the same name."""
         self.models[model.name] = model
 
     def copy(self, source: str, destination: str, now: float) -> None:
-        """Keep a model under another name too; raises BadRequest or NotFound."""
+        """Add a copy of a model under another name. Raises BadRequest or NotFound."""
         model = self.find(source)
         if not destination:
             raise BadRequest('destination "" is invalid')
         self.put(replace(model, name=name_with_tag(destination), modified=now))
 
     def remove(self, name: str) -> None:
-        """Forget a model; raises BadRequest or NotFound."""
+        """Remove a model. Raises BadRequest or NotFound."""
         model = self.find(name)
         del self.models[model.name]
         self._loaded.pop(model.name, None)
 
     def load(self, name: str, until: float) -> None:
-        """Count a model as loaded until then."""
+        """Count a model as loaded until a time, in seconds since the epoch."""
         self._loaded[name_with_tag(name)] = until
 
     def loaded(self, now: float) -> list[tuple[Model, float]]:
-        """Give the loaded models, each with the time until which it stays."""
+        """Return the loaded models, each with the time at which it is unloaded."""
         self._loaded = {name: until for name, until in self._loaded.items() if until > now}
         found = ((self.models.get(name), until) for name, until in self._loaded.items())
         return [(model, until) for model, until in found if model is not None]

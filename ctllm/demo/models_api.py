@@ -1,14 +1,14 @@
-"""Ollama's own dialect: the models themselves, and the blobs that they are made of."""
+"""Ollama's dialect: endpoints for models and for the blobs that models are made of."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Any
 
 import msgspec
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo.model_store import (
     CAPABILITIES,
     CONTEXT_LENGTH,
@@ -30,30 +30,31 @@ from ctllm.demo.response import (
 from ctllm.errors import BadRequest, NotFound
 
 VERSION = "0.12.6"
-LAYER = 2_000_000_000
+#: The size that a transfer reports, in bytes.
+LAYER_BYTES = 2_000_000_000
 
 
-class _Named(msgspec.Struct):
-    """Older clients say `name`."""
+class _ModelRequest(msgspec.Struct):
+    """A request that names a model. Older clients use the key `name`."""
 
     model: str = ""
     name: str = ""
     stream: bool | None = None
 
     @property
-    def wanted(self) -> str:
+    def model_name(self) -> str:
         if not (self.model or self.name):
             raise BadRequest("model is required")
         return self.model or self.name
 
 
-class _Create(_Named):
+class _Create(_ModelRequest):
     from_: str = msgspec.field(default="", name="from")
     files: dict[str, str] | None = None
     adapters: dict[str, str] | None = None
     system: str = ""
     template: str = "{{ .Prompt }}"
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
     license: str | list[str] = ""
 
 
@@ -62,37 +63,38 @@ class _Copy(msgspec.Struct):
     destination: str = ""
 
 
-def root(call: ApiRequest) -> Response:
-    """GET /: the sentence by which people see that it runs."""
+def root(request: ApiRequest) -> Response:
+    """GET /: a sentence that says that the server runs."""
     return CompleteResponse(b"Ollama is running", media_type="text/plain; charset=utf-8")
 
 
-def version(call: ApiRequest) -> Response:
-    """GET /api/version: the version whose wire this keeps to."""
+def version(request: ApiRequest) -> Response:
+    """GET /api/version: the version of Ollama that this server is compatible with."""
     return CompleteResponse.json({"version": VERSION})
 
 
-def tags(call: ApiRequest) -> Response:
+def tags(request: ApiRequest) -> Response:
     """GET /api/tags: all models."""
     models = [
-        m.summary | {"modified_at": format_rfc3339(m.modified)} for m in call.models.models.values()
+        m.summary | {"modified_at": format_rfc3339(m.modified)}
+        for m in request.models.models.values()
     ]
     return CompleteResponse.json({"models": models})
 
 
-def ps(call: ApiRequest) -> Response:
+def ps(request: ApiRequest) -> Response:
     """GET /api/ps: the loaded models."""
     loaded = [
         m.summary
         | {"expires_at": format_rfc3339(until), "size_vram": 0, "context_length": CONTEXT_LENGTH}
-        for m, until in call.models.loaded(call.now())
+        for m, until in request.models.loaded(request.now())
     ]
     return CompleteResponse.json({"models": loaded})
 
 
-def show(call: ApiRequest) -> Response:
-    """POST /api/show: all about one model."""
-    model = call.models.find(decode_request(call.body, _Named).wanted)
+def show(request: ApiRequest) -> Response:
+    """POST /api/show: the details of one model."""
+    model = request.models.find(decode_request(request.body, _ModelRequest).model_name)
     info = {"general.architecture": "demo", "demo.context_length": CONTEXT_LENGTH}
     return CompleteResponse.json(
         {
@@ -109,96 +111,100 @@ def show(call: ApiRequest) -> Response:
     )
 
 
-def copy(call: ApiRequest) -> Response:
-    """POST /api/copy: 200 and no body."""
-    request = decode_request(call.body, _Copy)
-    call.models.copy(request.source, request.destination, call.now())
+def copy(request: ApiRequest) -> Response:
+    """POST /api/copy: status 200 without a body."""
+    body = decode_request(request.body, _Copy)
+    request.models.copy(body.source, body.destination, request.now())
     return CompleteResponse(media_type=PLAIN)
 
 
-def delete(call: ApiRequest) -> Response:
-    """DELETE /api/delete, its name in a body: 200 and no body."""
-    call.models.remove(decode_request(call.body, _Named).wanted)
+def delete(request: ApiRequest) -> Response:
+    """DELETE /api/delete, with the name in a body: status 200 without a body."""
+    request.models.remove(decode_request(request.body, _ModelRequest).model_name)
     return CompleteResponse(media_type=PLAIN)
 
 
-def create(call: ApiRequest) -> Response:
-    """POST /api/create: a model from another or from uploaded blobs."""
-    request = decode_request(call.body, _Create)
-    name = request.wanted
-    files = {**(request.files or {}), **(request.adapters or {})}
-    if not request.from_ and not files:
+def create(request: ApiRequest) -> Response:
+    """POST /api/create: make a model from another model or from uploaded blobs."""
+    body = decode_request(request.body, _Create)
+    name = body.model_name
+    files = {**(body.files or {}), **(body.adapters or {})}
+    if not body.from_ and not files:
         raise BadRequest("neither 'from' or 'files' was specified")
-    if request.from_:
-        call.models.find(request.from_)
-    missing = next((each for each in files.values() if each not in call.models.blobs), None)
+    if body.from_:
+        request.models.find(body.from_)
+    missing = next((each for each in files.values() if each not in request.models.blobs), None)
     if missing is not None:
         raise BadRequest(f"blob {missing} not found")
-    return _statuses(call, request, _creating(call, request, name))
+    return _status_response(request, body, _creation_steps(request, body, name))
 
 
-def _creating(call: ApiRequest, request: _Create, name: str) -> Iterator[dict[str, Any]]:
-    model = _made(request, name, call.now())
+def _creation_steps(request: ApiRequest, body: _Create, name: str) -> Iterator[JsonObject]:
+    model = _new_model(body, name, request.now())
     yield {"status": f"using existing layer sha256:{model.digest}"}
     yield {"status": "writing manifest"}
-    call.models.put(model)
+    request.models.put(model)
 
 
-def _made(request: _Create, name: str, now: float) -> Model:
-    parameters = (request.parameters or {}).items()
-    licenses = request.license if isinstance(request.license, list) else [request.license]
+def _new_model(body: _Create, name: str, now: float) -> Model:
+    parameters = (body.parameters or {}).items()
+    licenses = body.license if isinstance(body.license, list) else [body.license]
     return Model(
         name_with_tag(name),
         now,
-        parent=request.from_,
-        system=request.system,
-        template=request.template,
+        parent=body.from_,
+        system=body.system,
+        template=body.template,
         parameters="\n".join(f"{key} {value}" for key, value in parameters),
         license="\n".join(licenses),
     )
 
 
-def pull(call: ApiRequest) -> Response:
-    """POST /api/pull: any name can be pulled; the model is there once all lines were sent."""
-    request = decode_request(call.body, _Named)
-    return _statuses(call, request, _pulling(call, request.wanted))
+def pull(request: ApiRequest) -> Response:
+    """POST /api/pull: pull any name. The model exists once all lines are sent."""
+    body = decode_request(request.body, _ModelRequest)
+    return _status_response(request, body, _pull_steps(request, body.model_name))
 
 
-def _pulling(call: ApiRequest, name: str) -> Iterator[dict[str, Any]]:
+def _pull_steps(request: ApiRequest, name: str) -> Iterator[JsonObject]:
     yield {"status": "pulling manifest"}
     digest = sha256(name.encode()).hexdigest()
-    yield from _progress("pulling", digest, call)
+    yield from _transfer_steps("pulling", digest, request)
     yield {"status": "verifying sha256 digest"}
     yield {"status": "writing manifest"}
-    call.models.put(Model(name_with_tag(name), call.now()))
+    request.models.put(Model(name_with_tag(name), request.now()))
 
 
-def push(call: ApiRequest) -> Response:
-    """POST /api/push: goes nowhere, and says that it went."""
-    request = decode_request(call.body, _Named)
-    return _statuses(call, request, _pushing(call, call.models.find(request.wanted)))
+def push(request: ApiRequest) -> Response:
+    """POST /api/push: report a transfer, and send nothing."""
+    body = decode_request(request.body, _ModelRequest)
+    return _status_response(
+        request, body, _push_steps(request, request.models.find(body.model_name))
+    )
 
 
-def _pushing(call: ApiRequest, model: Model) -> Iterator[dict[str, Any]]:
+def _push_steps(request: ApiRequest, model: Model) -> Iterator[JsonObject]:
     yield {"status": "retrieving manifest"}
-    yield from _progress("pushing", model.digest, call)
+    yield from _transfer_steps("pushing", model.digest, request)
     yield {"status": "pushing manifest"}
 
 
-def _progress(verb: str, digest: str, call: ApiRequest) -> Iterator[dict[str, Any]]:
-    """Report the transfer of one layer, in as many steps as the request says."""
-    steps = call.progress_steps
+def _transfer_steps(verb: str, digest: str, request: ApiRequest) -> Iterator[JsonObject]:
+    """Yield the progress of the transfer of one layer."""
+    steps = request.progress_steps
     for step in range(1, steps + 1):
         yield {
             "status": f"{verb} {digest[:12]}",
             "digest": f"sha256:{digest}",
-            "total": LAYER,
-            "completed": LAYER * step // steps,
+            "total": LAYER_BYTES,
+            "completed": LAYER_BYTES * step // steps,
         }
 
 
-def _statuses(call: ApiRequest, request: _Named, steps: Iterable[dict[str, Any]]) -> Response:
-    if request.stream is not False:
+def _status_response(
+    request: ApiRequest, body: _ModelRequest, steps: Iterable[JsonObject]
+) -> Response:
+    if body.stream is not False:
         return StreamedResponse(
             _as_lines(steps), lambda message: encode({"error": message}) + b"\n"
         )
@@ -208,33 +214,33 @@ def _statuses(call: ApiRequest, request: _Named, steps: Iterable[dict[str, Any]]
             pass
         return encode({"status": "success"})
 
-    return CompleteResponse(finish, words=call.progress_steps)
+    return CompleteResponse(finish, words=request.progress_steps)
 
 
-def _as_lines(steps: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+def _as_lines(steps: Iterable[JsonObject]) -> Iterator[bytes]:
     for step in steps:
         yield encode(step) + b"\n"
         yield WORD_PAUSE
     yield encode({"status": "success"}) + b"\n"
 
 
-def blob(call: ApiRequest) -> Response:
-    """HEAD and POST /api/blobs/sha256:…: is it there; take it in if its hash is right."""
-    if not re.fullmatch(r"sha256[:-][0-9a-f]{64}", call.path_argument):
+def blob(request: ApiRequest) -> Response:
+    """HEAD and POST /api/blobs/sha256:…: look a blob up, or add it if its hash is right."""
+    if not re.fullmatch(r"sha256[:-][0-9a-f]{64}", request.path_argument):
         raise BadRequest("invalid digest format")
-    digest = call.path_argument.replace("-", ":")
-    if call.method == "HEAD":
-        if digest not in call.models.blobs:
+    digest = request.path_argument.replace("-", ":")
+    if request.method == "HEAD":
+        if digest not in request.models.blobs:
             raise NotFound(f'blob "{digest}" not found')
         return CompleteResponse()
-    return _taken_in(call, digest)
+    return _upload_blob(request, digest)
 
 
-def _taken_in(call: ApiRequest, digest: str) -> Response:
-    if digest in call.models.blobs:
+def _upload_blob(request: ApiRequest, digest: str) -> Response:
+    if digest in request.models.blobs:
         return CompleteResponse(media_type=PLAIN)
-    got = f"sha256:{call.body_sha256}"
+    got = f"sha256:{request.body_sha256}"
     if got != digest:
         raise BadRequest(f'digest mismatch, expected "{digest}", got "{got}"')
-    call.models.blobs.add(digest)
+    request.models.blobs.add(digest)
     return CompleteResponse(status=201, media_type=PLAIN)

@@ -1,4 +1,4 @@
-"""OpenAI's dialect as Ollama speaks it: chat completions, completions, embeddings, models."""
+"""OpenAI's dialect as Ollama implements it: chat completions, completions, embeddings, models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo.echo_model import Part, Prompt, Reply, Tool, split_words
 from ctllm.demo.embeddings import embedding_of
 from ctllm.demo.model_store import DESCRIPTION, Model
@@ -48,7 +49,7 @@ class _Chat(_Request, kw_only=True):
     tools: list[OfferedTool] | None = None
     tool_choice: Any = None
     reasoning_effort: str | None = None
-    response_format: dict[str, Any] | None = None
+    response_format: JsonObject | None = None
     max_completion_tokens: int | None = None
 
 
@@ -63,141 +64,151 @@ class _Embeddings(msgspec.Struct):
     encoding_format: str = "float"
 
 
-def error_json(message: str, status: int) -> dict[str, Any]:
-    """Give the body of an error in this dialect."""
+def error_json(message: str, status: int) -> JsonObject:
+    """Return the body of an error in this dialect."""
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(status, "api_error")
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
 
 
-def data(value: Any) -> bytes:
-    """Write one event of SSE that has no name."""
+def sse_event(value: object) -> bytes:
+    """Return one unnamed server-sent event."""
     return b"data: " + encode(value) + b"\n\n"
 
 
-def usage(said: Reply) -> dict[str, int]:
-    """Count the tokens as this dialect does."""
+def usage(reply: Reply) -> dict[str, int]:
+    """Return the token counts of a reply."""
     return {
-        "prompt_tokens": said.prompt_tokens,
-        "completion_tokens": said.completion_tokens,
-        "total_tokens": said.prompt_tokens + said.completion_tokens,
+        "prompt_tokens": reply.prompt_tokens,
+        "completion_tokens": reply.completion_tokens,
+        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
     }
 
 
 class _ChunkFormat(ResponseFormat):
-    """Events without names, one choice in each, `[DONE]` at the end."""
+    """Unnamed events with one choice in each, and `[DONE]` at the end."""
 
     media_type = SSE
 
-    def __init__(self, call: ApiRequest, request: _Request, key: str, object_: str) -> None:
-        options = request.stream_options
+    def __init__(self, request: ApiRequest, body: _Request, key: str, object_: str) -> None:
+        options = body.stream_options
         self._usage = options is not None and options.include_usage
-        created = int(call.now())
-        self._id = {"id": f"{key}-{call.body_sha256[:12]}", "object": object_, "created": created}
-        self._of = {"model": request.model, "system_fingerprint": "fp_ollama"}
+        created = int(request.now())
+        self._id = {
+            "id": f"{key}-{request.body_sha256[:12]}",
+            "object": object_,
+            "created": created,
+        }
+        self._model_fields = {"model": body.model, "system_fingerprint": "fp_ollama"}
 
-    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return data(self._id | self._of | {"choices": choices} | more)
+    def _chunk(self, choices: list[JsonObject], **more: object) -> bytes:
+        return sse_event(self._id | self._model_fields | {"choices": choices} | more)
 
-    def _last(self, said: Reply, choice: dict[str, Any]) -> Iterable[bytes]:
+    def _last(self, reply: Reply, choice: JsonObject) -> Iterable[bytes]:
         yield self._chunk([choice])
         if self._usage:
-            yield self._chunk([], usage=usage(said))
+            yield self._chunk([], usage=usage(reply))
         yield b"data: [DONE]\n\n"
 
     def error_line(self, message: str) -> bytes:
-        """Give the event for an error."""
-        return data(error_json(message, 500))
+        """Return the event for an error."""
+        return sse_event(error_json(message, 500))
 
 
 class ChatFormat(_ChunkFormat):
-    """Chat completions."""
+    """The format of chat completions."""
 
-    def __init__(self, call: ApiRequest, request: _Request) -> None:
-        super().__init__(call, request, "chatcmpl", "chat.completion.chunk")
+    def __init__(self, request: ApiRequest, body: _Request) -> None:
+        super().__init__(request, body, "chatcmpl", "chat.completion.chunk")
 
     def word_line(self, part: Part, word: str) -> bytes:
-        """Give the chunk for one word."""
-        delta = {"role": "assistant"} | _shown(part, word, self._id["id"])
+        """Return the chunk for one word."""
+        delta: JsonObject = {"role": "assistant"} | _delta_of(part, word, self._id["id"])
         if part.kind == "call":
             delta["tool_calls"][0]["index"] = 0
         return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
 
-    def final_lines(self, said: Reply) -> Iterable[bytes]:
-        """Give the chunk with the reason, usage if asked for, and `[DONE]`."""
+    def final_lines(self, reply: Reply) -> Iterable[bytes]:
+        """Return the chunk with the finish reason, the usage if requested, and `[DONE]`."""
         delta = {"role": "assistant", "content": ""}
-        return self._last(said, {"index": 0, "delta": delta, "finish_reason": _reason(said)})
+        return self._last(
+            reply, {"index": 0, "delta": delta, "finish_reason": _finish_reason(reply)}
+        )
 
-    def as_json(self, said: Reply) -> Any:
-        """Give one object with everything."""
-        message: dict[str, Any] = {"role": "assistant", "content": ""}
-        for part in said.parts:
-            message |= _shown(part, part.text, self._id["id"])
-        choice = {"index": 0, "message": message, "finish_reason": _reason(said)}
-        head = self._id | {"object": "chat.completion"} | self._of
-        return head | {"choices": [choice], "usage": usage(said)}
+    def as_json(self, reply: Reply) -> JsonObject:
+        """Return the complete reply."""
+        message: JsonObject = {"role": "assistant", "content": ""}
+        for part in reply.parts:
+            message |= _delta_of(part, part.text, self._id["id"])
+        choice = {"index": 0, "message": message, "finish_reason": _finish_reason(reply)}
+        head = self._id | {"object": "chat.completion"} | self._model_fields
+        return head | {"choices": [choice], "usage": usage(reply)}
 
 
 class CompletionFormat(_ChunkFormat):
-    """The older completions: text without roles."""
+    """The format of the older completions: text without roles."""
 
-    def __init__(self, call: ApiRequest, request: _Request) -> None:
-        super().__init__(call, request, "cmpl", "text_completion")
+    def __init__(self, request: ApiRequest, body: _Request) -> None:
+        super().__init__(request, body, "cmpl", "text_completion")
 
     def word_line(self, part: Part, word: str) -> bytes:
-        """Give the chunk for one word."""
+        """Return the chunk for one word."""
         return self._chunk([{"text": word, "index": 0, "finish_reason": None}])
 
-    def final_lines(self, said: Reply) -> Iterable[bytes]:
-        """Give the chunk with the reason, usage if asked for, and `[DONE]`."""
-        return self._last(said, {"text": "", "index": 0, "finish_reason": _reason(said)})
+    def final_lines(self, reply: Reply) -> Iterable[bytes]:
+        """Return the chunk with the finish reason, the usage if requested, and `[DONE]`."""
+        return self._last(reply, {"text": "", "index": 0, "finish_reason": _finish_reason(reply)})
 
-    def as_json(self, said: Reply) -> Any:
-        """Give one object with everything."""
-        choice = {"text": said.text("text"), "index": 0, "finish_reason": _reason(said)}
-        return self._id | self._of | {"choices": [choice], "usage": usage(said)}
+    def as_json(self, reply: Reply) -> JsonObject:
+        """Return the complete reply."""
+        choice = {"text": reply.text("text"), "index": 0, "finish_reason": _finish_reason(reply)}
+        return self._id | self._model_fields | {"choices": [choice], "usage": usage(reply)}
 
 
-def _shown(part: Part, text: str, key: Any) -> dict[str, Any]:
+def _delta_of(part: Part, text: str, key: object) -> JsonObject:
     if part.kind == "thinking":
         return {"content": "", "reasoning": text}
     if part.kind == "text":
         return {"content": text}
     function = {"name": part.name, "arguments": text}
-    call = {"id": f"call_{str(key).rpartition('-')[2]}", "type": "function", "function": function}
-    return {"content": "", "tool_calls": [call]}
+    request = {
+        "id": f"call_{str(key).rpartition('-')[2]}",
+        "type": "function",
+        "function": function,
+    }
+    return {"content": "", "tool_calls": [request]}
 
 
-def _reason(said: Reply) -> str:
-    return "tool_calls" if said.tool_call else said.finish_reason
+def _finish_reason(reply: Reply) -> str:
+    return "tool_calls" if reply.tool_call else reply.finish_reason
 
 
-def chat_completions(call: ApiRequest) -> Response:
+def chat_completions(request: ApiRequest) -> Response:
     """POST /v1/chat/completions."""
-    request = decode_request(call.body, _Chat)
-    call.models.find(request.model)
-    if not request.messages:
+    body = decode_request(request.body, _Chat)
+    request.models.find(body.model)
+    if not body.messages:
         raise BadRequest("[] is too short - 'messages'")
     return generate_response(
-        call, _ask(request), ChatFormat(call, request), stream=bool(request.stream)
+        request, _prompt(body), ChatFormat(request, body), stream=bool(body.stream)
     )
 
 
-def _ask(request: _Chat) -> Prompt:
-    last = request.messages[-1]
-    silent = last.role == "tool" or request.tool_choice == "none"
-    given = () if silent else request.tools or ()
+def _prompt(body: _Chat) -> Prompt:
+    last = body.messages[-1]
+    silent = last.role == "tool" or body.tool_choice == "none"
+    offered = () if silent else body.tools or ()
     return Prompt(
-        model=request.model,
+        model=body.model,
         text=text_of(last.content),
-        images=sum(count_images(message.content) for message in request.messages),
-        tools=tuple(Tool(t.function.name, t.function.parameters or {}) for t in given),
-        think=request.reasoning_effort not in (None, "none"),
-        schema=_schema(request.response_format),
-        max_words=request.max_completion_tokens or request.max_tokens,
+        images=sum(count_images(message.content) for message in body.messages),
+        tools=tuple(Tool(t.function.name, t.function.parameters or {}) for t in offered),
+        think=body.reasoning_effort not in (None, "none"),
+        schema=_schema(body.response_format),
+        max_words=body.max_completion_tokens or body.max_tokens,
     )
 
 
-def _schema(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
+def _schema(wanted: JsonObject | None) -> JsonObject | None:
     match wanted:
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
             return schema
@@ -206,69 +217,69 @@ def _schema(wanted: dict[str, Any] | None) -> dict[str, Any] | None:
     return None
 
 
-def completions(call: ApiRequest) -> Response:
-    """POST /v1/completions: of several prompts, the first."""
-    request = decode_request(call.body, _Completion)
-    call.models.find(request.model)
-    prompt = request.prompt if isinstance(request.prompt, str) else "".join(request.prompt[:1])
-    ask = Prompt(request.model, prompt, max_words=request.max_tokens)
+def completions(request: ApiRequest) -> Response:
+    """POST /v1/completions: reply to the first prompt."""
+    body = decode_request(request.body, _Completion)
+    request.models.find(body.model)
+    text = body.prompt if isinstance(body.prompt, str) else "".join(body.prompt[:1])
+    prompt = Prompt(body.model, text, max_words=body.max_tokens)
     return generate_response(
-        call, ask, CompletionFormat(call, request), stream=bool(request.stream)
+        request, prompt, CompletionFormat(request, body), stream=bool(body.stream)
     )
 
 
-def embeddings(call: ApiRequest) -> Response:
-    """POST /v1/embeddings: as numbers or, as this dialect's own client prefers, in base64."""
-    request = decode_request(call.body, _Embeddings)
-    call.models.find(request.model)
-    if not request.input:
+def embeddings(request: ApiRequest) -> Response:
+    """POST /v1/embeddings: vectors as numbers or, as OpenAI's client prefers, in base64."""
+    body = decode_request(request.body, _Embeddings)
+    request.models.find(body.model)
+    if not body.input:
         raise BadRequest("invalid input")
-    texts = [request.input] if isinstance(request.input, str) else request.input
-    encoded = request.encoding_format == "base64"
-    vectors = [embedding_of(text, request.dimensions) for text in texts]
-    shown = [_base64(each) if encoded else each for each in vectors]
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    encoded = body.encoding_format == "base64"
+    vectors = [embedding_of(text, body.dimensions) for text in texts]
+    render = [_base64(each) if encoded else each for each in vectors]
     count = sum(len(split_words(text)) for text in texts)
     answer = {
         "object": "list",
         "data": [
             {"object": "embedding", "embedding": each, "index": index}
-            for index, each in enumerate(shown)
+            for index, each in enumerate(render)
         ],
-        "model": request.model,
+        "model": body.model,
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
-    return CompleteResponse(encode(answer), used_model=UsedModel(request.model))
+    return CompleteResponse(encode(answer), used_model=UsedModel(body.model))
 
 
-def transcriptions(call: ApiRequest) -> Response:
-    """POST /v1/audio/transcriptions: how many bytes there were to hear."""
-    boundary = get_boundary(call.content_type.encode("latin-1"))
+def transcriptions(request: ApiRequest) -> Response:
+    """POST /v1/audio/transcriptions: report the size of the audio, in bytes."""
+    boundary = get_boundary(request.content_type.encode("latin-1"))
     if boundary is None:
         raise BadRequest("failed to parse multipart form: request Content-Type isn't multipart")
     field = FormFieldScanner("model", boundary)
-    field.feed(call.body)
+    field.feed(request.body)
     if not field.value:
         raise BadRequest("model is required")
-    call.models.find(field.value)
-    return CompleteResponse.json({"text": f"{len(call.body)} bytes"})
+    request.models.find(field.value)
+    return CompleteResponse.json({"text": f"{len(request.body)} bytes"})
 
 
 def _base64(numbers: list[float]) -> str:
     return b64encode(pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
-def models(call: ApiRequest) -> Response:
+def models(request: ApiRequest) -> Response:
     """GET /v1/models."""
     return CompleteResponse.json(
-        {"object": "list", "data": [_entry(m) for m in call.models.models.values()]}
+        {"object": "list", "data": [_entry(m) for m in request.models.models.values()]}
     )
 
 
-def model(call: ApiRequest) -> Response:
+def model(request: ApiRequest) -> Response:
     """GET /v1/models/{name}."""
-    return CompleteResponse.json(_entry(call.models.find(call.path_argument)))
+    return CompleteResponse.json(_entry(request.models.find(request.path_argument)))
 
 
-def _entry(model: Model) -> dict[str, Any]:
+def _entry(model: Model) -> JsonObject:
     about = {"owned_by": "ctllm-demo", "description": DESCRIPTION}
     return {"id": model.name, "object": "model", "created": int(model.modified)} | about

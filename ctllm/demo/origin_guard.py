@@ -1,4 +1,4 @@
-"""Which Host and Origin are let in: Ollama's defence against web pages and DNS rebinding."""
+"""The hosts and origins that Ollama accepts, against foreign web pages and DNS rebinding."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _LOCAL = (".localhost", ".local", ".internal")
 
 
 def host_allowed(host: str) -> bool:
-    """Whether a Host header (or the host of an origin) names this machine or its network."""
+    """Return whether a Host header, or the host of an origin, is of this machine or its network."""
     name = _without_port(host).lower()
     return name in ("", "localhost") or name.endswith(_LOCAL) or _is_address(name)
 
 
 def origin_allowed(origin: str) -> bool:
-    """Whether an Origin header is that of a page from here, or of a desktop app."""
+    """Return whether an Origin is that of a local page or of a desktop app."""
     try:
         parts = urlsplit(origin)
         host = parts.hostname or ""

@@ -1,51 +1,50 @@
-"""Requests read from JSON, and the texts in them."""
+"""Decodes the JSON of requests, and finds the texts and images in messages."""
 
 from __future__ import annotations
 
 import binascii
 from base64 import b64decode
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.common.json_decoder import InvalidJson, JsonObject, decode_json
 from ctllm.errors import BadRequest
 from ctllm.http.message.content_coding import load_zstd
 
 T = TypeVar("T")
-#: Most bytes that a body may have without its compression, and the window it may need, as Ollama
-#: has them.
+#: The limits of Ollama for a compressed body: its decompressed size in bytes, and its window.
 _MAX_DECOMPRESSED = 20 * 1024 * 1024
 _WINDOW_LOG = 23
-#: How deeply a message's content may lie in others.
+#: How deeply the contents of messages may be nested.
 _MAX_DEPTH = 16
 
 
 class OfferedFunction(msgspec.Struct):
-    """A function that a request offers the model, with its JSON Schema."""
+    """A function that the model may call, with the JSON Schema of its arguments."""
 
     name: str = ""
-    parameters: dict[str, Any] | None = None
+    parameters: JsonObject | None = None
 
 
 class OfferedTool(msgspec.Struct):
-    """A tool as Ollama's and OpenAI's chat offer it."""
+    """A tool in a chat request of Ollama or OpenAI."""
 
     function: OfferedFunction
 
 
 def decode_request(body: bytes, kind: type[T]) -> T:
-    """Decode a body as one of the dialects' requests; raises BadRequest and says what is wrong."""
+    """Decode a body as a request of type `kind`. Raises BadRequest, which says what is wrong."""
     if not body.strip():
         raise BadRequest("missing request body")
     try:
-        return decode_json(body, kind, max_size=len(body))  # bounded where it was read
+        return decode_json(body, kind, max_size=len(body))  # limited when it was received
     except InvalidJson as error:
         raise BadRequest(str(error)) from None
 
 
 def decompress_zstd(body: bytes) -> bytes:
-    """Decode a body that is compressed with zstd; raises BadRequest."""
+    """Decompress a body that is compressed with zstd. Raises BadRequest."""
     zstd = load_zstd()
     largest = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG}
     try:
@@ -59,10 +58,10 @@ def decompress_zstd(body: bytes) -> bytes:
     return content
 
 
-def text_of(content: Any, depth: int = 0) -> str:
-    """Give the text of a message's content: a string, or a list of parts of which some are text.
+def text_of(content: object, depth: int = 0) -> str:
+    """Return the text of a message's content: a string, or a list of parts.
 
-    The result of a tool is a part whose own content is such again. Raises BadRequest.
+    A tool result is a part with such a content of its own. Raises BadRequest.
     """
     if depth > _MAX_DEPTH:
         raise BadRequest("message content is nested too deeply")
@@ -74,8 +73,8 @@ def text_of(content: Any, depth: int = 0) -> str:
     return "\n".join(text_of(each, depth + 1) for each in inner if each is not None)
 
 
-def count_images(content: Any) -> int:
-    """Count the images among a message's parts and check each; raises BadRequest."""
+def count_images(content: object) -> int:
+    """Count and check the images among the parts of a message. Raises BadRequest."""
     parts = content if isinstance(content, list) else []
     data = [found for part in parts if (found := _image_data(part)) is not None]
     for each in data:
@@ -83,8 +82,8 @@ def count_images(content: Any) -> int:
     return len(data)
 
 
-def _image_data(part: dict[str, Any]) -> str | None:
-    """Give an image's base64 in any dialect's way of writing it, None when it is no image."""
+def _image_data(part: JsonObject) -> str | None:
+    """Return the base64 of an image in any dialect, or None for another part."""
     match part:
         case {"type": "image_url", "image_url": {"url": str(url)}}:
             return _data_of_url(url)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo.echo_model import Part, Prompt, Reply, echo
 from ctllm.demo.model_store import DEFAULT_KEEP_ALIVE, ModelStore
 
@@ -25,7 +25,7 @@ encode = msgspec.json.encode
 
 @dataclass(frozen=True)
 class UsedModel:
-    """A model that answers, and how many seconds it stays loaded afterwards."""
+    """A model that a response uses, and the seconds that it stays loaded afterwards."""
 
     name: str
     keep_alive_seconds: float = DEFAULT_KEEP_ALIVE
@@ -33,7 +33,7 @@ class UsedModel:
 
 @dataclass(frozen=True)
 class CompleteResponse:
-    """One body with its length. It is made when `words` have had the time to be said."""
+    """A response with a body of known length, sent after the time that `words` words take."""
 
     body: bytes | Callable[[], bytes] = b""
     status: int = 200
@@ -43,14 +43,14 @@ class CompleteResponse:
     used_model: UsedModel | None = None
 
     @classmethod
-    def json(cls, value: Any, status: int = 200) -> CompleteResponse:
-        """Answer JSON."""
+    def json(cls, value: object, status: int = 200) -> CompleteResponse:
+        """Return a response with a JSON body."""
         return cls(encode(value), status)
 
 
 @dataclass(frozen=True)
 class StreamedResponse:
-    """Lines one after the other. `error` makes the dialect's line for an error in mid-stream."""
+    """A response of lines. `error_line` returns the dialect's line for an error within the stream."""
 
     lines: Iterator[bytes]
     error_line: Callable[[str], bytes]
@@ -62,48 +62,48 @@ Response = CompleteResponse | StreamedResponse
 
 
 class ResponseFormat:
-    """One answer told in a dialect: what stands before, in and after the words on the wire."""
+    """The lines of one reply in a dialect. A subclass may keep state between the lines."""
 
     media_type = NDJSON
 
     def preamble_lines(self) -> Iterable[bytes]:
-        """Lines before everything else."""
+        """Return the lines before the first part."""
         return ()
 
     def part_start_lines(self, part: Part) -> Iterable[bytes]:
-        """Lines before a part."""
+        """Return the lines before a part."""
         return ()
 
     def word_line(self, part: Part, word: str) -> bytes:
-        """Give the line for one word of a part."""
+        """Return the line for one word of a part."""
         raise NotImplementedError
 
     def part_end_lines(self, part: Part) -> Iterable[bytes]:
-        """Lines after a part."""
+        """Return the lines after a part."""
         return ()
 
-    def final_lines(self, said: Reply) -> Iterable[bytes]:
-        """Lines that say that it is over, and how."""
+    def final_lines(self, reply: Reply) -> Iterable[bytes]:
+        """Return the lines that end the reply."""
         raise NotImplementedError
 
-    def as_json(self, said: Reply) -> Any:
-        """Give the same answer in one, as JSON's types."""
+    def as_json(self, reply: Reply) -> JsonObject:
+        """Return the complete reply as one JSON object."""
         raise NotImplementedError
 
     def error_line(self, message: str) -> bytes:
-        """Give the line for an error in mid-stream."""
+        """Return the line for an error within the stream."""
         raise NotImplementedError
 
-    def lines(self, said: Reply) -> Iterator[bytes]:
-        """All lines of an answer, with a rest after each word."""
+    def lines(self, reply: Reply) -> Iterator[bytes]:
+        """Return all lines of a reply, with a pause after each word."""
         yield from self.preamble_lines()
-        for part in said.parts:
+        for part in reply.parts:
             yield from self.part_start_lines(part)
             for word in part.words:
                 yield self.word_line(part, word)
                 yield WORD_PAUSE
             yield from self.part_end_lines(part)
-        yield from self.final_lines(said)
+        yield from self.final_lines(reply)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def generate_response(
 
 
 def durations(request: ApiRequest, reply: Reply) -> dict[str, int]:
-    """Return the figures that Ollama reports at the end. Times are in nanoseconds."""
+    """Return the durations and counts that Ollama reports at the end, in nanoseconds."""
     total = int(request.elapsed() * 1e9)
     load = int(request.load_seconds * 1e9)
     return {

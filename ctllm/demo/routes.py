@@ -1,11 +1,11 @@
-"""Which endpoint answers a method and a path, and how each dialect says no."""
+"""The endpoint for each method and path, and the error responses of each dialect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import unquote
 
+from ctllm.common.json_decoder import JsonObject
 from ctllm.demo import anthropic_api, generate_api, models_api, openai_api, responses_api
 from ctllm.demo.response import PLAIN, ApiRequest, CompleteResponse, Response
 from ctllm.errors import CtllmError, MethodNotAllowed, NotFound
@@ -43,11 +43,14 @@ BLOBS = "/api/blobs/"
 
 
 class UnknownPath(NotFound):
-    """Nothing of Ollama's is at this path."""
+    """Ollama has no endpoint at this path."""
 
 
 def find_endpoint(method: str, path: str) -> tuple[Endpoint, str]:
-    """Give the endpoint and the rest of the path; raises NoSuchPage or MethodNotAllowed."""
+    """Return the endpoint and the variable part of the path.
+
+    Raises UnknownPath or MethodNotAllowed.
+    """
     methods, argument = _methods_of(path)
     if method not in methods:
         raise MethodNotAllowed("405 method not allowed", allow=", ".join(methods))
@@ -64,7 +67,7 @@ def _methods_of(path: str) -> tuple[dict[str, Endpoint], str]:
 
 
 def error_response(path: str, error: CtllmError) -> CompleteResponse:
-    """Say no in the dialect of the path; what no endpoint has seen is refused in plain text."""
+    """Return an error in the dialect of the path, or in plain text if no endpoint matches."""
     if isinstance(error, UnknownPath):
         return CompleteResponse(error.message.encode(), error.status, PLAIN)
     if isinstance(error, MethodNotAllowed):
@@ -73,8 +76,8 @@ def error_response(path: str, error: CtllmError) -> CompleteResponse:
     return CompleteResponse.json(error_json(path, error.message, error.status), error.status)
 
 
-def error_json(path: str, message: str, status: int) -> dict[str, Any]:
-    """Give the JSON of an error in the dialect of the path."""
+def error_json(path: str, message: str, status: int) -> JsonObject:
+    """Return the JSON of an error in the dialect of the path."""
     if path.startswith("/v1/messages"):
         return anthropic_api.error_json(message, status)
     return openai_api.error_json(message, status) if path.startswith("/v1/") else {"error": message}

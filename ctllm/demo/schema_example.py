@@ -1,19 +1,19 @@
-"""An instance of a JSON Schema, for structured answers: plain, small and of the right shape."""
+"""A small instance of a JSON Schema, for structured replies."""
 
 from __future__ import annotations
 
-from typing import Any
+from ctllm.common.json_decoder import JsonObject
 
-_DEPTH = 12
-_PLAIN: dict[str, Any] = {"integer": 0, "number": 0.0, "boolean": False, "null": None}
-
-
-def example_of(schema: dict[str, Any], text: str) -> Any:
-    """Make a value that fits the schema, in which every free string is `text`."""
-    return _value(schema, text, schema.get("$defs") or {}, _DEPTH)
+_MAX_DEPTH = 12
+_DEFAULTS: JsonObject = {"integer": 0, "number": 0.0, "boolean": False, "null": None}
 
 
-def _value(schema: Any, text: str, named: dict[str, Any], depth: int) -> Any:
+def example_of(schema: JsonObject, text: str) -> object:
+    """Return a value that the schema allows, in which every unrestricted string is `text`."""
+    return _value(schema, text, schema.get("$defs") or {}, _MAX_DEPTH)
+
+
+def _value(schema: object, text: str, named: JsonObject, depth: int) -> object:
     if not isinstance(schema, dict) or not depth:
         return None
     if "$ref" in schema:
@@ -27,7 +27,7 @@ def _value(schema: Any, text: str, named: dict[str, Any], depth: int) -> Any:
     return _typed(schema, text, named, depth)
 
 
-def _typed(schema: dict[str, Any], text: str, named: dict[str, Any], depth: int) -> Any:
+def _typed(schema: JsonObject, text: str, named: JsonObject, depth: int) -> object:
     kind = schema.get("type")
     kind = kind[0] if isinstance(kind, list) and kind else kind
     if kind == "object" or "properties" in schema:
@@ -38,4 +38,4 @@ def _typed(schema: dict[str, Any], text: str, named: dict[str, Any], depth: int)
         return [_value(schema.get("items"), text, named, depth - 1) for _ in range(least)]
     if kind in ("integer", "number") and "minimum" in schema:
         return schema["minimum"]
-    return _PLAIN.get(str(kind), text)
+    return _DEFAULTS.get(str(kind), text)

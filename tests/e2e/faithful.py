@@ -41,7 +41,7 @@ _HEAD = rb"[A-Z]+ /\S* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*X-Try: %s\r\n(?:[^\r\n]+\r\
 
 
 class Still:
-    """A clock for the fake Ollama whose timers run and whose time stands still: equal time stamps."""
+    """A clock whose timers run while its time stands still, so that time stamps are equal."""
 
     def seconds(self) -> float:
         return 1_700_000_000.0

@@ -209,7 +209,7 @@ async def test_of_a_cloud_that_is_not_root(engine: Engine, open_state: Path) -> 
     path = instance.endpoint.removeprefix("unix:")
 
     def connects(*who: str) -> bool:
-        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"
+        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"  # noqa: E501
         argv = ["setpriv", *who, "--clear-groups", "perl", "-e", program, path]
         return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 

@@ -1,8 +1,8 @@
-"""The fake Ollama scripted over HTTP, for tests and benchmarks in which it is another process.
+"""Control of the fake Ollama over HTTP, for tests in which it is another process.
 
 `POST /fake/scripts` takes `{"path": "/api/chat", "contains": "…", "times": 1, "script": {…}}`:
-path, text in the request's body and number of uses may be left out. `DELETE /fake/scripts`
-forgets all scripts, `GET /fake/requests` lists the records, `DELETE /fake/requests` forgets
+the path, the text in the body and the number of uses are optional. `DELETE /fake/scripts`
+removes all scripts, `GET /fake/requests` lists the records, `DELETE /fake/requests` removes
 them.
 """
 
@@ -27,7 +27,7 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def where(self) -> Where:
-        """The path alone when that is all, so that the script may begin before the body is read."""
+        """The path if there is nothing else, so that the script applies before the body."""
         if self.path and not self.contains:
             return self.path
         return self._fits
@@ -40,7 +40,7 @@ class _Order(msgspec.Struct, forbid_unknown_fields=True):
 def respond(
     scripts: Scripts, records: Records, method: str, path: str, body: bytes
 ) -> CompleteResponse:
-    """Do what a control request asks; raises BadRequest, NotFound or MethodNotAllowed."""
+    """Execute a control request. Raises BadRequest, NotFound or MethodNotAllowed."""
     match method, path.removeprefix(PREFIX):
         case "POST", "scripts":
             order = decode_request(body, _Order)

@@ -1,4 +1,4 @@
-"""What the fake Ollama saw: one record a request, and how to wait for one."""
+"""The records of the fake Ollama: one for each request, and a way to wait for one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ClosedBy = Literal["server", "client"]
 
 @dataclass(eq=False)
 class Record:
-    """One request as it came and what became of it; it changes until `closed_by` is set.
+    """One request and its response. It changes until `closed_by` is set.
 
-    Times are the clock's seconds. `headers` are the pairs as received, names in their usual case.
-    `body` is there when it is shorter than 64 KiB. `phase` is the last that was reached: receiving
-    the body, waiting (the script's delay), loading, answering.
+    Times are in the clock's seconds. `headers` are the pairs as received. `body` is None when it
+    has 64 KiB or more. `phase` is the last one reached: receiving the body, waiting (the script's
+    delay), loading, answering.
     """
 
     method: str
@@ -49,7 +49,7 @@ class Record:
 
     @property
     def closed(self) -> Deferred[Record]:
-        """A Deferred of your own that fires with this record when the request is over."""
+        """A new Deferred that fires with this record when the request is finished."""
         waiting: Deferred[Record] = Deferred(self._waiting.remove)
         self._waiting.append(waiting)
         if self.closed_by is not None:
@@ -57,11 +57,11 @@ class Record:
         return waiting
 
     def header(self, name: str) -> str | None:
-        """Give the first value of a header, or None."""
+        """Return the first value of a header field, or None."""
         return next((v for n, v in self.headers if n.lower() == name.lower()), None)
 
     def enter(self, phase: Phase) -> None:
-        """Reach a phase."""
+        """Enter a phase."""
         self.phase = phase
         self._changed(self)
 
@@ -77,7 +77,7 @@ class Record:
         self._changed(self)
 
     def close(self, now: float, by: ClosedBy) -> None:
-        """Say when and by whom it ended; only the first to say so counts."""
+        """Record when and by whom the request was closed. Only the first call counts."""
         if self.closed_by is None:
             self.closed_at, self.closed_by = now, by
             self._changed(self)
@@ -89,7 +89,7 @@ class Record:
             deferred.callback(self)
 
     def as_json(self) -> dict[str, Any]:
-        """Give it as JSON's types; the body as text, in which what is not UTF-8 is replaced."""
+        """Return the record as JSON types. Bytes of the body that are not UTF-8 are replaced."""
         shown = {name: value for name, value in vars(self).items() if not name.startswith("_")}
         return shown | {"body": None if self.body is None else self.body.decode(errors="replace")}
 
@@ -111,13 +111,13 @@ class Records:
         return self._kept[index]
 
     def add(self, record: Record) -> None:
-        """Keep a new record and watch it."""
+        """Add a record."""
         record._changed = self._check
         self._kept.append(record)
         self._check(record)
 
     def wait_for(self, predicate: Callable[[Record], bool]) -> Deferred[Record]:
-        """Fire with the first record that fits, now or after any of its changes."""
+        """Fire with the first record that the predicate accepts, now or after a change."""
         found = next((record for record in self._kept if predicate(record)), None)
         waiting: Deferred[Record] = Deferred(self._unwatch)
         if found is not None:
@@ -127,7 +127,7 @@ class Records:
         return waiting
 
     def clear(self) -> None:
-        """Forget them all; who waits goes on waiting."""
+        """Remove all records. Pending waits stay."""
         self._kept.clear()
 
     def _check(self, record: Record) -> None:

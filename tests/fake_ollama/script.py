@@ -1,6 +1,6 @@
-"""What a test tells the fake Ollama to do instead of its usual answer.
+"""How the fake Ollama responds instead of with its usual response.
 
-A line, here and in the records, is one write of a streamed answer: a line of NDJSON or one event
+A line, here and in the records, is one write of a streamed response: a line of NDJSON or one event
 of SSE. All times are seconds, all sizes bytes.
 """
 
@@ -15,22 +15,22 @@ from tests.fake_ollama.records import Record
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to answer. What is left out stays as usual.
+    """A way to respond. Fields that are not set keep the usual behaviour.
 
-    `delay_before_head` is silence before anything else; `load_seconds` is silence too, as Ollama's
-    while it loads a model, and shows as `load_duration`. `error_before` refuses with that status,
-    body and headers instead. `verbatim` is all of the answer, head included, each character a byte
-    (Latin-1); with `break_after` the connection is closed after it.
+    `delay_before_head` is a pause before the head. `load_seconds` is one too, as while Ollama loads
+    a model; it is reported as `load_duration`. `error_before` is a response with that status, body
+    and headers. `verbatim` is the complete response, head included, in Latin-1; with `break_after`
+    the connection is closed after it.
 
     `lines` is how many words the model says, or the words themselves; `line_bytes` pads each line
     to that length on the wire; `size`, instead of `lines`, is the length of the whole stream.
     `line_interval` goes between two words. Then, counted in lines: `pause_after` is silence after
     n lines (0: after the head), `error_in_stream` the dialect's error after n lines, `break_after`
-    the connection closed after n lines without an end. An answer that is not streamed takes as
-    long as the streamed one would; it is one line, fails with status 500, breaks in the middle.
+    the connection closed after n lines without an end. A response that is not streamed takes as
+    long as the streamed one; it is one line, fails with status 500, and breaks in the middle.
 
-    `receive_pause` reads nothing for that long once n bytes of the body have come; it is known
-    before the body is, so only a script that is bound to a path may have it.
+    `receive_pause` stops reading for that long after n bytes of the body. Only a script for a path
+    may have it, because it applies before the body is complete.
     """
 
     delay_before_head: float = 0.0
@@ -78,17 +78,17 @@ class _Rule:
 
 
 class Scripts:
-    """The scripts in force; of those that fit a request the newest wins."""
+    """The active scripts. Of those that match a request, the newest wins."""
 
     def __init__(self) -> None:
         self._rules: list[_Rule] = []
 
     def add(self, where: Where, script: Script, times: int | None = None) -> None:
-        """Answer by `script` what is for a path, or whose record fits; at most `times` requests."""
+        """Add a script for a path or a predicate, for at most `times` requests."""
         self._rules.insert(0, _Rule(where, script, times))
 
     def next_for(self, record: Record) -> Script:
-        """Give the script for a request whose body has come, and count that as one use."""
+        """Return the script for a request with a complete body, and count one use."""
         for rule in self._rules:
             if rule.left != 0 and rule.fits(record):
                 if rule.left is not None:
@@ -97,12 +97,12 @@ class Scripts:
         return USUAL
 
     def receive_pause(self, record: Record) -> tuple[int, float] | None:
-        """When to stop reading the body of a request whose head has come, and for how long."""
+        """Return after how many bytes to stop reading a body, and for how many seconds."""
         for rule in self._rules:
             if rule.left != 0 and isinstance(rule.where, str) and rule.fits(record):
                 return rule.script.receive_pause
         return None
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Remove all scripts."""
         self._rules.clear()
