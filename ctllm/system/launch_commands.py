@@ -30,4 +30,4 @@ def tray_program() -> list[str]:
     python = sys.executable
     if sys.platform == "win32":  # the one that opens no console
         python = str(Path(python).with_name("pythonw.exe"))
-    return [python, "-m", "tray"]
+    return [python, "-m", "ctllm_tray"]

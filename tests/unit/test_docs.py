@@ -259,7 +259,7 @@ class NamesTests(TestCase):
         for _, _, level, _ in tap_options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
         known |= set(command_options(cli.Options))
-        for parser in ("tests/fake_ollama/__main__.py", "tray/program.py"):
+        for parser in ("tests/fake_ollama/__main__.py", "tray/ctllm_tray/main.py"):
             known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / parser).read_text()))
         for page in TEXTS:
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))

@@ -13,7 +13,7 @@ from ctllm.cli.autostart_files import Machine, entries
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
 DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state=/home/ann/it's mine")
-TRAY = (PYTHON, "-m", "tray", "--wait=120")
+TRAY = (PYTHON, "-m", "ctllm_tray", "--wait=120")
 
 
 def machine(platform: str, has_systemd: bool = False, **environ: str) -> Machine:
@@ -73,4 +73,6 @@ class EntriesTests(SynchronousTestCase):
         )
         first, line, _ = entry.content.decode().split("\r\n")
         self.assertEqual(first, "@echo off")
-        self.assertTrue(line.startswith('start "" "/opt/my \\"own\\" $HOME 100%%/python" -m tray'))
+        self.assertTrue(
+            line.startswith('start "" "/opt/my \\"own\\" $HOME 100%%/python" -m ctllm_tray')
+        )

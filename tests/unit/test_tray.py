@@ -13,20 +13,20 @@ from typing import Any, ClassVar
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-import tray
+import ctllm_tray
 from ctllm.errors import BadGateway, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import OllamaStatus, Status, Traffic
 from ctllm.system.display import has_screen
-from tray import watching
-from tray.clicks import Clicks
-from tray.drawing import COLOURS, picture
-from tray.news import LASTING, News
-from tray.panel import panel_kind
-from tray.shown import Shown
-from tray.view import LONGEST, MOST_MODELS, NOT_RUNNING, STARTING, Icon, View, view_of
+from ctllm_tray import status_watcher
+from ctllm_tray.actions import Clicks
+from ctllm_tray.desktop_environment import panel_kind
+from ctllm_tray.icon_renderer import COLOURS, picture
+from ctllm_tray.indicator import Shown
+from ctllm_tray.notifications import LASTING, News
+from ctllm_tray.view_model import LONGEST, MOST_MODELS, NOT_RUNNING, STARTING, Icon, View, view_of
 
-ROOT = Path(tray.__file__).parent
+ROOT = Path(ctllm_tray.__file__).parent
 
 
 def status(state: str = "connected", **more: Any) -> Status:
@@ -184,15 +184,20 @@ class Thin(SynchronousTestCase):
         }
         for path in ROOT.glob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ctllm"):
+                if (
+                    isinstance(node, ast.ImportFrom)
+                    and (node.module or "").split(".")[0] == "ctllm"
+                ):
                     part = (node.module or "").partition(".")[2].partition(".")[0]
                     for name in [part] if part else [each.name for each in node.names]:
                         self.assertIn(name, allowed, path)
 
     def test_no_twisted(self) -> None:
         """Not even by way of something else; nor is a screen needed to import it."""
-        code = "import sys, tray.program; sys.exit('twisted' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+        code = "import sys, ctllm_tray.main; sys.exit('twisted' in sys.modules)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=False, cwd=ROOT.parent
+        )
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
     def test_modules_are_short(self) -> None:
@@ -239,10 +244,10 @@ class Watching(SynchronousTestCase):
             if len(lines) >= count:
                 enough.set()
 
-        self.patch(watching, "IpcClient", Daemon)
-        self.patch(watching, "SOON", 0.01)
+        self.patch(status_watcher, "IpcClient", Daemon)
+        self.patch(status_watcher, "SOON", 0.01)
         Daemon.plan[:] = plan
-        watch = watching.Watch(Path(), see)
+        watch = status_watcher.Watch(Path(), see)
         watch.start()
         self.assertTrue(enough.wait(10), lines)
         watch.stop()

@@ -11,7 +11,7 @@ from typing import Any
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from tray.asking import ask_for_link
+from ctllm_tray.login_dialog import ask_for_link
 
 #: Shows a title and words.
 Notify = Callable[[str, str], None]

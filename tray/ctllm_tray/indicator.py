@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ctllm.common.sanitize import printable
-from tray.clicks import Clicks
-from tray.drawing import picture
-from tray.news import News
-from tray.view import PREFERENCES, STARTING, View
+from ctllm_tray.actions import Clicks
+from ctllm_tray.icon_renderer import picture
+from ctllm_tray.notifications import News
+from ctllm_tray.view_model import PREFERENCES, STARTING, View
 
 #: Seconds between two looks whether a notification is due.
 OFTEN = 0.5

@@ -5,7 +5,7 @@ A connection that is lost and made again within seconds is no news, nor is the s
 
 from __future__ import annotations
 
-from tray.view import Icon, View
+from ctllm_tray.view_model import Icon, View
 
 #: Seconds for which a state must last before anybody is told of it.
 LASTING = 5.0

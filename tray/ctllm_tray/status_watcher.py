@@ -11,7 +11,7 @@ from ctllm.common.json_decoder import decode_json
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tray.view import NOT_RUNNING, Icon, View, shortened, view_of
+from ctllm_tray.view_model import NOT_RUNNING, Icon, View, shortened, view_of
 
 #: Seconds between two attempts to reach it: the first, and at most.
 SOON, LATE = 0.2, 3.0

@@ -1,5 +1,5 @@
 """The bundle's `ctllm-tray`."""
 
-from tray.program import main
+from ctllm_tray.main import main
 
 main()

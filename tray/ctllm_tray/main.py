@@ -20,11 +20,11 @@ from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc.client import IpcClient
 from ctllm.system.display import has_screen
 from ctllm.system.file_lock import hold
-from tray.clicks import Clicks
-from tray.panel import NO_SESSION, NO_TRAY, has_tray, panel_kind
-from tray.starting import start
-from tray.view import STARTING
-from tray.watching import Watch
+from ctllm_tray.actions import Clicks
+from ctllm_tray.daemon_launcher import start
+from ctllm_tray.desktop_environment import NO_SESSION, NO_TRAY, has_tray, panel_kind
+from ctllm_tray.status_watcher import Watch
+from ctllm_tray.view_model import STARTING
 
 _MISSING = """\
 ctllm-tray needs {}: pip install 'ctllm[tray]'. On Linux it needs PyGObject and AppIndicator, too
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pystray = _pystray()
     _wait_for_tray(told.wait)
     kind = told.panel if told.panel != "auto" else panel_kind(sys.platform, os.environ)
-    from tray.shown import Shown  # it draws at once, for which libraries are needed
+    from ctllm_tray.indicator import Shown  # it draws at once, for which libraries are needed
 
     _run(Shown(pystray, kind), state, told)
 

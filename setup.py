@@ -1,0 +1,30 @@
+"""The two folders with packages, which setup.cfg cannot name; all else is in setup.cfg.
+
+An editable install puts both on the path with a .pth file. The import hook that setuptools uses
+instead for more than one folder hides the twistd plugin, because Twisted looks for
+`twisted/plugins` in the folders of `sys.path`.
+"""
+
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+from setuptools.command.editable_wheel import _StaticPth, editable_wheel
+
+FOLDERS = (Path(__file__).parent, Path(__file__).parent / "tray")
+
+
+class EditableWheel(editable_wheel):
+    """Make an editable install of .pth files alone."""
+
+    def _select_strategy(self, name: str, tag: str, build_lib: object) -> _StaticPth:
+        return _StaticPth(self.distribution, name, list(FOLDERS))
+
+
+setup(
+    packages=[
+        *find_namespace_packages(include=["ctllm", "ctllm.*", "twisted.plugins"]),
+        "ctllm_tray",
+    ],
+    package_dir={"": ".", "ctllm_tray": "tray/ctllm_tray"},
+    cmdclass={"editable_wheel": EditableWheel},
+)

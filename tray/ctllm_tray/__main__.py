@@ -1,0 +1,6 @@
+"""`python -m ctllm_tray` is `ctllm-tray`."""
+
+from ctllm_tray.main import main
+
+if __name__ == "__main__":
+    main()
