@@ -27,7 +27,16 @@ from benchmarks import report
 from benchmarks.measuring import tell
 from benchmarks.paths import BIN, place, server
 from benchmarks.processes import Absent, Program, cpu_seconds, listens, machine_seconds
-from ctllm.cloud.identity import MANAGE, SERVE, USE, Folder, Invites, Issuer, User, load_keys
+from ctllm.cloud.identity import (
+    MANAGE,
+    SERVE,
+    USE,
+    Invites,
+    Issuer,
+    PrivateDirectory,
+    User,
+    load_keys,
+)
 from tests.e2e.dockerd import IMAGE, Dockerd, dockerd
 from tests.ports import free_port
 
@@ -74,7 +83,7 @@ class House:
                    "--proxy-start-seconds=120"]  # fmt: skip
         self.cloud = place(stack, folder, "cloud", *options)
         self.cloud.until(lambda: listens(f"127.0.0.1:{self.port}"))
-        keys = load_keys(Folder(self.state / "cloud"))
+        keys = load_keys(PrivateDirectory(self.state / "cloud"))
         issuer = Issuer(keys.signing, time.time, 3600)
         scopes = frozenset((USE, MANAGE, SERVE))
         self.tokens = [issuer.issue(User("ctllm", each, each), scopes) for each in NAMES]
@@ -147,7 +156,7 @@ def grow(house: House, seen: Seen) -> None:
 
 def connect(house: House, stack: ExitStack, ollama: int) -> float:
     """Seconds until each user's desktop is connected."""
-    invites = Invites(Folder(house.state / "cloud").inner("invites"), time.time)
+    invites = Invites(PrivateDirectory(house.state / "cloud").subdirectory("invites"), time.time)
     given = house.folder / "invites"
     given.write_text("\n".join(invites.create(each) for each in NAMES))
     url = f"http://127.0.0.1:{house.port}"

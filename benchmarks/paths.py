@@ -24,8 +24,8 @@ from ctllm.cloud.identity import (
     SERVE,
     USE,
     Assertions,
-    Folder,
     Issuer,
+    PrivateDirectory,
     User,
     load_keys,
     proxy_id,
@@ -149,7 +149,7 @@ def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
         "proxy": children(cloud.pid),
         "desktop": (desktop.pid,),
     }
-    keys = load_keys(Folder(state / "cloud"))
+    keys = load_keys(PrivateDirectory(state / "cloud"))
     token = Issuer(keys.signing, time.time, 3600).issue(USER, frozenset((USE, MANAGE, SERVE)))
     whole = Way(
         f"127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, parts, tuple(parts), __version__

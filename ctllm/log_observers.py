@@ -20,7 +20,7 @@ from twisted.logger import (
 )
 from twisted.python.logfile import LogFile
 
-from ctllm.common.sanitize import escaped_json, printable_lines
+from ctllm.common.sanitize import escape_unprintable, sanitize_text
 
 _LEVELS = {"debug", "info", "warn", "error", "critical"}
 
@@ -49,7 +49,7 @@ def json_line(event: LogEvent) -> str:
     failure = event.get("log_failure")
     if failure is not None:
         line["trace"] = _plain(failure.getTraceback())
-    return escaped_json(msgspec.json.encode(line).decode()) + "\n"
+    return escape_unprintable(msgspec.json.encode(line).decode()) + "\n"
 
 
 def _plain(text: str) -> str:
@@ -60,7 +60,7 @@ def _plain(text: str) -> str:
 def text_lines(event: LogEvent) -> str | None:
     """One event as twistd writes it, with further lines indented."""
     text = formatEventAsClassicLogText(event)
-    return None if text is None else f"{printable_lines(text.rstrip(chr(10)))}\n"
+    return None if text is None else f"{sanitize_text(text.rstrip(chr(10)))}\n"
 
 
 def text_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver | None:

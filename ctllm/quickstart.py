@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from ctllm import __version__
 from ctllm.client_snippets import NO_MODEL, Target, lines_to_paste
 from ctllm.cloud.service import CloudService
-from ctllm.common.sanitize import printable_lines
+from ctllm.common.sanitize import sanitize_text
 from ctllm.desktop.api_key_lease import make_key
 from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
@@ -65,7 +65,7 @@ class Welcome(Service):
         key = file.load().keys.get(KEY) or make_key(file, KEY)
         await self._connected()
         # The log may own sys.stdout by now; this is for the person who started us.
-        print(printable_lines(self._screen(key)), file=sys.__stdout__, flush=True)
+        print(sanitize_text(self._screen(key)), file=sys.__stdout__, flush=True)
 
     async def _sign_in(self) -> None:
         """Keep the sign-in that there is, if it is to this cloud and still good."""

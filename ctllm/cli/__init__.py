@@ -13,7 +13,7 @@ from twisted.python import usage
 from ctllm.cli import account, autostart, control, firewall, proxies, users
 from ctllm.cli.options import Options
 from ctllm.cli.output import complain, to_whoever_reads
-from ctllm.common.sanitize import printable_lines
+from ctllm.common.sanitize import sanitize_text
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _failed(why: str) -> SystemExit:
     """The end with status 1, at which Python prints why."""
-    return SystemExit(f"ctllm: {printable_lines(why)}")
+    return SystemExit(f"ctllm: {sanitize_text(why)}")
 
 
 def _run(options: Options) -> None:

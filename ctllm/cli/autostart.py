@@ -14,7 +14,7 @@ from ctllm.cli.options import Command
 from ctllm.cli.output import complain, say
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration, BadRequest
-from ctllm.system.launch_commands import desktop_program, tray_program
+from ctllm.system.launch_commands import desktop_command, tray_command
 
 
 def run(config: Config, told: Command) -> None:
@@ -28,8 +28,8 @@ def run(config: Config, told: Command) -> None:
         platform=sys.platform,
         environ=os.environ,
         has_systemd=shutil.which("systemctl") is not None,
-        desktop=(*desktop_program(), *options),
-        tray=(*tray_program(), *options, "--wait=120"),
+        desktop=(*desktop_command(), *options),
+        tray=(*tray_command(), *options, "--wait=120"),
     )
     for entry in entries(machine):
         (_install if told.argument == "on" else _remove)(entry)

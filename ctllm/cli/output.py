@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from ctllm.common.sanitize import escaped_json, printable_lines
+from ctllm.common.sanitize import escape_unprintable, sanitize_text
 from ctllm.errors import CtllmError
 
 
@@ -24,12 +24,12 @@ class _Reader:
 
 def say(text: str = "") -> None:
     """Print lines."""
-    say_styled(f"{printable_lines(text)}\n")
+    say_styled(f"{sanitize_text(text)}\n")
 
 
 def say_json(value: object) -> None:
     """Print a value as one line of JSON."""
-    say_styled(f"{escaped_json(msgspec.json.encode(value).decode())}\n")
+    say_styled(f"{escape_unprintable(msgspec.json.encode(value).decode())}\n")
 
 
 def say_styled(text: str) -> None:
@@ -52,7 +52,7 @@ def say_styled(text: str) -> None:
 def complain(text: str) -> None:
     """Print lines where errors go."""
     if sys.stderr is not None:
-        print(f"ctllm: {printable_lines(text)}", file=sys.stderr, flush=True)
+        print(f"ctllm: {sanitize_text(text)}", file=sys.stderr, flush=True)
 
 
 def reader_is_gone() -> bool:

@@ -11,7 +11,7 @@ from ctllm.cli.options import Command
 from ctllm.cli.output import say, say_styled
 from ctllm.cli.reactor_runner import run
 from ctllm.cli.users import cloud_state
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
 
@@ -236,7 +236,7 @@ class _Progress:
     def say(self, said: str) -> None:
         """How far it is."""
         if self._over:
-            say_styled(f"\r\x1b[K{printable(said)}")
+            say_styled(f"\r\x1b[K{sanitize_line(said)}")
         elif said != self._said:
             say(said)
         self._said = said

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TextIO
 
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm.ipc.messages import DesktopStatus, OllamaStatus, Status
 from ctllm.ollama.api import is_remote_name
 
@@ -47,7 +47,7 @@ def screen(status: Status, ink: Ink) -> str:
     """The whole status."""
     mark, colour, words = _STATES[status.state]
     head = f"{mark} {words}" if ink.marks else words
-    lines = [ink(colour, head) + (f": {printable(status.reason)}" if status.reason else "")]
+    lines = [ink(colour, head) + (f": {sanitize_line(status.reason)}" if status.reason else "")]
     lines += _rows(
         ("Signed in", f"{status.user} at {status.cloud_url}" if status.cloud_url else "no"),
         ("Ollama", _ollama(status.ollama)),
@@ -66,8 +66,8 @@ def _rows(*rows: tuple[str, str]) -> Iterable[str]:
     for name, value in rows:
         if value:
             first, *more = value.splitlines()
-            yield f"  {name:<{_COLUMN}}{printable(first)}"
-            yield from (" " * (_COLUMN + 2) + printable(line) for line in more)
+            yield f"  {name:<{_COLUMN}}{sanitize_line(first)}"
+            yield from (" " * (_COLUMN + 2) + sanitize_line(line) for line in more)
 
 
 def _ollama(ollama: OllamaStatus) -> str:

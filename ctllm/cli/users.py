@@ -17,7 +17,7 @@ _URL = re.compile(rb"https?://[!-~]+")
 
 def cloud_state(config: Config) -> Any:
     """The folder of the cloud's secrets; BadConfiguration where no cloud has run."""
-    from ctllm.cloud.identity import Folder
+    from ctllm.cloud.identity import PrivateDirectory
 
     folder = Path(config.state) / "cloud"
     if not (folder / "signing-key").exists():
@@ -25,7 +25,7 @@ def cloud_state(config: Config) -> Any:
             f"{folder}: no cloud has run with this state folder; "
             "run this on the server, as the same user or with the same --state"
         )
-    return Folder(folder)
+    return PrivateDirectory(folder)
 
 
 def invite(config: Config, told: Command) -> None:
@@ -34,7 +34,7 @@ def invite(config: Config, told: Command) -> None:
 
     state = cloud_state(config)
     url = _public_url(state) or config.cloud.url
-    invites = Invites(state.inner("invites"), time.time, config.cloud.invite_minutes)
+    invites = Invites(state.subdirectory("invites"), time.time, config.cloud.invite_minutes)
     say(f"{url}/#invite={invites.create(told.argument)}")
 
 
@@ -64,7 +64,7 @@ def revoke(config: Config, told: Command) -> None:
     user = User(ISSUER, name, name)
     state = cloud_state(config)
     # This comes first: whatever goes wrong with the rest, nothing of it counts any more.
-    Revocations(state.inner("revocations"), load_keys(state).instance).revoke(user)
-    sessions = Sessions(state.inner("sessions"), time.time).close_all(user)
-    invites = Invites(state.inner("invites"), time.time).remove_all(user)
+    Revocations(state.subdirectory("revocations"), load_keys(state).instance).revoke(user)
+    sessions = Sessions(state.subdirectory("sessions"), time.time).close_all(user)
+    invites = Invites(state.subdirectory("invites"), time.time).remove_all(user)
     say(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")

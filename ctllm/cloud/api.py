@@ -17,7 +17,7 @@ from ctllm.cloud.identity import SERVE, ApiKeys, Assertions, Grant
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.sign_in import SignIn
 from ctllm.errors import MethodNotAllowed, NotFound
-from ctllm.http.client.fetch import ask
+from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import ASSERTION
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.json_body import decode_json_body, read_json_body
@@ -169,9 +169,9 @@ class Api:
         origin = await self._proxies.ensure(proxy, begins=False)
         assertion = self._assertions.sign(proxy, frozenset((USE,))).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
-        status, told = await ask(origin, head, self._clock, 5.0, 1 << 20)
+        status, told = await fetch(origin, head, self._clock, 5.0, 1 << 20)
         if status != 200:
-            raise origin.unreachable(f"your streaming proxy answers with status {status}")
+            raise origin.unreachable_error(f"your streaming proxy answers with status {status}")
         incoming.respond(200, told, _JSON)
 
     async def _lease(

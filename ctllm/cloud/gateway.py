@@ -26,7 +26,7 @@ from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
 from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket, require_websocket
-from ctllm.http.splice import join
+from ctllm.http.splice import splice
 from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, refusal
 from ctllm.reactor.interfaces import Clock, Transport
 from ctllm.reactor.timeout import Timeout
@@ -244,14 +244,14 @@ class Gateway:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
         cut = Timeout(self._clock, partial(_cut, taken, made))
-        landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.set(FAREWELL))
+        landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.start(FAREWELL))
 
         def over() -> None:
             landed()
             free()
             incoming.release_connection()
 
-        join(taken, made, self._clock, switching_protocols(head) + rest, read, over)
+        splice(taken, made, self._clock, switching_protocols(head) + rest, read, over)
 
 
 def _cut(taken: Transport, made: Transport) -> None:

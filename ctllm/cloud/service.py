@@ -17,13 +17,13 @@ from ctllm.cloud.identity import (
     PROXY_PREFIX,
     ApiKeys,
     Assertions,
-    Folder,
     Grant,
     Identities,
     Invites,
     Issuer,
     Keys,
     Passes,
+    PrivateDirectory,
     Remembered,
     Revocations,
     Sessions,
@@ -107,10 +107,10 @@ class CloudService(MultiService):
 
     def startService(self) -> None:
         """Put the parts together, then start them."""
-        folder = Folder(self._state / "cloud")
+        folder = PrivateDirectory(self._state / "cloud")
         keys = load_keys(folder)
-        invites = Invites(folder.inner("invites"), time.time, self._settings.invite_minutes)
-        sessions = Sessions(folder.inner("sessions"), time.time, self._settings.session_days)
+        invites = Invites(folder.subdirectory("invites"), time.time, self._settings.invite_minutes)
+        sessions = Sessions(folder.subdirectory("sessions"), time.time, self._settings.session_days)
         self.invites = invites
         self._front = self._compose(folder, keys, invites, sessions)
         folder.replace("url", self.url.encode())
@@ -120,8 +120,10 @@ class CloudService(MultiService):
             ).setServiceParent(self)
         super().startService()
 
-    def _compose(self, folder: Folder, keys: Keys, invites: Invites, sessions: Sessions) -> Gateway:
-        revocations = Revocations(folder.inner("revocations"), keys.instance)
+    def _compose(
+        self, folder: PrivateDirectory, keys: Keys, invites: Invites, sessions: Sessions
+    ) -> Gateway:
+        revocations = Revocations(folder.subdirectory("revocations"), keys.instance)
         revocations.refresh()
 
         def proxy_of(grant: Grant) -> str:

@@ -42,11 +42,11 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
-class _Members(list[tuple[str, object]]):
+class _ObjectPairs(list[tuple[str, object]]):
     """An object of JSON, told apart from an array."""
 
 
-def decode_members(data: bytes, max_size: int = MAX_SIZE) -> list[tuple[str, object]]:
+def decode_object_pairs(data: bytes, max_size: int = MAX_SIZE) -> list[tuple[str, object]]:
     """Give every member of a JSON object in its order, doubled ones too, which msgspec drops.
 
     Values are plain, objects among them lists of pairs. Raises InvalidJson.
@@ -56,11 +56,11 @@ def decode_members(data: bytes, max_size: int = MAX_SIZE) -> list[tuple[str, obj
     if len(data) > max_size:
         raise InvalidJson(f"there are more than {max_size:,} bytes of it")
     try:
-        found = json.loads(data, object_pairs_hook=_Members)
+        found = json.loads(data, object_pairs_hook=_ObjectPairs)
     except RecursionError:
         raise InvalidJson("it is nested too deeply") from None
     except ValueError as error:
         raise InvalidJson(str(error)) from error
-    if not isinstance(found, _Members):
+    if not isinstance(found, _ObjectPairs):
         raise InvalidJson("it is no object")
     return found

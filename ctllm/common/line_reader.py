@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 
-class Lines:
+class LineReader:
     """Cuts what is fed into lines without their ends. One that is too long is None, and skipped."""
 
-    def __init__(self, longest: int) -> None:
-        self.longest = longest
-        self._part = bytearray()
+    def __init__(self, max_length: int) -> None:
+        self.max_length = max_length
+        self._partial = bytearray()
         self._skipping = False
 
     @property
-    def half(self) -> bool:
+    def has_partial_line(self) -> bool:
         """Whether a line has begun and not ended."""
-        return bool(self._part) or self._skipping
+        return bool(self._partial) or self._skipping
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` ends."""
-        *whole, rest = data.split(b"\n")
-        found: list[bytes | None] = []
-        for end in whole:
-            found.append(self._ended(end))
-        self._add(rest)
-        return found
+        *complete, rest = data.split(b"\n")
+        lines: list[bytes | None] = []
+        for end in complete:
+            lines.append(self._finish_line(end))
+        self._append(rest)
+        return lines
 
-    def _ended(self, end: bytes) -> bytes | None:
-        self._add(end)
-        line = None if self._skipping else bytes(self._part).removesuffix(b"\r")
-        self._part.clear()
+    def _finish_line(self, end: bytes) -> bytes | None:
+        self._append(end)
+        line = None if self._skipping else bytes(self._partial).removesuffix(b"\r")
+        self._partial.clear()
         self._skipping = False
         return line
 
-    def _add(self, piece: bytes) -> None:
-        if self._skipping or len(self._part) + len(piece) > self.longest:
+    def _append(self, data: bytes) -> None:
+        if self._skipping or len(self._partial) + len(data) > self.max_length:
             self._skipping = True
-            self._part.clear()
+            self._partial.clear()
         else:
-            self._part += piece
+            self._partial += data

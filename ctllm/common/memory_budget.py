@@ -25,12 +25,12 @@ class MemoryBudget:
         self.reserved = 0
         self.on_room: Callable[[], None] = _no_matter
         self.on_excess: Callable[[], None] = _no_matter
-        self._most_admitted = size // 2
-        self._most_read = size * 3 // 4
+        self._admission_limit = size // 2
+        self._read_limit = size * 3 // 4
 
     def admit(self, count: int) -> None:
         """Reserve what an exchange costs at least; raises TooManyRequests."""
-        if self.reserved + count > self._most_admitted:
+        if self.reserved + count > self._admission_limit:
             raise TooManyRequests(
                 "your requests that are under way take all the memory of your streaming proxy; "
                 "try again when some ended"
@@ -39,7 +39,7 @@ class MemoryBudget:
 
     def try_reserve(self, count: int) -> bool:
         """Reserve room for a piece of a request body, if there is any."""
-        if self.reserved + count > self._most_read:
+        if self.reserved + count > self._read_limit:
             return False
         self.reserved += count
         return True
@@ -47,7 +47,7 @@ class MemoryBudget:
     @property
     def is_tight(self) -> bool:
         """Whether nothing more should be read that can wait."""
-        return self.reserved >= self._most_read
+        return self.reserved >= self._read_limit
 
     def reserve(self, count: int) -> None:
         """Count bytes that are held already."""
@@ -58,10 +58,34 @@ class MemoryBudget:
     def release(self, count: int) -> None:
         """Count bytes that are not held any more."""
         self.reserved -= count
-        if count and self.reserved < self._most_read:
+        if count and self.reserved < self._read_limit:
             self.on_room()
 
 
-def unlimited() -> MemoryBudget:
+def unlimited_budget() -> MemoryBudget:
     """Give a budget that never ends, for those who are bounded otherwise."""
     return MemoryBudget(1 << 62)
+
+
+class BufferBudget:
+    """Counts bytes that are held for all requests together; `budget` counts all that is held."""
+
+    def __init__(self, size: int, budget: MemoryBudget | None = None) -> None:
+        self._size = size
+        self._budget = unlimited_budget() if budget is None else budget
+        self.reserved = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody should hold more than is held now."""
+        return self.reserved >= self._size or self._budget.is_tight
+
+    def reserve(self, count: int) -> None:
+        """So many more bytes are held."""
+        self.reserved += count
+        self._budget.reserve(count)
+
+    def release(self, count: int) -> None:
+        """So many bytes are not held any more."""
+        self.reserved -= count
+        self._budget.release(count)

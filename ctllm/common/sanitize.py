@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 #: Most characters of what a peer said that a log is given.
-SAID = 200
+MAX_LOGGED_CHARS = 200
 
 
-def printable(text: object, most: int | None = None) -> str:
+def sanitize_line(text: object, max_length: int | None = None) -> str:
     """What somebody said, or had a part in, without what a terminal would obey; cut at `most`.
 
     Tabs become spaces: tracebacks have them.
     """
-    shown = str(text)[:most].expandtabs(4)
+    shown = str(text)[:max_length].expandtabs(4)
     return "".join(char if char.isprintable() else "\ufffd" for char in shown)
 
 
-def printable_lines(text: str) -> str:
+def sanitize_text(text: str) -> str:
     """The same for text of several lines, whose line breaks and tabs stay."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
-def escaped_json(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """JSON with what cannot be printed written as an escape: it means the same to programs."""
     if text.isprintable():
         return text

@@ -16,25 +16,25 @@ class TtlCache(Generic[K, V]):
     def __init__(self, size: int, now: Callable[[], float]) -> None:
         self._size = size
         self._now = now
-        self._kept: OrderedDict[K, tuple[V, float]] = OrderedDict()
+        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     def get(self, key: K) -> V | None:
         """Give the value kept for `key`, or None once its time has come."""
-        if key not in self._kept:
+        if key not in self._entries:
             return None
-        value, expires = self._kept[key]
+        value, expires = self._entries[key]
         if self._now() >= expires:
-            del self._kept[key]
+            del self._entries[key]
             return None
-        self._kept.move_to_end(key)
+        self._entries.move_to_end(key)
         return value
 
     def put(self, key: K, value: V, expires: float) -> None:
         """Keep `value` until `expires` (epoch seconds) or until the room is needed."""
-        self._kept[key] = value, expires
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+        self._entries[key] = value, expires
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)

@@ -12,7 +12,7 @@ from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.credential_file import CredentialFile, Credentials
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 
 #: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
 LEASE = 180
@@ -62,7 +62,7 @@ class KeyLease(Service):
     def __init__(self, session: Session, reactor: Any) -> None:
         self._session = session
         self._reactor = reactor
-        self._loop = Periodic(self._look, reactor, "telling the cloud which keys count")
+        self._loop = PeriodicCall(self._look, reactor, "telling the cloud which keys count")
         self._told: Credentials | None = None
         self._tried: Credentials | None = None
         self._due = 0.0

@@ -12,16 +12,16 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from ctllm.common.sanitize import SAID, printable
+from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.reconnect_backoff import pause
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 from ctllm.tunnel.frames import Reason
 from ctllm.tunnel.responder import Responder
-from ctllm.tunnel.websocket.factories import BridgeSockets
-from ctllm.tunnel.websocket.transport import BridgeSocket
+from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory
+from ctllm.tunnel.websocket.protocols import BridgeWebSocket
 
 #: Seconds between looks for a sign-in, while there is none.
 LOOK = 0.5
@@ -73,14 +73,14 @@ class Bridge(Service):
         self._worked = False
         self._bye = ""
         self._life: Deferred[None] | None = None
-        self._socket: BridgeSocket | None = None
+        self._socket: BridgeWebSocket | None = None
         self._farewell: Deferred[None] | None = None
         self._nap: Deferred[None] | None = None  # until the next attempt
         self._dialling: Deferred[Any] | None = None
         self._hurried = False
         self._plain = ""  # the address of which it was said that it is not encrypted
         self._signed_in: Any = None  # what the connection of now was made with
-        self._tick = Periodic(self._every_second, reactor, "looking after the tunnel")
+        self._tick = PeriodicCall(self._every_second, reactor, "looking after the tunnel")
 
     def startService(self) -> None:
         """Dial, for as long as the service runs."""
@@ -100,7 +100,7 @@ class Bridge(Service):
         if socket is None:
             return None
         self._farewell = Deferred()
-        socket.leave(self._tunnel.outgoing())
+        socket.close_gracefully(self._tunnel.outgoing())
         return self._farewell
 
     @property
@@ -108,7 +108,7 @@ class Bridge(Service):
         """Exchanges under way, bytes sent and bytes received since the start."""
         sent, heard = self._sent, self._heard
         if self._socket is not None:
-            sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_heard
+            sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_received
         return len(self._tunnel.exchanges), sent, heard
 
     def hurry(self, why: str) -> None:
@@ -130,7 +130,7 @@ class Bridge(Service):
         self._tunnel.sweep(self._reactor.seconds())
         if self._socket is not None and not self._still_signed_in():
             self._tunnel.dismiss(DesktopLost("the desktop was signed out"))
-            self._socket.leave(self._tunnel.outgoing())
+            self._socket.close_gracefully(self._tunnel.outgoing())
 
     def _still_signed_in(self) -> bool:
         """Whether the connection is whose it should be: `ctllm logout` is another process."""
@@ -203,11 +203,11 @@ class Bridge(Service):
         self._signed_in = self._session.sign_in
         token = await self._session.token()
         over: Deferred[tuple[bool, str, int | None]] = Deferred()
-        sockets = BridgeSockets(
+        sockets = BridgeWebSocketFactory(
             "ws" + url.removeprefix("http") + "/ws/tunnel",
             {"Authorization": f"Bearer {token}"},
             self._reactor,
-            lambda: BridgeSocket(self._reactor, self._tunnel, self._opened, self._closed(over)),
+            lambda: BridgeWebSocket(self._reactor, self._tunnel, self._opened, self._closed(over)),
             *self._ping,
         )
         try:
@@ -241,9 +241,9 @@ class Bridge(Service):
             self._log.warn("{url} is not encrypted: whoever is on the way reads all", url=url)
 
     def _dismissed(self, reason: Reason) -> None:
-        self._bye = printable(reason.message, SAID)
+        self._bye = sanitize_line(reason.message, MAX_LOGGED_CHARS)
 
-    def _opened(self, socket: BridgeSocket) -> None:
+    def _opened(self, socket: BridgeWebSocket) -> None:
         self._socket = socket
         self.peer = str(getattr(socket.transport.getPeer(), "host", ""))
         self._tunnel.connected()
@@ -256,12 +256,14 @@ class Bridge(Service):
             opened = socket is not None
             if socket is not None:
                 self._sent += socket.bytes_sent
-                self._heard += socket.bytes_heard
+                self._heard += socket.bytes_received
             farewell, self._farewell = self._farewell, None
             if farewell is not None:
                 farewell.callback(None)
             if not over.called:
-                said = printable(reason, SAID)  # the cloud's word, or that of whoever answers there
+                said = sanitize_line(
+                    reason, MAX_LOGGED_CHARS
+                )  # the cloud's word, or that of whoever answers there
                 over.callback((opened, said or f"closed with code {code}", later))
 
         return closed

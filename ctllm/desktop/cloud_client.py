@@ -16,12 +16,12 @@ from msgspec import Meta
 
 from ctllm import __version__
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.client.fetch import ask
+from ctllm.http.client.fetch import fetch
 from ctllm.http.message.head import Headers, RequestHead
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ class CloudClient:
         endpoint = dialler(self.url, self._reactor)
         origin = ConnectionPool(endpoint, self._reactor, self.url, BadGateway, self._host)
         try:
-            status, answer = await ask(origin, head, self._reactor, TIMEOUT, MAX_ANSWER, data)
+            status, answer = await fetch(origin, head, self._reactor, TIMEOUT, MAX_ANSWER, data)
         except BadGateway as error:
             raise BadGateway(self._named(error.message)) from error
         finally:
@@ -202,7 +202,7 @@ class CloudClient:
         except InvalidJson:
             kind = Unauthorized if status == 401 else BadGateway
             return kind(f"{self.url} answered with status {status}")
-        return error_from_wire(told.code, printable(told.message, MAX_SENTENCE))
+        return error_from_wire(told.code, sanitize_line(told.message, MAX_SENTENCE))
 
 
 def host_name() -> str:

@@ -28,7 +28,7 @@ from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ctllm.common.sanitize import SAID, printable
+from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.proxy_environment import HttpProxy, proxy_for
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.timeout import Timeout
@@ -101,7 +101,7 @@ class _Stage(Protocol):
 
     def connectionMade(self) -> None:
         """Begin."""
-        self._deadline.set(HANDSHAKE_TIMEOUT)
+        self._deadline.start(HANDSHAKE_TIMEOUT)
 
     def dataReceived(self, data: bytes) -> None:
         """For the protocol, once there is one."""
@@ -207,7 +207,7 @@ class _Connecting(_Stage):
             self.fail(DialFailed(self._refusal(status[1].decode(), status[2] or b"")))
 
     def _refusal(self, status: str, phrase: bytes) -> str:
-        said = printable(f"{status} {phrase.decode('latin-1')}".strip(), SAID)
+        said = sanitize_line(f"{status} {phrase.decode('latin-1')}".strip(), MAX_LOGGED_CHARS)
         what = f"the proxy {self._proxy} refused to connect to {self._authority.decode()} ({said})"
         if status == "407":
             return f"{what}; it wants a user and password: http://user:password@… in HTTPS_PROXY"
@@ -277,7 +277,7 @@ class _Creator:
         """OpenSSL has judged a certificate of the chain; its word counts."""
         if not good and not self.problem:
             what = _PROBLEMS.get(number, f"OpenSSL's error {number}")
-            issuer = printable(certificate.get_issuer().CN or "", SAID)
+            issuer = sanitize_line(certificate.get_issuer().CN or "", MAX_LOGGED_CHARS)
             by = f" (issued by {issuer!r})" if issuer else ""
             self.problem = f"the certificate of {self._host} is not trusted: {what}{by}"
             if number in _UNKNOWN:
@@ -320,7 +320,7 @@ class _Securing(_Stage):
             return self._of_another()
         if isinstance(reason.value, SSL.Error):
             said = ", ".join(str(each[-1]) for each in (reason.value.args or ([],))[0])
-            said = printable(said or "it hung up", SAID)
+            said = sanitize_line(said or "it hung up", MAX_LOGGED_CHARS)
             return DialFailed(f"{self._host} does not speak TLS as it should: {said}")
         return DialFailed(f"{self._host} ended the handshake of TLS: {reason.getErrorMessage()}")
 

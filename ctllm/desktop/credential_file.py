@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import BadConfiguration
-from ctllm.system.atomic_write import save, set_aside
+from ctllm.system.atomic_write import rename_damaged, write_atomically
 from ctllm.system.file_lock import locked
 
 #: Seconds to wait for another process that is changing the file, which takes it milliseconds.
@@ -88,7 +88,7 @@ class CredentialFile:
 
     def save(self, credentials: Credentials) -> None:
         """Replace the file, whatever is in it; BadConfiguration where that cannot be."""
-        save(self.path, msgspec.json.format(msgspec.json.encode(credentials)))
+        write_atomically(self.path, msgspec.json.format(msgspec.json.encode(credentials)))
 
     def version(self) -> int:
         """A number that changes whenever the file does; 0 without one."""
@@ -124,7 +124,7 @@ class CredentialFile:
     def _damaged(self, error: InvalidJson) -> str:
         """Set the file aside, and say so; gives the desktop's id as far as it can be made out."""
         found = _ID.search(self.path.read_bytes())
-        kept = set_aside(self.path)
+        kept = rename_damaged(self.path)
         self.damage = (
             f"{self.path} was damaged ({error}) and is kept as {kept.name}. "
             "Sign in again with: ctllm login; or mend that file and put it back"

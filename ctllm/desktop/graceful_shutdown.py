@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from ctllm.desktop.broker.broker import Broker
 from ctllm.errors import DesktopLost
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 
 #: Seconds between two looks whether everything is done; the first is after the answer has left.
 OFTEN = 0.2
@@ -29,12 +29,12 @@ class Leaving(Service):
         self._under_way = under_way
         self._stop = stop
         self._until = 0.0
-        self._loop = Periodic(self._look, reactor, "quitting")
+        self._loop = PeriodicCall(self._look, reactor, "quitting")
 
     def begin(self, seconds: float) -> int:
         """End when all is done, or after so many seconds; gives how many are under way."""
         self._until = self._reactor.seconds() + seconds
-        if not self._loop.running:
+        if not self._loop.is_running:
             self._log.info("quitting, as was asked")
             self._loop.start(OFTEN, now=False)
         return self._under_way()

@@ -13,7 +13,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.logger import Logger
 
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 
 #: Seconds between two looks.
 OFTEN = 1.0
@@ -52,7 +52,7 @@ class Surroundings(Service):
         self.on_change: Callable[[str], None] = lambda why: None
         self.peer: Callable[[], str] = lambda: ""
         self._wall, self._steady, self._address = wall, steady, address
-        self._loop = Periodic(self._look, reactor, "watching for sleep and another network")
+        self._loop = PeriodicCall(self._look, reactor, "watching for sleep and another network")
         self._apart = 0.0
         self._addresses: dict[str, str] = {}
 

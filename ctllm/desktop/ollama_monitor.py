@@ -16,9 +16,9 @@ from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.common.buffer_budget import Room
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.sanitize import printable
+from ctllm.common.memory_budget import BufferBudget
+from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -27,7 +27,7 @@ from ctllm.http.header_policy import request_to_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import changes_models
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 from ctllm.relay.completion_observer import Noted
 from ctllm.tunnel.frames import MAX_MODELS, Status
 
@@ -77,7 +77,7 @@ class OllamaServer:
     def __init__(self, url: str, kind: str, reactor: Any, refuse_remote: bool = False) -> None:
         self.url = url
         self._refuses_remote = refuse_remote
-        self.remote = RemoteModels(self._open, Room(MAX_HELD))
+        self.remote = RemoteModels(self._open, BufferBudget(MAX_HELD))
         self._kind = kind
         self._reactor = reactor
         parts = urlsplit(url)
@@ -108,7 +108,7 @@ class OllamaServer:
         models = tags.models or ()
         self.remote.learn(model.name for model in models if model.remote_host)
         names = tuple(model.name for model in models if self._is_offered(model.name))
-        return Status(self._kind, printable(version.version, LONGEST), names[:MAX_MODELS])
+        return Status(self._kind, sanitize_line(version.version, LONGEST), names[:MAX_MODELS])
 
     async def loaded(self) -> tuple[str, ...]:
         """The models that are in memory now, as far as it says."""
@@ -143,7 +143,7 @@ class Ollama(Service):
         self.real = real
         self._demo: OllamaServer | None = None
         self._interval = interval
-        self._loop = Periodic(self.check, reactor, "looking for Ollama")
+        self._loop = PeriodicCall(self.check, reactor, "looking for Ollama")
         self._news: Deferred[None] | None = None  # a look out of turn, while it lasts
         self._more_news = False
 

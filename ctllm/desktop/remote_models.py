@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import CtllmError, Forbidden
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
@@ -30,7 +30,7 @@ class RemoteModels:
     It is an `Upstream`. `room` is for what is held of compressed bodies while they are read.
     """
 
-    def __init__(self, open: Open, room: Room) -> None:
+    def __init__(self, open: Open, room: BufferBudget) -> None:
         self._open = open
         self._room = room
         self._listed: frozenset[str] = frozenset()

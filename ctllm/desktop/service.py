@@ -40,7 +40,7 @@ from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.ipc import messages
-from ctllm.system.launch_commands import window_program
+from ctllm.system.launch_commands import window_command
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import Status
 from ctllm.tunnel.responder import Responder
@@ -212,7 +212,7 @@ class DesktopService(MultiService):
 
     def _window_program(self) -> list[str] | None:
         wanted = self._settings.page_window == "auto"
-        return window_program() if wanted and can_have_window(self._environ, sys.platform) else None
+        return window_command() if wanted and can_have_window(self._environ, sys.platform) else None
 
     def _fresh(self, report: Report) -> Callable[[], Awaitable[messages.Status]]:
         async def status() -> messages.Status:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.common.json_decoder import InvalidJson, decode_members
+from ctllm.common.json_decoder import InvalidJson, decode_object_pairs
 from ctllm.errors import BadRequest, ContentTooLarge, CtllmError, Forbidden, ServiceUnavailable
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
@@ -139,7 +139,7 @@ def _members(body: bytes) -> list[tuple[str, object]]:
     Ollama minds no case and takes the last of two. Raises BadRequest where it is no object.
     """
     try:
-        return [(name.casefold(), value) for name, value in decode_members(body)]
+        return [(name.casefold(), value) for name, value in decode_object_pairs(body)]
     except InvalidJson:
         raise BadRequest("The body is no JSON object.") from None
 

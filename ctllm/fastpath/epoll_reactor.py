@@ -43,7 +43,7 @@ else:
             # is gone through in rounds).
             sockets: dict[int, Any] = self._selectables
             read_or_write = self._doReadOrWrite
-            for fd, event in self._poller.poll(-1 if timeout is None else timeout, EVENTS):
+            for fd, event in self._poller.poll(-1 if timeout is None else timeout, MAX_EVENTS):
                 socket = sockets.get(fd)
                 if socket is None:
                     continue  # an event before it closed it
@@ -55,6 +55,6 @@ else:
 
 #: How many sockets are served between two looks at the clock. What they bring is sent on after them
 #: all, so with many streams this is what a line waits for; a turn costs about as much as two lines.
-EVENTS = 64
+MAX_EVENTS = 64
 
 _log = Logger()

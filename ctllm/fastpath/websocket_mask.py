@@ -16,23 +16,23 @@ try:
 except ImportError:  # not in every autobahn's package
     _in_c = None
 
-KEY = 4
+KEY_LENGTH = 4
 """Bytes of a key."""
 
 #: From here on the call to C is cheaper than one long integer.
-_MANY = 512
+_MIN_NATIVE_LENGTH = 512
 
 
-def mask(payload: bytes, key: bytes) -> bytes:
+def apply_mask(payload: bytes, key: bytes) -> bytes:
     """XOR each byte with its byte of the `key` (4 bytes), over and over; its own reverse."""
-    if _in_c is not None and len(payload) >= _MANY:
-        return _mask_in_c(payload, key, *_in_c)
+    if _in_c is not None and len(payload) >= _MIN_NATIVE_LENGTH:
+        return _mask_natively(payload, key, *_in_c)
     size = len(payload)
-    keys = int.from_bytes((key * (size // KEY + 1))[:size], "little")
+    keys = int.from_bytes((key * (size // KEY_LENGTH + 1))[:size], "little")
     return (int.from_bytes(payload, "little") ^ keys).to_bytes(size, "little")
 
 
-def _mask_in_c(payload: bytes, key: bytes, ffi: Any, lib: Any) -> bytes:
+def _mask_natively(payload: bytes, key: bytes, ffi: Any, lib: Any) -> bytes:
     masked = bytearray(payload)
     masker = lib.nvx_xormask_new(ffi.from_buffer("uint8_t[]", key))
     if not masker:

@@ -15,55 +15,55 @@ from ctllm.reactor.timeout import Timeout
 
 #: Seconds until the first look at a connection that is not read, the growth of the time between
 #: two, and the most of it: thousands may be unread at once.
-LOOK, GROWTH, LONGEST = 0.1, 1.5, 0.5
+FIRST_INTERVAL, INTERVAL_GROWTH, MAX_INTERVAL = 0.1, 1.5, 0.5
 
 #: When a silent connection is asked, how often, and how many times in vain; by itself the system
 #: waits for two hours.
-_PROBES = tuple(
+_KEEPALIVE_OPTIONS = tuple(
     (getattr(socket, name), value)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 )
-_ENDS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
+_HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
 
 
-class Attention:
+class HangupMonitor:
     """Reads a transport or not, and aborts one that hung up unread."""
 
     def __init__(self, clock: Clock) -> None:
         self._transport: Any = None
-        self._next = Timeout(clock, self._look)
-        self._pause = LOOK
+        self._next_poll = Timeout(clock, self._poll)
+        self._interval = FIRST_INTERVAL
 
-    def turn(self, transport: Any, reading: bool) -> None:
+    def set_reading(self, transport: Any, reading: bool) -> None:
         """Read it from now on, or do not."""
         if reading is not (self._transport is None):
-            (self._heed if reading else self._ignore)(transport)
+            (self._resume if reading else self._pause)(transport)
 
-    def _heed(self, transport: Any) -> None:
-        self.lift()
+    def _resume(self, transport: Any) -> None:
+        self.stop()
         transport.resumeProducing()
 
-    def _ignore(self, transport: Any) -> None:
+    def _pause(self, transport: Any) -> None:
         self._transport = transport
         transport.pauseProducing()
-        self._pause = LOOK
-        self._next.set(LOOK)
+        self._interval = FIRST_INTERVAL
+        self._next_poll.start(FIRST_INTERVAL)
 
-    def _look(self) -> None:
-        if hung_up(self._transport):
+    def _poll(self) -> None:
+        if has_hung_up(self._transport):
             self._transport.abortConnection()
         else:
-            self._pause = min(LONGEST, self._pause * GROWTH)
-            self._next.set(self._pause)
+            self._interval = min(MAX_INTERVAL, self._interval * INTERVAL_GROWTH)
+            self._next_poll.start(self._interval)
 
-    def lift(self) -> None:
+    def stop(self) -> None:
         """The connection is read, or over: it tells by itself."""
         self._transport = None
-        self._next.cancel()
+        self._next_poll.cancel()
 
 
-def keep_alive(transport: Any) -> None:
+def enable_tcp_keepalive(transport: Any) -> None:
     """Have the system ask a silent TCP connection whether its other side is still there.
 
     What a client that left had still to send waits before its end. Where that is not read, the end
@@ -75,19 +75,19 @@ def keep_alive(transport: Any) -> None:
     if not isinstance(handle, socket.socket) or handle.family not in inet:
         return
     transport.setTcpKeepAlive(True)
-    for option, seconds in _PROBES:
+    for option, seconds in _KEEPALIVE_OPTIONS:
         handle.setsockopt(socket.IPPROTO_TCP, option, seconds)
 
 
-def hung_up(transport: Any) -> bool:
+def has_hung_up(transport: Any) -> bool:
     """Whether the other side closed, though what it sent before is still to be read.
 
     False where that cannot be known: not on every system, not without a socket.
     """
-    plain = transport.transport if is_tls(transport) else transport
-    handle = getattr(plain, "getHandle", None)
+    socket_transport = transport.transport if is_tls(transport) else transport
+    handle = getattr(socket_transport, "getHandle", None)
     if handle is None or not hasattr(select, "poll"):
         return False
-    asked = select.poll()
-    asked.register(handle(), _ENDS)
-    return bool(asked.poll(0))
+    poller = select.poll()
+    poller.register(handle(), _HANGUP_EVENTS)
+    return bool(poller.poll(0))

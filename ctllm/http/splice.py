@@ -9,18 +9,18 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ctllm.fastpath.direct_write import write_now
-from ctllm.http.hangup_monitor import hung_up
+from ctllm.http.hangup_monitor import has_hung_up
 from ctllm.reactor.interfaces import Clock, Transport, is_tls
 from ctllm.reactor.timeout import Timeout
 
 #: Seconds that a side has to take the last words of the other, which closed. One whose network is
 #: gone never takes them, and the system finds that out only after many minutes.
-LAST_WORDS = 10.0
+CLOSE_TIMEOUT = 10.0
 #: Seconds between looks whether a side that is not read, because the other is full, has closed.
-LOOK = 5.0
+HANGUP_POLL_INTERVAL = 5.0
 
 
-def hand_over(transport: Any, protocol: Protocol) -> None:
+def replace_protocol(transport: Any, protocol: Protocol) -> None:
     """Make `protocol` the one that `transport` speaks to from now on."""
     if is_tls(transport):
         transport.wrappedProtocol = protocol
@@ -29,36 +29,36 @@ def hand_over(transport: Any, protocol: Protocol) -> None:
     protocol.makeConnection(transport)
 
 
-class Side(Protocol):
+class SplicedConnection(Protocol):
     """One of the two connections; its bytes go to the other."""
 
     transport: Any
-    other: Side | None = None
+    peer: SplicedConnection | None = None
 
-    def __init__(self, clock: Clock, on_over: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, on_closed: Callable[[], None]) -> None:
         self.clock = clock
-        self._on_over = on_over
-        self._last_words = Timeout(clock, self._abort)
-        self._look = Timeout(clock, self._see)
+        self._on_closed = on_closed
+        self._close_timeout = Timeout(clock, self._abort)
+        self._hangup_poll = Timeout(clock, self._poll_hangup)
 
     def dataReceived(self, data: bytes) -> None:
         """Pass on what came."""
-        if self.other is not None:
-            write_now(self.other.transport, data)
+        if self.peer is not None:
+            write_now(self.peer.transport, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """One side closed: what it said still leaves, then the other closes too."""
-        self._last_words.cancel()
-        self._look.cancel()
-        other, self.other = self.other, None
-        if other is not None:
-            other.other = None
-            other.close()
-            self._on_over()
+        self._close_timeout.cancel()
+        self._hangup_poll.cancel()
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            peer.peer = None
+            peer.close()
+            self._on_closed()
 
     def close(self) -> None:
         """Close once everything is sent, or when that takes too long."""
-        self._last_words.set(LAST_WORDS)
+        self._close_timeout.start(CLOSE_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -70,47 +70,50 @@ class Side(Protocol):
     def pauseProducing(self) -> None:
         """The other is full. It may be dead, and then this side closes, and nobody reads that."""
         self.transport.pauseProducing()
-        self._look.set(LOOK)
+        self._hangup_poll.start(HANGUP_POLL_INTERVAL)
 
     def resumeProducing(self) -> None:
         """The other has room."""
-        self._look.cancel()
+        self._hangup_poll.cancel()
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
         """The other closed; its `connectionLost` tells the rest."""
 
-    def _see(self) -> None:
-        if self.other is not None and hung_up(self.transport):
-            self.other.hurry()
+    def _poll_hangup(self) -> None:
+        if self.peer is not None and has_hung_up(self.transport):
+            self.peer.start_close_timeout()
         else:
-            self._look.set(LOOK)
+            self._hangup_poll.start(HANGUP_POLL_INTERVAL)
 
-    def hurry(self) -> None:
+    def start_close_timeout(self) -> None:
         """What is still to come are last words: take them, or be dropped."""
-        self._last_words.set(LAST_WORDS)
+        self._close_timeout.start(CLOSE_TIMEOUT)
 
 
-def join(
-    taken: Transport,
-    made: Transport,
+def splice(
+    client: Transport,
+    upstream: Transport,
     clock: Clock,
-    answered: bytes,
-    read: bytes,
-    on_over: Callable[[], None] = lambda: None,
+    to_client: bytes,
+    to_upstream: bytes,
+    on_closed: Callable[[], None] = lambda: None,
 ) -> None:
     """Join two connections that have both left HTTP.
 
     `answered` goes to `taken` before anything, `read` was already read from it and goes to `made`.
     `on_over` is called once, when the first of the two has closed.
     """
-    near, far = Side(clock, on_over), Side(clock, on_over)
-    near.other, far.other = far, near
-    made.unregisterProducer()
-    hand_over(taken, near)
-    hand_over(made, far)
-    taken.registerProducer(far, True)
-    made.registerProducer(near, True)
-    taken.write(answered)
-    if read:
-        made.write(read)
+    client_side, upstream_side = (
+        SplicedConnection(clock, on_closed),
+        SplicedConnection(clock, on_closed),
+    )
+    client_side.peer, upstream_side.peer = upstream_side, client_side
+    upstream.unregisterProducer()
+    replace_protocol(client, client_side)
+    replace_protocol(upstream, upstream_side)
+    client.registerProducer(upstream_side, True)
+    upstream.registerProducer(client_side, True)
+    client.write(to_client)
+    if to_upstream:
+        upstream.write(to_upstream)

@@ -20,11 +20,11 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.line_reader import Lines
+from ctllm.common.line_reader import LineReader
 from ctllm.errors import BadGateway, CtllmError, NotRunning, Unauthorized, error_from_wire
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
-from ctllm.system.unix_sockets import peer_credentials, pinned
+from ctllm.system.unix_sockets import peer_credentials, pinned_path
 
 #: Seconds that an answer may take; signing in and opening the page ask the cloud.
 PATIENCE = 30.0
@@ -43,7 +43,7 @@ class IpcClient:
 
     def __init__(self, state: Path, patience: float = PATIENCE) -> None:
         self._next = 0
-        self._lines = Lines(protocol.MAX_ANSWER)
+        self._lines = LineReader(protocol.MAX_ANSWER)
         self._pending: deque[bytes] = deque()
         self._heard: deque[protocol.Event] = deque()  # events that came before an answer
         self._patience = patience
@@ -201,7 +201,7 @@ def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
     """
     if sys.platform == "win32":
         raise OSError("this system has no UNIX sockets")
-    with pinned(path) as there:
+    with pinned_path(path) as there:
         made = _dial(socket.AF_UNIX, there, patience)
     peer = peer_credentials(made)
     if peer is not None and peer.uid not in (owner, 0):

@@ -6,7 +6,7 @@ import math
 from typing import Protocol
 from urllib.parse import parse_qs
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.content_coding import ZstdDecoder, is_zstd, starts_as_zstd
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.message.multipart import FormFieldScanner, get_boundary
@@ -36,7 +36,9 @@ class ModelFinder(Protocol):
         """Nothing more is read of the body."""
 
 
-def model_finder(head: RequestHead, room: Room, thorough: bool = False) -> ModelFinder | None:
+def model_finder(
+    head: RequestHead, room: BufferBudget, thorough: bool = False
+) -> ModelFinder | None:
     """What finds the model in the body of this request, or None where that names none.
 
     With `thorough` it reads on for a second name, however long the body is.
@@ -55,7 +57,7 @@ def model_finder(head: RequestHead, room: Room, thorough: bool = False) -> Model
 class _Compressed:
     """The model's name in JSON that is compressed; or that only claims to be, which JSON tells."""
 
-    def __init__(self, name: ModelName, room: Room) -> None:
+    def __init__(self, name: ModelName, room: BufferBudget) -> None:
         self._json = name
         self._decoder = ZstdDecoder(name, room)
         self._reader: ZstdDecoder | ModelName | None = None

@@ -20,12 +20,12 @@ from ctllm.http.header_policy import ASSERTION, SCOPE
 from ctllm.http.message.head import RequestHead, get_header, without_headers
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.http.server.upgrade import header_elements, require_websocket
-from ctllm.http.splice import hand_over
+from ctllm.http.splice import replace_protocol
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.resumption import wanted_exchange
 from ctllm.tunnel.frames import SUBPROTOCOL
-from ctllm.tunnel.websocket.factories import ProxySockets
+from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
 #: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
 MAX_TUNNELS = 2 * MAX_DESKTOPS
@@ -39,7 +39,7 @@ class ProxyApp:
         rendezvous: DesktopRegistry,
         relay: RequestRouter,
         verifier: Verifier,
-        sockets: ProxySockets,
+        sockets: ProxyWebSocketFactory,
         budget: MemoryBudget,
     ) -> None:
         self._rendezvous = rendezvous
@@ -93,7 +93,7 @@ class ProxyApp:
     def _tunnel(self, incoming: ServerRequest, claims: Claims) -> None:
         if SERVE not in claims.scopes:
             raise Forbidden("this sign-in may use models, not offer them")
-        if self._sockets.open >= MAX_TUNNELS:
+        if self._sockets.open_connections >= MAX_TUNNELS:
             raise ServiceUnavailable(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
         require_websocket(incoming)
         if SUBPROTOCOL.encode() not in header_elements(incoming.head.headers, _PROTOCOLS):
@@ -101,7 +101,7 @@ class ProxyApp:
         socket = self._sockets.buildProtocol(None)
         transport, read = incoming.hijack()
         incoming.release_connection()  # tunnels have a limit of their own
-        hand_over(transport, socket)
+        replace_protocol(transport, socket)
         socket.dataReceived(incoming.raw_head + read)
 
     def _take_up(self, incoming: ServerRequest) -> None:

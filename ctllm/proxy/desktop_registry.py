@@ -29,7 +29,7 @@ from ctllm.tunnel.frames import (
 )
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.peer import check
-from ctllm.tunnel.websocket.transport import ProxySocket
+from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
 #: Most desktops one user may have connected.
 MAX_DESKTOPS = 32
@@ -64,7 +64,7 @@ class DesktopRegistry:
 
     # -- desktops come and go
 
-    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+    def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
         """Take a bridge's first message, which must begin with HELLO; ProtocolViolation if not."""
         kind, _, payload = next(split(message), (0, b"", b""))
         if kind != Kind.HELLO:
@@ -93,20 +93,20 @@ class DesktopRegistry:
         known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
         return known
 
-    def _replace(self, meeting: ConnectedDesktop, socket: ProxySocket) -> None:
+    def _replace(self, meeting: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         """The newest connection of a desktop is the one: the older may be dead without knowing."""
         older = meeting.socket
         if older is not None:
             older.tunnel = None
-            older.leave(_REPLACED)
+            older.close_gracefully(_REPLACED)
             meeting.opener.disconnected(self._clock.seconds())
         meeting.socket = socket
         meeting.since = self._clock.seconds()
-        socket.carry(meeting.opener)
+        socket.attach_tunnel(meeting.opener)
         socket.on_closed = lambda: self._left(meeting, socket)
         self._log.info("desktop {name} is connected", name=meeting.desktop.name)
 
-    def _left(self, meeting: ConnectedDesktop, socket: ProxySocket) -> None:
+    def _left(self, meeting: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         if meeting.socket is socket:
             meeting.socket = None
             self._log.info("desktop {name} left", name=meeting.desktop.name)
@@ -125,7 +125,7 @@ class DesktopRegistry:
         """Tell every bridge that this proxy goes away."""
         for meeting in self._meetings.values():
             if meeting.socket is not None:
-                meeting.socket.leave()
+                meeting.socket.close_gracefully()
 
     # -- requests go to one of them
 

@@ -10,7 +10,7 @@ from typing import Any
 from ctllm.ollama.api import canonical
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.initiator import Initiator
-from ctllm.tunnel.websocket.transport import ProxySocket
+from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
 #: Seconds for which a desktop whose models were just changed may have more than it told.
 NEWS = 5.0
@@ -22,7 +22,7 @@ class ConnectedDesktop:
 
     desktop: Desktop
     opener: Initiator
-    socket: ProxySocket | None = None
+    socket: ProxyWebSocket | None = None
     since: float = 0.0
     changed: float = -math.inf  # when an exchange ended that may have changed its models
     _read: Status | None = None

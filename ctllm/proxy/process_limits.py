@@ -8,7 +8,7 @@ from importlib import import_module
 
 import twisted
 from ctllm.http.message.content_coding import load_zstd
-from ctllm.system.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges, restrict_file_access
 
 #: What the C library reads to tell the time of day here.
 _TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
@@ -67,7 +67,7 @@ def confine(memory_bytes: int, max_open_files: int) -> None:
 def sandbox() -> None:
     """Keep this process to the files of Python, which are read when a module is first used."""
     forbid_new_privileges()
-    forbid_files([*filter(os.path.isabs, sys.path), *_TIME_ZONES])
+    restrict_file_access([*filter(os.path.isabs, sys.path), *_TIME_ZONES])
     forbid_inspection()
 
 

@@ -5,7 +5,7 @@ With one desktop to choose from nothing is looked at and nothing waits.
 
 from __future__ import annotations
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
@@ -22,7 +22,7 @@ from ctllm.relay.fan_out import ask_all
 class RequestRouter:
     """The ways of a proxy. `room` is for what has to be held before it is known where to go."""
 
-    def __init__(self, rendezvous: DesktopRegistry, clock: Clock, room: Room) -> None:
+    def __init__(self, rendezvous: DesktopRegistry, clock: Clock, room: BufferBudget) -> None:
         self._rendezvous = rendezvous
         self._clock = clock
         self._room = room

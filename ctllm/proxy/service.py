@@ -14,8 +14,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from ctllm.auth.session_assertions import Verifier
-from ctllm.common.buffer_budget import Room
-from ctllm.common.memory_budget import MemoryBudget
+from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.config import Proxy
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter
@@ -28,7 +27,7 @@ from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.proxy.process_limits import become, confine, memory_budget, sandbox
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.reactor.periodic import PeriodicService
-from ctllm.tunnel.websocket.factories import ProxySockets
+from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
 #: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
 HELD = 4
@@ -60,14 +59,14 @@ def proxy_service(
         settings.resume_seconds_max,
         budget,
     )
-    sockets = ProxySockets(
+    sockets = ProxyWebSocketFactory(
         reactor,
         rendezvous.greeted,
         settings.ping_seconds,
         settings.ping_timeout_seconds,
         budget,
     )
-    relay = RequestRouter(rendezvous, reactor, Room(budget.size // HELD, budget))
+    relay = RequestRouter(rendezvous, reactor, BufferBudget(budget.size // HELD, budget))
     app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets, budget)
     whole = MultiService()
     ExitOnMemoryError().setServiceParent(whole)

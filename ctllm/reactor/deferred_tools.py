@@ -12,30 +12,30 @@ from ctllm.reactor.interfaces import Clock
 T = TypeVar("T")
 
 
-class Waiting(Generic[T]):
+class Waiters(Generic[T]):
     """Those who wait for one outcome; each may give up without troubling the others."""
 
     def __init__(self) -> None:
-        self._all: list[Deferred[T]] = []
+        self._waiting: list[Deferred[T]] = []
 
     def __bool__(self) -> bool:
-        return bool(self._all)
+        return bool(self._waiting)
 
-    def join(self) -> Deferred[T]:
+    def wait(self) -> Deferred[T]:
         """Wait; cancel what this gives to wait no more."""
-        one: Deferred[T] = Deferred(self._all.remove)
-        self._all.append(one)
+        one: Deferred[T] = Deferred(self._waiting.remove)
+        self._waiting.append(one)
         return one
 
     def succeed(self, value: T) -> None:
         """Give `value` to all who wait now."""
-        everyone, self._all = self._all, []
+        everyone, self._waiting = self._waiting, []
         for one in everyone:
             one.callback(value)
 
     def fail(self, error: Exception) -> None:
         """Raise `error` in all who wait now."""
-        everyone, self._all = self._all, []
+        everyone, self._waiting = self._waiting, []
         for one in everyone:
             one.errback(error)
 
@@ -47,7 +47,7 @@ def sleep(clock: Clock, seconds: float) -> Deferred[None]:
     return awake
 
 
-async def within(clock: Clock, seconds: float, doing: Coroutine[Any, Any, T]) -> T:
+async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:
     """Do it, but cancel it and raise `defer.TimeoutError` after `seconds`."""
-    working = Deferred.fromCoroutine(doing)
-    return cast(T, await working.addTimeout(seconds, cast(Any, clock)))
+    working = Deferred.fromCoroutine(coroutine)
+    return cast(T, await working.addTimeout(timeout, cast(Any, clock)))

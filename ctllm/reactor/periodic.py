@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from ctllm.errors import CtllmError
 
 
-class Periodic:
+class PeriodicCall:
     """Calls `work`, which may be asynchronous, again and again by `clock`, one call at a time.
 
     Twisted's LoopingCall ends for ever at the first exception, and TimerService with it. `what`
@@ -23,33 +23,33 @@ class Periodic:
 
     _log = Logger()
 
-    def __init__(self, work: Callable[[], Any], clock: Any, what: str) -> None:
+    def __init__(self, work: Callable[[], Any], clock: Any, description: str) -> None:
         self._work = work
-        self._what = what
+        self._description = description
         self._loop = LoopingCall(self._call)
         self._loop.clock = clock
-        self._under_way: Deferred[Any] | None = None
+        self._current_call: Deferred[Any] | None = None
         self._last_failure = ""
 
     @property
-    def running(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it was started and not stopped."""
         return bool(self._loop.running)
 
-    def start(self, seconds: float, now: bool = True) -> None:
+    def start(self, interval: float, now: bool = True) -> None:
         """Call every so many seconds, for the first time at once or after them."""
-        self._loop.start(seconds, now)
+        self._loop.start(interval, now)
 
     def stop(self) -> None:
         """Call no more, and cancel the call under way."""
         if self._loop.running:
             self._loop.stop()
-        if self._under_way is not None:
-            self._under_way.cancel()
+        if self._current_call is not None:
+            self._current_call.cancel()
 
     def _call(self) -> Deferred[None]:
-        self._under_way = maybeDeferred(self._work)
-        return self._under_way.addCallbacks(self._succeeded, self._failed)
+        self._current_call = maybeDeferred(self._work)
+        return self._current_call.addCallbacks(self._succeeded, self._failed)
 
     def _succeeded(self, _: object) -> None:
         self._last_failure = ""
@@ -57,29 +57,31 @@ class Periodic:
     def _failed(self, reason: Failure) -> None:
         if reason.check(CancelledError) and not self._loop.running:
             return
-        said = f"{reason.type} {reason.getErrorMessage()}"
-        if said != self._last_failure:
-            self._last_failure = said
-            self._tell(reason)
+        message = f"{reason.type} {reason.getErrorMessage()}"
+        if message != self._last_failure:
+            self._last_failure = message
+            self._log_failure(reason)
 
-    def _tell(self, reason: Failure) -> None:
+    def _log_failure(self, reason: Failure) -> None:
         if isinstance(reason.value, CtllmError):
-            self._log.warn("{what} failed: {why}", what=self._what, why=reason.value.message)
+            self._log.warn("{what} failed: {why}", what=self._description, why=reason.value.message)
         else:
-            self._log.failure("{what} failed; it is tried again", reason, what=self._what)
+            self._log.failure("{what} failed; it is tried again", reason, what=self._description)
 
 
 class PeriodicService(Service):
     """Calls `work` at the start of the service, and then every so many seconds."""
 
-    def __init__(self, seconds: float, work: Callable[[], Any], clock: Any, what: str) -> None:
-        self._seconds = seconds
-        self._periodic = Periodic(work, clock, what)
+    def __init__(
+        self, interval: float, work: Callable[[], Any], clock: Any, description: str
+    ) -> None:
+        self._interval = interval
+        self._periodic = PeriodicCall(work, clock, description)
 
     def startService(self) -> None:
         """Begin."""
         super().startService()
-        self._periodic.start(self._seconds)
+        self._periodic.start(self._interval)
 
     def stopService(self) -> None:
         """End, with the call that is under way."""

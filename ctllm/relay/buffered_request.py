@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.ollama.requested_model import ModelFinder
@@ -24,7 +24,9 @@ Begin = Callable[[str | None, ResponseSink], RequestSink]
 class BufferedRequest:
     """A `Call` that first finds out where to go."""
 
-    def __init__(self, name: ModelFinder, begin: Begin, caller: ResponseSink, room: Room) -> None:
+    def __init__(
+        self, name: ModelFinder, begin: Begin, caller: ResponseSink, room: BufferBudget
+    ) -> None:
         self._name = name
         self._begin = begin
         self._caller = caller
@@ -43,10 +45,10 @@ class BufferedRequest:
             self._call.write(piece)
             return
         self._held += piece
-        self._room.take(len(piece))
+        self._room.reserve(len(piece))
         if self._call is None:
             self._name.feed(piece)
-            if self._name.settled or len(self._held) >= MOST or self._room.full:
+            if self._name.settled or len(self._held) >= MOST or self._room.is_full:
                 self._decide()
 
     def finish(self) -> None:
@@ -95,7 +97,7 @@ class BufferedRequest:
         while self._held and not self._busy:
             piece = bytes(self._held[:READ])
             del self._held[:READ]
-            self._room.give(len(piece))
+            self._room.release(len(piece))
             self._call.write(piece)
         if self._held or not self._ended:
             return
@@ -105,7 +107,7 @@ class BufferedRequest:
     def drop(self) -> None:
         """Nobody will want what waits."""
         self._name.close()
-        self._room.give(len(self._held))
+        self._room.release(len(self._held))
         self._held.clear()
 
     def wait(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import ClientDisconnected, CtllmError
 from ctllm.http.interfaces import Upstream
 from ctllm.http.message.head import RequestHead, ResponseHead, without_headers
@@ -28,7 +28,7 @@ _NOT_ASKED = (b"accept-encoding", b"content-length", b"transfer-encoding", b"ran
 
 
 async def ask_all(
-    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: Room
+    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: BufferBudget
 ) -> list[bytes]:
     """The lists that came within the time and the sizes, in the order of `upstreams`."""
     seconds = get_timeout(head, PATIENCE)
@@ -46,7 +46,7 @@ async def ask_all(
                 failure.trap(CtllmError)  # one that takes no request has no list
         return [bytes(listing.body) for listing in listings if listing.whole]
     finally:
-        room.give(sum(len(listing.body) for listing in listings))
+        room.release(sum(len(listing.body) for listing in listings))
 
 
 async def _ask(
@@ -67,7 +67,7 @@ async def _ask(
 class Listing:
     """A `Caller` that collects one list; `whole` if it is one."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: BufferBudget) -> None:
         self.body = bytearray()
         self.done: Deferred[None] = Deferred()
         self.ended = False  # the exchange came to its own end
@@ -87,8 +87,8 @@ class Listing:
     def write(self, piece: bytes) -> None:
         """Keep a piece, as far as there is room."""
         self.body += piece
-        self._room.take(len(piece))
-        if len(self.body) > MOST or self._room.full:
+        self._room.reserve(len(piece))
+        if len(self.body) > MOST or self._room.is_full:
             self.over()
 
     def finish(self) -> None:

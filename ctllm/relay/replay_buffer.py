@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.tunnel.flow_control import READ
 
 #: Most bytes of one body that are kept: pictures come in a request, whole models do not.
@@ -12,7 +12,7 @@ MOST = 16 * 1024 * 1024
 class Replay:
     """Keeps a body and how far it was sent. With `keeps` false only what is not sent is kept."""
 
-    def __init__(self, room: Room, keeps: bool) -> None:
+    def __init__(self, room: BufferBudget, keeps: bool) -> None:
         self._room = room
         self._held = bytearray()
         self._sent = 0  # bytes of what is held
@@ -22,14 +22,14 @@ class Replay:
     def add(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
         self._held += piece
-        self._room.take(len(piece))
-        if self.keeps and (len(self._held) > MOST or self._room.full):
+        self._room.reserve(len(piece))
+        if self.keeps and (len(self._held) > MOST or self._room.is_full):
             self.forget()
 
     @property
     def full(self) -> bool:
         """Whether no more should be held back."""
-        return len(self._held) >= MOST or self._room.full
+        return len(self._held) >= MOST or self._room.is_full
 
     @property
     def unsent(self) -> bool:
@@ -64,4 +64,4 @@ class Replay:
 
     def _drop(self, count: int) -> None:
         del self._held[:count]
-        self._room.give(count)
+        self._room.release(count)

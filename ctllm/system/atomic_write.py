@@ -10,7 +10,7 @@ from pathlib import Path
 from ctllm.errors import BadConfiguration
 
 
-def save(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at `path`; raises BadConfiguration where the folder cannot be written."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -30,18 +30,18 @@ def save(path: Path, content: bytes) -> None:
         ) from error
 
 
-def set_aside(path: Path) -> Path:
+def rename_damaged(path: Path) -> Path:
     """Rename a damaged file, so that nothing of it is lost, and give its new path."""
     when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    kept = path.with_name(f"{path.name}.damaged-{when}")
+    renamed = path.with_name(f"{path.name}.damaged-{when}")
     number = 1
-    while kept.exists():
+    while renamed.exists():
         number += 1
-        kept = path.with_name(f"{path.name}.damaged-{when}-{number}")
+        renamed = path.with_name(f"{path.name}.damaged-{when}-{number}")
     try:
-        path.rename(kept)
+        path.rename(renamed)
     except OSError as error:
         raise BadConfiguration(
             f"{path}: is damaged and cannot be renamed ({error.strerror}); rename it by hand"
         ) from error
-    return kept
+    return renamed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def has_screen(platform: str, environ: Mapping[str, str]) -> bool:
+def has_graphical_session(platform: str, environ: Mapping[str, str]) -> bool:
     """Windows and macOS have one; elsewhere the environment names it."""
     if platform in ("win32", "darwin"):
         return True

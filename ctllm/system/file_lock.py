@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 #: Seconds between two attempts to get a lock.
-_AGAIN = 0.01
+_RETRY_INTERVAL = 0.01
 
 if sys.platform == "win32":
     import msvcrt
@@ -28,7 +28,7 @@ else:
 
 
 @contextmanager
-def locked(path: Path, patience: float) -> Iterator[None]:
+def locked(path: Path, timeout: float) -> Iterator[None]:
     """Hold the file at `path`, made where it is missing, for the length of the block.
 
     Raises TimeoutError where another holds it for `patience` seconds, OSError where it cannot be
@@ -36,17 +36,17 @@ def locked(path: Path, patience: float) -> Iterator[None]:
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
-        until = time.monotonic() + patience
-        while not _held(handle):
+        until = time.monotonic() + timeout
+        while not _try_acquire(handle):
             if time.monotonic() >= until:
-                raise TimeoutError(f"another process holds it for {patience:g} seconds")
-            time.sleep(_AGAIN)
+                raise TimeoutError(f"another process holds it for {timeout:g} seconds")
+            time.sleep(_RETRY_INTERVAL)
         yield
     finally:
         os.close(handle)
 
 
-def _held(handle: int) -> bool:
+def _try_acquire(handle: int) -> bool:
     try:
         hold(handle)
     except OSError:

@@ -11,19 +11,19 @@ def _bundled(name: str) -> list[str]:
     return [str(Path(sys.executable).with_name(name + suffix))]
 
 
-def desktop_program() -> list[str]:
+def desktop_command() -> list[str]:
     """The words that start a desktop, to which options may be added."""
     if getattr(sys, "frozen", False):
         return _bundled("ctllm-desktop")
     return [sys.executable, "-m", "ctllm", "desktop"]
 
 
-def window_program() -> list[str] | None:
+def window_command() -> list[str] | None:
     """The words that start the page's window; a bundle has none."""
     return None if getattr(sys, "frozen", False) else [sys.executable, "-m", "ctllm.webview_main"]
 
 
-def tray_program() -> list[str]:
+def tray_command() -> list[str]:
     """The words that start the tray."""
     if getattr(sys, "frozen", False):
         return _bundled("ctllm-tray")

@@ -43,7 +43,7 @@ def forbid_inspection() -> None:
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def forbid_files(readable: Iterable[str]) -> None:
+def restrict_file_access(readable: Iterable[str]) -> None:
     """From now on only what is below the folders or files `readable` can be opened, to be read.
 
     Nothing can be written, made, removed or run; as far as the kernel's version knows, no TCP

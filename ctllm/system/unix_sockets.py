@@ -18,7 +18,7 @@ from typing import NamedTuple
 _CREDENTIALS = struct.Struct("iII")
 
 
-class Credentials(NamedTuple):
+class PeerCredentials(NamedTuple):
     """The process at the other end of a connection, as the kernel knows it.
 
     For who connects these are of the process that called listen(). `pid` is 0 for a process of
@@ -34,17 +34,17 @@ class NotASocket(OSError):
     """What has the name is a symbolic link, or something else that is no socket."""
 
 
-def peer_credentials(connected: socket.socket) -> Credentials | None:
+def peer_credentials(connected: socket.socket) -> PeerCredentials | None:
     """Ask the kernel who is at the other end; None where the system does not tell (not Linux)."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
     told = connected.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    return Credentials(*_CREDENTIALS.unpack(told))
+    return PeerCredentials(*_CREDENTIALS.unpack(told))
 
 
 @contextmanager
-def pinned(path: str) -> Iterator[str]:
+def pinned_path(path: str) -> Iterator[str]:
     """Give a name for the socket that `path` names now, whatever `path` names later.
 
     Neither the last part of `path` nor the folder that it is in may be a symbolic link. Raises
@@ -52,7 +52,7 @@ def pinned(path: str) -> Iterator[str]:
     `path` itself is given, after the same check.
     """
     if not hasattr(os, "O_PATH"):
-        _check(path, os.lstat(path))
+        _require_socket(path, os.lstat(path))
         yield path
         return
     folder, name = os.path.split(path)
@@ -62,12 +62,12 @@ def pinned(path: str) -> Iterator[str]:
     finally:
         os.close(around)
     try:
-        _check(path, os.fstat(found))
+        _require_socket(path, os.fstat(found))
         yield f"/proc/self/fd/{found}"
     finally:
         os.close(found)
 
 
-def _check(path: str, found: os.stat_result) -> None:
+def _require_socket(path: str, found: os.stat_result) -> None:
     if not stat.S_ISSOCK(found.st_mode):
         raise NotASocket(f"{path} is not a socket")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.sanitize import SAID, printable
+from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.errors import ProtocolViolation
 
 VERSION = 1
@@ -136,7 +136,7 @@ def from_json(payload: bytes, kind: type[T]) -> T:
     except InvalidJson as error:
         name = kind.__name__.upper()
         raise ProtocolViolation(
-            f"a {name} payload that is not right: {printable(error, SAID)}"
+            f"a {name} payload that is not right: {sanitize_line(error, MAX_LOGGED_CHARS)}"
         ) from None
 
 

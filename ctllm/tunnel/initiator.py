@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from ctllm.common.memory_budget import MemoryBudget, unlimited
+from ctllm.common.memory_budget import MemoryBudget, unlimited_budget
 from ctllm.errors import (
     ClientDisconnected,
     CtllmError,
@@ -185,7 +185,7 @@ class Initiator(TunnelPeer[InitiatorStream]):
     ) -> None:
         super().__init__(window, grace, max_exchanges)
         self.admit = admit
-        self.budget = unlimited() if budget is None else budget
+        self.budget = unlimited_budget() if budget is None else budget
         self.status: Status | None = None
 
     @property

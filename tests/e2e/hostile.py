@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from ctllm.auth.session_assertions import MANAGE, USE
-from ctllm.cloud.identity import Assertions, Folder, load_keys
+from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys
 from tests.e2e.processes import children, option
 from tests.e2e.world import Program, World, until
 from tests.ports import free_port
@@ -148,7 +148,7 @@ async def fort(world: World, *options: str) -> Fort:
     world.key = await world.command("alice", "keys", "add", "--manage", "tests")
     await world.key_works()
     (proxy,) = children(cloud.pid)
-    keys = load_keys(Folder(world.state("cloud") / "cloud"))
+    keys = load_keys(PrivateDirectory(world.state("cloud") / "cloud"))
     word = Assertions(keys.signing, time.time).sign(option(proxy, "id"), frozenset({USE, MANAGE}))
     await until(lambda: ollama.bytes, "the desktop to ask its Ollama")
     doors = (

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.auth.api_keys import key_hash
 from ctllm.auth.session_assertions import SERVE, USE
-from ctllm.cloud.identity import Assertions, Folder, load_keys, proxy_id
+from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys, proxy_id
 from tests.e2e.processes import children, linux, option
 from tests.e2e.world import BIN, Program, World, read_all, until
 from tests.fake_ollama import FakeOllama, Script
@@ -378,7 +378,7 @@ def ask_socket(path: str, headers: dict[str, str]) -> int:
 async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
     sockets = {option(pid, "id"): option(pid, "socket") for pid in children(town.cloud.pid)}
-    keys = load_keys(Folder(town.world.state("cloud") / "cloud"))
+    keys = load_keys(PrivateDirectory(town.world.state("cloud") / "cloud"))
     alices, bobs = (proxy_id(keys.instance, one.id) for one in (town.alice, town.bob))
     assert {alices, bobs} <= set(sockets)
     true, forged, late = (

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.tunnel.websocket.frames import mask
+from ctllm.tunnel.websocket.frames import apply_mask
 from tests.e2e.network_place import Place, Reader, ask
 from tests.e2e.world import World, until
 from tests.fake_ollama import Script
@@ -34,7 +34,7 @@ async def asked(place: Place, path: str, **headers: str) -> Reader:
 def held_by(hello: bytes) -> Any:
     """The exchanges that a bridge says it holds, in the masked frame with its HELLO."""
     start = 4 if hello[1] & 0x7F == 126 else 2
-    payload = mask(hello[start + 4 :], hello[start : start + 4])
+    payload = apply_mask(hello[start + 4 :], hello[start : start + 4])
     return json.loads(payload[21 : 21 + int.from_bytes(payload[1:5], "big")])["exchanges"]
 
 

@@ -14,7 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.task import Cooperator, deferLater
 
-from ctllm.cloud.identity import Folder, Invites
+from ctllm.cloud.identity import Invites, PrivateDirectory
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.cloud_client import CloudClient
 from ctllm.desktop.cloud_session import Session, log_in
@@ -83,7 +83,7 @@ class Herd:
         self.desks = [Desk(world, url, number) for number in range(USERS * EACH)]
 
     async def sign_in(self) -> None:
-        folder = Folder(self.world.state("cloud") / "cloud").inner("invites")
+        folder = PrivateDirectory(self.world.state("cloud") / "cloud").subdirectory("invites")
         invites = Invites(folder, time.time)
 
         def each() -> Any:

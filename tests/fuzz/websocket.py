@@ -16,8 +16,8 @@ import txaio
 from twisted.internet.task import Clock
 
 from ctllm.tunnel.frames import MAX_MESSAGE, NO_EXCHANGE, Desktop, Hello, Kind, json_frame
-from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
-from ctllm.tunnel.websocket.transport import BridgeSocket
+from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSocketFactory
+from ctllm.tunnel.websocket.protocols import BridgeWebSocket
 from tests.fuzz.http import Wire, pieces
 from tests.fuzz.tunnel import answerer, mutated, opener, some_frame
 
@@ -41,10 +41,10 @@ def proxy(rng: Random, clock: Any) -> tuple[Any, Wire]:
     end.disconnected(0.0)
 
     def greeted(socket: Any, message: bytes) -> None:
-        socket.carry(end)
+        socket.attach_tunnel(end)
         end.receive(message)
 
-    socket, wire = ProxySockets(clock, greeted, 20, 10).buildProtocol(None), Wire()
+    socket, wire = ProxyWebSocketFactory(clock, greeted, 20, 10).buildProtocol(None), Wire()
     socket.makeConnection(wire)
     socket.dataReceived(UPGRADE)
     if rng.random() < 0.8:
@@ -57,10 +57,12 @@ def bridge(rng: Random, clock: Any) -> tuple[Any, Wire]:
     end: Any = answerer(rng)
     end.disconnected(0.0)
 
-    def make() -> BridgeSocket:
-        return BridgeSocket(clock, end, lambda _: end.connected(), lambda *_: None)
+    def make() -> BridgeWebSocket:
+        return BridgeWebSocket(clock, end, lambda _: end.connected(), lambda *_: None)
 
-    socket: Any = BridgeSockets("ws://x/ws/tunnel", {}, clock, make, 20, 10).buildProtocol(None)
+    socket: Any = BridgeWebSocketFactory("ws://x/ws/tunnel", {}, clock, make, 20, 10).buildProtocol(
+        None
+    )
     wire = Wire()
     socket.makeConnection(wire)
     (key,) = [
@@ -124,4 +126,4 @@ def attack(rng: Random, frames: int) -> int:
 def kept(socket: Any) -> int:
     """How many bytes an end keeps of what is not whole."""
     parts = getattr(socket, "message_data", None) or ()
-    return len(socket._messages) + len(socket.data or b"") + sum(map(len, parts))
+    return len(socket._frame_decoder) + len(socket.data or b"") + sum(map(len, parts))

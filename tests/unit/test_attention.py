@@ -9,7 +9,12 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http.hangup_monitor import LOOK, Attention, hung_up, keep_alive
+from ctllm.http.hangup_monitor import (
+    FIRST_INTERVAL,
+    HangupMonitor,
+    enable_tcp_keepalive,
+    has_hung_up,
+)
 
 
 class Held(StringTransport):
@@ -37,24 +42,24 @@ class AttentionTests(SynchronousTestCase):
         self.addCleanup(ours.close)
         self.addCleanup(self.theirs.close)
         self.held = Held(ours)
-        self.attention = Attention(self.clock)
+        self.attention = HangupMonitor(self.clock)
         self.theirs.sendall(b"unread")
 
     def pass_time(self) -> None:
-        self.clock.pump([LOOK] * 5)
+        self.clock.pump([FIRST_INTERVAL] * 5)
 
     def test_while_it_lives(self) -> None:
         """Nothing happens to one that is merely not read; read again, it is not looked at."""
-        self.attention.turn(self.held, False)
+        self.attention.set_reading(self.held, False)
         self.assertEqual(self.held.producerState, "paused")
         self.pass_time()
         self.assertFalse(self.held.aborted)
-        self.attention.turn(self.held, True)
+        self.attention.set_reading(self.held, True)
         self.assertEqual((self.held.producerState, self.clock.getDelayedCalls()), ("producing", []))
 
     def test_closed(self) -> None:
         """It is aborted soon after the other side closed, though there is something to read."""
-        self.attention.turn(self.held, False)
+        self.attention.set_reading(self.held, False)
         self.pass_time()
         self.theirs.close()
         self.assertFalse(self.held.aborted)
@@ -64,24 +69,24 @@ class AttentionTests(SynchronousTestCase):
 
     def test_half_closed(self) -> None:
         """Saying no more is hanging up."""
-        self.attention.turn(self.held, False)
+        self.attention.set_reading(self.held, False)
         self.theirs.shutdown(socket.SHUT_WR)
         self.pass_time()
         self.assertTrue(self.held.aborted)
 
     def test_over(self) -> None:
         """One that is over is not looked at any more."""
-        self.attention.turn(self.held, False)
-        self.attention.lift()
+        self.attention.set_reading(self.held, False)
+        self.attention.stop()
         self.theirs.close()
         self.pass_time()
         self.assertFalse(self.held.aborted)
 
     def test_said_twice(self) -> None:
         """To ignore what is ignored, or read what is read, changes nothing."""
-        self.attention.turn(self.held, True)
-        self.attention.turn(self.held, False)
-        self.attention.turn(self.held, False)
+        self.attention.set_reading(self.held, True)
+        self.attention.set_reading(self.held, False)
+        self.attention.set_reading(self.held, False)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
     def test_a_reset(self) -> None:
@@ -91,20 +96,20 @@ class AttentionTests(SynchronousTestCase):
             ours, _ = server.accept()
         self.addCleanup(ours.close)
         theirs.sendall(b"unread")
-        self.assertFalse(hung_up(Held(ours)))
+        self.assertFalse(has_hung_up(Held(ours)))
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-        self.assertTrue(hung_up(Held(ours)))
+        self.assertTrue(has_hung_up(Held(ours)))
 
     def test_what_cannot_be_known(self) -> None:
         """A transport without a socket has not hung up; one under TLS is asked for its socket."""
-        self.assertFalse(hung_up(StringTransport()))
+        self.assertFalse(has_hung_up(StringTransport()))
         secured = StringTransport()
         secured.wrappedProtocol = None
         secured.transport = self.held
-        self.assertFalse(hung_up(secured))
+        self.assertFalse(has_hung_up(secured))
         self.theirs.close()
-        self.assertTrue(hung_up(secured))
+        self.assertTrue(has_hung_up(secured))
 
     def test_the_system_asks_silent_ones(self) -> None:
         """A client that left with much unsent may never tell of its end."""
@@ -113,11 +118,11 @@ class AttentionTests(SynchronousTestCase):
             held.setTcpKeepAlive = lambda on: plain.setsockopt(  # type: ignore[attr-defined]
                 socket.SOL_SOCKET, socket.SO_KEEPALIVE, on
             )
-            keep_alive(held)
+            enable_tcp_keepalive(held)
             self.assertTrue(plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
             if hasattr(socket, "TCP_KEEPIDLE"):
                 idle = plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
                 self.assertLessEqual(idle, 60)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            keep_alive(Held(ours))
+            enable_tcp_keepalive(Held(ours))

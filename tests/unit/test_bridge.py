@@ -23,8 +23,8 @@ from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
-from ctllm.tunnel.websocket.factories import ProxySockets
-from ctllm.tunnel.websocket.transport import ProxySocket
+from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
+from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_websocket import Transport
 
@@ -104,24 +104,26 @@ class Cloud:
         if self.silent:
             server = Protocol()
         elif self.believes:
-            server = ProxySockets(self.clock, self.greeted, 20, 10).buildProtocol(None)
+            server = ProxyWebSocketFactory(self.clock, self.greeted, 20, 10).buildProtocol(None)
         client = factory.buildProtocol(None)
         pump = connect(server, Transport(server, True), client, Transport(client, False))
         self.pumps.append(pump)
         return succeed(client)
 
-    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+    def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
         if self.unwelcome == b"mute":
             return
         if self.unwelcome == b"silently":
-            socket.leave()
+            socket.close_gracefully()
             return
         self.opener.up = False
-        socket.carry(self.opener)
+        socket.attach_tunnel(self.opener)
         self.opener.receive(message)
         if self.unwelcome:
             reason = Reason(self.unwelcome.decode(), "somebody took over")
-            socket.leave(self.opener.outgoing() + json_frame(Kind.BYE, NO_EXCHANGE, reason))
+            socket.close_gracefully(
+                self.opener.outgoing() + json_frame(Kind.BYE, NO_EXCHANGE, reason)
+            )
 
     def move(self) -> bool:
         return any(pump.pump() for pump in self.pumps)

@@ -155,7 +155,7 @@ class BrokerTests(SynchronousTestCase):
         """Nothing is kept to be sent elsewhere."""
         self.others.signed_in = False
         wire = self.ask()
-        self.assertEqual(self.broker._room.held, 0)
+        self.assertEqual(self.broker._room.reserved, 0)
         self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
         self.assertIn(b" 503 ", wire.take_written())
 

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.broker.failover_request import FailoverRequest
 from ctllm.desktop.broker.routing_policy import Side
 from ctllm.errors import (
@@ -74,7 +74,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.ways = Ways()
         self.app = FakeResponseSink()
-        self.room = Room(1 << 20)
+        self.room = BufferBudget(1 << 20)
         self.brokered = self.make()
 
     def make(self, keeps: bool = True) -> FailoverRequest:
@@ -146,7 +146,7 @@ class Failing(Case):
         self.assertEqual((bytes(self.app.body), self.app.outcome), (b"hello", "end"))
         assert self.app.head is not None
         self.assertEqual(self.app.head.headers, ((b"Side", b"cloud"), (b"Model", b"m")))
-        self.assertEqual((self.room.held, self.ways.ended), (0, 1))
+        self.assertEqual((self.room.reserved, self.ways.ended), (0, 1))
 
     def test_moved_in_mid_body(self) -> None:
         """What comes later goes to the second side only."""
@@ -166,7 +166,7 @@ class Failing(Case):
         error = self.app.outcome
         assert isinstance(error, OllamaDown)
         self.assertEqual(error.message, "no Ollama; and then: no proxy")
-        self.assertEqual((self.room.held, self.ways.ended), (0, 1))
+        self.assertEqual((self.room.reserved, self.ways.ended), (0, 1))
 
     def test_a_side_that_cannot_begin(self) -> None:
         self.ways.refusals[L] = Unauthorized("signed out")
@@ -200,16 +200,16 @@ class Failing(Case):
         self.patch(replay_buffer, "MOST", 20)
         self.brokered.write(b'{"model":"m",')
         self.brokered.write(b"A" * 30)
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
         error = OllamaDown("gone")
         self.caller(L).fail(error)
         self.assertIs(self.app.outcome, error)
 
     def test_no_room(self) -> None:
         """What others hold counts, too."""
-        self.room.take(1 << 20)
+        self.room.reserve(1 << 20)
         self.ask()
-        self.assertEqual(self.room.held, 1 << 20)
+        self.assertEqual(self.room.reserved, 1 << 20)
         error = OllamaDown("gone")
         self.caller(L).fail(error)
         self.assertIs(self.app.outcome, error)
@@ -284,7 +284,7 @@ class Answering(Case):
         self.assertEqual((self.ways.sides[C].heads, self.ways.failures), ([], []))
 
     def test_nothing_is_kept(self) -> None:
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_its_side_is_said_to_be_dead(self) -> None:
         self.brokered.side_died()
@@ -311,7 +311,7 @@ class Leaving(Case):
     def test_before_a_side(self) -> None:
         self.brokered.write(b'{"x":')
         self.brokered.cancel(ClientDisconnected("left"))
-        self.assertEqual((self.room.held, self.ways.models), (0, []))
+        self.assertEqual((self.room.reserved, self.ways.models), (0, []))
         self.brokered.write(b"1}")
         self.brokered.finish()
         self.assertEqual(self.ways.models, [])
@@ -337,7 +337,7 @@ class Leaving(Case):
         error = ClientDisconnected("left")
         self.brokered.cancel(error)
         self.assertIs(self.told(L)[-1], error)
-        self.assertEqual((self.room.held, self.ways.ended, self.app.outcome), (0, 1, None))
+        self.assertEqual((self.room.reserved, self.ways.ended, self.app.outcome), (0, 1, None))
 
     def test_a_pause_before_a_side_is_there(self) -> None:
         self.ways.waits_for[L] = Deferred()

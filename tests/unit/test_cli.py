@@ -19,8 +19,8 @@ from ctllm.cli import main
 from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
     Authentication,
-    Folder,
     Invites,
+    PrivateDirectory,
     Revocations,
     Sessions,
     User,
@@ -217,18 +217,18 @@ class CommandTests(SynchronousTestCase):
     def test_revoke(self) -> None:
         """Every sign-in of that user is over, nobody else's, and how many is said."""
         self.assertIn("no cloud has run", self.refused("revoke", "ann"))
-        folder = Folder(self.state / "cloud")
+        folder = PrivateDirectory(self.state / "cloud")
         load_keys(folder)
-        sessions = Sessions(folder.inner("sessions"), time)
+        sessions = Sessions(folder.subdirectory("sessions"), time)
         ann, bob = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
         gone = [sessions.open(Authentication(ann, 0.0), each) for each in ("browser", "desktop")]
         kept = sessions.open(Authentication(bob, 0.0), "desktop")
-        invites = Invites(folder.inner("invites"), time)
+        invites = Invites(folder.subdirectory("invites"), time)
         lost, good = invites.create("ann"), invites.create("bob")
         before = time()
         said = "2 sign-ins and 1 open invitations of ann ended.\n"
         self.assertEqual(self.run_("revoke", "Ann"), said)
-        revocations = Revocations(folder.inner("revocations"), load_keys(folder).instance)
+        revocations = Revocations(folder.subdirectory("revocations"), load_keys(folder).instance)
         self.assertEqual(len(revocations.refresh()), 1)
         self.assertTrue(revocations.is_revoked(ann, before))
         self.assertFalse(revocations.is_revoked(ann, time()))
@@ -243,12 +243,12 @@ class CommandTests(SynchronousTestCase):
     def test_invite(self) -> None:
         """A link with an invitation that works once, to the address that the cloud keeps."""
         self.assertIn("no cloud has run", self.refused("invite", "ann"))
-        folder = Folder(self.state / "cloud")
+        folder = PrivateDirectory(self.state / "cloud")
         load_keys(folder)
         folder.replace("url", b"https://cloud.example")
         url, _, secret = self.run_("invite", "Ann").strip().partition("/#invite=")
         self.assertEqual(url, "https://cloud.example")
-        invites = Invites(folder.inner("invites"), time)
+        invites = Invites(folder.subdirectory("invites"), time)
         self.assertEqual(invites.redeem(secret).key, "ctllm|ann")
         self.refused("invite", "no name")
         for damaged in (b"https://cl\xff", b"https://cloud\x1b[2J", b"\0\0"):

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 from tests.unit.fakes import MemoryTransport
 
 
@@ -43,7 +43,7 @@ class Case(SynchronousTestCase):
             raise MemoryError
 
         clock = Clock()
-        each = Periodic(work, clock, "working")
+        each = PeriodicCall(work, clock, "working")
         each.start(1.0)
         self.ended()
         each.stop()

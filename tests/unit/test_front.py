@@ -24,12 +24,12 @@ from ctllm.cloud.identity import (
     USE,
     ApiKeys,
     Assertions,
-    Folder,
     Grant,
     Identities,
     Invites,
     Issuer,
     Passes,
+    PrivateDirectory,
     Revocations,
     Sessions,
     User,
@@ -122,12 +122,12 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.clock.advance(1_700_000_000)
         now = self.clock.seconds
-        folder = Folder(Path(self.mktemp()))
+        folder = PrivateDirectory(Path(self.mktemp()))
         self.key = Ed25519PrivateKey.generate()
-        self.invites = Invites(folder.inner("invites"), now)
-        self.sessions = Sessions(folder.inner("sessions"), now)
+        self.invites = Invites(folder.subdirectory("invites"), now)
+        self.sessions = Sessions(folder.subdirectory("sessions"), now)
         self.issuer = Issuer(self.key, now)
-        self.revocations = Revocations(folder.inner("revocations"), INSTANCE, now)
+        self.revocations = Revocations(folder.subdirectory("revocations"), INSTANCE, now)
         self.keys = ApiKeys(now)
         self.proxies = Proxies()
         self.metrics = Metrics()

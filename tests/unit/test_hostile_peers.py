@@ -24,7 +24,7 @@ from ctllm.tunnel.frames import (
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_NOTICES, REMEMBERED
 from ctllm.tunnel.responder import Responder
-from ctllm.tunnel.websocket.transport import MOST_PIECES
+from ctllm.tunnel.websocket.protocols import MAX_FRAGMENTS
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_proxy_app import Case as ProxyCase
 from tests.unit.test_websocket import Case as SocketCase
@@ -38,7 +38,7 @@ class Sockets(SocketCase):
 
     def test_who_never_says_hello_is_dropped(self) -> None:
         """Pings alone keep nobody connected who has not said whose tunnel it is."""
-        self.bridge.leave()
+        self.bridge.close_gracefully()
         self.wait(5)
         self.closings.clear()
         self.patch(self, "open", lambda socket: None)
@@ -47,12 +47,12 @@ class Sockets(SocketCase):
         self.assertEqual(self.closings, [])
         self.wait(2)
         self.assertEqual([code for code, _ in self.closings], [1002])
-        self.assertEqual(self.proxy.factory.open, 0)
+        self.assertEqual(self.proxy.factory.open_connections, 0)
 
     def test_who_has_said_it_stays(self) -> None:
         """However little is said after it; and each socket is counted once."""
         self.wait(HANDSHAKE_TIMEOUT * 3)
-        self.assertEqual((self.connected, self.proxy.factory.open), (True, 1))
+        self.assertEqual((self.connected, self.proxy.factory.open_connections), (True, 1))
 
     def test_pings_of_one_that_reads_no_pongs(self) -> None:
         """Are not answered while what was said before is still in the way."""
@@ -70,7 +70,7 @@ class Sockets(SocketCase):
 
     def test_a_message_in_endless_pieces(self) -> None:
         """Those that networks make are fine; empty ones without end are a violation."""
-        for pieces, fine in ((MOST_PIECES - 2, True), (MOST_PIECES + 1, False)):
+        for pieces, fine in ((MAX_FRAGMENTS - 2, True), (MAX_FRAGMENTS + 1, False)):
             self.bridge.beginMessage(isBinary=True)
             for _ in range(pieces):
                 self.bridge.sendMessageFrame(b"")

@@ -9,8 +9,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import BadGateway, ClientDisconnected, OllamaDown
-from ctllm.http.client.connection_pool import KEEP, MAX_KEPT, MAX_REPEATABLE_IN_ALL, ConnectionPool
-from ctllm.http.client.request import MAX_REPEATABLE, ClientRequest
+from ctllm.http.client.connection_pool import (
+    IDLE_TIMEOUT,
+    MAX_IDLE_CONNECTIONS,
+    MAX_TOTAL_RETRY_BUFFER,
+    ConnectionPool,
+)
+from ctllm.http.client.request import MAX_RETRY_BUFFER, ClientRequest
 from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.http.message.response_parser import MAX_HEAD
 from ctllm.http.server.request import ServerRequest
@@ -323,7 +328,7 @@ class Answered(Case):
         call.finish()
         call.cancel(LEFT)
         self.assertEqual((wire.take_written(), wire.closed), (b"", "abort"))
-        self.assertEqual(call._waiting, [])  # nobody will ever send it
+        self.assertEqual(call._unsent_body, [])  # nobody will ever send it
 
 
 class Cancels(Case):
@@ -431,7 +436,7 @@ class Kept(Case):
     def test_closed_when_nobody_comes(self) -> None:
         """Before the server would."""
         wire = self.kept()
-        self.clock.advance(KEEP - 0.1)
+        self.clock.advance(IDLE_TIMEOUT - 0.1)
         self.assertEqual(wire.closed, "")
         self.clock.advance(0.1)
         self.assertEqual(wire.closed, "close")
@@ -439,7 +444,7 @@ class Kept(Case):
     def test_not_used_once_it_is_being_closed(self) -> None:
         """Also in the turn in which its time is over, before the transport says so."""
         wire = self.kept()
-        self.clock.advance(KEEP)
+        self.clock.advance(IDLE_TIMEOUT)
         self.unused(wire)
         wire.deliver_abort()
 
@@ -476,10 +481,10 @@ class Kept(Case):
 
     def test_not_more_than_so_many(self) -> None:
         """The rest is closed."""
-        wires = [self.asked()[2] for _ in range(MAX_KEPT + 1)]
+        wires = [self.asked()[2] for _ in range(MAX_IDLE_CONNECTIONS + 1)]
         for wire in wires:
             wire.protocol.dataReceived(OK)
-        self.assertEqual([wire.closed for wire in wires], [""] * MAX_KEPT + ["abort"])
+        self.assertEqual([wire.closed for wire in wires], [""] * MAX_IDLE_CONNECTIONS + ["abort"])
         self.origin.close()
 
     def test_closing_leaves_nothing(self) -> None:
@@ -539,7 +544,7 @@ class Repeated(Case):
         self.assertEqual(body, b"3\r\none\r\n3\r\ntwo\r\n3\r\nsix\r\n0\r\n\r\n")
         again.protocol.dataReceived(OK)
         self.assertEqual(heard.outcome, "end")
-        self.assertEqual(self.origin.room.held, 0)
+        self.assertEqual(self.origin.retry_budget.reserved, 0)
 
     def test_only_once(self) -> None:
         """What breaks on a new connection is not the age of the connection."""
@@ -549,7 +554,7 @@ class Repeated(Case):
         wire.disconnect()
         self.place.accept().disconnect()
         self.failed(heard)
-        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.retry_budget.reserved), ([], 0))
 
     def test_not_once_it_is_answered(self) -> None:
         """A single byte of an answer is enough: the server has had the request."""
@@ -558,17 +563,17 @@ class Repeated(Case):
         wire.protocol.dataReceived(b"H")
         wire.disconnect()
         self.failed(heard)
-        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.retry_budget.reserved), ([], 0))
 
     def test_not_where_it_is_not_all_held(self) -> None:
         """Of a large body what was sent is gone; and all bodies together have a limit."""
-        for size, held in ((MAX_REPEATABLE + 1, 0), (10, MAX_REPEATABLE_IN_ALL)):
-            self.origin.room.take(held)
+        for size, held in ((MAX_RETRY_BUFFER + 1, 0), (10, MAX_TOTAL_RETRY_BUFFER)):
+            self.origin.retry_budget.reserve(held)
             call, heard, wire = self.reused(UPLOAD)
             call.write(b"x" * size)
             wire.disconnect()
             self.failed(heard, OllamaDown)
-            self.assertEqual((self.place.pending, self.origin.room.held), ([], held))
+            self.assertEqual((self.place.pending, self.origin.retry_budget.reserved), ([], held))
             self.setUp()
 
     def test_what_cannot_be_sent_is_not_tried_again(self) -> None:
@@ -576,7 +581,7 @@ class Repeated(Case):
         call, heard, _ = self.reused(POST)
         call.write(b"too long")
         self.failed(heard, OllamaDown)
-        self.assertEqual((self.place.pending, self.origin.room.held), ([], 0))
+        self.assertEqual((self.place.pending, self.origin.retry_budget.reserved), ([], 0))
 
     def test_a_caller_that_leaves_meanwhile(self) -> None:
         """Nothing is dialled for it any more."""

@@ -11,9 +11,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ctllm.cloud.identity import (
     Authentication,
-    Folder,
     Invites,
     Keys,
+    PrivateDirectory,
     Sessions,
     User,
     load_keys,
@@ -32,7 +32,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.time = START
         self.path = Path(self.mktemp()) / "cloud"
-        self.folder = Folder(self.path)
+        self.folder = PrivateDirectory(self.path)
 
     def now(self) -> float:
         return self.time
@@ -47,7 +47,7 @@ class FolderTests(Case):
     def test_private(self) -> None:
         """Folder and files are their owner's alone, whatever the umask."""
         self.addCleanup(os.umask, os.umask(0))
-        inner = self.folder.inner("new")
+        inner = self.folder.subdirectory("new")
         inner.create("a", b"1")
         inner.replace("b", b"2")
         self.assertEqual(inner.path.stat().st_mode & 0o777, 0o700)
@@ -56,7 +56,7 @@ class FolderTests(Case):
     def test_open_folder(self) -> None:
         """A folder that others can look into is refused, with the command that closes it."""
         self.path.chmod(0o750)
-        error = self.assertRaises(BadConfiguration, Folder, self.path)
+        error = self.assertRaises(BadConfiguration, PrivateDirectory, self.path)
         self.assertIn(f"chmod 700 {self.path}", error.message)
 
     def test_first_wins(self) -> None:
@@ -95,7 +95,7 @@ class FolderTests(Case):
     def test_unwritable(self) -> None:
         """A place where no folder can be is refused by name."""
         self.folder.create("file", b"")
-        error = self.assertRaises(BadConfiguration, Folder, self.path / "file" / "cloud")
+        error = self.assertRaises(BadConfiguration, PrivateDirectory, self.path / "file" / "cloud")
         self.assertIn(str(self.path / "file" / "cloud"), error.message)
 
     def test_read_only(self) -> None:
@@ -112,13 +112,13 @@ class FolderTests(Case):
         if os.geteuid() != 0:
             raise SkipTest("only root can give files away")
         os.chown(self.path, 1234, 4321)
-        inner = self.folder.inner("invites")
+        inner = self.folder.subdirectory("invites")
         inner.create("a", b"1")
         for made in (inner.path, inner.path / "a"):
             self.assertEqual((made.stat().st_uid, made.stat().st_gid), (1234, 4321))
 
 
-class Late(Folder):
+class Late(PrivateDirectory):
     """A folder in which, just before something is made or after it is read, a rival acts."""
 
     def __init__(self, path: Path) -> None:
@@ -148,12 +148,12 @@ class KeysTests(Case):
     def test_made_once(self) -> None:
         """The second start finds what the first one made."""
         keys = load_keys(self.folder)
-        self.assertTrue(self.same(keys, load_keys(Folder(self.path))))
+        self.assertTrue(self.same(keys, load_keys(PrivateDirectory(self.path))))
         self.assertEqual(len(keys.instance), 32)
 
     def test_each_its_own(self) -> None:
         """Two clouds have different keys, and in one cloud the two secrets differ."""
-        keys, other = load_keys(self.folder), load_keys(self.folder.inner("other"))
+        keys, other = load_keys(self.folder), load_keys(self.folder.subdirectory("other"))
         self.assertNotEqual(keys.public_text, other.public_text)
         self.assertNotEqual(keys.instance, other.instance)
         self.assertNotEqual(keys.signing.private_bytes_raw(), keys.instance)
@@ -161,7 +161,7 @@ class KeysTests(Case):
     def test_two_starts_at_once(self) -> None:
         """Of two first starts, both end with the same keys."""
         late, rivals = Late(self.path), []
-        late.rival = lambda: rivals.append(load_keys(Folder(self.path)))
+        late.rival = lambda: rivals.append(load_keys(PrivateDirectory(self.path)))
         self.assertTrue(self.same(load_keys(late), rivals[0]))
         self.assertEqual(len(self.files()), 2)
 
@@ -225,7 +225,7 @@ class InvitesTests(Case):
 
     def test_other_process(self) -> None:
         """What another process made is redeemed here."""
-        secret = Invites(Folder(self.path), self.now).create("alice")
+        secret = Invites(PrivateDirectory(self.path), self.now).create("alice")
         self.assertEqual(self.invites.redeem(secret), ALICE)
 
     def test_raced(self) -> None:
@@ -320,7 +320,7 @@ class SessionsTests(Case):
         refresh = self.sessions.open(SIGNED_IN, "browser")
         for day in (1, 2, 3):
             self.time = START + day * 86400
-            session = Sessions(Folder(self.path), self.now, days=2).renew(refresh)
+            session = Sessions(PrivateDirectory(self.path), self.now, days=2).renew(refresh)
             self.assertEqual(session.expires, self.time + 2 * 86400)
             self.assertEqual(session.created, START)
         self.time += 2 * 86400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.json_decoder import InvalidJson, decode_json, decode_members
+from ctllm.common.json_decoder import InvalidJson, decode_json, decode_object_pairs
 from ctllm.errors import BadRequest, ProtocolViolation
 from ctllm.http.message.head import decode_request, decode_response
 from ctllm.ipc.protocol import id_of, read_line, read_request
@@ -52,11 +52,11 @@ class DecoderTests(SynchronousTestCase):
 
     def test_members(self) -> None:
         """Every member of an object, in its order, the second of a name too."""
-        members = decode_members(b'{"a": 1, "A": {"b": 2}, "a": [3]}')
+        members = decode_object_pairs(b'{"a": 1, "A": {"b": 2}, "a": [3]}')
         self.assertEqual(members, [("a", 1), ("A", [("b", 2)]), ("a", [3])])
         for text in (b"[]", b"", b'{"a": \xff}', b'{"a": ' + DEEP + b"}", DEEP):
-            self.assertRaises(InvalidJson, decode_members, text)
-        self.assertRaises(InvalidJson, decode_members, b'{"a": 1}', 7)
+            self.assertRaises(InvalidJson, decode_object_pairs, text)
+        self.assertRaises(InvalidJson, decode_object_pairs, b'{"a": 1}', 7)
 
     def test_the_size(self) -> None:
         """What is longer is not read."""

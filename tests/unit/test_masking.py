@@ -19,8 +19,8 @@ class MaskTests(SynchronousTestCase):
         for size in SIZES:
             payload = bytes(byte % 251 for byte in range(size))
             expected = bytes(a ^ b for a, b in zip(payload, cycle(KEY), strict=False))
-            self.assertEqual(websocket_mask.mask(payload, KEY), expected)
-            self.assertEqual(websocket_mask.mask(expected, KEY), payload)
+            self.assertEqual(websocket_mask.apply_mask(payload, KEY), expected)
+            self.assertEqual(websocket_mask.apply_mask(expected, KEY), payload)
 
     def test_in_c(self) -> None:
         """With the masker that autobahn brings."""
@@ -36,5 +36,5 @@ class MaskTests(SynchronousTestCase):
     def test_what_is_given_stays(self) -> None:
         """The payload itself is not changed."""
         payload = bytes(70_001)
-        websocket_mask.mask(payload, KEY)
+        websocket_mask.apply_mask(payload, KEY)
         self.assertEqual(payload, bytes(70_001))

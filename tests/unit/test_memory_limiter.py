@@ -8,8 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.buffer_budget import Room
-from ctllm.common.memory_budget import MemoryBudget
+from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.errors import TooManyRequests
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
@@ -70,12 +69,12 @@ class Budgets(SynchronousTestCase):
 
     def test_a_room_is_part_of_it(self) -> None:
         """What one place holds is held by all; when the whole is tight, so is the part."""
-        room = Room(900, self.budget)
-        room.take(100)
-        self.assertEqual((self.budget.reserved, room.full), (100, False))
+        room = BufferBudget(900, self.budget)
+        room.reserve(100)
+        self.assertEqual((self.budget.reserved, room.is_full), (100, False))
         self.budget.reserve(700)
-        self.assertTrue(room.full)
-        room.give(100)
+        self.assertTrue(room.is_full)
+        room.release(100)
         self.assertEqual(self.budget.reserved, 700)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.tunnel.websocket.frames import Messages, mask, written
+from ctllm.tunnel.websocket.frames import FrameDecoder, apply_mask, encode_frame
 
 SIZES = (0, 1, 125, 126, 127, 511, 512, 513, 1025, 65535, 65536, 70_000)
 LIMIT = 70_000
@@ -25,7 +25,7 @@ class MaskTests(SynchronousTestCase):
             expected = bytes(
                 a ^ b for a, b in zip(payload, cycle(b"\x01\x80\xff\x5a"), strict=False)
             )
-            self.assertEqual(mask(payload, KEY), expected)
+            self.assertEqual(apply_mask(payload, KEY), expected)
 
 
 class Frames(SynchronousTestCase):
@@ -39,8 +39,8 @@ class Frames(SynchronousTestCase):
     def test_any_cut(self, sizes: list[int], cuts: list[int], masked: bool) -> None:
         """Messages come out as they went in, however the bytes are cut."""
         sent = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
-        wire = b"".join(written(payload, masked) for payload in sent)
-        messages, got = Messages(masked, LIMIT), []
+        wire = b"".join(encode_frame(payload, masked) for payload in sent)
+        messages, got = FrameDecoder(masked, LIMIT), []
         edges = [0, *sorted({cut % (len(wire) + 1) for cut in cuts}), len(wire)]
         for low, high in pairwise(edges):
             whole, rest = messages.feed(wire[low:high])
@@ -56,11 +56,11 @@ class Frames(SynchronousTestCase):
         key = KEY if masked else b""
         frames = [
             bytes((0x89, (0x80 if masked else 0) | 3)) + key + b"abc" if ping
-            else written(b"x" * 300, masked)
+            else encode_frame(b"x" * 300, masked)
             for ping in pings
         ]  # fmt: skip
         wire = b"".join(frames)
-        messages, got, left = Messages(masked, LIMIT), [], b""
+        messages, got, left = FrameDecoder(masked, LIMIT), [], b""
         edges = [0, *sorted({cut % (len(wire) + 1) for cut in cuts}), len(wire)]
         for low, high in pairwise(edges):
             whole, control = messages.feed(wire[low:high])
@@ -72,11 +72,11 @@ class Frames(SynchronousTestCase):
 
     def test_keys_differ(self) -> None:
         """No mask is like the one before (RFC 6455, section 5.3)."""
-        self.assertNotEqual(written(bytes(20), True), written(bytes(20), True))
+        self.assertNotEqual(encode_frame(bytes(20), True), encode_frame(bytes(20), True))
 
     def test_everything_else_is_left_over(self) -> None:
         """From the first frame that is not plain on, the library reads."""
-        plain = written(b"ok", False)
+        plain = encode_frame(b"ok", False)
         for other in (
             b"\x89\x80keys",  # a ping that is masked, where it should not be
             b"\x89\x7e\x00\x7e",  # and one that is too long for a control frame
@@ -89,12 +89,12 @@ class Frames(SynchronousTestCase):
             b"\x82\x7f" + (65535).to_bytes(8, "big"),
             b"\x82\x7f" + (LIMIT + 1).to_bytes(8, "big"),  # too large
         ):
-            self.assertEqual(Messages(False, LIMIT).feed(plain + other), ([b"ok"], other))
-        self.assertEqual(Messages(True, LIMIT).feed(plain), ([], plain))
+            self.assertEqual(FrameDecoder(False, LIMIT).feed(plain + other), ([b"ok"], other))
+        self.assertEqual(FrameDecoder(True, LIMIT).feed(plain), ([], plain))
 
     def test_held_back_and_then_not_plain(self) -> None:
         """A head that came in two pieces is given on whole."""
-        messages = Messages(False, LIMIT)
+        messages = FrameDecoder(False, LIMIT)
         self.assertEqual(messages.feed(b"\x82"), ([], b""))
         self.assertEqual(messages.feed(b"\x81keysa"), ([], b"\x82\x81keysa"))
         self.assertEqual(len(messages), 0)

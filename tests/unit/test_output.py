@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
 from ctllm.cli.output import complain, say, say_json
-from ctllm.common.sanitize import escaped_json, printable_lines
+from ctllm.common.sanitize import escape_unprintable, sanitize_text
 from ctllm.desktop.ipc.log_buffer import RecentLog
 from ctllm.desktop.ipc.webview_process import _Child
 from ctllm.log_observers import JsonLines, text_lines, text_observer
@@ -51,8 +51,8 @@ class OutletTests(SynchronousTestCase):
 
     def test_plain_text_is_left_alone(self) -> None:
         for text in ("", "plain", "naïve 模型", "\U0001f600"):
-            self.assertEqual(printable_lines(text), text)
-            self.assertEqual(escaped_json(text), text)
+            self.assertEqual(sanitize_text(text), text)
+            self.assertEqual(escape_unprintable(text), text)
 
     def test_nobody_prints_past_it(self) -> None:
         """A command that prints calls these functions, which are the only ones that write."""

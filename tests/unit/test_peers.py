@@ -19,9 +19,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ctllm.cloud.admin.api import answers
 from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
 from ctllm.cloud.spawners.peer_verification import endpoint_to, is_in_container, is_proxy
-from ctllm.http.client.unix_endpoint import WrongPeer
+from ctllm.http.client.unix_endpoint import UnexpectedPeer
 from ctllm.ipc import client
-from ctllm.system.unix_sockets import Credentials, NotASocket, pinned
+from ctllm.system.unix_sockets import NotASocket, PeerCredentials, pinned_path
 
 ID, OTHER = "c0ffee" + "0" * 58, "decade" + "1" * 58
 FIRST = f"""\
@@ -74,12 +74,12 @@ class ProxyTests(SynchronousTestCase):
             (0, 1001, False),  # of a PID namespace that we cannot see
             (99, 1001, False),  # gone
         ):
-            said = is_proxy(expected, Credentials(pid, uid, 0), self.proc)
+            said = is_proxy(expected, PeerCredentials(pid, uid, 0), self.proc)
             self.assertEqual(said, right, (pid, uid))
 
     def test_first_process(self) -> None:
         """Where groups cannot be read, the engine's word for it counts, if there is one."""
-        peer = Credentials(70, 1001, 0)
+        peer = PeerCredentials(70, 1001, 0)
         self.assertTrue(is_proxy(ProxySocket("", 1001, 70, ID), peer, self.proc))
         self.assertFalse(is_proxy(ProxySocket("", 1001, 0, ID), peer, self.proc))
         self.runs(70, NEIGHBOUR)  # its number is another's by now
@@ -88,9 +88,9 @@ class ProxyTests(SynchronousTestCase):
     def test_a_process(self) -> None:
         """The child itself."""
         expected = ProxySocket("", 0, 70)
-        self.assertTrue(is_proxy(expected, Credentials(70, 0, 0)))
-        self.assertFalse(is_proxy(expected, Credentials(71, 0, 0)))
-        self.assertFalse(is_proxy(expected, Credentials(70, 5, 0)))
+        self.assertTrue(is_proxy(expected, PeerCredentials(70, 0, 0)))
+        self.assertFalse(is_proxy(expected, PeerCredentials(71, 0, 0)))
+        self.assertFalse(is_proxy(expected, PeerCredentials(70, 5, 0)))
 
 
 class OwnerTests(SynchronousTestCase):
@@ -105,7 +105,7 @@ class OwnerTests(SynchronousTestCase):
         self.server.listen()
 
     def listened_at_by(self, uid: int) -> None:
-        self.patch(client, "peer_credentials", lambda connected: Credentials(1, uid, 0))
+        self.patch(client, "peer_credentials", lambda connected: PeerCredentials(1, uid, 0))
 
     def test_the_desktops(self) -> None:
         """Its owner may listen there, or root; nobody else, and not by a link."""
@@ -190,7 +190,7 @@ class EndpointTests(TestCase):
 
     async def _wrong(self, expected: ProxySocket, says: str) -> None:
         server = self.listen(self.path)
-        with self.assertRaises(WrongPeer):
+        with self.assertRaises(UnexpectedPeer):
             await self.connect(expected)
         proxy_id, why = await self.told
         taken, _ = server.accept()
@@ -216,7 +216,7 @@ class EndpointTests(TestCase):
 
     async def _link(self, link: Path, target: Path) -> None:
         link.symlink_to(target)
-        with self.assertRaises(WrongPeer):
+        with self.assertRaises(UnexpectedPeer):
             await self.connect(self.right)
         self.assertIn("is not a socket", (await self.told)[1])
 
@@ -231,7 +231,7 @@ class EndpointTests(TestCase):
         """Is not followed either."""
         self.listen(self.path)
         (self.folder / "link").symlink_to(self.folder)
-        with self.assertRaises(OSError), pinned(str(self.folder / "link" / "proxy.sock")):
+        with self.assertRaises(OSError), pinned_path(str(self.folder / "link" / "proxy.sock")):
             pass
 
     async def _absent(self) -> None:
@@ -249,7 +249,7 @@ class EndpointTests(TestCase):
     def test_replaced_in_between(self) -> None:
         """What was found stays what is connected to, whatever takes its name."""
         first = self.listen(self.path)
-        with pinned(str(self.path)) as there:
+        with pinned_path(str(self.path)) as there:
             self.path.unlink()
             self.listen(self.path).setblocking(False)
             with socket.socket(socket.AF_UNIX) as client:
@@ -260,7 +260,7 @@ class EndpointTests(TestCase):
     def test_other_things(self) -> None:
         """A file and a folder are no sockets."""
         self.path.touch()
-        with self.assertRaises(NotASocket), pinned(str(self.path)):
+        with self.assertRaises(NotASocket), pinned_path(str(self.path)):
             pass
-        with self.assertRaises(NotASocket), pinned(str(self.folder)):
+        with self.assertRaises(NotASocket), pinned_path(str(self.folder)):
             pass

@@ -20,7 +20,7 @@ from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, Ollama
 from ctllm.errors import BadGateway, Unauthorized
 from ctllm.proxy.service import proxy_service
-from ctllm.reactor.periodic import Periodic, PeriodicService
+from ctllm.reactor.periodic import PeriodicCall, PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.responder import Responder
 
@@ -109,7 +109,7 @@ class PeriodicTests(SynchronousTestCase):
         async def work() -> None:
             self.work.calls += 10
 
-        periodic = Periodic(work, self.clock, "that")
+        periodic = PeriodicCall(work, self.clock, "that")
         periodic.start(2.0, now=False)
         self.service.stopService()
         self.clock.pump([1.0] * 4)

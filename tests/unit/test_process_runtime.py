@@ -25,7 +25,7 @@ from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import Places, Ports, Sockets
 from ctllm.cloud.spawners.log_lines import LONGEST, Lines
 from ctllm.cloud.spawners.process import ProcessSpawner, environment, lean
-from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
+from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.http.client.fetch import get
@@ -216,7 +216,7 @@ class ProcessTests(Case):
         dead: Deferred[str] = Deferred()
         runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
         await runtime.ensure(A)
-        self.assertEqual(await dead, STARVED)
+        self.assertEqual(await dead, OUT_OF_MEMORY_MESSAGE)
 
     @asynchronous
     async def test_stubborn(self) -> None:

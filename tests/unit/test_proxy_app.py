@@ -13,15 +13,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.auth.jws import public_text
 from ctllm.auth.session_assertions import LIFE, MANAGE, SERVE, USE, Verifier
 from ctllm.cloud.identity import Assertions
-from ctllm.common.buffer_budget import Room
-from ctllm.common.memory_budget import MemoryBudget
+from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
-from ctllm.tunnel.websocket.factories import ProxySockets
+from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from tests.unit.fakes import MemoryTransport
 from tests.unit.test_rendezvous import Desk
 
@@ -38,9 +37,9 @@ class Case(SynchronousTestCase):
         self.patch(txaio.config, "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
         self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
-        sockets = ProxySockets(self.clock, self.rendezvous.greeted, 20, 10)
+        sockets = ProxyWebSocketFactory(self.clock, self.rendezvous.greeted, 20, 10)
         verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
-        relay = RequestRouter(self.rendezvous, self.clock, Room(1 << 20))
+        relay = RequestRouter(self.rendezvous, self.clock, BufferBudget(1 << 20))
         self.budget = MemoryBudget(1 << 24)
         app = ProxyApp(self.rendezvous, relay, verifier, sockets, self.budget)
         self.factory = HttpServerFactory(app, self.clock)

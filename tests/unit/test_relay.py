@@ -7,7 +7,7 @@ import json
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
@@ -26,7 +26,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 8, 60)
-        self.room = Room(1 << 23)
+        self.room = BufferBudget(1 << 23)
         relay = RequestRouter(self.rendezvous, self.clock, self.room)
 
         async def answer(incoming: ServerRequest) -> None:
@@ -77,7 +77,7 @@ class Case(SynchronousTestCase):
         return int(head.split(b" ")[1]) if head else 0, head, body
 
     def nothing_is_left(self) -> None:
-        self.assertEqual((self.rendezvous.exchanges, self.room.held), (0, 0))
+        self.assertEqual((self.rendezvous.exchanges, self.room.reserved), (0, 0))
         timers = [
             call
             for call in self.clock.getDelayedCalls()
@@ -97,7 +97,7 @@ class StraightOn(Case):
         self.assertEqual(len(desk.heads), 1)
         self.send(b'{"mess')
         self.assertEqual(desk.calls[0].calls, [b'{"mess'])
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_a_desktop_that_is_named(self) -> None:
         """Likewise, though others have the model."""
@@ -181,7 +181,7 @@ class ByModel(Case):
         """No desktop ever hears of it, and nothing is left."""
         self.ask("POST /api/chat", "Content-Length: 1000000")
         self.send(b'{"messages":["' + bytes(100_000))
-        self.assertGreater(self.room.held, 100_000)
+        self.assertGreater(self.room.reserved, 100_000)
         self.wire.disconnect()
         self.settle()
         self.assertEqual((self.one.heads, self.two.heads), ([], []))
@@ -208,7 +208,7 @@ class ByModel(Case):
             desk.lose(self.clock.seconds())
         self.send(b'{"model":"x:1"}')
         self.assertEqual(self.said()[0], 503)
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_one_that_may_come_back(self) -> None:
         """With its whole request on its way, leaving is not cancelling here either."""
@@ -334,12 +334,12 @@ class Lists(Case):
 
     def test_more_than_may_be_held_for_all(self) -> None:
         """Lists count with the bodies that wait."""
-        self.room.take((1 << 23) - 100)
+        self.room.reserve((1 << 23) - 100)
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
         self.give(self.one, *("long" * 10 + str(number) for number in range(9)))
         self.assertEqual(self.listed(), ["y:1"])
-        self.assertEqual(self.room.held, (1 << 23) - 100)
+        self.assertEqual(self.room.reserved, (1 << 23) - 100)
 
     def test_one_that_is_lost(self) -> None:
         """It is left out."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.remote_models import RemoteModels
 from ctllm.errors import ClientDisconnected, Forbidden
 from ctllm.http.interfaces import RequestSink
@@ -21,7 +21,7 @@ class RemoteModelsTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
-        self.room = Room(1 << 24)
+        self.room = BufferBudget(1 << 24)
         self.models = RemoteModels(self.upstream.start_request, self.room)
         self.models.learn(("alias:latest",))
 
@@ -76,7 +76,7 @@ class RemoteModelsTests(SynchronousTestCase):
         self.assertFalse(self.refused(compress(b'{"model":"llama3.2"}'), ZSTD))
         bad = compress(b'{"model":"llama3.2"}')[:8] + b"\xff" * 40
         self.assertTrue(self.refused(bad, ZSTD))
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_heads(self) -> None:
         """What shows in the head: searches of the web, and details of a model."""

@@ -38,7 +38,7 @@ def asking(**headers: str) -> RequestHead:
 
 
 class Socket:
-    """What the rendezvous needs of a `ProxySocket`."""
+    """What the rendezvous needs of a `ProxyWebSocket`."""
 
     tunnel: Initiator | None = None
 
@@ -46,11 +46,11 @@ class Socket:
         self.on_closed: Callable[[], None] = lambda: None
         self.last_words: list[bytes] = []
 
-    def carry(self, tunnel: Initiator) -> None:
+    def attach_tunnel(self, tunnel: Initiator) -> None:
         self.tunnel = tunnel
         tunnel.wake = lambda: None
 
-    def leave(self, message: bytes = b"") -> None:
+    def close_gracefully(self, message: bytes = b"") -> None:
         self.last_words.append(message)
 
 

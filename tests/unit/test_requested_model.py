@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.content_coding import MAX_DECODED, load_zstd
 from ctllm.http.message.head import RequestHead
 from ctllm.http.message.multipart import MAX_VALUE
@@ -25,9 +25,9 @@ CHAT = {"messages": [{"role": "user", "content": "lorem ipsum " * 50}], "model":
 def finder(
     target: bytes = b"/v1/responses",
     *headers: tuple[bytes, bytes],
-    room: Room | None = None,
+    room: BufferBudget | None = None,
 ) -> ModelFinder:
-    found = model_finder(RequestHead(b"POST", target, headers), room or Room(1 << 30))
+    found = model_finder(RequestHead(b"POST", target, headers), room or BufferBudget(1 << 30))
     assert found is not None
     return found
 
@@ -109,17 +109,17 @@ class Compressed(TestCase):
 
     def test_decoders_count(self) -> None:
         """One that waits for more of its body takes room, and gives it back when it ends."""
-        room = Room(1 << 20)
+        room = BufferBudget(1 << 20)
         half = zstd.compress(json.dumps(CHAT).encode())[:20]
         found = fed(finder(b"/v1/responses", ZSTD, room=room), half)
-        self.assertGreater(room.held, 8 << 20)
+        self.assertGreater(room.reserved, 8 << 20)
         self.assertFalse(found.settled)
         other = fed(finder(b"/v1/responses", ZSTD, room=room), half)
         self.assertTrue(other.settled)  # there is no room for it
         found.close()
-        self.assertEqual((room.held, found.settled), (0, True))
+        self.assertEqual((room.reserved, found.settled), (0, True))
         whole = fed(finder(b"/v1/responses", ZSTD, room=room), zstd.compress(b'{"model":"m"}'))
-        self.assertEqual((room.held, whole.name), (0, "m"))
+        self.assertEqual((room.reserved, whole.name), (0, "m"))
 
 
 def form(*parts: tuple[bytes, bytes], end: bytes = b"--\r\n") -> bytes:
@@ -212,4 +212,4 @@ class Nowhere(TestCase):
     def test_what_names_no_model(self) -> None:
         """There is nothing to find."""
         head = RequestHead(b"POST", b"/api/pull", (ZSTD,))
-        self.assertIsNone(model_finder(head, Room(1)))
+        self.assertIsNone(model_finder(head, BufferBudget(1)))

@@ -9,7 +9,14 @@ from twisted.internet.defer import Deferred
 
 from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.cloud.gateway import FAREWELL
-from ctllm.cloud.identity import Authentication, Folder, Grant, Revocations, Sessions, User
+from ctllm.cloud.identity import (
+    Authentication,
+    Grant,
+    PrivateDirectory,
+    Revocations,
+    Sessions,
+    User,
+)
 from ctllm.cloud.in_flight import InFlight
 from ctllm.errors import BadConfiguration, ProxyUnavailable, Unauthorized
 from ctllm.http.message.head import ResponseHead
@@ -29,7 +36,7 @@ class RevocationsTests(test_identity_state.Case):
     def setUp(self) -> None:
         super().setUp()
         self.revocations = Revocations(self.folder, INSTANCE, self.now)
-        self.command = Revocations(Folder(self.path), INSTANCE, self.now)
+        self.command = Revocations(PrivateDirectory(self.path), INSTANCE, self.now)
 
     def test_of_one_user(self) -> None:
         """What authenticated the user until then is over, what does so later is good."""
@@ -135,9 +142,9 @@ class Revoked(Case):
 
     def revoke(self, user: User = ANN) -> None:
         self.clock.advance(0.25)
-        Revocations(Folder(self.revocations._folder.path), INSTANCE, self.clock.seconds).revoke(
-            user
-        )
+        Revocations(
+            PrivateDirectory(self.revocations._folder.path), INSTANCE, self.clock.seconds
+        ).revoke(user)
         self.clock.advance(0.25)
 
     def status(self, line: str, body: Any = None, **headers: str) -> int:
@@ -189,9 +196,9 @@ class Revoked(Case):
         self.revoke()
         invite = {"invite": body["invite"]}
         self.assertEqual(self.ask("POST /ctllm/session/introspect", invite), 401)
-        kept = self.sessions._records._folder.names()
+        kept = self.sessions._records._folder.list_files()
         self.assertEqual(self.ask("POST /ctllm/session", body), 401)
-        self.assertEqual(self.sessions._records._folder.names(), kept)
+        self.assertEqual(self.sessions._records._folder.list_files(), kept)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": self.refresh}), 401)
 
     def test_passes(self) -> None:

@@ -14,12 +14,12 @@ from typing import Any
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from ctllm.system import sandbox
-from ctllm.system.sandbox import forbid_files, landlock_version
+from ctllm.system.sandbox import landlock_version, restrict_file_access
 
 #: Prints what went well: a word for each attempt.
 TRY = """
 import json, os, socket, sys
-from ctllm.system.sandbox import forbid_files, forbid_inspection, forbid_new_privileges
+from ctllm.system.sandbox import restrict_file_access, forbid_inspection, forbid_new_privileges
 folder, allowed, parent = sys.argv[1:]
 server = socket.create_server(("127.0.0.1", 0))
 BEFORE
@@ -50,7 +50,7 @@ print(json.dumps(done))
 """
 CONFINED = """
 forbid_new_privileges()
-forbid_files([allowed, "/nowhere"])
+restrict_file_access([allowed, "/nowhere"])
 forbid_inspection()
 """
 ALL = [
@@ -118,7 +118,7 @@ class OldKernelTests(SynchronousTestCase):
             return os.open(os.devnull, os.O_RDONLY) if told[0] == 444 else 0
 
         self.patch(sandbox, "_call", call)
-        forbid_files(["/"])
+        restrict_file_access(["/"])
         return made
 
     def test_none(self) -> None:

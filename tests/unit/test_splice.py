@@ -6,8 +6,8 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http import splice
-from ctllm.http.splice import LAST_WORDS, LOOK, join
+from ctllm.http import splice as splice_module
+from ctllm.http.splice import CLOSE_TIMEOUT, HANGUP_POLL_INTERVAL, splice
 from tests.unit.fakes import MemoryTransport
 
 
@@ -19,7 +19,7 @@ class SpliceTests(SynchronousTestCase):
         self.taken.protocol = Protocol()
         self.clock = Clock()
         self.made.protocol = Protocol()
-        join(self.taken, self.made, self.clock, b"101", b"read")  # type: ignore[arg-type]
+        splice(self.taken, self.made, self.clock, b"101", b"read")  # type: ignore[arg-type]
 
     def test_what_goes_first(self) -> None:
         """The answer that left HTTP, and what had been read before that."""
@@ -46,15 +46,15 @@ class SpliceTests(SynchronousTestCase):
     def test_a_side_that_closes_while_the_other_is_full(self) -> None:
         """It is not read, so somebody has to look; then the other must not take for ever."""
         closed: list[MemoryTransport] = []
-        self.patch(splice, "hung_up", closed.__contains__)
+        self.patch(splice_module, "has_hung_up", closed.__contains__)
         for full, closing in (("made", "taken"), ("taken", "made")):
             self.setUp()
             slow, other = getattr(self, full), getattr(self, closing)
             slow.producer.pauseProducing()
-            self.clock.pump([LOOK] * 10)
+            self.clock.pump([HANGUP_POLL_INTERVAL] * 10)
             self.assertEqual((slow.closed, other.closed), ("", ""))
             closed.append(other)
-            self.clock.pump([LOOK, LAST_WORDS - 0.1])
+            self.clock.pump([HANGUP_POLL_INTERVAL, CLOSE_TIMEOUT - 0.1])
             self.assertEqual((slow.closed, other.closed), ("", ""))
             self.clock.pump([0.1])
             self.assertEqual(slow.closed, "abort")
@@ -86,7 +86,7 @@ class SpliceTests(SynchronousTestCase):
             side, other = getattr(self, closing), getattr(self, staying)
             side.protocol.dataReceived(b"last words")
             side.disconnect()
-            self.clock.advance(LAST_WORDS - 1)
+            self.clock.advance(CLOSE_TIMEOUT - 1)
             self.assertEqual(other.closed, "close")
             self.clock.advance(1)
             self.assertEqual(other.closed, "abort")

@@ -17,7 +17,7 @@ import ctllm_tray
 from ctllm.errors import BadGateway, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import OllamaStatus, Status, Traffic
-from ctllm.system.display import has_screen
+from ctllm.system.display import has_graphical_session
 from ctllm_tray import status_watcher
 from ctllm_tray.actions import Clicks
 from ctllm_tray.desktop_environment import panel_kind
@@ -165,10 +165,10 @@ class Panels(SynchronousTestCase):
         self.assertEqual(self.kind("win32", {}), "dark")
 
     def test_sessions(self) -> None:
-        self.assertFalse(has_screen("linux", {}))
-        self.assertTrue(has_screen("linux", {"WAYLAND_DISPLAY": "wayland-0"}))
-        self.assertTrue(has_screen("darwin", {}))
-        self.assertTrue(has_screen("win32", {}))
+        self.assertFalse(has_graphical_session("linux", {}))
+        self.assertTrue(has_graphical_session("linux", {"WAYLAND_DISPLAY": "wayland-0"}))
+        self.assertTrue(has_graphical_session("darwin", {}))
+        self.assertTrue(has_graphical_session("win32", {}))
 
 
 class Thin(SynchronousTestCase):

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import ClientDisconnected, DesktopLost, DesktopOffline
 from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.content_coding import load_zstd
@@ -37,7 +37,7 @@ class Case(SynchronousTestCase):
     """A request whose body comes in pieces, and the call that it becomes."""
 
     def setUp(self) -> None:
-        self.room = Room(1 << 20)
+        self.room = BufferBudget(1 << 20)
         self.heard = FakeResponseSink()
         self.told: FakeRequestSink = FakeRequestSink()
         self.begun: list[str | None] = []
@@ -66,7 +66,7 @@ class Waiting(Case):
     def test_the_name_first(self) -> None:
         """Its first piece decides, and nothing is held after it."""
         self.asked.write(NAMED)
-        self.assertEqual((self.begun, self.told.calls, self.room.held), (["m"], [NAMED], 0))
+        self.assertEqual((self.begun, self.told.calls, self.room.reserved), (["m"], [NAMED], 0))
         self.asked.write(b" ")
         self.asked.finish()
         self.assertEqual(self.told.calls, [NAMED, b" ", "end"])
@@ -87,26 +87,26 @@ class Waiting(Case):
         half = load_zstd().compress(b'{"messages":["' + b"xyz" * 100)[:15]
         head = RequestHead(b"POST", b"/api/chat", ((b"Content-Encoding", b"zstd"),))
         for end in (lambda a: a.finish(), lambda a: a.cancel(ClientDisconnected("left"))):
-            room = Room(1 << 30)
+            room = BufferBudget(1 << 30)
             finder = model_finder(head, room)
             assert finder is not None
             asked = BufferedRequest(finder, self.begin, self.heard, room)
             asked.write(half)
-            self.assertGreater(room.held, 1 << 20)
+            self.assertGreater(room.reserved, 1 << 20)
             end(asked)
-            self.assertEqual(room.held, 0)
+            self.assertEqual(room.reserved, 0)
 
     def test_the_name_last(self) -> None:
         """What came before it arrives first, all of it and in order."""
         pieces = [UNNAMED, b"x" * 200_000, b'"],"model":"m"', b"}"]
         for piece in pieces[:2]:
             self.asked.write(piece)
-        self.assertEqual((self.begun, self.room.held), ([], sum(map(len, pieces[:2]))))
+        self.assertEqual((self.begun, self.room.reserved), ([], sum(map(len, pieces[:2]))))
         for piece in pieces[2:]:
             self.asked.write(piece)
         self.asked.finish()
         self.assertEqual((self.begun, self.body), (["m"], b"".join(pieces)))
-        self.assertEqual((self.told.calls[-1], self.room.held), ("end", 0))
+        self.assertEqual((self.told.calls[-1], self.room.reserved), ("end", 0))
         self.assertLessEqual(max(map(len, self.told.calls[:-1])), READ)
 
     def test_no_name(self) -> None:
@@ -118,7 +118,7 @@ class Waiting(Case):
                 asked.write(body)
             asked.finish()
             self.assertEqual((self.body, self.told.calls[-1]), (body, "end"))
-        self.assertEqual((self.begun, self.room.held), ([None] * 4, 0))
+        self.assertEqual((self.begun, self.room.reserved), ([None] * 4, 0))
 
     def test_too_much(self) -> None:
         """A body that hides its name for too long goes where it would without one."""
@@ -126,7 +126,7 @@ class Waiting(Case):
         self.asked.write(UNNAMED + b"x" * (999 - len(UNNAMED)))
         self.assertEqual(self.begun, [])
         self.asked.write(b"x")
-        self.assertEqual((self.begun, len(self.body), self.room.held), ([None], 1000, 0))
+        self.assertEqual((self.begun, len(self.body), self.room.reserved), ([None], 1000, 0))
 
     def test_too_much_in_all(self) -> None:
         """Nobody waits any longer when all requests together hold what they may."""
@@ -138,13 +138,13 @@ class Waiting(Case):
         self.assertEqual((self.begun, len(self.body)), ([None], 65536 + len(UNNAMED)))
         for other in others:
             other.cancel(ClientDisconnected("left"))
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_a_client_that_leaves(self) -> None:
         """Nothing began, nothing is left."""
         self.asked.write(UNNAMED)
         self.asked.cancel(ClientDisconnected("left"))
-        self.assertEqual((self.begun, self.room.held), ([], 0))
+        self.assertEqual((self.begun, self.room.reserved), ([], 0))
 
     def test_nowhere_to_go(self) -> None:
         """When the desktops have left in the meantime, the client hears it, once."""
@@ -156,7 +156,7 @@ class Waiting(Case):
         asked = BufferedRequest(ModelName(("model",)), begin, self.heard, self.room)
         asked.write(UNNAMED)
         asked.write(b'"],"model":"m"}')
-        self.assertEqual((self.heard.outcome, self.room.held), (error, 0))
+        self.assertEqual((self.heard.outcome, self.room.reserved), (error, 0))
 
     def test_a_client_that_does_not_read_yet(self) -> None:
         """Its pause is the call's from the beginning."""
@@ -187,9 +187,9 @@ class Pouring(Case):
     def test_piece_by_piece(self) -> None:
         """The client waits until all has gone; the end comes last."""
         self.assertEqual((len(self.told.calls), self.heard.may_send_body), (1, False))
-        self.assertEqual(self.room.held, len(self.whole) - READ)
+        self.assertEqual(self.room.reserved, len(self.whole) - READ)
         self.asked.finish()
-        while self.room.held:
+        while self.room.reserved:
             self.assertNotIn("end", self.told.calls)
             self.caller.resume_request_body()
         self.assertEqual((self.body, self.told.calls[-1]), (self.whole, "end"))
@@ -198,7 +198,7 @@ class Pouring(Case):
         """It is put behind what waits; when that has gone the client goes on."""
         self.asked.write(b"more")
         self.assertEqual(len(self.told.calls), 1)
-        while self.room.held:
+        while self.room.reserved:
             self.assertFalse(self.heard.may_send_body)
             self.caller.resume_request_body()
         self.assertFalse(self.heard.may_send_body)
@@ -215,7 +215,7 @@ class Pouring(Case):
         """The exchange is cancelled and nothing is held."""
         error = ClientDisconnected("left")
         self.asked.cancel(error)
-        self.assertEqual((self.told.calls[-1], self.room.held), (error, 0))
+        self.assertEqual((self.told.calls[-1], self.room.reserved), (error, 0))
 
     def test_an_answer_before_the_whole_request(self) -> None:
         """It passes; what still waits is wanted by nobody."""
@@ -223,10 +223,10 @@ class Pouring(Case):
         self.caller.write(b"no")
         self.caller.finish()
         self.assertEqual((bytes(self.heard.body), self.heard.outcome), (b"no", "end"))
-        self.assertEqual(self.room.held, 0)
+        self.assertEqual(self.room.reserved, 0)
 
     def test_a_desktop_that_is_lost(self) -> None:
         """The client hears it, and nothing is held."""
         error = DesktopLost("gone")
         self.caller.fail(error)
-        self.assertEqual((self.heard.outcome, self.room.held), (error, 0))
+        self.assertEqual((self.heard.outcome, self.room.reserved), (error, 0))

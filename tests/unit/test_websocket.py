@@ -15,8 +15,8 @@ from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.tunnel.frames import Desktop
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
-from ctllm.tunnel.websocket.factories import BridgeSockets, ProxySockets
-from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
+from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSocketFactory
+from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
 PING, DEADLINE = 20.0, 10.0
@@ -56,8 +56,8 @@ class Case(SynchronousTestCase):
 
     def connect(self) -> None:
         clock: Any = self.clock
-        self.proxy = ProxySockets(clock, self.greeted, PING, DEADLINE).buildProtocol(None)
-        factory = BridgeSockets(
+        self.proxy = ProxyWebSocketFactory(clock, self.greeted, PING, DEADLINE).buildProtocol(None)
+        factory = BridgeWebSocketFactory(
             "ws://127.0.0.1:1/ws/tunnel", {"Authorization": "Bearer t"}, clock, self.make,
             PING, DEADLINE,
         )  # fmt: skip
@@ -67,19 +67,19 @@ class Case(SynchronousTestCase):
         )
         self.settle()
 
-    def make(self) -> BridgeSocket:
-        return BridgeSocket(
+    def make(self) -> BridgeWebSocket:
+        return BridgeWebSocket(
             self.clock, self.answerer, self.open, lambda *closing: self.closings.append(closing[:2])
         )
 
-    def open(self, socket: BridgeSocket) -> None:
+    def open(self, socket: BridgeWebSocket) -> None:
         self.opened += 1
         self.answerer.connected()
 
-    def greeted(self, socket: ProxySocket, message: bytes) -> None:
+    def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
         if self.refused:
             raise ProtocolViolation(self.refused)
-        socket.carry(self.opener)
+        socket.attach_tunnel(self.opener)
         self.opener.receive(message)
 
     def settle(self) -> None:
@@ -162,7 +162,7 @@ class Closing(Case):
         """Either side may; the other hears that it was going away, and no exchange is lost."""
         for leaver in ("proxy", "bridge"):
             heard = self.ask()
-            getattr(self, leaver).leave()
+            getattr(self, leaver).close_gracefully()
             self.settle()
             self.wait(5)
             self.assertEqual((self.opener.up, self.answerer.up), (False, False), leaver)
@@ -177,13 +177,13 @@ class Closing(Case):
     def test_what_becomes_ready_while_it_closes(self) -> None:
         """It waits for the next connection, on whichever side; nothing is raised."""
         heard = self.ask()
-        self.bridge.leave()
+        self.bridge.close_gracefully()
         self.callers[0].write_head(ResponseHead(200))
         self.clock.advance(0)
         self.proxy.sendCloseFrame(1001, b"")
         self.opener.start_request(POST, FakeResponseSink())
-        self.bridge.leave()
-        self.proxy.leave(b"more")
+        self.bridge.close_gracefully()
+        self.proxy.close_gracefully(b"more")
         self.settle()
         self.wait(5)
         self.assertFalse(self.opener.up)
@@ -211,7 +211,7 @@ class Closing(Case):
 
     def test_refused_at_the_greeting(self) -> None:
         """A bridge that the proxy does not want hears why, in whatever language."""
-        self.bridge.leave()
+        self.bridge.close_gracefully()
         self.settle()
         self.wait(5)
         self.closings.clear()

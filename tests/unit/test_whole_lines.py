@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ClientDisconnected, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.client.request import HOLD, ClientRequest
+from ctllm.http.client.request import PARTIAL_CHUNK_TIMEOUT, ClientRequest
 from ctllm.http.message.body import MAX_HELD_CHUNK, ChunkedReader
 from ctllm.http.message.head import RequestHead
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
@@ -94,28 +94,28 @@ class Waiting(SynchronousTestCase):
         """A chunk in two reads is one piece, and nothing is left to wait for."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.assertEqual(self.heard.body, b"")
-        self.clock.advance(HOLD / 2)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT / 2)
         self.wire.protocol.dataReceived(b"cde\r\n")
         self.assertEqual((self.heard.body, self.clock.getDelayedCalls()), (b"abcde", []))
 
     def test_the_rest_does_not_come(self) -> None:
         """After a moment from when it began, what there is goes on; the same for what follows."""
         self.wire.protocol.dataReceived(b"5\r\nab")
-        self.clock.advance(HOLD / 2)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT / 2)
         self.wire.protocol.dataReceived(b"c")
         self.assertEqual(self.heard.body, b"")
-        self.clock.advance(HOLD / 2)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT / 2)
         self.assertEqual(self.heard.body, b"abc")
         self.wire.protocol.dataReceived(b"d")
         self.assertEqual(self.heard.body, b"abc")
-        self.clock.advance(HOLD)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT)
         self.assertEqual(self.heard.body, b"abcd")
 
     def test_each_chunk_has_its_own_time(self) -> None:
         """In a flood every read ends within some chunk, and none is let go for an older one."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         for _ in range(5):
-            self.clock.advance(HOLD * 0.7)
+            self.clock.advance(PARTIAL_CHUNK_TIMEOUT * 0.7)
             self.wire.protocol.dataReceived(b"cde\r\n5\r\nab")
         self.assertEqual(self.heard.body, b"abcde" * 5)
 
@@ -123,10 +123,10 @@ class Waiting(SynchronousTestCase):
         """While the caller has it pause, the rest cannot come; afterwards it gets its time."""
         self.wire.protocol.dataReceived(b"5\r\nab")
         self.call.pause_response()
-        self.clock.advance(HOLD * 10)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT * 10)
         self.assertEqual(self.heard.body, b"")
         self.call.resume_response()
-        self.clock.advance(HOLD)
+        self.clock.advance(PARTIAL_CHUNK_TIMEOUT)
         self.assertEqual(self.heard.body, b"ab")
 
     def test_what_is_held_comes_before_the_failure(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ctllm.system.launch_commands import desktop_program
+from ctllm.system.launch_commands import desktop_command
 
 #: Bytes of the daemon's log that are kept when another one is started.
 _KEPT = 1024 * 1024
@@ -29,7 +29,7 @@ def start(state: Path, options: Sequence[str]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "ab") as log:
         daemon = subprocess.Popen(  # noqa: S603
-            [*desktop_program(), *options],
+            [*desktop_command(), *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm_tray.actions import Clicks
 from ctllm_tray.icon_renderer import picture
 from ctllm_tray.notifications import News
@@ -60,7 +60,7 @@ class Shown:
 
     def notify(self, title: str, words: str) -> None:
         """A notification of the desktop; where it has none, a line of the log."""
-        words = printable(words)  # it may be the daemon's word for what the cloud said
+        words = sanitize_line(words)  # it may be the daemon's word for what the cloud said
         print(f"{title}: {words}", flush=True)
         if self.icon.HAS_NOTIFICATION:
             self.icon.notify(words, title)

@@ -18,7 +18,7 @@ from ctllm import __version__
 from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc.client import IpcClient
-from ctllm.system.display import has_screen
+from ctllm.system.display import has_graphical_session
 from ctllm.system.file_lock import hold
 from ctllm_tray.actions import Clicks
 from ctllm_tray.daemon_launcher import start
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CtllmError as error:
         raise SystemExit(f"ctllm-tray: {error.message}") from None
     state = Path(config.state)
-    if not has_screen(sys.platform, os.environ):
+    if not has_graphical_session(sys.platform, os.environ):
         raise SystemExit(NO_SESSION)
     if not _alone(state):
         print("ctllm-tray: it runs already")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm.ipc.messages import Status
 
 #: Models that the menu names, and the longest name and reason that it shows.
@@ -87,5 +87,5 @@ def view_of(status: Status) -> View:
 
 def shortened(text: str) -> str:
     """A text that fits into a menu, with its end shown as missing."""
-    text = printable(text)
+    text = sanitize_line(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -22,7 +22,7 @@ from ctllm.errors import NotFound
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
-from ctllm.system.unix_sockets import NotASocket, pinned
+from ctllm.system.unix_sockets import NotASocket, pinned_path
 
 _PROXIES = "/proxies/"
 _log = Logger()
@@ -38,7 +38,7 @@ def answers(path: Path) -> bool:
     if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
         return False
     try:
-        with pinned(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
+        with pinned_path(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
             trial.connect(there)
     except (FileNotFoundError, ConnectionRefusedError, NotASocket):
         return False

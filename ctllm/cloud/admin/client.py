@@ -17,7 +17,7 @@ from ctllm.cloud.spawners.interfaces import Instance, Spawner, Usage
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadGateway, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.client.fetch import ask
+from ctllm.http.client.fetch import fetch
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.http.message.head import RequestHead
 from ctllm.reactor.interfaces import Clock, Endpoint
@@ -95,7 +95,7 @@ class Remote:
 
     async def _ask(self, method: bytes, path: str) -> bytes:
         head = RequestHead(method, path.encode())
-        status, body = await ask(self._cloud, head, self._clock, PATIENCE, _LARGEST)
+        status, body = await fetch(self._cloud, head, self._clock, PATIENCE, _LARGEST)
         if status >= 300:
             raise BadGateway(f"the cloud answers {path} with status {status}: {body[:500]!r}")
         return body

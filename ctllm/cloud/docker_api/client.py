@@ -36,7 +36,7 @@ from ctllm.cloud.docker_api.models import (
 )
 from ctllm.cloud.docker_api.streams import Given, Lines, Whole, demultiplexed
 from ctllm.cloud.docker_api.transport import Way
-from ctllm.reactor.deferred_tools import within
+from ctllm.reactor.deferred_tools import run_with_timeout
 from ctllm.reactor.interfaces import Clock
 
 #: The versions of the API that this speaks: docker 19.03's, and the one that it was written for.
@@ -179,7 +179,7 @@ class DockerClient:
 
     async def _within(self, limit: float, doing: Coroutine[Any, Any, T]) -> T:
         try:
-            return await within(self._clock, limit, doing)
+            return await run_with_timeout(self._clock, limit, doing)
         except TimeoutError:
             self._version = ""
             raise EngineAbsent(f"{self._way.where} did not answer within {limit:g} s") from None

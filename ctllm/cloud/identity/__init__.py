@@ -11,7 +11,7 @@ from ctllm.cloud.identity.revocations import POLL, Revocations, revoked
 from ctllm.cloud.identity.sessions import Client, Session, Sessions, session_id
 from ctllm.cloud.identity.signing_keys import PROXY_PREFIX, Keys, load_keys, proxy_id, user_hash
 from ctllm.cloud.identity.token_verifiers import Identities, Remembered
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 __all__ = [
     "ISSUER",
@@ -25,7 +25,6 @@ __all__ = [
     "Assertions",
     "Authentication",
     "Client",
-    "Folder",
     "Grant",
     "Identities",
     "Identity",
@@ -33,6 +32,7 @@ __all__ = [
     "Issuer",
     "Keys",
     "Passes",
+    "PrivateDirectory",
     "Remembered",
     "Revocations",
     "Session",

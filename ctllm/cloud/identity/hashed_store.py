@@ -10,7 +10,7 @@ import msgspec
 from twisted.logger import Logger
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 T = TypeVar("T")
 _SUFFIX = ".json"
@@ -23,7 +23,7 @@ class Records(Generic[T]):
     Looked up by its hash, a wrong guess at a secret tells by its timing nothing about a right one.
     """
 
-    def __init__(self, folder: Folder, kind: type[T]) -> None:
+    def __init__(self, folder: PrivateDirectory, kind: type[T]) -> None:
         self._folder = folder
         self._kind = kind
 
@@ -37,7 +37,7 @@ class Records(Generic[T]):
 
     def has(self, record: str) -> bool:
         """Whether there is a value whose secret has this `record_id`; it is not read."""
-        return self._folder.has(f"{record}{_SUFFIX}")
+        return self._folder.exists(f"{record}{_SUFFIX}")
 
     def put(self, secret: str, value: T) -> None:
         """Keep `value` behind `secret`, in the place of what was there."""
@@ -53,7 +53,7 @@ class Records(Generic[T]):
 
     def remove_where(self, chosen: Callable[[T | None], bool]) -> int:
         """Remove the values that are `chosen` (None is a damaged one); give how many."""
-        ours = [file for file in self._folder.names() if file.endswith(_SUFFIX)]
+        ours = [file for file in self._folder.list_files() if file.endswith(_SUFFIX)]
         return sum(self._folder.remove(file) for file in ours if chosen(self._read(file)))
 
     def _read(self, file: str) -> T | None:

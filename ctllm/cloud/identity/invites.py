@@ -11,7 +11,7 @@ from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import Records
 from ctllm.errors import BadRequest, Unauthorized
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 LIFE = 15 * 60
 """Seconds that an invite is good for."""
@@ -42,7 +42,9 @@ def user_name(text: str) -> str:
 class Invites:
     """The invites in `folder`, which the service and `ctllm invite` share; `now` epoch seconds."""
 
-    def __init__(self, folder: Folder, now: Callable[[], float], minutes: float = 15) -> None:
+    def __init__(
+        self, folder: PrivateDirectory, now: Callable[[], float], minutes: float = 15
+    ) -> None:
         self._records = Records(folder, Invite)
         self._now = now
         self._life = minutes * 60

@@ -17,7 +17,7 @@ from ctllm.cloud.identity.grants import User
 from ctllm.cloud.identity.signing_keys import user_hash
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError, Unauthorized
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 POLL = 0.5
 """Seconds between two looks of a running cloud at the folder."""
@@ -37,7 +37,7 @@ class Revocations:
     """
 
     def __init__(
-        self, folder: Folder, instance: bytes, now: Callable[[], float] = time.time
+        self, folder: PrivateDirectory, instance: bytes, now: Callable[[], float] = time.time
     ) -> None:
         self._folder = folder
         self._instance = instance
@@ -53,7 +53,7 @@ class Revocations:
     def refresh(self) -> list[str]:
         """Read what changed; give the hashes of the users whose revocation is new."""
         moved = []
-        for file, version in self._folder.versions().items():
+        for file, version in self._folder.file_versions().items():
             name = file.removesuffix(_SUFFIX)
             if name == file or self._read.get(name) == version:
                 continue

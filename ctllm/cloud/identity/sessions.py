@@ -12,7 +12,7 @@ from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import Records, record_id
 from ctllm.errors import Unauthorized
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 PREFIX = "ctllm-r-"
 Client = Literal["browser", "desktop"]
@@ -45,7 +45,9 @@ class Session:
 class Sessions:
     """The sessions in `folder`, each good for `days` after it was last renewed; `now` epoch s."""
 
-    def __init__(self, folder: Folder, now: Callable[[], float], days: float = 30) -> None:
+    def __init__(
+        self, folder: PrivateDirectory, now: Callable[[], float], days: float = 30
+    ) -> None:
         self._records = Records(folder, Session)
         self._now = now
         self._life = days * _DAY

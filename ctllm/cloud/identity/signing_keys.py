@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.auth.jws import from_text, public_text, to_text
 from ctllm.errors import BadConfiguration
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 PROXY_PREFIX = "ctllm-proxy-"
 """What stands before the user's hash in the name of a proxy."""
@@ -31,7 +31,7 @@ class Keys:
         return public_text(self.signing)
 
 
-def load_keys(folder: Folder) -> Keys:
+def load_keys(folder: PrivateDirectory) -> Keys:
     """Read the keys in `folder`, having made those that are missing.
 
     BadConfiguration names the file that cannot be used and says what to do about it.
@@ -43,7 +43,7 @@ def load_keys(folder: Folder) -> Keys:
     return Keys(Ed25519PrivateKey.from_private_bytes(signing), instance)
 
 
-def _load(folder: Folder, name: str, price: str) -> bytes:
+def _load(folder: PrivateDirectory, name: str, price: str) -> bytes:
     text = folder.read(name)
     if text is None:
         folder.create(name, to_text(token_bytes(_SIZE)).encode("ascii") + b"\n")

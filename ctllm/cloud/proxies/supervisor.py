@@ -23,7 +23,7 @@ from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.header_policy import response_from_proxy
-from ctllm.reactor.deferred_tools import Waiting, sleep, within
+from ctllm.reactor.deferred_tools import Waiters, run_with_timeout, sleep
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 #: Unanswered questions for its health, in a row, after which a proxy hangs.
@@ -78,8 +78,8 @@ class ProxySupervisor:
         self._adopted = False
         self._events: deque[Happening] = deque()
         self._task: Deferred[Happening | None] | None = None
-        self._waiting: Waiting[ConnectionPool] = Waiting()
-        self._leaving: Waiting[None] = Waiting()
+        self._waiting: Waiters[ConnectionPool] = Waiters()
+        self._leaving: Waiters[None] = Waiters()
 
     # -- asked from outside
 
@@ -91,7 +91,7 @@ class ProxySupervisor:
         if self.state is State.FAILED and self._rest():
             self._means.audit.record("refusal", self.id, "resting", self.cause.said)
             raise self._unavailable()
-        waiting = self._waiting.join()
+        waiting = self._waiting.wait()
         self.happen(Event.WANTED, Cause("wanted"))
         return await waiting
 
@@ -103,7 +103,7 @@ class ProxySupervisor:
     async def leave(self, cause: Cause) -> None:
         """End it; waits until nothing of it is left."""
         if self.state in ALIVE:
-            gone = self._leaving.join()
+            gone = self._leaving.wait()
             self.happen(Event.TOLD, cause)
             await gone
 
@@ -194,7 +194,9 @@ class ProxySupervisor:
     async def _start(self) -> Happening:
         means = self._means
         try:
-            give = await within(means.clock, means.settings.proxy_start_seconds, means.turns.take())
+            give = await run_with_timeout(
+                means.clock, means.settings.proxy_start_seconds, means.turns.take()
+            )
         except TimeoutError:
             return Happening(Event.CROWDED, Cause("crowded"))
         try:
@@ -206,7 +208,7 @@ class ProxySupervisor:
         limit = self._means.settings.proxy_start_seconds
         self._begun = self._means.clock.seconds()
         try:
-            await within(self._means.clock, limit, self._reach(give))
+            await run_with_timeout(self._means.clock, limit, self._reach(give))
         except TimeoutError:
             return Happening(Event.BROKE, Cause("slow", f"did not answer within {limit} seconds"))
         except CtllmError as error:
@@ -228,7 +230,7 @@ class ProxySupervisor:
             means.clock,
             "your streaming proxy",
             ProxyUnavailable,
-            admit=response_from_proxy,
+            filter_head=response_from_proxy,
         )
         await until_well(self.origin, means.clock)
 

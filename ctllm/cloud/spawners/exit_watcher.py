@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 
 from ctllm.cloud.docker_api import DockerClient, EngineRefused, Happened
 from ctllm.cloud.spawners.container_spec import PROXY
-from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
+from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.reactor.deferred_tools import sleep
 from ctllm.reactor.interfaces import Clock
 
@@ -127,13 +127,13 @@ class Deaths(Service):
     def _why(self, happened: Happened, container: str) -> str:
         if container in self._starved:
             self._starved.discard(container)
-            return STARVED
+            return OUT_OF_MEMORY_MESSAGE
         if happened.action == "pause":
             return "its container was paused"
         if happened.action == "destroy":
             return "its container was removed"
         if happened.attributes.get("exitCode") == str(OUT_OF_MEMORY):
-            return STARVED
+            return OUT_OF_MEMORY_MESSAGE
         return f"its container exited with {happened.attributes.get('exitCode', 'no word')}"
 
 

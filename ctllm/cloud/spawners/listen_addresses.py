@@ -16,7 +16,7 @@ from twisted.internet.endpoints import quoteStringArgument
 
 from ctllm.errors import BadConfiguration
 from ctllm.system.file_lock import hold
-from ctllm.system.private_dir import Folder
+from ctllm.system.private_dir import PrivateDirectory
 
 #: The longest path, in bytes, that every system takes for a UNIX socket (macOS: 103).
 LONGEST = 100
@@ -97,7 +97,7 @@ class Sockets:
 
         BadConfiguration if another cloud has it, or if others can look into it.
         """
-        Folder(self._run)
+        PrivateDirectory(self._run)
         self._lock = _locked(self._run)
         self._sweep()
         if len(os.fsencode(self._run / _SAMPLE)) > LONGEST:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 
 #: Bytes: a longer line becomes several.
 LONGEST = 2000
@@ -35,4 +35,4 @@ class Lines:
         for start in range(0, len(line), LONGEST):
             text = line[start : start + LONGEST].decode("utf-8", "replace").rstrip()
             if text:
-                self._said(printable(text))
+                self._said(sanitize_line(text))

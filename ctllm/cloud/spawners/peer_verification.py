@@ -19,7 +19,7 @@ from twisted.internet.endpoints import clientFromString
 from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.reactor.interfaces import Endpoint
-from ctllm.system.unix_sockets import Credentials
+from ctllm.system.unix_sockets import PeerCredentials
 
 PROC = Path("/proc")
 
@@ -42,7 +42,7 @@ def endpoint_to(
     return VerifiedUNIXEndpoint(reactor, instance.socket.path, accepts, refused)
 
 
-def is_proxy(expected: ProxySocket, peer: Credentials, proc: Path = PROC) -> bool:
+def is_proxy(expected: ProxySocket, peer: PeerCredentials, proc: Path = PROC) -> bool:
     """Whether `peer` is the process of the proxy, or one in its container.
 
     The container of a process is in the names of its control groups. Where they cannot be read

@@ -31,10 +31,10 @@ from ctllm.cloud.spawners.listen_addresses import Place, Places, places_below
 from ctllm.cloud.spawners.log_lines import Lines
 from ctllm.cloud.spawners.resource_usage import of_process
 from ctllm.cloud.spawners.uid_allocator import Uids, may_become
-from ctllm.common.exit_codes import OUT_OF_MEMORY, STARVED
+from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.config import Proxy, arguments
 from ctllm.errors import ProxyUnavailable
-from ctllm.reactor.deferred_tools import Waiting
+from ctllm.reactor.deferred_tools import Waiters
 from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.system.sandbox import forbid_inspection, landlock_version
 
@@ -212,7 +212,7 @@ class Child(ProcessProtocol):
         self.ending = False
         self._clock = clock
         self._ended = ended
-        self._gone: Waiting[None] = Waiting()
+        self._gone: Waiters[None] = Waiters()
         self._kill: Timer | None = None
         self._out, self._err = Lines(self._said), Lines(self._warned)
         self._short = id.rpartition("-")[2][:12]
@@ -223,7 +223,7 @@ class Child(ProcessProtocol):
             self.ending = True
             self._kill = self._clock.callLater(PATIENCE, self._signal, "KILL")
             self._signal("TERM")
-        return self._gone.join()
+        return self._gone.wait()
 
     def outReceived(self, data: bytes) -> None:
         """The process wrote to its standard output."""
@@ -259,5 +259,5 @@ def _said_of(ending: BaseException | None) -> str:
     if ending.signal is not None:
         return f"it was ended by {signal.Signals(ending.signal).name}"
     if ending.exitCode == OUT_OF_MEMORY:
-        return STARVED
+        return OUT_OF_MEMORY_MESSAGE
     return f"it ended with exit code {ending.exitCode}"

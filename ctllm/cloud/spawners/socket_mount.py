@@ -26,7 +26,7 @@ from ctllm.cloud.spawners.interfaces import ProxySocket
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.reactor.deferred_tools import sleep
 from ctllm.reactor.interfaces import Clock
-from ctllm.system.private_dir import Folder, opened
+from ctllm.system.private_dir import PrivateDirectory, open_directory
 
 _INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
 #: While the proxy makes its socket, and afterwards.
@@ -58,7 +58,7 @@ class Mounts:
                 "inside the containers. They could change what the cloud connects to. Run the "
                 "cloud as another user, or use network = bridge."
             )
-        Folder(self._base)
+        PrivateDirectory(self._base)
 
     async def make(self, proxy_id: str) -> Attached:
         """An empty folder in which the container's group may make a socket."""
@@ -66,7 +66,7 @@ class Mounts:
         await self.clear(proxy_id)
         try:
             folder.mkdir(mode=0o700)
-            with opened(folder) as descriptor:
+            with open_directory(folder) as descriptor:
                 os.fchown(descriptor, -1, group)
                 os.fchmod(descriptor, _OPEN)
         except OSError as error:
@@ -81,7 +81,7 @@ class Mounts:
         First nothing more can be made, and then what is there is looked at.
         """
         try:
-            with opened(self._folder(proxy_id)) as descriptor:
+            with open_directory(self._folder(proxy_id)) as descriptor:
                 while _SOCKET not in os.listdir(descriptor):
                     await sleep(self._clock, _OFTEN)
                 os.fchmod(descriptor, _SEALED)
@@ -96,7 +96,7 @@ class Mounts:
         folder = self._folder(proxy_id)
         if "none" not in (found.network_settings.networks or {}):
             return ""
-        with suppress(OSError), opened(folder) as descriptor:
+        with suppress(OSError), open_directory(folder) as descriptor:
             if self._is_sealed(descriptor):
                 return f"unix:{quoteStringArgument(str(folder / _SOCKET))}"
         return ""
@@ -111,7 +111,7 @@ class Mounts:
         """Remove the folder."""
         folder = self._folder(proxy_id)
         with suppress(FileNotFoundError):
-            with opened(folder) as descriptor:
+            with open_directory(folder) as descriptor:
                 os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
             shutil.rmtree(folder, ignore_errors=True)
             if folder.exists():  # folders of the container's own: only root can remove those

@@ -9,8 +9,8 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
 
-from ctllm.common.buffer_budget import Room
-from ctllm.common.sanitize import printable
+from ctllm.common.memory_budget import BufferBudget
+from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.broker.failover_request import FailoverRequest
 from ctllm.desktop.broker.flap_damping import Trust
 from ctllm.desktop.broker.preference_store import KeptPreference
@@ -67,7 +67,7 @@ class Broker(MultiService):
         self.elsewhere = elsewhere
         self._reactor = reactor
         self._name = name
-        self._room = Room(MOST_KEPT)
+        self._room = BufferBudget(MOST_KEPT)
         self._trust = {Side.LOCAL: Trust(), Side.CLOUD: Trust()}
         self._open: set[FailoverRequest] = set()
         self._models: frozenset[str] = frozenset()
@@ -222,7 +222,7 @@ class Broker(MultiService):
             "Models are changed on the machine that has them, and no Ollama answers on this one "
             f"({self._name})."
         )
-        names = [printable(each.name) for each in self.elsewhere.others if each.ollama == "up"]
+        names = [sanitize_line(each.name) for each in self.elsewhere.others if each.ollama == "up"]
         if not names:
             return f"{said} Start Ollama here."
         path = head.path.decode("latin-1")

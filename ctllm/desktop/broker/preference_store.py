@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.desktop.broker.routing_policy import Preference
 from ctllm.errors import BadConfiguration
-from ctllm.system.atomic_write import save, set_aside
+from ctllm.system.atomic_write import rename_damaged, write_atomically
 
 _UNTIL = "Requests stay on this machine until: ctllm prefer auto (or another)"
 
@@ -55,12 +55,12 @@ class KeptPreference:
 
     def save(self, preference: Preference) -> None:
         """Keep it; raises BadConfiguration where that cannot be."""
-        save(self._path, msgspec.json.encode(_Kept(preference, self._configured)))
+        write_atomically(self._path, msgspec.json.encode(_Kept(preference, self._configured)))
 
     def _begin_anew(self) -> None:
         """Set the file aside, and keep what counts instead of it."""
         try:
-            set_aside(self._path)
+            rename_damaged(self._path)
             self.save(Preference.NEVER)
         except BadConfiguration as error:
             self._log.error("{why}", why=error.message)

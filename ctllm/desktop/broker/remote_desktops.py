@@ -13,18 +13,18 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.common.sanitize import printable
+from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import dialler
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.ollama_monitor import LONGEST, is_model_name
 from ctllm.errors import BadGateway, CtllmError, Forbidden, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.client.fetch import ask
+from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import request_to_cloud, response_from_proxy
 from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import asked_for, canonical, goes_elsewhere
-from ctllm.reactor.periodic import Periodic
+from ctllm.reactor.periodic import PeriodicCall
 from ctllm.tunnel.frames import MAX_MODELS
 
 #: Seconds between two looks, and while nobody uses or watches this desktop.
@@ -75,7 +75,7 @@ def _harmless(desktop: OtherDesktop) -> OtherDesktop:
     """The same, with names that steer nothing: they are shown, and lead requests."""
     models = tuple(model for model in desktop.models if is_model_name(model))
     return OtherDesktop(
-        printable(desktop.id, LONGEST), printable(desktop.name, LONGEST),
+        sanitize_line(desktop.id, LONGEST), sanitize_line(desktop.name, LONGEST),
         desktop.ollama if desktop.ollama in ("up", "demo") else "down", models[:MAX_MODELS],
     )  # fmt: skip
 
@@ -99,7 +99,7 @@ class Elsewhere(Service):
         self._session = session
         self._reactor = reactor
         self._wanted = wanted
-        self._loop = Periodic(self._tick, reactor, "looking for other desktops")
+        self._loop = PeriodicCall(self._tick, reactor, "looking for other desktops")
         self._looked = -math.inf
         self._looking: Deferred[None] | None = None
         self._origin: ConnectionPool | None = None
@@ -162,7 +162,11 @@ class Elsewhere(Service):
             self._leave()
             endpoint = dialler(url, self._reactor)
             self._origin = ConnectionPool(
-                endpoint, self._reactor, _name(url), ProxyUnavailable, admit=response_from_proxy
+                endpoint,
+                self._reactor,
+                _name(url),
+                ProxyUnavailable,
+                filter_head=response_from_proxy,
             )
         return self._origin
 
@@ -215,7 +219,7 @@ class Elsewhere(Service):
 
     async def _ask(self) -> tuple[OtherDesktop, ...]:
         head = RequestHead(b"GET", b"/ctllm/desktops")
-        status, body = await ask(await self._way(), head, self._reactor, PATIENCE, MOST)
+        status, body = await fetch(await self._way(), head, self._reactor, PATIENCE, MOST)
         if status == 401:
             raise Unauthorized("the cloud does not accept this desktop's sign-in")
         if status != 200:

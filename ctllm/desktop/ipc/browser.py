@@ -23,8 +23,8 @@ from twisted.internet.defer import Deferred
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.ipc.webview_process import Window
 from ctllm.ipc.messages import Opened
-from ctllm.system.atomic_write import save
-from ctllm.system.display import has_screen
+from ctllm.system.atomic_write import write_atomically
+from ctllm.system.display import has_graphical_session
 
 #: Seconds that the file stays: a browser that is not running yet takes some to start.
 FILE_STAYS = 60.0
@@ -39,7 +39,7 @@ _FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
 
 def has_display(environ: Mapping[str, str], platform: str) -> bool:
     """Whether a browser has somewhere to show itself, or somebody says which one does."""
-    return has_screen(platform, environ) or bool(environ.get("BROWSER"))
+    return has_graphical_session(platform, environ) or bool(environ.get("BROWSER"))
 
 
 def open_in_browser(address: str, environ: Mapping[str, str] = os.environ) -> bool:
@@ -97,7 +97,7 @@ class Page(Service):
         return f"{client.url}/#invite={invite}{view}"
 
     async def _opened(self, address: str) -> bool:
-        save(self._path, _FILE.format(html.escape(address)).encode())
+        write_atomically(self._path, _FILE.format(html.escape(address)).encode())
         if self._removal is not None and self._removal.active():
             self._removal.cancel()
         self._removal = self._reactor.callLater(FILE_STAYS, self._remove)

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm import __version__
-from ctllm.common.line_reader import Lines
+from ctllm.common.line_reader import LineReader
 from ctllm.desktop.ipc.authenticator import Door
 from ctllm.errors import (
     ContentTooLarge,
@@ -55,7 +55,7 @@ class Visitor(Protocol):
         self.reads_log = False
         self._commands = commands
         self._door = Door(secret)
-        self._lines = Lines(protocol.MAX_LINE_OF_STRANGERS)
+        self._lines = LineReader(protocol.MAX_LINE_OF_STRANGERS)
         self._waiting: deque[bytes | None] = deque()
         self._busy = 0
         self._full = False
@@ -79,7 +79,7 @@ class Visitor(Protocol):
         if self.known:
             self._let_in()
         else:
-            self._deadline.set(PATIENCE)
+            self._deadline.start(PATIENCE)
         hello = protocol.Hello(protocol.PROTOCOL, __version__, self._door.challenge)
         self.transport.write(protocol.event_line("hello", hello))
 
@@ -102,8 +102,8 @@ class Visitor(Protocol):
         """A line that has begun ends soon, as long as we read."""
         if not self.known:
             return  # the deadline is that of AUTH
-        if self._lines.half and not self._full:
-            self._deadline.set(PATIENCE)
+        if self._lines.has_partial_line and not self._full:
+            self._deadline.start(PATIENCE)
         else:
             self._deadline.cancel()
 
@@ -136,7 +136,7 @@ class Visitor(Protocol):
         while self._waiting and not self._full and not self._gone:
             line = self._waiting.popleft()
             if line is None:
-                error = ContentTooLarge(f"a line may have {self._lines.longest} bytes")
+                error = ContentTooLarge(f"a line may have {self._lines.max_length} bytes")
                 self._say(protocol.error_line(None, error))
                 if not self.known:
                     self.leave(error)
@@ -166,7 +166,7 @@ class Visitor(Protocol):
         Deferred.fromCoroutine(self._run(request)).addErrback(self._broken, request.id)
 
     def _let_in(self) -> None:
-        self._lines.longest = protocol.MAX_LINE
+        self._lines.max_length = protocol.MAX_LINE
         self._deadline.cancel()
         self.factory.known(self)
 
@@ -207,7 +207,7 @@ class Visitor(Protocol):
         fault = protocol.Fault(error.code, error.message)
         self._say(protocol.event_line("error", fault))
         self._gone = True
-        self._deadline.set(PATIENCE)
+        self._deadline.start(PATIENCE)
         self._waiting.clear()
         self.transport.unregisterProducer()
         if self._full:

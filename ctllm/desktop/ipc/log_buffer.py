@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from twisted.logger import LogEvent, eventAsText
 
-from ctllm.common.sanitize import printable_lines
+from ctllm.common.sanitize import sanitize_text
 
 #: Lines that are kept, and how long one may be.
 MOST = 1000
@@ -25,7 +25,7 @@ class RecentLog:
         """Remember one event, without what would only confuse: where in the code it was."""
         text = eventAsText(event, includeTimestamp=True, includeSystem=False)
         for line in text.splitlines():
-            shown = printable_lines(line[:LONGEST])
+            shown = sanitize_text(line[:LONGEST])
             self._lines.append(shown)
             self.on_line(shown)
 

@@ -22,8 +22,8 @@ from ctllm.desktop.ipc.log_buffer import RecentLog
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
-from ctllm.reactor.periodic import Periodic
-from ctllm.system.atomic_write import save
+from ctllm.reactor.periodic import PeriodicCall
+from ctllm.system.atomic_write import write_atomically
 
 #: Seconds for which changes are gathered before they are told, and between two looks at what
 #: changes without a word (counts).
@@ -58,7 +58,7 @@ class IpcService(MultiService):
         self._visitors = Visitors(reactor, self._secret, commands)
         self._last: Status | None = None
         self._telling: Any = None
-        self._loop = Periodic(self._tell, reactor, "telling of changes")
+        self._loop = PeriodicCall(self._tell, reactor, "telling of changes")
         where = f"tcp:{port}:interface=127.0.0.1"
         self._tcp = EndpointService(reactor, where, self._visitors, "ipc-port")
         self._socket = self._file.parent / "ipc.sock"
@@ -76,7 +76,7 @@ class IpcService(MultiService):
                 )
             self._tcp.setServiceParent(self)
             super().startService()
-            save(self._file, msgspec.json.encode(self._where()))
+            write_atomically(self._file, msgspec.json.encode(self._where()))
         except BaseException:
             self._lock.release()
             raise
@@ -100,7 +100,7 @@ class IpcService(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         """Tell those who are connected, and leave nothing behind."""
-        if self._loop.running:
+        if self._loop.is_running:
             self._loop.stop()
             globalLogPublisher.removeObserver(self._log_lines)  # type: ignore[arg-type]
         if self._telling is not None and self._telling.active():

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import NoWindow
-from ctllm.system.display import has_screen
+from ctllm.system.display import has_graphical_session
 
 #: Seconds that the window may take to appear; after that the browser is asked.
 PATIENCE = 20.0
@@ -21,7 +21,9 @@ PATIENCE = 20.0
 
 def can_have_window(environ: Mapping[str, str], platform: str) -> bool:
     """Whether the library is here, and a screen."""
-    return has_screen(platform, environ) and importlib.util.find_spec("webview") is not None
+    return (
+        has_graphical_session(platform, environ) and importlib.util.find_spec("webview") is not None
+    )
 
 
 class _Child(ProcessProtocol):

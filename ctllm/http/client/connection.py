@@ -18,18 +18,18 @@ from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, is_tls
 
 
-class Exchange(Face):
+class PendingRequest(Face):
     """What a connection needs of the exchange that is on it."""
 
-    caller: ResponseSink
+    sink: ResponseSink
 
-    def hear(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:
         """Take a piece of the answer as it came."""
 
-    def closed(self) -> None:
+    def connection_closed(self) -> None:
         """The server closed in order."""
 
-    def broken(self, why: str) -> None:
+    def connection_failed(self, why: str) -> None:
         """The answer cannot become whole."""
 
 
@@ -44,9 +44,9 @@ class ClientConnection(Protocol):
     transport: Any
 
     def __init__(self) -> None:
-        self.outgoing: Exchange | None = None
+        self.request: PendingRequest | None = None
         self.on_lost: Callable[[], None] = nobody_waits
-        self._securing: Deferred[ClientConnection] | None = None  # while TLS shakes hands
+        self._handshake: Deferred[ClientConnection] | None = None  # while TLS shakes hands
 
     def connectionMade(self) -> None:
         """Tell the exchange when the request body has room."""
@@ -56,66 +56,66 @@ class ClientConnection(Protocol):
         if not is_tls(self.transport):
             self.transport.protocol = self  # without the endpoint's wrapper, a call for each read
 
-    def secured(self, clock: Clock) -> ClientConnection | Deferred[ClientConnection]:
+    def when_ready(self, clock: Clock) -> ClientConnection | Deferred[ClientConnection]:
         """Give this connection once it can carry a request: with TLS that is after its handshake.
 
         Fails with what ended the handshake, or with TimeoutError.
         """
         if not is_tls(self.transport):
             return self
-        self._securing = Deferred(lambda _: self.transport.abortConnection())
-        return self._securing.addTimeout(HANDSHAKE_TIMEOUT, cast(Any, clock))
+        self._handshake = Deferred(lambda _: self.transport.abortConnection())
+        return self._handshake.addTimeout(HANDSHAKE_TIMEOUT, cast(Any, clock))
 
     def handshakeCompleted(self) -> None:
         """TLS is agreed on."""
-        securing, self._securing = self._securing, None
-        if securing is not None:
-            securing.callback(self)
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None:
+            handshake.callback(self)
 
     def dataReceived(self, data: bytes) -> None:
         """A piece of the answer; anything without a question ends the connection."""
-        if self.outgoing is None:
+        if self.request is None:
             self.abort()
         else:
-            self.outgoing.hear(data)
+            self.request.data_received(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The server closed: that may be how the answer ends, or that it breaks off."""
         self.on_lost()
-        securing, self._securing = self._securing, None
-        if securing is not None and not securing.called:
-            securing.errback(reason)
-        if self.outgoing is None:
+        handshake, self._handshake = self._handshake, None
+        if handshake is not None and not handshake.called:
+            handshake.errback(reason)
+        if self.request is None:
             return
         if reason.check(ConnectionDone):
-            self.outgoing.closed()
+            self.request.connection_closed()
         else:  # a reset is nobody's way to end an answer
-            self.outgoing.broken(reason.getErrorMessage())
+            self.request.connection_failed(reason.getErrorMessage())
 
     def pauseProducing(self) -> None:
         """The server reads the request body slowly."""
-        if self.outgoing is not None:
-            self.outgoing.caller.pause_request_body()
+        if self.request is not None:
+            self.request.sink.pause_request_body()
 
     def resumeProducing(self) -> None:
         """The server has room for more of the request body."""
-        if self.outgoing is not None:
-            self.outgoing.caller.resume_request_body()
+        if self.request is not None:
+            self.request.sink.resume_request_body()
 
     def stopProducing(self) -> None:
         """The transport is closing; `connectionLost` tells the rest."""
 
-    def retire(self) -> None:
+    def close(self) -> None:
         """Close in order: nobody uses it, and nothing is under way on it."""
         if is_tls(self.transport):
             return self.abort()  # its other side might never agree
-        self.outgoing = None
+        self.request = None
         self.on_lost()
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def abort(self) -> None:
         """Close now. Nobody uses it from here on, though the transport tells only later."""
-        self.outgoing = None
+        self.request = None
         self.on_lost()
         self.transport.abortConnection()

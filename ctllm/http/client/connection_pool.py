@@ -12,10 +12,10 @@ from typing import Any
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.protocol import Factory
 
-from ctllm.common.buffer_budget import Room
+from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import CtllmError
 from ctllm.http.client.connection import ClientConnection
-from ctllm.http.client.request import ClientRequest, Switched
+from ctllm.http.client.request import ClientRequest, UpgradeHandler
 from ctllm.http.header_policy import response_from_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead
@@ -23,14 +23,14 @@ from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 
 #: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
 #: close, and no request meets a connection that is just being closed.
-KEEP = 20.0
+IDLE_TIMEOUT = 20.0
 #: How many connections are being made at once: more would only wait elsewhere, or be refused, and
 #: each costs the turn of the reactor that finishes it.
-MAX_DIALLING = 16
+MAX_CONCURRENT_CONNECTS = 16
 #: Most bytes of all requests together that are held to be sent once more.
-MAX_REPEATABLE_IN_ALL = 8 * 1024 * 1024
+MAX_TOTAL_RETRY_BUFFER = 8 * 1024 * 1024
 #: How many unused connections are kept.
-MAX_KEPT = 64
+MAX_IDLE_CONNECTIONS = 64
 
 
 class ConnectionPool:
@@ -45,69 +45,71 @@ class ConnectionPool:
         endpoint: Endpoint,
         clock: Clock,
         name: str,
-        unreachable: type[CtllmError],
+        unreachable_error: type[CtllmError],
         host: bytes = b"localhost",
-        admit: Callable[[ResponseHead], ResponseHead] = response_from_ollama,
+        filter_head: Callable[[ResponseHead], ResponseHead] = response_from_ollama,
     ) -> None:
         self.name = name
         self.host = host
-        self.unreachable = unreachable
-        self.admit = admit
-        self.room = Room(MAX_REPEATABLE_IN_ALL)
+        self.unreachable_error = unreachable_error
+        self.filter_head = filter_head
+        self.retry_budget = BufferBudget(MAX_TOTAL_RETRY_BUFFER)
         self._endpoint = endpoint
         self.clock = clock
-        self._kept: list[tuple[ClientConnection, Timer]] = []
-        self._dialling = DeferredSemaphore(MAX_DIALLING)
+        self._idle: list[tuple[ClientConnection, Timer]] = []
+        self._connect_limit = DeferredSemaphore(MAX_CONCURRENT_CONNECTS)
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange. `head` goes as it is; a Host is added where there is none."""
-        outgoing = ClientRequest(self, head, caller)
-        if self._kept:
-            connection, timer = self._kept.pop()
+        request = ClientRequest(self, head, sink)
+        if self._idle:
+            connection, timer = self._idle.pop()
             timer.cancel()
-            outgoing.use(connection)
+            request.send_on(connection)
         else:
-            outgoing.wait_for(self.dial())
-        return outgoing
+            request.send_when_connected(self.connect())
+        return request
 
-    def upgrade(self, head: RequestHead, caller: ResponseSink, switched: Switched) -> RequestSink:
+    def upgrade(
+        self, head: RequestHead, sink: ResponseSink, on_upgraded: UpgradeHandler
+    ) -> RequestSink:
         """Begin an exchange that asks for another protocol, on a connection of its own.
 
         Only after 101 the connection is handed to `switched`, and `caller` hears nothing. Any
         other answer is an answer like any other.
         """
-        outgoing = ClientRequest(self, head, caller, switched)
-        outgoing.wait_for(self.dial())
-        return outgoing
+        request = ClientRequest(self, head, sink, on_upgraded)
+        request.send_when_connected(self.connect())
+        return request
 
-    def dial(self) -> Deferred[Any]:
+    def connect(self) -> Deferred[Any]:
         """A connection of one's own."""
         factory = Factory.forProtocol(ClientConnection)
         factory.noisy = False
-        dialled: Deferred[Any] = self._dialling.run(self._connect, factory)
-        return dialled
+        connecting: Deferred[Any] = self._connect_limit.run(self._connect_now, factory)
+        return connecting
 
-    def _connect(self, factory: Any) -> Deferred[Any]:
-        made: Deferred[Any] = self._endpoint.connect(factory)
-        made.addCallback(lambda connection: connection.secured(self.clock))
-        return made
+    def _connect_now(self, factory: Any) -> Deferred[Any]:
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        connecting.addCallback(lambda connection: connection.when_ready(self.clock))
+        return connecting
 
-    def keep(self, connection: ClientConnection) -> None:
+    def release(self, connection: ClientConnection) -> None:
         """Take back a connection whose exchange is over."""
-        if len(self._kept) >= MAX_KEPT:
+        if len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
             return
-        connection.on_lost = lambda: self._lost(connection)
-        self._kept.append((connection, self.clock.callLater(KEEP, connection.retire)))
+        connection.on_lost = lambda: self._remove_idle(connection)
+        self._idle.append((connection, self.clock.callLater(IDLE_TIMEOUT, connection.close)))
 
     def close(self) -> None:
         """Close the connections that nobody uses."""
-        for connection, _ in list(self._kept):
+        for connection, _ in list(self._idle):
             connection.abort()
 
-    def _lost(self, connection: ClientConnection) -> None:
-        for entry in list(self._kept):
+    def _remove_idle(self, connection: ClientConnection) -> None:
+        for entry in list(self._idle):
             if entry[0] is connection:
-                self._kept.remove(entry)
+                self._idle.remove(entry)
                 if entry[1].active():
                     entry[1].cancel()

@@ -11,18 +11,18 @@ from ctllm.reactor.interfaces import Clock
 
 
 async def get(
-    origin: Upstream, path: bytes, clock: Clock, timeout: float, limit: int = 64 * 1024
+    upstream: Upstream, path: bytes, clock: Clock, timeout: float, max_size: int = 64 * 1024
 ) -> tuple[int, bytes]:
     """GET `path`; see `ask`."""
-    return await ask(origin, RequestHead(b"GET", path), clock, timeout, limit)
+    return await fetch(upstream, RequestHead(b"GET", path), clock, timeout, max_size)
 
 
-async def ask(
-    origin: Upstream,
+async def fetch(
+    upstream: Upstream,
     head: RequestHead,
     clock: Clock,
     timeout: float,
-    limit: int,
+    max_size: int,
     body: bytes = b"",
 ) -> tuple[int, bytes]:
     """Ask `head` with `body`, whose length is in the head, and give status and body of the answer.
@@ -30,52 +30,52 @@ async def ask(
     Raises UpstreamFailed for an answer that is not whole within `timeout` seconds or larger than
     `limit` bytes, and whatever `origin` fails with. Cancelling closes the connection.
     """
-    collecting = _Collecting(limit)
-    call = origin.start_request(head, collecting)
+    collector = _ResponseCollector(max_size)
+    request = upstream.start_request(head, collector)
     if body:
-        call.write(body)
-    call.finish()
-    late = BadGateway(f"there was no whole answer within {timeout:g} seconds")
-    timer = clock.callLater(timeout, collecting.give_up, late)
+        request.write(body)
+    request.finish()
+    timeout_error = BadGateway(f"there was no whole answer within {timeout:g} seconds")
+    timer = clock.callLater(timeout, collector.abandon, timeout_error)
     try:
-        return await collecting.answer
+        return await collector.response
     finally:
         if timer.active():
             timer.cancel()
-        if not collecting.over:
-            call.cancel(ClientDisconnected("nobody waits for this answer any more"))
+        if not collector.is_complete:
+            request.cancel(ClientDisconnected("nobody waits for this answer any more"))
 
 
-class _Collecting:
+class _ResponseCollector:
     """A `Caller` that keeps the answer; `over` when the exchange has come to its own end."""
 
-    def __init__(self, limit: int) -> None:
-        self.answer: Deferred[tuple[int, bytes]] = Deferred()
-        self.over = False
-        self._limit = limit
+    def __init__(self, max_size: int) -> None:
+        self.response: Deferred[tuple[int, bytes]] = Deferred()
+        self.is_complete = False
+        self._max_size = max_size
         self._status = 0
         self._body = bytearray()
 
     def write_head(self, head: ResponseHead) -> None:
         self._status = head.status
 
-    def write(self, piece: bytes) -> None:
-        self._body += piece
-        if len(self._body) > self._limit:
-            self.give_up(BadGateway(f"the answer exceeds {self._limit} bytes"))
+    def write(self, data: bytes) -> None:
+        self._body += data
+        if len(self._body) > self._max_size:
+            self.abandon(BadGateway(f"the answer exceeds {self._max_size} bytes"))
 
     def finish(self) -> None:
-        self.over = True
-        if not self.answer.called:
-            self.answer.callback((self._status, bytes(self._body)))
+        self.is_complete = True
+        if not self.response.called:
+            self.response.callback((self._status, bytes(self._body)))
 
     def fail(self, error: CtllmError) -> None:
-        self.over = True
-        self.give_up(error)
+        self.is_complete = True
+        self.abandon(error)
 
-    def give_up(self, error: CtllmError) -> None:
-        if not self.answer.called:
-            self.answer.errback(error)
+    def abandon(self, error: CtllmError) -> None:
+        if not self.response.called:
+            self.response.errback(error)
 
     def pause_request_body(self) -> None:
         pass

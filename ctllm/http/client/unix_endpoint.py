@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from ctllm.http.splice import hand_over
-from ctllm.system.unix_sockets import Credentials, NotASocket, peer_credentials, pinned
+from ctllm.http.splice import replace_protocol
+from ctllm.system.unix_sockets import NotASocket, PeerCredentials, peer_credentials, pinned_path
 
-_silent = Factory.forProtocol(Protocol)
-_silent.noisy = False
+_placeholder_factory = Factory.forProtocol(Protocol)
+_placeholder_factory.noisy = False
 
 
-class WrongPeer(Exception):
+class UnexpectedPeer(Exception):
     """Somebody else listens than who should, or what has the socket's name is no socket."""
 
 
@@ -31,10 +31,15 @@ class VerifiedUNIXEndpoint:
         self,
         reactor: Any,
         path: str,
-        accepts: Callable[[Credentials], bool],
-        refused: Callable[[str], None] = lambda reason: None,
+        accepts_peer: Callable[[PeerCredentials], bool],
+        on_refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._reactor, self._path, self._accepts, self._refused = reactor, path, accepts, refused
+        self._reactor, self._path, self._accepts_peer, self._on_refused = (
+            reactor,
+            path,
+            accepts_peer,
+            on_refused,
+        )
 
     def connect(self, factory: Any) -> Deferred[Any]:
         """Connect; fires with the protocol of `factory`, which exists only once all is checked."""
@@ -42,20 +47,20 @@ class VerifiedUNIXEndpoint:
 
     async def _connect(self, factory: Any) -> Any:
         try:
-            with pinned(self._path) as path:
+            with pinned_path(self._path) as path:
                 # Until the connection is made: that takes several turns when many want one.
-                silent = await UNIXClientEndpoint(self._reactor, path).connect(_silent)
+                silent = await UNIXClientEndpoint(self._reactor, path).connect(_placeholder_factory)
         except NotASocket as error:
-            raise self._wrong(str(error)) from error
+            raise self._refuse(str(error)) from error
         transport = silent.transport
         peer = peer_credentials(transport.getHandle())
-        if peer is not None and not self._accepts(peer):
+        if peer is not None and not self._accepts_peer(peer):
             transport.abortConnection()
-            raise self._wrong(f"process {peer.pid} of user {peer.uid} listens at {self._path}")
+            raise self._refuse(f"process {peer.pid} of user {peer.uid} listens at {self._path}")
         protocol = factory.buildProtocol(transport.getPeer())
-        hand_over(transport, protocol)
+        replace_protocol(transport, protocol)
         return protocol
 
-    def _wrong(self, reason: str) -> WrongPeer:
-        self._refused(reason)
-        return WrongPeer(reason)
+    def _refuse(self, reason: str) -> UnexpectedPeer:
+        self._on_refused(reason)
+        return UnexpectedPeer(reason)

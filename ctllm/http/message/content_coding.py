@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ctllm.http.message.head import RequestHead, get_header
 
 if TYPE_CHECKING:
-    from ctllm.common.buffer_budget import Room
+    from ctllm.common.memory_budget import BufferBudget
 
 ZSTD = b"zstd"
 #: Most bytes of one body that are decoded, and most of them at a time.
@@ -67,7 +67,7 @@ class ZstdDecoder:
     than is decoded, or where there is no room.
     """
 
-    def __init__(self, reader: BodyScanner, room: Room) -> None:
+    def __init__(self, reader: BodyScanner, room: BufferBudget) -> None:
         self.settled = False
         self._reader = reader
         self._room = room
@@ -91,7 +91,7 @@ class ZstdDecoder:
         """Nothing more is read of the body."""
         self.settled = True
         self._decompressor = None
-        self._room.give(self._reserved)
+        self._room.release(self._reserved)
         self._reserved = 0
 
     def _decode(self, piece: bytes) -> None:
@@ -123,8 +123,8 @@ class ZstdDecoder:
         """Count the decoder that is kept; whether there is room for it."""
         if self._decompressor is None or self._reserved:
             return True
-        if self._room.full:
+        if self._room.is_full:
             return False
         self._reserved = _DECODER_SIZE
-        self._room.take(_DECODER_SIZE)
+        self._room.reserve(_DECODER_SIZE)
         return True

@@ -24,7 +24,7 @@ class BodyIdleTimeout:
     def start(self) -> None:
         """There is a body to come."""
         self.data_received = False
-        self._deadline.set(BODY_IDLE_TIMEOUT)
+        self._deadline.start(BODY_IDLE_TIMEOUT)
 
     def cancel(self) -> None:
         """There is none, or it does not matter."""

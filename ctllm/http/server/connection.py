@@ -20,7 +20,7 @@ from zope.interface import implementer
 
 from ctllm.errors import BadRequest, ClientDisconnected, CtllmError, RequestTimeout
 from ctllm.fastpath.direct_write import write_now
-from ctllm.http.hangup_monitor import Attention, keep_alive
+from ctllm.http.hangup_monitor import HangupMonitor, enable_tcp_keepalive
 from ctllm.http.message.head import RequestHead
 from ctllm.http.message.request_parser import (
     RequestBuffer,
@@ -75,7 +75,7 @@ class ServerConnection(Ending):
         self._work: Deferred[None] | None = None
         self._enter = enter
         self._entering = False  # a head is whole and waits for its turn
-        self._attention = Attention(clock)
+        self._attention = HangupMonitor(clock)
         self._trickle = BodyIdleTimeout(clock, self._wants_body, self._trickled)
         self._pumping = False
         self._memory = ConnectionMemory() if limiter is None else limiter.add_connection(self)
@@ -87,9 +87,9 @@ class ServerConnection(Ending):
         """Serve; the transport slows and resumes the exchange that is being answered."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
-            keep_alive(self.transport)
+            enable_tcp_keepalive(self.transport)
         self.transport.registerProducer(self, True)
-        self._deadline.set(HEAD_TIMEOUT)
+        self._deadline.start(HEAD_TIMEOUT)
         self._crowd.add_anonymous(self)
 
     def dataReceived(self, data: bytes) -> None:
@@ -98,7 +98,7 @@ class ServerConnection(Ending):
             self._lingered += len(data)
             return
         if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
-            self._deadline.set(HEAD_TIMEOUT)  # blank lines before a head buy no time
+            self._deadline.start(HEAD_TIMEOUT)  # blank lines before a head buy no time
         self._trickle.data_received = True
         self._unread.append(data)
         self.resume_reading()
@@ -109,7 +109,7 @@ class ServerConnection(Ending):
         self._crowd.remove(self)
         self._deadline.cancel()
         self._parting.cancel()
-        self._attention.lift()
+        self._attention.stop()
         self._trickle.cancel()
         self._memory.release_all()
         incoming, self._incoming = self._incoming, None
@@ -261,7 +261,7 @@ class ServerConnection(Ending):
             reading = self._memory.try_reserve_read()
         else:
             self._memory.release_read()
-        self._attention.turn(self.transport, reading)
+        self._attention.set_reading(self.transport, reading)
 
     # -- writing, for Incoming
 
@@ -326,7 +326,7 @@ class ServerConnection(Ending):
         if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
             self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
             self._unread.prepend(leftover)
-        self._deadline.set(HEAD_TIMEOUT if self._unread else KEEP_ALIVE_TIMEOUT)
+        self._deadline.start(HEAD_TIMEOUT if self._unread else KEEP_ALIVE_TIMEOUT)
         self.resume_reading()
 
     def hijack(self) -> tuple[Transport, bytes]:
@@ -340,7 +340,7 @@ class ServerConnection(Ending):
         self._memory.release_all()
         self._closing = True
         self.transport.unregisterProducer()
-        self._attention.turn(self.transport, True)
+        self._attention.set_reading(self.transport, True)
         return self.transport, self._unread.take_all()
 
     def release(self) -> None:

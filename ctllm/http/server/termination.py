@@ -10,7 +10,7 @@ from twisted.logger import Logger
 
 from ctllm.errors import CtllmError, RequestTimeout, ServiceUnavailable
 from ctllm.fastpath.direct_write import write_now
-from ctllm.http.hangup_monitor import Attention
+from ctllm.http.hangup_monitor import HangupMonitor
 from ctllm.http.message.head import reason_phrase
 from ctllm.http.message.request_parser import RequestBuffer
 from ctllm.http.server.memory_limiter import ConnectionMemory
@@ -54,7 +54,7 @@ class Ending(Protocol):
     _work: Any
     _h11: h11.Connection
     _unread: RequestBuffer
-    _attention: Attention
+    _attention: HangupMonitor
     _memory: ConnectionMemory
     _log = Logger()
 
@@ -74,7 +74,7 @@ class Ending(Protocol):
     def close(self) -> None:
         """Close once everything is written."""
         self._closing = True
-        self._deadline.set(FLUSH_TIMEOUT if self._full else LINGER_TIMEOUT)
+        self._deadline.start(FLUSH_TIMEOUT if self._full else LINGER_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
@@ -95,9 +95,9 @@ class Ending(Protocol):
         self._memory.set_unread(0)
         self._memory.release_request()
         self._linger_rounds = MAX_LINGER_EXTENSIONS
-        self._deadline.set(LINGER_TIMEOUT)
+        self._deadline.start(LINGER_TIMEOUT)
         self.transport.unregisterProducer()
-        self._attention.turn(self.transport, True)
+        self._attention.set_reading(self.transport, True)
         if not is_tls(self.transport):
             self.transport.loseWriteConnection()  # under TLS that would cut the answer's end off
 
@@ -108,7 +108,7 @@ class Ending(Protocol):
         self._memory.release_request()
         if last_words and self._h11.our_state is h11.SEND_BODY:
             self.send(h11.Data(data=last_words))
-            self._parting.set(ERROR_FLUSH_SECONDS)
+            self._parting.start(ERROR_FLUSH_SECONDS)
         else:
             self._part()
 
@@ -122,13 +122,13 @@ class Ending(Protocol):
         if self._lingered >= MIN_LINGER_BYTES and self._linger_rounds:
             self._lingered = 0
             self._linger_rounds -= 1
-            return self._deadline.set(LINGER_TIMEOUT)
+            return self._deadline.start(LINGER_TIMEOUT)
         if self._closing or self._late:
             self._closing = True
             self.transport.abortConnection()
         elif self._full:  # it still reads its last answer
             self._late = True
-            self._deadline.set(FLUSH_TIMEOUT)
+            self._deadline.start(FLUSH_TIMEOUT)
         elif self._unread:
             self._refuse(
                 RequestTimeout(f"a request's head did not arrive within {HEAD_TIMEOUT:g} seconds")

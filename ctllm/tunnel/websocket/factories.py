@@ -10,7 +10,7 @@ from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFa
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
-from ctllm.tunnel.websocket.transport import BridgeSocket, ProxySocket
+from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
 
 _OPTIONS = {
     "maxMessagePayloadSize": MAX_MESSAGE,
@@ -21,7 +21,7 @@ _OPTIONS = {
 }
 
 
-class ProxySockets(WebSocketServerFactory):
+class ProxyWebSocketFactory(WebSocketServerFactory):
     """Makes the proxy's ends; pings each `interval` seconds, gives up after `deadline` without."""
 
     noisy = False
@@ -29,26 +29,26 @@ class ProxySockets(WebSocketServerFactory):
     def __init__(
         self,
         clock: Any,
-        greeted: Callable[[ProxySocket, bytes], None],
-        interval: float,
-        deadline: float,
+        on_first_message: Callable[[ProxyWebSocket, bytes], None],
+        ping_interval: float,
+        ping_timeout: float,
         budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(reactor=clock)
-        self._made = (clock, greeted, budget)
-        self.pings = (interval, deadline)
-        self.open = 0  # how many sockets there are
+        self._protocol_arguments = (clock, on_first_message, budget)
+        self.keepalive_options = (ping_interval, ping_timeout)
+        self.open_connections = 0  # how many sockets there are
         self.setProtocolOptions(**_OPTIONS)
 
-    def buildProtocol(self, addr: object) -> ProxySocket:
+    def buildProtocol(self, addr: object) -> ProxyWebSocket:
         """A socket for one bridge."""
-        self.open += 1
-        socket = ProxySocket(*self._made)
+        self.open_connections += 1
+        socket = ProxyWebSocket(*self._protocol_arguments)
         socket.factory = self
         return socket
 
 
-class BridgeSockets(WebSocketClientFactory):
+class BridgeWebSocketFactory(WebSocketClientFactory):
     """Makes the bridge's end for `url`; `headers` carry its token."""
 
     noisy = False
@@ -58,19 +58,19 @@ class BridgeSockets(WebSocketClientFactory):
         url: str,
         headers: dict[str, str],
         clock: Any,
-        make: Callable[[], BridgeSocket],
-        interval: float,
-        deadline: float,
+        build: Callable[[], BridgeWebSocket],
+        ping_interval: float,
+        ping_timeout: float,
     ) -> None:
         super().__init__(
             url, protocols=[SUBPROTOCOL], headers=headers, reactor=clock, useragent="ctllm"
         )
-        self._make = make
-        self.pings = (interval, deadline)
+        self._build = build
+        self.keepalive_options = (ping_interval, ping_timeout)
         self.setProtocolOptions(**_OPTIONS)
 
-    def buildProtocol(self, addr: object) -> BridgeSocket:
+    def buildProtocol(self, addr: object) -> BridgeWebSocket:
         """The socket of one attempt."""
-        socket = self._make()
+        socket = self._build()
         socket.factory = self
         return socket

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 
-from ctllm.fastpath.websocket_mask import KEY, mask
+from ctllm.fastpath.websocket_mask import KEY_LENGTH, apply_mask
 
 _FINAL_BINARY = 0x82
 _CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: never in pieces, never long
@@ -19,7 +19,7 @@ _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!Q")
 
 
-def written(payload: bytes, masked: bool) -> bytes:
+def encode_frame(payload: bytes, masked: bool) -> bytes:
     """`payload` as one frame; clients mask, servers do not."""
     size, bit = len(payload), _MASKED if masked else 0
     if size < 126:
@@ -30,22 +30,22 @@ def written(payload: bytes, masked: bool) -> bytes:
         head = bytes((_FINAL_BINARY, bit | 127)) + _LONG.pack(size)
     if not masked:
         return head + payload
-    key = os.urandom(KEY)
-    return head + key + mask(payload, key)
+    key = os.urandom(KEY_LENGTH)
+    return head + key + apply_mask(payload, key)
 
 
-class Messages:
+class FrameDecoder:
     """Takes plain frames of at most `limit` bytes off a stream; `masked` as the peer must send."""
 
-    def __init__(self, masked: bool, limit: int) -> None:
+    def __init__(self, masked: bool, max_payload: int) -> None:
         self._masked = masked
-        self._limit = limit
-        self._held = bytearray()
-        self._wanted = 0  # bytes without which there is nothing to do
+        self._max_payload = max_payload
+        self._buffer = bytearray()
+        self._needed = 0  # bytes without which there is nothing to do
 
     def __len__(self) -> int:
         """How many bytes are held, of a frame that is not whole."""
-        return len(self._held)
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The payloads of the whole plain frames, and what is for the full protocol.
@@ -54,38 +54,40 @@ class Messages:
         and would have to read all that follows; and everything from any other kind of frame on.
         What is left over of a plain or a control frame is held.
         """
-        if self._held:
-            self._held += data
-            if len(self._held) < self._wanted:
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
                 return [], b""
-            data = bytes(self._held)
-            self._held.clear()
+            data = bytes(self._buffer)
+            self._buffer.clear()
         payloads: list[bytes] = []
         control = bytearray()
         position, end = 0, len(data)
         while position < end:
-            start, size = self._head(data, position, end)
+            start, size = self._data_frame_bounds(data, position, end)
             if start < 0:
-                length = self._control(data, position, end)
+                length = self._control_frame_length(data, position, end)
                 if length < 0:
                     return payloads, bytes(control) + data[position:]
                 if not length or position + length > end:
-                    self._held += data[position:]
-                    self._wanted = length
+                    self._buffer += data[position:]
+                    self._needed = length
                     break
                 control += data[position : position + length]
                 position += length
                 continue
             if not start or start + size > end:
-                self._held += data[position:]
-                self._wanted = start + size - position if start else 0
+                self._buffer += data[position:]
+                self._needed = start + size - position if start else 0
                 break
             payload = data[start : start + size]
-            payloads.append(mask(payload, data[start - KEY : start]) if self._masked else payload)
+            payloads.append(
+                apply_mask(payload, data[start - KEY_LENGTH : start]) if self._masked else payload
+            )
             position = start + size
         return payloads, bytes(control)
 
-    def _control(self, data: bytes, position: int, end: int) -> int:
+    def _control_frame_length(self, data: bytes, position: int, end: int) -> int:
         """How long a control frame is; 0 if that cannot be said yet, -1 if it is none."""
         if data[position] not in _CONTROL:
             return -1
@@ -94,9 +96,9 @@ class Messages:
         size = data[position + 1] & 0x7F
         if size > 125 or bool(data[position + 1] & _MASKED) is not self._masked:
             return -1
-        return 2 + (KEY if self._masked else 0) + size
+        return 2 + (KEY_LENGTH if self._masked else 0) + size
 
-    def _head(self, data: bytes, position: int, end: int) -> tuple[int, int]:
+    def _data_frame_bounds(self, data: bytes, position: int, end: int) -> tuple[int, int]:
         """Where the payload begins and its size; 0 if that cannot be said yet, -1 if not plain."""
         if data[position] != _FINAL_BINARY:
             return -1, 0
@@ -112,6 +114,6 @@ class Messages:
                 return 0, 0
             size = field.unpack_from(data, start)[0]
             start += field.size
-            if size < least or size > self._limit:
+            if size < least or size > self._max_payload:
                 return -1, 0
-        return (start + KEY, size) if self._masked else (start, size)
+        return (start + KEY_LENGTH, size) if self._masked else (start, size)
