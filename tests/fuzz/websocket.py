@@ -111,7 +111,7 @@ def attack(rng: Random, frames: int) -> int:
                     socket.dataReceived(piece)
                 clock.advance(0)
                 assert kept(socket) <= 2 * MAX_MESSAGE, kept(socket)
-                if wire.gone or socket.gone:
+                if wire.gone or socket.is_closing:
                     closed += 1
                     break
             socket.connectionLost(wire.reason)
