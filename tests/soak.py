@@ -131,16 +131,16 @@ class Soak:
 
         def status() -> Status | None:
             try:
-                with IpcClient(self.state, patience=5) as daemon:
+                with IpcClient(self.state, timeout=5) as daemon:
                     return daemon.status()
             except CtllmError:
                 return None
 
         def good() -> Status | None:
             found = status()
-            if found is None or found.state != "connected" or found.side != "local":
+            if found is None or found.state != "connected" or found.route != "local":
                 return None
-            return found if [each.this for each in found.desktops] == [True] else None
+            return found if [each.is_this for each in found.desktops] == [True] else None
 
         found: Status = await until(good, "everything to be well", PATIENCE)
         await self.session.shows(": connected", PATIENCE)

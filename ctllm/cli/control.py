@@ -18,13 +18,13 @@ from ctllm.config import Config
 from ctllm.errors import BadGateway, BadRequest
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from ctllm.ipc.messages import PreferenceName, Status
+from ctllm.ipc.messages import PolicyName, Status
 
 #: By state: the status that `ctllm status` ends with.
 _CODES = {"connected": 0, "degraded": 2, "signed_out": 4, "connecting": 5, "error": 5}
 #: Seconds that a process may take for its end after it has hung up.
 END = 10.0
-_PREFERENCES = get_args(PreferenceName)
+_PREFERENCES = get_args(PolicyName)
 
 
 def _daemon(config: Config) -> IpcClient:
@@ -35,7 +35,7 @@ def _do(
     config: Config, told: Command, kind: type[Any], words: Callable[[Any], str], **more: Any
 ) -> None:
     with _daemon(config) as daemon:
-        answer = daemon.ask(kind, **more)
+        answer = daemon.call(kind, **more)
     if told["json"]:
         say_json(answer)
     else:
@@ -114,7 +114,7 @@ def quit(config: Config, told: Command) -> None:
     """End it, and wait until it has ended."""
     with _daemon(config) as daemon:
         pid = daemon.status().pid
-        answer = daemon.ask(protocol.Quit, seconds=told["seconds"])
+        answer = daemon.call(protocol.Quit, seconds=told["seconds"])
         waits = answer["under_way"]
         if waits and not told["json"]:
             say(f"Waiting for {waits} answers under way ...")
@@ -142,7 +142,7 @@ def _wait_for_end(pid: int) -> None:
 def logs(config: Config, told: Command) -> None:
     """Print the log."""
     with _daemon(config) as daemon, suppress(KeyboardInterrupt):
-        answer = daemon.ask(protocol.Logs, lines=told["lines"], follow=bool(told["follow"]))
+        answer = daemon.call(protocol.Logs, lines=told["lines"], follow=bool(told["follow"]))
         show_line = say_json if told["json"] else say
         for line in answer["lines"]:
             show_line(line)

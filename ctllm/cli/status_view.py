@@ -54,7 +54,7 @@ def screen(status: Status, ink: Ink) -> str:
         ("Models", _named(status.ollama.models)),
         ("In memory", _named(status.ollama.loaded)),
         ("Apps ask", status.endpoint or "nothing here: the endpoint is off"),
-        ("They get", f"{_SIDES[status.side]} ({_PREFERENCES[status.preference]})"),
+        ("They get", f"{_SIDES[status.route]} ({_PREFERENCES[status.policy]})"),
         ("Desktops", "\n".join(map(_desktop, status.desktops)) or status.desktops_error or "none"),
         ("Answered", _traffic(status)),
         ("Last error", status.last_error),
@@ -84,13 +84,13 @@ def _named(models: tuple[str, ...]) -> str:
 
 
 def _desktop(desktop: DesktopStatus) -> str:
-    this = " (this one)" if desktop.this else ""
+    this = " (this one)" if desktop.is_this else ""
     state = {"up": "", "demo": ": a demo", "down": ": its Ollama is down"}.get(desktop.ollama, "")
     return f"{desktop.name}{this}{state}"
 
 
 def _traffic(status: Status) -> str:
     traffic = status.traffic
-    told = f"{traffic.local} here, {traffic.cloud} by other desktops, {traffic.both} by both"
-    now = traffic.under_way + traffic.bridge_under_way
+    told = f"{traffic.local} here, {traffic.cloud} by other desktops, {traffic.merged} by both"
+    now = traffic.active_requests + traffic.bridge_active_requests
     return told + (f"; {now} under way" if now else "")

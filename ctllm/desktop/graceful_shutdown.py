@@ -49,4 +49,4 @@ class Leaving(Service):
         """The program ends, for whatever reason: tell the apps, whose answers end here."""
         super().stopService()
         self._loop.stop()
-        self._broker.dismiss(DesktopLost("the desktop was stopped"))
+        self._broker.abort_requests(DesktopLost("the desktop was stopped"))

@@ -28,7 +28,7 @@ from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import changes_models
 from ctllm.reactor.periodic import PeriodicCall
-from ctllm.relay.completion_observer import Noted
+from ctllm.relay.completion_observer import CompletionObserver
 from ctllm.tunnel.frames import MAX_MODELS, Status
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
@@ -159,7 +159,7 @@ class Ollama(Service):
     def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
         """Begin an exchange; when one may have changed the models, they are looked at again."""
         if changes_models(head):
-            caller = Noted(caller, self.look)
+            caller = CompletionObserver(caller, self.look)
         return self.current.start_request(head, caller)
 
     def startService(self) -> None:

@@ -16,21 +16,21 @@ from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import KeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.broker.preference_store import KeptPreference
-from ctllm.desktop.broker.remote_desktops import Elsewhere
-from ctllm.desktop.broker.routing_policy import Preference
+from ctllm.desktop.broker.policy_store import PolicyStore
+from ctllm.desktop.broker.remote_desktops import RemoteDesktops
+from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import CloudClient, host_name
 from ctllm.desktop.cloud_session import Session
 from ctllm.desktop.connection_state import Standing
 from ctllm.desktop.credential_file import CredentialFile
 from ctllm.desktop.graceful_shutdown import Leaving
 from ctllm.desktop.host_monitor import Surroundings
-from ctllm.desktop.ipc.browser import Page, has_display
-from ctllm.desktop.ipc.commands import DesktopCommands
-from ctllm.desktop.ipc.instance_lock import Lock
-from ctllm.desktop.ipc.log_buffer import RecentLog
+from ctllm.desktop.ipc.browser import ChatPage, has_display
+from ctllm.desktop.ipc.commands import CommandHandler
+from ctllm.desktop.ipc.instance_lock import InstanceLock
+from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
-from ctllm.desktop.ipc.webview_process import Window, can_have_window
+from ctllm.desktop.ipc.webview_process import WebviewWindow, can_have_window
 from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.desktop.ollama_monitor import Ollama, OllamaServer
 from ctllm.desktop.status import Report
@@ -67,7 +67,7 @@ class DesktopService(MultiService):
         self._limits = limits
         self._state = state
         self._environ = environ
-        self._lock = Lock(state)
+        self._lock = InstanceLock(state)
         self.file = CredentialFile(state)
         url = ollama_url(settings.ollama, environ)
         self.ollama = Ollama(
@@ -114,7 +114,7 @@ class DesktopService(MultiService):
 
     def privilegedStartService(self) -> None:
         """Listen; raises BadConfiguration, first of all where another daemon runs already."""
-        self._lock.look()
+        self._lock.check()
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -130,17 +130,17 @@ class DesktopService(MultiService):
 
     async def _answer(self, head: Any, incoming: Any) -> None:
         assert self.broker is not None
-        await self.broker.answer(head, incoming)
+        await self.broker.handle_request(head, incoming)
 
     # -- the parts
 
     def _make_broker(self) -> Broker:
         def wanted() -> bool:
-            watched = self.ipc is not None and self.ipc.watched
-            return watched or (self.broker is not None and self.broker.in_use)
+            watched = self.ipc is not None and self.ipc.is_watched
+            return watched or (self.broker is not None and self.broker.is_in_use)
 
-        elsewhere = Elsewhere(self.session, self._reactor, wanted)
-        kept = KeptPreference(self._state, Preference(self._settings.prefer))
+        elsewhere = RemoteDesktops(self.session, self._reactor, wanted)
+        kept = PolicyStore(self._state, RoutingPolicy(self._settings.prefer))
         return Broker(self.ollama, elsewhere, kept, self._reactor, self._name)
 
     def _make_bridge(self) -> Bridge:
@@ -171,25 +171,25 @@ class DesktopService(MultiService):
         self.keys.again()
         self.standing.link(_NEWS[self.bridge.state], self.bridge.reason)
         if self.bridge.state != "connecting":
-            self.broker.elsewhere.look()
+            self.broker.remote_desktops.poll_now()
         if self.bridge.state == "connected" and self._surroundings is not None:
             self._surroundings.connected()
 
     def _make_ipc(self, broker: Broker, bridge: Bridge) -> IpcService:
-        reactor, log = self._reactor, RecentLog()
+        reactor, log = self._reactor, LogBuffer()
         report = Report(
             self._name, self.session, self.standing, self.ollama, broker, bridge, self._address,
             time.time(),
         )  # fmt: skip
-        window = Window(reactor, self._window_program(), self._environ)
-        page = Page(
+        window = WebviewWindow(reactor, self._window_program(), self._environ)
+        page = ChatPage(
             self.session, reactor, self._state,
             lambda: has_display(self._environ, sys.platform), window,
         )  # fmt: skip
         leaving = Leaving(
-            reactor, broker, lambda: broker.under_way + bridge.traffic[0], reactor.stop
+            reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
         )
-        commands = DesktopCommands(
+        commands = CommandHandler(
             self._fresh(report),
             leaving.begin,
             page,
@@ -206,8 +206,8 @@ class DesktopService(MultiService):
         page.setServiceParent(ipc)
         leaving.setServiceParent(ipc)
         self.ollama.listeners.append(self._ollama_changed)
-        self.ollama.watched = lambda: ipc.watched
-        self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.changed
+        self.ollama.watched = lambda: ipc.is_watched
+        self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.status_changed
         return ipc
 
     def _window_program(self) -> list[str] | None:
@@ -224,7 +224,7 @@ class DesktopService(MultiService):
     def _ollama_changed(self, status: Status) -> None:
         assert self.ipc is not None
         self.standing.ollama(status.ollama != "down")
-        self.ipc.changed()
+        self.ipc.status_changed()
 
     def _make_surroundings(self, bridge: Bridge) -> Surroundings:
         surroundings = Surroundings(self._reactor, time.time, time.monotonic)

@@ -64,9 +64,9 @@ class Report:
             desktop_name=self._name,
             ollama=self._ollama_status(),
             desktops=self._desktops(),
-            desktops_error=broker.elsewhere.trouble if signed_in else "",
-            preference=broker.preference.value,
-            side=broker.side.value,
+            desktops_error=broker.remote_desktops.error if signed_in else "",
+            policy=broker.policy.value,
+            route=broker.current_route.value,
             proxy="running" if connection == "connected" else "unknown",
             endpoint=self._endpoint(),
             last_error=standing.last_error,
@@ -92,19 +92,19 @@ class Report:
     def _desktops(self) -> tuple[DesktopStatus, ...]:
         return tuple(
             DesktopStatus(each.id, each.name, each.ollama, each.models, each.id == self._desktop_id)
-            for each in self._broker.elsewhere.desktops
+            for each in self._broker.remote_desktops.desktops
         )
 
     def _traffic(self) -> Traffic:
-        counts = self._broker.counts
+        counts = self._broker.request_counts
         under_way, sent, received = self._bridge.traffic
         return Traffic(
             local=counts["local"],
             cloud=counts["cloud"],
-            both=counts["both"],
-            moved=counts["moved"],
-            under_way=self._broker.under_way,
-            bridge_under_way=under_way,
+            merged=counts["both"],
+            failovers=counts["moved"],
+            active_requests=self._broker.active_requests,
+            bridge_active_requests=under_way,
             bridge_bytes_sent=sent,
             bridge_bytes_received=received,
         )

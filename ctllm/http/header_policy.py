@@ -16,11 +16,11 @@ ASSERTION = b"Ctllm-Assertion"
 #: In a request, the desktop that is to answer, by id or name; in an answer, the one that did.
 DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop that is not to answer: one that asks for itself has looked at home already.
-ELSEWHERE = b"Ctllm-Elsewhere"
+EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
 EXCHANGE = b"Ctllm-Exchange"
 #: In answers of a desktop's own endpoint: whether they came from here (local) or the cloud, and
 #: the model that was asked for.
-SIDE = b"Ctllm-Side"
+ROUTE = b"Ctllm-Route"
 MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
 #: From a proxy to a desktop: the scopes of whoever asks, which the cloud has verified.
@@ -209,7 +209,7 @@ def request_to_ollama(head: RequestHead, host: bytes) -> RequestHead:
 def request_to_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> RequestHead:
     """What a desktop asks its cloud for one of its own apps: as the user, of another desktop."""
     bare = request_to_ollama(head, host)
-    own = ((b"Authorization", f"Bearer {token}".encode()), (ELSEWHERE, desktop.encode()))
+    own = ((b"Authorization", f"Bearer {token}".encode()), (EXCLUDE_DESKTOP, desktop.encode()))
     headers = (*bare.headers, *own, *timeout_headers(head))
     return RequestHead(head.method, head.target, headers)
 

@@ -27,10 +27,10 @@ from ctllm.ipc.messages import Status
 from ctllm.system.unix_sockets import peer_credentials, pinned_path
 
 #: Seconds that an answer may take; signing in and opening the page ask the cloud.
-PATIENCE = 30.0
+RESPONSE_TIMEOUT = 30.0
 T = TypeVar("T")
-_NO_SENSE = "what the desktop says makes no sense here: {}"
-_READ = 65536
+_INVALID_MESSAGE = "what the desktop says makes no sense here: {}"
+_RECEIVE_SIZE = 65536
 _NOT_RUNNING = "no desktop of ctllm runs here ({}); start it: twistd -n ctllm desktop"
 
 
@@ -41,15 +41,15 @@ class IpcClient:
     daemon says went wrong.
     """
 
-    def __init__(self, state: Path, patience: float = PATIENCE) -> None:
-        self._next = 0
-        self._lines = LineReader(protocol.MAX_ANSWER)
-        self._pending: deque[bytes] = deque()
-        self._heard: deque[protocol.Event] = deque()  # events that came before an answer
-        self._patience = patience
-        self._socket = _connected(state, patience)
+    def __init__(self, state: Path, timeout: float = RESPONSE_TIMEOUT) -> None:
+        self._last_id = 0
+        self._line_reader = LineReader(protocol.MAX_RESPONSE_LINE)
+        self._pending_lines: deque[bytes] = deque()
+        self._pending_events: deque[protocol.Event] = deque()  # events that came before an answer
+        self._timeout = timeout
+        self._socket = _connect(state, timeout)
         try:
-            self._greet(_where(state))
+            self._handshake(_read_address(state))
         except BaseException:
             self.close()
             raise
@@ -68,53 +68,55 @@ class IpcClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def ask(self, kind: type[Any], **told: Any) -> Any:
+    def call(self, command: type[Any], **fields: Any) -> Any:
         """Ask one of `ctllm.ipc.protocol`'s commands; gives the answer's data as plain values."""
-        self._next += 1
-        until = time.monotonic() + self._patience
-        self._send(protocol.request_line(kind(id=self._next, **told)))
+        self._last_id += 1
+        until = time.monotonic() + self._timeout
+        self._send(protocol.encode_request(command(id=self._last_id, **fields)))
         while True:
-            heard = self._read(until)
+            heard = self._read_message(until)
             if isinstance(heard, protocol.Event):
                 if heard.event == "error":
-                    raise _fault(_read_as(heard.data, protocol.Fault))
-                self._heard.append(heard)
-            elif heard.id == self._next:
+                    raise _exception_from(_decode(heard.data, protocol.ErrorDetail))
+                self._pending_events.append(heard)
+            elif heard.id == self._last_id:
                 if heard.error is not None:
-                    raise _fault(heard.error)
-                return _read_as(heard.data, object)
+                    raise _exception_from(heard.error)
+                return _decode(heard.data, object)
 
     def status(self, subscribe: bool = False) -> Status:
         """How everything is; with `subscribe`, changes come as `events`."""
-        return _as(self.ask(protocol.Subscribe if subscribe else protocol.StatusRequest), Status)
+        return _convert(
+            self.call(protocol.Subscribe if subscribe else protocol.StatusRequest), Status
+        )
 
     def events(self) -> Iterator[protocol.Event]:
         """What happens, without end; raises UpstreamFailed when the daemon is gone."""
         self._socket.settimeout(None)
         while True:
-            heard = self._heard.popleft() if self._heard else self._read()
+            heard = self._pending_events.popleft() if self._pending_events else self._read_message()
             if isinstance(heard, protocol.Event):
                 yield heard
 
     # -- underneath
 
-    def _greet(self, where: protocol.Where) -> None:
-        first = self._read(time.monotonic() + self._patience)
+    def _handshake(self, address: protocol.DaemonAddress) -> None:
+        first = self._read_message(time.monotonic() + self._timeout)
         if not isinstance(first, protocol.Event) or first.event not in ("hello", "error"):
             raise BadGateway("what listens there is no desktop of ctllm")
         if first.event == "error":
-            raise _fault(_read_as(first.data, protocol.Fault))
-        hello = _read_as(first.data, protocol.Hello)
-        if hello.protocol != protocol.PROTOCOL:
+            raise _exception_from(_decode(first.data, protocol.ErrorDetail))
+        hello = _decode(first.data, protocol.Hello)
+        if hello.protocol != protocol.PROTOCOL_VERSION:
             raise BadGateway(
                 f"the desktop that runs is of another version ({hello.version}); restart it"
             )
         if not hello.challenge:
             return
         nonce = secrets.token_hex(32)
-        shown = protocol.proof(where.secret, "client", hello.challenge, nonce)
-        answer = _as(self.ask(protocol.Auth, nonce=nonce, proof=shown), protocol.Proof)
-        right = protocol.proof(where.secret, "daemon", hello.challenge, nonce)
+        shown = protocol.compute_proof(address.secret, "client", hello.challenge, nonce)
+        answer = _convert(self.call(protocol.Auth, nonce=nonce, proof=shown), protocol.Proof)
+        right = protocol.compute_proof(address.secret, "daemon", hello.challenge, nonce)
         if not secrets.compare_digest(answer.proof.encode(), right.encode()):
             raise Unauthorized("what listens there is not the desktop of this state folder")
 
@@ -124,51 +126,51 @@ class IpcClient:
         except OSError as error:
             raise BadGateway(f"the desktop is gone: {error}") from error
 
-    def _read(self, until: float | None = None) -> protocol.Answer | protocol.Event:
+    def _read_message(self, until: float | None = None) -> protocol.Response | protocol.Event:
         """The next line; `until` is when it must be whole, however it comes."""
-        while not self._pending:
+        while not self._pending_lines:
             if until is not None:
                 self._socket.settimeout(max(0.001, until - time.monotonic()))
-            self._fill()
-        return protocol.read_line(self._pending.popleft())
+            self._receive()
+        return protocol.parse_message(self._pending_lines.popleft())
 
-    def _fill(self) -> None:
+    def _receive(self) -> None:
         try:
-            data = self._socket.recv(_READ)
+            data = self._socket.recv(_RECEIVE_SIZE)
         except TimeoutError as error:
             raise BadGateway("the desktop does not answer") from error
         except OSError as error:
             raise BadGateway(f"the desktop is gone: {error}") from error
         if not data:
             raise BadGateway("the desktop hung up")
-        for line in self._lines.feed(data):
+        for line in self._line_reader.feed(data):
             if line is None:
                 raise BadGateway("the desktop says more than fits into a line")
-            self._pending.append(line)
+            self._pending_lines.append(line)
 
 
-def _as(value: Any, kind: type[T]) -> T:
+def _convert(value: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except ValueError as error:
-        raise BadGateway(_NO_SENSE.format(error)) from error
+        raise BadGateway(_INVALID_MESSAGE.format(error)) from error
 
 
-def _read_as(raw: msgspec.Raw, kind: type[T]) -> T:
+def _decode(raw: msgspec.Raw, kind: type[T]) -> T:
     try:
         return decode_json(raw, kind)
     except InvalidJson as error:
-        raise BadGateway(_NO_SENSE.format(error)) from error
+        raise BadGateway(_INVALID_MESSAGE.format(error)) from error
 
 
-def _fault(fault: protocol.Fault) -> CtllmError:
+def _exception_from(fault: protocol.ErrorDetail) -> CtllmError:
     return error_from_wire(fault.code, fault.message)
 
 
-def _where(state: Path) -> protocol.Where:
-    path = state.joinpath(*protocol.WHERE)
+def _read_address(state: Path) -> protocol.DaemonAddress:
+    path = state.joinpath(*protocol.ADDRESS_FILE)
     try:
-        return decode_json(path.read_bytes(), protocol.Where)
+        return decode_json(path.read_bytes(), protocol.DaemonAddress)
     except FileNotFoundError:
         raise NotRunning(_NOT_RUNNING.format(f"there is no {path}")) from None
     except PermissionError as error:
@@ -182,19 +184,21 @@ def _where(state: Path) -> protocol.Where:
         raise NotRunning(_NOT_RUNNING.format(f"{path} cannot be read: {error}")) from error
 
 
-def _connected(state: Path, patience: float) -> socket.socket:
-    where = _where(state)
+def _connect(state: Path, timeout: float) -> socket.socket:
+    where = _read_address(state)
     if where.socket and hasattr(socket, "AF_UNIX"):
         with contextlib.suppress(OSError):  # then by TCP
-            return _dial_unix(where.socket, state.joinpath(*protocol.WHERE).stat().st_uid, patience)
+            return _connect_unix(
+                where.socket, state.joinpath(*protocol.ADDRESS_FILE).stat().st_uid, timeout
+            )
     try:
-        return _dial(socket.AF_INET, ("127.0.0.1", where.port), patience)
+        return _connect_socket(socket.AF_INET, ("127.0.0.1", where.port), timeout)
     except OSError as error:
         why = f"process {where.pid} is gone: {error.strerror or error}"
         raise NotRunning(_NOT_RUNNING.format(why)) from error
 
 
-def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
+def _connect_unix(path: str, owner: int, timeout: float) -> socket.socket:
     """Connect to a socket at which the owner of the state folder listens, or root.
 
     We may be root, and the folder another user's, who must not choose what we connect to.
@@ -202,7 +206,7 @@ def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
     if sys.platform == "win32":
         raise OSError("this system has no UNIX sockets")
     with pinned_path(path) as there:
-        made = _dial(socket.AF_UNIX, there, patience)
+        made = _connect_socket(socket.AF_UNIX, there, timeout)
     peer = peer_credentials(made)
     if peer is not None and peer.uid not in (owner, 0):
         made.close()
@@ -210,10 +214,10 @@ def _dial_unix(path: str, owner: int, patience: float) -> socket.socket:
     return made
 
 
-def _dial(family: int, address: Any, patience: float) -> socket.socket:
+def _connect_socket(family: int, address: Any, timeout: float) -> socket.socket:
     made = socket.socket(family)
     try:
-        made.settimeout(patience)
+        made.settimeout(timeout)
         made.connect(address)
     except OSError:
         made.close()

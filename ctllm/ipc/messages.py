@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-PreferenceName = Literal["auto", "local", "cloud", "never"]
+PolicyName = Literal["auto", "local", "cloud", "never"]
 
 
 class OllamaStatus(msgspec.Struct, frozen=True):
@@ -26,7 +26,7 @@ class DesktopStatus(msgspec.Struct, frozen=True):
     name: str
     ollama: str
     models: tuple[str, ...]
-    this: bool
+    is_this: bool = msgspec.field(name="this")
 
 
 class Traffic(msgspec.Struct, frozen=True):
@@ -38,10 +38,10 @@ class Traffic(msgspec.Struct, frozen=True):
 
     local: int
     cloud: int
-    both: int
-    moved: int
-    under_way: int
-    bridge_under_way: int
+    merged: int = msgspec.field(name="both")
+    failovers: int = msgspec.field(name="moved")
+    active_requests: int = msgspec.field(name="under_way")
+    bridge_active_requests: int = msgspec.field(name="bridge_under_way")
     bridge_bytes_sent: int
     bridge_bytes_received: int
 
@@ -64,8 +64,8 @@ class Status(msgspec.Struct, frozen=True):
     ollama: OllamaStatus
     desktops: tuple[DesktopStatus, ...]
     desktops_error: str
-    preference: PreferenceName
-    side: Literal["local", "cloud"]
+    policy: PolicyName = msgspec.field(name="preference")
+    route: Literal["local", "cloud"] = msgspec.field(name="side")
     proxy: Literal["running", "unknown"]
     endpoint: str
     last_error: str
@@ -75,7 +75,7 @@ class Status(msgspec.Struct, frozen=True):
     started: float
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenResult(msgspec.Struct, frozen=True):
     """Whether something was opened, in a `window` of ctllm's or the browser.
 
     If not, `address` is what to open by hand, once.
@@ -86,7 +86,7 @@ class Opened(msgspec.Struct, frozen=True):
     window: bool = False
 
 
-class AboutThis(msgspec.Struct, frozen=True):
+class AboutInfo(msgspec.Struct, frozen=True):
     """What this is."""
 
     name: str

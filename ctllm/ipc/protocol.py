@@ -15,22 +15,22 @@ from msgspec import Meta
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import BadRequest, CtllmError
-from ctllm.ipc.messages import PreferenceName
+from ctllm.ipc.messages import PolicyName
 
-PROTOCOL = 1
+PROTOCOL_VERSION = 1
 #: Where a daemon tells how it is found: a `Where`, below its state folder.
-WHERE = ("desktop", "ipc.json")
+ADDRESS_FILE = ("desktop", "ipc.json")
 #: Most bytes of a request's line, and of one by somebody who has not yet shown that he may ask.
 MAX_LINE = 1024 * 1024
-MAX_LINE_OF_STRANGERS = 4096
+MAX_UNAUTHENTICATED_LINE = 4096
 #: Most bytes of a line that the daemon sends: it names some thousand models.
-MAX_ANSWER = 8 * 1024 * 1024
+MAX_RESPONSE_LINE = 8 * 1024 * 1024
 
-Id = int | Annotated[str, Meta(max_length=64)]
+RequestId = int | Annotated[str, Meta(max_length=64)]
 
 
 class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command"):
-    id: Id
+    id: RequestId
 
 
 class Auth(_Request, frozen=True, tag="AUTH"):
@@ -69,7 +69,7 @@ class Quit(_Request, frozen=True, tag="QUIT"):
 class Prefer(_Request, frozen=True, tag="PREFER"):
     """Where requests of this machine's apps go from now on."""
 
-    preference: PreferenceName
+    policy: PolicyName = msgspec.field(name="preference")
 
 
 class Login(_Request, frozen=True, tag="LOGIN"):
@@ -111,7 +111,7 @@ class Hello(msgspec.Struct, frozen=True):
     challenge: str
 
 
-class Fault(msgspec.Struct, frozen=True):
+class ErrorDetail(msgspec.Struct, frozen=True):
     """What went wrong: `code` is for programs and never changes."""
 
     code: str
@@ -124,13 +124,13 @@ class Proof(msgspec.Struct, frozen=True):
     proof: str
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Response(msgspec.Struct, frozen=True, omit_defaults=True):
     """To one request; `id` is null where the request's could not be read."""
 
-    id: Id | None
+    id: RequestId | None
     ok: bool
     data: msgspec.Raw = msgspec.Raw(b"null")
-    error: Fault | None = None
+    error: ErrorDetail | None = None
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -140,7 +140,7 @@ class Event(msgspec.Struct, frozen=True):
     data: msgspec.Raw
 
 
-class Where(msgspec.Struct, frozen=True):
+class DaemonAddress(msgspec.Struct, frozen=True):
     """How a daemon is found: a file in its state folder, which its user alone can read."""
 
     port: int
@@ -152,33 +152,33 @@ class Where(msgspec.Struct, frozen=True):
 _REQUEST: Any = Request
 
 
-class _Named(msgspec.Struct):
+class _LooseRequest(msgspec.Struct):
     id: Any = None
     command: Any = None
 
 
-def read_request(line: bytes) -> Request:
+def parse_request(line: bytes) -> Request:
     """Read one line; raises BadRequest with a sentence."""
     try:
         found: Request = decode_json(line, _REQUEST)
     except InvalidJson as error:
-        raise BadRequest(_sentence(line, error)) from error
+        raise BadRequest(_explain_invalid(line, error)) from error
     return found
 
 
-def id_of(line: bytes) -> Id | None:
+def parse_request_id(line: bytes) -> RequestId | None:
     """The id of a line that may be nothing else, or None."""
     try:
-        named = decode_json(line, _Named)
-        found: Id | None = msgspec.convert(named.id, Id | None)
+        named = decode_json(line, _LooseRequest)
+        found: RequestId | None = msgspec.convert(named.id, RequestId | None)
     except ValueError:
         return None
     return found
 
 
-def _sentence(line: bytes, error: Exception) -> str:
+def _explain_invalid(line: bytes, error: Exception) -> str:
     try:
-        named = decode_json(line, _Named)
+        named = decode_json(line, _LooseRequest)
     except InvalidJson:
         return "a line must be one JSON object with an id and a command"
     if not isinstance(named.command, str) or named.command not in COMMANDS:
@@ -187,29 +187,32 @@ def _sentence(line: bytes, error: Exception) -> str:
     return f"{named.command}: {error}"
 
 
-def request_line(request: Request) -> bytes:
+def encode_request(request: Request) -> bytes:
     """A request as it is sent."""
     return msgspec.json.encode(request) + b"\n"
 
 
-def answer_line(id: Id | None, data: object) -> bytes:
+def encode_response(id: RequestId | None, data: object) -> bytes:
     """An answer with `data`."""
-    return msgspec.json.encode(Answer(id, True, msgspec.Raw(msgspec.json.encode(data)))) + b"\n"
+    return msgspec.json.encode(Response(id, True, msgspec.Raw(msgspec.json.encode(data)))) + b"\n"
 
 
-def error_line(id: Id | None, error: CtllmError) -> bytes:
+def encode_error(id: RequestId | None, error: CtllmError) -> bytes:
     """An answer that says what went wrong."""
-    return msgspec.json.encode(Answer(id, False, error=Fault(error.code, error.message))) + b"\n"
+    return (
+        msgspec.json.encode(Response(id, False, error=ErrorDetail(error.code, error.message)))
+        + b"\n"
+    )
 
 
-def event_line(event: str, data: object) -> bytes:
+def encode_event(event: str, data: object) -> bytes:
     """An event."""
     return msgspec.json.encode(Event(event, msgspec.Raw(msgspec.json.encode(data)))) + b"\n"
 
 
-def read_line(line: bytes) -> Answer | Event:
+def parse_message(line: bytes) -> Response | Event:
     """What the daemon says; raises BadRequest for what is neither."""
-    kinds: Sequence[Any] = (Event, Answer)
+    kinds: Sequence[Any] = (Event, Response)
     for kind in kinds:
         try:
             return decode_json(line, kind)  # type: ignore[no-any-return]
@@ -218,7 +221,9 @@ def read_line(line: bytes) -> Answer | Event:
     raise BadRequest("that is no ctllm desktop: what it says makes no sense")
 
 
-def proof(secret: str, who: Literal["client", "daemon"], challenge: str, nonce: str) -> str:
+def compute_proof(
+    secret: str, role: Literal["client", "daemon"], challenge: str, nonce: str
+) -> str:
     """What shows that `who` knows the secret, to whoever sent the other of the two values."""
-    words = f"ctllm-ipc-{who} {challenge} {nonce}".encode()
+    words = f"ctllm-ipc-{role} {challenge} {nonce}".encode()
     return hmac.digest(bytes.fromhex(secret), words, "sha256").hex()

@@ -9,14 +9,20 @@ from twisted.logger import Logger
 
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
-from ctllm.http.header_policy import DESKTOP, ELSEWHERE, EXCHANGE, quote_name, response_from_desktop
+from ctllm.http.header_policy import (
+    DESKTOP,
+    EXCHANGE,
+    EXCLUDE_DESKTOP,
+    quote_name,
+    response_from_desktop,
+)
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.ollama.api import changes_models
 from ctllm.proxy.desktop_selection import ConnectedDesktop, by_preference, holder
 from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
 from ctllm.reactor.interfaces import Clock
-from ctllm.relay.completion_observer import Noted
+from ctllm.relay.completion_observer import CompletionObserver
 from ctllm.tunnel.frames import (
     NO_EXCHANGE,
     Desktop,
@@ -148,7 +154,7 @@ class DesktopRegistry:
         wanted = get_header(head.headers, DESKTOP.lower())
         meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
         if changes_models(head):
-            caller = Noted(caller, lambda: self._changed(meeting))
+            caller = CompletionObserver(caller, lambda: self._changed(meeting))
         asking = meeting.opener.start_request(head, caller, resume)
         if resume:
             self._remembered.add(asking.id, meeting.opener)
@@ -178,13 +184,13 @@ class DesktopRegistry:
 
     def _here(self, head: RequestHead) -> list[ConnectedDesktop]:
         here = by_preference(self._meetings.values())
-        asks = get_header(head.headers, ELSEWHERE.lower())
+        asks = get_header(head.headers, EXCLUDE_DESKTOP.lower())
         return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
 
     def _best(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
         here = self._here(head)
         if not here:
-            other = "" if get_header(head.headers, ELSEWHERE.lower()) is None else "other "
+            other = "" if get_header(head.headers, EXCLUDE_DESKTOP.lower()) is None else "other "
             raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
         return here[0] if model is None else holder(here, model, self._clock.seconds())
 

@@ -15,8 +15,8 @@ from ctllm.ollama.requested_model import model_finder
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.desktop_selection import ConnectedDesktop
 from ctllm.reactor.interfaces import Clock
-from ctllm.relay.buffered_request import Begin, BufferedRequest
-from ctllm.relay.fan_out import ask_all
+from ctllm.relay.buffered_request import BufferedRequest, StartRequest
+from ctllm.relay.fan_out import fetch_all
 
 
 class RequestRouter:
@@ -42,7 +42,7 @@ class RequestRouter:
         else:
             incoming.relay_to(begin(model_in_path(head), sink))
 
-    def _beginning(self, head: RequestHead, client: HeaderAddingSink) -> Begin:
+    def _beginning(self, head: RequestHead, client: HeaderAddingSink) -> StartRequest:
         def begin(model: str | None, caller: ResponseSink) -> RequestSink:
             asking = self._rendezvous.start_request(head, caller, model)
             client.add_headers(self._rendezvous.told(asking))
@@ -56,7 +56,7 @@ class RequestRouter:
         """Answer with what the real ones have (a demo's model is not on offer beside them)."""
         peers = [each for each in able if each.merit == able[0].merit]
         bodies = (
-            await ask_all([each.opener for each in peers], head, self._clock, self._room)
+            await fetch_all([each.opener for each in peers], head, self._clock, self._room)
             if len(peers) > 1
             else []
         )

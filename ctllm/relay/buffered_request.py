@@ -18,19 +18,23 @@ from ctllm.tunnel.flow_control import READ
 MOST = 16 * 1024 * 1024
 
 #: Begins the exchange with a desktop that has the model, if one is named; raises CtllmError.
-Begin = Callable[[str | None, ResponseSink], RequestSink]
+StartRequest = Callable[[str | None, ResponseSink], RequestSink]
 
 
 class BufferedRequest:
     """A `Call` that first finds out where to go."""
 
     def __init__(
-        self, name: ModelFinder, begin: Begin, caller: ResponseSink, room: BufferBudget
+        self,
+        finder: ModelFinder,
+        start_request: StartRequest,
+        sink: ResponseSink,
+        budget: BufferBudget,
     ) -> None:
-        self._name = name
-        self._begin = begin
-        self._caller = caller
-        self._room = room
+        self._name = finder
+        self._begin = start_request
+        self._caller = sink
+        self._room = budget
         self._held = bytearray()
         self._call: RequestSink | None = None
         self._ended = False  # the end of the body is still to be told

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from ctllm.http.interfaces import ResponseSink
 
 
-class Noted:
+class CompletionObserver:
     """A `Caller` that passes everything on, and calls `note` when the answer is whole."""
 
-    def __init__(self, caller: ResponseSink, note: Callable[[], None]) -> None:
-        self._caller = caller
-        self._note = note
-        self.write_head = caller.write_head
-        self.write = caller.write
-        self.fail = caller.fail
-        self.pause_request_body = caller.pause_request_body
-        self.resume_request_body = caller.resume_request_body
+    def __init__(self, sink: ResponseSink, on_finished: Callable[[], None]) -> None:
+        self._sink = sink
+        self._on_finished = on_finished
+        self.write_head = sink.write_head
+        self.write = sink.write
+        self.fail = sink.fail
+        self.pause_request_body = sink.pause_request_body
+        self.resume_request_body = sink.resume_request_body
 
     def finish(self) -> None:
         """The answer is whole."""
-        self._note()
-        self._caller.finish()
+        self._on_finished()
+        self._sink.finish()

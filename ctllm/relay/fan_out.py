@@ -19,24 +19,30 @@ from ctllm.http.request_timeout import NEXT_STAGE_SHARE, get_timeout, set_timeou
 from ctllm.reactor.interfaces import Clock
 
 #: Most seconds that each has for its list.
-PATIENCE = 3.0
+LIST_TIMEOUT = 3.0
 #: Most bytes of one list: some ten thousand models.
-MOST = 4 * 1024 * 1024
+MAX_LIST = 4 * 1024 * 1024
 
 #: What is about the connection or the form of an answer that is not passed on as it comes.
-_NOT_ASKED = (b"accept-encoding", b"content-length", b"transfer-encoding", b"range", b"expect")
+_DROPPED_HEADERS = (
+    b"accept-encoding",
+    b"content-length",
+    b"transfer-encoding",
+    b"range",
+    b"expect",
+)
 
 
-async def ask_all(
-    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, room: BufferBudget
+async def fetch_all(
+    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, budget: BufferBudget
 ) -> list[bytes]:
     """The lists that came within the time and the sizes, in the order of `upstreams`."""
-    seconds = get_timeout(head, PATIENCE)
-    plain = RequestHead(head.method, head.target, without_headers(head.headers, _NOT_ASKED))
+    seconds = get_timeout(head, LIST_TIMEOUT)
+    plain = RequestHead(head.method, head.target, without_headers(head.headers, _DROPPED_HEADERS))
     plain = set_timeout(plain, seconds * NEXT_STAGE_SHARE)
-    listings = [Listing(room) for _ in upstreams]
+    listings = [ResponseCollector(budget) for _ in upstreams]
     asking = [
-        Deferred.fromCoroutine(_ask(upstream, plain, clock, listing, seconds))
+        Deferred.fromCoroutine(_fetch(upstream, plain, clock, listing, seconds))
         for upstream, listing in zip(upstreams, listings, strict=True)
     ]
     try:
@@ -44,37 +50,41 @@ async def ask_all(
         for asked, failure in results:
             if not asked:
                 failure.trap(CtllmError)  # one that takes no request has no list
-        return [bytes(listing.body) for listing in listings if listing.whole]
+        return [bytes(listing.body) for listing in listings if listing.is_complete]
     finally:
-        room.release(sum(len(listing.body) for listing in listings))
+        budget.release(sum(len(listing.body) for listing in listings))
 
 
-async def _ask(
-    upstream: Upstream, head: RequestHead, clock: Clock, listing: Listing, seconds: float
+async def _fetch(
+    upstream: Upstream,
+    head: RequestHead,
+    clock: Clock,
+    collector: ResponseCollector,
+    seconds: float,
 ) -> None:
-    call = upstream.start_request(head, listing)
+    call = upstream.start_request(head, collector)
     call.finish()
-    timer = clock.callLater(seconds, listing.over)
+    timer = clock.callLater(seconds, collector.stop)
     try:
-        await listing.done
+        await collector.done
     finally:
         if timer.active():
             timer.cancel()
-        if not listing.ended:
+        if not collector.has_ended:
             call.cancel(ClientDisconnected("this list is not waited for any more"))
 
 
-class Listing:
+class ResponseCollector:
     """A `Caller` that collects one list; `whole` if it is one."""
 
-    def __init__(self, room: BufferBudget) -> None:
+    def __init__(self, budget: BufferBudget) -> None:
         self.body = bytearray()
         self.done: Deferred[None] = Deferred()
-        self.ended = False  # the exchange came to its own end
-        self.whole = False
-        self._room = room
+        self.has_ended = False  # the exchange came to its own end
+        self.is_complete = False
+        self._budget = budget
 
-    def over(self) -> None:
+    def stop(self) -> None:
         """There is nothing more to wait for."""
         if not self.done.called:
             self.done.callback(None)
@@ -82,24 +92,24 @@ class Listing:
     def write_head(self, head: ResponseHead) -> None:
         """Whatever is not a success is no list."""
         if head.status != 200:
-            self.over()
+            self.stop()
 
     def write(self, piece: bytes) -> None:
         """Keep a piece, as far as there is room."""
         self.body += piece
-        self._room.reserve(len(piece))
-        if len(self.body) > MOST or self._room.is_full:
-            self.over()
+        self._budget.reserve(len(piece))
+        if len(self.body) > MAX_LIST or self._budget.is_full:
+            self.stop()
 
     def finish(self) -> None:
         """The answer is whole."""
-        self.ended = self.whole = True
-        self.over()
+        self.has_ended = self.is_complete = True
+        self.stop()
 
     def fail(self, error: CtllmError) -> None:
         """There is no answer."""
-        self.ended = True
-        self.over()
+        self.has_ended = True
+        self.stop()
 
     def pause_request_body(self) -> None:
         """There is no body."""

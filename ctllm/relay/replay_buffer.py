@@ -6,62 +6,62 @@ from ctllm.common.memory_budget import BufferBudget
 from ctllm.tunnel.flow_control import READ
 
 #: Most bytes of one body that are kept: pictures come in a request, whole models do not.
-MOST = 16 * 1024 * 1024
+MAX_BUFFERED = 16 * 1024 * 1024
 
 
-class Replay:
+class ReplayBuffer:
     """Keeps a body and how far it was sent. With `keeps` false only what is not sent is kept."""
 
-    def __init__(self, room: BufferBudget, keeps: bool) -> None:
-        self._room = room
-        self._held = bytearray()
+    def __init__(self, budget: BufferBudget, is_replayable: bool) -> None:
+        self._budget = budget
+        self._data = bytearray()
         self._sent = 0  # bytes of what is held
-        self.keeps = keeps  # everything from the first byte on is still there
-        self.ended = False  # nothing more will come
+        self.is_replayable = is_replayable  # everything from the first byte on is still there
+        self.is_complete = False  # nothing more will come
 
-    def add(self, piece: bytes) -> None:
+    def append(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
-        self._held += piece
-        self._room.reserve(len(piece))
-        if self.keeps and (len(self._held) > MOST or self._room.is_full):
-            self.forget()
+        self._data += piece
+        self._budget.reserve(len(piece))
+        if self.is_replayable and (len(self._data) > MAX_BUFFERED or self._budget.is_full):
+            self.discard_sent()
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether no more should be held back."""
-        return len(self._held) >= MOST or self._room.is_full
+        return len(self._data) >= MAX_BUFFERED or self._budget.is_full
 
     @property
-    def unsent(self) -> bool:
+    def has_unsent(self) -> bool:
         """Whether there is something to send."""
-        return self._sent < len(self._held)
+        return self._sent < len(self._data)
 
-    def take(self) -> bytes:
+    def next_chunk(self) -> bytes:
         """The next piece to send."""
-        piece = bytes(self._held[self._sent : self._sent + READ])
-        if self.keeps:
+        piece = bytes(self._data[self._sent : self._sent + READ])
+        if self.is_replayable:
             self._sent += len(piece)
         else:
-            self._drop(len(piece))
+            self._discard(len(piece))
         return piece
 
     def rewind(self) -> None:
         """Send it once more, from the first byte; only while it `keeps`."""
-        assert self.keeps
+        assert self.is_replayable
         self._sent = 0
 
-    def forget(self) -> None:
+    def discard_sent(self) -> None:
         """Keep nothing that was sent any more."""
-        self.keeps = False
-        self._drop(self._sent)
+        self.is_replayable = False
+        self._discard(self._sent)
         self._sent = 0
 
     def close(self) -> None:
         """Nobody will want the rest."""
-        self.keeps = False
-        self._drop(len(self._held))
+        self.is_replayable = False
+        self._discard(len(self._data))
         self._sent = 0
 
-    def _drop(self, count: int) -> None:
-        del self._held[:count]
-        self._room.release(count)
+    def _discard(self, count: int) -> None:
+        del self._data[:count]
+        self._budget.release(count)

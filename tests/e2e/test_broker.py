@@ -361,7 +361,7 @@ async def test_credentials_of_apps_stay_here(home: Home) -> None:
     assert status == 200
     (record,) = [each for each in home.attic.requests if each.path == "/api/generate"]
     names = {name.lower() for name, _ in record.headers}
-    assert not names & {"authorization", "x-api-key", "cookie", "ctllm-elsewhere"}
+    assert not names & {"authorization", "x-api-key", "cookie", "ctllm-exclude-desktop"}
 
 
 @ensureDeferred

@@ -128,7 +128,7 @@ ORDERS = (
     b"X-Accel-Redirect: /internal/secret", b"X-Accel-Buffering: yes", b"X-Sendfile: /etc/passwd",
     b"Set-Cookie: ctllm-session=evil", b'Clear-Site-Data: "*"', b"Alt-Svc: h3=evil:443",
     b"Strict-Transport-Security: max-age=9", b"Refresh: 0; url=//evil", b"Link: </evil>",
-    b"Location: //evil.example/", b"Ctllm-Desktop: evil", b"Ctllm-Side: evil",
+    b"Location: //evil.example/", b"Ctllm-Desktop: evil", b"Ctllm-Route: evil",
     b"Ctllm-Framing: close-delimited", b"WWW-Authenticate: Basic realm=evil",
     b"Content-Security-Policy: default-src *",
 )  # fmt: skip

@@ -141,7 +141,7 @@ async def test_status(desk: Desk) -> None:
     assert status["pid"] == desk.program.pid
     assert status["ollama"]["models"] == ["llama3.2:latest"]
     assert status["traffic"]["bridge_bytes_sent"] > 0
-    secret = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())["secret"]
+    secret = json.loads(desk.state.joinpath(*protocol.ADDRESS_FILE).read_text())["secret"]
     assert secret not in json.dumps(status) + "".join(argv(desk.program.pid))
 
 
@@ -310,7 +310,7 @@ async def test_signing_out_and_in(desk: Desk) -> None:
 
     def ask(kind: Any, **told: Any) -> Any:
         with IpcClient(desk.state) as daemon:
-            return daemon.ask(kind, **told)
+            return daemon.call(kind, **told)
 
     async def state(wanted: str) -> None:
         async def there() -> bool:
@@ -401,7 +401,7 @@ async def test_logs(desk: Desk) -> None:
     quiet = await deferToThread(IpcClient, desk.state)
 
     async def following() -> bool:
-        await deferToThread(quiet.ask, protocol.Prefer, preference="auto")
+        await deferToThread(quiet.call, protocol.Prefer, preference="auto")
         await desk.world.command("alice", "login", await desk.world.invite("alice"))
         return "bridge:" in follow.printed
 
@@ -419,7 +419,7 @@ async def test_another_user(desk: Desk, tmp_path: Path) -> None:
     """Neither the file nor the socket is for him, and TCP wants what is in the file."""
     if os.geteuid() != 0:
         pytest.skip("only root can be another user")
-    where = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())
+    where = json.loads(desk.state.joinpath(*protocol.ADDRESS_FILE).read_text())
     for path in (desk.state, *desk.state.parents):  # as if he could walk there
         if path == Path("/"):
             break
@@ -430,7 +430,7 @@ async def test_another_user(desk: Desk, tmp_path: Path) -> None:
 import json, os, socket, sys
 os.setgroups([]); os.setgid(60123); os.setuid(60123)
 try:
-    open({str(desk.state.joinpath(*protocol.WHERE))!r}).read(); print("read it")
+    open({str(desk.state.joinpath(*protocol.ADDRESS_FILE))!r}).read(); print("read it")
 except PermissionError:
     print("cannot read")
 ask = b'{{"id":1,"command":"QUIT"}}\\n'
@@ -456,10 +456,10 @@ for family, where in ((socket.AF_UNIX, {where["socket"]!r}), (socket.AF_INET, by
 @ensureDeferred
 async def test_by_tcp_too(desk: Desk) -> None:
     """Where there are no UNIX sockets; and what only listens on the same port is found out."""
-    file = desk.state.joinpath(*protocol.WHERE)
+    file = desk.state.joinpath(*protocol.ADDRESS_FILE)
     real = json.loads(file.read_text())
     elsewhere = desk.world.folder / "by-tcp"
-    told = elsewhere.joinpath(*protocol.WHERE)
+    told = elsewhere.joinpath(*protocol.ADDRESS_FILE)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps({**real, "socket": ""}))
     with await deferToThread(IpcClient, elsewhere) as daemon:
@@ -473,10 +473,10 @@ async def test_by_tcp_too(desk: Desk) -> None:
     def lie() -> bytes:
         visitor, _ = liar.accept()
         with visitor:
-            hello = protocol.Hello(protocol.PROTOCOL, "0", "ab" * 32)
-            visitor.sendall(protocol.event_line("hello", hello))
+            hello = protocol.Hello(protocol.PROTOCOL_VERSION, "0", "ab" * 32)
+            visitor.sendall(protocol.encode_event("hello", hello))
             visitor.recv(65536)
-            visitor.sendall(protocol.answer_line(1, {"proof": "0" * 64}))
+            visitor.sendall(protocol.encode_response(1, {"proof": "0" * 64}))
             return visitor.recv(65536)
 
     lying = deferToThread(lie)
@@ -489,7 +489,7 @@ async def test_by_tcp_too(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_hundred_clients(desk: Desk) -> None:
     """They are all served at once, and a flood of one that reads nothing disturbs nobody."""
-    where = json.loads(desk.state.joinpath(*protocol.WHERE).read_text())
+    where = json.loads(desk.state.joinpath(*protocol.ADDRESS_FILE).read_text())
     flood = socket.socket(socket.AF_UNIX)
     flood.setblocking(False)
     flood.connect(where["socket"])
@@ -535,7 +535,7 @@ async def test_after_a_kill(desk: Desk) -> None:
     """What a killed daemon left is no daemon, and hinders none."""
     await desk.program.stop(signal.SIGKILL)
     await until(lambda: desk.program.ended.called, "the end to be heard of")
-    assert desk.state.joinpath(*protocol.WHERE).exists()
+    assert desk.state.joinpath(*protocol.ADDRESS_FILE).exists()
     with pytest.raises(NotRunning, match=r"process \d+ is gone"):
         await deferToThread(IpcClient, desk.state)
     assert (await desk.run("status"))[0] == 3

@@ -84,7 +84,7 @@ class Desk:
     async def ask(self, kind: Any, **told: Any) -> Any:
         def work() -> Any:
             with IpcClient(self.state) as daemon:
-                return daemon.ask(kind, **told)
+                return daemon.call(kind, **told)
 
         return await deferToThread(work)
 
@@ -101,7 +101,7 @@ class Desk:
         answer = deferToThread(read_all, self.endpoint, "/api/generate", body)
 
         async def begun() -> bool:
-            return (await self.status()).traffic.under_way == 1
+            return (await self.status()).traffic.active_requests == 1
 
         await until(begun, "the answer to begin")
         return answer
@@ -192,7 +192,7 @@ async def test_preferences(desk: Desk) -> None:
         async def counts(name: str = name, label: str = label) -> bool:
             entries = entry(await desk.session.look(), "Requests of apps")["menu"]
             checked = [each["label"] for each in entries if each["checked"]]
-            return (await desk.status()).preference == name and checked == [label]
+            return (await desk.status()).policy == name and checked == [label]
 
         await until(counts, f"{name} to count")
     await desk.world.command_in(desk.state, "prefer", "never")

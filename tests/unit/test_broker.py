@@ -13,9 +13,9 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.broker.preference_store import KeptPreference
-from ctllm.desktop.broker.remote_desktops import OtherDesktop
-from ctllm.desktop.broker.routing_policy import Preference, Side
+from ctllm.desktop.broker.policy_store import PolicyStore
+from ctllm.desktop.broker.remote_desktops import RemoteDesktop
+from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy
 from ctllm.desktop.loopback_endpoint import EndpointApp
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthorized
 from ctllm.http.message.head import ResponseHead
@@ -49,45 +49,45 @@ class Others(Service):
     """The cloud's side."""
 
     def __init__(self) -> None:
-        self.upstream = FakeUpstream()
-        self.up = False
-        self.signed_in = True
+        self.cloud = FakeUpstream()
+        self.is_up = False
+        self.is_logged_in = True
         self.models: set[str] = set()
-        self.others: tuple[OtherDesktop, ...] = ()
+        self.others: tuple[RemoteDesktop, ...] = ()
         self.cloud_url = "https://cloud.example"
         self.on_change: Any = None
         self.looks = 0
         self.refusal: Exception | None = None
         self.waiting: Deferred[None] | None = None
 
-    def has(self, model: str) -> bool:
+    def has_model(self, model: str) -> bool:
         return model in self.models
 
-    def look(self) -> None:
+    def poll_now(self) -> None:
         self.looks += 1
 
     def become(self, up: bool, *models: str) -> None:
-        self.up, self.models = up, set(models)
+        self.is_up, self.models = up, set(models)
         self.on_change()
 
-    async def way(self) -> FakeUpstream:
+    async def upstream(self) -> FakeUpstream:
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:
             raise self.refusal
-        return self.upstream
+        return self.cloud
 
 
 class Kept:
     def __init__(self) -> None:
-        self.value = Preference.AUTO
+        self.value = RoutingPolicy.AUTO
         self.trouble: Any = None
 
-    def load(self) -> Preference:
+    def load(self) -> RoutingPolicy:
         return self.value
 
-    def save(self, preference: Preference) -> None:
-        self.value = preference
+    def save(self, policy: RoutingPolicy) -> None:
+        self.value = policy
         if self.trouble is not None:
             raise self.trouble
 
@@ -107,7 +107,7 @@ class BrokerTests(SynchronousTestCase):
     def ask(
         self, path: str = "/api/chat", body: bytes = CHAT % b"llama3.2", method: str = "POST"
     ) -> MemoryTransport:
-        factory = HttpServerFactory(EndpointApp(self.broker.answer), self.clock)
+        factory = HttpServerFactory(EndpointApp(self.broker.handle_request), self.clock)
         protocol, wire = factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
@@ -126,18 +126,20 @@ class BrokerTests(SynchronousTestCase):
         self.answer(self.ollama)
         said = wire.take_written()
         for line in (
-            b"Ctllm-Side: local",
+            b"Ctllm-Route: local",
             b"Ctllm-Desktop: attic %E2%98%BA",
             b"Ctllm-Model: llama3.2",
         ):
             self.assertIn(line + b"\r\n", said)
         self.others.become(True, "qwen3")
         wire = self.ask(body=CHAT % b"qwen3")
-        self.answer(self.others.upstream)
+        self.answer(self.others.cloud)
         said = wire.take_written()
-        self.assertIn(b"Ctllm-Side: cloud\r\n", said)
+        self.assertIn(b"Ctllm-Route: cloud\r\n", said)
         self.assertNotIn(b"Ctllm-Desktop", said)
-        self.assertEqual((self.broker.counts["local"], self.broker.counts["cloud"]), (1, 1))
+        self.assertEqual(
+            (self.broker.request_counts["local"], self.broker.request_counts["cloud"]), (1, 1)
+        )
 
     def test_names_of_models(self) -> None:
         """By whichever of its names."""
@@ -149,13 +151,13 @@ class BrokerTests(SynchronousTestCase):
     def test_a_model_of_a_path(self) -> None:
         self.others.become(True, "qwen3")
         self.ask("/v1/models/qwen3", b"", "GET")
-        self.assertEqual(len(self.others.upstream.heads), 1)
+        self.assertEqual(len(self.others.cloud.heads), 1)
 
     def test_not_signed_in(self) -> None:
         """Nothing is kept to be sent elsewhere."""
-        self.others.signed_in = False
+        self.others.is_logged_in = False
         wire = self.ask()
-        self.assertEqual(self.broker._room.reserved, 0)
+        self.assertEqual(self.broker._buffer_budget.reserved, 0)
         self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
         self.assertIn(b" 503 ", wire.take_written())
 
@@ -164,12 +166,12 @@ class BrokerTests(SynchronousTestCase):
         self.others.become(True)
         wire = self.ask()
         self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
-        self.answer(self.others.upstream)
-        self.assertIn(b"Ctllm-Side: cloud", wire.take_written())
-        self.assertEqual((self.ollama.looks, self.broker.side), (1, Side.CLOUD))
+        self.answer(self.others.cloud)
+        self.assertIn(b"Ctllm-Route: cloud", wire.take_written())
+        self.assertEqual((self.ollama.looks, self.broker.current_route), (1, Route.CLOUD))
         self.clock.advance(6)
-        self.assertEqual(self.broker.side, Side.LOCAL)
-        self.assertEqual(self.broker.counts["moved"], 1)
+        self.assertEqual(self.broker.current_route, Route.LOCAL)
+        self.assertEqual(self.broker.request_counts["moved"], 1)
 
     def test_a_side_that_dies(self) -> None:
         """What waits there for its answer goes to the other one; what is answered stays."""
@@ -178,24 +180,24 @@ class BrokerTests(SynchronousTestCase):
         self.ollama.sinks[0].write_head(OK)
         self.ask()
         self.ollama.become(Status("down"))
-        self.assertEqual(len(self.others.upstream.heads), 1)
-        self.assertEqual(self.broker.under_way, 2)
+        self.assertEqual(len(self.others.cloud.heads), 1)
+        self.assertEqual(self.broker.active_requests, 2)
 
     def test_preferring(self) -> None:
         self.others.become(True)
-        self.broker.prefer(Preference.CLOUD)
-        self.assertEqual(self.kept.value, Preference.CLOUD)
+        self.broker.set_policy(RoutingPolicy.CLOUD)
+        self.assertEqual(self.kept.value, RoutingPolicy.CLOUD)
         self.ask()
-        self.assertEqual(len(self.others.upstream.heads), 1)
+        self.assertEqual(len(self.others.cloud.heads), 1)
         self.kept.trouble = BadConfiguration("full")
-        self.assertRaises(BadConfiguration, self.broker.prefer, Preference.NEVER)
+        self.assertRaises(BadConfiguration, self.broker.set_policy, RoutingPolicy.NEVER)
         self.ask()
         self.assertEqual(len(self.ollama.heads), 1)
 
     def test_what_changes_models(self) -> None:
         """It is this machine's, whatever is preferred, and is never sent twice."""
         self.others.become(True)
-        self.broker.prefer(Preference.CLOUD)
+        self.broker.set_policy(RoutingPolicy.CLOUD)
         for method, path in (
             ("POST", "/api/pull"), ("DELETE", "/api/delete"), ("POST", "/api/push"),
             ("POST", "/api/create"), ("POST", "/api/blobs/sha256:00"),
@@ -205,14 +207,14 @@ class BrokerTests(SynchronousTestCase):
             said = wire.take_written()
             self.assertIn(b" 503 ", said)
             self.assertIn(b"Start Ollama here.", said)
-        self.assertEqual(self.others.upstream.heads, [])
+        self.assertEqual(self.others.cloud.heads, [])
 
     def test_where_models_are_changed(self) -> None:
         """Which machine has them, and how to do it from here."""
         self.others.others = (
-            OtherDesktop("1" * 32, "study", "up"),
-            OtherDesktop("2" * 32, "\x1b[31m", "down"),
-            OtherDesktop("3" * 32, "b\u00fcro", "up"),
+            RemoteDesktop("1" * 32, "study", "up"),
+            RemoteDesktop("2" * 32, "\x1b[31m", "down"),
+            RemoteDesktop("3" * 32, "b\u00fcro", "up"),
         )
         wire = self.ask("/api/pull", b'{"model":"m"}')
         self.ollama.sinks[-1].fail(OllamaDown("Connection was refused"))
@@ -246,7 +248,7 @@ class BrokerTests(SynchronousTestCase):
             self.assertTrue(said.startswith(b"HTTP/1.1 %d" % status), said)
             self.assertIn(hint, said)
             self.assertNotIn(b"Retry-After", said)
-        self.assertEqual(self.others.upstream.heads, [])
+        self.assertEqual(self.others.cloud.heads, [])
 
     def test_what_goes_where_there_is_an_ollama(self) -> None:
         """All inference, and its path as Ollama reads it."""
@@ -259,7 +261,7 @@ class BrokerTests(SynchronousTestCase):
             ("/api/experimental/web_search", "/api/experimental/web_search"),
         ):  # fmt: skip
             self.ask(path)
-            self.assertEqual(self.others.upstream.heads[-1].target.decode(), asked)
+            self.assertEqual(self.others.cloud.heads[-1].target.decode(), asked)
 
     def test_is_a_server_there(self) -> None:
         """While others answer for this machine, the endpoint says so itself."""
@@ -270,15 +272,15 @@ class BrokerTests(SynchronousTestCase):
         self.ollama.become(UP)
         self.clock.advance(60)
         self.ask("/", b"", "GET")
-        self.assertEqual((len(self.ollama.heads), len(self.others.upstream.heads)), (1, 0))
+        self.assertEqual((len(self.ollama.heads), len(self.others.cloud.heads)), (1, 0))
 
     def test_the_clouds_own_paths(self) -> None:
         """An app that asks them gets no further than this machine."""
         self.others.become(True)
-        self.broker.prefer(Preference.CLOUD)
+        self.broker.set_policy(RoutingPolicy.CLOUD)
         for path in ("/ctllm/desktops", "/ctllm/session", "//ctllm/session", "/health", "/ws/x"):
             self.ask(path, b"", "GET")
-        self.assertEqual(self.others.upstream.heads, [])
+        self.assertEqual(self.others.cloud.heads, [])
 
     def test_lists_of_both(self) -> None:
         """Where an app could use both sides."""
@@ -287,14 +289,14 @@ class BrokerTests(SynchronousTestCase):
         self.others.become(True)
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, json.dumps(mine).encode())
-        self.answer(self.others.upstream, json.dumps(theirs).encode())
+        self.answer(self.others.cloud, json.dumps(theirs).encode())
         body = json.loads(wire.take_written().partition(b"\r\n\r\n")[2])
         self.assertEqual([each["name"] for each in body["models"]], ["a:latest", "b:latest"])
-        for preference in (Preference.LOCAL, Preference.CLOUD, Preference.NEVER):
-            self.broker.prefer(preference)
-            before = len(self.ollama.heads) + len(self.others.upstream.heads)
+        for preference in (RoutingPolicy.LOCAL, RoutingPolicy.CLOUD, RoutingPolicy.NEVER):
+            self.broker.set_policy(preference)
+            before = len(self.ollama.heads) + len(self.others.cloud.heads)
             self.ask("/api/tags", b"", "GET")
-            after = len(self.ollama.heads) + len(self.others.upstream.heads)
+            after = len(self.ollama.heads) + len(self.others.cloud.heads)
             self.assertEqual(after - before, 1, preference)
 
     def test_a_list_that_one_side_lacks(self) -> None:
@@ -303,13 +305,13 @@ class BrokerTests(SynchronousTestCase):
         self.others.refusal = Unauthorized("signed out")
         wire = self.ask("/api/tags", b"", "GET")
         self.answer(self.ollama, b'{"models":[]}')
-        self.assertIn(b"Ctllm-Side: local", wire.take_written())
+        self.assertIn(b"Ctllm-Route: local", wire.take_written())
 
     def test_the_other_side_has_less_time(self) -> None:
         """Or it would answer when nobody waits any more; so it is when a token comes late."""
         self.others.become(True)
         self.ask("/api/tags", b"", "GET")
-        asked = self.others.upstream.heads
+        asked = self.others.cloud.heads
         self.assertEqual(get_timeout(asked[-1], 9.0), 2.0)
         self.others.waiting = Deferred()
         self.ask("/api/tags", b"", "GET")
@@ -324,28 +326,28 @@ class BrokerTests(SynchronousTestCase):
         wire = self.ask("/api/tags", b"", "GET")
         self.clock.advance(3)
         self.answer(self.ollama, b'{"models":[]}')
-        self.assertIn(b"Ctllm-Side: local", wire.take_written())
-        self.assertEqual(self.others.upstream.heads, [])
+        self.assertIn(b"Ctllm-Route: local", wire.take_written())
+        self.assertEqual(self.others.cloud.heads, [])
 
     def test_a_list_that_comes_from_one_side_alone(self) -> None:
         """It is the answer: who does not answer in time is not asked a second time."""
         self.others.become(True)
         wire = self.ask("/api/tags", b"", "GET")
-        self.answer(self.others.upstream, b'{"models":[]}')
+        self.answer(self.others.cloud, b'{"models":[]}')
         self.clock.advance(3)
         self.assertIn(b'{"models":[]}', wire.take_written())
         self.assertEqual(len(self.ollama.heads), 1)
 
     def test_in_use(self) -> None:
         """Somebody asked lately, and the cloud may be asked at all."""
-        self.assertFalse(self.broker.in_use)
+        self.assertFalse(self.broker.is_in_use)
         self.ask()
-        self.assertTrue(self.broker.in_use)
-        self.broker.prefer(Preference.NEVER)
-        self.assertFalse(self.broker.in_use)
-        self.broker.prefer(Preference.AUTO)
+        self.assertTrue(self.broker.is_in_use)
+        self.broker.set_policy(RoutingPolicy.NEVER)
+        self.assertFalse(self.broker.is_in_use)
+        self.broker.set_policy(RoutingPolicy.AUTO)
         self.clock.advance(61)
-        self.assertFalse(self.broker.in_use)
+        self.assertFalse(self.broker.is_in_use)
 
     def test_dismissed(self) -> None:
         """Who waits and who reads are told; nothing is under way any more."""
@@ -353,10 +355,10 @@ class BrokerTests(SynchronousTestCase):
         self.ollama.sinks[1].write_head(
             ResponseHead(200, b"", ((b"Content-Type", b"application/x-ndjson"),))
         )
-        self.broker.dismiss(DesktopLost("stopped"))
+        self.broker.abort_requests(DesktopLost("stopped"))
         self.assertIn(b" 502 ", waits.take_written())
         self.assertIn(b'{"error":"stopped"}\n', reads.take_written())
-        self.assertEqual(self.broker.under_way, 0)
+        self.assertEqual(self.broker.active_requests, 0)
         self.assertEqual([call.calls[-1].message for call in self.ollama.requests], ["stopped"] * 2)
 
 
@@ -364,35 +366,35 @@ class KeptTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.state = Path(self.mktemp())
 
-    def kept(self, configured: Preference = Preference.AUTO) -> KeptPreference:
-        return KeptPreference(self.state, configured)
+    def kept(self, configured: RoutingPolicy = RoutingPolicy.AUTO) -> PolicyStore:
+        return PolicyStore(self.state, configured)
 
     def test_kept(self) -> None:
-        self.assertEqual(self.kept().load(), Preference.AUTO)
-        self.kept().save(Preference.NEVER)
-        self.assertEqual(self.kept().load(), Preference.NEVER)
+        self.assertEqual(self.kept().load(), RoutingPolicy.AUTO)
+        self.kept().save(RoutingPolicy.NEVER)
+        self.assertEqual(self.kept().load(), RoutingPolicy.NEVER)
 
     def test_a_configuration_that_was_changed_since(self) -> None:
-        self.kept().save(Preference.NEVER)
-        self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.CLOUD)
+        self.kept().save(RoutingPolicy.NEVER)
+        self.assertEqual(self.kept(RoutingPolicy.CLOUD).load(), RoutingPolicy.CLOUD)
 
     def test_damaged(self) -> None:
         """What was said is not known, so nothing leaves this machine, also after a restart."""
         path = self.state / "desktop" / "preference.json"
-        self.kept().save(Preference.LOCAL)
+        self.kept().save(RoutingPolicy.LOCAL)
         path.write_text('{"preference": "loc')
         said: list[LogEvent] = []
         globalLogPublisher.addObserver(said.append)
         self.addCleanup(globalLogPublisher.removeObserver, said.append)
         for _ in range(2):
-            self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.NEVER)
+            self.assertEqual(self.kept(RoutingPolicy.CLOUD).load(), RoutingPolicy.NEVER)
         (event,) = said
         self.assertIn("ctllm prefer", formatEvent(event))
         (aside,) = path.parent.glob("preference.json.damaged-*")
         self.assertEqual(aside.read_text(), '{"preference": "loc')
-        self.kept(Preference.CLOUD).save(Preference.AUTO)
-        self.assertEqual(self.kept(Preference.CLOUD).load(), Preference.AUTO)
+        self.kept(RoutingPolicy.CLOUD).save(RoutingPolicy.AUTO)
+        self.assertEqual(self.kept(RoutingPolicy.CLOUD).load(), RoutingPolicy.AUTO)
 
     def test_a_folder_that_cannot_be_written(self) -> None:
         self.state.write_text("")
-        self.assertRaises(BadConfiguration, self.kept().save, Preference.NEVER)
+        self.assertRaises(BadConfiguration, self.kept().save, RoutingPolicy.NEVER)

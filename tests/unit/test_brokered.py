@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.broker.failover_request import FailoverRequest
-from ctllm.desktop.broker.routing_policy import Side
+from ctllm.desktop.broker.routing_policy import Route
 from ctllm.errors import (
     BadGateway,
     ClientDisconnected,
@@ -23,72 +23,74 @@ from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
 from ctllm.relay import replay_buffer
-from ctllm.relay.replay_buffer import Replay
+from ctllm.relay.replay_buffer import ReplayBuffer
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink, FakeUpstream
 
 OK = ResponseHead(200)
 CHAT = RequestHead(b"POST", b"/api/chat")
-L, C = Side.LOCAL, Side.CLOUD
+L, C = Route.LOCAL, Route.CLOUD
 
 
-class Ways:
+class Routes:
     """A broker whose sides do what a test wants."""
 
     def __init__(self) -> None:
-        self.sides = {L: FakeUpstream(), C: FakeUpstream()}
-        self.order: list[Side] = [L, C]
+        self.upstreams = {L: FakeUpstream(), C: FakeUpstream()}
+        self.order: list[Route] = [L, C]
         self.models: list[str | None] = []
-        self.failures: list[Side] = []
-        self.refusals: dict[Side, CtllmError] = {}
-        self.waits_for: dict[Side, Deferred[None]] = {}
+        self.failures: list[Route] = []
+        self.refusals: dict[Route, CtllmError] = {}
+        self.waits_for: dict[Route, Deferred[None]] = {}
         self.ended = 0
 
-    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
-        if side in self.waits_for:
-            await self.waits_for[side]
-        if side in self.refusals:
-            raise self.refusals[side]
-        return self.sides[side].start_request(head, caller)
+    async def start_request(
+        self, route: Route, head: RequestHead, sink: ResponseSink
+    ) -> RequestSink:
+        if route in self.waits_for:
+            await self.waits_for[route]
+        if route in self.refusals:
+            raise self.refusals[route]
+        return self.upstreams[route].start_request(head, sink)
 
-    def first(self, head: RequestHead, model: str | None) -> Side:
+    def choose_route(self, head: RequestHead, model: str | None) -> Route:
         self.models.append(model)
         return self.order[0]
 
-    def second(self, tried: Side) -> Side | None:
+    def failover_route(self, failed: Route) -> Route | None:
         return self.order[1] if len(self.order) > 1 else None
 
-    def signed(self, side: Side, model: str | None) -> Headers:
-        return ((b"Side", side.encode()), (b"Model", (model or "-").encode()))
+    def response_headers(self, route: Route, model: str | None) -> Headers:
+        return ((b"Side", route.encode()), (b"Model", (model or "-").encode()))
 
-    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+    def explain_error(self, head: RequestHead, error: CtllmError) -> CtllmError:
         return error
 
-    def failed(self, side: Side) -> None:
-        self.failures.append(side)
+    def route_failed(self, route: Route) -> None:
+        self.failures.append(route)
 
-    def over(self, brokered: RequestSink) -> None:
+    def request_finished(self, request: RequestSink) -> None:
         self.ended += 1
 
 
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
-        self.ways = Ways()
+        self.routes = Routes()
         self.app = FakeResponseSink()
         self.room = BufferBudget(1 << 20)
-        self.brokered = self.make()
+        self.request = self.make()
 
     def make(self, keeps: bool = True) -> FailoverRequest:
-        self.body = Replay(self.room, keeps)
+        self.body = ReplayBuffer(self.room, keeps)
         name = ModelName(("model",))
-        return FailoverRequest(self.ways, CHAT, self.app, name, self.body)
+        return FailoverRequest(self.routes, CHAT, self.app, name, self.body)
 
-    def caller(self, side: Side, number: int = -1) -> Any:
-        return self.ways.sides[side].sinks[number]
+    def caller(self, side: Route, number: int = -1) -> Any:
+        return self.routes.upstreams[side].sinks[number]
 
-    def told(self, side: Side) -> list[Any]:
-        return self.ways.sides[side].requests[-1].calls
+    def told(self, side: Route) -> list[Any]:
+        return self.routes.upstreams[side].requests[-1].calls
 
-    def sent(self, side: Side) -> bytes:
+    def sent(self, side: Route) -> bytes:
         return b"".join(each for each in self.told(side) if isinstance(each, bytes))
 
 
@@ -96,33 +98,33 @@ class Choosing(Case):
     """When a side is asked."""
 
     def test_waits_for_the_model(self) -> None:
-        self.brokered.write(b'{"messages":[],')
-        self.assertEqual(self.ways.models, [])
-        self.brokered.write(b'"model":"phi3",')
-        self.assertEqual(self.ways.models, [])
-        self.brokered.write(b'"model":"phi4"}')
-        self.assertEqual(self.ways.models, ["phi4"])
-        self.brokered.write(b" ")
-        self.brokered.finish()
+        self.request.write(b'{"messages":[],')
+        self.assertEqual(self.routes.models, [])
+        self.request.write(b'"model":"phi3",')
+        self.assertEqual(self.routes.models, [])
+        self.request.write(b'"model":"phi4"}')
+        self.assertEqual(self.routes.models, ["phi4"])
+        self.request.write(b" ")
+        self.request.finish()
         self.assertEqual(self.sent(L), b'{"messages":[],"model":"phi3","model":"phi4"} ')
         self.assertEqual(self.told(L)[-1], "end")
 
     def test_no_longer_than_the_body(self) -> None:
-        self.brokered.write(b"{}")
-        self.brokered.finish()
-        self.assertEqual((self.ways.models, self.told(L)), ([None], [b"{}", "end"]))
+        self.request.write(b"{}")
+        self.request.finish()
+        self.assertEqual((self.routes.models, self.told(L)), ([None], [b"{}", "end"]))
 
     def test_at_once(self) -> None:
-        self.brokered.decide()
+        self.request.choose_route()
         self.assertEqual(self.told(L), [])
-        self.brokered.write(b"x")
+        self.request.write(b"x")
         self.assertEqual(self.told(L), [b"x"])
 
     def test_no_more_than_fits(self) -> None:
         """A body that names no model is let through before it is all there."""
-        self.patch(replay_buffer, "MOST", 10)
-        self.brokered.write(b'{"x":"' + b"A" * 10)
-        self.assertEqual(len(self.ways.models), 1)
+        self.patch(replay_buffer, "MAX_BUFFERED", 10)
+        self.request.write(b'{"x":"' + b"A" * 10)
+        self.assertEqual(len(self.routes.models), 1)
         self.assertEqual(len(self.sent(L)), 16)
 
 
@@ -130,31 +132,31 @@ class Failing(Case):
     """Before the first byte."""
 
     def ask(self) -> None:
-        self.brokered.write(b'{"model":"m",')
-        self.brokered.write(b'"x":1}')
-        self.brokered.finish()
+        self.request.write(b'{"model":"m",')
+        self.request.write(b'"x":1}')
+        self.request.finish()
 
     def test_moved_with_everything(self) -> None:
         self.ask()
         self.caller(L).fail(OllamaDown("gone"))
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
         self.assertEqual(self.told(C)[-1], "end")
-        self.assertEqual(self.ways.failures, [L])
+        self.assertEqual(self.routes.failures, [L])
         self.caller(C).write_head(OK)
         self.caller(C).write(b"hello")
         self.caller(C).finish()
         self.assertEqual((bytes(self.app.body), self.app.outcome), (b"hello", "end"))
         assert self.app.head is not None
         self.assertEqual(self.app.head.headers, ((b"Side", b"cloud"), (b"Model", b"m")))
-        self.assertEqual((self.room.reserved, self.ways.ended), (0, 1))
+        self.assertEqual((self.room.reserved, self.routes.ended), (0, 1))
 
     def test_moved_in_mid_body(self) -> None:
         """What comes later goes to the second side only."""
-        self.brokered.decide()
-        self.brokered.write(b'{"model":"m",')
+        self.request.choose_route()
+        self.request.write(b'{"model":"m",')
         self.caller(L).fail(OllamaDown("gone"))
-        self.brokered.write(b'"x":1}')
-        self.brokered.finish()
+        self.request.write(b'"x":1}')
+        self.request.finish()
         self.assertEqual(self.sent(L), b'{"model":"m",')
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
 
@@ -166,40 +168,40 @@ class Failing(Case):
         error = self.app.outcome
         assert isinstance(error, OllamaDown)
         self.assertEqual(error.message, "no Ollama; and then: no proxy")
-        self.assertEqual((self.room.reserved, self.ways.ended), (0, 1))
+        self.assertEqual((self.room.reserved, self.routes.ended), (0, 1))
 
     def test_a_side_that_cannot_begin(self) -> None:
-        self.ways.refusals[L] = Unauthorized("signed out")
+        self.routes.refusals[L] = Unauthorized("signed out")
         self.ask()
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
 
     def test_signed_out_and_no_ollama(self) -> None:
         """That this desktop is signed out is not the app's fault."""
-        self.ways.order = [C, L]
-        self.ways.refusals[C] = Unauthorized("signed out")
+        self.routes.order = [C, L]
+        self.routes.refusals[C] = Unauthorized("signed out")
         self.ask()
         self.caller(L).fail(OllamaDown("no Ollama"))
         self.assertIsInstance(self.app.outcome, OllamaDown)
 
     def test_no_other_side(self) -> None:
-        self.ways.order = [L]
+        self.routes.order = [L]
         self.ask()
         error = OllamaDown("gone")
         self.caller(L).fail(error)
         self.assertIs(self.app.outcome, error)
-        self.assertEqual(self.ways.sides[C].heads, [])
+        self.assertEqual(self.routes.upstreams[C].heads, [])
 
     def test_what_is_not_kept_is_not_moved(self) -> None:
-        self.brokered = self.make(keeps=False)
+        self.request = self.make(keeps=False)
         self.ask()
         error = OllamaDown("gone")
         self.caller(L).fail(error)
         self.assertIs(self.app.outcome, error)
 
     def test_too_large_to_be_kept(self) -> None:
-        self.patch(replay_buffer, "MOST", 20)
-        self.brokered.write(b'{"model":"m",')
-        self.brokered.write(b"A" * 30)
+        self.patch(replay_buffer, "MAX_BUFFERED", 20)
+        self.request.write(b'{"model":"m",')
+        self.request.write(b"A" * 30)
         self.assertEqual(self.room.reserved, 0)
         error = OllamaDown("gone")
         self.caller(L).fail(error)
@@ -216,7 +218,7 @@ class Failing(Case):
 
     def test_the_body_was_stopped(self) -> None:
         """The app, whose body the first side had stopped, may go on."""
-        self.brokered.write(b'{"model":"m"}')
+        self.request.write(b'{"model":"m"}')
         self.caller(L).pause_request_body()
         self.assertFalse(self.app.may_send_body)
         self.caller(L).fail(OllamaDown("gone"))
@@ -240,16 +242,16 @@ class Failing(Case):
             self.caller(L).write_head(ResponseHead(status))
             assert self.app.head is not None
             self.assertEqual(self.app.head.status, status)
-            self.assertEqual(self.ways.sides[C].heads, [])
+            self.assertEqual(self.routes.upstreams[C].heads, [])
 
     def test_a_cloud_that_does_not_believe_us(self) -> None:
         """The app has shown nothing, so it does not hear that it is unknown."""
-        self.ways.order = [C, L]
+        self.routes.order = [C, L]
         self.ask()
         self.caller(C).write_head(ResponseHead(401))
         self.assertEqual(self.sent(L), b'{"model":"m","x":1}')
         self.setUp()
-        self.ways.order = [C]
+        self.routes.order = [C]
         self.ask()
         self.caller(C).write_head(ResponseHead(401))
         self.assertIsInstance(self.app.outcome, BadGateway)
@@ -258,10 +260,10 @@ class Failing(Case):
     def test_a_side_that_died(self) -> None:
         """Where another can be asked, nothing is waited for; else it may still answer."""
         self.ask()
-        self.brokered.side_died()
+        self.request.route_went_down()
         self.assertIsInstance(self.told(L)[-1], ClientDisconnected)
         self.assertEqual(self.sent(C), b'{"model":"m","x":1}')
-        self.brokered.side_died()  # the second is the last
+        self.request.route_went_down()  # the second is the last
         self.caller(C).write_head(OK)
         self.assertIsNotNone(self.app.head)
 
@@ -271,8 +273,8 @@ class Answering(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.brokered.write(b'{"model":"m"}')
-        self.brokered.finish()
+        self.request.write(b'{"model":"m"}')
+        self.request.finish()
         self.caller(L).write_head(OK)
         self.caller(L).write(b"one")
 
@@ -281,75 +283,75 @@ class Answering(Case):
         error = BadGateway("broke off")
         self.caller(L).fail(error)
         self.assertIs(self.app.outcome, error)
-        self.assertEqual((self.ways.sides[C].heads, self.ways.failures), ([], []))
+        self.assertEqual((self.routes.upstreams[C].heads, self.routes.failures), ([], []))
 
     def test_nothing_is_kept(self) -> None:
         self.assertEqual(self.room.reserved, 0)
 
     def test_its_side_is_said_to_be_dead(self) -> None:
-        self.brokered.side_died()
+        self.request.route_went_down()
         self.caller(L).write(b"two")
         self.assertEqual(bytes(self.app.body), b"onetwo")
 
     def test_pauses(self) -> None:
-        self.brokered.pause_response()
-        self.brokered.resume_response()
+        self.request.pause_response()
+        self.request.resume_response()
         self.assertEqual(self.told(L)[-2:], ["pause", "resume"])
 
     def test_dismissed(self) -> None:
         """The app is told, and the side is left."""
         error = DesktopLost("stopped")
-        self.brokered.dismiss(error)
+        self.request.abort(error)
         self.assertIs(self.app.outcome, error)
         self.assertIs(self.told(L)[-1], error)
-        self.brokered.dismiss(error)
+        self.request.abort(error)
 
 
 class Leaving(Case):
     """The app goes away."""
 
     def test_before_a_side(self) -> None:
-        self.brokered.write(b'{"x":')
-        self.brokered.cancel(ClientDisconnected("left"))
-        self.assertEqual((self.room.reserved, self.ways.models), (0, []))
-        self.brokered.write(b"1}")
-        self.brokered.finish()
-        self.assertEqual(self.ways.models, [])
+        self.request.write(b'{"x":')
+        self.request.cancel(ClientDisconnected("left"))
+        self.assertEqual((self.room.reserved, self.routes.models), (0, []))
+        self.request.write(b"1}")
+        self.request.finish()
+        self.assertEqual(self.routes.models, [])
 
     def test_while_it_begins(self) -> None:
-        self.ways.waits_for[L] = Deferred()
-        self.brokered.write(b'{"model":"m"}')
-        self.brokered.cancel(ClientDisconnected("left"))
-        self.assertEqual((self.ways.sides[L].heads, self.app.outcome), ([], None))
+        self.routes.waits_for[L] = Deferred()
+        self.request.write(b'{"model":"m"}')
+        self.request.cancel(ClientDisconnected("left"))
+        self.assertEqual((self.routes.upstreams[L].heads, self.app.outcome), ([], None))
 
     def test_while_the_second_side_begins(self) -> None:
         """Though the first one failed in the very call that began it."""
-        self.ways.refusals[L] = Unauthorized("no way")
-        self.ways.waits_for[C] = Deferred()
-        self.brokered.write(b'{"model":"m"}')
-        self.brokered.finish()
-        self.brokered.cancel(ClientDisconnected("left"))
-        self.ways.waits_for[C].callback(None)
-        self.assertEqual(self.ways.sides[C].heads, [])
+        self.routes.refusals[L] = Unauthorized("no way")
+        self.routes.waits_for[C] = Deferred()
+        self.request.write(b'{"model":"m"}')
+        self.request.finish()
+        self.request.cancel(ClientDisconnected("left"))
+        self.routes.waits_for[C].callback(None)
+        self.assertEqual(self.routes.upstreams[C].heads, [])
 
     def test_in_between(self) -> None:
-        self.brokered.write(b'{"model":"m"}')
+        self.request.write(b'{"model":"m"}')
         error = ClientDisconnected("left")
-        self.brokered.cancel(error)
+        self.request.cancel(error)
         self.assertIs(self.told(L)[-1], error)
-        self.assertEqual((self.room.reserved, self.ways.ended, self.app.outcome), (0, 1, None))
+        self.assertEqual((self.room.reserved, self.routes.ended, self.app.outcome), (0, 1, None))
 
     def test_a_pause_before_a_side_is_there(self) -> None:
-        self.ways.waits_for[L] = Deferred()
-        self.brokered.write(b'{"model":"m"}')
-        self.brokered.pause_response()
-        self.ways.waits_for[L].callback(None)
+        self.routes.waits_for[L] = Deferred()
+        self.request.write(b'{"model":"m"}')
+        self.request.pause_response()
+        self.routes.waits_for[L].callback(None)
         self.assertEqual(self.told(L)[0], "pause")
 
     def test_a_bug(self) -> None:
         """The app is told something, and the log the rest."""
-        self.patch(self.ways, "open", lambda *_: self._breaks())
-        self.brokered.write(b'{"model":"m"}')
+        self.patch(self.routes, "start_request", lambda *_: self._breaks())
+        self.request.write(b'{"model":"m"}')
         self.assertIsInstance(self.app.outcome, BadGateway)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
@@ -362,15 +364,15 @@ class Backpressure(Case):
 
     def test_while_a_side_is_on_its_way(self) -> None:
         """Nothing more is asked for: a token may be long in coming, and a body be a model."""
-        self.ways.waits_for[L] = Deferred()
-        self.brokered.decide()
+        self.routes.waits_for[L] = Deferred()
+        self.request.choose_route()
         self.assertFalse(self.app.may_send_body)
-        self.ways.waits_for[L].callback(None)
+        self.routes.waits_for[L].callback(None)
         self.assertTrue(self.app.may_send_body)
 
     def test_a_side_that_is_busy_from_the_start(self) -> None:
         """It has its connection still to make."""
-        side = self.ways.sides[L]
+        side = self.routes.upstreams[L]
         open_ = side.start_request
 
         def busy(head: RequestHead, caller: Any) -> FakeRequestSink:
@@ -378,14 +380,14 @@ class Backpressure(Case):
             return open_(head, caller)
 
         self.patch(side, "start_request", busy)
-        self.brokered.write(b'{"model":"m"}')
+        self.request.write(b'{"model":"m"}')
         self.assertEqual((self.app.may_send_body, self.told(L)), (False, []))
         self.caller(L).resume_request_body()
         self.assertEqual((self.app.may_send_body, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
         self.patch(replay_buffer, "READ", 4)
-        self.brokered.write(b'{"model":"m","more":"..."}')
+        self.request.write(b'{"model":"m","more":"..."}')
         slow = FakeRequestSink()
         caller: list[Any] = []
 
@@ -394,13 +396,13 @@ class Backpressure(Case):
             slow.write = lambda piece: (slow.calls.append(piece), of.pause_request_body())  # type: ignore
             return slow
 
-        self.patch(self.ways.sides[C], "start_request", open)
+        self.patch(self.routes.upstreams[C], "start_request", open)
         self.caller(L).fail(OllamaDown("gone"))
         self.assertEqual(slow.calls, [b'{"mo'])
         self.assertFalse(self.app.may_send_body)
         caller[0].resume_request_body()
         self.assertEqual(slow.calls, [b'{"mo', b'del"'])
-        self.brokered.finish()
+        self.request.finish()
         for _ in range(10):
             caller[0].resume_request_body()
         self.assertEqual(b"".join(slow.calls[:-1]), b'{"model":"m","more":"..."}')

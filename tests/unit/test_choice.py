@@ -56,7 +56,7 @@ class WithoutModel(Case):
     def test_one_that_asks_for_itself(self) -> None:
         """It has looked at home already, however good it is."""
         best, other = self.desk("home"), self.desk("attic", "down")
-        own = ((b"ctllm-elsewhere", best.id.encode()),)
+        own = ((b"ctllm-exclude-desktop", best.id.encode()),)
         self.open(RequestHead(b"GET", b"/", own))
         self.assertEqual((len(best.heads), len(other.heads)), (0, 1))
         other.lose(self.clock.seconds())

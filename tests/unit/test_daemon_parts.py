@@ -24,11 +24,11 @@ from ctllm.cloud.identity import Authentication, Passes, User
 from ctllm.cloud.identity.login_codes import LIFE, MOST
 from ctllm.desktop.graceful_shutdown import Leaving
 from ctllm.desktop.ipc import browser as page_module
-from ctllm.desktop.ipc.browser import FILE_STAYS, PATIENCE, Page, has_display
-from ctllm.desktop.ipc.log_buffer import MOST as MOST_LINES
-from ctllm.desktop.ipc.log_buffer import RecentLog
-from ctllm.desktop.ipc.webview_process import PATIENCE as WINDOW_PATIENCE
-from ctllm.desktop.ipc.webview_process import Window as PageWindow
+from ctllm.desktop.ipc.browser import BROWSER_TIMEOUT, FILE_LIFETIME, ChatPage, has_display
+from ctllm.desktop.ipc.log_buffer import MAX_LINES as MOST_LINES
+from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.webview_process import START_TIMEOUT as WINDOW_PATIENCE
+from ctllm.desktop.ipc.webview_process import WebviewWindow as PageWindow
 from ctllm.errors import NoWindow
 from ctllm.ipc.messages import DesktopStatus, OllamaStatus
 from tests.unit.test_tray import status
@@ -61,11 +61,11 @@ class Window:
     """The page's window; `works` says whether there can be one."""
 
     def __init__(self) -> None:
-        self.works = self.there = False
+        self.works = self.is_open = False
         self.told: list[str] = []
 
-    def raise_(self) -> None:
-        self.told.append("raise")
+    def show(self) -> None:
+        self.told.append("show")
 
     async def open(self, address: str) -> bool:
         self.told.append(address)
@@ -117,9 +117,9 @@ class Pages(TestCase):
         self.display = True
         self.window: Any = Window()
 
-    def page(self, browse: Any = None) -> Page:
+    def page(self, browse: Any = None) -> ChatPage:
         session: Any = Session()
-        made = Page(
+        made = ChatPage(
             session,
             self.clock,
             self.state,
@@ -146,16 +146,16 @@ class Pages(TestCase):
         (link,) = re.findall(r'url=([^"]*)"', self.file.read_text())
         self.assertEqual(html.unescape(link), "https://c.example/#invite=s3cret&view=settings")
         self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o600)
-        self.clock.advance(FILE_STAYS)
+        self.clock.advance(FILE_LIFETIME)
         self.assertFalse(self.file.exists())
 
     async def test_again(self) -> None:
         """The file stays for the last who asked."""
         page = self.page()
         await page.open()
-        self.clock.advance(FILE_STAYS - 1)
+        self.clock.advance(FILE_LIFETIME - 1)
         await page.open()
-        self.clock.advance(FILE_STAYS - 1)
+        self.clock.advance(FILE_LIFETIME - 1)
         self.assertTrue(self.file.exists())
 
     async def test_in_a_window(self) -> None:
@@ -163,11 +163,11 @@ class Pages(TestCase):
         self.window.works = True
         told = await self.page().open()
         self.assertEqual((told.opened, told.window, self.opened), (True, True, []))
-        self.window.there = True
+        self.window.is_open = True
         await self.page().open()
         await self.page().open("settings")
         link = "https://c.example/#invite=s3cret"
-        self.assertEqual(self.window.told, [link, "raise", f"{link}&view=settings"])
+        self.assertEqual(self.window.told, [link, "show", f"{link}&view=settings"])
 
     async def test_no_display(self) -> None:
         self.display = False
@@ -189,7 +189,7 @@ class Pages(TestCase):
         over = threading.Event()
         opening = Deferred.fromCoroutine(self.page(lambda _: over.wait(10)).open())
         self.assertFalse(opening.called)
-        self.clock.advance(PATIENCE)
+        self.clock.advance(BROWSER_TIMEOUT)
         self.assertTrue((await opening).opened)
         over.set()
 
@@ -236,7 +236,7 @@ class PassTests(SynchronousTestCase):
 
 class Logs(SynchronousTestCase):
     def test_the_last_lines(self) -> None:
-        recent, seen = RecentLog(), []
+        recent, seen = LogBuffer(), []
         recent.on_line = seen.append
         log = Logger(observer=recent)
         for number in range(MOST_LINES + 10):
@@ -252,10 +252,10 @@ class Logs(SynchronousTestCase):
 
 class Broker:
     def __init__(self) -> None:
-        self.dismissed = 0
+        self.aborted = 0
 
-    def dismiss(self, error: Any) -> None:
-        self.dismissed += 1
+    def abort_requests(self, error: Any) -> None:
+        self.aborted += 1
 
 
 class LeavingTests(SynchronousTestCase):
@@ -274,7 +274,7 @@ class LeavingTests(SynchronousTestCase):
         self.assertEqual(self.stops, 0)
         self.under_way = 0
         self.clock.pump([0.1] * 30)
-        self.assertEqual((self.stops, self.broker.dismissed), (1, 1))
+        self.assertEqual((self.stops, self.broker.aborted), (1, 1))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_no_longer_than_that(self) -> None:
@@ -342,7 +342,7 @@ class Screens(SynchronousTestCase):
                     DesktopStatus("a", "attic", "up", (), True),
                     DesktopStatus("b", "cellar", "down", (), False),
                 ),
-                last_error="it broke", preference="never", endpoint="",
+                last_error="it broke", policy="never", endpoint="",
             ),
             Ink(Terminal(), {"NO_COLOR": "1"}),
         )  # fmt: skip
@@ -411,7 +411,7 @@ class Windows(SynchronousTestCase):
         self.child.outReceived(b"ready\n")
         self.successResultOf(opening)
         self.window.hide()
-        self.window.raise_()
+        self.window.show()
         self.assertTrue(self.successResultOf(self.open("other")))
         self.assertEqual(self.child.transport.told[1:], ["hide", "show", "open other"])
         self.assertEqual(len(self.reactor.started), 1)

@@ -220,26 +220,26 @@ class IpcPageTests(TestCase):
         rows = {name.strip("`"): cells for name, cells in self.rows(3).items() if "`" in name}
         told = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
         kinds = {kind.__struct_config__.tag: kind for kind in protocol.Request.__args__}
-        true = {tag: set(kind.__struct_fields__) - {"id"} for tag, kind in kinds.items()}
+        true = {tag: set(kind.__struct_encode_fields__) - {"id"} for tag, kind in kinds.items()}
         events = {"hello", "status", "log", "quitting", "error"}
         self.assertEqual({name: told[name] for name in told if name not in events}, true)
         self.assertLessEqual(events, set(told))
 
     def test_status(self) -> None:
         told = [name for cell in self.rows(2) for name in re.findall(r"`(\w+)`", cell)]
-        self.assertEqual(told, list(messages.Status.__struct_fields__))
+        self.assertEqual(told, list(messages.Status.__struct_encode_fields__))
         for kind in (messages.OllamaStatus, messages.DesktopStatus, messages.Traffic):
-            for name in kind.__struct_fields__:
+            for name in kind.__struct_encode_fields__:
                 self.assertIn(f"`{name}`", self.TEXT)
 
     def test_numbers(self) -> None:
         for said in (
             f"A line may have {protocol.MAX_LINE // 2**20} MiB, "
-            f"{protocol.MAX_LINE_OF_STRANGERS // 1024} KiB",
-            f"within {connection.PATIENCE:g} seconds",
-            f"{connection.MOST} programs",
-            f"{connection.MOST_STRANGERS} more",
-            f"{connection.MOST_AT_ONCE} commands",
+            f"{protocol.MAX_UNAUTHENTICATED_LINE // 1024} KiB",
+            f"within {connection.READ_TIMEOUT:g} seconds",
+            f"{connection.MAX_CONNECTIONS} programs",
+            f"{connection.MAX_UNAUTHENTICATED} more",
+            f"{connection.MAX_CONCURRENT_COMMANDS} commands",
         ):
             self.assertIn(said, " ".join(self.TEXT.split()))
 
@@ -248,7 +248,7 @@ class IpcPageTests(TestCase):
         words = re.findall(r"`(ctllm-ipc-\w+)`", self.TEXT)
         for who, word in zip(("client", "daemon"), words, strict=True):
             by_hand = hmac.new(bytes(32), f"{word} challenge nonce".encode(), "sha256").hexdigest()
-            self.assertEqual(protocol.proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
+            self.assertEqual(protocol.compute_proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
 
 
 class NamesTests(TestCase):

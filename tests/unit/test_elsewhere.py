@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker import remote_desktops as module
-from ctllm.desktop.broker.remote_desktops import OFTEN, SELDOM, Elsewhere
+from ctllm.desktop.broker.remote_desktops import IDLE_INTERVAL, WATCHED_INTERVAL, RemoteDesktops
 from ctllm.desktop.credential_file import Credentials, SignIn
 from ctllm.errors import Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, get_header
@@ -56,7 +56,7 @@ class ElsewhereTests(SynchronousTestCase):
         self.wanted = True
         self.asked: list[Any] = []
         self.status, self.body = 200, self.listed(("d", "up", "mine"), ("e", "up", "qwen3"))
-        self.elsewhere = Elsewhere(self.session, self.clock, lambda: self.wanted)  # type: ignore
+        self.elsewhere = RemoteDesktops(self.session, self.clock, lambda: self.wanted)  # type: ignore
         self.changes = 0
         self.elsewhere.on_change = self.changed
 
@@ -87,18 +87,18 @@ class ElsewhereTests(SynchronousTestCase):
 
     def test_who_is_there(self) -> None:
         self.start()
-        self.assertTrue(self.elsewhere.up)
+        self.assertTrue(self.elsewhere.is_up)
         self.assertEqual([each.name for each in self.elsewhere.others], ["e"])
-        self.assertTrue(self.elsewhere.has("qwen3:latest"))
-        self.assertFalse(self.elsewhere.has("mine"), "that is this machine's own")
+        self.assertTrue(self.elsewhere.has_model("qwen3:latest"))
+        self.assertFalse(self.elsewhere.has_model("mine"), "that is this machine's own")
         head = self.asked[0]
         self.assertEqual(head.target, b"/ctllm/desktops")
         self.assertEqual(get_header(head.headers, b"authorization"), b"Bearer token")
-        self.assertEqual(get_header(head.headers, b"ctllm-elsewhere"), b"d" * 32)
+        self.assertEqual(get_header(head.headers, b"ctllm-exclude-desktop"), b"d" * 32)
 
     def test_what_apps_ask(self) -> None:
         """Ollama's API and nothing else, with a token that is for that alone."""
-        way = self.successResultOf(Deferred.fromCoroutine(self.elsewhere.way()))
+        way = self.successResultOf(Deferred.fromCoroutine(self.elsewhere.upstream()))
         for line in (
             "GET /ctllm/desktops", "GET /ctllm/session", "POST /ctllm/session/token", "GET /health",
             "GET /ws/tunnel", "GET /", "DELETE /api/delete", "POST /api/future", "POST /api/me",
@@ -117,8 +117,8 @@ class ElsewhereTests(SynchronousTestCase):
         for others in ((), (("e", "down", "x"),), (("e", "demo", "x"),)):
             self.body = self.listed(("d", "up", "mine"), *others)
             self.start()
-            self.assertFalse(self.elsewhere.up)
-            self.assertFalse(self.elsewhere.has("x"))
+            self.assertFalse(self.elsewhere.is_up)
+            self.assertFalse(self.elsewhere.has_model("x"))
             self.elsewhere.stopService()
             self.setUp()
 
@@ -128,21 +128,21 @@ class ElsewhereTests(SynchronousTestCase):
         self.wait(10)
         self.assertEqual(self.changes, 1)
         self.body = self.listed(("d", "up", "mine"))
-        self.wait(int(OFTEN))
-        self.assertEqual((self.changes, self.elsewhere.up), (2, False))
+        self.wait(int(WATCHED_INTERVAL))
+        self.assertEqual((self.changes, self.elsewhere.is_up), (2, False))
 
     def test_how_often(self) -> None:
         """Less where nobody would notice; connections are used again."""
         self.wanted = False
         self.start()
-        self.wait(int(SELDOM) * 2)
+        self.wait(int(IDLE_INTERVAL) * 2)
         self.assertEqual(len(self.asked), 3)
         self.wanted = True
-        self.wait(int(OFTEN) * 5)
+        self.wait(int(WATCHED_INTERVAL) * 5)
         self.assertEqual(len(self.asked), 8)
         self.assertLess(len(self.served.pumps), 4)
         self.wanted = False
-        self.elsewhere.look()
+        self.elsewhere.poll_now()
         self.served.flush()
         self.assertEqual(len(self.asked), 9)
 
@@ -154,26 +154,26 @@ class ElsewhereTests(SynchronousTestCase):
         self.start()
         for status, body, said in cases:
             self.status, self.body = status, body
-            self.wait(int(OFTEN))
-            self.assertIn(said, self.elsewhere.trouble)
-            self.assertFalse(self.elsewhere.up)
+            self.wait(int(WATCHED_INTERVAL))
+            self.assertIn(said, self.elsewhere.error)
+            self.assertFalse(self.elsewhere.is_up)
         self.assertEqual(self.session.distrusted, 1)
         self.status, self.body = 200, self.listed(("e", "up", "x"))
-        self.wait(int(OFTEN))
-        self.assertEqual((self.elsewhere.trouble, self.elsewhere.up), ("", True))
+        self.wait(int(WATCHED_INTERVAL))
+        self.assertEqual((self.elsewhere.error, self.elsewhere.is_up), ("", True))
 
     def test_signed_out(self) -> None:
         self.start()
         self.session.signed_in = False
-        self.wait(int(OFTEN))
-        self.assertEqual((self.elsewhere.up, self.elsewhere.trouble), (False, "signed out"))
-        self.assertFalse(self.elsewhere.signed_in)
+        self.wait(int(WATCHED_INTERVAL))
+        self.assertEqual((self.elsewhere.is_up, self.elsewhere.error), (False, "signed out"))
+        self.assertFalse(self.elsewhere.is_logged_in)
 
     def test_another_cloud(self) -> None:
         """Nothing is asked of the one before."""
         self.start()
         self.session.kept = msgspec.structs.replace(self.session.kept, cloud_url="http://b.example")
-        self.wait(int(OFTEN))
+        self.wait(int(WATCHED_INTERVAL))
         self.assertEqual(get_header(self.asked[-1].headers, b"host"), b"b.example")
         self.assertEqual(len(self.served.pumps), 2)
 
@@ -191,8 +191,8 @@ class ElsewhereTests(SynchronousTestCase):
         self.start()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.session.refusal = None
-        self.wait(int(OFTEN))
-        self.assertTrue(self.elsewhere.up)
+        self.wait(int(WATCHED_INTERVAL))
+        self.assertTrue(self.elsewhere.is_up)
 
     def test_names_that_would_steer(self) -> None:
         """What a cloud calls desktops and models ends up on screens."""

@@ -289,7 +289,7 @@ class Answers(SynchronousTestCase):
             (b"Trailer", b"X-Accel-Redirect"),
             (b"Upgrade", b"h2c"),
             (b"Ctllm-Assertion", b"forged"),
-            (b"Ctllm-Side", b"local"),
+            (b"Ctllm-Route", b"local"),
             (b"Ctllm-Anything", b"1"),
             (b"Retry-After", b"3\x0b"),
             (b"X-Mine", b"1"),

@@ -20,9 +20,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.ipc import connection as module
-from ctllm.desktop.ipc.authenticator import Door, peer_uid
-from ctllm.desktop.ipc.connection import MOST_AT_ONCE, MOST_STRANGERS, PATIENCE, Visitors
-from ctllm.desktop.ipc.instance_lock import Lock
+from ctllm.desktop.ipc.authenticator import Authenticator, peer_uid
+from ctllm.desktop.ipc.connection import (
+    MAX_CONCURRENT_COMMANDS,
+    MAX_UNAUTHENTICATED,
+    READ_TIMEOUT,
+    IpcConnectionFactory,
+)
+from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.errors import (
     BadConfiguration,
     BadGateway,
@@ -42,7 +47,7 @@ class Reading(SynchronousTestCase):
     """Lines to requests."""
 
     def refused(self, line: bytes) -> str:
-        return self.assertRaises(BadRequest, protocol.read_request, line).message
+        return self.assertRaises(BadRequest, protocol.parse_request, line).message
 
     def test_every_command(self) -> None:
         more = {
@@ -52,9 +57,9 @@ class Reading(SynchronousTestCase):
         }
         for number, command in enumerate(protocol.COMMANDS):
             line = json.dumps({"id": number, "command": command, **more.get(command, {})})
-            request = protocol.read_request(line.encode())
+            request = protocol.parse_request(line.encode())
             self.assertEqual(request.id, number)
-            self.assertEqual(json.loads(protocol.request_line(request))["command"], command)
+            self.assertEqual(json.loads(protocol.encode_request(request))["command"], command)
 
     def test_what_is_wrong_is_said(self) -> None:
         for line, said in (
@@ -76,31 +81,31 @@ class Reading(SynchronousTestCase):
     @given(st.binary(max_size=200))
     def test_anything(self, line: bytes) -> None:
         """There is an answer, or a sentence."""
-        protocol.id_of(line)
+        protocol.parse_request_id(line)
         try:
-            protocol.read_request(line)
+            protocol.parse_request(line)
         except BadRequest as error:
             self.assertTrue(error.message)
 
     def test_ids(self) -> None:
-        self.assertEqual(protocol.id_of(b'{"id":"a"}'), "a")
-        self.assertIsNone(protocol.id_of(b'{"id":[1]}'))
-        self.assertIsNone(protocol.id_of(b'{"id":"%s"}' % (b"x" * 100)))
-        self.assertIsNone(protocol.id_of(b"?"))
+        self.assertEqual(protocol.parse_request_id(b'{"id":"a"}'), "a")
+        self.assertIsNone(protocol.parse_request_id(b'{"id":[1]}'))
+        self.assertIsNone(protocol.parse_request_id(b'{"id":"%s"}' % (b"x" * 100)))
+        self.assertIsNone(protocol.parse_request_id(b"?"))
 
     def test_what_the_daemon_says(self) -> None:
-        answer = protocol.read_line(protocol.answer_line(7, {"a": 1}))
-        assert isinstance(answer, protocol.Answer)
+        answer = protocol.parse_message(protocol.encode_response(7, {"a": 1}))
+        assert isinstance(answer, protocol.Response)
         self.assertEqual((answer.id, answer.ok, bytes(answer.data)), (7, True, b'{"a":1}'))
-        event = protocol.read_line(protocol.event_line("status", [1]))
+        event = protocol.parse_message(protocol.encode_event("status", [1]))
         assert isinstance(event, protocol.Event)
         self.assertEqual((event.event, bytes(event.data)), ("status", b"[1]"))
-        self.assertRaises(BadRequest, protocol.read_line, b'{"x":1}')
+        self.assertRaises(BadRequest, protocol.parse_message, b'{"x":1}')
 
     def test_proofs(self) -> None:
         """Each depends on all that goes into it: none serves in the other's place."""
         proofs = {
-            protocol.proof(secret, who, challenge, nonce)  # type: ignore[arg-type]
+            protocol.compute_proof(secret, who, challenge, nonce)  # type: ignore[arg-type]
             for secret in (SECRET, "00" * 32)
             for who in ("client", "daemon")
             for challenge in ("a", "b")
@@ -117,7 +122,7 @@ class Commands:
         self.error: Exception | None = None
         self.waiting: Deferred[None] | None = None
 
-    async def run(self, request: protocol.Request, visitor: Any) -> object:
+    async def run(self, request: protocol.Request, connection: Any) -> object:
         self.asked.append(request)
         if self.waiting is not None:
             await self.waiting
@@ -130,7 +135,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.commands = Commands()
-        self.visitors = Visitors(self.clock, SECRET, self.commands)
+        self.visitors = IpcConnectionFactory(self.clock, SECRET, self.commands)
 
     def visit(self) -> tuple[Any, MemoryTransport]:
         visitor, wire = self.visitors.buildProtocol(None), MemoryTransport()
@@ -141,11 +146,11 @@ class Case(SynchronousTestCase):
     def let_in(self) -> tuple[Any, MemoryTransport]:
         visitor, wire = self.visit()
         challenge = self.lines(wire)[0]["data"]["challenge"]
-        proof = protocol.proof(SECRET, "client", challenge, NONCE)
-        visitor.dataReceived(protocol.request_line(protocol.Auth(id=0, nonce=NONCE, proof=proof)))
+        proof = protocol.compute_proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(protocol.encode_request(protocol.Auth(id=0, nonce=NONCE, proof=proof)))
         (answer,) = self.lines(wire)
         self.assertEqual(
-            answer["data"]["proof"], protocol.proof(SECRET, "daemon", challenge, NONCE)
+            answer["data"]["proof"], protocol.compute_proof(SECRET, "daemon", challenge, NONCE)
         )
         return visitor, wire
 
@@ -169,10 +174,10 @@ class Strangers(Case):
         """One attempt; then the connection is closed, and what follows is not heard."""
         visitor, wire = self.visit()
         challenge = self.lines(wire)[0]["data"]["challenge"]
-        wrong = protocol.proof("00" * 32, "client", challenge, NONCE)
-        right = protocol.proof(SECRET, "client", challenge, NONCE)
+        wrong = protocol.compute_proof("00" * 32, "client", challenge, NONCE)
+        right = protocol.compute_proof(SECRET, "client", challenge, NONCE)
         both = [
-            protocol.request_line(protocol.Auth(id=1, nonce=NONCE, proof=each))
+            protocol.encode_request(protocol.Auth(id=1, nonce=NONCE, proof=each))
             for each in (wrong, right)
         ]
         visitor.dataReceived(b"".join([*both, b'{"id":2,"command":"QUIT"}\n']))
@@ -185,26 +190,26 @@ class Strangers(Case):
         visitor, other = self.visit()
         challenge = self.lines(one)[0]["data"]["challenge"]
         self.assertNotEqual(challenge, self.lines(other)[0]["data"]["challenge"])
-        proof = protocol.proof(SECRET, "client", challenge, NONCE)
-        visitor.dataReceived(protocol.request_line(protocol.Auth(id=1, nonce=NONCE, proof=proof)))
+        proof = protocol.compute_proof(SECRET, "client", challenge, NONCE)
+        visitor.dataReceived(protocol.encode_request(protocol.Auth(id=1, nonce=NONCE, proof=proof)))
         self.assertEqual(self.lines(other)[0]["error"]["code"], "unauthenticated")
 
     def test_long_lines(self) -> None:
         visitor, wire = self.visit()
         self.lines(wire)
-        visitor.dataReceived(b"x" * (protocol.MAX_LINE_OF_STRANGERS + 1) + b"\n")
+        visitor.dataReceived(b"x" * (protocol.MAX_UNAUTHENTICATED_LINE + 1) + b"\n")
         self.assertEqual(self.lines(wire)[0]["error"]["code"], "too_large")
         self.assertEqual(wire.closed, "half")
 
     def test_silence(self) -> None:
         visitor, wire = self.visit()
         self.lines(wire)
-        self.clock.advance(PATIENCE - 0.1)
+        self.clock.advance(READ_TIMEOUT - 0.1)
         visitor.dataReceived(b"{")  # which buys no time
         self.clock.advance(0.1)
         self.assertEqual(self.lines(wire)[0]["data"]["code"], "too_slow")
         self.assertEqual(wire.closed, "half")
-        self.clock.advance(PATIENCE)  # and it does not even read that
+        self.clock.advance(READ_TIMEOUT)  # and it does not even read that
         self.assertEqual(wire.closed, "abort")
         wire.deliver_abort()
         self.assertEqual(self.clock.getDelayedCalls(), [])
@@ -212,7 +217,7 @@ class Strangers(Case):
     def test_a_crowd(self) -> None:
         """The oldest makes room; who is known stays."""
         known, known_wire = self.let_in()
-        crowd = [self.visit()[1] for _ in range(MOST_STRANGERS + 3)]
+        crowd = [self.visit()[1] for _ in range(MAX_UNAUTHENTICATED + 3)]
         self.assertEqual([wire.closed for wire in crowd[:4]], ["half"] * 3 + [""])
         self.assertEqual(
             json.loads(crowd[0].take_written().splitlines()[1])["data"]["code"], "overloaded"
@@ -221,7 +226,7 @@ class Strangers(Case):
         self.assertTrue(self.lines(known_wire)[0]["ok"])
 
     def test_too_many_that_are_known(self) -> None:
-        self.patch(module, "MOST", 2)
+        self.patch(module, "MAX_CONNECTIONS", 2)
         _, first = self.let_in()
         self.let_in()
         _, wire = self.visit()
@@ -276,7 +281,7 @@ class Known(Case):
         self.clock.advance(3600)
         self.assertEqual(self.wire.closed, "")
         self.visitor.dataReceived(b'{"id":')
-        self.clock.advance(PATIENCE)
+        self.clock.advance(READ_TIMEOUT)
         self.assertEqual(self.lines(self.wire)[0]["data"]["code"], "too_slow")
         self.assertEqual(self.wire.closed, "half")
 
@@ -284,10 +289,10 @@ class Known(Case):
         """The rest cannot come: its time begins when we read again."""
         self.visitor.dataReceived(b'{"id":1,"command":"STATUS"}\n{"id":')
         self.visitor.pauseProducing()
-        self.clock.advance(PATIENCE * 3)
+        self.clock.advance(READ_TIMEOUT * 3)
         self.assertEqual(self.wire.closed, "")
         self.visitor.resumeProducing()
-        self.clock.advance(PATIENCE)
+        self.clock.advance(READ_TIMEOUT)
         self.assertEqual(self.wire.closed, "half")
 
     def test_a_flood_that_is_not_read(self) -> None:
@@ -306,19 +311,23 @@ class Known(Case):
         """Of each kind the last is kept, and told when there is room."""
         self.visitor.pauseProducing()
         for number in range(1000):
-            self.visitor.tell("status", number)
-        self.visitor.tell("log", "line")
+            self.visitor.send_event("status", number)
+        self.visitor.send_event("log", "line")
         self.assertEqual(self.wire.take_written(), b"")
         self.visitor.resumeProducing()
         self.assertEqual([each["data"] for each in self.lines(self.wire)], [999, "line"])
 
     def test_many_at_once(self) -> None:
         self.commands.waiting = Deferred()
-        asked = [f'{{"id":{number},"command":"SHOW"}}' for number in range(MOST_AT_ONCE + 1)]
+        asked = [
+            f'{{"id":{number},"command":"SHOW"}}' for number in range(MAX_CONCURRENT_COMMANDS + 1)
+        ]
         (refused,) = self.say(*asked)
-        self.assertEqual((refused["id"], refused["error"]["code"]), (MOST_AT_ONCE, "overloaded"))
+        self.assertEqual(
+            (refused["id"], refused["error"]["code"]), (MAX_CONCURRENT_COMMANDS, "overloaded")
+        )
         self.commands.waiting.callback(None)
-        self.assertEqual(len(self.lines(self.wire)), MOST_AT_ONCE)
+        self.assertEqual(len(self.lines(self.wire)), MAX_CONCURRENT_COMMANDS)
         self.commands.waiting = None
         self.assertTrue(self.say('{"id":99,"command":"SHOW"}')[0]["ok"])
 
@@ -335,10 +344,10 @@ class Clients(SynchronousTestCase):
     def test_what_listens_there_may_say_anything(self) -> None:
         """It ends with a sentence."""
         state = Path(self.mktemp())
-        where = state.joinpath(*protocol.WHERE)
+        where = state.joinpath(*protocol.ADDRESS_FILE)
         where.parent.mkdir(parents=True)
-        where.write_bytes(msgspec.json.encode(protocol.Where(1, SECRET, 1)))
-        hello = protocol.event_line("hello", protocol.Hello(protocol.PROTOCOL, "1", "ab"))
+        where.write_bytes(msgspec.json.encode(protocol.DaemonAddress(1, SECRET, 1)))
+        hello = protocol.encode_event("hello", protocol.Hello(protocol.PROTOCOL_VERSION, "1", "ab"))
         for said in (
             b"hello\n",
             b'{"event":"hello","data":{"protocol":"x"}}\n',
@@ -352,7 +361,7 @@ class Clients(SynchronousTestCase):
             here, there = socket.socketpair()
             there.sendall(said)
             there.shutdown(socket.SHUT_WR)
-            self.patch(client, "_connected", lambda *_, here=here: here)
+            self.patch(client, "_connect", lambda *_, here=here: here)
             error = self.assertRaises(CtllmError, client.IpcClient, state)
             self.assertTrue(error.message, said)
             there.close()
@@ -374,7 +383,7 @@ class Peers(SynchronousTestCase):
     def test_who_is_let_in(self) -> None:
         for uid, open_ in ((os.geteuid(), True), (0, True), (os.geteuid() + 1, False)):
             commands = Commands()
-            visitors = Visitors(Clock(), SECRET, commands)
+            visitors = IpcConnectionFactory(Clock(), SECRET, commands)
             visitor, wire = visitors.buildProtocol(None), MemoryTransport()
             wire.protocol = visitor
             wire.socket = self.of(uid).socket
@@ -386,42 +395,42 @@ class Peers(SynchronousTestCase):
 
 class Doors(SynchronousTestCase):
     def test_a_challenge_is_good_once(self) -> None:
-        door = Door(SECRET)
-        door.knock(SimpleNamespace())
+        door = Authenticator(SECRET)
+        door.check_peer(SimpleNamespace())
         challenge = door.challenge
-        shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", challenge, NONCE))
-        door.show(shown)
-        self.assertRaises(Unauthorized, door.show, shown)
+        shown = protocol.Auth(1, NONCE, protocol.compute_proof(SECRET, "client", challenge, NONCE))
+        door.verify(shown)
+        self.assertRaises(Unauthorized, door.verify, shown)
 
     def test_none_was_given(self) -> None:
         """An empty one is no challenge."""
-        shown = protocol.Auth(1, NONCE, protocol.proof(SECRET, "client", "", NONCE))
-        self.assertRaises(Unauthorized, Door(SECRET).show, shown)
+        shown = protocol.Auth(1, NONCE, protocol.compute_proof(SECRET, "client", "", NONCE))
+        self.assertRaises(Unauthorized, Authenticator(SECRET).verify, shown)
 
 
 class Locks(SynchronousTestCase):
     def test_one_at_a_time(self) -> None:
         state = Path(self.mktemp())
-        first, second = Lock(state), Lock(state)
-        first.look()
+        first, second = InstanceLock(state), InstanceLock(state)
+        first.check()
         self.assertFalse(state.exists())
-        first.take()
-        where = protocol.Where(4711, SECRET, 1234)
-        state.joinpath(*protocol.WHERE).write_bytes(msgspec.json.encode(where))
-        for attempt in (second.take, second.look):
+        first.acquire()
+        where = protocol.DaemonAddress(4711, SECRET, 1234)
+        state.joinpath(*protocol.ADDRESS_FILE).write_bytes(msgspec.json.encode(where))
+        for attempt in (second.acquire, second.check):
             said = self.assertRaises(BadConfiguration, attempt).message
             self.assertIn("process 1234, IPC at 127.0.0.1:4711", said)
             self.assertNotIn(SECRET, said)
         first.release()
-        second.look()
-        second.take()
-        self.assertRaises(BadConfiguration, first.take)
+        second.check()
+        second.acquire()
+        self.assertRaises(BadConfiguration, first.acquire)
         second.release()
 
     def test_a_folder_that_cannot_be(self) -> None:
         file = Path(self.mktemp())
         file.write_text("")
-        error: CtllmError = self.assertRaises(BadConfiguration, Lock(file).take)
+        error: CtllmError = self.assertRaises(BadConfiguration, InstanceLock(file).acquire)
         self.assertIn("--state", error.message)
 
 
@@ -430,10 +439,10 @@ class Trickling(SynchronousTestCase):
 
     def test_given_up(self) -> None:
         state = Path(self.mktemp())
-        path = state.joinpath(*protocol.WHERE)
+        path = state.joinpath(*protocol.ADDRESS_FILE)
         path.parent.mkdir(parents=True)
         with socket.create_server(("127.0.0.1", 0)) as server:
-            where = protocol.Where(server.getsockname()[1], "secret", 1)
+            where = protocol.DaemonAddress(server.getsockname()[1], "secret", 1)
             path.write_bytes(msgspec.json.encode(where))
             over = threading.Event()
 
@@ -446,7 +455,7 @@ class Trickling(SynchronousTestCase):
             thread = threading.Thread(target=trickle)
             thread.start()
             try:
-                self.assertRaises(BadGateway, client.IpcClient, state, patience=0.3)
+                self.assertRaises(BadGateway, client.IpcClient, state, timeout=0.3)
             finally:
                 over.set()
                 thread.join()

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.common.json_decoder import InvalidJson, decode_json, decode_object_pairs
 from ctllm.errors import BadRequest, ProtocolViolation
 from ctllm.http.message.head import decode_request, decode_response
-from ctllm.ipc.protocol import id_of, read_line, read_request
+from ctllm.ipc.protocol import parse_message, parse_request, parse_request_id
 from ctllm.tunnel.frames import Reason, from_json
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -76,6 +76,6 @@ class CallerTests(SynchronousTestCase):
 
     def test_the_ipc(self) -> None:
         line = b'{"command": "STATUS", "id": ' + DEEP + b"}"
-        self.assertRaises(BadRequest, read_request, line)
-        self.assertIsNone(id_of(line))
-        self.assertRaises(BadRequest, read_line, b'{"event": "status", "data": ' + DEEP + b"}")
+        self.assertRaises(BadRequest, parse_request, line)
+        self.assertIsNone(parse_request_id(line))
+        self.assertRaises(BadRequest, parse_message, b'{"event": "status", "data": ' + DEEP + b"}")

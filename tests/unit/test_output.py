@@ -18,8 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 import ctllm
 from ctllm.cli.output import complain, say, say_json
 from ctllm.common.sanitize import escape_unprintable, sanitize_text
-from ctllm.desktop.ipc.log_buffer import RecentLog
-from ctllm.desktop.ipc.webview_process import _Child
+from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.webview_process import WebviewProcess
 from ctllm.log_observers import JsonLines, text_lines, text_observer
 
 #: Clear the screen, set the title (OSC), C1's CSI, DEL, an override of direction, line separator.
@@ -144,7 +144,7 @@ class LogTests(SynchronousTestCase):
 
     def test_recent(self) -> None:
         """What `ctllm logs` and the tray are given."""
-        recent = RecentLog()
+        recent = LogBuffer()
         self.said(recent)
         self.assertTrue(all(line.replace("\t", "").isprintable() for line in recent.last(99)))
 
@@ -164,13 +164,13 @@ class WindowTests(SynchronousTestCase):
 
     def test_one_line(self) -> None:
         """What were a second command is refused, whoever said it."""
-        child = _Child()
+        child = WebviewProcess()
         child.transport = StringTransport()
         for line in (
             "open http://x/\nopen file:///etc/passwd",
             "open http://x/\r",
             f"open {HOSTILE}",
         ):
-            self.assertRaises(ValueError, child.say, line)
-        child.say("open https://cloud.example/#invite=x")
+            self.assertRaises(ValueError, child.send_line, line)
+        child.send_line("open https://cloud.example/#invite=x")
         self.assertEqual(child.transport.value(), b"open https://cloud.example/#invite=x\n")

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.config import Proxy
 from ctllm.desktop.api_key_lease import KeyLease
 from ctllm.desktop.bridge import Bridge
-from ctllm.desktop.broker.remote_desktops import Elsewhere
+from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.graceful_shutdown import Leaving
 from ctllm.desktop.host_monitor import Surroundings
 from ctllm.desktop.ipc.service import IpcService
@@ -190,17 +190,17 @@ class EveryLoop(SynchronousTestCase):
         """And what was known of them is not claimed any more."""
         session: Any = Session()
         session.looked = self.work
-        elsewhere = Elsewhere(session, self.clock, lambda: True)
+        elsewhere = RemoteDesktops(session, self.clock, lambda: True)
         elsewhere.startService()
         self.clock.pump([1.0] * 8)
         self.assertGreater(self.work.calls, 2)
         self.assertTrue(self.flushLoggedErrors(Broken))
-        self.assertIn("a defect", elsewhere.trouble)
+        self.assertIn("a defect", elsewhere.error)
         self.assertEqual(elsewhere.desktops, ())
         elsewhere.stopService()
 
     def test_who_wants_the_other_desktops(self) -> None:
-        self.goes_on(Elsewhere(cast(Any, Session()), self.clock, cast(Any, self.work)))
+        self.goes_on(RemoteDesktops(cast(Any, Session()), self.clock, cast(Any, self.work)))
         self.flushLoggedErrors()
 
     def test_ollama(self) -> None:
@@ -266,13 +266,13 @@ class EveryLoop(SynchronousTestCase):
             self.clock, Path(self.mktemp()), 0, cast(Any, None), cast(Any, None),
             cast(Any, self.work), cast(Any, None),
         )  # fmt: skip
-        watching = type("Visitor", (), {"watches": True, "tell": lambda *_: None})()
-        self.patch(ipc, "_visitors", [watching])
-        ipc._loop.start(1.0, now=False)
+        watching = type("Connection", (), {"is_subscribed": True, "send_event": lambda *_: None})()
+        self.patch(ipc, "_connections", [watching])
+        ipc._periodic.start(1.0, now=False)
         self.clock.pump([1.0] * 3)
         self.assertEqual(self.work.calls, 3)
         self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
-        ipc._loop.stop()
+        ipc._periodic.stop()
 
     def test_quitting(self) -> None:
         """It ends all the same."""

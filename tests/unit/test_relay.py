@@ -13,7 +13,7 @@ from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
-from ctllm.relay.fan_out import MOST, PATIENCE
+from ctllm.relay.fan_out import LIST_TIMEOUT, MAX_LIST
 from tests.unit.fakes import MemoryTransport
 from tests.unit.test_rendezvous import Desk
 
@@ -282,7 +282,7 @@ class Lists(Case):
         for head, body in (
             (ResponseHead(500), b'{"models":[{"name":"no"}]}'),
             (JSON, b"<html>"),
-            (JSON, b'{"models":[' + b" " * MOST + b"]}"),
+            (JSON, b'{"models":[' + b" " * MAX_LIST + b"]}"),
         ):
             self.wire = self.connect()
             self.ask("GET /api/tags")
@@ -296,7 +296,7 @@ class Lists(Case):
         self.ask("GET /api/tags")
         self.one.callers[0].write_head(JSON)
         self.give(self.two, "y:1")
-        self.clock.advance(PATIENCE - 0.1)
+        self.clock.advance(LIST_TIMEOUT - 0.1)
         self.settle()
         self.assertEqual(self.said()[0], 0)
         self.clock.advance(0.2)
@@ -325,7 +325,7 @@ class Lists(Case):
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
         self.one.callers[0].write_head(JSON)
-        for _ in range(MOST // 65536 + 1):
+        for _ in range(MAX_LIST // 65536 + 1):
             self.one.callers[0].write(b" " * 65536)
             self.settle()
         self.assertEqual(self.listed(), ["y:1"])
@@ -346,7 +346,7 @@ class Lists(Case):
         self.ask("GET /api/tags")
         self.one.lose(self.clock.seconds())
         self.give(self.two, "y:1")
-        self.clock.advance(PATIENCE)
+        self.clock.advance(LIST_TIMEOUT)
         self.settle()
         self.assertEqual(self.listed(), ["y:1"])
 

@@ -35,7 +35,7 @@ def status(state: str = "connected", **more: Any) -> Status:
         "connection_status": "connected", "state": state, "reason": "", "user": "ann",
         "cloud_url": "https://c.example", "desktop_id": "d" * 32, "desktop_name": "attic",
         "ollama": OllamaStatus("http://127.0.0.1:11434", "up", "1", (), ()), "desktops": (),
-        "desktops_error": "", "preference": "auto", "side": "local", "proxy": "running",
+        "desktops_error": "", "policy": "auto", "route": "local", "proxy": "running",
         "endpoint": "", "last_error": "", "traffic": Traffic(0, 0, 0, 0, 0, 0, 0, 0),
         "version": "1", "pid": 1, "started": 0.0,
     }  # fmt: skip

@@ -42,7 +42,7 @@ class Clicks:
 
     def _ask(self, kind: type[Any], **told: Any) -> Any:
         with IpcClient(self._state) as daemon:
-            return daemon.ask(kind, **told)
+            return daemon.call(kind, **told)
 
     def _later(self, what: Callable[[], None]) -> None:
         self._waiting.put(what)
@@ -105,7 +105,7 @@ class Clicks:
     def _quit(self) -> None:
         try:
             with IpcClient(self._state) as daemon:
-                waits = daemon.ask(protocol.Quit)["under_way"]
+                waits = daemon.call(protocol.Quit)["under_way"]
                 if waits:
                     self._notify("Quitting", f"Waiting for {waits} answers under way")
                 for _ in daemon.events():

@@ -79,7 +79,7 @@ def view_of(status: Status) -> View:
         line=line,
         running=True,
         signed_in=status.authentication_state == "authenticated",
-        preference=status.preference,
+        preference=status.policy,
         models=tuple(map(shortened, loaded[:MOST_MODELS])),
         more_models=max(0, len(loaded) - MOST_MODELS),
     )

@@ -12,13 +12,13 @@ from twisted.internet.defer import Deferred, TimeoutError
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.broker.failover_request import FailoverRequest
-from ctllm.desktop.broker.flap_damping import Trust
-from ctllm.desktop.broker.preference_store import KeptPreference
-from ctllm.desktop.broker.remote_desktops import Elsewhere
-from ctllm.desktop.broker.routing_policy import Preference, Side, choose, second
+from ctllm.desktop.broker.flap_damping import FlapDamper
+from ctllm.desktop.broker.policy_store import PolicyStore
+from ctllm.desktop.broker.remote_desktops import RemoteDesktops
+from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy, choose_route, failover_route
 from ctllm.desktop.ollama_monitor import Ollama
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
-from ctllm.http.header_policy import DESKTOP, MODEL, SIDE, quote_name
+from ctllm.http.header_policy import DESKTOP, MODEL, ROUTE, quote_name
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.request_timeout import deduct_elapsed, set_timeout
@@ -36,14 +36,14 @@ from ctllm.ollama.api import (
 )
 from ctllm.ollama.model_lists import Form, form_of, merge
 from ctllm.ollama.requested_model import model_finder
-from ctllm.relay.fan_out import PATIENCE, ask_all
-from ctllm.relay.replay_buffer import Replay
+from ctllm.relay.fan_out import LIST_TIMEOUT, fetch_all
+from ctllm.relay.replay_buffer import ReplayBuffer
 from ctllm.tunnel.frames import Status
 
 #: Most bytes of all request bodies together that are kept to be sent once more.
-MOST_KEPT = 64 * 1024 * 1024
+MAX_BUFFERED = 64 * 1024 * 1024
 #: Seconds after a request for which the other side is still looked at often.
-ATTENTION = 60.0
+IN_USE_SECONDS = 60.0
 
 
 _TEXT: Headers = ((b"Content-Type", b"text/plain; charset=utf-8"),)
@@ -56,192 +56,211 @@ class Broker(MultiService):
     """
 
     def __init__(
-        self, ollama: Ollama, elsewhere: Elsewhere, kept: KeptPreference, reactor: Any, name: str
+        self,
+        ollama: Ollama,
+        remote_desktops: RemoteDesktops,
+        policy_store: PolicyStore,
+        reactor: Any,
+        name: str,
     ) -> None:
         super().__init__()
-        self.preference = kept.load()
-        self.counts: Counter[str] = Counter()  # requests by how they went
+        self.policy = policy_store.load()
+        self.request_counts: Counter[str] = Counter()  # requests by how they went
         self.on_change: Callable[[], None] = lambda: None
-        self._kept = kept
+        self._policy_store = policy_store
         self._ollama = ollama
-        self.elsewhere = elsewhere
+        self.remote_desktops = remote_desktops
         self._reactor = reactor
         self._name = name
-        self._room = BufferBudget(MOST_KEPT)
-        self._trust = {Side.LOCAL: Trust(), Side.CLOUD: Trust()}
-        self._open: set[FailoverRequest] = set()
-        self._models: frozenset[str] = frozenset()
-        self._last_asked = -ATTENTION
-        ollama.listeners.append(self._local_changed)
-        elsewhere.on_change = self._cloud_changed
-        elsewhere.setServiceParent(self)
+        self._buffer_budget = BufferBudget(MAX_BUFFERED)
+        self._dampers = {Route.LOCAL: FlapDamper(), Route.CLOUD: FlapDamper()}
+        self._active: set[FailoverRequest] = set()
+        self._local_models: frozenset[str] = frozenset()
+        self._last_request = -IN_USE_SECONDS
+        ollama.listeners.append(self._local_status_changed)
+        remote_desktops.on_change = self._remote_desktops_changed
+        remote_desktops.setServiceParent(self)
 
     # -- what is known
 
-    def _local_changed(self, status: Status) -> None:
-        self._models = frozenset(map(canonical, status.models))
-        self._seen(Side.LOCAL, status.ollama != "down")
+    def _local_status_changed(self, status: Status) -> None:
+        self._local_models = frozenset(map(canonical, status.models))
+        self._update_route(Route.LOCAL, status.ollama != "down")
 
-    def _cloud_changed(self) -> None:
-        self._seen(Side.CLOUD, self.elsewhere.up)
+    def _remote_desktops_changed(self) -> None:
+        self._update_route(Route.CLOUD, self.remote_desktops.is_up)
 
-    def _seen(self, side: Side, up: bool) -> None:
+    def _update_route(self, route: Route, up: bool) -> None:
         now = self._reactor.seconds()
-        trust = self._trust[side]
+        trust = self._dampers[route]
         if up:
-            trust.rose(now)
-        elif trust.up:
-            trust.fell(now)
-            for each in [each for each in self._open if each.asked is side]:
-                each.side_died()
+            trust.mark_up(now)
+        elif trust.is_up:
+            trust.mark_down(now)
+            for each in [each for each in self._active if each.pending_route is route]:
+                each.route_went_down()
         self.on_change()
 
     @property
-    def side(self) -> Side:
+    def current_route(self) -> Route:
         """Where a request would go now, were it for a model that both have."""
-        return choose(self.preference, self._trust, False, self._reactor.seconds())
+        return choose_route(self.policy, self._dampers, False, self._reactor.seconds())
 
     @property
-    def under_way(self) -> int:
+    def active_requests(self) -> int:
         """How many requests are being answered."""
-        return len(self._open)
+        return len(self._active)
 
     @property
-    def in_use(self) -> bool:
+    def is_in_use(self) -> bool:
         """Whether an app asked lately."""
-        asked = self._reactor.seconds() - self._last_asked < ATTENTION
-        return asked and self.preference is not Preference.NEVER
+        asked = self._reactor.seconds() - self._last_request < IN_USE_SECONDS
+        return asked and self.policy is not RoutingPolicy.NEVER
 
-    def prefer(self, preference: Preference) -> None:
+    def set_policy(self, policy: RoutingPolicy) -> None:
         """From now on; raises CtllmError where it could not be kept for the next start."""
-        self.preference = preference
-        self.elsewhere.look()
+        self.policy = policy
+        self.remote_desktops.poll_now()
         self.on_change()
-        self._kept.save(preference)
+        self._policy_store.save(policy)
 
-    def dismiss(self, error: CtllmError) -> None:
+    def abort_requests(self, error: CtllmError) -> None:
         """End every request that is still under way with `error`."""
-        for each in list(self._open):
-            each.dismiss(error)
+        for each in list(self._active):
+            each.abort(error)
 
     # -- requests
 
-    async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
+    async def handle_request(self, head: RequestHead, request: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
-        self._last_asked = self._reactor.seconds()
-        head = incoming.head = canonical_request(head)
+        self._last_request = self._reactor.seconds()
+        head = request.head = canonical_request(head)
         refuse_websocket(head)
-        if head.path == b"/" and is_anywhere(head) and self.first(head, None) is Side.CLOUD:
-            incoming.respond(200, b"Ollama is running", _TEXT)
+        if head.path == b"/" and is_anywhere(head) and self.choose_route(head, None) is Route.CLOUD:
+            request.respond(200, b"Ollama is running", _TEXT)
             return
         form = form_of(head)
-        if form is not None and await self._list(form, head, incoming):
+        if form is not None and await self._reply_with_merged_list(form, head, request):
             return
-        name = model_finder(head, self._room)
+        name = model_finder(head, self._buffer_budget)
         anywhere = goes_elsewhere(head)
-        signed_in = self.elsewhere.signed_in and self.preference is not Preference.NEVER
-        brokered = FailoverRequest(
-            self, head, incoming, name, Replay(self._room, anywhere and signed_in)
+        signed_in = self.remote_desktops.is_logged_in and self.policy is not RoutingPolicy.NEVER
+        failover_request = FailoverRequest(
+            self, head, request, name, ReplayBuffer(self._buffer_budget, anywhere and signed_in)
         )  # fmt: skip
-        self._open.add(brokered)
-        if name is None or not anywhere or not self._looks_at_models:
-            brokered.decide()
-        incoming.relay_to(brokered)
+        self._active.add(failover_request)
+        if name is None or not anywhere or not self._routes_by_model:
+            failover_request.choose_route()
+        request.relay_to(failover_request)
 
     @property
-    def _looks_at_models(self) -> bool:
-        return self.preference is Preference.AUTO and all(each.up for each in self._trust.values())
+    def _routes_by_model(self) -> bool:
+        return self.policy is RoutingPolicy.AUTO and all(
+            each.is_up for each in self._dampers.values()
+        )
 
-    async def _list(self, form: Form, head: RequestHead, incoming: ServerRequest) -> bool:
+    async def _reply_with_merged_list(
+        self, form: Form, head: RequestHead, request: ServerRequest
+    ) -> bool:
         """Answer with what both sides have, where an app could use both; whether that was done."""
-        if not self._looks_at_models:
+        if not self._routes_by_model:
             return False
         began = self._reactor.seconds()
-        way = Deferred.fromCoroutine(self.elsewhere.way())
+        way = Deferred.fromCoroutine(self.remote_desktops.upstream())
         try:
-            sides = (self._ollama, await way.addTimeout(PATIENCE, self._reactor))
+            sides = (self._ollama, await way.addTimeout(LIST_TIMEOUT, self._reactor))
         except (CtllmError, TimeoutError):
             return False
-        head = deduct_elapsed(set_timeout(head, PATIENCE), self._reactor.seconds() - began)
-        bodies = await ask_all(sides, head, self._reactor, self._room)
+        head = deduct_elapsed(set_timeout(head, LIST_TIMEOUT), self._reactor.seconds() - began)
+        bodies = await fetch_all(sides, head, self._reactor, self._buffer_budget)
         merged = merge(form, bodies)
         if merged is None:
             return False
-        self.counts["both"] += 1
-        incoming.respond(200, merged, ((b"Content-Type", form.content_type),))
+        self.request_counts["both"] += 1
+        request.respond(200, merged, ((b"Content-Type", form.content_type),))
         return True
 
     # -- the ways of a `Brokered`
 
-    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    async def start_request(
+        self, route: Route, head: RequestHead, sink: ResponseSink
+    ) -> RequestSink:
         """Begin the exchange there; raises CtllmError."""
-        if side is Side.LOCAL:
-            return self._ollama.start_request(head, caller)
-        return (await self.elsewhere.way()).start_request(head, caller)
+        if route is Route.LOCAL:
+            return self._ollama.start_request(head, sink)
+        return (await self.remote_desktops.upstream()).start_request(head, sink)
 
-    def first(self, head: RequestHead, model: str | None) -> Side:
+    def choose_route(self, head: RequestHead, model: str | None) -> Route:
         """The side to ask first; what changes this machine's models stays on this machine.
 
         So does what no table knows: elsewhere it would be refused.
         """
         if not is_anywhere(head):
-            return Side.LOCAL
+            return Route.LOCAL
         named = model or model_in_path(head)
         only_elsewhere = (
-            named is not None and canonical(named) not in self._models and self.elsewhere.has(named)
+            named is not None
+            and canonical(named) not in self._local_models
+            and self.remote_desktops.has_model(named)
         )
-        return choose(self.preference, self._trust, only_elsewhere, self._reactor.seconds())
+        return choose_route(self.policy, self._dampers, only_elsewhere, self._reactor.seconds())
 
-    def second(self, tried: Side) -> Side | None:
+    def failover_route(self, failed: Route) -> Route | None:
         """The side to ask after that failed, or None."""
-        return second(self.preference, self._trust, tried)
+        return failover_route(self.policy, self._dampers, failed)
 
-    def signed(self, side: Side, model: str | None) -> Headers:
+    def response_headers(self, route: Route, model: str | None) -> Headers:
         """What the answer says of who gave it; the cloud says itself which desktop it was."""
-        self.counts[side] += 1
-        said: Headers = ((SIDE, side.encode()),)
-        if side is Side.LOCAL:
+        self.request_counts[route] += 1
+        said: Headers = ((ROUTE, route.encode()),)
+        if route is Route.LOCAL:
             said = (*said, (DESKTOP, quote_name(self._name)))
         return said if model is None else (*said, (MODEL, quote_name(model)))
 
-    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+    def explain_error(self, head: RequestHead, error: CtllmError) -> CtllmError:
         """The last word on a request that failed: what helps, where there is no Ollama here."""
         if not isinstance(error, OllamaDown):
             return error
         endpoint = endpoint_of(head)
-        if endpoint is None and self._trust[Side.LOCAL].up:
+        if endpoint is None and self._dampers[Route.LOCAL].is_up:
             return error  # it is there, and broke off
         if endpoint is None:
             said = f"{asked_for(head)} is no endpoint of Ollama's that ctllm knows."
             wrong = refusal(head, said)
             return NotFound(wrong.message) if isinstance(wrong, Forbidden) else wrong
-        return OllamaDown(self._where_models_change(head)) if endpoint.scope == "manage" else error
+        return (
+            OllamaDown(self._explain_model_management(head))
+            if endpoint.scope == "manage"
+            else error
+        )
 
-    def _where_models_change(self, head: RequestHead) -> str:
+    def _explain_model_management(self, head: RequestHead) -> str:
         said = (
             "Models are changed on the machine that has them, and no Ollama answers on this one "
             f"({self._name})."
         )
-        names = [sanitize_line(each.name) for each in self.elsewhere.others if each.ollama == "up"]
+        names = [
+            sanitize_line(each.name) for each in self.remote_desktops.others if each.ollama == "up"
+        ]
         if not names:
             return f"{said} Start Ollama here."
         path = head.path.decode("latin-1")
         return (
             f"{said} Your desktops with Ollama: {', '.join(names[:5])}. Do it there; or from "
             f"here, with a key made by `ctllm keys add NAME --manage`, ask "
-            f"{self.elsewhere.cloud_url}{path} with the headers `Authorization: Bearer KEY` and "
+            f"{self.remote_desktops.cloud_url}{path} with the headers `Authorization: Bearer KEY` and "
             f"`Ctllm-Desktop: {quote_name(names[0]).decode()}`."
         )
 
-    def failed(self, side: Side) -> None:
+    def route_failed(self, route: Route) -> None:
         """A request failed there before it was answered: look what is the matter."""
-        self.counts["moved"] += 1
-        self._trust[side].failed(self._reactor.seconds())
-        if side is Side.LOCAL:
+        self.request_counts["moved"] += 1
+        self._dampers[route].mark_request_failed(self._reactor.seconds())
+        if route is Route.LOCAL:
             self._ollama.look()
         else:
-            self.elsewhere.look()
+            self.remote_desktops.poll_now()
 
-    def over(self, brokered: RequestSink) -> None:
+    def request_finished(self, request: RequestSink) -> None:
         """There is nothing more to do."""
-        self._open.discard(brokered)
+        self._active.discard(request)

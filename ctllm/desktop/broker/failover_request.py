@@ -12,13 +12,13 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from ctllm.desktop.broker.interfaces import Ways
-from ctllm.desktop.broker.routing_policy import Side
+from ctllm.desktop.broker.interfaces import RequestRoutes
+from ctllm.desktop.broker.routing_policy import Route
 from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ollama.requested_model import ModelFinder
-from ctllm.relay.replay_buffer import Replay
+from ctllm.relay.replay_buffer import ReplayBuffer
 
 #: How a server in the middle, or a busy Ollama, says that it is no use now.
 _NO_USE = frozenset((502, 503, 504))
@@ -29,7 +29,7 @@ _MOVED = ClientDisconnected("this request is being answered elsewhere")
 class _Trial:
     """A `Caller` for one side; what it hears is the request's, and the answer's body the app's."""
 
-    def __init__(self, of: FailoverRequest, side: Side, data: Callable[[bytes], None]) -> None:
+    def __init__(self, of: FailoverRequest, side: Route, data: Callable[[bytes], None]) -> None:
         self.side = side
         self.call: RequestSink | None = None
         self.write = data
@@ -60,17 +60,17 @@ class FailoverRequest:
 
     def __init__(
         self,
-        ways: Ways,
+        routes: RequestRoutes,
         head: RequestHead,
-        app: ResponseSink,
-        name: ModelFinder | None,
-        body: Replay,
+        sink: ResponseSink,
+        finder: ModelFinder | None,
+        buffer: ReplayBuffer,
     ) -> None:
-        self._ways = ways
+        self._ways = routes
         self._head = head
-        self._app = app
-        self._name = name
-        self._body = body
+        self._app = sink
+        self._name = finder
+        self._body = buffer
         self._trial: _Trial | None = None
         self._failure: CtllmError | None = None  # of the side that was asked first
         self._answered = False
@@ -86,20 +86,20 @@ class FailoverRequest:
             return
         if self._name is not None and not self._name.settled:
             self._name.feed(piece)
-        self._body.add(piece)
+        self._body.append(piece)
         if self._trial is not None:
             self._pour()
-        elif self._name is None or self._name.settled or self._body.full:
-            self.decide()
+        elif self._name is None or self._name.settled or self._body.is_full:
+            self.choose_route()
 
     def finish(self) -> None:
         """The request body is whole."""
         if self._over:
             return
-        self._body.ended = True
+        self._body.is_complete = True
         self._name_read()
         if self._trial is None:
-            self.decide()
+            self.choose_route()
         else:
             self._pour()
 
@@ -123,13 +123,13 @@ class FailoverRequest:
     # -- to a side
 
     @property
-    def asked(self) -> Side | None:
+    def pending_route(self) -> Route | None:
         """The side that is being asked and has not answered yet."""
         return None if self._trial is None or self._answered else self._trial.side
 
-    def decide(self) -> None:
+    def choose_route(self) -> None:
         """Choose a side with what is known of the body by now."""
-        self._ask(self._ways.first(self._head, self._model))
+        self._ask(self._ways.choose_route(self._head, self._model))
 
     @property
     def _model(self) -> str | None:
@@ -140,7 +140,7 @@ class FailoverRequest:
         if self._name is not None:
             self._name.close()
 
-    def _ask(self, side: Side) -> None:
+    def _ask(self, side: Route) -> None:
         self._busy = False
         self._app.pause_request_body()  # until there is somewhere to go
         trial = self._trial = _Trial(self, side, self._app.write)
@@ -149,7 +149,7 @@ class FailoverRequest:
 
     async def _begin(self, trial: _Trial) -> None:
         try:
-            call = await self._ways.open(trial.side, self._head, trial)
+            call = await self._ways.start_request(trial.side, self._head, trial)
         except CtllmError as error:
             self.failed(trial, error)
             return
@@ -172,11 +172,11 @@ class FailoverRequest:
         trial = self._trial
         if trial is None or trial.call is None:
             return
-        while self._body.unsent and not self._busy:
-            trial.call.write(self._body.take())
+        while self._body.has_unsent and not self._busy:
+            trial.call.write(self._body.next_chunk())
             if trial is not self._trial or self._over:
                 return  # writing showed that it failed
-        if self._body.ended and not self._body.unsent and not trial.told_end:
+        if self._body.is_complete and not self._body.has_unsent and not trial.told_end:
             trial.told_end = True
             trial.call.finish()
 
@@ -198,7 +198,7 @@ class FailoverRequest:
         """It answers; or it says that it cannot, which is no answer while another can."""
         if trial is not self._trial:
             return
-        if trial.side is Side.CLOUD and head.status == 401:  # not what the app has shown
+        if trial.side is Route.CLOUD and head.status == 401:  # not what the app has shown
             self._give_up(trial, BadGateway(_REFUSED))
             return
         if head.status in _NO_USE and self._next(trial.side) is not None:
@@ -207,8 +207,8 @@ class FailoverRequest:
             return
         self._answered = True
         self._name_read()
-        self._body.forget()
-        headers = (*head.headers, *self._ways.signed(trial.side, self._model))
+        self._body.discard_sent()
+        headers = (*head.headers, *self._ways.response_headers(trial.side, self._model))
         self._app.write_head(ResponseHead(head.status, head.reason, headers))
 
     def failed(self, trial: _Trial, error: CtllmError) -> None:
@@ -224,11 +224,11 @@ class FailoverRequest:
         self._drop(_MOVED)
         self._pass_on(trial.side, error)
 
-    def _pass_on(self, tried: Side, error: CtllmError) -> None:
-        self._ways.failed(tried)
+    def _pass_on(self, tried: Route, error: CtllmError) -> None:
+        self._ways.route_failed(tried)
         after = self._next(tried)
         if after is None:
-            self._end(self._ways.explained(self._head, self._told(error)))
+            self._end(self._ways.explain_error(self._head, self._told(error)))
             return
         self._failure = error
         self._body.rewind()
@@ -240,24 +240,24 @@ class FailoverRequest:
             self._close()
             self._app.finish()
 
-    def side_died(self) -> None:
+    def route_went_down(self) -> None:
         """The side that is asked is gone though the connection stands: ask the other one."""
         trial = self._trial
         if trial is not None and not self._answered and self._next(trial.side) is not None:
             said = f"the {trial.side} side does not answer any more"
             self._give_up(trial, BadGateway(said))
 
-    def dismiss(self, error: CtllmError) -> None:
+    def abort(self, error: CtllmError) -> None:
         """Whatever it is doing, it ends with `error`."""
         self._drop(error)
         self._end(error)
 
     # -- the end
 
-    def _next(self, tried: Side) -> Side | None:
-        if self._failure is not None or not self._body.keeps:
+    def _next(self, tried: Route) -> Route | None:
+        if self._failure is not None or not self._body.is_replayable:
             return None
-        return self._ways.second(tried)
+        return self._ways.failover_route(tried)
 
     def _told(self, error: CtllmError) -> CtllmError:
         """The last error; what went wrong first is said in front."""
@@ -286,4 +286,4 @@ class FailoverRequest:
             self._over = True
             self._body.close()
             self._name_read()
-            self._ways.over(self)
+            self._ways.request_finished(self)

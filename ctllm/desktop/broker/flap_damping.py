@@ -9,52 +9,52 @@ from __future__ import annotations
 import math
 
 #: Seconds for which a side has to be well after its first failure; each one soon after doubles it.
-STEADY = 5.0
-LONGEST = 120.0
+MIN_PENALTY = 5.0
+MAX_PENALTY = 120.0
 #: Seconds after which earlier failures count no more.
-FORGET = 300.0
+RESET_AFTER = 300.0
 
 
-class Trust:
+class FlapDamper:
     """What is thought of one side. Times are of one clock, in seconds."""
 
     def __init__(self) -> None:
-        self._up = False
-        self._wait = 0.0
-        self._from = 0.0  # trusted from then on, while it is up
-        self._fell = -math.inf
+        self._is_up = False
+        self._penalty = 0.0
+        self._stable_at = 0.0  # trusted from then on, while it is up
+        self._last_failure = -math.inf
 
     @property
-    def up(self) -> bool:
+    def is_up(self) -> bool:
         """Whether it answers, as far as is known."""
-        return self._up
+        return self._is_up
 
-    def rose(self, now: float) -> None:
+    def mark_up(self, now: float) -> None:
         """It answers; before anything failed it is trusted at once."""
-        if not self._up:
-            self._up = True
-            self._from = now + self._wait
+        if not self._is_up:
+            self._is_up = True
+            self._stable_at = now + self._penalty
 
-    def fell(self, now: float) -> None:
+    def mark_down(self, now: float) -> None:
         """It does not answer."""
-        if self._up:
-            self._count(now)
-            self._up = False
+        if self._is_up:
+            self._extend_penalty(now)
+            self._is_up = False
 
-    def failed(self, now: float) -> None:
+    def mark_request_failed(self, now: float) -> None:
         """One request failed, though the side itself is there."""
-        if self._up:
-            self._count(now)
-            self._from = now + self._wait
+        if self._is_up:
+            self._extend_penalty(now)
+            self._stable_at = now + self._penalty
 
-    def _count(self, now: float) -> None:
-        since = now - self._fell
-        if since >= FORGET or not self._wait:
-            self._wait = STEADY
-        elif since >= STEADY:  # else it is the same trouble, seen once more
-            self._wait = min(self._wait * 2, LONGEST)
-        self._fell = now
+    def _extend_penalty(self, now: float) -> None:
+        since = now - self._last_failure
+        if since >= RESET_AFTER or not self._penalty:
+            self._penalty = MIN_PENALTY
+        elif since >= MIN_PENALTY:  # else it is the same trouble, seen once more
+            self._penalty = min(self._penalty * 2, MAX_PENALTY)
+        self._last_failure = now
 
-    def trusted(self, now: float) -> bool:
+    def is_stable(self, now: float) -> bool:
         """Whether it may be preferred."""
-        return self._up and now >= self._from
+        return self._is_up and now >= self._stable_at

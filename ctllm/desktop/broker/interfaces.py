@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ctllm.desktop.broker.routing_policy import Side
+from ctllm.desktop.broker.routing_policy import Route
 from ctllm.errors import CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
 
 
-class Ways(Protocol):
+class RequestRoutes(Protocol):
     """What a request needs of the broker."""
 
-    async def open(self, side: Side, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    async def start_request(
+        self, route: Route, head: RequestHead, sink: ResponseSink
+    ) -> RequestSink:
         """Begin the exchange there; raises CtllmError."""
 
-    def first(self, head: RequestHead, model: str | None) -> Side:
+    def choose_route(self, head: RequestHead, model: str | None) -> Route:
         """The side to ask first."""
 
-    def second(self, tried: Side) -> Side | None:
+    def failover_route(self, failed: Route) -> Route | None:
         """The side to ask after that failed, or None."""
 
-    def signed(self, side: Side, model: str | None) -> Headers:
+    def response_headers(self, route: Route, model: str | None) -> Headers:
         """What the answer says of who gave it."""
 
-    def explained(self, head: RequestHead, error: CtllmError) -> CtllmError:
+    def explain_error(self, head: RequestHead, error: CtllmError) -> CtllmError:
         """The error that is told of a request that failed with `error`."""
 
-    def failed(self, side: Side) -> None:
+    def route_failed(self, route: Route) -> None:
         """A request that went there failed before it was answered."""
 
-    def over(self, brokered: RequestSink) -> None:
+    def request_finished(self, request: RequestSink) -> None:
         """There is nothing more to do."""

@@ -28,15 +28,15 @@ from ctllm.reactor.periodic import PeriodicCall
 from ctllm.tunnel.frames import MAX_MODELS
 
 #: Seconds between two looks, and while nobody uses or watches this desktop.
-OFTEN = 2.0
-SELDOM = 30.0
+WATCHED_INTERVAL = 2.0
+IDLE_INTERVAL = 30.0
 #: Seconds that a look may take.
-PATIENCE = 3.0
+POLL_TIMEOUT = 3.0
 #: The largest list of desktops that is read, in bytes.
-MOST = 4 * 1024 * 1024
+MAX_LIST = 4 * 1024 * 1024
 
 
-class OtherDesktop(msgspec.Struct, frozen=True):
+class RemoteDesktop(msgspec.Struct, frozen=True):
     """A desktop as the cloud lists it; `ollama` is up, demo or down."""
 
     id: str
@@ -45,46 +45,46 @@ class OtherDesktop(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
 
 
-class _Listed(msgspec.Struct, frozen=True):
-    desktops: tuple[OtherDesktop, ...]
+class _DesktopList(msgspec.Struct, frozen=True):
+    desktops: tuple[RemoteDesktop, ...]
 
 
-class _Way(msgspec.Struct, frozen=True):
+class _CloudUpstream(msgspec.Struct, frozen=True):
     """An `Upstream`: the cloud at `url`, asked as this desktop's user.
 
     What apps ask has a token for that alone, and none of the cloud's own paths.
     """
 
-    origin: ConnectionPool
+    pool: ConnectionPool
     url: str
     token: str
-    desktop: str
+    desktop_id: str
     for_apps: bool
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden for what is not to leave this machine."""
         if self.for_apps and not goes_elsewhere(head):
             raise Forbidden(f"{asked_for(head)} is not asked of other desktops.")
         host = urlsplit(self.url).netloc.encode()
-        return self.origin.start_request(
-            request_to_cloud(head, host, self.token, self.desktop), caller
+        return self.pool.start_request(
+            request_to_cloud(head, host, self.token, self.desktop_id), sink
         )
 
 
-def _harmless(desktop: OtherDesktop) -> OtherDesktop:
+def _sanitized(desktop: RemoteDesktop) -> RemoteDesktop:
     """The same, with names that steer nothing: they are shown, and lead requests."""
     models = tuple(model for model in desktop.models if is_model_name(model))
-    return OtherDesktop(
+    return RemoteDesktop(
         sanitize_line(desktop.id, LONGEST), sanitize_line(desktop.name, LONGEST),
         desktop.ollama if desktop.ollama in ("up", "demo") else "down", models[:MAX_MODELS],
     )  # fmt: skip
 
 
-def _name(url: str) -> str:
+def _cloud_name(url: str) -> str:
     return f"the cloud at {url}"
 
 
-class Elsewhere(Service):
+class RemoteDesktops(Service):
     """The other desktops, through the cloud. `on_change` is called when they are not as before.
 
     `wanted` says whether anybody would notice: an idle desktop asks its cloud ten times less.
@@ -92,51 +92,51 @@ class Elsewhere(Service):
 
     _log = Logger()
 
-    def __init__(self, session: Session, reactor: Any, wanted: Callable[[], bool]) -> None:
-        self.desktops: tuple[OtherDesktop, ...] = ()  # all of the user's, this one included
-        self.trouble = ""  # why they are not known
+    def __init__(self, session: Session, reactor: Any, is_watched: Callable[[], bool]) -> None:
+        self.desktops: tuple[RemoteDesktop, ...] = ()  # all of the user's, this one included
+        self.error = ""  # why they are not known
         self.on_change: Callable[[], None] = lambda: None
         self._session = session
         self._reactor = reactor
-        self._wanted = wanted
-        self._loop = PeriodicCall(self._tick, reactor, "looking for other desktops")
-        self._looked = -math.inf
-        self._looking: Deferred[None] | None = None
-        self._origin: ConnectionPool | None = None
+        self._is_watched = is_watched
+        self._periodic = PeriodicCall(self._poll_if_due, reactor, "looking for other desktops")
+        self._last_poll = -math.inf
+        self._polling: Deferred[None] | None = None
+        self._pool: ConnectionPool | None = None
         self._models: frozenset[str] = frozenset()
 
     @property
-    def up(self) -> bool:
+    def is_up(self) -> bool:
         """Whether a desktop other than this one can answer."""
         return any(each.ollama == "up" for each in self.others)
 
     @property
-    def others(self) -> tuple[OtherDesktop, ...]:
+    def others(self) -> tuple[RemoteDesktop, ...]:
         """The user's desktops without this one."""
         own = self._session.credentials.desktop_id
         return tuple(each for each in self.desktops if each.id != own)
 
-    def has(self, model: str) -> bool:
+    def has_model(self, model: str) -> bool:
         """Whether one of them has `model`."""
         return canonical(model) in self._models
 
     def startService(self) -> None:
         """Look at once, then again and again."""
         super().startService()
-        self._loop.start(1.0)
+        self._periodic.start(1.0)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        self._loop.stop()
-        if self._looking is not None:
-            self._looking.cancel()
-        self._leave()
+        self._periodic.stop()
+        if self._polling is not None:
+            self._polling.cancel()
+        self._close_pool()
 
     # -- the way there
 
     @property
-    def signed_in(self) -> bool:
+    def is_logged_in(self) -> bool:
         """Whether there is a cloud to ask."""
         return self._session.credentials.sign_in is not None
 
@@ -145,59 +145,59 @@ class Elsewhere(Service):
         """Where the cloud is; raises Unauthenticated where this desktop is not signed in."""
         return self._session.sign_in.cloud_url
 
-    async def way(self) -> Upstream:
+    async def upstream(self) -> Upstream:
         """The way to them, for what an app asks now; raises CtllmError."""
-        return await self._way("use")
+        return await self._cloud_upstream("use")
 
-    async def _way(self, scope: str = "") -> Upstream:
+    async def _cloud_upstream(self, scope: str = "") -> Upstream:
         """The way to the cloud, with a token of `scope` alone, or one of this desktop's own."""
         url = self._session.sign_in.cloud_url
         token = await self._session.token(scope)
         desktop = self._session.credentials.desktop_id
-        return _Way(self._to(url), url, token, desktop, for_apps=bool(scope))
+        return _CloudUpstream(self._pool_for(url), url, token, desktop, for_apps=bool(scope))
 
-    def _to(self, url: str) -> ConnectionPool:
+    def _pool_for(self, url: str) -> ConnectionPool:
         """The cloud at `url`, whose connections are kept while that is the one."""
-        if self._origin is None or self._origin.name != _name(url):
-            self._leave()
+        if self._pool is None or self._pool.name != _cloud_name(url):
+            self._close_pool()
             endpoint = dialler(url, self._reactor)
-            self._origin = ConnectionPool(
+            self._pool = ConnectionPool(
                 endpoint,
                 self._reactor,
-                _name(url),
+                _cloud_name(url),
                 ProxyUnavailable,
                 filter_head=response_from_proxy,
             )
-        return self._origin
+        return self._pool
 
-    def _leave(self) -> None:
-        if self._origin is not None:
-            self._origin.close()
-            self._origin = None
+    def _close_pool(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     # -- looking
 
-    def look(self) -> None:
+    def poll_now(self) -> None:
         """Look as soon as can be."""
-        self._looked = -math.inf
+        self._last_poll = -math.inf
         if self.running:
-            self._tick()
+            self._poll_if_due()
 
-    def _tick(self) -> None:
-        due = self._looked + (OFTEN if self._wanted() else SELDOM)
-        if self._reactor.seconds() < due or (self._looking and not self._looking.called):
+    def _poll_if_due(self) -> None:
+        due = self._last_poll + (WATCHED_INTERVAL if self._is_watched() else IDLE_INTERVAL)
+        if self._reactor.seconds() < due or (self._polling and not self._polling.called):
             return
-        self._looked = self._reactor.seconds()
-        self._looking = Deferred.fromCoroutine(self._look())
-        self._looking.addErrback(self._stumbled)
+        self._last_poll = self._reactor.seconds()
+        self._polling = Deferred.fromCoroutine(self._poll())
+        self._polling.addErrback(self._poll_failed)
 
-    def _stumbled(self, reason: Any) -> None:
+    def _poll_failed(self, reason: Any) -> None:
         if not reason.check(CancelledError):
             self._log.failure("other desktops could not be looked at", reason)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
-            found, trouble = await self._ask(), ""
+            found, trouble = await self._fetch(), ""
         except CtllmError as error:
             found, trouble = (), error.message
             if isinstance(error, Unauthorized):
@@ -205,27 +205,29 @@ class Elsewhere(Service):
         except CancelledError:
             raise
         except Exception as error:
-            self._become((), f"something in ctllm broke: {error}")
+            self._update((), f"something in ctllm broke: {error}")
             raise
-        self._become(found, trouble)
+        self._update(found, trouble)
 
-    def _become(self, found: tuple[OtherDesktop, ...], trouble: str) -> None:
-        if (found, trouble) == (self.desktops, self.trouble):
+    def _update(self, desktops: tuple[RemoteDesktop, ...], error: str) -> None:
+        if (desktops, error) == (self.desktops, self.error):
             return
-        self.desktops, self.trouble = found, trouble
+        self.desktops, self.error = desktops, error
         real = (each for each in self.others if each.ollama == "up")
         self._models = frozenset(canonical(model) for each in real for model in each.models)
         self.on_change()
 
-    async def _ask(self) -> tuple[OtherDesktop, ...]:
+    async def _fetch(self) -> tuple[RemoteDesktop, ...]:
         head = RequestHead(b"GET", b"/ctllm/desktops")
-        status, body = await fetch(await self._way(), head, self._reactor, PATIENCE, MOST)
+        status, body = await fetch(
+            await self._cloud_upstream(), head, self._reactor, POLL_TIMEOUT, MAX_LIST
+        )
         if status == 401:
             raise Unauthorized("the cloud does not accept this desktop's sign-in")
         if status != 200:
             raise BadGateway(f"the cloud answered with status {status}")
         try:
-            listed = decode_json(body, _Listed, MOST).desktops
+            listed = decode_json(body, _DesktopList, MAX_LIST).desktops
         except InvalidJson as error:
             raise BadGateway("what answers there is no ctllm cloud") from error
-        return tuple(map(_harmless, listed))
+        return tuple(map(_sanitized, listed))

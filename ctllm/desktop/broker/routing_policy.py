@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 
-from ctllm.desktop.broker.flap_damping import Trust
+from ctllm.desktop.broker.flap_damping import FlapDamper
 
 
-class Side(StrEnum):
+class Route(StrEnum):
     """Where an answer may come from."""
 
     LOCAL = "local"
     CLOUD = "cloud"
 
     @property
-    def other(self) -> Side:
+    def other(self) -> Route:
         """The one that is not this one."""
-        return Side.CLOUD if self is Side.LOCAL else Side.LOCAL
+        return Route.CLOUD if self is Route.LOCAL else Route.LOCAL
 
 
-class Preference(StrEnum):
+class RoutingPolicy(StrEnum):
     """What the user wants.
 
     AUTO: this machine first, and the cloud for models that only another desktop has. LOCAL: this
@@ -34,36 +34,38 @@ class Preference(StrEnum):
     NEVER = "never"
 
 
-_FIRST = {
-    Preference.AUTO: Side.LOCAL,
-    Preference.LOCAL: Side.LOCAL,
-    Preference.CLOUD: Side.CLOUD,
-    Preference.NEVER: Side.LOCAL,
+_PREFERRED = {
+    RoutingPolicy.AUTO: Route.LOCAL,
+    RoutingPolicy.LOCAL: Route.LOCAL,
+    RoutingPolicy.CLOUD: Route.CLOUD,
+    RoutingPolicy.NEVER: Route.LOCAL,
 }
 
 
-def choose(
-    preference: Preference, trust: Mapping[Side, Trust], only_elsewhere: bool, now: float
-) -> Side:
+def choose_route(
+    policy: RoutingPolicy, dampers: Mapping[Route, FlapDamper], is_only_remote: bool, now: float
+) -> Route:
     """The side to ask first; `only_elsewhere` says that this machine lacks what another has.
 
     A side that is down is asked only where the other one is, too: its error says what is wrong.
     """
-    wanted = _FIRST[preference]
-    if preference is Preference.NEVER:
+    wanted = _PREFERRED[policy]
+    if policy is RoutingPolicy.NEVER:
         return wanted
-    if preference is Preference.AUTO and only_elsewhere and trust[Side.CLOUD].up:
-        return Side.CLOUD
+    if policy is RoutingPolicy.AUTO and is_only_remote and dampers[Route.CLOUD].is_up:
+        return Route.CLOUD
     other = wanted.other
-    if trust[wanted].trusted(now) or not trust[other].up:
+    if dampers[wanted].is_stable(now) or not dampers[other].is_up:
         return wanted
-    if trust[wanted].up and not trust[other].trusted(now):
+    if dampers[wanted].is_up and not dampers[other].is_stable(now):
         return wanted  # both are shaky
     return other
 
 
-def second(preference: Preference, trust: Mapping[Side, Trust], tried: Side) -> Side | None:
+def failover_route(
+    policy: RoutingPolicy, dampers: Mapping[Route, FlapDamper], failed: Route
+) -> Route | None:
     """The side that may be asked after `tried` failed, or None."""
-    if preference is Preference.NEVER or not trust[tried.other].up:
+    if policy is RoutingPolicy.NEVER or not dampers[failed.other].is_up:
         return None
-    return tried.other
+    return failed.other

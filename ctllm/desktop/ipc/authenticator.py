@@ -13,7 +13,7 @@ import sys
 from typing import Any
 
 from ctllm.errors import Forbidden, Unauthorized
-from ctllm.ipc.protocol import Auth, proof
+from ctllm.ipc.protocol import Auth, compute_proof
 from ctllm.system.unix_sockets import peer_credentials
 
 
@@ -26,15 +26,15 @@ def peer_uid(transport: Any) -> int | None:
     return None if peer is None else peer.uid
 
 
-class Door:
+class Authenticator:
     """One visitor's way in."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
         self.challenge = ""
-        self.open = False
+        self.is_authenticated = False
 
-    def knock(self, transport: Any) -> None:
+    def check_peer(self, transport: Any) -> None:
         """See who comes; raises Forbidden for another user of this machine."""
         uid = peer_uid(transport)
         if sys.platform == "win32" or uid is None:
@@ -42,16 +42,16 @@ class Door:
         elif uid not in (os.geteuid(), 0):
             raise Forbidden("this is the desktop of another user of this machine")
         else:
-            self.open = True
+            self.is_authenticated = True
 
-    def show(self, shown: Auth) -> str:
+    def verify(self, auth: Auth) -> str:
         """Take what shows that the client knows the secret, and give the daemon's own proof.
 
         Raises Unauthenticated. A challenge is good for one attempt.
         """
         challenge, self.challenge = self.challenge, ""
-        right = proof(self._secret, "client", challenge, shown.nonce)
-        if not challenge or not hmac.compare_digest(right, shown.proof):
+        right = compute_proof(self._secret, "client", challenge, auth.nonce)
+        if not challenge or not hmac.compare_digest(right, auth.proof):
             raise Unauthorized("that is not the secret of this desktop; read it anew from its file")
-        self.open = True
-        return proof(self._secret, "daemon", challenge, shown.nonce)
+        self.is_authenticated = True
+        return compute_proof(self._secret, "daemon", challenge, auth.nonce)

@@ -11,111 +11,111 @@ from twisted.logger import Logger
 import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.broker.routing_policy import Preference
+from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import refuse_plain_http, split_link
 from ctllm.desktop.cloud_session import Session, log_in, log_out
-from ctllm.desktop.ipc.browser import Page
-from ctllm.desktop.ipc.connection import Visitor
-from ctllm.desktop.ipc.log_buffer import RecentLog
-from ctllm.desktop.ipc.webview_process import Window
+from ctllm.desktop.ipc.browser import ChatPage
+from ctllm.desktop.ipc.connection import IpcConnection
+from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.webview_process import WebviewWindow
 from ctllm.errors import BadConfiguration
 from ctllm.ipc import protocol
-from ctllm.ipc.messages import AboutThis, Opened, Status
+from ctllm.ipc.messages import AboutInfo, OpenResult, Status
 
 HOMEPAGE = "https://github.com/ctllm/ctllm"
 
 
-class DesktopCommands:
+class CommandHandler:
     """Does them. `status` tells how everything is, `quit` ends the daemon after so many seconds."""
 
     _log = Logger()
 
     def __init__(
         self,
-        status: Callable[[], Awaitable[Status]],
+        get_status: Callable[[], Awaitable[Status]],
         quit: Callable[[float], int],
-        page: Page,
-        window: Window,
+        page: ChatPage,
+        window: WebviewWindow,
         broker: Broker,
         session: Session,
         client_for: Callable[[str], Any],
-        log: RecentLog,
+        log_buffer: LogBuffer,
     ) -> None:
-        self._status = status
+        self._get_status = get_status
         self._quit = quit
         self._page = page
         self._window = window
         self._broker = broker
         self._session = session
         self._client_for = client_for
-        self._recent = log
-        self._does: Mapping[type[Any], Callable[[Any, Visitor], Awaitable[object]]] = {
-            protocol.StatusRequest: self._tell,
-            protocol.Subscribe: self._subscribe,
-            protocol.Show: self._show,
-            protocol.Hide: self._hide,
-            protocol.Settings: self._settings,
-            protocol.Quit: self._end,
-            protocol.Prefer: self._prefer,
-            protocol.Login: self._login,
-            protocol.Logout: self._logout,
-            protocol.Logs: self._logs,
-            protocol.About: self._about,
+        self._log_buffer = log_buffer
+        self._handlers: Mapping[type[Any], Callable[[Any, IpcConnection], Awaitable[object]]] = {
+            protocol.StatusRequest: self._handle_status,
+            protocol.Subscribe: self._handle_subscribe,
+            protocol.Show: self._handle_show,
+            protocol.Hide: self._handle_hide,
+            protocol.Settings: self._handle_settings,
+            protocol.Quit: self._handle_quit,
+            protocol.Prefer: self._handle_prefer,
+            protocol.Login: self._handle_login,
+            protocol.Logout: self._handle_logout,
+            protocol.Logs: self._handle_logs,
+            protocol.About: self._handle_about,
         }
 
-    async def run(self, request: protocol.Request, visitor: Visitor) -> object:
+    async def run(self, request: protocol.Request, connection: IpcConnection) -> object:
         """Do it, and give what is to be told; raises CtllmError."""
-        return await self._does[type(request)](request, visitor)
+        return await self._handlers[type(request)](request, connection)
 
-    async def _tell(self, _: protocol.StatusRequest, visitor: Visitor) -> Status:
-        return await self._status()
+    async def _handle_status(self, _: protocol.StatusRequest, connection: IpcConnection) -> Status:
+        return await self._get_status()
 
-    async def _subscribe(self, _: protocol.Subscribe, visitor: Visitor) -> Status:
-        visitor.watches = True
-        return await self._status()
+    async def _handle_subscribe(self, _: protocol.Subscribe, connection: IpcConnection) -> Status:
+        connection.is_subscribed = True
+        return await self._get_status()
 
-    async def _show(self, _: protocol.Show, visitor: Visitor) -> Opened:
+    async def _handle_show(self, _: protocol.Show, connection: IpcConnection) -> OpenResult:
         return await self._page.open()
 
-    async def _settings(self, _: protocol.Settings, visitor: Visitor) -> Opened:
+    async def _handle_settings(self, _: protocol.Settings, connection: IpcConnection) -> OpenResult:
         return await self._page.open("settings")
 
-    async def _hide(self, _: protocol.Hide, visitor: Visitor) -> object:
+    async def _handle_hide(self, _: protocol.Hide, connection: IpcConnection) -> object:
         self._window.hide()
         return None
 
-    async def _end(self, request: protocol.Quit, visitor: Visitor) -> object:
+    async def _handle_quit(self, request: protocol.Quit, connection: IpcConnection) -> object:
         return {"under_way": self._quit(request.seconds)}
 
-    async def _prefer(self, request: protocol.Prefer, visitor: Visitor) -> object:
+    async def _handle_prefer(self, request: protocol.Prefer, connection: IpcConnection) -> object:
         try:
-            self._broker.prefer(Preference(request.preference))
+            self._broker.set_policy(RoutingPolicy(request.policy))
         except BadConfiguration as error:
             raise BadConfiguration(
                 f"it counts now, but not after a restart: {error.message}"
             ) from error
-        return {"preference": request.preference}
+        return {"preference": request.policy}
 
-    async def _login(self, request: protocol.Login, visitor: Visitor) -> object:
+    async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
         url, invite = split_link(request.link)
         refuse_plain_http(url)
         sign_in = await log_in(self._session.file, self._client_for(url), invite)
         self._log.info("signed in to {url} as {name}", url=url, name=sign_in.user_name)
         return {"cloud_url": sign_in.cloud_url, "user": sign_in.user_name}
 
-    async def _logout(self, _: protocol.Logout, visitor: Visitor) -> object:
+    async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
         sign_in = await log_out(self._session.file, self._client_for)
         return {"cloud_url": sign_in.cloud_url}
 
-    async def _logs(self, request: protocol.Logs, visitor: Visitor) -> object:
-        visitor.reads_log = request.follow
-        return {"lines": self._recent.last(request.lines)}
+    async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:
+        connection.follows_log = request.follow
+        return {"lines": self._log_buffer.last(request.lines)}
 
-    async def _about(self, _: protocol.About, visitor: Visitor) -> AboutThis:
-        return AboutThis(
+    async def _handle_about(self, _: protocol.About, connection: IpcConnection) -> AboutInfo:
+        return AboutInfo(
             name="ctllm (CloudToLocalLLM)",
             version=__version__,
-            protocol=protocol.PROTOCOL,
+            protocol=protocol.PROTOCOL_VERSION,
             homepage=HOMEPAGE,
             license="MIT",
             python=platform.python_version(),

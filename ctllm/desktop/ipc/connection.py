@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 
 from ctllm import __version__
 from ctllm.common.line_reader import LineReader
-from ctllm.desktop.ipc.authenticator import Door
+from ctllm.desktop.ipc.authenticator import Authenticator
 from ctllm.errors import (
     ContentTooLarge,
     CtllmError,
@@ -28,40 +28,42 @@ from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.timeout import Timeout
 
 #: Visitors at once, and how many of them may not have shown yet who they are.
-MOST = 256
-MOST_STRANGERS = 32
+MAX_CONNECTIONS = 256
+MAX_UNAUTHENTICATED = 32
 #: Seconds to show that, and for the rest of a line that has begun.
-PATIENCE = 5.0
+READ_TIMEOUT = 5.0
 #: Commands of one visitor that may be under way at once.
-MOST_AT_ONCE = 16
+MAX_CONCURRENT_COMMANDS = 16
 
 
 class Commands(Face):
     """What answers."""
 
-    def run(self, request: protocol.Request, visitor: Visitor) -> Awaitable[object]:
+    def run(self, request: protocol.Request, connection: IpcConnection) -> Awaitable[object]:
         """Do it, and give what is to be told; raises CtllmError."""
 
 
-class Visitor(Protocol):
+class IpcConnection(Protocol):
     """One connection."""
 
     transport: Any
-    factory: Visitors
+    factory: IpcConnectionFactory
     _log = Logger()
 
     def __init__(self, clock: Clock, secret: str, commands: Commands) -> None:
-        self.watches = False  # wants to hear of changes
-        self.reads_log = False
+        self.is_subscribed = False  # wants to hear of changes
+        self.follows_log = False
         self._commands = commands
-        self._door = Door(secret)
-        self._lines = LineReader(protocol.MAX_LINE_OF_STRANGERS)
-        self._waiting: deque[bytes | None] = deque()
-        self._busy = 0
-        self._full = False
-        self._news: dict[str, bytes] = {}  # by kind, the last while the visitor reads nothing
-        self._deadline = Timeout(clock, self._too_slow)
-        self._gone = False
+        self._authenticator = Authenticator(secret)
+        self._line_reader = LineReader(protocol.MAX_UNAUTHENTICATED_LINE)
+        self._pending_lines: deque[bytes | None] = deque()
+        self._running_commands = 0
+        self._paused = False
+        self._delayed_events: dict[
+            str, bytes
+        ] = {}  # by kind, the last while the visitor reads nothing
+        self._timeout = Timeout(clock, self._timed_out)
+        self._closed = False
 
     # -- Twisted's side
 
@@ -71,56 +73,58 @@ class Visitor(Protocol):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         try:
-            self.factory.enter(self)
-            self._door.knock(self.transport)
+            self.factory.add(self)
+            self._authenticator.check_peer(self.transport)
         except CtllmError as error:
-            self.leave(error)
+            self.close(error)
             return
-        if self.known:
-            self._let_in()
+        if self.is_authenticated:
+            self._authenticated()
         else:
-            self._deadline.start(PATIENCE)
-        hello = protocol.Hello(protocol.PROTOCOL, __version__, self._door.challenge)
-        self.transport.write(protocol.event_line("hello", hello))
+            self._timeout.start(READ_TIMEOUT)
+        hello = protocol.Hello(
+            protocol.PROTOCOL_VERSION, __version__, self._authenticator.challenge
+        )
+        self.transport.write(protocol.encode_event("hello", hello))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """It left. What it asked for is done all the same."""
-        self._gone = True
-        self._deadline.cancel()
-        self._waiting.clear()
-        self.factory.left(self)
+        self._closed = True
+        self._timeout.cancel()
+        self._pending_lines.clear()
+        self.factory.remove(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take lines, and read on only when they were answered."""
-        if self._gone:
+        if self._closed:
             return
-        self._waiting.extend(self._lines.feed(data))
-        self._expect_rest()
-        self._serve()
+        self._pending_lines.extend(self._line_reader.feed(data))
+        self._update_timeout()
+        self._process_lines()
 
-    def _expect_rest(self) -> None:
+    def _update_timeout(self) -> None:
         """A line that has begun ends soon, as long as we read."""
-        if not self.known:
+        if not self.is_authenticated:
             return  # the deadline is that of AUTH
-        if self._lines.has_partial_line and not self._full:
-            self._deadline.start(PATIENCE)
+        if self._line_reader.has_partial_line and not self._paused:
+            self._timeout.start(READ_TIMEOUT)
         else:
-            self._deadline.cancel()
+            self._timeout.cancel()
 
     def pauseProducing(self) -> None:
         """It does not read what it asked for."""
-        self._full = True
-        self._expect_rest()
+        self._paused = True
+        self._update_timeout()
         self.transport.pauseProducing()
 
     def resumeProducing(self) -> None:
         """It reads again: first what has happened meanwhile, then what it asks."""
-        self._full = False
-        news, self._news = self._news, {}
+        self._paused = False
+        news, self._delayed_events = self._delayed_events, {}
         self.transport.write(b"".join(news.values()))
         self.transport.resumeProducing()
-        self._expect_rest()
-        self._serve()
+        self._update_timeout()
+        self._process_lines()
 
     def stopProducing(self) -> None:
         """The connection is closing; `connectionLost` tells the rest."""
@@ -128,111 +132,117 @@ class Visitor(Protocol):
     # -- requests
 
     @property
-    def known(self) -> bool:
+    def is_authenticated(self) -> bool:
         """Whether it has shown that it may ask."""
-        return self._door.open
+        return self._authenticator.is_authenticated
 
-    def _serve(self) -> None:
-        while self._waiting and not self._full and not self._gone:
-            line = self._waiting.popleft()
+    def _process_lines(self) -> None:
+        while self._pending_lines and not self._paused and not self._closed:
+            line = self._pending_lines.popleft()
             if line is None:
-                error = ContentTooLarge(f"a line may have {self._lines.max_length} bytes")
-                self._say(protocol.error_line(None, error))
-                if not self.known:
-                    self.leave(error)
+                error = ContentTooLarge(f"a line may have {self._line_reader.max_length} bytes")
+                self._write(protocol.encode_error(None, error))
+                if not self.is_authenticated:
+                    self.close(error)
             elif line.strip():
-                self._hear(line)
+                self._process_line(line)
 
-    def _hear(self, line: bytes) -> None:
-        id = protocol.id_of(line)
+    def _process_line(self, line: bytes) -> None:
+        id = protocol.parse_request_id(line)
         try:
-            request = protocol.read_request(line)
+            request = protocol.parse_request(line)
             if isinstance(request, protocol.Auth):
-                self._say(protocol.answer_line(id, protocol.Proof(self._door.show(request))))
-                self._let_in()
+                self._write(
+                    protocol.encode_response(
+                        id, protocol.Proof(self._authenticator.verify(request))
+                    )
+                )
+                self._authenticated()
                 return
-            if not self.known:
+            if not self.is_authenticated:
                 raise Unauthorized("show first that you may ask, with AUTH")
-            if self._busy >= MOST_AT_ONCE:
+            if self._running_commands >= MAX_CONCURRENT_COMMANDS:
                 raise ServiceUnavailable(
-                    f"{MOST_AT_ONCE} commands of yours are under way; wait for them"
+                    f"{MAX_CONCURRENT_COMMANDS} commands of yours are under way; wait for them"
                 )
         except CtllmError as error:
-            self._say(protocol.error_line(id, error))
-            if not self.known:
-                self.leave(error)
+            self._write(protocol.encode_error(id, error))
+            if not self.is_authenticated:
+                self.close(error)
             return
-        self._busy += 1
-        Deferred.fromCoroutine(self._run(request)).addErrback(self._broken, request.id)
+        self._running_commands += 1
+        Deferred.fromCoroutine(self._run_command(request)).addErrback(
+            self._command_failed, request.id
+        )
 
-    def _let_in(self) -> None:
-        self._lines.max_length = protocol.MAX_LINE
-        self._deadline.cancel()
-        self.factory.known(self)
+    def _authenticated(self) -> None:
+        self._line_reader.max_length = protocol.MAX_LINE
+        self._timeout.cancel()
+        self.factory.mark_authenticated(self)
 
-    async def _run(self, request: protocol.Request) -> None:
+    async def _run_command(self, request: protocol.Request) -> None:
         try:
-            answer = protocol.answer_line(request.id, await self._commands.run(request, self))
+            answer = protocol.encode_response(request.id, await self._commands.run(request, self))
         except CtllmError as error:
-            answer = protocol.error_line(request.id, error)
+            answer = protocol.encode_error(request.id, error)
         finally:
-            self._busy -= 1
-        self._say(answer)
+            self._running_commands -= 1
+        self._write(answer)
 
-    def _broken(self, reason: Failure, id: protocol.Id) -> None:
+    def _command_failed(self, reason: Failure, id: protocol.RequestId) -> None:
         if not reason.check(CancelledError):
             self._log.failure("a command could not be done", reason)
-            self._say(
-                protocol.error_line(id, CtllmError("something in ctllm broke; its log says what"))
+            self._write(
+                protocol.encode_error(id, CtllmError("something in ctllm broke; its log says what"))
             )
 
     # -- what it hears
 
-    def tell(self, event: str, data: object) -> None:
+    def send_event(self, event: str, data: object) -> None:
         """Send an event; while the visitor does not read, only the last of each kind is kept."""
-        line = protocol.event_line(event, data)
-        if self._full:
-            self._news[event] = line
+        line = protocol.encode_event(event, data)
+        if self._paused:
+            self._delayed_events[event] = line
         else:
-            self._say(line)
+            self._write(line)
 
-    def _say(self, line: bytes) -> None:
-        if not self._gone:
+    def _write(self, line: bytes) -> None:
+        if not self._closed:
             self.transport.write(line)
 
-    def leave(self, error: CtllmError) -> None:
+    def close(self, error: CtllmError) -> None:
         """Say why, and close; what still comes is thrown away, for else it could not be read."""
-        if self._gone:
+        if self._closed:
             return
-        fault = protocol.Fault(error.code, error.message)
-        self._say(protocol.event_line("error", fault))
-        self._gone = True
-        self._deadline.start(PATIENCE)
-        self._waiting.clear()
+        fault = protocol.ErrorDetail(error.code, error.message)
+        self._write(protocol.encode_event("error", fault))
+        self._closed = True
+        self._timeout.start(READ_TIMEOUT)
+        self._pending_lines.clear()
         self.transport.unregisterProducer()
-        if self._full:
+        if self._paused:
             self.transport.resumeProducing()
         self.transport.loseWriteConnection()
 
-    def _too_slow(self) -> None:
-        if self._gone:
+    def _timed_out(self) -> None:
+        if self._closed:
             self.transport.abortConnection()
         else:
-            what = "a line" if self.known else "AUTH"
-            self.leave(RequestTimeout(f"{what} did not come within {PATIENCE:g} seconds"))
+            what = "a line" if self.is_authenticated else "AUTH"
+            self.close(RequestTimeout(f"{what} did not come within {READ_TIMEOUT:g} seconds"))
 
 
-class Visitors(Factory):
+class IpcConnectionFactory(Factory):
     """Makes a `Visitor` for each connection, and knows those that there are."""
 
     noisy = False
 
     def __init__(self, clock: Clock, secret: str, commands: Commands) -> None:
-        self._made: Callable[[], Visitor] = lambda: Visitor(clock, secret, commands)
-        self._known: set[Visitor] = set()
-        self._strangers: dict[Visitor, None] = {}  # the oldest first
+        self._made: Callable[[], IpcConnection] = lambda: IpcConnection(clock, secret, commands)
+        self._authenticated: set[IpcConnection] = set()
+        self._unauthenticated: dict[IpcConnection, None] = {}  # the oldest first
 
-    def buildProtocol(self, addr: object) -> Visitor:  # type: ignore[override]
+    def buildProtocol(self, addr: object) -> IpcConnection:  # type: ignore[override]
         """A connection's protocol."""
         visitor = self._made()
         visitor.factory = self
@@ -240,24 +250,24 @@ class Visitors(Factory):
 
     def __iter__(self) -> Any:
         """Those who have shown that they may ask."""
-        return iter(tuple(self._known))
+        return iter(tuple(self._authenticated))
 
-    def enter(self, visitor: Visitor) -> None:
+    def add(self, connection: IpcConnection) -> None:
         """One more; raises Overloaded. Of strangers the one that waits the longest makes room."""
-        if len(self._known) >= MOST:
-            raise ServiceUnavailable(f"{MOST} programs are connected here already")
-        if len(self._strangers) >= MOST_STRANGERS:
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.leave(ServiceUnavailable("too many wait here without AUTH"))
-        self._strangers[visitor] = None
+        if len(self._authenticated) >= MAX_CONNECTIONS:
+            raise ServiceUnavailable(f"{MAX_CONNECTIONS} programs are connected here already")
+        if len(self._unauthenticated) >= MAX_UNAUTHENTICATED:
+            oldest = next(iter(self._unauthenticated))
+            del self._unauthenticated[oldest]
+            oldest.close(ServiceUnavailable("too many wait here without AUTH"))
+        self._unauthenticated[connection] = None
 
-    def known(self, visitor: Visitor) -> None:
+    def mark_authenticated(self, connection: IpcConnection) -> None:
         """It may ask."""
-        self._strangers.pop(visitor, None)
-        self._known.add(visitor)
+        self._unauthenticated.pop(connection, None)
+        self._authenticated.add(connection)
 
-    def left(self, visitor: Visitor) -> None:
+    def remove(self, connection: IpcConnection) -> None:
         """It is gone."""
-        self._strangers.pop(visitor, None)
-        self._known.discard(visitor)
+        self._unauthenticated.pop(connection, None)
+        self._authenticated.discard(connection)

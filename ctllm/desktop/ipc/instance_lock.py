@@ -7,25 +7,25 @@ from pathlib import Path
 
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadConfiguration
-from ctllm.ipc.protocol import WHERE, Where
+from ctllm.ipc.protocol import ADDRESS_FILE, DaemonAddress
 from ctllm.system.file_lock import hold
 
 
-class Lock:
+class InstanceLock:
     """The lock of a `state` folder."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
         self._path = state / "desktop" / "lock"
-        self._handle: int | None = None
+        self._descriptor: int | None = None
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Raise BadConfiguration while another daemon has it. Makes nothing."""
         if self._path.exists():
-            self.take()
+            self.acquire()
             self.release()
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Have it until `release`, or the end; raises BadConfiguration, which says who has it."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -41,18 +41,18 @@ class Lock:
             hold(handle)
         except OSError:
             os.close(handle)
-            raise BadConfiguration(self._taken()) from None
-        self._handle = handle
+            raise BadConfiguration(self._describe_holder()) from None
+        self._descriptor = handle
 
     def release(self) -> None:
         """Let the next one have it."""
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
-    def _taken(self) -> str:
+    def _describe_holder(self) -> str:
         try:
-            first = decode_json(self._state.joinpath(*WHERE).read_bytes(), Where)
+            first = decode_json(self._state.joinpath(*ADDRESS_FILE).read_bytes(), DaemonAddress)
             who = f"process {first.pid}, IPC at 127.0.0.1:{first.port}"
         except (OSError, ValueError):
             who = "just starting or ending"

@@ -10,22 +10,22 @@ from twisted.logger import LogEvent, eventAsText
 from ctllm.common.sanitize import sanitize_text
 
 #: Lines that are kept, and how long one may be.
-MOST = 1000
-LONGEST = 2000
+MAX_LINES = 1000
+MAX_LINE_LENGTH = 2000
 
 
-class RecentLog:
+class LogBuffer:
     """A log observer that remembers. `on_line` hears of each line."""
 
     def __init__(self) -> None:
         self.on_line: Callable[[str], None] = lambda line: None
-        self._lines: deque[str] = deque(maxlen=MOST)
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
 
     def __call__(self, event: LogEvent) -> None:
         """Remember one event, without what would only confuse: where in the code it was."""
         text = eventAsText(event, includeTimestamp=True, includeSystem=False)
         for line in text.splitlines():
-            shown = sanitize_text(line[:LONGEST])
+            shown = sanitize_text(line[:MAX_LINE_LENGTH])
             self._lines.append(shown)
             self.on_line(shown)
 

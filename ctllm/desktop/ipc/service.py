@@ -16,9 +16,9 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger, globalLogPublisher
 
-from ctllm.desktop.ipc.connection import Commands, Visitors
-from ctllm.desktop.ipc.instance_lock import Lock
-from ctllm.desktop.ipc.log_buffer import RecentLog
+from ctllm.desktop.ipc.connection import Commands, IpcConnectionFactory
+from ctllm.desktop.ipc.instance_lock import InstanceLock
+from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
@@ -27,10 +27,10 @@ from ctllm.system.atomic_write import write_atomically
 
 #: Seconds for which changes are gathered before they are told, and between two looks at what
 #: changes without a word (counts).
-GATHER = 0.1
-LOOK = 1.0
+COALESCE_SECONDS = 0.1
+STATUS_INTERVAL = 1.0
 #: Most bytes of a UNIX socket's path everywhere (sun_path of macOS, less its end).
-LONGEST_PATH = 103
+MAX_SOCKET_PATH = 103
 
 
 class IpcService(MultiService):
@@ -43,98 +43,105 @@ class IpcService(MultiService):
         reactor: Any,
         state: Path,
         port: int,
-        lock: Lock,
+        lock: InstanceLock,
         commands: Commands,
-        status: Callable[[], Status],
-        log: RecentLog,
+        get_status: Callable[[], Status],
+        log_buffer: LogBuffer,
     ) -> None:
         super().__init__()
         self._reactor = reactor
         self._lock = lock
-        self._status = status
-        self._log_lines = log
-        self._file = state.joinpath(*protocol.WHERE)
+        self._get_status = get_status
+        self._log_buffer = log_buffer
+        self._address_file = state.joinpath(*protocol.ADDRESS_FILE)
         self._secret = secrets.token_hex(32)
-        self._visitors = Visitors(reactor, self._secret, commands)
-        self._last: Status | None = None
-        self._telling: Any = None
-        self._loop = PeriodicCall(self._tell, reactor, "telling of changes")
+        self._connections = IpcConnectionFactory(reactor, self._secret, commands)
+        self._last_status: Status | None = None
+        self._status_timer: Any = None
+        self._periodic = PeriodicCall(self._send_status, reactor, "telling of changes")
         where = f"tcp:{port}:interface=127.0.0.1"
-        self._tcp = EndpointService(reactor, where, self._visitors, "ipc-port")
-        self._socket = self._file.parent / "ipc.sock"
+        self._tcp_listener = EndpointService(reactor, where, self._connections, "ipc-port")
+        self._socket_path = self._address_file.parent / "ipc.sock"
 
     def startService(self) -> None:
         """Begin, and say where; raises BadConfiguration where another daemon is."""
-        self._lock.take()
+        self._lock.acquire()
         try:
-            if hasattr(socket, "AF_UNIX") and len(os.fsencode(self._socket)) <= LONGEST_PATH:
-                self._socket.unlink(missing_ok=True)  # of one that was killed
-                path = quoteStringArgument(str(self._socket))
+            if (
+                hasattr(socket, "AF_UNIX")
+                and len(os.fsencode(self._socket_path)) <= MAX_SOCKET_PATH
+            ):
+                self._socket_path.unlink(missing_ok=True)  # of one that was killed
+                path = quoteStringArgument(str(self._socket_path))
                 endpoint = f"unix:{path}:mode=600:lockfile=0"
-                EndpointService(self._reactor, endpoint, self._visitors, "state").setServiceParent(
-                    self
-                )
-            self._tcp.setServiceParent(self)
+                EndpointService(
+                    self._reactor, endpoint, self._connections, "state"
+                ).setServiceParent(self)
+            self._tcp_listener.setServiceParent(self)
             super().startService()
-            write_atomically(self._file, msgspec.json.encode(self._where()))
+            write_atomically(self._address_file, msgspec.json.encode(self._address()))
         except BaseException:
             self._lock.release()
             raise
-        globalLogPublisher.addObserver(self._log_lines)  # type: ignore[arg-type]
-        self._log_lines.on_line = self._line
-        self._loop.start(LOOK, now=False)
+        globalLogPublisher.addObserver(self._log_buffer)  # type: ignore[arg-type]
+        self._log_buffer.on_line = self._send_log_line
+        self._periodic.start(STATUS_INTERVAL, now=False)
 
     @property
     def port(self) -> int:
         """The TCP port."""
-        return int(self._tcp.port.getHost().port)
+        return int(self._tcp_listener.port.getHost().port)
 
     @property
-    def watched(self) -> bool:
+    def is_watched(self) -> bool:
         """Whether somebody wants to hear of changes."""
-        return any(visitor.watches for visitor in self._visitors)
+        return any(connection.is_subscribed for connection in self._connections)
 
-    def _where(self) -> protocol.Where:
-        path = str(self._socket) if self._socket.exists() else ""
-        return protocol.Where(self.port, self._secret, os.getpid(), path)
+    def _address(self) -> protocol.DaemonAddress:
+        path = str(self._socket_path) if self._socket_path.exists() else ""
+        return protocol.DaemonAddress(self.port, self._secret, os.getpid(), path)
 
     def stopService(self) -> Deferred[Any]:
         """Tell those who are connected, and leave nothing behind."""
-        if self._loop.is_running:
-            self._loop.stop()
-            globalLogPublisher.removeObserver(self._log_lines)  # type: ignore[arg-type]
-        if self._telling is not None and self._telling.active():
-            self._telling.cancel()
-        for visitor in self._visitors:
-            visitor.tell("quitting", None)
-            visitor.transport.loseConnection()
+        if self._periodic.is_running:
+            self._periodic.stop()
+            globalLogPublisher.removeObserver(self._log_buffer)  # type: ignore[arg-type]
+        if self._status_timer is not None and self._status_timer.active():
+            self._status_timer.cancel()
+        for connection in self._connections:
+            connection.send_event("quitting", None)
+            connection.transport.loseConnection()
         with suppress(OSError):
-            os.unlink(self._file)
+            os.unlink(self._address_file)
         done: Deferred[Any] = maybeDeferred(super().stopService)
-        return done.addBoth(self._released)  # until the sockets are gone nobody makes others
+        return done.addBoth(self._release_lock)  # until the sockets are gone nobody makes others
 
-    def _released(self, result: Any) -> Any:
+    def _release_lock(self, result: Any) -> Any:
         self._lock.release()
         return result
 
     # -- news
 
-    def changed(self) -> None:
+    def status_changed(self) -> None:
         """Something may be others than it was."""
-        if self.running and self.watched and not (self._telling and self._telling.active()):
-            self._telling = self._reactor.callLater(GATHER, self._tell)
+        if (
+            self.running
+            and self.is_watched
+            and not (self._status_timer and self._status_timer.active())
+        ):
+            self._status_timer = self._reactor.callLater(COALESCE_SECONDS, self._send_status)
 
-    def _tell(self) -> None:
-        watching = [visitor for visitor in self._visitors if visitor.watches]
+    def _send_status(self) -> None:
+        watching = [connection for connection in self._connections if connection.is_subscribed]
         if not watching:
             return
-        status = self._status()
-        if status != self._last:
-            self._last = status
-            for visitor in watching:
-                visitor.tell("status", status)
+        status = self._get_status()
+        if status != self._last_status:
+            self._last_status = status
+            for connection in watching:
+                connection.send_event("status", status)
 
-    def _line(self, line: str) -> None:
-        for visitor in self._visitors:
-            if visitor.reads_log:
-                visitor.tell("log", line)
+    def _send_log_line(self, line: str) -> None:
+        for connection in self._connections:
+            if connection.follows_log:
+                connection.send_event("log", line)

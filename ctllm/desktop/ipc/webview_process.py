@@ -16,7 +16,7 @@ from ctllm.errors import NoWindow
 from ctllm.system.display import has_graphical_session
 
 #: Seconds that the window may take to appear; after that the browser is asked.
-PATIENCE = 20.0
+START_TIMEOUT = 20.0
 
 
 def can_have_window(environ: Mapping[str, str], platform: str) -> bool:
@@ -26,7 +26,7 @@ def can_have_window(environ: Mapping[str, str], platform: str) -> bool:
     )
 
 
-class _Child(ProcessProtocol):
+class WebviewProcess(ProcessProtocol):
     """The process of the window."""
 
     _log = Logger()
@@ -35,39 +35,39 @@ class _Child(ProcessProtocol):
 
     def __init__(self) -> None:
         self.ready: Deferred[bool] = Deferred()
-        self.over = False
-        self._said = b""
+        self.has_exited = False
+        self._output = b""
 
     def outReceived(self, data: bytes) -> None:
         """It says when the window is there."""
-        self._said = (self._said + data)[-1000:]
-        if b"ready" in self._said:
-            self.tell(True)
+        self._output = (self._output + data)[-1000:]
+        if b"ready" in self._output:
+            self.resolve(True)
 
     def errReceived(self, data: bytes) -> None:
         """What its libraries have to say."""
-        self._said = (self._said + data)[-1000:]
+        self._output = (self._output + data)[-1000:]
 
     def processExited(self, reason: Failure) -> None:
         """The window was closed, or never came. Its helpers may hold its pipes for longer."""
-        self.over = True
+        self.has_exited = True
         if not self.ready.called:
-            self._log.warn("there is no window: {said}", said=self._said.decode(errors="replace"))
-            self.tell(False)
+            self._log.warn("there is no window: {said}", said=self._output.decode(errors="replace"))
+            self.resolve(False)
 
-    def tell(self, shown: bool) -> None:
+    def resolve(self, is_shown: bool) -> None:
         """Whether it is there."""
         if not self.ready.called:
-            self.ready.callback(shown)
+            self.ready.callback(is_shown)
 
-    def say(self, line: str) -> None:
+    def send_line(self, line: str) -> None:
         """Tell the window what to do; a line that were two raises ValueError."""
         if not (line.isascii() and line.isprintable()):
             raise ValueError("what the window is told is one line of plain text")
         self.transport.write(line.encode() + b"\n")
 
 
-class Window(Service):
+class WebviewWindow(Service):
     """At most one window. `argv` starts its process; None where there can be none."""
 
     def __init__(
@@ -76,55 +76,55 @@ class Window(Service):
         self._reactor = reactor
         self._argv = argv
         self._environ = environ
-        self._child: _Child | None = None
+        self._process: WebviewProcess | None = None
 
     @property
-    def there(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it is on the screen, or hidden."""
-        return self._child is not None and not self._child.over
+        return self._process is not None and not self._process.has_exited
 
-    def raise_(self) -> None:
+    def show(self) -> None:
         """Bring the one that is there to the front, as it is."""
-        self._of_child("show")
+        self._send_line("show")
 
     def hide(self) -> None:
         """Hide it; raises NoWindow where there is none."""
-        self._of_child("hide")
+        self._send_line("hide")
 
-    def _of_child(self, line: str) -> None:
-        if self._child is None or self._child.over:
+    def _send_line(self, line: str) -> None:
+        if self._process is None or self._process.has_exited:
             raise NoWindow("the page has no window of ctllm's; one in your browser is closed there")
-        self._child.say(line)
+        self._process.send_line(line)
 
-    async def open(self, address: str) -> bool:
+    async def open(self, url: str) -> bool:
         """Show `address` in it; whether that could be done."""
         if self._argv is None:
             return False
-        if self.there:
-            self._of_child(f"open {address}")
+        if self.is_open:
+            self._send_line(f"open {url}")
             return True
-        child = self._child = _Child()
+        process = self._process = WebviewProcess()
         argv = list(self._argv)
-        self._reactor.spawnProcess(child, argv[0], argv, env=dict(self._environ))
-        child.say(f"open {address}")
-        timer = self._reactor.callLater(PATIENCE, self._late, child)
+        self._reactor.spawnProcess(process, argv[0], argv, env=dict(self._environ))
+        process.send_line(f"open {url}")
+        timer = self._reactor.callLater(START_TIMEOUT, self._timed_out, process)
         try:
-            return await child.ready
+            return await process.ready
         finally:
             if timer.active():
                 timer.cancel()
 
-    def _late(self, child: _Child) -> None:
-        child.tell(False)
-        self._end(child)
+    def _timed_out(self, process: WebviewProcess) -> None:
+        process.resolve(False)
+        self._terminate(process)
 
-    def _end(self, child: _Child) -> None:
-        if not child.over:
-            child.transport.loseConnection()
-            child.transport.signalProcess("TERM")
+    def _terminate(self, process: WebviewProcess) -> None:
+        if not process.has_exited:
+            process.transport.loseConnection()
+            process.transport.signalProcess("TERM")
 
     def stopService(self) -> None:
         """The window goes with the daemon."""
         super().stopService()
-        if self._child is not None:
-            self._end(self._child)
+        if self._process is not None:
+            self._terminate(self._process)
