@@ -28,9 +28,9 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tests.e2e.processes import megabytes
-from tests.e2e.session import Session
-from tests.e2e.world import Program, World, until
+from tests.e2e.cluster import Program, World, until
+from tests.e2e.desktop_session import Session
+from tests.e2e.process_info import megabytes
 from tests.ports import free_port
 
 #: Seconds until everything must be well again after the last kill.

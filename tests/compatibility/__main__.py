@@ -23,8 +23,8 @@ from tests.compatibility.comparing import Compared, compare
 from tests.compatibility.driving import Driver
 from tests.compatibility.raw import Raw, compare_raw
 from tests.compatibility.table import tables, write
-from tests.e2e.faithful import Twice, twice
-from tests.e2e.world import World
+from tests.e2e.cluster import World
+from tests.e2e.mirrored_requests import Twice, twice
 
 
 def _options() -> argparse.Namespace:

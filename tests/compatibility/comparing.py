@@ -11,7 +11,7 @@ from twisted.internet.threads import deferToThread
 from tests.compatibility.calls import endpoint
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
-from tests.e2e.faithful import Twice
+from tests.e2e.mirrored_requests import Twice
 from tests.fake_ollama import Record
 
 TEXT = "hello ünïcode \N{SNOWMAN}"

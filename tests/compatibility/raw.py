@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.e2e.faithful import Ask, Both, Twice
-from tests.e2e.faithful_cases import BLOB_PATH, HEADS, MODEL, OLLAMA, OTHERS, UNKNOWN
+from tests.e2e.endpoint_cases import BLOB_PATH, HEADS, MODEL, OLLAMA, OTHERS, UNKNOWN
+from tests.e2e.mirrored_requests import Ask, Both, Twice
 
 #: What a request has on its way that Ollama is not told.
 STRIPPED = {"host", "authorization"}

@@ -14,11 +14,11 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
+from tests.e2e.cluster import World
 from tests.e2e.containers import Engine
 from tests.e2e.dockerd import Dockerd, dockerd
-from tests.e2e.faithful import Twice, twice
-from tests.e2e.network_place import Place
-from tests.e2e.world import World
+from tests.e2e.faulty_cluster import Place
+from tests.e2e.mirrored_requests import Twice, twice
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.world import BIN, World
+from tests.e2e.cluster import BIN, World
 
 #: For each operation; the cases that follow from the description alone come on top.
 EXAMPLES = 40

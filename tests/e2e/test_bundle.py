@@ -11,9 +11,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.processes import alive
-from tests.e2e.session import Session, labels
-from tests.e2e.world import BIN, Program, World, until
+from tests.e2e.cluster import BIN, Program, World, until
+from tests.e2e.desktop_session import Session, labels
+from tests.e2e.process_info import alive
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]

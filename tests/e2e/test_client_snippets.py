@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.client_snippets import CLIENTS, COMPATIBILITY, IN, IN_SHELL, TESTED
-from tests.e2e.world import World, until
+from tests.e2e.cluster import World, until
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 

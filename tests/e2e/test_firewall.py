@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import BIN
+from tests.e2e.cluster import BIN
 
 INPUT = ["-P INPUT ACCEPT", "-A INPUT -i ctl+ -j CTLLM"]
 CHAIN = [

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from tests.e2e.world import World, until
+from tests.e2e.cluster import World, until
 from tests.ports import free_port
 
 #: Clear the screen, set the title (OSC), C1's CSI, an override of direction.

@@ -17,12 +17,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
-from tests.e2e.hostile import Fort, fort
-from tests.e2e.processes import children, linux
-from tests.e2e.test_hostile_crowds import MB, pour
+from tests.e2e.cluster import World, until
+from tests.e2e.process_info import children, linux
+from tests.e2e.raw_peers import Fort, fort
+from tests.e2e.test_hostile_load import MB, pour
 from tests.e2e.test_hostile_resources import resident
 from tests.e2e.test_hostile_tunnel import dialled
-from tests.e2e.world import World, until
 
 pytestmark = linux
 HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("e" * 32, "evil")))

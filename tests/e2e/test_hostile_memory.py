@@ -13,10 +13,10 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.network import RawClient
-from tests.e2e.processes import alive, children, linux, megabytes, option, status
+from tests.e2e.cluster import World, until
+from tests.e2e.process_info import alive, children, linux, megabytes, option, status
+from tests.e2e.raw_client import RawClient
 from tests.e2e.test_hostile_resources import line, works
-from tests.e2e.world import World, until
 from tests.fake_ollama import Script
 
 pytestmark = linux

@@ -13,9 +13,9 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.e2e.hostile import Fort, fort
-from tests.e2e.processes import linux
-from tests.e2e.world import World
+from tests.e2e.cluster import World
+from tests.e2e.process_info import linux
+from tests.e2e.raw_peers import Fort, fort
 
 pytestmark = linux
 

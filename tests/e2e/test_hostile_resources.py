@@ -14,9 +14,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.network import RawClient
-from tests.e2e.processes import children, linux, option
-from tests.e2e.world import Program, World, until
+from tests.e2e.cluster import Program, World, until
+from tests.e2e.process_info import children, linux, option
+from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
 
 pytestmark = linux

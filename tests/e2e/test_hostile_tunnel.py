@@ -10,8 +10,8 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.proxy.app import MAX_TUNNELS
-from tests.e2e.processes import children, linux
-from tests.e2e.world import World
+from tests.e2e.cluster import World
+from tests.e2e.process_info import children, linux
 
 pytestmark = linux
 SEED = 20261124

@@ -10,8 +10,8 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
+from tests.e2e.cluster import World, until
 from tests.e2e.test_tls import Secured
-from tests.e2e.world import World, until
 
 #: A name that no resolver knows: whoever reaches it was led there by the proxy.
 HOST = "cloud.example"

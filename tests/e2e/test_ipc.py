@@ -23,8 +23,8 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc.client import IpcClient, protocol
-from tests.e2e.processes import alive, argv, linux, megabytes
-from tests.e2e.world import BIN, Program, World, read_all, until
+from tests.e2e.cluster import BIN, Program, World, read_all, until
+from tests.e2e.process_info import alive, argv, linux, megabytes
 from tests.ports import free_port
 
 BROWSER = """#!/bin/sh

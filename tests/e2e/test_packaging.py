@@ -17,7 +17,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from ctllm import __version__
-from tests.e2e.world import World, until
+from tests.e2e.cluster import World, until
 
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns(

@@ -13,8 +13,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.network import RawClient, Wire, body_of
-from tests.e2e.world import World, until
+from tests.e2e.cluster import World, until
+from tests.e2e.raw_client import RawClient, Wire, body_of
 from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.world import Program, World, until
+from tests.e2e.cluster import Program, World, until
 
 
 def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:

@@ -22,10 +22,10 @@ from twisted.internet.threads import deferToThread
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient, protocol
 from ctllm.ipc.messages import Status
-from tests.e2e.processes import alive
-from tests.e2e.session import Session, entry, labels
+from tests.e2e.cluster import BIN, Program, World, read_all, until
+from tests.e2e.desktop_session import Session, entry, labels
+from tests.e2e.process_info import alive
 from tests.e2e.test_ipc import BROWSER
-from tests.e2e.world import BIN, Program, World, read_all, until
 from tests.ports import free_port
 
 

@@ -1,0 +1,182 @@
+"""An Ollama whose every write a test makes itself, and a client that keeps the chunks as they come.
+
+Neither knows more of HTTP than it needs: what one writes and the other gets is what is on the wire.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+
+from tests.e2e.cluster import until
+
+#: What the desktop asks to know how its Ollama is.
+CHEAP = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
+
+
+def chunk(data: bytes) -> bytes:
+    """`data` as one chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Asked(Protocol):
+    """One connection of the desktop's, and what was asked on it last."""
+
+    transport: Any
+
+    def __init__(self, ollama: HandMade) -> None:
+        self._ollama = ollama
+        self._unread = b""
+        self._left = 0  # bytes of a request's body that are still to come
+        self.path = ""
+        self.headers: dict[str, str] = {}
+        self.gone = False
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._unread += data
+        while True:
+            body, self._unread = self._unread[: self._left], self._unread[self._left :]
+            self._left -= len(body)
+            head, found, rest = self._unread.partition(b"\r\n\r\n")
+            if self._left or not found:
+                return
+            self._unread = rest
+            self._begun(head.decode("latin-1"))
+
+    def _begun(self, head: str) -> None:
+        first, *lines = head.split("\r\n")
+        self.headers = {n.lower(): v for n, _, v in (line.partition(": ") for line in lines)}
+        self.path = first.split(" ")[1]
+        self._left = int(self.headers.get("content-length", 0))
+        if self.path in CHEAP:
+            body = json.dumps(CHEAP[self.path]).encode()
+            self.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        else:
+            self._ollama.asked.append(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone = True
+
+    def write(self, data: bytes) -> None:
+        """Send these bytes, now and in one write as far as the system takes them."""
+        self.transport.write(data)
+
+    def begin(self, kind: str, *headers: str) -> None:
+        """The head of an answer in chunks."""
+        lines = ["HTTP/1.1 200 OK", f"Content-Type: {kind}", "Transfer-Encoding: chunked", *headers]
+        self.write("\r\n".join([*lines, "", ""]).encode())
+
+
+class HandMade(Factory):
+    """Listens as an Ollama; `asked` are the requests that wait for the test to answer them."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.made: list[Asked] = []
+        self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
+        self.port: int = self.listening.getHost().port
+
+    def buildProtocol(self, addr: Any) -> Asked:
+        made = Asked(self)
+        self.made.append(made)
+        return made
+
+    async def next(self) -> Asked:
+        """The next request, once it has come."""
+        await until(lambda: self.asked, "a request to arrive")
+        return self.asked.pop(0)
+
+    async def stopListening(self) -> None:
+        await self.listening.stopListening()
+        for made in self.made:
+            if not made.gone:
+                made.transport.abortConnection()
+        await until(lambda: all(made.gone for made in self.made), "its connections to close")
+
+
+class Chunks(Protocol):
+    """A client that asks once and keeps the answer's chunks, each as the wire delimits it."""
+
+    transport: Any
+
+    def __init__(self, asked: bytes) -> None:
+        self._asked = asked
+        self._unread = bytearray()
+        self.head = ""
+        self.chunks: list[bytes] = []
+        self.whole = False
+        self.gone = False
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.transport.write(self._asked)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._unread += data
+        if not self.head:
+            end = self._unread.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self.head = self._unread[:end].decode("latin-1")
+            del self._unread[: end + 4]
+        while not self.whole and self._take():
+            pass
+
+    def _take(self) -> bool:
+        """Take one chunk, if it is all there."""
+        size, found, _ = self._unread[:20].partition(b"\r\n")
+        start = len(size) + 2
+        end = start + int(size, 16) if found else 0
+        if not found or len(self._unread) < end + 2:
+            return False
+        assert self._unread[end : end + 2] == b"\r\n"
+        if end > start:
+            self.chunks.append(bytes(self._unread[start:end]))
+        else:
+            self.whole = True
+        del self._unread[: end + 2]
+        return True
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.gone = True
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of a chunk has come that is not whole yet."""
+        return bool(self._unread)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.chunks)
+
+    async def close(self) -> None:
+        """Leave, and wait until that is done."""
+        if not self.gone:
+            self.transport.abortConnection()
+        await until(lambda: self.gone, "the client's connection to close")
+
+
+async def ask(port: int, path: str, token: str, *headers: str) -> Chunks:
+    """Ask `path` for a stream."""
+    body = json.dumps({"model": "m", "stream": True}).encode()
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]
+    made = Factory()
+    made.noisy = False
+    asked = "\r\n".join(lines).encode() + body
+    made.buildProtocol = lambda addr: Chunks(asked)  # type: ignore[method-assign]
+    client: Chunks = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
+    return client

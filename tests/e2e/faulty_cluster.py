@@ -1,0 +1,192 @@
+"""A cloud with a wire in each half of its network, and a client that never blocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h11
+from twisted.internet import reactor
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+
+from tests.e2e.cluster import Program, World, until
+from tests.e2e.fixed_response_upstream import Numbers
+from tests.e2e.network_relay import Wire
+
+
+class Reader(Protocol):
+    """One request and its answer as it comes. `whole` is a clean end, `over` any end."""
+
+    transport: Any
+
+    def __init__(self, head: bytes, body: bytes) -> None:
+        self._asked = head + body
+        self._h11 = h11.Connection(h11.CLIENT)
+        self._h11.send(
+            h11.Request(method=head.split(b" ")[0], target=b"/", headers=[("Host", "x")])
+        )
+        self._h11.send(h11.EndOfMessage())
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.whole = self.over = False
+        self.ended_at = 0.0
+
+    def connectionMade(self) -> None:
+        self.transport.write(self._asked)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._h11.receive_data(data)
+        while not self.whole:
+            event = self._h11.next_event()
+            if isinstance(event, h11.Response):
+                self.status = event.status_code
+                self.headers = {n.decode(): v.decode() for n, v in event.headers}
+            elif isinstance(event, h11.Data):
+                self.body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                self.whole = self.over = True
+                self.ended_at = reactor.seconds()
+                self.transport.loseConnection()
+            else:
+                return
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self.over = True
+
+    def leave(self) -> None:
+        if not self.over:
+            self.transport.abortConnection()
+
+    @property
+    def lines(self) -> int:
+        return self.body.count(b"\n")
+
+    @property
+    def kept(self) -> bytes:
+        """The whole lines of the answer, without the error that ended it."""
+        lines = bytes(self.body).splitlines(keepends=True)
+        return b"".join(ln for ln in lines if ln.endswith(b"\n") and not ln.startswith(b'{"error"'))
+
+    async def until_lines(self, count: int) -> None:
+        await until(lambda: self.lines >= count or self.over, f"{count} lines")
+        assert not self.over, (self.status, bytes(self.body[-300:]))
+
+    async def end(self, patience: float = 60.0) -> Reader:
+        await until(lambda: self.over, f"the end, after {self.lines} lines", patience)
+        return self
+
+
+async def ask(
+    port: int, method: str, path: str, token: str, body: Any = None, **headers: str
+) -> Reader:
+    """Ask; gives the reader as soon as it is connected. `ctllm_resume` is the header's name."""
+    data = b"" if body is None else json.dumps(body).encode()
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
+    made = Factory()
+    made.noisy = False
+    made.buildProtocol = lambda addr: Reader(head, data)  # type: ignore[method-assign]
+    reader: Reader = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
+    return reader
+
+
+class Place:
+    """A cloud behind the wire `front`, and desktops of alice's, each behind a wire of its own."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.numbers = Numbers()
+        world.ports.append(self.numbers)
+        self.wires: list[Wire] = []
+        self.desktops: list[Program] = []
+        self.readers: list[Reader] = []
+        self.cloud_options: tuple[str, ...] = ()
+        self.token = ""
+        self.ollama = self.numbers.port
+        self.cloud: Program
+
+    async def start(self, *cloud_options: str) -> Place:
+        self.cloud_options = cloud_options
+        self.cloud = await self.world.cloud(*cloud_options)
+        self.front = Wire(self.world.cloud_port)
+        self.world.ports.append(self.front)
+        self.token = await self.world.token("alice")
+        return self
+
+    async def desktop(self, *options: str) -> Wire:
+        """Another desktop of alice's, named by its number from 0; gives its half of the network."""
+        wire = Wire(self.world.cloud_port)
+        self.world.ports.append(wire)
+        state = f"alice-{len(self.wires)}"
+        link = await self.world.invite("alice")
+        link = link.replace(f":{self.world.cloud_port}", f":{wire.port}")
+        await self.world.command(state, "login", link)
+        self.wires.append(wire)
+        self.desktops.append(self.run_desktop(len(self.wires) - 1, *options))
+        await self.connected(len(self.desktops) - 1)
+        return wire
+
+    def run_desktop(self, number: int, *options: str) -> Program:
+        ollama = f"--ollama=127.0.0.1:{self.ollama}"
+        name = f"--desktop-name={number}"
+        return self.world.place(
+            "desktop", f"alice-{number}", ollama, "--endpoint=off", name, *options
+        )
+
+    async def connected(self, number: int) -> None:
+        """Wait until a desktop that was just run is connected."""
+        program = self.desktops[number]
+        try:
+            await until(lambda: "bridge: connected" in program.printed, f"desktop {number}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{program.printed}\n{self.cloud.printed}") from None
+
+    async def chat(self, lines: int, interval: float = 0.0, pad: int = 0, **headers: str) -> Reader:
+        """Ask for numbered lines, through the wire `front`."""
+        body = {"model": "numbers", "lines": lines, "interval": interval, "pad": pad}
+        token = headers.pop("token", self.token)
+        reader = await ask(self.front.port, "POST", "/api/chat", token, body, **headers)
+        self.readers.append(reader)
+        return reader
+
+    async def world_chat(self, lines: int, interval: float, **headers: str) -> Reader:
+        """The same without a wire between the client and the cloud."""
+        body = {"model": "numbers", "lines": lines, "interval": interval}
+        port = self.world.cloud_port
+        reader = await ask(port, "POST", "/api/chat", self.token, body, **headers)
+        self.readers.append(reader)
+        return reader
+
+    async def take_up(self, exchange: str, offset: int, token: str = "") -> Reader:
+        """Ask for the rest of an answer."""
+        path = f"/ctllm/exchanges/{exchange}?from={offset}"
+        reader = await ask(self.front.port, "GET", path, token or self.token)
+        self.readers.append(reader)
+        return reader
+
+    async def proxy(self) -> dict[str, Any]:
+        """What the proxy says of itself."""
+        _, _, body = await self.world.http("GET", "/ctllm/proxy", token=self.token)
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+    async def metric(self, name: str) -> float:
+        port = self.world.metrics_port
+        _, _, body = await self.world.http("GET", "/metrics", port=port)
+        for found in body.decode().splitlines():
+            if found.startswith(name + " "):
+                return float(found.split()[-1])
+        raise AssertionError(f"no metric {name}")
+
+    def proxy_pid(self) -> int:
+        children = Path(f"/proc/{self.cloud.pid}/task/{self.cloud.pid}/children").read_text()
+        return int(children.split()[0])
+
+    def leave(self) -> None:
+        """Let every reader go, so that nothing of them outlives the test."""
+        for reader in self.readers:
+            reader.leave()

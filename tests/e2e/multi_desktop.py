@@ -1,0 +1,84 @@
+"""A world with several desktops of one user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ollama
+import openai
+
+from tests.e2e.cluster import World, until
+from tests.fake_ollama import FakeOllama
+
+
+class House(World):
+    """A world with a cloud, and desktops of alice's in the study and the attic."""
+
+    def __init__(self, folder: Any) -> None:
+        super().__init__(folder)
+        self.ollamas: dict[str, FakeOllama] = {}
+        self.pid = 0
+
+    async def start(self) -> None:
+        self.pid = (await self.cloud()).pid
+        await self.furnish("study", "llama3.2", "shared-model")
+        await self.furnish("attic", "qwen3:4b", "shared-model", "nomic-embed-text")
+        self.key = await self.command("study", "keys", "add", "--manage", "tests")
+        self.alice = await self.token("alice")
+        await self.key_works()
+        await self.knows("study", "attic")
+
+    async def furnish(self, room: str, *models: str, looks: int = 600) -> Any:
+        """A desktop that looks for changes so seldom that only exchanges make it look."""
+        self.ollamas[room], port = self.start_ollama(*models)
+        options = (f"--desktop-name={room}", f"--ollama-check-seconds={looks}")
+        return await self.desktop("alice", port, *options, state=room)
+
+    async def clear(self, room: str, desktop: Any) -> None:
+        """Stop a desktop for good."""
+        await desktop.stop()
+        del self.ollamas[room]
+        await self.knows(*self.ollamas)
+
+    async def tidy(self) -> None:
+        """The models that there were at first, and no memory of requests."""
+        for room, fake_ollama in self.ollamas.items():
+            fake_ollama.reset()
+            await self.http(
+                "DELETE", "/api/delete", {"model": "-"}, self.key, {"Ctllm-Desktop": room}
+            )
+        await self.knows(*self.ollamas)
+        for fake_ollama in self.ollamas.values():
+            fake_ollama.reset()
+
+    async def knows(self, *rooms: str) -> None:
+        """Wait until these desktops are connected, and have told of the models they have."""
+
+        async def known() -> bool:
+            told = {each["name"]: each["models"] for each in await self.desktops(self.alice)}
+            return told == {room: self.ollamas[room].models for room in rooms}
+
+        await until(known, f"{rooms} to be known with their models")
+
+    def ollama_client(self, **headers: str) -> ollama.Client:
+        headers = {"Authorization": f"Bearer {self.key}", **headers}
+        return ollama.Client(host=self.url, headers=headers)
+
+    def openai_client(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def asked(self, path: str) -> list[str]:
+        """The rooms whose Ollama got a request for `path`, in the order of rooms."""
+        return [
+            room
+            for room, fake_ollama in self.ollamas.items()
+            for record in fake_ollama.requests
+            if record.path == path
+        ]
+
+    def proxy_memory(self) -> int:
+        """Resident bytes of alice's streaming proxy."""
+        with open(f"/proc/{self.pid}/task/{self.pid}/children") as children:
+            (proxy,) = children.read().split()
+        with open(f"/proc/{proxy}/statm") as statm:
+            return int(statm.read().split()[1]) * 4096

@@ -1,0 +1,133 @@
+"""Much data, and readers that do not keep up: no process may hold more than its windows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.cluster import World
+from tests.e2e.process_info import children, linux
+from tests.e2e.raw_client import RawClient
+from tests.fake_ollama import Script
+
+MB = 1 << 20
+#: How much is sent; set it to 2048 to see the same for two gigabytes.
+AMOUNT = int(os.environ.get("CTLLM_TEST_MEGABYTES", "64")) * MB
+#: The most that any process may grow by.
+MOST = 32 * MB
+#: How long the slow reader stands still; a minute shows the same.
+STALL = float(os.environ.get("CTLLM_TEST_STALL", "10"))
+CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def resident(pid: int, what: str) -> int:
+    """Bytes of memory of a process: VmRSS is what it has now, VmHWM the most it ever had."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (found,) = [line.split()[1] for line in lines if line.startswith(what + ":")]
+    return int(found) * 1024
+
+
+class Growth:
+    """How much the processes of a world grow from here on."""
+
+    def __init__(self, world: World) -> None:
+        cloud, desktop = world.programs[:2]
+        (proxy,) = children(cloud.pid)
+        self._pids = {"cloud": cloud.pid, "desktop": desktop.pid, "proxy": proxy}
+        self._before = {name: resident(pid, "VmRSS") for name, pid in self._pids.items()}
+
+    def __call__(self) -> dict[str, int]:
+        most = {name: resident(pid, "VmHWM") for name, pid in self._pids.items()}
+        return {name: most[name] - self._before[name] for name in most}
+
+    def check(self) -> None:
+        grown = self()
+        print({name: f"{size / MB:.1f} MB" for name, size in grown.items()})
+        assert max(grown.values()) < MOST, grown
+
+
+def pieces(amount: int) -> Iterator[bytes]:
+    for number in range(amount // MB):
+        yield bytes([number % 256]) * MB
+
+
+async def started(world: World) -> Growth:
+    await world.cloud()
+    world.ollama, port = world.start_ollama("llama3.2")
+    await world.desktop("alice", port)
+    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
+    await world.key_works()
+    return Growth(world)
+
+
+def upload(world: World, digest: str) -> bytes:
+    client = RawClient(world.cloud_port)
+    lines = [f"POST /api/blobs/sha256:{digest} HTTP/1.1", "Host: x", f"Content-Length: {AMOUNT}"]
+    lines += [f"Authorization: Bearer {world.key}", "", ""]
+    client.socket.sendall("\r\n".join(lines).encode())
+    for piece in pieces(AMOUNT):
+        client.socket.sendall(piece)
+    return client.until(b"\r\n\r\n")
+
+
+def download(world: World, stall: float = 0.0) -> tuple[int, float]:
+    """Read a chat to its end: how many bytes of it came, and when it was whole."""
+    client = RawClient(world.cloud_port).ask("POST", "/api/chat", world.key, CHAT)
+    got, tail = 0, b""
+    if stall:
+        client.until(b"\r\n\r\n")
+        time.sleep(stall)
+    while not tail.endswith(b"\r\n0\r\n\r\n"):
+        piece = client.socket.recv(MB)
+        assert piece, tail
+        got, tail = got + len(piece), (tail + piece)[-100:]
+    client.socket.close()
+    return got, time.monotonic()
+
+
+@linux
+@ensureDeferred
+async def test_a_large_upload(world: World) -> None:
+    """It arrives as it was sent, and passes through every process a little at a time."""
+    growth = await started(world)
+    hashed = hashlib.sha256()
+    for piece in pieces(AMOUNT):
+        hashed.update(piece)
+    answer = await deferToThread(upload, world, hashed.hexdigest())
+    assert answer.startswith(b"HTTP/1.1 201"), answer
+    [record] = [r for r in world.ollama.requests if r.path.startswith("/api/blobs")]
+    assert (record.body_length, record.body_sha256) == (AMOUNT, hashed.hexdigest())
+    growth.check()
+
+
+@linux
+@ensureDeferred
+async def test_a_large_answer(world: World) -> None:
+    """All of it comes, and no process keeps it."""
+    growth = await started(world)
+    world.ollama.script("/api/chat", Script(size=AMOUNT, line_bytes=16_000, line_interval=0))
+    got, _ = await deferToThread(download, world)
+    assert got >= AMOUNT
+    growth.check()
+
+
+@linux
+@ensureDeferred
+async def test_who_stalls_slows_nobody_else(world: World) -> None:
+    """A reader beside one that stands still has all of its answer meanwhile."""
+    growth = await started(world)
+    script = Script(size=8 * MB, line_bytes=16_000, line_interval=0)
+    world.ollama.script("/api/chat", script)
+    stalled = deferToThread(download, world, STALL)
+    await world.ollama.wait_for(lambda record: record.lines_sent > 0)
+    _, read = await deferToThread(download, world)
+    got, last = await stalled
+    assert read < last, "the one that read had to wait for the one that did not"
+    assert got > 7 * MB
+    growth.check()

@@ -1,0 +1,194 @@
+"""The desktop's half of the network fails, in each way that networks have; the answer goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+
+from tests.e2e.cluster import until
+from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.fixed_response_upstream import sha256, whole
+from tests.e2e.network_relay import Wire
+
+#: Seconds in which a dead network is found with the default settings, and what a busy machine adds.
+FOUND, SLACK = 8.0, 4.0
+
+
+async def together(*doing: Coroutine[Any, Any, None]) -> None:
+    """Wait for all; the first failure is the test's."""
+    await DeferredList([Deferred.fromCoroutine(one) for one in doing], fireOnOneErrback=True)
+
+
+async def direct(place: Place, lines: int) -> str:
+    """The hash of the answer without ctllm."""
+    body = {"model": "numbers", "lines": lines}
+    reader = await ask(place.numbers.port, "POST", "/api/chat", "none", body)
+    await reader.end()
+    assert reader.whole
+    return sha256(bytes(reader.body))
+
+
+@ensureDeferred
+async def test_cut_dark_or_moved_the_answer_goes_on(place: Place) -> None:
+    """With the settings as they come: found within seconds, back, and byte-exact to the end."""
+    await place.start()
+    told: dict[str, float] = {}
+
+    async def through(name: str, fail: Callable[[Wire], Awaitable[None]], limit: float) -> None:
+        reader = await place.chat(380, 0.05, ctllm_desktop=str(names.index(name)))
+        await reader.until_lines(20)
+        wire = place.wires[names.index(name)]
+        began = reactor.seconds()
+        await fail(wire)
+        missing = reader.lines
+        began = max(began, reactor.seconds())
+        await until(lambda: reader.lines > missing + 20 or reader.over, f"{name} to go on")
+        told[name] = reactor.seconds() - began
+        assert told[name] < limit + SLACK
+        await reader.end()
+        assert reader.whole
+        assert sha256(bytes(reader.body)) == expected, name
+
+    async def cut(wire: Wire) -> None:
+        wire.cut()
+
+    async def moved(wire: Wire) -> None:
+        wire.blackhole("pass")
+
+    async def dark(wire: Wire) -> None:
+        wire.blackhole("dark")  # dials go nowhere too, as where the whole network is gone
+        await deferLater(reactor, FOUND + 4)
+        wire.heal()
+
+    names = ["cut", "moved", "dark"]
+    for _ in names:
+        await place.desktop()
+    expected = await direct(place, 380)
+    await together(
+        through("cut", cut, 1), through("moved", moved, FOUND + 1), through("dark", dark, 10)
+    )
+    print({name: round(seconds, 2) for name, seconds in told.items()})
+    assert place.numbers.asked == 1 + len(names)  # nothing was asked of Ollama twice
+    await until(lambda: not place.numbers.under_way, "Ollama to rest")
+
+
+@ensureDeferred
+async def test_a_slow_network_is_not_a_dead_one(place: Place) -> None:
+    """Pongs wait behind what is queued for longer than pings wait for them; nothing is cut."""
+    pings = ("--ping-seconds=1", "--ping-timeout-seconds=2")
+    await place.start(*pings)
+    wire = await place.desktop(*pings)
+    wire.throttle(20_000)
+    answers = [await place.chat(60, 0, 1000) for _ in range(4)]
+    body = {"model": "numbers", "lines": 10, "filling": "x" * 200_000}
+    upload = await ask(place.front.port, "POST", "/api/chat", place.token, body)
+    for reader in (*answers, upload):
+        await reader.end()
+        assert reader.whole
+    assert {sha256(bytes(answer.body)) for answer in answers} == {sha256(whole(60, 1000))}
+    assert bytes(upload.body) == whole(10)
+    assert place.desktops[0].printed.count("bridge: connected") == 1
+
+
+@ensureDeferred
+async def test_the_newest_connection_replaces_one_that_is_half_open(place: Place) -> None:
+    """At once: the cloud alone would not find out for minutes. What was under way goes on."""
+    await place.start("--ping-seconds=60", "--ping-timeout-seconds=60")
+    wire = await place.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    old = await place.chat(120, 0.05)
+    await old.until_lines(10)
+    dialled: list[float] = []
+
+    def watch(data: bytes) -> bytes:
+        if data.startswith(b"GET /ws/tunnel"):
+            dialled.append(reactor.seconds())
+        return data
+
+    wire.up.tamper = watch
+    wire.blackhole("pass")
+    await until(lambda: dialled, "the bridge to dial")
+    await served_within(place, 3.0)
+    await old.end()
+    assert old.whole
+    assert sha256(bytes(old.body)) == sha256(whole(120))
+
+
+async def served_within(place: Place, limit: float) -> Reader:
+    """A new answer is had, at the latest so many seconds from now."""
+    began = reactor.seconds()
+    while True:
+        reader = await (await place.chat(3)).end()
+        if reader.status == 200 and reader.whole:
+            assert reactor.seconds() - began < limit
+            print("served after", round(reactor.seconds() - began, 3))
+            return reader
+        assert reactor.seconds() - began < limit, (reader.status, bytes(reader.body))
+        await deferLater(reactor, 0.05)
+
+
+@ensureDeferred
+async def test_a_desktop_that_starts_again_replaces_itself(place: Place) -> None:
+    """Power lost, no word said: the desktop that is back serves at once; its old answers fail."""
+    await place.start("--ping-seconds=60", "--ping-timeout-seconds=60")
+    wire = await place.desktop()
+    old = await place.chat(2000, 0.05)
+    await old.until_lines(10)
+    wire.blackhole("pass")
+    await place.desktops[0].stop(signal.SIGKILL)
+    place.desktops[0] = place.run_desktop(0)
+    await place.connected(0)
+    await served_within(place, 3.0)
+    await old.end(5)
+    assert not old.whole
+    assert b"restarted" in old.body
+    await until(lambda: not place.numbers.under_way, "Ollama to rest")
+
+
+@ensureDeferred
+async def test_a_network_of_many_moods(place: Place) -> None:
+    """Far away, slow, and cut at every second moment: the answer is the same."""
+    await place.start()
+    wire = await place.desktop()
+    wire.delay(80)
+    wire.throttle(100_000)
+    rng = random.Random(8)
+    reader = await place.chat(250, 0.01, 200)
+    while not reader.over:
+        await deferLater(reactor, rng.uniform(0.5, 2.5))
+        wire.cut()
+    assert reader.whole
+    assert sha256(bytes(reader.body)) == sha256(whole(250, 200))
+
+
+@ensureDeferred
+async def test_nothing_is_left_of_a_connection_that_died_full(place: Place) -> None:
+    """What the cloud still had to say to a dead connection is let go after some seconds."""
+    await place.start()
+    wire = await place.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    await (await place.chat(3)).end()
+    before = sockets(place.cloud.pid)
+    wire.blackhole("pass")
+    body = {"model": "numbers", "lines": 3, "filling": "x" * 250_000}
+    for _ in range(60):  # more than the system takes off the cloud's hands
+        place.readers.append(await ask(place.front.port, "POST", "/api/chat", place.token, body))
+    for reader in place.readers:
+        await reader.end()
+        assert reader.whole
+    assert sockets(place.cloud.pid) > before
+    await until(lambda: sockets(place.cloud.pid) <= before, "the dead one to be let go", 40)
+
+
+def sockets(pid: int) -> int:
+    """How many connections over TCP a process has."""
+    kept = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()}
+    tcp = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return sum(f"socket:[{fields[9]}]" in kept for fields in tcp)

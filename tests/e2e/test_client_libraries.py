@@ -1,0 +1,216 @@
+"""The real clients, unchanged, through the real processes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import ollama
+import openai
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.cluster import World
+from tests.fake_ollama import Script
+
+T = TypeVar("T")
+MODEL = "llama3.2"
+HELLO = [{"role": "user", "content": "hello there"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
+
+
+def ollama_client(world: World) -> ollama.Client:
+    return ollama.Client(host=world.url, headers={"Authorization": f"Bearer {world.key}"})
+
+
+def openai_client(world: World) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{world.url}/v1", api_key=world.key, max_retries=0)
+
+
+async def by_ollama(world: World, work: Callable[[ollama.Client], T]) -> T:
+    return await deferToThread(lambda: work(ollama_client(world)))
+
+
+async def by_openai(world: World, work: Callable[[openai.OpenAI], T]) -> T:
+    return await deferToThread(lambda: work(openai_client(world)))
+
+
+@pytest.fixture(autouse=True)
+def fresh(shared: World) -> None:
+    shared.ollama.reset()
+
+
+@ensureDeferred
+async def test_ollama_chats_in_a_stream(shared: World) -> None:
+    """Each piece arrives by itself, and the last says that it is done."""
+    parts = await by_ollama(
+        shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True))
+    )
+    said = "".join(part.message.content for part in parts)
+    assert "hello there" in said
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+    assert len(parts) > 3
+
+
+@ensureDeferred
+async def test_ollama_chats_at_once(shared: World) -> None:
+    """`stream: false` gives one answer."""
+    answer = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
+    assert "hello there" in answer.message.content
+    assert answer.done
+
+
+@ensureDeferred
+async def test_ollama_generates_both_ways(shared: World) -> None:
+    """generate, streaming and not, says the same."""
+    whole = await by_ollama(shared, lambda c: c.generate(model=MODEL, prompt="echo me"))
+    parts = await by_ollama(
+        shared, lambda c: list(c.generate(model=MODEL, prompt="echo me", stream=True))
+    )
+    assert "".join(part.response for part in parts) == whole.response
+    assert "echo me" in whole.response
+
+
+@ensureDeferred
+async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: World) -> None:
+    """The calls that do not stream."""
+    embedded = await by_ollama(
+        shared, lambda c: c.embed(model="nomic-embed-text", input=["one", "two"])
+    )
+    assert len(embedded.embeddings) == 2
+    listed = await by_ollama(shared, lambda c: c.list())
+    assert {model.model for model in listed.models} >= {"llama3.2", "nomic-embed-text"} or {
+        model.model for model in listed.models
+    } >= {"llama3.2:latest", "nomic-embed-text:latest"}
+    shown = await by_ollama(shared, lambda c: c.show(MODEL))
+    assert shown.details is not None
+    assert (await by_ollama(shared, lambda c: c.ps())) is not None
+
+
+@ensureDeferred
+async def test_ollama_pulls_with_progress(shared: World) -> None:
+    """The progress arrives line by line, and the model is there afterwards."""
+    steps = await by_ollama(shared, lambda c: list(c.pull("tiny", stream=True)))
+    assert len(steps) > 2
+    assert any(step.completed for step in steps)
+    assert steps[-1].status == "success"
+    names = [m.model for m in (await by_ollama(shared, lambda c: c.list())).models]
+    assert any(name.startswith("tiny") for name in names)
+
+
+@ensureDeferred
+async def test_ollama_calls_tools_and_sees_images(shared: World) -> None:
+    """Tools come back as calls; images go up as they are."""
+    called = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER]))
+    assert called.message.tool_calls[0].function.name == "weather"
+    message = [{"role": "user", "content": "what is this", "images": [PNG]}]
+    await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=message))
+    record = [r for r in shared.ollama.requests if r.target == "/api/chat"][-1]
+    assert json.loads(record.body)["messages"][0]["images"] == [PNG]
+
+
+@ensureDeferred
+async def test_openai_chats_both_ways(shared: World) -> None:
+    """Server-sent events up to [DONE], and one answer without streaming."""
+
+    def streamed(client: openai.OpenAI) -> str:
+        chunks = client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+
+    whole = await by_openai(
+        shared, lambda c: c.chat.completions.create(model=MODEL, messages=HELLO)
+    )
+    assert whole.choices[0].message.content == await by_openai(shared, streamed)
+    assert "hello there" in whole.choices[0].message.content
+
+
+@ensureDeferred
+async def test_openai_tools_embeddings_models_and_responses(shared: World) -> None:
+    """The rest of OpenAI's dialect that Ollama speaks."""
+    called = await by_openai(
+        shared,
+        lambda c: c.chat.completions.create(model=MODEL, messages=HELLO, tools=[WEATHER]),
+    )
+    assert called.choices[0].message.tool_calls[0].function.name == "weather"
+    embedded = await by_openai(
+        shared, lambda c: c.embeddings.create(model="nomic-embed-text", input="one")
+    )
+    assert embedded.data[0].embedding
+    listed = await by_openai(shared, lambda c: [model.id for model in c.models.list()])
+    assert any(name.startswith(MODEL) for name in listed)
+    events = await by_openai(
+        shared,
+        lambda c: [e.type for e in c.responses.create(model=MODEL, input="hi", stream=True)],
+    )
+    assert events[0] == "response.created"
+    assert events[-1] == "response.completed"
+
+
+@ensureDeferred
+async def test_openai_sends_images(shared: World) -> None:
+    """A data URL goes up as it is."""
+    content = [
+        {"type": "text", "text": "what is this"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
+    ]
+    messages: Any = [{"role": "user", "content": content}]
+    await by_openai(shared, lambda c: c.chat.completions.create(model=MODEL, messages=messages))
+    record = [r for r in shared.ollama.requests if r.target == "/v1/chat/completions"][-1]
+    assert json.loads(record.body)["messages"][0]["content"] == content
+
+
+@ensureDeferred
+async def test_errors_before_the_stream_are_ollamas_own(shared: World) -> None:
+    """Status and words as Ollama gave them, in each client's own error."""
+    with pytest.raises(ollama.ResponseError) as by_own:
+        await by_ollama(shared, lambda c: c.chat(model="missing", messages=HELLO))
+    assert by_own.value.status_code == 404
+    assert "missing" in by_own.value.error
+    with pytest.raises(openai.NotFoundError):
+        await by_openai(
+            shared, lambda c: c.chat.completions.create(model="missing", messages=HELLO)
+        )
+    shared.ollama.script(
+        "/api/chat", Script(error_before=(429, '{"error":"slow down"}', {"Retry-After": "7"}))
+    )
+    status, headers, body = await shared.http(
+        "POST", "/api/chat", {"model": MODEL, "messages": HELLO}, shared.key
+    )
+    assert (status, headers["retry-after"], body) == (429, "7", b'{"error":"slow down"}')
+
+
+@ensureDeferred
+async def test_errors_in_the_stream_pass_on(shared: World) -> None:
+    """A line with an error after status 200 makes the client raise."""
+    shared.ollama.script("/api/chat", Script(error_in_stream=(2, "the model fell over")))
+    with pytest.raises(ollama.ResponseError, match="fell over"):
+        await by_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
+
+
+@ensureDeferred
+async def test_an_ollama_that_dies_in_mid_answer_is_no_success(shared: World) -> None:
+    """Both clients raise: nothing pretends that the answer was whole."""
+    shared.ollama.script("/api/chat", Script(break_after=2))
+    with pytest.raises(ollama.ResponseError, match="broke off"):
+        await by_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
+    shared.ollama.script("/v1/chat/completions", Script(break_after=2))
+    with pytest.raises(openai.APIError):
+        await by_openai(
+            shared,
+            lambda c: list(c.chat.completions.create(model=MODEL, messages=HELLO, stream=True)),
+        )

@@ -1,0 +1,114 @@
+"""Anthropic's SDK and LangChain, unchanged, through the real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anthropic
+import httpx
+import ollama
+import pytest
+from langchain_core.tools import tool
+from langchain_ollama import ChatOllama, OllamaEmbeddings
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.cluster import World
+from tests.fake_ollama import Script
+
+T = TypeVar("T")
+MODEL = "llama3.2"
+HELLO: Any = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture(autouse=True)
+def fresh(shared: World) -> None:
+    shared.ollama.reset()
+
+
+async def by_anthropic(world: World, work: Callable[[anthropic.Anthropic], T]) -> T:
+    client = anthropic.Anthropic(base_url=world.url, api_key=world.key, max_retries=0)
+    return await deferToThread(lambda: work(client))
+
+
+def chat_model(world: World) -> ChatOllama:
+    headers = {"headers": {"Authorization": f"Bearer {world.key}"}}
+    return ChatOllama(model=MODEL, base_url=world.url, client_kwargs=headers)
+
+
+def streamed(client: anthropic.Anthropic) -> tuple[str, str | None]:
+    """What was said, and how the message says that it ended."""
+    with client.messages.stream(model=MODEL, max_tokens=99, messages=HELLO) as stream:
+        said = "".join(stream.text_stream)
+        return said, stream.get_final_message().stop_reason
+
+
+@tool
+def weather(city: str) -> str:
+    """The weather of a city."""
+    return f"fair in {city}"
+
+
+@ensureDeferred
+async def test_anthropic_both_ways(shared: World) -> None:
+    """Streaming or not, the same is said, and the end is Anthropic's."""
+    whole = await by_anthropic(
+        shared, lambda c: c.messages.create(model=MODEL, max_tokens=99, messages=HELLO)
+    )
+    said, reason = await by_anthropic(shared, streamed)
+    assert "hello there" in said
+    assert (whole.content[0].text, whole.stop_reason) == (said, reason)
+
+
+@ensureDeferred
+async def test_anthropic_errors(shared: World) -> None:
+    """Before the stream its own error with the status; a model that dies in mid-answer raises."""
+    with pytest.raises(anthropic.NotFoundError):
+        await by_anthropic(
+            shared, lambda c: c.messages.create(model="missing", max_tokens=9, messages=HELLO)
+        )
+    shared.ollama.script("/v1/messages", Script(break_after=3))
+    with pytest.raises((anthropic.APIError, httpx.HTTPError)):
+        await by_anthropic(shared, streamed)
+
+
+@ensureDeferred
+async def test_anthropic_errors_in_the_stream(shared: World) -> None:
+    """An error event passes on, and raises."""
+    shared.ollama.script("/v1/messages", Script(error_in_stream=(3, "the model fell over")))
+    with pytest.raises(anthropic.APIError, match="fell over"):
+        await by_anthropic(shared, streamed)
+
+
+@ensureDeferred
+async def test_langchain_says_embeds_and_calls(shared: World) -> None:
+    """invoke, stream, tools and embeddings."""
+    model = chat_model(shared)
+    whole = await deferToThread(model.invoke, "hello there")
+    parts = await deferToThread(lambda: list(model.stream("hello there")))
+    assert "hello there" in whole.content
+    assert "".join(part.content for part in parts) == whole.content
+    assert len(parts) > 3
+    called = await deferToThread(model.bind_tools([weather]).invoke, "hello there")
+    assert called.tool_calls[0]["name"] == "weather"
+    headers = {"headers": {"Authorization": f"Bearer {shared.key}"}}
+    embeddings = OllamaEmbeddings(
+        model="nomic-embed-text", base_url=shared.url, client_kwargs=headers
+    )
+    assert len(await deferToThread(embeddings.embed_documents, ["one", "two"])) == 2
+
+
+@ensureDeferred
+async def test_langchain_errors(shared: World) -> None:
+    """A missing model, an error in the stream, and a model that dies in mid-answer raise."""
+    model = chat_model(shared)
+    shared.ollama.script("/api/chat", Script(error_before=(404, '{"error":"no such model"}', {})))
+    with pytest.raises(ollama.ResponseError, match="no such model"):
+        await deferToThread(model.invoke, "hello")
+    shared.ollama.script("/api/chat", Script(error_in_stream=(2, "the model fell over")))
+    with pytest.raises(ollama.ResponseError, match="fell over"):
+        await deferToThread(lambda: list(model.stream("hello")))
+    shared.ollama.script("/api/chat", Script(break_after=2))
+    with pytest.raises(ollama.ResponseError, match="broke off"):
+        await deferToThread(lambda: list(model.stream("hello")))

@@ -1,0 +1,132 @@
+"""Bytes change on the way, where no TLS would notice: an error and another try, never a hang."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.task import deferLater
+
+from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.fixed_response_upstream import whole
+from tests.e2e.network_relay import Way
+
+LINES = 50
+Noise = Callable[[bytearray, random.Random], bytes]
+
+
+def one_bit(data: bytearray, rng: random.Random) -> bytes:
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def one_bit_of_a_head(data: bytearray, rng: random.Random) -> bytes:
+    """Of the WebSocket's frame, or of the tunnel's first one in it."""
+    data[rng.randrange(min(len(data), 35))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+
+def garbage(data: bytearray, rng: random.Random) -> bytes:
+    return rng.randbytes(len(data))
+
+
+def lost(data: bytearray, rng: random.Random) -> bytes:
+    return b""
+
+
+def doubled(data: bytearray, rng: random.Random) -> bytes:
+    return bytes(data + data)
+
+
+NOISES: tuple[Noise, ...] = (one_bit, one_bit_of_a_head, garbage, lost, doubled)
+
+
+def once(way: Way, noise: Noise, rng: random.Random) -> None:
+    """Let the noise hit the next piece that passes, and no other."""
+
+    def tamper(data: bytes) -> bytes:
+        way.tamper = None
+        return noise(bytearray(data), rng)
+
+    way.tamper = tamper
+
+
+class Listening:
+    """One desktop, what is done to its network, and what its clients hear."""
+
+    def __init__(self, place: Place, number: int) -> None:
+        self.place, self.number = place, number
+        self.rng = random.Random(number)
+        self.outcomes: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        wire = self.place.wires[self.number]
+        way = wire.up if self.number % 2 else wire.down
+        for noise in NOISES:
+            readers = [await self.served() for _ in range(2)]
+            await deferLater(reactor, self.rng.uniform(0, 0.4))
+            once(way, noise, self.rng)
+            for reader in readers:
+                self.judge(await reader.end(30), noise)
+
+    async def served(self) -> Reader:
+        """An answer that begins: the desktop is back within seconds, whatever it heard."""
+        began = reactor.seconds()
+        while True:
+            headers = {"ctllm_desktop": str(self.number)}
+            reader = await self.place.chat(LINES, 0.02, **headers)
+            while not (reader.lines or reader.over):
+                await deferLater(reactor, 0.02)
+            if reader.status == 200 and reader.lines:
+                return reader
+            assert reactor.seconds() - began < 20, (reader.status, bytes(reader.body))
+            await deferLater(reactor, 0.1)
+
+    def judge(self, reader: Reader, noise: Noise) -> None:
+        """A clean end is of the whole answer; of its content only one bit may be another."""
+        expected, body = whole(LINES), bytes(reader.body)
+        if not reader.whole:
+            self.outcomes["broken"] += 1
+            return
+        assert len(body) == len(expected)
+        wrong = sum(a != b for a, b in zip(body, expected, strict=True))
+        assert wrong <= (1 if noise in (one_bit, one_bit_of_a_head) else 0)
+        self.outcomes["changed" if wrong else "exact"] += 1
+
+
+@ensureDeferred
+async def test_noise_on_the_desktops_half(place: Place) -> None:
+    """Each answer is exact or broken, and the next one is served; nothing crashes."""
+    await place.start()
+    for _ in range(4):
+        await place.desktop()
+    pid = place.proxy_pid()
+    listening = [Listening(place, number) for number in range(4)]
+    runs = [Deferred.fromCoroutine(one.run()) for one in listening]
+    await DeferredList(runs, fireOnOneErrback=True, consumeErrors=True)
+    print(sum((one.outcomes for one in listening), Counter()))
+    assert place.proxy_pid() == pid
+    assert [program.code for program in (place.cloud, *place.desktops)] == [None] * 5
+    assert "Traceback" not in "".join(p.printed for p in (place.cloud, *place.desktops))
+
+
+@ensureDeferred
+async def test_noise_on_the_clients_half(place: Place) -> None:
+    """Whatever a request has become, the cloud answers something or waits, and serves others."""
+    await place.start()
+    await place.desktop()
+    pid, rng = place.proxy_pid(), random.Random(4)
+    for number in range(60):
+        once(place.front.up, NOISES[number % len(NOISES)], rng)
+        body = {"model": "numbers", "lines": 3}
+        reader = await ask(place.front.port, "POST", "/api/chat", place.token, body)
+        place.readers.append(reader)
+        untouched = await (await place.world_chat(LINES, 0)).end(10)
+        assert (untouched.whole, bytes(untouched.body)) == (True, whole(LINES))
+    place.leave()
+    assert place.proxy_pid() == pid
+    assert "Traceback" not in place.cloud.printed + place.desktops[0].printed

@@ -1,0 +1,62 @@
+"""An engine that is restarted, with and without live-restore: everything heals by itself."""
+
+from __future__ import annotations
+
+import json
+
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.cluster import World, until
+from tests.e2e.containers import Engine
+from tests.e2e.lifecycle_cases import CHAT, audit, broken, streaming, with_desktop, works
+
+
+async def goes_on(world: World) -> None:
+    """Wait for more lines of the answer that is under way."""
+    assert world.ollama is not None
+    seen = max(record.lines_sent for record in world.ollama.requests)
+    await world.ollama.wait_for(lambda record: record.lines_sent > seen + 20)
+
+
+@ensureDeferred
+async def test_with_live_restore(engine: Engine, world: World) -> None:
+    """Nothing that runs is cut, while it is away or after; later deaths are heard of again."""
+    docker = engine.docker
+    await deferToThread(docker.stop)
+    await deferToThread(docker.start, "--live-restore")
+    try:
+        await with_desktop(world, *engine.options, "--reconcile-seconds=600")
+        (first,) = engine.containers()
+        answer = await streaming(world, world.alice)
+        await deferToThread(docker.stop)
+        await goes_on(world)
+        await deferToThread(docker.start, "--live-restore")
+        assert engine.containers() == [first] and not answer.called
+        await goes_on(world)
+        await deferToThread(docker.docker, "kill", first)
+        await broken(answer)
+        await until(lambda: works(world, world.alice), "the desktop to return", 20)
+        (death,) = [line for line in audit(world) if line["event"] == "death"]
+        assert "its container" in death["detail"]
+    finally:
+        # Whatever runs still ends with the next one, which knows it.
+        await deferToThread(docker.stop)
+        await deferToThread(docker.start)
+
+
+@ensureDeferred
+async def test_without_it(engine: Engine, world: World) -> None:
+    """The containers end with the engine; once it is back, so is everybody, on new ones."""
+    await with_desktop(world, *engine.options, "--reconcile-seconds=600")
+    (first,) = engine.containers()
+    answer = await streaming(world, world.alice)
+    await deferToThread(engine.docker.stop)
+    await broken(answer)
+    await deferToThread(engine.docker.start)
+    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    assert engine.containers() != [first]
+    assert world.ollama is not None
+    world.ollama.reset()
+    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True

@@ -1,0 +1,250 @@
+"""Streaming proxies as containers of a real engine: their whole life, as its users see it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+from pytest_twisted import ensureDeferred
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+
+from tests.e2e.cluster import World, until
+from tests.e2e.containers import Engine
+from tests.e2e.dockerd import BASE
+from tests.e2e.faulty_cluster import Place
+from tests.e2e.fixed_response_upstream import sha256, whole
+from tests.e2e.lifecycle_cases import (
+    CHAT,
+    audit,
+    broken,
+    start,
+    state,
+    streaming,
+    with_desktop,
+    works,
+)
+from tests.e2e.test_killed_processes import taken_up
+
+
+@ensureDeferred
+async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
+    engine: Engine, world: World
+) -> None:
+    """The whole way works through it; its limits hold, and nothing that is told of it is secret."""
+    await with_desktop(world, *engine.options)
+    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
+    (made,) = engine.containers()
+    found = engine.inspect(made)
+    host, name = found["HostConfig"], found["Name"].strip("/")
+    user = name.removeprefix("ctllm-proxy-")
+    limits = {key: host[key] for key in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")}
+    assert limits == {"Memory": 512 << 20, "MemorySwap": 512 << 20, "NanoCpus": 500_000_000,
+                      "PidsLimit": 32}  # fmt: skip
+    assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
+    assert "no-new-privileges:true" in host["SecurityOpt"] and host["Binds"] is None
+    assert found["Config"]["User"] == "1001:1001" and list(host["Tmpfs"]) == ["/tmp"]
+    assert host["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "1"}
+    network = engine.inspect(f"ctllm-net-{user}")
+    assert network["Internal"] and network["Options"]["com.docker.network.bridge.enable_icc"]
+    assert network["IPAM"]["Config"][0]["Subnet"] == "10.142.0.0/28"
+    assert len(network["Containers"]) == 1
+    told = json.dumps([found, network]).encode()
+    for secret in ("signing-key", "instance-secret"):
+        kept = (world.state("cloud") / "cloud" / secret).read_bytes().strip()
+        assert kept not in told
+    assert b"alice" not in told and world.alice.encode() not in told
+
+
+@ensureDeferred
+async def test_ten_at_once_and_two_users(engine: Engine, world: World) -> None:
+    """One container each, on networks that do not overlap; one ends in order, the other stays."""
+    await world.cloud(*engine.options)
+    alice, bob = await world.token("alice"), await world.token("bob")
+    asking = [start(world, token) for token in (alice, bob) for _ in range(5)]
+    since = time.time()
+    answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
+    assert [status for status, _, _ in answers] == [200] * 10
+    assert len(engine.containers()) == 2 and len(engine.all()) == 4
+    status, _, _ = await world.http("DELETE", "/ctllm/proxy", token=alice)
+    assert status == 204
+    assert len(engine.all()) == 2 and (await state(world, bob))["state"] == "running"
+    assert engine.ends(since) == ["0"], "it had the time to tell its desktops"
+
+
+@pytest.mark.parametrize(
+    ("doing", "said"),
+    [
+        (("kill",), "its container exited with 137"),
+        (("pause",), "its container was paused"),
+        (("rm", "-f"), "its container"),
+    ],
+)
+@ensureDeferred
+async def test_a_container_that_is_no_more_is_replaced(
+    engine: Engine, world: World, doing: tuple[str, ...], said: str
+) -> None:
+    """Killed, paused or removed by hand: its answers break off, and the next one serves."""
+    await with_desktop(world, *engine.options)
+    (first,) = engine.containers()
+    answer = await streaming(world, world.alice)
+    await deferToThread(engine.run, *doing, first)
+    await broken(answer)
+    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    (second,) = engine.containers()
+    assert second != first
+    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    assert death["reason"] == "died" and said in death["detail"]
+
+
+@ensureDeferred
+async def test_answers_outlive_their_container(engine: Engine, place: Place) -> None:
+    """It is killed, the next starts, the desktop attaches: who asked to resume has every byte."""
+    await place.start(*engine.options)
+    await place.desktop()
+    reader = await place.chat(150, 0.03, ctllm_resume="60")
+    await reader.until_lines(20)
+    (first,) = engine.containers()
+    await deferToThread(engine.run, "kill", first)
+    await reader.end(5)
+    assert not reader.whole
+    kept = reader.kept
+    rest = await taken_up(place, reader.headers["ctllm-exchange"], len(kept), place.token)
+    assert rest.whole and sha256(kept + bytes(rest.body)) == sha256(whole(150))
+    assert engine.containers() != [first] and place.numbers.asked == 1
+
+
+@ensureDeferred
+async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
+    engine: Engine, world: World
+) -> None:
+    """What is sound is adopted, what is left of others goes, and of strangers nothing."""
+    cloud = await with_desktop(world, *engine.options)
+    (alices,) = engine.containers()
+    await start(world, await world.token("bob"))
+    (bobs,) = (each for each in engine.containers() if each != alices)
+    bobs = engine.inspect(bobs)["Name"].strip("/")
+    await cloud.stop(signal.SIGKILL)
+    engine.run("kill", bobs)
+    orphan = f"ctllm-net-{'0' * 32}"
+    ours = engine.inspect(alices)["Config"]["Labels"]["ctllm.instance"]
+    label = f"--label=ctllm.instance={ours}"
+    owner = f"--label=ctllm.proxy=ctllm-proxy-{'0' * 32}"
+    engine.run("network", "create", "--internal", "--subnet=10.142.0.240/28", label, owner, orphan)
+    engine.run(
+        "create", "--name=stranger", "--network=none", "--label=ctllm.instance=other", BASE, "true"
+    )
+    try:
+        await world.cloud(*engine.options)
+        await until(lambda: works(world, world.alice), "the desktop to return", 20)
+        assert engine.containers() == [alices]
+        await until(lambda: orphan not in engine.all(), "the orphan to go")
+        await until(lambda: bobs not in engine.all(), "the dead one to go")
+        assert "stranger" in engine.all()
+        lines = [line["event"] for line in audit(world)]
+        assert lines.count("adoption") == 1
+    finally:
+        engine.run("rm", "-f", "stranger")
+
+
+@ensureDeferred
+async def test_a_cloud_that_stops_leaves_its_proxies_too(engine: Engine, world: World) -> None:
+    """So that a restart cuts no more than the connections through the front."""
+    cloud = await with_desktop(world, *engine.options)
+    before = engine.containers()
+    await cloud.stop()
+    assert engine.containers() == before
+    assert "stop" not in [line["event"] for line in audit(world)]
+
+
+@ensureDeferred
+async def test_an_engine_that_hangs_stops_nobody_who_is_in(engine: Engine, world: World) -> None:
+    """Answers go on and new ones begin; who needs a container hears why, until it is back."""
+    await with_desktop(world, *engine.options, "--proxy-start-seconds=3")
+    bob = await world.token("bob")
+    engine.docker.send(signal.SIGSTOP)
+    try:
+        status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+        assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
+        status, headers, told = await start(world, bob)
+        assert status == 503 and "retry-after" in headers
+        assert "did not answer within 3 seconds" in told["error"]["message"]
+    finally:
+        engine.docker.send(signal.SIGCONT)
+
+    async def again() -> bool:
+        return (await start(world, bob))[0] == 200
+
+    await until(again, "bob's proxy to start")
+
+
+@ensureDeferred
+async def test_what_is_wrong_is_said(engine: Engine, world: World) -> None:
+    """No engine, no image, a stranger with the name: each in its own words, in the answer."""
+    cloud = await world.cloud(*engine.options, "--engine=unix:///nonexistent/docker.sock")
+    token = await world.token("alice")
+    status, headers, told = await start(world, token)
+    assert status == 503 and "retry-after" in headers
+    assert "there is no Docker engine" in told["error"]["message"]
+    await cloud.stop()
+    cloud = await world.cloud(*engine.options, "--image=ctllm-none:1")
+    _, _, told = await start(world, token)
+    assert "make images" in told["error"]["message"]
+    await until(lambda: engine.all() == [], "nothing to be left of it")
+    await cloud.stop()
+    cloud = await world.cloud(*engine.options, f"--image={BASE}")
+    _, _, told = await start(world, token)
+    assert "executable file not found" in told["error"]["message"]
+    await until(lambda: engine.all() == [], "nothing to be left of it")
+    await cloud.stop()
+    cloud = await world.cloud(*engine.options)
+    await start(world, token)
+    (made,) = engine.containers()
+    name = engine.inspect(made)["Name"].strip("/")
+    await world.http("DELETE", "/ctllm/proxy", token=token)
+    engine.run("create", f"--name={name}", "--network=none", BASE, "true")
+    try:
+        _, _, told = await start(world, token)
+        assert "not this cloud's" in told["error"]["message"]
+        assert engine.run("ps", "-aq", f"--filter=name={name}")
+    finally:
+        engine.run("rm", "-f", name)
+
+
+@ensureDeferred
+async def test_where_the_host_has_a_network(engine: Engine, world: World) -> None:
+    """A bridge of somebody else's, of which Docker knows nothing: its addresses are not given."""
+    for words in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
+                  "link set ctltest up"):  # fmt: skip
+        subprocess.run(["ip", *words.split()], check=True)
+    try:
+        await world.cloud(*engine.options)
+        assert (await start(world, await world.token("alice")))[0] == 200
+        (made,) = engine.containers()
+        assert engine.gateway(made) == "10.142.0.33"
+    finally:
+        subprocess.run(["ip", "link", "del", "ctltest"], check=True)
+
+
+@ensureDeferred
+async def test_a_label_that_lies(engine: Engine, world: World) -> None:
+    """A container with our label and another proxy's: it stays, and so does the proxy."""
+    await world.cloud(*engine.options, "--reconcile-seconds=1")
+    token = await world.token("alice")
+    await start(world, token)
+    (made,) = engine.containers()
+    labels = engine.inspect(made)["Config"]["Labels"]
+    told = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
+    engine.run("create", "--name=liar", "--network=none", *told, BASE, "true")
+    try:
+        events = len(audit(world))
+        began = time.monotonic()
+        await until(lambda: time.monotonic() > began + 3, "three times of looking")
+        assert engine.run("ps", "-aq", "--filter=name=liar") and engine.containers() == [made]
+        assert len(audit(world)) == events and (await state(world, token))["state"] == "running"
+    finally:
+        engine.run("rm", "-f", "liar")

@@ -1,0 +1,53 @@
+"""Whatever dies in mid-answer, every official client raises: nothing looks like a whole answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from pytest_twisted import ensureDeferred
+
+from tests.compatibility.clients import LIGHT
+from tests.compatibility.driving import Driver
+from tests.compatibility.ends import ended
+from tests.e2e.client_streams import BrokenOff
+from tests.e2e.faulty_cluster import Place
+from tests.e2e.process_info import linux
+
+DEATHS: dict[str, Callable[[BrokenOff], None]] = {
+    "Ollama": lambda broken: broken.ollama.send(signal.SIGKILL),
+    "desktop": lambda broken: broken.place.desktops[0].send(signal.SIGKILL),
+    "proxy": lambda broken: os.kill(broken.place.proxy_pid(), signal.SIGKILL),
+    "tunnel": lambda broken: broken.wire.blackhole(),
+}
+
+
+@pytest.fixture(scope="module")
+def drivers() -> Iterator[list[Driver]]:
+    """All light clients at work."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(Driver(client))) for client in LIGHT]
+
+
+@linux
+@pytest.mark.parametrize("what", DEATHS)
+@ensureDeferred
+async def test_every_client_raises(place: Place, drivers: list[Driver], what: str) -> None:
+    """In each call that it has, streamed or not; what it had got of a stream it keeps."""
+    broken = await BrokenOff(place).start(drivers)
+    DEATHS[what](broken)
+    await broken.heard()
+    for driver, outcomes in zip(drivers, await broken.outcomes, strict=True):
+        for outcome in outcomes:
+            told = (driver.client.title, outcome)
+            assert "error" in outcome, told
+            said = f"{outcome['pieces'][-1:]} {outcome['error']}"  # OpenAI's responses: in an event
+            assert "broke off" in said or "did not come back" in said, told
+            if outcome["call"].endswith(" streamed"):
+                assert outcome["pieces"], told
+                assert not ended(outcome["pieces"]), told
+            else:
+                assert outcome["error"]["status"] in (502, 503, 504), told

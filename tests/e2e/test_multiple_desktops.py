@@ -1,0 +1,433 @@
+"""Several desktops of one user: requests go to one that has the model, and lists are merged."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import ollama
+import openai
+import pytest
+import pytest_twisted
+from openai.types.chat import ChatCompletion
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
+
+from ctllm.http.message.content_coding import load_zstd
+from tests.e2e.cluster import until
+from tests.e2e.multi_desktop import House
+from tests.e2e.raw_client import RawClient
+from tests.fake_ollama import Record, Script
+
+T = TypeVar("T")
+HELLO = [{"role": "user", "content": "hello"}]
+#: Three megabytes, which are four on the way.
+PICTURE = base64.b64encode(bytes(range(256)) * 4 * 3000).decode()
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
+LONG = 300.0
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    made = House(tmp_path_factory.mktemp("house"))
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
+    yield made
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+
+
+@pytest.fixture(autouse=True)
+def fresh(house: House) -> None:
+    pytest_twisted.blockon(Deferred.fromCoroutine(house.tidy()))
+
+
+async def thread(work: Callable[[], T]) -> T:
+    return await deferToThread(work)
+
+
+# -- a request goes where its model is
+
+
+@ensureDeferred
+async def test_each_model_is_answered_by_its_desktop_for_ollama(house: House) -> None:
+    """Chatting, generating, embedding, showing, copying and deleting, streamed or not."""
+    client = house.ollama_client()
+
+    def work() -> None:
+        for model in ("llama3.2", "qwen3:4b", "llama3.2:latest", "nomic-embed-text"):
+            assert client.chat(model=model, messages=HELLO).done
+            assert list(client.generate(model=model, prompt="hello", stream=True))[-1].done
+            assert client.show(model).details
+            client.copy(model, f"copy-of-{model}")
+        assert client.embed(model="nomic-embed-text", input=["a", "b"]).embeddings
+
+    await thread(work)
+    for path in ("/api/chat", "/api/generate", "/api/show", "/api/copy"):
+        assert house.asked(path) == ["study"] * 2 + ["attic"] * 2, path
+    assert house.asked("/api/embed") == ["attic"]
+    await house.knows("study", "attic")
+    await thread(lambda: client.delete("copy-of-qwen3:4b"))
+    assert house.asked("/api/delete") == ["attic"]
+
+
+@ensureDeferred
+async def test_each_model_is_answered_by_its_desktop_for_openai(house: House) -> None:
+    """Its dialect's chats, completions, embeddings, responses, and one model's entry."""
+    client = house.openai_client()
+
+    def work() -> None:
+        for model in ("llama3.2", "qwen3:4b"):
+            assert client.chat.completions.create(model=model, messages=HELLO).choices
+            assert list(client.completions.create(model=model, prompt="x", stream=True))
+            assert client.responses.create(model=model, input="hello").output_text
+            assert client.embeddings.create(model=model, input="hello").data
+            assert client.models.retrieve(model).id.startswith(model)
+
+    await thread(work)
+    for path in ("chat/completions", "completions", "responses", "embeddings"):
+        assert house.asked(f"/v1/{path}") == ["study", "attic"], path
+    assert house.asked("/v1/models/llama3.2") == ["study"]
+    assert house.asked("/v1/models/qwen3:4b") == ["attic"]
+
+
+@ensureDeferred
+async def test_a_model_named_after_the_messages(house: House) -> None:
+    """Megabytes of a picture come before the name; they arrive whole at the right desktop."""
+    content = [
+        {"type": "text", "text": 'a "model": "llama3.2"? \\'},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+    ]
+    body = {"messages": [{"role": "user", "content": content}], "model": ""}
+    client = house.openai_client()
+    for room, model in (("study", "llama3.2"), ("attic", "qwen3:4b")):
+        sent = {**body, "model": model}
+        answer = await thread(
+            lambda sent=sent: client.post("/chat/completions", body=sent, cast_to=ChatCompletion)
+        )
+        assert answer.model == model
+        (record,) = [r for r in house.ollamas[room].requests if r.path == "/v1/chat/completions"]
+        assert record.body_length > len(PICTURE)
+    assert house.asked("/v1/chat/completions") == ["study", "attic"]
+
+
+async def sent_as_is(house: House, room: str, path: str, body: bytes, **headers: str) -> None:
+    """A body whose model only this room has: it comes there, and not a byte of it is another."""
+    kinds = {"Content-Type": "application/json", **headers}
+    status, _, said = await house.http("POST", path, body, house.key, kinds)
+    assert status == 200, said
+    (record,) = [each for each in house.ollamas[room].requests if each.path == path]
+    assert record.body_sha256 == hashlib.sha256(body).hexdigest()
+    assert house.asked(path) == [room]
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.reset()
+
+
+@ensureDeferred
+@pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
+async def test_compressed_bodies(house: House, room: str, model: str) -> None:
+    """With zstd, as Codex sends them; the name may come last."""
+    coding = {"Content-Encoding": "zstd"}
+    chat = {"messages": [{**HELLO[0], "content": "hello " * 20_000}], "model": model}
+    for path, asked in (
+        ("/v1/responses", {"model": model, "input": "hello"}),
+        ("/v1/chat/completions", chat),
+        ("/api/chat", {**chat, "stream": False}),
+    ):
+        body = load_zstd().compress(json.dumps(asked).encode())
+        await sent_as_is(house, room, path, body, **coding)
+
+
+@ensureDeferred
+@pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
+async def test_forms(house: House, room: str, model: str) -> None:
+    """As OpenAI's client for Python sends a recording, and with the file before the name."""
+    client = house.openai_client()
+    file = ("a.wav", b"RIFF" + bytes(1_000_000))
+    path = "/v1/audio/transcriptions"
+    assert (await thread(lambda: client.audio.transcriptions.create(model=model, file=file))).text
+    assert house.asked(path) == [room]
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.reset()
+    disposition = b"Content-Disposition: form-data; name="
+    body = b"\r\n".join(
+        (
+            b'--x\r\n%b"file"; filename="a"\r\n' % disposition,
+            file[1],
+            b'--x\r\n%b"model"\r\n' % disposition,
+            model.encode(),
+            b"--x--\r\n",
+        )
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    await sent_as_is(house, room, path, body, **kind)
+
+
+@ensureDeferred
+async def test_a_name_that_comes_twice(house: House) -> None:
+    """Ollama takes the last one: the request goes where that is."""
+    body = b'{"model": "llama3.2", "prompt": "x", "Model": "qwen3:4b", "stream": false}'
+    await house.http("POST", "/api/generate", body, house.key)
+    assert house.asked("/api/generate") == ["attic"]
+
+
+@ensureDeferred
+async def test_a_picture_from_ollama(house: House) -> None:
+    """Its client names the model first."""
+    for model in ("llama3.2", "qwen3:4b"):
+        messages = [{**HELLO[0], "images": [PNG]}]
+        client = house.ollama_client()
+        await thread(lambda m=model, c=client, ms=messages: c.chat(model=m, messages=ms))
+    assert house.asked("/api/chat") == ["study", "attic"]
+
+
+@ensureDeferred
+async def test_a_client_that_waits_to_be_asked_for_its_body(house: House) -> None:
+    """Expect: 100-continue, then chunks that cut the name in two."""
+
+    def work() -> bytes:
+        client = RawClient(house.cloud_port)
+        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+        head += "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+        client.socket.sendall(head.encode())
+        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
+        body = json.dumps({"messages": HELLO, "model": "llama3.2", "stream": False}).encode()
+        for start in range(0, len(body), 7):
+            piece = body[start : start + 7]
+            client.socket.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+        client.socket.sendall(b"0\r\n\r\n")
+        client.received = b""
+        answer = client.until(b'"done":true')
+        client.close()
+        return answer
+
+    assert b" 200 OK" in await thread(work)
+    assert house.asked("/api/chat") == ["study"]
+
+
+@ensureDeferred
+async def test_a_model_that_nobody_has(house: House) -> None:
+    """Ollama says so in its own words and status."""
+    client = house.ollama_client()
+    with pytest.raises(ollama.ResponseError, match="model 'nobodys' not found") as raised:
+        await thread(lambda: client.chat(model="nobodys", messages=HELLO))
+    assert raised.value.status_code == 404
+    create = house.openai_client().chat.completions.create
+    with pytest.raises(openai.NotFoundError):
+        await thread(lambda: create(model="nobodys", messages=HELLO))
+
+
+@ensureDeferred
+async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(house: House) -> None:
+    """While one desktop is answering, the next request goes to the other."""
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.script("/api/chat", Script(load_seconds=LONG))
+    body = {"model": "shared-model", "messages": HELLO}
+    clients = []
+    for count in (1, 2):
+        clients.append(await thread(lambda: RawClient(house.cloud_port)))
+        await thread(lambda: clients[-1].ask("POST", "/api/chat", house.key, body))
+        await until(lambda count=count: len(house.asked("/api/chat")) == count, "the request")
+    assert house.asked("/api/chat") == ["study", "attic"]
+    for client in clients:
+        client.close()
+    for fake_ollama in house.ollamas.values():
+        for record in [record for record in fake_ollama.requests if record.path == "/api/chat"]:
+            await record.closed
+
+
+@ensureDeferred
+async def test_a_desktop_that_is_named_gets_the_request(house: House) -> None:
+    """Ctllm-Desktop wins over the model, in lists as in chats."""
+    client = house.ollama_client(**{"Ctllm-Desktop": "attic"})
+    listed = await thread(client.list)
+    assert {model.model for model in listed.models} == set(house.ollamas["attic"].models)
+    assert (await thread(lambda: client.chat(model="shared-model", messages=HELLO))).done
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        await thread(lambda: client.chat(model="llama3.2", messages=HELLO))
+    assert house.asked("/api/chat") == ["attic"] * 2
+
+
+# -- what waits is bounded and leaves nothing
+
+
+@ensureDeferred
+async def test_a_client_that_leaves_before_its_model_is_known(house: House) -> None:
+    """No desktop hears of it, and the next request is served."""
+    start = b'{"messages":[{"role":"user","content":"' + b"x" * 1_000_000
+
+    def work() -> None:
+        for _ in range(20):
+            client = RawClient(house.cloud_port)
+            head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+            client.socket.sendall(head.encode() + b"Content-Length: 9000000\r\n\r\n" + start)
+            client.close()
+
+    await thread(work)
+    answer = await thread(lambda: house.ollama_client().chat(model="llama3.2", messages=HELLO))
+    assert answer.done
+    assert house.asked("/api/chat") == ["study"]
+    assert [each["exchanges"] for each in await house.desktops(house.alice)] == [0, 0]
+
+
+@ensureDeferred
+async def test_a_body_that_hides_its_model_is_not_held(house: House) -> None:
+    """Beyond a bound it goes where it would without one, whole, and memory stays small."""
+    size = 80_000_000
+    before = house.proxy_memory()
+    peak = before
+
+    def work() -> RawClient:
+        nonlocal peak
+        client = RawClient(house.cloud_port)
+        head = f"POST /api/embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+        client.socket.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        end = b'","model":"nomic-embed-text"}'
+        client.socket.sendall(b'{"input":"')
+        left = size - 10 - len(end)
+        while left:
+            left -= client.socket.send(b"x" * min(left, 1 << 20))
+            peak = max(peak, house.proxy_memory())
+        client.socket.sendall(end)
+        return client
+
+    client = await thread(work)
+    await until(lambda: house.asked("/api/embed"), "the request to arrive")
+    (room,) = house.asked("/api/embed")
+    record = next(r for r in house.ollamas[room].requests if r.path == "/api/embed")
+    await until(lambda: record.body_length == size, "the whole body")
+    client.close()
+    assert peak - before < 32_000_000
+
+
+# -- lists
+
+
+@ensureDeferred
+async def test_lists_are_merged(house: House) -> None:
+    """Both clients see every model of both desktops, each name once."""
+    both = {name for fake_ollama in house.ollamas.values() for name in fake_ollama.models}
+    listed = [model.model for model in (await thread(house.ollama_client().list)).models]
+    assert sorted(listed) == sorted(both)
+    models = await thread(lambda: list(house.openai_client().models.list()))
+    assert sorted(model.id for model in models) == sorted(both)
+    assert {model.object for model in models} == {"model"}
+
+
+@ensureDeferred
+async def test_running_models_are_merged(house: House) -> None:
+    """What is loaded anywhere is listed."""
+    client = house.ollama_client()
+    for model in ("llama3.2", "qwen3:4b"):
+        await thread(lambda model=model: client.generate(model=model, prompt="x"))
+    loaded = {model.model for model in (await thread(client.ps)).models}
+    assert loaded == {"llama3.2:latest", "qwen3:4b"}
+
+
+@ensureDeferred
+async def test_the_newest_model_is_listed_first(house: House) -> None:
+    """Over all desktops, as in Ollama, with all that each entry said."""
+    then = reactor.seconds()
+    await until(lambda: reactor.seconds() // 1 > then // 1, "the next second: Ollama's own measure")
+    await house.http("POST", "/api/pull", {"model": "newest"}, house.key)
+    _, headers, body = await house.http("GET", "/api/tags", token=house.key)
+    entries = json.loads(body)["models"]
+    assert entries[0]["name"] == "newest:latest"
+    own = [
+        entry
+        for room in house.ollamas
+        for entry in json.loads(
+            (await house.http("GET", "/api/tags", None, house.key, {"Ctllm-Desktop": room}))[2]
+        )["models"]
+    ]
+    assert all(entry in own for entry in entries)
+    assert headers["content-type"] == "application/json; charset=utf-8"
+
+
+@ensureDeferred
+async def test_a_desktop_whose_list_does_not_come_is_left_out(house: House) -> None:
+    """The list of the other comes within seconds; when none does, the best one's error."""
+    broken = Script(error_before=(500, '{"error":"broken"}', {"X-Request-Id": "1"}))
+
+    def asked_by_client(record: Record) -> bool:
+        return record.header("x-client") is not None
+
+    house.ollamas["attic"].script(asked_by_client, Script(delay_before_head=LONG))
+    _, _, body = await house.http("GET", "/api/tags", None, house.key, {"X-Client": "1"})
+    names = {model["name"] for model in json.loads(body)["models"]}
+    assert names == set(house.ollamas["study"].models)
+    for fake_ollama in house.ollamas.values():
+        fake_ollama.script(asked_by_client, broken)
+    status, headers, body = await house.http("GET", "/api/ps", None, house.key, {"X-Client": "1"})
+    assert (status, json.loads(body)) == (500, {"error": "broken"})
+    assert headers.get("x-request-id") == "1"
+
+
+# -- desktops and models come and go
+
+
+@ensureDeferred
+async def test_a_desktop_that_comes_and_goes(house: House) -> None:
+    """Its models are listed and answered while it is there, and no longer."""
+    cellar = await house.furnish("cellar", "wine")
+    client = house.ollama_client()
+    try:
+        await house.knows("study", "attic", "cellar")
+        assert (await thread(lambda: client.chat(model="wine", messages=HELLO))).done
+        assert house.asked("/api/chat") == ["cellar"]
+        assert "wine:latest" in {m.model for m in (await thread(client.list)).models}
+    finally:
+        await house.clear("cellar", cellar)
+    assert "wine:latest" not in {m.model for m in (await thread(client.list)).models}
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        await thread(lambda: client.chat(model="wine", messages=HELLO))
+
+
+@ensureDeferred
+async def test_a_model_is_found_at_once_where_it_was_pulled(house: House) -> None:
+    """Also on a desktop that would not be asked else; and where one was copied to."""
+    for room in ("study", "attic"):
+        named = house.ollama_client(**{"Ctllm-Desktop": room})
+        client = house.ollama_client()
+
+        def work(room: str = room, named: Any = named, client: Any = client) -> None:
+            for round in range(5):
+                list(named.pull(f"{room}-{round}", stream=True))
+                assert client.chat(model=f"{room}-{round}", messages=HELLO).done
+                client.copy(f"{room}-{round}", f"copy-{room}-{round}")
+                assert client.chat(model=f"copy-{room}-{round}", messages=HELLO).done
+
+        await thread(work)
+    assert house.asked("/api/chat") == ["study"] * 10 + ["attic"] * 10
+
+
+@ensureDeferred
+async def test_what_changes_through_us_is_told_within_seconds(house: House) -> None:
+    """Though these desktops look only every ten minutes by themselves."""
+    for method, path, body in (
+        ("POST", "/api/pull", {"model": "pulled", "stream": False}),
+        ("POST", "/api/create", {"model": "created", "from": "shared-model", "stream": False}),
+        ("POST", "/api/copy", {"source": "shared-model", "destination": "copied"}),
+        ("DELETE", "/api/delete", {"model": "copied"}),
+    ):
+        status, _, answer = await house.http(method, path, body, house.key)
+        assert status == 200, answer
+        await house.knows("study", "attic")
+
+
+@ensureDeferred
+async def test_a_model_that_was_pulled_beside_us(house: House) -> None:
+    """The desktop finds it when it looks next."""
+    cellar = await house.furnish("cellar", "wine", looks=1)
+    try:
+        port = house.ports[-1].getHost().port
+        await house.http("POST", "/api/pull", {"model": "beside"}, port=port)
+        await house.knows("study", "attic", "cellar")
+        answer = await thread(lambda: house.ollama_client().chat(model="beside", messages=HELLO))
+        assert answer.done
+        assert house.asked("/api/chat") == ["cellar"]
+    finally:
+        await house.clear("cellar", cellar)

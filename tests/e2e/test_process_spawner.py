@@ -1,0 +1,277 @@
+"""A user's streaming proxy from start to end: a process of its own, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import stat
+from pathlib import Path
+
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.cluster import World, until
+from tests.e2e.lifecycle_cases import (
+    CHAT,
+    audit,
+    broken,
+    start,
+    state,
+    streaming,
+    with_desktop,
+    works,
+)
+from tests.e2e.process_info import alive, children, kill, linux, option
+from tests.fake_ollama import Script
+
+# -- while it lives
+
+
+@linux
+@ensureDeferred
+async def test_a_proxy_is_a_confined_process_started_when_needed(world: World) -> None:
+    """A child on a socket in a private folder, within limits, that knows no secret."""
+    canary = "canary-of-the-environment"
+    world.more_environment["DATABASE_PASSWORD"] = canary
+    cloud = await world.cloud()
+    token = await world.token("alice")
+    assert (await state(world, token))["state"] == "absent"
+    assert await world.desktops(token) == []
+    assert children(cloud.pid) == []
+
+    assert (await start(world, token))[2]["state"] == "running"
+    (proxy,) = children(cloud.pid)
+    socket = Path(option(proxy, "socket"))
+    assert stat.S_ISSOCK(socket.stat().st_mode)
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o660  # in a folder that is closed
+    assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
+
+    limits = Path(f"/proc/{proxy}/limits").read_text()
+    for name, limit in (
+        ("Max core file size", 0),
+        ("Max file size", 0),
+        ("Max open files", 8192),
+        ("Max data size", 536870912),
+    ):
+        assert re.search(rf"^{name} +{limit} +{limit} ", limits, re.M), limits
+
+    told = Path(f"/proc/{proxy}/environ").read_bytes() + Path(f"/proc/{proxy}/cmdline").read_bytes()
+    secrets = [
+        (world.state("cloud") / "cloud" / name).read_bytes().strip()
+        for name in ("signing-key", "instance-secret")
+    ]
+    for secret in (*secrets, token.encode(), canary.encode(), b"alice"):
+        assert secret not in told
+
+    for _ in range(3):
+        status, _, _ = await world.http("GET", "/api/tags", token=token)
+        assert status == 503  # no desktop is connected
+    assert children(cloud.pid) == [proxy]
+
+
+@linux
+@ensureDeferred
+async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(world: World) -> None:
+    """However short the time, silence is activity; when all have left, process and folder go."""
+    cloud = await with_desktop(world, "--proxy-idle-seconds=1", "--proxy-health-seconds=1")
+    assert world.ollama is not None
+    (proxy,) = children(cloud.pid)
+    socket = Path(option(proxy, "socket"))
+    world.ollama.script("/api/chat", Script(lines=3, pause_after=(1, 4.0)))
+    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    assert status == 200
+    assert json.loads(body.splitlines()[-1])["done"] is True
+    assert children(cloud.pid) == [proxy]
+    desktop = world.programs[-1]
+    await desktop.stop()
+    await until(lambda: not alive(proxy), "the idle proxy to be removed", 10)
+    await until(lambda: not socket.parent.exists(), "its folder to go")
+    assert (await state(world, world.alice))["state"] == "absent"
+    assert audit(world)[-1]["reason"] == "idle"
+
+
+@linux
+@ensureDeferred
+async def test_its_user_stops_it_and_starts_it(world: World) -> None:
+    """DELETE ends the process, PUT starts another; both may be said twice."""
+    cloud = await world.cloud()
+    token = await world.token("alice")
+    assert (await start(world, token))[0] == 200
+    (first,) = children(cloud.pid)
+    socket = Path(option(first, "socket"))
+    for _ in range(2):
+        status, _, body = await world.http("DELETE", "/ctllm/proxy", token=token)
+        assert (status, body) == (204, b"")
+        assert not alive(first)
+        assert not socket.parent.exists()
+        assert (await state(world, token))["state"] == "absent"
+    for _ in range(2):
+        assert (await start(world, token))[2]["state"] == "running"
+    (second,) = children(cloud.pid)
+    assert second != first
+
+
+@ensureDeferred
+async def test_no_more_users_than_there_is_room_for(world: World) -> None:
+    """The next gets 503 with Retry-After and a reason; who is in goes on, and makes room."""
+    await world.cloud("--max-proxies=1")
+    alice, bob = await world.token("alice"), await world.token("bob")
+    assert (await start(world, alice))[0] == 200
+    status, headers, told = await start(world, bob)
+    assert (status, told["error"]["code"]) == (503, "overloaded")
+    assert int(headers["retry-after"]) > 0
+    assert "as many users at once as it takes" in told["error"]["message"]
+    status, headers, _ = await world.http("GET", "/api/tags", token=bob)
+    assert status == 503 and "retry-after" in headers
+    assert (await state(world, alice))["state"] == "running"
+    await world.http("DELETE", "/ctllm/proxy", token=alice)
+    assert (await start(world, bob))[0] == 200
+
+
+# -- when it dies
+
+
+@ensureDeferred
+async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(world: World) -> None:
+    """Its answers break off; a client that tries again after 503 is served within seconds."""
+    cloud = await with_desktop(world)
+    (first,) = children(cloud.pid)
+    answer = await streaming(world, world.alice)
+    kill(first, signal.SIGKILL)
+    await broken(answer)
+    await until(lambda: works(world, world.alice), "the desktop to return", 10)
+    (second,) = children(cloud.pid)
+    assert second != first
+    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    assert (death["reason"], death["detail"]) == (
+        "died",
+        "ended unexpectedly: it was ended by SIGKILL",
+    )
+
+
+@ensureDeferred
+async def test_a_proxy_that_dies_again_and_again_must_rest(world: World) -> None:
+    """Its user is told why and for how long; after that it starts as ever."""
+    cloud = await world.cloud()
+    token = await world.token("alice")
+    for _ in range(6):
+        status, headers, told = await start(world, token)
+        if status == 503:
+            break
+        (proxy,) = children(cloud.pid)
+        kill(proxy, signal.SIGKILL)
+        await until(lambda pid=proxy: not alive(pid), "it to be gone")
+    assert status == 503
+    rest = int(headers["retry-after"])
+    assert rest >= 1
+    assert told["error"]["message"] == (
+        f"Your streaming proxy ended unexpectedly: it was ended by SIGKILL. Try again in {rest} s."
+    )
+    shown = await state(world, token)
+    assert (shown["state"], shown["error"]) == (
+        "failed",
+        "Your streaming proxy ended unexpectedly: it was ended by SIGKILL.",
+    )
+
+    async def again() -> bool:
+        return (await start(world, token))[0] == 200
+
+    await until(again, "its rest to be over", rest + 5)
+
+
+@ensureDeferred
+async def test_a_hung_proxy_is_replaced(world: World) -> None:
+    """One that answers no question for its health is ended, however hard that is."""
+    cloud = await with_desktop(world, "--proxy-health-seconds=1")
+    (hung,) = children(cloud.pid)
+    kill(hung, signal.SIGSTOP)
+    try:
+        await until(lambda: not alive(hung), "the hung proxy to be ended", 40)
+    finally:
+        kill(hung, signal.SIGKILL)
+    await until(lambda: works(world, world.alice), "another to serve", 10)
+    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    assert death["reason"] == "hung"
+
+
+# -- when the cloud ends
+
+
+@linux
+@ensureDeferred
+async def test_a_cloud_that_stops_leaves_nothing(world: World) -> None:
+    """No child, no socket, no folder; answers break off at once instead of hanging."""
+    cloud = await with_desktop(world)
+    (proxy,) = children(cloud.pid)
+    socket = Path(option(proxy, "socket"))
+    answer = await streaming(world, world.alice)
+    cloud.send(signal.SIGTERM)
+    await broken(answer)
+    await until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
+    assert not alive(proxy)
+    assert not socket.parent.exists()
+    assert list((world.state("cloud") / "run").iterdir()) == []
+    assert "Traceback" not in cloud.printed
+
+
+@linux
+@ensureDeferred
+async def test_a_killed_cloud_leaves_nothing_that_runs(world: World) -> None:
+    """Its proxies end by themselves; the next start sweeps, and the desktop comes back."""
+    cloud = await with_desktop(world)
+    (proxy,) = children(cloud.pid)
+    socket = Path(option(proxy, "socket"))
+    answer = await streaming(world, world.alice)
+    await cloud.stop(signal.SIGKILL)
+    await broken(answer)
+    await until(lambda: not alive(proxy), "the orphan to end", 10)
+    again = await world.cloud()
+    assert not socket.parent.exists()
+    await until(lambda: works(world, world.alice), "the desktop to return", 10)
+    (other,) = children(again.pid)
+    assert option(other, "id") and other != proxy
+
+
+# -- what is written about it
+
+
+@ensureDeferred
+async def test_what_is_counted_and_what_is_never_written(world: World) -> None:
+    """Metrics and audit tell of proxies; no name, and nothing that anyone said, is anywhere."""
+    cloud = await world.cloud()
+    world.ollama, ollama = world.start_ollama("llama3.2")
+    await world.desktop("zaphod", ollama)
+    token = await world.token("zaphod")
+    await until(lambda: works(world, token), "the way to be open")
+    world.ollama.script("/api/chat", Script(lines=("said-by-", "the-model")))
+    asked = {"model": "llama3.2", "messages": [{"role": "user", "content": "said-by-zaphod"}]}
+    status, _, body = await world.http("POST", "/api/chat", asked, token)
+    assert status == 200 and b"said-by-" in body
+    missing = {**asked, "model": "said-to-be-missing"}
+    assert (await world.http("POST", "/api/chat", missing, token))[0] == 404
+    assert (await world.http("GET", "/api/tags", token="said-by-nobody"))[0] == 401
+
+    status, headers, page = await world.http("GET", "/metrics", port=world.metrics_port)
+    assert status == 200 and headers["content-type"].startswith("text/plain")
+    counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
+    assert counted['ctllm_proxies{state="running"}'] == "1.0"
+    assert counted["ctllm_proxy_starts_total"] == "1.0"
+    assert float(counted['ctllm_exchanges_total{outcome="completed"}']) >= 3
+    assert counted["ctllm_exchanges_under_way"] == "0.0"
+    assert counted["ctllm_authentication_failures_total"] == "1.0"
+    assert b"zaphod" not in page
+    assert (await world.http("GET", "/metrics", token=token))[0] != 200
+
+    for program in reversed(world.programs):
+        await program.stop()
+    lines = audit(world)
+    assert [line["event"] for line in lines] == ["start", "stop"]
+    assert all(re.fullmatch(r"ctllm-proxy-[0-9a-f]{32}", line["proxy"]) for line in lines)
+    assert "zaphod" not in json.dumps(lines)
+    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    assert files
+    for text in [path.read_bytes() for path in files] + [
+        program.printed.encode() for program in world.programs
+    ]:
+        assert b"said-" not in text
+    assert "zaphod" not in cloud.printed

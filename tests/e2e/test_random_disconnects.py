@@ -1,0 +1,86 @@
+"""Two hundred cuts at random, in every half of the network; every byte arrives, and once."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from pytest_twisted import ensureDeferred
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+
+from tests.e2e.cluster import until
+from tests.e2e.faulty_cluster import Place, Reader
+from tests.e2e.fixed_response_upstream import sha256, whole
+from tests.e2e.network_relay import Wire
+
+CUTS, DESKTOPS, STREAMS = 200, 6, 4
+#: Lines of an answer, and seconds between two. What is cut goes on, so a run takes this long.
+LINES, INTERVAL = 1000, 0.025
+
+
+class Returning:
+    """A client that takes its answer up again, from where it was, as often as it is cut off."""
+
+    def __init__(self, place: Place, number: int) -> None:
+        self.place, self.desktop = place, str(number)
+        self.body = b""
+        self.returns = 0
+
+    async def run(self) -> None:
+        headers = {"ctllm_resume": "60", "ctllm_desktop": self.desktop}
+        reader = await self.place.chat(LINES, INTERVAL, **headers)
+        await until(lambda: reader.status or reader.over, "a status")
+        exchange = reader.headers["ctllm-exchange"]
+        while not (await reader.end()).whole or reader.status == 503:
+            assert reader.status in (0, 200, 503), bytes(reader.body)
+            if reader.status == 200:
+                self.body += reader.kept
+            await deferLater(reactor, 0.1)
+            self.returns += 1
+            reader = await self.place.take_up(exchange, len(self.body))
+        self.body += bytes(reader.body)
+
+
+async def cut_at_random(rng: random.Random, wires: list[Wire], going: Any) -> int:
+    """Cut something that is connected, at any moment, for as long as there is an answer to hurt."""
+    done = 0
+    while done < CUTS and going():
+        await deferLater(reactor, rng.uniform(0.02, 0.2))
+        alive = [wire for wire in wires if wire.pairs]
+        if alive:
+            rng.choice(alive).cut()
+            done += 1
+    return done
+
+
+@ensureDeferred
+async def test_two_hundred_cuts(place: Place) -> None:
+    """None of the answers loses a byte, has one twice, or ends early; Ollama is asked once each."""
+    await place.start()
+    for _ in range(DESKTOPS):
+        await place.desktop()
+    plain: list[Reader] = []
+    for number in range(DESKTOPS):
+        for _ in range(STREAMS):
+            headers = {"ctllm_desktop": str(number)}
+            plain.append(await place.world_chat(LINES, INTERVAL, **headers))
+    returning = [Returning(place, number) for number in range(DESKTOPS)]
+    runs = [Deferred.fromCoroutine(client.run()) for client in returning]
+    for reader in plain:
+        await reader.until_lines(1)
+    wires = [*place.wires, place.front]
+    cuts = await cut_at_random(random.Random(200), wires, lambda: not all(r.over for r in plain))
+    assert cuts == CUTS, "the answers were over before the cuts were"
+    for run in runs:
+        await run
+    expected = sha256(whole(LINES))
+    for reader in plain:
+        await reader.end()
+        assert reader.whole, bytes(reader.body[-200:])
+        assert sha256(bytes(reader.body)) == expected
+    assert {sha256(client.body) for client in returning} == {expected}
+    assert place.numbers.asked == len(plain) + len(returning)
+    print("returned", [client.returns for client in returning])
+    print("dialled", [program.printed.count("connected") for program in place.desktops])

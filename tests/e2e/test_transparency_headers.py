@@ -1,0 +1,143 @@
+"""What Ollama is told of whoever asks: nothing. What it is told of what is asked: everything."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.mirrored_requests import HOPS, Ask, Twice
+
+#: Each ends before Ollama. Written down here once more, so that the product cannot agree with
+#: itself; names in the case in which clients and proxies have them.
+CREDENTIALS = (
+    ("Cookie", "ctllm-session=secret; a=b"),
+    ("X-Api-Key", "secret"),
+    ("api-key", "secret"),
+    ("x-goog-api-key", "secret"),
+    ("Proxy-Authorization", "Basic secret"),
+    ("X-Authorization", "secret"),
+    ("X-Auth-Token", "secret"),
+    ("X-CSRF-Token", "secret"),
+    ("CF-Access-Client-Secret", "secret"),
+    ("X-Client-Cert", "secret"),
+    ("Set-Cookie", "a=b"),
+)
+WHEREABOUTS = (
+    ("Origin", "https://page.example"),
+    ("Referer", "https://page.example/private?secret"),
+    ("Forwarded", "for=192.0.2.1;host=ctllm.example.org;proto=https"),
+    ("Via", "1.1 proxy.example"),
+    ("X-Forwarded-For", "192.0.2.1, 192.0.2.2"),
+    ("X-Forwarded-Host", "ctllm.example.org"),
+    ("X-Forwarded-Proto", "https"),
+    ("X-Forwarded-Port", "443"),
+    ("X-Forwarded-User", "alice"),
+    ("X-Forwarded", "192.0.2.1"),
+    ("X-Original-Forwarded-For", "192.0.2.1"),
+    ("X-Original-URL", "/admin"),
+    ("X-Real-IP", "192.0.2.1"),
+    ("X-Client-IP", "192.0.2.1"),
+    ("X-Cluster-Client-IP", "192.0.2.1"),
+    ("True-Client-IP", "192.0.2.1"),
+    ("Fastly-Client-IP", "192.0.2.1"),
+    ("CF-Connecting-IP", "192.0.2.1"),
+    ("CF-IPCountry", "XX"),
+    ("CF-Ray", "1"),
+    ("CF-Visitor", "1"),
+    ("CDN-Loop", "cloudflare"),
+    ("X-Amzn-Trace-Id", "Root=1"),
+    ("X-Envoy-External-Address", "192.0.2.1"),
+    ("X-Azure-ClientIP", "192.0.2.1"),
+    ("X-Auth-Request-Email", "alice@page.example"),
+    ("Remote-User", "alice"),
+    ("From", "alice@page.example"),
+    ("Alt-Used", "ctllm.example.org"),
+    ("Sec-Fetch-Site", "cross-site"),
+    ("Sec-Fetch-Mode", "cors"),
+    ("Sec-CH-UA", '"Chromium";v="1"'),
+    ("Sec-CH-UA-Platform", '"Linux"'),
+    ("Sec-GPC", "1"),
+    ("Access-Control-Request-Private-Network", "true"),
+    ("Ctllm-Assertion", "forged"),
+    ("Ctllm-Anything", "1"),
+    ("Ctllm-Resume", "10"),
+)
+ON_THE_WAY = (
+    ("Keep-Alive", "timeout=5"),
+    ("Proxy-Connection", "keep-alive"),
+    ("TE", "trailers"),
+    ("Connection", "X-Hop"),
+    ("X-Hop", "1"),
+)
+KEPT = (
+    ("accept", "application/json"),
+    ("Accept-Encoding", "gzip, deflate"),
+    ("Accept-Language", "en"),
+    ("User-Agent", "OpenAI/Python 3.0"),
+    ("anthropic-version", "2023-06-01"),
+    ("anthropic-beta", "one,two"),
+    ("OpenAI-Beta", "responses=v1"),
+    ("x-stainless-lang", "python"),
+    ("X-Stainless-Retry-Count", "0"),
+    ("X-STAINLESS-OS", "Linux"),
+    ("X-Request-Id", "1"),
+    ("Idempotency-Key", "1"),
+    ("traceparent", "00-1-2-00"),
+    ("Range", "bytes=1-"),
+    ("If-None-Match", '"x"'),
+    ("Cache-Control", "no-cache"),
+    ("DNT", "1"),
+    ("X-Requested-With", "XMLHttpRequest"),
+    ("X-Mine", "1"),
+    ("X-Mine", "2"),
+    ("X-Latin", "\xe9\xff"),
+    ("X-Empty", ""),
+)
+ASKS = (
+    Ask("GET", "/api/tags"),
+    Ask("POST", "/api/chat", {"model": "llama3.2", "messages": []}),
+    Ask("POST", "/v1/messages", {"model": "llama3.2"}, chunked=True),
+    Ask("DELETE", "/api/future", b"x"),
+    Ask("OPTIONS", "/api/chat"),
+)
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+@ensureDeferred
+async def test_nothing_about_the_client_reaches_ollama(asker: Twice, ask: Ask) -> None:
+    """All at once, in both halves of the head: of these none arrives, of the others every one."""
+    mixed = (*WHEREABOUTS, *KEPT, *CREDENTIALS, *ON_THE_WAY)
+    through = Ask(ask.method, ask.target, ask.body, mixed, ask.chunked)
+    asker.fake_ollama.settings.guard_host = False  # or the direct request would be refused
+    both = await asker.ask(through)
+    stripped = {name.lower() for name, _ in (*CREDENTIALS, *WHEREABOUTS, *ON_THE_WAY)}
+    stripped |= {"host", "authorization"}
+    assert both.arrived.passed({"host"}) == both.sent.passed(stripped)
+    names = {name.lower() for name, _ in both.arrived.headers}
+    assert names & (stripped - {"host"}) == set()
+    assert names & HOPS <= {"transfer-encoding"}
+    assert [value for name, value in both.arrived.headers if name.lower() == "host"] == [
+        f"127.0.0.1:{asker.port}"
+    ]
+    assert "ctllm.example.org" not in str(both.arrived.headers)
+
+
+HOSTS = ("ctllm.example.org", "CTLLM.example.org:443", "192.0.2.7", "[2001:db8::1]:80", "", "a_b")
+ORIGINS = ("https://page.example", "null", "chrome-extension://abc", "http://evil.example:81", "x")
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=str)
+@ensureDeferred
+async def test_no_host_and_no_origin_is_refused(asker: Twice, ask: Ask) -> None:
+    """Ollama refuses them with 403 where it is asked directly; through ctllm it never hears any."""
+    asker.fake_ollama.settings.guard_host = True
+    client = Ask(ask.method, ask.target, ask.body, chunked=ask.chunked)
+    usual = (await asker.ask(client)).through
+    assert usual.status != 403
+    for origin in ORIGINS:
+        both = await asker.ask(Ask(ask.method, ask.target, ask.body, (("Origin", origin),)))
+        assert both.direct.status == 403
+        assert both.through.told == usual.told
+    for host in HOSTS:
+        answer = await asker.through(client, host)
+        assert answer.told == usual.told

@@ -1,0 +1,236 @@
+"""Answers of every shape, errors and broken ones included: the same through ctllm as directly."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.mirrored_requests import Ask, Both, Twice
+from tests.fake_ollama import FakeOllama, Script
+
+CHATS = ("/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages")
+STREAMS = tuple(
+    Ask(
+        "POST",
+        path,
+        {
+            "model": "llama3.2",
+            "messages": [{"role": "user", "content": "hi"}],
+            "input": "hi",
+            "max_tokens": 99,
+            "stream": True,
+        },
+    )
+    for path in CHATS
+)
+
+
+async def ask(asker: Twice, ask: Ask, script: Script) -> Both:
+    """Ask twice what the fake Ollama answers by a script."""
+
+    def prepare(fake_ollama: FakeOllama) -> None:
+        fake_ollama.script(lambda record: record.header("x-try") is not None, script)
+
+    return await asker.ask(ask, prepare)
+
+
+def verbatim(first: str, *headers: str, body: str = "", early: str = "") -> str:
+    return early + "\r\n".join([first, *headers, "", ""]) + body
+
+
+# -- errors
+
+
+@pytest.mark.parametrize(
+    "status", [400, 401, 403, 404, 405, 413, 422, 429, 499, 500, 502, 503, 504]
+)
+@ensureDeferred
+async def test_errors_before_the_stream(asker: Twice, status: int) -> None:
+    """Status, body and Retry-After are Ollama's own in every dialect; nothing is made of them."""
+    headers = {"Retry-After": "17", "WWW-Authenticate": 'Basic realm="x"', "Allow": "GET"}
+    for stream in STREAMS:
+        body = json.dumps({"error": {"message": f"no: {status}", "type": "t", "code": None}})
+        both = await ask(asker, stream, Script(error_before=(status, body, headers)))
+        assert (both.through.status, both.through.body) == (status, body.encode())
+        assert both.through.header("retry-after") == "17"
+        assert both.through.told == both.direct.told
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=str)
+@ensureDeferred
+async def test_an_error_in_the_stream(asker: Twice, stream: Ask) -> None:
+    """Ollama's line stands where it stood, once, and the answer ends as Ollama ended it."""
+    both = await ask(asker, stream, Script(error_in_stream=(3, "the model fell over")))
+    assert both.direct.status == 200
+    assert both.direct.body.count(b"the model fell over") == 1
+    assert both.through.told == both.direct.told
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=str)
+@ensureDeferred
+async def test_a_stream_that_breaks(asker: Twice, stream: Ask) -> None:
+    """What came is passed on, then the dialect's error follows; neither end is a clean one."""
+    both = await ask(asker, stream, Script(break_after=3))
+    assert not both.direct.whole
+    assert not both.through.whole
+    assert both.through.body.startswith(both.direct.body)
+    error = both.through.body.removeprefix(both.direct.body)
+    assert b"broke off" in error
+    assert error.endswith(b"\n")
+    for success in (b'"done":true', b"[DONE]", b"response.completed", b"message_stop"):
+        assert success not in both.through.body
+
+
+@ensureDeferred
+async def test_an_answer_that_breaks(asker: Twice) -> None:
+    """One with a length ends short of it, as it did."""
+    both = await ask(asker, Ask("GET", "/api/tags"), Script(break_after=0))
+    assert not both.direct.whole
+    assert both.through.told == both.direct.told
+
+
+# -- shapes
+
+BINARY = bytes(range(256)).decode("latin-1") * 40
+CHUNKED = "Transfer-Encoding: chunked"
+SHAPES = {
+    "a length": verbatim("HTTP/1.1 200 OK", "Content-Length: 5", body="hello"),
+    "binary": verbatim("HTTP/1.1 200 OK", f"Content-Length: {len(BINARY)}", body=BINARY),
+    "nothing": verbatim("HTTP/1.1 200 OK", "Content-Length: 0"),
+    "chunks": verbatim("HTTP/1.1 200 OK", CHUNKED, body="1\r\na\r\n0A\r\n0123456789\r\n0\r\n\r\n"),
+    "no chunks": verbatim("HTTP/1.1 200 OK", CHUNKED, body="0\r\n\r\n"),
+    "chunks with extensions": verbatim(
+        "HTTP/1.1 200 OK", CHUNKED, body='3;a=b;c="d"\r\nabc\r\n0;last\r\n\r\n'
+    ),
+    "a chunk of lines": verbatim(
+        "HTTP/1.1 200 OK", CHUNKED, "Content-Type: application/x-ndjson",
+        body='17\r\n{"done":false}\n{"a":1}\n\r\n0\r\n\r\n',
+    ),
+    "no content": verbatim("HTTP/1.1 204 No Content"),
+    "not modified": verbatim("HTTP/1.1 304 Not Modified", 'ETag: "abc"'),
+    "reset content": verbatim("HTTP/1.1 205 Reset Content", "Content-Length: 0"),
+    "partial": verbatim(
+        "HTTP/1.1 206 Partial Content", "Content-Range: bytes 1-2/9", "Content-Length: 2", body="el"
+    ),
+    "redirect": verbatim(
+        "HTTP/1.1 307 Elsewhere", "Location: /api/tags?x=1", "Content-Length: 0"
+    ),
+    "a reason of its own": verbatim("HTTP/1.1 200 Fine, thank you!", "Content-Length: 0"),
+    "a status of its own": verbatim("HTTP/1.1 299 Odd", "Content-Length: 0"),
+    "a failure of its own": verbatim("HTTP/1.1 599 Odder", "Content-Length: 1", body="x"),
+    "early hints": verbatim(
+        "HTTP/1.1 200 OK", "Content-Length: 1", body="x",
+        early="HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
+    ),
+    "headers": verbatim(
+        "HTTP/1.1 200 OK", "x-CASE: Kept", "X-Twice: 1", "x-twice: 2", "X-Empty:",
+        "X-Latin: \xe9\xff", "X-Long: " + "y" * 8000, "ETag: W/\"1\"", "Cache-Control: no-store",
+        "Server: ollama",
+        "Date: Thu, 01 Jan 1970 00:00:00 GMT", "Content-Length: 0", "Content-Type: a/b; c=\"d e\"",
+    ),
+    "hop-by-hop headers": verbatim(
+        "HTTP/1.1 200 OK", "Connection: X-Hop, keep-alive", "Keep-Alive: timeout=5", "X-Kept: 1",
+        "Content-Length: 0",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@ensureDeferred
+async def test_shapes(asker: Twice, shape: str) -> None:
+    """Every way in which an answer may lie on the wire, followed by another on the connection."""
+    for request in (Ask("GET", "/api/future"), Ask("POST", "/api/future", b"")):
+        both = await ask(asker, request, Script(verbatim=SHAPES[shape]))
+        assert both.through.told == both.direct.told
+        assert both.through.framing == both.direct.framing
+
+
+@ensureDeferred
+async def test_a_reason_that_is_left_out_is_filled_in(asker: Twice) -> None:
+    """With the standard one: some clients show nothing else."""
+    shape = verbatim("HTTP/1.1 404 ", "Content-Length: 0")
+    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=shape))
+    assert (both.direct.reason, both.through.reason) == ("", "Not Found")
+
+
+@ensureDeferred
+async def test_an_answer_without_content_has_no_length(asker: Twice) -> None:
+    """As RFC 9110 wants it, whatever Ollama says."""
+    shape = verbatim("HTTP/1.1 204 No Content", "Content-Length: 0")
+    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=shape))
+    assert both.through.status == 204
+    assert both.through.header("content-length") is None
+
+
+@ensureDeferred
+async def test_compressed_answers_stay_so(asker: Twice) -> None:
+    """Nothing is unpacked, and nothing is packed however much the client would like it."""
+    packed = gzip.compress(b"hello" * 100).decode("latin-1")
+    packing = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
+    wanted = (("Accept-Encoding", "gzip, br"),)
+    both = await ask(asker, Ask("GET", "/x", headers=wanted), Script(verbatim=packing + packed))
+    assert both.through.told == both.direct.told
+    for stream in STREAMS:
+        both = await asker.ask(Ask(stream.method, stream.target, stream.body, wanted))
+        assert both.through.header("content-encoding") is None
+        assert both.through.told == both.direct.told
+
+
+@pytest.mark.parametrize("first", ["HTTP/1.1 200 OK", "HTTP/1.0 200 OK"])
+@ensureDeferred
+async def test_an_answer_that_ends_with_its_connection(asker: Twice, first: str) -> None:
+    """That was its end, and so it is for the client: nobody knows whether it was whole."""
+    script = Script(verbatim=verbatim(first, "X-A: b", body="all of it"), break_after=0)
+    both = await ask(asker, Ask("GET", "/api/future"), script)
+    assert both.direct.framing == "close"
+    assert both.through.framing == "close"
+    assert both.through.told == both.direct.told
+
+
+HEADS = {
+    "a length": verbatim("HTTP/1.1 200 OK", "Content-Length: 12345", "X-A: b"),
+    "chunks": verbatim("HTTP/1.1 200 OK", CHUNKED, "Content-Type: application/x-ndjson"),
+    "nothing": verbatim("HTTP/1.1 200 OK", "X-A: b"),
+    "an error": verbatim("HTTP/1.1 404 Not Found", "Content-Length: 18"),
+}
+
+
+@pytest.mark.parametrize("shape", HEADS)
+@ensureDeferred
+async def test_heads_of_every_shape(asker: Twice, shape: str) -> None:
+    """What GET would have had is told and does not follow; the connection goes on."""
+    both = await ask(asker, Ask("HEAD", "/api/future"), Script(verbatim=HEADS[shape]))
+    assert both.through.told == both.direct.told
+    assert both.through.header("content-length") == both.direct.header("content-length")
+
+
+# -- sizes
+
+
+@pytest.mark.parametrize("size", [1, 65535, 65536, 262144, 262145, 5_000_000])
+@ensureDeferred
+async def test_sizes(asker: Twice, size: int) -> None:
+    """Answers up to many windows, with a length and in a stream."""
+    body = (bytes(range(256)) * (size // 256 + 1))[:size].decode("latin-1")
+    fixed = verbatim("HTTP/1.1 200 OK", f"Content-Length: {size}", body=body)
+    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=fixed))
+    assert len(both.through.body) == size
+    assert both.through.told == both.direct.told
+    both = await ask(asker, STREAMS[0], Script(size=size, line_bytes=1000))
+    assert len(both.through.body) >= size
+    assert both.through.told == both.direct.told
+
+
+@ensureDeferred
+async def test_one_very_long_line(asker: Twice) -> None:
+    """A line longer than every buffer on the way."""
+    line = '{"response":"' + "x" * 3_000_000 + '"}\n'
+    kind = "Content-Type: application/x-ndjson"
+    chunk = f"{len(line):x}\r\n{line}\r\n0\r\n\r\n"
+    script = Script(verbatim=verbatim("HTTP/1.1 200 OK", CHUNKED, kind, body=chunk))
+    both = await ask(asker, STREAMS[0], script)
+    assert both.through.body == line.encode()
+    assert both.through.told == both.direct.told

@@ -1,0 +1,153 @@
+"""Who may ask what of whose Ollama: a real cloud, a real desktop, and what reaches Ollama."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+
+from tests.e2e.cluster import World, until
+from tests.ports import free_port
+
+#: What a key that may use models must not reach, in the ways that Ollama's server reads as one.
+REFUSED = (
+    ("DELETE", "/api/delete", {"model": "llama3.2"}),
+    ("DELETE", "//api/%64elete/", {"model": "llama3.2"}),
+    ("DELETE", "/api%2Fdelete", {"model": "llama3.2"}),
+    ("DELETE", "/api/tags/../delete", {"model": "llama3.2"}),
+    ("POST", "/api/pull", {"model": "192.168.1.1:8080/a/b", "insecure": True}),
+    ("POST", "/api/push", {"model": "llama3.2"}),
+    ("POST", "/api/create", {"model": "x", "from": "llama3.2"}),
+    ("POST", "/api/copy", {"source": "llama3.2", "destination": "x"}),
+    ("POST", "/api/blobs/sha256:" + "0" * 64, b"x"),
+    ("POST", "/api/me", None),
+    ("POST", "/api/signout", None),
+    ("DELETE", "/api/user/keys/AAAA", None),
+    ("GET", "/debug/pprof/", None),
+    ("GET", "/debug/pprof/heap", None),
+)
+
+
+@pytest_twisted.async_yield_fixture()
+async def town(tmp_path: Path) -> Any:
+    """A cloud, alice's desktop, and two of her keys."""
+    world = World(tmp_path)
+    await world.cloud()
+    world.ollama, port = world.start_ollama("llama3.2")
+    await world.desktop("alice", port)
+    world.key = await world.command("alice", "keys", "add", "app")
+    world.alice = await world.token("alice")
+    await world.key_works()
+    yield world
+    await world.close()
+
+
+def arrived(world: World) -> list[str]:
+    """What Ollama was asked, but for what the desktop itself asks."""
+    assert world.ollama is not None
+    own = ("/api/version", "/api/tags", "/api/ps")
+    return [f"{r.method} {r.path}" for r in world.ollama.requests if r.path not in own]
+
+
+@ensureDeferred
+async def test_a_key_may_use_models_and_no_more(town: World) -> None:
+    """Each refusal says how to allow it, and nothing of it reaches Ollama."""
+    for method, path, body in REFUSED:
+        status, _, said = await town.http(method, path, body, town.key)
+        assert status == 403, (method, path, said)
+        assert "ctllm keys add NAME --manage" in json.loads(said)["error"]
+    assert arrived(town) == []
+    chat = {"model": "llama3.2", "messages": [], "stream": False}
+    for path in ("/api/chat", "//api/chat", "/api/chat/"):
+        status, _, said = await town.http("POST", path, chat, town.key)
+        assert status == 200, said
+    assert arrived(town) == ["POST /api/chat"] * 3
+    status, headers, _ = await town.http("GET", "/api/chat", token=town.key)
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+@ensureDeferred
+async def test_who_may_manage(town: World) -> None:
+    """A key made for that, and the owner's page: models, no other registries, not the account."""
+    wide = await town.command("alice", "keys", "add", "--manage", "wide")
+    assert await town.command("alice", "keys", "ls") == "app\nwide (manage)"
+    town.key = wide
+    await town.key_works()
+    for token in (wide, town.alice):
+        copy = {"source": "llama3.2", "destination": "doomed"}
+        assert (await town.http("POST", "/api/copy", copy, token))[0] == 200
+        assert (await town.http("DELETE", "/api/delete", {"model": "doomed"}, token))[0] == 200
+        assert (await town.http("POST", "/api/pull", {"model": "tiny"}, token))[0] == 200
+        for body in ({"model": "192.168.1.1:8080/a/b"}, {"model": "tiny", "insecure": True}):
+            status, _, said = await town.http("POST", "/api/pull", body, token)
+            assert status == 403, said
+        for method, path, body in REFUSED[-5:]:
+            status, _, said = await town.http(method, path, body, token)
+            assert status == 403, said
+            assert "desktop.allow" in json.loads(said)["error"]
+    expected = ["POST /api/copy", "DELETE /api/delete", "POST /api/pull"] * 2
+    assert arrived(town) == expected
+
+
+@pytest.mark.parametrize(
+    ("allow", "passes"), [("use", []), ("*", ["DELETE /api/delete", "POST /api/me"])]
+)
+@ensureDeferred
+async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: list[str]) -> None:
+    """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
+    await world.cloud()
+    world.ollama, port = world.start_ollama("llama3.2")
+    await world.desktop("alice", port, f"--allow={allow}")
+    token = await world.token("alice")
+    for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
+        status, _, said = await world.http(method, path, body, token)
+        assert (status == 403 and "desktop.allow" in json.loads(said)["error"]) or passes, said
+    assert arrived(world) == passes
+
+
+@ensureDeferred
+async def test_never_leaves_my_machine(world: World) -> None:
+    """Models of ollama.com are refused, through the cloud and at the endpoint; others are not."""
+    await world.cloud()
+    world.ollama, port = world.start_ollama("llama3.2", "gpt-oss:120b-cloud")
+    endpoint = free_port()
+    await world.desktop("alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}")
+    token = await world.token("alice")
+
+    async def models() -> list[str]:
+        return [model for each in await world.desktops(token) for model in each["models"]]
+
+    await until(models, "the desktop to have told its models")
+    assert await models() == ["llama3.2:latest"]
+    for at in (world.cloud_port, endpoint):
+        for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
+            body = {"messages": [], "model": "gpt-oss:120b-cloud"}
+            status, _, said = await world.http("POST", path, body, token, port=at)
+            assert (status, b"desktop.remote_models" in said) == (403, True), said
+        body = {"messages": [], "model": "llama3.2", "stream": False}
+        assert (await world.http("POST", "/api/chat", body, token, port=at))[0] == 200
+    answered = [each for each in world.ollama.requests if each.lines_sent and each.body]
+    assert {json.loads(each.body)["model"] for each in answered} == {"llama3.2"}
+
+
+@ensureDeferred
+async def test_who_is_at_the_door(town: World) -> None:
+    """What clients see that bring no key, a key in other clothes, or a WebSocket."""
+    assert (await town.http("HEAD", "/"))[0] == 200
+    command = {"User-Agent": "ollama/0.12.6 (amd64 linux) Go/go1.24.1"}
+    status, _, said = await town.http("GET", "/api/tags", headers=command)
+    assert (status, "OLLAMA_HOST" in json.loads(said)["error"]) == (403, True)
+    basic = base64.b64encode(f"me:{town.key}".encode()).decode()
+    for headers in (
+        {"Authorization": f"Basic {basic}"},
+        {"api-key": town.key},
+        {"Authorization": "Bearer ollama", "x-api-key": town.key},
+    ):
+        assert (await town.http("GET", "/api/tags", headers=headers))[0] == 200, headers
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    assert (await town.http("GET", "/v1/responses", headers=upgrade))[0] == 426

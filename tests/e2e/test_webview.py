@@ -1,0 +1,99 @@
+"""The page in a window of its own: opened, hidden, brought back as it was, closed."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from typing import Any
+
+import pytest
+import pytest_twisted
+from pytest_twisted import ensureDeferred
+from twisted.internet.threads import deferToThread
+from Xlib import X
+from Xlib.display import Display
+
+from ctllm.webview_main import TITLE
+from tests.e2e.cluster import BIN, World, until
+from tests.e2e.desktop_session import Session
+from tests.e2e.process_info import argv, children
+
+
+class Room:
+    """A desktop in a session, and what is on its screen."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.session = Session(world)
+        self.program: Any = None
+
+    async def start(self) -> None:
+        world = self.world
+        await world.cloud()
+        await self.session.start(panel=False)
+        await world.command("alice", "login", await world.invite("alice"))
+        self.program = world.run(
+            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", "--endpoint=off",
+            f"--state={world.state('alice')}", "--ollama=127.0.0.1:9",
+            env={**self.session.env, "HOME": str(world.folder)},
+        )  # fmt: skip
+        await until(lambda: "bridge: connected" in self.program.printed, "the bridge")
+
+    async def run(self, *words: str) -> tuple[int, str]:
+        argv = [str(BIN / "ctllm"), f"--state={self.world.state('alice')}", *words]
+        env = self.world.environment()
+        done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+        return done.returncode, done.stdout + done.stderr
+
+    def windows(self) -> list[bool]:
+        """The windows of the page; whether each is to be seen."""
+        display = Display(self.session.env["DISPLAY"])
+        try:
+            found = []
+            for each in display.screen().root.query_tree().children:
+                for window in (each, *each.query_tree().children):
+                    if window.get_wm_name() == TITLE:
+                        found.append(window.get_attributes().map_state == X.IsViewable)
+            return found
+        finally:
+            display.close()
+
+
+@pytest_twisted.async_yield_fixture()
+async def room(world: World) -> Any:
+    made = Room(world)
+    await made.start()
+    yield made
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("webview"), reason="needs the extra window")
+@ensureDeferred
+async def test_a_window(room: Room) -> None:
+    """SHOW opens it, HIDE hides it, SHOW brings it back; what is closed is opened anew."""
+    code, said = await room.run("hide")
+    assert code == 1 and "no window" in said
+    code, said = await room.run("show")
+    assert (code, said) == (0, "Opened in its window.\n"), room.program.printed
+    await until(lambda: room.windows() == [True], "the window")
+    (child,) = [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)]
+    assert "invite" not in " ".join(argv(child))
+    kept = room.world.state("cloud") / "cloud" / "sessions"
+    await until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
+    assert await room.run("hide") == (0, "Hidden.\n")
+    await until(lambda: True not in room.windows(), "the window to be hidden")
+    assert await room.run("show") == (0, "Opened in its window.\n")
+    await until(lambda: True in room.windows(), "the window to be back")
+    assert [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)] == [
+        child
+    ]
+    subprocess.run(["kill", str(child)], check=True)
+    await until(lambda: not room.windows(), "the window to be gone")
+
+    async def none_to_hide() -> bool:
+        return (await room.run("hide"))[0] == 1
+
+    await until(none_to_hide, "the desktop to notice")
+    assert await room.run("settings") == (0, "Opened in its window.\n")
+    await until(lambda: room.windows() == [True], "another window")
+    assert (await room.run("quit"))[0] == 0
+    await until(lambda: not room.windows(), "the window to go with the desktop")
