@@ -28,8 +28,8 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tests.e2e.cluster import Program, World, until
-from tests.e2e.desktop_session import Session
+from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.desktop_session import DesktopSession
 from tests.e2e.process_info import megabytes
 from tests.ports import free_port
 
@@ -73,8 +73,8 @@ class Soak:
     def __init__(self, reactor: Any, folder: Path, chance: random.Random) -> None:
         self.reactor = reactor
         self.chance = chance
-        self.world = World(folder)
-        self.session = Session(self.world)
+        self.cluster = Cluster(folder)
+        self.session = DesktopSession(self.cluster)
         self.state = folder / "alice"
         self.ollama_port, self.endpoint = free_port(), free_port()
         self.running: dict[str, Program] = {}
@@ -83,34 +83,34 @@ class Soak:
     async def begin(self) -> None:
         await self.session.start()
         self.start("cloud")
-        await until(lambda: self.world.answers(self.running["cloud"]), "the cloud")
-        self.way = Way("127.0.0.1", self.world.cloud_port)
+        await wait_until(lambda: self.cluster.responds(self.running["cloud"]), "the cloud")
+        self.way = Way("127.0.0.1", self.cluster.cloud_port)
         self.way_port = self.reactor.listenTCP(0, self.way, interface="127.0.0.1")
-        self.world.ports.append(self.way_port)
-        await self.world.command_in(self.state, "login", await self.world.invite("alice"))
+        self.cluster.ports.append(self.way_port)
+        await self.cluster.run_ctllm_in(self.state, "login", await self.cluster.invite("alice"))
         for name in ("ollama", "desktop", "tray"):
             self.start(name)
 
     def start(self, name: str) -> None:
-        world, state = self.world, f"--state={self.state}"
+        cluster, state = self.cluster, f"--state={self.state}"
         if name == "cloud":
-            self.running[name] = world.place(
-                "cloud", "cloud", f"--listen=127.0.0.1:{world.cloud_port}", "--metrics=off"
+            self.running[name] = cluster.run_role(
+                "cloud", "cloud", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics=off"
             )
         elif name == "ollama":
-            self.running[name] = world.run(
+            self.running[name] = cluster.run(
                 "ollama", "python", "-m", "tests.fake_ollama", f"--port={self.ollama_port}",
                 "--model=llama3.2",
             )  # fmt: skip
         elif name == "desktop":
-            self.running[name] = world.run(
+            self.running[name] = cluster.run(
                 "desktop", "python", "-m", "ctllm", "desktop", state,
                 f"--ollama=127.0.0.1:{self.ollama_port}", f"--endpoint=127.0.0.1:{self.endpoint}",
                 f"--cloud-url=http://127.0.0.1:{self.way_port.getHost().port}",
             )  # fmt: skip
         else:
             self.running[name] = self.session.tray(self.state, "--no-start", "--wait=60")
-        world.programs = [each for each in world.programs if not each.ended.called]
+        cluster.programs = [each for each in cluster.programs if not each.ended.called]
 
     async def kill(self) -> None:
         """One of them, in one of two ways, and it is started again."""
@@ -122,7 +122,7 @@ class Soak:
         number = self.chance.choice((signal.SIGKILL, signal.SIGTERM))
         program = self.running[name]
         program.send(number)
-        await until(lambda: program.ended.called, f"{name} to end")
+        await wait_until(lambda: program.ended.called, f"{name} to end")
         self.counts[f"{name} {number.name}"] += 1
         self.start(name)
 
@@ -142,15 +142,15 @@ class Soak:
                 return None
             return found if [each.is_this for each in found.desktops] == [True] else None
 
-        found: Status = await until(good, "everything to be well", PATIENCE)
+        found: Status = await wait_until(good, "everything to be well", PATIENCE)
         await self.session.shows(": connected", PATIENCE)
         body = {"model": "llama3.2", "prompt": "hello", "stream": False}
 
         async def answers() -> bool:
             path = "/api/generate"
-            return (await self.world.http("POST", path, body, port=self.endpoint))[0] == 200
+            return (await self.cluster.http("POST", path, body, port=self.endpoint))[0] == 200
 
-        await until(answers, "an answer", PATIENCE)
+        await wait_until(answers, "an answer", PATIENCE)
         return found
 
     def memory(self) -> dict[str, int]:
@@ -159,7 +159,7 @@ class Soak:
 
     def left_over(self) -> list[str]:
         """Processes that nobody started, and files that nobody needs."""
-        own = {program.pid for program in self.world.programs if not program.ended.called}
+        own = {program.pid for program in self.cluster.programs if not program.ended.called}
         wrong = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -167,7 +167,7 @@ class Soak:
                 parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
             except (OSError, ValueError):
                 continue
-            of_ours = any(str(self.world.folder) in word for word in words)
+            of_ours = any(str(self.cluster.folder) in word for word in words)
             if of_ours and int(entry.name) not in own and parent not in own:
                 wrong.append(f"process {entry.name}: {' '.join(words)}")
         kept = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
@@ -188,7 +188,7 @@ async def soak(reactor: Any, rounds: int, seed: int) -> None:
             wrong = await _rounds(one, rounds)
         finally:
             await one.session.close()
-            await one.world.close()
+            await one.cluster.close()
     print(f"{rounds} kills: {dict(one.counts)}")
     if wrong:
         print("\n".join(["Left over:", *wrong]))

@@ -19,12 +19,12 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from tests.compatibility.clients import CLIENTS, Client
-from tests.compatibility.comparing import Compared, compare
+from tests.compatibility.comparing import Comparison, compare
 from tests.compatibility.driving import Driver
-from tests.compatibility.raw import Raw, compare_raw
+from tests.compatibility.raw import RawComparison, compare_raw
 from tests.compatibility.table import tables, write
-from tests.e2e.cluster import World
-from tests.e2e.mirrored_requests import Twice, twice
+from tests.e2e.cluster import Cluster
+from tests.e2e.mirrored_requests import MirroredCluster, mirrored_cluster
 
 
 def _options() -> argparse.Namespace:
@@ -40,7 +40,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-async def _one(made: Twice, client: Client) -> list[Compared]:
+async def _one(made: MirroredCluster, client: Client) -> list[Comparison]:
     print(f"{client.title} ...", file=sys.stderr)
     driver = Driver(client)
     try:
@@ -49,17 +49,17 @@ async def _one(made: Twice, client: Client) -> list[Compared]:
         await deferToThread(driver.close)
 
 
-async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Compared], list[Raw]]:
-    world = World(folder)
+async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Comparison], list[RawComparison]]:
+    cluster = Cluster(folder)
     try:
-        made = await twice(world)
+        made = await mirrored_cluster(cluster)
         compared = [each for client in chosen for each in await _one(made, client)]
         return compared, await compare_raw(made)
     finally:
-        await world.close()
+        await cluster.close()
 
 
-def _wrong(compared: Sequence[Compared], asked: Sequence[Raw]) -> list[str]:
+def _wrong(compared: Sequence[Comparison], asked: Sequence[RawComparison]) -> list[str]:
     told = [(f"{each.client.title}, {each.call}", each.wrong) for each in compared]
     told += [(each.row, each.wrong) for each in asked]
     return [f"{what}: {wrong}" for what, wrong in told if wrong]

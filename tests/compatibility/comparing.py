@@ -11,14 +11,14 @@ from twisted.internet.threads import deferToThread
 from tests.compatibility.calls import endpoint
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
-from tests.e2e.mirrored_requests import Twice
+from tests.e2e.mirrored_requests import MirroredCluster
 from tests.fake_ollama import Record
 
 TEXT = "hello ünïcode \N{SNOWMAN}"
 
 
 @dataclass(frozen=True)
-class Called:
+class CallResult:
     """What a client said of one call, and what Ollama was asked."""
 
     outcome: Outcome
@@ -30,14 +30,14 @@ class Called:
         return [(r.method, r.target, r.body_sha256) for r in self.records]
 
     @property
-    def keyed(self) -> Called:
+    def keyed(self) -> CallResult:
         """Less what the client asked without its key: that gets no further than the cloud."""
         kept = [r for r in self.records if r.header("authorization") or r.header("x-api-key")]
-        return Called(self.outcome, tuple(kept))
+        return CallResult(self.outcome, tuple(kept))
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """One call of one client. `wrong` says what is, and is empty where nothing is."""
 
     client: Client
@@ -45,32 +45,34 @@ class Compared:
     wrong: str
 
 
-async def compare(twice: Twice, client: Client, driver: Driver) -> list[Compared]:
+async def compare(twice: MirroredCluster, client: Client, driver: Driver) -> list[Comparison]:
     """All calls that a client knows."""
     direct = await _run(twice, client, driver, f"http://127.0.0.1:{twice.port}")
-    through = await _run(twice, client, driver, twice.world.url)
+    through = await _run(twice, client, driver, twice.cluster.url)
     return [
-        Compared(client, call, _wrong(*each) or _unasked(call, each[1]))
+        Comparison(client, call, _wrong(*each) or _unasked(call, each[1]))
         for call, *each in zip(calls_of(client), direct, through, strict=True)
     ]
 
 
-async def _run(twice: Twice, client: Client, driver: Driver, base: str) -> list[Called]:
+async def _run(
+    twice: MirroredCluster, client: Client, driver: Driver, base: str
+) -> list[CallResult]:
     twice.fake_ollama.reset()
     return [await _call(twice, driver, base, call) for call in calls_of(client)]
 
 
-async def _call(twice: Twice, driver: Driver, base: str, call: str) -> Called:
+async def _call(twice: MirroredCluster, driver: Driver, base: str, call: str) -> CallResult:
     before = set(twice.fake_ollama.requests)
     work: Callable[..., Any] = driver.carry_out
     job = {"call": call, "text": TEXT}
-    [outcome] = await deferToThread(work, base, twice.world.key, [job])
+    [outcome] = await deferToThread(work, base, twice.cluster.key, [job])
     # The desktop asks too, but it does not say what it is.
     new = [record for record in twice.fake_ollama.requests if record not in before]
-    return Called(outcome, tuple(record for record in new if record.header("user-agent")))
+    return CallResult(outcome, tuple(record for record in new if record.header("user-agent")))
 
 
-def _wrong(direct: Called, through: Called) -> str:
+def _wrong(direct: CallResult, through: CallResult) -> str:
     asked, heard = direct.outcome, through.outcome
     if "value" not in asked:
         return f"fails where it asks directly: {asked['error']}"
@@ -83,7 +85,7 @@ def _wrong(direct: Called, through: Called) -> str:
     return ""
 
 
-def _unasked(call: str, through: Called) -> str:
+def _unasked(call: str, through: CallResult) -> str:
     method, path = endpoint(call)
     if any(each == method and at.startswith(path) for each, at, _ in through.requests):
         return ""

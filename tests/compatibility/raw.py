@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.e2e.endpoint_cases import BLOB_PATH, HEADS, MODEL, OLLAMA, OTHERS, UNKNOWN
-from tests.e2e.mirrored_requests import Ask, Both, Twice
+from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequest
 
 #: What a request has on its way that Ollama is not told.
 STRIPPED = {"host", "authorization"}
@@ -19,7 +19,7 @@ GROUPS = {
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawComparison:
     """One request that was asked twice. `wrong` says what is, and is empty where nothing is."""
 
     group: str
@@ -28,7 +28,7 @@ class Raw:
     wrong: str
 
 
-def differences(both: Both) -> str:
+def differences(both: MirroredResult) -> str:
     """What Ollama or the client got otherwise than directly; nothing where all is the same."""
     sent, arrived, direct, through = both.sent, both.arrived, both.direct, both.through
     pairs = {
@@ -44,17 +44,19 @@ def differences(both: Both) -> str:
     return "\n".join(found)
 
 
-async def compare_raw(twice: Twice) -> list[Raw]:
+async def compare_raw(twice: MirroredCluster) -> list[RawComparison]:
     """All requests of all groups."""
     found = []
     for group, asks in GROUPS.items():
         for ask in asks:
-            both = await twice.ask(ask)
-            found.append(Raw(group, _row(group, ask), both.direct.status, differences(both)))
+            both = await twice.send_both(ask)
+            found.append(
+                RawComparison(group, _row(group, ask), both.direct.status, differences(both))
+            )
     return found
 
 
-def _row(group: str, ask: Ask) -> str:
+def _row(group: str, ask: RawRequest) -> str:
     if GROUPS[group] is UNKNOWN:
         return group
     target = ask.target.replace(BLOB_PATH, "/api/blobs/sha256:…").replace(f"/{MODEL}", "/…")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from tests.compatibility.calls import CALLS
 from tests.compatibility.clients import CLIENTS
-from tests.compatibility.comparing import Compared
+from tests.compatibility.comparing import Comparison
 from tests.compatibility.driving import MODULES, ROOT
-from tests.compatibility.raw import Raw
+from tests.compatibility.raw import RawComparison
 
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- table -->\n", "<!-- end of table -->\n"
 YES, NO, NONE = "✓", "✗", "–"  # noqa: RUF001
 
 
-def rows(compared: Iterable[Compared]) -> list[list[str]]:
+def rows(compared: Iterable[Comparison]) -> list[list[str]]:
     """The head and the rows: a mark for each client."""
     marks = {(each.client, each.call): NO if each.wrong else YES for each in compared}
     head = ["Call", *(client.title for client in CLIENTS)]
@@ -24,9 +24,9 @@ def rows(compared: Iterable[Compared]) -> list[list[str]]:
     return [head, *body]
 
 
-def raw_rows(asked: Iterable[Raw]) -> list[list[str]]:
+def raw_rows(asked: Iterable[RawComparison]) -> list[list[str]]:
     """The head, and a row for each endpoint: how many requests, their statuses, whether all fit."""
-    by: dict[str, list[Raw]] = {}
+    by: dict[str, list[RawComparison]] = {}
     for each in asked:
         by.setdefault(each.row, []).append(each)
     body = []
@@ -37,7 +37,7 @@ def raw_rows(asked: Iterable[Raw]) -> list[list[str]]:
     return [["Request", "Tried", "Status", "Same"], *body]
 
 
-def versions(compared: Iterable[Compared]) -> list[list[str]]:
+def versions(compared: Iterable[Comparison]) -> list[list[str]]:
     """Which version of each client that was."""
     driven = dict.fromkeys(each.client for each in compared)
     return [["Client", "Version"], *([c.title, c.version(MODULES)] for c in driven)]
@@ -49,7 +49,7 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join([head, "| " + " | ".join("---" for _ in table[0]) + " |", *body]) + "\n"
 
 
-def tables(compared: Sequence[Compared], asked: Sequence[Raw]) -> str:
+def tables(compared: Sequence[Comparison], asked: Sequence[RawComparison]) -> str:
     """All of them, with their headings."""
     return "\n".join(
         [

@@ -22,7 +22,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self._own = self._signed(self._name, self._key, x509.BasicConstraints(True, None))
 
-    def give(self, folder: Path) -> Path:
+    def issue(self, folder: Path) -> Path:
         """Put ca.pem, cert.pem and key.pem, as a docker command wants them, into a new folder."""
         folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())

@@ -13,7 +13,7 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.e2e.cluster import until
+from tests.e2e.cluster import wait_until
 
 #: What the desktop asks to know how its Ollama is.
 CHEAP = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
@@ -27,12 +27,12 @@ def chunk(data: bytes) -> bytes:
 LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Asked(Protocol):
+class ChunkRequest(Protocol):
     """One connection of the desktop's, and what was asked on it last."""
 
     transport: Any
 
-    def __init__(self, ollama: HandMade) -> None:
+    def __init__(self, ollama: ChunkUpstream) -> None:
         self._ollama = ollama
         self._unread = b""
         self._left = 0  # bytes of a request's body that are still to come
@@ -78,25 +78,25 @@ class Asked(Protocol):
         self.write("\r\n".join([*lines, "", ""]).encode())
 
 
-class HandMade(Factory):
+class ChunkUpstream(Factory):
     """Listens as an Ollama; `asked` are the requests that wait for the test to answer them."""
 
     noisy = False
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
-        self.made: list[Asked] = []
+        self.asked: list[ChunkRequest] = []
+        self.made: list[ChunkRequest] = []
         self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
         self.port: int = self.listening.getHost().port
 
-    def buildProtocol(self, addr: Any) -> Asked:
-        made = Asked(self)
+    def buildProtocol(self, addr: Any) -> ChunkRequest:
+        made = ChunkRequest(self)
         self.made.append(made)
         return made
 
-    async def next(self) -> Asked:
+    async def next(self) -> ChunkRequest:
         """The next request, once it has come."""
-        await until(lambda: self.asked, "a request to arrive")
+        await wait_until(lambda: self.asked, "a request to arrive")
         return self.asked.pop(0)
 
     async def stopListening(self) -> None:
@@ -104,10 +104,10 @@ class HandMade(Factory):
         for made in self.made:
             if not made.gone:
                 made.transport.abortConnection()
-        await until(lambda: all(made.gone for made in self.made), "its connections to close")
+        await wait_until(lambda: all(made.gone for made in self.made), "its connections to close")
 
 
-class Chunks(Protocol):
+class ChunkClient(Protocol):
     """A client that asks once and keeps the answer's chunks, each as the wire delimits it."""
 
     transport: Any
@@ -166,10 +166,10 @@ class Chunks(Protocol):
         """Leave, and wait until that is done."""
         if not self.gone:
             self.transport.abortConnection()
-        await until(lambda: self.gone, "the client's connection to close")
+        await wait_until(lambda: self.gone, "the client's connection to close")
 
 
-async def ask(port: int, path: str, token: str, *headers: str) -> Chunks:
+async def open_client(port: int, path: str, token: str, *headers: str) -> ChunkClient:
     """Ask `path` for a stream."""
     body = json.dumps({"model": "m", "stream": True}).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
@@ -177,6 +177,6 @@ async def ask(port: int, path: str, token: str, *headers: str) -> Chunks:
     made = Factory()
     made.noisy = False
     asked = "\r\n".join(lines).encode() + body
-    made.buildProtocol = lambda addr: Chunks(asked)  # type: ignore[method-assign]
-    client: Chunks = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
+    made.buildProtocol = lambda addr: ChunkClient(asked)  # type: ignore[method-assign]
+    client: ChunkClient = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
     return client

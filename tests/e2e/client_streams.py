@@ -12,8 +12,8 @@ from twisted.internet.threads import deferToThread
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
 from tests.compatibility.ends import streams_of
-from tests.e2e.cluster import Program, until
-from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.cluster import Program, wait_until
+from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 
 NDJSON = rb'\n{"error":"[^"]+"}\n$'
 DATA = rb'\n\ndata: {"error":{"message":"[^"]+",[^}]*}}\n\n$'
@@ -53,50 +53,52 @@ def calls(client: Client) -> list[str]:
     return [*(call for call in streams_of(client) if call in known), *wholes]
 
 
-class BrokenOff:
+class ClientStreams:
     """A place with an Ollama that can be killed, and all clients asking it."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, faulty: FaultyCluster) -> None:
+        self.faulty = faulty
         self.ollama: Program
-        self.readers: dict[str, Reader] = {}
+        self.readers: dict[str, ResponseReader] = {}
         self.outcomes: Deferred[list[list[Outcome]]]
 
-    async def start(self, drivers: list[Driver]) -> BrokenOff:
+    async def start(self, drivers: list[Driver]) -> ClientStreams:
         """Everything runs, and every stream has begun to arrive."""
         await self._ollama()
-        await self.place.start(*QUICK)
-        self.wire = await self.place.desktop(*QUICK)
+        await self.faulty.start(*QUICK)
+        self.wire = await self.faulty.desktop(*QUICK)
         self.outcomes = gatherResults([self._drive(driver) for driver in drivers])
         asked = [call for driver in drivers for call in calls(driver.client)]
-        await until(lambda: self._under_way(asked), "all of the clients' answers to begin")
+        await wait_until(lambda: self._under_way(asked), "all of the clients' answers to begin")
         # Later than theirs, so whatever these have got of the streams the clients have too.
         for path in DIALECTS:
-            front = self.place.world.cloud_port
-            self.readers[path] = await ask(front, "POST", path, self.place.token, BODY)
-        self.place.readers.extend(self.readers.values())
+            front = self.faulty.cluster.cloud_port
+            self.readers[path] = await send_request(front, "POST", path, self.faulty.token, BODY)
+        self.faulty.readers.extend(self.readers.values())
         for path, reader in self.readers.items():
-            await until(lambda reader=reader: reader.lines > 2, f"{path} to begin")
+            await wait_until(lambda reader=reader: reader.lines > 2, f"{path} to begin")
         return self
 
     async def _ollama(self) -> None:
         arguments = ("--port=0", "--model=llama3.2", "--control")
-        self.ollama = self.place.world.run(
+        self.ollama = self.faulty.cluster.run(
             "ollama", "python", "-m", "tests.fake_ollama", *arguments
         )
-        await until(lambda: '"port"' in self.ollama.printed, "the fake Ollama to listen")
-        self.place.ollama = json.loads(self.ollama.printed)["port"]
+        await wait_until(lambda: '"port"' in self.ollama.output, "the fake Ollama to listen")
+        self.faulty.ollama = json.loads(self.ollama.output)["port"]
         for path in DIALECTS:
             order = {"path": path, "script": SILENT if path == "/api/pull" else ENDLESS}
             assert (await self._control("POST", "/fake/scripts", order))[0] == 204
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        status, _, answer = await self.place.world.http(method, path, body, port=self.place.ollama)
+        status, _, answer = await self.faulty.cluster.http(
+            method, path, body, port=self.faulty.ollama
+        )
         return status, answer
 
     def _drive(self, driver: Driver) -> Deferred[list[Outcome]]:
         jobs = [{"call": call, "text": "hello"} for call in calls(driver.client)]
-        url, token = self.place.world.url, self.place.token
+        url, token = self.faulty.cluster.url, self.faulty.token
         return deferToThread(driver.carry_out, url, token, jobs, together=True)
 
     async def _under_way(self, asked: list[str]) -> bool:

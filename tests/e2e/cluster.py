@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 PATIENCE = 30.0
 
 
-async def until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
+async def wait_until(condition: Any, what: str, patience: float = PATIENCE) -> Any:
     """Wait for `condition()` to be true (it may be async); fails the test after `patience`."""
     end = reactor.seconds() + patience
     while True:
@@ -44,13 +44,13 @@ class Program(ProcessProtocol):
         self, name: str, argv: list[str], env: dict[str, str], terminal: bool = False
     ) -> None:
         self.name = name
-        self.printed = ""
+        self.output = ""
         self.ended: Deferred[int] = Deferred()
         self.code: int | None = None
         reactor.spawnProcess(self, argv[0], argv, env=env, usePTY=terminal)
 
     def outReceived(self, data: bytes) -> None:
-        self.printed += data.decode(errors="replace")
+        self.output += data.decode(errors="replace")
 
     errReceived = outReceived
 
@@ -69,10 +69,10 @@ class Program(ProcessProtocol):
     async def stop(self, number: int = signal.SIGTERM) -> None:
         """End it and wait until it is gone."""
         self.send(number)
-        await until(lambda: self.transport.pid is None, f"{self.name} to end:\n{self.printed}")
+        await wait_until(lambda: self.transport.pid is None, f"{self.name} to end:\n{self.output}")
 
 
-class World:
+class Cluster:
     """Everything a test started; `close` ends it all."""
 
     def __init__(self, folder: Path) -> None:
@@ -107,12 +107,12 @@ class World:
         self.ports.append(port)
         return fake_ollama, port.getHost().port
 
-    async def ollama_process(self, port: int, *models: str) -> Program:
+    async def run_ollama(self, port: int, *models: str) -> Program:
         """A stand-in that is a process of its own, and so may be frozen or killed."""
         words = [f"--model={model}" for model in models]
         module = ("python", "-m", "tests.fake_ollama", f"--port={port}", "--control")
         program = self.run("ollama", *module, *words)
-        await until(lambda: '"port"' in program.printed, "Ollama")
+        await wait_until(lambda: '"port"' in program.output, "Ollama")
         return program
 
     async def script(self, port: int, path: str, **script: Any) -> None:
@@ -128,26 +128,26 @@ class World:
         self.programs.append(program)
         return program
 
-    def place(self, place: str, state: str, *options: str) -> Program:
+    def run_role(self, faulty: str, state: str, *options: str) -> Program:
         folder = str(self.state(state))
         return self.run(
-            place, "twistd", "-n", "--pidfile=", "ctllm", place, f"--state={folder}", *options
+            faulty, "twistd", "-n", "--pidfile=", "ctllm", faulty, f"--state={folder}", *options
         )
 
     async def cloud(self, *options: str) -> Program:
         """A cloud that answers."""
-        program = self.place(
+        program = self.run_role(
             "cloud",
             "cloud",
             f"--listen=127.0.0.1:{self.cloud_port}",
             f"--metrics=127.0.0.1:{self.metrics_port}",
             *options,
         )
-        await until(lambda: self.answers(program), f"the cloud:\n{program.printed}")
+        await wait_until(lambda: self.responds(program), f"the cloud:\n{program.output}")
         return program
 
-    async def answers(self, program: Program) -> bool:
-        assert program.code is None, program.printed
+    async def responds(self, program: Program) -> bool:
+        assert program.code is None, program.output
         try:
             status, _, _ = await self.http("GET", "/health")
         except OSError:
@@ -157,18 +157,18 @@ class World:
     async def desktop(self, user: str, ollama: int, *options: str, state: str = "") -> Program:
         """A desktop of `user` beside the Ollama at a port, signed in and connected."""
         state = state or user
-        await self.command(state, "login", "-", given=await self.invite(user))
-        program = self.place(
+        await self.run_ctllm(state, "login", "-", given=await self.invite(user))
+        program = self.run_role(
             "desktop", state, f"--ollama=127.0.0.1:{ollama}", "--endpoint=off", *options
         )
-        await until(lambda: "bridge: connected" in program.printed, "the bridge to connect")
+        await wait_until(lambda: "bridge: connected" in program.output, "the bridge to connect")
         return program
 
-    async def command(self, state: str, *arguments: str, given: str = "") -> str:
+    async def run_ctllm(self, state: str, *arguments: str, given: str = "") -> str:
         """Run `ctllm`; gives what it printed, fails the test if it failed."""
-        return await self.command_in(self.state(state), *arguments, given=given)
+        return await self.run_ctllm_in(self.state(state), *arguments, given=given)
 
-    async def command_in(self, folder: Path, *arguments: str, given: str = "") -> str:
+    async def run_ctllm_in(self, folder: Path, *arguments: str, given: str = "") -> str:
         """Run `ctllm` with any folder as its state, and `given` on its standard input."""
         argv = [str(BIN / "ctllm"), f"--state={folder}", *arguments]
         done = await deferToThread(
@@ -183,7 +183,7 @@ class World:
         return done.stdout.strip()
 
     async def invite(self, name: str) -> str:
-        return await self.command("cloud", "invite", name)
+        return await self.run_ctllm("cloud", "invite", name)
 
     async def token(self, name: str, client: str = "browser") -> str:
         """An access token of user `name`."""
@@ -210,14 +210,14 @@ class World:
             plain_http, port or self.cloud_port, method, path, body, token, headers or {}
         )
 
-    async def key_works(self) -> None:
+    async def is_key_accepted(self) -> None:
         """Wait until the cloud has heard of the key."""
 
         async def works() -> bool:
             status, _, _ = await self.http("GET", "/api/version", token=self.key)
             return status == 200
 
-        await until(works, "the API key to work")
+        await wait_until(works, "the API key to work")
 
     async def desktops(self, token: str) -> list[dict[str, Any]]:
         _, _, body = await self.http("GET", "/ctllm/desktops", token=token)

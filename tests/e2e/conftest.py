@@ -14,11 +14,11 @@ from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 
-from tests.e2e.cluster import World
-from tests.e2e.containers import Engine
+from tests.e2e.cluster import Cluster
+from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import Dockerd, dockerd
-from tests.e2e.faulty_cluster import Place
-from tests.e2e.mirrored_requests import Twice, twice
+from tests.e2e.faulty_cluster import FaultyCluster
+from tests.e2e.mirrored_requests import MirroredCluster, mirrored_cluster
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +43,17 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest_twisted.async_yield_fixture()
-async def world(tmp_path: Path) -> Any:
+async def cluster(tmp_path: Path) -> Any:
     """An empty world of one test."""
-    made = World(tmp_path)
+    made = Cluster(tmp_path)
     yield made
     await made.close()
 
 
 @pytest_twisted.async_yield_fixture()
-async def place(world: World) -> Any:
+async def faulty(cluster: Cluster) -> Any:
     """A world with a network under the test's control; nothing of it runs yet."""
-    made = Place(world)
+    made = FaultyCluster(cluster)
     yield made
     made.leave()
 
@@ -67,12 +67,12 @@ def docker() -> Iterator[Dockerd]:
 
 
 @pytest.fixture
-def engine(docker: Dockerd) -> Iterator[Engine]:
+def engine(docker: Dockerd) -> Iterator[ContainerInspector]:
     """The engine; nothing of ctllm's is there before, nor left afterwards.
 
     Named before `world` where both are wanted: what would start containers again ends first.
     """
-    made = Engine(docker)
+    made = ContainerInspector(docker)
     assert made.all() == []
     yield made
     for each in reversed(made.all()):  # networks are the first, and must be empty
@@ -82,15 +82,15 @@ def engine(docker: Dockerd) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cloud and alice's desktop beside a fake Ollama, for the tests of one module."""
-    made = World(tmp_path_factory.mktemp("shared"))
+    made = Cluster(tmp_path_factory.mktemp("shared"))
 
     async def start() -> None:
         await made.cloud()
         made.ollama, port = made.start_ollama("llama3.2", "nomic-embed-text")
         await made.desktop("alice", port)
-        made.key = await made.command("alice", "keys", "add", "--manage", "tests")
+        made.key = await made.run_ctllm("alice", "keys", "add", "--manage", "tests")
         made.alice = await made.token("alice")
-        await made.key_works()
+        await made.is_key_accepted()
 
     pytest_twisted.blockon(ensureDeferred(start()))
     yield made
@@ -98,8 +98,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twice]:
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirroredCluster]:
     """A stand-in that is asked directly and through ctllm, for the tests of one module."""
-    made = World(tmp_path_factory.mktemp("twice"))
-    yield pytest_twisted.blockon(ensureDeferred(twice(made)))
+    made = Cluster(tmp_path_factory.mktemp("twice"))
+    yield pytest_twisted.blockon(ensureDeferred(mirrored_cluster(made)))
     pytest_twisted.blockon(ensureDeferred(made.close()))

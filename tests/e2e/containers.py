@@ -12,7 +12,7 @@ from tests.e2e.dockerd import Dockerd
 POOL = "10.142.0.0/24"
 
 
-class Engine:
+class ContainerInspector:
     """What the engine has of ctllm, by the docker command."""
 
     def __init__(self, docker: Dockerd) -> None:

@@ -13,14 +13,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 
 #: Where distributions put PyGObject, which is not made for each virtual environment.
 _NUMBER = re.compile(r"^\d+$", re.MULTILINE)
 _GI = Path("/usr/lib/python3/dist-packages/gi")
 
 
-class Talk(ProcessProtocol):
+class PanelProcess(ProcessProtocol):
     """The panel's process, which answers line by line."""
 
     def __init__(self) -> None:
@@ -50,33 +50,33 @@ class Talk(ProcessProtocol):
         return self.heard()
 
 
-class Session:
+class DesktopSession:
     """Screen, bus and panel; `tray` starts a tray in it."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self.env: dict[str, str] = {}
-        self.panel: Talk | None = None
+        self.panel: PanelProcess | None = None
 
     async def start(self, panel: bool = True) -> None:
-        world = self.world
-        screen = world.run(
+        cluster = self.cluster
+        screen = cluster.run(
             "Xvfb", _found("Xvfb"), "-displayfd", "1", "-screen", "0", "1000x700x24",
             "-nolisten", "tcp",
         )  # fmt: skip
-        bus = world.run(
+        bus = cluster.run(
             "dbus-daemon", _found("dbus-daemon"), "--session", "--nofork", "--print-address=1"
         )
-        number = await until(lambda: _NUMBER.search(screen.printed), "the screen")
-        await until(lambda: "unix:" in bus.printed, "the bus")
-        modules = world.folder / "modules"
+        number = await wait_until(lambda: _NUMBER.search(screen.output), "the screen")
+        await wait_until(lambda: "unix:" in bus.output, "the bus")
+        modules = cluster.folder / "modules"
         modules.mkdir(exist_ok=True)
         if _GI.exists() and not (modules / "gi").exists():
             (modules / "gi").symlink_to(_GI)
         self.env = {
-            **world.environment(),
+            **cluster.environment(),
             "DISPLAY": f":{number[0]}",
-            "DBUS_SESSION_BUS_ADDRESS": bus.printed.split()[0],
+            "DBUS_SESSION_BUS_ADDRESS": bus.output.split()[0],
             "PYTHONPATH": str(modules),
             "NO_AT_BRIDGE": "1",
             "XDG_CURRENT_DESKTOP": "test",
@@ -87,7 +87,7 @@ class Session:
     async def start_panel(self) -> None:
         from twisted.internet import reactor
 
-        self.panel = Talk()
+        self.panel = PanelProcess()
         ready = self.panel.heard()
         env = {**self.env, "PYTHONPATH": ""}
         argv = [sys.executable, "-m", "tests.e2e.status_notifier_host"]
@@ -95,7 +95,7 @@ class Session:
         assert await ready == "ready"
 
     def tray(self, state: Path, *options: str, env: dict[str, str] | None = None) -> Program:
-        return self.world.run(
+        return self.cluster.run(
             "tray", "ctllm-tray", f"--state={state}", *options, env={**self.env, **(env or {})}
         )
 
@@ -110,7 +110,7 @@ class Session:
             assert self.panel is not None
             return await self.panel.ask("click", *labels) is True
 
-        await until(clicked, f"the entry {labels}")
+        await wait_until(clicked, f"the entry {labels}")
 
     async def shows(self, words: str, patience: float = 15.0, within: str = "") -> dict[str, Any]:
         """Wait until the icon's title ends with `words` and has `within`; what is shown then."""
@@ -122,7 +122,7 @@ class Session:
             title = last.get("title", "") if last.get("there") else None
             return title is not None and title.endswith(words) and within in title
 
-        await until(does, f"the icon to say {words!r}, and not {last}", patience)
+        await wait_until(does, f"the icon to say {words!r}, and not {last}", patience)
         return last
 
     async def notified(self, words: str) -> str:
@@ -132,7 +132,7 @@ class Session:
             seen = [" - ".join(each) for each in (await self.look())["notifications"]]
             return next((each for each in seen if words in each), None)
 
-        return await until(found, f"a notification of {words!r}")
+        return await wait_until(found, f"a notification of {words!r}")
 
     async def close(self) -> None:
         if self.panel is not None:

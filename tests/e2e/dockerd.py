@@ -34,8 +34,8 @@ class Dockerd:
         self.address = f"unix://{self.socket}"
         self.tls_address = f"tcp://127.0.0.1:{free_port()}"
         authority = Authority("the tests'")
-        own = authority.give(folder / "engine")
-        self.certificates = authority.give(folder / "client")
+        own = authority.issue(folder / "engine")
+        self.certificates = authority.issue(folder / "client")
         self.tls = ["--tlsverify", f"--tlscacert={own}/ca.pem", f"--tlscert={own}/cert.pem",
                     f"--tlskey={own}/key.pem", "-H", self.tls_address]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None

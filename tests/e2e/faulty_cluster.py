@@ -11,12 +11,12 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from tests.e2e.cluster import Program, World, until
-from tests.e2e.fixed_response_upstream import Numbers
-from tests.e2e.network_relay import Wire
+from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.fixed_response_upstream import FixedResponseUpstream
+from tests.e2e.network_relay import NetworkRelay
 
 
-class Reader(Protocol):
+class ResponseReader(Protocol):
     """One request and its answer as it comes. `whole` is a clean end, `over` any end."""
 
     transport: Any
@@ -56,7 +56,7 @@ class Reader(Protocol):
     def connectionLost(self, reason: Any = None) -> None:
         self.over = True
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         if not self.over:
             self.transport.abortConnection()
 
@@ -71,17 +71,17 @@ class Reader(Protocol):
         return b"".join(ln for ln in lines if ln.endswith(b"\n") and not ln.startswith(b'{"error"'))
 
     async def until_lines(self, count: int) -> None:
-        await until(lambda: self.lines >= count or self.over, f"{count} lines")
+        await wait_until(lambda: self.lines >= count or self.over, f"{count} lines")
         assert not self.over, (self.status, bytes(self.body[-300:]))
 
-    async def end(self, patience: float = 60.0) -> Reader:
-        await until(lambda: self.over, f"the end, after {self.lines} lines", patience)
+    async def end(self, patience: float = 60.0) -> ResponseReader:
+        await wait_until(lambda: self.over, f"the end, after {self.lines} lines", patience)
         return self
 
 
-async def ask(
+async def send_request(
     port: int, method: str, path: str, token: str, body: Any = None, **headers: str
-) -> Reader:
+) -> ResponseReader:
     """Ask; gives the reader as soon as it is connected. `ctllm_resume` is the header's name."""
     data = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
@@ -89,42 +89,42 @@ async def ask(
     head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
     made = Factory()
     made.noisy = False
-    made.buildProtocol = lambda addr: Reader(head, data)  # type: ignore[method-assign]
-    reader: Reader = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
+    made.buildProtocol = lambda addr: ResponseReader(head, data)  # type: ignore[method-assign]
+    reader: ResponseReader = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
     return reader
 
 
-class Place:
+class FaultyCluster:
     """A cloud behind the wire `front`, and desktops of alice's, each behind a wire of its own."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.numbers = Numbers()
-        world.ports.append(self.numbers)
-        self.wires: list[Wire] = []
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.numbers = FixedResponseUpstream()
+        cluster.ports.append(self.numbers)
+        self.wires: list[NetworkRelay] = []
         self.desktops: list[Program] = []
-        self.readers: list[Reader] = []
+        self.readers: list[ResponseReader] = []
         self.cloud_options: tuple[str, ...] = ()
         self.token = ""
         self.ollama = self.numbers.port
         self.cloud: Program
 
-    async def start(self, *cloud_options: str) -> Place:
+    async def start(self, *cloud_options: str) -> FaultyCluster:
         self.cloud_options = cloud_options
-        self.cloud = await self.world.cloud(*cloud_options)
-        self.front = Wire(self.world.cloud_port)
-        self.world.ports.append(self.front)
-        self.token = await self.world.token("alice")
+        self.cloud = await self.cluster.cloud(*cloud_options)
+        self.front = NetworkRelay(self.cluster.cloud_port)
+        self.cluster.ports.append(self.front)
+        self.token = await self.cluster.token("alice")
         return self
 
-    async def desktop(self, *options: str) -> Wire:
+    async def desktop(self, *options: str) -> NetworkRelay:
         """Another desktop of alice's, named by its number from 0; gives its half of the network."""
-        wire = Wire(self.world.cloud_port)
-        self.world.ports.append(wire)
+        wire = NetworkRelay(self.cluster.cloud_port)
+        self.cluster.ports.append(wire)
         state = f"alice-{len(self.wires)}"
-        link = await self.world.invite("alice")
-        link = link.replace(f":{self.world.cloud_port}", f":{wire.port}")
-        await self.world.command(state, "login", link)
+        link = await self.cluster.invite("alice")
+        link = link.replace(f":{self.cluster.cloud_port}", f":{wire.port}")
+        await self.cluster.run_ctllm(state, "login", link)
         self.wires.append(wire)
         self.desktops.append(self.run_desktop(len(self.wires) - 1, *options))
         await self.connected(len(self.desktops) - 1)
@@ -133,7 +133,7 @@ class Place:
     def run_desktop(self, number: int, *options: str) -> Program:
         ollama = f"--ollama=127.0.0.1:{self.ollama}"
         name = f"--desktop-name={number}"
-        return self.world.place(
+        return self.cluster.run_role(
             "desktop", f"alice-{number}", ollama, "--endpoint=off", name, *options
         )
 
@@ -141,42 +141,44 @@ class Place:
         """Wait until a desktop that was just run is connected."""
         program = self.desktops[number]
         try:
-            await until(lambda: "bridge: connected" in program.printed, f"desktop {number}")
+            await wait_until(lambda: "bridge: connected" in program.output, f"desktop {number}")
         except AssertionError as error:
-            raise AssertionError(f"{error}:\n{program.printed}\n{self.cloud.printed}") from None
+            raise AssertionError(f"{error}:\n{program.output}\n{self.cloud.output}") from None
 
-    async def chat(self, lines: int, interval: float = 0.0, pad: int = 0, **headers: str) -> Reader:
+    async def chat(
+        self, lines: int, interval: float = 0.0, pad: int = 0, **headers: str
+    ) -> ResponseReader:
         """Ask for numbered lines, through the wire `front`."""
         body = {"model": "numbers", "lines": lines, "interval": interval, "pad": pad}
         token = headers.pop("token", self.token)
-        reader = await ask(self.front.port, "POST", "/api/chat", token, body, **headers)
+        reader = await send_request(self.front.port, "POST", "/api/chat", token, body, **headers)
         self.readers.append(reader)
         return reader
 
-    async def world_chat(self, lines: int, interval: float, **headers: str) -> Reader:
+    async def cluster_chat(self, lines: int, interval: float, **headers: str) -> ResponseReader:
         """The same without a wire between the client and the cloud."""
         body = {"model": "numbers", "lines": lines, "interval": interval}
-        port = self.world.cloud_port
-        reader = await ask(port, "POST", "/api/chat", self.token, body, **headers)
+        port = self.cluster.cloud_port
+        reader = await send_request(port, "POST", "/api/chat", self.token, body, **headers)
         self.readers.append(reader)
         return reader
 
-    async def take_up(self, exchange: str, offset: int, token: str = "") -> Reader:
+    async def take_up(self, exchange: str, offset: int, token: str = "") -> ResponseReader:
         """Ask for the rest of an answer."""
         path = f"/ctllm/exchanges/{exchange}?from={offset}"
-        reader = await ask(self.front.port, "GET", path, token or self.token)
+        reader = await send_request(self.front.port, "GET", path, token or self.token)
         self.readers.append(reader)
         return reader
 
     async def proxy(self) -> dict[str, Any]:
         """What the proxy says of itself."""
-        _, _, body = await self.world.http("GET", "/ctllm/proxy", token=self.token)
+        _, _, body = await self.cluster.http("GET", "/ctllm/proxy", token=self.token)
         found: dict[str, Any] = json.loads(body)
         return found
 
     async def metric(self, name: str) -> float:
-        port = self.world.metrics_port
-        _, _, body = await self.world.http("GET", "/metrics", port=port)
+        port = self.cluster.metrics_port
+        _, _, body = await self.cluster.http("GET", "/metrics", port=port)
         for found in body.decode().splitlines():
             if found.startswith(name + " "):
                 return float(found.split()[-1])
@@ -189,4 +191,4 @@ class Place:
     def leave(self) -> None:
         """Let every reader go, so that nothing of them outlives the test."""
         for reader in self.readers:
-            reader.leave()
+            reader.disconnect()

@@ -27,10 +27,10 @@ def sha256(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-class Counting(http.Request):
+class FixedResponse(http.Request):
     """One answer; a push producer to whoever reads it."""
 
-    def __init__(self, numbers: Numbers, *arguments: Any, **named: Any) -> None:
+    def __init__(self, numbers: FixedResponseUpstream, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._numbers = numbers
         self._next = self._lines = self._pad = 0
@@ -92,7 +92,7 @@ class Counting(http.Request):
             self._timer = None
 
 
-class Numbers(http.HTTPFactory):
+class FixedResponseUpstream(http.HTTPFactory):
     """Answers POST /api/chat with {"lines", "interval" (seconds between two), "pad" (bytes)}."""
 
     noisy = False
@@ -101,13 +101,13 @@ class Numbers(http.HTTPFactory):
         super().__init__(reactor=reactor)
         self.timeOut = None
         self.asked = 0
-        self.under_way: set[Counting] = set()
+        self.under_way: set[FixedResponse] = set()
         self.listening = reactor.listenTCP(0, self, backlog=4096, interface="127.0.0.1")
         self.port: int = self.listening.getHost().port
 
     def buildProtocol(self, addr: Any) -> Any:
         channel = super().buildProtocol(addr)
-        channel.requestFactory = partial(Counting, self)
+        channel.requestFactory = partial(FixedResponse, self)
         return channel
 
     def startFactory(self) -> None:

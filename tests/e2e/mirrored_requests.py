@@ -12,7 +12,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.fake_ollama import FakeOllama, Record
 
 Headers = tuple[tuple[str, str], ...]
@@ -40,7 +40,7 @@ ADDED = (
 _HEAD = rb"[A-Z]+ /\S* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*X-Try: %s\r\n(?:[^\r\n]+\r\n)*\r\n"
 
 
-class Still:
+class FrozenClock:
     """A clock whose timers run while its time stands still, so that time stamps are equal."""
 
     def seconds(self) -> float:
@@ -51,7 +51,7 @@ class Still:
 
 
 @dataclass(frozen=True)
-class Ask:
+class RawRequest:
     """One request. A body that is not bytes goes as JSON; `chunked` says how its length is told."""
 
     method: str
@@ -97,7 +97,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
+class RawResponse:
     """An answer as it was on the wire. `early` are the statuses that came before (100, 103)."""
 
     status: int
@@ -127,7 +127,7 @@ def end_to_end(headers: Headers) -> Headers:
     )
 
 
-class Client:
+class RawConnection:
     """A connection of a client that looks at every byte. Blocks: for use in a thread."""
 
     def __init__(self, port: int) -> None:
@@ -137,7 +137,7 @@ class Client:
     def close(self) -> None:
         self.socket.close()
 
-    def ask(self, ask: Ask, host: str, more: Headers) -> Answer:
+    def request(self, ask: RawRequest, host: str, more: Headers) -> RawResponse:
         """Ask and read the answer; where 100 is expected the body waits for it."""
         self.socket.sendall(ask.head(host, more))
         early: tuple[int, ...] = ()
@@ -147,7 +147,7 @@ class Client:
             self.socket.sendall(piece)
         return self._answer(ask.method, early)
 
-    def _answer(self, method: str, early: tuple[int, ...]) -> Answer:
+    def _answer(self, method: str, early: tuple[int, ...]) -> RawResponse:
         status, reason, headers = self._head()
         while status < 200:
             early = (*early, status)
@@ -159,10 +159,10 @@ class Client:
         elif "content-length" in named:
             framing = "length"
         if method == "HEAD" or status in (204, 304):
-            return Answer(status, reason, headers, b"", framing, True, early)
+            return RawResponse(status, reason, headers, b"", framing, True, early)
         read = {"chunked": self._chunks, "close": self._to_the_end}.get(framing)
         body, whole = read() if read else self._exactly(int(named["content-length"]))
-        return Answer(status, reason, headers, body, framing, whole, early)
+        return RawResponse(status, reason, headers, body, framing, whole, early)
 
     def _head(self) -> tuple[int, str, Headers]:
         while b"\r\n\r\n" not in self._read:
@@ -213,7 +213,7 @@ class Client:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """A request as the fake Ollama received it."""
 
     line: str
@@ -231,63 +231,65 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Both:
+class MirroredResult:
     """What came of one request, asked directly and through ctllm."""
 
-    direct: Answer
-    through: Answer
-    sent: Asked
-    arrived: Asked
+    direct: RawResponse
+    through: RawResponse
+    sent: ReceivedRequest
+    arrived: ReceivedRequest
 
 
 @dataclass
-class Twice:
+class MirroredCluster:
     """A stand-in with a cloud and a desktop before it; asks everything twice."""
 
-    world: World
+    cluster: Cluster
     fake_ollama: FakeOllama
     port: int
     streams: list[bytearray] = field(default_factory=list)
     asked: int = 0
 
-    async def ask(self, ask: Ask, prepare: Callable[[FakeOllama], object] = lambda _: None) -> Both:
+    async def send_both(
+        self, ask: RawRequest, prepare: Callable[[FakeOllama], object] = lambda _: None
+    ) -> MirroredResult:
         """Ask directly, then through; before each the fake Ollama is as new and `prepare`d."""
         direct, sent = await self._ask(ask, prepare, self.port, f"127.0.0.1:{self.port}")
-        cloud = self.world.cloud_port
+        cloud = self.cluster.cloud_port
         through, arrived = await self._ask(ask, prepare, cloud, "ctllm.example.org")
         passed = end_to_end(through.headers)
         unmeant = [each for each in passed if each[0].lower() not in PASSED and each not in ADDED]
         assert not unmeant, unmeant
-        return Both(direct, through, sent, arrived)
+        return MirroredResult(direct, through, sent, arrived)
 
-    async def through(self, ask: Ask, host: str) -> Answer:
+    async def send_through(self, ask: RawRequest, host: str) -> RawResponse:
         """Ask through ctllm alone, by any name of the cloud."""
-        return (await self._ask(ask, lambda _: None, self.world.cloud_port, host))[0]
+        return (await self._ask(ask, lambda _: None, self.cluster.cloud_port, host))[0]
 
     async def _ask(
-        self, ask: Ask, prepare: Callable[[FakeOllama], object], port: int, host: str
-    ) -> tuple[Answer, Asked]:
+        self, ask: RawRequest, prepare: Callable[[FakeOllama], object], port: int, host: str
+    ) -> tuple[RawResponse, ReceivedRequest]:
         self.fake_ollama.reset()
         for stream in self.streams:
             stream.clear()
         prepare(self.fake_ollama)
         self.asked += 1
-        marked = (("Authorization", f"Bearer {self.world.key}"), ("X-Try", str(self.asked)))
+        marked = (("Authorization", f"Bearer {self.cluster.key}"), ("X-Try", str(self.asked)))
         return await deferToThread(_visit, port, ask, host, marked), self._seen(str(self.asked))
 
-    def _seen(self, number: str) -> Asked:
+    def _seen(self, number: str) -> ReceivedRequest:
         record = next(r for r in self.fake_ollama.requests if r.header("x-try") == number)
         pattern = re.compile(_HEAD % number.encode())
         head = next(found[0] for data in self.streams if (found := pattern.search(data)))
         line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         pairs = (each.partition(": ") for each in lines)
-        return Asked(line, tuple((name, value) for name, _, value in pairs), record)
+        return ReceivedRequest(line, tuple((name, value) for name, _, value in pairs), record)
 
 
-def _visit(port: int, ask: Ask, host: str, more: Headers) -> Answer:
-    client = Client(port)
+def _visit(port: int, ask: RawRequest, host: str, more: Headers) -> RawResponse:
+    client = RawConnection(port)
     try:
-        answer = client.ask(ask, host, more)
+        answer = client.request(ask, host, more)
         if answer.framing != "close" and answer.header("connection") != "close" and answer.whole:
             _still_in_step(client, host, more)
         return answer
@@ -295,10 +297,10 @@ def _visit(port: int, ask: Ask, host: str, more: Headers) -> Answer:
         client.close()
 
 
-def _still_in_step(client: Client, host: str, more: Headers) -> None:
+def _still_in_step(client: RawConnection, host: str, more: Headers) -> None:
     """The next answer on the same connection is that of the next request."""
     credentials = tuple(header for header in more if header[0] == "Authorization")
-    after = client.ask(Ask("GET", "/api/version"), host, credentials)
+    after = client.request(RawRequest("GET", "/api/version"), host, credentials)
     assert (after.status, after.body) == (200, b'{"version":"0.12.6"}'), after
 
 
@@ -323,16 +325,16 @@ def tapped(fake_ollama: FakeOllama) -> list[bytearray]:
     return streams
 
 
-async def twice(world: World, *cloud_options: str) -> Twice:
+async def mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredCluster:
     """Start everything."""
-    await world.cloud(*cloud_options)
+    await cluster.cloud(*cloud_options)
     models = ("llama3.2", "nomic-embed-text")
-    fake_ollama = FakeOllama(Still(), models, word_interval=0.0, now=Still().seconds)
+    fake_ollama = FakeOllama(FrozenClock(), models, word_interval=0.0, now=FrozenClock().seconds)
     streams = tapped(fake_ollama)
     listening = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
-    world.ports.append(listening)
+    cluster.ports.append(listening)
     port = listening.getHost().port
-    await world.desktop("alice", port, "--allow=*")
-    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
-    await world.key_works()
-    return Twice(world, fake_ollama, port, streams)
+    await cluster.desktop("alice", port, "--allow=*")
+    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.is_key_accepted()
+    return MirroredCluster(cluster, fake_ollama, port, streams)

@@ -7,11 +7,11 @@ from typing import Any
 import ollama
 import openai
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import FakeOllama
 
 
-class House(World):
+class MultiDesktopCluster(Cluster):
     """A world with a cloud, and desktops of alice's in the study and the attic."""
 
     def __init__(self, folder: Any) -> None:
@@ -21,44 +21,44 @@ class House(World):
 
     async def start(self) -> None:
         self.pid = (await self.cloud()).pid
-        await self.furnish("study", "llama3.2", "shared-model")
-        await self.furnish("attic", "qwen3:4b", "shared-model", "nomic-embed-text")
-        self.key = await self.command("study", "keys", "add", "--manage", "tests")
+        await self.add_desktop("study", "llama3.2", "shared-model")
+        await self.add_desktop("attic", "qwen3:4b", "shared-model", "nomic-embed-text")
+        self.key = await self.run_ctllm("study", "keys", "add", "--manage", "tests")
         self.alice = await self.token("alice")
-        await self.key_works()
-        await self.knows("study", "attic")
+        await self.is_key_accepted()
+        await self.wait_for_desktops("study", "attic")
 
-    async def furnish(self, room: str, *models: str, looks: int = 600) -> Any:
+    async def add_desktop(self, room: str, *models: str, looks: int = 600) -> Any:
         """A desktop that looks for changes so seldom that only exchanges make it look."""
         self.ollamas[room], port = self.start_ollama(*models)
         options = (f"--desktop-name={room}", f"--ollama-check-seconds={looks}")
         return await self.desktop("alice", port, *options, state=room)
 
-    async def clear(self, room: str, desktop: Any) -> None:
+    async def remove_desktop(self, room: str, desktop: Any) -> None:
         """Stop a desktop for good."""
         await desktop.stop()
         del self.ollamas[room]
-        await self.knows(*self.ollamas)
+        await self.wait_for_desktops(*self.ollamas)
 
-    async def tidy(self) -> None:
+    async def reset(self) -> None:
         """The models that there were at first, and no memory of requests."""
         for room, fake_ollama in self.ollamas.items():
             fake_ollama.reset()
             await self.http(
                 "DELETE", "/api/delete", {"model": "-"}, self.key, {"Ctllm-Desktop": room}
             )
-        await self.knows(*self.ollamas)
+        await self.wait_for_desktops(*self.ollamas)
         for fake_ollama in self.ollamas.values():
             fake_ollama.reset()
 
-    async def knows(self, *rooms: str) -> None:
+    async def wait_for_desktops(self, *rooms: str) -> None:
         """Wait until these desktops are connected, and have told of the models they have."""
 
         async def known() -> bool:
             told = {each["name"]: each["models"] for each in await self.desktops(self.alice)}
             return told == {room: self.ollamas[room].models for room in rooms}
 
-        await until(known, f"{rooms} to be known with their models")
+        await wait_until(known, f"{rooms} to be known with their models")
 
     def ollama_client(self, **headers: str) -> ollama.Client:
         headers = {"Authorization": f"Bearer {self.key}", **headers}
@@ -67,7 +67,7 @@ class House(World):
     def openai_client(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
 
-    def asked(self, path: str) -> list[str]:
+    def requested_desktops(self, path: str) -> list[str]:
         """The rooms whose Ollama got a request for `path`, in the order of rooms."""
         return [
             room

@@ -24,7 +24,7 @@ New = Literal["pass", "dark", "refuse"]
 
 
 @dataclass
-class Way:
+class LinkState:
     """How one direction of the wire is now, for all connections; may be changed at any time."""
 
     delay: float = 0.0  # seconds
@@ -46,10 +46,10 @@ class Way:
         self.tamper = tamper
 
 
-class Lane:
+class RelayDirection:
     """One direction of one connection: takes bytes from `source`, and gives them to `sink`."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: LinkState) -> None:
         self.way = way
         self.source: Any = None
         self.sink: Any = None
@@ -131,12 +131,12 @@ class Lane:
         """`Pair.lost` tells the rest."""
 
 
-class Half(Protocol):
+class RelayEndpoint(Protocol):
     """One end of one connection."""
 
     transport: Any
 
-    def __init__(self, pair: Pair, out: Lane, back: Lane) -> None:
+    def __init__(self, pair: RelayedConnection, out: RelayDirection, back: RelayDirection) -> None:
         self.pair, self.out, self.back = pair, out, back
 
     def connectionMade(self) -> None:
@@ -154,16 +154,16 @@ class Half(Protocol):
         self.pair.lost(self, bool(reason.check(ConnectionDone)))
 
 
-class Pair:
+class RelayedConnection:
     """One connection through the wire."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: NetworkRelay) -> None:
         self.wire = wire
-        self.up, self.down = Lane(wire.up), Lane(wire.down)
-        self.near = Half(self, self.up, self.down)
-        self.far = Half(self, self.down, self.up)
+        self.up, self.down = RelayDirection(wire.up), RelayDirection(wire.down)
+        self.near = RelayEndpoint(self, self.up, self.down)
+        self.far = RelayEndpoint(self, self.down, self.up)
         self.over = False
-        self._lost: list[tuple[Half, bool]] = []  # in the dark, for when there is light
+        self._lost: list[tuple[RelayEndpoint, bool]] = []  # in the dark, for when there is light
         self._dialled = False
 
     def dial(self) -> None:
@@ -194,7 +194,7 @@ class Pair:
         for half, clean in lost:
             self.lost(half, clean)
 
-    def lost(self, half: Half, clean: bool) -> None:
+    def lost(self, half: RelayEndpoint, clean: bool) -> None:
         if self.over:
             return
         if self.up.dark:
@@ -220,23 +220,23 @@ class Pair:
         self.wire.pairs.discard(self)
 
 
-class Wire(Factory):
+class NetworkRelay(Factory):
     """Listens on `port` and forwards to `target`. `up` is towards the target, `down` back."""
 
     noisy = False
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.up, self.down = Way(), Way()
+        self.up, self.down = LinkState(), LinkState()
         self.new: New = "pass"
         self.accepted = 0
-        self.pairs: set[Pair] = set()
+        self.pairs: set[RelayedConnection] = set()
         self.listening = reactor.listenTCP(0, self, backlog=4096, interface="127.0.0.1")
         self.port: int = self.listening.getHost().port
 
-    def buildProtocol(self, addr: Any) -> Half:
+    def buildProtocol(self, addr: Any) -> RelayEndpoint:
         self.accepted += 1
-        pair = Pair(self)
+        pair = RelayedConnection(self)
         self.pairs.add(pair)
         if self.new == "pass":
             pair.dial()

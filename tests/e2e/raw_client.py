@@ -6,9 +6,9 @@ import json
 import socket
 from typing import Any
 
-from tests.e2e.network_relay import Wire
+from tests.e2e.network_relay import NetworkRelay
 
-__all__ = ["RawClient", "Wire", "body_of"]
+__all__ = ["NetworkRelay", "RawClient", "body_of"]
 
 
 class RawClient:

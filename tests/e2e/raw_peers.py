@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.e2e.process_info import children, option
 from tests.ports import free_port
 
@@ -71,26 +71,26 @@ class RawOllama:
     the connection closes after it. What the desktop asks by itself is not in `requests`.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.bytes = b""
         self.requests: list[bytes] = []
         self.answers: dict[bytes, tuple[bytes | Callable[[Any], None], bool]] = {}
         factory = Factory.forProtocol(_Ollama)
         factory.ollama = self  # type: ignore[attr-defined]
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        world.ports.append(port)
+        cluster.ports.append(port)
         self.port = port.getHost().port
 
 
 @dataclass(frozen=True)
-class Door:
+class EntryPoint:
     """A place that takes requests: how to connect to it, and the line that lets one in."""
 
     name: str
     connect: Callable[[], socket.socket]
     credential: bytes
 
-    async def say(self, data: bytes, patience: float = 30.0) -> bytes:
+    async def send(self, data: bytes, patience: float = 30.0) -> bytes:
         """Send bytes on a new connection; all that comes until it closes or is silent for 1 s."""
         return await deferToThread(self._say, data, patience)
 
@@ -122,38 +122,40 @@ def _unix(path: str) -> Callable[[], socket.socket]:
 
 
 @dataclass
-class Fort:
+class RawCluster:
     """A whole line with a raw Ollama at its end, and its three doors."""
 
-    world: World
+    cluster: Cluster
     cloud: Program
     desktop: Program
     ollama: RawOllama
-    doors: dict[str, Door]
+    doors: dict[str, EntryPoint]
 
     async def lives(self) -> None:
         """Fails the test unless a good request goes through now."""
-        status, _, said = await self.world.http("POST", "/alive", b"x", self.world.key)
+        status, _, said = await self.cluster.http("POST", "/alive", b"x", self.cluster.key)
         assert status == 200, said
 
 
-async def fort(world: World, *options: str) -> Fort:
+async def raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     """A cloud, alice's desktop with its endpoint open, and her proxy."""
     endpoint = free_port()
-    ollama = RawOllama(world)
-    cloud = await world.cloud(*options)
-    desktop = await world.desktop(
+    ollama = RawOllama(cluster)
+    cloud = await cluster.cloud(*options)
+    desktop = await cluster.desktop(
         "alice", ollama.port, f"--endpoint=127.0.0.1:{endpoint}", "--allow=*"
     )
-    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
-    await world.key_works()
+    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.is_key_accepted()
     (proxy,) = children(cloud.pid)
-    keys = load_keys(PrivateDirectory(world.state("cloud") / "cloud"))
+    keys = load_keys(PrivateDirectory(cluster.state("cloud") / "cloud"))
     word = Assertions(keys.signing, time.time).sign(option(proxy, "id"), frozenset({USE, MANAGE}))
-    await until(lambda: ollama.bytes, "the desktop to ask its Ollama")
+    await wait_until(lambda: ollama.bytes, "the desktop to ask its Ollama")
     doors = (
-        Door("cloud", _tcp(world.cloud_port), f"Authorization: Bearer {world.key}".encode()),
-        Door("proxy", _unix(option(proxy, "socket")), f"Ctllm-Assertion: {word}".encode()),
-        Door("endpoint", _tcp(endpoint), b"X-Nothing: needed"),
+        EntryPoint(
+            "cloud", _tcp(cluster.cloud_port), f"Authorization: Bearer {cluster.key}".encode()
+        ),
+        EntryPoint("proxy", _unix(option(proxy, "socket")), f"Ctllm-Assertion: {word}".encode()),
+        EntryPoint("endpoint", _tcp(endpoint), b"X-Nothing: needed"),
     )
-    return Fort(world, cloud, desktop, ollama, {door.name: door for door in doors})
+    return RawCluster(cluster, cloud, desktop, ollama, {door.name: door for door in doors})

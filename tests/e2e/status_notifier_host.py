@@ -91,7 +91,7 @@ class Notifications(ServiceInterface):
         return ["panel", "ctllm", "1", "1.2"]
 
 
-class Panel:
+class StatusNotifierHost:
     """The one item that registered last, if it is still there."""
 
     def __init__(self, bus: MessageBus) -> None:
@@ -186,7 +186,7 @@ def _read(entry: Any) -> list[dict[str, Any]]:
 
 
 async def main() -> None:
-    panel = Panel(await MessageBus().connect())
+    panel = StatusNotifierHost(await MessageBus().connect())
     await panel.begin()
     print(json.dumps("ready"), flush=True)
     reader = asyncio.StreamReader()

@@ -10,7 +10,7 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, World
+from tests.e2e.cluster import BIN, Cluster
 
 #: For each operation; the cases that follow from the description alone come on top.
 EXAMPLES = 40
@@ -25,19 +25,19 @@ METHODS = {"get", "put", "post", "delete"}
 
 
 @ensureDeferred
-async def test_schemathesis_finds_no_fault(world: World, tmp_path: Path) -> None:
+async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> None:
     """All its checks over every operation, as a desktop that is connected and has an answer."""
-    cloud = await world.cloud()
-    _, ollama = world.start_ollama("llama3.2")
-    await world.desktop("alice", ollama)
-    token = await world.token("alice", "desktop")  # it outlives the sign-outs that are tried
-    _, answer, _ = await world.http(
+    cloud = await cluster.cloud()
+    _, ollama = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", ollama)
+    token = await cluster.token("alice", "desktop")  # it outlives the sign-outs that are tried
+    _, answer, _ = await cluster.http(
         "GET", "/api/tags", token=token, headers={"Ctllm-Resume": "600"}
     )
     (tmp_path / "schemathesis.toml").write_text(
         CONFIGURATION.replace("EXCHANGE", answer["ctllm-exchange"])
     )
-    _, _, description = await world.http("GET", "/ctllm/openapi.json")
+    _, _, description = await cluster.http("GET", "/ctllm/openapi.json")
     (tmp_path / "openapi.json").write_bytes(description)
     paths = json.loads(description)["paths"].values()
     operations = sum(len(METHODS & set(path)) for path in paths)
@@ -47,7 +47,7 @@ async def test_schemathesis_finds_no_fault(world: World, tmp_path: Path) -> None
             str(BIN / "st"),
             "run",
             "openapi.json",
-            f"--url={world.url}",
+            f"--url={cluster.url}",
             f"--header=Authorization: Bearer {token}",
             "--checks=all",
             "--phases=examples,coverage,fuzzing",
@@ -59,11 +59,11 @@ async def test_schemathesis_finds_no_fault(world: World, tmp_path: Path) -> None
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**world.environment(), "COLUMNS": "120"},
+        env={**cluster.environment(), "COLUMNS": "120"},
         timeout=200,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"Tested: +{operations}\b", done.stdout), done.stdout
     cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
     assert cases is not None and int(cases[2]) > 20 * operations, done.stdout
-    assert "Traceback" not in cloud.printed
+    assert "Traceback" not in cloud.output

@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from ctllm.auth.api_keys import key_hash
 from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys, proxy_id
-from tests.e2e.cluster import BIN, Program, World, read_all, until
+from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
 from tests.e2e.process_info import children, linux, option
 from tests.fake_ollama import FakeOllama, Script
 
@@ -53,7 +53,7 @@ class Person:
 class Town:
     """A cloud with two people in it, for all tests here."""
 
-    world: World
+    cluster: Cluster
     cloud: Program
     alice: Person
     bob: Person
@@ -62,32 +62,32 @@ class Town:
         """What the Ollama says that this token, or API key, leads to."""
         told = {name.replace("_", "-"): value for name, value in headers.items()}
         asked = {"model": "llama3.2", "prompt": "whose are you?", "stream": False}
-        status, _, body = await self.world.http("POST", "/api/generate", asked, token, told)
+        status, _, body = await self.cluster.http("POST", "/api/generate", asked, token, told)
         assert status == 200, body
         return str(json.loads(body)["response"])
 
 
-async def person(world: World, name: str) -> Person:
+async def person(cluster: Cluster, name: str) -> Person:
     """Somebody signed in, with a desktop, and an API key that works."""
-    _, port = echoing(world, name)
-    await world.desktop(name, port, f"--desktop-name=attic-of-{name}")
-    key = await world.command(name, "keys", "add", "app")
-    answer = await world.session(await world.invite(name))
-    kept = json.loads((world.state(name) / "desktop" / "credentials.json").read_text())
-    await until(lambda: taken(world, key), f"the key of {name} to work")
+    _, port = echoing(cluster, name)
+    await cluster.desktop(name, port, f"--desktop-name=attic-of-{name}")
+    key = await cluster.run_ctllm(name, "keys", "add", "app")
+    answer = await cluster.session(await cluster.invite(name))
+    kept = json.loads((cluster.state(name) / "desktop" / "credentials.json").read_text())
+    await wait_until(lambda: taken(cluster, key), f"the key of {name} to work")
     return Person(name, answer["user"]["id"], answer["token"], key, kept["desktop_id"])
 
 
-def echoing(world: World, name: str) -> tuple[FakeOllama, int]:
+def echoing(cluster: Cluster, name: str) -> tuple[FakeOllama, int]:
     """An Ollama that says whose it is."""
-    ollama, port = world.start_ollama("llama3.2", f"model-of-{name}")
+    ollama, port = cluster.start_ollama("llama3.2", f"model-of-{name}")
     ollama.script("/api/generate", Script(lines=(f"words of {name}",)))
     return ollama, port
 
 
-async def taken(world: World, token: str) -> bool:
+async def taken(cluster: Cluster, token: str) -> bool:
     """Whether a token, or API key, is good for anything."""
-    status, _, _ = await world.http("GET", "/api/version", token=token)
+    status, _, _ = await cluster.http("GET", "/api/version", token=token)
     assert status in (200, 401)
     return status == 200
 
@@ -95,14 +95,14 @@ async def taken(world: World, token: str) -> bool:
 @pytest.fixture(scope="module")
 def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Alice and bob."""
-    world = World(tmp_path_factory.mktemp("town"))
+    cluster = Cluster(tmp_path_factory.mktemp("town"))
 
     async def start() -> Town:
-        cloud = await world.cloud()
-        return Town(world, cloud, await person(world, "alice"), await person(world, "bob"))
+        cloud = await cluster.cloud()
+        return Town(cluster, cloud, await person(cluster, "alice"), await person(cluster, "bob"))
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
 def told(body: bytes) -> str:
@@ -122,11 +122,11 @@ def cookie(headers: dict[str, str]) -> Morsel[str]:
 @ensureDeferred
 async def test_an_invitation_works_once(town: Town) -> None:
     """The second who brings it is told kindly that it was used, and nothing else."""
-    invite = (await town.world.invite("carol")).partition("#invite=")[2]
-    first = await town.world.http("POST", SESSION, {"invite": invite, "client": "browser"})
+    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
+    first = await town.cluster.http("POST", SESSION, {"invite": invite, "client": "browser"})
     assert first[0] == 201
     assert json.loads(first[2])["user"]["name"] == "carol"
-    status, headers, body = await town.world.http(
+    status, headers, body = await town.cluster.http(
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     assert status == 401
@@ -138,13 +138,13 @@ async def test_an_invitation_works_once(town: Town) -> None:
 @ensureDeferred
 async def test_an_invitation_ends(town: Town) -> None:
     """It is good for fifteen minutes, and a second later for nothing."""
-    invite = (await town.world.invite("carol")).partition("#invite=")[2]
-    folder = town.world.state("cloud") / "cloud" / "invites"
+    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
+    folder = town.cluster.state("cloud") / "cloud" / "invites"
     file = folder / f"{sha256(invite.encode()).hexdigest()}.json"
     kept = json.loads(file.read_text())
     assert 0 < time.time() + 15 * 60 - kept["expires"] < 60
     file.write_text(json.dumps({**kept, "expires": time.time() - 1}))
-    status, _, body = await town.world.http(
+    status, _, body = await town.cluster.http(
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert status == 401
@@ -154,8 +154,8 @@ async def test_an_invitation_ends(town: Town) -> None:
 @ensureDeferred
 async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) -> None:
     """The cookie renews tokens until the browser signs out, and is in no answer's body."""
-    invite = (await town.world.invite("carol")).partition("#invite=")[2]
-    _, headers, body = await town.world.http(
+    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
+    _, headers, body = await town.cluster.http(
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     kept = cookie(headers)
@@ -165,28 +165,28 @@ async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) 
     assert kept.value not in body.decode()
 
     brought = {"Cookie": f"other=1; ctllm-session={kept.value}"}
-    status, _, body = await town.world.http("POST", TOKEN, {}, headers=brought)
+    status, _, body = await town.cluster.http("POST", TOKEN, {}, headers=brought)
     assert status == 200
     assert kept.value not in body.decode()
-    _, _, who = await town.world.http("GET", SESSION, token=json.loads(body)["token"])
+    _, _, who = await town.cluster.http("GET", SESSION, token=json.loads(body)["token"])
     assert json.loads(who)["user"]["name"] == "carol"
     assert json.loads(who)["scopes"] == ["manage", "use"]
 
-    status, headers, _ = await town.world.http("DELETE", SESSION, headers=brought)
+    status, headers, _ = await town.cluster.http("DELETE", SESSION, headers=brought)
     assert status == 204
     assert (cookie(headers).value, cookie(headers)["max-age"]) == ("", "0")
-    status, _, body = await town.world.http("POST", TOKEN, {}, headers=brought)
+    status, _, body = await town.cluster.http("POST", TOKEN, {}, headers=brought)
     assert (status, told(body)) == (401, "You are signed out: sign in again.")
 
 
 @ensureDeferred
-async def test_the_cookie_is_secure_where_people_come_by_https(world: World) -> None:
+async def test_the_cookie_is_secure_where_people_come_by_https(cluster: Cluster) -> None:
     """Behind nginx the cloud itself is asked by http; its url says how people reach it."""
-    await world.cloud("--url=https://ctllm.example.org")
-    link = await world.invite("alice")
+    await cluster.cloud("--url=https://ctllm.example.org")
+    link = await cluster.invite("alice")
     assert link.startswith("https://ctllm.example.org/#invite=")
     body = {"invite": link.partition("#invite=")[2], "client": "browser"}
-    _, headers, _ = await world.http("POST", SESSION, body)
+    _, headers, _ = await cluster.http("POST", SESSION, body)
     assert headers["set-cookie"].startswith("__Host-ctllm-session=")
     assert cookie(headers)["secure"] and cookie(headers)["path"] == "/"
 
@@ -194,20 +194,20 @@ async def test_the_cookie_is_secure_where_people_come_by_https(world: World) -> 
 @ensureDeferred
 async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
     """It gets a refresh token and no cookie, and signs out with it."""
-    invite = (await town.world.invite("carol")).partition("#invite=")[2]
-    _, headers, body = await town.world.http(
+    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
+    _, headers, body = await town.cluster.http(
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert "set-cookie" not in headers
     refresh = json.loads(body)["refresh"]
-    status, _, body = await town.world.http("POST", TOKEN, {"refresh": refresh})
+    status, _, body = await town.cluster.http("POST", TOKEN, {"refresh": refresh})
     assert status == 200
-    _, _, who = await town.world.http("GET", SESSION, token=json.loads(body)["token"])
+    _, _, who = await town.cluster.http("GET", SESSION, token=json.loads(body)["token"])
     assert json.loads(who)["scopes"] == ["manage", "serve", "use"]
-    status, _, _ = await town.world.http("DELETE", SESSION, headers={"Ctllm-Refresh": refresh})
+    status, _, _ = await town.cluster.http("DELETE", SESSION, headers={"Ctllm-Refresh": refresh})
     assert status == 204
-    assert (await town.world.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
-    state = town.world.state("alice") / "desktop"
+    assert (await town.cluster.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
+    state = town.cluster.state("alice") / "desktop"
     assert state.stat().st_mode & 0o777 == 0o700
     assert (state / "credentials.json").stat().st_mode & 0o777 == 0o600
 
@@ -215,37 +215,37 @@ async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
 @ensureDeferred
 async def test_pages_of_other_sites_cannot_touch_a_session(town: Town) -> None:
     """With a foreign Origin nothing is opened, renewed or ended; with the cloud's own it is."""
-    invite = {"invite": (await town.world.invite("carol")).partition("#invite=")[2]}
+    invite = {"invite": (await town.cluster.invite("carol")).partition("#invite=")[2]}
     invite["client"] = "browser"
-    own = {"Origin": town.world.url}
-    assert (await town.world.http("POST", SESSION, invite, headers=EVIL))[0] == 403
-    status, headers, _ = await town.world.http("POST", SESSION, invite, headers=own)
+    own = {"Origin": town.cluster.url}
+    assert (await town.cluster.http("POST", SESSION, invite, headers=EVIL))[0] == 403
+    status, headers, _ = await town.cluster.http("POST", SESSION, invite, headers=own)
     assert status == 201
     brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
-    assert (await town.world.http("POST", TOKEN, {}, headers=brought | EVIL))[0] == 403
-    assert (await town.world.http("DELETE", SESSION, headers=brought | EVIL))[0] == 403
-    assert (await town.world.http("POST", TOKEN, {}, headers=brought | own))[0] == 200
+    assert (await town.cluster.http("POST", TOKEN, {}, headers=brought | EVIL))[0] == 403
+    assert (await town.cluster.http("DELETE", SESSION, headers=brought | EVIL))[0] == 403
+    assert (await town.cluster.http("POST", TOKEN, {}, headers=brought | own))[0] == 200
     asks = {"Access-Control-Request-Method": "POST"}
-    assert (await town.world.http("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
+    assert (await town.cluster.http("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
 
 
 @linux
 @ensureDeferred
 async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
     """`ctllm login` does not echo it, and it is in no argument and in no environment."""
-    world, state = town.world, town.world.state("dave")
-    link = await world.invite("dave")
+    cluster, state = town.cluster, town.cluster.state("dave")
+    link = await cluster.invite("dave")
     argv = [str(BIN / "ctllm"), f"--state={state}", "login"]
-    program = Program("login", argv, world.environment(), terminal=True)
-    world.programs.append(program)
-    await until(lambda: "Paste the sign-in link" in program.printed, "the question")
+    program = Program("login", argv, cluster.environment(), terminal=True)
+    cluster.programs.append(program)
+    await wait_until(lambda: "Paste the sign-in link" in program.output, "the question")
     told = b"".join(
         Path(f"/proc/{program.pid}/{each}").read_bytes() for each in ("cmdline", "environ")
     )
     program.transport.write(f"{link}\n".encode())
-    await until(lambda: program.code is not None, "the sign-in")
-    assert (program.code, link in program.printed) == (0, False)
-    assert f"Signed in to {world.url} as dave." in program.printed
+    await wait_until(lambda: program.code is not None, "the sign-in")
+    assert (program.code, link in program.output) == (0, False)
+    assert f"Signed in to {cluster.url} as dave." in program.output
     assert b"invite" not in told
 
 
@@ -256,13 +256,13 @@ async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
 async def test_each_sees_only_what_is_theirs(town: Town) -> None:
     """Desktops, models, and another's desktop by id or name, as if it did not exist."""
     for one, other in ((town.alice, town.bob), (town.bob, town.alice)):
-        (desktop,) = await town.world.desktops(one.token)
+        (desktop,) = await town.cluster.desktops(one.token)
         assert (desktop["id"], desktop["name"]) == (one.desktop, f"attic-of-{one.name}")
-        _, _, tags = await town.world.http("GET", "/api/tags", token=one.token)
+        _, _, tags = await town.cluster.http("GET", "/api/tags", token=one.token)
         assert f"model-of-{one.name}" in tags.decode()
         assert f"model-of-{other.name}" not in tags.decode()
         for name in (other.desktop, f"attic-of-{other.name}"):
-            status, _, _ = await town.world.http(
+            status, _, _ = await town.cluster.http(
                 "GET", "/api/tags", token=one.token, headers={"Ctllm-Desktop": name}
             )
             assert status == 404
@@ -282,19 +282,19 @@ async def test_two_at_once_each_get_their_own_answers(town: Town) -> None:
 @ensureDeferred
 async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(town: Town) -> None:
     """Alice's desktop with the id of bob's, and claiming his key: nothing of his goes there."""
-    world = town.world
-    stolen, port = echoing(world, "mallory")
-    await world.command("mallory", "login", await world.invite("alice"))
-    file = world.state("mallory") / "desktop" / "credentials.json"
+    cluster = town.cluster
+    stolen, port = echoing(cluster, "mallory")
+    await cluster.run_ctllm("mallory", "login", await cluster.invite("alice"))
+    file = cluster.state("mallory") / "desktop" / "credentials.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "desktop_id": town.bob.desktop}))
-    mallory = world.place("desktop", "mallory", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
-    await until(lambda: "bridge: connected" in mallory.printed, "mallory to connect")
+    mallory = cluster.run_role("desktop", "mallory", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
+    await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
     claim = {"hashes": [key_hash(town.bob.key)], "seconds": 60}
-    serve = await world.token("alice", "desktop")
+    serve = await cluster.token("alice", "desktop")
     path = f"/ctllm/desktops/{town.bob.desktop}/keys"
-    assert (await world.http("PUT", path, claim, serve))[0] == 204
+    assert (await cluster.http("PUT", path, claim, serve))[0] == 204
 
-    (desktop,) = await world.desktops(town.bob.token)
+    (desktop,) = await cluster.desktops(town.bob.token)
     assert desktop["name"] == "attic-of-bob"
     for token in (town.bob.token, town.bob.key):
         assert await town.chat(token) == "words of bob"
@@ -310,10 +310,10 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
 @ensureDeferred
 async def test_an_api_key_is_for_models_only(town: Town) -> None:
     """It uses them in every dialect's way, and manages or offers nothing."""
-    key, world = town.alice.key, town.world
+    key, cluster = town.alice.key, town.cluster
     for path in ("/api/tags", "/v1/models"):
         for headers in ({"Authorization": f"Bearer {key}"}, {"x-api-key": key}):
-            status, _, body = await world.http("GET", path, headers=headers)
+            status, _, body = await cluster.http("GET", path, headers=headers)
             assert status == 200
             assert b"model-of-alice" in body
     for method, path, body in (
@@ -324,9 +324,9 @@ async def test_an_api_key_is_for_models_only(town: Town) -> None:
         ("GET", "/ctllm/desktops", None),
         ("PUT", f"/ctllm/desktops/{town.alice.desktop}/keys", {"hashes": [], "seconds": 60}),
     ):
-        status, _, answer = await world.http(method, path, body, key)
+        status, _, answer = await cluster.http(method, path, body, key)
         assert (status, json.loads(answer)["error"]["code"]) == (403, "forbidden"), path
-    assert await taken(world, key)
+    assert await taken(cluster, key)
 
 
 @ensureDeferred
@@ -334,7 +334,7 @@ async def test_who_may_offer_models(town: Town) -> None:
     """A desktop's sign-in opens a tunnel; nobody, a key and a browser do not."""
 
     async def tunnel(token: str | None) -> int:
-        status, _, _ = await town.world.http("GET", "/ws/tunnel", token=token, headers=UPGRADE)
+        status, _, _ = await town.cluster.http("GET", "/ws/tunnel", token=token, headers=UPGRADE)
         return status
 
     assert await tunnel(None) == 401
@@ -345,16 +345,16 @@ async def test_who_may_offer_models(town: Town) -> None:
 @ensureDeferred
 async def test_a_revoked_key_stops_within_seconds(town: Town) -> None:
     """The others go on."""
-    key = await town.world.command("alice", "keys", "add", "short-lived")
-    await until(lambda: taken(town.world, key), "the key to work", 5)
-    await town.world.command("alice", "keys", "rm", "short-lived")
+    key = await town.cluster.run_ctllm("alice", "keys", "add", "short-lived")
+    await wait_until(lambda: taken(town.cluster, key), "the key to work", 5)
+    await town.cluster.run_ctllm("alice", "keys", "rm", "short-lived")
 
     async def refused() -> bool:
-        return not await taken(town.world, key)
+        return not await taken(town.cluster, key)
 
-    await until(refused, "the key to stop", 5)
-    assert await taken(town.world, town.alice.key)
-    _, _, body = await town.world.http("GET", "/ctllm/session", token=key)
+    await wait_until(refused, "the key to stop", 5)
+    assert await taken(town.cluster, town.alice.key)
+    _, _, body = await town.cluster.http("GET", "/ctllm/session", token=key)
     assert "unknown or revoked" in told(body)
 
 
@@ -378,7 +378,7 @@ def ask_socket(path: str, headers: dict[str, str]) -> int:
 async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
     sockets = {option(pid, "id"): option(pid, "socket") for pid in children(town.cloud.pid)}
-    keys = load_keys(PrivateDirectory(town.world.state("cloud") / "cloud"))
+    keys = load_keys(PrivateDirectory(town.cluster.state("cloud") / "cloud"))
     alices, bobs = (proxy_id(keys.instance, one.id) for one in (town.alice, town.bob))
     assert {alices, bobs} <= set(sockets)
     true, forged, late = (
@@ -415,7 +415,7 @@ async def test_tokens_that_were_touched_are_none(town: Town) -> None:
         town.alice.key[:-1] + "-",
         "x",
     ):
-        status, headers, answer = await town.world.http("GET", SESSION, token=token)
+        status, headers, answer = await town.cluster.http("GET", SESSION, token=token)
         assert status == 401
         assert headers["www-authenticate"].startswith("Bearer")
         assert told(answer)
@@ -427,23 +427,26 @@ async def test_tokens_that_were_touched_are_none(town: Town) -> None:
 @ensureDeferred
 async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> None:
     """Invitations, tokens, refresh tokens and API keys, used well and badly, leave no trace."""
-    world, secrets = town.world, [town.alice.token, town.alice.key, town.bob.token, town.bob.key]
+    cluster, secrets = (
+        town.cluster,
+        [town.alice.token, town.alice.key, town.bob.token, town.bob.key],
+    )
     for client in ("browser", "desktop"):
-        invite = (await world.invite("carol")).partition("#invite=")[2]
+        invite = (await cluster.invite("carol")).partition("#invite=")[2]
         asked = {"invite": invite, "client": client}
-        _, headers, body = await world.http("POST", SESSION, asked)
-        assert (await world.http("POST", SESSION, asked))[0] == 401
+        _, headers, body = await cluster.http("POST", SESSION, asked)
+        assert (await cluster.http("POST", SESSION, asked))[0] == 401
         answer = json.loads(body)
         refresh = answer.get("refresh") or cookie(headers).value
-        renewed, _, _ = await world.http("POST", TOKEN, {"refresh": refresh})
+        renewed, _, _ = await cluster.http("POST", TOKEN, {"refresh": refresh})
         assert renewed == (200 if client == "desktop" else 401)  # a browser's works as its cookie
-        assert (await world.http("POST", TOKEN, {"refresh": refresh, "x": 1}))[0] == 400
-        assert (await world.http("GET", f"/ctllm/nothing?{refresh}", token=refresh))[0] == 404
-        assert (await world.http("GET", "/api/tags", token=answer["token"]))[0] == 503
-        assert (await world.http("GET", "/api/tags", token=answer["token"] + "x"))[0] == 401
+        assert (await cluster.http("POST", TOKEN, {"refresh": refresh, "x": 1}))[0] == 400
+        assert (await cluster.http("GET", f"/ctllm/nothing?{refresh}", token=refresh))[0] == 404
+        assert (await cluster.http("GET", "/api/tags", token=answer["token"]))[0] == 503
+        assert (await cluster.http("GET", "/api/tags", token=answer["token"] + "x"))[0] == 401
         secrets += [invite, refresh, answer["token"]]
-    kept = [each for each in world.state("cloud").rglob("*") if each.is_file()]
-    texts = [program.printed for program in world.programs]
+    kept = [each for each in cluster.state("cloud").rglob("*") if each.is_file()]
+    texts = [program.output for program in cluster.programs]
     texts += [path.read_text() + str(path) for path in kept]
     assert len(texts) > 6
     for text in texts:
@@ -460,51 +463,51 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
 
     Who signs in as mallory afterwards never reaches the desktop of before.
     """
-    world, name = town.world, "mallory2"
-    stolen, port = echoing(world, name)
+    cluster, name = town.cluster, "mallory2"
+    stolen, port = echoing(cluster, name)
     stolen.script("/api/chat", Script(lines=100_000, line_interval=0.02))
-    desktop = await world.desktop(name, port)
-    key = await world.command(name, "keys", "add", "app")
-    await until(lambda: taken(world, key), "the key to work")
-    session = await world.session(await world.invite(name), "desktop")
+    desktop = await cluster.desktop(name, port)
+    key = await cluster.run_ctllm(name, "keys", "add", "app")
+    await wait_until(lambda: taken(cluster, key), "the key to work")
+    session = await cluster.session(await cluster.invite(name), "desktop")
     token, refresh = session["token"], session["refresh"]
-    _, _, answer = await world.http("POST", f"{SESSION}/invite", token=token)
+    _, _, answer = await cluster.http("POST", f"{SESSION}/invite", token=token)
     made = json.loads(answer)["invite"]
-    invite = (await world.invite(name)).partition("#invite=")[2]
+    invite = (await cluster.invite(name)).partition("#invite=")[2]
     lease = {"hashes": ["0" * 64], "seconds": 60}
     path = f"/ctllm/desktops/{'a' * 32}/keys"
-    assert (await world.http("PUT", path, lease, token))[0] == 204
+    assert (await cluster.http("PUT", path, lease, token))[0] == 204
     chat = json.dumps(
         {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
     ).encode()
-    stream = deferToThread(read_all, world.cloud_port, "/api/chat", chat, key)
-    record = await until(
+    stream = deferToThread(read_all, cluster.cloud_port, "/api/chat", chat, key)
+    record = await wait_until(
         lambda: next((one for one in stolen.requests if one.lines_sent > 9), None), "the stream"
     )
 
-    ended = await world.command("cloud", "revoke", name)
+    ended = await cluster.run_ctllm("cloud", "revoke", name)
     assert ended == f"2 sign-ins and 1 open invitations of {name} ended."
     assert b"signed out by whoever runs this cloud" in (await stream)
-    await until(lambda: "bridge: signed out" in desktop.printed, "the desktop to be signed out")
-    await until(lambda: record.closed_by is not None, "Ollama to be told to stop")
-    assert not await taken(world, key)
+    await wait_until(lambda: "bridge: signed out" in desktop.output, "the desktop to be signed out")
+    await wait_until(lambda: record.closed_by is not None, "Ollama to be told to stop")
+    assert not await taken(cluster, key)
     for body in (
         {"invite": made, "client": "desktop"},
         {"invite": made, "client": "browser"},
         {"invite": invite, "client": "desktop"},
     ):
-        assert (await world.http("POST", SESSION, body))[0] == 401
-    assert (await world.http("POST", f"{SESSION}/introspect", {"invite": invite}))[0] == 401
-    assert (await world.http("POST", f"{SESSION}/invite", token=token))[0] == 401
-    assert (await world.http("PUT", path, lease, token))[0] == 401
-    assert (await world.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
-    assert (await world.http("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
+        assert (await cluster.http("POST", SESSION, body))[0] == 401
+    assert (await cluster.http("POST", f"{SESSION}/introspect", {"invite": invite}))[0] == 401
+    assert (await cluster.http("POST", f"{SESSION}/invite", token=token))[0] == 401
+    assert (await cluster.http("PUT", path, lease, token))[0] == 401
+    assert (await cluster.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
+    assert (await cluster.http("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
 
-    again, port = world.start_ollama("llama3.2")
+    again, port = cluster.start_ollama("llama3.2")
     again.script("/api/generate", Script(lines=("words of another desktop",)))
-    fresh = await world.token(name)
-    assert (await world.http("GET", "/api/tags", token=fresh))[0] == 503
-    await world.desktop(name, port, state=f"{name}-again")
+    fresh = await cluster.token(name)
+    assert (await cluster.http("GET", "/api/tags", token=fresh))[0] == 503
+    await cluster.desktop(name, port, state=f"{name}-again")
     assert await town.chat(fresh) == "words of another desktop"
     assert not [each for each in stolen.requests if each.path == "/api/generate"]
     assert await town.chat(town.alice.token) == "words of alice"
@@ -512,36 +515,36 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
 
 
 @ensureDeferred
-async def test_a_revocation_while_the_cloud_is_down(world: World) -> None:
+async def test_a_revocation_while_the_cloud_is_down(cluster: Cluster) -> None:
     """It counts from the first request on."""
-    cloud = await world.cloud()
-    session = await world.session(await world.invite("alice"), "desktop")
-    kept = world.state("cloud") / "cloud" / "sessions"
+    cloud = await cluster.cloud()
+    session = await cluster.session(await cluster.invite("alice"), "desktop")
+    kept = cluster.state("cloud") / "cloud" / "sessions"
     files = {file.name: file.read_bytes() for file in kept.iterdir()}
     await cloud.stop()
-    await world.command("cloud", "revoke", "alice")
+    await cluster.run_ctllm("cloud", "revoke", "alice")
     for file, data in files.items():  # as a backup would, that was made before
         (kept / file).write_bytes(data)
-    await world.cloud()
-    assert (await world.http("GET", SESSION, token=session["token"]))[0] == 401
-    assert (await world.http("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
-    fresh = await world.token("alice")
-    assert (await world.http("GET", SESSION, token=fresh))[0] == 200
+    await cluster.cloud()
+    assert (await cluster.http("GET", SESSION, token=session["token"]))[0] == 401
+    assert (await cluster.http("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
+    fresh = await cluster.token("alice")
+    assert (await cluster.http("GET", SESSION, token=fresh))[0] == 200
 
 
 @ensureDeferred
 async def test_a_pass_belongs_to_the_desktop_that_made_it(town: Town) -> None:
     """It signs in no desktop, and what it signed in ends with that desktop's sign-in."""
-    world = town.world
-    session = await world.session(await world.invite("carol"), "desktop")
-    _, _, answer = await world.http("POST", f"{SESSION}/invite", token=session["token"])
+    cluster = town.cluster
+    session = await cluster.session(await cluster.invite("carol"), "desktop")
+    _, _, answer = await cluster.http("POST", f"{SESSION}/invite", token=session["token"])
     asked = {"invite": json.loads(answer)["invite"], "client": "desktop"}
-    assert (await world.http("POST", SESSION, asked))[0] == 403
-    _, headers, answer = await world.http("POST", SESSION, {**asked, "client": "browser"})
+    assert (await cluster.http("POST", SESSION, asked))[0] == 403
+    _, headers, answer = await cluster.http("POST", SESSION, {**asked, "client": "browser"})
     brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
     child = json.loads(answer)["token"]
-    assert (await world.http("POST", TOKEN, {}, headers=brought))[0] == 200
+    assert (await cluster.http("POST", TOKEN, {}, headers=brought))[0] == 200
     gone = {"Ctllm-Refresh": session["refresh"]}
-    assert (await world.http("DELETE", SESSION, headers=gone))[0] == 204
-    assert (await world.http("POST", TOKEN, {}, headers=brought))[0] == 401
-    assert (await world.http("GET", SESSION, token=child))[0] == 401
+    assert (await cluster.http("DELETE", SESSION, headers=gone))[0] == 204
+    assert (await cluster.http("POST", TOKEN, {}, headers=brought))[0] == 401
+    assert (await cluster.http("GET", SESSION, token=child))[0] == 401

@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.e2e.process_info import children, linux
 from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
@@ -36,8 +36,8 @@ def resident(pid: int, what: str) -> int:
 class Growth:
     """How much the processes of a world grow from here on."""
 
-    def __init__(self, world: World) -> None:
-        cloud, desktop = world.programs[:2]
+    def __init__(self, cluster: Cluster) -> None:
+        cloud, desktop = cluster.programs[:2]
         (proxy,) = children(cloud.pid)
         self._pids = {"cloud": cloud.pid, "desktop": desktop.pid, "proxy": proxy}
         self._before = {name: resident(pid, "VmRSS") for name, pid in self._pids.items()}
@@ -57,28 +57,28 @@ def pieces(amount: int) -> Iterator[bytes]:
         yield bytes([number % 256]) * MB
 
 
-async def started(world: World) -> Growth:
-    await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    world.key = await world.command("alice", "keys", "add", "--manage", "tests")
-    await world.key_works()
-    return Growth(world)
+async def started(cluster: Cluster) -> Growth:
+    await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.is_key_accepted()
+    return Growth(cluster)
 
 
-def upload(world: World, digest: str) -> bytes:
-    client = RawClient(world.cloud_port)
+def upload(cluster: Cluster, digest: str) -> bytes:
+    client = RawClient(cluster.cloud_port)
     lines = [f"POST /api/blobs/sha256:{digest} HTTP/1.1", "Host: x", f"Content-Length: {AMOUNT}"]
-    lines += [f"Authorization: Bearer {world.key}", "", ""]
+    lines += [f"Authorization: Bearer {cluster.key}", "", ""]
     client.socket.sendall("\r\n".join(lines).encode())
     for piece in pieces(AMOUNT):
         client.socket.sendall(piece)
     return client.until(b"\r\n\r\n")
 
 
-def download(world: World, stall: float = 0.0) -> tuple[int, float]:
+def download(cluster: Cluster, stall: float = 0.0) -> tuple[int, float]:
     """Read a chat to its end: how many bytes of it came, and when it was whole."""
-    client = RawClient(world.cloud_port).ask("POST", "/api/chat", world.key, CHAT)
+    client = RawClient(cluster.cloud_port).ask("POST", "/api/chat", cluster.key, CHAT)
     got, tail = 0, b""
     if stall:
         client.until(b"\r\n\r\n")
@@ -93,40 +93,40 @@ def download(world: World, stall: float = 0.0) -> tuple[int, float]:
 
 @linux
 @ensureDeferred
-async def test_a_large_upload(world: World) -> None:
+async def test_a_large_upload(cluster: Cluster) -> None:
     """It arrives as it was sent, and passes through every process a little at a time."""
-    growth = await started(world)
+    growth = await started(cluster)
     hashed = hashlib.sha256()
     for piece in pieces(AMOUNT):
         hashed.update(piece)
-    answer = await deferToThread(upload, world, hashed.hexdigest())
+    answer = await deferToThread(upload, cluster, hashed.hexdigest())
     assert answer.startswith(b"HTTP/1.1 201"), answer
-    [record] = [r for r in world.ollama.requests if r.path.startswith("/api/blobs")]
+    [record] = [r for r in cluster.ollama.requests if r.path.startswith("/api/blobs")]
     assert (record.body_length, record.body_sha256) == (AMOUNT, hashed.hexdigest())
     growth.check()
 
 
 @linux
 @ensureDeferred
-async def test_a_large_answer(world: World) -> None:
+async def test_a_large_answer(cluster: Cluster) -> None:
     """All of it comes, and no process keeps it."""
-    growth = await started(world)
-    world.ollama.script("/api/chat", Script(size=AMOUNT, line_bytes=16_000, line_interval=0))
-    got, _ = await deferToThread(download, world)
+    growth = await started(cluster)
+    cluster.ollama.script("/api/chat", Script(size=AMOUNT, line_bytes=16_000, line_interval=0))
+    got, _ = await deferToThread(download, cluster)
     assert got >= AMOUNT
     growth.check()
 
 
 @linux
 @ensureDeferred
-async def test_who_stalls_slows_nobody_else(world: World) -> None:
+async def test_who_stalls_slows_nobody_else(cluster: Cluster) -> None:
     """A reader beside one that stands still has all of its answer meanwhile."""
-    growth = await started(world)
+    growth = await started(cluster)
     script = Script(size=8 * MB, line_bytes=16_000, line_interval=0)
-    world.ollama.script("/api/chat", script)
-    stalled = deferToThread(download, world, STALL)
-    await world.ollama.wait_for(lambda record: record.lines_sent > 0)
-    _, read = await deferToThread(download, world)
+    cluster.ollama.script("/api/chat", script)
+    stalled = deferToThread(download, cluster, STALL)
+    await cluster.ollama.wait_for(lambda record: record.lines_sent > 0)
+    _, read = await deferToThread(download, cluster)
     got, last = await stalled
     assert read < last, "the one that read had to wait for the one that did not"
     assert got > 7 * MB

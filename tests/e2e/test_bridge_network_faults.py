@@ -14,10 +14,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
-from tests.e2e.cluster import until
-from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.cluster import wait_until
+from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.e2e.fixed_response_upstream import sha256, whole
-from tests.e2e.network_relay import Wire
+from tests.e2e.network_relay import NetworkRelay
 
 #: Seconds in which a dead network is found with the default settings, and what a busy machine adds.
 FOUND, SLACK = 8.0, 4.0
@@ -28,83 +28,85 @@ async def together(*doing: Coroutine[Any, Any, None]) -> None:
     await DeferredList([Deferred.fromCoroutine(one) for one in doing], fireOnOneErrback=True)
 
 
-async def direct(place: Place, lines: int) -> str:
+async def direct(faulty: FaultyCluster, lines: int) -> str:
     """The hash of the answer without ctllm."""
     body = {"model": "numbers", "lines": lines}
-    reader = await ask(place.numbers.port, "POST", "/api/chat", "none", body)
+    reader = await send_request(faulty.numbers.port, "POST", "/api/chat", "none", body)
     await reader.end()
     assert reader.whole
     return sha256(bytes(reader.body))
 
 
 @ensureDeferred
-async def test_cut_dark_or_moved_the_answer_goes_on(place: Place) -> None:
+async def test_cut_dark_or_moved_the_answer_goes_on(faulty: FaultyCluster) -> None:
     """With the settings as they come: found within seconds, back, and byte-exact to the end."""
-    await place.start()
+    await faulty.start()
     told: dict[str, float] = {}
 
-    async def through(name: str, fail: Callable[[Wire], Awaitable[None]], limit: float) -> None:
-        reader = await place.chat(380, 0.05, ctllm_desktop=str(names.index(name)))
+    async def through(
+        name: str, fail: Callable[[NetworkRelay], Awaitable[None]], limit: float
+    ) -> None:
+        reader = await faulty.chat(380, 0.05, ctllm_desktop=str(names.index(name)))
         await reader.until_lines(20)
-        wire = place.wires[names.index(name)]
+        wire = faulty.wires[names.index(name)]
         began = reactor.seconds()
         await fail(wire)
         missing = reader.lines
         began = max(began, reactor.seconds())
-        await until(lambda: reader.lines > missing + 20 or reader.over, f"{name} to go on")
+        await wait_until(lambda: reader.lines > missing + 20 or reader.over, f"{name} to go on")
         told[name] = reactor.seconds() - began
         assert told[name] < limit + SLACK
         await reader.end()
         assert reader.whole
         assert sha256(bytes(reader.body)) == expected, name
 
-    async def cut(wire: Wire) -> None:
+    async def cut(wire: NetworkRelay) -> None:
         wire.cut()
 
-    async def moved(wire: Wire) -> None:
+    async def moved(wire: NetworkRelay) -> None:
         wire.blackhole("pass")
 
-    async def dark(wire: Wire) -> None:
+    async def dark(wire: NetworkRelay) -> None:
         wire.blackhole("dark")  # dials go nowhere too, as where the whole network is gone
         await deferLater(reactor, FOUND + 4)
         wire.heal()
 
     names = ["cut", "moved", "dark"]
     for _ in names:
-        await place.desktop()
-    expected = await direct(place, 380)
+        await faulty.desktop()
+    expected = await direct(faulty, 380)
     await together(
         through("cut", cut, 1), through("moved", moved, FOUND + 1), through("dark", dark, 10)
     )
     print({name: round(seconds, 2) for name, seconds in told.items()})
-    assert place.numbers.asked == 1 + len(names)  # nothing was asked of Ollama twice
-    await until(lambda: not place.numbers.under_way, "Ollama to rest")
+    assert faulty.numbers.asked == 1 + len(names)  # nothing was asked of Ollama twice
+    await wait_until(lambda: not faulty.numbers.under_way, "Ollama to rest")
 
 
 @ensureDeferred
-async def test_a_slow_network_is_not_a_dead_one(place: Place) -> None:
+async def test_a_slow_network_is_not_a_dead_one(faulty: FaultyCluster) -> None:
     """Pongs wait behind what is queued for longer than pings wait for them; nothing is cut."""
     pings = ("--ping-seconds=1", "--ping-timeout-seconds=2")
-    await place.start(*pings)
-    wire = await place.desktop(*pings)
+    await faulty.start(*pings)
+    wire = await faulty.desktop(*pings)
     wire.throttle(20_000)
-    answers = [await place.chat(60, 0, 1000) for _ in range(4)]
+    answers = [await faulty.chat(60, 0, 1000) for _ in range(4)]
     body = {"model": "numbers", "lines": 10, "filling": "x" * 200_000}
-    upload = await ask(place.front.port, "POST", "/api/chat", place.token, body)
+    upload = await send_request(faulty.front.port, "POST", "/api/chat", faulty.token, body)
     for reader in (*answers, upload):
         await reader.end()
         assert reader.whole
     assert {sha256(bytes(answer.body)) for answer in answers} == {sha256(whole(60, 1000))}
     assert bytes(upload.body) == whole(10)
-    assert place.desktops[0].printed.count("bridge: connected") == 1
+    assert faulty.desktops[0].output.count("bridge: connected") == 1
 
 
 @ensureDeferred
-async def test_the_newest_connection_replaces_one_that_is_half_open(place: Place) -> None:
+async def test_the_newest_connection_replaces_one_that_is_half_open(faulty: FaultyCluster) -> None:
     """At once: the cloud alone would not find out for minutes. What was under way goes on."""
-    await place.start("--ping-seconds=60", "--ping-timeout-seconds=60")
-    wire = await place.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
-    old = await place.chat(120, 0.05)
+    await faulty.start("--ping-seconds=60", "--ping-timeout-seconds=60")
+    wire = await faulty.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    old = await faulty.chat(120, 0.05)
     await old.until_lines(10)
     dialled: list[float] = []
 
@@ -115,18 +117,18 @@ async def test_the_newest_connection_replaces_one_that_is_half_open(place: Place
 
     wire.up.tamper = watch
     wire.blackhole("pass")
-    await until(lambda: dialled, "the bridge to dial")
-    await served_within(place, 3.0)
+    await wait_until(lambda: dialled, "the bridge to dial")
+    await served_within(faulty, 3.0)
     await old.end()
     assert old.whole
     assert sha256(bytes(old.body)) == sha256(whole(120))
 
 
-async def served_within(place: Place, limit: float) -> Reader:
+async def served_within(faulty: FaultyCluster, limit: float) -> ResponseReader:
     """A new answer is had, at the latest so many seconds from now."""
     began = reactor.seconds()
     while True:
-        reader = await (await place.chat(3)).end()
+        reader = await (await faulty.chat(3)).end()
         if reader.status == 200 and reader.whole:
             assert reactor.seconds() - began < limit
             print("served after", round(reactor.seconds() - began, 3))
@@ -136,32 +138,32 @@ async def served_within(place: Place, limit: float) -> Reader:
 
 
 @ensureDeferred
-async def test_a_desktop_that_starts_again_replaces_itself(place: Place) -> None:
+async def test_a_desktop_that_starts_again_replaces_itself(faulty: FaultyCluster) -> None:
     """Power lost, no word said: the desktop that is back serves at once; its old answers fail."""
-    await place.start("--ping-seconds=60", "--ping-timeout-seconds=60")
-    wire = await place.desktop()
-    old = await place.chat(2000, 0.05)
+    await faulty.start("--ping-seconds=60", "--ping-timeout-seconds=60")
+    wire = await faulty.desktop()
+    old = await faulty.chat(2000, 0.05)
     await old.until_lines(10)
     wire.blackhole("pass")
-    await place.desktops[0].stop(signal.SIGKILL)
-    place.desktops[0] = place.run_desktop(0)
-    await place.connected(0)
-    await served_within(place, 3.0)
+    await faulty.desktops[0].stop(signal.SIGKILL)
+    faulty.desktops[0] = faulty.run_desktop(0)
+    await faulty.connected(0)
+    await served_within(faulty, 3.0)
     await old.end(5)
     assert not old.whole
     assert b"restarted" in old.body
-    await until(lambda: not place.numbers.under_way, "Ollama to rest")
+    await wait_until(lambda: not faulty.numbers.under_way, "Ollama to rest")
 
 
 @ensureDeferred
-async def test_a_network_of_many_moods(place: Place) -> None:
+async def test_a_network_of_many_moods(faulty: FaultyCluster) -> None:
     """Far away, slow, and cut at every second moment: the answer is the same."""
-    await place.start()
-    wire = await place.desktop()
+    await faulty.start()
+    wire = await faulty.desktop()
     wire.delay(80)
     wire.throttle(100_000)
     rng = random.Random(8)
-    reader = await place.chat(250, 0.01, 200)
+    reader = await faulty.chat(250, 0.01, 200)
     while not reader.over:
         await deferLater(reactor, rng.uniform(0.5, 2.5))
         wire.cut()
@@ -170,21 +172,23 @@ async def test_a_network_of_many_moods(place: Place) -> None:
 
 
 @ensureDeferred
-async def test_nothing_is_left_of_a_connection_that_died_full(place: Place) -> None:
+async def test_nothing_is_left_of_a_connection_that_died_full(faulty: FaultyCluster) -> None:
     """What the cloud still had to say to a dead connection is let go after some seconds."""
-    await place.start()
-    wire = await place.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
-    await (await place.chat(3)).end()
-    before = sockets(place.cloud.pid)
+    await faulty.start()
+    wire = await faulty.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    await (await faulty.chat(3)).end()
+    before = sockets(faulty.cloud.pid)
     wire.blackhole("pass")
     body = {"model": "numbers", "lines": 3, "filling": "x" * 250_000}
     for _ in range(60):  # more than the system takes off the cloud's hands
-        place.readers.append(await ask(place.front.port, "POST", "/api/chat", place.token, body))
-    for reader in place.readers:
+        faulty.readers.append(
+            await send_request(faulty.front.port, "POST", "/api/chat", faulty.token, body)
+        )
+    for reader in faulty.readers:
         await reader.end()
         assert reader.whole
-    assert sockets(place.cloud.pid) > before
-    await until(lambda: sockets(place.cloud.pid) <= before, "the dead one to be let go", 40)
+    assert sockets(faulty.cloud.pid) > before
+    await wait_until(lambda: sockets(faulty.cloud.pid) <= before, "the dead one to be let go", 40)
 
 
 def sockets(pid: int) -> int:

@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.http.message.content_coding import load_zstd
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.fake_ollama import FakeOllama
 from tests.fake_ollama.script import Script
 from tests.ports import free_port
@@ -27,8 +27,8 @@ from tests.ports import free_port
 class Home:
     """Alice's desktop with an endpoint; `attic` is the Ollama beside her other one."""
 
-    def __init__(self, world: World, attic: FakeOllama) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, attic: FakeOllama) -> None:
+        self.cluster = cluster
         self.attic = attic
         self.state = secrets.token_hex(4)
         self.port = free_port()
@@ -38,11 +38,11 @@ class Home:
 
     async def start(self) -> None:
         await self.start_ollama()
-        self.desktop = await self.world.desktop(
+        self.desktop = await self.cluster.desktop(
             "alice", self.ollama_port, "--desktop-name=home", f"--endpoint=127.0.0.1:{self.port}",
             state=self.state,
         )  # fmt: skip
-        await until(self.up, "the endpoint to have looked at both sides")
+        await wait_until(self.up, "the endpoint to have looked at both sides")
 
     async def stop(self) -> None:
         for program in (self.desktop, self.ollama):
@@ -52,7 +52,7 @@ class Home:
         self.attic.reset()
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2", "phi3")
+        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2", "phi3")
 
     async def up(self) -> bool:
         return "qwen3:latest" in await self.models()
@@ -64,7 +64,7 @@ class Home:
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        return await self.world.http(method, path, body, headers=headers, port=self.port)
+        return await self.cluster.http(method, path, body, headers=headers, port=self.port)
 
     async def generate(self, model: str = "llama3.2", **more: Any) -> tuple[int, str, str]:
         """Status, side and text of one answer."""
@@ -73,13 +73,13 @@ class Home:
         return status, headers.get("ctllm-side", ""), said.decode()
 
     async def prefer(self, preference: str) -> None:
-        await self.world.command(self.state, "prefer", preference)
+        await self.cluster.run_ctllm(self.state, "prefer", preference)
 
 
 @pytest.fixture(scope="module")
-def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, FakeOllama]]:
+def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, FakeOllama]]:
     """A cloud, and alice's other desktop."""
-    made = World(tmp_path_factory.mktemp("attic"))
+    made = Cluster(tmp_path_factory.mktemp("attic"))
 
     async def start() -> FakeOllama:
         await made.cloud()
@@ -92,7 +92,7 @@ def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Fak
 
 
 @pytest_twisted.async_yield_fixture()
-async def home(attic: tuple[World, FakeOllama]) -> Any:
+async def home(attic: tuple[Cluster, FakeOllama]) -> Any:
     """Her desktop at home, new for each test."""
     made = Home(*attic)
     await made.start()
@@ -132,7 +132,7 @@ async def test_compressed_bodies_and_forms(home: Home) -> None:
 
 async def script(home: Home, path: str, **script: Any) -> None:
     """What the Ollama at home does at `path`."""
-    await home.world.script(home.ollama_port, path, **script)
+    await home.cluster.script(home.ollama_port, path, **script)
 
 
 @ensureDeferred
@@ -150,14 +150,14 @@ async def test_lists_are_of_both(home: Home) -> None:
 @ensureDeferred
 async def test_one_of_three_stalls(home: Home) -> None:
     """The lists are of the two that answer: here, and the one of two behind the cloud."""
-    ollama, port = home.world.start_ollama("gemma3")
-    cellar = await home.world.desktop("alice", port, "--desktop-name=cellar", state="cellar")
+    ollama, port = home.cluster.start_ollama("gemma3")
+    cellar = await home.cluster.desktop("alice", port, "--desktop-name=cellar", state="cellar")
     try:
 
         async def known() -> bool:
             return "gemma3:latest" in await home.models()
 
-        await until(known, "the third desktop's models to be listed")
+        await wait_until(known, "the third desktop's models to be listed")
         for path, ids in (("/v1/models", "data"), ("/api/tags", "models")):
             ollama.script(path, Script(delay_before_head=300.0))
             _, _, body = await home.ask("GET", path)
@@ -183,7 +183,7 @@ async def test_moved_when_ollama_is_gone(home: Home) -> None:
         return (await home.generate())[1] == "local"
 
     began = time.monotonic()
-    await until(back, "this machine to be preferred again")
+    await wait_until(back, "this machine to be preferred again")
     assert time.monotonic() - began > 3, "it came back at once, and may be gone again as soon"
 
 
@@ -265,18 +265,18 @@ async def test_preferences(home: Home) -> None:
     assert (status, side) == (503, ""), said
     assert "Ollama" in said
     await home.desktop.stop()
-    again = home.desktop = home.world.place(
+    again = home.desktop = home.cluster.run_role(
         "desktop", home.state, f"--ollama=127.0.0.1:{home.ollama_port}",
         f"--endpoint=127.0.0.1:{home.port}",
     )  # fmt: skip
-    await until(lambda: "bridge: connected" in again.printed, "the desktop to be back")
+    await wait_until(lambda: "bridge: connected" in again.output, "the desktop to be back")
     assert (await home.generate())[0] == 503, "it has forgotten"
     await home.prefer("local")
 
     async def moved() -> bool:
         return (await home.generate())[:2] == (200, "cloud")
 
-    await until(moved, "the cloud to answer while there is no Ollama")
+    await wait_until(moved, "the cloud to answer while there is no Ollama")
 
 
 @ensureDeferred
@@ -306,7 +306,7 @@ async def test_without_an_ollama_of_its_own(home: Home) -> None:
     async def noticed() -> bool:
         return (await home.ask("POST", "/v1/rerank", {}))[0] == 404
 
-    await until(noticed, "the desktop to see that its Ollama is gone")
+    await wait_until(noticed, "the desktop to see that its Ollama is gone")
     hello = {"role": "user", "content": "hello"}
     chat = {"model": "qwen3", "messages": [hello], "stream": False}
     for path in ("//api/chat", "/api/chat/", "/v1/chat/completions/"):
@@ -321,7 +321,7 @@ async def test_without_an_ollama_of_its_own(home: Home) -> None:
     assert (await home.ask("HEAD", "/"))[0] == 200
     status, _, said = await home.ask("POST", "/api/pull", {"model": "qwen3"})
     assert status == 503
-    for part in ("attic", "ctllm keys add NAME --manage", f"{home.world.url}/api/pull"):
+    for part in ("attic", "ctllm keys add NAME --manage", f"{home.cluster.url}/api/pull"):
         assert part in json.loads(said)["error"]
 
 
@@ -334,7 +334,7 @@ async def test_who_leaves_cancels_wherever_it_is(home: Home) -> None:
     left = await deferToThread(leave_after, home.port, body, 2)
     assert left == 2
     (record,) = [each for each in home.attic.requests if each.path == "/api/generate"]
-    await until(lambda: record.closed_by == "client", "the other desktop's Ollama to be told")
+    await wait_until(lambda: record.closed_by == "client", "the other desktop's Ollama to be told")
     assert record.lines_sent < 100
 
 
@@ -354,7 +354,7 @@ def leave_after(port: int, body: bytes, lines: int) -> int:
 async def test_credentials_of_apps_stay_here(home: Home) -> None:
     """What an app shows to localhost is shown to nobody else; the cloud hears the desktop's own."""
     await home.prefer("cloud")
-    status, _, _ = await home.world.http(
+    status, _, _ = await home.cluster.http(
         "POST", "/api/generate", {"model": "llama3.2"}, port=home.port,
         headers={"Authorization": "Bearer app", "X-Api-Key": "app", "Cookie": "a=b"},
     )  # fmt: skip
@@ -365,10 +365,10 @@ async def test_credentials_of_apps_stay_here(home: Home) -> None:
 
 
 @ensureDeferred
-async def test_the_only_desktop(world: World) -> None:
+async def test_the_only_desktop(cluster: Cluster) -> None:
     """One that is alone is not sent to itself through the cloud: its own error is told."""
-    await world.cloud()
+    await cluster.cloud()
     port, gone = free_port(), free_port()
-    await world.desktop("alice", gone, f"--endpoint=127.0.0.1:{port}", state="home")
-    status, _, body = await world.http("POST", "/api/generate", {"model": "x"}, port=port)
+    await cluster.desktop("alice", gone, f"--endpoint=127.0.0.1:{port}", state="home")
+    status, _, body = await cluster.http("POST", "/api/generate", {"model": "x"}, port=port)
     assert status == 503 and f"Ollama at http://127.0.0.1:{gone}" in json.loads(body)["error"]

@@ -11,8 +11,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, Program, World, until
-from tests.e2e.desktop_session import Session, labels
+from tests.e2e.cluster import BIN, Cluster, Program, wait_until
+from tests.e2e.desktop_session import DesktopSession, labels
 from tests.e2e.process_info import alive
 from tests.ports import free_port
 
@@ -41,18 +41,18 @@ def _modules(made: Path) -> Path:
     return folder
 
 
-def environment(world: World) -> dict[str, str]:
+def environment(cluster: Cluster) -> dict[str, str]:
     """Nothing of this Python's."""
-    return {**world.environment(), "PATH": "/usr/bin:/bin"}
+    return {**cluster.environment(), "PATH": "/usr/bin:/bin"}
 
 
 @ensureDeferred
-async def test_the_whole_way(bundle: Path, world: World) -> None:
+async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     """Signed in by its command, the bundled desktop connects, answers apps, and quits in order."""
-    await world.cloud()
-    fake_ollama, port = world.start_ollama("llama3.2")
-    state, endpoint = world.folder / "alice", free_port()
-    env = environment(world)
+    await cluster.cloud()
+    fake_ollama, port = cluster.start_ollama("llama3.2")
+    state, endpoint = cluster.folder / "alice", free_port()
+    env = environment(cluster)
 
     async def run(*words: str) -> str:
         argv = [str(bundle / "ctllm"), f"--state={state}", *words]
@@ -60,29 +60,29 @@ async def test_the_whole_way(bundle: Path, world: World) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    await run("login", await world.invite("alice"))
+    await run("login", await cluster.invite("alice"))
     options = [f"--state={state}", f"--ollama=127.0.0.1:{port}", f"--endpoint=127.0.0.1:{endpoint}"]
     desktop = Program("desktop", [str(bundle / "ctllm-desktop"), *options], env)
-    world.programs.append(desktop)
-    await until(lambda: "bridge: connected" in desktop.printed, "the bridge of the bundle")
+    cluster.programs.append(desktop)
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge of the bundle")
     body = {"model": "llama3.2", "prompt": "hello", "stream": False}
-    status, headers, _ = await world.http("POST", "/api/generate", body, port=endpoint)
+    status, headers, _ = await cluster.http("POST", "/api/generate", body, port=endpoint)
     assert (status, headers["ctllm-side"]) == (200, "local")
-    status, _, _ = await world.http("POST", "/api/generate", body, await world.token("alice"))
+    status, _, _ = await cluster.http("POST", "/api/generate", body, await cluster.token("alice"))
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
     assert await run("quit") == "The desktop ended.\n"
 
 
 @ensureDeferred
-async def test_the_tray(bundle: Path, world: World) -> None:
+async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
     """It starts the bundle's desktop, and both end when it is told to quit."""
-    session = Session(world)
+    session = DesktopSession(cluster)
     await session.start()
-    state = world.folder / "state"
-    env = {**session.env, **environment(world), "PYTHONPATH": ""}
+    state = cluster.folder / "state"
+    env = {**session.env, **environment(cluster), "PYTHONPATH": ""}
     tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state={state}"], env)
-    world.programs.append(tray)
+    cluster.programs.append(tray)
     look = await session.shows("signed out", 30)
     assert "Sign in …" in labels(look)
     argv = [str(bundle / "ctllm"), f"--state={state}", "status", "--json"]
@@ -90,6 +90,6 @@ async def test_the_tray(bundle: Path, world: World) -> None:
     pid = json.loads(done.stdout)["pid"]
     assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
     await session.click("Quit")
-    await until(lambda: tray.ended.called, "the tray to end")
+    await wait_until(lambda: tray.ended.called, "the tray to end")
     assert not alive(pid)
     await session.close()

@@ -17,7 +17,7 @@ from twisted.internet import defer
 
 from ctllm import __version__
 from tests.e2e.chromium import Chromium, Tab
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import Record, Script
 from tests.ports import free_port
 
@@ -51,15 +51,15 @@ def fresh(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("shared").ollama.reset()
 
 
-async def sign_in(tab: Tab, world: World, name: str = "alice") -> None:
-    await tab.open(await world.invite(name))
+async def sign_in(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
+    await tab.open(await cluster.invite(name))
     await tab.click(f"Sign in as {name}")
     await tab.sees("#who", name)
 
 
-async def ready(tab: Tab, world: World, name: str = "alice") -> None:
+async def ready(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
     """Sign in, and wait until a question may be asked."""
-    await sign_in(tab, world, name)
+    await sign_in(tab, cluster, name)
     await tab.expect("#send", lambda it: it.to_be_enabled())
 
 
@@ -76,14 +76,14 @@ async def path(tab: Tab, **states: str) -> None:
         await tab.expect(f"#{name}", lambda it, s=state: it.to_have_attribute("data-state", s))
 
 
-async def asked(world: World) -> Record:
+async def asked(cluster: Cluster) -> Record:
     """Wait for the question to reach Ollama."""
-    return await world.ollama.wait_for(lambda record: record.path == "/api/chat")
+    return await cluster.ollama.wait_for(lambda record: record.path == "/api/chat")
 
 
-def questions(world: World) -> list[dict[str, Any]]:
+def questions(cluster: Cluster) -> list[dict[str, Any]]:
     """What Ollama was asked, oldest first."""
-    return [json.loads(r.body) for r in world.ollama.requests if r.path == "/api/chat"]
+    return [json.loads(r.body) for r in cluster.ollama.requests if r.path == "/api/chat"]
 
 
 async def text(tab: Tab) -> str:
@@ -95,7 +95,7 @@ async def text(tab: Tab) -> str:
 
 
 @ensureDeferred
-async def test_the_printed_link_signs_in(shared: World, tab: Tab) -> None:
+async def test_the_printed_link_signs_in(shared: Cluster, tab: Tab) -> None:
     """It asks, and says who is signed in; the secret is gone from the address and in no log."""
     link = await shared.invite("alice")
     await tab.open(link)
@@ -107,11 +107,11 @@ async def test_the_printed_link_signs_in(shared: World, tab: Tab) -> None:
     await tab.misses("#signed-out")
     assert await tab.find("location.href") == f"{shared.url}/"
     secret = link.partition("#invite=")[2]
-    assert secret and all(secret not in program.printed for program in shared.programs)
+    assert secret and all(secret not in program.output for program in shared.programs)
 
 
 @ensureDeferred
-async def test_who_is_not_signed_in_is_told_how(shared: World, tab: Tab) -> None:
+async def test_who_is_not_signed_in_is_told_how(shared: Cluster, tab: Tab) -> None:
     """The path is known up to the cloud, and nothing else is offered."""
     await tab.open(shared.url)
     await tab.sees("#signed-out", "ctllm invite")
@@ -121,7 +121,7 @@ async def test_who_is_not_signed_in_is_told_how(shared: World, tab: Tab) -> None
 
 
 @ensureDeferred
-async def test_a_used_link_says_so(shared: World, tab: Tab) -> None:
+async def test_a_used_link_says_so(shared: Cluster, tab: Tab) -> None:
     """It signs nobody in, and whoever is signed in stays so."""
     link = await shared.invite("alice")
     await shared.session(link)
@@ -135,7 +135,7 @@ async def test_a_used_link_says_so(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_a_foreign_page_signs_nobody_in(shared: World, tab: Tab) -> None:
+async def test_a_foreign_page_signs_nobody_in(shared: Cluster, tab: Tab) -> None:
     """Led to a link, the user is asked; until a yes nothing changes and nothing is spent."""
     link = await shared.invite("bob")
     await tab.open(link)
@@ -159,7 +159,7 @@ async def test_a_foreign_page_signs_nobody_in(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_a_link_for_who_is_signed_in_already(shared: World, tab: Tab) -> None:
+async def test_a_link_for_who_is_signed_in_already(shared: Cluster, tab: Tab) -> None:
     """There is nothing to ask: it is used at once."""
     await sign_in(tab, shared)
     link = await shared.invite("alice")
@@ -169,13 +169,13 @@ async def test_a_link_for_who_is_signed_in_already(shared: World, tab: Tab) -> N
         body = {"invite": link.partition("#invite=")[2]}
         return (await shared.http("POST", "/ctllm/session/introspect", body))[0] == 401
 
-    await until(spent, "the link to be used")
+    await wait_until(spent, "the link to be used")
     await tab.misses("#invited")
     await tab.sees("#who", "alice")
 
 
 @ensureDeferred
-async def test_other_tabs_notice_who_is_signed_in(shared: World, tab: Tab) -> None:
+async def test_other_tabs_notice_who_is_signed_in(shared: Cluster, tab: Tab) -> None:
     """They show the new user, forget the old one's words, and hear of a sign-out."""
     await ready(tab, shared)
     await ask(tab, "a question of alice's")
@@ -195,7 +195,7 @@ async def test_other_tabs_notice_who_is_signed_in(shared: World, tab: Tab) -> No
 
 
 @ensureDeferred
-async def test_settings(shared: World, tab: Tab) -> None:
+async def test_settings(shared: Cluster, tab: Tab) -> None:
     """A link leads there, signed in; they are left for the page, and opened from it."""
     link = await shared.invite("alice")
     await tab.open(f"{link}&view=settings")
@@ -212,7 +212,9 @@ async def test_settings(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_a_reload_keeps_the_session_and_signing_out_ends_it(shared: World, tab: Tab) -> None:
+async def test_a_reload_keeps_the_session_and_signing_out_ends_it(
+    shared: Cluster, tab: Tab
+) -> None:
     """A cookie that no script reads has it, until the user or the browser lets go."""
     await sign_in(tab, shared)
     await tab.do(lambda page: page.reload())
@@ -233,7 +235,7 @@ async def test_a_reload_keeps_the_session_and_signing_out_ends_it(shared: World,
 
 
 @ensureDeferred
-async def test_a_token_is_renewed_before_it_ends(shared: World, tab: Tab) -> None:
+async def test_a_token_is_renewed_before_it_ends(shared: Cluster, tab: Tab) -> None:
     """Ten minutes later the user is signed in as before; without a session, signed out."""
     await tab.hurry()
     await ready(tab, shared)
@@ -254,7 +256,7 @@ async def test_a_token_is_renewed_before_it_ends(shared: World, tab: Tab) -> Non
 
 
 @ensureDeferred
-async def test_the_path_and_the_models_are_shown(shared: World, tab: Tab) -> None:
+async def test_the_path_and_the_models_are_shown(shared: Cluster, tab: Tab) -> None:
     """Each part says that it is there, and what it is."""
     await ready(tab, shared)
     await path(tab, **dict.fromkeys(NODES, "ok"))
@@ -268,7 +270,7 @@ async def test_the_path_and_the_models_are_shown(shared: World, tab: Tab) -> Non
 
 
 @ensureDeferred
-async def test_a_user_without_a_desktop_is_told_what_to_do(shared: World, tab: Tab) -> None:
+async def test_a_user_without_a_desktop_is_told_what_to_do(shared: Cluster, tab: Tab) -> None:
     """The proxy runs, and is asleep when it was stopped; the command to enter is there to copy."""
     await tab.hurry()
     await sign_in(tab, shared, "carol")
@@ -290,7 +292,7 @@ async def test_a_user_without_a_desktop_is_told_what_to_do(shared: World, tab: T
 )
 @ensureDeferred
 async def test_a_proxy_that_does_not_run_yet(
-    shared: World, tab: Tab, told: dict[str, Any], state: str, detail: str, hint: str
+    shared: Cluster, tab: Tab, told: dict[str, Any], state: str, detail: str, hint: str
 ) -> None:
     """States that pass too fast to be met: the cloud's answer is made up."""
     whole = {"since": 0, "exchanges": 0, "desktops": 0, "idle_seconds": None, **told}
@@ -309,7 +311,7 @@ async def test_a_proxy_that_does_not_run_yet(
 
 
 @ensureDeferred
-async def test_a_browser_without_a_network_says_so(shared: World, tab: Tab) -> None:
+async def test_a_browser_without_a_network_says_so(shared: Cluster, tab: Tab) -> None:
     """And sees at once that it is back."""
     await ready(tab, shared)
     await tab.do(lambda page: page.context.set_offline(True))
@@ -318,37 +320,37 @@ async def test_a_browser_without_a_network_says_so(shared: World, tab: Tab) -> N
     await path(tab, **dict.fromkeys(NODES, "ok"))
 
 
-def ollama(world: World, port: int) -> Any:
+def ollama(cluster: Cluster, port: int) -> Any:
     """An Ollama that can be killed."""
-    return world.run(
+    return cluster.run(
         "ollama", "python", "-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2"
     )
 
 
 @ensureDeferred
-async def test_the_path_shows_what_goes_and_what_comes_back(world: World, tab: Tab) -> None:
+async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, tab: Tab) -> None:
     """Ollama, the desktop, the cloud: the page sees each go and come without being touched."""
     port = free_port()
-    cloud = await world.cloud("--grace-seconds=1")
+    cloud = await cluster.cloud("--grace-seconds=1")
     options = ("--ollama-check-seconds=1", "--desktop-name=attic")
-    running = ollama(world, port)
-    desktop = await world.desktop("alice", port, *options)
+    running = ollama(cluster, port)
+    desktop = await cluster.desktop("alice", port, *options)
     await tab.hurry()
-    await ready(tab, world)
+    await ready(tab, cluster)
     await running.stop(signal.SIGKILL)
     await path(tab, desktop="ok", ollama="off")
     await tab.sees("#hint", "Ollama does not answer on attic. Start it there.")
-    ollama(world, port)
+    ollama(cluster, port)
     await path(tab, ollama="ok")
     await desktop.stop()
     await path(tab, proxy="ok", desktop="off", ollama="unknown")
     await tab.sees("#hint", "No desktop is connected.")
-    world.place("desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", *options)
+    cluster.run_role("desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", *options)
     await path(tab, desktop="ok", ollama="ok")
     await cloud.stop(signal.SIGKILL)
     await path(tab, browser="ok", cloud="off", proxy="unknown", desktop="unknown")
     await tab.sees("#hint", "The cloud cannot be reached. Trying again in 5 s.")
-    await world.cloud("--grace-seconds=1")
+    await cluster.cloud("--grace-seconds=1")
     await path(tab, **dict.fromkeys(NODES, "ok"))
     await tab.sees("#who", "alice")
 
@@ -357,7 +359,7 @@ async def test_the_path_shows_what_goes_and_what_comes_back(world: World, tab: T
 
 
 @ensureDeferred
-async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
+async def test_an_answer_grows_piece_by_piece(shared: Cluster, tab: Tab) -> None:
     """Words are there as they are said; the end says that it is whole."""
     words = tuple(f"word{n} " for n in range(40))
     shared.ollama.script("/api/chat", Script(lines=words, line_interval=0.04))
@@ -372,7 +374,7 @@ async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
         seen.append(await text(tab))
         return "word39" in seen[-1]
 
-    await until(last, "the last word")
+    await wait_until(last, "the last word")
     assert len(set(seen)) > 5
     assert all(later.startswith(sooner) for sooner, later in pairwise(seen))
     await tab.sees(f"{ANSWER} .end", "Complete.")
@@ -382,7 +384,7 @@ async def test_an_answer_grows_piece_by_piece(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_a_conversation_goes_on_and_starts_over(shared: World, tab: Tab) -> None:
+async def test_a_conversation_goes_on_and_starts_over(shared: Cluster, tab: Tab) -> None:
     """The model hears what was said before, in the order of it, until the user starts over."""
     await ready(tab, shared)
     await tab.use("#models", lambda box: box.select_option("nomic-embed-text:latest"))
@@ -415,7 +417,7 @@ async def test_a_conversation_goes_on_and_starts_over(shared: World, tab: Tab) -
     ids=["streaming", "loading"],
 )
 @ensureDeferred
-async def test_stop_cancels(shared: World, tab: Tab, script: Script) -> None:
+async def test_stop_cancels(shared: Cluster, tab: Tab, script: Script) -> None:
     """Ollama stops too; what was said stays, marked, and the next question may be asked."""
     shared.ollama.script("/api/chat", script, times=1)
     await ready(tab, shared)
@@ -444,7 +446,7 @@ async def test_stop_cancels(shared: World, tab: Tab, script: Script) -> None:
 )
 @ensureDeferred
 async def test_half_an_answer_is_marked(
-    shared: World, tab: Tab, script: Script, words: str
+    shared: Cluster, tab: Tab, script: Script, words: str
 ) -> None:
     """What came stays, and never passes for a whole answer."""
     shared.ollama.script("/api/chat", script)
@@ -456,7 +458,7 @@ async def test_half_an_answer_is_marked(
 
 
 @ensureDeferred
-async def test_a_question_that_was_refused_waits_in_the_box(shared: World, tab: Tab) -> None:
+async def test_a_question_that_was_refused_waits_in_the_box(shared: Cluster, tab: Tab) -> None:
     """Ollama's own words say why; to ask again is one key."""
     refusal = (500, '{"error":"out of memory"}', {})
     shared.ollama.script("/api/chat", Script(error_before=refusal), times=1)
@@ -469,13 +471,13 @@ async def test_a_question_that_was_refused_waits_in_the_box(shared: World, tab: 
 
 
 @ensureDeferred
-async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(world: World, tab: Tab) -> None:
+async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(cluster: Cluster, tab: Tab) -> None:
     """The connection is cut without a word, and the page says just that."""
-    cloud = await world.cloud()
-    world.ollama, port = world.start_ollama()
-    world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
-    await world.desktop("alice", port)
-    await ready(tab, world)
+    cloud = await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama()
+    cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
+    await cluster.desktop("alice", port)
+    await ready(tab, cluster)
     await ask(tab, "hello")
     await tab.sees(ANSWER, "word")
     await cloud.stop(signal.SIGKILL)
@@ -484,7 +486,7 @@ async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(world: World, ta
 
 
 @ensureDeferred
-async def test_the_demo_wears_a_badge(shared: World, tab: Tab) -> None:
+async def test_the_demo_wears_a_badge(shared: Cluster, tab: Tab) -> None:
     """Nobody takes the fake Ollama for a model; the desktop's name is text, whatever is in it."""
     name = "<b>attic</b>"
     await shared.desktop("dora", free_port(), "--demo=on", f"--desktop-name={name}")
@@ -505,7 +507,7 @@ MARKUP = "<img src=x onerror=\"document.title='owned'\"><script>document.title='
 
 
 @ensureDeferred
-async def test_markup_stays_text(shared: World, tab: Tab) -> None:
+async def test_markup_stays_text(shared: Cluster, tab: Tab) -> None:
     """What people and models write is shown as it is."""
     shared.ollama.script("/api/chat", Script(lines=(MARKUP, " <b>done</b>")))
     await ready(tab, shared)
@@ -518,7 +520,7 @@ async def test_markup_stays_text(shared: World, tab: Tab) -> None:
 
 
 @ensureDeferred
-async def test_the_policy_blocks_what_got_in_anyway(shared: World, chromium: Chromium) -> None:
+async def test_the_policy_blocks_what_got_in_anyway(shared: Cluster, chromium: Chromium) -> None:
     """Neither markup nor code nor another site is let in: this also shows that tests notice."""
     tab = await chromium.tab()
     await tab.open(shared.url)
@@ -550,7 +552,7 @@ async def test_the_policy_blocks_what_got_in_anyway(shared: World, chromium: Chr
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360), ("light", 360)])
 @ensureDeferred
 async def test_the_page_fits(
-    shared: World, chromium: Chromium, tmp_path: Any, scheme: str, width: int
+    shared: Cluster, chromium: Chromium, tmp_path: Any, scheme: str, width: int
 ) -> None:
     """Nothing sticks out at the side, whatever is on the page; pictures are for a look at it."""
     tab = await chromium.tab(color_scheme=scheme, viewport={"width": width, "height": 800})

@@ -10,12 +10,12 @@ from twisted.internet.threads import deferToThread
 
 from tests.compatibility.calls import CALLS
 from tests.compatibility.clients import CLIENTS, LIGHT, Client
-from tests.compatibility.comparing import TEXT, Compared, compare
+from tests.compatibility.comparing import TEXT, Comparison, compare
 from tests.compatibility.driving import Driver, calls_of
 from tests.compatibility.ends import ended, streams_of
-from tests.compatibility.raw import Raw
+from tests.compatibility.raw import RawComparison
 from tests.compatibility.table import NO, NONE, PAGE, YES, raw_rows, rows
-from tests.e2e.mirrored_requests import Twice
+from tests.e2e.mirrored_requests import MirroredCluster
 
 TITLES = [client.title for client in LIGHT]
 #: What gives nothing but text.
@@ -31,20 +31,22 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 
 @ensureDeferred
-async def test_every_call_of_a_client(asker: Twice, driver: Driver) -> None:
+async def test_every_call_of_a_client(mirrored: MirroredCluster, driver: Driver) -> None:
     """It gives the same value as directly, and Ollama got the same requests."""
-    compared = await compare(asker, driver.client, driver)
+    compared = await compare(mirrored, driver.client, driver)
     assert not [(each.call, each.wrong) for each in compared if each.wrong]
     assert [each.call for each in compared] == calls_of(driver.client)
 
 
 @ensureDeferred
-async def test_the_end_of_a_stream_is_told(asker: Twice, driver: Driver) -> None:
+async def test_the_end_of_a_stream_is_told(mirrored: MirroredCluster, driver: Driver) -> None:
     """A whole answer says that it is; test_broken_off is about those that are not."""
-    asker.fake_ollama.reset()
+    mirrored.fake_ollama.reset()
     calls = [call for call in streams_of(driver.client) if (driver.client, call) not in WORDS]
     jobs = [{"call": call, "text": TEXT} for call in calls]
-    outcomes = await deferToThread(driver.carry_out, asker.world.url, asker.world.key, jobs)
+    outcomes = await deferToThread(
+        driver.carry_out, mirrored.cluster.url, mirrored.cluster.key, jobs
+    )
     assert outcomes
     for outcome in outcomes:
         assert ended(outcome["value"]), outcome
@@ -68,10 +70,13 @@ def test_the_page_has_every_call(client: Client) -> None:
 def test_the_tables_tell_what_is_wrong() -> None:
     """One difference marks its row, and a call that was not made is no success."""
     first, second = CLIENTS[:2]
-    compared = [Compared(first, CALLS[0], ""), Compared(second, CALLS[0], "differs")]
+    compared = [Comparison(first, CALLS[0], ""), Comparison(second, CALLS[0], "differs")]
     head, row, *others = rows(compared)
     assert row[:4] == [f"`{CALLS[0]}`", YES, NO, NONE]
     assert all(set(each[1:]) == {NONE} for each in others)
-    asked = [Raw("HEAD", "`HEAD /`", 200, ""), Raw("HEAD", "`HEAD /`", 405, "answer: …")]
+    asked = [
+        RawComparison("HEAD", "`HEAD /`", 200, ""),
+        RawComparison("HEAD", "`HEAD /`", 405, "answer: …"),
+    ]
     assert raw_rows(asked)[1:] == [["`HEAD /`", "2", "200, 405", NO]]
     assert len(head) == len(CLIENTS) + 1

@@ -16,8 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.chunk_upstream import Asked, HandMade
-from tests.e2e.cluster import World, until
+from tests.e2e.chunk_upstream import ChunkRequest, ChunkUpstream
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.raw_client import RawClient, body_of
 from tests.fake_ollama import Record, Script
 
@@ -51,7 +51,7 @@ ways = pytest.mark.parametrize("way", [close, reset, half_close], ids=lambda way
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: World) -> None:
+def fresh(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
@@ -63,28 +63,28 @@ async def connected(port: int) -> RawClient:
     return await thread(RawClient, port)
 
 
-def upload(world: World, client: RawClient, sent: int, length: int, path: str = BLOB) -> None:
+def upload(cluster: Cluster, client: RawClient, sent: int, length: int, path: str = BLOB) -> None:
     """Begin an upload of `length` bytes, and send so many of them."""
     client.socket.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cluster.key}\r\n"
         f"Content-Length: {length}\r\n\r\n".encode()
         + b"x" * sent
     )
 
 
-async def seen(world: World, path: str = "/api/chat", count: int = 1) -> list[Record]:
+async def seen(cluster: Cluster, path: str = "/api/chat", count: int = 1) -> list[Record]:
     """The requests for `path` that the fake Ollama has, once there are `count`."""
 
     def those() -> list[Record]:
-        return [record for record in world.ollama.requests if record.path == path]
+        return [record for record in cluster.ollama.requests if record.path == path]
 
-    await until(lambda: len(those()) >= count, f"{count} requests for {path}")
+    await wait_until(lambda: len(those()) >= count, f"{count} requests for {path}")
     return those()
 
 
 async def left(record: Record, began: float) -> None:
     """Assert that Ollama's connection was closed soon after `began`."""
-    await until(lambda: record.closed_by, "the connection to Ollama to close", 10)
+    await wait_until(lambda: record.closed_by, "the connection to Ollama to close", 10)
     assert record.closed_by == "client"
     assert record.closed_at - began < SOON
 
@@ -101,7 +101,7 @@ PHASES = {
 @ways
 @pytest.mark.parametrize("phase", PHASES)
 @ensureDeferred
-async def test_while_it_is_answered(shared: World, phase: str, way: Way) -> None:
+async def test_while_it_is_answered(shared: Cluster, phase: str, way: Way) -> None:
     """Queued, while a model loads, in the stream or waiting for an answer that does not."""
     script, body = PHASES[phase]
     shared.ollama.script("/api/chat", script)
@@ -110,7 +110,7 @@ async def test_while_it_is_answered(shared: World, phase: str, way: Way) -> None
     [record] = await seen(shared)
     if "stream" in phase and phase != "not streaming":
         await thread(client.lines, 2)
-    await until(lambda: record.phase != "receiving", "the work to begin")
+    await wait_until(lambda: record.phase != "receiving", "the work to begin")
     began = reactor.seconds()
     way(client)
     await left(record, began)
@@ -119,7 +119,7 @@ async def test_while_it_is_answered(shared: World, phase: str, way: Way) -> None
 
 @ways
 @ensureDeferred
-async def test_while_it_uploads(shared: World, way: Way) -> None:
+async def test_while_it_uploads(shared: Cluster, way: Way) -> None:
     """Half a blob, and then nothing more."""
     client = await connected(shared.cloud_port)
     upload(shared, client, 100_000, 1_000_000)
@@ -132,7 +132,7 @@ async def test_while_it_uploads(shared: World, way: Way) -> None:
     client.close()
 
 
-def hung_up(asked: Asked) -> bool:
+def hung_up(asked: ChunkRequest) -> bool:
     """Whether the desktop closed its connection, though what it sent is still to be read."""
     looking = select.poll()
     looking.register(asked.transport.fileno(), select.POLLRDHUP)
@@ -150,16 +150,16 @@ def unread(client: RawClient) -> bool:
 
 
 @ensureDeferred
-async def test_while_its_upload_is_stalled(world: World) -> None:
+async def test_while_its_upload_is_stalled(cluster: Cluster) -> None:
     """Ollama reads nothing, so neither does anybody on the way; that the client left is seen."""
-    ollama = HandMade()
-    world.ports.append(ollama)
-    await world.cloud()
-    await world.desktop("alice", ollama.port)
-    world.key = await world.token("alice")
+    ollama = ChunkUpstream()
+    cluster.ports.append(ollama)
+    await cluster.cloud()
+    await cluster.desktop("alice", ollama.port)
+    cluster.key = await cluster.token("alice")
     for way in (close, reset, half_close):
-        client = await connected(world.cloud_port)
-        upload(world, client, 0, 100_000_000)
+        client = await connected(cluster.cloud_port)
+        upload(cluster, client, 0, 100_000_000)
         asked = await ollama.next()
         asked.transport.pauseProducing()
         while not unread(client):
@@ -168,13 +168,13 @@ async def test_while_its_upload_is_stalled(world: World) -> None:
         assert not hung_up(asked)
         began = reactor.seconds()
         way(client)
-        await until(lambda asked=asked: hung_up(asked), f"the end after {way.__name__}", 10)
+        await wait_until(lambda asked=asked: hung_up(asked), f"the end after {way.__name__}", 10)
         assert reactor.seconds() - began < SOON
         client.close()
 
 
 @ensureDeferred
-async def test_while_it_does_not_read(shared: World) -> None:
+async def test_while_it_does_not_read(shared: Cluster) -> None:
     """Everything on the way is full of an answer that nobody reads any more."""
     script = Script(size=200_000_000, line_bytes=1000, line_interval=0)
     shared.ollama.script("/api/generate", script)
@@ -192,7 +192,7 @@ async def test_while_it_does_not_read(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_a_hundred_that_are_queued(shared: World) -> None:
+async def test_a_hundred_that_are_queued(shared: Cluster) -> None:
     """All of those who wait for their turn leave together, and none is left at Ollama's door."""
     shared.ollama.script("/api/chat", Script(delay_before_head=LONG))
     clients = [await connected(shared.cloud_port) for _ in range(100)]
@@ -201,40 +201,40 @@ async def test_a_hundred_that_are_queued(shared: World) -> None:
     records = await seen(shared, count=100)
     for client in clients:
         client.close()
-    await until(lambda: all(record.closed_by for record in records), "all to be closed", 10)
+    await wait_until(lambda: all(record.closed_by for record in records), "all to be closed", 10)
     assert {record.closed_by for record in records} == {"client"}
 
 
 @ensureDeferred
-async def test_while_its_proxy_starts(world: World) -> None:
+async def test_while_its_proxy_starts(cluster: Cluster) -> None:
     """Nothing is left of it, and the next one is served."""
-    world.ollama, port = world.start_ollama("llama3.2")
-    cloud = await world.cloud()
-    await world.desktop("alice", port)
-    world.key = await world.token("alice")
-    carol = await world.token("carol")
-    client = await connected(world.cloud_port)
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    cloud = await cluster.cloud()
+    await cluster.desktop("alice", port)
+    cluster.key = await cluster.token("alice")
+    carol = await cluster.token("carol")
+    client = await connected(cluster.cloud_port)
     client.ask("POST", "/api/chat", carol, CHAT)
     client.close()
-    status, _, body = await world.http("GET", "/api/tags", token=carol)
-    assert (status, "none of your desktops" in body.decode()) == (503, True), cloud.printed
-    status, _, _ = await world.http("POST", "/api/chat", {**CHAT, "stream": False}, world.key)
+    status, _, body = await cluster.http("GET", "/api/tags", token=carol)
+    assert (status, "none of your desktops" in body.decode()) == (503, True), cloud.output
+    status, _, _ = await cluster.http("POST", "/api/chat", {**CHAT, "stream": False}, cluster.key)
     assert status == 200
-    assert len(await seen(world)) == 1
+    assert len(await seen(cluster)) == 1
 
     async def nothing_is_left() -> bool:
-        _, _, metrics = await world.http("GET", "/metrics", port=world.metrics_port)
+        _, _, metrics = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
         return b"\nctllm_exchanges_under_way 0" in metrics
 
-    await until(nothing_is_left, "the exchanges to be over")
-    assert "Traceback" not in cloud.printed
+    await wait_until(nothing_is_left, "the exchanges to be over")
+    assert "Traceback" not in cloud.output
 
 
 # -- one connection, more than one request
 
 
-def two_requests(world: World) -> bytes:
-    head = f"Host: x\r\nAuthorization: Bearer {world.key}\r\n"
+def two_requests(cluster: Cluster) -> bytes:
+    head = f"Host: x\r\nAuthorization: Bearer {cluster.key}\r\n"
     body = json.dumps({**CHAT, "stream": True}).encode()
     length = f"Content-Length: {len(body)}\r\n\r\n"
     return b"".join(
@@ -244,7 +244,7 @@ def two_requests(world: World) -> bytes:
 
 
 @ensureDeferred
-async def test_pipelined_requests_are_answered_one_after_the_other(shared: World) -> None:
+async def test_pipelined_requests_are_answered_one_after_the_other(shared: Cluster) -> None:
     """The second waits for the first one's end; neither answer is mixed with the other."""
     shared.ollama.script("/api/chat", Script(lines=("one ", "two ", "three "), line_interval=0.1))
     client = await connected(shared.cloud_port)
@@ -267,7 +267,7 @@ async def test_pipelined_requests_are_answered_one_after_the_other(shared: World
 
 @ways
 @ensureDeferred
-async def test_pipelined_requests_of_one_that_left(shared: World, way: Way) -> None:
+async def test_pipelined_requests_of_one_that_left(shared: Cluster, way: Way) -> None:
     """The first is stopped, and the second never begins."""
     shared.ollama.script("/api/chat", Script(load_seconds=LONG))
     client = await connected(shared.cloud_port)
@@ -283,7 +283,7 @@ async def test_pipelined_requests_of_one_that_left(shared: World, way: Way) -> N
 
 
 @ensureDeferred
-async def test_a_large_request_behind_one_that_is_answered(shared: World) -> None:
+async def test_a_large_request_behind_one_that_is_answered(shared: Cluster) -> None:
     """More is pipelined than is read ahead: that the client left is seen all the same."""
     shared.ollama.script("/api/chat", Script(load_seconds=LONG))
     client = await connected(shared.cloud_port)

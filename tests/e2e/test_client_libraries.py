@@ -13,7 +13,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.fake_ollama import Script
 
 T = TypeVar("T")
@@ -34,29 +34,29 @@ WEATHER = {
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
 
 
-def ollama_client(world: World) -> ollama.Client:
-    return ollama.Client(host=world.url, headers={"Authorization": f"Bearer {world.key}"})
+def ollama_client(cluster: Cluster) -> ollama.Client:
+    return ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
 
 
-def openai_client(world: World) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{world.url}/v1", api_key=world.key, max_retries=0)
+def openai_client(cluster: Cluster) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0)
 
 
-async def by_ollama(world: World, work: Callable[[ollama.Client], T]) -> T:
-    return await deferToThread(lambda: work(ollama_client(world)))
+async def by_ollama(cluster: Cluster, work: Callable[[ollama.Client], T]) -> T:
+    return await deferToThread(lambda: work(ollama_client(cluster)))
 
 
-async def by_openai(world: World, work: Callable[[openai.OpenAI], T]) -> T:
-    return await deferToThread(lambda: work(openai_client(world)))
+async def by_openai(cluster: Cluster, work: Callable[[openai.OpenAI], T]) -> T:
+    return await deferToThread(lambda: work(openai_client(cluster)))
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: World) -> None:
+def fresh(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
 @ensureDeferred
-async def test_ollama_chats_in_a_stream(shared: World) -> None:
+async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
     """Each piece arrives by itself, and the last says that it is done."""
     parts = await by_ollama(
         shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True))
@@ -68,7 +68,7 @@ async def test_ollama_chats_in_a_stream(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_ollama_chats_at_once(shared: World) -> None:
+async def test_ollama_chats_at_once(shared: Cluster) -> None:
     """`stream: false` gives one answer."""
     answer = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
     assert "hello there" in answer.message.content
@@ -76,7 +76,7 @@ async def test_ollama_chats_at_once(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_ollama_generates_both_ways(shared: World) -> None:
+async def test_ollama_generates_both_ways(shared: Cluster) -> None:
     """generate, streaming and not, says the same."""
     whole = await by_ollama(shared, lambda c: c.generate(model=MODEL, prompt="echo me"))
     parts = await by_ollama(
@@ -87,7 +87,7 @@ async def test_ollama_generates_both_ways(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: World) -> None:
+async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: Cluster) -> None:
     """The calls that do not stream."""
     embedded = await by_ollama(
         shared, lambda c: c.embed(model="nomic-embed-text", input=["one", "two"])
@@ -103,7 +103,7 @@ async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: World) -> N
 
 
 @ensureDeferred
-async def test_ollama_pulls_with_progress(shared: World) -> None:
+async def test_ollama_pulls_with_progress(shared: Cluster) -> None:
     """The progress arrives line by line, and the model is there afterwards."""
     steps = await by_ollama(shared, lambda c: list(c.pull("tiny", stream=True)))
     assert len(steps) > 2
@@ -114,7 +114,7 @@ async def test_ollama_pulls_with_progress(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_ollama_calls_tools_and_sees_images(shared: World) -> None:
+async def test_ollama_calls_tools_and_sees_images(shared: Cluster) -> None:
     """Tools come back as calls; images go up as they are."""
     called = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER]))
     assert called.message.tool_calls[0].function.name == "weather"
@@ -125,7 +125,7 @@ async def test_ollama_calls_tools_and_sees_images(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_openai_chats_both_ways(shared: World) -> None:
+async def test_openai_chats_both_ways(shared: Cluster) -> None:
     """Server-sent events up to [DONE], and one answer without streaming."""
 
     def streamed(client: openai.OpenAI) -> str:
@@ -140,7 +140,7 @@ async def test_openai_chats_both_ways(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_openai_tools_embeddings_models_and_responses(shared: World) -> None:
+async def test_openai_tools_embeddings_models_and_responses(shared: Cluster) -> None:
     """The rest of OpenAI's dialect that Ollama speaks."""
     called = await by_openai(
         shared,
@@ -162,7 +162,7 @@ async def test_openai_tools_embeddings_models_and_responses(shared: World) -> No
 
 
 @ensureDeferred
-async def test_openai_sends_images(shared: World) -> None:
+async def test_openai_sends_images(shared: Cluster) -> None:
     """A data URL goes up as it is."""
     content = [
         {"type": "text", "text": "what is this"},
@@ -175,7 +175,7 @@ async def test_openai_sends_images(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_errors_before_the_stream_are_ollamas_own(shared: World) -> None:
+async def test_errors_before_the_stream_are_ollamas_own(shared: Cluster) -> None:
     """Status and words as Ollama gave them, in each client's own error."""
     with pytest.raises(ollama.ResponseError) as by_own:
         await by_ollama(shared, lambda c: c.chat(model="missing", messages=HELLO))
@@ -195,7 +195,7 @@ async def test_errors_before_the_stream_are_ollamas_own(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_errors_in_the_stream_pass_on(shared: World) -> None:
+async def test_errors_in_the_stream_pass_on(shared: Cluster) -> None:
     """A line with an error after status 200 makes the client raise."""
     shared.ollama.script("/api/chat", Script(error_in_stream=(2, "the model fell over")))
     with pytest.raises(ollama.ResponseError, match="fell over"):
@@ -203,7 +203,7 @@ async def test_errors_in_the_stream_pass_on(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_an_ollama_that_dies_in_mid_answer_is_no_success(shared: World) -> None:
+async def test_an_ollama_that_dies_in_mid_answer_is_no_success(shared: Cluster) -> None:
     """Both clients raise: nothing pretends that the answer was whole."""
     shared.ollama.script("/api/chat", Script(break_after=2))
     with pytest.raises(ollama.ResponseError, match="broke off"):

@@ -14,7 +14,7 @@ from langchain_ollama import ChatOllama, OllamaEmbeddings
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.fake_ollama import Script
 
 T = TypeVar("T")
@@ -23,18 +23,18 @@ HELLO: Any = [{"role": "user", "content": "hello there"}]
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: World) -> None:
+def fresh(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
-async def by_anthropic(world: World, work: Callable[[anthropic.Anthropic], T]) -> T:
-    client = anthropic.Anthropic(base_url=world.url, api_key=world.key, max_retries=0)
+async def by_anthropic(cluster: Cluster, work: Callable[[anthropic.Anthropic], T]) -> T:
+    client = anthropic.Anthropic(base_url=cluster.url, api_key=cluster.key, max_retries=0)
     return await deferToThread(lambda: work(client))
 
 
-def chat_model(world: World) -> ChatOllama:
-    headers = {"headers": {"Authorization": f"Bearer {world.key}"}}
-    return ChatOllama(model=MODEL, base_url=world.url, client_kwargs=headers)
+def chat_model(cluster: Cluster) -> ChatOllama:
+    headers = {"headers": {"Authorization": f"Bearer {cluster.key}"}}
+    return ChatOllama(model=MODEL, base_url=cluster.url, client_kwargs=headers)
 
 
 def streamed(client: anthropic.Anthropic) -> tuple[str, str | None]:
@@ -51,7 +51,7 @@ def weather(city: str) -> str:
 
 
 @ensureDeferred
-async def test_anthropic_both_ways(shared: World) -> None:
+async def test_anthropic_both_ways(shared: Cluster) -> None:
     """Streaming or not, the same is said, and the end is Anthropic's."""
     whole = await by_anthropic(
         shared, lambda c: c.messages.create(model=MODEL, max_tokens=99, messages=HELLO)
@@ -62,7 +62,7 @@ async def test_anthropic_both_ways(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_anthropic_errors(shared: World) -> None:
+async def test_anthropic_errors(shared: Cluster) -> None:
     """Before the stream its own error with the status; a model that dies in mid-answer raises."""
     with pytest.raises(anthropic.NotFoundError):
         await by_anthropic(
@@ -74,7 +74,7 @@ async def test_anthropic_errors(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_anthropic_errors_in_the_stream(shared: World) -> None:
+async def test_anthropic_errors_in_the_stream(shared: Cluster) -> None:
     """An error event passes on, and raises."""
     shared.ollama.script("/v1/messages", Script(error_in_stream=(3, "the model fell over")))
     with pytest.raises(anthropic.APIError, match="fell over"):
@@ -82,7 +82,7 @@ async def test_anthropic_errors_in_the_stream(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_langchain_says_embeds_and_calls(shared: World) -> None:
+async def test_langchain_says_embeds_and_calls(shared: Cluster) -> None:
     """invoke, stream, tools and embeddings."""
     model = chat_model(shared)
     whole = await deferToThread(model.invoke, "hello there")
@@ -100,7 +100,7 @@ async def test_langchain_says_embeds_and_calls(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_langchain_errors(shared: World) -> None:
+async def test_langchain_errors(shared: Cluster) -> None:
     """A missing model, an error in the stream, and a model that dies in mid-answer raise."""
     model = chat_model(shared)
     shared.ollama.script("/api/chat", Script(error_before=(404, '{"error":"no such model"}', {})))

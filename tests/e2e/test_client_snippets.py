@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.client_snippets import CLIENTS, COMPATIBILITY, IN, IN_SHELL, TESTED
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 
@@ -34,27 +34,27 @@ MODEL = "qwen3:4b"
 class Desk:
     """Alice's desktop with an endpoint, and her cloud."""
 
-    world: World
+    cluster: Cluster
     ollama: FakeOllama
 
     async def printed(self, *words: str) -> str:
-        return await self.world.command("desk", "connect", *words)
+        return await self.cluster.run_ctllm("desk", "connect", *words)
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    world = World(tmp_path_factory.mktemp("snippets"))
+    cluster = Cluster(tmp_path_factory.mktemp("snippets"))
 
     async def start() -> Desk:
-        await world.cloud()
-        ollama, port = world.start_ollama(MODEL)
-        await world.desktop("alice", port, f"--endpoint=127.0.0.1:{free_port()}", state="desk")
-        world.key = await world.command("desk", "keys", "add", "tests")
-        await world.key_works()
-        return Desk(world, ollama)
+        await cluster.cloud()
+        ollama, port = cluster.start_ollama(MODEL)
+        await cluster.desktop("alice", port, f"--endpoint=127.0.0.1:{free_port()}", state="desk")
+        cluster.key = await cluster.run_ctllm("desk", "keys", "add", "tests")
+        await cluster.is_key_accepted()
+        return Desk(cluster, ollama)
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
 def shell(printed: str, home: Path) -> str:
@@ -89,8 +89,8 @@ async def test_as_printed(desk: Desk, name: str, where: str, tmp_path: Path) -> 
     """The client gets the answer of the model that this desktop has, and asks for no other."""
     desk.ollama.reset()
     printed = await desk.printed(name, f"--{where}")
-    assert (desk.world.key in printed) == (where == "cloud")
-    assert (str(desk.world.cloud_port) in printed) == (where == "cloud")
+    assert (desk.cluster.key in printed) == (where == "cloud")
+    assert (str(desk.cluster.cloud_port) in printed) == (where == "cloud")
     done = await deferToThread(run, shell(printed, tmp_path), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip(), done.stderr
@@ -105,9 +105,9 @@ async def test_both_are_shown(desk: Desk) -> None:
     async def named() -> bool:
         return MODEL in await desk.printed("codex")
 
-    await until(named, "the model to be known")
+    await wait_until(named, "the model to be known")
     printed = await desk.printed("codex")
     endpoint, cloud = printed.split("From anywhere")
-    assert "no key is needed" in endpoint and desk.world.key not in endpoint
-    assert f"{desk.world.url}/v1" in cloud and desk.world.key in cloud
+    assert "no key is needed" in endpoint and desk.cluster.key not in endpoint
+    assert f"{desk.cluster.url}/v1" in cloud and desk.cluster.key in cloud
     assert "sends no API key" in await desk.printed("ollama")

@@ -17,7 +17,7 @@ from ctllm.cloud.docker_api import Container, DockerClient, way_to
 from ctllm.cloud.proxies.health import ask_health
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
-from tests.e2e.cluster import until
+from tests.e2e.cluster import wait_until
 from tests.e2e.dockerd import IMAGE, Dockerd
 from tests.e2e.process_info import megabytes
 
@@ -122,7 +122,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
     found: Container = await engine.container(NAME)
     endpoint = TCP4ClientEndpoint(reactor, found.address(NETWORK), 8080)
     origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
-    await until(lambda: well(origin), "the proxy to answer")
+    await wait_until(lambda: well(origin), "the proxy to answer")
     resident = megabytes(await pid(docker))
     print(f"\nidle: {resident:.1f} MB")
     assert resident <= MOST
@@ -134,7 +134,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
 @ensureDeferred
 async def test_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
     """On a UNIX socket in a folder that it was given."""
-    folder = docker.folder / "place"
+    folder = docker.folder / "faulty"
     folder.mkdir()
     folder.chmod(0o777)
     told = ["run", "-d", f"--name={NAME}", "--network=none", f"--volume={folder}:/run/ctllm"]
@@ -142,7 +142,7 @@ async def test_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
     await deferToThread(docker.docker, *told, *CLOSED, IMAGE, *TOLD, socket)
     endpoint = UNIXClientEndpoint(reactor, str(folder / "proxy.sock"))
     origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
-    await until(lambda: well(origin), "the proxy to answer")
+    await wait_until(lambda: well(origin), "the proxy to answer")
     origin.close()
 
 

@@ -14,8 +14,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, World, until
-from tests.e2e.containers import POOL, Engine
+from tests.e2e.cluster import BIN, Cluster, wait_until
+from tests.e2e.containers import POOL, ContainerInspector
 from tests.e2e.lifecycle_cases import CHAT, audit, broken, start, streaming, with_desktop, works
 from tests.fake_ollama import Script
 
@@ -143,35 +143,35 @@ def firewall(folder: Path) -> Iterator[None]:
 class Pair:
     """Alice with a desktop, bob with another, and a container each."""
 
-    def __init__(self, engine: Engine, world: World) -> None:
-        self.engine, self.world = engine, world
+    def __init__(self, engine: ContainerInspector, cluster: Cluster) -> None:
+        self.engine, self.cluster = engine, cluster
         self.alice = self.bob = ""  # their containers
         self.bobs = ""  # bob's token
 
     async def begin(self, *options: str) -> None:
-        world, engine = self.world, self.engine
-        await with_desktop(world, *engine.options, *options)
+        cluster, engine = self.cluster, self.engine
+        await with_desktop(cluster, *engine.options, *options)
         (self.alice,) = engine.containers()
-        other, ollama = world.start_ollama("llama3.2")
+        other, ollama = cluster.start_ollama("llama3.2")
         other.script("/api/chat", Script(lines=100_000, line_interval=0.05))
-        await world.desktop("bob", ollama)
+        await cluster.desktop("bob", ollama)
         self.other = other
-        self.bobs = await world.token("bob")
-        await until(lambda: works(world, self.bobs), "bob's way to be open")
+        self.bobs = await cluster.token("bob")
+        await wait_until(lambda: works(cluster, self.bobs), "bob's way to be open")
         (self.bob,) = (each for each in engine.containers() if each != self.alice)
 
     async def streaming(self) -> Any:
         """A long answer of bob's, under way."""
-        answer = deferToThread(_read_for_ever, self.world.cloud_port, self.bobs, self)
+        answer = deferToThread(_read_for_ever, self.cluster.cloud_port, self.bobs, self)
         self.lines = 0
         self.enough = False
-        await until(lambda: self.lines > 3, "bob's answer to begin")
+        await wait_until(lambda: self.lines > 3, "bob's answer to begin")
         return answer
 
     async def unhurt(self, answer: Any) -> None:
         """Bob's answer goes on."""
         seen = self.lines
-        await until(lambda: self.lines > seen + 10, "bob's answer to go on", 10)
+        await wait_until(lambda: self.lines > seen + 10, "bob's answer to go on", 10)
         assert not answer.called
 
 
@@ -188,9 +188,9 @@ def _read_for_ever(port: int, token: str, pair: Any) -> None:
 
 
 @pytest.fixture
-def pair(engine: Engine, world: World) -> Pair:
+def pair(engine: ContainerInspector, cluster: Cluster) -> Pair:
     """Nothing of it runs yet."""
-    return Pair(engine, world)
+    return Pair(engine, cluster)
 
 
 @ensureDeferred
@@ -210,7 +210,7 @@ async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
     assert f"tcp {gateway}" in await deferToThread(reached), "so the next line can fail"
     with firewall(tmp_path):
         assert await deferToThread(reached) == []
-        status, _, body = await pair.world.http("POST", "/api/chat", CHAT, pair.world.alice)
+        status, _, body = await pair.cluster.http("POST", "/api/chat", CHAT, pair.cluster.alice)
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
 
 
@@ -226,12 +226,14 @@ async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
     """Her answers break off, the next proxy serves her, and the audit has the reason."""
     await pair.begin("--memory-bytes=67108864")
     bobs = await pair.streaming()
-    answer = await streaming(pair.world, pair.world.alice)
+    answer = await streaming(pair.cluster, pair.cluster.alice)
     await deferToThread(pair.engine.begin, pair.alice, MEMORY)
     await broken(answer)
-    await until(lambda: works(pair.world, pair.world.alice), "alice's desktop to return", 30)
+    await wait_until(
+        lambda: works(pair.cluster, pair.cluster.alice), "alice's desktop to return", 30
+    )
     await pair.unhurt(bobs)
-    (death,) = [line for line in audit(pair.world) if line["event"] == "death"]
+    (death,) = [line for line in audit(pair.cluster) if line["event"] == "death"]
     assert "wanted more memory than it may have" in death["detail"]
     assert pair.bob in pair.engine.containers() and pair.alice not in pair.engine.containers()
     pair.enough = True
@@ -246,7 +248,7 @@ async def test_a_fork_bomb_ends_early(pair: Pair) -> None:
     started = await deferToThread(pair.engine.within, pair.alice, FORKS)
     assert 5 < started < 32
     await pair.unhurt(bobs)
-    assert await works(pair.world, pair.world.alice)
+    assert await works(pair.cluster, pair.cluster.alice)
     pair.enough = True
     await bobs
 
@@ -266,7 +268,7 @@ print(json.dumps(int(re.search(r"nr_throttled (\\d+)", open(found[0]).read())[1]
     await pair.unhurt(bobs)
     after = await deferToThread(pair.engine.within, pair.alice, reader)
     assert after > before + 3
-    status, _, _ = await start(pair.world, pair.world.alice)
+    status, _, _ = await start(pair.cluster, pair.cluster.alice)
     assert status == 200
     pair.enough = True
     await bobs

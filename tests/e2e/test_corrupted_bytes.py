@@ -11,9 +11,9 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
-from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.e2e.fixed_response_upstream import whole
-from tests.e2e.network_relay import Way
+from tests.e2e.network_relay import LinkState
 
 LINES = 50
 Noise = Callable[[bytearray, random.Random], bytes]
@@ -45,7 +45,7 @@ def doubled(data: bytearray, rng: random.Random) -> bytes:
 NOISES: tuple[Noise, ...] = (one_bit, one_bit_of_a_head, garbage, lost, doubled)
 
 
-def once(way: Way, noise: Noise, rng: random.Random) -> None:
+def once(way: LinkState, noise: Noise, rng: random.Random) -> None:
     """Let the noise hit the next piece that passes, and no other."""
 
     def tamper(data: bytes) -> bytes:
@@ -58,13 +58,13 @@ def once(way: Way, noise: Noise, rng: random.Random) -> None:
 class Listening:
     """One desktop, what is done to its network, and what its clients hear."""
 
-    def __init__(self, place: Place, number: int) -> None:
-        self.place, self.number = place, number
+    def __init__(self, faulty: FaultyCluster, number: int) -> None:
+        self.faulty, self.number = faulty, number
         self.rng = random.Random(number)
         self.outcomes: Counter[str] = Counter()
 
     async def run(self) -> None:
-        wire = self.place.wires[self.number]
+        wire = self.faulty.wires[self.number]
         way = wire.up if self.number % 2 else wire.down
         for noise in NOISES:
             readers = [await self.served() for _ in range(2)]
@@ -73,12 +73,12 @@ class Listening:
             for reader in readers:
                 self.judge(await reader.end(30), noise)
 
-    async def served(self) -> Reader:
+    async def served(self) -> ResponseReader:
         """An answer that begins: the desktop is back within seconds, whatever it heard."""
         began = reactor.seconds()
         while True:
             headers = {"ctllm_desktop": str(self.number)}
-            reader = await self.place.chat(LINES, 0.02, **headers)
+            reader = await self.faulty.chat(LINES, 0.02, **headers)
             while not (reader.lines or reader.over):
                 await deferLater(reactor, 0.02)
             if reader.status == 200 and reader.lines:
@@ -86,7 +86,7 @@ class Listening:
             assert reactor.seconds() - began < 20, (reader.status, bytes(reader.body))
             await deferLater(reactor, 0.1)
 
-    def judge(self, reader: Reader, noise: Noise) -> None:
+    def judge(self, reader: ResponseReader, noise: Noise) -> None:
         """A clean end is of the whole answer; of its content only one bit may be another."""
         expected, body = whole(LINES), bytes(reader.body)
         if not reader.whole:
@@ -99,34 +99,34 @@ class Listening:
 
 
 @ensureDeferred
-async def test_noise_on_the_desktops_half(place: Place) -> None:
+async def test_noise_on_the_desktops_half(faulty: FaultyCluster) -> None:
     """Each answer is exact or broken, and the next one is served; nothing crashes."""
-    await place.start()
+    await faulty.start()
     for _ in range(4):
-        await place.desktop()
-    pid = place.proxy_pid()
-    listening = [Listening(place, number) for number in range(4)]
+        await faulty.desktop()
+    pid = faulty.proxy_pid()
+    listening = [Listening(faulty, number) for number in range(4)]
     runs = [Deferred.fromCoroutine(one.run()) for one in listening]
     await DeferredList(runs, fireOnOneErrback=True, consumeErrors=True)
     print(sum((one.outcomes for one in listening), Counter()))
-    assert place.proxy_pid() == pid
-    assert [program.code for program in (place.cloud, *place.desktops)] == [None] * 5
-    assert "Traceback" not in "".join(p.printed for p in (place.cloud, *place.desktops))
+    assert faulty.proxy_pid() == pid
+    assert [program.code for program in (faulty.cloud, *faulty.desktops)] == [None] * 5
+    assert "Traceback" not in "".join(p.output for p in (faulty.cloud, *faulty.desktops))
 
 
 @ensureDeferred
-async def test_noise_on_the_clients_half(place: Place) -> None:
+async def test_noise_on_the_clients_half(faulty: FaultyCluster) -> None:
     """Whatever a request has become, the cloud answers something or waits, and serves others."""
-    await place.start()
-    await place.desktop()
-    pid, rng = place.proxy_pid(), random.Random(4)
+    await faulty.start()
+    await faulty.desktop()
+    pid, rng = faulty.proxy_pid(), random.Random(4)
     for number in range(60):
-        once(place.front.up, NOISES[number % len(NOISES)], rng)
+        once(faulty.front.up, NOISES[number % len(NOISES)], rng)
         body = {"model": "numbers", "lines": 3}
-        reader = await ask(place.front.port, "POST", "/api/chat", place.token, body)
-        place.readers.append(reader)
-        untouched = await (await place.world_chat(LINES, 0)).end(10)
+        reader = await send_request(faulty.front.port, "POST", "/api/chat", faulty.token, body)
+        faulty.readers.append(reader)
+        untouched = await (await faulty.cluster_chat(LINES, 0)).end(10)
         assert (untouched.whole, bytes(untouched.body)) == (True, whole(LINES))
-    place.leave()
-    assert place.proxy_pid() == pid
-    assert "Traceback" not in place.cloud.printed + place.desktops[0].printed
+    faulty.leave()
+    assert faulty.proxy_pid() == pid
+    assert "Traceback" not in faulty.cloud.output + faulty.desktops[0].output

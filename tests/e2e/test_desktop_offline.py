@@ -11,8 +11,8 @@ from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
 from ctllm.tunnel.websocket.frames import apply_mask
-from tests.e2e.cluster import World, until
-from tests.e2e.faulty_cluster import Place, Reader, ask
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.fake_ollama import Script
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -24,10 +24,10 @@ DIALECTS = {
 }
 
 
-async def asked(place: Place, path: str, **headers: str) -> Reader:
+async def asked(faulty: FaultyCluster, path: str, **headers: str) -> ResponseReader:
     body = {**CHAT, "max_tokens": 1000}
-    reader = await ask(place.front.port, "POST", path, place.token, body, **headers)
-    place.readers.append(reader)
+    reader = await send_request(faulty.front.port, "POST", path, faulty.token, body, **headers)
+    faulty.readers.append(reader)
     return reader
 
 
@@ -39,20 +39,20 @@ def held_by(hello: bytes) -> Any:
 
 
 @ensureDeferred
-async def test_gone_for_longer_than_the_grace_time(place: Place) -> None:
+async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> None:
     """An error in each dialect and no end; generation is ended; nothing stays in any memory."""
-    ollama, place.ollama = place.world.start_ollama("llama3.2")
+    ollama, faulty.ollama = faulty.cluster.start_ollama("llama3.2")
     quick = ("--grace-seconds=3", "--ping-seconds=1", "--ping-timeout-seconds=1")
-    await place.start(*quick)
-    wire = await place.desktop(*quick)
+    await faulty.start(*quick)
+    wire = await faulty.desktop(*quick)
     readers = []
     for path in DIALECTS:
         ollama.script(path, Script(lines=10_000, line_interval=0.05))
-        readers.append(await asked(place, path))
-    readers.append(await asked(place, "/api/chat", ctllm_resume="3"))
-    waiting = await asked(place, "/api/generate")
+        readers.append(await asked(faulty, path))
+    readers.append(await asked(faulty, "/api/chat", ctllm_resume="3"))
+    waiting = await asked(faulty, "/api/generate")
     for reader in readers:
-        await until(lambda reader=reader: len(reader.body) > 1000, "the answers to begin")
+        await wait_until(lambda reader=reader: len(reader.body) > 1000, "the answers to begin")
     wire.blackhole()
     began = reactor.seconds()
     for reader, (error, end) in zip(readers, DIALECTS.values(), strict=False):
@@ -66,9 +66,11 @@ async def test_gone_for_longer_than_the_grace_time(place: Place) -> None:
     await waiting.end()
     records = [r for r in ollama.requests if r.path in DIALECTS]
     assert len(records) == 4
-    await until(lambda: all(r.closed_by == "client" for r in records), "generation to be ended")
-    await until(lambda: gone(place), "the proxy to forget it")
-    assert await place.metric("ctllm_exchanges_under_way") == 0
+    await wait_until(
+        lambda: all(r.closed_by == "client" for r in records), "generation to be ended"
+    )
+    await wait_until(lambda: gone(faulty), "the proxy to forget it")
+    assert await faulty.metric("ctllm_exchanges_under_way") == 0
     hellos: list[bytes] = []
 
     def watch(data: bytes) -> bytes:
@@ -79,21 +81,21 @@ async def test_gone_for_longer_than_the_grace_time(place: Place) -> None:
     wire.up.tamper = watch
     wire.cut()
     wire.new = "pass"
-    await until(lambda: hellos, "the desktop to be back")
+    await wait_until(lambda: hellos, "the desktop to be back")
     assert held_by(hellos[0]) == []
 
 
-async def gone(place: Place) -> bool:
-    proxy = await place.proxy()
+async def gone(faulty: FaultyCluster) -> bool:
+    proxy = await faulty.proxy()
     return (proxy["exchanges"], proxy["desktops"]) == (0, 0)
 
 
 @ensureDeferred
-async def test_an_offline_desktop_is_known_at_once(world: World) -> None:
+async def test_an_offline_desktop_is_known_at_once(cluster: Cluster) -> None:
     """503 with Retry-After in each dialect, in milliseconds, whether it was ever there or not."""
-    place = await Place(world).start()
-    await place.desktop()
-    await place.desktops[0].stop()
+    faulty = await FaultyCluster(cluster).start()
+    await faulty.desktop()
+    await faulty.desktops[0].stop()
     told = {
         "/api/chat": lambda body: body["error"],
         "/v1/chat/completions": lambda body: body["error"]["message"],
@@ -103,7 +105,7 @@ async def test_an_offline_desktop_is_known_at_once(world: World) -> None:
     took = []
     for path, message in list(told.items()) * 25:
         began = reactor.seconds()
-        reader = await (await asked(place, path)).end()
+        reader = await (await asked(faulty, path)).end()
         took.append(reader.ended_at - began)
         assert (reader.status, reader.whole) == (503, True)
         assert int(reader.headers["retry-after"]) > 0

@@ -27,7 +27,7 @@ from ctllm.cloud.docker_api import (
     way_to,
 )
 from tests.e2e.certificates import Authority
-from tests.e2e.cluster import until
+from tests.e2e.cluster import wait_until
 from tests.e2e.dockerd import BASE, Dockerd
 
 NAME, LABEL = "ctllm-test", {"ctllm.instance": "test"}
@@ -64,7 +64,7 @@ async def test_the_life_of_a_container(engine: DockerClient) -> None:
     filters = {"type": ["container"], "label": ["ctllm.instance=test"]}
     hearing = Deferred.fromCoroutine(engine.events(filters, time.time(), heard.append))
     # The engine says nothing when it has begun to listen: make events until one is heard.
-    await until(lambda: _makes(engine, heard), "an event to be heard")
+    await wait_until(lambda: _makes(engine, heard), "an event to be heard")
     made = await engine.create_container(NAME, BODY)
     assert (await engine.container(NAME)).state.status == "created"
     await engine.start_container(made)
@@ -78,7 +78,7 @@ async def test_the_life_of_a_container(engine: DockerClient) -> None:
     async def said() -> bool:
         return sorted((await engine.last_words(NAME)).split()) == ["hello", "trouble"]
 
-    await until(said, "both outputs")
+    await wait_until(said, "both outputs")
     await engine.stop_container(NAME, 0)
     assert (await engine.container(NAME)).state.exit_code == 137
     await engine.remove_container(NAME)
@@ -87,7 +87,7 @@ async def test_the_life_of_a_container(engine: DockerClient) -> None:
         await engine.container(NAME)
     want = ["create", "start", "die", "destroy"]
     mine = lambda: [e.action for e in heard if e.actor.id == made and e.action in want]  # noqa: E731
-    await until(lambda: mine() == want, "the events")
+    await wait_until(lambda: mine() == want, "the events")
     hearing.cancel()
     with pytest.raises(CancelledError):
         await hearing
@@ -147,7 +147,7 @@ async def test_by_tcp_with_certificates(
     """Both sides must have one of the same authority; else it is said which is not good."""
     good = DockerClient(way_to(reactor, docker.tls_address, str(docker.certificates)), reactor)
     assert {each.name for each in await good.networks()} >= {"bridge", "none"}
-    strangers = Authority("strangers").give(tmp_path / "strangers")
+    strangers = Authority("strangers").issue(tmp_path / "strangers")
     refused, refusing = tmp_path / "refused", tmp_path / "refusing"
     shutil.copytree(strangers, refused)
     shutil.copy(docker.certificates / "ca.pem", refused)  # we trust the engine, but it not us
@@ -166,7 +166,7 @@ async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: Docke
     hearing = Deferred.fromCoroutine(
         engine.events({"type": ["container"]}, time.time(), heard.append)
     )
-    await until(lambda: _makes(engine, heard), "an event to be heard")
+    await wait_until(lambda: _makes(engine, heard), "an event to be heard")
     await deferToThread(docker.stop)
     try:
         with pytest.raises(EngineAbsent):

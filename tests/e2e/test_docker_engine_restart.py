@@ -7,37 +7,37 @@ import json
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
-from tests.e2e.containers import Engine
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.containers import ContainerInspector
 from tests.e2e.lifecycle_cases import CHAT, audit, broken, streaming, with_desktop, works
 
 
-async def goes_on(world: World) -> None:
+async def goes_on(cluster: Cluster) -> None:
     """Wait for more lines of the answer that is under way."""
-    assert world.ollama is not None
-    seen = max(record.lines_sent for record in world.ollama.requests)
-    await world.ollama.wait_for(lambda record: record.lines_sent > seen + 20)
+    assert cluster.ollama is not None
+    seen = max(record.lines_sent for record in cluster.ollama.requests)
+    await cluster.ollama.wait_for(lambda record: record.lines_sent > seen + 20)
 
 
 @ensureDeferred
-async def test_with_live_restore(engine: Engine, world: World) -> None:
+async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -> None:
     """Nothing that runs is cut, while it is away or after; later deaths are heard of again."""
     docker = engine.docker
     await deferToThread(docker.stop)
     await deferToThread(docker.start, "--live-restore")
     try:
-        await with_desktop(world, *engine.options, "--reconcile-seconds=600")
+        await with_desktop(cluster, *engine.options, "--reconcile-seconds=600")
         (first,) = engine.containers()
-        answer = await streaming(world, world.alice)
+        answer = await streaming(cluster, cluster.alice)
         await deferToThread(docker.stop)
-        await goes_on(world)
+        await goes_on(cluster)
         await deferToThread(docker.start, "--live-restore")
         assert engine.containers() == [first] and not answer.called
-        await goes_on(world)
+        await goes_on(cluster)
         await deferToThread(docker.docker, "kill", first)
         await broken(answer)
-        await until(lambda: works(world, world.alice), "the desktop to return", 20)
-        (death,) = [line for line in audit(world) if line["event"] == "death"]
+        await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+        (death,) = [line for line in audit(cluster) if line["event"] == "death"]
         assert "its container" in death["detail"]
     finally:
         # Whatever runs still ends with the next one, which knows it.
@@ -46,17 +46,17 @@ async def test_with_live_restore(engine: Engine, world: World) -> None:
 
 
 @ensureDeferred
-async def test_without_it(engine: Engine, world: World) -> None:
+async def test_without_it(engine: ContainerInspector, cluster: Cluster) -> None:
     """The containers end with the engine; once it is back, so is everybody, on new ones."""
-    await with_desktop(world, *engine.options, "--reconcile-seconds=600")
+    await with_desktop(cluster, *engine.options, "--reconcile-seconds=600")
     (first,) = engine.containers()
-    answer = await streaming(world, world.alice)
+    answer = await streaming(cluster, cluster.alice)
     await deferToThread(engine.docker.stop)
     await broken(answer)
     await deferToThread(engine.docker.start)
-    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     assert engine.containers() != [first]
-    assert world.ollama is not None
-    world.ollama.reset()
-    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    assert cluster.ollama is not None
+    cluster.ollama.reset()
+    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True

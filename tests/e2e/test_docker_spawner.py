@@ -12,10 +12,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
-from tests.e2e.containers import Engine
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import BASE
-from tests.e2e.faulty_cluster import Place
+from tests.e2e.faulty_cluster import FaultyCluster
 from tests.e2e.fixed_response_upstream import sha256, whole
 from tests.e2e.lifecycle_cases import (
     CHAT,
@@ -32,11 +32,11 @@ from tests.e2e.test_killed_processes import taken_up
 
 @ensureDeferred
 async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
-    engine: Engine, world: World
+    engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """The whole way works through it; its limits hold, and nothing that is told of it is secret."""
-    await with_desktop(world, *engine.options)
-    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    await with_desktop(cluster, *engine.options)
+    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     (made,) = engine.containers()
     found = engine.inspect(made)
@@ -55,24 +55,24 @@ async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
     assert len(network["Containers"]) == 1
     told = json.dumps([found, network]).encode()
     for secret in ("signing-key", "instance-secret"):
-        kept = (world.state("cloud") / "cloud" / secret).read_bytes().strip()
+        kept = (cluster.state("cloud") / "cloud" / secret).read_bytes().strip()
         assert kept not in told
-    assert b"alice" not in told and world.alice.encode() not in told
+    assert b"alice" not in told and cluster.alice.encode() not in told
 
 
 @ensureDeferred
-async def test_ten_at_once_and_two_users(engine: Engine, world: World) -> None:
+async def test_ten_at_once_and_two_users(engine: ContainerInspector, cluster: Cluster) -> None:
     """One container each, on networks that do not overlap; one ends in order, the other stays."""
-    await world.cloud(*engine.options)
-    alice, bob = await world.token("alice"), await world.token("bob")
-    asking = [start(world, token) for token in (alice, bob) for _ in range(5)]
+    await cluster.cloud(*engine.options)
+    alice, bob = await cluster.token("alice"), await cluster.token("bob")
+    asking = [start(cluster, token) for token in (alice, bob) for _ in range(5)]
     since = time.time()
     answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
     assert [status for status, _, _ in answers] == [200] * 10
     assert len(engine.containers()) == 2 and len(engine.all()) == 4
-    status, _, _ = await world.http("DELETE", "/ctllm/proxy", token=alice)
+    status, _, _ = await cluster.http("DELETE", "/ctllm/proxy", token=alice)
     assert status == 204
-    assert len(engine.all()) == 2 and (await state(world, bob))["state"] == "running"
+    assert len(engine.all()) == 2 and (await state(cluster, bob))["state"] == "running"
     assert engine.ends(since) == ["0"], "it had the time to tell its desktops"
 
 
@@ -86,46 +86,48 @@ async def test_ten_at_once_and_two_users(engine: Engine, world: World) -> None:
 )
 @ensureDeferred
 async def test_a_container_that_is_no_more_is_replaced(
-    engine: Engine, world: World, doing: tuple[str, ...], said: str
+    engine: ContainerInspector, cluster: Cluster, doing: tuple[str, ...], said: str
 ) -> None:
     """Killed, paused or removed by hand: its answers break off, and the next one serves."""
-    await with_desktop(world, *engine.options)
+    await with_desktop(cluster, *engine.options)
     (first,) = engine.containers()
-    answer = await streaming(world, world.alice)
+    answer = await streaming(cluster, cluster.alice)
     await deferToThread(engine.run, *doing, first)
     await broken(answer)
-    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     (second,) = engine.containers()
     assert second != first
-    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
     assert death["reason"] == "died" and said in death["detail"]
 
 
 @ensureDeferred
-async def test_answers_outlive_their_container(engine: Engine, place: Place) -> None:
+async def test_answers_outlive_their_container(
+    engine: ContainerInspector, faulty: FaultyCluster
+) -> None:
     """It is killed, the next starts, the desktop attaches: who asked to resume has every byte."""
-    await place.start(*engine.options)
-    await place.desktop()
-    reader = await place.chat(150, 0.03, ctllm_resume="60")
+    await faulty.start(*engine.options)
+    await faulty.desktop()
+    reader = await faulty.chat(150, 0.03, ctllm_resume="60")
     await reader.until_lines(20)
     (first,) = engine.containers()
     await deferToThread(engine.run, "kill", first)
     await reader.end(5)
     assert not reader.whole
     kept = reader.kept
-    rest = await taken_up(place, reader.headers["ctllm-exchange"], len(kept), place.token)
+    rest = await taken_up(faulty, reader.headers["ctllm-exchange"], len(kept), faulty.token)
     assert rest.whole and sha256(kept + bytes(rest.body)) == sha256(whole(150))
-    assert engine.containers() != [first] and place.numbers.asked == 1
+    assert engine.containers() != [first] and faulty.numbers.asked == 1
 
 
 @ensureDeferred
 async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
-    engine: Engine, world: World
+    engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """What is sound is adopted, what is left of others goes, and of strangers nothing."""
-    cloud = await with_desktop(world, *engine.options)
+    cloud = await with_desktop(cluster, *engine.options)
     (alices,) = engine.containers()
-    await start(world, await world.token("bob"))
+    await start(cluster, await cluster.token("bob"))
     (bobs,) = (each for each in engine.containers() if each != alices)
     bobs = engine.inspect(bobs)["Name"].strip("/")
     await cloud.stop(signal.SIGKILL)
@@ -139,76 +141,80 @@ async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
         "create", "--name=stranger", "--network=none", "--label=ctllm.instance=other", BASE, "true"
     )
     try:
-        await world.cloud(*engine.options)
-        await until(lambda: works(world, world.alice), "the desktop to return", 20)
+        await cluster.cloud(*engine.options)
+        await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
         assert engine.containers() == [alices]
-        await until(lambda: orphan not in engine.all(), "the orphan to go")
-        await until(lambda: bobs not in engine.all(), "the dead one to go")
+        await wait_until(lambda: orphan not in engine.all(), "the orphan to go")
+        await wait_until(lambda: bobs not in engine.all(), "the dead one to go")
         assert "stranger" in engine.all()
-        lines = [line["event"] for line in audit(world)]
+        lines = [line["event"] for line in audit(cluster)]
         assert lines.count("adoption") == 1
     finally:
         engine.run("rm", "-f", "stranger")
 
 
 @ensureDeferred
-async def test_a_cloud_that_stops_leaves_its_proxies_too(engine: Engine, world: World) -> None:
+async def test_a_cloud_that_stops_leaves_its_proxies_too(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
     """So that a restart cuts no more than the connections through the front."""
-    cloud = await with_desktop(world, *engine.options)
+    cloud = await with_desktop(cluster, *engine.options)
     before = engine.containers()
     await cloud.stop()
     assert engine.containers() == before
-    assert "stop" not in [line["event"] for line in audit(world)]
+    assert "stop" not in [line["event"] for line in audit(cluster)]
 
 
 @ensureDeferred
-async def test_an_engine_that_hangs_stops_nobody_who_is_in(engine: Engine, world: World) -> None:
+async def test_an_engine_that_hangs_stops_nobody_who_is_in(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
     """Answers go on and new ones begin; who needs a container hears why, until it is back."""
-    await with_desktop(world, *engine.options, "--proxy-start-seconds=3")
-    bob = await world.token("bob")
+    await with_desktop(cluster, *engine.options, "--proxy-start-seconds=3")
+    bob = await cluster.token("bob")
     engine.docker.send(signal.SIGSTOP)
     try:
-        status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+        status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-        status, headers, told = await start(world, bob)
+        status, headers, told = await start(cluster, bob)
         assert status == 503 and "retry-after" in headers
         assert "did not answer within 3 seconds" in told["error"]["message"]
     finally:
         engine.docker.send(signal.SIGCONT)
 
     async def again() -> bool:
-        return (await start(world, bob))[0] == 200
+        return (await start(cluster, bob))[0] == 200
 
-    await until(again, "bob's proxy to start")
+    await wait_until(again, "bob's proxy to start")
 
 
 @ensureDeferred
-async def test_what_is_wrong_is_said(engine: Engine, world: World) -> None:
+async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluster) -> None:
     """No engine, no image, a stranger with the name: each in its own words, in the answer."""
-    cloud = await world.cloud(*engine.options, "--engine=unix:///nonexistent/docker.sock")
-    token = await world.token("alice")
-    status, headers, told = await start(world, token)
+    cloud = await cluster.cloud(*engine.options, "--engine=unix:///nonexistent/docker.sock")
+    token = await cluster.token("alice")
+    status, headers, told = await start(cluster, token)
     assert status == 503 and "retry-after" in headers
     assert "there is no Docker engine" in told["error"]["message"]
     await cloud.stop()
-    cloud = await world.cloud(*engine.options, "--image=ctllm-none:1")
-    _, _, told = await start(world, token)
+    cloud = await cluster.cloud(*engine.options, "--image=ctllm-none:1")
+    _, _, told = await start(cluster, token)
     assert "make images" in told["error"]["message"]
-    await until(lambda: engine.all() == [], "nothing to be left of it")
+    await wait_until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
-    cloud = await world.cloud(*engine.options, f"--image={BASE}")
-    _, _, told = await start(world, token)
+    cloud = await cluster.cloud(*engine.options, f"--image={BASE}")
+    _, _, told = await start(cluster, token)
     assert "executable file not found" in told["error"]["message"]
-    await until(lambda: engine.all() == [], "nothing to be left of it")
+    await wait_until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
-    cloud = await world.cloud(*engine.options)
-    await start(world, token)
+    cloud = await cluster.cloud(*engine.options)
+    await start(cluster, token)
     (made,) = engine.containers()
     name = engine.inspect(made)["Name"].strip("/")
-    await world.http("DELETE", "/ctllm/proxy", token=token)
+    await cluster.http("DELETE", "/ctllm/proxy", token=token)
     engine.run("create", f"--name={name}", "--network=none", BASE, "true")
     try:
-        _, _, told = await start(world, token)
+        _, _, told = await start(cluster, token)
         assert "not this cloud's" in told["error"]["message"]
         assert engine.run("ps", "-aq", f"--filter=name={name}")
     finally:
@@ -216,14 +222,14 @@ async def test_what_is_wrong_is_said(engine: Engine, world: World) -> None:
 
 
 @ensureDeferred
-async def test_where_the_host_has_a_network(engine: Engine, world: World) -> None:
+async def test_where_the_host_has_a_network(engine: ContainerInspector, cluster: Cluster) -> None:
     """A bridge of somebody else's, of which Docker knows nothing: its addresses are not given."""
     for words in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
                   "link set ctltest up"):  # fmt: skip
         subprocess.run(["ip", *words.split()], check=True)
     try:
-        await world.cloud(*engine.options)
-        assert (await start(world, await world.token("alice")))[0] == 200
+        await cluster.cloud(*engine.options)
+        assert (await start(cluster, await cluster.token("alice")))[0] == 200
         (made,) = engine.containers()
         assert engine.gateway(made) == "10.142.0.33"
     finally:
@@ -231,20 +237,20 @@ async def test_where_the_host_has_a_network(engine: Engine, world: World) -> Non
 
 
 @ensureDeferred
-async def test_a_label_that_lies(engine: Engine, world: World) -> None:
+async def test_a_label_that_lies(engine: ContainerInspector, cluster: Cluster) -> None:
     """A container with our label and another proxy's: it stays, and so does the proxy."""
-    await world.cloud(*engine.options, "--reconcile-seconds=1")
-    token = await world.token("alice")
-    await start(world, token)
+    await cluster.cloud(*engine.options, "--reconcile-seconds=1")
+    token = await cluster.token("alice")
+    await start(cluster, token)
     (made,) = engine.containers()
     labels = engine.inspect(made)["Config"]["Labels"]
     told = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
     engine.run("create", "--name=liar", "--network=none", *told, BASE, "true")
     try:
-        events = len(audit(world))
+        events = len(audit(cluster))
         began = time.monotonic()
-        await until(lambda: time.monotonic() > began + 3, "three times of looking")
+        await wait_until(lambda: time.monotonic() > began + 3, "three times of looking")
         assert engine.run("ps", "-aq", "--filter=name=liar") and engine.containers() == [made]
-        assert len(audit(world)) == events and (await state(world, token))["state"] == "running"
+        assert len(audit(cluster)) == events and (await state(cluster, token))["state"] == "running"
     finally:
         engine.run("rm", "-f", "liar")

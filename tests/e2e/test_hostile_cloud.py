@@ -11,7 +11,7 @@ from twisted.internet import reactor
 
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
 #: Clear the screen, set the title (OSC), C1's CSI, an override of direction.
@@ -23,10 +23,10 @@ TOKEN = {"user": USER, "token": "t", "expires_in": 600, "refresh": "r"}
 class Cloud:
     """Answers every call with what the test says, a tunnel with a phrase that steers."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.answer: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
         port = reactor.listenTCP(0, HttpServerFactory(self, reactor), interface="127.0.0.1")
-        world.ports.append(port)
+        cluster.ports.append(port)
         self.url = f"http://127.0.0.1:{port.getHost().port}"
 
     def says(self, status: int, value: Any) -> None:
@@ -38,20 +38,20 @@ class Cloud:
 
 
 @ensureDeferred
-async def test_what_it_says_when_somebody_signs_in(world: World) -> None:
+async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     """No byte that steers a terminal is printed, nothing is inflated, nothing of it is kept."""
-    cloud = Cloud(world)
+    cloud = Cloud(cluster)
     link = f"{cloud.url}/#invite=x"
 
     async def log_in() -> tuple[int, str]:
-        state = f"--state={world.state('alice')}"
-        program = world.run("login", "ctllm", state, "login", link)
+        state = f"--state={cluster.state('alice')}"
+        program = cluster.run("login", "ctllm", state, "login", link)
         await program.ended
         assert program.code is not None
-        plain = program.printed.replace("\n", "")
-        assert plain.isprintable(), repr(program.printed)
-        assert "Traceback" not in program.printed
-        return program.code, program.printed
+        plain = program.output.replace("\n", "")
+        assert plain.isprintable(), repr(program.output)
+        assert "Traceback" not in program.output
+        return program.code, program.output
 
     cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
     assert "no \ufffd[2J" in (await log_in())[1]
@@ -64,11 +64,13 @@ async def test_what_it_says_when_somebody_signs_in(world: World) -> None:
     assert "does not answer like a ctllm cloud" in (await log_in())[1]
     cloud.answer = (200, b" " * 50_000_000, ())
     assert "exceeds" in (await log_in())[1]
-    assert not (world.state("alice") / "desktop").exists()
+    assert not (cluster.state("alice") / "desktop").exists()
 
     cloud.says(200, TOKEN)
     assert (await log_in())[0] == 0
     cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
-    desktop = world.place("desktop", "alice", f"--ollama=127.0.0.1:{free_port()}", "--endpoint=off")
-    await until(lambda: "bridge: error no" in desktop.printed, "the reason in the log")
-    assert desktop.printed.replace("\n", "").replace("\t", "").isprintable()
+    desktop = cluster.run_role(
+        "desktop", "alice", f"--ollama=127.0.0.1:{free_port()}", "--endpoint=off"
+    )
+    await wait_until(lambda: "bridge: error no" in desktop.output, "the reason in the log")
+    assert desktop.output.replace("\n", "").replace("\t", "").isprintable()

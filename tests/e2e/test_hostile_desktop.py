@@ -17,9 +17,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import children, linux
-from tests.e2e.raw_peers import Fort, fort
+from tests.e2e.raw_peers import RawCluster, raw_cluster
 from tests.e2e.test_hostile_load import MB, pour
 from tests.e2e.test_hostile_resources import resident
 from tests.e2e.test_hostile_tunnel import dialled
@@ -87,22 +87,22 @@ class Bridge:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
-    world = World(tmp_path_factory.mktemp("desktop"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    cluster = Cluster(tmp_path_factory.mktemp("desktop"))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
-async def dial(place: Fort, *frames: bytes) -> Bridge:
-    token = await place.world.token("alice", "desktop")
-    return await deferToThread(Bridge, place.world.cloud_port, token, *frames)
+async def dial(faulty: RawCluster, *frames: bytes) -> Bridge:
+    token = await faulty.cluster.token("alice", "desktop")
+    return await deferToThread(Bridge, faulty.cluster.cloud_port, token, *frames)
 
 
-async def asked(place: Fort) -> tuple[int, bytes]:
+async def asked(faulty: RawCluster) -> tuple[int, bytes]:
     """What a client hears who asks this desktop."""
-    status, _, body = await place.world.http(
-        "GET", "/x", token=place.world.key, headers={"Ctllm-Desktop": "e" * 32}
+    status, _, body = await faulty.cluster.http(
+        "GET", "/x", token=faulty.cluster.key, headers={"Ctllm-Desktop": "e" * 32}
     )
     return status, body
 
@@ -140,12 +140,12 @@ ANSWERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @ensureDeferred
-async def test_each_broken_rule_ends_the_connection_with_a_reason(place: Fort) -> None:
+async def test_each_broken_rule_ends_the_connection_with_a_reason(faulty: RawCluster) -> None:
     """1002; the client that waited gets 502, or an answer that breaks off, and no byte of it."""
     for name, answer in ANSWERS.items():
-        bridge = await dial(place, STATUS)
-        await until(lambda: _is_there(place), "the desktop to be known")
-        waiting = Deferred.fromCoroutine(asked(place))
+        bridge = await dial(faulty, STATUS)
+        await wait_until(lambda: _is_there(faulty), "the desktop to be known")
+        waiting = Deferred.fromCoroutine(asked(faulty))
         waiting.addErrback(lambda _: (0, b""))
         id = await deferToThread(bridge.opened)
         await deferToThread(bridge.say, answer(id))
@@ -153,23 +153,23 @@ async def test_each_broken_rule_ends_the_connection_with_a_reason(place: Fort) -
         status, body = await waiting
         assert status in (0, 502) and b"Evil" not in body, (name, status, body)
         bridge.wire.close()
-    await until(lambda: _is_gone(place), "it to be gone")
-    await place.lives()
+    await wait_until(lambda: _is_gone(faulty), "it to be gone")
+    await faulty.lives()
 
 
-async def _is_there(place: Fort) -> bool:
-    token = await place.world.token("alice")
-    return "evil" in [each["name"] for each in await place.world.desktops(token)]
+async def _is_there(faulty: RawCluster) -> bool:
+    token = await faulty.cluster.token("alice")
+    return "evil" in [each["name"] for each in await faulty.cluster.desktops(token)]
 
 
-async def _is_gone(place: Fort) -> bool:
-    return not await _is_there(place)
+async def _is_gone(faulty: RawCluster) -> bool:
+    return not await _is_there(faulty)
 
 
 @ensureDeferred
-async def test_floods_of_what_is_allowed(place: Fort) -> None:
+async def test_floods_of_what_is_allowed(faulty: RawCluster) -> None:
     """Pings whose pongs are not read, pieces, status upon status, lists: memory has a bound."""
-    (proxy,) = children(place.cloud.pid)
+    (proxy,) = children(faulty.cloud.pid)
     models = tuple(f"{number:01000}" for number in range(1000))
     floods = {
         "pings": message(b"x" * 125, 0x89) * 500,
@@ -179,7 +179,7 @@ async def test_floods_of_what_is_allowed(place: Fort) -> None:
         "resets of nothing": message(_number(Kind.ACK, b"y" * 16, 0) * 1000),
     }
     for name, flood in floods.items():
-        bridge = await dial(place)
+        bridge = await dial(faulty)
         before = resident(proxy)
         if name == "empty pieces":
             bridge.wire.sendall(message(b"", 0x02))
@@ -188,21 +188,21 @@ async def test_floods_of_what_is_allowed(place: Fort) -> None:
         print(f"\n{name}: {taken / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
         assert grown < 16 * MB, name
         bridge.wire.close()
-        await until(lambda: _is_gone(place), "it to be gone")
-        await place.lives()
-    assert children(place.cloud.pid) == [proxy]
+        await wait_until(lambda: _is_gone(faulty), "it to be gone")
+        await faulty.lives()
+    assert children(faulty.cloud.pid) == [proxy]
 
 
 @ensureDeferred
-async def test_sockets_that_never_say_hello(place: Fort) -> None:
+async def test_sockets_that_never_say_hello(faulty: RawCluster) -> None:
     """Beyond twice the desktops of a user 429; after half a minute they go, for all their pings."""
-    token = await place.world.token("alice", "desktop")
+    token = await faulty.cluster.token("alice", "desktop")
     silent: list[socket.socket] = []
 
     def fill() -> str:
         try:
             while len(silent) < 200:
-                silent.append(dialled(place.world.cloud_port, token))
+                silent.append(dialled(faulty.cluster.cloud_port, token))
         except AssertionError as refused:
             return str(refused)
         return ""
@@ -223,6 +223,6 @@ async def test_sockets_that_never_say_hello(place: Fort) -> None:
 
     words = await deferToThread(last_words)
     assert all(b"\x03\xea" in each for each in words), words
-    bridge = await dial(place, STATUS)
-    await until(lambda: _is_there(place), "another to be let in")
+    bridge = await dial(faulty, STATUS)
+    await wait_until(lambda: _is_there(faulty), "another to be let in")
     bridge.wire.close()

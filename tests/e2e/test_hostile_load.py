@@ -19,9 +19,9 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, Program, World, until
+from tests.e2e.cluster import BIN, Cluster, Program, wait_until
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import Fort, fort
+from tests.e2e.raw_peers import RawCluster, raw_cluster
 from tests.e2e.test_hostile_resources import crowd, resident
 from tests.fake_ollama import Script
 
@@ -32,12 +32,12 @@ WAITING = 400
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama, whose cloud has little room."""
-    world = World(tmp_path_factory.mktemp("crowds"))
+    cluster = Cluster(tmp_path_factory.mktemp("crowds"))
     options = (f"--max-connections={4 * WAITING}", "--max-user-requests=40")
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world, *options)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster, *options)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
 def sockets(pid: int) -> int:
@@ -45,10 +45,10 @@ def sockets(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def soon(place: Fort, seconds: float = 10.0) -> None:
+def soon(faulty: RawCluster, seconds: float = 10.0) -> None:
     """Fails the test unless the cloud answers somebody else in time."""
     began = time.monotonic()
-    wire = place.doors["cloud"].connect()
+    wire = faulty.doors["cloud"].connect()
     wire.settimeout(seconds)
     with wire:
         wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -85,19 +85,19 @@ def pour(wire: socket.socket, data: bytes, seconds: float, most: int) -> int:
 
 
 @ensureDeferred
-async def test_ten_thousand_connections_from_one_address(place: Fort) -> None:
+async def test_ten_thousand_connections_from_one_address(faulty: RawCluster) -> None:
     """The oldest go, with 503; those who ask are served; the rest are closed within their time."""
-    before = resident(place.cloud.pid)
-    connect = place.doors["cloud"].connect
+    before = resident(faulty.cloud.pid)
+    connect = faulty.doors["cloud"].connect
     trickling = await deferToThread(crowd, connect, 50)
     idle = await deferToThread(crowd, connect, 10_000)
     try:
         assert len(idle) == 10_000, "this machine allows too few open files: see ulimit -Hn"
-        await deferToThread(soon, place)
-        await place.lives()
+        await deferToThread(soon, faulty)
+        await faulty.lives()
         most = WAITING + 150
-        await until(lambda: sockets(place.cloud.pid) < most, "the oldest to be closed")
-        grown = resident(place.cloud.pid) - before
+        await wait_until(lambda: sockets(faulty.cloud.pid) < most, "the oldest to be closed")
+        grown = resident(faulty.cloud.pid) - before
         print(f"\n10,000 connections: {grown / MB:.1f} MB")
         assert grown < 40 * MB
         trickling[0].settimeout(5)
@@ -109,59 +109,59 @@ async def test_ten_thousand_connections_from_one_address(place: Fort) -> None:
         for each in trickling[-50:]:
             each.sendall(b"POST /ctllm/session HTTP/1.1\r\nHost: x\r\n" + body)
         for _ in range(45):
-            if sockets(place.cloud.pid) < 60:
+            if sockets(faulty.cloud.pid) < 60:
                 break
             for each in trickling[-100:]:
                 with suppress(OSError):
                     each.send(b" ")
             await deferToThread(time.sleep, 1)
-        assert sockets(place.cloud.pid) < 60, "who only trickles is closed in time"
+        assert sockets(faulty.cloud.pid) < 60, "who only trickles is closed in time"
     finally:
         for each in idle + trickling:
             each.close()
 
 
 @ensureDeferred
-async def test_heads_faster_than_they_are_answered(place: Fort) -> None:
+async def test_heads_faster_than_they_are_answered(faulty: RawCluster) -> None:
     """They wait outside, where they cost nothing, and whoever asks meanwhile has an answer."""
-    before = resident(place.cloud.pid)
+    before = resident(faulty.cloud.pid)
     large = b"GET /x HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 60_000 + b"\r\n\r\n"
 
     def hit_and_run() -> None:
-        with place.doors["cloud"].connect() as wire:
+        with faulty.doors["cloud"].connect() as wire:
             wire.sendall(large)
 
     flood = deferToThread(for_a_while, hit_and_run, 6.0)
     for _ in range(3):
-        await deferToThread(soon, place)
+        await deferToThread(soon, faulty)
     count = await flood
-    grown = resident(place.cloud.pid) - before
+    grown = resident(faulty.cloud.pid) - before
     print(f"\n{count} heads of 60 kB: {grown / MB:.1f} MB")
     assert count > 1000 and grown < 100 * MB
-    await place.lives()
+    await faulty.lives()
 
 
 @pytest.mark.parametrize("target", ["/alive", "/ctllm/openapi.json"])
 @ensureDeferred
-async def test_questions_without_end_and_no_answer_read(place: Fort, target: str) -> None:
+async def test_questions_without_end_and_no_answer_read(faulty: RawCluster, target: str) -> None:
     """Neither questions nor answers are collected, here or further on."""
-    door = place.doors["cloud"]
+    door = faulty.doors["cloud"]
     head = f"GET {target} HTTP/1.1\r\nHost: x\r\n".encode() + door.credential + b"\r\n\r\n"
-    pids = (place.cloud.pid, place.desktop.pid)
+    pids = (faulty.cloud.pid, faulty.desktop.pid)
     before = [resident(pid) for pid in pids]
     with await deferToThread(door.connect) as wire:
         await deferToThread(pour, wire, head * 1000, 6.0, 60 * MB)
-        await deferToThread(soon, place)
+        await deferToThread(soon, faulty)
         grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]
     print(f"\n{[f'{size / MB:.1f} MB' for size in grown]}")
     assert max(grown) < 12 * MB
-    await place.lives()
+    await faulty.lives()
 
 
 @ensureDeferred
-async def test_one_user_leaves_room_for_others(place: Fort) -> None:
+async def test_one_user_leaves_room_for_others(faulty: RawCluster) -> None:
     """Beyond a user's share 429 in the words of the path; others are served as ever."""
-    door = place.doors["cloud"]
+    door = faulty.doors["cloud"]
     start = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + door.credential
     held = await deferToThread(crowd, door.connect, 40)
     try:
@@ -169,36 +169,36 @@ async def test_one_user_leaves_room_for_others(place: Fort) -> None:
             each.sendall(start + b"\r\n\r\n")
 
         async def full() -> bytes:
-            heard = await door.say(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + door.credential
+            heard = await door.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + door.credential
                                    + b"\r\nConnection: close\r\n\r\n")  # fmt: skip
             return heard if b" 429 " in heard else b""
 
-        heard = await until(full, "the share to be taken")
+        heard = await wait_until(full, "the share to be taken")
         assert b"Retry-After" in heard and b"40 requests of yours are under way" in heard
-        bob = await place.world.token("bob")
-        status, _, _ = await place.world.http("PUT", "/ctllm/proxy", token=bob)
+        bob = await faulty.cluster.token("bob")
+        status, _, _ = await faulty.cluster.http("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
-        status, _, said = await place.world.http("GET", "/api/tags", token=bob)
+        status, _, said = await faulty.cluster.http("GET", "/api/tags", token=bob)
         assert status == 503 and b"none of your desktops" in said
     finally:
         for each in held:
             each.close()
-    await until(lambda: _lives(place), "the share to be given back")
+    await wait_until(lambda: _lives(faulty), "the share to be given back")
 
 
 @ensureDeferred
-async def test_one_key_at_1024_descriptors(world: World) -> None:
+async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
     """300 requests at once of one user: 429 beyond a share, and no 503 for others."""
     twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics=off"]
-    options = [f"--state={world.state('cloud')}", f"--listen=127.0.0.1:{world.cloud_port}"]
+    options = [f"--state={cluster.state('cloud')}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
     argv = ["/bin/sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"', *twistd, *options]
-    cloud = Program("cloud", argv, world.environment())
-    world.programs.append(cloud)
-    await until(lambda: world.answers(cloud), "the cloud")
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    world.ollama.script("/api/chat", Script(delay_before_head=600))
-    alice, bob = await world.token("alice"), await world.token("bob")
+    cloud = Program("cloud", argv, cluster.environment())
+    cluster.programs.append(cloud)
+    await wait_until(lambda: cluster.responds(cloud), "the cloud")
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    cluster.ollama.script("/api/chat", Script(delay_before_head=600))
+    alice, bob = await cluster.token("alice"), await cluster.token("bob")
     ask = json.dumps({"model": "llama3.2", "messages": [{"role": "user", "content": "x"}]}).encode()
     raw = (
         f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n"
@@ -208,7 +208,7 @@ async def test_one_key_at_1024_descriptors(world: World) -> None:
 
     def flood() -> None:
         for _ in range(300):
-            wires.append(socket.create_connection(("127.0.0.1", world.cloud_port), timeout=30))
+            wires.append(socket.create_connection(("127.0.0.1", cluster.cloud_port), timeout=30))
             wires[-1].sendall(raw)
 
     def refused() -> int:
@@ -217,38 +217,38 @@ async def test_one_key_at_1024_descriptors(world: World) -> None:
 
     try:
         await deferToThread(flood)
-        await until(lambda: refused() > 200, "most to be refused")
+        await wait_until(lambda: refused() > 200, "most to be refused")
         for _ in range(20):
-            status, _, said = await world.http("GET", "/ctllm/proxy", token=bob)
+            status, _, said = await cluster.http("GET", "/ctllm/proxy", token=bob)
             assert status == 200, said
-        status, headers, _ = await world.http("GET", "/api/tags", token=alice)
+        status, headers, _ = await cluster.http("GET", "/api/tags", token=alice)
         assert status == 429 and "retry-after" in headers
-        status, _, said = await world.http("PUT", "/ctllm/proxy", token=bob)
+        status, _, said = await cluster.http("PUT", "/ctllm/proxy", token=bob)
         assert status == 200, said
     finally:
         for each in wires:
             each.close()
 
 
-async def _lives(place: Fort) -> bool:
-    status, _, _ = await place.world.http("POST", "/alive", b"x", place.world.key)
+async def _lives(faulty: RawCluster) -> bool:
+    status, _, _ = await faulty.cluster.http("POST", "/alive", b"x", faulty.cluster.key)
     return status == 200
 
 
 @ensureDeferred
-async def test_a_compression_bomb_is_never_inflated(place: Fort) -> None:
+async def test_a_compression_bomb_is_never_inflated(faulty: RawCluster) -> None:
     """It arrives as it was sent, and nobody on the way grows by what is in it."""
     bomb = gzip.compress(bytes(256 * MB), 1)
-    pids = (place.cloud.pid, place.desktop.pid)
+    pids = (faulty.cloud.pid, faulty.desktop.pid)
     before = [resident(pid) for pid in pids]
-    place.ollama.requests.clear()
+    faulty.ollama.requests.clear()
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     for path in ("/api/chat", "/v1/chat/completions"):
-        status, _, _ = await place.world.http("POST", path, bomb, place.world.key, headers)
+        status, _, _ = await faulty.cluster.http("POST", path, bomb, faulty.cluster.key, headers)
         assert status == 200
-    assert [raw.endswith(bomb) for raw in place.ollama.requests] == [True, True]
+    assert [raw.endswith(bomb) for raw in faulty.ollama.requests] == [True, True]
     grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]
     assert max(grown) < 20 * MB, grown
     at = "/ctllm/session"
-    status, _, said = await place.world.http("POST", at, gzip.compress(b"{}"), headers=headers)
+    status, _, said = await faulty.cluster.http("POST", at, gzip.compress(b"{}"), headers=headers)
     assert status == 400 and "invalid" in json.loads(said)["error"]["message"]

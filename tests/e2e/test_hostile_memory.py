@@ -13,7 +13,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import alive, children, linux, megabytes, option, status
 from tests.e2e.raw_client import RawClient
 from tests.e2e.test_hostile_resources import line, works
@@ -79,16 +79,16 @@ async def health(proxy: int) -> dict[str, Any]:
 
 
 @ensureDeferred
-async def test_uploads_beyond_all_memory(world: World) -> None:
+async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
-    cloud = (await line(world, f"--memory-bytes={MEMORY}")).pid
+    cloud = (await line(cluster, f"--memory-bytes={MEMORY}")).pid
     (proxy,) = children(cloud)
-    world.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
-    stream = await deferToThread(RawClient, world.cloud_port)
+    cluster.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
+    stream = await deferToThread(RawClient, cluster.cloud_port)
     ask = {"model": "llama3.2", "prompt": "go on"}
-    await deferToThread(stream.ask, "POST", "/api/generate", world.alice, ask)
+    await deferToThread(stream.ask, "POST", "/api/generate", cluster.alice, ask)
     await deferToThread(stream.lines, 2)
-    uploads = Uploads(world.cloud_port, world.alice)
+    uploads = Uploads(cluster.cloud_port, cluster.alice)
     await deferToThread(uploads.run, UPLOADS)
     peak = int(status(proxy)["VmHWM"].split()[0]) / 1024
     print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB at most")
@@ -103,31 +103,31 @@ async def test_uploads_beyond_all_memory(world: World) -> None:
 
     async def nothing_left() -> bool:
         told = await health(proxy)
-        _, _, page = await world.http("GET", "/metrics", port=world.metrics_port)
+        _, _, page = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
         return (
             told["exchanges"] == told["held_bytes"] == 0
             and b"\nctllm_exchanges_under_way 0.0\n" in page
         )
 
-    await until(nothing_left, "everything to be given back")
-    assert await works(world)
+    await wait_until(nothing_left, "everything to be given back")
+    assert await works(cluster)
 
 
 @ensureDeferred
-async def test_a_memory_error_ends_the_proxy(world: World) -> None:
+async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     """At once, whatever it was doing; the log says why, and the next request has another one."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
-    cloud = await line(world, "--proxy-uids=off")
+    cloud = await line(cluster, "--proxy-uids=off")
     (proxy,) = children(cloud.pid)
     had = int(status(proxy)["VmData"].split()[0]) << 10
     _, hard = resource.prlimit(proxy, resource.RLIMIT_DATA)
     resource.prlimit(proxy, resource.RLIMIT_DATA, (had + (2 << 20), hard))
-    uploads = Uploads(world.cloud_port, world.alice)
+    uploads = Uploads(cluster.cloud_port, cluster.alice)
     running = deferToThread(uploads.run, 30)
-    await until(lambda: not alive(proxy), "the proxy to end")
+    await wait_until(lambda: not alive(proxy), "the proxy to end")
     await running
-    await until(lambda: "wanted more memory than it may" in cloud.printed, "the reason")
-    assert "this proxy ends, and another takes its place" in cloud.printed
-    await until(lambda: works(world), "another proxy")
+    await wait_until(lambda: "wanted more memory than it may" in cloud.output, "the reason")
+    assert "this proxy ends, and another takes its place" in cloud.output
+    await wait_until(lambda: works(cluster), "another proxy")
     (other,) = children(cloud.pid)
     assert other != proxy and megabytes(other) < 100

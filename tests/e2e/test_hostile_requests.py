@@ -13,9 +13,9 @@ import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import Fort, fort
+from tests.e2e.raw_peers import RawCluster, raw_cluster
 
 pytestmark = linux
 
@@ -96,11 +96,11 @@ LINES: dict[str, tuple[bytes, bytes | None]] = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
-    world = World(tmp_path_factory.mktemp("fort"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    cluster = Cluster(tmp_path_factory.mktemp("fort"))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
 def statuses(heard: bytes) -> list[bytes]:
@@ -110,61 +110,61 @@ def statuses(heard: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_what_reads_two_ways_reaches_nobody(place: Fort, door: str) -> None:
+async def test_what_reads_two_ways_reaches_nobody(faulty: RawCluster, door: str) -> None:
     """One 4xx or 501, never a second answer; of the body Ollama sees no request at all."""
-    at = place.doors[door]
+    at = faulty.doors[door]
     wrong = {}
     for name, (lines, body) in REFUSED.items():
-        place.ollama.requests.clear()
+        faulty.ollama.requests.clear()
         head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n" + lines
-        heard = await at.say(head + b"\r\n\r\n" + body + HIDDEN)
+        heard = await at.send(head + b"\r\n\r\n" + body + HIDDEN)
         found = statuses(heard)
         if len(found) != 1 or not (found[0][:1] == b"4" or found[0] == b"501"):
             wrong[name] = heard[:300]
-        elif place.ollama.requests or b"/hidden" in place.ollama.bytes:
-            wrong[name] = b"reached Ollama: " + b"".join(place.ollama.requests)[:300]
+        elif faulty.ollama.requests or b"/hidden" in faulty.ollama.bytes:
+            wrong[name] = b"reached Ollama: " + b"".join(faulty.ollama.requests)[:300]
     assert not wrong, "\n".join(f"{name}: {what!r}" for name, what in wrong.items())
-    await place.lives()
+    await faulty.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_request_lines_have_one_meaning(place: Fort, door: str) -> None:
+async def test_request_lines_have_one_meaning(faulty: RawCluster, door: str) -> None:
     """Odd ones are refused; those that HTTP allows reach Ollama as a path, with its own Host."""
-    at = place.doors[door]
+    at = faulty.doors[door]
     for name, (request, target) in LINES.items():
-        place.ollama.requests.clear()
-        heard = await at.say(request % at.credential)
-        seen = [raw.split(b" ", 2)[1] for raw in place.ollama.requests]
+        faulty.ollama.requests.clear()
+        heard = await at.send(request % at.credential)
+        seen = [raw.split(b" ", 2)[1] for raw in faulty.ollama.requests]
         if target is None:
             assert [status[:1] for status in statuses(heard)] == [b"4"], (name, heard)
             assert seen == [], name
         else:
             assert statuses(heard) == [b"200"], (name, heard)
             assert seen == [target], name
-            hosts = [line for line in place.ollama.requests[0].split(b"\r\n")
+            hosts = [line for line in faulty.ollama.requests[0].split(b"\r\n")
                      if line.lower().startswith(b"host:")]  # fmt: skip
-            assert hosts == [b"Host: 127.0.0.1:%d" % place.ollama.port], name
-    assert b"/hidden" not in place.ollama.bytes
-    await place.lives()
+            assert hosts == [b"Host: 127.0.0.1:%d" % faulty.ollama.port], name
+    assert b"/hidden" not in faulty.ollama.bytes
+    await faulty.lives()
 
 
 @ensureDeferred
-async def test_the_host_of_an_absolute_address_is_the_one_that_counts(place: Fort) -> None:
+async def test_the_host_of_an_absolute_address_is_the_one_that_counts(faulty: RawCluster) -> None:
     """What Host says beside it does not: a page cannot reach the endpoint by another name."""
-    at = place.doors["endpoint"]
-    place.ollama.requests.clear()
+    at = faulty.doors["endpoint"]
+    faulty.ollama.requests.clear()
     for line in (b"GET http://evil.example/probe ", b"GET http://evil.example?x=/probe "):
-        heard = await at.say(line + REST % at.credential)
+        heard = await at.send(line + REST % at.credential)
         assert statuses(heard) == [b"403"], heard
-    assert place.ollama.requests == []
+    assert faulty.ollama.requests == []
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_good_bodies_arrive_as_they_were_meant(place: Fort, door: str) -> None:
+async def test_good_bodies_arrive_as_they_were_meant(faulty: RawCluster, door: str) -> None:
     """By length, in chunks with extensions and trailers, and compressed: one request each."""
-    at = place.doors[door]
+    at = faulty.doors[door]
     start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
     bomb = b"\x1f\x8b" + bytes(50)
     for lines, body, arrives in (
@@ -173,44 +173,44 @@ async def test_good_bodies_arrive_as_they_were_meant(place: Fort, door: str) -> 
         (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (b"Content-Encoding: gzip\r\nContent-Length: 52", bomb, b"\r\n\r\n" + bomb),
     ):
-        place.ollama.requests.clear()
-        heard = await at.say(start + lines + b"\r\n\r\n" + body)
+        faulty.ollama.requests.clear()
+        heard = await at.send(start + lines + b"\r\n\r\n" + body)
         assert statuses(heard) == [b"200"], heard
-        (raw,) = place.ollama.requests
+        (raw,) = faulty.ollama.requests
         assert raw.endswith(arrives), raw
         assert (b"Content-Encoding: gzip" in raw) == (b"gzip" in lines)
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_heads_have_a_limit(place: Fort, door: str) -> None:
+async def test_heads_have_a_limit(faulty: RawCluster, door: str) -> None:
     """431 with the limit in words: for many headers, one giant one, a giant target, no end."""
-    at = place.doors[door]
+    at = faulty.doors[door]
     start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
-    place.ollama.requests.clear()
+    faulty.ollama.requests.clear()
     for head in (
         start + b"A: b\r\n" * 20_000 + b"\r\n",
         start + b"A: " + b"b" * 100_000 + b"\r\n\r\n",
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         start + b"A: " + b"b" * 100_000,
     ):
-        heard = await at.say(head)
+        heard = await at.send(head)
         assert statuses(heard) == [b"431"], heard[:300]
         assert b"exceed 65536 bytes" in heard
-    assert place.ollama.requests == []
-    await place.lives()
+    assert faulty.ollama.requests == []
+    await faulty.lives()
 
 
 @ensureDeferred
-async def test_management_takes_small_bodies_only(place: Fort) -> None:
+async def test_management_takes_small_bodies_only(faulty: RawCluster) -> None:
     """413 with the limit in words, whether the length is said or not."""
-    at = place.doors["cloud"]
+    at = faulty.doors["cloud"]
     start = b"POST /ctllm/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for rest in (
         b"Content-Length: 100000\r\n\r\n" + b"x" * 100_000,
         CHUNKED + b"\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 20 + b"0\r\n\r\n",
     ):
-        heard = await at.say(start + rest)
+        heard = await at.send(start + rest)
         assert statuses(heard) == [b"413"], heard[:300]
         assert b"exceeds 16384 bytes" in heard
-    await place.lives()
+    await faulty.lives()

@@ -14,7 +14,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.e2e.process_info import children, linux, option
 from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
@@ -52,19 +52,19 @@ def fill(file: IO[bytes]) -> None:
             file.write(bytes(512))
 
 
-async def line(world: World, *options: str) -> Program:
+async def line(cluster: Cluster, *options: str) -> Program:
     """A whole line; its cloud."""
-    cloud = await world.cloud(*options)
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    world.alice = await world.token("alice")
+    cloud = await cluster.cloud(*options)
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    cluster.alice = await cluster.token("alice")
     return cloud
 
 
-async def works(world: World) -> bool:
+async def works(cluster: Cluster) -> bool:
     """Whether a chat goes through."""
     try:
-        status, _, _ = await world.http("POST", "/api/chat", CHAT, world.alice)
+        status, _, _ = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     except OSError:
         return False
     return status == 200
@@ -72,23 +72,23 @@ async def works(world: World) -> bool:
 
 @pytest.mark.parametrize("which", ["cloud", "proxy"])
 @ensureDeferred
-async def test_no_file_descriptors_left(world: World, which: str) -> None:
+async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
     """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
-    cloud = (await line(world, "--proxy-uids=off")).pid
+    cloud = (await line(cluster, "--proxy-uids=off")).pid
     (proxy,) = children(cloud)
     pid = cloud if which == "cloud" else proxy
-    world.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
-    client = await deferToThread(RawClient, world.cloud_port)
+    cluster.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
+    client = await deferToThread(RawClient, cluster.cloud_port)
     ask = {"model": "llama3.2", "prompt": "x"}
-    await deferToThread(client.ask, "POST", "/api/generate", world.alice, ask)
+    await deferToThread(client.ask, "POST", "/api/generate", cluster.alice, ask)
     await deferToThread(client.lines, 2)
     open_now = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + 10, open_now + 10))
 
     def connect() -> socket.socket:
         if which == "cloud":
-            return socket.create_connection(("127.0.0.1", world.cloud_port), timeout=5)
+            return socket.create_connection(("127.0.0.1", cluster.cloud_port), timeout=5)
         made = socket.socket(socket.AF_UNIX)
         made.settimeout(5)
         made.connect(option(proxy, "socket"))
@@ -100,35 +100,35 @@ async def test_no_file_descriptors_left(world: World, which: str) -> None:
     assert seconds_of_cpu(pid) - before < 2.5, "it spins"
     for each in idle:
         each.close()
-    await until(lambda: works(world), "it to serve again")
+    await wait_until(lambda: works(cluster), "it to serve again")
     await deferToThread(client.until, b"\r\n0\r\n\r\n")
     client.close()
 
 
 @ensureDeferred
-async def test_a_full_disk(world: World) -> None:
+async def test_a_full_disk(cluster: Cluster) -> None:
     """Signing in gets 503 and spends no invitation; what runs goes on, and so do new chats."""
-    folder = world.state("cloud")
+    folder = cluster.state("cloud")
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)]
     mounted = subprocess.run(mount)
     if mounted.returncode:
         pytest.skip("MOUNTING IS NOT ALLOWED HERE: nothing was tried on a full disk")
     try:
-        await line(world)
-        link = await world.invite("bob")
+        await line(cluster)
+        link = await cluster.invite("bob")
         invite = {"invite": link.partition("#invite=")[2], "client": "desktop"}
         with open(folder / "filler", "wb", buffering=0) as filler:
             fill(filler)
-        status, headers, said = await world.http("POST", "/ctllm/session", invite)
+        status, headers, said = await cluster.http("POST", "/ctllm/session", invite)
         assert status == 503 and b"Make room on the disk" in said, said
         assert "retry-after" in headers
-        assert await works(world)
+        assert await works(cluster)
         (folder / "filler").unlink()
-        status, _, said = await world.http("POST", "/ctllm/session", invite)
+        status, _, said = await cluster.http("POST", "/ctllm/session", invite)
         assert status == 201, said
     finally:
-        await world.close()
-        world.programs.clear()
-        world.ports.clear()
+        await cluster.close()
+        cluster.programs.clear()
+        cluster.ports.clear()
         subprocess.run(["umount", str(folder)], check=True)

@@ -10,7 +10,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.proxy.app import MAX_TUNNELS
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.e2e.process_info import children, linux
 
 pytestmark = linux
@@ -63,13 +63,13 @@ def ended(port: int, token: str, data: bytes) -> bool:
 
 
 @ensureDeferred
-async def test_rubbish_on_the_tunnel(world: World) -> None:
+async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
     """Compressed, unmasked, endless, reserved or garbled frames end that connection only."""
-    cloud = await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    token = await world.token("alice", "desktop")
-    alice = await world.token("alice")
+    cloud = await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    token = await cluster.token("alice", "desktop")
+    alice = await cluster.token("alice")
     before = children(cloud.pid)
     rng = random.Random(SEED)
     cases = {
@@ -90,16 +90,16 @@ async def test_rubbish_on_the_tunnel(world: World) -> None:
         ),
     }
     for name, data in cases.items():
-        assert await deferToThread(ended, world.cloud_port, token, data), name
+        assert await deferToThread(ended, cluster.cloud_port, token, data), name
     for _ in range(150):
         data = message(0x82, rng.randbytes(rng.randrange(1, 400)))
         data = bytes([rng.randrange(256)]) + data[1:] if rng.random() < 0.5 else data
-        with await deferToThread(dialled, world.cloud_port, token) as wire:
+        with await deferToThread(dialled, cluster.cloud_port, token) as wire:
             wire.sendall(data + rng.randbytes(200))
-    status, _, _ = await world.http("GET", "/api/tags", token=alice)
+    status, _, _ = await cluster.http("GET", "/api/tags", token=alice)
     assert status == 200
     assert children(cloud.pid) == before, "the proxy lives"
-    assert "Traceback" not in cloud.printed, cloud.printed
+    assert "Traceback" not in cloud.output, cloud.output
 
 
 def heard(port: int, data: bytes) -> bytes:
@@ -113,13 +113,13 @@ def heard(port: int, data: bytes) -> bytes:
 
 
 @ensureDeferred
-async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(world: World) -> None:
+async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(cluster: Cluster) -> None:
     """What a front end sends next on it, for another user, never reaches the first one's proxy."""
-    await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    mallory = await world.token("mallory", "desktop")
-    alice = await world.token("alice")
+    await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    mallory = await cluster.token("mallory", "desktop")
+    alice = await cluster.token("alice")
     hers = f"GET /api/tags HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n\r\n".encode()
     open_now: list[socket.socket] = []
     try:
@@ -127,14 +127,14 @@ async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(world: Wor
             full = number == MAX_TUNNELS + 1
             refused = handshake(mallory) if full else handshake(mallory, "chat")
             if full or not number:  # first for its protocol, in the end for lack of room
-                said = await deferToThread(heard, world.cloud_port, refused + hers)
+                said = await deferToThread(heard, cluster.cloud_port, refused + hers)
                 assert said.startswith(b"HTTP/1.1 429 " if full else b"HTTP/1.1 400 "), said
                 assert b"\r\nConnection: close\r\n" in said, said
                 assert said.count(b"HTTP/1.1") == 1, said
             else:
-                open_now.append(await deferToThread(dialled, world.cloud_port, mallory))
+                open_now.append(await deferToThread(dialled, cluster.cloud_port, mallory))
     finally:
         for wire in open_now:
             wire.close()
-    status, _, _ = await world.http("GET", "/api/tags", token=alice)
+    status, _, _ = await cluster.http("GET", "/api/tags", token=alice)
     assert status == 200

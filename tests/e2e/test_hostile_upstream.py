@@ -15,9 +15,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import Fort, fort
+from tests.e2e.raw_peers import RawCluster, raw_cluster
 from tests.ports import free_port
 
 pytestmark = linux
@@ -67,60 +67,60 @@ FINE = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
-    world = World(tmp_path_factory.mktemp("answers"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(fort(world)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    cluster = Cluster(tmp_path_factory.mktemp("answers"))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
-async def asked(place: Fort, door: str, answer: bytes) -> bytes:
+async def asked(faulty: RawCluster, door: str, answer: bytes) -> bytes:
     """What a client hears where Ollama says `answer` and closes."""
-    place.ollama.answers[b"/probe"] = (answer, True)
-    at = place.doors[door]
+    faulty.ollama.answers[b"/probe"] = (answer, True)
+    at = faulty.doors[door]
     head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
-    return await at.say(head + at.credential + b"\r\nConnection: close\r\n\r\nx")
+    return await at.send(head + at.credential + b"\r\nConnection: close\r\n\r\nx")
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_nonsense_is_a_502(place: Fort, door: str) -> None:
+async def test_nonsense_is_a_502(faulty: RawCluster, door: str) -> None:
     """A whole answer with a sentence; nothing that Ollama said is in it. The next is served."""
     for name, answer in NONSENSE.items():
-        heard = await asked(place, door, answer)
+        heard = await asked(faulty, door, answer)
         assert heard.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, heard[:300])
         assert heard.count(b"HTTP/1.1") <= 2 and b"Ollama" in heard, (name, heard[:300])
         assert b"Set-Cookie" not in heard, name
-    place.ollama.answers.clear()
-    await place.lives()
+    faulty.ollama.answers.clear()
+    await faulty.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_breaks_in_the_middle_never_ends_well(place: Fort, door: str) -> None:
+async def test_what_breaks_in_the_middle_never_ends_well(faulty: RawCluster, door: str) -> None:
     """What came is passed on; then neither a last chunk nor as many bytes as were said."""
     for name, answer in BROKEN.items():
-        heard = await asked(place, door, answer)
+        heard = await asked(faulty, door, answer)
         head, _, body = heard.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), (name, heard[:300])
         assert not body.endswith(b"0\r\n\r\n"), (name, heard[-300:])
         if b"content-length: 5" in head.lower():
             assert len(body) < 5, name
-    place.ollama.answers.clear()
-    await place.lives()
+    faulty.ollama.answers.clear()
+    await faulty.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_follows_an_answer_is_nobodys(place: Fort, door: str) -> None:
+async def test_what_follows_an_answer_is_nobodys(faulty: RawCluster, door: str) -> None:
     """Each good body arrives as it was; bytes after it are no part of it and no next answer."""
     for name, (answer, body) in FINE.items():
-        heard = await asked(place, door, answer)
+        heard = await asked(faulty, door, answer)
         assert b"evil" not in heard, name
         assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
-        status, _, after = await place.world.http("GET", "/alive", token=place.world.key)
+        status, _, after = await faulty.cluster.http("GET", "/alive", token=faulty.cluster.key)
         assert (status, after) == (200, b"{}"), name
-    place.ollama.answers.clear()
+    faulty.ollama.answers.clear()
 
 
 #: What servers and browsers on the way would obey.
@@ -136,7 +136,7 @@ ORDERS = (
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_headers_that_give_orders(place: Fort, door: str) -> None:
+async def test_headers_that_give_orders(faulty: RawCluster, door: str) -> None:
     """None of them passes, in the head, before it or after the body; what is HTML is inert."""
     lines = b"\r\n".join(ORDERS)
     body = b"<script>evil()</script>"
@@ -147,7 +147,7 @@ async def test_headers_that_give_orders(place: Fort, door: str) -> None:
         + b"\r\n0\r\n" + lines + b"\r\n\r\n",
         b"HTTP/1.1 307 See\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
     ):  # fmt: skip
-        heard = await asked(place, door, answer)
+        heard = await asked(faulty, door, answer)
         head = heard.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
         assert body in heard, heard
         for line in ORDERS:
@@ -158,29 +158,29 @@ async def test_headers_that_give_orders(place: Fort, door: str) -> None:
         assert b"\r\nx-content-type-options: nosniff\r\n" in head
         assert b"\r\ncontent-security-policy: default-src 'none'; sandbox\r\n" in head
         assert heard.count(b"HTTP/1.1") == 1
-    place.ollama.answers.clear()
+    faulty.ollama.answers.clear()
 
 
 @ensureDeferred
-async def test_names_that_no_header_can_have(world: World) -> None:
+async def test_names_that_no_header_can_have(cluster: Cluster) -> None:
     """A model's, a desktop's: each request is answered, and others on that tunnel are, too."""
-    world.ollama, ollama = world.start_ollama("llama3.2")
+    cluster.ollama, ollama = cluster.start_ollama("llama3.2")
     endpoint = free_port()
-    await world.cloud()
+    await cluster.cloud()
     options = ("--desktop-name=attic ", f"--endpoint=127.0.0.1:{endpoint}")
-    await world.desktop("alice", ollama, *options)
-    token = await world.token("alice")
+    await cluster.desktop("alice", ollama, *options)
+    token = await cluster.token("alice")
     for model in (" m", "m ", "m\t", "a\r\nX: y", "caf\xe9", "\u65e5\u672c", "\x00", "\x7f"):
-        for port, key in ((endpoint, None), (world.cloud_port, token)):
+        for port, key in ((endpoint, None), (cluster.cloud_port, token)):
             other = Deferred.fromCoroutine(
-                world.http("POST", "/api/chat", {"model": "llama3.2"}, key, port=port)
+                cluster.http("POST", "/api/chat", {"model": "llama3.2"}, key, port=port)
             )
-            status, headers, _ = await world.http(
+            status, headers, _ = await cluster.http(
                 "POST", "/api/chat", {"model": model}, key, port=port
             )
             assert status in (400, 404), (model, status)  # by Ollama, which was asked
             assert "x" not in headers
-            if port == world.cloud_port:
+            if port == cluster.cloud_port:
                 assert headers["ctllm-desktop"] == "attic"
             assert (await other)[0] == 200
 
@@ -251,7 +251,7 @@ CUT: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
 
 @pytest.mark.parametrize("client", CUT)
 @ensureDeferred
-async def test_a_death_inside_a_line_is_the_dialects_error(place: Fort, client: str) -> None:
+async def test_a_death_inside_a_line_is_the_dialects_error(faulty: RawCluster, client: str) -> None:
     """The official clients raise what they raise for any error; never one of their parsers."""
     call, target, begun, rest, kind = CUT[client]
     media = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
@@ -259,15 +259,15 @@ async def test_a_death_inside_a_line_is_the_dialects_error(place: Fort, client: 
     for cut in (len(begun), len(begun) + 1, len(whole) - 1, len(whole) - 4, len(whole) // 2, 9):
         said = whole[:cut]
         answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
-        place.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
+        faulty.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
         with pytest.raises(kind) as raised:
-            await deferToThread(call, place.world.url, place.world.key)
+            await deferToThread(call, faulty.cluster.url, faulty.cluster.key)
         assert "broke off" in str(raised.value), (cut, raised.value)
-    place.ollama.answers.clear()
+    faulty.ollama.answers.clear()
 
 
 @ensureDeferred
-async def test_interim_answers_without_end_are_ended(place: Fort) -> None:
+async def test_interim_answers_without_end_are_ended(faulty: RawCluster) -> None:
     """An Ollama that never stops saying 100 is hung up on; its client hears 502."""
     gone: list[bool] = []
     loops: list[LoopingCall] = []
@@ -277,9 +277,9 @@ async def test_interim_answers_without_end_are_ended(place: Fort) -> None:
         loops.append(LoopingCall(transport.write, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
         loops[0].start(0.01)
 
-    place.ollama.answers[b"/flood"] = (flood, False)
-    status, _, _ = await place.world.http("GET", "/flood", token=place.world.key)
+    faulty.ollama.answers[b"/flood"] = (flood, False)
+    status, _, _ = await faulty.cluster.http("GET", "/flood", token=faulty.cluster.key)
     assert status == 502
-    await until(lambda: gone, "the connection to be closed")
+    await wait_until(lambda: gone, "the connection to be closed")
     loops[0].stop()
-    await place.lives()
+    await faulty.lives()

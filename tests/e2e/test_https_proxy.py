@@ -10,7 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.test_tls import Secured
 
 #: A name that no resolver knows: whoever reaches it was led there by the proxy.
@@ -78,62 +78,62 @@ class HttpsProxy(Factory):
 
 
 @ensureDeferred
-async def test_everything_goes_through_the_proxy(world: World) -> None:
+async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     """Sign-in, the tunnel, what apps ask of other desktops; who is not known there is told."""
-    secured = Secured(world, HOST)
-    proxy = HttpsProxy(world.cloud_port)
+    secured = Secured(cluster, HOST)
+    proxy = HttpsProxy(cluster.cloud_port)
     port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
-    world.ports.append(port)
+    cluster.ports.append(port)
     where = f"127.0.0.1:{port.getHost().port}"
     link = await secured.link()
 
     unknown = {**secured.trusting, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
     refused = await secured.log_in(link, unknown)
     assert refused.code == 1
-    assert f"the proxy http://{where} refused to connect to {HOST}" in refused.printed
-    assert "407" in refused.printed
-    assert "wrong" not in refused.printed
+    assert f"the proxy http://{where} refused to connect to {HOST}" in refused.output
+    assert "407" in refused.output
+    assert "wrong" not in refused.output
 
     proxied = {**secured.trusting, "https_proxy": f"http://alice:secret@{where}"}
-    suspicious = {**world.environment(), "https_proxy": proxied["https_proxy"]}
+    suspicious = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
     refused = await secured.log_in(link, suspicious)
     assert refused.code == 1
-    assert f"the certificate of {HOST} is not trusted" in refused.printed
+    assert f"the certificate of {HOST} is not trusted" in refused.output
     excepted = await secured.log_in(link, {**proxied, "NO_PROXY": ".example"})
     assert excepted.code == 1, "it cannot be reached without the proxy"
 
     count = len(proxy.asked)
     signed_in = await secured.log_in(link, proxied)
-    assert signed_in.code == 0, signed_in.printed
-    authority = f"{HOST}:{world.cloud_port}"
+    assert signed_in.code == 0, signed_in.output
+    authority = f"{HOST}:{cluster.cloud_port}"
     assert set(proxy.asked) == {authority}
     assert len(proxy.asked) == count + 1
 
-    state = f"--state={world.state('alice')}"
-    _, ollama = world.start_ollama("llama3.2")
+    state = f"--state={cluster.state('alice')}"
+    _, ollama = cluster.start_ollama("llama3.2")
     start = (
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
         f"--ollama=127.0.0.1:{ollama}", "--endpoint=off",
     )  # fmt: skip
-    desktop = world.run(*start, env=suspicious)
+    desktop = cluster.run(*start, env=suspicious)
 
     async def reason() -> bool:
-        program = world.run("status", "ctllm", state, "status", "--json")
+        program = cluster.run("status", "ctllm", state, "status", "--json")
         await program.ended
-        if not program.printed.startswith("{"):
+        if not program.output.startswith("{"):
             return False  # it starts
-        status = json.loads(program.printed)
+        status = json.loads(program.output)
         return status["state"] == "error" and "SSL_CERT_FILE" in status["reason"]
 
-    await until(reason, "the reason in the status")
+    await wait_until(reason, "the reason in the status")
     await desktop.stop()
-    desktop = world.run(*start, env=proxied)
-    await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
+    desktop = cluster.run(*start, env=proxied)
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
 
     async def listed() -> bool:
-        program = world.run("status", "ctllm", state, "status", "--json")
+        program = cluster.run("status", "ctllm", state, "status", "--json")
         await program.ended
-        return bool(json.loads(program.printed)["desktops"])
+        return bool(json.loads(program.output)["desktops"])
 
-    await until(listed, "the list of desktops")
+    await wait_until(listed, "the list of desktops")
     assert set(proxy.asked) == {authority}

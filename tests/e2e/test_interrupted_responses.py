@@ -13,14 +13,14 @@ from pytest_twisted import ensureDeferred
 from tests.compatibility.clients import LIGHT
 from tests.compatibility.driving import Driver
 from tests.compatibility.ends import ended
-from tests.e2e.client_streams import BrokenOff
-from tests.e2e.faulty_cluster import Place
+from tests.e2e.client_streams import ClientStreams
+from tests.e2e.faulty_cluster import FaultyCluster
 from tests.e2e.process_info import linux
 
-DEATHS: dict[str, Callable[[BrokenOff], None]] = {
+DEATHS: dict[str, Callable[[ClientStreams], None]] = {
     "Ollama": lambda broken: broken.ollama.send(signal.SIGKILL),
-    "desktop": lambda broken: broken.place.desktops[0].send(signal.SIGKILL),
-    "proxy": lambda broken: os.kill(broken.place.proxy_pid(), signal.SIGKILL),
+    "desktop": lambda broken: broken.faulty.desktops[0].send(signal.SIGKILL),
+    "proxy": lambda broken: os.kill(broken.faulty.proxy_pid(), signal.SIGKILL),
     "tunnel": lambda broken: broken.wire.blackhole(),
 }
 
@@ -35,9 +35,9 @@ def drivers() -> Iterator[list[Driver]]:
 @linux
 @pytest.mark.parametrize("what", DEATHS)
 @ensureDeferred
-async def test_every_client_raises(place: Place, drivers: list[Driver], what: str) -> None:
+async def test_every_client_raises(faulty: FaultyCluster, drivers: list[Driver], what: str) -> None:
     """In each call that it has, streamed or not; what it had got of a stream it keeps."""
-    broken = await BrokenOff(place).start(drivers)
+    broken = await ClientStreams(faulty).start(drivers)
     DEATHS[what](broken)
     await broken.heard()
     for driver, outcomes in zip(drivers, await broken.outcomes, strict=True):

@@ -22,8 +22,9 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError, NotRunning
-from ctllm.ipc.client import IpcClient, protocol
-from tests.e2e.cluster import BIN, Program, World, read_all, until
+from ctllm.ipc import protocol
+from ctllm.ipc.client import IpcClient
+from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
 from tests.e2e.process_info import alive, argv, linux, megabytes
 from tests.ports import free_port
 
@@ -40,50 +41,50 @@ ensure = Deferred.fromCoroutine
 class Desk:
     """Alice's desktop, and what it is asked."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
         self.ollama: Program | None = None
         self.ollama_port = free_port()
         self.endpoint = free_port()
-        self.browser = world.folder / "browser"
+        self.browser = cluster.folder / "browser"
         self.program: Program | None = None
 
     @property
     def state(self) -> Path:
-        return self.world.state("alice")
+        return self.cluster.state("alice")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2")
+        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
-        await self.world.script(self.ollama_port, path, **script)
+        await self.cluster.script(self.ollama_port, path, **script)
 
     async def start(self) -> None:
         if self.ollama is None or self.ollama.ended.called:
             await self.start_ollama()
         if self.program is not None and not self.program.ended.called:
             return
-        self.program = self.world.run(
+        self.program = self.cluster.run(
             "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state={self.state}",
             f"--ollama=127.0.0.1:{self.ollama_port}", f"--endpoint=127.0.0.1:{self.endpoint}",
             "--desktop-name=home",
-            env={**self.world.environment(), "BROWSER": f"{self.browser} %s"},
+            env={**self.cluster.environment(), "BROWSER": f"{self.browser} %s"},
         )  # fmt: skip
-        await until(lambda: "bridge: connected" in self.program.printed, "the bridge")
+        await wait_until(lambda: "bridge: connected" in self.program.output, "the bridge")
 
     async def quit(self, *arguments: str) -> tuple[int, str, str]:
         """End it by command; its process is gone when the command is over."""
         pid = self.program.pid
         done = await self.run("quit", *arguments)
         assert not alive(pid), "the command did not wait for the end"
-        await until(lambda: self.program.ended.called, "the end to be heard of")
+        await wait_until(lambda: self.program.ended.called, "the end to be heard of")
         return done
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
         """A command of ctllm: status, output, errors."""
         words = [str(BIN / "ctllm"), f"--state={self.state}", *arguments]
         done = await deferToThread(
-            subprocess.run, words, capture_output=True, text=True, env=self.world.environment()
+            subprocess.run, words, capture_output=True, text=True, env=self.cluster.environment()
         )
         return done.returncode, done.stdout, done.stderr
 
@@ -93,14 +94,14 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = World(tmp_path_factory.mktemp("desk"))
+    made = Cluster(tmp_path_factory.mktemp("desk"))
 
     async def start() -> Desk:
         await made.cloud()
         desk = Desk(made)
         desk.browser.write_text(BROWSER.format(made.folder))
         desk.browser.chmod(0o755)
-        await made.command("alice", "login", await made.invite("alice"))
+        await made.run_ctllm("alice", "login", await made.invite("alice"))
         return desk
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
@@ -124,11 +125,11 @@ async def test_status(desk: Desk) -> None:
     async def told() -> bool:
         return bool((await desk.status())["desktops"])
 
-    await until(told, "the cloud's list of desktops")
+    await wait_until(told, "the cloud's list of desktops")
     code, said, _ = await desk.run("status")
     assert code == 0
     for words in (
-        "connected", f"alice at {desk.world.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
+        "connected", f"alice at {desk.cluster.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
         "llama3.2:latest", f"http://127.0.0.1:{desk.endpoint}", "auto: this machine first",
         "home (this one)",
     ):  # fmt: skip
@@ -152,7 +153,7 @@ async def test_who_reads_the_status_leaves(desk: Desk) -> None:
         line = f"{BIN}/ctllm --state={desk.state} {words} | head -c1; echo ${{PIPESTATUS[0]}}"
         done = await deferToThread(
             subprocess.run, ["bash", "-c", line], capture_output=True, text=True, errors="replace",
-            env=desk.world.environment(), timeout=60,
+            env=desk.cluster.environment(), timeout=60,
         )  # fmt: skip
         assert done.stderr == ""
         assert done.stdout.endswith(code + "\n")
@@ -168,7 +169,7 @@ async def test_on_a_terminal(desk: Desk) -> None:
         master, slave = pty.openpty()
         words = [str(BIN / "ctllm"), f"--state={desk.state}", "status", "--watch"]
         child = subprocess.Popen(
-            words, stdout=slave, stdin=slave, env={**desk.world.environment(), **env},
+            words, stdout=slave, stdin=slave, env={**desk.cluster.environment(), **env},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(slave)
@@ -182,11 +183,11 @@ async def test_on_a_terminal(desk: Desk) -> None:
             return words in seen
 
         try:
-            await until(lambda: has("auto: this machine first"), "the first screen")
-            await desk.world.command("alice", "prefer", "never")
-            await until(lambda: has("never cloud"), "the change to be shown")
+            await wait_until(lambda: has("auto: this machine first"), "the first screen")
+            await desk.cluster.run_ctllm("alice", "prefer", "never")
+            await wait_until(lambda: has("never cloud"), "the change to be shown")
         finally:
-            await desk.world.command("alice", "prefer", "auto")
+            await desk.cluster.run_ctllm("alice", "prefer", "auto")
             child.send_signal(signal.SIGINT)
             code = await deferToThread(child.wait, 10)
             os.close(master)
@@ -235,7 +236,7 @@ async def test_ollama_goes_and_comes(desk: Desk) -> None:
     assert (await desk.run("status"))[0] == 2
     await desk.start_ollama()
     await news(lambda status: status["state"] == "connected", "Ollama is back")
-    await desk.world.http(
+    await desk.cluster.http(
         "POST", "/api/generate", {"model": "llama3.2", "prompt": ""}, port=desk.endpoint
     )
     await news(
@@ -253,7 +254,7 @@ async def test_ollama_says_nonsense(desk: Desk) -> None:
             status = await desk.status()
             return bool(status["state"] == wanted)
 
-        await until(there, f"the state {wanted}")
+        await wait_until(there, f"the state {wanted}")
 
     deep = '{"models": [], "x": ' + "[" * 50_000 + "]" * 50_000 + "}"
     await desk.script("/api/tags", error_before=(200, deep, {}))
@@ -262,7 +263,7 @@ async def test_ollama_says_nonsense(desk: Desk) -> None:
     await state("degraded")
     await desk.start_ollama()
     await state("connected")
-    assert "Traceback" not in desk.program.printed
+    assert "Traceback" not in desk.program.output
 
 
 @ensureDeferred
@@ -271,7 +272,7 @@ async def test_show(desk: Desk) -> None:
     for command, view in (("show", ""), ("settings", "&view=settings")):
         code, said, _ = await desk.run(command)
         assert (code, said) == (0, "Opened in your browser.\n")
-        folder = desk.world.folder
+        folder = desk.cluster.folder
         told = (folder / "arguments").read_text()
         assert told.startswith("file://") and "invite" not in told
         path = Path(told.strip().removeprefix("file://"))
@@ -279,13 +280,14 @@ async def test_show(desk: Desk) -> None:
         file = (folder / "file").read_text()
         (link,) = re.findall(r'<a href="([^"]*)"', file)
         found = re.fullmatch(
-            rf"{re.escape(desk.world.url)}/#invite=([\w-]{{43}}){view.replace('&', '&amp;')}", link
+            rf"{re.escape(desk.cluster.url)}/#invite=([\w-]{{43}}){view.replace('&', '&amp;')}",
+            link,
         )
         assert found, link
         body = {"invite": found[1], "client": "browser"}
-        status, _, answer = await desk.world.http("POST", "/ctllm/session", body)
+        status, _, answer = await desk.cluster.http("POST", "/ctllm/session", body)
         assert (status, json.loads(answer)["user"]["name"]) == (201, "alice")
-        assert (await desk.world.http("POST", "/ctllm/session", body))[0] == 401
+        assert (await desk.cluster.http("POST", "/ctllm/session", body))[0] == 401
     await desk.quit()
     assert not path.exists()
 
@@ -297,9 +299,11 @@ async def test_no_browser(desk: Desk) -> None:
     try:
         code, said, _ = await desk.run("show")
         assert code == 0
-        assert re.search(rf"works once.*\n{re.escape(desk.world.url)}/#invite=[\w-]{{43}}\n", said)
+        assert re.search(
+            rf"works once.*\n{re.escape(desk.cluster.url)}/#invite=[\w-]{{43}}\n", said
+        )
         opened = json.loads((await desk.run("show", "--json"))[1])
-        assert opened["opened"] is False and opened["address"].startswith(desk.world.url)
+        assert opened["opened"] is False and opened["address"].startswith(desk.cluster.url)
     finally:
         Path(f"{desk.browser}.away").rename(desk.browser)
 
@@ -316,9 +320,9 @@ async def test_signing_out_and_in(desk: Desk) -> None:
         async def there() -> bool:
             return (await desk.status())["state"] == wanted
 
-        await until(there, wanted)
+        await wait_until(there, wanted)
 
-    assert (await deferToThread(ask, protocol.Logout))["cloud_url"] == desk.world.url
+    assert (await deferToThread(ask, protocol.Logout))["cloud_url"] == desk.cluster.url
     await state("signed_out")
     code, said, _ = await desk.run("status")
     assert code == 4 and "signed out" in said
@@ -326,7 +330,7 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     assert code == 1 and "not signed in" in wrong
     with pytest.raises(CtllmError, match="sign-in link"):
         await deferToThread(ask, protocol.Login, link="https://example.org/")
-    answer = await deferToThread(ask, protocol.Login, link=await desk.world.invite("alice"))
+    answer = await deferToThread(ask, protocol.Login, link=await desk.cluster.invite("alice"))
     assert answer["user"] == "alice"
     await state("connected")
 
@@ -344,10 +348,10 @@ async def test_keys_made_at_once(desk: Desk) -> None:
     for key in printed:
 
         async def works(key: str = key) -> bool:
-            status, _, _ = await desk.world.http("GET", "/api/tags", token=key)
+            status, _, _ = await desk.cluster.http("GET", "/api/tags", token=key)
             return status == 200
 
-        await until(works, "a key to work")
+        await wait_until(works, "a key to work")
     await gatherResults(
         [ensure(desk.run("keys", "rm", f"at-once-{number}")) for number in range(6)]
     )
@@ -363,27 +367,27 @@ async def test_a_damaged_file(desk: Desk) -> None:
     with path.open("r+b") as file:
         file.truncate(len(whole) - 20)
     for _ in range(3):
-        status, _, said = await desk.world.http("GET", "/api/tags", port=desk.endpoint)
+        status, _, said = await desk.cluster.http("GET", "/api/tags", port=desk.endpoint)
         assert status == 200, said
 
     async def signed_out() -> bool:
         return bool((await desk.status())["state"] == "signed_out")
 
-    await until(signed_out, "the state")
+    await wait_until(signed_out, "the state")
     code, shown, _ = await desk.run("status")
     (aside,) = path.parent.glob("credentials.json.damaged-*")
     assert code == 4
     assert aside.name in shown and "ctllm login" in shown
     assert aside.read_bytes() == whole[:-20]
-    assert desk.program.printed.count("was damaged") <= 2  # once, and as the bridge's state
-    await desk.world.command("alice", "login", await desk.world.invite("alice"))
+    assert desk.program.output.count("was damaged") <= 2  # once, and as the bridge's state
+    await desk.cluster.run_ctllm("alice", "login", await desk.cluster.invite("alice"))
 
     async def connected() -> bool:
         status = await desk.status()
         return bool(status["state"] == "connected" and status["desktop_id"] == desktop)
 
-    await until(connected, "the bridge")
-    assert "Traceback" not in desk.program.printed
+    await wait_until(connected, "the bridge")
+    assert "Traceback" not in desk.program.output
     (desk.state / "desktop" / "ipc.json").write_text("{")
     code, _, complaint = await desk.run("status")
     assert code == 1
@@ -397,15 +401,17 @@ async def test_logs(desk: Desk) -> None:
     code, said, _ = await desk.run("logs", "-n", "1000")
     assert code == 0 and "bridge: connected" in said
     assert len((await desk.run("logs", "-n", "2"))[1].splitlines()) == 2
-    follow = desk.world.run("logs", "ctllm", f"--state={desk.state}", "logs", "--follow", "-n", "0")
+    follow = desk.cluster.run(
+        "logs", "ctllm", f"--state={desk.state}", "logs", "--follow", "-n", "0"
+    )
     quiet = await deferToThread(IpcClient, desk.state)
 
     async def following() -> bool:
         await deferToThread(quiet.call, protocol.Prefer, preference="auto")
-        await desk.world.command("alice", "login", await desk.world.invite("alice"))
-        return "bridge:" in follow.printed
+        await desk.cluster.run_ctllm("alice", "login", await desk.cluster.invite("alice"))
+        return "bridge:" in follow.output
 
-    await until(following, "a line of the log")
+    await wait_until(following, "a line of the log")
     quiet.close()
     await follow.stop(signal.SIGINT)
 
@@ -458,7 +464,7 @@ async def test_by_tcp_too(desk: Desk) -> None:
     """Where there are no UNIX sockets; and what only listens on the same port is found out."""
     file = desk.state.joinpath(*protocol.ADDRESS_FILE)
     real = json.loads(file.read_text())
-    elsewhere = desk.world.folder / "by-tcp"
+    elsewhere = desk.cluster.folder / "by-tcp"
     told = elsewhere.joinpath(*protocol.ADDRESS_FILE)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps({**real, "socket": ""}))
@@ -503,7 +509,7 @@ async def test_a_hundred_clients(desk: Desk) -> None:
             return True
         return False
 
-    await until(pour, "the flood to be stopped")
+    await wait_until(pour, "the flood to be stopped")
 
     def one() -> int:
         with IpcClient(desk.state) as daemon:
@@ -522,11 +528,11 @@ async def test_a_hundred_clients(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_second_daemon(desk: Desk) -> None:
     """It refuses, and says where the first is; the first goes on."""
-    second = desk.world.place("desktop", "alice", "--endpoint=off", "--ollama=127.0.0.1:1")
-    await until(lambda: second.code is not None, "the second to end")
+    second = desk.cluster.run_role("desktop", "alice", "--endpoint=off", "--ollama=127.0.0.1:1")
+    await wait_until(lambda: second.code is not None, "the second to end")
     assert second.code == 1
-    assert f"process {desk.program.pid}, IPC at 127.0.0.1:" in second.printed
-    assert "Traceback" not in second.printed
+    assert f"process {desk.program.pid}, IPC at 127.0.0.1:" in second.output
+    assert "Traceback" not in second.output
     assert (await desk.run("status"))[0] == 0
 
 
@@ -534,7 +540,7 @@ async def test_a_second_daemon(desk: Desk) -> None:
 async def test_after_a_kill(desk: Desk) -> None:
     """What a killed daemon left is no daemon, and hinders none."""
     await desk.program.stop(signal.SIGKILL)
-    await until(lambda: desk.program.ended.called, "the end to be heard of")
+    await wait_until(lambda: desk.program.ended.called, "the end to be heard of")
     assert desk.state.joinpath(*protocol.ADDRESS_FILE).exists()
     with pytest.raises(NotRunning, match=r"process \d+ is gone"):
         await deferToThread(IpcClient, desk.state)
@@ -559,7 +565,7 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
     async def both() -> bool:
         return (await desk.status())["traffic"]["under_way"] == 2
 
-    await until(both, "both to be under way")
+    await wait_until(both, "both to be under way")
     code, said, _ = await desk.quit("--seconds", "4")
     assert code == 0 and "Waiting for 2 answers" in said
     assert (await short)[-1]["done"] is True

@@ -19,8 +19,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.http.message.content_coding import load_zstd
-from tests.e2e.cluster import until
-from tests.e2e.multi_desktop import House
+from tests.e2e.cluster import wait_until
+from tests.e2e.multi_desktop import MultiDesktopCluster
 from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Record, Script
 
@@ -33,16 +33,16 @@ LONG = 300.0
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    made = House(tmp_path_factory.mktemp("house"))
+def multi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiDesktopCluster]:
+    made = MultiDesktopCluster(tmp_path_factory.mktemp("house"))
     pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
     yield made
     pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
 
 
 @pytest.fixture(autouse=True)
-def fresh(house: House) -> None:
-    pytest_twisted.blockon(Deferred.fromCoroutine(house.tidy()))
+def fresh(multi: MultiDesktopCluster) -> None:
+    pytest_twisted.blockon(Deferred.fromCoroutine(multi.reset()))
 
 
 async def thread(work: Callable[[], T]) -> T:
@@ -53,9 +53,9 @@ async def thread(work: Callable[[], T]) -> T:
 
 
 @ensureDeferred
-async def test_each_model_is_answered_by_its_desktop_for_ollama(house: House) -> None:
+async def test_each_model_is_answered_by_its_desktop_for_ollama(multi: MultiDesktopCluster) -> None:
     """Chatting, generating, embedding, showing, copying and deleting, streamed or not."""
-    client = house.ollama_client()
+    client = multi.ollama_client()
 
     def work() -> None:
         for model in ("llama3.2", "qwen3:4b", "llama3.2:latest", "nomic-embed-text"):
@@ -67,17 +67,17 @@ async def test_each_model_is_answered_by_its_desktop_for_ollama(house: House) ->
 
     await thread(work)
     for path in ("/api/chat", "/api/generate", "/api/show", "/api/copy"):
-        assert house.asked(path) == ["study"] * 2 + ["attic"] * 2, path
-    assert house.asked("/api/embed") == ["attic"]
-    await house.knows("study", "attic")
+        assert multi.requested_desktops(path) == ["study"] * 2 + ["attic"] * 2, path
+    assert multi.requested_desktops("/api/embed") == ["attic"]
+    await multi.wait_for_desktops("study", "attic")
     await thread(lambda: client.delete("copy-of-qwen3:4b"))
-    assert house.asked("/api/delete") == ["attic"]
+    assert multi.requested_desktops("/api/delete") == ["attic"]
 
 
 @ensureDeferred
-async def test_each_model_is_answered_by_its_desktop_for_openai(house: House) -> None:
+async def test_each_model_is_answered_by_its_desktop_for_openai(multi: MultiDesktopCluster) -> None:
     """Its dialect's chats, completions, embeddings, responses, and one model's entry."""
-    client = house.openai_client()
+    client = multi.openai_client()
 
     def work() -> None:
         for model in ("llama3.2", "qwen3:4b"):
@@ -89,46 +89,48 @@ async def test_each_model_is_answered_by_its_desktop_for_openai(house: House) ->
 
     await thread(work)
     for path in ("chat/completions", "completions", "responses", "embeddings"):
-        assert house.asked(f"/v1/{path}") == ["study", "attic"], path
-    assert house.asked("/v1/models/llama3.2") == ["study"]
-    assert house.asked("/v1/models/qwen3:4b") == ["attic"]
+        assert multi.requested_desktops(f"/v1/{path}") == ["study", "attic"], path
+    assert multi.requested_desktops("/v1/models/llama3.2") == ["study"]
+    assert multi.requested_desktops("/v1/models/qwen3:4b") == ["attic"]
 
 
 @ensureDeferred
-async def test_a_model_named_after_the_messages(house: House) -> None:
+async def test_a_model_named_after_the_messages(multi: MultiDesktopCluster) -> None:
     """Megabytes of a picture come before the name; they arrive whole at the right desktop."""
     content = [
         {"type": "text", "text": 'a "model": "llama3.2"? \\'},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
     ]
     body = {"messages": [{"role": "user", "content": content}], "model": ""}
-    client = house.openai_client()
+    client = multi.openai_client()
     for room, model in (("study", "llama3.2"), ("attic", "qwen3:4b")):
         sent = {**body, "model": model}
         answer = await thread(
             lambda sent=sent: client.post("/chat/completions", body=sent, cast_to=ChatCompletion)
         )
         assert answer.model == model
-        (record,) = [r for r in house.ollamas[room].requests if r.path == "/v1/chat/completions"]
+        (record,) = [r for r in multi.ollamas[room].requests if r.path == "/v1/chat/completions"]
         assert record.body_length > len(PICTURE)
-    assert house.asked("/v1/chat/completions") == ["study", "attic"]
+    assert multi.requested_desktops("/v1/chat/completions") == ["study", "attic"]
 
 
-async def sent_as_is(house: House, room: str, path: str, body: bytes, **headers: str) -> None:
+async def sent_as_is(
+    multi: MultiDesktopCluster, room: str, path: str, body: bytes, **headers: str
+) -> None:
     """A body whose model only this room has: it comes there, and not a byte of it is another."""
     kinds = {"Content-Type": "application/json", **headers}
-    status, _, said = await house.http("POST", path, body, house.key, kinds)
+    status, _, said = await multi.http("POST", path, body, multi.key, kinds)
     assert status == 200, said
-    (record,) = [each for each in house.ollamas[room].requests if each.path == path]
+    (record,) = [each for each in multi.ollamas[room].requests if each.path == path]
     assert record.body_sha256 == hashlib.sha256(body).hexdigest()
-    assert house.asked(path) == [room]
-    for fake_ollama in house.ollamas.values():
+    assert multi.requested_desktops(path) == [room]
+    for fake_ollama in multi.ollamas.values():
         fake_ollama.reset()
 
 
 @ensureDeferred
 @pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
-async def test_compressed_bodies(house: House, room: str, model: str) -> None:
+async def test_compressed_bodies(multi: MultiDesktopCluster, room: str, model: str) -> None:
     """With zstd, as Codex sends them; the name may come last."""
     coding = {"Content-Encoding": "zstd"}
     chat = {"messages": [{**HELLO[0], "content": "hello " * 20_000}], "model": model}
@@ -138,19 +140,19 @@ async def test_compressed_bodies(house: House, room: str, model: str) -> None:
         ("/api/chat", {**chat, "stream": False}),
     ):
         body = load_zstd().compress(json.dumps(asked).encode())
-        await sent_as_is(house, room, path, body, **coding)
+        await sent_as_is(multi, room, path, body, **coding)
 
 
 @ensureDeferred
 @pytest.mark.parametrize(("room", "model"), [("study", "llama3.2"), ("attic", "qwen3:4b")])
-async def test_forms(house: House, room: str, model: str) -> None:
+async def test_forms(multi: MultiDesktopCluster, room: str, model: str) -> None:
     """As OpenAI's client for Python sends a recording, and with the file before the name."""
-    client = house.openai_client()
+    client = multi.openai_client()
     file = ("a.wav", b"RIFF" + bytes(1_000_000))
     path = "/v1/audio/transcriptions"
     assert (await thread(lambda: client.audio.transcriptions.create(model=model, file=file))).text
-    assert house.asked(path) == [room]
-    for fake_ollama in house.ollamas.values():
+    assert multi.requested_desktops(path) == [room]
+    for fake_ollama in multi.ollamas.values():
         fake_ollama.reset()
     disposition = b"Content-Disposition: form-data; name="
     body = b"\r\n".join(
@@ -163,34 +165,34 @@ async def test_forms(house: House, room: str, model: str) -> None:
         )
     )
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    await sent_as_is(house, room, path, body, **kind)
+    await sent_as_is(multi, room, path, body, **kind)
 
 
 @ensureDeferred
-async def test_a_name_that_comes_twice(house: House) -> None:
+async def test_a_name_that_comes_twice(multi: MultiDesktopCluster) -> None:
     """Ollama takes the last one: the request goes where that is."""
     body = b'{"model": "llama3.2", "prompt": "x", "Model": "qwen3:4b", "stream": false}'
-    await house.http("POST", "/api/generate", body, house.key)
-    assert house.asked("/api/generate") == ["attic"]
+    await multi.http("POST", "/api/generate", body, multi.key)
+    assert multi.requested_desktops("/api/generate") == ["attic"]
 
 
 @ensureDeferred
-async def test_a_picture_from_ollama(house: House) -> None:
+async def test_a_picture_from_ollama(multi: MultiDesktopCluster) -> None:
     """Its client names the model first."""
     for model in ("llama3.2", "qwen3:4b"):
         messages = [{**HELLO[0], "images": [PNG]}]
-        client = house.ollama_client()
+        client = multi.ollama_client()
         await thread(lambda m=model, c=client, ms=messages: c.chat(model=m, messages=ms))
-    assert house.asked("/api/chat") == ["study", "attic"]
+    assert multi.requested_desktops("/api/chat") == ["study", "attic"]
 
 
 @ensureDeferred
-async def test_a_client_that_waits_to_be_asked_for_its_body(house: House) -> None:
+async def test_a_client_that_waits_to_be_asked_for_its_body(multi: MultiDesktopCluster) -> None:
     """Expect: 100-continue, then chunks that cut the name in two."""
 
     def work() -> bytes:
-        client = RawClient(house.cloud_port)
-        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+        client = RawClient(multi.cloud_port)
+        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
         head += "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
         client.socket.sendall(head.encode())
         assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
@@ -205,100 +207,104 @@ async def test_a_client_that_waits_to_be_asked_for_its_body(house: House) -> Non
         return answer
 
     assert b" 200 OK" in await thread(work)
-    assert house.asked("/api/chat") == ["study"]
+    assert multi.requested_desktops("/api/chat") == ["study"]
 
 
 @ensureDeferred
-async def test_a_model_that_nobody_has(house: House) -> None:
+async def test_a_model_that_nobody_has(multi: MultiDesktopCluster) -> None:
     """Ollama says so in its own words and status."""
-    client = house.ollama_client()
+    client = multi.ollama_client()
     with pytest.raises(ollama.ResponseError, match="model 'nobodys' not found") as raised:
         await thread(lambda: client.chat(model="nobodys", messages=HELLO))
     assert raised.value.status_code == 404
-    create = house.openai_client().chat.completions.create
+    create = multi.openai_client().chat.completions.create
     with pytest.raises(openai.NotFoundError):
         await thread(lambda: create(model="nobodys", messages=HELLO))
 
 
 @ensureDeferred
-async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(house: House) -> None:
+async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(
+    multi: MultiDesktopCluster,
+) -> None:
     """While one desktop is answering, the next request goes to the other."""
-    for fake_ollama in house.ollamas.values():
+    for fake_ollama in multi.ollamas.values():
         fake_ollama.script("/api/chat", Script(load_seconds=LONG))
     body = {"model": "shared-model", "messages": HELLO}
     clients = []
     for count in (1, 2):
-        clients.append(await thread(lambda: RawClient(house.cloud_port)))
-        await thread(lambda: clients[-1].ask("POST", "/api/chat", house.key, body))
-        await until(lambda count=count: len(house.asked("/api/chat")) == count, "the request")
-    assert house.asked("/api/chat") == ["study", "attic"]
+        clients.append(await thread(lambda: RawClient(multi.cloud_port)))
+        await thread(lambda: clients[-1].ask("POST", "/api/chat", multi.key, body))
+        await wait_until(
+            lambda count=count: len(multi.requested_desktops("/api/chat")) == count, "the request"
+        )
+    assert multi.requested_desktops("/api/chat") == ["study", "attic"]
     for client in clients:
         client.close()
-    for fake_ollama in house.ollamas.values():
+    for fake_ollama in multi.ollamas.values():
         for record in [record for record in fake_ollama.requests if record.path == "/api/chat"]:
             await record.closed
 
 
 @ensureDeferred
-async def test_a_desktop_that_is_named_gets_the_request(house: House) -> None:
+async def test_a_desktop_that_is_named_gets_the_request(multi: MultiDesktopCluster) -> None:
     """Ctllm-Desktop wins over the model, in lists as in chats."""
-    client = house.ollama_client(**{"Ctllm-Desktop": "attic"})
+    client = multi.ollama_client(**{"Ctllm-Desktop": "attic"})
     listed = await thread(client.list)
-    assert {model.model for model in listed.models} == set(house.ollamas["attic"].models)
+    assert {model.model for model in listed.models} == set(multi.ollamas["attic"].models)
     assert (await thread(lambda: client.chat(model="shared-model", messages=HELLO))).done
     with pytest.raises(ollama.ResponseError, match="not found"):
         await thread(lambda: client.chat(model="llama3.2", messages=HELLO))
-    assert house.asked("/api/chat") == ["attic"] * 2
+    assert multi.requested_desktops("/api/chat") == ["attic"] * 2
 
 
 # -- what waits is bounded and leaves nothing
 
 
 @ensureDeferred
-async def test_a_client_that_leaves_before_its_model_is_known(house: House) -> None:
+async def test_a_client_that_leaves_before_its_model_is_known(multi: MultiDesktopCluster) -> None:
     """No desktop hears of it, and the next request is served."""
     start = b'{"messages":[{"role":"user","content":"' + b"x" * 1_000_000
 
     def work() -> None:
         for _ in range(20):
-            client = RawClient(house.cloud_port)
-            head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+            client = RawClient(multi.cloud_port)
+            head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
             client.socket.sendall(head.encode() + b"Content-Length: 9000000\r\n\r\n" + start)
             client.close()
 
     await thread(work)
-    answer = await thread(lambda: house.ollama_client().chat(model="llama3.2", messages=HELLO))
+    answer = await thread(lambda: multi.ollama_client().chat(model="llama3.2", messages=HELLO))
     assert answer.done
-    assert house.asked("/api/chat") == ["study"]
-    assert [each["exchanges"] for each in await house.desktops(house.alice)] == [0, 0]
+    assert multi.requested_desktops("/api/chat") == ["study"]
+    assert [each["exchanges"] for each in await multi.desktops(multi.alice)] == [0, 0]
 
 
 @ensureDeferred
-async def test_a_body_that_hides_its_model_is_not_held(house: House) -> None:
+async def test_a_body_that_hides_its_model_is_not_held(multi: MultiDesktopCluster) -> None:
     """Beyond a bound it goes where it would without one, whole, and memory stays small."""
     size = 80_000_000
-    before = house.proxy_memory()
+    before = multi.proxy_memory()
     peak = before
 
     def work() -> RawClient:
         nonlocal peak
-        client = RawClient(house.cloud_port)
-        head = f"POST /api/embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {house.key}\r\n"
+        client = RawClient(multi.cloud_port)
+        head = f"POST /api/embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
         client.socket.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
         end = b'","model":"nomic-embed-text"}'
         client.socket.sendall(b'{"input":"')
         left = size - 10 - len(end)
         while left:
             left -= client.socket.send(b"x" * min(left, 1 << 20))
-            peak = max(peak, house.proxy_memory())
+            peak = max(peak, multi.proxy_memory())
         client.socket.sendall(end)
         return client
 
     client = await thread(work)
-    await until(lambda: house.asked("/api/embed"), "the request to arrive")
-    (room,) = house.asked("/api/embed")
-    record = next(r for r in house.ollamas[room].requests if r.path == "/api/embed")
-    await until(lambda: record.body_length == size, "the whole body")
+    await wait_until(lambda: multi.requested_desktops("/api/embed"), "the request to arrive")
+    (room,) = multi.requested_desktops("/api/embed")
+    record = next(r for r in multi.ollamas[room].requests if r.path == "/api/embed")
+    await wait_until(lambda: record.body_length == size, "the whole body")
     client.close()
     assert peak - before < 32_000_000
 
@@ -307,20 +313,20 @@ async def test_a_body_that_hides_its_model_is_not_held(house: House) -> None:
 
 
 @ensureDeferred
-async def test_lists_are_merged(house: House) -> None:
+async def test_lists_are_merged(multi: MultiDesktopCluster) -> None:
     """Both clients see every model of both desktops, each name once."""
-    both = {name for fake_ollama in house.ollamas.values() for name in fake_ollama.models}
-    listed = [model.model for model in (await thread(house.ollama_client().list)).models]
+    both = {name for fake_ollama in multi.ollamas.values() for name in fake_ollama.models}
+    listed = [model.model for model in (await thread(multi.ollama_client().list)).models]
     assert sorted(listed) == sorted(both)
-    models = await thread(lambda: list(house.openai_client().models.list()))
+    models = await thread(lambda: list(multi.openai_client().models.list()))
     assert sorted(model.id for model in models) == sorted(both)
     assert {model.object for model in models} == {"model"}
 
 
 @ensureDeferred
-async def test_running_models_are_merged(house: House) -> None:
+async def test_running_models_are_merged(multi: MultiDesktopCluster) -> None:
     """What is loaded anywhere is listed."""
-    client = house.ollama_client()
+    client = multi.ollama_client()
     for model in ("llama3.2", "qwen3:4b"):
         await thread(lambda model=model: client.generate(model=model, prompt="x"))
     loaded = {model.model for model in (await thread(client.ps)).models}
@@ -328,19 +334,21 @@ async def test_running_models_are_merged(house: House) -> None:
 
 
 @ensureDeferred
-async def test_the_newest_model_is_listed_first(house: House) -> None:
+async def test_the_newest_model_is_listed_first(multi: MultiDesktopCluster) -> None:
     """Over all desktops, as in Ollama, with all that each entry said."""
     then = reactor.seconds()
-    await until(lambda: reactor.seconds() // 1 > then // 1, "the next second: Ollama's own measure")
-    await house.http("POST", "/api/pull", {"model": "newest"}, house.key)
-    _, headers, body = await house.http("GET", "/api/tags", token=house.key)
+    await wait_until(
+        lambda: reactor.seconds() // 1 > then // 1, "the next second: Ollama's own measure"
+    )
+    await multi.http("POST", "/api/pull", {"model": "newest"}, multi.key)
+    _, headers, body = await multi.http("GET", "/api/tags", token=multi.key)
     entries = json.loads(body)["models"]
     assert entries[0]["name"] == "newest:latest"
     own = [
         entry
-        for room in house.ollamas
+        for room in multi.ollamas
         for entry in json.loads(
-            (await house.http("GET", "/api/tags", None, house.key, {"Ctllm-Desktop": room}))[2]
+            (await multi.http("GET", "/api/tags", None, multi.key, {"Ctllm-Desktop": room}))[2]
         )["models"]
     ]
     assert all(entry in own for entry in entries)
@@ -348,20 +356,20 @@ async def test_the_newest_model_is_listed_first(house: House) -> None:
 
 
 @ensureDeferred
-async def test_a_desktop_whose_list_does_not_come_is_left_out(house: House) -> None:
+async def test_a_desktop_whose_list_does_not_come_is_left_out(multi: MultiDesktopCluster) -> None:
     """The list of the other comes within seconds; when none does, the best one's error."""
     broken = Script(error_before=(500, '{"error":"broken"}', {"X-Request-Id": "1"}))
 
     def asked_by_client(record: Record) -> bool:
         return record.header("x-client") is not None
 
-    house.ollamas["attic"].script(asked_by_client, Script(delay_before_head=LONG))
-    _, _, body = await house.http("GET", "/api/tags", None, house.key, {"X-Client": "1"})
+    multi.ollamas["attic"].script(asked_by_client, Script(delay_before_head=LONG))
+    _, _, body = await multi.http("GET", "/api/tags", None, multi.key, {"X-Client": "1"})
     names = {model["name"] for model in json.loads(body)["models"]}
-    assert names == set(house.ollamas["study"].models)
-    for fake_ollama in house.ollamas.values():
+    assert names == set(multi.ollamas["study"].models)
+    for fake_ollama in multi.ollamas.values():
         fake_ollama.script(asked_by_client, broken)
-    status, headers, body = await house.http("GET", "/api/ps", None, house.key, {"X-Client": "1"})
+    status, headers, body = await multi.http("GET", "/api/ps", None, multi.key, {"X-Client": "1"})
     assert (status, json.loads(body)) == (500, {"error": "broken"})
     assert headers.get("x-request-id") == "1"
 
@@ -370,28 +378,28 @@ async def test_a_desktop_whose_list_does_not_come_is_left_out(house: House) -> N
 
 
 @ensureDeferred
-async def test_a_desktop_that_comes_and_goes(house: House) -> None:
+async def test_a_desktop_that_comes_and_goes(multi: MultiDesktopCluster) -> None:
     """Its models are listed and answered while it is there, and no longer."""
-    cellar = await house.furnish("cellar", "wine")
-    client = house.ollama_client()
+    cellar = await multi.add_desktop("cellar", "wine")
+    client = multi.ollama_client()
     try:
-        await house.knows("study", "attic", "cellar")
+        await multi.wait_for_desktops("study", "attic", "cellar")
         assert (await thread(lambda: client.chat(model="wine", messages=HELLO))).done
-        assert house.asked("/api/chat") == ["cellar"]
+        assert multi.requested_desktops("/api/chat") == ["cellar"]
         assert "wine:latest" in {m.model for m in (await thread(client.list)).models}
     finally:
-        await house.clear("cellar", cellar)
+        await multi.remove_desktop("cellar", cellar)
     assert "wine:latest" not in {m.model for m in (await thread(client.list)).models}
     with pytest.raises(ollama.ResponseError, match="not found"):
         await thread(lambda: client.chat(model="wine", messages=HELLO))
 
 
 @ensureDeferred
-async def test_a_model_is_found_at_once_where_it_was_pulled(house: House) -> None:
+async def test_a_model_is_found_at_once_where_it_was_pulled(multi: MultiDesktopCluster) -> None:
     """Also on a desktop that would not be asked else; and where one was copied to."""
     for room in ("study", "attic"):
-        named = house.ollama_client(**{"Ctllm-Desktop": room})
-        client = house.ollama_client()
+        named = multi.ollama_client(**{"Ctllm-Desktop": room})
+        client = multi.ollama_client()
 
         def work(room: str = room, named: Any = named, client: Any = client) -> None:
             for round in range(5):
@@ -401,11 +409,11 @@ async def test_a_model_is_found_at_once_where_it_was_pulled(house: House) -> Non
                 assert client.chat(model=f"copy-{room}-{round}", messages=HELLO).done
 
         await thread(work)
-    assert house.asked("/api/chat") == ["study"] * 10 + ["attic"] * 10
+    assert multi.requested_desktops("/api/chat") == ["study"] * 10 + ["attic"] * 10
 
 
 @ensureDeferred
-async def test_what_changes_through_us_is_told_within_seconds(house: House) -> None:
+async def test_what_changes_through_us_is_told_within_seconds(multi: MultiDesktopCluster) -> None:
     """Though these desktops look only every ten minutes by themselves."""
     for method, path, body in (
         ("POST", "/api/pull", {"model": "pulled", "stream": False}),
@@ -413,21 +421,21 @@ async def test_what_changes_through_us_is_told_within_seconds(house: House) -> N
         ("POST", "/api/copy", {"source": "shared-model", "destination": "copied"}),
         ("DELETE", "/api/delete", {"model": "copied"}),
     ):
-        status, _, answer = await house.http(method, path, body, house.key)
+        status, _, answer = await multi.http(method, path, body, multi.key)
         assert status == 200, answer
-        await house.knows("study", "attic")
+        await multi.wait_for_desktops("study", "attic")
 
 
 @ensureDeferred
-async def test_a_model_that_was_pulled_beside_us(house: House) -> None:
+async def test_a_model_that_was_pulled_beside_us(multi: MultiDesktopCluster) -> None:
     """The desktop finds it when it looks next."""
-    cellar = await house.furnish("cellar", "wine", looks=1)
+    cellar = await multi.add_desktop("cellar", "wine", looks=1)
     try:
-        port = house.ports[-1].getHost().port
-        await house.http("POST", "/api/pull", {"model": "beside"}, port=port)
-        await house.knows("study", "attic", "cellar")
-        answer = await thread(lambda: house.ollama_client().chat(model="beside", messages=HELLO))
+        port = multi.ports[-1].getHost().port
+        await multi.http("POST", "/api/pull", {"model": "beside"}, port=port)
+        await multi.wait_for_desktops("study", "attic", "cellar")
+        answer = await thread(lambda: multi.ollama_client().chat(model="beside", messages=HELLO))
         assert answer.done
-        assert house.asked("/api/chat") == ["cellar"]
+        assert multi.requested_desktops("/api/chat") == ["cellar"]
     finally:
-        await house.clear("cellar", cellar)
+        await multi.remove_desktop("cellar", cellar)

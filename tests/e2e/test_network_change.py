@@ -16,7 +16,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
@@ -61,28 +61,28 @@ def cable() -> Iterator[Cable]:
 
 
 @ensureDeferred
-async def test_another_address(cable: Cable, world: World) -> None:
+async def test_another_address(cable: Cable, cluster: Cluster) -> None:
     """The bridge dials again at once, and an answer under way loses nothing."""
     port, ollama = free_port(), free_port()
-    cloud = world.place(
+    cloud = cluster.run_role(
         "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics=off",
     )  # fmt: skip
-    await until(lambda: f"starting on {port}" in cloud.printed, "the cloud")
-    await world.command("alice", "login", "--insecure-http", await world.invite("alice"))
-    key = await world.command("alice", "keys", "add", "tests")
+    await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud")
+    await cluster.run_ctllm("alice", "login", "--insecure-http", await cluster.invite("alice"))
+    key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     def start(name: str, *words: str) -> Any:
         ip = shutil.which("ip") or "ip"
-        return world.run(name, ip, "netns", "exec", cable.name, sys.executable, *words)
+        return cluster.run(name, ip, "netns", "exec", cable.name, sys.executable, *words)
 
     fake_ollama = start("ollama", "-m", "tests.fake_ollama", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
-    await until(lambda: '"port"' in fake_ollama.printed, "Ollama")
+    await wait_until(lambda: '"port"' in fake_ollama.printed, "Ollama")
     desktop = start(
-        "desktop", "-m", "ctllm", "desktop", f"--state={world.state('alice')}", "--endpoint=off",
+        "desktop", "-m", "ctllm", "desktop", f"--state={cluster.state('alice')}", "--endpoint=off",
         f"--ollama=127.0.0.1:{ollama}",
     )  # fmt: skip
-    await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
+    await wait_until(lambda: "bridge: connected" in desktop.printed, "the bridge")
     assert desktop.printed.count("is not encrypted") == 1
 
     def ask() -> bytes:
@@ -105,14 +105,14 @@ async def test_another_address(cable: Cable, world: World) -> None:
 
         return await deferToThread(probe) == 200
 
-    await until(works, "the key to work")
+    await wait_until(works, "the key to work")
     answer = deferToThread(ask)
-    await until(lambda: begun, "the answer to begin")
+    await wait_until(lambda: begun, "the answer to begin")
     seen = desktop.printed.count("bridge: connected")
     cable.inside("addr", "del", f"{cable.net}.2/24", "dev", "eth0")
     cable.inside("addr", "add", f"{cable.net}.3/24", "dev", "eth0")
-    await until(lambda: "the network changed" in desktop.printed, "it to be noticed", 5)
-    await until(lambda: desktop.printed.count("bridge: connected") > seen, "the bridge", 5)
+    await wait_until(lambda: "the network changed" in desktop.printed, "it to be noticed", 5)
+    await wait_until(lambda: desktop.printed.count("bridge: connected") > seen, "the bridge", 5)
     lines = [json.loads(line) for line in (await answer).splitlines()]
     assert lines[-1]["done"] is True
     assert sum(line["response"].count("word") for line in lines) == 40

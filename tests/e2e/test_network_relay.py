@@ -14,8 +14,8 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 
-from tests.e2e.cluster import until
-from tests.e2e.network_relay import Wire
+from tests.e2e.cluster import wait_until
+from tests.e2e.network_relay import NetworkRelay
 
 
 class End(Protocol):
@@ -57,7 +57,7 @@ class Ends:
         accepting.noisy = False
         accepting.buildProtocol = self.accept  # type: ignore[method-assign]
         self.listening = reactor.listenTCP(0, accepting, interface="127.0.0.1")
-        self.wire = Wire(self.listening.getHost().port)
+        self.wire = NetworkRelay(self.listening.getHost().port)
 
     def accept(self, addr: Any) -> End:
         self.served.append(End())
@@ -74,9 +74,9 @@ class Ends:
         """A client and the server's end of its connection."""
         client = await self.dial()
         before = len(self.served)
-        await until(lambda: len(self.served) >= max(before, 1), "the other end")
+        await wait_until(lambda: len(self.served) >= max(before, 1), "the other end")
         client.transport.write(b"hello")
-        await until(lambda: self.served[-1].got == b"hello", "the first words")
+        await wait_until(lambda: self.served[-1].got == b"hello", "the first words")
         self.served[-1].got.clear()
         return client, self.served[-1]
 
@@ -102,13 +102,13 @@ async def test_bytes_pass_both_ways_and_so_does_the_end(ends: Ends) -> None:
     """Unchanged; who closes is followed after the last byte."""
     client, server = await ends.join()
     client.transport.write(b"up" * 500_000)
-    await until(lambda: server.got == b"up" * 500_000, "one way")
+    await wait_until(lambda: server.got == b"up" * 500_000, "one way")
     server.transport.write(b"down" * 500_000)
     server.transport.unregisterProducer()
     server.transport.loseConnection()
-    await until(lambda: client.lost, "the end")
+    await wait_until(lambda: client.lost, "the end")
     assert (bytes(client.got), client.lost) == (b"down" * 500_000, ConnectionDone)
-    await until(lambda: not ends.wire.pairs, "nothing to be left")
+    await wait_until(lambda: not ends.wire.pairs, "nothing to be left")
 
 
 @ensureDeferred
@@ -116,7 +116,7 @@ async def test_a_cut_is_a_reset(ends: Ends) -> None:
     """Of both ends, and of every connection; the next one passes."""
     both = await ends.join()
     ends.wire.cut()
-    await until(lambda: all(end.lost for end in both), "the resets")
+    await wait_until(lambda: all(end.lost for end in both), "the resets")
     assert ConnectionDone not in {end.lost for end in both}
     await ends.join()
 
@@ -134,10 +134,10 @@ async def test_in_the_dark_nothing_passes_not_even_an_end(ends: Ends) -> None:
     assert (first[1].got, first[0].lost, first[1].lost) == (b"", None, None)
     assert second[1].lost is None
     moved[0].transport.write(b"heard")
-    await until(lambda: moved[1].got == b"heard", "the new connection")
+    await wait_until(lambda: moved[1].got == b"heard", "the new connection")
     ends.wire.new = "refuse"
     refused = await ends.dial()
-    await until(lambda: refused.lost, "the refusal")
+    await wait_until(lambda: refused.lost, "the refusal")
     ends.wire.new = "dark"
     served = len(ends.served)
     waiting = await ends.dial()
@@ -145,9 +145,11 @@ async def test_in_the_dark_nothing_passes_not_even_an_end(ends: Ends) -> None:
     await pass_time(0.2)
     assert (len(ends.served), waiting.lost) == (served, None)
     ends.wire.heal()
-    await until(lambda: first[1].got == b"unheard", "what was held")
-    await until(lambda: second[1].lost, "the end that was held")
-    await until(lambda: len(ends.served) > served and ends.served[-1].got == b"hello?", "the new")
+    await wait_until(lambda: first[1].got == b"unheard", "what was held")
+    await wait_until(lambda: second[1].lost, "the end that was held")
+    await wait_until(
+        lambda: len(ends.served) > served and ends.served[-1].got == b"hello?", "the new"
+    )
 
 
 @ensureDeferred
@@ -175,7 +177,7 @@ async def test_a_slow_reader_stalls_the_sender_through_the_wire(ends: Ends) -> N
         await pass_time(0)
     assert not client.may_send
     server.transport.resumeProducing()
-    await until(lambda: len(server.got) == sent, "all that was sent")
+    await wait_until(lambda: len(server.got) == sent, "all that was sent")
 
 
 @ensureDeferred
@@ -185,7 +187,7 @@ async def test_delay_and_throttle(ends: Ends) -> None:
     ends.wire.delay(200)
     began = reactor.seconds()
     client.transport.write(b"late")
-    await until(lambda: server.got == b"late", "what was delayed")
+    await wait_until(lambda: server.got == b"late", "what was delayed")
     assert reactor.seconds() - began >= 0.19
     ends.wire.delay(0)
     ends.wire.throttle(100_000)
@@ -193,7 +195,7 @@ async def test_delay_and_throttle(ends: Ends) -> None:
     words = random.Random(1).randbytes(100_000)
     began = reactor.seconds()
     client.transport.write(words)
-    await until(lambda: len(server.got) == len(words), "what was throttled")
+    await wait_until(lambda: len(server.got) == len(words), "what was throttled")
     assert 0.7 < reactor.seconds() - began < 5
     assert bytes(server.got) == words
 
@@ -204,8 +206,8 @@ async def test_one_bit_is_flipped(ends: Ends) -> None:
     client, server = await ends.join()
     ends.wire.up.flip(random.Random(1))
     client.transport.write(bytes(1000))
-    await until(lambda: len(server.got) == 1000, "the first")
+    await wait_until(lambda: len(server.got) == 1000, "the first")
     assert sum(byte.bit_count() for byte in server.got) == 1
     client.transport.write(bytes(1000))
-    await until(lambda: len(server.got) == 2000, "the second")
+    await wait_until(lambda: len(server.got) == 2000, "the second")
     assert sum(byte.bit_count() for byte in server.got) == 1

@@ -17,7 +17,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from ctllm import __version__
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns(
@@ -96,28 +96,28 @@ def test_the_tray_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
 
 
 @ensureDeferred
-async def test_what_is_installed_runs(installed: Path, world: World) -> None:
+async def test_what_is_installed_runs(installed: Path, cluster: Cluster) -> None:
     """Everything in one program: health, page, description, and a proxy that serves the demo."""
-    config = world.folder / "ctllm.toml"
+    config = cluster.folder / "ctllm.toml"
     config.write_text(
-        f'state = "{world.state("all")}"\n'
-        f'[cloud]\nlisten = "127.0.0.1:{world.cloud_port}"\nmetrics = "off"\n'
+        f'state = "{cluster.state("all")}"\n'
+        f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics = "off"\n'
         '[desktop]\nendpoint = "off"\nollama = "127.0.0.1:9"\n'
     )
-    world.more_environment["CTLLM_CONFIG"] = str(config)
-    program = world.run("installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm")
-    await until(lambda: "OPENAI_API_KEY" in program.printed, "the first screen")
-    world.key = program.printed.rpartition("OPENAI_API_KEY=")[2].split()[0]
+    cluster.more_environment["CTLLM_CONFIG"] = str(config)
+    program = cluster.run("installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm")
+    await wait_until(lambda: "OPENAI_API_KEY" in program.output, "the first screen")
+    cluster.key = program.output.rpartition("OPENAI_API_KEY=")[2].split()[0]
 
     async def fetched(path: str, **more: Any) -> str:
-        status, _, body = await world.http("GET", path, **more)
+        status, _, body = await cluster.http("GET", path, **more)
         assert status == 200
         return body.decode()
 
     assert json.loads(await fetched("/health"))["version"] == __version__
     assert "<title>" in await fetched("/", headers={"Accept": "text/html"})
     assert json.loads(await fetched("/ctllm/openapi.json"))["info"]["version"] == __version__
-    assert "demo:echo" in await fetched("/api/tags", token=world.key)
+    assert "demo:echo" in await fetched("/api/tags", token=cluster.key)
     modules = (str(installed / "python"), "-c", "import ctllm; print(ctllm.__file__)")
-    where = await deferToThread(run, *modules, cwd=world.folder)
+    where = await deferToThread(run, *modules, cwd=cluster.folder)
     assert where.startswith(str(installed.parent))

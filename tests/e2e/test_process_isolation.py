@@ -11,7 +11,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from ctllm.system.sandbox import landlock_version
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.lifecycle_cases import CHAT, start, with_desktop
 from tests.e2e.process_info import children, linux, status
 from tests.ports import free_port
@@ -51,11 +51,11 @@ ctllm.proxy_main.main(rest)
 
 @linux
 @ensureDeferred
-async def test_users_of_their_own(world: World) -> None:
+async def test_users_of_their_own(cluster: Cluster) -> None:
     """Each proxy of root's cloud is another user, with no groups, no privileges; and it works."""
     assert os.geteuid() == 0, "these tests run as root"
-    cloud = await with_desktop(world)
-    await start(world, await world.token("bob"))
+    cloud = await with_desktop(cluster)
+    await start(cluster, await cluster.token("bob"))
     found = [status(pid) for pid in children(cloud.pid)]
     users = [each["Uid"].split() for each in found]
     assert len(users) == 2 and all(len(set(each)) == 1 for each in users)
@@ -65,27 +65,29 @@ async def test_users_of_their_own(world: World) -> None:
         assert each["NoNewPrivs"] == "1" and int(each["CapEff"], 16) == 0
     for pid in (cloud.pid, *children(cloud.pid)):
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0
-    code, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    code, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     assert code == 200 and json.loads(body.splitlines()[-1])["done"] is True
     await cloud.stop()
-    assert "Traceback" not in cloud.printed and list((world.state("cloud") / "run").iterdir()) == []
+    assert (
+        "Traceback" not in cloud.output and list((cluster.state("cloud") / "run").iterdir()) == []
+    )
 
 
 @linux
 @pytest.mark.parametrize("user", [("--uid=60706",), ()], ids=["another", "the-clouds"])
 @ensureDeferred
-async def test_a_proxy_that_was_taken_over(world: World, tmp_path: Path, user: Any) -> None:
+async def test_a_proxy_that_was_taken_over(cluster: Cluster, tmp_path: Path, user: Any) -> None:
     """Has neither the cloud's key nor its memory; it goes on serving, and ends in order."""
     assert landlock_version() >= 6, "this test needs Landlock 6 (Linux 6.12)"
-    cloud = await world.cloud("--proxy-uids=off")
-    key, port = world.state("cloud") / "cloud" / "signing-key", free_port()
+    cloud = await cluster.cloud("--proxy-uids=off")
+    key, port = cluster.state("cloud") / "cloud" / "signing-key", free_port()
     assert key.exists()
-    told = (str(key), str(cloud.pid), str(world.cloud_port), f"--port={port}", "--id=p")
-    program = world.run(
+    told = (str(key), str(cloud.pid), str(cluster.cloud_port), f"--port={port}", "--id=p")
+    program = cluster.run(
         "proxy", "python", "-P", "-c", TAKEN_OVER, *told, f"--cloud-key={'A' * 43}", *user
     )
-    await until(lambda: "tried: " in program.printed, f"the attempts:\n{program.printed}")
-    line = next(each for each in program.printed.splitlines() if "tried: " in each)
+    await wait_until(lambda: "tried: " in program.output, f"the attempts:\n{program.output}")
+    line = next(each for each in program.output.splitlines() if "tried: " in each)
     tried = json.loads(line.partition("tried: ")[2])
     assert tried.pop("late"), "what a proxy imports when it is first needed"
     went_well = {name for name, well in tried.items() if well}
@@ -93,6 +95,6 @@ async def test_a_proxy_that_was_taken_over(world: World, tmp_path: Path, user: A
     # of a Python in root's own folders are nobody else's to read.
     assert went_well - {"module"} == (set() if user else {"process"})
     assert user or "module" in went_well
-    assert (await world.http("GET", "/health", port=port))[0] == 200
+    assert (await cluster.http("GET", "/health", port=port))[0] == 200
     await program.stop()
-    assert "Main loop terminated." in program.printed and "Traceback" not in program.printed
+    assert "Main loop terminated." in program.output and "Traceback" not in program.output

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.lifecycle_cases import (
     CHAT,
     audit,
@@ -29,17 +29,17 @@ from tests.fake_ollama import Script
 
 @linux
 @ensureDeferred
-async def test_a_proxy_is_a_confined_process_started_when_needed(world: World) -> None:
+async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluster) -> None:
     """A child on a socket in a private folder, within limits, that knows no secret."""
     canary = "canary-of-the-environment"
-    world.more_environment["DATABASE_PASSWORD"] = canary
-    cloud = await world.cloud()
-    token = await world.token("alice")
-    assert (await state(world, token))["state"] == "absent"
-    assert await world.desktops(token) == []
+    cluster.more_environment["DATABASE_PASSWORD"] = canary
+    cloud = await cluster.cloud()
+    token = await cluster.token("alice")
+    assert (await state(cluster, token))["state"] == "absent"
+    assert await cluster.desktops(token) == []
     assert children(cloud.pid) == []
 
-    assert (await start(world, token))[2]["state"] == "running"
+    assert (await start(cluster, token))[2]["state"] == "running"
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
     assert stat.S_ISSOCK(socket.stat().st_mode)
@@ -57,92 +57,92 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(world: World) -
 
     told = Path(f"/proc/{proxy}/environ").read_bytes() + Path(f"/proc/{proxy}/cmdline").read_bytes()
     secrets = [
-        (world.state("cloud") / "cloud" / name).read_bytes().strip()
+        (cluster.state("cloud") / "cloud" / name).read_bytes().strip()
         for name in ("signing-key", "instance-secret")
     ]
     for secret in (*secrets, token.encode(), canary.encode(), b"alice"):
         assert secret not in told
 
     for _ in range(3):
-        status, _, _ = await world.http("GET", "/api/tags", token=token)
+        status, _, _ = await cluster.http("GET", "/api/tags", token=token)
         assert status == 503  # no desktop is connected
     assert children(cloud.pid) == [proxy]
 
 
 @linux
 @ensureDeferred
-async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(world: World) -> None:
+async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Cluster) -> None:
     """However short the time, silence is activity; when all have left, process and folder go."""
-    cloud = await with_desktop(world, "--proxy-idle-seconds=1", "--proxy-health-seconds=1")
-    assert world.ollama is not None
+    cloud = await with_desktop(cluster, "--proxy-idle-seconds=1", "--proxy-health-seconds=1")
+    assert cluster.ollama is not None
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    world.ollama.script("/api/chat", Script(lines=3, pause_after=(1, 4.0)))
-    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    cluster.ollama.script("/api/chat", Script(lines=3, pause_after=(1, 4.0)))
+    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     assert status == 200
     assert json.loads(body.splitlines()[-1])["done"] is True
     assert children(cloud.pid) == [proxy]
-    desktop = world.programs[-1]
+    desktop = cluster.programs[-1]
     await desktop.stop()
-    await until(lambda: not alive(proxy), "the idle proxy to be removed", 10)
-    await until(lambda: not socket.parent.exists(), "its folder to go")
-    assert (await state(world, world.alice))["state"] == "absent"
-    assert audit(world)[-1]["reason"] == "idle"
+    await wait_until(lambda: not alive(proxy), "the idle proxy to be removed", 10)
+    await wait_until(lambda: not socket.parent.exists(), "its folder to go")
+    assert (await state(cluster, cluster.alice))["state"] == "absent"
+    assert audit(cluster)[-1]["reason"] == "idle"
 
 
 @linux
 @ensureDeferred
-async def test_its_user_stops_it_and_starts_it(world: World) -> None:
+async def test_its_user_stops_it_and_starts_it(cluster: Cluster) -> None:
     """DELETE ends the process, PUT starts another; both may be said twice."""
-    cloud = await world.cloud()
-    token = await world.token("alice")
-    assert (await start(world, token))[0] == 200
+    cloud = await cluster.cloud()
+    token = await cluster.token("alice")
+    assert (await start(cluster, token))[0] == 200
     (first,) = children(cloud.pid)
     socket = Path(option(first, "socket"))
     for _ in range(2):
-        status, _, body = await world.http("DELETE", "/ctllm/proxy", token=token)
+        status, _, body = await cluster.http("DELETE", "/ctllm/proxy", token=token)
         assert (status, body) == (204, b"")
         assert not alive(first)
         assert not socket.parent.exists()
-        assert (await state(world, token))["state"] == "absent"
+        assert (await state(cluster, token))["state"] == "absent"
     for _ in range(2):
-        assert (await start(world, token))[2]["state"] == "running"
+        assert (await start(cluster, token))[2]["state"] == "running"
     (second,) = children(cloud.pid)
     assert second != first
 
 
 @ensureDeferred
-async def test_no_more_users_than_there_is_room_for(world: World) -> None:
+async def test_no_more_users_than_there_is_room_for(cluster: Cluster) -> None:
     """The next gets 503 with Retry-After and a reason; who is in goes on, and makes room."""
-    await world.cloud("--max-proxies=1")
-    alice, bob = await world.token("alice"), await world.token("bob")
-    assert (await start(world, alice))[0] == 200
-    status, headers, told = await start(world, bob)
+    await cluster.cloud("--max-proxies=1")
+    alice, bob = await cluster.token("alice"), await cluster.token("bob")
+    assert (await start(cluster, alice))[0] == 200
+    status, headers, told = await start(cluster, bob)
     assert (status, told["error"]["code"]) == (503, "overloaded")
     assert int(headers["retry-after"]) > 0
     assert "as many users at once as it takes" in told["error"]["message"]
-    status, headers, _ = await world.http("GET", "/api/tags", token=bob)
+    status, headers, _ = await cluster.http("GET", "/api/tags", token=bob)
     assert status == 503 and "retry-after" in headers
-    assert (await state(world, alice))["state"] == "running"
-    await world.http("DELETE", "/ctllm/proxy", token=alice)
-    assert (await start(world, bob))[0] == 200
+    assert (await state(cluster, alice))["state"] == "running"
+    await cluster.http("DELETE", "/ctllm/proxy", token=alice)
+    assert (await start(cluster, bob))[0] == 200
 
 
 # -- when it dies
 
 
 @ensureDeferred
-async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(world: World) -> None:
+async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(cluster: Cluster) -> None:
     """Its answers break off; a client that tries again after 503 is served within seconds."""
-    cloud = await with_desktop(world)
+    cloud = await with_desktop(cluster)
     (first,) = children(cloud.pid)
-    answer = await streaming(world, world.alice)
+    answer = await streaming(cluster, cluster.alice)
     kill(first, signal.SIGKILL)
     await broken(answer)
-    await until(lambda: works(world, world.alice), "the desktop to return", 10)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 10)
     (second,) = children(cloud.pid)
     assert second != first
-    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
     assert (death["reason"], death["detail"]) == (
         "died",
         "ended unexpectedly: it was ended by SIGKILL",
@@ -150,47 +150,47 @@ async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(world: World) 
 
 
 @ensureDeferred
-async def test_a_proxy_that_dies_again_and_again_must_rest(world: World) -> None:
+async def test_a_proxy_that_dies_again_and_again_must_rest(cluster: Cluster) -> None:
     """Its user is told why and for how long; after that it starts as ever."""
-    cloud = await world.cloud()
-    token = await world.token("alice")
+    cloud = await cluster.cloud()
+    token = await cluster.token("alice")
     for _ in range(6):
-        status, headers, told = await start(world, token)
+        status, headers, told = await start(cluster, token)
         if status == 503:
             break
         (proxy,) = children(cloud.pid)
         kill(proxy, signal.SIGKILL)
-        await until(lambda pid=proxy: not alive(pid), "it to be gone")
+        await wait_until(lambda pid=proxy: not alive(pid), "it to be gone")
     assert status == 503
     rest = int(headers["retry-after"])
     assert rest >= 1
     assert told["error"]["message"] == (
         f"Your streaming proxy ended unexpectedly: it was ended by SIGKILL. Try again in {rest} s."
     )
-    shown = await state(world, token)
+    shown = await state(cluster, token)
     assert (shown["state"], shown["error"]) == (
         "failed",
         "Your streaming proxy ended unexpectedly: it was ended by SIGKILL.",
     )
 
     async def again() -> bool:
-        return (await start(world, token))[0] == 200
+        return (await start(cluster, token))[0] == 200
 
-    await until(again, "its rest to be over", rest + 5)
+    await wait_until(again, "its rest to be over", rest + 5)
 
 
 @ensureDeferred
-async def test_a_hung_proxy_is_replaced(world: World) -> None:
+async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
     """One that answers no question for its health is ended, however hard that is."""
-    cloud = await with_desktop(world, "--proxy-health-seconds=1")
+    cloud = await with_desktop(cluster, "--proxy-health-seconds=1")
     (hung,) = children(cloud.pid)
     kill(hung, signal.SIGSTOP)
     try:
-        await until(lambda: not alive(hung), "the hung proxy to be ended", 40)
+        await wait_until(lambda: not alive(hung), "the hung proxy to be ended", 40)
     finally:
         kill(hung, signal.SIGKILL)
-    await until(lambda: works(world, world.alice), "another to serve", 10)
-    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    await wait_until(lambda: works(cluster, cluster.alice), "another to serve", 10)
+    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
     assert death["reason"] == "hung"
 
 
@@ -199,35 +199,35 @@ async def test_a_hung_proxy_is_replaced(world: World) -> None:
 
 @linux
 @ensureDeferred
-async def test_a_cloud_that_stops_leaves_nothing(world: World) -> None:
+async def test_a_cloud_that_stops_leaves_nothing(cluster: Cluster) -> None:
     """No child, no socket, no folder; answers break off at once instead of hanging."""
-    cloud = await with_desktop(world)
+    cloud = await with_desktop(cluster)
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await streaming(world, world.alice)
+    answer = await streaming(cluster, cluster.alice)
     cloud.send(signal.SIGTERM)
     await broken(answer)
-    await until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
+    await wait_until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
     assert not alive(proxy)
     assert not socket.parent.exists()
-    assert list((world.state("cloud") / "run").iterdir()) == []
-    assert "Traceback" not in cloud.printed
+    assert list((cluster.state("cloud") / "run").iterdir()) == []
+    assert "Traceback" not in cloud.output
 
 
 @linux
 @ensureDeferred
-async def test_a_killed_cloud_leaves_nothing_that_runs(world: World) -> None:
+async def test_a_killed_cloud_leaves_nothing_that_runs(cluster: Cluster) -> None:
     """Its proxies end by themselves; the next start sweeps, and the desktop comes back."""
-    cloud = await with_desktop(world)
+    cloud = await with_desktop(cluster)
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await streaming(world, world.alice)
+    answer = await streaming(cluster, cluster.alice)
     await cloud.stop(signal.SIGKILL)
     await broken(answer)
-    await until(lambda: not alive(proxy), "the orphan to end", 10)
-    again = await world.cloud()
+    await wait_until(lambda: not alive(proxy), "the orphan to end", 10)
+    again = await cluster.cloud()
     assert not socket.parent.exists()
-    await until(lambda: works(world, world.alice), "the desktop to return", 10)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 10)
     (other,) = children(again.pid)
     assert option(other, "id") and other != proxy
 
@@ -236,22 +236,22 @@ async def test_a_killed_cloud_leaves_nothing_that_runs(world: World) -> None:
 
 
 @ensureDeferred
-async def test_what_is_counted_and_what_is_never_written(world: World) -> None:
+async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> None:
     """Metrics and audit tell of proxies; no name, and nothing that anyone said, is anywhere."""
-    cloud = await world.cloud()
-    world.ollama, ollama = world.start_ollama("llama3.2")
-    await world.desktop("zaphod", ollama)
-    token = await world.token("zaphod")
-    await until(lambda: works(world, token), "the way to be open")
-    world.ollama.script("/api/chat", Script(lines=("said-by-", "the-model")))
+    cloud = await cluster.cloud()
+    cluster.ollama, ollama = cluster.start_ollama("llama3.2")
+    await cluster.desktop("zaphod", ollama)
+    token = await cluster.token("zaphod")
+    await wait_until(lambda: works(cluster, token), "the way to be open")
+    cluster.ollama.script("/api/chat", Script(lines=("said-by-", "the-model")))
     asked = {"model": "llama3.2", "messages": [{"role": "user", "content": "said-by-zaphod"}]}
-    status, _, body = await world.http("POST", "/api/chat", asked, token)
+    status, _, body = await cluster.http("POST", "/api/chat", asked, token)
     assert status == 200 and b"said-by-" in body
     missing = {**asked, "model": "said-to-be-missing"}
-    assert (await world.http("POST", "/api/chat", missing, token))[0] == 404
-    assert (await world.http("GET", "/api/tags", token="said-by-nobody"))[0] == 401
+    assert (await cluster.http("POST", "/api/chat", missing, token))[0] == 404
+    assert (await cluster.http("GET", "/api/tags", token="said-by-nobody"))[0] == 401
 
-    status, headers, page = await world.http("GET", "/metrics", port=world.metrics_port)
+    status, headers, page = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
     assert status == 200 and headers["content-type"].startswith("text/plain")
     counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
     assert counted['ctllm_proxies{state="running"}'] == "1.0"
@@ -260,18 +260,18 @@ async def test_what_is_counted_and_what_is_never_written(world: World) -> None:
     assert counted["ctllm_exchanges_under_way"] == "0.0"
     assert counted["ctllm_authentication_failures_total"] == "1.0"
     assert b"zaphod" not in page
-    assert (await world.http("GET", "/metrics", token=token))[0] != 200
+    assert (await cluster.http("GET", "/metrics", token=token))[0] != 200
 
-    for program in reversed(world.programs):
+    for program in reversed(cluster.programs):
         await program.stop()
-    lines = audit(world)
+    lines = audit(cluster)
     assert [line["event"] for line in lines] == ["start", "stop"]
     assert all(re.fullmatch(r"ctllm-proxy-[0-9a-f]{32}", line["proxy"]) for line in lines)
     assert "zaphod" not in json.dumps(lines)
-    files = [path for path in world.folder.rglob("*") if path.is_file()]
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
     assert files
     for text in [path.read_bytes() for path in files] + [
-        program.printed.encode() for program in world.programs
+        program.output.encode() for program in cluster.programs
     ]:
         assert b"said-" not in text
-    assert "zaphod" not in cloud.printed
+    assert "zaphod" not in cloud.output

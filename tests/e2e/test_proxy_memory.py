@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.e2e.process_info import children, linux, megabytes, status
 from tests.ports import free_port
 
@@ -23,32 +23,32 @@ TWISTD = ("twistd", "-n", "--pidfile=", "--rundir=/", "ctllm", "proxy")
 TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
 
 
-async def proxy(world: World, way: tuple[str, ...], *options: str) -> tuple[Program, int]:
+async def proxy(cluster: Cluster, way: tuple[str, ...], *options: str) -> tuple[Program, int]:
     """A proxy started by hand, and its port, once it answers."""
     port = free_port()
-    program = world.run("proxy", *way, f"--port={port}", *TOLD, *options)
+    program = cluster.run("proxy", *way, f"--port={port}", *TOLD, *options)
 
     async def answers() -> bool:
-        assert program.code is None, program.printed
+        assert program.code is None, program.output
         try:
-            return (await world.http("GET", "/health", port=port))[0] == 200
+            return (await cluster.http("GET", "/health", port=port))[0] == 200
         except OSError:
             return False
 
-    await until(answers, "the proxy to answer")
+    await wait_until(answers, "the proxy to answer")
     return program, port
 
 
-async def facts(world: World, way: tuple[str, ...]) -> dict[str, Any]:
+async def facts(cluster: Cluster, way: tuple[str, ...]) -> dict[str, Any]:
     """What can be seen of a proxy from the outside, from its start to its end."""
-    program, port = await proxy(world, way)
+    program, port = await proxy(cluster, way)
     told = Path(f"/proc/{program.pid}")
     found: dict[str, Any] = {
-        path: (await world.http(method, path, port=port))[::2]
+        path: (await cluster.http(method, path, port=port))[::2]
         for method, path in (("GET", "/api/tags"), ("POST", "/api/chat"), ("GET", "/ws/tunnel"))
     }
     found |= {
-        "health": sorted(json.loads((await world.http("GET", "/health", port=port))[2])),
+        "health": sorted(json.loads((await cluster.http("GET", "/health", port=port))[2])),
         "limits": (told / "limits").read_text(),
         "folder": (told / "cwd").readlink(),
         "umask": status(program.pid)["Umask"],
@@ -60,39 +60,39 @@ async def facts(world: World, way: tuple[str, ...]) -> dict[str, Any]:
 
 @linux
 @ensureDeferred
-async def test_an_idle_proxy_is_small(world: World) -> None:
+async def test_an_idle_proxy_is_small(cluster: Cluster) -> None:
     """With a desktop connected, and after it was of use: at most 32 MB resident."""
-    cloud = await world.cloud()
-    _, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
+    cloud = await cluster.cloud()
+    _, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
     (pid,) = children(cloud.pid)
     assert megabytes(pid) <= MOST
-    token = await world.token("alice")
+    token = await cluster.token("alice")
     for _ in range(20):
-        assert (await world.http("POST", "/api/chat", CHAT, token))[0] == 200
+        assert (await cluster.http("POST", "/api/chat", CHAT, token))[0] == 200
     assert children(cloud.pid) == [pid]
     assert megabytes(pid) <= MOST
 
 
 @linux
 @ensureDeferred
-async def test_it_is_what_twistd_would_start(world: World) -> None:
+async def test_it_is_what_twistd_would_start(cluster: Cluster) -> None:
     """The same answers, limits, folder, umask and end."""
-    assert await facts(world, LEAN) == await facts(world, TWISTD)
+    assert await facts(cluster, LEAN) == await facts(cluster, TWISTD)
 
 
 @pytest.mark.parametrize("way", [LEAN, TWISTD], ids=["lean", "twistd"])
 @ensureDeferred
-async def test_its_log(world: World, way: tuple[str, ...]) -> None:
+async def test_its_log(cluster: Cluster, way: tuple[str, ...]) -> None:
     """One line each, with its time, as text or as JSON."""
-    text, _ = await proxy(world, way)
-    objects, _ = await proxy(world, way, "--log-format=json")
+    text, _ = await proxy(cluster, way)
+    objects, _ = await proxy(cluster, way, "--log-format=json")
     for program in (text, objects):
         await program.stop()
-        assert "Main loop terminated." in program.printed
-    for line in text.printed.splitlines():
+        assert "Main loop terminated." in program.output
+    for line in text.output.splitlines():
         assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \[\S+\] ", line), line
-    for line in objects.printed.splitlines():
+    for line in objects.output.splitlines():
         assert {"time", "level", "system", "message"} <= set(json.loads(line))
 
 
@@ -107,9 +107,9 @@ async def test_its_log(world: World, way: tuple[str, ...]) -> None:
     ],
 )
 @ensureDeferred
-async def test_what_it_cannot_do(world: World, options: tuple[str, ...], words: str) -> None:
+async def test_what_it_cannot_do(cluster: Cluster, options: tuple[str, ...], words: str) -> None:
     """It ends with one sentence that says what is wrong."""
-    program = world.run("proxy", *LEAN, *options, *TOLD)
+    program = cluster.run("proxy", *LEAN, *options, *TOLD)
     assert await program.ended == 1
-    assert words in program.printed
-    assert "Traceback" not in program.printed
+    assert words in program.output
+    assert "Traceback" not in program.output

@@ -10,10 +10,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.e2e.cluster import until
-from tests.e2e.faulty_cluster import Place, Reader
+from tests.e2e.cluster import wait_until
+from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader
 from tests.e2e.fixed_response_upstream import sha256, whole
-from tests.e2e.network_relay import Wire
+from tests.e2e.network_relay import NetworkRelay
 
 CUTS, DESKTOPS, STREAMS = 200, 6, 4
 #: Lines of an answer, and seconds between two. What is cut goes on, so a run takes this long.
@@ -23,15 +23,15 @@ LINES, INTERVAL = 1000, 0.025
 class Returning:
     """A client that takes its answer up again, from where it was, as often as it is cut off."""
 
-    def __init__(self, place: Place, number: int) -> None:
-        self.place, self.desktop = place, str(number)
+    def __init__(self, faulty: FaultyCluster, number: int) -> None:
+        self.faulty, self.desktop = faulty, str(number)
         self.body = b""
         self.returns = 0
 
     async def run(self) -> None:
         headers = {"ctllm_resume": "60", "ctllm_desktop": self.desktop}
-        reader = await self.place.chat(LINES, INTERVAL, **headers)
-        await until(lambda: reader.status or reader.over, "a status")
+        reader = await self.faulty.chat(LINES, INTERVAL, **headers)
+        await wait_until(lambda: reader.status or reader.over, "a status")
         exchange = reader.headers["ctllm-exchange"]
         while not (await reader.end()).whole or reader.status == 503:
             assert reader.status in (0, 200, 503), bytes(reader.body)
@@ -39,11 +39,11 @@ class Returning:
                 self.body += reader.kept
             await deferLater(reactor, 0.1)
             self.returns += 1
-            reader = await self.place.take_up(exchange, len(self.body))
+            reader = await self.faulty.take_up(exchange, len(self.body))
         self.body += bytes(reader.body)
 
 
-async def cut_at_random(rng: random.Random, wires: list[Wire], going: Any) -> int:
+async def cut_at_random(rng: random.Random, wires: list[NetworkRelay], going: Any) -> int:
     """Cut something that is connected, at any moment, for as long as there is an answer to hurt."""
     done = 0
     while done < CUTS and going():
@@ -56,21 +56,21 @@ async def cut_at_random(rng: random.Random, wires: list[Wire], going: Any) -> in
 
 
 @ensureDeferred
-async def test_two_hundred_cuts(place: Place) -> None:
+async def test_two_hundred_cuts(faulty: FaultyCluster) -> None:
     """None of the answers loses a byte, has one twice, or ends early; Ollama is asked once each."""
-    await place.start()
+    await faulty.start()
     for _ in range(DESKTOPS):
-        await place.desktop()
-    plain: list[Reader] = []
+        await faulty.desktop()
+    plain: list[ResponseReader] = []
     for number in range(DESKTOPS):
         for _ in range(STREAMS):
             headers = {"ctllm_desktop": str(number)}
-            plain.append(await place.world_chat(LINES, INTERVAL, **headers))
-    returning = [Returning(place, number) for number in range(DESKTOPS)]
+            plain.append(await faulty.cluster_chat(LINES, INTERVAL, **headers))
+    returning = [Returning(faulty, number) for number in range(DESKTOPS)]
     runs = [Deferred.fromCoroutine(client.run()) for client in returning]
     for reader in plain:
         await reader.until_lines(1)
-    wires = [*place.wires, place.front]
+    wires = [*faulty.wires, faulty.front]
     cuts = await cut_at_random(random.Random(200), wires, lambda: not all(r.over for r in plain))
     assert cuts == CUTS, "the answers were over before the cuts were"
     for run in runs:
@@ -81,6 +81,6 @@ async def test_two_hundred_cuts(place: Place) -> None:
         assert reader.whole, bytes(reader.body[-200:])
         assert sha256(bytes(reader.body)) == expected
     assert {sha256(client.body) for client in returning} == {expected}
-    assert place.numbers.asked == len(plain) + len(returning)
+    assert faulty.numbers.asked == len(plain) + len(returning)
     print("returned", [client.returns for client in returning])
-    print("dialled", [program.printed.count("connected") for program in place.desktops])
+    print("dialled", [program.output.count("connected") for program in faulty.desktops])

@@ -23,8 +23,8 @@ from ctllm.desktop.reconnect_backoff import EAGER
 from ctllm.errors import OllamaDown
 from ctllm.tunnel.frames import Desktop
 from ctllm.tunnel.responder import Responder
-from tests.e2e.cluster import World, until
-from tests.e2e.network_relay import Wire
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.network_relay import NetworkRelay
 
 USERS, EACH = 32, 32
 #: Seconds without one more that is connected after which this is no progress but a standstill.
@@ -34,8 +34,8 @@ STANDSTILL = 180.0
 class Desk:
     """What of a desktop makes work for a cloud: its sign-in, its bridge; no Ollama."""
 
-    def __init__(self, world: World, url: str, number: int) -> None:
-        self.file = CredentialFile(world.folder / f"desk-{number}")
+    def __init__(self, cluster: Cluster, url: str, number: int) -> None:
+        self.file = CredentialFile(cluster.folder / f"desk-{number}")
         self.client = CloudClient(url, reactor)
         self.session = Session(self.file, lambda url: self.client, reactor)
         self.dials: list[float] = []
@@ -77,13 +77,13 @@ def cpu(pid: int) -> float:
 class Herd:
     """All the desktops."""
 
-    def __init__(self, world: World, url: str) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster, url: str) -> None:
+        self.cluster = cluster
         self.timers = len(reactor.getDelayedCalls()) + 1
-        self.desks = [Desk(world, url, number) for number in range(USERS * EACH)]
+        self.desks = [Desk(cluster, url, number) for number in range(USERS * EACH)]
 
     async def sign_in(self) -> None:
-        folder = PrivateDirectory(self.world.state("cloud") / "cloud").subdirectory("invites")
+        folder = PrivateDirectory(self.cluster.state("cloud") / "cloud").subdirectory("invites")
         invites = Invites(folder, time.time)
 
         def each() -> Any:
@@ -108,7 +108,9 @@ class Herd:
     async def stop(self) -> None:
         await DeferredList([maybeDeferred(desk.bridge.stopService) for desk in self.desks])
         # autobahn's timers are shared by many connections, and end by themselves.
-        await until(lambda: len(reactor.getDelayedCalls()) <= self.timers, "timers", STANDSTILL)
+        await wait_until(
+            lambda: len(reactor.getDelayedCalls()) <= self.timers, "timers", STANDSTILL
+        )
 
     def dials_since(self, began: float) -> list[int]:
         """How many dialled in each second since then."""
@@ -126,7 +128,7 @@ class Herd:
         reached: list[str] = []
         while most < len(self.desks):
             asked = reactor.seconds()
-            status, _, _ = await self.world.http("GET", "/health")
+            status, _, _ = await self.cluster.http("GET", "/health")
             slowest = max(slowest, reactor.seconds() - asked)
             assert status == 200
             count = sum(desk.up for desk in self.desks)
@@ -141,24 +143,26 @@ class Herd:
         print(f"slowest answer to others: {slowest:.2f} s")
 
     def cpu(self) -> float:
-        return cpu(self.world.programs[-1].pid)
+        return cpu(self.cluster.programs[-1].pid)
 
 
 @ensureDeferred
-async def test_a_thousand_desktops_come_back(world: World) -> None:
+async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
     """All of them, however slow the machine is; and the cloud answers others meanwhile."""
     options = (f"--max-proxies={USERS}",)
-    cloud = await world.cloud(*options)
-    wire = Wire(world.cloud_port)
-    world.ports.append(wire)
-    herd = Herd(world, f"http://127.0.0.1:{wire.port}")
+    cloud = await cluster.cloud(*options)
+    wire = NetworkRelay(cluster.cloud_port)
+    cluster.ports.append(wire)
+    herd = Herd(cluster, f"http://127.0.0.1:{wire.port}")
     await herd.sign_in()
     await herd.start()
     try:
         await cloud.stop(signal.SIGKILL)
-        await until(lambda: not any(desk.up for desk in herd.desks), "all to notice", STANDSTILL)
+        await wait_until(
+            lambda: not any(desk.up for desk in herd.desks), "all to notice", STANDSTILL
+        )
         noticed = reactor.seconds()
-        await world.cloud(*options)
+        await cluster.cloud(*options)
         await herd.back(reactor.seconds())
         after = herd.dials_since(noticed + EAGER)  # before that, nobody was there to be hurt
         print("dials in each second since all had tried once:", after)
@@ -170,7 +174,9 @@ async def test_a_thousand_desktops_come_back(world: World) -> None:
         assert sum(pause > 3 for pause in waited) > len(waited) / 4
         began = reactor.seconds()
         wire.cut()  # and once more, with the cloud there all the time
-        await until(lambda: not all(desk.up for desk in herd.desks), "some to notice", STANDSTILL)
+        await wait_until(
+            lambda: not all(desk.up for desk in herd.desks), "some to notice", STANDSTILL
+        )
         await herd.back(began)
         print("dials in each second since the cut:", herd.dials_since(began))
     finally:

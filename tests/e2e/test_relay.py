@@ -13,8 +13,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World, until
-from tests.e2e.raw_client import RawClient, Wire, body_of
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.raw_client import NetworkRelay, RawClient, body_of
 from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
@@ -24,20 +24,20 @@ LONG = 300.0
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: World) -> None:
+def fresh(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
-def latest(world: World, path: str) -> Record:
-    return [record for record in world.ollama.requests if record.path == path][-1]
+def latest(cluster: Cluster, path: str) -> Record:
+    return [record for record in cluster.ollama.requests if record.path == path][-1]
 
 
-async def seen(world: World, path: str) -> Record:
+async def seen(cluster: Cluster, path: str) -> Record:
     """Wait until the fake Ollama has a request for `path`."""
-    await until(
-        lambda: any(record.path == path for record in world.ollama.requests), f"{path} to arrive"
+    await wait_until(
+        lambda: any(record.path == path for record in cluster.ollama.requests), f"{path} to arrive"
     )
-    return latest(world, path)
+    return latest(cluster, path)
 
 
 async def thread(work: Callable[[], T]) -> T:
@@ -48,7 +48,7 @@ async def thread(work: Callable[[], T]) -> T:
 
 
 @ensureDeferred
-async def test_nothing_about_the_client_reaches_ollama(shared: World) -> None:
+async def test_nothing_about_the_client_reaches_ollama(shared: Cluster) -> None:
     """No credential, cookie, origin or forwarding header; the Host is Ollama's own."""
     headers = {
         "Cookie": "a=b",
@@ -69,7 +69,7 @@ async def test_nothing_about_the_client_reaches_ollama(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_every_method_and_path_passes(shared: World) -> None:
+async def test_every_method_and_path_passes(shared: Cluster) -> None:
     """HEAD has no body, DELETE has one."""
     status, _, body = await shared.http("HEAD", "/", token=shared.key)
     assert (status, body) == (200, b"")
@@ -84,7 +84,7 @@ async def test_every_method_and_path_passes(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_each_line_comes_by_itself(shared: World) -> None:
+async def test_each_line_comes_by_itself(shared: Cluster) -> None:
     """A line is a chunk, there before the next is written; the end is clean."""
     shared.ollama.script("/api/chat", Script(lines=3, line_interval=0.2))
     client = await thread(lambda: RawClient(shared.cloud_port))
@@ -101,7 +101,7 @@ async def test_each_line_comes_by_itself(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_a_large_upload_passes_whole(shared: World) -> None:
+async def test_a_large_upload_passes_whole(shared: Cluster) -> None:
     """A blob of many windows arrives as it was sent."""
     blob = bytes(range(256)) * (4 * 1024 * 20)
     digest = hashlib.sha256(blob).hexdigest()
@@ -112,7 +112,7 @@ async def test_a_large_upload_passes_whole(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_a_large_answer_passes_whole(shared: World) -> None:
+async def test_a_large_answer_passes_whole(shared: Cluster) -> None:
     """Many windows of an answer arrive once and in order."""
     shared.ollama.script("/api/generate", Script(size=8_000_000, line_interval=0))
     _, _, body = await shared.http(
@@ -124,7 +124,7 @@ async def test_a_large_answer_passes_whole(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_an_upload_with_an_early_answer_gets_the_answer(shared: World) -> None:
+async def test_an_upload_with_an_early_answer_gets_the_answer(shared: Cluster) -> None:
     """A refusal before the body was read is what the client sees."""
     client = await thread(lambda: RawClient(shared.cloud_port))
     await thread(
@@ -156,7 +156,7 @@ async def test_an_upload_with_an_early_answer_gets_the_answer(shared: World) -> 
 )
 @ensureDeferred
 async def test_a_client_that_leaves_stops_ollama(
-    shared: World, phase: str, script: Script, body: Any
+    shared: Cluster, phase: str, script: Script, body: Any
 ) -> None:
     """Whatever Ollama is doing, its connection closes when the client's does."""
     shared.ollama.script("/api/chat", script)
@@ -172,7 +172,7 @@ async def test_a_client_that_leaves_stops_ollama(
 
 
 @ensureDeferred
-async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: World) -> None:
+async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: Cluster) -> None:
     """Half a blob is not a blob, and Ollama does not wait for the rest."""
     path = "/api/blobs/sha256:" + "0" * 64
     client = await thread(lambda: RawClient(shared.cloud_port))
@@ -184,14 +184,14 @@ async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: Wor
         )
     )
     record = await seen(shared, path)
-    await until(lambda: record.phase == "receiving", "the first half")
+    await wait_until(lambda: record.phase == "receiving", "the first half")
     client.close()
     await record.closed
     assert record.closed_by == "client"
 
 
 @ensureDeferred
-async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
+async def test_a_stalled_reader_stalls_only_itself(shared: Cluster) -> None:
     """The fake Ollama stops generating for one that does not read; another is served."""
     shared.ollama.script(
         "/api/generate", Script(size=200_000_000, line_bytes=1000, line_interval=0)
@@ -213,7 +213,7 @@ async def test_a_stalled_reader_stalls_only_itself(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_a_burst_of_clients_is_served(shared: World) -> None:
+async def test_a_burst_of_clients_is_served(shared: Cluster) -> None:
     """Hundreds that come at the same moment are all answered; none is turned away."""
 
     def burst() -> list[str]:
@@ -232,7 +232,7 @@ async def test_a_burst_of_clients_is_served(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
+async def test_two_users_at_once_each_get_their_own(shared: Cluster) -> None:
     """Each user's clients reach that user's desktop, with a proxy of its own between."""
     _, port = shared.start_ollama("bobs-model")
     await shared.desktop("bob", port)
@@ -253,7 +253,7 @@ async def test_two_users_at_once_each_get_their_own(shared: World) -> None:
 
 
 @ensureDeferred
-async def test_two_desktops_of_one_user(shared: World) -> None:
+async def test_two_desktops_of_one_user(shared: Cluster) -> None:
     """Both are listed; a request may name one; one that leaves leaves the other serving."""
     _, port = shared.start_ollama("second-model")
     second = await shared.desktop("alice", port, "--desktop-name=attic", state="alice-2")
@@ -273,7 +273,7 @@ async def test_two_desktops_of_one_user(shared: World) -> None:
     async def alone() -> bool:
         return len(await shared.desktops(shared.alice)) == 1
 
-    await until(alone, "the second desktop to be gone")
+    await wait_until(alone, "the second desktop to be gone")
     assert any(name.startswith("llama3.2") for name in await models({}))
     assert (await shared.http("GET", "/api/tags", None, shared.key, named))[0] == 404
 
@@ -284,22 +284,24 @@ async def test_two_desktops_of_one_user(shared: World) -> None:
 class Wired:
     """A cloud, and a desktop that reaches it over a wire that can be cut."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
 
     async def start(self) -> Wired:
-        world = self.world
-        self.cloud = await world.cloud("--grace-seconds=3")
-        self.wire = Wire(world.cloud_port)
-        world.ports.append(self.wire)
-        world.ollama, port = world.start_ollama("llama3.2")
-        link = (await world.invite("alice")).replace(f":{world.cloud_port}", f":{self.wire.port}")
-        await world.command("alice", "login", link)
-        self.desktop = world.place(
+        cluster = self.cluster
+        self.cloud = await cluster.cloud("--grace-seconds=3")
+        self.wire = NetworkRelay(cluster.cloud_port)
+        cluster.ports.append(self.wire)
+        cluster.ollama, port = cluster.start_ollama("llama3.2")
+        link = (await cluster.invite("alice")).replace(
+            f":{cluster.cloud_port}", f":{self.wire.port}"
+        )
+        await cluster.run_ctllm("alice", "login", link)
+        self.desktop = cluster.run_role(
             "desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", "--grace-seconds=3"
         )
-        await until(lambda: "bridge: connected" in self.desktop.printed, "the bridge")
-        world.key = await world.token("alice")
+        await wait_until(lambda: "bridge: connected" in self.desktop.output, "the bridge")
+        cluster.key = await cluster.token("alice")
         return self
 
     async def proxy_pid(self) -> int:
@@ -313,13 +315,13 @@ def said(body: bytes) -> list[str]:
 
 
 @ensureDeferred
-async def test_a_cut_network_does_not_cut_the_answer(world: World) -> None:
+async def test_a_cut_network_does_not_cut_the_answer(cluster: Cluster) -> None:
     """The bridge comes back and the answer goes on: nothing lost, nothing twice."""
-    wired = await Wired(world).start()
+    wired = await Wired(cluster).start()
     words = tuple(f"word{n} " for n in range(60))
-    world.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
-    client = await thread(lambda: RawClient(world.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(5))
+    cluster.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
+    client = await thread(lambda: RawClient(cluster.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(5))
     for lines in (6, 25):
         await thread(lambda lines=lines: client.lines(lines))
         wired.wire.cut()
@@ -327,20 +329,20 @@ async def test_a_cut_network_does_not_cut_the_answer(world: World) -> None:
     body, whole = body_of(received)
     assert whole
     assert "".join(said(body)) == "".join(words)
-    assert len(world.ollama.requests) >= 1
-    assert [r.closed_by for r in world.ollama.requests if r.path == "/api/chat"] == ["server"]
+    assert len(cluster.ollama.requests) >= 1
+    assert [r.closed_by for r in cluster.ollama.requests if r.path == "/api/chat"] == ["server"]
     client.close()
 
 
 @ensureDeferred
-async def test_a_desktop_that_dies_ends_the_answer_uncleanly(world: World) -> None:
+async def test_a_desktop_that_dies_ends_the_answer_uncleanly(cluster: Cluster) -> None:
     """The client hears an error in its dialect and no end; others get 503 with Retry-After."""
-    wired = await Wired(world).start()
-    world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
-    client = await thread(lambda: RawClient(world.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(3))
+    wired = await Wired(cluster).start()
+    cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
+    client = await thread(lambda: RawClient(cluster.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
     wired.desktop.send(signal.SIGKILL)
-    _, headers, body = await until_offline(world)
+    _, headers, body = await until_offline(cluster)
     assert headers["retry-after"]
     assert "error" in json.loads(body)
     received = await thread(client.rest)
@@ -350,25 +352,25 @@ async def test_a_desktop_that_dies_ends_the_answer_uncleanly(world: World) -> No
     client.close()
 
 
-async def until_offline(world: World) -> Any:
+async def until_offline(cluster: Cluster) -> Any:
     async def offline() -> Any:
-        answer = await world.http("GET", "/api/tags", token=world.key)
+        answer = await cluster.http("GET", "/api/tags", token=cluster.key)
         return answer if answer[0] == 503 else None
 
-    return await until(offline, "503 for an offline desktop")
+    return await wait_until(offline, "503 for an offline desktop")
 
 
 @ensureDeferred
-async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(world: World) -> None:
+async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(cluster: Cluster) -> None:
     """A plain client hears no false end; one that may come back gets every byte."""
-    wired = await Wired(world).start()
+    wired = await Wired(cluster).start()
     words = tuple(f"word{n} " for n in range(80))
-    world.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
-    plain = await thread(lambda: RawClient(world.cloud_port))
-    patient = await thread(lambda: RawClient(world.cloud_port))
-    await thread(lambda: plain.ask("POST", "/api/chat", world.key, CHAT).lines(3))
+    cluster.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
+    plain = await thread(lambda: RawClient(cluster.cloud_port))
+    patient = await thread(lambda: RawClient(cluster.cloud_port))
+    await thread(lambda: plain.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
     await thread(
-        lambda: patient.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").lines(3)
+        lambda: patient.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(3)
     )
     exchange = patient.head()["ctllm-exchange"]
     os.kill(await wired.proxy_pid(), signal.SIGKILL)
@@ -379,20 +381,20 @@ async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(world:
     path = f"/ctllm/exchanges/{exchange}?from={len(kept)}"
 
     async def taken_up() -> Any:
-        status, _, body = await world.http("GET", path, token=world.key)
+        status, _, body = await cluster.http("GET", path, token=cluster.key)
         return body if status == 200 else None
 
-    rest = await until(taken_up, "the answer to be taken up")
+    rest = await wait_until(taken_up, "the answer to be taken up")
     assert "".join(said(kept + rest)) == "".join(words)
 
 
 @ensureDeferred
-async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(world: World) -> None:
+async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(cluster: Cluster) -> None:
     """Within its time an answer can be had again; another user learns nothing of it."""
-    await Wired(world).start()
-    client = await thread(lambda: RawClient(world.cloud_port))
+    await Wired(cluster).start()
+    client = await thread(lambda: RawClient(cluster.cloud_port))
     await thread(
-        lambda: client.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").until(
+        lambda: client.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").until(
             b"0\r\n\r\n"
         )
     )
@@ -400,50 +402,50 @@ async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(world: 
     body, _ = body_of(client.received)
     client.close()
     for offset in (0, 1, len(body) // 2, len(body)):
-        status, _, again = await world.http(
-            "GET", f"/ctllm/exchanges/{exchange}?from={offset}", token=world.key
+        status, _, again = await cluster.http(
+            "GET", f"/ctllm/exchanges/{exchange}?from={offset}", token=cluster.key
         )
         assert (status, again) == (200, body[offset:])
-    status, _, _ = await world.http(
-        "GET", f"/ctllm/exchanges/{exchange}?from={len(body) + 1}", token=world.key
+    status, _, _ = await cluster.http(
+        "GET", f"/ctllm/exchanges/{exchange}?from={len(body) + 1}", token=cluster.key
     )
     assert status == 410
-    mallory = await world.token("mallory")
+    mallory = await cluster.token("mallory")
     for token in (mallory, None):
-        status, _, told = await world.http("GET", f"/ctllm/exchanges/{exchange}", token=token)
+        status, _, told = await cluster.http("GET", f"/ctllm/exchanges/{exchange}", token=token)
         assert status in (401, 404), told
         assert b"hello" not in told
 
 
 @ensureDeferred
-async def test_a_client_that_asked_to_resume_may_leave(world: World) -> None:
+async def test_a_client_that_asked_to_resume_may_leave(cluster: Cluster) -> None:
     """Its answer goes on without it, and is whole when it comes back."""
-    await Wired(world).start()
-    world.ollama.script("/api/chat", Script(lines=20, line_interval=0.05))
-    client = await thread(lambda: RawClient(world.cloud_port))
+    await Wired(cluster).start()
+    cluster.ollama.script("/api/chat", Script(lines=20, line_interval=0.05))
+    client = await thread(lambda: RawClient(cluster.cloud_port))
     await thread(
-        lambda: client.ask("POST", "/api/chat", world.key, CHAT, "Ctllm-Resume: 60").lines(2)
+        lambda: client.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(2)
     )
     exchange = client.head()["ctllm-exchange"]
     client.close()
-    [record] = [r for r in world.ollama.requests if r.path == "/api/chat"]
+    [record] = [r for r in cluster.ollama.requests if r.path == "/api/chat"]
     await record.closed
     assert record.closed_by == "server"
-    status, _, body = await world.http("GET", f"/ctllm/exchanges/{exchange}", token=world.key)
+    status, _, body = await cluster.http("GET", f"/ctllm/exchanges/{exchange}", token=cluster.key)
     lines = [json.loads(line) for line in body.splitlines()]
     assert (status, lines[-1]["done"], len(lines)) == (200, True, 21)
 
 
 @ensureDeferred
-async def test_a_desktop_that_signs_out_hangs_up(world: World) -> None:
+async def test_a_desktop_that_signs_out_hangs_up(cluster: Cluster) -> None:
     """Its models are out of reach at once, and an answer under way ends as broken."""
-    await Wired(world).start()
-    world.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
-    client = await thread(lambda: RawClient(world.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", world.key, CHAT).lines(3))
-    await world.command("alice", "logout")
+    await Wired(cluster).start()
+    cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
+    client = await thread(lambda: RawClient(cluster.cloud_port))
+    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
+    await cluster.run_ctllm("alice", "logout")
     body, whole = body_of(await thread(client.rest))
     assert not whole
     assert "signed out" in json.loads(body.splitlines()[-1])["error"]
-    await until_offline(world)
+    await until_offline(cluster)
     client.close()

@@ -12,7 +12,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import World
+from tests.e2e.cluster import Cluster
 from tests.e2e.raw_client import RawClient, body_of
 from tests.fake_ollama import Record, Script
 
@@ -26,38 +26,38 @@ def asking(word: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": word}]
 
 
-def by_ollama(world: World, word: str) -> str:
-    client = ollama.Client(host=world.url, headers={"Authorization": f"Bearer {world.key}"})
+def by_ollama(cluster: Cluster, word: str) -> str:
+    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
     parts = list(client.chat(model="llama3.2", messages=asking(word), stream=True))
     assert parts[-1].done
     return "".join(part.message.content for part in parts)
 
 
-def by_ollama_at_once(world: World, word: str) -> str:
-    client = ollama.Client(host=world.url, headers={"Authorization": f"Bearer {world.key}"})
+def by_ollama_at_once(cluster: Cluster, word: str) -> str:
+    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
     return client.chat(model="llama3.2", messages=asking(word)).message.content
 
 
-def by_openai(world: World, word: str) -> str:
-    client = openai.OpenAI(base_url=f"{world.url}/v1", api_key=world.key)
+def by_openai(cluster: Cluster, word: str) -> str:
+    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key)
     chunks = client.chat.completions.create(model="llama3.2", messages=asking(word), stream=True)
     return "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
 
 
-def by_curl(world: World, word: str) -> str:
+def by_curl(cluster: Cluster, word: str) -> str:
     body = json.dumps({"model": "llama3.2", "messages": asking(word)})
-    argv = ["curl", "-sSN", "--fail", f"{world.url}/api/chat", "-d", body]
-    secret = f'header = "Authorization: Bearer {world.key}"\n'
+    argv = ["curl", "-sSN", "--fail", f"{cluster.url}/api/chat", "-d", body]
+    secret = f'header = "Authorization: Bearer {cluster.key}"\n'
     done = subprocess.run([*argv, "-K", "-"], input=secret, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return "".join(json.loads(line)["message"]["content"] for line in done.stdout.splitlines())
 
 
-def by_hand(world: World, word: str) -> str:
-    client = RawClient(world.cloud_port)
+def by_hand(cluster: Cluster, word: str) -> str:
+    client = RawClient(cluster.cloud_port)
     body = {"model": "llama3.2", "messages": asking(word)}
     client.socket.settimeout(SILENCE + 60)
-    got, whole = body_of(client.ask("POST", "/api/chat", world.key, body).until(b"\r\n0\r\n\r\n"))
+    got, whole = body_of(client.ask("POST", "/api/chat", cluster.key, body).until(b"\r\n0\r\n\r\n"))
     client.socket.close()
     assert whole
     return "".join(json.loads(line)["message"]["content"] for line in got.splitlines())
@@ -69,7 +69,7 @@ def about(word: str) -> Any:
 
 
 @ensureDeferred
-async def test_ninety_seconds_of_silence(shared: World) -> None:
+async def test_ninety_seconds_of_silence(shared: Cluster) -> None:
     """Before the first byte and in the middle: nobody hangs up, and every answer is whole."""
     before = Script(lines=WORDS, load_seconds=SILENCE)
     middle = Script(lines=WORDS, pause_after=(2, SILENCE))

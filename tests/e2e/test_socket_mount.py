@@ -26,8 +26,8 @@ from ctllm.cloud.spawners.container_spec import Marks
 from ctllm.cloud.spawners.docker import DockerSpawner
 from ctllm.cloud.spawners.socket_mount import Mounts
 from ctllm.config import Proxy
-from tests.e2e.cluster import World, until
-from tests.e2e.containers import Engine
+from tests.e2e.cluster import Cluster, wait_until
+from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import IMAGE
 from tests.e2e.lifecycle_cases import CHAT, audit, start, with_desktop, works
 
@@ -66,119 +66,123 @@ ctllm.tap.run(sys.argv[1:])
 CREATE = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
 
 
-def folders(world: World) -> list[Path]:
+def folders(cluster: Cluster) -> list[Path]:
     """The folders of sockets."""
-    return sorted((world.state("cloud") / "sockets").iterdir())
+    return sorted((cluster.state("cloud") / "sockets").iterdir())
 
 
 @ensureDeferred
-async def test_the_whole_way_without_a_network(engine: Engine, world: World) -> None:
+async def test_the_whole_way_without_a_network(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
     """It works; nothing but loopback is in there, and nothing can be made beside the socket."""
-    await with_desktop(world, *engine.options, NONE)
-    status, _, body = await world.http("POST", "/api/chat", CHAT, world.alice)
+    await with_desktop(cluster, *engine.options, NONE)
+    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     (made,) = engine.containers()
     assert engine.all() == [engine.inspect(made)["Name"].strip("/")], "there is no network"
     interfaces, writable = engine.within(made, LOOK)
     assert "eth0" not in interfaces and writable == ["/tmp"]
-    (folder,) = folders(world)
+    (folder,) = folders(cluster)
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 @ensureDeferred
-async def test_ends_in_order(engine: Engine, world: World) -> None:
+async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> None:
     """Though it may not remove its socket; the cloud does."""
-    await world.cloud(*engine.options, NONE)
-    token = await world.token("alice")
-    await start(world, token)
+    await cluster.cloud(*engine.options, NONE)
+    token = await cluster.token("alice")
+    await start(cluster, token)
 
     since = time.time()
-    status, _, _ = await world.http("DELETE", "/ctllm/proxy", token=token)
-    assert status == 204 and engine.all() == [] and folders(world) == []
+    status, _, _ = await cluster.http("DELETE", "/ctllm/proxy", token=token)
+    assert status == 204 and engine.all() == [] and folders(cluster) == []
     assert engine.ends(since) == ["0"]
 
 
 @ensureDeferred
-async def test_adopted_and_replaced(engine: Engine, world: World) -> None:
+async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster) -> None:
     """A killed cloud's is adopted; with the other kind of network it is replaced, and back."""
-    cloud = await with_desktop(world, *engine.options, NONE)
+    cloud = await with_desktop(cluster, *engine.options, NONE)
     first = engine.containers()
     await cloud.stop(signal.SIGKILL)
-    cloud = await world.cloud(*engine.options, NONE)
-    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    cloud = await cluster.cloud(*engine.options, NONE)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     assert engine.containers() == first
-    assert [line["event"] for line in audit(world)].count("adoption") == 1
+    assert [line["event"] for line in audit(cluster)].count("adoption") == 1
     await cloud.stop()
-    cloud = await world.cloud(*engine.options)
-    await until(lambda: works(world, world.alice), "the desktop to return", 20)
-    assert engine.containers() != first and folders(world) == []
+    cloud = await cluster.cloud(*engine.options)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    assert engine.containers() != first and folders(cluster) == []
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["net-", "prox"]
     await cloud.stop()
-    await world.cloud(*engine.options, NONE)
-    await until(lambda: works(world, world.alice), "the desktop to return", 20)
+    await cluster.cloud(*engine.options, NONE)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["prox"]
 
 
 @ensureDeferred
-async def test_a_folder_that_was_never_sealed(engine: Engine, world: World) -> None:
+async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluster: Cluster) -> None:
     """Of a cloud that ended while it started the container: the next one replaces that.
 
     What was put in the place of the socket meanwhile leads nobody to the engine.
     """
-    cloud = await world.cloud(*engine.options, NONE)
-    token = await world.token("alice")
-    starting = Deferred.fromCoroutine(start(world, token))
+    cloud = await cluster.cloud(*engine.options, NONE)
+    token = await cluster.token("alice")
+    starting = Deferred.fromCoroutine(start(cluster, token))
     starting.addErrback(lambda reason: None)
-    await until(engine.containers, "the container to start")
+    await wait_until(engine.containers, "the container to start")
     await cloud.stop()
     await starting
-    (folder,) = folders(world)
-    await until((folder / "proxy.sock").is_socket, "the proxy to listen")
+    (folder,) = folders(cluster)
+    await wait_until((folder / "proxy.sock").is_socket, "the proxy to listen")
     folder.chmod(0o770)  # if the cloud was quick
     first = engine.containers()
     assert engine.within(first[0], REPLACE, str(engine.docker.socket)) == 1001
     assert (folder / "proxy.sock").is_socket(), "the link leads to the engine"
 
-    await with_desktop(world, *engine.options, NONE)
-    status, _, said = await world.http("POST", "/containers/create", CREATE, world.alice)
+    await with_desktop(cluster, *engine.options, NONE)
+    status, _, said = await cluster.http("POST", "/containers/create", CREATE, cluster.alice)
     assert status not in (200, 201), said
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
-    (folder,) = folders(world)
+    (folder,) = folders(cluster)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o550
 
 
 @ensureDeferred
-async def test_a_socket_that_is_replaced_while_the_cloud_runs(engine: Engine, world: World) -> None:
+async def test_a_socket_that_is_replaced_while_the_cloud_runs(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
     """Though that cannot be: the next connection is to nobody, and the container is replaced."""
-    await with_desktop(world, *engine.options, NONE)
-    token = await world.token("alice", "desktop")
+    await with_desktop(cluster, *engine.options, NONE)
+    token = await cluster.token("alice", "desktop")
     first = engine.containers()
-    (folder,) = folders(world)
+    (folder,) = folders(cluster)
     folder.chmod(0o770)
     engine.within(first[0], REPLACE, str(engine.docker.socket))
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "A" * 22 + "=="}  # fmt: skip
-    status, headers, said = await world.http("GET", "/ws/tunnel", token=token, headers=upgrade)
+    status, headers, said = await cluster.http("GET", "/ws/tunnel", token=token, headers=upgrade)
     assert status == 503 and "docker" not in headers.get("server", "").lower(), said
     assert b"proxy.sock is not a socket" in said
-    await until(lambda: works(world, world.alice), "the desktop to return", 30)
+    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 30)
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
-    (death,) = [line for line in audit(world) if line["event"] == "death"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
     assert "is not a socket" in death["detail"]
 
 
 @ensureDeferred
-async def test_a_cloud_of_the_containers_user(world: World, open_state: Path) -> None:
+async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path) -> None:
     """Does not start, and says what to do: containers would own their folders."""
     os.chown(open_state, 1001, 1001)
     told = [
-        f"--state={open_state}", f"--listen=127.0.0.1:{world.cloud_port}", "--metrics=off",
+        f"--state={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics=off",
         "--runtime=docker", NONE,
     ]  # fmt: skip
-    program = world.run("cloud", "python", "-c", AS_1001, "cloud", *told)
+    program = cluster.run("cloud", "python", "-c", AS_1001, "cloud", *told)
     assert await program.ended == 1
-    assert "the cloud runs as user 1001" in program.printed
-    assert "network = bridge" in program.printed and "Traceback" not in program.printed
+    assert "the cloud runs as user 1001" in program.output
+    assert "network = bridge" in program.output and "Traceback" not in program.output
 
 
 @pytest.fixture
@@ -191,7 +195,7 @@ def open_state() -> Iterator[Path]:
 
 
 @ensureDeferred
-async def test_of_a_cloud_that_is_not_root(engine: Engine, open_state: Path) -> None:
+async def test_of_a_cloud_that_is_not_root(engine: ContainerInspector, open_state: Path) -> None:
     """It reaches the socket by its group, and nobody else gets as far."""
     user, group = 60123, 60124
     mounts = Mounts(open_state, reactor)

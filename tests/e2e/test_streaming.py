@@ -15,8 +15,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from tests.e2e.chunk_upstream import LAST_CHUNK, Asked, Chunks, HandMade, ask, chunk
-from tests.e2e.cluster import World, until
+from tests.e2e.chunk_upstream import (
+    LAST_CHUNK,
+    ChunkClient,
+    ChunkRequest,
+    ChunkUpstream,
+    chunk,
+    open_client,
+)
+from tests.e2e.cluster import Cluster, wait_until
 
 #: Bytes of a line: around what reads, frames and buffers on the way may hold.
 SIZES = (1, 2, 3, 17, 110, 2_047, 2_048, 2_049, 4_095, 4_096, 4_097, 16_383, 16_384, 16_385)
@@ -54,38 +61,40 @@ by_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: di
 @pytest.fixture(scope="module")
 def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A world whose one Ollama is made by hand."""
-    world = World(tmp_path_factory.mktemp("streams"))
-    made = HandMade()
-    world.ports.append(made)
+    cluster = Cluster(tmp_path_factory.mktemp("streams"))
+    made = ChunkUpstream()
+    cluster.ports.append(made)
 
     async def start() -> None:
-        await world.cloud()
-        await world.desktop("alice", made.port)
-        made.world = world
-        world.key = await world.token("alice")
+        await cluster.cloud()
+        await cluster.desktop("alice", made.port)
+        made.cluster = cluster
+        cluster.key = await cluster.token("alice")
 
     pytest_twisted.blockon(Deferred.fromCoroutine(start()))
     yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(world.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
 @asynccontextmanager
 async def streaming(
     ollama: Any, dialect: Dialect, *headers: str
-) -> AsyncIterator[tuple[Asked, Chunks]]:
+) -> AsyncIterator[tuple[ChunkRequest, ChunkClient]]:
     """A stream that has begun: where it is written and where it is read."""
-    client = await ask(ollama.world.cloud_port, dialect.path, ollama.world.key, *headers)
+    client = await open_client(
+        ollama.cluster.cloud_port, dialect.path, ollama.cluster.key, *headers
+    )
     asked = await ollama.next()
     asked.begin(dialect.kind)
-    await until(lambda: client.head, "the head")
+    await wait_until(lambda: client.head, "the head")
     assert client.chunks == []
     yield asked, client
     await client.close()
-    await until(lambda: asked.gone or client.whole, "the end of the request")
+    await wait_until(lambda: asked.gone or client.whole, "the end of the request")
 
 
-async def got(client: Chunks, chunks: int) -> None:
-    await until(lambda: len(client.chunks) >= chunks, f"chunk {chunks}")
+async def got(client: ChunkClient, chunks: int) -> None:
+    await wait_until(lambda: len(client.chunks) >= chunks, f"chunk {chunks}")
 
 
 @by_dialect
@@ -101,7 +110,7 @@ async def test_each_line_is_a_chunk_of_its_own(ollama: Any, dialect: Dialect) ->
         assert client.chunks == lines
         assert not client.whole
         asked.write(LAST_CHUNK)
-        await until(lambda: client.whole, "the end")
+        await wait_until(lambda: client.whole, "the end")
     assert "content-encoding" not in client.head.lower()
     assert f"content-type: {dialect.kind}" in client.head.lower()
 
@@ -127,7 +136,7 @@ async def test_lines_without_a_pause_are_never_split(ollama: Any, dialect: Diale
             await deferLater(reactor, 0)
             client.transport.pauseProducing()
         client.transport.resumeProducing()
-        await until(lambda: client.whole, "the end")
+        await wait_until(lambda: client.whole, "the end")
         assert client.body == b"".join(lines)
         reached = 0
         for found in client.chunks:
@@ -187,7 +196,7 @@ async def test_half_a_chunk_is_not_held_for_long(ollama: Any, dialect: Dialect) 
         assert line.startswith(client.body)
         assert len(client.body) > 400
         asked.write(framed[500:])
-        await until(lambda: len(client.body) == len(line), "the rest")
+        await wait_until(lambda: len(client.body) == len(line), "the rest")
         assert client.body == line
 
 
@@ -203,11 +212,11 @@ async def test_lines_longer_than_everything(ollama: Any, dialect: Dialect) -> No
             asked.write(chunk(line))
             sent += line
             length = len(sent)
-            await until(lambda length=length: len(client.body) >= length, f"a line of {size}")
+            await wait_until(lambda length=length: len(client.body) >= length, f"a line of {size}")
             assert client.body == sent
             assert not client.partial
         asked.write(chunk(dialect.line(50)))
-        await until(lambda: client.body.endswith(dialect.line(50)), "a short line after it")
+        await wait_until(lambda: client.body.endswith(dialect.line(50)), "a short line after it")
         assert client.chunks[-1] == dialect.line(50)
 
 
@@ -216,7 +225,7 @@ async def test_an_ollama_that_compresses_is_not_undone(ollama: Any) -> None:
     """What Ollama, or something beside it, encodes goes on as it is and says so."""
     async with streaming(ollama, DIALECTS[0]) as (asked, client):
         await client.close()
-    client = await ask(ollama.world.cloud_port, "/api/chat", ollama.world.key,
+    client = await open_client(ollama.cluster.cloud_port, "/api/chat", ollama.cluster.key,
                        "Accept-Encoding: gzip")  # fmt: skip
     asked = await ollama.next()
     assert asked.headers["accept-encoding"] == "gzip"
@@ -227,4 +236,4 @@ async def test_an_ollama_that_compresses_is_not_undone(ollama: Any) -> None:
     assert client.chunks == [packed]
     assert "content-encoding: gzip" in client.head.lower()
     await client.close()
-    await until(lambda: asked.gone, "the end of the request")
+    await wait_until(lambda: asked.gone, "the end of the request")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Program, World, until
+from tests.e2e.cluster import Cluster, Program, wait_until
 
 
 def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
@@ -60,46 +60,46 @@ def ask_like_a_browser(url: str, trusted: Path, key: str) -> dict[str, str]:
 class Secured:
     """A cloud with a certificate that only those who are told so trust."""
 
-    def __init__(self, world: World, host: str = "") -> None:
-        self.world = world
-        self.key, self.trusted = certificate(world.folder, host)
-        self.url = f"https://{host or '127.0.0.1'}:{world.cloud_port}"
-        self.trusting = {**world.environment(), "SSL_CERT_FILE": str(self.trusted)}
+    def __init__(self, cluster: Cluster, host: str = "") -> None:
+        self.cluster = cluster
+        self.key, self.trusted = certificate(cluster.folder, host)
+        self.url = f"https://{host or '127.0.0.1'}:{cluster.cloud_port}"
+        self.trusting = {**cluster.environment(), "SSL_CERT_FILE": str(self.trusted)}
 
     async def link(self) -> str:
         """Start the cloud and invite alice."""
         listen = (
-            f"ssl:{self.world.cloud_port}:privateKey={self.key}"
+            f"ssl:{self.cluster.cloud_port}:privateKey={self.key}"
             f":certKey={self.trusted}:interface=127.0.0.1"
         )
         options = (f"--listen={listen}", f"--url={self.url}", "--metrics=off")
-        self.world.place("cloud", "cloud", *options)
-        address = self.world.state("cloud") / "cloud" / "url"
-        await until(address.exists, "the cloud to start")
-        link = await self.world.invite("alice")
+        self.cluster.run_role("cloud", "cloud", *options)
+        address = self.cluster.state("cloud") / "cloud" / "url"
+        await wait_until(address.exists, "the cloud to start")
+        link = await self.cluster.invite("alice")
         assert link.startswith(self.url)
         return link
 
     async def log_in(self, link: str, env: dict[str, str]) -> Program:
-        state = f"--state={self.world.state('alice')}"
-        program = self.world.run("login", "ctllm", state, "login", link, env=env)
+        state = f"--state={self.cluster.state('alice')}"
+        program = self.cluster.run("login", "ctllm", state, "login", link, env=env)
         await program.ended
         return program
 
 
 @ensureDeferred
-async def test_everything_works_over_tls(world: World) -> None:
+async def test_everything_works_over_tls(cluster: Cluster) -> None:
     """Sign-in, the desktop's tunnel and an answer; the certificate is checked by all."""
-    secured = Secured(world)
+    secured = Secured(cluster)
     signed_in = await secured.log_in(await secured.link(), secured.trusting)
-    assert signed_in.code == 0, signed_in.printed
-    _, port = world.start_ollama("llama3.2")
-    options = (f"--state={world.state('alice')}", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
-    desktop = world.run(
+    assert signed_in.code == 0, signed_in.output
+    _, port = cluster.start_ollama("llama3.2")
+    options = (f"--state={cluster.state('alice')}", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
+    desktop = cluster.run(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
     )
-    await until(lambda: "bridge: connected" in desktop.printed, "the bridge")
-    key = await world.command("alice", "keys", "add", "tests")
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     async def answer() -> dict[str, str] | None:
         try:
@@ -109,18 +109,18 @@ async def test_everything_works_over_tls(world: World) -> None:
                 raise
             return None  # the cloud has not heard of the key yet
 
-    assert "hello" in (await until(answer, "the key to work"))["response"]
+    assert "hello" in (await wait_until(answer, "the key to work"))["response"]
 
 
 @ensureDeferred
-async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(world: World) -> None:
+async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(cluster: Cluster) -> None:
     """The desktop says so in a sentence, and the invitation is not spent."""
-    secured = Secured(world)
+    secured = Secured(cluster)
     link = await secured.link()
-    refused = await secured.log_in(link, world.environment())
+    refused = await secured.log_in(link, cluster.environment())
     assert refused.code == 1
-    assert secured.url in refused.printed
-    assert "the certificate of 127.0.0.1 is not trusted" in refused.printed
-    assert "SSL_CERT_FILE" in refused.printed
-    assert "Traceback" not in refused.printed
+    assert secured.url in refused.output
+    assert "the certificate of 127.0.0.1 is not trusted" in refused.output
+    assert "SSL_CERT_FILE" in refused.output
+    assert "Traceback" not in refused.output
     assert (await secured.log_in(link, secured.trusting)).code == 0

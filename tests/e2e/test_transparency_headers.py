@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.mirrored_requests import HOPS, Ask, Twice
+from tests.e2e.mirrored_requests import HOPS, MirroredCluster, RawRequest
 
 #: Each ends before Ollama. Written down here once more, so that the product cannot agree with
 #: itself; names in the case in which clients and proxies have them.
@@ -94,22 +94,24 @@ KEPT = (
     ("X-Empty", ""),
 )
 ASKS = (
-    Ask("GET", "/api/tags"),
-    Ask("POST", "/api/chat", {"model": "llama3.2", "messages": []}),
-    Ask("POST", "/v1/messages", {"model": "llama3.2"}, chunked=True),
-    Ask("DELETE", "/api/future", b"x"),
-    Ask("OPTIONS", "/api/chat"),
+    RawRequest("GET", "/api/tags"),
+    RawRequest("POST", "/api/chat", {"model": "llama3.2", "messages": []}),
+    RawRequest("POST", "/v1/messages", {"model": "llama3.2"}, chunked=True),
+    RawRequest("DELETE", "/api/future", b"x"),
+    RawRequest("OPTIONS", "/api/chat"),
 )
 
 
 @pytest.mark.parametrize("ask", ASKS, ids=str)
 @ensureDeferred
-async def test_nothing_about_the_client_reaches_ollama(asker: Twice, ask: Ask) -> None:
+async def test_nothing_about_the_client_reaches_ollama(
+    mirrored: MirroredCluster, ask: RawRequest
+) -> None:
     """All at once, in both halves of the head: of these none arrives, of the others every one."""
     mixed = (*WHEREABOUTS, *KEPT, *CREDENTIALS, *ON_THE_WAY)
-    through = Ask(ask.method, ask.target, ask.body, mixed, ask.chunked)
-    asker.fake_ollama.settings.guard_host = False  # or the direct request would be refused
-    both = await asker.ask(through)
+    through = RawRequest(ask.method, ask.target, ask.body, mixed, ask.chunked)
+    mirrored.fake_ollama.settings.guard_host = False  # or the direct request would be refused
+    both = await mirrored.send_both(through)
     stripped = {name.lower() for name, _ in (*CREDENTIALS, *WHEREABOUTS, *ON_THE_WAY)}
     stripped |= {"host", "authorization"}
     assert both.arrived.passed({"host"}) == both.sent.passed(stripped)
@@ -117,7 +119,7 @@ async def test_nothing_about_the_client_reaches_ollama(asker: Twice, ask: Ask) -
     assert names & (stripped - {"host"}) == set()
     assert names & HOPS <= {"transfer-encoding"}
     assert [value for name, value in both.arrived.headers if name.lower() == "host"] == [
-        f"127.0.0.1:{asker.port}"
+        f"127.0.0.1:{mirrored.port}"
     ]
     assert "ctllm.example.org" not in str(both.arrived.headers)
 
@@ -128,16 +130,18 @@ ORIGINS = ("https://page.example", "null", "chrome-extension://abc", "http://evi
 
 @pytest.mark.parametrize("ask", ASKS, ids=str)
 @ensureDeferred
-async def test_no_host_and_no_origin_is_refused(asker: Twice, ask: Ask) -> None:
+async def test_no_host_and_no_origin_is_refused(mirrored: MirroredCluster, ask: RawRequest) -> None:
     """Ollama refuses them with 403 where it is asked directly; through ctllm it never hears any."""
-    asker.fake_ollama.settings.guard_host = True
-    client = Ask(ask.method, ask.target, ask.body, chunked=ask.chunked)
-    usual = (await asker.ask(client)).through
+    mirrored.fake_ollama.settings.guard_host = True
+    client = RawRequest(ask.method, ask.target, ask.body, chunked=ask.chunked)
+    usual = (await mirrored.send_both(client)).through
     assert usual.status != 403
     for origin in ORIGINS:
-        both = await asker.ask(Ask(ask.method, ask.target, ask.body, (("Origin", origin),)))
+        both = await mirrored.send_both(
+            RawRequest(ask.method, ask.target, ask.body, (("Origin", origin),))
+        )
         assert both.direct.status == 403
         assert both.through.told == usual.told
     for host in HOSTS:
-        answer = await asker.through(client, host)
+        answer = await mirrored.send_through(client, host)
         assert answer.told == usual.told

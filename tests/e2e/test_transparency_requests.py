@@ -9,12 +9,12 @@ import os
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.mirrored_requests import Ask, Both, Twice
+from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequest
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def received(both: Both, content: bytes) -> None:
+def received(both: MirroredResult, content: bytes) -> None:
     """The body arrived, and the answer to it is the direct one."""
     digest = hashlib.sha256(content).hexdigest()
     for seen in (both.sent.record, both.arrived.record):
@@ -26,11 +26,11 @@ def received(both: Both, content: bytes) -> None:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [0, 1, 65536, 300_000, 6_000_000])
 @ensureDeferred
-async def test_blobs(asker: Twice, size: int, chunked: bool) -> None:
+async def test_blobs(mirrored: MirroredCluster, size: int, chunked: bool) -> None:
     """Uploads of any size and any bytes, with a length or in chunks."""
     blob = os.urandom(size)
     path = f"/api/blobs/sha256:{hashlib.sha256(blob).hexdigest()}"
-    both = await asker.ask(Ask("POST", path, blob, chunked=chunked))
+    both = await mirrored.send_both(RawRequest("POST", path, blob, chunked=chunked))
     assert both.through.status == 201
     received(both, blob)
 
@@ -38,37 +38,45 @@ async def test_blobs(asker: Twice, size: int, chunked: bool) -> None:
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS"])
 @ensureDeferred
-async def test_bodies_of_every_method(asker: Twice, method: str, chunked: bool) -> None:
+async def test_bodies_of_every_method(
+    mirrored: MirroredCluster, method: str, chunked: bool
+) -> None:
     """Whatever the method, a body goes with it."""
     content = json.dumps(CHAT).encode()
-    both = await asker.ask(Ask(method, "/api/chat", CHAT, chunked=chunked))
+    both = await mirrored.send_both(RawRequest(method, "/api/chat", CHAT, chunked=chunked))
     received(both, content)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @ensureDeferred
-async def test_expect_100_continue(asker: Twice, chunked: bool) -> None:
+async def test_expect_100_continue(mirrored: MirroredCluster, chunked: bool) -> None:
     """A client that waits to be asked for its body is asked."""
     blob = os.urandom(200_000)
     path = f"/api/blobs/sha256:{hashlib.sha256(blob).hexdigest()}"
-    both = await asker.ask(Ask("POST", path, blob, (("Expect", "100-continue"),), chunked))
+    both = await mirrored.send_both(
+        RawRequest("POST", path, blob, (("Expect", "100-continue"),), chunked)
+    )
     assert both.through.early == both.direct.early == (100,)
     assert both.through.status == 201
     received(both, blob)
 
 
 @ensureDeferred
-async def test_an_empty_body_is_not_none(asker: Twice) -> None:
+async def test_an_empty_body_is_not_none(mirrored: MirroredCluster) -> None:
     """Content-Length: 0 and no length at all arrive as they were."""
-    for ask in (Ask("POST", "/api/chat", b""), Ask("POST", "/api/chat"), Ask("DELETE", "/api/x")):
-        both = await asker.ask(ask)
+    for ask in (
+        RawRequest("POST", "/api/chat", b""),
+        RawRequest("POST", "/api/chat"),
+        RawRequest("DELETE", "/api/x"),
+    ):
+        both = await mirrored.send_both(ask)
         received(both, b"")
 
 
 @ensureDeferred
-async def test_text_of_every_script_arrives(asker: Twice) -> None:
+async def test_text_of_every_script_arrives(mirrored: MirroredCluster) -> None:
     """JSON is not read, so neither its spaces nor its escapes nor broken characters change."""
     odd = '{ "model" : "llama3.2",\r\n\t"prompt":"\\u0000é漢字🙂\\ud83d","messages":[],'
     odd += '"options":{"seed":1e400,"big":123456789012345678901234567890},"stop":null}\n\n'
     for content in (odd.encode(), odd.encode("utf-16"), b"\xff\xfe{", b"not JSON"):
-        received(await asker.ask(Ask("POST", "/api/chat", content)), content)
+        received(await mirrored.send_both(RawRequest("POST", "/api/chat", content)), content)

@@ -8,12 +8,12 @@ import json
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.mirrored_requests import Ask, Both, Twice
+from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequest
 from tests.fake_ollama import FakeOllama, Script
 
 CHATS = ("/api/chat", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 STREAMS = tuple(
-    Ask(
+    RawRequest(
         "POST",
         path,
         {
@@ -28,13 +28,13 @@ STREAMS = tuple(
 )
 
 
-async def ask(asker: Twice, ask: Ask, script: Script) -> Both:
+async def ask(mirrored: MirroredCluster, ask: RawRequest, script: Script) -> MirroredResult:
     """Ask twice what the fake Ollama answers by a script."""
 
     def prepare(fake_ollama: FakeOllama) -> None:
         fake_ollama.script(lambda record: record.header("x-try") is not None, script)
 
-    return await asker.ask(ask, prepare)
+    return await mirrored.send_both(ask, prepare)
 
 
 def verbatim(first: str, *headers: str, body: str = "", early: str = "") -> str:
@@ -48,12 +48,12 @@ def verbatim(first: str, *headers: str, body: str = "", early: str = "") -> str:
     "status", [400, 401, 403, 404, 405, 413, 422, 429, 499, 500, 502, 503, 504]
 )
 @ensureDeferred
-async def test_errors_before_the_stream(asker: Twice, status: int) -> None:
+async def test_errors_before_the_stream(mirrored: MirroredCluster, status: int) -> None:
     """Status, body and Retry-After are Ollama's own in every dialect; nothing is made of them."""
     headers = {"Retry-After": "17", "WWW-Authenticate": 'Basic realm="x"', "Allow": "GET"}
     for stream in STREAMS:
         body = json.dumps({"error": {"message": f"no: {status}", "type": "t", "code": None}})
-        both = await ask(asker, stream, Script(error_before=(status, body, headers)))
+        both = await ask(mirrored, stream, Script(error_before=(status, body, headers)))
         assert (both.through.status, both.through.body) == (status, body.encode())
         assert both.through.header("retry-after") == "17"
         assert both.through.told == both.direct.told
@@ -61,9 +61,9 @@ async def test_errors_before_the_stream(asker: Twice, status: int) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS, ids=str)
 @ensureDeferred
-async def test_an_error_in_the_stream(asker: Twice, stream: Ask) -> None:
+async def test_an_error_in_the_stream(mirrored: MirroredCluster, stream: RawRequest) -> None:
     """Ollama's line stands where it stood, once, and the answer ends as Ollama ended it."""
-    both = await ask(asker, stream, Script(error_in_stream=(3, "the model fell over")))
+    both = await ask(mirrored, stream, Script(error_in_stream=(3, "the model fell over")))
     assert both.direct.status == 200
     assert both.direct.body.count(b"the model fell over") == 1
     assert both.through.told == both.direct.told
@@ -71,9 +71,9 @@ async def test_an_error_in_the_stream(asker: Twice, stream: Ask) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS, ids=str)
 @ensureDeferred
-async def test_a_stream_that_breaks(asker: Twice, stream: Ask) -> None:
+async def test_a_stream_that_breaks(mirrored: MirroredCluster, stream: RawRequest) -> None:
     """What came is passed on, then the dialect's error follows; neither end is a clean one."""
-    both = await ask(asker, stream, Script(break_after=3))
+    both = await ask(mirrored, stream, Script(break_after=3))
     assert not both.direct.whole
     assert not both.through.whole
     assert both.through.body.startswith(both.direct.body)
@@ -85,9 +85,9 @@ async def test_a_stream_that_breaks(asker: Twice, stream: Ask) -> None:
 
 
 @ensureDeferred
-async def test_an_answer_that_breaks(asker: Twice) -> None:
+async def test_an_answer_that_breaks(mirrored: MirroredCluster) -> None:
     """One with a length ends short of it, as it did."""
-    both = await ask(asker, Ask("GET", "/api/tags"), Script(break_after=0))
+    both = await ask(mirrored, RawRequest("GET", "/api/tags"), Script(break_after=0))
     assert not both.direct.whole
     assert both.through.told == both.direct.told
 
@@ -140,51 +140,57 @@ SHAPES = {
 
 @pytest.mark.parametrize("shape", SHAPES)
 @ensureDeferred
-async def test_shapes(asker: Twice, shape: str) -> None:
+async def test_shapes(mirrored: MirroredCluster, shape: str) -> None:
     """Every way in which an answer may lie on the wire, followed by another on the connection."""
-    for request in (Ask("GET", "/api/future"), Ask("POST", "/api/future", b"")):
-        both = await ask(asker, request, Script(verbatim=SHAPES[shape]))
+    for request in (RawRequest("GET", "/api/future"), RawRequest("POST", "/api/future", b"")):
+        both = await ask(mirrored, request, Script(verbatim=SHAPES[shape]))
         assert both.through.told == both.direct.told
         assert both.through.framing == both.direct.framing
 
 
 @ensureDeferred
-async def test_a_reason_that_is_left_out_is_filled_in(asker: Twice) -> None:
+async def test_a_reason_that_is_left_out_is_filled_in(mirrored: MirroredCluster) -> None:
     """With the standard one: some clients show nothing else."""
     shape = verbatim("HTTP/1.1 404 ", "Content-Length: 0")
-    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=shape))
+    both = await ask(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=shape))
     assert (both.direct.reason, both.through.reason) == ("", "Not Found")
 
 
 @ensureDeferred
-async def test_an_answer_without_content_has_no_length(asker: Twice) -> None:
+async def test_an_answer_without_content_has_no_length(mirrored: MirroredCluster) -> None:
     """As RFC 9110 wants it, whatever Ollama says."""
     shape = verbatim("HTTP/1.1 204 No Content", "Content-Length: 0")
-    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=shape))
+    both = await ask(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=shape))
     assert both.through.status == 204
     assert both.through.header("content-length") is None
 
 
 @ensureDeferred
-async def test_compressed_answers_stay_so(asker: Twice) -> None:
+async def test_compressed_answers_stay_so(mirrored: MirroredCluster) -> None:
     """Nothing is unpacked, and nothing is packed however much the client would like it."""
     packed = gzip.compress(b"hello" * 100).decode("latin-1")
     packing = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
     wanted = (("Accept-Encoding", "gzip, br"),)
-    both = await ask(asker, Ask("GET", "/x", headers=wanted), Script(verbatim=packing + packed))
+    both = await ask(
+        mirrored, RawRequest("GET", "/x", headers=wanted), Script(verbatim=packing + packed)
+    )
     assert both.through.told == both.direct.told
     for stream in STREAMS:
-        both = await asker.ask(Ask(stream.method, stream.target, stream.body, wanted))
+        both = await mirrored.send_both(
+            RawRequest(stream.method, stream.target, stream.body, wanted)
+        )
         assert both.through.header("content-encoding") is None
         assert both.through.told == both.direct.told
 
 
 @pytest.mark.parametrize("first", ["HTTP/1.1 200 OK", "HTTP/1.0 200 OK"])
 @ensureDeferred
-async def test_an_answer_that_ends_with_its_connection(asker: Twice, first: str) -> None:
+async def test_an_answer_that_ends_with_its_connection(
+    mirrored: MirroredCluster, first: str
+) -> None:
     """That was its end, and so it is for the client: nobody knows whether it was whole."""
     script = Script(verbatim=verbatim(first, "X-A: b", body="all of it"), break_after=0)
-    both = await ask(asker, Ask("GET", "/api/future"), script)
+    both = await ask(mirrored, RawRequest("GET", "/api/future"), script)
     assert both.direct.framing == "close"
     assert both.through.framing == "close"
     assert both.through.told == both.direct.told
@@ -200,9 +206,9 @@ HEADS = {
 
 @pytest.mark.parametrize("shape", HEADS)
 @ensureDeferred
-async def test_heads_of_every_shape(asker: Twice, shape: str) -> None:
+async def test_heads_of_every_shape(mirrored: MirroredCluster, shape: str) -> None:
     """What GET would have had is told and does not follow; the connection goes on."""
-    both = await ask(asker, Ask("HEAD", "/api/future"), Script(verbatim=HEADS[shape]))
+    both = await ask(mirrored, RawRequest("HEAD", "/api/future"), Script(verbatim=HEADS[shape]))
     assert both.through.told == both.direct.told
     assert both.through.header("content-length") == both.direct.header("content-length")
 
@@ -212,25 +218,25 @@ async def test_heads_of_every_shape(asker: Twice, shape: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 65535, 65536, 262144, 262145, 5_000_000])
 @ensureDeferred
-async def test_sizes(asker: Twice, size: int) -> None:
+async def test_sizes(mirrored: MirroredCluster, size: int) -> None:
     """Answers up to many windows, with a length and in a stream."""
     body = (bytes(range(256)) * (size // 256 + 1))[:size].decode("latin-1")
     fixed = verbatim("HTTP/1.1 200 OK", f"Content-Length: {size}", body=body)
-    both = await ask(asker, Ask("GET", "/api/future"), Script(verbatim=fixed))
+    both = await ask(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=fixed))
     assert len(both.through.body) == size
     assert both.through.told == both.direct.told
-    both = await ask(asker, STREAMS[0], Script(size=size, line_bytes=1000))
+    both = await ask(mirrored, STREAMS[0], Script(size=size, line_bytes=1000))
     assert len(both.through.body) >= size
     assert both.through.told == both.direct.told
 
 
 @ensureDeferred
-async def test_one_very_long_line(asker: Twice) -> None:
+async def test_one_very_long_line(mirrored: MirroredCluster) -> None:
     """A line longer than every buffer on the way."""
     line = '{"response":"' + "x" * 3_000_000 + '"}\n'
     kind = "Content-Type: application/x-ndjson"
     chunk = f"{len(line):x}\r\n{line}\r\n0\r\n\r\n"
     script = Script(verbatim=verbatim("HTTP/1.1 200 OK", CHUNKED, kind, body=chunk))
-    both = await ask(asker, STREAMS[0], script)
+    both = await ask(mirrored, STREAMS[0], script)
     assert both.through.body == line.encode()
     assert both.through.told == both.direct.told

@@ -20,10 +20,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.errors import CtllmError
-from ctllm.ipc.client import IpcClient, protocol
+from ctllm.ipc import protocol
+from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tests.e2e.cluster import BIN, Program, World, read_all, until
-from tests.e2e.desktop_session import Session, entry, labels
+from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
+from tests.e2e.desktop_session import DesktopSession, entry, labels
 from tests.e2e.process_info import alive
 from tests.e2e.test_ipc import BROWSER
 from tests.ports import free_port
@@ -32,42 +33,42 @@ from tests.ports import free_port
 class Desk:
     """Alice's machine with its session: the tray starts the desktop by itself."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.session = Session(world)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.session = DesktopSession(cluster)
         self.ollama_port = free_port()
         self.endpoint = free_port()
-        self.config = world.folder / "ctllm.toml"
-        self.state = world.folder / "alice"
+        self.config = cluster.folder / "ctllm.toml"
+        self.state = cluster.folder / "alice"
         self.ollama: Program | None = None
         self.program: Program | None = None
 
     async def begin(self) -> None:
-        world = self.world
-        browser = world.folder / "browser"
-        browser.write_text(BROWSER.format(world.folder))
+        cluster = self.cluster
+        browser = cluster.folder / "browser"
+        browser.write_text(BROWSER.format(cluster.folder))
         browser.chmod(0o755)
-        asker = world.folder / "bin" / "zenity"
-        asker.parent.mkdir()
-        asker.write_text(f'#!/bin/sh\ncat "{world.folder}/typed"\n')
-        asker.chmod(0o755)
-        world.more_environment = {
-            "BROWSER": f"{browser} %s", "PATH": f"{asker.parent}:{os.environ['PATH']}",
+        mirrored = cluster.folder / "bin" / "zenity"
+        mirrored.parent.mkdir()
+        mirrored.write_text(f'#!/bin/sh\ncat "{cluster.folder}/typed"\n')
+        mirrored.chmod(0o755)
+        cluster.more_environment = {
+            "BROWSER": f"{browser} %s", "PATH": f"{mirrored.parent}:{os.environ['PATH']}",
         }  # fmt: skip
         self.config.write_text(
             f'state = "{self.state}"\n[desktop]\nollama = "127.0.0.1:{self.ollama_port}"\n'
             f'endpoint = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
             'page_window = "off"\n'
         )
-        await world.cloud()
+        await cluster.cloud()
         await self.session.start()
-        await world.command_in(self.state, "login", await world.invite("alice"))
+        await cluster.run_ctllm_in(self.state, "login", await cluster.invite("alice"))
 
     async def start(self) -> None:
         if self.ollama is None or self.ollama.ended.called:
             await self.start_ollama()
         if self.program is None or self.program.ended.called:
-            self.program = self.world.run(
+            self.program = self.cluster.run(
                 "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
             )
         await self.session.shows("")
@@ -76,10 +77,10 @@ class Desk:
         await self.session.shows(": connected")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.world.ollama_process(self.ollama_port, "llama3.2")
+        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
-        await self.world.script(self.ollama_port, path, **script)
+        await self.cluster.script(self.ollama_port, path, **script)
 
     async def ask(self, kind: Any, **told: Any) -> Any:
         def work() -> Any:
@@ -103,7 +104,7 @@ class Desk:
         async def begun() -> bool:
             return (await self.status()).traffic.active_requests == 1
 
-        await until(begun, "the answer to begin")
+        await wait_until(begun, "the answer to begin")
         return answer
 
     async def end(self) -> None:
@@ -114,13 +115,13 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = Desk(World(tmp_path_factory.mktemp("tray")))
+    made = Desk(Cluster(tmp_path_factory.mktemp("tray")))
     pytest_twisted.blockon(Deferred.fromCoroutine(made.begin()))
     yield made
 
     async def close() -> None:
         await made.end()
-        await made.world.close()
+        await made.cluster.close()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(close()))
 
@@ -166,16 +167,16 @@ async def test_icons_follow(desk: Desk) -> None:
     await desk.session.shows(": connected")
     await desk.ask(protocol.Logout)
     seen["disconnected"] = (await desk.session.shows("signed out"))["pixels"]
-    await desk.world.command_in(desk.state, "login", await desk.world.invite("alice"))
+    await desk.cluster.run_ctllm_in(desk.state, "login", await desk.cluster.invite("alice"))
     await desk.session.shows(": connected")
-    cloud = desk.world.programs[0]
+    cloud = desk.cluster.programs[0]
     cloud.send(signal.SIGSTOP)
     seen["connecting"] = (await desk.session.shows("connecting …", 30))["pixels"]
     cloud.send(signal.SIGCONT)
     await desk.session.shows(": connected", 30)
     await cloud.stop(signal.SIGKILL)
     seen["error"] = (await desk.session.shows("", 15, "not connected: "))["pixels"]
-    await desk.world.cloud()
+    await desk.cluster.cloud()
     await desk.session.shows(": connected", 60)
     assert len(set(seen.values())) == 5, seen
 
@@ -194,25 +195,25 @@ async def test_preferences(desk: Desk) -> None:
             checked = [each["label"] for each in entries if each["checked"]]
             return (await desk.status()).policy == name and checked == [label]
 
-        await until(counts, f"{name} to count")
-    await desk.world.command_in(desk.state, "prefer", "never")
+        await wait_until(counts, f"{name} to count")
+    await desk.cluster.run_ctllm_in(desk.state, "prefer", "never")
 
     async def shown() -> bool:
         entries = entry(await desk.session.look(), "Requests of apps")["menu"]
         return [each["label"] for each in entries if each["checked"]] == ["Never the cloud"]
 
-    await until(shown, "the check mark to move")
-    await desk.world.command_in(desk.state, "prefer", "auto")
+    await wait_until(shown, "the check mark to move")
+    await desk.cluster.run_ctllm_in(desk.state, "prefer", "auto")
 
 
 @ensureDeferred
 async def test_show_and_settings(desk: Desk) -> None:
     """The browser opens the page."""
-    noted = desk.world.folder / "file"
+    noted = desk.cluster.folder / "file"
     for label, view in (("Show CloudToLocalLLM", ""), ("Settings", "view=settings")):
         noted.unlink(missing_ok=True)
         await desk.session.click(label)
-        await until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
+        await wait_until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
         assert view in noted.read_text()
     await desk.session.click("Hide CloudToLocalLLM")
     assert "no window" in await desk.session.notified("That did not work")
@@ -228,13 +229,13 @@ async def test_about(desk: Desk) -> None:
 async def test_models_in_memory(desk: Desk) -> None:
     """Those that Ollama has loaded."""
     body = {"model": "llama3.2", "prompt": ""}
-    await desk.world.http("POST", "/api/generate", body, port=desk.endpoint)
+    await desk.cluster.http("POST", "/api/generate", body, port=desk.endpoint)
 
     async def shown() -> bool:
         menu = entry(await desk.session.look(), "Models in memory")["menu"]
         return [each["label"] for each in menu] == ["llama3.2:latest"]
 
-    await until(shown, "the model to be listed")
+    await wait_until(shown, "the model to be listed")
 
 
 @ensureDeferred
@@ -243,11 +244,11 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     await desk.session.click("Sign out")
     look = await desk.session.shows("signed out")
     assert not entry(look, "Show CloudToLocalLLM")["enabled"]
-    typed = desk.world.folder / "typed"
+    typed = desk.cluster.folder / "typed"
     typed.write_text("https://example.org/\n")
     await desk.session.click("Sign in …")
     await desk.session.notified("that is not a sign-in link")
-    typed.write_text(await desk.world.invite("alice"))
+    typed.write_text(await desk.cluster.invite("alice"))
     await desk.session.click("Sign in …")
     await desk.session.shows(": connected")
 
@@ -259,7 +260,7 @@ async def test_the_daemon_is_killed(desk: Desk) -> None:
     os.kill(pid, signal.SIGKILL)
     look = await desk.session.shows("daemon not running", 5)
     assert labels(look) == ["daemon not running", "Start the daemon", "Quit"]
-    other = desk.world.run(
+    other = desk.cluster.run(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desk.config}"
     )
     await desk.session.shows(": connected")
@@ -280,7 +281,7 @@ async def test_the_tray_is_killed(desk: Desk) -> None:
     lines = [json.loads(line) for line in (await answer).splitlines()]
     assert len(lines) == 31 and lines[-1]["done"] is True
     assert Path(before).exists(), "nothing cleans up after a kill but the next start"
-    await until(lambda: desk.program.ended.called, "the end to be heard of")
+    await wait_until(lambda: desk.program.ended.called, "the end to be heard of")
     await desk.start()
     assert not Path(before).exists()
 
@@ -288,9 +289,9 @@ async def test_the_tray_is_killed(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_second_tray(desk: Desk) -> None:
     """One icon is enough."""
-    second = desk.world.run("tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env)
-    await until(lambda: second.ended.called, "the second to end")
-    assert second.code == 0 and "runs already" in second.printed
+    second = desk.cluster.run("tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env)
+    await wait_until(lambda: second.ended.called, "the second to end")
+    assert second.code == 0 and "runs already" in second.output
     assert (await desk.session.look())["there"]
 
 
@@ -301,8 +302,8 @@ async def test_quit(desk: Desk) -> None:
     answer = await desk.streaming()
     pid = (await desk.status()).pid
     await desk.session.click("Quit")
-    await until(lambda: desk.program.ended.called, "the tray to end")
-    assert desk.program.code == 0, desk.program.printed
+    await wait_until(lambda: desk.program.ended.called, "the tray to end")
+    assert desk.program.code == 0, desk.program.output
     assert json.loads((await answer).splitlines()[-1])["done"] is True
     assert not alive(pid)
     assert not (await desk.session.look())["there"]
@@ -317,7 +318,7 @@ async def test_quit(desk: Desk) -> None:
 async def test_a_command_that_quits(desk: Desk) -> None:
     """It ends the daemon that the tray started, which is then quite gone; the tray stays."""
     pid = (await desk.status()).pid
-    said = await desk.world.command_in(desk.state, "quit")
+    said = await desk.cluster.run_ctllm_in(desk.state, "quit")
     assert said.endswith("The desktop ended.")
     assert not Path(f"/proc/{pid}").exists(), "nobody has buried it"
     await desk.session.shows("daemon not running")
@@ -335,33 +336,33 @@ async def test_told_to_end(desk: Desk) -> None:
 
 
 @ensureDeferred
-async def test_no_panel(world: World) -> None:
+async def test_no_panel(cluster: Cluster) -> None:
     """A clear word, with what helps; and how things can be seen without a tray."""
-    session = Session(world)
+    session = DesktopSession(cluster)
     await session.start(panel=False)
-    tray = session.tray(world.folder / "state", "--no-start", "--wait=0.5")
-    await until(lambda: tray.ended.called, "the tray to give up")
+    tray = session.tray(cluster.folder / "state", "--no-start", "--wait=0.5")
+    await wait_until(lambda: tray.ended.called, "the tray to give up")
     assert tray.code == 1
-    assert re.search("shows no tray icons.*GNOME.*ctllm status", tray.printed, re.DOTALL)
+    assert re.search("shows no tray icons.*GNOME.*ctllm status", tray.output, re.DOTALL)
 
 
 @ensureDeferred
-async def test_no_session(world: World) -> None:
-    tray = world.run("tray", "ctllm-tray", f"--state={world.folder}", "--no-start")
-    await until(lambda: tray.ended.called, "the tray to give up")
-    assert tray.code == 1 and "DISPLAY" in tray.printed and "Traceback" not in tray.printed
+async def test_no_session(cluster: Cluster) -> None:
+    tray = cluster.run("tray", "ctllm-tray", f"--state={cluster.folder}", "--no-start")
+    await wait_until(lambda: tray.ended.called, "the tray to give up")
+    assert tray.code == 1 and "DISPLAY" in tray.output and "Traceback" not in tray.output
 
 
 @ensureDeferred
-async def test_a_panel_that_comes_late(world: World) -> None:
+async def test_a_panel_that_comes_late(cluster: Cluster) -> None:
     """As at the start of a session; and no daemon is started where none is wanted."""
-    session = Session(world)
+    session = DesktopSession(cluster)
     await session.start(panel=False)
-    tray = session.tray(world.folder / "state", "--no-start", "--wait=20", "--panel=light")
+    tray = session.tray(cluster.folder / "state", "--no-start", "--wait=20", "--panel=light")
     await session.start_panel()
     look = await session.shows("daemon not running")
     assert tray.code is None and labels(look)[0] == "daemon not running"
-    assert not (world.folder / "state" / "desktop").exists()
+    assert not (cluster.folder / "state" / "desktop").exists()
     await tray.stop()
     await session.close()
 
@@ -370,12 +371,12 @@ async def test_a_panel_that_comes_late(world: World) -> None:
 
 
 @ensureDeferred
-async def test_autostart(world: World) -> None:
+async def test_autostart(cluster: Cluster) -> None:
     """The entry, started as by a session, brings up tray and desktop; `off` leaves nothing."""
-    session = Session(world)
+    session = DesktopSession(cluster)
     await session.start()
-    state = world.folder / "some state"
-    config = world.folder / "config"
+    state = cluster.folder / "some state"
+    config = cluster.folder / "config"
     env = {**session.env, "XDG_CONFIG_HOME": str(config), "PATH": str(BIN)}
 
     async def autostart(word: str) -> None:
@@ -399,7 +400,7 @@ async def test_autostart(world: World) -> None:
     async def gone() -> bool:
         return not (await session.look())["there"]
 
-    await until(gone, "the tray to end")
+    await wait_until(gone, "the tray to end")
     await autostart("off")
     assert not [path for path in config.rglob("*") if not path.is_dir()]
     await session.close()
@@ -407,14 +408,14 @@ async def test_autostart(world: World) -> None:
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own judgement")
 @ensureDeferred
-async def test_the_unit_is_sound(world: World) -> None:
+async def test_the_unit_is_sound(cluster: Cluster) -> None:
     """As systemd reads it."""
-    env = {**world.environment(), "XDG_CONFIG_HOME": str(world.folder)}
-    env["XDG_RUNTIME_DIR"] = str(world.folder)
-    state = world.folder / "a $tate of 100%"
+    env = {**cluster.environment(), "XDG_CONFIG_HOME": str(cluster.folder)}
+    env["XDG_RUNTIME_DIR"] = str(cluster.folder)
+    state = cluster.folder / "a $tate of 100%"
     argv = [str(BIN / "ctllm"), f"--state={state}", "autostart", "on"]
     await deferToThread(subprocess.run, argv, capture_output=True, env=env, check=True)
-    unit = world.folder / "systemd" / "user" / "ctllm-desktop.service"
+    unit = cluster.folder / "systemd" / "user" / "ctllm-desktop.service"
     verify = ["systemd-analyze", "--user", "verify", str(unit)]
     done = await deferToThread(subprocess.run, verify, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")

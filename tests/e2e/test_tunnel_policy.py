@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.cluster import World, until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
 #: What a key that may use models must not reach, in the ways that Ollama's server reads as one.
@@ -36,26 +36,26 @@ REFUSED = (
 @pytest_twisted.async_yield_fixture()
 async def town(tmp_path: Path) -> Any:
     """A cloud, alice's desktop, and two of her keys."""
-    world = World(tmp_path)
-    await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port)
-    world.key = await world.command("alice", "keys", "add", "app")
-    world.alice = await world.token("alice")
-    await world.key_works()
-    yield world
-    await world.close()
+    cluster = Cluster(tmp_path)
+    await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port)
+    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "app")
+    cluster.alice = await cluster.token("alice")
+    await cluster.is_key_accepted()
+    yield cluster
+    await cluster.close()
 
 
-def arrived(world: World) -> list[str]:
+def arrived(cluster: Cluster) -> list[str]:
     """What Ollama was asked, but for what the desktop itself asks."""
-    assert world.ollama is not None
+    assert cluster.ollama is not None
     own = ("/api/version", "/api/tags", "/api/ps")
-    return [f"{r.method} {r.path}" for r in world.ollama.requests if r.path not in own]
+    return [f"{r.method} {r.path}" for r in cluster.ollama.requests if r.path not in own]
 
 
 @ensureDeferred
-async def test_a_key_may_use_models_and_no_more(town: World) -> None:
+async def test_a_key_may_use_models_and_no_more(town: Cluster) -> None:
     """Each refusal says how to allow it, and nothing of it reaches Ollama."""
     for method, path, body in REFUSED:
         status, _, said = await town.http(method, path, body, town.key)
@@ -72,12 +72,12 @@ async def test_a_key_may_use_models_and_no_more(town: World) -> None:
 
 
 @ensureDeferred
-async def test_who_may_manage(town: World) -> None:
+async def test_who_may_manage(town: Cluster) -> None:
     """A key made for that, and the owner's page: models, no other registries, not the account."""
-    wide = await town.command("alice", "keys", "add", "--manage", "wide")
-    assert await town.command("alice", "keys", "ls") == "app\nwide (manage)"
+    wide = await town.run_ctllm("alice", "keys", "add", "--manage", "wide")
+    assert await town.run_ctllm("alice", "keys", "ls") == "app\nwide (manage)"
     town.key = wide
-    await town.key_works()
+    await town.is_key_accepted()
     for token in (wide, town.alice):
         copy = {"source": "llama3.2", "destination": "doomed"}
         assert (await town.http("POST", "/api/copy", copy, token))[0] == 200
@@ -98,45 +98,49 @@ async def test_who_may_manage(town: World) -> None:
     ("allow", "passes"), [("use", []), ("*", ["DELETE /api/delete", "POST /api/me"])]
 )
 @ensureDeferred
-async def test_the_desktop_has_the_last_word(world: World, allow: str, passes: list[str]) -> None:
+async def test_the_desktop_has_the_last_word(
+    cluster: Cluster, allow: str, passes: list[str]
+) -> None:
     """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
-    await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2")
-    await world.desktop("alice", port, f"--allow={allow}")
-    token = await world.token("alice")
+    await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2")
+    await cluster.desktop("alice", port, f"--allow={allow}")
+    token = await cluster.token("alice")
     for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
-        status, _, said = await world.http(method, path, body, token)
+        status, _, said = await cluster.http(method, path, body, token)
         assert (status == 403 and "desktop.allow" in json.loads(said)["error"]) or passes, said
-    assert arrived(world) == passes
+    assert arrived(cluster) == passes
 
 
 @ensureDeferred
-async def test_never_leaves_my_machine(world: World) -> None:
+async def test_never_leaves_my_machine(cluster: Cluster) -> None:
     """Models of ollama.com are refused, through the cloud and at the endpoint; others are not."""
-    await world.cloud()
-    world.ollama, port = world.start_ollama("llama3.2", "gpt-oss:120b-cloud")
+    await cluster.cloud()
+    cluster.ollama, port = cluster.start_ollama("llama3.2", "gpt-oss:120b-cloud")
     endpoint = free_port()
-    await world.desktop("alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}")
-    token = await world.token("alice")
+    await cluster.desktop(
+        "alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}"
+    )
+    token = await cluster.token("alice")
 
     async def models() -> list[str]:
-        return [model for each in await world.desktops(token) for model in each["models"]]
+        return [model for each in await cluster.desktops(token) for model in each["models"]]
 
-    await until(models, "the desktop to have told its models")
+    await wait_until(models, "the desktop to have told its models")
     assert await models() == ["llama3.2:latest"]
-    for at in (world.cloud_port, endpoint):
+    for at in (cluster.cloud_port, endpoint):
         for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
             body = {"messages": [], "model": "gpt-oss:120b-cloud"}
-            status, _, said = await world.http("POST", path, body, token, port=at)
+            status, _, said = await cluster.http("POST", path, body, token, port=at)
             assert (status, b"desktop.remote_models" in said) == (403, True), said
         body = {"messages": [], "model": "llama3.2", "stream": False}
-        assert (await world.http("POST", "/api/chat", body, token, port=at))[0] == 200
-    answered = [each for each in world.ollama.requests if each.lines_sent and each.body]
+        assert (await cluster.http("POST", "/api/chat", body, token, port=at))[0] == 200
+    answered = [each for each in cluster.ollama.requests if each.lines_sent and each.body]
     assert {json.loads(each.body)["model"] for each in answered} == {"llama3.2"}
 
 
 @ensureDeferred
-async def test_who_is_at_the_door(town: World) -> None:
+async def test_who_is_at_the_door(town: Cluster) -> None:
     """What clients see that bring no key, a key in other clothes, or a WebSocket."""
     assert (await town.http("HEAD", "/"))[0] == 200
     command = {"User-Agent": "ollama/0.12.6 (amd64 linux) Go/go1.24.1"}

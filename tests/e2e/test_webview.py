@@ -14,34 +14,34 @@ from Xlib import X
 from Xlib.display import Display
 
 from ctllm.webview_main import TITLE
-from tests.e2e.cluster import BIN, World, until
-from tests.e2e.desktop_session import Session
+from tests.e2e.cluster import BIN, Cluster, wait_until
+from tests.e2e.desktop_session import DesktopSession
 from tests.e2e.process_info import argv, children
 
 
 class Room:
     """A desktop in a session, and what is on its screen."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.session = Session(world)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.session = DesktopSession(cluster)
         self.program: Any = None
 
     async def start(self) -> None:
-        world = self.world
-        await world.cloud()
+        cluster = self.cluster
+        await cluster.cloud()
         await self.session.start(panel=False)
-        await world.command("alice", "login", await world.invite("alice"))
-        self.program = world.run(
+        await cluster.run_ctllm("alice", "login", await cluster.invite("alice"))
+        self.program = cluster.run(
             "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", "--endpoint=off",
-            f"--state={world.state('alice')}", "--ollama=127.0.0.1:9",
-            env={**self.session.env, "HOME": str(world.folder)},
+            f"--state={cluster.state('alice')}", "--ollama=127.0.0.1:9",
+            env={**self.session.env, "HOME": str(cluster.folder)},
         )  # fmt: skip
-        await until(lambda: "bridge: connected" in self.program.printed, "the bridge")
+        await wait_until(lambda: "bridge: connected" in self.program.printed, "the bridge")
 
     async def run(self, *words: str) -> tuple[int, str]:
-        argv = [str(BIN / "ctllm"), f"--state={self.world.state('alice')}", *words]
-        env = self.world.environment()
+        argv = [str(BIN / "ctllm"), f"--state={self.cluster.state('alice')}", *words]
+        env = self.cluster.environment()
         done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
         return done.returncode, done.stdout + done.stderr
 
@@ -60,8 +60,8 @@ class Room:
 
 
 @pytest_twisted.async_yield_fixture()
-async def room(world: World) -> Any:
-    made = Room(world)
+async def room(cluster: Cluster) -> Any:
+    made = Room(cluster)
     await made.start()
     yield made
 
@@ -74,26 +74,26 @@ async def test_a_window(room: Room) -> None:
     assert code == 1 and "no window" in said
     code, said = await room.run("show")
     assert (code, said) == (0, "Opened in its window.\n"), room.program.printed
-    await until(lambda: room.windows() == [True], "the window")
+    await wait_until(lambda: room.windows() == [True], "the window")
     (child,) = [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)]
     assert "invite" not in " ".join(argv(child))
-    kept = room.world.state("cloud") / "cloud" / "sessions"
-    await until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
+    kept = room.cluster.state("cloud") / "cloud" / "sessions"
+    await wait_until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
     assert await room.run("hide") == (0, "Hidden.\n")
-    await until(lambda: True not in room.windows(), "the window to be hidden")
+    await wait_until(lambda: True not in room.windows(), "the window to be hidden")
     assert await room.run("show") == (0, "Opened in its window.\n")
-    await until(lambda: True in room.windows(), "the window to be back")
+    await wait_until(lambda: True in room.windows(), "the window to be back")
     assert [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)] == [
         child
     ]
     subprocess.run(["kill", str(child)], check=True)
-    await until(lambda: not room.windows(), "the window to be gone")
+    await wait_until(lambda: not room.windows(), "the window to be gone")
 
     async def none_to_hide() -> bool:
         return (await room.run("hide"))[0] == 1
 
-    await until(none_to_hide, "the desktop to notice")
+    await wait_until(none_to_hide, "the desktop to notice")
     assert await room.run("settings") == (0, "Opened in its window.\n")
-    await until(lambda: room.windows() == [True], "another window")
+    await wait_until(lambda: room.windows() == [True], "another window")
     assert (await room.run("quit"))[0] == 0
-    await until(lambda: not room.windows(), "the window to go with the desktop")
+    await wait_until(lambda: not room.windows(), "the window to go with the desktop")

@@ -14,7 +14,7 @@ from ctllm.http.message.body import BadFraming
 from ctllm.http.message.response_parser import MAX_HEAD, ResponseParser
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from tests.fuzz.tunnel import Quiet, mutated
+from tests.fuzz.tunnel import SilentSink, mutated
 
 MOST_HEAD = 4096
 REQUESTS = (
@@ -36,7 +36,7 @@ ANSWERS = (
 )
 
 
-class Wire(StringTransport):
+class ClosingTransport(StringTransport):
     """A transport that closes as a real one does, but at once."""
 
     gone = False
@@ -72,7 +72,7 @@ def server(rng: Random, count: int) -> int:
     """So many connections to a server; each ends, and what it says is HTTP. Gives the refused."""
     refused = 0
     for _ in range(count):
-        clock, wire, broken = Clock(), Wire(), []
+        clock, wire, broken = Clock(), ClosingTransport(), []
 
         async def app(incoming: ServerRequest, broken: list[Any] = broken) -> None:
             if incoming.head.method == b"GET":
@@ -102,7 +102,7 @@ def answers(rng: Random, count: int) -> int:
     refused = 0
     for _ in range(count):
         answer = ResponseParser(rng.choice((b"GET", b"HEAD", b"POST")))
-        caller = Quiet()
+        caller = SilentSink()
         try:
             for piece in pieces(rng, some(rng, ANSWERS)):
                 rest: bytes | None = piece

@@ -22,7 +22,7 @@ OK = ResponseHead(200, b"OK", ())
 POST = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
 
 
-class Quiet:
+class SilentSink:
     """A Caller and a Call that take everything, and now and then wait a while."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ def opener(rng: Random) -> Initiator:
     made = Initiator(WINDOW, 30, MOST)
     made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW, Desktop("d", "d"))))
     for _ in range(rng.randrange(1, 8)):
-        asked = made.start_request(POST, Quiet(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
+        asked = made.start_request(POST, SilentSink(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
         asked.write(bytes(rng.randrange(1, 2000)))
         if rng.random() < 0.7:
             asked.finish()
@@ -76,7 +76,7 @@ def answerer(rng: Random) -> Responder:
 
     def accept(caller: Any, head: RequestHead) -> Any:
         callers.append(caller)
-        return Quiet()
+        return SilentSink()
 
     made.accept = accept
     made.connected()

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock
 from ctllm.tunnel.frames import MAX_MESSAGE, NO_EXCHANGE, Desktop, Hello, Kind, json_frame
 from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSocketFactory
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket
-from tests.fuzz.http import Wire, pieces
+from tests.fuzz.http import ClosingTransport, pieces
 from tests.fuzz.tunnel import answerer, mutated, opener, some_frame
 
 HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("d" * 32, "d")))
@@ -35,7 +35,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _LENGTHS = (0, 1, 125, 126, 65535, 65536, MAX_MESSAGE, MAX_MESSAGE + 1, 1 << 40, (1 << 64) - 1)
 
 
-def proxy(rng: Random, clock: Any) -> tuple[Any, Wire]:
+def proxy(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
     """The proxy's end, open, and most often greeted."""
     end: Any = opener(rng)
     end.disconnected(0.0)
@@ -44,7 +44,10 @@ def proxy(rng: Random, clock: Any) -> tuple[Any, Wire]:
         socket.attach_tunnel(end)
         end.receive(message)
 
-    socket, wire = ProxyWebSocketFactory(clock, greeted, 20, 10).buildProtocol(None), Wire()
+    socket, wire = (
+        ProxyWebSocketFactory(clock, greeted, 20, 10).buildProtocol(None),
+        ClosingTransport(),
+    )
     socket.makeConnection(wire)
     socket.dataReceived(UPGRADE)
     if rng.random() < 0.8:
@@ -52,7 +55,7 @@ def proxy(rng: Random, clock: Any) -> tuple[Any, Wire]:
     return socket, wire
 
 
-def bridge(rng: Random, clock: Any) -> tuple[Any, Wire]:
+def bridge(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
     """The bridge's end, open."""
     end: Any = answerer(rng)
     end.disconnected(0.0)
@@ -63,7 +66,7 @@ def bridge(rng: Random, clock: Any) -> tuple[Any, Wire]:
     socket: Any = BridgeWebSocketFactory("ws://x/ws/tunnel", {}, clock, make, 20, 10).buildProtocol(
         None
     )
-    wire = Wire()
+    wire = ClosingTransport()
     socket.makeConnection(wire)
     (key,) = [
         line[19:] for line in wire.value().split(b"\r\n") if line.startswith(b"Sec-WebSocket-K")
