@@ -1,18 +1,37 @@
-"""How long the serving side of HTTP waits, in seconds."""
+"""Timeouts of HTTP connections, in seconds."""
 
-HANDSHAKE_TIMEOUT = 30.0  # for each step of a handshake: TLS, Upgrade, the first frames of a tunnel
-#: Between two requests. Longer than common clients keep a connection (Go 90 s, Firefox 115 s, curl
-#: 118 s, nginx 60 s), so that it is they who close, and no request meets a close on its way.
-KEEP_ALIVE_TIMEOUT = 180.0
-HEAD_TIMEOUT = 30.0  # seconds a head may take to arrive
-LINGER_TIMEOUT = 10.0  # seconds to read an answer before the connection closes under it
-MIN_LINGER_BYTES = (
-    1024  # of a client that is still sending; one that only trickles is not waited for
-)
-MAX_LINGER_EXTENSIONS = 11  # how often that is waited again for a client that is still sending
-FLUSH_TIMEOUT = 300.0  # the same where much of an answer is still to be read
-ERROR_FLUSH_SECONDS = (
-    0.1  # seconds for the last words of a broken answer: browsers then drop the unread
-)
-BODY_IDLE_TIMEOUT = 300.0  # seconds in which something of any body must come
-SMALL_BODY_TIMEOUT = 30.0  # seconds a small body may take that is read whole before it is used
+from __future__ import annotations
+
+from typing import NamedTuple
+
+#: For each step of a handshake: TLS, Upgrade, the first frames of a tunnel.
+HANDSHAKE_TIMEOUT = 30.0
+
+
+class ServerTimeouts(NamedTuple):
+    """The timeouts of a server's connections."""
+
+    #: For a request's head to arrive.
+    head: float = 30.0
+    #: Between two requests. Longer than common clients keep a connection (Go 90 s, Firefox 115 s,
+    #: curl 118 s, nginx 60 s): the client closes first, so no request crosses a close.
+    keep_alive: float = 180.0
+    #: For the client to send more of a request body.
+    body_idle: float = 300.0
+    #: For the client to read what its write buffer still holds.
+    flush: float = 300.0
+    #: For the client to read the response before the connection is aborted.
+    linger: float = 10.0
+    #: For the error at the end of a broken response: browsers drop what they have not read when
+    #: the connection closes.
+    error_flush: float = 0.1
+
+
+DEFAULT_TIMEOUTS = ServerTimeouts()
+
+#: A lingering client that sends fewer bytes than this within the timeout is not waited for again.
+MIN_LINGER_BYTES = 1024
+#: How often a lingering client that still sends is waited for again.
+MAX_LINGER_EXTENSIONS = 11
+#: For a small body that is read completely before it is used.
+SMALL_BODY_TIMEOUT = 30.0

@@ -56,7 +56,6 @@ class ProxyApp:
             return
         claims = self._claims(incoming.head)
         incoming.mark_authenticated()
-        incoming.is_internal = True
         if path == b"/ws/tunnel":
             self._tunnel(incoming, claims)
         elif path == b"/ctllm/desktops":

@@ -75,7 +75,12 @@ def proxy_service(
     crowd = ConnectionLimiter(settings.max_open_files - settings.max_open_files // FILES)
     limiter = MemoryLimiter(budget, reactor)
     factory = HttpServerFactory(
-        app, reactor, throttle=turnstile, connection_limiter=crowd, memory_limiter=limiter
+        app,
+        reactor,
+        throttle=turnstile,
+        connection_limiter=crowd,
+        memory_limiter=limiter,
+        is_internal=True,
     )
     listener = EndpointService(reactor, endpoint, factory, "socket")
     turnstile.add_observer(listener.pause_accepting)

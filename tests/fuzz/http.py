@@ -10,9 +10,11 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from ctllm.common.memory_budget import MemoryBudget
 from ctllm.http.message.body import BadFraming
 from ctllm.http.message.response_parser import MAX_HEAD, ResponseParser
 from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
 from tests.fuzz.tunnel import SilentSink, mutated
 
@@ -82,17 +84,21 @@ def server(rng: Random, count: int) -> int:
             assert len(taken) <= 10_000
             incoming.respond(200, taken)
 
-        served: Any = HttpServerFactory(app, clock, max_head_bytes=MOST_HEAD).buildProtocol(None)
+        budget = MemoryBudget(1 << 30)
+        served = HttpServerFactory(
+            app, clock, max_head_bytes=MOST_HEAD, memory_limiter=MemoryLimiter(budget, clock)
+        ).buildProtocol(None)
         served.makeConnection(wire)
         for piece in pieces(rng, some(rng, REQUESTS)):
             if not wire.gone:
                 served.dataReceived(piece)
-                assert len(served._unread) <= MOST_HEAD + 70_000
+                assert budget.reserved <= MOST_HEAD + 70_000 + SOCKET_BUFFER_SIZE
         said = wire.value()
         assert said == b"" or said.startswith(b"HTTP/1.1 "), said
         assert b" 500 " not in said.split(b"\r\n", 1)[0], said
         refused += b"HTTP/1.1 4" in said
         served.connectionLost()
+        assert budget.reserved == 0, "memory stays reserved"
         assert not clock.getDelayedCalls(), "a timer outlives its connection"
     return refused
 

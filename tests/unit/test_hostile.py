@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 from ctllm.errors import ServiceUnavailable
-from ctllm.http.timeouts import HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT, LINGER_TIMEOUT, SMALL_BODY_TIMEOUT
+from ctllm.http.timeouts import DEFAULT_TIMEOUTS, SMALL_BODY_TIMEOUT
 from tests.fuzz import http, tunnel, websocket
 from tests.unit.fakes import MemoryTransport
 from tests.unit.test_front import Case
@@ -28,12 +28,12 @@ class Patience(Case):
         server, wire = self.open()
         for byte in b"GET /health HTTP/1.1\r\nHost: x\r\n":
             server.dataReceived(bytes((byte,)))
-            self.clock.advance(HEAD_TIMEOUT / 20)
+            self.clock.advance(DEFAULT_TIMEOUTS.head / 20)
             if wire.closed:
                 break
         self.assertIn(b"HTTP/1.1 408 ", wire.take_written())
         self.assertEqual(wire.closed, "half")
-        self.clock.advance(LINGER_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.linger)
         self.assertEqual(wire.closed, "abort")
 
     def test_blank_lines_buy_no_time(self) -> None:
@@ -41,7 +41,7 @@ class Patience(Case):
         server, wire = self.open()
         for _ in range(10):
             server.dataReceived(b"\r\n")
-            self.clock.advance(KEEP_ALIVE_TIMEOUT / 5)
+            self.clock.advance(DEFAULT_TIMEOUTS.keep_alive / 5)
         self.assertEqual(wire.closed, "abort")
 
     def test_a_small_body_that_trickles_has_its_time(self) -> None:
@@ -55,7 +55,7 @@ class Patience(Case):
             server.dataReceived(b" ")
             self.clock.advance(SMALL_BODY_TIMEOUT / 4)
         self.assertIn(b"HTTP/1.1 408 ", wire.take_written())
-        self.clock.advance(KEEP_ALIVE_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.keep_alive)
         self.assertEqual(wire.closed, "abort")
         server.connectionLost()
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -19,7 +19,7 @@ from ctllm.http.client.request import MAX_RETRY_BUFFER, ClientRequest
 from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.http.message.response_parser import MAX_HEAD
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.timeouts import ERROR_FLUSH_SECONDS, HANDSHAKE_TIMEOUT
+from ctllm.http.timeouts import DEFAULT_TIMEOUTS, HANDSHAKE_TIMEOUT
 from tests.unit.fakes import (
     FakeEndpoint,
     FakeResponseSink,
@@ -636,6 +636,6 @@ class AgainstOurServer(SynchronousTestCase):
         ConnectionPool(served, clock, "it", BadGateway).start_request(GET, heard).finish()
         served.flush()
         self.assertEqual(bytes(heard.body), b'{"half":null,"error":"it died"}\n')
-        clock.advance(ERROR_FLUSH_SECONDS)
+        clock.advance(DEFAULT_TIMEOUTS.error_flush)
         served.flush()
         self.assertIsInstance(heard.outcome, BadGateway)

@@ -20,16 +20,9 @@ from ctllm.errors import (
     Unauthorized,
 )
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
-from ctllm.http.server.connection import READ_AHEAD, HttpServerFactory
+from ctllm.http.server.connection import READ_AHEAD, HttpServerFactory, RequestHandler
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.timeouts import (
-    ERROR_FLUSH_SECONDS,
-    FLUSH_TIMEOUT,
-    HEAD_TIMEOUT,
-    KEEP_ALIVE_TIMEOUT,
-    LINGER_TIMEOUT,
-    MAX_LINGER_EXTENSIONS,
-)
+from ctllm.http.timeouts import DEFAULT_TIMEOUTS, MAX_LINGER_EXTENSIONS
 from tests.unit.fakes import FakeRequestSink
 
 NDJSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
@@ -59,23 +52,30 @@ class Served(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.response_headers: Headers = ()
+        self.handler: RequestHandler = self.relay
         self.incoming: list[ServerRequest] = []
         self.calls: list[FakeRequestSink] = []
+        self.connect()
+
+    def connect(self, max_head_bytes: int = 1000, is_internal: bool = False) -> None:
+        """Make a new connection."""
         factory = HttpServerFactory(
-            self.app,
+            lambda request: self.handler(request),
             self.clock,
-            max_head_bytes=1000,
+            max_head_bytes=max_head_bytes,
             response_headers=lambda head: self.response_headers,
+            is_internal=is_internal,
         )
         self.server = factory.buildProtocol(None)
         self.transport = Transport()
         self.server.makeConnection(self.transport)
 
-    async def app(self, incoming: ServerRequest) -> None:
-        self.incoming.append(incoming)
-        call = FakeRequestSink()
-        self.calls.append(call)
-        incoming.relay_to(call)
+    async def relay(self, request: ServerRequest) -> None:
+        """Relay a request to a fake sink."""
+        self.incoming.append(request)
+        sink = FakeRequestSink()
+        self.calls.append(sink)
+        request.relay_to(sink)
 
     def say(self, data: bytes) -> None:
         self.server.dataReceived(data)
@@ -169,7 +169,7 @@ class Endings(Served):
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual(self.said(), b'15\r\nnull,"error":"gone"}\n\r\n')
         self.assertEqual(self.transport.closed, "")
-        self.clock.advance(ERROR_FLUSH_SECONDS)
+        self.clock.advance(DEFAULT_TIMEOUTS.error_flush)
         self.assertEqual(self.transport.closed, "close")
 
     def test_an_answer_of_known_length_breaks_off_without_words(self) -> None:
@@ -189,7 +189,7 @@ class Endings(Served):
         self.said()
         self.incoming[0].fail(DesktopLost("gone"))
         self.assertEqual((self.said(), self.transport.closed), (b'{"error":"gone"}\n', ""))
-        self.clock.advance(ERROR_FLUSH_SECONDS)
+        self.clock.advance(DEFAULT_TIMEOUTS.error_flush)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_answer_without_an_end_of_its_own(self) -> None:
@@ -208,15 +208,15 @@ class Endings(Served):
             if broken:
                 self.incoming[0].fail(DesktopLost("gone"))
                 self.assertEqual(self.said(), b'{"error":"gone"}\n')
-                self.clock.advance(ERROR_FLUSH_SECONDS)
+                self.clock.advance(DEFAULT_TIMEOUTS.error_flush)
             else:
                 self.incoming[0].finish()
             self.assertEqual(self.transport.closed, "abort" if broken else "close")
 
     def test_between_our_own_parts_its_framing_is_told(self) -> None:
         """In chunks, so that a break can be told from an end there."""
+        self.connect(is_internal=True)
         self.say(CHAT)
-        self.incoming[0].is_internal = True
         self.incoming[0].write_head(
             ResponseHead(200, b"OK", ((b"Ctllm-Framing", b"close-delimited"),))
         )
@@ -259,9 +259,9 @@ class Endings(Served):
         self.assertIn(b"Connection: close", self.said())
         for _ in range(3):  # a slow one, who would lose the answer to a reset
             self.say(b"more of it" * 200)
-            self.clock.advance(LINGER_TIMEOUT)
+            self.clock.advance(DEFAULT_TIMEOUTS.linger)
             self.assertEqual(self.transport.closed, "half")
-        self.clock.advance(LINGER_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.linger)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_who_sends_on_and_on_after_the_answer(self) -> None:
@@ -271,7 +271,7 @@ class Endings(Served):
         for _ in range(MAX_LINGER_EXTENSIONS + 1):
             self.assertEqual(self.transport.closed, "half")
             self.say(b"more of it" * 200)
-            self.clock.advance(LINGER_TIMEOUT)
+            self.clock.advance(DEFAULT_TIMEOUTS.linger)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_who_only_trickles_after_the_answer(self) -> None:
@@ -281,7 +281,7 @@ class Endings(Served):
         for _ in range(10):
             self.assertEqual(self.transport.closed, "half")
             self.say(b"x")
-            self.clock.advance(LINGER_TIMEOUT / 10)
+            self.clock.advance(DEFAULT_TIMEOUTS.linger / 10)
         self.assertEqual(self.transport.closed, "abort")
 
     def test_an_unread_body_that_has_come_does_not_end_the_connection(self) -> None:
@@ -305,9 +305,9 @@ class Endings(Served):
             self.say(b"GET / HTTP/1.1\r\nHost: x\r\n" + close + b"\r\n")
             self.server.pauseProducing()
             self.incoming[0].respond(200, {})
-            self.clock.advance(FLUSH_TIMEOUT - 1)
+            self.clock.advance(DEFAULT_TIMEOUTS.flush - 1)
             self.assertNotEqual(self.transport.closed, "abort")
-            self.clock.advance(FLUSH_TIMEOUT)
+            self.clock.advance(DEFAULT_TIMEOUTS.flush)
             self.assertEqual(self.transport.closed, "abort")
 
     def test_no_body_for_head(self) -> None:
@@ -364,10 +364,10 @@ class Refusals(Served):
     def test_slow_heads_and_idle_connections_are_closed(self) -> None:
         """A head has its time, and so has silence between requests; an exchange has none."""
         self.say(b"GET / HT")
-        self.clock.advance(HEAD_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.head)
         self.assertTrue(self.said().startswith(b"HTTP/1.1 408 Request Timeout\r\n"))
         self.assertEqual(self.transport.closed, "half")
-        self.clock.advance(LINGER_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.linger)
         self.assertEqual(self.transport.closed, "abort")
         self.setUp()
         self.say(CHAT)
@@ -375,10 +375,10 @@ class Refusals(Served):
         self.assertEqual(self.transport.closed, "")
         self.incoming[0].respond(200, {})
         self.said()
-        self.clock.advance(KEEP_ALIVE_TIMEOUT)
+        self.clock.advance(DEFAULT_TIMEOUTS.keep_alive)
         self.assertEqual((self.said(), self.transport.closed), (b"", "close"))
         self.assertGreater(
-            KEEP_ALIVE_TIMEOUT, 118
+            DEFAULT_TIMEOUTS.keep_alive, 118
         )  # as long as curl keeps a connection, the longest of them
 
     def test_a_broken_chunk_ends_the_exchange(self) -> None:
@@ -398,7 +398,7 @@ class Refusals(Served):
             self.assertRegex(said, rb'"error":"[^"]{20,}')
         self.setUp()
         self.say(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
-        self.assertIn(b'illegal chunk header"', self.said())
+        self.assertIn(b'illegal chunk header."', self.said())
 
 
 class OtherProtocols(Served):
@@ -574,11 +574,11 @@ class OwnAnswers(Served):
         async def app(incoming: ServerRequest) -> None:
             incoming.respond(200, {}, ((b"X y", b"1"),))
 
-        self.server._app = app
+        self.handler = app
         self.say(CHAT)
         said = self.said()
         self.assertTrue(said.startswith(b"HTTP/1.1 500 "), said)
-        self.assertIn(b'{"error":"something in ctllm broke', said)
+        self.assertIn(b'{"error":"An internal error occurred', said)
         self.assertEqual(len(self.flushLoggedErrors()), 1)
 
     def test_an_upstream_that_fails_on_the_body(self) -> None:
@@ -591,7 +591,7 @@ class OwnAnswers(Served):
         async def app(incoming: ServerRequest) -> None:
             incoming.relay_to(Broken())
 
-        self.server._app = app
+        self.handler = app
         self.say(CHAT)
         self.assertTrue(self.said().startswith(b"HTTP/1.1 500 "))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)

@@ -1,37 +1,45 @@
-"""Bodies that stop coming: one may take as long as it likes, but not say nothing for ever."""
+"""A timeout for request bodies of which no more data arrives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.http.timeouts import BODY_IDLE_TIMEOUT
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.timeout import Timeout
 
 
 class BodyIdleTimeout:
-    """Calls `stopped` when nothing of a body came for `BODY_IDLE` seconds, though it was wanted.
+    """Calls `timed_out` when no data has arrived for `seconds` although `is_wanted()`.
 
-    It looks once in that time, so it costs a body next to nothing and may take twice as long.
+    It checks once in that time, so that data costs no timer: the timeout may take twice as long.
     """
 
-    def __init__(self, clock: Clock, wanted: Callable[[], bool], stopped: Callable[[], None]):
-        self.data_received = False  # whether something came since the last look
-        self._wanted = wanted
-        self._stopped = stopped
-        self._deadline = Timeout(clock, self._look)
+    __slots__ = ("_is_wanted", "_seconds", "_timed_out", "_timeout", "data_received")
+
+    def __init__(
+        self,
+        clock: Clock,
+        seconds: float,
+        is_wanted: Callable[[], bool],
+        timed_out: Callable[[], None],
+    ) -> None:
+        self.data_received = False  # since the last check
+        self._seconds = seconds
+        self._is_wanted = is_wanted
+        self._timed_out = timed_out
+        self._timeout = Timeout(clock, self._check)
 
     def start(self) -> None:
-        """There is a body to come."""
+        """Start, for a body that is incomplete."""
         self.data_received = False
-        self._deadline.start(BODY_IDLE_TIMEOUT)
+        self._timeout.start(self._seconds)
 
     def cancel(self) -> None:
-        """There is none, or it does not matter."""
-        self._deadline.cancel()
+        """Stop: the body is complete, or not wanted."""
+        self._timeout.cancel()
 
-    def _look(self) -> None:
-        if self.data_received or not self._wanted():
+    def _check(self) -> None:
+        if self.data_received or not self._is_wanted():
             self.start()
         else:
-            self._stopped()
+            self._timed_out()

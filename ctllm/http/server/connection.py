@@ -1,375 +1,450 @@
-"""The serving side of HTTP/1.1: each request an exchange, its body and answer streamed.
+"""The server's end of an HTTP/1.1 connection, and the factory that makes one for each client.
 
-h11 keeps the protocol's rules; this adds what a relay needs: work starts when the head is in,
-bodies pass piece by piece, a slow reader slows its own exchange, a client that leaves is noticed
-at once, and an answer that breaks off ends uncleanly.
+A request is handled as soon as its head is complete. Its body and its response are streamed with
+backpressure, a client that disconnects is noticed at once, and a response that breaks off does not
+end like a complete one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
-import h11
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IProtocolNegotiationFactory, ITCPTransport
-from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ctllm.errors import BadRequest, ClientDisconnected, CtllmError, RequestTimeout
-from ctllm.fastpath.direct_write import write_now
-from ctllm.http.hangup_monitor import HangupMonitor, enable_tcp_keepalive
-from ctllm.http.message.head import RequestHead
-from ctllm.http.message.request_parser import (
-    RequestBuffer,
-    check_request_head,
-    describe_error,
-    discard_body,
-    split_target,
+from ctllm.errors import (
+    BadRequest,
+    ClientDisconnected,
+    CtllmError,
+    RequestTimeout,
+    ServiceUnavailable,
 )
+from ctllm.fastpath.direct_write import write_now
+from ctllm.http.hangup_monitor import enable_tcp_keepalive
+from ctllm.http.message.head import RequestHead, ResponseHead
+from ctllm.http.message.request_parser import describe_error
 from ctllm.http.server.body_idle_timeout import BodyIdleTimeout
+from ctllm.http.server.codec import (
+    BodyEvent,
+    MalformedRequest,
+    MalformedResponse,
+    ServerCodec,
+)
+from ctllm.http.server.connection_lifecycle import ConnectionLifecycle
 from ctllm.http.server.connection_limits import ConnectionLimiter
+from ctllm.http.server.connection_state import Event, State
 from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, ConnectionMemory, MemoryLimiter
-from ctllm.http.server.request import ResponseHeaders, ServerRequest, no_headers
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import RequestThrottle, StartRequest
-from ctllm.http.server.termination import Ending
-from ctllm.http.timeouts import BODY_IDLE_TIMEOUT, HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT
+from ctllm.http.server.response_writer import ResponseHeaders, error_message, no_headers
+from ctllm.http.timeouts import DEFAULT_TIMEOUTS, ServerTimeouts
 from ctllm.reactor.interfaces import Clock, Transport
 
-BROKE = "something in ctllm broke; its log says what"
-READ_AHEAD = 64 * 1024  # bytes read before anybody wants them
-
-#: Connections at once where nothing else is said.
+#: How many bytes are read before they are wanted.
+READ_AHEAD = 64 * 1024
+#: The connections of a listener at a time, unless it has a limiter of its own.
 MAX_CONNECTIONS = 4096
 
 RequestHandler = Callable[[ServerRequest], Coroutine[Any, Any, None]]
-Enter = Callable[[StartRequest], None]
+
+_INTERNAL_ERROR = "An internal error occurred in ctllm. Its log has the details."
+_EVICTED = error_message(
+    ServiceUnavailable(
+        "Too many connections wait here without a request. Send the request at once.",
+        retry_after=10,
+    )
+)
+_UNWRITABLE = error_message(
+    CtllmError("The response could not be written. The log of ctllm has the details.")
+)
 
 
-class ServerConnection(Ending):
-    """One client's connection."""
+class _Settings(NamedTuple):
+    """What the connections of a listener share."""
+
+    handler: RequestHandler
+    clock: Clock
+    max_head_bytes: int
+    submit: Callable[[StartRequest], None]
+    connection_limiter: ConnectionLimiter
+    memory_limiter: MemoryLimiter | None
+    response_headers: ResponseHeaders
+    is_internal: bool
+    timeouts: ServerTimeouts
+
+
+class ServerConnection(Protocol):
+    """One client's connection.
+
+    It reads requests and hands each to the handler as a `ServerRequest`, whose `ResponseTransport`
+    it is. Its `ServerCodec` has the protocol, its `ConnectionLifecycle` the states.
+    """
 
     transport: Any
     _log = Logger()
 
-    def __init__(
-        self,
-        app: RequestHandler,
-        clock: Clock,
-        max_head: int,
-        enter: Enter,
-        crowd: ConnectionLimiter,
-        limiter: MemoryLimiter | None = None,
-        response_headers: ResponseHeaders = no_headers,
-    ) -> None:
-        super().__init__(clock)
-        self._app = app
-        self._crowd = crowd
-        self._response_headers = response_headers
-        self._max_head = max_head
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head)
-        self._unread = RequestBuffer(max_head)
-        self._incoming: ServerRequest | None = None
-        self._work: Deferred[None] | None = None
-        self._enter = enter
-        self._entering = False  # a head is whole and waits for its turn
-        self._attention = HangupMonitor(clock)
-        self._trickle = BodyIdleTimeout(clock, self._wants_body, self._trickled)
-        self._pumping = False
+    def __init__(self, settings: _Settings) -> None:
+        self._settings = settings
+        self._codec = ServerCodec(settings.max_head_bytes)
+        self._lifecycle = ConnectionLifecycle(
+            settings.clock, settings.timeouts, self._head_timed_out
+        )
+        self._body_timeout = BodyIdleTimeout(
+            settings.clock, settings.timeouts.body_idle, self._wants_body, self._body_timed_out
+        )
+        self._request: ServerRequest | None = None
+        self._handling: Deferred[None] | None = None
+        self._is_reading = False  # whether `resume_reading` runs
+        limiter = settings.memory_limiter
         self._memory = ConnectionMemory() if limiter is None else limiter.add_connection(self)
-        self._in_parser = 0  # bytes of a body that h11 holds
 
-    # -- Twisted's side
+    # -- events of the transport
 
     def connectionMade(self) -> None:
-        """Serve; the transport slows and resumes the exchange that is being answered."""
+        """Wait for the first request."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
             enable_tcp_keepalive(self.transport)
         self.transport.registerProducer(self, True)
-        self._deadline.start(HEAD_TIMEOUT)
-        self._crowd.add_anonymous(self)
+        self._lifecycle.connected(self.transport)
+        self._settings.connection_limiter.add_anonymous(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what arrived, as far as somebody wants it."""
-        if self._closing:
-            self._lingered += len(data)
+        """Decode `data` as far as it is wanted."""
+        if not self._lifecycle.is_open:
+            self._lifecycle.discarded(len(data))
             return
-        if data.strip(b"\r\n") and not (self._incoming or self._unread or self._entering):
-            self._deadline.start(HEAD_TIMEOUT)  # blank lines before a head buy no time
-        self._trickle.data_received = True
-        self._unread.append(data)
+        self._body_timeout.data_received = True
+        self._codec.receive_data(data)
         self.resume_reading()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The client left: so does the work for it."""
-        self._closing = True
-        self._crowd.remove(self)
-        self._deadline.cancel()
-        self._parting.cancel()
-        self._attention.stop()
-        self._trickle.cancel()
+        """Cancel the request that is being handled."""
+        self._lifecycle.apply_event(Event.CONNECTION_LOST)
+        self._settings.connection_limiter.remove(self)
+        self._body_timeout.cancel()
         self._memory.release_all()
-        incoming, self._incoming = self._incoming, None
-        if incoming is not None:
-            incoming.client_disconnected(ClientDisconnected("the client left"))
-        if self._work is not None:
-            self._work.cancel()
+        request, self._request = self._request, None
+        if request is not None:
+            request.client_disconnected(ClientDisconnected("The client disconnected."))
+        if self._handling is not None:
+            self._handling.cancel()
 
     def pauseProducing(self) -> None:
-        """The client reads slower than we write."""
-        self._full = True
+        """Pause the response: the write buffer is full."""
+        self._lifecycle.is_write_buffer_full = True
         self._memory.add_unsent(SOCKET_BUFFER_SIZE)
-        if self._incoming is not None:
-            self._incoming.pause_response()
+        if self._request is not None:
+            self._request.pause_response()
 
     def resumeProducing(self) -> None:
-        """The client has caught up."""
-        self._full = self._late = False
+        """Resume the response, or read the next request: the write buffer is empty."""
+        self._lifecycle.is_write_buffer_full = False
         self._memory.clear_unsent()
-        if self._incoming is not None:
-            self._incoming.resume_response()
-        elif not self._closing:
+        if self._request is not None:
+            self._request.resume_response()
+        elif self._lifecycle.is_open:
+            self._lifecycle.apply_event(Event.WRITE_RESUMED)
             self.resume_reading()
 
     def stopProducing(self) -> None:
-        """The transport is closing."""
+        """Do nothing: the transport is closing, and `connectionLost` follows."""
 
-    # -- reading
+    # -- reading requests
 
     def resume_reading(self) -> None:
-        """Hand on what was read until somebody asks to wait."""
-        if self._pumping:
+        """Pass on what was received, as far as it is wanted."""
+        if self._is_reading:
             return
-        self._pumping = True
+        self._is_reading = True
         try:
-            while not self._closing and self._advance():
+            while self._lifecycle.is_open and self._read_next():
                 pass
         finally:
-            self._pumping = False
-        if not self._closing:
+            self._is_reading = False
+        if self._lifecycle.is_open:
             self._read_ahead()
 
-    def _advance(self) -> bool:
-        """One step; False when there is nothing to do for now."""
-        if self._incoming is None:
-            return self._guarded(self._next_head)
-        return self._incoming.wants_body and self._guarded(self._next_body)
+    def _read_next(self) -> bool:
+        """Read a head or a part of a body; return False where there is nothing to read for now."""
+        if self._request is None:
+            return self._refuse_on_error(self._read_head)
+        return self._request.wants_body and self._refuse_on_error(self._read_body)
 
-    def _guarded(self, step: Callable[[], bool]) -> bool:
+    def _refuse_on_error(self, step: Callable[[], bool]) -> bool:
         try:
             return step()
-        except h11.RemoteProtocolError as error:
-            self._refuse(BadRequest(f"this is not HTTP as ctllm reads it: {describe_error(error)}"))
+        except MalformedRequest as error:
+            self._refuse(BadRequest(f"This is not valid HTTP/1.1: {describe_error(error)}."))
         except CtllmError as error:
             self._refuse(error)
         except Exception:
-            self._log.failure("serving a connection failed")
-            self._refuse(CtllmError(BROKE))
+            self._log.failure("Serving a connection failed.")
+            self._refuse(CtllmError(_INTERNAL_ERROR))
         return False
 
-    def _next_head(self) -> bool:
-        if self._entering or self._full:  # who does not read answers is asked for no questions
+    def _read_head(self) -> bool:
+        """Submit the next request to the throttle once its head is complete."""
+        lifecycle = self._lifecycle
+        if lifecycle.state not in _READS_HEAD:
             return False
-        raw = self._unread.take_head()
-        if raw is None:
+        # A client that does not read its responses has no other request started.
+        raw_head = None if lifecycle.is_write_buffer_full else self._codec.take_head()
+        if raw_head is None:
+            if self._codec.buffered_bytes:
+                lifecycle.apply_event(Event.HEAD_STARTED)
             return False
-        self._entering = True
-        self._crowd.remove(self)  # who has asked waits for us
-        self._deadline.cancel()
-        self._enter(lambda: self._entered(raw))
-        return not self._entering
+        lifecycle.apply_event(Event.HEAD_COMPLETED)
+        self._settings.connection_limiter.remove(self)  # it is our turn now, not the client's
+        self._settings.submit(lambda: self._start_request(raw_head))
+        return lifecycle.state is not State.QUEUED
 
-    def _entered(self, raw: bytes) -> bool:
-        self._entering = False
-        if self._closing:
+    def _start_request(self, raw_head: bytes) -> bool:
+        """Start the request that was queued; return False if the client has disconnected."""
+        if self._lifecycle.state is not State.QUEUED:
             return False
-        self._crowd.add_anonymous(self)
-        if self._guarded(lambda: self._begin(raw)):
+        self._lifecycle.apply_event(Event.REQUEST_STARTED)
+        self._settings.connection_limiter.add_anonymous(self)
+        if self._refuse_on_error(lambda: self._handle(raw_head)):
             self.resume_reading()
-            if self._incoming is not None and self._h11.their_state is h11.SEND_BODY:
-                self._trickle.start()
+            if self._request is not None and self._codec.is_body_pending:
+                self._body_timeout.start()
         return True
 
-    def _begin(self, raw: bytes) -> bool:
-        target, plain = split_target(raw)
-        self._h11.receive_data(plain)
-        event = self._h11.next_event()
-        if not isinstance(event, h11.Request):
-            raise BadRequest("this is not an HTTP request")
-        self._incoming = ServerRequest(
-            self, RequestHead(event.method, b"/"), raw
-        )  # if it is refused
-        self._incoming = ServerRequest(
-            self, check_request_head(event, target, raw), raw, self._response_headers
+    def _handle(self, raw_head: bytes) -> bool:
+        settings = self._settings
+        self._request = request = ServerRequest(
+            self,
+            self._codec.parse_head(raw_head),
+            raw_head,
+            settings.response_headers,
+            settings.is_internal,
         )
-        if self._incoming.head.target == b"*":
-            self._answer_for_all(self._incoming)
+        if request.head.target == b"*":
+            if request.head.method != b"OPTIONS":
+                raise BadRequest("The target * is for OPTIONS only.")
+            request.respond(200, b"")
             return True
-        self._work = Deferred.fromCoroutine(self._app(self._incoming))
-        self._work.addErrback(self._failed, self._incoming)
+        self._handling = Deferred.fromCoroutine(settings.handler(request))
+        self._handling.addErrback(self._handler_failed, request)
         return True
 
-    def _answer_for_all(self, incoming: ServerRequest) -> None:
-        """Answer what is asked of the server and of no resource, as Go's servers do."""
-        if incoming.head.method != b"OPTIONS":
-            raise BadRequest("only OPTIONS can be asked of *")
-        incoming.respond(200, b"")
-
-    def _failed(self, reason: Failure, incoming: ServerRequest) -> None:
+    def _handler_failed(self, reason: Failure, request: ServerRequest) -> None:
         error = reason.value
-        if isinstance(error, CancelledError) and incoming.is_disconnected:
+        if isinstance(error, CancelledError) and request.is_disconnected:
             return
         if isinstance(error, CtllmError):
-            incoming.fail(error)
+            request.fail(error)
             return
-        self._log.failure("answering {path} failed", reason, path=incoming.head.path)
-        incoming.fail(CtllmError(BROKE))
+        self._log.failure("Handling {path} failed.", reason, path=request.head.path)
+        request.fail(CtllmError(_INTERNAL_ERROR))
 
-    def _next_body(self) -> bool:
-        incoming = self._incoming
-        assert incoming is not None
-        if self._h11.their_state is not h11.SEND_BODY:
-            return False  # what follows is another request, for which this one's end is awaited
-        event = self._h11.next_event()
-        if event is h11.NEED_DATA:
-            if self._h11.they_are_waiting_for_100_continue:
-                self.send(
-                    h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-                )
-            data = self._unread.take_all()
-            self._in_parser = len(data)
-            if not data:
-                return False
-            self._h11.receive_data(data)
-        elif isinstance(event, h11.Data):
-            self._in_parser = max(0, self._in_parser - len(event.data))
-            incoming.body_data_received(bytes(event.data))
-        elif isinstance(event, h11.EndOfMessage):
-            self._in_parser = 0
-            incoming.body_finished()
+    def _read_body(self) -> bool:
+        """Pass on a part of the request body."""
+        request, codec = self._request, self._codec
+        assert request is not None
+        if not codec.is_body_pending:
+            return False  # what follows is the next request, which waits for this response
+        event = codec.next_body_event()
+        if event is BodyEvent.NEED_DATA:
+            if codec.is_continue_expected:
+                self._write(codec.encode_continue())
+            return codec.feed_body()
+        if event is BodyEvent.END:
+            request.body_finished()
+        else:
+            assert isinstance(event, bytes)
+            request.body_data_received(event)
         return True
 
+    def _wants_body(self) -> bool:
+        """Whether the request waits for the client to send more of its body."""
+        request = self._request
+        return request is not None and request.wants_body and self._codec.is_body_pending
+
     def _read_ahead(self) -> None:
-        """Keep reading a little, so that a client that leaves is noticed; heads have a limit."""
-        busy = self._incoming or self._entering or self._full
-        reading = len(self._unread) < READ_AHEAD or not busy
-        self._memory.set_unread(len(self._unread) + self._in_parser)
-        if reading and self._h11.their_state is h11.SEND_BODY:
-            reading = self._memory.try_reserve_read()
+        """Read a limited amount beyond what is wanted, so that a disconnect is noticed."""
+        codec, lifecycle = self._codec, self._lifecycle
+        is_busy = (
+            self._request is not None
+            or lifecycle.state is State.QUEUED
+            or lifecycle.is_write_buffer_full
+        )
+        # A head has a limit of its own.
+        is_reading = codec.buffered_bytes < READ_AHEAD or not is_busy
+        self._memory.set_unread(codec.unread_bytes)
+        if is_reading and codec.is_body_pending:
+            is_reading = self._memory.try_reserve_read()
         else:
             self._memory.release_read()
-        self._attention.set_reading(self.transport, reading)
+        lifecycle.set_reading(is_reading)
 
-    # -- writing, for Incoming
+    # -- refusing requests
 
-    def send(self, event: Any) -> None:
-        """Write one of h11's events."""
-        data = self._h11.send(event)
+    def _head_timed_out(self) -> None:
+        if self._codec.buffered_bytes:
+            seconds = self._settings.timeouts.head
+            self._refuse(
+                RequestTimeout(f"The request's head did not arrive within {seconds:g} seconds.")
+            )
+        else:
+            self._lifecycle.apply_event(Event.CLOSE)
+
+    def _body_timed_out(self) -> None:
+        seconds = self._settings.timeouts.body_idle
+        self._refuse(RequestTimeout(f"No data of the body arrived for {seconds:g} seconds."))
+
+    def _refuse(self, error: CtllmError) -> None:
+        """Respond with `error` if that is still possible, and close."""
+        request, self._request = self._request, None
+        if request is None:
+            request = ServerRequest(self, RequestHead(self._codec.method, b"/"), b"")
+        if self._handling is not None:
+            request.client_disconnected(error)
+        if self._codec.can_start_response and not request.write_error(error):
+            return
+        self._close_for_reading(Event.REQUEST_REFUSED)
+
+    def _close_for_reading(self, event: Event) -> None:
+        self._codec.take_buffer()
+        self._memory.set_unread(0)
+        self._memory.release_request()
+        self._lifecycle.apply_event(event)
+
+    def evict(self) -> None:
+        """Close, with an error if no response is under way: there are too many connections."""
+        if self._lifecycle.state in _IS_EVICTED_WITH_ERROR and (
+            not self._lifecycle.is_write_buffer_full
+        ):
+            write_now(self.transport, _EVICTED)
+            self._lifecycle.apply_event(Event.CLOSE)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._lifecycle.apply_event(Event.ABORT)
+
+    # -- the ResponseTransport of the request
+
+    def _write(self, data: bytes) -> None:
         if data:
-            if self._full:
+            if self._lifecycle.is_write_buffer_full:
                 self._memory.add_unsent(len(data))
             write_now(self.transport, data)
 
-    def send_chunk(self, piece: bytes) -> None:
-        """Write a piece of a chunked body: what h11 would write, without asking it each time."""
-        if self._full:
-            self._memory.add_unsent(len(piece))
-        write_now(self.transport, b"%x\r\n%b\r\n" % (len(piece), piece))
+    def write_head(self, head: ResponseHead) -> None:
+        """Send the head of the response; raises MalformedResponse."""
+        self._write(self._codec.encode_head(head.status, head.reason, head.headers))
+
+    def write_data(self, data: bytes) -> None:
+        """Send a part of a body that is not chunked; raises MalformedResponse."""
+        self._write(self._codec.encode_data(data))
+
+    def write_chunk(self, data: bytes) -> None:
+        """Send a chunk of a chunked body, without h11, which would write the same."""
+        if self._lifecycle.is_write_buffer_full:
+            self._memory.add_unsent(len(data))
+        write_now(self.transport, b"%x\r\n%b\r\n" % (len(data), data))
+
+    def write_end(self) -> None:
+        """Send the end of the response; raises MalformedResponse if the body is too short."""
+        self._write(self._codec.encode_end())
 
     @property
-    def speaks_chunks(self) -> bool:
-        """Whether the client is of a version that has them."""
-        return self._h11.their_http_version == b"1.1"
+    def has_chunked_responses(self) -> bool:
+        """Whether a response without a length is sent in chunks."""
+        return self._codec.has_chunked_responses
 
-    def end_by_closing(self) -> None:
-        """The answer to come has no end but that of the connection, as in HTTP/1.0."""
-        self._h11.their_http_version = b"1.0"
+    def delimit_by_close(self) -> None:
+        """Have the response end with the connection, as in HTTP/1.0."""
+        self._codec.delimit_by_close()
 
-    def body_is_unread(self) -> bool:
-        """Whether the client is still sending, so that this connection cannot go on."""
-        discard_body(self._h11, self._unread)
-        return self._h11.their_state is h11.SEND_BODY
+    def has_unread_body(self) -> bool:
+        """Whether the client still sends the request's body, so that the connection will close."""
+        self._codec.discard_body()
+        return self._codec.is_body_pending
 
     def mark_authenticated(self) -> None:
-        """It is known who asks; raises Overloaded."""
-        self._crowd.mark_authenticated(self)
+        """Protect the connection from eviction during this request; raises ServiceUnavailable."""
+        self._settings.connection_limiter.mark_authenticated(self)
 
     def reserve_memory(self) -> None:
-        """Reserve the memory of an exchange; raises TooManyRequests."""
+        """Reserve the memory that a request takes; raises TooManyRequests."""
         self._memory.reserve_request()
 
-    def abort(self) -> None:
-        """Close now: the memory is needed."""
-        self._closing = True
-        self.transport.abortConnection()
-
-    def answered(self) -> None:
-        """The answer is whole: serve the next request, or close."""
-        self._incoming = self._work = None
+    def response_finished(self) -> None:
+        """Read the next request, or close."""
+        self._request = self._handling = None
         self._memory.release_request()
-        self._crowd.add_anonymous(self)
-        self._trickle.cancel()
-        discard_body(self._h11, self._unread)
-        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
-            self._next_cycle()
-        elif self._h11.their_state is not h11.SEND_BODY:
-            self.close()
+        self._settings.connection_limiter.add_anonymous(self)
+        self._body_timeout.cancel()
+        self._codec.discard_body()
+        if self._codec.can_start_next_request:
+            self._codec.start_next_request()
+            self._lifecycle.apply_event(Event.RESPONSE_FINISHED)
+            self.resume_reading()
+        elif self._codec.is_body_pending:
+            self._close_for_reading(Event.BODY_UNREAD)
         else:
-            self._linger()
+            self._lifecycle.apply_event(Event.CLOSE)
 
-    def _next_cycle(self) -> None:
-        leftover, _ = self._h11.trailing_data
-        self._h11.start_next_cycle()
-        if leftover:  # h11 keeps what came after the body; heads are read from our own buffer
-            self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=self._max_head)
-            self._unread.prepend(leftover)
-        self._deadline.start(HEAD_TIMEOUT if self._unread else KEEP_ALIVE_TIMEOUT)
-        self.resume_reading()
+    def response_broken(self, last_data: bytes) -> None:
+        """Send `last_data` and close, in such a way that the response does not look complete."""
+        self._request = self._handling = None
+        self._memory.release_request()
+        self._lifecycle.closes_by_reset = self._codec.is_http_1_0
+        if last_data and self._codec.is_sending_body:
+            self._lifecycle.apply_event(Event.RESPONSE_BROKEN)
+            self._write(self._codec.encode_data(last_data))
+        else:
+            self._lifecycle.close_broken_response()
+
+    def response_malformed(self, error: MalformedResponse) -> None:
+        """Fail the request: data of its response does not fit the response's head."""
+        if self._request is not None:
+            self._request.fail_malformed(error)
+
+    def response_unwritable(self) -> None:
+        """Send a fixed error and close: writing the response raised an exception."""
+        self._log.failure("A response could not be written.")
+        self._request = self._handling = None
+        write_now(self.transport, _UNWRITABLE)
+        self._lifecycle.apply_event(Event.CLOSE)
 
     def hijack(self) -> tuple[Transport, bytes]:
-        """Leave the connection: its transport, and what was read of it.
+        """Give up the connection: return its transport, and what was received after the head.
 
-        It counts as one that is served until `release`.
+        It counts towards the limit of connections until `release` is called.
         """
-        self._deadline.cancel()
-        self._trickle.cancel()
-        self._incoming = self._work = None
+        self._body_timeout.cancel()
+        self._request = self._handling = None
         self._memory.release_all()
-        self._closing = True
-        self.transport.unregisterProducer()
-        self._attention.set_reading(self.transport, True)
-        return self.transport, self._unread.take_all()
+        self._lifecycle.apply_event(Event.UPGRADE)
+        return self.transport, self._codec.take_buffer()
 
     def release(self) -> None:
-        """The connection that was hijacked is closed, or counted elsewhere."""
-        self._crowd.remove(self)
+        """Stop counting a hijacked connection towards the limit of connections."""
+        self._settings.connection_limiter.remove(self)
 
-    def _wants_body(self) -> bool:
-        whole = self._h11.their_state is not h11.SEND_BODY
-        return not whole and self._incoming is not None and self._incoming.wants_body
 
-    def _trickled(self) -> None:
-        self._refuse(RequestTimeout(f"nothing of the body came for {BODY_IDLE_TIMEOUT:g} seconds"))
-
-    def _refuse(self, error: CtllmError) -> None:
-        incoming = self._incoming or ServerRequest(self, RequestHead(b"GET", b"/"), b"")
-        self._incoming = None
-        if self._work is not None:
-            incoming.client_disconnected(error)
-        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE) and not incoming.write_error(error):
-            return
-        self._linger()
+_READS_HEAD = frozenset((State.ACCEPTED, State.IDLE, State.READING_HEAD))
+_IS_EVICTED_WITH_ERROR = _READS_HEAD
 
 
 @implementer(IProtocolNegotiationFactory)
 class HttpServerFactory(Factory):
-    """Makes an `HttpServer` for each connection. `max_head` is in bytes.
+    """Makes a `ServerConnection` for each client.
 
-    Requests begin as the `turnstile` lets them; without one, each at once. The connections are
-    those of the `crowd`, and hold what the `limiter` allows.
+    `handler` is called with each request; it responds, or raises CtllmError. `throttle` decides
+    when a request starts, by default at once. `response_headers` returns the headers that any
+    response to a request has besides its own. `is_internal` is for a server whose clients are other
+    parts of ctllm: they are told by a header where a response ends with its connection only.
     """
 
     noisy = False
@@ -383,24 +458,31 @@ class HttpServerFactory(Factory):
         connection_limiter: ConnectionLimiter | None = None,
         memory_limiter: MemoryLimiter | None = None,
         response_headers: ResponseHeaders = no_headers,
+        is_internal: bool = False,
+        timeouts: ServerTimeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        enter: Enter = throttle.submit if throttle is not None else _at_once
-        connection_limiter = (
-            ConnectionLimiter(MAX_CONNECTIONS) if connection_limiter is None else connection_limiter
-        )
-        self._made = (
-            handler, clock, max_head_bytes, enter, connection_limiter, memory_limiter,
+        if connection_limiter is None:
+            connection_limiter = ConnectionLimiter(MAX_CONNECTIONS)
+        self._settings = _Settings(
+            handler,
+            clock,
+            max_head_bytes,
+            throttle.submit if throttle is not None else _start_at_once,
+            connection_limiter,
+            memory_limiter,
             response_headers,
-        )  # fmt: skip
+            is_internal,
+            timeouts,
+        )
 
     def acceptableProtocols(self) -> list[bytes]:
-        """For TLS: without an answer, clients that offer HTTP/2 too would be turned away."""
+        """Return the protocols for ALPN: without it, clients that offer HTTP/2 would be refused."""
         return [b"http/1.1"]
 
     def buildProtocol(self, addr: object) -> ServerConnection:
-        """A connection's protocol."""
-        return ServerConnection(*self._made)
+        """Make the protocol of a connection."""
+        return ServerConnection(self._settings)
 
 
-def _at_once(begin: StartRequest) -> None:
-    begin()
+def _start_at_once(start: StartRequest) -> None:
+    start()
