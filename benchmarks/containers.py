@@ -31,11 +31,11 @@ from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
     USE,
+    AccessTokenIssuer,
     Invites,
-    Issuer,
     PrivateDirectory,
     User,
-    load_keys,
+    load_signing_keys,
 )
 from tests.e2e.dockerd import IMAGE, Dockerd, dockerd
 from tests.ports import free_port
@@ -83,8 +83,8 @@ class House:
                    "--proxy-start-seconds=120"]  # fmt: skip
         self.cloud = place(stack, folder, "cloud", *options)
         self.cloud.until(lambda: listens(f"127.0.0.1:{self.port}"))
-        keys = load_keys(PrivateDirectory(self.state / "cloud"))
-        issuer = Issuer(keys.signing, time.time, 3600)
+        keys = load_signing_keys(PrivateDirectory(self.state / "cloud"))
+        issuer = AccessTokenIssuer(keys.signing_key, time.time, 3600)
         scopes = frozenset((USE, MANAGE, SERVE))
         self.tokens = [issuer.issue(User("ctllm", each, each), scopes) for each in NAMES]
 

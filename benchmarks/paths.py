@@ -23,11 +23,11 @@ from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
     USE,
-    Assertions,
-    Issuer,
+    AccessTokenIssuer,
+    AssertionSigner,
     PrivateDirectory,
     User,
-    load_keys,
+    load_signing_keys,
     proxy_id,
 )
 from tests.ports import free_port
@@ -149,13 +149,15 @@ def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
         "proxy": children(cloud.pid),
         "desktop": (desktop.pid,),
     }
-    keys = load_keys(PrivateDirectory(state / "cloud"))
-    token = Issuer(keys.signing, time.time, 3600).issue(USER, frozenset((USE, MANAGE, SERVE)))
+    keys = load_signing_keys(PrivateDirectory(state / "cloud"))
+    token = AccessTokenIssuer(keys.signing_key, time.time, 3600).issue(
+        USER, frozenset((USE, MANAGE, SERVE))
+    )
     whole = Way(
         f"127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, parts, tuple(parts), __version__
     )
-    proxy = proxy_id(keys.instance, USER.key)
-    vouched = {"Ctllm-Assertion": Assertions(keys.signing, time.time).sign(proxy, {USE})}
+    proxy = proxy_id(keys.instance_secret, USER.id)
+    vouched = {"Ctllm-Assertion": AssertionSigner(keys.signing_key, time.time).sign(proxy, {USE})}
     (inside,) = (state / "run").rglob("proxy.sock")
     return whole, Way(f"unix:{inside}", vouched, parts, ("proxy", "desktop"), __version__)
 

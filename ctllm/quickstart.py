@@ -79,7 +79,7 @@ class Welcome(Service):
             else:
                 return
         client = self._desktop.client_for(self._cloud.local_url)
-        await log_in(file, client, self._cloud.invite(_user_name()))
+        await log_in(file, client, self._cloud.create_invite(_user_name()))
 
     async def _connected(self) -> None:
         """Wait until the printed lines work, or for a while."""
@@ -90,7 +90,7 @@ class Welcome(Service):
     def _screen(self, key: str) -> str:
         ollama = self._desktop.ollama
         status = ollama.status
-        link = f"{self._cloud.url}/#invite={self._cloud.invite(_user_name())}"
+        link = f"{self._cloud.url}/#invite={self._cloud.create_invite(_user_name())}"
         model = next(iter(status.models), NO_MODEL)
         where = [
             f"ctllm {__version__} is running; Ctrl-C stops it.",

@@ -95,19 +95,19 @@ def resume(config: Config, _: Command) -> None:
 
 def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
-    from ctllm.cloud.admin.api import answers, operator_socket
-    from ctllm.cloud.admin.client import Remote
+    from ctllm.cloud.admin.api import admin_socket_path, is_listening
+    from ctllm.cloud.admin.client import AdminClient
 
     folder = cloud_state(config)
-    path = operator_socket(Path(config.state))
+    path = admin_socket_path(Path(config.state))
     try:
-        running = answers(path)
+        running = is_listening(path)
     except PermissionError:
         raise BadRequest(f"{path}: only root and the cloud's user may ask the cloud") from None
 
     async def asking(reactor: Any) -> None:
         if running:
-            remote = Remote(reactor, str(path))
+            remote = AdminClient(reactor, str(path))
             try:
                 await work(remote, reactor)
             finally:
@@ -119,20 +119,20 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
 
 
 def _local(config: Config, folder: Any, reactor: Any) -> Any:
-    from ctllm.cloud.admin.client import Local
-    from ctllm.cloud.audit import Audit
-    from ctllm.cloud.identity import load_keys
+    from ctllm.cloud.admin.client import OfflineAdmin
+    from ctllm.cloud.audit import AuditLog
+    from ctllm.cloud.identity import load_signing_keys
     from ctllm.cloud.spawners.factory import runtime_for
     from ctllm.cloud.spawners.interfaces import Instance, no_matter
     from ctllm.cloud.spawners.peer_verification import endpoint_to
 
     state = Path(config.state)
-    runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_keys(folder))
+    runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_signing_keys(folder))
 
     def connect(instance: Instance) -> Any:
         return endpoint_to(reactor, instance, no_matter)
 
-    return Local(runtime, reactor, connect, Audit(state))
+    return OfflineAdmin(runtime, reactor, connect, AuditLog(state))
 
 
 def _one(wanted: str, ids: Sequence[str]) -> list[str]:

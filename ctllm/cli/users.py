@@ -56,15 +56,17 @@ def revoke(config: Config, told: Command) -> None:
         Revocations,
         Sessions,
         User,
-        load_keys,
-        user_name,
+        load_signing_keys,
+        parse_user_name,
     )
 
-    name = user_name(told.argument)
+    name = parse_user_name(told.argument)
     user = User(ISSUER, name, name)
     state = cloud_state(config)
     # This comes first: whatever goes wrong with the rest, nothing of it counts any more.
-    Revocations(state.subdirectory("revocations"), load_keys(state).instance).revoke(user)
+    Revocations(state.subdirectory("revocations"), load_signing_keys(state).instance_secret).revoke(
+        user
+    )
     sessions = Sessions(state.subdirectory("sessions"), time.time).close_all(user)
     invites = Invites(state.subdirectory("invites"), time.time).remove_all(user)
     say(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")

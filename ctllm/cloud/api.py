@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from ctllm import __version__
 from ctllm.auth.session_assertions import USE
-from ctllm.cloud.identity import SERVE, ApiKeys, Assertions, Grant
+from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.sign_in import SignIn
+from ctllm.cloud.session_api import SessionApi
 from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import ASSERTION
@@ -31,61 +31,65 @@ _OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 
 
-Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
+KeyHash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
-class Lease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class KeyLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The API keys of one desktop that count, by hash, for so many seconds.
 
     Those that are in `manage` too may also change models.
     """
 
-    hashes: Annotated[list[Hash], Meta(max_length=100)]
+    hashes: Annotated[list[KeyHash], Meta(max_length=100)]
     seconds: Annotated[float, Meta(ge=10, le=600)]
-    manage: Annotated[list[Hash], Meta(max_length=100)] = []
+    manage: Annotated[list[KeyHash], Meta(max_length=100)] = []
 
 
-Manager = Callable[[], Awaitable[Grant]]
-Handler = Callable[[ServerRequest, Manager, tuple[str, ...]], Awaitable[None]]
+Authenticate = Callable[[], Awaitable[AccessGrant]]
+Handler = Callable[[ServerRequest, Authenticate, tuple[str, ...]], Awaitable[None]]
 
 
-class Api:
+class ManagementApi:
     """The management endpoints."""
 
     def __init__(
         self,
-        sign_in: SignIn,
-        keys: ApiKeys,
-        assertions: Assertions,
-        proxy_of: Callable[[Grant], str],
+        session_api: SessionApi,
+        api_key_leases: ApiKeyLeases,
+        assertion_signer: AssertionSigner,
+        proxy_id_of: Callable[[AccessGrant], str],
         proxies: ProxyManager,
         clock: Clock,
     ) -> None:
-        self._sign_in = sign_in
-        self._keys = keys
-        self._assertions = assertions
-        self._proxy_of = proxy_of
+        self._session_api = session_api
+        self._api_key_leases = api_key_leases
+        self._assertion_signer = assertion_signer
+        self._proxy_id_of = proxy_id_of
         self._proxies = proxies
         self._clock = clock
         self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
-            (re.compile("/health"), {"GET": self._health}),
-            (re.compile("/ctllm/openapi.json"), {"GET": self._openapi}),
+            (re.compile("/health"), {"GET": self._get_health}),
+            (re.compile("/ctllm/openapi.json"), {"GET": self._get_openapi}),
             (
                 re.compile("/ctllm/session"),
-                {"POST": self._sign, "GET": self._who, "DELETE": self._sign_out},
+                {
+                    "POST": self._create_session,
+                    "GET": self._get_session,
+                    "DELETE": self._delete_session,
+                },
             ),
-            (re.compile("/ctllm/session/token"), {"POST": self._renew}),
-            (re.compile("/ctllm/session/invite"), {"POST": self._invite}),
-            (re.compile("/ctllm/session/introspect"), {"POST": self._introspect}),
+            (re.compile("/ctllm/session/token"), {"POST": self._renew_token}),
+            (re.compile("/ctllm/session/invite"), {"POST": self._create_login_code}),
+            (re.compile("/ctllm/session/introspect"), {"POST": self._introspect_invite}),
             (
                 re.compile("/ctllm/proxy"),
-                {"GET": self._proxy, "PUT": self._start, "DELETE": self._stop},
+                {"GET": self._get_proxy, "PUT": self._start_proxy, "DELETE": self._stop_proxy},
             ),
-            (re.compile("/ctllm/desktops"), {"GET": self._desktops}),
-            (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease}),
+            (re.compile("/ctllm/desktops"), {"GET": self._list_desktops}),
+            (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease_keys}),
         ]
 
-    async def answer(self, incoming: ServerRequest, manager: Manager) -> None:
+    async def handle(self, incoming: ServerRequest, manager: Authenticate) -> None:
         """Answer one management call; `manager` says who asks, or raises."""
         path = incoming.head.path.decode("latin-1")
         method = incoming.head.method.decode("latin-1")
@@ -101,52 +105,76 @@ class Api:
 
     # -- without a token
 
-    async def _health(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _get_health(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
         trouble = self._proxies.trouble
         status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
         told = {"status": status, "version": __version__, "proxies": self._proxies.count}
         incoming.respond(200, {**told, "error": trouble or None})
 
-    async def _openapi(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
+    async def _get_openapi(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
         incoming.respond(200, _OPENAPI, _JSON)
 
-    async def _sign(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.redeem(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
-
-    async def _renew(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.renew(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
-
-    async def _introspect(
-        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    async def _create_session(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._sign_in.introspect(incoming, await read_json_body(incoming, MAX_BODY, self._clock))
+        self._session_api.create_session(
+            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
+        )
 
-    async def _sign_out(
-        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    async def _renew_token(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._sign_in.sign_out(incoming)
+        self._session_api.renew_token(
+            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
+        )
+
+    async def _introspect_invite(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._session_api.introspect_invite(
+            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
+        )
+
+    async def _delete_session(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._session_api.delete_session(incoming)
 
     # -- with one
 
-    async def _who(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.who(incoming, await manager())
+    async def _get_session(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._session_api.get_session(incoming, await manager())
 
-    async def _invite(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        self._sign_in.invite(incoming, await manager())
+    async def _create_login_code(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        self._session_api.create_login_code(incoming, await manager())
 
-    async def _proxy(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        incoming.respond(200, await self._described(self._proxy_of(await manager())))
+    async def _get_proxy(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        incoming.respond(200, await self._proxy_status(self._proxy_id_of(await manager())))
 
-    async def _start(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        proxy = self._proxy_of(await manager())
+    async def _start_proxy(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        proxy = self._proxy_id_of(await manager())
         await self._proxies.ensure(proxy)
-        incoming.respond(200, await self._described(proxy))
+        incoming.respond(200, await self._proxy_status(proxy))
 
-    async def _stop(self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]) -> None:
-        await self._proxies.remove(self._proxy_of(await manager()), "stopped by its user")
+    async def _stop_proxy(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        await self._proxies.remove(self._proxy_id_of(await manager()), "stopped by its user")
         incoming.respond(204)
 
-    async def _described(self, proxy: str) -> dict[str, object]:
+    async def _proxy_status(self, proxy: str) -> dict[str, object]:
         status = self._proxies.status(proxy)
         health = await self._proxies.health(proxy) or {}
         return {
@@ -158,27 +186,27 @@ class Api:
             "error": status.error,
         }
 
-    async def _desktops(
-        self, incoming: ServerRequest, manager: Manager, _: tuple[str, ...]
+    async def _list_desktops(
+        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
     ) -> None:
         """What the user's proxy says; asking does not start one."""
-        proxy = self._proxy_of(await manager())
+        proxy = self._proxy_id_of(await manager())
         if self._proxies.status(proxy).state != "running":
             incoming.respond(200, {"desktops": []})
             return
         origin = await self._proxies.ensure(proxy, begins=False)
-        assertion = self._assertions.sign(proxy, frozenset((USE,))).encode()
+        assertion = self._assertion_signer.sign(proxy, frozenset((USE,))).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
         status, told = await fetch(origin, head, self._clock, 5.0, 1 << 20)
         if status != 200:
             raise origin.unreachable_error(f"your streaming proxy answers with status {status}")
         incoming.respond(200, told, _JSON)
 
-    async def _lease(
-        self, incoming: ServerRequest, manager: Manager, desktop: tuple[str, ...]
+    async def _lease_keys(
+        self, incoming: ServerRequest, manager: Authenticate, desktop: tuple[str, ...]
     ) -> None:
         grant = await manager()
-        grant.require(SERVE)
-        lease = decode_json_body(await read_json_body(incoming, MAX_BODY, self._clock), Lease)
-        self._keys.lease(grant, desktop[0], lease.hashes, lease.seconds, lease.manage)
+        grant.require_scope(SERVE)
+        lease = decode_json_body(await read_json_body(incoming, MAX_BODY, self._clock), KeyLease)
+        self._api_key_leases.lease(grant, desktop[0], lease.hashes, lease.seconds, lease.manage)
         incoming.respond(204)

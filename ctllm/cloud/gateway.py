@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ctllm.cloud.api import Api
-from ctllm.cloud.identity import MANAGE, SERVE, USE, Assertions, Grant, Identities
-from ctllm.cloud.in_flight import InFlight
+from ctllm.cloud.active_requests import ActiveRequests
+from ctllm.cloud.api import ManagementApi
+from ctllm.cloud.identity import (
+    MANAGE,
+    SERVE,
+    USE,
+    AccessGrant,
+    AssertionSigner,
+    CompositeTokenVerifier,
+)
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.user_limits import Shares, tunnels
-from ctllm.cloud.web_ui import HEADERS, PAGE, page
+from ctllm.cloud.user_limits import UserLimiter, tunnel_limiter
+from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
 from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
@@ -31,17 +38,17 @@ from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, r
 from ctllm.reactor.interfaces import Clock, Transport
 from ctllm.reactor.timeout import Timeout
 
-KEY_NEEDED = (
+API_KEY_REQUIRED = (
     "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
     "Make one on a desktop with: ctllm keys add NAME"
 )
-OLLAMA_COMMAND = (
+OLLAMA_CLI_UNSUPPORTED = (
     "the ollama command sends no API key, so it cannot use this server directly. Run a ctllm "
     "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
     "OLLAMA_HOST=127.0.0.1:11435"
 )
 #: Seconds that a tunnel whose user was revoked has to be closed in order by its proxy, which ends.
-FAREWELL = 1.0
+REVOKED_TUNNEL_GRACE = 1.0
 
 
 class Gateway:
@@ -49,49 +56,49 @@ class Gateway:
 
     def __init__(
         self,
-        identity: Identities,
-        assertions: Assertions,
-        proxy_of: Callable[[Grant], str],
+        token_verifier: CompositeTokenVerifier,
+        assertion_signer: AssertionSigner,
+        proxy_id_of: Callable[[AccessGrant], str],
         proxies: ProxyManager,
-        api: Api,
+        api: ManagementApi,
         metrics: Metrics,
         origins: tuple[str, ...],
         clock: Clock,
-        shares: Shares,
-        in_flight: InFlight,
+        request_limiter: UserLimiter,
+        active_requests: ActiveRequests,
     ) -> None:
-        self._identity = identity
-        self._assertions = assertions
-        self._proxy_of = proxy_of
+        self._token_verifier = token_verifier
+        self._assertion_signer = assertion_signer
+        self._proxy_id_of = proxy_id_of
         self._proxies = proxies
         self._api = api
         self._metrics = metrics
         self._clock = clock
-        self._shares = shares
-        self._tunnels = tunnels()
-        self._in_flight = in_flight
-        self._listed = CorsPolicy(origin_matcher(origins))
-        self._local_pages = CorsPolicy(origin_matcher(OLLAMA_ORIGINS), credentials=False)
+        self._request_limiter = request_limiter
+        self._tunnel_limiter = tunnel_limiter()
+        self._active_requests = active_requests
+        self._configured_origins = CorsPolicy(origin_matcher(origins))
+        self._local_origins = CorsPolicy(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.head = canonical_request(incoming.head)
         if is_preflight(asked):
-            incoming.respond(204, None, self._cors_for(asked).preflight_headers(asked))
-        elif _wants_page(asked):
+            incoming.respond(204, None, self._cors_policy_for(asked).preflight_headers(asked))
+        elif _requests_page(asked):
             incoming.respond(200, PAGE, HEADERS)
         elif asked.path == b"/ws/tunnel":
-            await self._tunnel(incoming)
+            await self._open_tunnel(incoming)
         elif asked.path.startswith(b"/ctllm/exchanges/"):
-            await self._relay(incoming, begins=False)
+            await self._relay_request(incoming, begins=False)
         elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
-            await self._managed(incoming)
+            await self._handle_management(incoming)
         else:
             refuse_websocket(asked)
             if not presented_tokens(asked):
-                self._answer_stranger(incoming)
+                self._respond_without_token(incoming)
                 return
-            await self._relay(incoming)
+            await self._relay_request(incoming)
 
     def response_headers(self, head: RequestHead) -> Headers:
         """Return the headers that any response to `head` has: those of CORS, and how it ends.
@@ -100,43 +107,45 @@ class Gateway:
         that may carry another user's request.
         """
         try:
-            headers = self._cors_for(head).response_headers(head)
+            headers = self._cors_policy_for(head).response_headers(head)
         except CtllmError:
             headers = ()
         if head.path == b"/ws/tunnel" and _is_websocket_handshake(head):
             headers = (*headers, (b"Connection", b"close"))
         return headers
 
-    def _cors_for(self, asked: RequestHead) -> CorsPolicy:
+    def _cors_policy_for(self, asked: RequestHead) -> CorsPolicy:
         """The rule for the page behind `asked`.
 
         Besides those that are listed, pages of the client's own machine may use models, as Ollama
         has it, where they bring a key and no cookie is in play.
         """
-        if self._listed.response_headers(asked) or asked.path.startswith((b"/ctllm/", b"/ws/")):
-            return self._listed
+        if self._configured_origins.response_headers(asked) or asked.path.startswith(
+            (b"/ctllm/", b"/ws/")
+        ):
+            return self._configured_origins
         if is_preflight(asked):
-            return self._local_pages if requests_api_key(asked) else self._listed
+            return self._local_origins if requests_api_key(asked) else self._configured_origins
         keyed = get_header(asked.headers, b"cookie") is None and presented_tokens(asked)
-        return self._local_pages if keyed else self._listed
+        return self._local_origins if keyed else self._configured_origins
 
     # -- who asks
 
-    async def grant(self, incoming: ServerRequest) -> Grant:
+    async def authenticate(self, incoming: ServerRequest) -> AccessGrant:
         """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
-        refusal: CtllmError = Unauthorized(KEY_NEEDED)
+        refusal: CtllmError = Unauthorized(API_KEY_REQUIRED)
         for token in presented_tokens(incoming.head):
             try:
-                grant = await self._identity.verify(token)
+                grant = await self._token_verifier.verify(token)
             except Unauthorized as error:
-                self._metrics.refused_token()
+                self._metrics.authentication_failed()
                 refusal = error
             else:
                 incoming.mark_authenticated()
                 return grant
         raise refusal
 
-    def _answer_stranger(self, incoming: ServerRequest) -> None:
+    def _respond_without_token(self, incoming: ServerRequest) -> None:
         """Answer a request of Ollama's API that has no key; raises CtllmError.
 
         Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
@@ -147,76 +156,76 @@ class Gateway:
             incoming.respond(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
             return
         if (get_header(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
-            raise Forbidden(OLLAMA_COMMAND)
-        raise Unauthorized(KEY_NEEDED)
+            raise Forbidden(OLLAMA_CLI_UNSUPPORTED)
+        raise Unauthorized(API_KEY_REQUIRED)
 
     # -- where it goes
 
-    async def _managed(self, incoming: ServerRequest) -> None:
-        async def manager() -> Grant:
-            grant = await self.grant(incoming)
-            grant.require(MANAGE)
-            self._take_share(incoming, grant)
+    async def _handle_management(self, incoming: ServerRequest) -> None:
+        async def manager() -> AccessGrant:
+            grant = await self.authenticate(incoming)
+            grant.require_scope(MANAGE)
+            self._reserve_request(incoming, grant)
             return grant
 
-        await self._api.answer(incoming, manager)
+        await self._api.handle(incoming, manager)
 
-    async def _relay(self, incoming: ServerRequest, begins: bool = True) -> None:
+    async def _relay_request(self, incoming: ServerRequest, begins: bool = True) -> None:
         began = self._clock.seconds()
-        grant = await self.grant(incoming)
-        grant.require(USE)
-        scopes = _authorised(grant, incoming.head) if begins else frozenset((USE,))
-        self._take_share(incoming, grant)
-        origin, assertion = await self._way(grant, scopes, begins)
-        self._metrics.exchange_began()
-        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
-        incoming.add_observer(partial(self._over, landed))
+        grant = await self.authenticate(incoming)
+        grant.require_scope(USE)
+        scopes = _required_scopes(grant, incoming.head) if begins else frozenset((USE,))
+        self._reserve_request(incoming, grant)
+        origin, assertion = await self._connect_proxy(grant, scopes, begins)
+        self._metrics.request_started()
+        landed = self._active_requests.add(self._proxy_id_of(grant), grant, incoming.abort)
+        incoming.add_observer(partial(self._request_finished, landed))
         head = deduct_elapsed(
             request_to_proxy(incoming.head, assertion), self._clock.seconds() - began
         )
         incoming.relay_to(origin.start_request(head, incoming))
 
-    def _take_share(self, incoming: ServerRequest, grant: Grant) -> None:
+    def _reserve_request(self, incoming: ServerRequest, grant: AccessGrant) -> None:
         """Count a request as its user's until it is over; raises TooManyRequests."""
-        give = self._shares.take(self._proxy_of(grant))
+        give = self._request_limiter.reserve(self._proxy_id_of(grant))
         incoming.add_observer(lambda _: give())
 
-    def _over(self, landed: Callable[[], None], outcome: Outcome) -> None:
+    def _request_finished(self, landed: Callable[[], None], outcome: Outcome) -> None:
         landed()
-        self._metrics.exchange(outcome)
+        self._metrics.request_finished(outcome)
 
-    async def _way(
-        self, grant: Grant, scopes: frozenset[str], begins: bool
+    async def _connect_proxy(
+        self, grant: AccessGrant, scopes: frozenset[str], begins: bool
     ) -> tuple[ConnectionPool, bytes]:
         """The user's proxy, started if need be, and what it believes."""
-        proxy = self._proxy_of(grant)
+        proxy = self._proxy_id_of(grant)
         try:
             origin = await self._proxies.ensure(proxy, begins)
         finally:  # it took time, in which the user may have been revoked
-            self._identity.check(grant)
-        return origin, self._assertions.sign(proxy, scopes).encode()
+            self._token_verifier.check_active(grant)
+        return origin, self._assertion_signer.sign(proxy, scopes).encode()
 
-    async def _tunnel(self, incoming: ServerRequest) -> None:
+    async def _open_tunnel(self, incoming: ServerRequest) -> None:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
         if not _is_websocket_handshake(incoming.head):
             raise NotFound("this is where desktops connect their WebSocket")
-        grant = await self.grant(incoming)
-        grant.require(SERVE)
+        grant = await self.authenticate(incoming)
+        grant.require_scope(SERVE)
         require_websocket(incoming)
-        free = self._take_tunnel(incoming, grant)
-        origin, assertion = await self._way(grant, frozenset((USE, SERVE)), begins=False)
+        free = self._reserve_tunnel(incoming, grant)
+        origin, assertion = await self._connect_proxy(grant, frozenset((USE, SERVE)), begins=False)
         head = request_to_tunnel(incoming.head, assertion)
-        landed = self._in_flight.add(self._proxy_of(grant), grant, incoming.abort)
+        landed = self._active_requests.add(self._proxy_id_of(grant), grant, incoming.abort)
         incoming.add_observer(lambda _: landed())
-        joined = partial(self._joined, incoming, grant, free)
+        joined = partial(self._splice_tunnel, incoming, grant, free)
         incoming.relay_to(origin.upgrade(head, incoming, joined))
 
-    def _take_tunnel(self, incoming: ServerRequest, grant: Grant) -> Callable[[], None]:
+    def _reserve_tunnel(self, incoming: ServerRequest, grant: AccessGrant) -> Callable[[], None]:
         """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
-        proxy = self._proxy_of(grant)
-        give_tunnel = self._tunnels.take(proxy)
+        proxy = self._proxy_id_of(grant)
+        give_tunnel = self._tunnel_limiter.reserve(proxy)
         try:
-            give = self._shares.take(proxy)
+            give = self._request_limiter.reserve(proxy)
         except CtllmError:
             give_tunnel()
             raise
@@ -232,10 +241,10 @@ class Gateway:
         incoming.add_observer(over)
         return free
 
-    def _joined(
+    def _splice_tunnel(
         self,
         incoming: ServerRequest,
-        grant: Grant,
+        grant: AccessGrant,
         free: Callable[[], None],
         made: Transport,
         head: ResponseHead,
@@ -243,8 +252,10 @@ class Gateway:
     ) -> None:
         """The proxy has agreed: from here on there is no HTTP on either connection."""
         taken, read = incoming.hijack()
-        cut = Timeout(self._clock, partial(_cut, taken, made))
-        landed = self._in_flight.add(self._proxy_of(grant), grant, lambda _: cut.start(FAREWELL))
+        cut = Timeout(self._clock, partial(_abort_both, taken, made))
+        landed = self._active_requests.add(
+            self._proxy_id_of(grant), grant, lambda _: cut.start(REVOKED_TUNNEL_GRACE)
+        )
 
         def over() -> None:
             landed()
@@ -254,12 +265,12 @@ class Gateway:
         splice(taken, made, self._clock, switching_protocols(head) + rest, read, over)
 
 
-def _cut(taken: Transport, made: Transport) -> None:
+def _abort_both(taken: Transport, made: Transport) -> None:
     taken.abortConnection()
     made.abortConnection()
 
 
-def _authorised(grant: Grant, asked: RequestHead) -> frozenset[str]:
+def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
     """The scopes that `asked` needs and `grant` has; raises Forbidden or MethodNotAllowed.
 
     What the table lacks is for the desktop to open (`desktop.allow`), and no key may ask for it
@@ -287,6 +298,6 @@ def _is_websocket_handshake(head: RequestHead) -> bool:
     return (get_header(head.headers, b"upgrade") or b"").lower() == b"websocket"
 
 
-def _wants_page(asked: RequestHead) -> bool:
+def _requests_page(asked: RequestHead) -> bool:
     reads = asked.method in (b"GET", b"HEAD")
-    return asked.path == b"/" and reads and page(get_header(asked.headers, b"accept"))
+    return asked.path == b"/" and reads and accepts_html(get_header(asked.headers, b"accept"))

@@ -14,11 +14,11 @@ from ctllm.cloud.spawners.interfaces import Usage
 _BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
 
 
-class _Use(Collector):
+class _UsageCollector(Collector):
     """What each proxy uses; those that are gone are not shown any more."""
 
     def __init__(self) -> None:
-        self.used: Mapping[str, Usage] = {}
+        self.usage: Mapping[str, Usage] = {}
 
     def collect(self) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
@@ -27,7 +27,7 @@ class _Use(Collector):
         cpu = CounterMetricFamily(
             "ctllm_proxy_cpu_seconds", "Processor time of a streaming proxy.", labels=["proxy"]
         )
-        for proxy_id, used in self.used.items():
+        for proxy_id, used in self.usage.items():
             memory.add_metric([proxy_id], used.memory)
             cpu.add_metric([proxy_id], used.cpu)
         yield memory
@@ -48,42 +48,42 @@ class Metrics:
             "Streaming proxies of an earlier run of the cloud that were taken over.",
             registry=registry,
         )
-        self._failures = Counter(
+        self._start_failures = Counter(
             "ctllm_proxy_start_failures",
             "Starts of streaming proxies that failed or were refused.",
             ["reason"],
             registry=registry,
         )
-        self._removals = Counter(
-            "ctllm_proxy_removals",
+        self._terminations = Counter(
+            "ctllm_proxy_terminations",
             "Ends of streaming proxies that had started.",
             ["reason"],
             registry=registry,
         )
         self._start_seconds = Histogram(
-            "ctllm_proxy_start_seconds",
+            "ctllm_proxy_start_duration_seconds",
             "How long streaming proxies took to start.",
             buckets=_BUCKETS,
             registry=registry,
         )
-        self._exchanges = Counter(
-            "ctllm_exchanges", "Exchanges that were relayed.", ["outcome"], registry=registry
+        self._requests = Counter(
+            "ctllm_requests", "Exchanges that were relayed.", ["outcome"], registry=registry
         )
-        self._under_way = Gauge(
-            "ctllm_exchanges_under_way", "Exchanges that are being relayed.", registry=registry
+        self._requests_in_progress = Gauge(
+            "ctllm_requests_in_progress", "Exchanges that are being relayed.", registry=registry
         )
-        self._refused_tokens = Counter(
+        self._authentication_failures = Counter(
             "ctllm_authentication_failures", "Tokens that could not be verified.", registry=registry
         )
 
-        self._use = _Use()
-        registry.register(self._use)
+        self._usage_collector = _UsageCollector()
+        registry.register(self._usage_collector)
 
-    def use(self, used: Mapping[str, Usage]) -> None:
+    def update_usage(self, used: Mapping[str, Usage]) -> None:
         """What each proxy, by its id, uses at this moment."""
-        self._use.used = used
+        self._usage_collector.usage = used
 
-    def proxy_moved(self, old: str | None, new: str | None) -> None:
+    def proxy_state_changed(self, old: str | None, new: str | None) -> None:
         """One proxy is no longer in the state `old`, but in `new`; None for absent."""
         if old is not None:
             self._proxies.labels(old).dec()
@@ -99,27 +99,27 @@ class Metrics:
         """One that ran before we did is looked after."""
         self._adoptions.inc()
 
-    def proxy_failed(self, reason: str) -> None:
+    def proxy_start_failed(self, reason: str) -> None:
         """A start failed, or was refused."""
-        self._failures.labels(reason).inc()
+        self._start_failures.labels(reason).inc()
 
-    def proxy_removed(self, reason: str) -> None:
+    def proxy_terminated(self, reason: str) -> None:
         """A proxy that had started is no more."""
-        self._removals.labels(reason).inc()
+        self._terminations.labels(reason).inc()
 
-    def exchange_began(self) -> None:
+    def request_started(self) -> None:
         """An exchange is under way; `exchange` must follow."""
-        self._under_way.inc()
+        self._requests_in_progress.inc()
 
-    def exchange(self, outcome: str) -> None:
+    def request_finished(self, outcome: str) -> None:
         """An exchange that had begun is over."""
-        self._under_way.dec()
-        self._exchanges.labels(outcome).inc()
+        self._requests_in_progress.dec()
+        self._requests.labels(outcome).inc()
 
-    def refused_token(self) -> None:
+    def authentication_failed(self) -> None:
         """A token was none that we know, or none any more."""
-        self._refused_tokens.inc()
+        self._authentication_failures.inc()
 
-    def render(self) -> tuple[bytes, bytes]:
+    def render_text(self) -> tuple[bytes, bytes]:
         """Give the content type and the body of the page that Prometheus reads."""
         return CONTENT_TYPE_LATEST.encode(), generate_latest(self._registry)

@@ -8,41 +8,43 @@ from collections.abc import Callable
 from ctllm.errors import TooManyRequests
 
 #: Which part of the room for requests one user may have. Three users are not enough to fill it.
-PART = 4
+CAPACITY_DIVISOR = 4
 #: How many tunnels one user may have: a proxy takes as many (two for each of 32 desktops).
-MAX_TUNNELS = 64
+MAX_TUNNELS_PER_USER = 64
 
 
-class Shares:
+class UserLimiter:
     """Counts `what`; `most` for each user."""
 
-    def __init__(self, most: int, what: str = "requests of yours are under way") -> None:
-        self._most = most
-        self._what = what
-        self._under_way: Counter[str] = Counter()
+    def __init__(self, limit: int, description: str = "requests of yours are under way") -> None:
+        self._limit = limit
+        self._description = description
+        self._in_use: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many users have any."""
-        return len(self._under_way)
+        return len(self._in_use)
 
-    def take(self, user: str) -> Callable[[], None]:
+    def reserve(self, user: str) -> Callable[[], None]:
         """One more; to be called when it is over. Raises TooManyRequests."""
-        if self._under_way[user] >= self._most:
-            raise TooManyRequests(f"{self._most} {self._what}; try again when some ended")
-        self._under_way[user] += 1
-        return lambda: self._give(user)
+        if self._in_use[user] >= self._limit:
+            raise TooManyRequests(f"{self._limit} {self._description}; try again when some ended")
+        self._in_use[user] += 1
+        return lambda: self._release(user)
 
-    def _give(self, user: str) -> None:
-        self._under_way[user] -= 1
-        if not self._under_way[user]:
-            del self._under_way[user]
+    def _release(self, user: str) -> None:
+        self._in_use[user] -= 1
+        if not self._in_use[user]:
+            del self._in_use[user]
 
 
-def share_of(most: int, room: int) -> int:
+def max_requests_per_user(configured: int, capacity: int) -> int:
     """Give how many requests one user may have: `most`, or a part of the `room` for all."""
-    return max(1, min(most, room // PART))
+    return max(1, min(configured, capacity // CAPACITY_DIVISOR))
 
 
-def tunnels() -> Shares:
+def tunnel_limiter() -> UserLimiter:
     """Count tunnels."""
-    return Shares(MAX_TUNNELS, "tunnels of yours are connected (is a desktop in a loop?)")
+    return UserLimiter(
+        MAX_TUNNELS_PER_USER, "tunnels of yours are connected (is a desktop in a loop?)"
+    )

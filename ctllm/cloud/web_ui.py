@@ -13,7 +13,7 @@ PAGE = resources.files("ctllm.cloud").joinpath("page.html").read_bytes()
 """The page itself, UTF-8."""
 
 
-def _source(element: bytes) -> bytes:
+def _csp_source(element: bytes) -> bytes:
     """Give the CSP source that allows the one inline `element` of the page."""
     (text,) = re.findall(b"<%b>(.*?)</%b>" % (element, element), PAGE, re.DOTALL)
     return b"'sha256-%b'" % b64encode(sha256(text).digest())
@@ -22,8 +22,8 @@ def _source(element: bytes) -> bytes:
 _POLICY = b"; ".join(
     (
         b"default-src 'none'",
-        b"script-src " + _source(b"script"),
-        b"style-src " + _source(b"style"),
+        b"script-src " + _csp_source(b"script"),
+        b"style-src " + _csp_source(b"style"),
         b"connect-src 'self'",
         b"img-src 'self' data:",  # its icon is a data: URL
         b"base-uri 'none'",
@@ -49,7 +49,7 @@ HEADERS: Headers = (
 _REFUSED = re.compile(rb"q=0(\.0{0,3})?", re.IGNORECASE)
 
 
-def page(accept: bytes | None) -> bool:
+def accepts_html(accept: bytes | None) -> bool:
     """Whether a `GET /` with this `Accept` wants the page; only who names HTML does.
 
     Ollama's clients and curl accept anything, and want Ollama's own answer.

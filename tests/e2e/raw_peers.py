@@ -14,7 +14,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
 from ctllm.auth.session_assertions import MANAGE, USE
-from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys
+from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys
 from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.e2e.process_info import children, option
 from tests.ports import free_port
@@ -148,8 +148,10 @@ async def raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
     await cluster.is_key_accepted()
     (proxy,) = children(cloud.pid)
-    keys = load_keys(PrivateDirectory(cluster.state("cloud") / "cloud"))
-    word = Assertions(keys.signing, time.time).sign(option(proxy, "id"), frozenset({USE, MANAGE}))
+    keys = load_signing_keys(PrivateDirectory(cluster.state("cloud") / "cloud"))
+    word = AssertionSigner(keys.signing_key, time.time).sign(
+        option(proxy, "id"), frozenset({USE, MANAGE})
+    )
     await wait_until(lambda: ollama.bytes, "the desktop to ask its Ollama")
     doors = (
         EntryPoint(

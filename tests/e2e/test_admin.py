@@ -100,8 +100,8 @@ async def test_ends_one_or_all(engine: ContainerInspector, cluster: Cluster) -> 
     code, printed = await proxies(engine, cluster, "rm", bobs[:8])
     assert code == 0 and printed.endswith("1 streaming proxy ended.\n")
     assert engine.all() == [f"ctllm-net-{alices}", f"ctllm-proxy-{alices}"]
-    (stop,) = [line for line in audit(cluster) if line["event"] == "stop"]
-    assert stop["reason"] == "asked" and stop["proxy"].endswith(bobs)
+    (stop,) = [line for line in audit(cluster) if line["event"] == "proxy.stopped"]
+    assert stop["reason"] == "requested" and stop["proxy"].endswith(bobs)
     await cloud.stop()
     code, printed = await proxies(engine, cluster, "rm", "all")
     assert code == 0 and engine.all() == []

@@ -22,7 +22,7 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.auth.api_keys import key_hash
 from ctllm.auth.session_assertions import SERVE, USE
-from ctllm.cloud.identity import Assertions, PrivateDirectory, load_keys, proxy_id
+from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys, proxy_id
 from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
 from tests.e2e.process_info import children, linux, option
 from tests.fake_ollama import FakeOllama, Script
@@ -378,13 +378,13 @@ def ask_socket(path: str, headers: dict[str, str]) -> int:
 async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
     sockets = {option(pid, "id"): option(pid, "socket") for pid in children(town.cloud.pid)}
-    keys = load_keys(PrivateDirectory(town.cluster.state("cloud") / "cloud"))
+    keys = load_signing_keys(PrivateDirectory(town.cluster.state("cloud") / "cloud"))
     alices, bobs = (proxy_id(keys.instance, one.id) for one in (town.alice, town.bob))
     assert {alices, bobs} <= set(sockets)
     true, forged, late = (
-        Assertions(keys.signing, time.time),
-        Assertions(Ed25519PrivateKey.generate(), time.time),
-        Assertions(keys.signing, lambda: time.time() - 3600),
+        AssertionSigner(keys.signing_key, time.time),
+        AssertionSigner(Ed25519PrivateKey.generate(), time.time),
+        AssertionSigner(keys.signing_key, lambda: time.time() - 3600),
     )
 
     async def ask(proxy: str, assertion: str | None, **more: str) -> int:

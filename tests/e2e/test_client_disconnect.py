@@ -224,7 +224,7 @@ async def test_while_its_proxy_starts(cluster: Cluster) -> None:
 
     async def nothing_is_left() -> bool:
         _, _, metrics = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
-        return b"\nctllm_exchanges_under_way 0" in metrics
+        return b"\nctllm_requests_in_progress 0" in metrics
 
     await wait_until(nothing_is_left, "the exchanges to be over")
     assert "Traceback" not in cloud.output

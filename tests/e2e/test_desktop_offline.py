@@ -70,7 +70,7 @@ async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> Non
         lambda: all(r.closed_by == "client" for r in records), "generation to be ended"
     )
     await wait_until(lambda: gone(faulty), "the proxy to forget it")
-    assert await faulty.metric("ctllm_exchanges_under_way") == 0
+    assert await faulty.metric("ctllm_requests_in_progress") == 0
     hellos: list[bytes] = []
 
     def watch(data: bytes) -> bytes:

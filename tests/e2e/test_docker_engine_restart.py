@@ -37,7 +37,7 @@ async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -
         await deferToThread(docker.docker, "kill", first)
         await broken(answer)
         await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
-        (death,) = [line for line in audit(cluster) if line["event"] == "death"]
+        (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
         assert "its container" in death["detail"]
     finally:
         # Whatever runs still ends with the next one, which knows it.

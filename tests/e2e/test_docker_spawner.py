@@ -97,8 +97,8 @@ async def test_a_container_that_is_no_more_is_replaced(
     await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     (second,) = engine.containers()
     assert second != first
-    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
-    assert death["reason"] == "died" and said in death["detail"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    assert death["reason"] == "exited" and said in death["detail"]
 
 
 @ensureDeferred
@@ -148,7 +148,7 @@ async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
         await wait_until(lambda: bobs not in engine.all(), "the dead one to go")
         assert "stranger" in engine.all()
         lines = [line["event"] for line in audit(cluster)]
-        assert lines.count("adoption") == 1
+        assert lines.count("proxy.adopted") == 1
     finally:
         engine.run("rm", "-f", "stranger")
 
@@ -162,7 +162,7 @@ async def test_a_cloud_that_stops_leaves_its_proxies_too(
     before = engine.containers()
     await cloud.stop()
     assert engine.containers() == before
-    assert "stop" not in [line["event"] for line in audit(cluster)]
+    assert "proxy.stopped" not in [line["event"] for line in audit(cluster)]
 
 
 @ensureDeferred

@@ -106,7 +106,7 @@ async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
         _, _, page = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
         return (
             told["exchanges"] == told["held_bytes"] == 0
-            and b"\nctllm_exchanges_under_way 0.0\n" in page
+            and b"\nctllm_requests_in_progress 0.0\n" in page
         )
 
     await wait_until(nothing_left, "everything to be given back")

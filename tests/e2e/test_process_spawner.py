@@ -142,9 +142,9 @@ async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(cluster: Clust
     await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 10)
     (second,) = children(cloud.pid)
     assert second != first
-    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
     assert (death["reason"], death["detail"]) == (
-        "died",
+        "exited",
         "ended unexpectedly: it was ended by SIGKILL",
     )
 
@@ -190,8 +190,8 @@ async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
     finally:
         kill(hung, signal.SIGKILL)
     await wait_until(lambda: works(cluster, cluster.alice), "another to serve", 10)
-    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
-    assert death["reason"] == "hung"
+    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    assert death["reason"] == "unresponsive"
 
 
 # -- when the cloud ends
@@ -256,8 +256,8 @@ async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> No
     counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
     assert counted['ctllm_proxies{state="running"}'] == "1.0"
     assert counted["ctllm_proxy_starts_total"] == "1.0"
-    assert float(counted['ctllm_exchanges_total{outcome="completed"}']) >= 3
-    assert counted["ctllm_exchanges_under_way"] == "0.0"
+    assert float(counted['ctllm_requests_total{outcome="completed"}']) >= 3
+    assert counted["ctllm_requests_in_progress"] == "0.0"
     assert counted["ctllm_authentication_failures_total"] == "1.0"
     assert b"zaphod" not in page
     assert (await cluster.http("GET", "/metrics", token=token))[0] != 200
@@ -265,7 +265,7 @@ async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> No
     for program in reversed(cluster.programs):
         await program.stop()
     lines = audit(cluster)
-    assert [line["event"] for line in lines] == ["start", "stop"]
+    assert [line["event"] for line in lines] == ["proxy.started", "proxy.stopped"]
     assert all(re.fullmatch(r"ctllm-proxy-[0-9a-f]{32}", line["proxy"]) for line in lines)
     assert "zaphod" not in json.dumps(lines)
     files = [path for path in cluster.folder.rglob("*") if path.is_file()]

@@ -109,7 +109,7 @@ async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster
     cloud = await cluster.cloud(*engine.options, NONE)
     await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
     assert engine.containers() == first
-    assert [line["event"] for line in audit(cluster)].count("adoption") == 1
+    assert [line["event"] for line in audit(cluster)].count("proxy.adopted") == 1
     await cloud.stop()
     cloud = await cluster.cloud(*engine.options)
     await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
@@ -167,7 +167,7 @@ async def test_a_socket_that_is_replaced_while_the_cloud_runs(
     assert b"proxy.sock is not a socket" in said
     await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 30)
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
-    (death,) = [line for line in audit(cluster) if line["event"] == "death"]
+    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
     assert "is not a socket" in death["detail"]
 
 

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
@@ -148,7 +148,7 @@ class Case(SynchronousTestCase):
             self.runtime,
             self.clock,
             self.settings,
-            Audit(self.state, self.now),
+            AuditLog(self.state, self.now),
             self.metrics,
             self.runtime.connect,
             self.now,
@@ -212,4 +212,4 @@ class Case(SynchronousTestCase):
         return [tuple(entry.get(name) for name in names) for entry in entries]
 
     def metric(self, text: str) -> bool:
-        return f"\n{text}\n" in self.metrics.render()[1].decode()
+        return f"\n{text}\n" in self.metrics.render_text()[1].decode()

@@ -24,7 +24,7 @@ class AdoptionTests(Case):
         """It runs without having been asked for, was not started, and the audit says so."""
         self.flush()
         self.assertEqual(self.word(A), "running")
-        self.assertEqual(self.audited("event", "proxy"), [("adoption", A)])
+        self.assertEqual(self.audited("event", "proxy"), [("proxy.adopted", A)])
         self.up(A)
         self.assertEqual((self.runtime.asked[A], self.runtime.starts[A]), (1, 0))
         self.assertTrue(self.metric("ctllm_proxy_adoptions_total 1.0"))
@@ -44,7 +44,7 @@ class AdoptionTests(Case):
         self.runtime.proxies[A].figures["idle_seconds"] = 600
         self.wait(31)
         self.assertEqual(self.word(A), "absent")
-        self.assertIn(("stop", "idle"), self.audited("event", "reason"))
+        self.assertIn(("proxy.stopped", "idle"), self.audited("event", "reason"))
 
     def test_adopted_ones_count(self) -> None:
         """Against the most that there may be at once."""
@@ -56,7 +56,7 @@ class AdoptionTests(Case):
         self.flush()
         self.successResultOf(self.proxies.stopService())
         self.assertEqual(sum(self.runtime.removals.values()), 0)
-        self.assertEqual(self.audited("event"), [("adoption",)])
+        self.assertEqual(self.audited("event"), [("proxy.adopted",)])
 
 
 class ReconcileTests(Case):
@@ -80,7 +80,7 @@ class ReconcileTests(Case):
         self.assertEqual(self.word(A), "failed")
         self.assertEqual(
             self.audited("event", "detail")[-1],
-            ("death", "ended unexpectedly: it is not there any more"),
+            ("proxy.died", "ended unexpectedly: it is not there any more"),
         )
         self.up(A)
         self.assertEqual(self.runtime.starts[A], 2)

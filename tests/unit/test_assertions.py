@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth import jws
 from ctllm.auth.session_assertions import ASSERTION, LIFE, Verifier
-from ctllm.cloud.identity import Assertions, Issuer, User
+from ctllm.cloud.identity import AccessTokenIssuer, AssertionSigner, User
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import BadConfiguration, Forbidden, Unauthorized
 
@@ -40,7 +40,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.time = START
         self.key = Ed25519PrivateKey.generate()
-        self.assertions = Assertions(self.key, self.now)
+        self.assertions = AssertionSigner(self.key, self.now)
         self.verifier = Verifier(jws.public_text(self.key), PROXY, self.now)
 
     def now(self) -> float:
@@ -143,7 +143,7 @@ class VerifierTests(Case):
     def test_other_key(self) -> None:
         """Another cloud's assertion is refused."""
         stranger = Ed25519PrivateKey.generate()
-        self.refused(Assertions(stranger, self.now).sign(PROXY, USE))
+        self.refused(AssertionSigner(stranger, self.now).sign(PROXY, USE))
 
     def test_other_type(self) -> None:
         """The same claims under another `typ`, or under more header fields, are refused."""
@@ -153,7 +153,7 @@ class VerifierTests(Case):
     def test_access_token_is_no_assertion(self) -> None:
         """What a person holds does not pass at a proxy, although one key signs both."""
         user = User("ctllm", "alice", "alice")
-        self.refused(Issuer(self.key, self.now).issue(user, USE))
+        self.refused(AccessTokenIssuer(self.key, self.now).issue(user, USE))
 
     def test_every_prefix_and_flip(self) -> None:
         """No token that was cut or changed anywhere passes, not even where only padding changed."""

@@ -12,7 +12,7 @@ import msgspec
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.audit import AuditLog
 
 PROXY = "ctllm-proxy-0123456789abcdef0123456789abcdef"
 
@@ -25,26 +25,26 @@ class AuditTests(SynchronousTestCase):
         self.state = Path(self.mktemp())
         (self.state / "cloud").mkdir(parents=True)
         self.path = self.state / "cloud" / "audit.jsonl"
-        self.audit = Audit(self.state, lambda: self.time)
+        self.audit = AuditLog(self.state, lambda: self.time)
 
     def lines(self) -> list[Any]:
         return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
 
     def test_line(self) -> None:
         """A line says when (UTC), what, whose and how long; what is not known is left out."""
-        self.audit.record("start", PROXY, milliseconds=412)
-        self.audit.record("death", PROXY, "died", "it was ended by SIGKILL")
+        self.audit.record("proxy.started", PROXY, milliseconds=412)
+        self.audit.record("proxy.died", PROXY, "exited", "it was ended by SIGKILL")
         start, death = self.lines()
         time = "2023-11-14T22:13:20.250+00:00"
         self.assertEqual(
-            start, {"time": time, "event": "start", "proxy": PROXY, "milliseconds": 412}
+            start, {"time": time, "event": "proxy.started", "proxy": PROXY, "milliseconds": 412}
         )
-        self.assertEqual((death["reason"], death["detail"]), ("died", "it was ended by SIGKILL"))
+        self.assertEqual((death["reason"], death["detail"]), ("exited", "it was ended by SIGKILL"))
 
     def test_logged(self) -> None:
         """The same line is in the log, under a name of its own, with or without a file."""
         with capturedLogs() as events:
-            Audit(None, lambda: self.time).record("stop", PROXY, "idle")
+            AuditLog(None, lambda: self.time).record("proxy.stopped", PROXY, "idle")
         [event] = events
         self.assertEqual(event["log_namespace"], "ctllm.audit")
         self.assertEqual(msgspec.json.decode(event["line"])["reason"], "idle")
@@ -53,47 +53,49 @@ class AuditTests(SynchronousTestCase):
     def test_private(self) -> None:
         """The file is its owner's alone, whatever the umask."""
         self.addCleanup(os.umask, os.umask(0))
-        self.audit.record("stop", PROXY)
+        self.audit.record("proxy.stopped", PROXY)
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
 
     def test_moved_away(self) -> None:
         """A file that was rotated away is made anew."""
-        self.audit.record("start", PROXY)
+        self.audit.record("proxy.started", PROXY)
         self.path.rename(self.path.with_suffix(".1"))
-        self.audit.record("stop", PROXY)
-        self.assertEqual([line["event"] for line in self.lines()], ["stop"])
+        self.audit.record("proxy.stopped", PROXY)
+        self.assertEqual([line["event"] for line in self.lines()], ["proxy.stopped"])
 
     def test_refusals_in_a_row(self) -> None:
         """Who keeps asking while refused does not fill the disk."""
         for _ in range(100):
-            self.audit.record("refusal", PROXY, "full")
-        self.audit.record("refusal", PROXY, "resting")
+            self.audit.record("proxy.start_refused", PROXY, "at_capacity")
+        self.audit.record("proxy.start_refused", PROXY, "backoff")
         self.time += 60
-        self.audit.record("refusal", PROXY, "full")
-        self.assertEqual([x["reason"] for x in self.lines()], ["full", "resting", "full"])
+        self.audit.record("proxy.start_refused", PROXY, "at_capacity")
+        self.assertEqual(
+            [x["reason"] for x in self.lines()], ["at_capacity", "backoff", "at_capacity"]
+        )
 
     def test_full_disk(self) -> None:
         """A full disk is complained of once and stops nothing; with room, lines go on."""
         full = OSError(errno.ENOSPC, "No space left on device")
         with capturedLogs() as events, mock.patch("os.write", side_effect=full):
-            self.audit.record("start", PROXY)
-            self.audit.record("stop", PROXY)
+            self.audit.record("proxy.started", PROXY)
+            self.audit.record("proxy.stopped", PROXY)
         complaints = [event for event in events if "why" in event]
         self.assertEqual([event["why"] for event in complaints], ["No space left on device"])
-        self.audit.record("start", PROXY)
-        self.assertEqual(self.path.read_bytes().count(b'"start"'), 1)
+        self.audit.record("proxy.started", PROXY)
+        self.assertEqual(self.path.read_bytes().count(b'"proxy.started"'), 1)
 
     def test_torn_line(self) -> None:
         """A line that a full disk cut off spoils no other."""
         write = os.write
         with mock.patch("os.write", lambda fd, data: write(fd, data[:10])):
-            self.audit.record("start", PROXY)
-        self.audit.record("stop", PROXY)
+            self.audit.record("proxy.started", PROXY)
+        self.audit.record("proxy.stopped", PROXY)
         torn, whole = self.path.read_bytes().splitlines()
-        self.assertEqual((len(torn), msgspec.json.decode(whole)["event"]), (10, "stop"))
+        self.assertEqual((len(torn), msgspec.json.decode(whole)["event"]), (10, "proxy.stopped"))
 
     def test_no_folder(self) -> None:
         """Where nothing can be written, the log alone has it."""
         with capturedLogs() as events:
-            Audit(self.state / "nowhere", lambda: self.time).record("start", PROXY)
+            AuditLog(self.state / "nowhere", lambda: self.time).record("proxy.started", PROXY)
         self.assertEqual(len(events), 2)

@@ -24,7 +24,7 @@ from ctllm.cloud.identity import (
     Revocations,
     Sessions,
     User,
-    load_keys,
+    load_signing_keys,
 )
 from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
 from ctllm.errors import BadRequest, Unauthorized
@@ -218,23 +218,25 @@ class CommandTests(SynchronousTestCase):
         """Every sign-in of that user is over, nobody else's, and how many is said."""
         self.assertIn("no cloud has run", self.refused("revoke", "ann"))
         folder = PrivateDirectory(self.state / "cloud")
-        load_keys(folder)
+        load_signing_keys(folder)
         sessions = Sessions(folder.subdirectory("sessions"), time)
         ann, bob = User("ctllm", "ann", "ann"), User("ctllm", "bob", "bob")
-        gone = [sessions.open(Authentication(ann, 0.0), each) for each in ("browser", "desktop")]
-        kept = sessions.open(Authentication(bob, 0.0), "desktop")
+        gone = [sessions.create(Authentication(ann, 0.0), each) for each in ("browser", "desktop")]
+        kept = sessions.create(Authentication(bob, 0.0), "desktop")
         invites = Invites(folder.subdirectory("invites"), time)
         lost, good = invites.create("ann"), invites.create("bob")
         before = time()
         said = "2 sign-ins and 1 open invitations of ann ended.\n"
         self.assertEqual(self.run_("revoke", "Ann"), said)
-        revocations = Revocations(folder.subdirectory("revocations"), load_keys(folder).instance)
-        self.assertEqual(len(revocations.refresh()), 1)
+        revocations = Revocations(
+            folder.subdirectory("revocations"), load_signing_keys(folder).instance_secret
+        )
+        self.assertEqual(len(revocations.read_changes()), 1)
         self.assertTrue(revocations.is_revoked(ann, before))
         self.assertFalse(revocations.is_revoked(ann, time()))
         self.assertFalse(revocations.is_revoked(bob, before))
-        self.assertRaises(Unauthorized, invites.find, lost)
-        invites.find(good)
+        self.assertRaises(Unauthorized, invites.verify, lost)
+        invites.verify(good)
         for refresh in gone:
             self.assertRaises(Unauthorized, sessions.renew, refresh)
         sessions.renew(kept)
@@ -244,12 +246,12 @@ class CommandTests(SynchronousTestCase):
         """A link with an invitation that works once, to the address that the cloud keeps."""
         self.assertIn("no cloud has run", self.refused("invite", "ann"))
         folder = PrivateDirectory(self.state / "cloud")
-        load_keys(folder)
+        load_signing_keys(folder)
         folder.replace("url", b"https://cloud.example")
         url, _, secret = self.run_("invite", "Ann").strip().partition("/#invite=")
         self.assertEqual(url, "https://cloud.example")
         invites = Invites(folder.subdirectory("invites"), time)
-        self.assertEqual(invites.redeem(secret).key, "ctllm|ann")
+        self.assertEqual(invites.redeem(secret).id, "ctllm|ann")
         self.refused("invite", "no name")
         for damaged in (b"https://cl\xff", b"https://cloud\x1b[2J", b"\0\0"):
             folder.replace("url", damaged)

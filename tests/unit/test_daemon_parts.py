@@ -20,8 +20,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ctllm.cli.status_view import Ink, screen
-from ctllm.cloud.identity import Authentication, Passes, User
-from ctllm.cloud.identity.login_codes import LIFE, MOST
+from ctllm.cloud.identity import Authentication, LoginCodes, User
+from ctllm.cloud.identity.login_codes import LIFETIME, MAX_PER_USER
 from ctllm.desktop.graceful_shutdown import Leaving
 from ctllm.desktop.ipc import browser as page_module
 from ctllm.desktop.ipc.browser import BROWSER_TIMEOUT, FILE_LIFETIME, ChatPage, has_display
@@ -203,7 +203,7 @@ class Pages(TestCase):
 class PassTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.now = 1000.0
-        self.passes = Passes(lambda: self.now)
+        self.passes = LoginCodes(lambda: self.now)
 
     def test_once(self) -> None:
         secret = self.passes.create(ANN)
@@ -213,7 +213,7 @@ class PassTests(SynchronousTestCase):
 
     def test_for_a_while(self) -> None:
         secret, late = self.passes.create(ANN), self.passes.create(ANN)
-        self.now += LIFE - 1
+        self.now += LIFETIME - 1
         self.assertEqual(self.passes.redeem(secret), ANN)
         self.now += 1
         self.assertIsNone(self.passes.redeem(late))
@@ -221,17 +221,17 @@ class PassTests(SynchronousTestCase):
     def test_a_few(self) -> None:
         """The oldest of one's own gives way; what is over takes no room."""
         of_bob = self.passes.create(BOB)
-        secrets = [self.passes.create(ANN) for _ in range(MOST + 2)]
+        secrets = [self.passes.create(ANN) for _ in range(MAX_PER_USER + 2)]
         self.assertEqual(self.passes.redeem(of_bob), BOB)
         good = [secret for secret in secrets if self.passes.redeem(secret)]
         self.assertEqual(good, secrets[2:])
         for _ in range(100):
             self.passes.create(ANN)
             self.passes.create(BOB)
-        self.assertEqual(len(self.passes._kept), 2 * MOST)
-        self.now += LIFE
+        self.assertEqual(len(self.passes._codes), 2 * MAX_PER_USER)
+        self.now += LIFETIME
         self.passes.create(ANN)
-        self.assertEqual(len(self.passes._kept), 1)
+        self.assertEqual(len(self.passes._codes), 1)
 
 
 class Logs(SynchronousTestCase):

@@ -292,7 +292,7 @@ class NamesTests(TestCase):
 
     def test_metrics(self) -> None:
         """The documents name the metrics that there are, all of them."""
-        text = Metrics().render()[1].decode()
+        text = Metrics().render_text()[1].decode()
         true = {n for n in re.findall(r"^# TYPE (\w+)", text, re.M) if not n.endswith("_created")}
         page = (ROOT / "docs" / "operations.md").read_text()
         self.assertEqual(set(re.findall(r"^\| `(ctllm_\w+)", page, re.M)), true)

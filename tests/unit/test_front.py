@@ -16,31 +16,31 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.auth.api_keys import key_hash, new_key
 from ctllm.auth.jws import public_text
 from ctllm.auth.session_assertions import ISSUER, Verifier
-from ctllm.cloud.api import Api
+from ctllm.cloud.active_requests import ActiveRequests
+from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     MANAGE,
     SERVE,
     USE,
-    ApiKeys,
-    Assertions,
-    Grant,
-    Identities,
+    AccessGrant,
+    AccessTokenIssuer,
+    ApiKeyLeases,
+    AssertionSigner,
+    CompositeTokenVerifier,
     Invites,
-    Issuer,
-    Passes,
+    LoginCodes,
     PrivateDirectory,
     Revocations,
     Sessions,
     User,
     proxy_id,
 )
-from ctllm.cloud.in_flight import InFlight
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
-from ctllm.cloud.revoker import Revoker
-from ctllm.cloud.sign_in import SignIn
-from ctllm.cloud.user_limits import MAX_TUNNELS, Shares
+from ctllm.cloud.revocation_enforcer import RevocationEnforcer
+from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.user_limits import MAX_TUNNELS_PER_USER, UserLimiter
 from ctllm.cloud.web_ui import PAGE
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -126,30 +126,30 @@ class Case(SynchronousTestCase):
         self.key = Ed25519PrivateKey.generate()
         self.invites = Invites(folder.subdirectory("invites"), now)
         self.sessions = Sessions(folder.subdirectory("sessions"), now)
-        self.issuer = Issuer(self.key, now)
+        self.issuer = AccessTokenIssuer(self.key, now)
         self.revocations = Revocations(folder.subdirectory("revocations"), INSTANCE, now)
-        self.keys = ApiKeys(now)
+        self.keys = ApiKeyLeases(now)
         self.proxies = Proxies()
         self.metrics = Metrics()
-        self.passes = Passes(now)
-        self.in_flight = InFlight()
-        assertions = Assertions(self.key, now)
+        self.passes = LoginCodes(now)
+        self.in_flight = ActiveRequests()
+        assertions = AssertionSigner(self.key, now)
         proxies: Any = self.proxies
-        self.revoker = Revoker(
+        self.revoker = RevocationEnforcer(
             self.revocations, self.check, self.in_flight, self.passes, self.keys, proxies
         )
-        self.sign_in = SignIn(
+        self.sign_in = SessionApi(
             self.issuer, self.invites, self.passes, self.sessions, self.revocations,
-            self.revoker.apply, now, 30,
+            self.revoker.apply_new, now, 30,
         )  # fmt: skip
 
         def proxy_of(grant: Any) -> str:
-            return proxy_id(INSTANCE, grant.user.key)
+            return proxy_id(INSTANCE, grant.user.id)
 
-        api = Api(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
+        api = ManagementApi(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = self.front = Gateway(
-            Identities([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
-            self.metrics, ORIGINS, self.clock, Shares(SHARE), self.in_flight,
+            CompositeTokenVerifier([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
+            self.metrics, ORIGINS, self.clock, UserLimiter(SHARE), self.in_flight,
         )  # fmt: skip
         self.crowd = ConnectionLimiter(400)
         self.factory = HttpServerFactory(
@@ -160,9 +160,9 @@ class Case(SynchronousTestCase):
         )
         self.wire = self.connect()
 
-    def check(self, grant: Grant) -> None:
+    def check(self, grant: AccessGrant) -> None:
         self.revocations.check(grant.user, grant.auth_time)
-        self.sessions.check(grant.sessions)
+        self.sessions.check_active(grant.session_ids)
 
     def connect(self) -> MemoryTransport:
         protocol, wire = self.factory.buildProtocol(None), MemoryTransport()
@@ -251,7 +251,7 @@ class Routing(Case):
             self.ask(line, **self.bearer())
             head = self.asked[-1]
             self.assertEqual(f"{head.method.decode()} {head.target.decode()}", line)
-        wanted = proxy_id(INSTANCE, ANN.key)
+        wanted = proxy_id(INSTANCE, ANN.id)
         self.assertEqual(set(self.proxies.ensured), {wanted})
         began = self.proxies.began
         self.assertEqual(began, [True] * (len(began) - 1) + [False], "who resumes begins nothing")
@@ -286,7 +286,7 @@ class Routing(Case):
 
     def scopes_told(self) -> list[frozenset[str]]:
         """What the proxy was told of whoever asked, request by request."""
-        verifier = Verifier(public_text(self.key), proxy_id(INSTANCE, ANN.key), self.clock.seconds)
+        verifier = Verifier(public_text(self.key), proxy_id(INSTANCE, ANN.id), self.clock.seconds)
         assertions = [get_header(head.headers, b"ctllm-assertion") or b"" for head in self.asked]
         return [verifier.verify(assertion).scopes for assertion in assertions]
 
@@ -335,8 +335,8 @@ class Routing(Case):
         caller.write(b"hi")
         caller.finish()
         self.assertEqual((self.answered(), self.body, self.header("x")), (418, b"hi", "y"))
-        rendered = self.metrics.render()[1]
-        self.assertIn(b'ctllm_exchanges_total{outcome="completed"} 1.0', rendered)
+        rendered = self.metrics.render_text()[1]
+        self.assertIn(b'ctllm_requests_total{outcome="completed"} 1.0', rendered)
 
     def test_a_client_that_leaves(self) -> None:
         """While its proxy starts, nothing is asked of it; while it answers, it hears so."""
@@ -350,7 +350,8 @@ class Routing(Case):
         self.wire.disconnect()
         self.assertIsInstance(self.proxies.proxy.requests[0].calls[-1], CtllmError)
         self.assertIn(
-            b'ctllm_exchanges_total{outcome="client_disconnected"} 1.0', self.metrics.render()[1]
+            b'ctllm_requests_total{outcome="client_disconnected"} 1.0',
+            self.metrics.render_text()[1],
         )
 
     def test_full(self) -> None:
@@ -446,7 +447,7 @@ class Tokens(Case):
                 self.assertEqual(self.ask(line, **headers), 401)
                 for part in (b"Authorization: Bearer", b"x-api-key", b"ctllm keys add"):
                     self.assertIn(part, self.body)
-        self.assertIn(b"ctllm_authentication_failures_total 0.0", self.metrics.render()[1])
+        self.assertIn(b"ctllm_authentication_failures_total 0.0", self.metrics.render_text()[1])
 
     def test_the_ollama_command(self) -> None:
         """It sees that a server is there, and then a sentence that it shows."""
@@ -486,12 +487,12 @@ class Tokens(Case):
 
     def test_not_ours(self) -> None:
         """Forged, changed, old, and of no known kind; each is counted."""
-        forged = Issuer(Ed25519PrivateKey.generate(), self.clock.seconds).issue(ANN, ALL)
+        forged = AccessTokenIssuer(Ed25519PrivateKey.generate(), self.clock.seconds).issue(ANN, ALL)
         old = self.token()
         self.clock.advance(700)
         for token in (forged, old, self.token() + "A", "rubbish", "ctllm-k-x", "ü"):
             self.assertEqual(self.status(X_Api_Key=token), 401, token)
-        self.assertIn(b"ctllm_authentication_failures_total 6.0", self.metrics.render()[1])
+        self.assertIn(b"ctllm_authentication_failures_total 6.0", self.metrics.render_text()[1])
         self.assertEqual(self.proxies.ensured, [])
 
     def test_scopes(self) -> None:
@@ -506,7 +507,7 @@ class Tokens(Case):
 
     def test_api_keys(self) -> None:
         """They use models and manage nothing, for as long as their desktop says so."""
-        key = new_key(ANN.key)
+        key = new_key(ANN.id)
         path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
         self.ask(path, {"hashes": [key_hash(key)], "seconds": 60}, **self.bearer())
         self.assertEqual(self.status(X_Api_Key=key), 0)
@@ -669,10 +670,10 @@ class Tunnels(Case):
 
     def test_so_many_of_one_user(self) -> None:
         """One more gets 429; refused ones do not count, nor do those that have closed."""
-        self.front._shares = Shares(1000)
+        self.front._request_limiter = UserLimiter(1000)
         upgrade = {**self.UPGRADE, **self.bearer()}
         pairs = []
-        for _ in range(MAX_TUNNELS):
+        for _ in range(MAX_TUNNELS_PER_USER):
             inner = self.upgrade()
             inner.protocol.dataReceived(self.AGREED)
             pairs.append((self.wire, inner))

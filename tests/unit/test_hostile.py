@@ -84,7 +84,7 @@ class FullDisk(Case):
         """503, and the same link works once there is room."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
         full = ServiceUnavailable("Cannot write: no space left. Make room on the disk.")
-        with mock.patch.object(self.sessions, "open", side_effect=full):
+        with mock.patch.object(self.sessions, "create", side_effect=full):
             self.assertEqual(self.ask("POST /ctllm/session", body), 503)
         self.assertEqual(self.ask("POST /ctllm/session", body), 201)
         self.assertEqual(self.ask("POST /ctllm/session", body), 401)
@@ -92,7 +92,7 @@ class FullDisk(Case):
     def test_of_two_at_once_one_signs_in(self) -> None:
         """Who reads an invitation and does not get to spend it has no session."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
-        user, opened = self.invites.find(body["invite"]), self.sessions.open
+        user, opened = self.invites.verify(body["invite"]), self.sessions.create
         self.invites.redeem(body["invite"])
         made: list[str] = []
 
@@ -101,8 +101,8 @@ class FullDisk(Case):
             return made[-1]
 
         with (
-            mock.patch.object(self.invites, "find", return_value=user),
-            mock.patch.object(self.sessions, "open", opening),
+            mock.patch.object(self.invites, "verify", return_value=user),
+            mock.patch.object(self.sessions, "create", opening),
         ):
             self.assertEqual(self.ask("POST /ctllm/session", body), 401)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": made[0]}), 401)

@@ -14,16 +14,24 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import key_hash, new_key, owner_tag, tag_in
 from ctllm.auth.jws import MAX_TOKEN
-from ctllm.cloud.identity import ApiKeys, Assertions, Grant, Identities, Issuer, Remembered, User
-from ctllm.cloud.identity.issuer import ACCESS
+from ctllm.cloud.identity import (
+    AccessGrant,
+    AccessTokenIssuer,
+    ApiKeyLeases,
+    AssertionSigner,
+    CachingTokenVerifier,
+    CompositeTokenVerifier,
+    User,
+)
+from ctllm.cloud.identity.access_token_issuer import ACCESS_TOKEN
 from ctllm.errors import BadRequest, Forbidden, Unauthorized
 
 ALICE = User("ctllm", "alice", "Alice")
 MALLORY = User("ctllm", "mallory", "Mallory")
 USE = frozenset({"use"})
 START = 1_000_000.0
-SERVING = Grant(ALICE, frozenset({"use", "serve"}), START + 600, START, ("d",))
-STRANGER = Grant(MALLORY, frozenset({"use", "serve"}), START + 600, START)
+SERVING = AccessGrant(ALICE, frozenset({"use", "serve"}), START + 600, START, ("d",))
+STRANGER = AccessGrant(MALLORY, frozenset({"use", "serve"}), START + 600, START)
 
 
 class Case(SynchronousTestCase):
@@ -35,10 +43,10 @@ class Case(SynchronousTestCase):
     def now(self) -> float:
         return self.time
 
-    def got(self, coroutine: Coroutine[Deferred[object], object, Grant]) -> Grant:
+    def got(self, coroutine: Coroutine[Deferred[object], object, AccessGrant]) -> AccessGrant:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
-    def refused(self, coroutine: Coroutine[Deferred[object], object, Grant]) -> str:
+    def refused(self, coroutine: Coroutine[Deferred[object], object, AccessGrant]) -> str:
         failure = self.failureResultOf(Deferred.fromCoroutine(coroutine), Unauthorized)
         return str(failure.value)
 
@@ -48,19 +56,21 @@ class UserTests(SynchronousTestCase):
 
     def test_key_is_unique(self) -> None:
         """Subjects may hold a bar; an issuer with one could make two users the same."""
-        self.assertEqual(User("https://i/", "auth0|1", "A").key, "https://i/|auth0|1")
+        self.assertEqual(User("https://i/", "auth0|1", "A").id, "https://i/|auth0|1")
         for issuer, subject in (("https://i/|auth0", "1"), ("", "1"), ("i", "")):
             self.assertRaises(ValueError, User, issuer, subject, "A")
 
     def test_name_is_no_identity(self) -> None:
         """Another name is the same person."""
-        self.assertEqual(User("i", "1", "A").key, User("i", "1", "B").key)
+        self.assertEqual(User("i", "1", "A").id, User("i", "1", "B").id)
 
     def test_require(self) -> None:
         """What a grant does not hold is forbidden, by name."""
-        grant = Grant(ALICE, USE, START, START)
-        grant.require("use")
-        self.assertIn("'manage'", self.assertRaises(Forbidden, grant.require, "manage").message)
+        grant = AccessGrant(ALICE, USE, START, START)
+        grant.require_scope("use")
+        self.assertIn(
+            "'manage'", self.assertRaises(Forbidden, grant.require_scope, "manage").message
+        )
 
 
 class IssuerTests(Case):
@@ -69,7 +79,7 @@ class IssuerTests(Case):
     def setUp(self) -> None:
         super().setUp()
         self.key = Ed25519PrivateKey.generate()
-        self.issuer = Issuer(self.key, self.now)
+        self.issuer = AccessTokenIssuer(self.key, self.now)
 
     def claims(self, **changes: object) -> dict[str, object]:
         claims: dict[str, object] = {
@@ -86,14 +96,16 @@ class IssuerTests(Case):
         return {name: value for name, value in claims.items() if value is not None}
 
     def signed(self, **changes: object) -> str:
-        return ACCESS.sign(self.key, json.dumps(self.claims(**changes)).encode())
+        return ACCESS_TOKEN.sign(self.key, json.dumps(self.claims(**changes)).encode())
 
     def test_round(self) -> None:
         """What was issued grants the same user and scopes for ten minutes."""
         token = self.issuer.issue(ALICE, frozenset({"use", "manage"}))
-        self.assertTrue(self.issuer.owns(token))
+        self.assertTrue(self.issuer.matches(token))
         grant = self.got(self.issuer.verify(token))
-        self.assertEqual(grant, Grant(ALICE, frozenset({"use", "manage"}), START + 600, START))
+        self.assertEqual(
+            grant, AccessGrant(ALICE, frozenset({"use", "manage"}), START + 600, START)
+        )
 
     def test_standard(self) -> None:
         """An independent implementation of JWT reads it."""
@@ -165,8 +177,8 @@ class IssuerTests(Case):
 
     def test_assertion_is_no_access_token(self) -> None:
         """What a proxy is shown does not open the cloud, although one key signs both."""
-        assertion = Assertions(self.key, self.now).sign("ctllm-proxy-1", USE)
-        self.assertFalse(self.issuer.owns(assertion))
+        assertion = AssertionSigner(self.key, self.now).sign("ctllm-proxy-1", USE)
+        self.assertFalse(self.issuer.matches(assertion))
         self.refused(self.issuer.verify(assertion))
 
     def test_giant(self) -> None:
@@ -184,14 +196,14 @@ class Counting:
         self.asked: list[str] = []
         self.refuses = False
 
-    def owns(self, token: str) -> bool:
+    def matches(self, token: str) -> bool:
         return token.startswith(self.prefix)
 
-    async def verify(self, token: str) -> Grant:
+    async def verify(self, token: str) -> AccessGrant:
         self.asked.append(token)
         if self.refuses:
             raise Unauthorized("No.")
-        return Grant(User("i", token, ""), USE, self.expires, START)
+        return AccessGrant(User("i", token, ""), USE, self.expires, START)
 
 
 class IdentitiesTests(Case):
@@ -200,7 +212,7 @@ class IdentitiesTests(Case):
     def setUp(self) -> None:
         super().setUp()
         self.a, self.b = Counting("a", START + 10), Counting("b", START + 10)
-        self.both = Identities([self.a, self.b])
+        self.both = CompositeTokenVerifier([self.a, self.b])
 
     def test_asks_only_the_owner(self) -> None:
         """A token goes to the kind that owns it and to no other."""
@@ -209,7 +221,7 @@ class IdentitiesTests(Case):
 
     def test_nobodys(self) -> None:
         """A token of no kind is refused with what to do."""
-        self.assertFalse(self.both.owns("c"))
+        self.assertFalse(self.both.matches("c"))
         self.assertIn("sign in", self.refused(self.both.verify("c")))
         self.assertIn("sign in", self.refused(self.both.verify("")))
 
@@ -217,7 +229,7 @@ class IdentitiesTests(Case):
         """What its owner refuses is not offered to the next kind."""
         self.a.refuses = True
         late = Counting("a", START + 10)
-        self.refused(Identities([self.a, late]).verify("a"))
+        self.refused(CompositeTokenVerifier([self.a, late]).verify("a"))
         self.assertEqual(late.asked, [])
 
     def test_giant(self) -> None:
@@ -232,7 +244,7 @@ class RememberedTests(Case):
     def setUp(self) -> None:
         super().setUp()
         self.kind = Counting("a", START + 10)
-        self.remembered = Remembered(self.kind, self.now, size=2)
+        self.remembered = CachingTokenVerifier(self.kind, self.now, max_grants=2)
 
     def test_asks_once(self) -> None:
         """The same token is verified once; another one is another."""
@@ -272,14 +284,14 @@ class KeyTextTests(SynchronousTestCase):
 
     def test_form(self) -> None:
         """A key begins with its kind and its owner's tag, and no two are the same."""
-        key = new_key(ALICE.key)
-        self.assertTrue(key.startswith(f"ctllm-k-{owner_tag(ALICE.key)}-"))
-        self.assertEqual(tag_in(key), owner_tag(ALICE.key))
-        self.assertNotEqual(key, new_key(ALICE.key))
+        key = new_key(ALICE.id)
+        self.assertTrue(key.startswith(f"ctllm-k-{owner_tag(ALICE.id)}-"))
+        self.assertEqual(tag_in(key), owner_tag(ALICE.id))
+        self.assertNotEqual(key, new_key(ALICE.id))
 
     def test_not_a_key(self) -> None:
         """Text of another form has no tag."""
-        key = new_key(ALICE.key)
+        key = new_key(ALICE.id)
         longer = key.replace("-k-", "-k-0")
         for text in ("", "ctllm-k-", key[:-1], key + "a", key + "\n", key.upper(), longer):
             self.assertIsNone(tag_in(text))
@@ -290,26 +302,26 @@ class ApiKeysTests(Case):
 
     def setUp(self) -> None:
         super().setUp()
-        self.keys = ApiKeys(self.now)
-        self.key = new_key(ALICE.key)
+        self.keys = ApiKeyLeases(self.now)
+        self.key = new_key(ALICE.id)
         self.digest = key_hash(self.key)
 
     def test_use_only(self) -> None:
         """A key grants its owner's models and nothing else, until the lease ends."""
         self.keys.lease(SERVING, "d1", [self.digest], 60)
-        self.assertTrue(self.keys.owns(self.key))
-        grant = Grant(ALICE, USE, START + 60, START, ("d",))
+        self.assertTrue(self.keys.matches(self.key))
+        grant = AccessGrant(ALICE, USE, START + 60, START, ("d",))
         self.assertEqual(self.got(self.keys.verify(self.key)), grant)
 
     def test_unknown(self) -> None:
         """A key that nobody vouches for is refused, as is any other text."""
         self.keys.lease(SERVING, "d1", [self.digest], 60)
-        for text in (new_key(ALICE.key), new_key(MALLORY.key), self.digest, "ctllm-k-", "\udcff"):
+        for text in (new_key(ALICE.id), new_key(MALLORY.id), self.digest, "ctllm-k-", "\udcff"):
             self.refused(self.keys.verify(text))
 
     def test_keys_that_may_manage(self) -> None:
         """The desktop says which of its keys do; naming one that it does not vouch for does not."""
-        other = new_key(ALICE.key)
+        other = new_key(ALICE.id)
         self.keys.lease(SERVING, "d1", [self.digest], 60, [self.digest, key_hash(other)])
         grant = self.got(self.keys.verify(self.key))
         self.assertEqual(grant.scopes, frozenset({"use", "manage"}))
@@ -329,7 +341,7 @@ class ApiKeysTests(Case):
 
     def test_revoked_at_once(self) -> None:
         """The next lease without a key's hash ends the key, even behind all kinds."""
-        both = Identities([self.keys])
+        both = CompositeTokenVerifier([self.keys])
         self.keys.lease(SERVING, "d1", [self.digest], 60)
         self.got(both.verify(self.key))
         self.keys.lease(SERVING, "d1", [], 60)
@@ -347,16 +359,16 @@ class ApiKeysTests(Case):
 
     def test_wrong_tag(self) -> None:
         """A key that carries another owner's tag is refused although its hash is vouched for."""
-        foreign = new_key(MALLORY.key)
+        foreign = new_key(MALLORY.id)
         self.keys.lease(SERVING, "d1", [key_hash(foreign)], 60)
         self.refused(self.keys.verify(foreign))
 
     def test_release(self) -> None:
         """A desktop that leaves takes its keys along, and not those of another desktop."""
-        other = new_key(ALICE.key)
+        other = new_key(ALICE.id)
         self.keys.lease(SERVING, "d1", [self.digest], 60)
-        self.keys.lease(replace(SERVING, sessions=("e",)), "d2", [key_hash(other)], 60)
-        self.keys.remove_where(lambda each: each.sessions == ("d",))
+        self.keys.lease(replace(SERVING, session_ids=("e",)), "d2", [key_hash(other)], 60)
+        self.keys.remove_where(lambda each: each.session_ids == ("d",))
         self.refused(self.keys.verify(self.key))
         self.got(self.keys.verify(other))
 

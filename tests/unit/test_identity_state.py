@@ -12,11 +12,11 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from ctllm.cloud.identity import (
     Authentication,
     Invites,
-    Keys,
     PrivateDirectory,
     Sessions,
+    SigningKeys,
     User,
-    load_keys,
+    load_signing_keys,
     proxy_id,
 )
 from ctllm.errors import BadConfiguration, BadRequest, ServiceUnavailable, Unauthorized
@@ -142,38 +142,44 @@ class Late(PrivateDirectory):
 class KeysTests(Case):
     """The cloud's own keys."""
 
-    def same(self, one: Keys, other: Keys) -> bool:
-        return (one.public_text, one.instance) == (other.public_text, other.instance)
+    def same(self, one: SigningKeys, other: SigningKeys) -> bool:
+        return (one.public_key_text, one.instance_secret) == (
+            other.public_key_text,
+            other.instance_secret,
+        )
 
     def test_made_once(self) -> None:
         """The second start finds what the first one made."""
-        keys = load_keys(self.folder)
-        self.assertTrue(self.same(keys, load_keys(PrivateDirectory(self.path))))
-        self.assertEqual(len(keys.instance), 32)
+        keys = load_signing_keys(self.folder)
+        self.assertTrue(self.same(keys, load_signing_keys(PrivateDirectory(self.path))))
+        self.assertEqual(len(keys.instance_secret), 32)
 
     def test_each_its_own(self) -> None:
         """Two clouds have different keys, and in one cloud the two secrets differ."""
-        keys, other = load_keys(self.folder), load_keys(self.folder.subdirectory("other"))
-        self.assertNotEqual(keys.public_text, other.public_text)
-        self.assertNotEqual(keys.instance, other.instance)
-        self.assertNotEqual(keys.signing.private_bytes_raw(), keys.instance)
+        keys, other = (
+            load_signing_keys(self.folder),
+            load_signing_keys(self.folder.subdirectory("other")),
+        )
+        self.assertNotEqual(keys.public_key_text, other.public_key_text)
+        self.assertNotEqual(keys.instance_secret, other.instance_secret)
+        self.assertNotEqual(keys.signing_key.private_bytes_raw(), keys.instance_secret)
 
     def test_two_starts_at_once(self) -> None:
         """Of two first starts, both end with the same keys."""
         late, rivals = Late(self.path), []
-        late.rival = lambda: rivals.append(load_keys(PrivateDirectory(self.path)))
-        self.assertTrue(self.same(load_keys(late), rivals[0]))
+        late.rival = lambda: rivals.append(load_signing_keys(PrivateDirectory(self.path)))
+        self.assertTrue(self.same(load_signing_keys(late), rivals[0]))
         self.assertEqual(len(self.files()), 2)
 
     def test_damaged(self) -> None:
         """A key that is no key is refused by name, and is not replaced behind one's back."""
         for name in ("signing-key", "instance-secret"):
             for content in (b"", b"A" * 42 + b"\n", b"A" * 44, b"\xff" * 43, b"!" * 43):
-                load_keys(self.folder)
+                load_signing_keys(self.folder)
                 path = self.path / name
                 good = path.read_bytes()
                 path.write_bytes(content)
-                error = self.assertRaises(BadConfiguration, load_keys, self.folder)
+                error = self.assertRaises(BadConfiguration, load_signing_keys, self.folder)
                 self.assertIn(str(path), error.message)
                 self.assertIn("backup", error.message)
                 self.assertEqual(path.read_bytes(), content)
@@ -181,29 +187,29 @@ class KeysTests(Case):
 
     def test_readable_by_others(self) -> None:
         """A key that others can read is refused, with the command that closes it."""
-        load_keys(self.folder)
+        load_signing_keys(self.folder)
         (self.path / "signing-key").chmod(0o640)
-        error = self.assertRaises(BadConfiguration, load_keys, self.folder)
+        error = self.assertRaises(BadConfiguration, load_signing_keys, self.folder)
         self.assertIn(f"chmod 600 {self.path / 'signing-key'}", error.message)
 
     def test_unreadable(self) -> None:
         """Something else where the key should be is named."""
         (self.path / "instance-secret").mkdir()
-        error = self.assertRaises(BadConfiguration, load_keys, self.folder)
+        error = self.assertRaises(BadConfiguration, load_signing_keys, self.folder)
         self.assertIn(str(self.path / "instance-secret"), error.message)
 
     def test_not_shown(self) -> None:
         """A logged value of keys shows no secret."""
-        keys = load_keys(self.folder)
-        self.assertEqual(repr(keys), "Keys()")
+        keys = load_signing_keys(self.folder)
+        self.assertEqual(repr(keys), "SigningKeys()")
 
     def test_names_of_proxies(self) -> None:
         """A user's proxy has one name, which says nothing without the instance's secret."""
-        name = proxy_id(b"1" * 32, ALICE.key)
+        name = proxy_id(b"1" * 32, ALICE.id)
         self.assertRegex(name, r"\Actllm-proxy-[0-9a-f]{32}\Z")
-        self.assertEqual(name, proxy_id(b"1" * 32, ALICE.key))
+        self.assertEqual(name, proxy_id(b"1" * 32, ALICE.id))
         self.assertNotEqual(name, proxy_id(b"1" * 32, "ctllm|bob"))
-        self.assertNotEqual(name, proxy_id(b"2" * 32, ALICE.key))
+        self.assertNotEqual(name, proxy_id(b"2" * 32, ALICE.id))
 
 
 class InvitesTests(Case):
@@ -274,7 +280,7 @@ class InvitesTests(Case):
             secret = self.invites.create("alice")
             self.files()[0].write_bytes(content)
             self.refused(secret)
-            self.assertEqual(self.invites.sweep(), 1)
+            self.assertEqual(self.invites.remove_expired(), 1)
         self.assertEqual(self.files(), [])
 
     def test_sweep(self) -> None:
@@ -283,7 +289,7 @@ class InvitesTests(Case):
         self.time = START + 900
         secret = self.invites.create("bob")
         (self.path / "README").write_text("mine")
-        self.assertEqual(self.invites.sweep(), 1)
+        self.assertEqual(self.invites.remove_expired(), 1)
         self.invites.redeem(secret)
         self.assertEqual([file.name for file in self.files()], ["README"])
 
@@ -305,19 +311,19 @@ class SessionsTests(Case):
             ("browser", {"use", "manage"}),
             ("desktop", {"use", "manage", "serve"}),
         ):
-            session = self.sessions.renew(self.sessions.open(SIGNED_IN, client))
+            session = self.sessions.renew(self.sessions.create(SIGNED_IN, client))
             self.assertEqual((session.user, session.scopes), (ALICE, scopes))
 
     def test_secret_is_not_kept(self) -> None:
         """Refresh tokens say what they are, and no file tells one."""
-        refresh = self.sessions.open(SIGNED_IN, "browser")
+        refresh = self.sessions.create(SIGNED_IN, "browser")
         self.assertTrue(refresh.startswith("ctllm-r-"))
         (file,) = self.files()
         self.assertNotIn(refresh.removeprefix("ctllm-r-"), file.name + file.read_text())
 
     def test_slides(self) -> None:
         """Each use puts the end off, also for the next process; unused, it ends."""
-        refresh = self.sessions.open(SIGNED_IN, "browser")
+        refresh = self.sessions.create(SIGNED_IN, "browser")
         for day in (1, 2, 3):
             self.time = START + day * 86400
             session = Sessions(PrivateDirectory(self.path), self.now, days=2).renew(refresh)
@@ -328,7 +334,7 @@ class SessionsTests(Case):
 
     def test_slides_in_steps(self) -> None:
         """Renewals within the hour do not write."""
-        refresh = self.sessions.open(SIGNED_IN, "browser")
+        refresh = self.sessions.create(SIGNED_IN, "browser")
         before = self.files()[0].stat().st_ino
         self.time = START + 3599
         self.sessions.renew(refresh)
@@ -338,7 +344,7 @@ class SessionsTests(Case):
 
     def test_close(self) -> None:
         """Signing out ends this session only, and twice is no error."""
-        refresh, other = (self.sessions.open(SIGNED_IN, "browser") for _ in range(2))
+        refresh, other = (self.sessions.create(SIGNED_IN, "browser") for _ in range(2))
         self.sessions.close(refresh)
         self.sessions.close(refresh)
         self.refused(refresh)
@@ -346,9 +352,12 @@ class SessionsTests(Case):
 
     def test_close_all(self) -> None:
         """Signing out everywhere ends all of one user's sessions and nobody else's."""
-        mine = [self.sessions.open(SIGNED_IN, "browser"), self.sessions.open(SIGNED_IN, "desktop")]
+        mine = [
+            self.sessions.create(SIGNED_IN, "browser"),
+            self.sessions.create(SIGNED_IN, "desktop"),
+        ]
         foreign = Authentication(User("https://i/", "alice", "alice"), START)
-        other = self.sessions.open(foreign, "browser")
+        other = self.sessions.create(foreign, "browser")
         self.assertEqual(self.sessions.close_all(User("ctllm", "alice", "New Name")), 2)
         for refresh in mine:
             self.refused(refresh)
@@ -356,25 +365,25 @@ class SessionsTests(Case):
 
     def test_guesses(self) -> None:
         """Any other text is refused, a file's own name included."""
-        self.sessions.open(SIGNED_IN, "browser")
+        self.sessions.create(SIGNED_IN, "browser")
         for guess in ("", "ctllm-r-", self.files()[0].name, self.files()[0].stem, "\udcff"):
             self.refused(guess)
 
     def test_damaged(self) -> None:
         """A damaged session is over, hinders no other, and is swept."""
-        refresh = self.sessions.open(SIGNED_IN, "browser")
+        refresh = self.sessions.create(SIGNED_IN, "browser")
         (file,) = self.files()
         file.write_bytes(file.read_bytes()[:-9])
-        other = self.sessions.open(SIGNED_IN, "browser")
+        other = self.sessions.create(SIGNED_IN, "browser")
         self.refused(refresh)
         self.sessions.renew(other)
-        self.assertEqual(self.sessions.sweep(), 1)
+        self.assertEqual(self.sessions.remove_expired(), 1)
         self.assertEqual(self.sessions.close_all(ALICE), 1)
 
     def test_sweep(self) -> None:
         """Sweeping takes what is over and leaves what is not."""
-        self.sessions.open(SIGNED_IN, "browser")
+        self.sessions.create(SIGNED_IN, "browser")
         self.time = START + 2 * 86400
-        refresh = self.sessions.open(SIGNED_IN, "browser")
-        self.assertEqual(self.sessions.sweep(), 1)
+        refresh = self.sessions.create(SIGNED_IN, "browser")
+        self.assertEqual(self.sessions.remove_expired(), 1)
         self.sessions.renew(refresh)

@@ -14,7 +14,7 @@ import jsonschema_rs
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__, errors
-from ctllm.cloud.web_ui import HEADERS, PAGE, page
+from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
 
 TEXT = PAGE.decode()
 HEADER = {name.decode(): value.decode() for name, value in HEADERS}
@@ -138,7 +138,7 @@ class AcceptTests(SynchronousTestCase):
         """Who names HTML gets the page."""
         chromium = b"text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
         for accept in (chromium, b"text/html", b"TEXT/HTML ; q=0.5", b"*/*, text/html;q=0.001"):
-            self.assertTrue(page(accept), accept)
+            self.assertTrue(accepts_html(accept), accept)
 
     def test_others(self) -> None:
         """Who takes anything, or refuses HTML, gets Ollama's answer."""
@@ -153,7 +153,7 @@ class AcceptTests(SynchronousTestCase):
             b"application/json;x=text/html",
             b"text/htmlx",
         ):
-            self.assertFalse(page(accept), accept)
+            self.assertFalse(accepts_html(accept), accept)
 
 
 DOCUMENT: dict[str, Any] = json.loads(

@@ -16,7 +16,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ctllm.cloud.admin.api import answers
+from ctllm.cloud.admin.api import is_listening
 from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
 from ctllm.cloud.spawners.peer_verification import endpoint_to, is_in_container, is_proxy
 from ctllm.http.client.unix_endpoint import UnexpectedPeer
@@ -121,9 +121,9 @@ class OwnerTests(SynchronousTestCase):
 
     def test_the_operators(self) -> None:
         """A link in its place is nobody who answers."""
-        self.assertTrue(answers(self.folder / "ipc.sock"))
+        self.assertTrue(is_listening(self.folder / "ipc.sock"))
         (self.folder / "link").symlink_to(self.folder / "ipc.sock")
-        self.assertFalse(answers(self.folder / "link"))
+        self.assertFalse(is_listening(self.folder / "link"))
 
 
 class Talker(Protocol):

@@ -19,7 +19,7 @@ from twisted.internet.endpoints import clientFromString
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import Places, Ports, Sockets
@@ -107,7 +107,7 @@ class Case(TestCase):
 
     def proxies(self, runtime: ProcessSpawner) -> ProxyManager:
         settings = Cloud(proxy_health_seconds=1)
-        return self.started(ProxyManager(runtime, reactor, settings, Audit(None), Metrics()))
+        return self.started(ProxyManager(runtime, reactor, settings, AuditLog(None), Metrics()))
 
     def left(self) -> list[str]:
         run = self.folder / "run"

@@ -58,7 +58,7 @@ class StartTests(Case):
         self.wait(0.25)
         self.successResultOf(asking)
         [(event, proxy, milliseconds)] = self.audited("event", "proxy", "milliseconds")
-        self.assertEqual((event, proxy), ("start", A))
+        self.assertEqual((event, proxy), ("proxy.started", A))
         self.assertTrue(800 <= milliseconds <= 1050, milliseconds)
 
     def test_too_slow(self) -> None:
@@ -70,7 +70,7 @@ class StartTests(Case):
         self.wait(0.2)
         self.assertIn("did not answer within 20 seconds", self.refused(asking).message)
         self.assertEqual(self.runtime.removals[A], 1)
-        self.assertEqual(self.audited("event", "reason"), [("failure", "slow")])
+        self.assertEqual(self.audited("event", "reason"), [("proxy.start_failed", "start_timeout")])
         status = self.proxies.status(A)
         self.assertEqual((status.state, status.since), ("failed", START + 20))
         self.assertIn("did not answer", status.error or "")
@@ -95,7 +95,7 @@ class StartTests(Case):
         asking = self.ensure(A)
         self.runtime.die(A)
         self.assertIn("SIGKILL", self.refused(asking).message)
-        self.assertEqual(self.audited("event", "reason"), [("failure", "died")])
+        self.assertEqual(self.audited("event", "reason"), [("proxy.start_failed", "exited")])
 
     def test_one_gives_up(self) -> None:
         """Who gives up waiting takes the start from nobody."""
@@ -127,7 +127,7 @@ class DeathTests(Case):
         self.flush()
         self.assertEqual(self.runtime.all[0].open_connections, 0)
         self.assertEqual((self.word(), self.proxies.count), ("failed", 0))
-        self.assertEqual(self.audited("event", "reason")[1:], [("death", "died")])
+        self.assertEqual(self.audited("event", "reason")[1:], [("proxy.died", "exited")])
         self.assertIsNot(self.up(A), origin)
         self.assertEqual(self.runtime.starts[A], 2)
 
@@ -144,7 +144,7 @@ class DeathTests(Case):
                 self.wait(rest - 0.5)
                 self.refused(self.ensure(A))
                 self.wait(0.5)
-        self.assertIn(("refusal", "resting"), self.audited("event", "reason"))
+        self.assertIn(("proxy.start_refused", "backoff"), self.audited("event", "reason"))
 
     def test_steady(self) -> None:
         """A death after a long life has nothing to do with those before."""
@@ -184,8 +184,8 @@ class WatchTests(Case):
         self.wait(10)
         self.assertEqual((self.word(), self.proxies.count), ("absent", 0))
         self.assertEqual(self.runtime.removals[A], 1)
-        self.assertEqual(self.audited("event", "reason")[1:], [("stop", "idle")])
-        self.assertTrue(self.metric('ctllm_proxy_removals_total{reason="idle"} 1.0'))
+        self.assertEqual(self.audited("event", "reason")[1:], [("proxy.stopped", "idle")])
+        self.assertTrue(self.metric('ctllm_proxy_terminations_total{reason="idle"} 1.0'))
 
     def test_busy(self) -> None:
         """One with an exchange or a tunnel is not removed, however long nobody else asks."""
@@ -213,7 +213,7 @@ class WatchTests(Case):
         self.assertEqual(self.word(), "running")
         self.wait(2)
         self.assertEqual(self.runtime.removals[A], 1)
-        self.assertEqual(self.audited("event", "reason")[1:], [("death", "hung")])
+        self.assertEqual(self.audited("event", "reason")[1:], [("proxy.died", "unresponsive")])
         self.assertIsNot(self.up(A), origin)
 
     def test_recovers(self) -> None:
@@ -256,8 +256,10 @@ class LimitTests(Case):
         for _ in range(2):
             self.assertEqual(self.refused(self.ensure(D), ServiceUnavailable).retry_after, 60)
         self.up(A)
-        refusals = [line for line in self.audited("event", "reason") if line[0] == "refusal"]
-        self.assertEqual(refusals, [("refusal", "full")])
+        refusals = [
+            line for line in self.audited("event", "reason") if line[0] == "proxy.start_refused"
+        ]
+        self.assertEqual(refusals, [("proxy.start_refused", "at_capacity")])
         self.successResultOf(self.begin(self.proxies.remove(A, "by request")))
         self.up(D)
 
@@ -345,7 +347,7 @@ class TurnTests(Case):
         self.assertEqual((self.word(C), self.runtime.starts[C]), ("absent", 0))
         for give in gives:  # each lets the next one in
             give()
-        self.assertIn(("refusal", "crowded"), self.audited("event", "reason"))
+        self.assertIn(("proxy.start_refused", "queue_timeout"), self.audited("event", "reason"))
 
 
 class RemovalTests(Case):
@@ -364,7 +366,8 @@ class RemovalTests(Case):
             self.successResultOf(one)
         self.assertEqual((self.runtime.removals[A], self.proxies.count), (1, 0))
         self.assertEqual(
-            self.audited("event", "reason", "detail")[1:], [("stop", "asked", "by request")]
+            self.audited("event", "reason", "detail")[1:],
+            [("proxy.stopped", "requested", "by request")],
         )
 
     def test_wanted_again(self) -> None:
@@ -449,8 +452,10 @@ class StopTests(Case):
         self.successResultOf(self.proxies.stopService())
         self.assertIn("stopping", self.refused(waiting).message)
         self.assertIn("stopping", self.refused(self.ensure(A)).message)
-        ends = [line for line in self.audited("event", "proxy", "reason") if line[0] == "stop"]
-        self.assertEqual(ends, [("stop", A, "shutdown"), ("stop", B, "shutdown")])
+        ends = [
+            line for line in self.audited("event", "proxy", "reason") if line[0] == "proxy.stopped"
+        ]
+        self.assertEqual(ends, [("proxy.stopped", A, "shutdown"), ("proxy.stopped", B, "shutdown")])
 
     def test_stop_in_between(self) -> None:
         """Stopping in the very moment in which a proxy is given out leaves nothing either."""

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.jws import public_text
 from ctllm.auth.session_assertions import LIFE, MANAGE, SERVE, USE, Verifier
-from ctllm.cloud.identity import Assertions
+from ctllm.cloud.identity import AssertionSigner
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
@@ -52,7 +52,7 @@ class Case(SynchronousTestCase):
         return wire
 
     def sign(self, *scopes: str, proxy: str = HERE, key: Ed25519PrivateKey | None = None) -> str:
-        return Assertions(key or self.key, self.clock.seconds).sign(proxy, frozenset(scopes))
+        return AssertionSigner(key or self.key, self.clock.seconds).sign(proxy, frozenset(scopes))
 
     def ask(self, line: str, assertion: str | None = None, more: str = "") -> tuple[int, object]:
         """Status, and the answer's JSON or bytes."""

@@ -8,16 +8,16 @@ from unittest import mock
 from twisted.internet.defer import Deferred
 
 from ctllm.auth.api_keys import key_hash, new_key
-from ctllm.cloud.gateway import FAREWELL
+from ctllm.cloud.active_requests import ActiveRequests
+from ctllm.cloud.gateway import REVOKED_TUNNEL_GRACE
 from ctllm.cloud.identity import (
+    AccessGrant,
     Authentication,
-    Grant,
     PrivateDirectory,
     Revocations,
     Sessions,
     User,
 )
-from ctllm.cloud.in_flight import InFlight
 from ctllm.errors import BadConfiguration, ProxyUnavailable, Unauthorized
 from ctllm.http.message.head import ResponseHead
 from tests.unit import proxies_case, test_identity_state
@@ -42,8 +42,8 @@ class RevocationsTests(test_identity_state.Case):
         """What authenticated the user until then is over, what does so later is good."""
         self.command.revoke(ANN)
         self.assertFalse(self.revocations.is_revoked(ANN, self.time))
-        (name,) = self.revocations.refresh()
-        self.assertEqual(self.revocations.refresh(), [])
+        (name,) = self.revocations.read_changes()
+        self.assertEqual(self.revocations.read_changes(), [])
         self.assertEqual(self.revocations.not_before(name), self.time)
         self.revocations.check(ANN, self.time + 0.001)
         self.revocations.check(BOB, self.time)
@@ -60,21 +60,21 @@ class RevocationsTests(test_identity_state.Case):
     def test_again(self) -> None:
         """The last one counts; a clock that was set back takes none back."""
         self.command.revoke(ANN)
-        self.revocations.refresh()
+        self.revocations.read_changes()
         self.time += 10
         self.command.revoke(ANN)
-        self.assertEqual(len(self.revocations.refresh()), 1)
+        self.assertEqual(len(self.revocations.read_changes()), 1)
         self.assertTrue(self.revocations.is_revoked(ANN, self.time))
         self.time -= 20
         self.command.revoke(ANN)
-        self.assertEqual(self.revocations.refresh(), [])
+        self.assertEqual(self.revocations.read_changes(), [])
         self.assertTrue(self.revocations.is_revoked(ANN, self.time + 20))
 
     def test_damaged(self) -> None:
         """A file that cannot be understood refuses its user what was before it was read."""
         self.command.revoke(ANN)
         self.files()[0].write_bytes(b"{")
-        self.assertEqual(len(self.revocations.refresh()), 1)
+        self.assertEqual(len(self.revocations.read_changes()), 1)
         self.assertTrue(self.revocations.is_revoked(ANN, self.time))
 
     def test_unreadable(self) -> None:
@@ -90,9 +90,9 @@ class RevocationsTests(test_identity_state.Case):
             return read(name)
 
         with mock.patch.object(self.folder, "read", refusing):
-            self.assertEqual(len(self.revocations.refresh()), 1)
-            self.assertEqual(self.revocations.refresh(), [])
-        self.assertEqual(len(self.revocations.refresh()), 1)
+            self.assertEqual(len(self.revocations.read_changes()), 1)
+            self.assertEqual(self.revocations.read_changes(), [])
+        self.assertEqual(len(self.revocations.read_changes()), 1)
 
 
 class SessionsTests(test_identity_state.Case):
@@ -104,7 +104,7 @@ class SessionsTests(test_identity_state.Case):
 
     def test_a_renewal_makes_no_file_that_is_gone(self) -> None:
         """The session ends between the reading and the writing of its renewal: it stays ended."""
-        refresh = self.sessions.open(test_identity_state.SIGNED_IN, "browser")
+        refresh = self.sessions.create(test_identity_state.SIGNED_IN, "browser")
         self.time += 86400
         late = test_identity_state.Late(self.path)
         late.rival = lambda: self.sessions.close(refresh)
@@ -114,9 +114,9 @@ class SessionsTests(test_identity_state.Case):
     def test_a_child_ends_with_its_parent(self) -> None:
         """When that signs out, and when it expires."""
         for end in ("close", "expire"):
-            parent = self.sessions.open(test_identity_state.SIGNED_IN, "desktop")
+            parent = self.sessions.create(test_identity_state.SIGNED_IN, "desktop")
             (file,) = self.files()
-            child = self.sessions.open(Authentication(ANN, self.time, file.stem), "browser")
+            child = self.sessions.create(Authentication(ANN, self.time, file.stem), "browser")
             self.time += 86400
             self.sessions.renew(child)
             if end == "close":
@@ -124,7 +124,7 @@ class SessionsTests(test_identity_state.Case):
             else:
                 self.time += 86400
             self.assertRaises(Unauthorized, self.sessions.renew, child)
-            self.assertEqual(self.sessions.sweep(), 1 if end == "close" else 2)
+            self.assertEqual(self.sessions.remove_expired(), 1 if end == "close" else 2)
 
 
 class Revoked(Case):
@@ -156,7 +156,7 @@ class Revoked(Case):
         self.assertEqual(self.status("GET /ctllm/session"), 200)
         bob = self.issuer.issue(BOB, ALL)
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(self.status("GET /ctllm/session"), 401)
         self.assertIn("signed out by whoever runs this cloud", self.told["error"]["message"])
         self.assertEqual(self.ask("GET /ctllm/session", Authorization=f"Bearer {bob}"), 200)
@@ -164,7 +164,7 @@ class Revoked(Case):
     def test_signing_in_anew(self) -> None:
         """An invitation that was made after the revocation is good, in the same second."""
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.sign_in_as("ann")
         token = self.told["token"]
         self.assertEqual(self.ask("GET /ctllm/session", Authorization=f"Bearer {token}"), 200)
@@ -181,12 +181,12 @@ class Revoked(Case):
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
         self.revoke()
         with (
-            mock.patch.object(self.revoker, "apply"),
+            mock.patch.object(self.revoker, "apply_new"),
             mock.patch.object(self.sign_in, "_apply_revocations"),
         ):
             self.assertEqual(self.ask("POST /ctllm/session", body), 201)
         token, refresh = self.told["token"], self.told["refresh"]
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(self.ask("GET /ctllm/session", Authorization=f"Bearer {token}"), 401)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": refresh}), 401)
 
@@ -196,9 +196,9 @@ class Revoked(Case):
         self.revoke()
         invite = {"invite": body["invite"]}
         self.assertEqual(self.ask("POST /ctllm/session/introspect", invite), 401)
-        kept = self.sessions._records._folder.list_files()
+        kept = self.sessions._store._folder.list_files()
         self.assertEqual(self.ask("POST /ctllm/session", body), 401)
-        self.assertEqual(self.sessions._records._folder.list_files(), kept)
+        self.assertEqual(self.sessions._store._folder.list_files(), kept)
         self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": self.refresh}), 401)
 
     def test_passes(self) -> None:
@@ -206,25 +206,25 @@ class Revoked(Case):
         self.assertEqual(self.status("POST /ctllm/session/invite"), 201)
         body = {"invite": self.told["invite"], "client": "browser"}
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(self.ask("POST /ctllm/session", body), 401)
         self.assertEqual(self.status("POST /ctllm/session/invite"), 401)
 
     def test_api_keys(self) -> None:
         """Leases are dropped, and an old token takes none."""
-        key, path = new_key(ANN.key), "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
+        key, path = new_key(ANN.id), "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
         lease = {"hashes": [key_hash(key)], "seconds": 60}
         self.assertEqual(self.status(path, lease), 204)
         self.assertEqual(self.ask("GET /api/tags", X_Api_Key=key), 0)
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(self.ask("GET /api/tags", X_Api_Key=key), 401)
         self.assertEqual(self.status(path, lease), 401)
         self.assertEqual(self.keys._leases, {})
 
     def test_a_lease_that_was_asked_for_before(self) -> None:
         """Its body came after the revocation: the keys are worth nothing."""
-        key = new_key(ANN.key)
+        key = new_key(ANN.id)
         self.wire = self.connect()
         body = b'{"hashes": ["%s"], "seconds": 60}' % key_hash(key).encode()
         head = (
@@ -234,7 +234,7 @@ class Revoked(Case):
         )
         self.wire.protocol.dataReceived(head.encode() + body[:-1])
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.wire.protocol.dataReceived(body[-1:])
         self.assertEqual(self.ask("GET /api/tags", X_Api_Key=key), 401)
 
@@ -250,7 +250,7 @@ class Revoked(Case):
             caller.write(b'{"done":false}\n')
         ann.take_written(), self.wire.take_written()
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         said = ann.take_written()
         self.assertIn(b'"error"', said)
         self.assertIn(b"signed out by whoever runs this cloud", said)
@@ -268,7 +268,7 @@ class Revoked(Case):
         self.status("POST /api/chat", b"{}")
         waiting = self.wire
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertIn(b"HTTP/1.1 401 ", answering.take_written())
         self.proxies.waiting.errback(ProxyUnavailable("It was ended."))
         self.assertIn(b"HTTP/1.1 401 ", waiting.take_written())
@@ -284,9 +284,9 @@ class Revoked(Case):
         self.assertIn(b"HTTP/1.1 101 ", self.wire.take_written())
         self.assertEqual(len(self.in_flight), 1)
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual((self.wire.closed, inner.closed), ("", ""))
-        self.clock.advance(FAREWELL)
+        self.clock.advance(REVOKED_TUNNEL_GRACE)
         self.assertEqual((self.wire.closed, inner.closed), ("abort", "abort"))
         inner.deliver_abort()
         self.wire.deliver_abort()
@@ -296,7 +296,7 @@ class Revoked(Case):
         """It gets 401."""
         self.status("GET /ws/tunnel", **UPGRADE)
         self.revoke()
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(self.answered(), 401)
         self.assertEqual(self.proxies.proxy.place.cancelled, 1)
 
@@ -304,11 +304,11 @@ class Revoked(Case):
         """A fault in between leaves nothing of a revocation undone."""
         self.status("POST /api/chat", b"{}")
         self.revoke()
-        with mock.patch.object(self.in_flight, "abort", side_effect=ZeroDivisionError):
-            self.assertRaises(ZeroDivisionError, self.revoker.apply)
+        with mock.patch.object(self.in_flight, "abort_inactive", side_effect=ZeroDivisionError):
+            self.assertRaises(ZeroDivisionError, self.revoker.apply_new)
         self.assertEqual(self.status("GET /ctllm/session"), 401)
         self.assertEqual(len(self.in_flight), 1)
-        self.revoker.apply()
+        self.revoker.apply_new()
         self.assertEqual(len(self.in_flight), 0)
         self.assertEqual(len(self.proxies.revoked), 1)
 
@@ -425,8 +425,8 @@ class InFlightTests(Case):
 
     def test_nothing_stays(self) -> None:
         """However it ends."""
-        in_flight = InFlight()
-        grant = Grant(ANN, ALL, 0.0, 0.0)
+        in_flight = ActiveRequests()
+        grant = AccessGrant(ANN, ALL, 0.0, 0.0)
         over = [in_flight.add("p", grant, lambda error: None) for _ in range(2)]
         over[0]()
         over[0]()
@@ -471,7 +471,7 @@ class ProxiesOfRevokedUsers(proxies_case.Case):
         self.assertEqual(self.runtime.removals[proxies_case.A], 1)
         self.assertEqual(self.word(proxies_case.A), "absent")
         self.assertEqual(self.word(proxies_case.B), "running")
-        self.assertIn(("stop", "revoked"), self.audited("event", "reason"))
+        self.assertIn(("proxy.stopped", "revoked"), self.audited("event", "reason"))
 
     def test_one_that_could_not_be_removed_is_not_taken_up(self) -> None:
         """Its user signs in anew: the runtime still has the old one, and another is started."""

@@ -8,9 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cli.proxies import table
-from ctllm.cloud.admin.client import Local, Row
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.admin.client import OfflineAdmin
+from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.proxies.health import TIMEOUT
+from ctllm.cloud.proxies.info import ProxyInfo
 from ctllm.cloud.spawners.interfaces import Usage
 from ctllm.errors import ServiceUnavailable
 from tests.unit.proxies_case import START, A, B, C, Case
@@ -19,8 +20,10 @@ from tests.unit.proxies_case import START, A, B, C, Case
 class RosterTests(Case):
     """Of a cloud that runs."""
 
-    def rows(self) -> dict[str, Row]:
-        return {row.id: row for row in self.successResultOf(self.begin(self.proxies.roster()))}
+    def rows(self) -> dict[str, ProxyInfo]:
+        return {
+            row.id: row for row in self.successResultOf(self.begin(self.proxies.list_proxies()))
+        }
 
     def test_rows(self) -> None:
         """What each proxy says of itself, and the system of it; what is unknown is None."""
@@ -31,15 +34,15 @@ class RosterTests(Case):
         self.runtime.proxies[A].figures.update(exchanges=2, desktops=1, idle_seconds=0)
         self.clock.advance(7)
         rows = self.rows()
-        wanted = Row(id=A, state="running", age=7, idle=0, exchanges=2, desktops=1,
+        wanted = ProxyInfo(id=A, state="running", age=7, idle=0, exchanges=2, desktops=1,
                      memory=21_000_000, cpu=1.5)  # fmt: skip
-        self.assertEqual(rows, {A: wanted, B: Row(id=B, state="starting", age=7)})
+        self.assertEqual(rows, {A: wanted, B: ProxyInfo(id=B, state="starting", age=7)})
 
     def test_one_that_hangs(self) -> None:
         """It is shown all the same, a little later."""
         self.up(A)
         self.runtime.proxies[A].hung = True
-        asking = self.begin(self.proxies.roster())
+        asking = self.begin(self.proxies.list_proxies())
         self.assertNoResult(asking)
         self.wait(TIMEOUT)
         (row,) = self.successResultOf(asking)
@@ -70,8 +73,10 @@ class DrainTests(Case):
         self.successResultOf(self.begin(self.proxies.ensure(A, begins=False)))
         self.refused(self.begin(self.proxies.ensure(B, begins=False)), ServiceUnavailable)
         self.assertEqual(self.runtime.starts[B], 0)
-        refusals = [line for line in self.audited("event", "reason") if line[0] == "refusal"]
-        self.assertEqual(refusals, [("refusal", "draining")] * 2)  # once a user
+        refusals = [
+            line for line in self.audited("event", "reason") if line[0] == "proxy.start_refused"
+        ]
+        self.assertEqual(refusals, [("proxy.start_refused", "draining")] * 2)  # once a user
         self.proxies.draining = False
         self.up(B)
 
@@ -97,15 +102,15 @@ class LocalTests(Case):
         """The same rows, from the runtime; ending is audited."""
         self.up(A)
         self.runtime.used = {A: Usage(1, 2)}
-        audit = Audit(self.state, self.now)
-        local: Any = Local(self.runtime, self.clock, self.runtime.connect, audit,
+        audit = AuditLog(self.state, self.now)
+        local: Any = OfflineAdmin(self.runtime, self.clock, self.runtime.connect, audit,
                            lambda: START + 60)  # fmt: skip
-        (row,) = self.successResultOf(self.begin(local.rows()))
-        self.assertEqual(row, Row(id=A, state="running", age=60, idle=0, exchanges=0, desktops=0,
+        (row,) = self.successResultOf(self.begin(local.list_proxies()))
+        self.assertEqual(row, ProxyInfo(id=A, state="running", age=60, idle=0, exchanges=0, desktops=0,
                                   memory=1, cpu=2))  # fmt: skip
-        self.successResultOf(self.begin(local.end(A)))
+        self.successResultOf(self.begin(local.remove_proxy(A)))
         self.assertEqual((self.runtime.removals[A], self.runtime.proxies), (1, {}))
-        self.assertIn(("stop", "asked"), self.audited("event", "reason"))
+        self.assertIn(("proxy.stopped", "requested"), self.audited("event", "reason"))
 
 
 class TableTests(SynchronousTestCase):
@@ -113,10 +118,10 @@ class TableTests(SynchronousTestCase):
 
     def test_columns(self) -> None:
         """The oldest first; figures end under each other, what is unknown is a dash."""
-        young = Row(id=B, state="starting", age=3.4)
-        old = Row(id=A, state="running", age=7300, idle=61, exchanges=1000, desktops=2,
+        young = ProxyInfo(id=B, state="starting", age=3.4)
+        old = ProxyInfo(id=A, state="running", age=7300, idle=61, exchanges=1000, desktops=2,
                   memory=21_340_000, cpu=4.72)  # fmt: skip
-        older = Row(id=C, state="running", age=200_000, idle=0, exchanges=0, desktops=0,
+        older = ProxyInfo(id=C, state="running", age=200_000, idle=0, exchanges=0, desktops=0,
                     memory=1_000_000, cpu=100)  # fmt: skip
         self.assertEqual(table([young, old, older]).splitlines(), [
             "PROXY         STATE     AGE   IDLE  EXCHANGES  DESKTOPS   MEMORY      CPU",
@@ -127,7 +132,7 @@ class TableTests(SynchronousTestCase):
 
     def test_one_that_does_not_answer(self) -> None:
         """Its row says so."""
-        silent = Row(id=A, state="running", age=60, memory=1_000_000, cpu=1)
+        silent = ProxyInfo(id=A, state="running", age=60, memory=1_000_000, cpu=1)
         self.assertIn("aaaaaaaaaaaa  does not answer  1 min     -", table([silent]))
 
     def test_none(self) -> None:

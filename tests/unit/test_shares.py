@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.service import SOCKETS
-from ctllm.cloud.user_limits import Shares, share_of
+from ctllm.cloud.service import FILES_PER_REQUEST
+from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
 from ctllm.config import Cloud
 from ctllm.errors import ServiceUnavailable, TooManyRequests
 from ctllm.http.message.head import ResponseHead
@@ -19,12 +19,12 @@ class SharesTests(SynchronousTestCase):
 
     def test_each_has_its_own(self) -> None:
         """Who has all of its own gets no more, until one is over; nothing is kept of who left."""
-        shares = Shares(2)
-        gives = [shares.take("ann"), shares.take("ann"), shares.take("bob")]
-        self.assertRaises(TooManyRequests, shares.take, "ann")
-        gives.append(shares.take("bob"))
+        shares = UserLimiter(2)
+        gives = [shares.reserve("ann"), shares.reserve("ann"), shares.reserve("bob")]
+        self.assertRaises(TooManyRequests, shares.reserve, "ann")
+        gives.append(shares.reserve("bob"))
         gives.pop(0)()
-        gives.append(shares.take("ann"))
+        gives.append(shares.reserve("ann"))
         for give in gives:
             give()
         self.assertEqual(len(shares), 0)
@@ -37,13 +37,13 @@ class SharesTests(SynchronousTestCase):
             self.patch(resource, "getrlimit", lambda which, files=files: (files, files))
             cloud = Cloud()
             room = ConnectionLimiter(
-                max_connections(cloud.max_connections, SOCKETS, RESERVED_FILES + 300)
+                max_connections(cloud.max_connections, FILES_PER_REQUEST, RESERVED_FILES + 300)
             ).max_authenticated
-            share = share_of(cloud.max_user_requests, room)
+            share = max_requests_per_user(cloud.max_user_requests, room)
             self.assertLess(3 * share, room)
-            self.assertLess(SOCKETS * room, files)
+            self.assertLess(FILES_PER_REQUEST * room, files)
             self.assertGreater(share, 16)
-        self.assertEqual(share_of(10, 1000), 10)
+        self.assertEqual(max_requests_per_user(10, 1000), 10)
 
 
 class FrontTests(Case):

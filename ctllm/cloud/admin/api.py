@@ -28,12 +28,12 @@ _PROXIES = "/proxies/"
 _log = Logger()
 
 
-def operator_socket(state: Path) -> Path:
+def admin_socket_path(state: Path) -> Path:
     """Where it is, in the folder of the cloud's secrets."""
     return state / "cloud" / "operator.sock"
 
 
-def answers(path: Path) -> bool:
+def is_listening(path: Path) -> bool:
     """Whether a cloud listens there; PermissionError where we may not know."""
     if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
         return False
@@ -45,27 +45,27 @@ def answers(path: Path) -> bool:
     return True
 
 
-def operator_listener(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointService | None:
+def admin_service(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointService | None:
     """The service that answers there; None where the system has no such sockets or paths so long.
 
     Raises BadConfiguration where another cloud does.
     """
-    path = operator_socket(state)
+    path = admin_socket_path(state)
     if not hasattr(socket, "AF_UNIX"):
         return None
     if len(os.fsencode(path)) > LONGEST:
         _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
         return None
-    if answers(path):
+    if is_listening(path):
         raise in_use(state)
     path.unlink(missing_ok=True)  # of one that was killed
     # No lock by process id: after a restart of the machine that may be anybody's.
     endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"
-    factory = HttpServerFactory(Operator(proxies), reactor)
+    factory = HttpServerFactory(AdminApi(proxies), reactor)
     return EndpointService(reactor, endpoint, factory, "state")
 
 
-class Operator:
+class AdminApi:
     """Answers the requests."""
 
     def __init__(self, proxies: ProxyManager) -> None:
@@ -76,7 +76,7 @@ class Operator:
         path = incoming.head.path.decode("latin-1")
         match incoming.head.method, path:
             case b"GET", "/proxies":
-                incoming.respond(200, await self._proxies.roster())
+                incoming.respond(200, await self._proxies.list_proxies())
             case b"DELETE", _ if path.startswith(_PROXIES):
                 reason = "was ended by whoever runs the cloud"
                 await self._proxies.remove(path.removeprefix(_PROXIES), reason)

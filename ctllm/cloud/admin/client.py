@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import msgspec
 from twisted.internet.defer import Deferred, gatherResults
 
-from ctllm.cloud.audit import Audit
-from ctllm.cloud.proxies.health import Health, ask_health
+from ctllm.cloud.audit import AuditLog
+from ctllm.cloud.proxies.health import ask_health
+from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
 from ctllm.cloud.spawners.interfaces import Instance, Spawner, Usage
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadGateway, ProxyUnavailable
@@ -23,51 +23,24 @@ from ctllm.http.message.head import RequestHead
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 #: Seconds for one answer of the cloud: it asks every proxy, of which some may hang.
-PATIENCE = 30.0
-_LARGEST = 16 << 20
+TIMEOUT = 30.0
+_MAX_RESPONSE = 16 << 20
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One proxy. `age`, `idle` and `cpu` are seconds, `memory` bytes; None is unknown."""
-
-    id: str
-    state: str
-    age: float
-    idle: float | None = None
-    exchanges: int | None = None
-    desktops: int | None = None
-    memory: int | None = None
-    cpu: float | None = None
-
-
-class Roster(Protocol):
+class ProxyAdmin(Protocol):
     """What can be asked, and done."""
 
-    async def rows(self) -> list[Row]:
+    async def list_proxies(self) -> list[ProxyInfo]:
         """All proxies there are."""
 
-    async def end(self, proxy_id: str) -> None:
+    async def remove_proxy(self, proxy_id: str) -> None:
         """End a proxy; it may be gone."""
 
-    async def drain(self, on: bool) -> None:
+    async def set_draining(self, on: bool) -> None:
         """Begin nothing new any more, or again."""
 
 
-def row(id: str, state: str, age: float, health: Health | None, used: Usage | None) -> Row:
-    """A row of what a proxy says of itself, and what the system says of it."""
-    return Row(
-        id=id,
-        state=state,
-        age=max(0.0, age),
-        idle=None if health is None else health.idle_seconds,
-        exchanges=None if health is None else health.exchanges,
-        desktops=None if health is None else health.desktops,
-        memory=None if used is None else used.memory,
-        cpu=None if used is None else used.cpu,
-    )
-
-
-class Remote:
+class AdminClient:
     """The `Roster` of a cloud that runs, by its operator's socket at `path`."""
 
     def __init__(self, reactor: Any, path: str) -> None:
@@ -75,68 +48,70 @@ class Remote:
         cloud = (os.stat(os.path.dirname(path)).st_uid, 0)
         endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid in cloud)
         self._clock = reactor
-        self._cloud = ConnectionPool(endpoint, reactor, "the cloud", ProxyUnavailable)
+        self._connections = ConnectionPool(endpoint, reactor, "the cloud", ProxyUnavailable)
 
-    async def rows(self) -> list[Row]:
+    async def list_proxies(self) -> list[ProxyInfo]:
         """All proxies there are."""
-        return decode_json(await self._ask(b"GET", "/proxies"), list[Row])
+        return decode_json(await self._request(b"GET", "/proxies"), list[ProxyInfo])
 
-    async def end(self, proxy_id: str) -> None:
+    async def remove_proxy(self, proxy_id: str) -> None:
         """End a proxy; it may be gone."""
-        await self._ask(b"DELETE", f"/proxies/{quote(proxy_id, safe='')}")
+        await self._request(b"DELETE", f"/proxies/{quote(proxy_id, safe='')}")
 
-    async def drain(self, on: bool) -> None:
+    async def set_draining(self, on: bool) -> None:
         """Begin nothing new any more, or again."""
-        await self._ask(b"PUT" if on else b"DELETE", "/draining")
+        await self._request(b"PUT" if on else b"DELETE", "/draining")
 
     def close(self) -> None:
         """Leave no connection."""
-        self._cloud.close()
+        self._connections.close()
 
-    async def _ask(self, method: bytes, path: str) -> bytes:
+    async def _request(self, method: bytes, path: str) -> bytes:
         head = RequestHead(method, path.encode())
-        status, body = await fetch(self._cloud, head, self._clock, PATIENCE, _LARGEST)
+        status, body = await fetch(self._connections, head, self._clock, TIMEOUT, _MAX_RESPONSE)
         if status >= 300:
             raise BadGateway(f"the cloud answers {path} with status {status}: {body[:500]!r}")
         return body
 
 
-class Local:
+class OfflineAdmin:
     """The `Roster` of what a cloud that does not run has left."""
 
     def __init__(
         self,
-        runtime: Spawner,
+        spawner: Spawner,
         clock: Clock,
         connect: Callable[[Instance], Endpoint],
-        audit: Audit,
+        audit: AuditLog,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._runtime, self._clock, self._connect = runtime, clock, connect
+        self._spawner, self._clock, self._connect = spawner, clock, connect
         self._audit, self._now = audit, now
 
-    async def rows(self) -> list[Row]:
+    async def list_proxies(self) -> list[ProxyInfo]:
         """All proxies that run; what is left of others goes."""
         found = []
-        for listed in await self._runtime.list():
-            there = await self._runtime.inspect(listed.id)
+        for listed in await self._spawner.list():
+            there = await self._spawner.inspect(listed.id)
             if there is not None:
                 found.append(there)
-        used = await self._runtime.usage()
-        rows = [Deferred.fromCoroutine(self._row(each, used.get(each.id))) for each in found]
+        used = await self._spawner.usage()
+        rows = [Deferred.fromCoroutine(self._inspect(each, used.get(each.id))) for each in found]
         return list(await gatherResults(rows, consumeErrors=True))
 
-    async def end(self, proxy_id: str) -> None:
+    async def remove_proxy(self, proxy_id: str) -> None:
         """End a proxy; it may be gone."""
-        await self._runtime.remove(proxy_id)
-        self._audit.record("stop", proxy_id, "asked", "was ended by whoever runs the cloud")
+        await self._spawner.remove(proxy_id)
+        self._audit.record(
+            "proxy.stopped", proxy_id, "requested", "was ended by whoever runs the cloud"
+        )
 
-    async def drain(self, on: bool) -> None:
+    async def set_draining(self, on: bool) -> None:
         """Nothing begins anyway."""
 
-    async def _row(self, there: Instance, used: Usage | None) -> Row:
+    async def _inspect(self, there: Instance, used: Usage | None) -> ProxyInfo:
         name = "a streaming proxy"
         origin = ConnectionPool(self._connect(there), self._clock, name, ProxyUnavailable)
         health = await ask_health(origin, self._clock)
         origin.close()
-        return row(there.id, "running", self._now() - there.started, health, used)
+        return proxy_info(there.id, "running", self._now() - there.started, health, used)

@@ -1,47 +1,53 @@
 """Who is asking? Tokens to grants, sign-in, sessions, API keys, and the proxies' assertions."""
 
 from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
-from ctllm.cloud.identity.api_key_leases import ApiKeys
-from ctllm.cloud.identity.assertion_signer import Assertions
-from ctllm.cloud.identity.grants import SCOPES, Authentication, Grant, Identity, User
-from ctllm.cloud.identity.invites import Invites, user_name
-from ctllm.cloud.identity.issuer import Issuer
-from ctllm.cloud.identity.login_codes import Passes
-from ctllm.cloud.identity.revocations import POLL, Revocations, revoked
-from ctllm.cloud.identity.sessions import Client, Session, Sessions, session_id
-from ctllm.cloud.identity.signing_keys import PROXY_PREFIX, Keys, load_keys, proxy_id, user_hash
-from ctllm.cloud.identity.token_verifiers import Identities, Remembered
+from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
+from ctllm.cloud.identity.api_key_leases import ApiKeyLeases
+from ctllm.cloud.identity.assertion_signer import AssertionSigner
+from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
+from ctllm.cloud.identity.invites import Invites, parse_user_name
+from ctllm.cloud.identity.login_codes import LoginCodes
+from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations, revoked_error
+from ctllm.cloud.identity.sessions import ClientType, Session, Sessions, session_id_of
+from ctllm.cloud.identity.signing_keys import (
+    PROXY_PREFIX,
+    SigningKeys,
+    load_signing_keys,
+    proxy_id,
+    user_hash,
+)
+from ctllm.cloud.identity.token_verifiers import CachingTokenVerifier, CompositeTokenVerifier
 from ctllm.system.private_dir import PrivateDirectory
 
 __all__ = [
     "ISSUER",
     "MANAGE",
-    "POLL",
+    "POLL_INTERVAL",
     "PROXY_PREFIX",
     "SCOPES",
     "SERVE",
     "USE",
-    "ApiKeys",
-    "Assertions",
+    "AccessGrant",
+    "AccessTokenIssuer",
+    "ApiKeyLeases",
+    "AssertionSigner",
     "Authentication",
-    "Client",
-    "Grant",
-    "Identities",
-    "Identity",
+    "CachingTokenVerifier",
+    "ClientType",
+    "CompositeTokenVerifier",
     "Invites",
-    "Issuer",
-    "Keys",
-    "Passes",
+    "LoginCodes",
     "PrivateDirectory",
-    "Remembered",
     "Revocations",
     "Session",
     "Sessions",
+    "SigningKeys",
+    "TokenVerifier",
     "User",
-    "load_keys",
+    "load_signing_keys",
+    "parse_user_name",
     "proxy_id",
-    "revoked",
-    "session_id",
+    "revoked_error",
+    "session_id_of",
     "user_hash",
-    "user_name",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ctllm.auth.api_keys import PREFIX, key_hash, owner_tag, tag_in
 from ctllm.auth.session_assertions import MANAGE, USE
-from ctllm.cloud.identity.grants import Grant
+from ctllm.cloud.identity.grants import AccessGrant
 from ctllm.errors import BadRequest, Forbidden, Unauthorized
 
 MAX_HASHES = 100
@@ -18,13 +18,13 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class _Lease:
-    grant: Grant  # of the desktop that vouches
+    grant: AccessGrant  # of the desktop that vouches
     hashes: frozenset[str]
-    managing: frozenset[str]
-    expires: float
+    manage_hashes: frozenset[str]
+    expires_at: float
 
 
-class ApiKeys:
+class ApiKeyLeases:
     """An Identity of API keys, each good while a desktop of its owner vouches for it."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -34,11 +34,11 @@ class ApiKeys:
 
     def lease(
         self,
-        grant: Grant,
-        desktop: str,
+        grant: AccessGrant,
+        desktop_id: str,
         hashes: Iterable[str],
         seconds: float,
-        managing: Iterable[str] = (),
+        manage_hashes: Iterable[str] = (),
     ) -> None:
         """Take `hashes` (hex SHA-256) as the keys that `desktop` vouches for, for `seconds`.
 
@@ -47,56 +47,58 @@ class ApiKeys:
         beyond 32 desktops of one user; both leave all as it was. `grant` is the desktop's: no key
         outlives what that rests on.
         """
-        lease = _Lease(grant, _checked(hashes), _checked(managing), self._now() + seconds)
-        tag = owner_tag(grant.user.key)
-        self._sweep(tag)
+        lease = _Lease(
+            grant, _validate_hashes(hashes), _validate_hashes(manage_hashes), self._now() + seconds
+        )
+        tag = owner_tag(grant.user.id)
+        self._remove_expired_of(tag)
         leases = self._leases.get(tag, {})
-        if desktop not in leases and len(leases) >= MAX_DESKTOPS:
+        if desktop_id not in leases and len(leases) >= MAX_DESKTOPS:
             raise Forbidden(f"API keys work for at most {MAX_DESKTOPS} desktops at a time.")
-        self._leases[tag] = {**leases, desktop: lease}
+        self._leases[tag] = {**leases, desktop_id: lease}
 
-    def remove_where(self, chosen: Callable[[Grant], bool]) -> None:
+    def remove_where(self, predicate: Callable[[AccessGrant], bool]) -> None:
         """Forget what those desktops vouched for whose grant is `chosen`."""
         for tag, leases in list(self._leases.items()):
-            kept = {desktop: each for desktop, each in leases.items() if not chosen(each.grant)}
+            kept = {desktop: each for desktop, each in leases.items() if not predicate(each.grant)}
             self._leases[tag] = kept
-            self._sweep(tag)
+            self._remove_expired_of(tag)
 
-    def sweep(self) -> None:
+    def remove_expired(self) -> None:
         """Forget the leases that have ended."""
         for tag in list(self._leases):
-            self._sweep(tag)
+            self._remove_expired_of(tag)
 
-    def owns(self, token: str) -> bool:
+    def matches(self, token: str) -> bool:
         """Whether `token` calls itself an API key."""
         return token.startswith(PREFIX)
 
-    async def verify(self, token: str) -> Grant:
+    async def verify(self, token: str) -> AccessGrant:
         """Give the grant of an API key; Unauthenticated if no desktop of its owner vouches."""
         return self._find(token)
 
-    def _find(self, key: str) -> Grant:
+    def _find(self, key: str) -> AccessGrant:
         # Finding a SHA-256 in a set is safe from timing: whoever could learn how much of the
         # hash matched could not choose a key whose hash matches more.
         digest, now = key_hash(key), self._now()
         for lease in self._leases.get(tag_in(key) or "", {}).values():
-            if digest in lease.hashes and now < lease.expires:
-                scopes = {USE, MANAGE} if digest in lease.managing else {USE}
-                return replace(lease.grant, scopes=frozenset(scopes), expires=lease.expires)
+            if digest in lease.hashes and now < lease.expires_at:
+                scopes = {USE, MANAGE} if digest in lease.manage_hashes else {USE}
+                return replace(lease.grant, scopes=frozenset(scopes), expires_at=lease.expires_at)
         raise Unauthorized(
             "This API key is unknown or revoked, or the desktop that made it is not connected."
         )
 
-    def _sweep(self, tag: str) -> None:
+    def _remove_expired_of(self, tag: str) -> None:
         leases, now = self._leases.get(tag, {}), self._now()
-        alive = {desktop: lease for desktop, lease in leases.items() if now < lease.expires}
+        alive = {desktop: lease for desktop, lease in leases.items() if now < lease.expires_at}
         if alive:
             self._leases[tag] = alive
         else:
             self._leases.pop(tag, None)
 
 
-def _checked(hashes: Iterable[str]) -> frozenset[str]:
+def _validate_hashes(hashes: Iterable[str]) -> frozenset[str]:
     checked = frozenset(hashes)
     if len(checked) > MAX_HASHES:
         raise BadRequest(f"A desktop may have at most {MAX_HASHES} API keys: revoke some.")

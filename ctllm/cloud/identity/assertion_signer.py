@@ -23,15 +23,17 @@ from ctllm.errors import Forbidden
 Scope = Literal["use", "use manage", "use serve"]
 
 
-class Assertions:
+class AssertionSigner:
     """Session assertions by `key`, each used again for half of its life; `now` epoch seconds."""
 
-    def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float], size: int = 4096) -> None:
+    def __init__(
+        self, key: Ed25519PrivateKey, now: Callable[[], float], max_cached: int = 4096
+    ) -> None:
         self._key = key
         self._now = now
-        self._signed: TtlCache[tuple[str, Scope], str] = TtlCache(size, now)
+        self._cache: TtlCache[tuple[str, Scope], str] = TtlCache(max_cached, now)
 
-    def sign(self, proxy: str, scopes: frozenset[str]) -> str:
+    def sign(self, proxy_id: str, scopes: frozenset[str]) -> str:
         """Give an assertion for the proxy with the id `proxy`; Forbidden without the scope use.
 
         Besides, it says one of serve and manage, whichever is in `scopes`.
@@ -43,13 +45,13 @@ class Assertions:
             scope = "use serve"
         elif MANAGE in scopes:
             scope = "use manage"
-        known = self._signed.get((proxy, scope))
-        return known or self._sign(proxy, scope)
+        known = self._cache.get((proxy_id, scope))
+        return known or self._sign(proxy_id, scope)
 
-    def _sign(self, proxy: str, scope: Scope) -> str:
+    def _sign(self, proxy_id: str, scope: Scope) -> str:
         issued = int(self._now())
-        user = proxy.rpartition("-")[2]
-        body = AssertionBody(ISSUER, user, proxy, scope, issued, issued + LIFE)
+        user = proxy_id.rpartition("-")[2]
+        body = AssertionBody(ISSUER, user, proxy_id, scope, issued, issued + LIFE)
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        self._signed.put((proxy, scope), token, issued + LIFE / 2)
+        self._cache.put((proxy_id, scope), token, issued + LIFE / 2)
         return token

@@ -27,7 +27,7 @@ class User:
             raise ValueError("a user needs an issuer without '|' and a subject")
 
     @property
-    def key(self) -> str:
+    def id(self) -> str:
         """The string that is this user everywhere, and nobody else."""
         return f"{self.issuer}|{self.subject}"
 
@@ -42,11 +42,11 @@ class Authentication:
 
     user: User
     auth_time: float
-    parent: str = ""
+    parent_session_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class AccessGrant:
     """A verified caller: what the token allows (`scopes`), until when (`expires`, epoch s).
 
     `auth_time` is as in `Authentication`. `sessions` are the ids of the sessions without which
@@ -55,21 +55,21 @@ class Grant:
 
     user: User
     scopes: frozenset[str]
-    expires: float
+    expires_at: float
     auth_time: float
-    sessions: tuple[str, ...] = ()
+    session_ids: tuple[str, ...] = ()
 
-    def require(self, scope: str) -> None:
+    def require_scope(self, scope: str) -> None:
         """Raise Forbidden unless this grant has `scope`."""
         if scope not in self.scopes:
             raise Forbidden(f"This sign-in or API key does not have the scope '{scope}'.")
 
 
-class Identity(Protocol):
+class TokenVerifier(Protocol):
     """Something that knows one kind of token."""
 
-    def owns(self, token: str) -> bool:
+    def matches(self, token: str) -> bool:
         """Whether `token` looks like this kind; cheap, and proves nothing."""
 
-    async def verify(self, token: str) -> Grant:
+    async def verify(self, token: str) -> AccessGrant:
         """Give what `token` grants; Unauthenticated, with a sentence for people, if nothing."""

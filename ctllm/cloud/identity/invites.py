@@ -9,14 +9,14 @@ from secrets import token_urlsafe
 
 from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import Authentication, User
-from ctllm.cloud.identity.hashed_store import Records
+from ctllm.cloud.identity.hashed_store import HashedStore
 from ctllm.errors import BadRequest, Unauthorized
 from ctllm.system.private_dir import PrivateDirectory
 
-LIFE = 15 * 60
+LIFETIME = 15 * 60
 """Seconds that an invite is good for."""
 
-_OVER = "This sign-in link was used before or is too old: get a new one with `ctllm invite`."
+_INVALID = "This sign-in link was used before or is too old: get a new one with `ctllm invite`."
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII | re.IGNORECASE)
 
 
@@ -29,7 +29,7 @@ class Invite:
     created: float = 0.0
 
 
-def user_name(text: str) -> str:
+def parse_user_name(text: str) -> str:
     """Give `text` as a name of the built-in issuer's, in lower case; BadRequest if it is none."""
     if not _NAME.fullmatch(text):
         raise BadRequest(
@@ -45,39 +45,39 @@ class Invites:
     def __init__(
         self, folder: PrivateDirectory, now: Callable[[], float], minutes: float = 15
     ) -> None:
-        self._records = Records(folder, Invite)
+        self._store = HashedStore(folder, Invite)
         self._now = now
-        self._life = minutes * 60
+        self._lifetime = minutes * 60
 
     def create(self, name: str) -> str:
         """Give the secret that makes its bearer the user `name`; BadRequest for a bad name."""
         secret = token_urlsafe(32)
         now = self._now()
-        self._records.put(secret, Invite(user_name(name), now + self._life, now))
+        self._store.put(secret, Invite(parse_user_name(name), now + self._lifetime, now))
         return secret
 
-    def find(self, secret: str) -> Authentication:
+    def verify(self, secret: str) -> Authentication:
         """Give who was invited, without spending it; Unauthenticated if it is over."""
-        invite = self._records.find(secret)
+        invite = self._store.get(secret)
         if invite is None or self._now() >= invite.expires:
-            raise Unauthorized(_OVER)
+            raise Unauthorized(_INVALID)
         return Authentication(User(ISSUER, invite.name, invite.name), invite.created)
 
     def redeem(self, secret: str) -> User:
         """Give the user that was invited, once; Unauthenticated ever after."""
-        invite = self._records.find(secret)
+        invite = self._store.get(secret)
         # Of all who have read it, only the one who removes it has it.
-        if invite is None or not self._records.remove(secret) or self._now() >= invite.expires:
-            raise Unauthorized(_OVER)
+        if invite is None or not self._store.remove(secret) or self._now() >= invite.expires:
+            raise Unauthorized(_INVALID)
         return User(ISSUER, invite.name, invite.name)
 
     def remove_all(self, user: User) -> int:
         """Remove every invite of `user`; give how many."""
-        return self._records.remove_where(
+        return self._store.remove_where(
             lambda invite: invite is not None and user == User(ISSUER, invite.name, invite.name)
         )
 
-    def sweep(self) -> int:
+    def remove_expired(self) -> int:
         """Remove invites that are too old or damaged; give how many."""
         now = self._now()
-        return self._records.remove_where(lambda invite: invite is None or now >= invite.expires)
+        return self._store.remove_where(lambda invite: invite is None or now >= invite.expires)

@@ -19,7 +19,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError, Unauthorized
 from ctllm.system.private_dir import PrivateDirectory
 
-POLL = 0.5
+POLL_INTERVAL = 0.5
 """Seconds between two looks of a running cloud at the folder."""
 
 _SUFFIX = ".json"
@@ -37,35 +37,35 @@ class Revocations:
     """
 
     def __init__(
-        self, folder: PrivateDirectory, instance: bytes, now: Callable[[], float] = time.time
+        self, folder: PrivateDirectory, instance_secret: bytes, now: Callable[[], float] = time.time
     ) -> None:
         self._folder = folder
-        self._instance = instance
+        self._instance_secret = instance_secret
         self._now = now
         self._not_before: dict[str, float] = {}
-        self._read: dict[str, tuple[int, ...]] = {}
+        self._versions: dict[str, tuple[int, ...]] = {}
 
     def revoke(self, user: User) -> None:
         """End all that `user` signed in with until now, wherever it is held."""
-        name = user_hash(self._instance, user.key)
+        name = user_hash(self._instance_secret, user.id)
         self._folder.replace(f"{name}{_SUFFIX}", msgspec.json.encode(_Revocation(self._now())))
 
-    def refresh(self) -> list[str]:
+    def read_changes(self) -> list[str]:
         """Read what changed; give the hashes of the users whose revocation is new."""
         moved = []
         for file, version in self._folder.file_versions().items():
             name = file.removesuffix(_SUFFIX)
-            if name == file or self._read.get(name) == version:
+            if name == file or self._versions.get(name) == version:
                 continue
             try:
-                if self._load(name):
+                if self._read_file(name):
                     moved.append(name)
-                self._read[name] = version
+                self._versions[name] = version
             except CtllmError as error:
                 _log.warn("{why} It is read again.", why=error.message)
         return moved
 
-    def _load(self, name: str) -> bool:
+    def _read_file(self, name: str) -> bool:
         """Read one file; whether it moved the time forward. It never moves it back."""
         data = self._folder.read(f"{name}{_SUFFIX}")
         if data is None:
@@ -80,20 +80,20 @@ class Revocations:
         self._not_before[name] = told
         return True
 
-    def not_before(self, name: str) -> float:
+    def not_before(self, user_hash: str) -> float:
         """The time that is the last which does not count, for the user with this hash."""
-        return self._not_before.get(name, -math.inf)
+        return self._not_before.get(user_hash, -math.inf)
 
     def check(self, user: User, auth_time: float) -> None:
         """Raise Unauthenticated where what authenticated `user` at `auth_time` is revoked."""
         if self._not_before and self.is_revoked(user, auth_time):
-            raise revoked()
+            raise revoked_error()
 
     def is_revoked(self, user: User, auth_time: float) -> bool:
         """Whether what authenticated `user` at `auth_time` does not count any more."""
-        return auth_time <= self.not_before(user_hash(self._instance, user.key))
+        return auth_time <= self.not_before(user_hash(self._instance_secret, user.id))
 
 
-def revoked() -> Unauthorized:
+def revoked_error() -> Unauthorized:
     """Give the error of who was signed out by `ctllm revoke`."""
     return Unauthorized("You were signed out by whoever runs this cloud: sign in again.")

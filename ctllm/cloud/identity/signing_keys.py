@@ -15,23 +15,23 @@ from ctllm.system.private_dir import PrivateDirectory
 PROXY_PREFIX = "ctllm-proxy-"
 """What stands before the user's hash in the name of a proxy."""
 
-_SIZE = 32
+_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
+class SigningKeys:
     """The key that signs tokens, and the secret (32 bytes) behind the names of proxies."""
 
-    signing: Ed25519PrivateKey = field(repr=False)
-    instance: bytes = field(repr=False)
+    signing_key: Ed25519PrivateKey = field(repr=False)
+    instance_secret: bytes = field(repr=False)
 
     @property
-    def public_text(self) -> str:
+    def public_key_text(self) -> str:
         """The public half of the signing key, base64url of 32 bytes: what proxies are given."""
-        return public_text(self.signing)
+        return public_text(self.signing_key)
 
 
-def load_keys(folder: PrivateDirectory) -> Keys:
+def load_signing_keys(folder: PrivateDirectory) -> SigningKeys:
     """Read the keys in `folder`, having made those that are missing.
 
     BadConfiguration names the file that cannot be used and says what to do about it.
@@ -40,38 +40,38 @@ def load_keys(folder: PrivateDirectory) -> Keys:
         folder, "signing-key", "tokens in use are refused; clients fetch new ones by themselves"
     )
     instance = _load(folder, "instance-secret", "all streaming proxies are started anew")
-    return Keys(Ed25519PrivateKey.from_private_bytes(signing), instance)
+    return SigningKeys(Ed25519PrivateKey.from_private_bytes(signing), instance)
 
 
-def _load(folder: PrivateDirectory, name: str, price: str) -> bytes:
+def _load(folder: PrivateDirectory, name: str, consequence: str) -> bytes:
     text = folder.read(name)
     if text is None:
-        folder.create(name, to_text(token_bytes(_SIZE)).encode("ascii") + b"\n")
+        folder.create(name, to_text(token_bytes(_KEY_BYTES)).encode("ascii") + b"\n")
         # Read again, made or not: another process may have been the one that made it.
         text = folder.read(name) or b""
     path = folder.path / name
     if not folder.is_private(name):
         raise BadConfiguration(f"Others can read the key in {path}. Run: chmod 600 {path}")
     try:
-        return _sized(from_text(text.removesuffix(b"\n")))
+        return _check_size(from_text(text.removesuffix(b"\n")))
     except ValueError as error:
         raise BadConfiguration(
             f"The key in {path} is damaged. Restore it from a backup, or remove the file to get "
-            f"a new one ({price})."
+            f"a new one ({consequence})."
         ) from error
 
 
-def _sized(key: bytes) -> bytes:
-    if len(key) != _SIZE:
+def _check_size(key: bytes) -> bytes:
+    if len(key) != _KEY_BYTES:
         raise ValueError("not 32 bytes")
     return key
 
 
-def user_hash(instance: bytes, user_key: str) -> str:
+def user_hash(instance_secret: bytes, user_id: str) -> str:
     """Give the user as 32 hex digits that nobody without the `instance` secret can guess."""
-    return hmac.digest(instance, user_key.encode("utf-8"), "sha256").hex()[:32]
+    return hmac.digest(instance_secret, user_id.encode("utf-8"), "sha256").hex()[:32]
 
 
-def proxy_id(instance: bytes, user_key: str) -> str:
+def proxy_id(instance_secret: bytes, user_id: str) -> str:
     """Give the name of this user's streaming proxy: `ctllm-proxy-<user_hash>`."""
-    return f"{PROXY_PREFIX}{user_hash(instance, user_key)}"
+    return f"{PROXY_PREFIX}{user_hash(instance_secret, user_id)}"

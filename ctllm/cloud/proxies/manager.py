@@ -14,10 +14,10 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.admin.client import Row, row
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.health import ask_health
+from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
 from ctllm.cloud.proxies.start_limiter import Turns
 from ctllm.cloud.proxies.states import ALIVE, Cause, Event, State
 from ctllm.cloud.proxies.supervisor import Means, ProxySupervisor
@@ -76,7 +76,7 @@ class ProxyManager(MultiService):
         runtime: Spawner,
         reactor: Any,
         settings: Cloud,
-        audit: Audit,
+        audit: AuditLog,
         metrics: Metrics,
         connect: Callable[[Instance], Endpoint] | None = None,
         now: Callable[[], float] = time.time,
@@ -128,7 +128,7 @@ class ProxyManager(MultiService):
         """
         life = self._lives.get(proxy_id)
         if self.draining and (begins or life is None or life.state is not State.RUNNING):
-            self._means.audit.record("refusal", proxy_id, "draining")
+            self._means.audit.record("proxy.start_refused", proxy_id, "draining")
             raise ServiceUnavailable(
                 "This cloud is about to be stopped for maintenance. Try again in a few minutes.",
                 retry_after=60 if begins else DESKTOP_RETRY,
@@ -168,7 +168,7 @@ class ProxyManager(MultiService):
                 continue
             if there.started <= self._means.not_before(proxy_id):
                 await self._means.runtime.remove(proxy_id)
-                self._means.audit.record("stop", proxy_id, "revoked", REVOKED)
+                self._means.audit.record("proxy.stopped", proxy_id, "revoked", REVOKED)
                 continue
             life = self._lives[proxy_id] = ProxySupervisor(proxy_id, self._means, self._forget)
             life.adopt()
@@ -181,7 +181,7 @@ class ProxyManager(MultiService):
         """End a proxy, if there is one, and wait until it has ended; `reason` is a few words."""
         life = self._lives.get(proxy_id)
         if life is not None:
-            await life.leave(Cause("asked", reason))
+            await life.leave(Cause("requested", reason))
 
     def revoke(self, proxy_id: str) -> None:
         """End a proxy, if there is one, because its user was revoked."""
@@ -210,17 +210,17 @@ class ProxyManager(MultiService):
         """What each uses."""
         return await self._means.runtime.usage()
 
-    async def roster(self) -> list[Row]:
+    async def list_proxies(self) -> list[ProxyInfo]:
         """All there are, each asked how it is."""
         used = await self.usage()
         lives = [life for life in self._lives.values() if life.state is not State.ABSENT]
         asking = [Deferred.fromCoroutine(self._row(life, used.get(life.id))) for life in lives]
         return list(await gatherResults(asking, consumeErrors=True))
 
-    async def _row(self, life: ProxySupervisor, used: Usage | None) -> Row:
+    async def _row(self, life: ProxySupervisor, used: Usage | None) -> ProxyInfo:
         asked = life.origin if life.state is State.RUNNING else None
         health = None if asked is None else await ask_health(asked, self._means.clock)
-        return row(life.id, life.state.value, self._means.now() - life.since, health, used)
+        return proxy_info(life.id, life.state.value, self._means.now() - life.since, health, used)
 
     def _admit(self, proxy_id: str) -> None:
         """Raise unless one more may be started."""
@@ -228,8 +228,10 @@ class ProxyManager(MultiService):
             raise ProxyUnavailable("The cloud is stopping.")
         limit = self._means.settings.max_proxies
         if self.count >= limit:
-            self._means.audit.record("refusal", proxy_id, "full", f"there are {limit} proxies")
-            self._means.metrics.proxy_failed("full")
+            self._means.audit.record(
+                "proxy.start_refused", proxy_id, "at_capacity", f"there are {limit} proxies"
+            )
+            self._means.metrics.proxy_start_failed("at_capacity")
             raise ServiceUnavailable(
                 "This cloud has as many users at once as it takes. Try again in a few minutes.",
                 retry_after=60,
@@ -238,7 +240,7 @@ class ProxyManager(MultiService):
     def _died(self, proxy_id: str, reason: str) -> None:
         life = self._lives.get(proxy_id)
         if life is not None:
-            life.happen(Event.BROKE, Cause("died", f"ended unexpectedly: {reason}"))
+            life.happen(Event.BROKE, Cause("exited", f"ended unexpectedly: {reason}"))
 
     def _forget(self, life: ProxySupervisor) -> None:
         if self._lives.get(life.id) is life:

@@ -13,7 +13,7 @@ from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.audit import Audit
+from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.health import TIMEOUT, ask_health, until_well
 from ctllm.cloud.proxies.start_limiter import Turns
@@ -50,7 +50,7 @@ class Means:
     settings: Cloud
     connect: Callable[[Instance], Endpoint]
     turns: Turns
-    audit: Audit
+    audit: AuditLog
     metrics: Metrics
     now: Callable[[], float]
     not_before: Callable[[str], float]
@@ -89,7 +89,7 @@ class ProxySupervisor:
         if self.state is State.RUNNING and self.origin is not None:
             return self.origin
         if self.state is State.FAILED and self._rest():
-            self._means.audit.record("refusal", self.id, "resting", self.cause.said)
+            self._means.audit.record("proxy.start_refused", self.id, "backoff", self.cause.said)
             raise self._unavailable()
         waiting = self._waiting.wait()
         self.happen(Event.WANTED, Cause("wanted"))
@@ -146,7 +146,9 @@ class ProxySupervisor:
             return
         self._log.failure("the life of proxy {proxy} has a fault", reason, proxy=self.id)
         if task is self._task:
-            self.happen(Event.BROKE, Cause("fault", "met a fault of ctllm; the log says which"))
+            self.happen(
+                Event.BROKE, Cause("internal_error", "met a fault of ctllm; the log says which")
+            )
 
     def _cancel_task(self) -> None:
         task, self._task = self._task, None
@@ -156,37 +158,37 @@ class ProxySupervisor:
     def _tell(self, old: State, happening: Happening) -> None:
         """Audit and count what is worth it."""
         audit, metrics, cause = self._means.audit, self._means.metrics, happening.cause
-        metrics.proxy_moved(_label(old), _label(self.state))
+        metrics.proxy_state_changed(_label(old), _label(self.state))
         lived = self._means.clock.seconds() - self._begun
         match old, happening.event:
             case State.STARTING, Event.READY:
                 self._tell_ready(lived)
             case State.STARTING, Event.BROKE:
                 self._backoff.failed(self._means.clock.seconds(), 0)
-                audit.record("failure", self.id, cause.reason, cause.said)
-                metrics.proxy_failed(cause.reason)
+                audit.record("proxy.start_failed", self.id, cause.reason, cause.said)
+                metrics.proxy_start_failed(cause.reason)
             case State.STARTING, Event.CROWDED:
-                audit.record("refusal", self.id, cause.reason)
-                metrics.proxy_failed(cause.reason)
+                audit.record("proxy.start_refused", self.id, cause.reason)
+                metrics.proxy_start_failed(cause.reason)
             case State.RUNNING, Event.BROKE:
                 self._backoff.failed(self._means.clock.seconds(), lived)
-                audit.record("death", self.id, cause.reason, cause.said)
-                metrics.proxy_removed(cause.reason)
+                audit.record("proxy.died", self.id, cause.reason, cause.said)
+                metrics.proxy_terminated(cause.reason)
             case State.RUNNING, Event.TOLD:
-                metrics.proxy_removed(cause.reason)
+                metrics.proxy_terminated(cause.reason)
             case State.LEAVING, Event.GONE:
-                audit.record("stop", self.id, self.cause.reason, self.cause.said)
+                audit.record("proxy.stopped", self.id, self.cause.reason, self.cause.said)
             case State.STARTING | State.RUNNING | State.LEAVING, Event.CLOSED:
                 if not self._means.runtime.outlives:
-                    audit.record("stop", self.id, cause.reason)
+                    audit.record("proxy.stopped", self.id, cause.reason)
 
     def _tell_ready(self, lived: float) -> None:
         audit, metrics = self._means.audit, self._means.metrics
         if self._adopted:
-            audit.record("adoption", self.id)
+            audit.record("proxy.adopted", self.id)
             metrics.proxy_adopted()
         else:
-            audit.record("start", self.id, milliseconds=round(lived * 1000))
+            audit.record("proxy.started", self.id, milliseconds=round(lived * 1000))
             metrics.proxy_started(lived)
 
     # -- the task of each state
@@ -198,7 +200,7 @@ class ProxySupervisor:
                 means.clock, means.settings.proxy_start_seconds, means.turns.take()
             )
         except TimeoutError:
-            return Happening(Event.CROWDED, Cause("crowded"))
+            return Happening(Event.CROWDED, Cause("queue_timeout"))
         try:
             return await self._start_now(give)
         finally:
@@ -210,9 +212,13 @@ class ProxySupervisor:
         try:
             await run_with_timeout(self._means.clock, limit, self._reach(give))
         except TimeoutError:
-            return Happening(Event.BROKE, Cause("slow", f"did not answer within {limit} seconds"))
+            return Happening(
+                Event.BROKE, Cause("start_timeout", f"did not answer within {limit} seconds")
+            )
         except CtllmError as error:
-            return Happening(Event.BROKE, Cause("runtime", f"could not start: {error.message}"))
+            return Happening(
+                Event.BROKE, Cause("spawner_error", f"could not start: {error.message}")
+            )
         return Happening(Event.READY)
 
     async def _reach(self, give: Callable[[], None]) -> None:
@@ -254,7 +260,7 @@ class ProxySupervisor:
             missed = 0
             if idle >= means.settings.proxy_idle_seconds:
                 return Happening(Event.TOLD, Cause("idle", f"was idle for {idle:.0f} seconds"))
-        return Happening(Event.BROKE, Cause("hung", "did not answer any more"))
+        return Happening(Event.BROKE, Cause("unresponsive", "did not answer any more"))
 
     async def _remove(self) -> Happening:
         self._close_origin()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ctllm import __version__
 from ctllm.cloud.docker_api import DockerClient, way_to
-from ctllm.cloud.identity import Keys
+from ctllm.cloud.identity import SigningKeys
 from ctllm.cloud.spawners.bridge_network import Bridges
 from ctllm.cloud.spawners.connectivity import Attachment
 from ctllm.cloud.spawners.container_spec import Marks
@@ -20,11 +20,13 @@ from ctllm.config import Cloud, Proxy, network_pool, uid_range
 from ctllm.errors import BadConfiguration
 
 
-def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: Keys) -> Spawner:
+def runtime_for(
+    reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: SigningKeys
+) -> Spawner:
     """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
     if settings.runtime == "process":
         uids = uid_range(settings.proxy_uids)
-        return ProcessSpawner(reactor, state, limits, keys.public_text, uids=uids)
+        return ProcessSpawner(reactor, state, limits, keys.public_key_text, uids=uids)
     is_here = settings.engine.startswith("unix:")
     if settings.network == "none" and not is_here:
         raise BadConfiguration(
@@ -32,7 +34,7 @@ def runtime_for(reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys:
             f"{settings.engine}"
         )
     engine = DockerClient(way_to(reactor, settings.engine, settings.engine_certs), reactor)
-    marks = Marks(keys.instance, keys.public_text)
+    marks = Marks(keys.instance_secret, keys.public_key_text)
     pool = network_pool(settings.network_pool)
     bridges = Bridges(engine, marks, pool, TABLE if is_here else None)
     mounts = Mounts(state, reactor)

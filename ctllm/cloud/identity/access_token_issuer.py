@@ -10,14 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ctllm.auth.jws import TokenKind, public_key, public_text
 from ctllm.auth.session_assertions import ISSUER
-from ctllm.cloud.identity.grants import SCOPES, Grant, User
+from ctllm.cloud.identity.grants import SCOPES, AccessGrant, User
 from ctllm.common.json_decoder import InvalidJson, decode_json
 
-ACCESS = TokenKind("ctllm-access+jwt", "access token")
+ACCESS_TOKEN = TokenKind("ctllm-access+jwt", "access token")
 AUDIENCE = "ctllm-cloud"
 
 
-class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class AccessTokenClaims(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The JSON inside an access token. `auth_time` and `sid` are as in OpenID Connect."""
 
     iss: str
@@ -33,23 +35,23 @@ class AccessBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     parent_sid: str = ""
 
 
-class Issuer:
+class AccessTokenIssuer:
     """An Identity that makes its own tokens, good for `token_seconds`; `now` is epoch seconds."""
 
     def __init__(
-        self, key: Ed25519PrivateKey, now: Callable[[], float], token_seconds: int = 600
+        self, key: Ed25519PrivateKey, now: Callable[[], float], lifetime: int = 600
     ) -> None:
         self._key = key
         self._public = public_key(public_text(key))
         self._now = now
-        self.token_seconds = token_seconds
+        self.lifetime = lifetime
 
     def issue(
         self,
         user: User,
         scopes: frozenset[str],
         auth_time: float | None = None,
-        sessions: tuple[str, ...] = (),
+        session_ids: tuple[str, ...] = (),
     ) -> str:
         """Give an access token; ValueError if `user` is another issuer's or a scope unknown.
 
@@ -58,39 +60,39 @@ class Issuer:
         if user.issuer != ISSUER or not scopes <= SCOPES:
             raise ValueError("not a user or a scope of the built-in issuer")
         issued = int(self._now())
-        sid, parent_sid = (*sessions, "", "")[:2]
-        body = AccessBody(
+        sid, parent_sid = (*session_ids, "", "")[:2]
+        body = AccessTokenClaims(
             iss=ISSUER,
             aud=AUDIENCE,
             sub=user.subject,
             name=user.name,
             scope=" ".join(sorted(scopes)),
             iat=issued,
-            exp=issued + self.token_seconds,
+            exp=issued + self.lifetime,
             jti=token_urlsafe(12),
             auth_time=self._now() if auth_time is None else auth_time,
             sid=sid,
             parent_sid=parent_sid,
         )
-        return ACCESS.sign(self._key, msgspec.json.encode(body))
+        return ACCESS_TOKEN.sign(self._key, msgspec.json.encode(body))
 
-    def owns(self, token: str) -> bool:
+    def matches(self, token: str) -> bool:
         """Whether `token` calls itself an access token of a ctllm cloud."""
-        return ACCESS.owns(token)
+        return ACCESS_TOKEN.owns(token)
 
-    async def verify(self, token: str) -> Grant:
+    async def verify(self, token: str) -> AccessGrant:
         """Give what `token` grants; Unauthenticated if it is not ours, too old or too new."""
         return self._read(token)
 
-    def _read(self, token: str) -> Grant:
+    def _read(self, token: str) -> AccessGrant:
         try:
-            body = decode_json(ACCESS.open(self._public, token), AccessBody)
+            body = decode_json(ACCESS_TOKEN.open(self._public, token), AccessTokenClaims)
         except InvalidJson as error:
-            raise ACCESS.refusal() from error
+            raise ACCESS_TOKEN.refusal() from error
         scopes = frozenset(body.scope.split())
         if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:
-            raise ACCESS.refusal()
-        ACCESS.check_age(body.iat, body.exp, self._now())
+            raise ACCESS_TOKEN.refusal()
+        ACCESS_TOKEN.check_age(body.iat, body.exp, self._now())
         auth_time = body.iat if body.auth_time is None else body.auth_time
         sessions = tuple(filter(None, (body.sid, body.parent_sid)))
-        return Grant(User(ISSUER, body.sub, body.name), scopes, body.exp, auth_time, sessions)
+        return AccessGrant(User(ISSUER, body.sub, body.name), scopes, body.exp, auth_time, sessions)
