@@ -28,12 +28,12 @@ async def main(_: Any, folder: str, ollama: str, url: str) -> None:
     settings = Desktop(ollama=f"127.0.0.1:{ollama}", endpoint="off", ollama_check_seconds=60)
     for number, invite in enumerate(sys.stdin.read().split()):
         desk = DesktopService(reactor, settings, Proxy(), Path(folder) / str(number), {})
-        await log_in(desk.file, desk.client_for(url), invite)
+        await log_in(desk.file, desk.client_factory(url), invite)
         desks.append(desk)
     said = [-1]
 
     def say() -> None:
-        ready = sum(desk.ready for desk in desks)
+        ready = sum(desk.is_ready for desk in desks)
         if ready != said[0]:
             said[0] = ready
             print(ready, flush=True)

@@ -16,7 +16,7 @@ from ctllm import __version__
 from ctllm.client_snippets import NO_MODEL, Target, lines_to_paste
 from ctllm.cloud.service import CloudService
 from ctllm.common.sanitize import sanitize_text
-from ctllm.desktop.api_key_lease import make_key
+from ctllm.desktop.api_key_lease import create_api_key
 from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
 from ctllm.errors import CtllmError, Unauthorized
@@ -62,7 +62,7 @@ class Welcome(Service):
     async def _welcome(self) -> None:
         await self._sign_in()
         file = self._desktop.file
-        key = file.load().keys.get(KEY) or make_key(file, KEY)
+        key = file.load().api_keys.get(KEY) or create_api_key(file, KEY)
         await self._connected()
         # The log may own sys.stdout by now; this is for the person who started us.
         print(sanitize_text(self._screen(key)), file=sys.__stdout__, flush=True)
@@ -70,21 +70,21 @@ class Welcome(Service):
     async def _sign_in(self) -> None:
         """Keep the sign-in that there is, if it is to this cloud and still good."""
         file, session = self._desktop.file, self._desktop.session
-        known = file.load().sign_in
+        known = file.load().login
         if known is not None and known.cloud_url == self._cloud.local_url:
             try:
-                await session.token()
+                await session.access_token()
             except Unauthorized:
                 self._log.info("the sign-in of this machine is over; signing in anew")
             else:
                 return
-        client = self._desktop.client_for(self._cloud.local_url)
+        client = self._desktop.client_factory(self._cloud.local_url)
         await log_in(file, client, self._cloud.create_invite(_user_name()))
 
     async def _connected(self) -> None:
         """Wait until the printed lines work, or for a while."""
         until = self._reactor.seconds() + PATIENCE
-        while not self._desktop.ready and self._reactor.seconds() < until:
+        while not self._desktop.is_ready and self._reactor.seconds() < until:
             await deferLater(self._reactor, 0.05)
 
     def _screen(self, key: str) -> str:

@@ -42,9 +42,9 @@ def _signed_in(config: Config) -> tuple[Any, Any, Any]:
     """The credential file, what is in it, and the sign-in; raises BadRequest without one."""
     file = _file(config)
     known = file.load()
-    if known.sign_in is None:
+    if known.login is None:
         raise BadRequest("this desktop is not signed in; run: ctllm login")
-    return file, known, known.sign_in
+    return file, known, known.login
 
 
 def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
@@ -73,14 +73,14 @@ def _sign_in_link(given: str) -> str:
 
 def login(config: Config, told: Command) -> None:
     """Sign this desktop in with a link."""
-    from ctllm.desktop.cloud_client import refuse_plain_http, split_link
+    from ctllm.desktop.cloud_client import parse_invite_link, require_https
     from ctllm.desktop.cloud_session import log_in
 
-    url, invite = split_link(_sign_in_link(told.argument))
+    url, invite = parse_invite_link(_sign_in_link(told.argument))
     if told.argument not in ("", "-"):
         complain(ARGUMENT_WARNING)
     if not told["insecure-http"]:
-        refuse_plain_http(url)
+        require_https(url)
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_in(_file(config), client_for(url), invite)
@@ -113,16 +113,16 @@ def connect(config: Config, told: Connect) -> None:
     model = told["model"] or model
     endpoint = None if told["cloud"] or not address else Target(address, model=model)
     needs_cloud = told["cloud"] or endpoint is None
-    asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().sign_in is not None)
+    asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().login is not None)
     say(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
 
 
 def _cloud(config: Config, model: str) -> Target:
     """The cloud with a key; one is made where there is none. Raises BadRequest."""
-    from ctllm.desktop.api_key_lease import make_key
+    from ctllm.desktop.api_key_lease import create_api_key
 
     file, known, sign_in = _signed_in(config)
-    key = next(iter(known.keys.values()), None) or make_key(file, "default")
+    key = next(iter(known.api_keys.values()), None) or create_api_key(file, "default")
     return Target(sign_in.cloud_url, key, model)
 
 
@@ -146,20 +146,20 @@ def _configured(endpoint: str) -> str:
 
 def add(config: Config, told: Command) -> None:
     """Make a key and print it."""
-    from ctllm.desktop.api_key_lease import make_key
+    from ctllm.desktop.api_key_lease import create_api_key
 
-    say(make_key(_file(config), told.argument, bool(told["manage"])))
+    say(create_api_key(_file(config), told.argument, bool(told["manage"])))
 
 
 def remove(config: Config, told: Command) -> None:
     """Revoke a key."""
-    from ctllm.desktop.api_key_lease import revoke_key
+    from ctllm.desktop.api_key_lease import revoke_api_key
 
-    revoke_key(_file(config), told.argument)
+    revoke_api_key(_file(config), told.argument)
 
 
 def names(config: Config, _: Command) -> None:
     """Print the names of the keys."""
     known = _file(config).load()
-    for name in sorted(known.keys):
-        say(f"{name} (manage)" if name in known.managing else name)
+    for name in sorted(known.api_keys):
+        say(f"{name} (manage)" if name in known.manage_keys else name)

@@ -9,109 +9,111 @@ from twisted.application.service import Service
 from twisted.logger import Logger
 
 from ctllm.auth.api_keys import key_hash, new_key
-from ctllm.desktop.cloud_session import Session
+from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.credential_file import CredentialFile, Credentials
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
 from ctllm.reactor.periodic import PeriodicCall
 
 #: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
-LEASE = 180
-RENEWAL = 60.0
+LEASE_SECONDS = 180
+RENEWAL_INTERVAL = 60.0
 #: Seconds between looks at whether keys were made or revoked.
-LOOK = 1.0
+POLL_INTERVAL = 1.0
 #: Seconds until the next attempt after one that failed.
-AGAIN = 2 * LOOK
+RETRY_DELAY = 2 * POLL_INTERVAL
 
 
-def make_key(file: CredentialFile, name: str, manage: bool = False) -> str:
+def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str:
     """Make (and keep) a key called `name`; BadRequest if there is one, or no sign-in.
 
     It may use models; with `manage` it may change them too.
     """
 
     def change(known: Credentials) -> Credentials:
-        if known.sign_in is None:
+        if known.login is None:
             raise BadRequest("sign in first, with: ctllm login")
-        if name in known.keys:
+        if name in known.api_keys:
             raise BadRequest(f"there is a key called {name!r} already")
-        keys = {**known.keys, name: new_key(known.sign_in.user_id)}
-        managing = (*known.managing, name) if manage else known.managing
-        return replace(known, keys=keys, managing=managing)
+        keys = {**known.api_keys, name: new_key(known.login.user_id)}
+        managing = (*known.manage_keys, name) if manage else known.manage_keys
+        return replace(known, api_keys=keys, manage_keys=managing)
 
-    return file.update(change).keys[name]
+    return file.update(change).api_keys[name]
 
 
-def revoke_key(file: CredentialFile, name: str) -> None:
+def revoke_api_key(file: CredentialFile, name: str) -> None:
     """Forget the key called `name`; raises BadRequest if there is none."""
 
     def change(known: Credentials) -> Credentials:
-        if name not in known.keys:
+        if name not in known.api_keys:
             raise BadRequest(f"there is no key called {name!r}")
-        keys = {other: key for other, key in known.keys.items() if other != name}
-        managing = tuple(other for other in known.managing if other != name)
-        return replace(known, keys=keys, managing=managing)
+        keys = {other: key for other, key in known.api_keys.items() if other != name}
+        managing = tuple(other for other in known.manage_keys if other != name)
+        return replace(known, api_keys=keys, manage_keys=managing)
 
     file.update(change)
 
 
-class KeyLease(Service):
+class ApiKeyLease(Service):
     """Tells the cloud which keys count: at start, when they change, and before the lease ends."""
 
     _log = Logger()
 
-    def __init__(self, session: Session, reactor: Any) -> None:
+    def __init__(self, session: CloudSession, reactor: Any) -> None:
         self._session = session
         self._reactor = reactor
-        self._loop = PeriodicCall(self._look, reactor, "telling the cloud which keys count")
-        self._told: Credentials | None = None
-        self._tried: Credentials | None = None
-        self._due = 0.0
+        self._poller = PeriodicCall(self._poll, reactor, "telling the cloud which keys count")
+        self._leased: Credentials | None = None
+        self._attempted: Credentials | None = None
+        self._renew_at = 0.0
 
     def startService(self) -> None:
         """Begin."""
         super().startService()
-        self._loop.start(LOOK)
+        self._poller.start(POLL_INTERVAL)
 
     def stopService(self) -> None:
         """The lease runs out by itself."""
         super().stopService()
-        self._loop.stop()
+        self._poller.stop()
 
     @property
-    def told(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the cloud knows the keys that there are."""
-        return self._told is not None and self._told == self._session.credentials
+        return self._leased is not None and self._leased == self._session.credentials
 
-    def again(self) -> None:
+    def renew_now(self) -> None:
         """The connection is new, and the cloud may be: it may know no keys."""
-        self._due = 0.0
+        self._renew_at = 0.0
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             credentials = self._session.credentials
         except CtllmError:
             return  # the bridge says so
-        if credentials.sign_in is None:
+        if credentials.login is None:
             return
-        if credentials != self._tried or self._reactor.seconds() >= self._due:
-            await self._tell(credentials)
+        if credentials != self._attempted or self._reactor.seconds() >= self._renew_at:
+            await self._renew(credentials)
 
-    async def _tell(self, credentials: Credentials) -> None:
-        hashes = sorted(key_hash(key) for key in credentials.keys.values())
+    async def _renew(self, credentials: Credentials) -> None:
+        hashes = sorted(key_hash(key) for key in credentials.api_keys.values())
         manage = sorted(
-            key_hash(key) for name, key in credentials.keys.items() if name in credentials.managing
+            key_hash(key)
+            for name, key in credentials.api_keys.items()
+            if name in credentials.manage_keys
         )
-        self._tried = credentials
-        self._due = self._reactor.seconds() + AGAIN
+        self._attempted = credentials
+        self._renew_at = self._reactor.seconds() + RETRY_DELAY
         try:
-            token = await self._session.token()
+            token = await self._session.access_token()
             await self._session.client().lease_keys(
-                token, credentials.desktop_id, hashes, LEASE, manage
+                token, credentials.desktop_id, hashes, LEASE_SECONDS, manage
             )
         except Unauthorized:
-            self._due = self._reactor.seconds() + RENEWAL  # the bridge says so
+            self._renew_at = self._reactor.seconds() + RENEWAL_INTERVAL  # the bridge says so
         except CtllmError as error:
             self._log.info("keys could not be told to the cloud: {error}", error=error.message)
         else:
-            self._told = credentials
-            self._due = self._reactor.seconds() + RENEWAL
+            self._leased = credentials
+            self._renew_at = self._reactor.seconds() + RENEWAL_INTERVAL

@@ -13,9 +13,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
-from ctllm.desktop.cloud_endpoint import dialler
+from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.proxy_environment import is_loopback
-from ctllm.desktop.reconnect_backoff import pause
+from ctllm.desktop.reconnect_backoff import reconnect_delay
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.tunnel.frames import Reason
@@ -24,30 +24,30 @@ from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket
 
 #: Seconds between looks for a sign-in, while there is none.
-LOOK = 0.5
+LOGIN_POLL_INTERVAL = 0.5
 #: Seconds after which a sign-in that the cloud refused is tried again, if it is still the same.
-REFUSED = 60.0
+REJECTED_LOGIN_RETRY = 60.0
 #: Seconds after which a connection worked, whatever was said at its end.
-STEADY = 30.0
+STABLE_AFTER = 30.0
 
 #: How autobahn says that the cloud did not believe the token.
 _REFUSED = re.compile(r"\[40[13]\]")
 
 
-class Tokens(Protocol):
+class TokenProvider(Protocol):
     """What the bridge needs of a `Session`."""
 
     @property
-    def sign_in(self) -> Any:
+    def login(self) -> Any:
         """Where to dial; raises Unauthenticated."""
 
-    async def token(self) -> str:
+    async def access_token(self) -> str:
         """What to show there; raises CtllmError."""
 
-    def distrust(self) -> None:
+    def discard_tokens(self) -> None:
         """Get another token next time."""
 
-    def version(self) -> int:
+    def credentials_version(self) -> int:
         """Changes when somebody signs in or out."""
 
 
@@ -57,7 +57,7 @@ class Bridge(Service):
     _log = Logger()
 
     def __init__(
-        self, tunnel: Responder, session: Tokens, reactor: Any, ping: tuple[float, float]
+        self, tunnel: Responder, session: TokenProvider, reactor: Any, ping: tuple[float, float]
     ) -> None:
         self._sent = self._heard = 0  # bytes, on connections that are over
         self.peer = ""  # the address of the cloud's host, once there was a connection
@@ -111,7 +111,7 @@ class Bridge(Service):
             sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_received
         return len(self._tunnel.exchanges), sent, heard
 
-    def hurry(self, why: str) -> None:
+    def reconnect_now(self, why: str) -> None:
         """The network is another one, or time has jumped: what there was is worth nothing.
 
         Dial at once, whatever was being waited for. Answers under way go on over the new one.
@@ -135,7 +135,7 @@ class Bridge(Service):
     def _still_signed_in(self) -> bool:
         """Whether the connection is whose it should be: `ctllm logout` is another process."""
         try:
-            return bool(self._session.sign_in == self._signed_in)
+            return bool(self._session.login == self._signed_in)
         except Unauthorized:
             return False
         except CtllmError:
@@ -151,9 +151,9 @@ class Bridge(Service):
             began = self._reactor.seconds()
             self._worked, self._bye, self._hurried = False, "", False
             asked: int | None = None  # how long the cloud wants us to wait
-            seen = self._session.version()
+            seen = self._session.credentials_version()
             try:
-                await self._connection(self._session.sign_in.cloud_url)
+                await self._connection(self._session.login.cloud_url)
             except Unauthorized as error:
                 # Nobody takes up what is under way: whoever signs in next may be somebody else.
                 self._tunnel.abandon(DesktopLost("the desktop was signed out"))
@@ -173,18 +173,20 @@ class Bridge(Service):
                 return  # being cancelled may have looked like any other failure
             # A network that cuts again and again must not be answered by staying away for longer
             # and longer. What was ended with a BYE may end in the same way at once.
-            good = self._worked and (not self._bye or self._reactor.seconds() - began > STEADY)
+            good = self._worked and (
+                not self._bye or self._reactor.seconds() - began > STABLE_AFTER
+            )
             failures = 0 if good else failures + 1
             if not self._hurried:
                 awaited = bool(self._tunnel.exchanges)
-                await self._wait(pause(failures, random.random, awaited, asked))
+                await self._wait(reconnect_delay(failures, random.random, awaited, asked))
             if self._hurried:  # before the wait or in it
                 failures = 0
 
     async def _change_of_sign_in(self, seen: int) -> None:
-        until = self._reactor.seconds() + REFUSED
-        while self._session.version() == seen and self._reactor.seconds() < until:
-            await self._wait(LOOK)
+        until = self._reactor.seconds() + REJECTED_LOGIN_RETRY
+        while self._session.credentials_version() == seen and self._reactor.seconds() < until:
+            await self._wait(LOGIN_POLL_INTERVAL)
 
     async def _wait(self, seconds: float) -> None:
         """Wait, unless it is `hurry` that comes first."""
@@ -200,8 +202,8 @@ class Bridge(Service):
     async def _connection(self, url: str) -> None:
         """One connection, from dialling to its end; raises CtllmError with the reason."""
         self._become("connecting")
-        self._signed_in = self._session.sign_in
-        token = await self._session.token()
+        self._signed_in = self._session.login
+        token = await self._session.access_token()
         over: Deferred[tuple[bool, str, int | None]] = Deferred()
         sockets = BridgeWebSocketFactory(
             "ws" + url.removeprefix("http") + "/ws/tunnel",
@@ -211,7 +213,7 @@ class Bridge(Service):
             *self._ping,
         )
         try:
-            self._dialling = dialler(url, self._reactor).connect(sockets)
+            self._dialling = endpoint_for_url(url, self._reactor).connect(sockets)
             await self._dialling
         except CancelledError:
             if not self._hurried:
@@ -224,7 +226,7 @@ class Bridge(Service):
             self._dialling = None
         opened, why, later = await over
         if not opened and _REFUSED.search(why):
-            self._session.distrust()
+            self._session.discard_tokens()
         said = f"the connection to {url} ended: {self._bye or why}"
         raise BadGateway(said, retry_after=later)
 

@@ -17,7 +17,7 @@ from msgspec import Meta
 from ctllm import __version__
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
-from ctllm.desktop.cloud_endpoint import dialler
+from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -27,20 +27,20 @@ from ctllm.http.message.head import Headers, RequestHead
 T = TypeVar("T")
 
 #: Seconds that a call may take; these are small and the cloud answers them by itself.
-TIMEOUT = 30
+REQUEST_TIMEOUT = 30
 #: Most bytes of an answer: a token, a link, an error.
-MAX_ANSWER = 64 * 1024
+MAX_RESPONSE = 64 * 1024
 #: Most characters of an error's text.
-MAX_SENTENCE = 1000
+MAX_ERROR_LENGTH = 1000
 #: A sign-in link's address: what a URL may have (RFC 3986), with no user and no query in it.
-_ADDRESS = re.compile(
+_CLOUD_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?"
 )
 #: What a pattern ends with is \Z: $ would let a line break pass at the end.
 _INVITE = r"^[A-Za-z0-9_-]{1,256}\Z"
 
 #: What a header may carry as a token (RFC 6750, section 2.1: b64token).
-Secret = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", max_length=8192)]
+BearerToken = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", max_length=8192)]
 
 
 class User(msgspec.Struct, frozen=True):
@@ -55,33 +55,33 @@ class User(msgspec.Struct, frozen=True):
             raise ValueError("a name that cannot be printed")
 
 
-class Token(msgspec.Struct, frozen=True):
+class TokenResponse(msgspec.Struct, frozen=True):
     """A short access token, and after a first sign-in what renews it."""
 
     user: User
-    token: Secret
+    token: BearerToken
     expires_in: Annotated[float, Meta(ge=1, le=366 * 86400)]
     refresh: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]*=*\Z", max_length=8192)] = ""
 
 
-class _Invite(msgspec.Struct, frozen=True):
+class _InviteResponse(msgspec.Struct, frozen=True):
     invite: Annotated[str, Meta(pattern=_INVITE)]
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _ErrorDetail(msgspec.Struct, frozen=True):
     code: Annotated[str, Meta(pattern=r"^[a-z_]{1,64}\Z")]
     message: str
 
 
-class _Error(msgspec.Struct, frozen=True):
-    error: _Told
+class _ErrorResponse(msgspec.Struct, frozen=True):
+    error: _ErrorDetail
 
 
-def split_link(link: str) -> tuple[str, str]:
+def parse_invite_link(link: str) -> tuple[str, str]:
     """A sign-in link as (cloud's URL, invitation); raises BadRequest."""
     address, _, fragment = link.strip().partition("#")
-    word, _, invite = fragment.partition("=")
-    if not _ADDRESS.fullmatch(address) or word != "invite" or not re.match(_INVITE, invite):
+    key, _, invite = fragment.partition("=")
+    if not _CLOUD_URL.fullmatch(address) or key != "invite" or not re.match(_INVITE, invite):
         raise BadRequest(
             "that is not a sign-in link; one looks like https://cloud.example/#invite=… "
             "and is printed by: ctllm invite NAME"
@@ -89,7 +89,7 @@ def split_link(link: str) -> tuple[str, str]:
     return address.rstrip("/"), invite
 
 
-def refuse_plain_http(url: str) -> None:
+def require_https(url: str) -> None:
     """Raise BadRequest for a cloud that is reached over a network without TLS.
 
     Who listens on the way could use the sign-in, and read what is said.
@@ -110,28 +110,28 @@ class CloudClient:
         self.url = url
         self._reactor = reactor
 
-    async def redeem(self, invite: str) -> Token:
+    async def redeem_invite(self, invite: str) -> TokenResponse:
         """Sign this desktop in with an invitation."""
         body = {"invite": invite, "client": "desktop"}
-        return await self._token("POST", "/ctllm/session", body)
+        return await self._request_token("POST", "/ctllm/session", body)
 
-    async def renew(self, refresh: str, scope: str = "") -> Token:
+    async def refresh_access_token(self, refresh_token: str, scope: str = "") -> TokenResponse:
         """A new access token; raises Unauthenticated when the sign-in is over.
 
         With a `scope`, the token has no other.
         """
-        body = {"refresh": refresh, **({"scope": scope} if scope else {})}
-        return await self._token("POST", "/ctllm/session/token", body)
+        body = {"refresh": refresh_token, **({"scope": scope} if scope else {})}
+        return await self._request_token("POST", "/ctllm/session/token", body)
 
-    async def invite(self, token: str) -> str:
+    async def create_login_code(self, token: str) -> str:
         """What signs this user's browser in, once, within two minutes."""
         headers = {"Authorization": f"Bearer {token}"}
-        answer = await self._call("POST", "/ctllm/session/invite", None, headers)
-        return self._read(answer, _Invite).invite
+        response = await self._request("POST", "/ctllm/session/invite", None, headers)
+        return self._decode(response, _InviteResponse).invite
 
-    async def sign_out(self, refresh: str) -> None:
+    async def log_out(self, refresh_token: str) -> None:
         """End the sign-in."""
-        await self._call("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh})
+        await self._request("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh_token})
 
     async def lease_keys(
         self, token: str, desktop: str, hashes: list[str], seconds: int, manage: list[str]
@@ -145,32 +145,36 @@ class CloudClient:
         body: dict[str, object] = {"hashes": hashes, "seconds": seconds}
         if manage:
             body["manage"] = manage
-        await self._call("PUT", path, body, headers)
+        await self._request("PUT", path, body, headers)
 
-    async def _token(self, method: str, path: str, body: object) -> Token:
-        answer = await self._call(method, path, body, {})
-        return self._read(answer, Token)
+    async def _request_token(self, method: str, path: str, body: object) -> TokenResponse:
+        response = await self._request(method, path, body, {})
+        return self._decode(response, TokenResponse)
 
-    def _read(self, answer: bytes, kind: type[T]) -> T:
+    def _decode(self, response: bytes, kind: type[T]) -> T:
         try:
-            return decode_json(answer, kind)
+            return decode_json(response, kind)
         except InvalidJson as error:
             raise BadGateway(f"{self.url} does not answer like a ctllm cloud") from error
 
-    async def _call(self, method: str, path: str, body: object, headers: dict[str, str]) -> bytes:
-        data = b"" if body is None else msgspec.json.encode(body)
-        head = RequestHead(method.encode(), self._target(path), self._headers(data, headers))
-        endpoint = dialler(self.url, self._reactor)
-        origin = ConnectionPool(endpoint, self._reactor, self.url, BadGateway, self._host)
+    async def _request(
+        self, method: str, path: str, body: object, headers: dict[str, str]
+    ) -> bytes:
+        encoded = b"" if body is None else msgspec.json.encode(body)
+        head = RequestHead(method.encode(), self._target(path), self._headers(encoded, headers))
+        endpoint = endpoint_for_url(self.url, self._reactor)
+        pool = ConnectionPool(endpoint, self._reactor, self.url, BadGateway, self._host)
         try:
-            status, answer = await fetch(origin, head, self._reactor, TIMEOUT, MAX_ANSWER, data)
+            status, response = await fetch(
+                pool, head, self._reactor, REQUEST_TIMEOUT, MAX_RESPONSE, encoded
+            )
         except BadGateway as error:
-            raise BadGateway(self._named(error.message)) from error
+            raise BadGateway(self._with_url(error.message)) from error
         finally:
-            origin.close()
+            pool.close()
         if status >= 400:
-            raise self._error(status, answer)
-        return answer
+            raise self._error_of(status, response)
+        return response
 
     @property
     def _host(self) -> bytes:
@@ -179,30 +183,30 @@ class CloudClient:
     def _target(self, path: str) -> bytes:
         return f"{urlsplit(self.url).path}{path}".encode()
 
-    def _headers(self, data: bytes, more: dict[str, str]) -> Headers:
+    def _headers(self, body: bytes, extra: dict[str, str]) -> Headers:
         """What is decoded is JSON and nothing else: an answer that is compressed is none."""
         headers = {
             "User-Agent": f"ctllm/{__version__}",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "Connection": "close",
-            **more,
+            **extra,
         }
-        if data:
+        if body:
             headers["Content-Type"] = "application/json"
-        headers["Content-Length"] = str(len(data))
+        headers["Content-Length"] = str(len(body))
         return tuple((name.encode(), value.encode()) for name, value in headers.items())
 
-    def _named(self, message: str) -> str:
+    def _with_url(self, message: str) -> str:
         return message if self.url in message else f"{self.url}: {message}"
 
-    def _error(self, status: int, answer: bytes) -> CtllmError:
+    def _error_of(self, status: int, response: bytes) -> CtllmError:
         try:
-            told = decode_json(answer, _Error).error
+            error = decode_json(response, _ErrorResponse).error
         except InvalidJson:
             kind = Unauthorized if status == 401 else BadGateway
             return kind(f"{self.url} answered with status {status}")
-        return error_from_wire(told.code, sanitize_line(told.message, MAX_SENTENCE))
+        return error_from_wire(error.code, sanitize_line(error.message, MAX_ERROR_LENGTH))
 
 
 def host_name() -> str:

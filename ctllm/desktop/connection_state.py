@@ -107,7 +107,7 @@ def _machine() -> Callable[[Shown], News]:
 _new = _machine()
 
 
-class Standing:
+class ConnectionStateMachine:
     """The machine at work. `on_change` is called when state or reason are others than before."""
 
     def __init__(self) -> None:

@@ -21,18 +21,18 @@ from ctllm.system.atomic_write import rename_damaged, write_atomically
 from ctllm.system.file_lock import locked
 
 #: Seconds to wait for another process that is changing the file, which takes it milliseconds.
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
 #: The id in a file of which the rest may be damaged: the cloud knows this desktop by it.
-_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
+_DESKTOP_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
 
 
-class SignIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where and as whom this desktop is signed in; `refresh` renews its short tokens."""
 
     cloud_url: str
     user_id: str
     user_name: str
-    refresh: str
+    refresh_token: str = msgspec.field(name="refresh")
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,12 +42,12 @@ class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     desktop_id: str
-    sign_in: SignIn | None = None
-    keys: dict[str, str] = {}
-    managing: tuple[str, ...] = ()
+    login: Login | None = msgspec.field(default=None, name="sign_in")
+    api_keys: dict[str, str] = msgspec.field(default_factory=dict, name="keys")
+    manage_keys: tuple[str, ...] = msgspec.field(default=(), name="managing")
 
 
-Change = Callable[[Credentials], Credentials]
+Update = Callable[[Credentials], Credentials]
 
 
 class CredentialFile:
@@ -70,19 +70,19 @@ class CredentialFile:
             return self._read()
         except (FileNotFoundError, InvalidJson):
             with self._locked():
-                return self._read_or_begin()
+                return self._read_or_create()
 
-    def update(self, change: Change) -> Credentials:
+    def update(self, change: Update) -> Credentials:
         """Replace what is in it by what `change` makes of that, and give it.
 
         No other process changes it meanwhile. Raises what `change` raises, and BadConfiguration.
         """
         with self._locked():
-            known = self._read_or_begin()
+            known = self._read_or_create()
             changed = change(known)
             if changed != known:
                 self.save(changed)
-        if changed.sign_in is not None:
+        if changed.login is not None:
             self.damage = ""
         return changed
 
@@ -108,7 +108,7 @@ class CredentialFile:
         except OSError as error:
             raise BadConfiguration(f"{self.path}: cannot be read ({error.strerror})") from error
 
-    def _read_or_begin(self) -> Credentials:
+    def _read_or_create(self) -> Credentials:
         """Under the lock."""
         desktop_id = ""
         try:
@@ -116,14 +116,14 @@ class CredentialFile:
         except FileNotFoundError:
             pass
         except InvalidJson as error:
-            desktop_id = self._damaged(error)
+            desktop_id = self._set_damaged_aside(error)
         fresh = Credentials(desktop_id or secrets.token_hex(16))
         self.save(fresh)
         return fresh
 
-    def _damaged(self, error: InvalidJson) -> str:
+    def _set_damaged_aside(self, error: InvalidJson) -> str:
         """Set the file aside, and say so; gives the desktop's id as far as it can be made out."""
-        found = _ID.search(self.path.read_bytes())
+        found = _DESKTOP_ID.search(self.path.read_bytes())
         kept = rename_damaged(self.path)
         self.damage = (
             f"{self.path} was damaged ({error}) and is kept as {kept.name}. "
@@ -138,7 +138,7 @@ class CredentialFile:
         with ExitStack() as held:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                held.enter_context(locked(path, PATIENCE))
+                held.enter_context(locked(path, LOCK_TIMEOUT))
             except TimeoutError as error:
                 raise BadConfiguration(f"{path}: {error}; end it, then try again") from error
             except OSError as error:

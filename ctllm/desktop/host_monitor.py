@@ -16,14 +16,14 @@ from twisted.logger import Logger
 from ctllm.reactor.periodic import PeriodicCall
 
 #: Seconds between two looks.
-OFTEN = 1.0
+POLL_INTERVAL = 1.0
 #: Seconds by which wall clock and steady clock may come apart before it is a jump.
-JUMP = 5.0
+CLOCK_JUMP = 5.0
 #: Addresses for documentation, which are nobody's (RFC 5737, RFC 3849): the default routes.
-_NOBODY = ("192.0.2.1", "2001:db8::1")
+_DOCUMENTATION_ADDRESSES = ("192.0.2.1", "2001:db8::1")
 
 
-def own_address(peer: str) -> str:
+def local_address_towards(peer: str) -> str:
     """The address of this machine that packets to `peer` (an IP address) would have, or nothing."""
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     try:
@@ -34,7 +34,7 @@ def own_address(peer: str) -> str:
         return ""
 
 
-class Surroundings(Service):
+class HostMonitor(Service):
     """Calls `on_change` with what happened. `peer` gives the cloud's IP address, if one is known.
 
     `wall` is the time of day, which jumps; `steady` stands still while the machine sleeps.
@@ -47,7 +47,7 @@ class Surroundings(Service):
         reactor: Any,
         wall: Callable[[], float],
         steady: Callable[[], float],
-        address: Callable[[str], str] = own_address,
+        address: Callable[[str], str] = local_address_towards,
     ) -> None:
         self.on_change: Callable[[str], None] = lambda why: None
         self.peer: Callable[[], str] = lambda: ""
@@ -61,25 +61,27 @@ class Surroundings(Service):
         super().startService()
         self._apart = self._wall() - self._steady()
         self._addresses = self._seen()
-        self._loop.start(OFTEN, now=False)
+        self._loop.start(POLL_INTERVAL, now=False)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
         self._loop.stop()
 
-    def connected(self) -> None:
+    def update_address(self) -> None:
         """There is a connection to the cloud: what is the own address towards it?"""
         peer = self.peer()
         self._addresses[peer] = self._address(peer)
 
     def _seen(self) -> dict[str, str]:
-        peers = (*_NOBODY, peer) if (peer := self.peer()) else _NOBODY
+        peers = (
+            (*_DOCUMENTATION_ADDRESSES, peer) if (peer := self.peer()) else _DOCUMENTATION_ADDRESSES
+        )
         return {each: self._address(each) for each in peers}
 
     def _look(self) -> None:
         apart = self._wall() - self._steady()
-        jumped, self._apart = abs(apart - self._apart) > JUMP, apart
+        jumped, self._apart = abs(apart - self._apart) > CLOCK_JUMP, apart
         before, self._addresses = self._addresses, self._seen()
         moved = any(before.get(peer, own) != own for peer, own in self._addresses.items())
         if jumped:

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.common.sanitize import sanitize_line
-from ctllm.desktop.remote_models import RemoteModels
+from ctllm.desktop.remote_models import RemoteModelFilter
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import get
@@ -32,21 +32,21 @@ from ctllm.relay.completion_observer import CompletionObserver
 from ctllm.tunnel.frames import MAX_MODELS, Status
 
 #: Seconds that the cheap questions may take. A busy Ollama still answers these at once.
-PATIENCE = 3
+HEALTH_TIMEOUT = 3
 #: Seconds for what is only nice to know, for which somebody waits.
-BRIEF = 1
+LOADED_TIMEOUT = 1
 #: Longest name of a model, and longest version, that is told to the cloud.
-LONGEST = 256
+MAX_NAME_LENGTH = 256
 #: The largest list of models that is read, in bytes.
-MAX_TAGS = 8 * 1024 * 1024
+MAX_RESPONSE = 8 * 1024 * 1024
 
 #: Most bytes that are held of compressed bodies while the model is looked for in them.
-MAX_HELD = 64 * 1024 * 1024
+MAX_BUFFERED = 64 * 1024 * 1024
 
 DOWN = Status("down")
 
 
-class _Version(msgspec.Struct):
+class _VersionResponse(msgspec.Struct):
     version: str
 
 
@@ -55,17 +55,17 @@ class _Model(msgspec.Struct):
     remote_host: Any = None
 
 
-class _Loaded(msgspec.Struct):
+class _PsResponse(msgspec.Struct):
     models: list[_Model] | None = None
 
 
-class _Tags(msgspec.Struct):
+class _TagsResponse(msgspec.Struct):
     models: list[_Model] | None = None
 
 
 def is_model_name(text: str) -> bool:
     """Whether it can be a model's: what is told of all of them must fit into one frame."""
-    return text.isprintable() and len(text) <= LONGEST
+    return text.isprintable() and len(text) <= MAX_NAME_LENGTH
 
 
 class OllamaServer:
@@ -77,7 +77,7 @@ class OllamaServer:
     def __init__(self, url: str, kind: str, reactor: Any, refuse_remote: bool = False) -> None:
         self.url = url
         self._refuses_remote = refuse_remote
-        self.remote = RemoteModels(self._open, BufferBudget(MAX_HELD))
+        self.remote_models = RemoteModelFilter(self._start_request, BufferBudget(MAX_BUFFERED))
         self._kind = kind
         self._reactor = reactor
         parts = urlsplit(url)
@@ -86,68 +86,74 @@ class OllamaServer:
         host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
         scheme = "tls" if parts.scheme == "https" else "tcp"
         endpoint = clientFromString(reactor, f"{scheme}:{host}:{port}")
-        self._origin = ConnectionPool(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
+        self._pool = ConnectionPool(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange with it, as from this machine; raises Forbidden."""
-        return (self.remote.start_request if self._refuses_remote else self._open)(head, caller)
+        return (self.remote_models.start_request if self._refuses_remote else self._start_request)(
+            head, sink
+        )
 
-    def _is_offered(self, name: str) -> bool:
-        return is_model_name(name) and not (self._refuses_remote and self.remote.has(name))
+    def _is_listed(self, name: str) -> bool:
+        return is_model_name(name) and not (
+            self._refuses_remote and self.remote_models.is_remote(name)
+        )
 
-    def _open(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
-        return self._origin.start_request(request_to_ollama(head, self._host), caller)
+    def _start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
+        return self._pool.start_request(request_to_ollama(head, self._host), sink)
 
-    async def ask(self) -> Status:
+    async def fetch_status(self) -> Status:
         """How it is: two cheap calls; DOWN where it does not answer them."""
         try:
-            version = decode_json(await self._get(b"/api/version"), _Version)
-            tags = decode_json(await self._get(b"/api/tags"), _Tags)
+            version = decode_json(await self._get(b"/api/version"), _VersionResponse)
+            tags = decode_json(await self._get(b"/api/tags"), _TagsResponse)
         except (CtllmError, InvalidJson):
             return DOWN  # whatever is wrong, it cannot be used now
         models = tags.models or ()
-        self.remote.learn(model.name for model in models if model.remote_host)
-        names = tuple(model.name for model in models if self._is_offered(model.name))
-        return Status(self._kind, sanitize_line(version.version, LONGEST), names[:MAX_MODELS])
+        self.remote_models.set_remote(model.name for model in models if model.remote_host)
+        names = tuple(model.name for model in models if self._is_listed(model.name))
+        return Status(
+            self._kind, sanitize_line(version.version, MAX_NAME_LENGTH), names[:MAX_MODELS]
+        )
 
-    async def loaded(self) -> tuple[str, ...]:
+    async def fetch_loaded_models(self) -> tuple[str, ...]:
         """The models that are in memory now, as far as it says."""
         try:
-            found = decode_json(await self._get(b"/api/ps", BRIEF), _Loaded)
+            found = decode_json(await self._get(b"/api/ps", LOADED_TIMEOUT), _PsResponse)
         except (CtllmError, InvalidJson):
             return ()  # nice to know, and no more
         return tuple(model.name for model in found.models or () if is_model_name(model.name))
 
-    async def _get(self, path: bytes, patience: float = PATIENCE) -> bytes:
-        status, body = await get(self._origin, path, self._reactor, patience, MAX_TAGS)
+    async def _get(self, path: bytes, timeout: float = HEALTH_TIMEOUT) -> bytes:
+        status, body = await get(self._pool, path, self._reactor, timeout, MAX_RESPONSE)
         if status != 200:
             raise OllamaDown(f"{path.decode()} answers with status {status}")
         return body
 
     def close(self) -> None:
         """Let go of its connections."""
-        self._origin.close()
+        self._pool.close()
 
 
-class Ollama(Service):
+class OllamaMonitor(Service):
     """The real server or, until it first appears, the stand-in. An `Upstream`."""
 
     _log = Logger()
 
     def __init__(self, real: OllamaServer, reactor: Any, interval: float) -> None:
         self.status = DOWN
-        self.loaded: tuple[str, ...] = ()  # the models in memory
+        self.loaded_models: tuple[str, ...] = ()  # the models in memory
         self.on_loaded: Callable[[], None] = lambda: None
         self.watched: Callable[[], bool] = lambda: False
         self.listeners: list[Callable[[Status], None]] = []
         self.real = real
         self._demo: OllamaServer | None = None
         self._interval = interval
-        self._loop = PeriodicCall(self.check, reactor, "looking for Ollama")
-        self._news: Deferred[None] | None = None  # a look out of turn, while it lasts
-        self._more_news = False
+        self._poller = PeriodicCall(self.poll_health, reactor, "looking for Ollama")
+        self._extra_poll: Deferred[None] | None = None  # a look out of turn, while it lasts
+        self._is_poll_requested = False
 
-    def stand_in(self, demo: OllamaServer) -> None:
+    def use_demo(self, demo: OllamaServer) -> None:
         """Use `demo` until the real one appears."""
         self._demo = demo
 
@@ -156,75 +162,75 @@ class Ollama(Service):
         """Where exchanges go now."""
         return self._demo if self._demo is not None else self.real
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; when one may have changed the models, they are looked at again."""
         if changes_models(head):
-            caller = CompletionObserver(caller, self.look)
-        return self.current.start_request(head, caller)
+            sink = CompletionObserver(sink, self.request_poll)
+        return self.current.start_request(head, sink)
 
     def startService(self) -> None:
         """Look at once, then again and again."""
         super().startService()
-        self._loop.start(self._interval)
+        self._poller.start(self._interval)
 
     def stopService(self) -> None:
         """Look no more."""
         super().stopService()
-        self._loop.stop()
-        if self._news is not None:
-            self._news.cancel()
+        self._poller.stop()
+        if self._extra_poll is not None:
+            self._extra_poll.cancel()
         for server in (self.real, self._demo):
             if server is not None:
                 server.close()
 
-    def look(self) -> None:
+    def request_poll(self) -> None:
         """Look as soon as can be, out of turn; once more if that was asked for while looking."""
-        self._more_news = True
-        if self.running and (self._news is None or self._news.called):
-            self._news = Deferred.fromCoroutine(self._look())
-            self._news.addErrback(self._failed)
+        self._is_poll_requested = True
+        if self.running and (self._extra_poll is None or self._extra_poll.called):
+            self._extra_poll = Deferred.fromCoroutine(self._poll_while_requested())
+            self._extra_poll.addErrback(self._log_failure)
 
-    def _failed(self, reason: Failure) -> None:
+    def _log_failure(self, reason: Failure) -> None:
         if not reason.check(CancelledError):
             self._log.failure("looking for Ollama failed", reason)
 
-    async def _look(self) -> None:
-        while self._more_news:
-            self._more_news = False
-            await self.check()
+    async def _poll_while_requested(self) -> None:
+        while self._is_poll_requested:
+            self._is_poll_requested = False
+            await self.poll_health()
 
-    async def check(self) -> Status:
+    async def poll_health(self) -> Status:
         """Look now; tells the listeners of a change."""
         try:
-            status = await self._ask()
+            status = await self._fetch_status()
         except CancelledError:
             raise
         except Exception:
-            self._become(DOWN)  # nothing is known of it, so it is not claimed to be up
+            self._set_status(DOWN)  # nothing is known of it, so it is not claimed to be up
             raise
-        self._become(status)
+        self._set_status(status)
         if self.watched():
-            await self.look_at_loaded()
+            await self.poll_loaded_models()
         return status
 
-    async def _ask(self) -> Status:
-        status = await self.real.ask()
+    async def _fetch_status(self) -> Status:
+        status = await self.real.fetch_status()
         demo = self._demo
         if demo is not None and status is not DOWN:
             self._demo = None  # once the real one was seen, nothing stands in for it any more
             demo.close()
         elif demo is not None:
-            status = await demo.ask()
+            status = await demo.fetch_status()
         return status
 
-    async def look_at_loaded(self) -> None:
+    async def poll_loaded_models(self) -> None:
         """Ask which models are in memory; nobody needs to know but who watches."""
-        loaded = () if self.status is DOWN else await self.current.loaded()
-        if loaded != self.loaded:
-            self.loaded = loaded
+        loaded = () if self.status is DOWN else await self.current.fetch_loaded_models()
+        if loaded != self.loaded_models:
+            self.loaded_models = loaded
             self.on_loaded()
 
-    def _become(self, status: Status) -> None:
+    def _set_status(self, status: Status) -> None:
         if status == self.status:
             return
         if status.ollama != self.status.ollama:

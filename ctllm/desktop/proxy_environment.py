@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from urllib.parse import unquote, urlsplit
 
-_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class HttpProxy:
 
     host: str
     port: int
-    secure: bool = False
+    is_tls: bool = False
     authorization: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
         """Where it is, for people; never who we are there."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> HttpProxy | None:
@@ -36,11 +36,11 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> HttpProxy | None:
     Raises ValueError, with a sentence, where the one that is named cannot be used.
     """
     parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
-    name, value = _named(environ, f"{parts.scheme}_proxy", "all_proxy")
-    if not value or is_loopback(host) or _is_excepted(host, port, environ):
+    host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
+    name, value = _find_variable(environ, f"{parts.scheme}_proxy", "all_proxy")
+    if not value or is_loopback(host) or _is_excluded(host, port, environ):
         return None
-    return _proxy(name, value)
+    return _parse_proxy(name, value)
 
 
 def is_loopback(host: str) -> bool:
@@ -53,21 +53,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _named(environ: Mapping[str, str], *names: str) -> tuple[str, str]:
+def _find_variable(environ: Mapping[str, str], *names: str) -> tuple[str, str]:
     for name in names:
-        for spelled in (name, name.upper()):
-            if value := environ.get(spelled, "").strip():
-                return spelled, value
+        for variable in (name, name.upper()):
+            if value := environ.get(variable, "").strip():
+                return variable, value
     return "", ""
 
 
-def _proxy(name: str, value: str) -> HttpProxy:
+def _parse_proxy(name: str, value: str) -> HttpProxy:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port, parts = "", None, urlsplit("")
-    if parts.scheme not in _PORTS or not host or not host.isprintable():
+    if parts.scheme not in _DEFAULT_PORTS or not host or not host.isprintable():
         # Not the value itself: there may be a password in it.
         raise ValueError(
             f"{name} does not name a proxy that ctllm can use; "
@@ -77,15 +77,17 @@ def _proxy(name: str, value: str) -> HttpProxy:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         authorization = b"Basic " + b64encode(pair)
-    return HttpProxy(host, port or _PORTS[parts.scheme], parts.scheme == "https", authorization)
+    return HttpProxy(
+        host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https", authorization
+    )
 
 
-def _is_excepted(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    _, value = _named(environ, "no_proxy")
-    return any(_covers(entry, host, port) for entry in re.split(r"[\s,]+", value) if entry)
+def _is_excluded(host: str, port: int, environ: Mapping[str, str]) -> bool:
+    _, value = _find_variable(environ, "no_proxy")
+    return any(_matches(entry, host, port) for entry in re.split(r"[\s,]+", value) if entry)
 
 
-def _covers(entry: str, host: str, port: int) -> bool:
+def _matches(entry: str, host: str, port: int) -> bool:
     """Whether an entry of NO_PROXY is about the host: `*`, a network, or a domain's end."""
     if entry == "*":
         return True

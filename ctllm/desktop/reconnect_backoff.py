@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 #: Seconds within which the first attempt is made after a connection that worked.
-EAGER = 1.0
+MAX_FIRST_DELAY = 1.0
 #: The most seconds between two attempts, and while there are answers that somebody waits for: those
 #: are given up after the grace time, which leaves room for several attempts.
-LONGEST = 30.0
-LONGEST_AWAITED = 5.0
+MAX_DELAY = 30.0
+MAX_DELAY_WITH_REQUESTS = 5.0
 
 
 #: The most seconds that a cloud may ask to wait.
-LONGEST_ASKED = 300
+MAX_RETRY_AFTER = 300
 
 
-def pause(
-    failures: int, chance: Callable[[], float], awaited: bool, asked: int | None = None
+def reconnect_delay(
+    failures: int, random: Callable[[], float], has_requests: bool, retry_after: int | None = None
 ) -> float:
     """Seconds to wait after so many failures in a row; `chance` gives 0 to 1, as random.random.
 
@@ -27,10 +27,10 @@ def pause(
     (Retry-After) is obeyed, and those that it asked do not come all at once either.
     """
     if failures == 0:
-        return EAGER * chance()
-    longest = LONGEST_AWAITED if awaited else LONGEST
-    most = min(longest, 5.0 * 3.0 ** min(failures - 1, 8))
-    own = 1.0 + (most - 1.0) * chance()
-    if asked is None or awaited:
-        return own
-    return max(own, min(asked, LONGEST_ASKED) * (1.0 + chance()))
+        return MAX_FIRST_DELAY * random()
+    max_delay = MAX_DELAY_WITH_REQUESTS if has_requests else MAX_DELAY
+    upper = min(max_delay, 5.0 * 3.0 ** min(failures - 1, 8))
+    delay = 1.0 + (upper - 1.0) * random()
+    if retry_after is None or has_requests:
+        return delay
+    return max(delay, min(retry_after, MAX_RETRY_AFTER) * (1.0 + random()))

@@ -21,40 +21,40 @@ from ctllm.ollama.api import (
 )
 from ctllm.ollama.requested_model import ModelFinder, model_finder
 
-Open = Callable[[RequestHead, ResponseSink], RequestSink]
+StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
-class RemoteModels:
+class RemoteModelFilter:
     """Opens with `open` what this machine answers itself, and refuses what it would pass on.
 
     It is an `Upstream`. `room` is for what is held of compressed bodies while they are read.
     """
 
-    def __init__(self, open: Open, room: BufferBudget) -> None:
-        self._open = open
+    def __init__(self, start_request: StartRequest, room: BufferBudget) -> None:
+        self._start_request = start_request
         self._room = room
-        self._listed: frozenset[str] = frozenset()
+        self._remote: frozenset[str] = frozenset()
 
-    def learn(self, models: Iterable[str]) -> None:
+    def set_remote(self, models: Iterable[str]) -> None:
         """Take the names of the models that Ollama's list says are on another host."""
-        self._listed = frozenset(map(canonical, models))
+        self._remote = frozenset(map(canonical, models))
 
-    def has(self, model: str) -> bool:
+    def is_remote(self, model: str) -> bool:
         """Whether `model` is one of them."""
-        return is_remote_name(model) or canonical(model) in self._listed
+        return is_remote_name(model) or canonical(model) in self._remote
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden where its head shows that it would leave."""
         endpoint = endpoint_of(head)
         named = model_in_path(head)
-        if (endpoint is not None and endpoint.leaves_machine) or (named and self.has(named)):
-            raise self.refusal(asked_for(head))
+        if (endpoint is not None and endpoint.leaves_machine) or (named and self.is_remote(named)):
+            raise self.forbidden(asked_for(head))
         finder = model_finder(head, self._room, thorough=True)
         if finder is None:
-            return self._open(head, caller)
-        return _WatchedRequest(self, finder, self._open(head, caller), caller)
+            return self._start_request(head, sink)
+        return _FilteredRequest(self, finder, self._start_request(head, sink), sink)
 
-    def refusal(self, what: str) -> Forbidden:
+    def forbidden(self, what: str) -> Forbidden:
         """Make the error that says how to allow it."""
         return Forbidden(
             f"{what} would leave this machine for ollama.com, which its owner does not want: "
@@ -62,30 +62,34 @@ class RemoteModels:
         )
 
 
-class _WatchedRequest:
+class _FilteredRequest:
     """A `Call` whose body is read as it passes: Ollama never gets the end of one that is refused.
 
     Each piece is read before it goes on, and Ollama acts when the JSON is whole, so nothing waits.
     """
 
     def __init__(
-        self, models: RemoteModels, finder: ModelFinder, call: RequestSink, caller: ResponseSink
+        self,
+        models: RemoteModelFilter,
+        finder: ModelFinder,
+        upstream_request: RequestSink,
+        sink: ResponseSink,
     ) -> None:
-        self._models = models
+        self._filter = models
         self._finder = finder
-        self._call = call
-        self._caller = caller
-        self._over = False
+        self._upstream_request = upstream_request
+        self._sink = sink
+        self._is_refused = False
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send a piece of the request body."""
-        if self._over:
+        if self._is_refused:
             return
         if not self._finder.settled:
-            self._finder.feed(piece)
+            self._finder.feed(data)
             name = self._finder.name
-            if name is not None and self._models.has(name):
-                self._refuse(self._models.refusal(f"The model {name[:100]!r}"))
+            if name is not None and self._filter.is_remote(name):
+                self._refuse(self._filter.forbidden(f"The model {name[:100]!r}"))
                 return
         if self._finder.settled and not self._finder.certain:
             self._refuse(
@@ -95,33 +99,33 @@ class _WatchedRequest:
                 )
             )
             return
-        self._call.write(piece)
+        self._upstream_request.write(data)
 
     def finish(self) -> None:
         """The request body is whole."""
-        if not self._over:
+        if not self._is_refused:
             self._finder.close()
-            self._call.finish()
+            self._upstream_request.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything."""
         self._finder.close()
-        if not self._over:
-            self._over = True
-            self._call.cancel(error)
+        if not self._is_refused:
+            self._is_refused = True
+            self._upstream_request.cancel(error)
 
     def pause_response(self) -> None:
         """Stop sending the answer."""
-        if not self._over:
-            self._call.pause_response()
+        if not self._is_refused:
+            self._upstream_request.pause_response()
 
     def resume_response(self) -> None:
         """Go on with the answer."""
-        if not self._over:
-            self._call.resume_response()
+        if not self._is_refused:
+            self._upstream_request.resume_response()
 
     def _refuse(self, error: CtllmError) -> None:
         self._finder.close()
-        self._over = True
-        self._call.cancel(error)
-        self._caller.fail(error)
+        self._is_refused = True
+        self._upstream_request.cancel(error)
+        self._sink.fail(error)

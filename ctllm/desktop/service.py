@@ -13,27 +13,27 @@ from twisted.application.service import MultiService
 
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
 from ctllm.demo import DemoServer
-from ctllm.desktop.api_key_lease import KeyLease
+from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.policy_store import PolicyStore
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import CloudClient, host_name
-from ctllm.desktop.cloud_session import Session
-from ctllm.desktop.connection_state import Standing
+from ctllm.desktop.cloud_session import CloudSession
+from ctllm.desktop.connection_state import ConnectionStateMachine
 from ctllm.desktop.credential_file import CredentialFile
-from ctllm.desktop.graceful_shutdown import Leaving
-from ctllm.desktop.host_monitor import Surroundings
+from ctllm.desktop.graceful_shutdown import GracefulShutdown
+from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.browser import ChatPage, has_display
 from ctllm.desktop.ipc.commands import CommandHandler
 from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import WebviewWindow, can_have_window
-from ctllm.desktop.loopback_endpoint import EndpointApp
-from ctllm.desktop.ollama_monitor import Ollama, OllamaServer
-from ctllm.desktop.status import Report
+from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
+from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
+from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_policy import TunnelPolicy
 from ctllm.http.origins import is_loopback_host, parse_host
 from ctllm.http.server.connection import HttpServerFactory
@@ -67,26 +67,28 @@ class DesktopService(MultiService):
         self._limits = limits
         self._state = state
         self._environ = environ
-        self._lock = InstanceLock(state)
+        self._instance_lock = InstanceLock(state)
         self.file = CredentialFile(state)
         url = ollama_url(settings.ollama, environ)
-        self.ollama = Ollama(
+        self.ollama = OllamaMonitor(
             OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
             reactor,
             settings.ollama_check_seconds,
         )
-        self.client_for = lambda url: CloudClient(url, reactor)
-        self.session = Session(self.file, self.client_for, reactor, settings.cloud_url.rstrip("/"))
-        self.keys = KeyLease(self.session, reactor)
-        self.standing = Standing()
+        self.client_factory = lambda url: CloudClient(url, reactor)
+        self.session = CloudSession(
+            self.file, self.client_factory, reactor, settings.cloud_url.rstrip("/")
+        )
+        self.keys = ApiKeyLease(self.session, reactor)
+        self.connection = ConnectionStateMachine()
         self.broker: Broker | None = None
         self.bridge: Bridge | None = None
         self.ipc: IpcService | None = None
-        self._surroundings: Surroundings | None = None
+        self._host_monitor: HostMonitor | None = None
         self.endpoint: EndpointService | None = None
         self._demo: EndpointService | None = None
         if settings.endpoint != "off":
-            app = EndpointApp(self._answer, self._on_loopback)
+            app = LoopbackEndpoint(self._handle_request, self._is_on_loopback)
             factory = HttpServerFactory(
                 app,
                 reactor,
@@ -100,11 +102,11 @@ class DesktopService(MultiService):
             self.add_demo()
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether a request that comes now through the cloud can be answered."""
         if self.bridge is None or self.bridge.state != "connected":
             return False
-        return self.keys.told and self.ollama.status.ollama != "down"
+        return self.keys.is_current and self.ollama.status.ollama != "down"
 
     def add_demo(self) -> None:
         """Let a stand-in answer until Ollama appears."""
@@ -114,7 +116,7 @@ class DesktopService(MultiService):
 
     def privilegedStartService(self) -> None:
         """Listen; raises BadConfiguration, first of all where another daemon runs already."""
-        self._lock.check()
+        self._instance_lock.check()
         super().privilegedStartService()
 
     def startService(self) -> None:
@@ -122,13 +124,13 @@ class DesktopService(MultiService):
         self.broker = self._make_broker()
         self.bridge = self._make_bridge()
         self.ipc = self._make_ipc(self.broker, self.bridge)
-        surroundings = self._surroundings = self._make_surroundings(self.bridge)
+        surroundings = self._host_monitor = self._make_host_monitor(self.bridge)
         # The IPC is the first: it sees to it that there is no second daemon. And the last to end.
         for part in (self.ipc, self.ollama, self.broker, self.keys, surroundings, self.bridge):
             part.setServiceParent(self)
         super().startService()
 
-    async def _answer(self, head: Any, incoming: Any) -> None:
+    async def _handle_request(self, head: Any, incoming: Any) -> None:
         assert self.broker is not None
         await self.broker.handle_request(head, incoming)
 
@@ -147,7 +149,7 @@ class DesktopService(MultiService):
         if self._demo is not None:
             port = self._demo.port.getHost().port
             demo = OllamaServer(f"http://127.0.0.1:{port}", "demo", self._reactor)
-            self.ollama.stand_in(demo)
+            self.ollama.use_demo(demo)
         limits = self._limits
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
         tunnel = Responder(
@@ -163,22 +165,22 @@ class DesktopService(MultiService):
         bridge = Bridge(
             tunnel, self.session, self._reactor, (limits.ping_seconds, limits.ping_timeout_seconds)
         )
-        bridge.on_state = self._bridge_changed
+        bridge.on_state = self._on_bridge_state
         return bridge
 
-    def _bridge_changed(self) -> None:
+    def _on_bridge_state(self) -> None:
         assert self.bridge is not None and self.broker is not None
-        self.keys.again()
-        self.standing.link(_NEWS[self.bridge.state], self.bridge.reason)
+        self.keys.renew_now()
+        self.connection.link(_NEWS[self.bridge.state], self.bridge.reason)
         if self.bridge.state != "connecting":
             self.broker.remote_desktops.poll_now()
-        if self.bridge.state == "connected" and self._surroundings is not None:
-            self._surroundings.connected()
+        if self.bridge.state == "connected" and self._host_monitor is not None:
+            self._host_monitor.update_address()
 
     def _make_ipc(self, broker: Broker, bridge: Bridge) -> IpcService:
         reactor, log = self._reactor, LogBuffer()
-        report = Report(
-            self._name, self.session, self.standing, self.ollama, broker, bridge, self._address,
+        report = StatusReporter(
+            self._name, self.session, self.connection, self.ollama, broker, bridge, self._endpoint_address,
             time.time(),
         )  # fmt: skip
         window = WebviewWindow(reactor, self._window_program(), self._environ)
@@ -186,63 +188,69 @@ class DesktopService(MultiService):
             self.session, reactor, self._state,
             lambda: has_display(self._environ, sys.platform), window,
         )  # fmt: skip
-        leaving = Leaving(
+        leaving = GracefulShutdown(
             reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
         )
         commands = CommandHandler(
-            self._fresh(report),
+            self._fresh_status(report),
             leaving.begin,
             page,
             window,
             broker,
             self.session,
-            self.client_for,
+            self.client_factory,
             log,
         )
         ipc = IpcService(
-            reactor, self._state, self._settings.ipc_port, self._lock, commands, report.status, log
+            reactor,
+            self._state,
+            self._settings.ipc_port,
+            self._instance_lock,
+            commands,
+            report.status,
+            log,
         )
         window.setServiceParent(ipc)
         page.setServiceParent(ipc)
         leaving.setServiceParent(ipc)
-        self.ollama.listeners.append(self._ollama_changed)
+        self.ollama.listeners.append(self._on_ollama_status)
         self.ollama.watched = lambda: ipc.is_watched
-        self.ollama.on_loaded = self.standing.on_change = broker.on_change = ipc.status_changed
+        self.ollama.on_loaded = self.connection.on_change = broker.on_change = ipc.status_changed
         return ipc
 
     def _window_program(self) -> list[str] | None:
         wanted = self._settings.page_window == "auto"
         return window_command() if wanted and can_have_window(self._environ, sys.platform) else None
 
-    def _fresh(self, report: Report) -> Callable[[], Awaitable[messages.Status]]:
+    def _fresh_status(self, report: StatusReporter) -> Callable[[], Awaitable[messages.Status]]:
         async def status() -> messages.Status:
-            await self.ollama.look_at_loaded()
+            await self.ollama.poll_loaded_models()
             return report.status()
 
         return status
 
-    def _ollama_changed(self, status: Status) -> None:
+    def _on_ollama_status(self, status: Status) -> None:
         assert self.ipc is not None
-        self.standing.ollama(status.ollama != "down")
+        self.connection.ollama(status.ollama != "down")
         self.ipc.status_changed()
 
-    def _make_surroundings(self, bridge: Bridge) -> Surroundings:
-        surroundings = Surroundings(self._reactor, time.time, time.monotonic)
+    def _make_host_monitor(self, bridge: Bridge) -> HostMonitor:
+        surroundings = HostMonitor(self._reactor, time.time, time.monotonic)
         surroundings.peer = lambda: bridge.peer
 
         def changed(why: str) -> None:
-            self.session.distrust()  # a token may have run out while the machine slept
-            bridge.hurry(why)
+            self.session.discard_tokens()  # a token may have run out while the machine slept
+            bridge.reconnect_now(why)
 
         surroundings.on_change = changed
         return surroundings
 
-    def _on_loopback(self) -> bool:
+    def _is_on_loopback(self) -> bool:
         """Whether only this machine reaches the endpoint; so it does by a UNIX socket."""
         authority = "" if self.endpoint is None else self.endpoint.authority
         return not authority or is_loopback_host(parse_host(authority))
 
-    def _address(self) -> str:
+    def _endpoint_address(self) -> str:
         """Where apps find their models: a URL, or the path of a UNIX socket; nothing if nowhere."""
         if self.endpoint is None or self.endpoint.port is None:
             return ""

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from ctllm import __version__
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.broker import Broker
-from ctllm.desktop.cloud_session import Session
-from ctllm.desktop.connection_state import Standing, State
-from ctllm.desktop.ollama_monitor import Ollama
+from ctllm.desktop.cloud_session import CloudSession
+from ctllm.desktop.connection_state import ConnectionStateMachine, State
+from ctllm.desktop.ollama_monitor import OllamaMonitor
 from ctllm.errors import CtllmError
 from ctllm.ipc.messages import DesktopStatus, OllamaStatus, Status, Traffic
 
@@ -23,15 +23,15 @@ _CONNECTION = {
 }
 
 
-class Report:
+class StatusReporter:
     """Makes the status. `endpoint` gives the address of this machine's apps, or nothing."""
 
     def __init__(
         self,
         name: str,
-        session: Session,
-        standing: Standing,
-        ollama: Ollama,
+        session: CloudSession,
+        standing: ConnectionStateMachine,
+        ollama: OllamaMonitor,
         broker: Broker,
         bridge: Bridge,
         endpoint: Callable[[], str],
@@ -78,7 +78,7 @@ class Report:
 
     def _who(self) -> tuple[str, str]:
         try:
-            sign_in = self._session.sign_in
+            sign_in = self._session.login
         except CtllmError:
             return "", ""
         return sign_in.user_name, sign_in.cloud_url
@@ -87,7 +87,7 @@ class Report:
         ollama = self._ollama
         status = ollama.status
         url = ollama.current.url
-        return OllamaStatus(url, status.ollama, status.version, status.models, ollama.loaded)
+        return OllamaStatus(url, status.ollama, status.version, status.models, ollama.loaded_models)
 
     def _desktops(self) -> tuple[DesktopStatus, ...]:
         return tuple(

@@ -23,12 +23,12 @@ from ctllm.ollama.api import (
 )
 
 #: In `desktop.allow`: whatever Ollama has, known to ctllm or not.
-EVERYTHING = "*"
+ALLOW_ALL = "*"
 #: The largest body that is held to be judged, and the most bytes of all of them together.
 MAX_BODY = 1024 * 1024
-MAX_HELD = 16 * MAX_BODY
+MAX_BUFFERED = 16 * MAX_BODY
 
-Open = Callable[[RequestHead, ResponseSink], RequestSink]
+StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
 class TunnelPolicy:
@@ -37,26 +37,28 @@ class TunnelPolicy:
     `allow` and `registries` are the keys of those names. It is an `Upstream`.
     """
 
-    def __init__(self, open: Open, allow: tuple[str, ...], registries: tuple[str, ...]) -> None:
-        self._open = open
+    def __init__(
+        self, start_request: StartRequest, allow: tuple[str, ...], registries: tuple[str, ...]
+    ) -> None:
+        self._start_request = start_request
         self._allow = frozenset(allow)
         self._registries = frozenset(registries)
-        self._held = 0
+        self._buffered = 0
 
-    def start_request(self, head: RequestHead, caller: ResponseSink) -> RequestSink:
+    def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden."""
         head = canonical_request(head)
-        endpoint = self._authorised(head)
-        if endpoint is None or not endpoint.names_registry or EVERYTHING in self._allow:
-            return self._open(head, caller)
-        return _HeldRequest(self, head, caller)
+        endpoint = self._authorize(head)
+        if endpoint is None or not endpoint.names_registry or ALLOW_ALL in self._allow:
+            return self._start_request(head, sink)
+        return _BufferedRequest(self, head, sink)
 
-    def _authorised(self, head: RequestHead) -> Endpoint | None:
+    def _authorize(self, head: RequestHead) -> Endpoint | None:
         """The endpoint that may be asked; None for one that only the configuration knows."""
         endpoint = endpoint_of(head)
         asked = asked_for(head)
         scopes = (get_header(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
-        if EVERYTHING in self._allow or asked in self._allow:
+        if ALLOW_ALL in self._allow or asked in self._allow:
             if endpoint is not None and endpoint.scope is Scope.USE:
                 return endpoint
             self._require_manage(scopes, asked)
@@ -82,17 +84,19 @@ class TunnelPolicy:
                 "with `ctllm keys add NAME --manage` have."
             )
 
-    def hold(self, size: int) -> bool:
+    def reserve(self, size: int) -> bool:
         """Reserve room for `size` bytes of a body (release it with a negative `size`)."""
-        if self._held + size > MAX_HELD:
+        if self._buffered + size > MAX_BUFFERED:
             return False
-        self._held += size
+        self._buffered += size
         return True
 
-    def begin(self, head: RequestHead, body: bytes, caller: ResponseSink) -> RequestSink:
+    def start_checked_request(
+        self, head: RequestHead, body: bytes, sink: ResponseSink
+    ) -> RequestSink:
         """Begin an exchange whose whole body is known; raises CtllmError where it is refused."""
         self._check_registries(asked_for(head), body)
-        return self._open(head, caller)
+        return self._start_request(head, sink)
 
     def _check_registries(self, asked: str, body: bytes) -> None:
         """Raise Forbidden for a body that names another registry, or gives up verifying it."""
@@ -144,71 +148,73 @@ def _members(body: bytes) -> list[tuple[str, object]]:
         raise BadRequest("The body is no JSON object.") from None
 
 
-class _HeldRequest:
+class _BufferedRequest:
     """A `Call` that is judged by its whole body before Ollama sees anything of it."""
 
-    def __init__(self, policy: TunnelPolicy, head: RequestHead, caller: ResponseSink) -> None:
+    def __init__(self, policy: TunnelPolicy, head: RequestHead, sink: ResponseSink) -> None:
         self._policy = policy
         self._head = head
-        self._caller = caller
+        self._sink = sink
         self._body = bytearray()
-        self._call: RequestSink | None = None
+        self._upstream_request: RequestSink | None = None
         self._paused = False
-        self._over = False
+        self._is_done = False
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Hold a piece of the request body."""
-        if self._over:
+        if self._is_done:
             return
-        if len(self._body) + len(piece) > MAX_BODY:
+        if len(self._body) + len(data) > MAX_BODY:
             limit = f"{asked_for(self._head)} takes at most {MAX_BODY} bytes through the cloud."
             self._refuse(ContentTooLarge(limit))
-        elif not self._policy.hold(len(piece)):
+        elif not self._policy.reserve(len(data)):
             self._refuse(ServiceUnavailable("Too many requests wait to be judged."))
         else:
-            self._body += piece
+            self._body += data
 
     def finish(self) -> None:
         """Judge the body, which is whole, and send it."""
-        if self._over:
+        if self._is_done:
             return
         body = bytes(self._body)
         self._release()
         try:
-            call = self._call = self._policy.begin(self._head, body, self._caller)
+            upstream_request = self._upstream_request = self._policy.start_checked_request(
+                self._head, body, self._sink
+            )
         except CtllmError as error:
-            self._caller.fail(error)
+            self._sink.fail(error)
             return
         if self._paused:
-            call.pause_response()
+            upstream_request.pause_response()
         if body:
-            call.write(body)
-        call.finish()
+            upstream_request.write(body)
+        upstream_request.finish()
 
     def cancel(self, error: CtllmError) -> None:
         """Stop everything."""
         self._release()
-        if self._call is not None:
-            self._call.cancel(error)
+        if self._upstream_request is not None:
+            self._upstream_request.cancel(error)
 
     def pause_response(self) -> None:
         """Stop sending the answer."""
         self._paused = True
-        if self._call is not None:
-            self._call.pause_response()
+        if self._upstream_request is not None:
+            self._upstream_request.pause_response()
 
     def resume_response(self) -> None:
         """Go on with the answer."""
         self._paused = False
-        if self._call is not None:
-            self._call.resume_response()
+        if self._upstream_request is not None:
+            self._upstream_request.resume_response()
 
     def _refuse(self, error: CtllmError) -> None:
         self._release()
-        self._caller.fail(error)
+        self._sink.fail(error)
 
     def _release(self) -> None:
-        if not self._over:
-            self._over = True
-            self._policy.hold(-len(self._body))
+        if not self._is_done:
+            self._is_done = True
+            self._policy.reserve(-len(self._body))
             self._body.clear()

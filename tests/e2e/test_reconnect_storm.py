@@ -17,9 +17,9 @@ from twisted.internet.task import Cooperator, deferLater
 from ctllm.cloud.identity import Invites, PrivateDirectory
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.cloud_client import CloudClient
-from ctllm.desktop.cloud_session import Session, log_in
+from ctllm.desktop.cloud_session import CloudSession, log_in
 from ctllm.desktop.credential_file import CredentialFile
-from ctllm.desktop.reconnect_backoff import EAGER
+from ctllm.desktop.reconnect_backoff import MAX_FIRST_DELAY
 from ctllm.errors import OllamaDown
 from ctllm.tunnel.frames import Desktop
 from ctllm.tunnel.responder import Responder
@@ -37,7 +37,7 @@ class Desk:
     def __init__(self, cluster: Cluster, url: str, number: int) -> None:
         self.file = CredentialFile(cluster.folder / f"desk-{number}")
         self.client = CloudClient(url, reactor)
-        self.session = Session(self.file, lambda url: self.client, reactor)
+        self.session = CloudSession(self.file, lambda url: self.client, reactor)
         self.dials: list[float] = []
         self.pauses: list[float] = []  # between an attempt that failed and the next one
         self._failed = 0.0
@@ -164,7 +164,9 @@ async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
         noticed = reactor.seconds()
         await cluster.cloud(*options)
         await herd.back(reactor.seconds())
-        after = herd.dials_since(noticed + EAGER)  # before that, nobody was there to be hurt
+        after = herd.dials_since(
+            noticed + MAX_FIRST_DELAY
+        )  # before that, nobody was there to be hurt
         print("dials in each second since all had tried once:", after)
         waited = herd.pauses()
         # On a busy machine all timers are late and then due together, so no dials are counted

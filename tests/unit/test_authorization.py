@@ -8,7 +8,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import Desktop
-from ctllm.desktop.tunnel_policy import MAX_BODY, MAX_HELD, TunnelPolicy, registry_of
+from ctllm.desktop.tunnel_policy import MAX_BODY, MAX_BUFFERED, TunnelPolicy, registry_of
 from ctllm.errors import (
     BadRequest,
     ClientDisconnected,
@@ -172,7 +172,7 @@ class Registries(Case):
         """All that wait have one bound, and give it back however they end."""
         piece = b" " * MAX_BODY
         waiting = []
-        for _ in range(MAX_HELD // MAX_BODY):
+        for _ in range(MAX_BUFFERED // MAX_BODY):
             waiting.append(self.open("POST /api/pull"))
             waiting[-1].write(piece)
             self.assertIsNone(self.heard.outcome)
@@ -180,7 +180,7 @@ class Registries(Case):
         for call in waiting:
             call.cancel(ClientDisconnected("left"))
         self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
-        for _ in range(3 * MAX_HELD // MAX_BODY):
+        for _ in range(3 * MAX_BUFFERED // MAX_BODY):
             self.send("POST /api/pull", piece)
         self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
 

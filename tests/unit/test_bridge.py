@@ -15,8 +15,8 @@ from twisted.test.iosim import IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import bridge as module
-from ctllm.desktop.bridge import LOOK, REFUSED, STEADY, Bridge
-from ctllm.desktop.reconnect_backoff import EAGER, LONGEST
+from ctllm.desktop.bridge import LOGIN_POLL_INTERVAL, REJECTED_LOGIN_RETRY, STABLE_AFTER, Bridge
+from ctllm.desktop.reconnect_backoff import MAX_DELAY, MAX_FIRST_DELAY
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
@@ -42,12 +42,12 @@ class Session:
         self._fresh = True
 
     @property
-    def sign_in(self) -> Any:
+    def login(self) -> Any:
         if self.out:
             raise Unauthorized("nobody is signed in")
         return SimpleNamespace(cloud_url="http://cloud.example:8080")
 
-    async def token(self) -> str:
+    async def access_token(self) -> str:
         self.asked += 1
         if self.waiting is not None:
             await self.waiting
@@ -58,10 +58,10 @@ class Session:
             self._fresh = False
         return f"token-{self.serial}"
 
-    def distrust(self) -> None:
+    def discard_tokens(self) -> None:
         self._fresh = True
 
-    def version(self) -> int:
+    def credentials_version(self) -> int:
         return self.signed_in
 
 
@@ -136,7 +136,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.patch(txaio.config, "loop", self.clock)
         self.cloud = Cloud(self.clock)
-        self.patch(module, "dialler", lambda url, reactor: self.cloud)
+        self.patch(module, "endpoint_for_url", lambda url, reactor: self.cloud)
         self.session = Session()
         self.tunnel = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
         self.tunnel.accept = self.accept
@@ -204,7 +204,7 @@ class Dialling(Case):
         self.assertLess(gaps[0], 5.2)
         self.assertGreaterEqual(min(gaps), 1)
         self.assertGreater(sum(gaps[-20:]) / 20, 8)
-        self.assertLessEqual(max(gaps), LONGEST + 0.2)
+        self.assertLessEqual(max(gaps), MAX_DELAY + 0.2)
         self.assertGreater(len(set(gaps[-10:])), 3)
 
     def gaps(self) -> list[float]:
@@ -221,11 +221,11 @@ class Dialling(Case):
         self.start()
         self.wait(300)
         self.cloud.refusal = None
-        self.wait(LONGEST + 1)
+        self.wait(MAX_DELAY + 1)
         self.assertEqual(self.bridge.state, "connected")
         self.lose()
         self.assertEqual(self.bridge.state, "error")
-        self.wait(EAGER + 0.2)
+        self.wait(MAX_FIRST_DELAY + 0.2)
         self.assertEqual(self.bridge.state, "connected")
 
     def test_a_network_that_cuts_again_and_again(self) -> None:
@@ -233,7 +233,7 @@ class Dialling(Case):
         self.start()
         for _ in range(50):
             self.lose()
-            self.wait(EAGER + 0.2)
+            self.wait(MAX_FIRST_DELAY + 0.2)
             self.assertEqual(self.bridge.state, "connected")
 
     def test_while_an_answer_waits(self) -> None:
@@ -256,10 +256,10 @@ class Dialling(Case):
         self.assertIn("took over", self.bridge.reason)
         self.assertLess(len(self.cloud.dials), 80)
         self.cloud.unwelcome = b""
-        self.wait(LONGEST + STEADY + 5)
+        self.wait(MAX_DELAY + STABLE_AFTER + 5)
         self.assertEqual(self.bridge.state, "connected")
         self.lose()
-        self.wait(EAGER + 0.2)
+        self.wait(MAX_FIRST_DELAY + 0.2)
         self.assertEqual(self.bridge.state, "connected")
 
     def test_a_cloud_that_never_greets(self) -> None:
@@ -278,15 +278,15 @@ class Dialling(Case):
         self.cloud.opener.grace = self.tunnel.grace = 300
         self.cloud.unwelcome = b"mute"
         self.lose()
-        self.wait(EAGER + 0.2)
+        self.wait(MAX_FIRST_DELAY + 0.2)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
-        self.wait(HANDSHAKE_TIMEOUT - EAGER - 1)
+        self.wait(HANDSHAKE_TIMEOUT - MAX_FIRST_DELAY - 1)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
         self.wait(10)
         self.assertGreater(len(self.cloud.dials), 2)
         self.assertIn("no HELLO came for 30 seconds", " ".join(self.reasons))
         self.cloud.unwelcome = b""
-        self.wait(HANDSHAKE_TIMEOUT + LONGEST)
+        self.wait(HANDSHAKE_TIMEOUT + MAX_DELAY)
         self.assertEqual(self.bridge.state, "connected")
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
@@ -348,7 +348,7 @@ class Dialling(Case):
         self.assertEqual(len(self.tunnel.exchanges), 1)
         self.session.refusal = Unauthorized("You were signed out.")
         self.lose()
-        self.wait(EAGER + 0.2)
+        self.wait(MAX_FIRST_DELAY + 0.2)
         self.assertEqual(self.bridge.state, "signed out")
         self.assertEqual(len(self.tunnel.exchanges), 0)
         self.assertIsInstance(self.calls[0].calls[-1], DesktopLost)
@@ -376,11 +376,11 @@ class Dialling(Case):
         self.session.refusal = Unauthorized("sign in first")
         self.start()
         self.assertEqual((self.bridge.state, self.bridge.reason), ("signed out", "sign in first"))
-        self.wait(REFUSED / 2)
+        self.wait(REJECTED_LOGIN_RETRY / 2)
         self.assertEqual((self.session.asked, self.cloud.dials), (1, []))
         self.session.refusal = None
         self.session.signed_in += 1
-        self.wait(LOOK * 2)
+        self.wait(LOGIN_POLL_INTERVAL * 2)
         self.assertEqual(self.bridge.state, "connected")
 
     def test_no_token_to_be_had(self) -> None:
@@ -416,13 +416,13 @@ class Hurrying(Case):
         self.start()
         self.wait(300)
         dials = len(self.cloud.dials)
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.settle()
         self.assertEqual(len(self.cloud.dials), dials + 1)
         self.wait(5.2)
         self.assertGreaterEqual(len(self.cloud.dials), dials + 2)
         self.cloud.refusal = None
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.settle()
         self.assertEqual(self.bridge.state, "connected")
 
@@ -433,7 +433,7 @@ class Hurrying(Case):
         self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         before = self.clock.seconds()
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.settle()
         self.assertEqual((len(self.cloud.dials), self.clock.seconds()), (2, before))
         self.callers[0].write_head(ResponseHead(200))
@@ -446,7 +446,7 @@ class Hurrying(Case):
         self.cloud.hanging = Deferred()
         self.start()
         self.cloud.hanging = None
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.settle()
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connected", 2))
 
@@ -454,7 +454,7 @@ class Hurrying(Case):
         """Nothing is dialled without a sign-in."""
         self.session.out = True
         self.start()
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.wait(2)
         self.assertEqual((self.bridge.state, self.cloud.dials), ("signed out", []))
 
@@ -463,7 +463,7 @@ class Hurrying(Case):
         self.start()
         _, sent, heard = self.bridge.traffic
         self.assertGreater(min(sent, heard), 0)
-        self.bridge.hurry("a test")
+        self.bridge.reconnect_now("a test")
         self.settle()
         now = self.bridge.traffic
         self.assertGreater(now[1], sent)
@@ -489,9 +489,9 @@ class Stopping(Case):
         """Even if whoever asks makes another error of being cancelled."""
 
         class Clumsy(Session):
-            async def token(self) -> str:
+            async def access_token(self) -> str:
                 try:
-                    return await super().token()
+                    return await super().access_token()
                 except BaseException as error:
                     raise BadGateway("it did not answer") from error
 

@@ -16,7 +16,7 @@ from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.policy_store import PolicyStore
 from ctllm.desktop.broker.remote_desktops import RemoteDesktop
 from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy
-from ctllm.desktop.loopback_endpoint import EndpointApp
+from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.errors import BadConfiguration, DesktopLost, OllamaDown, Unauthorized
 from ctllm.http.message.head import ResponseHead
 from ctllm.http.request_timeout import get_timeout
@@ -37,7 +37,7 @@ class Ollama(FakeUpstream):
         self.listeners: list[Any] = []
         self.looks = 0
 
-    def look(self) -> None:
+    def request_poll(self) -> None:
         self.looks += 1
 
     def become(self, status: Status) -> None:
@@ -107,7 +107,7 @@ class BrokerTests(SynchronousTestCase):
     def ask(
         self, path: str = "/api/chat", body: bytes = CHAT % b"llama3.2", method: str = "POST"
     ) -> MemoryTransport:
-        factory = HttpServerFactory(EndpointApp(self.broker.handle_request), self.clock)
+        factory = HttpServerFactory(LoopbackEndpoint(self.broker.handle_request), self.clock)
         protocol, wire = factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)

@@ -26,10 +26,10 @@ from ctllm.cloud.identity import (
     User,
     load_signing_keys,
 )
-from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
 from ctllm.errors import BadRequest, Unauthorized
 
-ANN = SignIn("https://cloud.example", "ctllm|ann", "ann", "secret")
+ANN = Login("https://cloud.example", "ctllm|ann", "ann", "secret")
 
 
 class CommandTests(SynchronousTestCase):
@@ -106,7 +106,7 @@ class CommandTests(SynchronousTestCase):
         """Lines with the cloud's address and a key that works, the same one each time."""
         self.signed_in()
         printed = self.run_("connect")
-        (key,) = self.file.load().keys.values()
+        (key,) = self.file.load().api_keys.values()
         for part in (key, f"OLLAMA_HOST={ANN.cloud_url} ", f"{ANN.cloud_url}/v1 "):
             self.assertIn(part, printed)
         self.assertEqual(self.run_("connect"), printed)
@@ -121,7 +121,7 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("ctllm login", self.refused("connect", "codex", "--cloud"))
         self.signed_in()
         both = self.run_("connect", "Codex", "--model", "qwen3:4b")
-        (key,) = self.file.load().keys.values()
+        (key,) = self.file.load().api_keys.values()
         here, there = both.split("by the cloud")
         self.assertNotIn(key, here)
         for part in (key, f'base_url = "{ANN.cloud_url}/v1"', 'model = "qwen3:4b"'):
@@ -181,7 +181,7 @@ class CommandTests(SynchronousTestCase):
         with (
             mock.patch("sys.stdin", asked),
             mock.patch("ctllm.cli.account.getpass", return_value=typed) as getpass,
-            mock.patch("ctllm.desktop.cloud_client.split_link", split),
+            mock.patch("ctllm.desktop.cloud_client.parse_invite_link", split),
             redirect_stderr(errors),
         ):
             self.assertIn("that is all", self.refused("login", *words))

@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import cloud_client as module
-from ctllm.desktop.cloud_client import MAX_ANSWER, TIMEOUT, CloudClient, split_link
+from ctllm.desktop.cloud_client import MAX_RESPONSE, REQUEST_TIMEOUT, CloudClient, parse_invite_link
 from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.server.request import ServerRequest
@@ -36,7 +36,7 @@ class Case(SynchronousTestCase):
         self.asked: list[tuple[RequestHead, bytes]] = []
         self.silent = False
         self.served = ServedEndpoint(self.answer, self.clock)
-        self.patch(module, "dialler", lambda url, reactor: self.served)
+        self.patch(module, "endpoint_for_url", lambda url, reactor: self.served)
         self.client = CloudClient("https://cloud.example/base", self.clock)
 
     async def answer(self, incoming: ServerRequest) -> None:
@@ -63,7 +63,7 @@ class Asking(Case):
     def test_a_call(self) -> None:
         """Below the cloud's address; nothing compressed is asked for, no connection stays."""
         self.says(TOKEN)
-        token = self.successResultOf(self.doing(self.client.redeem("word")))
+        token = self.successResultOf(self.doing(self.client.redeem_invite("word")))
         self.assertEqual((token.user.name, token.refresh), ("ann", "abc-_"))
         ((head, body),) = self.asked
         self.assertEqual((head.method, head.target), (b"POST", b"/base/ctllm/session"))
@@ -75,15 +75,15 @@ class Asking(Case):
 
     def test_nobody_there(self) -> None:
         self.served.refusal = OSError("no route")
-        said = self.failed(self.client.redeem("word"), BadGateway)
+        said = self.failed(self.client.redeem_invite("word"), BadGateway)
         self.assertIn("https://cloud.example/base", said)
         self.assertIn("no route", said)
 
     def test_silence(self) -> None:
         """Not for long."""
         self.silent = True
-        doing = self.doing(self.client.redeem("word"))
-        self.clock.advance(TIMEOUT)
+        doing = self.doing(self.client.redeem_invite("word"))
+        self.clock.advance(REQUEST_TIMEOUT)
         self.failureResultOf(doing, BadGateway)
         self.served.flush()
 
@@ -105,47 +105,49 @@ class Answers(Case):
         wrong += [("user", {"name": "", "id": "i"}), ("user", {"name": "a" * 300, "id": "i"})]
         for name, value in wrong:
             self.says({**TOKEN, name: value})
-            said = self.failed(self.client.redeem("word"), BadGateway)
+            said = self.failed(self.client.redeem_invite("word"), BadGateway)
             self.assertIn("does not answer like a ctllm cloud", said, (name, value))
         self.body = json.dumps(TOKEN).replace("600", "1e999").encode()
-        self.failed(self.client.redeem("word"), BadGateway)
+        self.failed(self.client.redeem_invite("word"), BadGateway)
 
     def test_invitations_that_are_none(self) -> None:
         """One with a line break would be a second command of the window's process."""
         for invite in ("x\nopen file:///etc/passwd", "x\n", "x y", "x&view=y", "", "x" * 300):
             self.says({"invite": invite})
-            self.failed(self.client.invite("token"), BadGateway)
+            self.failed(self.client.create_login_code("token"), BadGateway)
         self.says({"invite": "good_-1"})
-        self.assertEqual(self.successResultOf(self.doing(self.client.invite("token"))), "good_-1")
+        self.assertEqual(
+            self.successResultOf(self.doing(self.client.create_login_code("token"))), "good_-1"
+        )
 
     def test_errors(self) -> None:
         """Their text is cut, and steers no terminal; their codes are those that there are."""
         self.status = 403
         for control in CONTROLS:
             self.says({"error": {"code": "forbidden", "message": f"no{control}" + "x" * 9000}})
-            said = self.failed(self.client.redeem("word"), Forbidden)
+            said = self.failed(self.client.redeem_invite("word"), Forbidden)
             self.assertTrue(said.isprintable())
             self.assertLessEqual(len(said), 1000)
         self.says({"error": {"code": "x\n", "message": "m"}})
-        self.failed(self.client.redeem("word"), BadGateway)
+        self.failed(self.client.redeem_invite("word"), BadGateway)
         self.status = 401
         self.body = b"\x1b[2J"
-        self.assertTrue(self.failed(self.client.redeem("word"), Unauthorized).isprintable())
+        self.assertTrue(self.failed(self.client.redeem_invite("word"), Unauthorized).isprintable())
 
     def test_compressed(self) -> None:
         """Nothing is inflated, whatever it would become."""
         self.body = gzip.compress(json.dumps(TOKEN).encode())
         self.headers = ((b"Content-Encoding", b"gzip"),)
-        self.failed(self.client.redeem("word"), BadGateway)
+        self.failed(self.client.redeem_invite("word"), BadGateway)
 
     def test_too_large(self) -> None:
         """It is given up while it comes."""
-        self.body = b" " * MAX_ANSWER + json.dumps(TOKEN).encode()
-        self.failed(self.client.redeem("word"), BadGateway)
+        self.body = b" " * MAX_RESPONSE + json.dumps(TOKEN).encode()
+        self.failed(self.client.redeem_invite("word"), BadGateway)
 
     def test_nested(self) -> None:
         self.body = b'{"x": ' + b"[" * 30_000
-        self.failed(self.client.redeem("word"), BadGateway)
+        self.failed(self.client.redeem_invite("word"), BadGateway)
 
 
 class Links(SynchronousTestCase):
@@ -158,7 +160,7 @@ class Links(SynchronousTestCase):
             ("http://[2001:db8::1]:1/#invite=a", "http://[2001:db8::1]:1"),
             ("http://127.0.0.1:8080/#invite=a", "http://127.0.0.1:8080"),
         ):
-            self.assertEqual(split_link(link)[0], url)
+            self.assertEqual(parse_invite_link(link)[0], url)
 
     def test_bad(self) -> None:
         """Nothing in one that acts anywhere else."""
@@ -172,4 +174,4 @@ class Links(SynchronousTestCase):
             "javascript://x/#invite=a",
             "https:///#invite=a",
         ):
-            self.assertRaises(BadRequest, split_link, link)
+            self.assertRaises(BadRequest, parse_invite_link, link)

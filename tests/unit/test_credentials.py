@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import credential_file as module
-from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.system.file_lock import locked
 
-SIGNED_IN = Credentials("d" * 32, SignIn("https://c.example", "ctllm|ann", "ann", "secret"), {})
+SIGNED_IN = Credentials("d" * 32, Login("https://c.example", "ctllm|ann", "ann", "secret"), {})
 
 
 class CredentialTests(SynchronousTestCase):
@@ -82,7 +82,7 @@ class CredentialTests(SynchronousTestCase):
             self.file.path.write_bytes(broken)
             fresh = self.file.load()
             self.assertEqual(self.file.load(), fresh)
-            self.assertEqual((fresh.sign_in, fresh.keys), (None, {}))
+            self.assertEqual((fresh.login, fresh.api_keys), (None, {}))
             (said,) = told
             (aside,) = self.file.path.parent.glob("*.damaged-*")
             self.assertEqual(aside.read_bytes(), broken)
@@ -119,17 +119,17 @@ class CredentialTests(SynchronousTestCase):
 
         def add(number: int) -> None:
             def change(known: Credentials) -> Credentials:
-                return replace(known, keys={**known.keys, f"key-{number}": "k"})
+                return replace(known, api_keys={**known.api_keys, f"key-{number}": "k"})
 
             CredentialFile(self.state).update(change)
 
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(add, range(64)))
-        self.assertEqual(len(self.file.load().keys), 64)
+        self.assertEqual(len(self.file.load().api_keys), 64)
 
     def test_another_process_that_hangs(self) -> None:
         """It is waited for, but not for ever; nothing is changed."""
-        self.patch(module, "PATIENCE", 0.05)
+        self.patch(module, "LOCK_TIMEOUT", 0.05)
         self.file.save(SIGNED_IN)
         with locked(self.file.path.with_suffix(".lock"), 1.0):
             error = self.assertRaises(
@@ -166,7 +166,7 @@ class CredentialTests(SynchronousTestCase):
         """They are two, though the clock of the file system stands still."""
         versions = set()
         for keys in ({}, {"a": "k"}, {"a": "k", "b": "k"}):
-            self.file.save(replace(SIGNED_IN, keys=keys))
+            self.file.save(replace(SIGNED_IN, api_keys=keys))
             os.utime(self.file.path, ns=(1, 1))
             versions.add(self.file.version())
         self.assertEqual(len(versions), 3)

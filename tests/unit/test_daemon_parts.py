@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ctllm.cli.status_view import Ink, screen
 from ctllm.cloud.identity import Authentication, LoginCodes, User
 from ctllm.cloud.identity.login_codes import LIFETIME, MAX_PER_USER
-from ctllm.desktop.graceful_shutdown import Leaving
+from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.ipc import browser as page_module
 from ctllm.desktop.ipc.browser import BROWSER_TIMEOUT, FILE_LIFETIME, ChatPage, has_display
 from ctllm.desktop.ipc.log_buffer import MAX_LINES as MOST_LINES
@@ -50,10 +50,10 @@ class Session:
 
     url = "https://c.example"
 
-    async def token(self) -> str:
+    async def access_token(self) -> str:
         return "token"
 
-    async def invite(self, token: str) -> str:
+    async def create_login_code(self, token: str) -> str:
         return "s3cret"
 
 
@@ -262,7 +262,7 @@ class LeavingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.under_way, self.stops = Clock(), 2, 0
         self.broker: Any = Broker()
-        self.leaving = Leaving(self.clock, self.broker, lambda: self.under_way, self.stop)
+        self.leaving = GracefulShutdown(self.clock, self.broker, lambda: self.under_way, self.stop)
 
     def stop(self) -> None:
         self.stops += 1

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from ctllm.desktop import cloud_endpoint as module
-from ctllm.desktop.cloud_endpoint import MAX_CONNECT_ANSWER, DialFailed, dialler
+from ctllm.desktop.cloud_endpoint import MAX_CONNECT_RESPONSE, ConnectFailed, endpoint_for_url
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.fakes import FakeEndpoint, MemoryTransport
 
@@ -67,11 +67,11 @@ class Case(SynchronousTestCase):
 
     def dial(self, url: str, **environ: str) -> Deferred[Any]:
         factory = Factory.forProtocol(self.made)  # type: ignore[arg-type]
-        made: Deferred[Any] = dialler(url, self.clock, environ).connect(factory)
+        made: Deferred[Any] = endpoint_for_url(url, self.clock, environ).connect(factory)
         return made
 
     def failed(self, dialling: Deferred[Any]) -> str:
-        return str(self.failureResultOf(dialling, DialFailed).value)
+        return str(self.failureResultOf(dialling, ConnectFailed).value)
 
 
 class Proxies(Case):
@@ -128,7 +128,7 @@ class Proxies(Case):
             (b"HTTP/1.0 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", ["407", "user:password@"]),
             (b"HTTP/1.1 502\r\n\r\n", ["(502)"]),
             (b"SSH-2.0-x\r\n\r\n", ["is no HTTP proxy"]),
-            (b"HTTP/1.1 200 " + b"x" * MAX_CONNECT_ANSWER, ["without end"]),
+            (b"HTTP/1.1 200 " + b"x" * MAX_CONNECT_RESPONSE, ["without end"]),
         ):
             dialling, wire = self.asked()
             wire.protocol.dataReceived(answer)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop.broker import remote_desktops as module
 from ctllm.desktop.broker.remote_desktops import IDLE_INTERVAL, WATCHED_INTERVAL, RemoteDesktops
-from ctllm.desktop.credential_file import Credentials, SignIn
+from ctllm.desktop.credential_file import Credentials, Login
 from ctllm.errors import Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.server.request import ServerRequest
@@ -23,7 +23,7 @@ class Session:
     """A sign-in; `refusal` is what comes of asking for a token."""
 
     def __init__(self) -> None:
-        self.kept = SignIn("http://cloud.example", "u", "ann", "r")
+        self.kept = Login("http://cloud.example", "u", "ann", "r")
         self.refusal: Exception | None = None
         self.signed_in = True
         self.distrusted = 0
@@ -33,17 +33,17 @@ class Session:
         return Credentials("d" * 32, self.kept if self.signed_in else None)
 
     @property
-    def sign_in(self) -> SignIn:
+    def login(self) -> Login:
         if not self.signed_in:
             raise Unauthorized("signed out")
         return self.kept
 
-    async def token(self, scope: str = "") -> str:
+    async def access_token(self, scope: str = "") -> str:
         if self.refusal is not None:
             raise self.refusal
         return f"token-{scope}" if scope else "token"
 
-    def distrust(self) -> None:
+    def discard_tokens(self) -> None:
         self.distrusted += 1
 
 
@@ -51,7 +51,7 @@ class ElsewhereTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.served = ServedEndpoint(self.cloud, self.clock)
-        self.patch(module, "dialler", lambda url, reactor: self.served)
+        self.patch(module, "endpoint_for_url", lambda url, reactor: self.served)
         self.session = Session()
         self.wanted = True
         self.asked: list[Any] = []

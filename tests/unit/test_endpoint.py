@@ -7,7 +7,7 @@ import socket
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.loopback_endpoint import EndpointApp
+from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
@@ -68,9 +68,9 @@ class EndpointTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
-        self.factory = self._factory(EndpointApp(self.answer))
+        self.factory = self._factory(LoopbackEndpoint(self.answer))
 
-    def _factory(self, app: EndpointApp) -> HttpServerFactory:
+    def _factory(self, app: LoopbackEndpoint) -> HttpServerFactory:
         return HttpServerFactory(app, Clock(), response_headers=app.response_headers)
 
     async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
@@ -108,7 +108,7 @@ class EndpointTests(SynchronousTestCase):
 
     def test_where_more_machines_are_let_in(self) -> None:
         """An endpoint that its owner put on the network is reached by any name, as Ollama is."""
-        app = EndpointApp(self.answer, on_loopback=lambda: False)
+        app = LoopbackEndpoint(self.answer, is_on_loopback=lambda: False)
         self.factory = self._factory(app)
         self.assertTrue(self.passes("Host: models.example:11435\r\n"))
         page = "Host: models.example:11435\r\nOrigin: http://models.example:11435\r\n"

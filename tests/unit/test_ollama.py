@@ -10,7 +10,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.desktop import ollama_monitor as module
-from ctllm.desktop.ollama_monitor import DOWN, LONGEST, PATIENCE, Ollama, OllamaServer
+from ctllm.desktop.ollama_monitor import (
+    DOWN,
+    HEALTH_TIMEOUT,
+    MAX_NAME_LENGTH,
+    OllamaMonitor,
+    OllamaServer,
+)
 from ctllm.errors import OllamaDown
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import ServerRequest
@@ -58,7 +64,7 @@ class Case(SynchronousTestCase):
         self.real, self.demo = Server(self.clock), Server(self.clock)
         self.dialled: list[str] = []
         self.patch(module, "clientFromString", self.endpoint)
-        self.ollama = Ollama(self.server("http://127.0.0.1:11434", "up"), self.clock, EVERY)
+        self.ollama = OllamaMonitor(self.server("http://127.0.0.1:11434", "up"), self.clock, EVERY)
         self.heard: list[Status] = []
         self.ollama.listeners.append(self.heard.append)
         self.addCleanup(self.stop)
@@ -163,15 +169,23 @@ class Looking(Case):
 
     def test_names_that_no_model_has(self) -> None:
         """What is told of an Ollama gone mad fits into a frame, which the proxy would refuse."""
-        names = ["m", "m\n", "m\x1b[2J", "m" * (LONGEST + 1), *("m" * LONGEST for _ in range(3000))]
+        names = [
+            "m",
+            "m\n",
+            "m\x1b[2J",
+            "m" * (MAX_NAME_LENGTH + 1),
+            *("m" * MAX_NAME_LENGTH for _ in range(3000)),
+        ]
         self.real.answers[b"/api/version"] = {"version": "9" * 10_000}
         self.real.answers[b"/api/tags"] = {"models": [{"name": name} for name in names]}
         self.real.up()
         self.start()
         told = self.ollama.status
-        self.assertEqual(len(told.version), LONGEST)
-        self.assertEqual((told.models[:2], len(told.models)), (("m", "m" * LONGEST), MAX_MODELS))
-        wide = Status("up", told.version, ("\U0001f999" * LONGEST,) * MAX_MODELS)
+        self.assertEqual(len(told.version), MAX_NAME_LENGTH)
+        self.assertEqual(
+            (told.models[:2], len(told.models)), (("m", "m" * MAX_NAME_LENGTH), MAX_MODELS)
+        )
+        wide = Status("up", told.version, ("\U0001f999" * MAX_NAME_LENGTH,) * MAX_MODELS)
         self.assertLess(len(json_frame(Kind.STATUS, NO_EXCHANGE, wide)), MAX_LIST)
 
     def test_a_version_that_would_steer(self) -> None:
@@ -188,7 +202,7 @@ class Looking(Case):
         self.real.hangs = True
         self.wait()
         self.assertEqual(self.states, ["up"])
-        self.wait(PATIENCE)
+        self.wait(HEALTH_TIMEOUT)
         self.assertEqual(self.states, ["up", "down"])
         self.real.hangs = False
         self.wait()
@@ -224,7 +238,7 @@ class InMemory(Case):
         self.ollama.watched = lambda: True
         self.wait()
         self.wait()
-        self.assertEqual((self.ollama.loaded, self.changes), (("m:1",), 1))
+        self.assertEqual((self.ollama.loaded_models, self.changes), (("m:1",), 1))
 
     def test_nobody_watches_any_more(self) -> None:
         self.ollama.watched = lambda: True
@@ -241,14 +255,14 @@ class InMemory(Case):
         self.wait()
         self.real.down()
         self.wait()
-        self.assertEqual((self.ollama.loaded, self.changes), ((), 2))
+        self.assertEqual((self.ollama.loaded_models, self.changes), ((), 2))
 
     def test_an_answer_that_is_none(self) -> None:
         self.ollama.watched = lambda: True
         self.real.answers[b"/api/ps"] = {"models": 7}
         self.start()
         self.wait()
-        self.assertEqual((self.ollama.loaded, self.ollama.status.ollama), ((), "up"))
+        self.assertEqual((self.ollama.loaded_models, self.ollama.status.ollama), ((), "up"))
 
 
 class StandingIn(Case):
@@ -258,7 +272,7 @@ class StandingIn(Case):
         super().setUp()
         self.demo.answers[b"/api/tags"] = {"models": [{"name": "demo:echo"}]}
         self.demo.up()
-        self.ollama.stand_in(self.server("http://127.0.0.1:9999", "demo"))
+        self.ollama.use_demo(self.server("http://127.0.0.1:9999", "demo"))
 
     def test_until_the_real_one_appears(self) -> None:
         """Then never again, though it goes away."""
@@ -358,11 +372,11 @@ class News(Case):
         self.real.hangs = True
         self.real.asked.clear()
         for _ in range(50):
-            self.ollama.look()
+            self.ollama.request_poll()
             self.settle()
         self.assertEqual(len(self.real.asked), 1)
         self.real.hangs = False
-        self.wait(PATIENCE)
+        self.wait(HEALTH_TIMEOUT)
         paths = [head.path for head in self.real.asked]
         self.assertEqual(paths, [b"/api/version", b"/api/version", b"/api/tags"])
         self.assertEqual(self.ollama.status.models, ("new",))
@@ -371,21 +385,21 @@ class News(Case):
         """Also seen out of turn, again and again."""
         self.real.down()
         for _ in range(2):
-            self.ollama.look()
+            self.ollama.request_poll()
             self.settle()
         self.assertIs(self.ollama.status, DOWN)
         self.real.up()
-        self.ollama.look()
+        self.ollama.request_poll()
         self.settle()
         self.assertEqual(self.ollama.status.models, ("new",))
 
     def test_stopped(self) -> None:
         """A look under way is given up; none begins afterwards."""
         self.real.hangs = True
-        self.ollama.look()
+        self.ollama.request_poll()
         self.settle()
         self.ollama.stopService()
         self.real.asked.clear()
-        self.ollama.look()
+        self.ollama.request_poll()
         self.settle()
         self.assertEqual((self.real.asked, self.flushLoggedErrors()), ([], []))

@@ -11,13 +11,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import Proxy
-from ctllm.desktop.api_key_lease import KeyLease
+from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
-from ctllm.desktop.graceful_shutdown import Leaving
-from ctllm.desktop.host_monitor import Surroundings
+from ctllm.desktop.graceful_shutdown import GracefulShutdown
+from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.service import IpcService
-from ctllm.desktop.ollama_monitor import DOWN, Ollama
+from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import BadGateway, Unauthorized
 from ctllm.proxy.service import proxy_service
 from ctllm.reactor.periodic import PeriodicCall, PeriodicService
@@ -127,9 +127,9 @@ class Session:
     def credentials(self) -> Any:
         return self.looked()
 
-    sign_in = credentials
+    login = credentials
 
-    def version(self) -> int:
+    def credentials_version(self) -> int:
         return 1
 
 
@@ -141,7 +141,7 @@ class Server:
     def __init__(self) -> None:
         self.asked = Work()
 
-    async def ask(self) -> Status:
+    async def fetch_status(self) -> Status:
         self.asked()
         return Status("up", "1")
 
@@ -169,7 +169,7 @@ class EveryLoop(SynchronousTestCase):
         self.assertGreater(self.work.calls, before)
 
     def test_surroundings(self) -> None:
-        surroundings = Surroundings(self.clock, self.clock.seconds, self.clock.seconds)
+        surroundings = HostMonitor(self.clock, self.clock.seconds, self.clock.seconds)
         surroundings.startService()
         surroundings.peer = lambda: self.work() or ""
         self.clock.pump([1.0] * 3)
@@ -179,7 +179,7 @@ class EveryLoop(SynchronousTestCase):
     def test_the_keys(self) -> None:
         session: Any = Session()
         session.looked = self.work
-        keys = KeyLease(session, self.clock)
+        keys = ApiKeyLease(session, self.clock)
         keys.startService()
         self.clock.pump([1.0] * 3)
         self.assertEqual(self.work.calls, 4)
@@ -208,7 +208,7 @@ class EveryLoop(SynchronousTestCase):
         server: Any = Server()
         server.asked = self.work
         self.work.error = None
-        ollama = Ollama(server, self.clock, 5.0)
+        ollama = OllamaMonitor(server, self.clock, 5.0)
         ollama.startService()
         self.assertEqual(ollama.status.ollama, "up")
         self.work.error = Broken("a defect")
@@ -222,7 +222,7 @@ class EveryLoop(SynchronousTestCase):
 
     def test_a_listener_to_ollama(self) -> None:
         """The others hear of it all the same."""
-        ollama = Ollama(cast(Any, Server()), self.clock, 5.0)
+        ollama = OllamaMonitor(cast(Any, Server()), self.clock, 5.0)
         heard: list[Status] = []
         ollama.listeners += [self.work, heard.append]
         ollama.startService()
@@ -278,7 +278,7 @@ class EveryLoop(SynchronousTestCase):
         """It ends all the same."""
         stopped: list[Any] = []
         count = self.counted([0, Broken("a defect"), 0])
-        leaving = Leaving(self.clock, cast(Any, None), count, lambda: stopped.append(1))
+        leaving = GracefulShutdown(self.clock, cast(Any, None), count, lambda: stopped.append(1))
         leaving.begin(10.0)
         self.clock.pump([1.0] * 2)
         self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)

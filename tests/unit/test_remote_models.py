@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget
-from ctllm.desktop.remote_models import RemoteModels
+from ctllm.desktop.remote_models import RemoteModelFilter
 from ctllm.errors import ClientDisconnected, Forbidden
 from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.content_coding import load_zstd
@@ -22,8 +22,8 @@ class RemoteModelsTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
         self.room = BufferBudget(1 << 24)
-        self.models = RemoteModels(self.upstream.start_request, self.room)
-        self.models.learn(("alias:latest",))
+        self.models = RemoteModelFilter(self.upstream.start_request, self.room)
+        self.models.set_remote(("alias:latest",))
 
     def open(self, line: str, *headers: tuple[bytes, bytes]) -> RequestSink:
         method, target = line.encode().split(b" ")
@@ -51,7 +51,7 @@ class RemoteModelsTests(SynchronousTestCase):
         """The names that Ollama gives them, and copies that its list tells of."""
         for name in ("gpt-oss:120b-cloud", "glm-4.6:cloud", "GLM-4.6:CLOUD", "me/x:cloud", "alias"):
             self.assertTrue(self.refused(b'{"model":"%b"}' % name.encode()), name)
-            self.assertTrue(self.models.has(name))
+            self.assertTrue(self.models.is_remote(name))
         for name in ("llama3.2", "cloud", "my-cloud", "cloud/x", "x:cloudy", "alias:1b"):
             self.assertFalse(self.refused(b'{"model":"%b"}' % name.encode()), name)
         self.assertFalse(is_remote_name("alias"))

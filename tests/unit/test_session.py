@@ -11,13 +11,13 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.cloud_client import Token, User
-from ctllm.desktop.cloud_session import EARLY, Session, log_in, log_out
-from ctllm.desktop.credential_file import CredentialFile, Credentials, SignIn
+from ctllm.desktop.cloud_client import TokenResponse, User
+from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession, log_in, log_out
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
 from ctllm.errors import BadGateway, Unauthorized
 
-ANN = SignIn("https://one.example", "ctllm|ann", "ann", "refresh-ann")
-BOB = SignIn("https://two.example", "ctllm|bob", "bob", "refresh-bob")
+ANN = Login("https://one.example", "ctllm|ann", "ann", "refresh-ann")
+BOB = Login("https://two.example", "ctllm|bob", "bob", "refresh-bob")
 
 
 class Cloud:
@@ -38,7 +38,7 @@ class _Client:
         self.cloud = cloud
         self.url = url
 
-    async def renew(self, refresh: str, scope: str = "") -> Token:
+    async def refresh_access_token(self, refresh: str, scope: str = "") -> TokenResponse:
         self.cloud.renewals.append((self.url, refresh))
         self.cloud.scopes.append(scope)
         number = len(self.cloud.renewals)
@@ -46,16 +46,16 @@ class _Client:
             await self.cloud.waiting
         if self.cloud.refusal is not None:
             raise self.cloud.refusal
-        return Token(User("n", "i"), f"token-{number}", 600.0)
+        return TokenResponse(User("n", "i"), f"token-{number}", 600.0)
 
-    async def sign_out(self, refresh: str) -> None:
+    async def log_out(self, refresh: str) -> None:
         if self.cloud.waiting is not None:
             await self.cloud.waiting
         if self.cloud.refusal is not None:
             raise self.cloud.refusal
 
-    async def redeem(self, invite: str) -> Token:
-        return Token(User("ann", "ctllm|ann"), "token", 600.0, f"refresh-of-{invite}")
+    async def redeem_invite(self, invite: str) -> TokenResponse:
+        return TokenResponse(User("ann", "ctllm|ann"), "token", 600.0, f"refresh-of-{invite}")
 
 
 class Case(SynchronousTestCase):
@@ -66,15 +66,15 @@ class Case(SynchronousTestCase):
         self.cloud = Cloud()
         self.file = CredentialFile(Path(self.mktemp()))
         self.saves = 0
-        self.session = Session(self.file, self.cloud.at, self.clock)
+        self.session = CloudSession(self.file, self.cloud.at, self.clock)
 
-    def save(self, sign_in: SignIn | None, **keys: str) -> None:
+    def save(self, sign_in: Login | None, **keys: str) -> None:
         self.saves += 1
         self.file.save(Credentials("d" * 32, sign_in, keys))
         os.utime(self.file.path, ns=(self.saves, self.saves))
 
     def asking(self) -> Deferred[str]:
-        return Deferred.fromCoroutine(self.session.token())
+        return Deferred.fromCoroutine(self.session.access_token())
 
     def token(self) -> str:
         return self.successResultOf(self.asking())
@@ -88,28 +88,28 @@ class Tokens(Case):
         self.save(ANN)
         for _ in range(2):
             self.assertEqual(self.token(), "token-1")
-            narrow = Deferred.fromCoroutine(self.session.token("use"))
+            narrow = Deferred.fromCoroutine(self.session.access_token("use"))
             self.assertEqual(self.successResultOf(narrow), "token-2")
         self.assertEqual(self.cloud.scopes, ["", "use"])
-        self.session.distrust()
-        self.successResultOf(Deferred.fromCoroutine(self.session.token("use")))
+        self.session.discard_tokens()
+        self.successResultOf(Deferred.fromCoroutine(self.session.access_token("use")))
         self.assertEqual(self.cloud.scopes, ["", "use", "use"])
 
     def test_one_for_a_while(self) -> None:
         """It is used again until shortly before its end, then there is another."""
         self.save(ANN)
         self.assertEqual((self.token(), self.token()), ("token-1", "token-1"))
-        self.clock.advance(600 - EARLY)
+        self.clock.advance(600 - RENEW_BEFORE_EXPIRY)
         self.assertEqual(self.token(), "token-1")
         self.clock.advance(1)
         self.assertEqual(self.token(), "token-2")
-        self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.refresh)] * 2)
+        self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.refresh_token)] * 2)
 
     def test_distrusted(self) -> None:
         """One that was refused is not given again."""
         self.save(ANN)
         self.token()
-        self.session.distrust()
+        self.session.discard_tokens()
         self.assertEqual(self.token(), "token-2")
 
     def test_signed_out(self) -> None:
@@ -139,7 +139,7 @@ class OtherProcesses(Case):
         self.token()
         self.save(BOB)
         self.token()
-        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh)])
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
         self.assertEqual(self.session.client().url, BOB.cloud_url)
 
     def test_signed_out_elsewhere(self) -> None:
@@ -156,18 +156,18 @@ class OtherProcesses(Case):
         first = self.asking()
         self.save(BOB)
         waiting, self.cloud.waiting = self.cloud.waiting, None
-        self.assertEqual(self.session.sign_in, BOB)
+        self.assertEqual(self.session.login, BOB)
         waiting.callback(None)
         self.assertEqual(self.successResultOf(first), "token-1")
         self.assertEqual(self.token(), "token-2")
-        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh)])
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
 
     def test_another_way_to_the_same_cloud(self) -> None:
         """The configured address goes before the one of the link."""
-        self.session = Session(self.file, self.cloud.at, self.clock, "http://inside:1")
+        self.session = CloudSession(self.file, self.cloud.at, self.clock, "http://inside:1")
         self.save(ANN)
         self.token()
-        self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh)])
+        self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh_token)])
 
 
 class Damaged(Case):
@@ -195,12 +195,12 @@ class Damaged(Case):
         self.file.path.unlink()
         self.file.path.mkdir()
         for _ in range(3):
-            self.assertEqual(self.session.credentials.sign_in, ANN)
+            self.assertEqual(self.session.credentials.login, ANN)
         self.assertEqual(self.token(), "token-1")
         self.assertEqual(len(said), 1)
         self.file.path.rmdir()
         self.save(BOB)
-        self.assertEqual(self.session.credentials.sign_in, BOB)
+        self.assertEqual(self.session.credentials.login, BOB)
 
     def test_unreadable_from_the_start(self) -> None:
         """It is no sign-in, and why is said."""
@@ -220,7 +220,7 @@ class LogOut(Case):
         self.save(BOB)
         self.cloud.waiting.callback(None)
         self.assertEqual(self.successResultOf(leaving), ANN)
-        self.assertEqual(self.file.load().sign_in, BOB)
+        self.assertEqual(self.file.load().login, BOB)
 
     def test_signed_out(self) -> None:
         """Whatever the cloud says; keys go too, the id stays."""
@@ -234,7 +234,7 @@ class LogOut(Case):
 class LogIn(Case):
     """Redeeming an invitation."""
 
-    def log_in(self) -> SignIn:
+    def log_in(self) -> Login:
         client = self.cloud.at("https://one.example")
         return self.successResultOf(Deferred.fromCoroutine(log_in(self.file, client, "i")))
 
@@ -242,14 +242,14 @@ class LogIn(Case):
         """The sign-in is on disk; the desktop stays the same one."""
         self.save(None)
         sign_in = self.log_in()
-        self.assertEqual(sign_in.refresh, "refresh-of-i")
+        self.assertEqual(sign_in.refresh_token, "refresh-of-i")
         self.assertEqual(self.file.load(), Credentials("d" * 32, sign_in))
 
     def test_keys_stay_with_their_user(self) -> None:
         """Those of the same user stay, those of another go."""
         self.save(ANN, mine="key")
         self.log_in()
-        self.assertEqual(self.file.load().keys, {"mine": "key"})
+        self.assertEqual(self.file.load().api_keys, {"mine": "key"})
         self.save(BOB, theirs="key")
         self.log_in()
-        self.assertEqual(self.file.load().keys, {})
+        self.assertEqual(self.file.load().api_keys, {})

@@ -8,14 +8,14 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
-from ctllm.desktop.connection_state import TABLE, Standing, State
+from ctllm.desktop.connection_state import TABLE, ConnectionStateMachine, State
 
 ROOT = Path(ctllm.__file__).parent.parent
 
 
 class StandingTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.standing = Standing()
+        self.standing = ConnectionStateMachine()
         self.seen: list[str] = []
         self.standing.on_change = lambda: self.seen.append(self.standing.state.value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.host_monitor import Surroundings, own_address
+from ctllm.desktop.host_monitor import HostMonitor, local_address_towards
 
 CLOUD = "203.0.113.7"
 
@@ -17,7 +17,7 @@ class SurroundingsTests(SynchronousTestCase):
         self.own = {CLOUD: "10.0.0.5", "192.0.2.1": "10.0.0.5", "2001:db8::1": ""}
         self.peer = CLOUD
         self.seen: list[str] = []
-        self.surroundings = Surroundings(
+        self.surroundings = HostMonitor(
             self.clock,
             lambda: 1e9 + self.clock.seconds() + self.set,
             self.clock.seconds,
@@ -68,7 +68,7 @@ class SurroundingsTests(SynchronousTestCase):
         """Before anybody has looked a second time."""
         self.peer = "198.51.100.9"
         self.own[self.peer] = "10.0.0.6"
-        self.surroundings.connected()
+        self.surroundings.update_address()
         self.own[self.peer] = "10.0.0.7"
         self.clock.pump([1] * 5)
         self.assertEqual(self.seen, ["the network changed"])
@@ -80,5 +80,5 @@ class SurroundingsTests(SynchronousTestCase):
         self.assertEqual((self.seen, self.clock.getDelayedCalls()), ([], []))
 
     def test_the_real_system(self) -> None:
-        self.assertEqual(own_address("127.0.0.1"), "127.0.0.1")
-        self.assertEqual(own_address("999.1.1.1"), "")
+        self.assertEqual(local_address_towards("127.0.0.1"), "127.0.0.1")
+        self.assertEqual(local_address_towards("999.1.1.1"), "")

@@ -16,7 +16,7 @@ from ctllm.desktop.broker.flap_damping import FlapDamper
 from ctllm.desktop.broker.policy_store import PolicyStore
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy, choose_route, failover_route
-from ctllm.desktop.ollama_monitor import Ollama
+from ctllm.desktop.ollama_monitor import OllamaMonitor
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
 from ctllm.http.header_policy import DESKTOP, MODEL, ROUTE, quote_name
 from ctllm.http.interfaces import RequestSink, ResponseSink
@@ -57,7 +57,7 @@ class Broker(MultiService):
 
     def __init__(
         self,
-        ollama: Ollama,
+        ollama: OllamaMonitor,
         remote_desktops: RemoteDesktops,
         policy_store: PolicyStore,
         reactor: Any,
@@ -257,7 +257,7 @@ class Broker(MultiService):
         self.request_counts["moved"] += 1
         self._dampers[route].mark_request_failed(self._reactor.seconds())
         if route is Route.LOCAL:
-            self._ollama.look()
+            self._ollama.request_poll()
         else:
             self.remote_desktops.poll_now()
 

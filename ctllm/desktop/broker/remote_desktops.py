@@ -14,9 +14,9 @@ from twisted.logger import Logger
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
-from ctllm.desktop.cloud_endpoint import dialler
-from ctllm.desktop.cloud_session import Session
-from ctllm.desktop.ollama_monitor import LONGEST, is_model_name
+from ctllm.desktop.cloud_endpoint import endpoint_for_url
+from ctllm.desktop.cloud_session import CloudSession
+from ctllm.desktop.ollama_monitor import MAX_NAME_LENGTH, is_model_name
 from ctllm.errors import BadGateway, CtllmError, Forbidden, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import fetch
@@ -75,7 +75,7 @@ def _sanitized(desktop: RemoteDesktop) -> RemoteDesktop:
     """The same, with names that steer nothing: they are shown, and lead requests."""
     models = tuple(model for model in desktop.models if is_model_name(model))
     return RemoteDesktop(
-        sanitize_line(desktop.id, LONGEST), sanitize_line(desktop.name, LONGEST),
+        sanitize_line(desktop.id, MAX_NAME_LENGTH), sanitize_line(desktop.name, MAX_NAME_LENGTH),
         desktop.ollama if desktop.ollama in ("up", "demo") else "down", models[:MAX_MODELS],
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ class RemoteDesktops(Service):
 
     _log = Logger()
 
-    def __init__(self, session: Session, reactor: Any, is_watched: Callable[[], bool]) -> None:
+    def __init__(self, session: CloudSession, reactor: Any, is_watched: Callable[[], bool]) -> None:
         self.desktops: tuple[RemoteDesktop, ...] = ()  # all of the user's, this one included
         self.error = ""  # why they are not known
         self.on_change: Callable[[], None] = lambda: None
@@ -138,12 +138,12 @@ class RemoteDesktops(Service):
     @property
     def is_logged_in(self) -> bool:
         """Whether there is a cloud to ask."""
-        return self._session.credentials.sign_in is not None
+        return self._session.credentials.login is not None
 
     @property
     def cloud_url(self) -> str:
         """Where the cloud is; raises Unauthenticated where this desktop is not signed in."""
-        return self._session.sign_in.cloud_url
+        return self._session.login.cloud_url
 
     async def upstream(self) -> Upstream:
         """The way to them, for what an app asks now; raises CtllmError."""
@@ -151,8 +151,8 @@ class RemoteDesktops(Service):
 
     async def _cloud_upstream(self, scope: str = "") -> Upstream:
         """The way to the cloud, with a token of `scope` alone, or one of this desktop's own."""
-        url = self._session.sign_in.cloud_url
-        token = await self._session.token(scope)
+        url = self._session.login.cloud_url
+        token = await self._session.access_token(scope)
         desktop = self._session.credentials.desktop_id
         return _CloudUpstream(self._pool_for(url), url, token, desktop, for_apps=bool(scope))
 
@@ -160,7 +160,7 @@ class RemoteDesktops(Service):
         """The cloud at `url`, whose connections are kept while that is the one."""
         if self._pool is None or self._pool.name != _cloud_name(url):
             self._close_pool()
-            endpoint = dialler(url, self._reactor)
+            endpoint = endpoint_for_url(url, self._reactor)
             self._pool = ConnectionPool(
                 endpoint,
                 self._reactor,
@@ -201,7 +201,7 @@ class RemoteDesktops(Service):
         except CtllmError as error:
             found, trouble = (), error.message
             if isinstance(error, Unauthorized):
-                self._session.distrust()
+                self._session.discard_tokens()
         except CancelledError:
             raise
         except Exception as error:

@@ -20,7 +20,7 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
-from ctllm.desktop.cloud_session import Session
+from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.webview_process import WebviewWindow
 from ctllm.ipc.messages import OpenResult
 from ctllm.system.atomic_write import write_atomically
@@ -63,7 +63,7 @@ class ChatPage(Service):
 
     def __init__(
         self,
-        session: Session,
+        session: CloudSession,
         reactor: Any,
         state: Path,
         has_display: Callable[[], bool],
@@ -92,7 +92,7 @@ class ChatPage(Service):
 
     async def _login_link(self, view: str) -> str:
         client = self._session.client()
-        invite = await client.invite(await self._session.token())
+        invite = await client.create_login_code(await self._session.access_token())
         view = f"&view={view}" if view else ""
         return f"{client.url}/#invite={invite}{view}"
 

@@ -12,8 +12,8 @@ import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
-from ctllm.desktop.cloud_client import refuse_plain_http, split_link
-from ctllm.desktop.cloud_session import Session, log_in, log_out
+from ctllm.desktop.cloud_client import parse_invite_link, require_https
+from ctllm.desktop.cloud_session import CloudSession, log_in, log_out
 from ctllm.desktop.ipc.browser import ChatPage
 from ctllm.desktop.ipc.connection import IpcConnection
 from ctllm.desktop.ipc.log_buffer import LogBuffer
@@ -37,7 +37,7 @@ class CommandHandler:
         page: ChatPage,
         window: WebviewWindow,
         broker: Broker,
-        session: Session,
+        session: CloudSession,
         client_for: Callable[[str], Any],
         log_buffer: LogBuffer,
     ) -> None:
@@ -97,8 +97,8 @@ class CommandHandler:
         return {"preference": request.policy}
 
     async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
-        url, invite = split_link(request.link)
-        refuse_plain_http(url)
+        url, invite = parse_invite_link(request.link)
+        require_https(url)
         sign_in = await log_in(self._session.file, self._client_for(url), invite)
         self._log.info("signed in to {url} as {name}", url=url, name=sign_in.user_name)
         return {"cloud_url": sign_in.cloud_url, "user": sign_in.user_name}
