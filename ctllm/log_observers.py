@@ -95,4 +95,4 @@ def _out(twistd: Mapping[str, Any]) -> Any:
         # By now twistd may have put its log in the place of sys.stdout.
         assert sys.__stdout__ is not None
         return sys.__stdout__
-    return LogFile.fromFullPath(name or "twistd.log")
+    return LogFile.fromFullPath(name or "twistd.log")  # type: ignore[no-untyped-call]

@@ -7,7 +7,6 @@ import re
 import sys
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -20,6 +19,7 @@ from ctllm.desktop.api_key_lease import create_api_key
 from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
 from ctllm.errors import CtllmError, Unauthorized
+from ctllm.reactor.services import Service
 
 #: The name of the API key that the printed lines use.
 KEY = "welcome"

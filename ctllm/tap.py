@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService
 from twisted.internet.main import installReactor
 from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import usage
@@ -22,10 +20,12 @@ from twisted.python import usage
 from ctllm.auth.jws import to_text
 from ctllm.config import Config
 from ctllm.errors import CtllmError
-from ctllm.fastpath.epoll_reactor import SteadyReactor
+from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.lazy_imports import WAMP, put_off
 from ctllm.log_observers import json_observer, text_observer
 from ctllm.proxy_args import ProxyPlace
+from ctllm.reactor.exit_signal import ExitSignal
+from ctllm.reactor.services import MultiService
 from ctllm.tap_options import Options
 
 __all__ = ["Options", "makeService", "run"]
@@ -109,24 +109,25 @@ def run(arguments: Sequence[str]) -> None:
     reactor.addSystemEventTrigger("before", "shutdown", place.stopService)
     gc.collect()
     gc.freeze()  # what is there now stays: searching it again and again for garbage finds none
+    exit_signal = ExitSignal(reactor)
     reactor.run()
-    _end_as(reactor._exitSignal)
+    exit_signal.raise_again()
 
 
 def installed_reactor() -> Any:
-    """Give the process's reactor, which is a `SteadyReactor` unless another one was chosen.
+    """Give the process's reactor, which is a `MonotonicReactor` unless another one was chosen.
 
     That is by twistd's option --reactor; its timers follow the clock that it has.
     """
     if "twisted.internet.reactor" not in sys.modules:
-        installReactor(SteadyReactor())
+        installReactor(MonotonicReactor())  # type: ignore[no-untyped-call]
     from twisted.internet import reactor
 
     return reactor
 
 
 def _told(arguments: Sequence[str]) -> Options:
-    options, twistd = Options(), usage.Options()
+    options, twistd = Options(), usage.Options()  # type: ignore[no-untyped-call]
     twistd.update(nodaemon=True, logfile="-")
     options.parent = twistd
     try:
@@ -134,13 +135,6 @@ def _told(arguments: Sequence[str]) -> Options:
     except usage.UsageError as error:
         raise SystemExit(f"ctllm: {error}") from error
     return options
-
-
-def _end_as(number: int | None) -> None:
-    """End by the signal that stopped the reactor, as twistd does: the parent shall know why."""
-    if number is not None:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
 
 
 def _allow_many_sockets() -> None:

@@ -78,7 +78,7 @@ class _Level(usage.Options):
     def rows(cls) -> list[_Row]:
         """Give the parameters of this level, those of its bases first."""
         found: list[_Row] = []
-        reflect.accumulateClassList(cls, "optParameters", found)
+        reflect.accumulateClassList(cls, "optParameters", found)  # type: ignore[no-untyped-call]
         return found
 
     def opt_version(self) -> None:
@@ -89,7 +89,7 @@ class _Level(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse; an option or a place that does not exist ends as a sentence with the nearest."""
         try:
-            super().parseOptions(options)
+            super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
             self._failed = True
             raise usage.UsageError(self._explained(str(error))) from error
@@ -244,7 +244,7 @@ class Options(_Level):
     defaultSubCommand = "all"
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._environ = environ
         self._configuration: Config | None = None
 

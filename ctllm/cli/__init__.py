@@ -23,10 +23,10 @@ NOT_RUNNING = 3
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends with status 1 and a sentence where it cannot."""
-    options = Options()
+    options = Options()  # type: ignore[no-untyped-call]
     with to_whoever_reads():
         try:
-            options.parseOptions(sys.argv[1:] if arguments is None else arguments)
+            options.parseOptions(sys.argv[1:] if arguments is None else arguments)  # type: ignore[no-untyped-call]
             _run(options)
         except usage.UsageError as error:
             raise _failed(str(error)) from None

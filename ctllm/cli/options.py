@@ -20,7 +20,7 @@ class Command(usage.Options):
         words = list(options or ())
         if words and not words[0].startswith("-"):
             words.append(words.pop(0))
-        super().parseOptions(words)
+        super().parseOptions(words)  # type: ignore[no-untyped-call]
 
     def parseArgs(self, *given: str) -> None:
         """Keep the argument; UsageError unless there are as many as are needed."""

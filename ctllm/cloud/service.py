@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService
-
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
@@ -46,6 +44,7 @@ from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.reactor.periodic import PeriodicService
+from ctllm.reactor.services import MultiService
 
 #: Seconds between sweeps of invitations and sign-ins that are over: each reads every file.
 CLEANUP_INTERVAL = 3600.0

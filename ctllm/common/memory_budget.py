@@ -1,44 +1,52 @@
-"""How many bytes a process may hold for all its exchanges together, and how many it holds."""
+"""Budgets of bytes that a process may hold for all its requests together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from ctllm.errors import TooManyRequests
 
 
-def _no_matter() -> None:
-    """Nobody waits for room, or nothing can be given up."""
+class BudgetObserver(Protocol):
+    """An object that a `MemoryBudget` notifies."""
+
+    def memory_released(self) -> None:
+        """Bytes were released, and bodies may be read again."""
+
+    def memory_exceeded(self) -> None:
+        """More than the budget is reserved: abort something that holds memory."""
 
 
 class MemoryBudget:
-    """Bytes that are reserved, of `size`.
+    """A count of reserved bytes, of `size`, with two thresholds below it.
 
-    It has three marks, so that what has begun can go on. Beyond half of the size no exchange
-    begins. Beyond three quarters nothing more is read of request bodies. What comes after that are
-    answers, which nobody can refuse: beyond the size `on_excess` is called, to give something up.
-    `on_room` is called when bytes were released, and bodies may be read again.
+    Beyond half of the size no request is admitted. Beyond three quarters no more of request bodies
+    is read. The rest is for responses, which cannot be refused. Beyond the size, observers abort
+    something.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.reserved = 0
-        self.on_room: Callable[[], None] = _no_matter
-        self.on_excess: Callable[[], None] = _no_matter
+        self._observers: list[BudgetObserver] = []
         self._admission_limit = size // 2
         self._read_limit = size * 3 // 4
 
+    def add_observer(self, observer: BudgetObserver) -> None:
+        """Notify `observer` from now on."""
+        self._observers.append(observer)
+
     def admit(self, count: int) -> None:
-        """Reserve what an exchange costs at least; raises TooManyRequests."""
+        """Reserve the least that a request takes; raises TooManyRequests."""
         if self.reserved + count > self._admission_limit:
             raise TooManyRequests(
-                "your requests that are under way take all the memory of your streaming proxy; "
-                "try again when some ended"
+                "Your requests in progress take all the memory of your streaming proxy. "
+                "Try again when some of them have ended."
             )
         self.reserve(count)
 
     def try_reserve(self, count: int) -> bool:
-        """Reserve room for a piece of a request body, if there is any."""
+        """Reserve `count` bytes for data of a request body, if the budget allows it."""
         if self.reserved + count > self._read_limit:
             return False
         self.reserved += count
@@ -46,29 +54,34 @@ class MemoryBudget:
 
     @property
     def is_tight(self) -> bool:
-        """Whether nothing more should be read that can wait."""
+        """Whether data that can wait should stay unread."""
         return self.reserved >= self._read_limit
 
     def reserve(self, count: int) -> None:
-        """Count bytes that are held already."""
+        """Count `count` bytes that are already held."""
         self.reserved += count
         if self.reserved > self.size:
-            self.on_excess()
+            for observer in self._observers:
+                observer.memory_exceeded()
 
     def release(self, count: int) -> None:
-        """Count bytes that are not held any more."""
+        """Count `count` bytes as free again."""
         self.reserved -= count
         if count and self.reserved < self._read_limit:
-            self.on_room()
+            for observer in self._observers:
+                observer.memory_released()
 
 
 def unlimited_budget() -> MemoryBudget:
-    """Give a budget that never ends, for those who are bounded otherwise."""
+    """Return a budget that is never exceeded, for callers that are limited otherwise."""
     return MemoryBudget(1 << 62)
 
 
 class BufferBudget:
-    """Counts bytes that are held for all requests together; `budget` counts all that is held."""
+    """A count of the bytes that one kind of buffer holds, of `size`, all requests together.
+
+    They count in `budget`, too.
+    """
 
     def __init__(self, size: int, budget: MemoryBudget | None = None) -> None:
         self._size = size
@@ -77,15 +90,15 @@ class BufferBudget:
 
     @property
     def is_full(self) -> bool:
-        """Whether nobody should hold more than is held now."""
+        """Whether nothing more should be buffered."""
         return self.reserved >= self._size or self._budget.is_tight
 
     def reserve(self, count: int) -> None:
-        """So many more bytes are held."""
+        """Count `count` more bytes."""
         self.reserved += count
         self._budget.reserve(count)
 
     def release(self, count: int) -> None:
-        """So many bytes are not held any more."""
+        """Count `count` fewer bytes."""
         self.reserved -= count
         self._budget.release(count)

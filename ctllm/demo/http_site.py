@@ -36,7 +36,7 @@ class RequestLineChannel(http.HTTPChannel):
     def lineReceived(self, line: bytes) -> None:
         """Remember the line."""
         self.last_line = line
-        super().lineReceived(line)
+        super().lineReceived(line)  # type: ignore[no-untyped-call]
 
 
 class HttpRequest(http.Request):
@@ -94,16 +94,16 @@ class HttpRequest(http.Request):
         if self.chunked:
             write_now(self.transport, b"%x\r\n%b\r\n" % (len(line), line))
         else:
-            self.write(line)
+            self.write(line)  # type: ignore[no-untyped-call]
 
     def write_verbatim(self, response: bytes) -> None:
         """Write a response with a head and a framing of its own."""
         self.startedWriting, self.chunked = 1, 0
-        self.channel.write(response)
+        self.channel.write(response)  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:
         """Stop the handler: its client disconnected."""
-        super().connectionLost(reason)
+        super().connectionLost(reason)  # type: ignore[no-untyped-call]
         if self._handler is not None:
             self._handler.client_disconnected()
 

@@ -246,7 +246,7 @@ class RequestHandler:
             self.writer.setHeader("Access-Control-Allow-Origin", origin)
         for name, value in fields.items():
             self.writer.setHeader(name, value)
-        self.writer.setHeader("Date", datetimeToString(self.settings.now()))
+        self.writer.setHeader("Date", datetimeToString(self.settings.now()))  # type: ignore[no-untyped-call]
 
     def finish(self, *, complete: bool) -> None:
         """End the response. An incomplete one ends with its connection."""

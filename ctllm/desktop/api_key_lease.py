@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec.structs import replace
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from ctllm.auth.api_keys import key_hash, new_key
@@ -13,6 +12,7 @@ from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.credential_file import CredentialFile, Credentials
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 
 #: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
 LEASE_SECONDS = 180

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -18,6 +17,7 @@ from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.reconnect_backoff import reconnect_delay
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 from ctllm.tunnel.frames import Reason
 from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory

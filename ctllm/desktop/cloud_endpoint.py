@@ -31,6 +31,7 @@ from zope.interface import implementer
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.proxy_environment import HttpProxy, proxy_for
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.reactor.failures import make_failure
 from ctllm.reactor.timeout import Timeout
 
 #: Seconds that making a connection may take.
@@ -236,10 +237,10 @@ class _ProxyTunnelEndpoint(_HandshakeEndpoint):
         return super().connect(factory).addErrback(self._describe_unreachable)
 
     def _describe_unreachable(self, reason: Failure) -> Failure:
-        if reason.check(ConnectFailed, CancelledError):
+        if isinstance(reason.value, (ConnectFailed, CancelledError)):
             return reason
         said = reason.getErrorMessage()
-        return Failure(ConnectFailed(f"the proxy {self._proxy} is not there: {said}"))
+        return make_failure(ConnectFailed(f"the proxy {self._proxy} is not there: {said}"))
 
 
 # -- TLS
@@ -320,7 +321,7 @@ class _TlsHandshakeProtocol(_HandshakeProtocol):
         """The certificate, or that there is no TLS."""
         if self._creator.certificate_error:
             return ConnectFailed(self._creator.certificate_error)
-        if reason.check(VerificationError, CertificateError):
+        if isinstance(reason.value, (VerificationError, CertificateError)):
             return self._wrong_name()
         if isinstance(reason.value, SSL.Error):
             said = ", ".join(str(each[-1]) for each in (reason.value.args or ([],))[0])

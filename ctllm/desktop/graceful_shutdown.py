@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from ctllm.desktop.broker.broker import Broker
 from ctllm.errors import DesktopLost
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 
 #: Seconds between two looks whether everything is done; the first is after the answer has left.
 POLL_INTERVAL = 0.2

@@ -10,10 +10,10 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 
 #: Seconds between two looks.
 POLL_INTERVAL = 1.0

@@ -10,9 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -27,7 +25,9 @@ from ctllm.http.header_policy import request_to_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import changes_models
+from ctllm.reactor.endpoints import client_from_string
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 from ctllm.relay.completion_observer import CompletionObserver
 from ctllm.tunnel.frames import MAX_MODELS, Status
 
@@ -85,7 +85,7 @@ class OllamaServer:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         host = (parts.hostname or "127.0.0.1").replace(":", r"\:")
         scheme = "tls" if parts.scheme == "https" else "tcp"
-        endpoint = clientFromString(reactor, f"{scheme}:{host}:{port}")
+        endpoint = client_from_string(reactor, f"{scheme}:{host}:{port}")
         self._pool = ConnectionPool(endpoint, reactor, f"Ollama at {url}", OllamaDown, self._host)
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
@@ -191,7 +191,7 @@ class OllamaMonitor(Service):
             self._extra_poll.addErrback(self._log_failure)
 
     def _log_failure(self, reason: Failure) -> None:
-        if not reason.check(CancelledError):
+        if not isinstance(reason.value, CancelledError):
             self._log.failure("looking for Ollama failed", reason)
 
     async def _poll_while_requested(self) -> None:

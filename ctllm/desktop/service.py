@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import MultiService
-
 from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
 from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import ApiKeyLease
@@ -40,6 +38,7 @@ from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.ipc import messages
+from ctllm.reactor.services import MultiService
 from ctllm.system.launch_commands import window_command
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import Status
@@ -75,7 +74,7 @@ class DesktopService(MultiService):
             reactor,
             settings.ollama_check_seconds,
         )
-        self.client_factory = lambda url: CloudClient(url, reactor)
+        self.client_factory: Callable[[str], CloudClient] = lambda url: CloudClient(url, reactor)
         self.session = CloudSession(
             self.file, self.client_factory, reactor, settings.cloud_url.rstrip("/")
         )

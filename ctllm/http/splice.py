@@ -26,7 +26,7 @@ def replace_protocol(transport: Any, protocol: Protocol) -> None:
         transport.wrappedProtocol = protocol
     else:
         transport.protocol = protocol
-    protocol.makeConnection(transport)
+    protocol.makeConnection(transport)  # type: ignore[no-untyped-call]
 
 
 class SplicedConnection(Protocol):

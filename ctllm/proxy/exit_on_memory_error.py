@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.application.service import Service
 from twisted.logger import ILogObserver, globalLogPublisher
 from zope.interface import implementer
 
 from ctllm.common.exit_codes import OUT_OF_MEMORY
+from ctllm.reactor.services import Service
 
 _LAST_WORDS = b"a MemoryError: this proxy ends, and another takes its place\n"
 

@@ -8,7 +8,6 @@ import stat
 import time
 from typing import Any
 
-from twisted.application.service import MultiService, Service
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -27,6 +26,7 @@ from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
 from ctllm.proxy.process_limits import become, confine, memory_budget, sandbox
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.reactor.periodic import PeriodicService
+from ctllm.reactor.services import MultiService, Service
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
 #: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
@@ -149,4 +149,4 @@ class Orphanage(Service):
             return  # started by hand or as a daemon: nobody holds the other end
         # Ctrl-C reaches the whole group; the cloud decides when its proxies end, in its order.
         self._reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        self._watch = stdio.StandardIO(_Parent(self._reactor), reactor=self._reactor)
+        self._watch = stdio.StandardIO(_Parent(self._reactor), reactor=self._reactor)  # type: ignore[no-untyped-call]

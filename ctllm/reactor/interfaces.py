@@ -69,3 +69,10 @@ class Endpoint(Protocol):
 
     def connect(self, factory: Any, /) -> Deferred[Any]:
         """Connect; fires with the protocol that `factory` built."""
+
+
+class ServerEndpoint(Protocol):
+    """Twisted's IStreamServerEndpoint."""
+
+    def listen(self, factory: Any, /) -> Deferred[Any]:
+        """Listen; fires with the port (IListeningPort)."""

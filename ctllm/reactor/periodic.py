@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import CtllmError
+from ctllm.reactor.services import Service
 
 
 class PeriodicCall:
@@ -55,7 +55,7 @@ class PeriodicCall:
         self._last_failure = ""
 
     def _failed(self, reason: Failure) -> None:
-        if reason.check(CancelledError) and not self._loop.running:
+        if isinstance(reason.value, CancelledError) and not self._loop.running:
             return
         message = f"{reason.type} {reason.getErrorMessage()}"
         if message != self._last_failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
@@ -46,7 +47,9 @@ class Budgets(SynchronousTestCase):
 
     def test_beyond_all_something_is_given_up(self) -> None:
         calls: list[int] = []
-        self.budget.on_excess = lambda: calls.append(self.budget.reserved)
+        self.budget.add_observer(
+            mock.Mock(memory_exceeded=lambda: calls.append(self.budget.reserved))
+        )
         self.budget.reserve(1000)
         self.assertEqual(calls, [])
         self.budget.reserve(1)
@@ -54,7 +57,9 @@ class Budgets(SynchronousTestCase):
 
     def test_room_is_told_of_below_the_mark_of_bodies(self) -> None:
         calls: list[int] = []
-        self.budget.on_room = lambda: calls.append(self.budget.reserved)
+        self.budget.add_observer(
+            mock.Mock(memory_released=lambda: calls.append(self.budget.reserved))
+        )
         self.budget.reserve(900)
         self.budget.release(100)
         self.assertEqual(calls, [])

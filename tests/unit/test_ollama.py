@@ -63,7 +63,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.real, self.demo = Server(self.clock), Server(self.clock)
         self.dialled: list[str] = []
-        self.patch(module, "clientFromString", self.endpoint)
+        self.patch(module, "client_from_string", self.endpoint)
         self.ollama = OllamaMonitor(self.server("http://127.0.0.1:11434", "up"), self.clock, EVERY)
         self.heard: list[Status] = []
         self.ollama.listeners.append(self.heard.append)

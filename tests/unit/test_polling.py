@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.python.runtime import platform
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.fastpath.epoll_reactor import SteadyReactor
+from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.tap import installed_reactor
 
 
@@ -45,11 +45,11 @@ class Reader(FileDescriptor):
 
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")
-class SteadyReactorTests(SynchronousTestCase):
-    """`SteadyReactor`."""
+class MonotonicReactorTests(SynchronousTestCase):
+    """`MonotonicReactor`."""
 
     def setUp(self) -> None:
-        self.reactor = SteadyReactor()
+        self.reactor = MonotonicReactor()
         self.addCleanup(self.reactor._poller.close)
 
     def reader(self, reading: object) -> Reader:

@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-ctllm = ServiceMaker(
+ctllm = ServiceMaker(  # type: ignore[no-untyped-call]
     "ctllm",
     "ctllm.tap",
     "Use the models on your own machine from anywhere (desktop, cloud, proxy, all)",

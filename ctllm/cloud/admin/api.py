@@ -13,7 +13,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
 from ctllm.cloud.proxies.manager import ProxyManager
@@ -22,6 +21,7 @@ from ctllm.errors import NotFound
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
+from ctllm.reactor.endpoints import quote_argument
 from ctllm.system.unix_sockets import NotASocket, pinned_path
 
 _PROXIES = "/proxies/"
@@ -60,7 +60,7 @@ def admin_service(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointS
         raise in_use(state)
     path.unlink(missing_ok=True)  # of one that was killed
     # No lock by process id: after a restart of the machine that may be anybody's.
-    endpoint = f"unix:{quoteStringArgument(str(path))}:mode=600:lockfile=0"
+    endpoint = f"unix:{quote_argument(str(path))}:mode=600:lockfile=0"
     factory = HttpServerFactory(AdminApi(proxies), reactor)
     return EndpointService(reactor, endpoint, factory, "state")
 

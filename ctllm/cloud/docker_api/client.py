@@ -12,7 +12,6 @@ import msgspec
 import treq
 from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.error import ConnectError
-from twisted.python.failure import Failure
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
 
@@ -37,6 +36,7 @@ from ctllm.cloud.docker_api.models import (
 from ctllm.cloud.docker_api.streams import Given, Lines, Whole, demultiplexed
 from ctllm.cloud.docker_api.transport import Way
 from ctllm.reactor.deferred_tools import run_with_timeout
+from ctllm.reactor.failures import make_failure
 from ctllm.reactor.interfaces import Clock
 
 #: The versions of the API that this speaks: docker 19.03's, and the one that it was written for.
@@ -225,7 +225,7 @@ class DockerClient:
             self._version = ""
             if _is_cancelled(error):
                 raise CancelledError from error
-            raise absence(Failure(error), self._way.where) from error
+            raise absence(make_failure(error), self._way.where) from error
         if response.code >= 300 and response.code != 304:
             raise complaint(response.code, await _body(response))
         return response.original
@@ -233,7 +233,7 @@ class DockerClient:
 
 def _is_cancelled(error: Exception) -> bool:
     """Whether it is how Twisted's client says that a request was cancelled on its way."""
-    return any(reason.check(CancelledError) for reason in getattr(error, "reasons", ()))
+    return any(isinstance(reason.value, CancelledError) for reason in getattr(error, "reasons", ()))
 
 
 async def _body(response: Any) -> bytes:

@@ -14,6 +14,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from ctllm.cloud.docker_api.errors import EngineAbsent, EngineRefused
+from ctllm.reactor.failures import make_failure
 
 #: Bytes of one answer: 10,000 containers in a list have about as many.
 MOST = 16 * 1024 * 1024
@@ -61,7 +62,7 @@ class Whole(Protocol):
         """It has ended, or broken off."""
         if self.done.called:
             return
-        if reason.check(ResponseDone):
+        if isinstance(reason.value, ResponseDone):
             self.done.callback(bytes(self._data))
         else:
             self.done.errback(_broken())
@@ -88,17 +89,19 @@ class Lines(LineOnlyReceiver):
         try:
             self._heard(line)
         except Exception:
-            self._end(Failure())
+            self._end(make_failure())
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Nobody has so much to say."""
-        self._end(Failure(EngineRefused(f"A line of Docker's is longer than {LONGEST:,} bytes")))
+        self._end(
+            make_failure(EngineRefused(f"A line of Docker's is longer than {LONGEST:,} bytes"))
+        )
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """There is no more."""
         if self.done.called:
             return
-        if reason.check(ResponseDone):
+        if isinstance(reason.value, ResponseDone):
             self.done.callback(None)
         else:
             self.done.errback(_broken())

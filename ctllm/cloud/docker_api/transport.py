@@ -9,14 +9,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from OpenSSL import SSL, crypto
-from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, KeyPair, PrivateCertificate, optionsForClientTLS
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent
 from twisted.web.iweb import IAgent, IAgentEndpointFactory, IPolicyForHTTPS
 from zope.interface import implementer
 
 from ctllm.errors import BadConfiguration
+from ctllm.fastpath.http_pool import quiet_pool
+from ctllm.reactor.endpoints import unix_client_endpoint
+from ctllm.reactor.interfaces import Endpoint
 
 #: Where an engine with TLS listens.
 TLS_PORT = 2376
@@ -70,17 +72,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _pool(reactor: Any) -> HTTPConnectionPool:
-    # A call costs more than its connection by far, and an engine that was restarted leaves none
-    # that seem to be open.
-    pool = HTTPConnectionPool(reactor, persistent=False)
-    pool._factory.noisy = False
-    return pool
-
-
 def _agent(reactor: Any, policy: Any = None) -> IAgent:
     more = {} if policy is None else {"contextFactory": policy}
-    return Agent(reactor, connectTimeout=CONNECT, pool=_pool(reactor), **more)  # type: ignore[return-value]
+    return Agent(reactor, connectTimeout=CONNECT, pool=quiet_pool(reactor), **more)  # type: ignore[no-untyped-call, return-value]
 
 
 @implementer(IAgentEndpointFactory)
@@ -90,12 +84,14 @@ class _Socket:
     def __init__(self, reactor: Any, path: str) -> None:
         self._reactor, self._path = reactor, path
 
-    def endpointForURI(self, uri: object) -> UNIXClientEndpoint:
-        return UNIXClientEndpoint(self._reactor, self._path, timeout=CONNECT)
+    def endpointForURI(self, uri: object) -> Endpoint:
+        return unix_client_endpoint(self._reactor, self._path, timeout=CONNECT)
 
 
 def _unix(reactor: Any, path: str) -> Way:
-    agent = Agent.usingEndpointFactory(reactor, _Socket(reactor, path), pool=_pool(reactor))
+    agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]
+        reactor, _Socket(reactor, path), pool=quiet_pool(reactor)
+    )
     return Way(agent, "http://docker", f"the Docker engine at {path}")
 
 
@@ -116,7 +112,7 @@ def _tls(reactor: Any, name: str, port: int, folder: Path) -> Way:
     try:
         authority = Certificate.loadPEM((folder / "ca.pem").read_bytes())
         key = KeyPair.load((folder / "key.pem").read_bytes(), crypto.FILETYPE_PEM)
-        own = PrivateCertificate.fromCertificateAndKeyPair(
+        own = PrivateCertificate.fromCertificateAndKeyPair(  # type: ignore[no-untyped-call]
             Certificate.loadPEM((folder / "cert.pem").read_bytes()), key
         )
     except OSError as error:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -26,8 +25,10 @@ from ctllm.cloud.spawners.peer_verification import endpoint_to
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.reactor.failures import trap
 from ctllm.reactor.interfaces import Endpoint
 from ctllm.reactor.periodic import PeriodicService
+from ctllm.reactor.services import MultiService, Service
 
 #: Seconds that a desktop is asked to stay away while the cloud drains. It obeys, and the next cloud
 #: needs it soon.
@@ -104,7 +105,7 @@ class ProxyManager(MultiService):
         """How many there are, those that start or end included."""
         return sum(life.state in ALIVE for life in self._lives.values())
 
-    def stopService(self) -> Deferred[None]:
+    def stopService(self) -> Deferred[Any] | None:
         """Look after none any more; fires when the runtime, too, has stopped."""
         lives, self._lives = list(self._lives.values()), {}
         if self._looking is not None:
@@ -112,7 +113,7 @@ class ProxyManager(MultiService):
         stopping = super().stopService()
         for life in lives:
             life.happen(Event.CLOSED, Cause("shutdown"))
-        return stopping  # type: ignore[no-any-return]
+        return stopping
 
     @property
     def trouble(self) -> str:
@@ -147,7 +148,7 @@ class ProxyManager(MultiService):
             looking.addBoth(self._looked)
 
     def _not_seen(self, reason: Failure) -> None:
-        reason.trap(CtllmError, CancelledError)
+        trap(reason, CtllmError, CancelledError)
         if isinstance(reason.value, CtllmError):
             self._log.warn("proxies cannot be looked for: {why}", why=reason.value.message)
 

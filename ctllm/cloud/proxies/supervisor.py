@@ -142,7 +142,7 @@ class ProxySupervisor:
             self.happen(happening.event, happening.cause)
 
     def _crashed(self, reason: Failure, task: object) -> None:
-        if task is not self._task and reason.check(CancelledError):
+        if task is not self._task and isinstance(reason.value, CancelledError):
             return
         self._log.failure("the life of proxy {proxy} has a fault", reason, proxy=self.id)
         if task is self._task:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from weakref import WeakValueDictionary
 
-from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
@@ -25,6 +24,7 @@ from ctllm.cloud.spawners.resource_usage import of_container
 from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.reactor.interfaces import Clock
+from ctllm.reactor.services import MultiService
 
 #: Seconds between asking a proxy to end and making it end.
 PATIENCE = 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,7 +13,9 @@ from ctllm.cloud.docker_api import DockerClient, EngineRefused, Happened
 from ctllm.cloud.spawners.container_spec import PROXY
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.reactor.deferred_tools import sleep
+from ctllm.reactor.failures import trap
 from ctllm.reactor.interfaces import Clock
+from ctllm.reactor.services import Service
 
 #: Seconds until events are listened for again, once they have ended.
 AGAIN = 2.0
@@ -138,4 +139,4 @@ class Deaths(Service):
 
 
 def _cancelled(reason: Failure) -> None:
-    reason.trap(CancelledError)
+    trap(reason, CancelledError)

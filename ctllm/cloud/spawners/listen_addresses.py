@@ -12,9 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-from twisted.internet.endpoints import quoteStringArgument
-
 from ctllm.errors import BadConfiguration
+from ctllm.reactor.endpoints import quote_argument
 from ctllm.system.file_lock import hold
 from ctllm.system.private_dir import PrivateDirectory
 
@@ -113,7 +112,7 @@ class Sockets:
         short = sha256(proxy_id.encode()).hexdigest()[:12]
         folder = Path(tempfile.mkdtemp(prefix=f"{short}-", dir=self._base))
         path = str(folder / _SOCKET)
-        return Place(("--socket", path), f"unix:{quoteStringArgument(path)}", path, folder)
+        return Place(("--socket", path), f"unix:{quote_argument(path)}", path, folder)
 
     def leave(self, place: Place) -> None:
         """Remove the socket's folder."""

@@ -14,10 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.endpoints import clientFromString
-
 from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
+from ctllm.reactor.endpoints import client_from_string
 from ctllm.reactor.interfaces import Endpoint
 from ctllm.system.unix_sockets import PeerCredentials
 
@@ -33,7 +32,7 @@ def endpoint_to(
     was refused because it would not have been the proxy's.
     """
     if instance.socket is None:
-        return clientFromString(reactor, instance.endpoint)  # type: ignore[no-any-return]
+        return client_from_string(reactor, instance.endpoint)
 
     def refused(reason: str) -> None:
         reactor.callLater(0, on_wrong_peer, instance.id, reason)

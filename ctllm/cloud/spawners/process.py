@@ -19,7 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
@@ -36,6 +35,7 @@ from ctllm.config import Proxy, arguments
 from ctllm.errors import ProxyUnavailable
 from ctllm.reactor.deferred_tools import Waiters
 from ctllm.reactor.interfaces import Clock, Timer
+from ctllm.reactor.services import Service
 from ctllm.system.sandbox import forbid_inspection, landlock_version
 
 #: Seconds between asking a process to end and making it end.

@@ -17,7 +17,6 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger
 
 from ctllm.cloud.docker_api import Container, Listed
@@ -25,6 +24,7 @@ from ctllm.cloud.spawners.connectivity import CONTAINER_GROUP, CONTAINER_USER, A
 from ctllm.cloud.spawners.interfaces import ProxySocket
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.reactor.deferred_tools import sleep
+from ctllm.reactor.endpoints import quote_argument
 from ctllm.reactor.interfaces import Clock
 from ctllm.system.private_dir import PrivateDirectory, open_directory
 
@@ -98,7 +98,7 @@ class Mounts:
             return ""
         with suppress(OSError), open_directory(folder) as descriptor:
             if self._is_sealed(descriptor):
-                return f"unix:{quoteStringArgument(str(folder / _SOCKET))}"
+                return f"unix:{quote_argument(str(folder / _SOCKET))}"
         return ""
 
     def socket(self, proxy_id: str, found: Container | Listed) -> ProxySocket:

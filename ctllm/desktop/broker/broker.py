@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, TimeoutError
 
 from ctllm.common.memory_budget import BufferBudget
@@ -36,6 +35,7 @@ from ctllm.ollama.api import (
 )
 from ctllm.ollama.model_lists import Form, form_of, merge
 from ctllm.ollama.requested_model import model_finder
+from ctllm.reactor.services import MultiService
 from ctllm.relay.fan_out import LIST_TIMEOUT, fetch_all
 from ctllm.relay.replay_buffer import ReplayBuffer
 from ctllm.tunnel.frames import Status

@@ -163,7 +163,7 @@ class FailoverRequest:
             self._app.resume_request_body()
 
     def _broken(self, reason: Any) -> None:
-        if not reason.check(CancelledError):
+        if not isinstance(reason.value, CancelledError):
             self._log.failure("a request could not be begun", reason)
             self._end(BadGateway("something in ctllm broke; its log says what"))
 

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
@@ -25,6 +24,7 @@ from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import asked_for, canonical, goes_elsewhere
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import Service
 from ctllm.tunnel.frames import MAX_MODELS
 
 #: Seconds between two looks, and while nobody uses or watches this desktop.
@@ -192,7 +192,7 @@ class RemoteDesktops(Service):
         self._polling.addErrback(self._poll_failed)
 
     def _poll_failed(self, reason: Any) -> None:
-        if not reason.check(CancelledError):
+        if not isinstance(reason.value, CancelledError):
             self._log.failure("other desktops could not be looked at", reason)
 
     async def _poll(self) -> None:

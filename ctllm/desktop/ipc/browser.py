@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.webview_process import WebviewWindow
 from ctllm.ipc.messages import OpenResult
+from ctllm.reactor.services import Service
 from ctllm.system.atomic_write import write_atomically
 from ctllm.system.display import has_graphical_session
 

@@ -190,7 +190,7 @@ class IpcConnection(Protocol):
         self._write(answer)
 
     def _command_failed(self, reason: Failure, id: protocol.RequestId) -> None:
-        if not reason.check(CancelledError):
+        if not isinstance(reason.value, CancelledError):
             self._log.failure("a command could not be done", reason)
             self._write(
                 protocol.encode_error(id, CtllmError("something in ctllm broke; its log says what"))

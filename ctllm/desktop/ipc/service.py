@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.logger import Logger, globalLogPublisher
 
 from ctllm.desktop.ipc.connection import Commands, IpcConnectionFactory
@@ -22,7 +20,9 @@ from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.ipc import protocol
 from ctllm.ipc.messages import Status
+from ctllm.reactor.endpoints import quote_argument
 from ctllm.reactor.periodic import PeriodicCall
+from ctllm.reactor.services import MultiService
 from ctllm.system.atomic_write import write_atomically
 
 #: Seconds for which changes are gathered before they are told, and between two looks at what
@@ -72,7 +72,7 @@ class IpcService(MultiService):
                 and len(os.fsencode(self._socket_path)) <= MAX_SOCKET_PATH
             ):
                 self._socket_path.unlink(missing_ok=True)  # of one that was killed
-                path = quoteStringArgument(str(self._socket_path))
+                path = quote_argument(str(self._socket_path))
                 endpoint = f"unix:{path}:mode=600:lockfile=0"
                 EndpointService(
                     self._reactor, endpoint, self._connections, "state"

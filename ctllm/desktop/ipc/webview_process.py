@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import NoWindow
+from ctllm.reactor.services import Service
 from ctllm.system.display import has_graphical_session
 
 #: Seconds that the window may take to appear; after that the browser is asked.

@@ -87,7 +87,7 @@ class ClientConnection(Protocol):
             handshake.errback(reason)
         if self.request is None:
             return
-        if reason.check(ConnectionDone):
+        if isinstance(reason.value, ConnectionDone):
             self.request.connection_closed()
         else:  # a reset is nobody's way to end an answer
             self.request.connection_failed(reason.getErrorMessage())

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
 from ctllm.http.splice import replace_protocol
+from ctllm.reactor.endpoints import unix_client_endpoint
 from ctllm.system.unix_sockets import NotASocket, PeerCredentials, peer_credentials, pinned_path
 
 _placeholder_factory = Factory.forProtocol(Protocol)
@@ -49,7 +49,9 @@ class VerifiedUNIXEndpoint:
         try:
             with pinned_path(self._path) as path:
                 # Until the connection is made: that takes several turns when many want one.
-                silent = await UNIXClientEndpoint(self._reactor, path).connect(_placeholder_factory)
+                silent = await unix_client_endpoint(self._reactor, path).connect(
+                    _placeholder_factory
+                )
         except NotASocket as error:
             raise self._refuse(str(error)) from error
         transport = silent.transport

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from twisted.application.service import Service
-from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
 from ctllm.errors import BadConfiguration
+from ctllm.fastpath.accept_limit import limit_accepts
+from ctllm.reactor.endpoints import server_from_string
+from ctllm.reactor.services import Service
 
 #: Connections that may wait to be accepted, where the endpoint does not say: Twisted's own 50 turn
 #: clients away when a few hundred come at once. Systems take as much of it as they allow.
@@ -27,11 +25,6 @@ def _patient(endpoint: str) -> str:
     if not endpoint.startswith(kinds) or ":backlog=" in endpoint:
         return endpoint
     return f"{endpoint}:backlog={BACKLOG}"
-
-
-def _few(port: Any, accept: Callable[[], None]) -> None:
-    port.numberAccepts = min(port.numberAccepts, MAX_ACCEPTS_PER_TURN)
-    accept()
 
 
 class EndpointService(Service):
@@ -52,9 +45,9 @@ class EndpointService(Service):
         """Listen; raises BadConfiguration."""
         super().privilegedStartService()
         try:
-            listening: Deferred[Any] = serverFromString(
-                self._reactor, _patient(self._endpoint)
-            ).listen(self._factory)
+            listening = server_from_string(self._reactor, _patient(self._endpoint)).listen(
+                self._factory
+            )
         except (ValueError, TypeError, OSError) as error:
             raise BadConfiguration(self._sentence(error)) from error
         listening.addCallbacks(self._listens, self._fails)
@@ -76,8 +69,7 @@ class EndpointService(Service):
 
     def _listens(self, port: Any) -> None:
         self.port = port
-        if hasattr(port, "numberAccepts"):
-            port.doRead = partial(_few, port, port.doRead)
+        limit_accepts(port, MAX_ACCEPTS_PER_TURN)
 
     def _fails(self, reason: Failure) -> None:
         self._failed = reason

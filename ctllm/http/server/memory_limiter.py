@@ -70,13 +70,12 @@ class MemoryLimiter:
 
     def __init__(self, budget: MemoryBudget, clock: Clock) -> None:
         self.budget = budget
-        budget.on_room = self._memory_released
-        budget.on_excess = self._abort_largest
         self._clock = clock
         self._ages = count()
         self._waiting: list[tuple[int, int, _LimitedMemory]] = []
         self._waking: Timer | None = None
         self._unsent: dict[_LimitedMemory, None] = {}
+        budget.add_observer(self)
 
     def add_connection(self, connection: LimitedConnection) -> ConnectionMemory:
         """Count for a new connection."""
@@ -98,7 +97,8 @@ class MemoryLimiter:
         """None waits any more."""
         self._unsent.pop(memory, None)
 
-    def _memory_released(self) -> None:
+    def memory_released(self) -> None:
+        """Resume connections that wait for memory, in the reactor's next turn."""
         if self._waiting and self._waking is None:
             self._waking = self._clock.callLater(0, self._resume_waiting)
 
@@ -111,7 +111,7 @@ class MemoryLimiter:
             heappop(self._waiting)
             memory.stop_waiting()
 
-    def _abort_largest(self) -> None:
+    def memory_exceeded(self) -> None:
         """Cut off whose client leaves most unread; with nobody left, a MemoryError ends all."""
         if not self._unsent:
             return

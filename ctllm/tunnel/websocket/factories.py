@@ -34,11 +34,11 @@ class ProxyWebSocketFactory(WebSocketServerFactory):
         ping_timeout: float,
         budget: MemoryBudget | None = None,
     ) -> None:
-        super().__init__(reactor=clock)
+        super().__init__(reactor=clock)  # type: ignore[no-untyped-call]
         self._protocol_arguments = (clock, on_first_message, budget)
         self.keepalive_options = (ping_interval, ping_timeout)
         self.open_connections = 0  # how many sockets there are
-        self.setProtocolOptions(**_OPTIONS)
+        self.setProtocolOptions(**_OPTIONS)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: object) -> ProxyWebSocket:
         """A socket for one bridge."""
@@ -62,12 +62,12 @@ class BridgeWebSocketFactory(WebSocketClientFactory):
         ping_interval: float,
         ping_timeout: float,
     ) -> None:
-        super().__init__(
+        super().__init__(  # type: ignore[no-untyped-call]
             url, protocols=[SUBPROTOCOL], headers=headers, reactor=clock, useragent="ctllm"
         )
         self._build = build
         self.keepalive_options = (ping_interval, ping_timeout)
-        self.setProtocolOptions(**_OPTIONS)
+        self.setProtocolOptions(**_OPTIONS)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: object) -> BridgeWebSocket:
         """The socket of one attempt."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ctllm.fastpath.websocket_internals import drop
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.timeout import Timeout
 
@@ -90,10 +91,7 @@ class KeepaliveMixin:
     """Mixed into autobahn's protocols, whose own pings may stay off: they judge by pongs alone."""
 
     factory: Any
-    wasClean: bool
-    wasNotCleanReason: str
     sendPing: Callable[[], None]
-    dropConnection: Callable[..., None]
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -110,5 +108,4 @@ class KeepaliveMixin:
         self.keepalive.frame_received()
 
     def _peer_is_dead(self) -> None:
-        self.wasClean, self.wasNotCleanReason = False, "nothing was heard any more"
-        self.dropConnection(abort=True)
+        drop(self, "the peer was silent for too long")

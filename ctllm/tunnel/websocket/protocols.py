@@ -17,12 +17,13 @@ from autobahn.twisted.websocket import (
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ctllm.common.memory_budget import MemoryBudget, unlimited_budget
 from ctllm.errors import ProtocolViolation
 from ctllm.fastpath.direct_write import write_now
+from ctllm.fastpath.websocket_internals import is_between_messages, send_close
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.reactor.failures import make_failure
 from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.reactor.timeout import Timeout
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
@@ -46,10 +47,6 @@ class TunnelWebSocket(KeepaliveMixin):
     masks: bool  # clients do
     state: int
     STATE_OPEN: int
-    data: bytes
-    current_frame: object
-    inside_message: bool
-    sendCloseFrame: Callable[..., None]
     _log = Logger()
 
     def __init__(self, clock: Clock, budget: MemoryBudget | None = None) -> None:
@@ -73,7 +70,7 @@ class TunnelWebSocket(KeepaliveMixin):
         tunnel.on_crash = self._stream_failed
 
     def _stream_failed(self, error: Exception) -> None:
-        self._log.failure("an exchange of a tunnel failed", Failure(error))
+        self._log.failure("an exchange of a tunnel failed", make_failure(error))
 
     # -- sending
 
@@ -124,7 +121,7 @@ class TunnelWebSocket(KeepaliveMixin):
         """Take plain frames by the short way; autobahn gets the rest, and all of the handshake."""
         self.keepalive.data_received()
         self.bytes_received += len(data)
-        if self.state != self.STATE_OPEN or self._library_is_busy:
+        if self.state != self.STATE_OPEN or not is_between_messages(self):
             super().dataReceived(data)  # type: ignore[misc]
             return
         messages, rest = self._frame_decoder.feed(data)
@@ -141,11 +138,6 @@ class TunnelWebSocket(KeepaliveMixin):
             self._budget.reserve(more)
         else:
             self._budget.release(-more)
-
-    @property
-    def _library_is_busy(self) -> bool:
-        """Whether autobahn is in the middle of a frame or a message."""
-        return bool(self.data or self.current_frame is not None or self.inside_message)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """One message of whole frames."""
@@ -217,8 +209,7 @@ class TunnelWebSocket(KeepaliveMixin):
 
     def _start_close(self, code: int, reason: bytes = b"") -> None:
         self.is_closing = True
-        # autobahn's own sendClose takes none but an application's codes.
-        self.sendCloseFrame(code, reason)
+        send_close(self, code, reason)
 
     # -- what the two ends do differently
 
@@ -252,7 +243,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
     def onConnect(self, request: Any) -> str:
         """Speak only our own protocol."""
         if SUBPROTOCOL not in request.protocols:
-            raise ConnectionDeny(400, f"this speaks {SUBPROTOCOL}")
+            raise ConnectionDeny(400, f"this speaks {SUBPROTOCOL}")  # type: ignore[no-untyped-call]
         return SUBPROTOCOL
 
     def message_received(self, message: bytes) -> None:
