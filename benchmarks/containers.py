@@ -77,10 +77,10 @@ class House:
         self.folder, self.state = folder, folder / "cloud"
         self.port = free_port()
         self.config = folder / "ctllm.toml"
-        self.config.write_text(f'[cloud]\nruntime = "docker"\nengine = "{engine.address}"\n')
-        options = ["--listen", f"127.0.0.1:{self.port}", "--metrics", "off", "--runtime=docker",
-                   f"--engine={engine.address}", f"--max-proxies={MANY}",
-                   "--proxy-start-seconds=120"]  # fmt: skip
+        self.config.write_text(f'[cloud]\nspawner = "docker"\ndocker_url = "{engine.address}"\n')
+        options = ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "off", "--spawner=docker",
+                   f"--docker-url={engine.address}", f"--max-proxies={MANY}",
+                   "--proxy-start-timeout-seconds=120"]  # fmt: skip
         self.cloud = place(stack, folder, "cloud", *options)
         self.cloud.until(lambda: listens(f"127.0.0.1:{self.port}"))
         keys = load_signing_keys(PrivateDirectory(self.state / "cloud"))
@@ -102,7 +102,7 @@ class House:
         return time.monotonic() - began
 
     def ctllm(self, *words: str) -> None:
-        argv = [str(BIN / "ctllm"), f"--config={self.config}", f"--state={self.state}", *words]
+        argv = [str(BIN / "ctllm"), f"--config={self.config}", f"--state-dir={self.state}", *words]
         subprocess.run(argv, check=True, capture_output=True)
 
     def end_all(self) -> float:

@@ -25,7 +25,9 @@ APART = 0.05
 async def main(_: Any, folder: str, ollama: str, url: str) -> None:
     """Run until somebody ends the process."""
     desks = []
-    settings = Desktop(ollama=f"127.0.0.1:{ollama}", endpoint="off", ollama_check_seconds=60)
+    settings = Desktop(
+        ollama_host=f"127.0.0.1:{ollama}", listen="off", ollama_check_interval_seconds=60
+    )
     for number, invite in enumerate(sys.stdin.read().split()):
         desk = DesktopService(reactor, settings, Proxy(), Path(folder) / str(number), {})
         await log_in(desk.file, desk.client_factory(url), invite)

@@ -136,12 +136,12 @@ def ctllm_ends(stack: ExitStack, folder: Path, server: int) -> Way:
 def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
     """Start a cloud and a desktop; give the way through the front, and the one without it."""
     port, state = free_port(), folder / "cloud"
-    at = ["--listen", f"127.0.0.1:{port}", "--metrics", "off"]
+    at = ["--listen", f"127.0.0.1:{port}", "--metrics-listen", "off"]
     cloud = place(stack, folder, "cloud", *at)
     cloud.until(lambda: listens(f"127.0.0.1:{port}"))
-    link = run([str(BIN / "ctllm"), f"--state={state}", "invite", USER.name])
-    run([str(BIN / "ctllm"), f"--state={folder / 'desktop'}", "login", link])
-    beside = ["--ollama", f"127.0.0.1:{server}", "--endpoint", "off"]
+    link = run([str(BIN / "ctllm"), f"--state-dir={state}", "invite", USER.name])
+    run([str(BIN / "ctllm"), f"--state-dir={folder / 'desktop'}", "login", link])
+    beside = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
     desktop = place(stack, folder, "desktop", *beside)
     desktop.until(lambda: "bridge: connected" in desktop.said)
     parts = {
@@ -175,7 +175,7 @@ WAYS: dict[str, Maker] = {
 def place(stack: ExitStack, folder: Path, name: str, *options: str) -> Program:
     """Start a place of `twistd ctllm` with a state folder of its own."""
     argv = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "--config", os.devnull, name]
-    return Program(stack, folder / f"{name}.log", [*argv, f"--state={folder / name}", *options])
+    return Program(stack, folder / f"{name}.log", [*argv, f"--state-dir={folder / name}", *options])
 
 
 def found(name: str) -> str:

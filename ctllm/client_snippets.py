@@ -84,7 +84,7 @@ _PREFACE = """\
 
 What each client needs to use your models. `ctllm connect CLIENT` prints the same with your
 addresses, an API key of yours and a model that you have; `ctllm connect` lists the clients. The
-endpoint is that of a ctllm desktop on the machine of the client (`desktop.endpoint`). Lines are for
+endpoint is that of a ctllm desktop on the machine of the client (`desktop.listen`). Lines are for
 a POSIX shell. On this page the endpoint has its default address, `https://ctllm.example.org` stands
 for your cloud, `YOUR-KEY` for an API key and `MODEL` for a model's name.
 

@@ -19,7 +19,7 @@ _SOCKET_PATH_MAX = 107  # bytes: what the kernel takes for a UNIX socket
 _NO_USER = 2**32 - 1  # what the kernel takes for "leave it as it is"
 
 
-class ProxyPlace(Struct, frozen=True, kw_only=True):
+class ProxyArguments(Struct, frozen=True, kw_only=True):
     """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
 
     `host` is the address that goes with the port. `cloud_key` is the raw Ed25519 public key

@@ -23,7 +23,7 @@ from ctllm.errors import CtllmError
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.lazy_imports import WAMP, put_off
 from ctllm.log_observers import json_observer, text_observer
-from ctllm.proxy_args import ProxyPlace
+from ctllm.proxy_args import ProxyArguments
 from ctllm.reactor.exit_signal import ExitSignal
 from ctllm.reactor.services import MultiService
 from ctllm.tap_options import Options
@@ -84,11 +84,11 @@ def makeService(options: Options) -> Place:
     json = config.log_format == "json"
     twistd: Mapping[str, Any] = options.parent or {}
     place = Place(json_observer(twistd) if json else text_observer(twistd, reactor), twistd)
-    if options.place == "proxy":
-        _proxy(reactor, config, options.proxy_place()).setServiceParent(place)
-    elif options.place == "cloud":
+    if options.role == "proxy":
+        _proxy(reactor, config, options.proxy_arguments()).setServiceParent(place)
+    elif options.role == "cloud":
         _cloud(reactor, config).setServiceParent(place)
-    elif options.place == "desktop":
+    elif options.role == "desktop":
         _desktop(reactor, config).setServiceParent(place)
     else:
         _all(reactor, config, place)
@@ -148,7 +148,7 @@ def _allow_many_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
+def _proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
     from ctllm.proxy.service import proxy_service
 
     endpoint = f"tcp:{told.port}:interface={told.host}"
@@ -165,7 +165,7 @@ def _proxy(reactor: Any, config: Config, told: ProxyPlace) -> Any:
 def _cloud(reactor: Any, config: Config) -> Any:
     from ctllm.cloud.service import CloudService
 
-    return CloudService(reactor, config.cloud, config.proxy, Path(config.state))
+    return CloudService(reactor, config.cloud, config.proxy, Path(config.state_dir))
 
 
 def _desktop(reactor: Any, config: Config) -> Any:
@@ -173,7 +173,7 @@ def _desktop(reactor: Any, config: Config) -> Any:
     put_off((), WAMP)
     from ctllm.desktop.service import DesktopService
 
-    state = Path(config.state)
+    state = Path(config.state_dir)
     return DesktopService(reactor, config.desktop, config.proxy, state, os.environ)
 
 

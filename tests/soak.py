@@ -92,10 +92,10 @@ class Soak:
             self.start(name)
 
     def start(self, name: str) -> None:
-        cluster, state = self.cluster, f"--state={self.state}"
+        cluster, state = self.cluster, f"--state-dir={self.state}"
         if name == "cloud":
             self.running[name] = cluster.run_role(
-                "cloud", "cloud", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics=off"
+                "cloud", "cloud", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics-listen=off"
             )
         elif name == "ollama":
             self.running[name] = cluster.run(
@@ -105,7 +105,7 @@ class Soak:
         elif name == "desktop":
             self.running[name] = cluster.run(
                 "desktop", "python", "-m", "ctllm", "desktop", state,
-                f"--ollama=127.0.0.1:{self.ollama_port}", f"--endpoint=127.0.0.1:{self.endpoint}",
+                f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
                 f"--cloud-url=http://127.0.0.1:{self.way_port.getHost().port}",
             )  # fmt: skip
         else:

@@ -47,7 +47,7 @@ def _run(options: Options) -> None:
     name = options.subCommand
     if told.subCommand is not None:
         name, told = f"{name} {told.subCommand}", told.subOptions
-    overrides = {"state": options["state"]} if options["state"] else {}
+    overrides = {"state-dir": options["state-dir"]} if options["state-dir"] else {}
     file = Path(options["config"]) if options["config"] else None
     _COMMANDS[str(name)](load(file, overrides, os.environ), told)
 

@@ -33,7 +33,7 @@ ARGUMENT_WARNING = (
 def _file(config: Config) -> Any:
     from ctllm.desktop.credential_file import CredentialFile
 
-    file = CredentialFile(Path(config.state))
+    file = CredentialFile(Path(config.state_dir))
     file.on_damage = complain
     return file
 
@@ -131,10 +131,10 @@ def _running(config: Config) -> tuple[str, str]:
     from ctllm.ipc.client import IpcClient
 
     try:
-        with IpcClient(Path(config.state)) as daemon:
+        with IpcClient(Path(config.state_dir)) as daemon:
             status = daemon.status()
     except CtllmError:
-        return _configured(config.desktop.endpoint), NO_MODEL
+        return _configured(config.desktop.listen), NO_MODEL
     return status.endpoint, next(iter(status.ollama.models), NO_MODEL)
 
 

@@ -21,7 +21,7 @@ def run(config: Config, told: Command) -> None:
     """Install or remove the entries; says which files."""
     if told.argument not in ("on", "off"):
         raise BadRequest(f"{told.argument}: must be on or off")
-    options = [f"--state={config.state}"]
+    options = [f"--state-dir={config.state_dir}"]
     if told["with-config"]:
         options.append(f"--config={Path(told['with-config']).absolute()}")
     machine = Machine(

@@ -28,7 +28,7 @@ _PREFERENCES = get_args(PolicyName)
 
 
 def _daemon(config: Config) -> IpcClient:
-    return IpcClient(Path(config.state))
+    return IpcClient(Path(config.state_dir))
 
 
 def _do(

@@ -27,7 +27,7 @@ def run(config: Config, told: Command) -> None:
     if told["remove"]:
         _do(firewall.to_open(found), "Nothing to remove: there are no rules and routes of ctllm's.")
         return
-    pool = network_pool(config.cloud.network_pool)
+    pool = network_pool(config.cloud.docker_network_pool)
     missing = firewall.to_close(found, pool)
     well = f"Nothing is missing: containers are closed off ({', '.join(found.rules)}, {pool})."
     if told["check"]:

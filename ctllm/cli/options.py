@@ -250,14 +250,14 @@ class _Keys(usage.Options):
 class Options(usage.Options):
     """The command line of `ctllm`."""
 
-    synopsis = "Usage: ctllm [--config FILE] [--state FOLDER] COMMAND"
+    synopsis = "Usage: ctllm [--config FILE] [--state-dir FOLDER] COMMAND"
     longdesc = (
         "Use the models on your own machine from anywhere. The programs themselves are run "
         "with: twistd ctllm --help"
     )
     optParameters = [
         ["config", None, None, "The configuration file (default: as twistd ctllm finds it)"],
-        ["state", None, None, "The folder with keys and sign-ins (default: as configured)"],
+        ["state-dir", None, None, "The folder with keys and sign-ins (default: as configured)"],
     ]
     subCommands = [
         ("invite", None, _Invite, "On the server: print a sign-in link for a user"),

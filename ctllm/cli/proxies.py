@@ -99,7 +99,7 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
     from ctllm.cloud.admin.client import AdminClient
 
     folder = cloud_state(config)
-    path = admin_socket_path(Path(config.state))
+    path = admin_socket_path(Path(config.state_dir))
     try:
         running = is_listening(path)
     except PermissionError:
@@ -126,7 +126,7 @@ def _local(config: Config, folder: Any, reactor: Any) -> Any:
     from ctllm.cloud.spawners.interfaces import Instance, no_matter
     from ctllm.cloud.spawners.peer_verification import endpoint_to
 
-    state = Path(config.state)
+    state = Path(config.state_dir)
     runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_signing_keys(folder))
 
     def connect(instance: Instance) -> Any:

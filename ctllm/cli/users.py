@@ -19,11 +19,11 @@ def cloud_state(config: Config) -> Any:
     """The folder of the cloud's secrets; BadConfiguration where no cloud has run."""
     from ctllm.cloud.identity import PrivateDirectory
 
-    folder = Path(config.state) / "cloud"
+    folder = Path(config.state_dir) / "cloud"
     if not (folder / "signing-key").exists():
         raise BadConfiguration(
             f"{folder}: no cloud has run with this state folder; "
-            "run this on the server, as the same user or with the same --state"
+            "run this on the server, as the same user or with the same --state-dir"
         )
     return PrivateDirectory(folder)
 
@@ -33,8 +33,8 @@ def invite(config: Config, told: Command) -> None:
     from ctllm.cloud.identity import Invites
 
     state = cloud_state(config)
-    url = _public_url(state) or config.cloud.url
-    invites = Invites(state.subdirectory("invites"), time.time, config.cloud.invite_minutes)
+    url = _public_url(state) or config.cloud.public_url
+    invites = Invites(state.subdirectory("invites"), time.time, config.cloud.invite_ttl_minutes)
     say(f"{url}/#invite={invites.create(told.argument)}")
 
 

@@ -273,7 +273,7 @@ def _abort_both(taken: Transport, made: Transport) -> None:
 def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
     """The scopes that `asked` needs and `grant` has; raises Forbidden or MethodNotAllowed.
 
-    What the table lacks is for the desktop to open (`desktop.allow`), and no key may ask for it
+    What the table lacks is for the desktop to open (`desktop.allowed_requests`), and no key may ask for it
     but one that may manage.
     """
     endpoint = endpoint_of(asked)
@@ -290,7 +290,7 @@ def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
         asked,
         f"{asked_for(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
         "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
-        "in desktop.allow of the machine with Ollama.",
+        "in desktop.allowed_requests of the machine with Ollama.",
     )
 
 

@@ -73,12 +73,12 @@ class CloudService(MultiService):
             max_connections(settings.max_connections, FILES_PER_REQUEST, spare)
         )
         self._max_requests_per_user = max_requests_per_user(
-            settings.max_user_requests, crowd.max_authenticated
+            settings.max_requests_per_user, crowd.max_authenticated
         )
         factory = HttpServerFactory(
             self._handle_request,
             reactor,
-            settings.max_request_head,
+            settings.max_request_head_bytes,
             turnstile,
             crowd,
             response_headers=self._response_headers,
@@ -88,8 +88,8 @@ class CloudService(MultiService):
         )
         turnstile.add_observer(self.listener.pause_accepting)
         self.listener.setServiceParent(self)
-        if settings.metrics != "off":
-            where = endpoint_string(settings.metrics)
+        if settings.metrics_listen != "off":
+            where = endpoint_string(settings.metrics_listen)
             metrics = HttpServerFactory(self._handle_scrape, reactor)
             EndpointService(reactor, where, metrics, "metrics").setServiceParent(self)
 
@@ -101,7 +101,7 @@ class CloudService(MultiService):
     @property
     def url(self) -> str:
         """The address that people reach this cloud by."""
-        return self._settings.url or public_url("", self.listener.authority)
+        return self._settings.public_url or public_url("", self.listener.authority)
 
     def create_invite(self, name: str) -> str:
         """The secret of an invitation for `name`."""
@@ -112,8 +112,12 @@ class CloudService(MultiService):
         """Put the parts together, then start them."""
         folder = PrivateDirectory(self._state / "cloud")
         keys = load_signing_keys(folder)
-        invites = Invites(folder.subdirectory("invites"), time.time, self._settings.invite_minutes)
-        sessions = Sessions(folder.subdirectory("sessions"), time.time, self._settings.session_days)
+        invites = Invites(
+            folder.subdirectory("invites"), time.time, self._settings.invite_ttl_minutes
+        )
+        sessions = Sessions(
+            folder.subdirectory("sessions"), time.time, self._settings.session_ttl_days
+        )
         self.invites = invites
         self._gateway = self._compose(folder, keys, invites, sessions)
         folder.replace("url", self.url.encode())
@@ -151,7 +155,9 @@ class CloudService(MultiService):
             operator.setServiceParent(self)
         api_keys = ApiKeyLeases(time.time)
         assertions = AssertionSigner(keys.signing_key, time.time)
-        issuer = AccessTokenIssuer(keys.signing_key, time.time, self._settings.token_seconds)
+        issuer = AccessTokenIssuer(
+            keys.signing_key, time.time, self._settings.access_token_ttl_seconds
+        )
         identity = CompositeTokenVerifier(
             [api_keys, CachingTokenVerifier(issuer, time.time)], check
         )
@@ -162,11 +168,11 @@ class CloudService(MultiService):
         ).setServiceParent(self)
         sign_in = SessionApi(
             issuer, invites, passes, sessions, revocations, revoker.apply_new, time.time,
-            self._settings.session_days,
+            self._settings.session_ttl_days,
         )  # fmt: skip
         sign_in.secure = self.url.startswith("https:")
         api = ManagementApi(sign_in, api_keys, assertions, proxy_of, proxies, self._reactor)
-        origins = self._settings.origins
+        origins = self._settings.cors_origins
         return Gateway(
             identity, assertions, proxy_of, proxies, api, self._metrics, origins, self._reactor,
             UserLimiter(self._max_requests_per_user), in_flight,

@@ -1,4 +1,4 @@
-"""Each key of the sections as a value: how to name it, describe it and judge what is given."""
+"""The keys of the schema as values: their names, help and conversion."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any
 import msgspec
 from msgspec import Struct, inspect, structs
 
-from ctllm.config.schema import Config
-from ctllm.config.section import Section
+from ctllm.config.schema import Config, Section
 from ctllm.errors import BadConfiguration
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """One key. `section` is empty at the top level; `kind` is its type without the limits."""
+    """A key of the configuration.
+
+    `section` is empty at the top level. `kind` is the type without its limits. `option` is the
+    name on the command line, without the leading dashes.
+    """
 
     section: str
     name: str
@@ -23,28 +26,30 @@ class Key(Struct, frozen=True, kw_only=True):
     default: Any
     description: str
     check: Callable[[str], object] | None
+    option: str
 
     @property
-    def option(self) -> str:
-        """Its name on the command line, without the dashes in front."""
-        return self.name.replace("_", "-")
+    def full_name(self) -> str:
+        """The name with its section: `cloud.listen`."""
+        return f"{self.section}.{self.name}".removeprefix(".")
 
     @property
     def help(self) -> str:
-        """What it is for, its choices and its default, in one line."""
-        known = []
+        """The description with the choices and the default, in one line."""
+        notes = []
         if isinstance(self.kind, inspect.LiteralType):
-            known.append(", ".join(map(str, self.kind.values)))
+            notes.append(", ".join(map(str, self.kind.values)))
         if isinstance(self.kind, inspect.VarTupleType):
-            known.append("several with commas between")
+            notes.append("comma-separated")
         if self.default not in ("", ()):
-            known.append(f"default: {self.default}")
-        return self.description + (f" [{'; '.join(known)}]" if known else "")
+            shown = self.default
+            notes.append(f"default: {', '.join(shown) if isinstance(shown, tuple) else shown}")
+        return self.description + (f" [{'; '.join(notes)}]" if notes else "")
 
-    def value(self, given: object, *, strict: bool = True) -> Any:
-        """Judge a value as TOML has it, or where not `strict` also a number as text.
+    def convert(self, given: object, *, strict: bool = True) -> Any:
+        """Convert a TOML value; unless `strict`, also a number from its text.
 
-        Raises `BadConfiguration` saying what would be right.
+        Raises BadConfiguration with the rest of a sentence: "must be …".
         """
         try:
             value = msgspec.convert(given, self.annotation, strict=strict)
@@ -55,18 +60,19 @@ class Key(Struct, frozen=True, kw_only=True):
                 self.check(text)
         return value
 
-    def value_of_text(self, text: str) -> Any:
-        """Judge a value from the command line: numbers as text, lists with commas between."""
+    def convert_text(self, text: str) -> Any:
+        """Convert an option's value: numbers from their text, lists separated by commas."""
         if isinstance(self.kind, inspect.VarTupleType):
-            return self.value([part.strip() for part in text.split(",") if part.strip()])
-        return self.value(text, strict=False)
+            return self.convert([part.strip() for part in text.split(",") if part.strip()])
+        return self.convert(text, strict=False)
 
 
 def arguments(section: Section) -> list[str]:
-    """Give every key of a section as command line options, to hand it to another process."""
+    """Return the options that hand `section` to another process."""
+    name = next(each for each, kind in _SECTION_TYPES.items() if kind is type(section))
     return [
-        f"--{KEYS[name].option}={','.join(value) if isinstance(value, tuple) else value}"
-        for name, value in structs.asdict(section).items()
+        f"--{KEYS[f'{name}.{key}'].option}={','.join(value) if isinstance(value, tuple) else value}"
+        for key, value in structs.asdict(section).items()
     ]
 
 
@@ -77,6 +83,7 @@ def _keys(section: type[Struct], name: str) -> Iterator[Key]:
         if isinstance(meta.type, inspect.StructType):
             yield from _keys(meta.type.cls, field.name)
         else:
+            extra = meta.extra or {}
             yield Key(
                 section=name,
                 name=field.name,
@@ -84,7 +91,8 @@ def _keys(section: type[Struct], name: str) -> Iterator[Key]:
                 kind=meta.type,
                 default=field.default,
                 description=(meta.extra_json_schema or {})["description"],
-                check=(meta.extra or {}).get("check"),
+                check=extra.get("check"),
+                option=extra.get("option") or field.name.replace("_", "-"),
             )
 
 
@@ -97,11 +105,19 @@ def _expected(kind: inspect.Type) -> str:
             *most, last = (f'"{value}"' for value in values)
             return f"{', '.join(most)} or {last}" if most else last
         case inspect.StrType(max_length=int(length)):
-            return f"a text of at most {length} characters, in one line"
+            return f"a string of at most {length} characters, in one line"
         case inspect.StrType():
-            return "a text"
-    return "a list of texts"
+            return "a string"
+    return "a list of strings"
 
 
-KEYS: Mapping[str, Key] = {key.name: key for key in _keys(Config, "")}
-SECTIONS = frozenset(key.section for key in KEYS.values() if key.section)
+#: All keys, by full name (`cloud.listen`).
+KEYS: Mapping[str, Key] = {key.full_name: key for key in _keys(Config, "")}
+#: All keys, by the name of their option.
+OPTIONS: Mapping[str, Key] = {key.option: key for key in KEYS.values()}
+_SECTION_TYPES: Mapping[str, type] = {
+    field.name: type(field.default)
+    for field in structs.fields(Config)
+    if isinstance(field.default, Section)
+}
+SECTIONS = frozenset(_SECTION_TYPES)

@@ -1,243 +1,346 @@
-"""Every key of the configuration: its type, its limits, its default and what it is for.
+"""The schema of the configuration: the type, limits, default and help of each key.
 
-The descriptions here are the help of the command line. Each name is unique over all sections,
-because each is an option too (`token_seconds` is `--token-seconds`).
+A key's description is its help on the command line. Each key is an option of the same name
+(`cloud.max_proxies` is `--max-proxies`) unless its field gives another.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
-from ctllm.config.desktop_schema import Desktop
-from ctllm.config.section import Section
 from ctllm.config.validators import (
+    check_allowed_request,
     check_listen_or_off,
+    check_ollama_host,
     check_origin,
+    check_registry,
     check_web_address,
     endpoint_string,
     network_pool,
+    printable_name,
     uid_range,
 )
 
 
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The base of all sections.
+
+    The `extra` of a field's `Meta` may have a `check`, which is called with each string of the
+    value and raises `BadConfiguration`, and an `option`, for a key whose name another section
+    has too.
+    """
+
+
 class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Keys of the cloud's front door and of the streaming proxies that it starts."""
+    """Settings of the cloud and of how it runs streaming proxies."""
 
     listen: Annotated[
         str,
         Meta(
-            description="Where the cloud listens: host:port, or an endpoint string of Twisted "
-            "(tcp:, tcp6:, ssl:, unix:, systemd:).",
+            description="The address that the cloud listens on: host:port or a Twisted endpoint "
+            "string (tcp:, tcp6:, ssl:, unix:, systemd:).",
             extra={"check": endpoint_string},
         ),
     ] = "127.0.0.1:8434"
-    url: Annotated[
+    public_url: Annotated[
         str,
         Meta(
-            description="The address by which people reach the cloud, for links. "
-            "Empty: follows from listen.",
+            description="The URL at which users reach the cloud, for login links. "
+            "Empty: http:// and cloud.listen.",
             extra={"check": check_web_address},
         ),
     ] = ""
-    metrics: Annotated[
+    metrics_listen: Annotated[
         str,
         Meta(
-            description='Where Prometheus reads the metrics: like listen, or "off".',
+            description="The address of the Prometheus metrics: host:port, a Twisted endpoint "
+            'string, or "off".',
             extra={"check": check_listen_or_off},
         ),
     ] = "127.0.0.1:8435"
-    origins: Annotated[
+    cors_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="Origins of other sites whose pages may use the cloud in a browser "
-            "(CORS), such as https://chat.example.org, http://localhost:* or app://*.",
+            description="Origins of other sites whose pages may use the cloud (CORS), such as "
+            "https://chat.example.org, http://localhost:* or app://*.",
             extra={"check": check_origin},
         ),
     ] = ()
-    runtime: Annotated[
+    spawner: Annotated[
         Literal["process", "docker"],
-        Meta(description="What runs the streaming proxies."),
+        Meta(description="How streaming proxies run: as child processes or as containers."),
     ] = "process"
     proxy_uids: Annotated[
         str,
         Meta(
-            description="Where runtime is process and the cloud is root: the users, as a range of "
-            'numbers, out of which each streaming proxy has one of its own; or "off".',
+            description="With the process spawner and a cloud that runs as root: the range of "
+            'user ids from which each streaming proxy gets its own, or "off".',
             extra={"check": uid_range},
         ),
     ] = "60706-61183"
-    engine: Annotated[
+    docker_url: Annotated[
         str,
         Meta(
-            description="The Docker engine that runs the streaming proxies, where runtime is "
-            "docker: unix:///path or tcp://host:port."
+            description="The Docker Engine, for the docker spawner: unix:///path or "
+            "tcp://host:port."
         ),
     ] = "unix:///var/run/docker.sock"
-    engine_certs: Annotated[
+    docker_certs_dir: Annotated[
         str,
         Meta(
-            description="The folder with ca.pem, cert.pem and key.pem for an engine that is "
-            "reached by tcp://."
+            description="The directory with ca.pem, cert.pem and key.pem, for a Docker Engine at "
+            "a tcp:// URL."
         ),
     ] = ""
-    image: Annotated[
+    docker_image: Annotated[
         str,
         Meta(
-            description="The image of the streaming proxy. Empty: ctllm-streaming-proxy of this "
-            "version."
+            description="The streaming proxy's image. Empty: ctllm-streaming-proxy of this version."
         ),
     ] = ""
-    network: Annotated[
+    docker_network: Annotated[
         Literal["bridge", "none"],
         Meta(
-            description="How containers are reached. bridge: each by an internal network of its "
-            "own. none: by a UNIX socket, without any network, for very many users; the engine "
-            "must be on this machine."
+            description="How containers are reached. bridge: over an internal network for each. "
+            "none: over a UNIX socket, without any network; Docker must be on this machine."
         ),
     ] = "bridge"
-    network_pool: Annotated[
+    docker_network_pool: Annotated[
         str,
         Meta(
-            description="The private IPv4 network out of which each streaming proxy's container "
-            "has a /28 of its own.",
+            description="The private IPv4 network from which each container gets a /28.",
             extra={"check": network_pool},
         ),
     ] = "10.128.0.0/12"
-    token_seconds: Annotated[
+    access_token_ttl_seconds: Annotated[
         int,
         Meta(
-            description="How long an access token is valid, in seconds; it is renewed before that.",
+            description="Lifetime of an access token, in seconds. Clients renew theirs before.",
             ge=60,
             le=3600,
         ),
     ] = 600
-    session_days: Annotated[
-        int, Meta(description="How long a sign-in lasts, in days.", ge=1, le=3650)
+    session_ttl_days: Annotated[
+        int, Meta(description="Lifetime of an unused session, in days.", ge=1, le=3650)
     ] = 30
-    invite_minutes: Annotated[
-        int,
-        Meta(description="How long a sign-in link may be used, in minutes.", ge=1, le=1440),
+    invite_ttl_minutes: Annotated[
+        int, Meta(description="Lifetime of an invite link, in minutes.", ge=1, le=1440)
     ] = 15
     max_proxies: Annotated[
         int,
-        Meta(description="How many streaming proxies (users) there may be at once.", ge=1),
+        Meta(description="Maximum number of streaming proxies, and so of active users.", ge=1),
     ] = 100
-    max_starting: Annotated[
-        int, Meta(description="How many streaming proxies may start at once.", ge=1)
+    max_concurrent_starts: Annotated[
+        int, Meta(description="Maximum number of streaming proxies that start at once.", ge=1)
     ] = 2
-    proxy_idle_seconds: Annotated[
+    proxy_idle_timeout_seconds: Annotated[
         int,
-        Meta(description="When an unused streaming proxy is removed, in seconds.", ge=1),
+        Meta(description="Stop a streaming proxy that is unused for so many seconds.", ge=1),
     ] = 600
-    proxy_health_seconds: Annotated[
+    proxy_health_interval_seconds: Annotated[
         int,
-        Meta(description="How often a streaming proxy's health is asked, in seconds.", ge=1),
+        Meta(description="Seconds between two health checks of a streaming proxy.", ge=1),
     ] = 30
-    reconcile_seconds: Annotated[
+    reconcile_interval_seconds: Annotated[
         int,
         Meta(
-            description="How often what runs is compared with what should, in seconds, where "
-            "streaming proxies outlive the cloud.",
+            description="Seconds between two comparisons of the containers that run with those "
+            "that should.",
             ge=1,
         ),
     ] = 60
-    proxy_start_seconds: Annotated[
+    proxy_start_timeout_seconds: Annotated[
         int,
-        Meta(description="How long a streaming proxy's start may take, in seconds.", ge=1),
+        Meta(description="Maximum time for a streaming proxy to start, in seconds.", ge=1),
     ] = 20
     max_connections: Annotated[
         int,
         Meta(
-            description="How many connections the cloud serves at once, if it may have as many "
-            "files; a quarter of them may wait without a request.",
+            description="Maximum number of client connections; a quarter of them may be idle. "
+            "Lower if the limit of open files is.",
             ge=16,
         ),
     ] = 16384
-    max_user_requests: Annotated[
-        int, Meta(description="How many requests of one user may be under way at once.", ge=1)
+    max_requests_per_user: Annotated[
+        int, Meta(description="Maximum number of concurrent requests of one user.", ge=1)
     ] = 4096
-    max_request_head: Annotated[
+    max_request_head_bytes: Annotated[
         int,
         Meta(
-            description="The largest request line and headers together, in bytes.",
+            description="Maximum size of a request line with its headers, in bytes.",
             ge=4096,
             le=1048576,
         ),
     ] = 65536
 
 
-class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Limits of a tunnel and its exchanges, and of one streaming proxy's process."""
+class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of the desktop, the daemon beside Ollama."""
 
-    window: Annotated[
+    listen: Annotated[
+        str,
+        Meta(
+            description="The address at which apps on this machine reach their models: host:port, "
+            'a Twisted endpoint string, or "off".',
+            extra={"check": check_listen_or_off, "option": "desktop-listen"},
+        ),
+    ] = "127.0.0.1:11435"
+    ollama_host: Annotated[
+        str,
+        Meta(
+            description="The address of Ollama, in any form that OLLAMA_HOST may have. "
+            "Empty: $OLLAMA_HOST, else 127.0.0.1:11434.",
+            extra={"check": check_ollama_host},
+        ),
+    ] = ""
+    allowed_requests: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The requests that may reach this machine's Ollama through the cloud. use: "
+            "inference and lists. manage: changes of models, for clients with that scope. Others "
+            'by method and path, such as "POST /v1/rerank". *: all.',
+            extra={"check": check_allowed_request},
+        ),
+    ] = ("use", "manage")
+    allowed_registries: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Hosts of the registries that pull, push and create may use through the "
+            "cloud.",
+            extra={"check": check_registry},
+        ),
+    ] = ("registry.ollama.ai", "ollama.com", "hf.co", "huggingface.co")
+    remote_models: Annotated[
+        Literal["allow", "refuse"],
+        Meta(
+            description="Whether models that this machine's Ollama forwards to ollama.com may be "
+            "used through ctllm. Their names end with :cloud or -cloud."
+        ),
+    ] = "allow"
+    routing_policy: Annotated[
+        Literal["auto", "local", "cloud", "never"],
+        Meta(
+            description="Where requests of this machine's apps go. auto: to its Ollama; to your "
+            "other desktops, through the cloud, for models that only they have or while it is "
+            "down. local: there only while it is down. cloud: there first. never: never there. "
+            "Change it while the desktop runs with: ctllm prefer."
+        ),
+    ] = "auto"
+    desktop_name: Annotated[
+        str,
+        Meta(
+            description="The name of this desktop in lists. Empty: the host name.",
+            max_length=100,
+            extra={"check": printable_name},
+        ),
+    ] = ""
+    demo: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Whether a demo model responds while there is no Ollama. "
+            "auto: only with the role all."
+        ),
+    ] = "auto"
+    ollama_check_interval_seconds: Annotated[
+        int, Meta(description="Seconds between two health checks of Ollama.", ge=1)
+    ] = 2
+    ipc_port: Annotated[
         int,
         Meta(
-            description="How many bytes of one direction of an exchange may be under way.",
+            description="The port on 127.0.0.1 for the tray and the ctllm command. "
+            "0: any free port; they find it.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
+    page_window: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="Whether ctllm show opens a window of its own. auto: if the extra window "
+            "is installed. off: always in the browser."
+        ),
+    ] = "auto"
+    cloud_url: Annotated[
+        str,
+        Meta(
+            description="The cloud's URL from this machine. Empty: that of the login link.",
+            extra={"check": check_web_address},
+        ),
+    ] = ""
+
+
+class Proxy(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of a tunnel and its streams, and of one streaming proxy's process."""
+
+    stream_window_bytes: Annotated[
+        int,
+        Meta(
+            description="Flow control window: bytes in flight in one direction of a stream.",
             ge=65536,
             le=67108864,
         ),
     ] = 262144
-    max_exchanges: Annotated[
+    max_streams: Annotated[
         int,
-        Meta(description="How many exchanges one tunnel carries at once.", ge=1, le=16384),
+        Meta(description="Maximum number of concurrent streams in a tunnel.", ge=1, le=16384),
     ] = 4096
-    grace_seconds: Annotated[
+    reconnect_grace_seconds: Annotated[
         int,
-        Meta(description="How long an exchange outlives its tunnel, in seconds.", ge=0, le=3600),
+        Meta(
+            description="How long streams wait for their tunnel to reconnect, in seconds.",
+            ge=0,
+            le=3600,
+        ),
     ] = 30
-    ping_seconds: Annotated[
-        int, Meta(description="How often a tunnel is pinged, in seconds.", ge=1, le=3600)
+    ping_interval_seconds: Annotated[
+        int, Meta(description="Seconds between two pings in a tunnel.", ge=1, le=3600)
     ] = 4
     ping_timeout_seconds: Annotated[
         int,
         Meta(
-            description="How long a tunnel may be silent beyond that before it counts as lost, "
-            "in seconds.",
+            description="Seconds of silence after the ping interval until a tunnel counts as lost.",
             ge=1,
             le=3600,
         ),
     ] = 4
-    resume_seconds_max: Annotated[
+    max_resume_seconds: Annotated[
         int,
         Meta(
-            description="How long at most a client may stay away and still take up its answer, "
-            "in seconds.",
+            description="Maximum time for which a client may ask to resume its response, in "
+            "seconds.",
             ge=0,
             le=86400,
         ),
     ] = 600
-    keep: Annotated[
+    resume_buffer_bytes: Annotated[
         int,
-        Meta(
-            description="How many bytes of a resumable answer's end are kept for its client.",
-            ge=0,
-        ),
+        Meta(description="Bytes at the end of a resumable response that are retained.", ge=0),
     ] = 4194304
-    memory_bytes: Annotated[
+    max_memory_bytes: Annotated[
         int,
-        Meta(description="The most memory that a streaming proxy may take.", ge=67108864),
+        Meta(description="Maximum memory of a streaming proxy, in bytes.", ge=67108864),
     ] = 536870912
     max_open_files: Annotated[
         int,
-        Meta(description="The most files and sockets that a streaming proxy may open.", ge=64),
+        Meta(description="Maximum number of open files and sockets of a streaming proxy.", ge=64),
     ] = 8192
 
 
 class Config(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The whole configuration. What `load` gives names its `state` folder absolutely."""
+    """The whole configuration. `load` makes `state_dir` absolute."""
 
-    state: Annotated[
+    state_dir: Annotated[
         str,
         Meta(
-            description="The folder for keys, sign-ins and sockets. Empty: $STATE_DIRECTORY, else "
-            "$XDG_STATE_HOME/ctllm, else ~/.local/state/ctllm."
+            description="The directory for keys, sessions and sockets. Empty: $STATE_DIRECTORY, "
+            "else $XDG_STATE_HOME/ctllm, else ~/.local/state/ctllm."
         ),
     ] = ""
     log_format: Annotated[
         Literal["text", "json"],
-        Meta(description="How log lines look: for people, or one JSON object a line."),
+        Meta(description="The format of log lines: text, or one JSON object a line."),
     ] = "text"
     cloud: Annotated[Cloud, Meta(description="The cloud.")] = Cloud()
     desktop: Annotated[Desktop, Meta(description="The desktop.")] = Desktop()

@@ -20,7 +20,7 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 _WEB_ADDRESS = re.compile(r"https?://([^/?#@]+)/?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@A-Z]+)")
-_ALLOW = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
+_ALLOWED_REQUEST = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -78,9 +78,9 @@ def check_origin(origin: str) -> None:
     _check_has_host(_host_and_port(host.removesuffix(":*"), 443))
 
 
-def check_allow(entry: str) -> None:
+def check_allowed_request(entry: str) -> None:
     """Take a scope, a method with a path, or an asterisk."""
-    if not _ALLOW.fullmatch(entry):
+    if not _ALLOWED_REQUEST.fullmatch(entry):
         raise BadConfiguration(
             'must be use, manage, a method and a path such as "POST /v1/rerank", or *'
         )
@@ -93,7 +93,7 @@ def check_registry(host: str) -> None:
     _check_has_host(_host_and_port(host, 443))
 
 
-def check_ollama(value: str) -> None:
+def check_ollama_host(value: str) -> None:
     """Take what `ollama_url` takes."""
     ollama_url(value, {})
 
@@ -134,7 +134,9 @@ def public_url(url: str, listen: str) -> str:
     if url:
         return url.rstrip("/")
     if _ENDPOINT.fullmatch(listen):
-        raise BadConfiguration("[cloud] url: must be set when listen is an endpoint string")
+        raise BadConfiguration(
+            "cloud.public_url: must be set when cloud.listen is an endpoint string"
+        )
     host, port = _host_and_port(listen, None)
     return f"http://{_in_url(host)}:{port}"
 

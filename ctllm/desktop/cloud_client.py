@@ -98,7 +98,7 @@ def require_https(url: str) -> None:
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise BadRequest(
             f"{url} is not encrypted: whoever is on the way reads everything, the sign-in too. "
-            "Use an https:// address (cloud.url); or, where the network itself is private, as a "
+            "Use an https:// address (cloud.public_url); or, where the network itself is private, as a "
             "VPN is: ctllm login --insecure-http"
         )
 

@@ -144,6 +144,6 @@ class CredentialFile:
             except OSError as error:
                 raise BadConfiguration(
                     f"{path}: cannot be used ({error.strerror}); "
-                    "make its folder writable or choose another one with --state"
+                    "make its folder writable or choose another one with --state-dir"
                 ) from error
             yield

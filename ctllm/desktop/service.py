@@ -68,11 +68,11 @@ class DesktopService(MultiService):
         self._environ = environ
         self._instance_lock = InstanceLock(state)
         self.file = CredentialFile(state)
-        url = ollama_url(settings.ollama, environ)
+        url = ollama_url(settings.ollama_host, environ)
         self.ollama = OllamaMonitor(
             OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
             reactor,
-            settings.ollama_check_seconds,
+            settings.ollama_check_interval_seconds,
         )
         self.client_factory: Callable[[str], CloudClient] = lambda url: CloudClient(url, reactor)
         self.session = CloudSession(
@@ -86,7 +86,7 @@ class DesktopService(MultiService):
         self._host_monitor: HostMonitor | None = None
         self.endpoint: EndpointService | None = None
         self._demo: EndpointService | None = None
-        if settings.endpoint != "off":
+        if settings.listen != "off":
             app = LoopbackEndpoint(self._handle_request, self._is_on_loopback)
             factory = HttpServerFactory(
                 app,
@@ -94,7 +94,7 @@ class DesktopService(MultiService):
                 throttle=RequestThrottle(reactor),
                 response_headers=app.response_headers,
             )
-            where = endpoint_string(settings.endpoint)
+            where = endpoint_string(settings.listen)
             self.endpoint = EndpointService(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)
         if settings.demo == "on":
@@ -141,7 +141,7 @@ class DesktopService(MultiService):
             return watched or (self.broker is not None and self.broker.is_in_use)
 
         elsewhere = RemoteDesktops(self.session, self._reactor, wanted)
-        kept = PolicyStore(self._state, RoutingPolicy(self._settings.prefer))
+        kept = PolicyStore(self._state, RoutingPolicy(self._settings.routing_policy))
         return Broker(self.ollama, elsewhere, kept, self._reactor, self._name)
 
     def _make_bridge(self) -> Bridge:
@@ -152,17 +152,22 @@ class DesktopService(MultiService):
         limits = self._limits
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
         tunnel = Responder(
-            limits.window, limits.grace_seconds, limits.max_exchanges,
-            keep=limits.keep, desktop=desktop,
+            limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
+            keep=limits.resume_buffer_bytes, desktop=desktop,
         )  # fmt: skip
         policy = TunnelPolicy(
-            self.ollama.start_request, self._settings.allow, self._settings.registries
+            self.ollama.start_request,
+            self._settings.allowed_requests,
+            self._settings.allowed_registries,
         )
         tunnel.accept = lambda caller, head: policy.start_request(head, caller)
         self.ollama.listeners.append(tunnel.tell)
         tunnel.tell(self.ollama.status)
         bridge = Bridge(
-            tunnel, self.session, self._reactor, (limits.ping_seconds, limits.ping_timeout_seconds)
+            tunnel,
+            self.session,
+            self._reactor,
+            (limits.ping_interval_seconds, limits.ping_timeout_seconds),
         )
         bridge.on_state = self._on_bridge_state
         return bridge

@@ -1,8 +1,8 @@
 """What may reach this machine's Ollama through the tunnel, whoever the cloud says is asking.
 
 The cloud checks the same table first; this is the check that does not depend on the cloud. A cloud
-that lies about a caller's scope still cannot pass on what `desktop.allow` does not name, nor make
-Ollama connect to registries that `desktop.registries` does not name.
+that lies about a caller's scope still cannot pass on what `desktop.allowed_requests` does not name, nor make
+Ollama connect to registries that `desktop.allowed_registries` does not name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ctllm.ollama.api import (
     endpoint_of,
 )
 
-#: In `desktop.allow`: whatever Ollama has, known to ctllm or not.
+#: In `desktop.allowed_requests`: whatever Ollama has, known to ctllm or not.
 ALLOW_ALL = "*"
 #: The largest body that is held to be judged, and the most bytes of all of them together.
 MAX_BODY = 1024 * 1024
@@ -66,11 +66,11 @@ class TunnelPolicy:
         if endpoint is None or endpoint.scope is Scope.CLOSED:
             raise Forbidden(
                 f"{asked} is not passed on to this machine's Ollama. To open it, put "
-                f'"{asked}" into desktop.allow in the configuration of this desktop.'
+                f'"{asked}" into desktop.allowed_requests in the configuration of this desktop.'
             )
         if endpoint.scope not in self._allow:
             raise Forbidden(
-                f"{asked} is not passed on to this machine's Ollama: desktop.allow in the "
+                f"{asked} is not passed on to this machine's Ollama: desktop.allowed_requests in the "
                 f'configuration of this desktop does not have "{endpoint.scope}".'
             )
         if endpoint.scope is Scope.MANAGE:
@@ -118,7 +118,7 @@ class TunnelPolicy:
                 raise Forbidden(
                     f"{asked}: the registry {registry[:100]!r} is not one that this machine's "
                     "Ollama is told to connect to through the cloud. To allow it, put it into "
-                    "desktop.registries in the configuration of this desktop."
+                    "desktop.allowed_registries in the configuration of this desktop."
                 )
 
 

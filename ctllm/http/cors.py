@@ -63,7 +63,7 @@ class CorsPolicy:
     def preflight_headers(self, head: RequestHead) -> Headers:
         """What the answer to a preflight says besides; raises Forbidden for foreign pages."""
         if not self.response_headers(head):
-            raise Forbidden("pages of that site may not use this cloud (see cloud.origins)")
+            raise Forbidden("pages of that site may not use this cloud (see cloud.cors_origins)")
         wanted = get_header(head.headers, b"access-control-request-headers") or b""
         return (
             (b"Access-Control-Allow-Methods", _METHODS),

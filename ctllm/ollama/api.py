@@ -1,7 +1,7 @@
 """Ollama's HTTP API as a table: which endpoints there are, what each needs, where it names a model.
 
 The table is the policy: what a caller may ask follows from the method and the path, and what is
-not in it is refused unless the machine with Ollama opens it (`desktop.allow`). The cloud and the
+not in it is refused unless the machine with Ollama opens it (`desktop.allowed_requests`). The cloud and the
 desktop read the same table, and both read a path the way that Ollama's server reads it.
 """
 

@@ -50,19 +50,19 @@ def proxy_service(
 
     It becomes the user `uid`, if there is one, once it listens.
     """
-    budget = MemoryBudget(memory_budget(settings.memory_bytes))
+    budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
     rendezvous = DesktopRegistry(
         reactor,
-        settings.window,
-        settings.grace_seconds,
-        settings.max_exchanges,
-        settings.resume_seconds_max,
+        settings.stream_window_bytes,
+        settings.reconnect_grace_seconds,
+        settings.max_streams,
+        settings.max_resume_seconds,
         budget,
     )
     sockets = ProxyWebSocketFactory(
         reactor,
         rendezvous.greeted,
-        settings.ping_seconds,
+        settings.ping_interval_seconds,
         settings.ping_timeout_seconds,
         budget,
     )
@@ -102,7 +102,7 @@ class Confined(Service):
     def startService(self) -> None:
         """Set the limits."""
         super().startService()
-        confine(self._settings.memory_bytes, self._settings.max_open_files)
+        confine(self._settings.max_memory_bytes, self._settings.max_open_files)
         sandbox()
         if self._uid is not None:
             become(self._uid)  # last: what the others import may be only root's to read

@@ -26,7 +26,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise BadConfiguration(
             f"{path.parent}: cannot be written ({error.strerror}); "
-            "make it writable or choose another folder with --state"
+            "make it writable or choose another folder with --state-dir"
         ) from error
 
 

@@ -41,7 +41,7 @@ ENDLESS = {"lines": 10_000, "line_interval": 0.05}
 #: The same where it is not words that are streamed.
 SILENT = {"pause_after": (3, 600)}
 #: A desktop and a proxy that give up on each other soon.
-QUICK = ("--grace-seconds=2", "--ping-seconds=1", "--ping-timeout-seconds=1")
+QUICK = ("--reconnect-grace-seconds=2", "--ping-interval-seconds=1", "--ping-timeout-seconds=1")
 
 
 def calls(client: Client) -> list[str]:

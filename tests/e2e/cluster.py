@@ -131,7 +131,7 @@ class Cluster:
     def run_role(self, faulty: str, state: str, *options: str) -> Program:
         folder = str(self.state(state))
         return self.run(
-            faulty, "twistd", "-n", "--pidfile=", "ctllm", faulty, f"--state={folder}", *options
+            faulty, "twistd", "-n", "--pidfile=", "ctllm", faulty, f"--state-dir={folder}", *options
         )
 
     async def cloud(self, *options: str) -> Program:
@@ -140,7 +140,7 @@ class Cluster:
             "cloud",
             "cloud",
             f"--listen=127.0.0.1:{self.cloud_port}",
-            f"--metrics=127.0.0.1:{self.metrics_port}",
+            f"--metrics-listen=127.0.0.1:{self.metrics_port}",
             *options,
         )
         await wait_until(lambda: self.responds(program), f"the cloud:\n{program.output}")
@@ -159,7 +159,7 @@ class Cluster:
         state = state or user
         await self.run_ctllm(state, "login", "-", given=await self.invite(user))
         program = self.run_role(
-            "desktop", state, f"--ollama=127.0.0.1:{ollama}", "--endpoint=off", *options
+            "desktop", state, f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off", *options
         )
         await wait_until(lambda: "bridge: connected" in program.output, "the bridge to connect")
         return program
@@ -170,7 +170,7 @@ class Cluster:
 
     async def run_ctllm_in(self, folder: Path, *arguments: str, given: str = "") -> str:
         """Run `ctllm` with any folder as its state, and `given` on its standard input."""
-        argv = [str(BIN / "ctllm"), f"--state={folder}", *arguments]
+        argv = [str(BIN / "ctllm"), f"--state-dir={folder}", *arguments]
         done = await deferToThread(
             subprocess.run,
             argv,

@@ -17,7 +17,11 @@ class ContainerInspector:
 
     def __init__(self, docker: Dockerd) -> None:
         self.docker = docker
-        self.options = ("--runtime=docker", f"--engine={docker.address}", f"--network-pool={POOL}")
+        self.options = (
+            "--spawner=docker",
+            f"--docker-url={docker.address}",
+            f"--docker-network-pool={POOL}",
+        )
 
     def run(self, *arguments: str) -> str:
         return self.docker.docker(*arguments)

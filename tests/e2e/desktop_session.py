@@ -96,7 +96,7 @@ class DesktopSession:
 
     def tray(self, state: Path, *options: str, env: dict[str, str] | None = None) -> Program:
         return self.cluster.run(
-            "tray", "ctllm-tray", f"--state={state}", *options, env={**self.env, **(env or {})}
+            "tray", "ctllm-tray", f"--state-dir={state}", *options, env={**self.env, **(env or {})}
         )
 
     async def look(self) -> dict[str, Any]:

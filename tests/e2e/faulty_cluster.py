@@ -131,10 +131,10 @@ class FaultyCluster:
         return wire
 
     def run_desktop(self, number: int, *options: str) -> Program:
-        ollama = f"--ollama=127.0.0.1:{self.ollama}"
+        ollama = f"--ollama-host=127.0.0.1:{self.ollama}"
         name = f"--desktop-name={number}"
         return self.cluster.run_role(
-            "desktop", f"alice-{number}", ollama, "--endpoint=off", name, *options
+            "desktop", f"alice-{number}", ollama, "--desktop-listen=off", name, *options
         )
 
     async def connected(self, number: int) -> None:

@@ -334,7 +334,7 @@ async def mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredClu
     listening = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
     cluster.ports.append(listening)
     port = listening.getHost().port
-    await cluster.desktop("alice", port, "--allow=*")
+    await cluster.desktop("alice", port, "--allowed-requests=*")
     cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
     await cluster.is_key_accepted()
     return MirroredCluster(cluster, fake_ollama, port, streams)

@@ -31,7 +31,7 @@ class MultiDesktopCluster(Cluster):
     async def add_desktop(self, room: str, *models: str, looks: int = 600) -> Any:
         """A desktop that looks for changes so seldom that only exchanges make it look."""
         self.ollamas[room], port = self.start_ollama(*models)
-        options = (f"--desktop-name={room}", f"--ollama-check-seconds={looks}")
+        options = (f"--desktop-name={room}", f"--ollama-check-interval-seconds={looks}")
         return await self.desktop("alice", port, *options, state=room)
 
     async def remove_desktop(self, room: str, desktop: Any) -> None:

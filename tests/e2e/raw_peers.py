@@ -143,7 +143,7 @@ async def raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     ollama = RawOllama(cluster)
     cloud = await cluster.cloud(*options)
     desktop = await cluster.desktop(
-        "alice", ollama.port, f"--endpoint=127.0.0.1:{endpoint}", "--allow=*"
+        "alice", ollama.port, f"--desktop-listen=127.0.0.1:{endpoint}", "--allowed-requests=*"
     )
     cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
     await cluster.is_key_accepted()

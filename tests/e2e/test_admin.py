@@ -30,7 +30,7 @@ def configured(engine: ContainerInspector, cluster: Cluster) -> str:
 
 async def proxies(engine: ContainerInspector, cluster: Cluster, *words: str) -> tuple[int, str]:
     """Run `ctllm proxies` and these words: status and what it printed."""
-    state = f"--state={cluster.state('cloud')}"
+    state = f"--state-dir={cluster.state('cloud')}"
     argv = [str(BIN / "ctllm"), configured(engine, cluster), state, "proxies", *words]
     ran = await deferToThread(
         subprocess.run, argv, capture_output=True, text=True, env=cluster.environment()
@@ -75,7 +75,7 @@ async def test_two_clouds_on_one_folder(cluster: Cluster) -> None:
     """The second does not start, and the first goes on; one that was killed is in nobody's way."""
     first = await cluster.cloud()
     second = cluster.run_role(
-        "cloud", "cloud", "--listen=127.0.0.1:0", "--metrics=off", "--runtime=docker"
+        "cloud", "cloud", "--listen=127.0.0.1:0", "--metrics-listen=off", "--spawner=docker"
     )
     assert await second.ended == 1 and "Another ctllm cloud uses" in second.output
     assert await cluster.run_ctllm("cloud", "proxies") == "No streaming proxy runs."
@@ -89,7 +89,7 @@ async def test_two_clouds_on_one_folder(cluster: Cluster) -> None:
 @ensureDeferred
 async def test_ends_one_or_all(engine: ContainerInspector, cluster: Cluster) -> None:
     """By the beginning of a name that fits one; else it is said which it may be."""
-    cloud = await with_desktop(cluster, *engine.options, "--reconcile-seconds=600")
+    cloud = await with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
     bob = await cluster.token("bob")
     await start(cluster, bob)
     (alices, bobs) = (engine.inspect(each)["Name"][13:] for each in reversed(engine.containers()))
@@ -148,7 +148,7 @@ async def test_drains_no_longer_than_told(engine: ContainerInspector, cluster: C
 @ensureDeferred
 async def test_what_is_wrong_and_what_is_used(engine: ContainerInspector, cluster: Cluster) -> None:
     """/health tells of a missing image until it is there; /metrics of each one's memory and CPU."""
-    cloud = await cluster.cloud(*engine.options, "--image=ctllm-none:1")
+    cloud = await cluster.cloud(*engine.options, "--docker-image=ctllm-none:1")
     await wait_until(lambda: _degraded(cluster), "the missing image to be noticed")
     assert "make images" in (await health(cluster))["error"]
     await cloud.stop()
@@ -170,8 +170,8 @@ async def _degraded(cluster: Cluster) -> bool:
 @ensureDeferred
 async def test_an_engine_elsewhere(engine: ContainerInspector, cluster: Cluster) -> None:
     """By TLS: the same, and what is used is asked of it, whose files could be anywhere."""
-    where = (f"--engine={engine.docker.tls_address}",
-             f"--engine-certs={engine.docker.certificates}")  # fmt: skip
+    where = (f"--docker-url={engine.docker.tls_address}",
+             f"--docker-certs-dir={engine.docker.certificates}")  # fmt: skip
     await cluster.cloud(*engine.options, *where)
     status, _, _ = await start(cluster, await cluster.token("alice"))
     assert status == 200
@@ -181,8 +181,13 @@ async def test_an_engine_elsewhere(engine: ContainerInspector, cluster: Cluster)
 
 
 def _refused_without_network(cluster: Cluster, *where: str) -> bool:
-    state = f"--state={cluster.state('other')}"
-    options = ("--runtime=docker", "--network=none", "--listen=127.0.0.1:0", "--metrics=off")
+    state = f"--state-dir={cluster.state('other')}"
+    options = (
+        "--spawner=docker",
+        "--docker-network=none",
+        "--listen=127.0.0.1:0",
+        "--metrics-listen=off",
+    )
     argv = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", state, *options, *where]
     ran = subprocess.run(
         argv, capture_output=True, text=True, env=cluster.environment(), timeout=60

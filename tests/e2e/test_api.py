@@ -47,7 +47,7 @@ async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> 
             str(BIN / "st"),
             "run",
             "openapi.json",
-            f"--url={cluster.url}",
+            f"--public-url={cluster.url}",
             f"--header=Authorization: Bearer {token}",
             "--checks=all",
             "--phases=examples,coverage,fuzzing",

@@ -182,7 +182,7 @@ async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) 
 @ensureDeferred
 async def test_the_cookie_is_secure_where_people_come_by_https(cluster: Cluster) -> None:
     """Behind nginx the cloud itself is asked by http; its url says how people reach it."""
-    await cluster.cloud("--url=https://ctllm.example.org")
+    await cluster.cloud("--public-url=https://ctllm.example.org")
     link = await cluster.invite("alice")
     assert link.startswith("https://ctllm.example.org/#invite=")
     body = {"invite": link.partition("#invite=")[2], "client": "browser"}
@@ -235,7 +235,7 @@ async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
     """`ctllm login` does not echo it, and it is in no argument and in no environment."""
     cluster, state = town.cluster, town.cluster.state("dave")
     link = await cluster.invite("dave")
-    argv = [str(BIN / "ctllm"), f"--state={state}", "login"]
+    argv = [str(BIN / "ctllm"), f"--state-dir={state}", "login"]
     program = Program("login", argv, cluster.environment(), terminal=True)
     cluster.programs.append(program)
     await wait_until(lambda: "Paste the sign-in link" in program.output, "the question")
@@ -287,7 +287,9 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
     await cluster.run_ctllm("mallory", "login", await cluster.invite("alice"))
     file = cluster.state("mallory") / "desktop" / "credentials.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "desktop_id": town.bob.desktop}))
-    mallory = cluster.run_role("desktop", "mallory", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
+    mallory = cluster.run_role(
+        "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
+    )
     await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
     claim = {"hashes": [key_hash(town.bob.key)], "seconds": 60}
     serve = await cluster.token("alice", "desktop")

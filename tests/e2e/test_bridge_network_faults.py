@@ -86,7 +86,7 @@ async def test_cut_dark_or_moved_the_answer_goes_on(faulty: FaultyCluster) -> No
 @ensureDeferred
 async def test_a_slow_network_is_not_a_dead_one(faulty: FaultyCluster) -> None:
     """Pongs wait behind what is queued for longer than pings wait for them; nothing is cut."""
-    pings = ("--ping-seconds=1", "--ping-timeout-seconds=2")
+    pings = ("--ping-interval-seconds=1", "--ping-timeout-seconds=2")
     await faulty.start(*pings)
     wire = await faulty.desktop(*pings)
     wire.throttle(20_000)
@@ -104,8 +104,8 @@ async def test_a_slow_network_is_not_a_dead_one(faulty: FaultyCluster) -> None:
 @ensureDeferred
 async def test_the_newest_connection_replaces_one_that_is_half_open(faulty: FaultyCluster) -> None:
     """At once: the cloud alone would not find out for minutes. What was under way goes on."""
-    await faulty.start("--ping-seconds=60", "--ping-timeout-seconds=60")
-    wire = await faulty.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    await faulty.start("--ping-interval-seconds=60", "--ping-timeout-seconds=60")
+    wire = await faulty.desktop("--ping-interval-seconds=1", "--ping-timeout-seconds=1")
     old = await faulty.chat(120, 0.05)
     await old.until_lines(10)
     dialled: list[float] = []
@@ -140,7 +140,7 @@ async def served_within(faulty: FaultyCluster, limit: float) -> ResponseReader:
 @ensureDeferred
 async def test_a_desktop_that_starts_again_replaces_itself(faulty: FaultyCluster) -> None:
     """Power lost, no word said: the desktop that is back serves at once; its old answers fail."""
-    await faulty.start("--ping-seconds=60", "--ping-timeout-seconds=60")
+    await faulty.start("--ping-interval-seconds=60", "--ping-timeout-seconds=60")
     wire = await faulty.desktop()
     old = await faulty.chat(2000, 0.05)
     await old.until_lines(10)
@@ -175,7 +175,7 @@ async def test_a_network_of_many_moods(faulty: FaultyCluster) -> None:
 async def test_nothing_is_left_of_a_connection_that_died_full(faulty: FaultyCluster) -> None:
     """What the cloud still had to say to a dead connection is let go after some seconds."""
     await faulty.start()
-    wire = await faulty.desktop("--ping-seconds=1", "--ping-timeout-seconds=1")
+    wire = await faulty.desktop("--ping-interval-seconds=1", "--ping-timeout-seconds=1")
     await (await faulty.chat(3)).end()
     before = sockets(faulty.cloud.pid)
     wire.blackhole("pass")

@@ -39,7 +39,7 @@ class Home:
     async def start(self) -> None:
         await self.start_ollama()
         self.desktop = await self.cluster.desktop(
-            "alice", self.ollama_port, "--desktop-name=home", f"--endpoint=127.0.0.1:{self.port}",
+            "alice", self.ollama_port, "--desktop-name=home", f"--desktop-listen=127.0.0.1:{self.port}",
             state=self.state,
         )  # fmt: skip
         await wait_until(self.up, "the endpoint to have looked at both sides")
@@ -266,8 +266,8 @@ async def test_preferences(home: Home) -> None:
     assert "Ollama" in said
     await home.desktop.stop()
     again = home.desktop = home.cluster.run_role(
-        "desktop", home.state, f"--ollama=127.0.0.1:{home.ollama_port}",
-        f"--endpoint=127.0.0.1:{home.port}",
+        "desktop", home.state, f"--ollama-host=127.0.0.1:{home.ollama_port}",
+        f"--desktop-listen=127.0.0.1:{home.port}",
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in again.output, "the desktop to be back")
     assert (await home.generate())[0] == 503, "it has forgotten"
@@ -369,6 +369,6 @@ async def test_the_only_desktop(cluster: Cluster) -> None:
     """One that is alone is not sent to itself through the cloud: its own error is told."""
     await cluster.cloud()
     port, gone = free_port(), free_port()
-    await cluster.desktop("alice", gone, f"--endpoint=127.0.0.1:{port}", state="home")
+    await cluster.desktop("alice", gone, f"--desktop-listen=127.0.0.1:{port}", state="home")
     status, _, body = await cluster.http("POST", "/api/generate", {"model": "x"}, port=port)
     assert status == 503 and f"Ollama at http://127.0.0.1:{gone}" in json.loads(body)["error"]

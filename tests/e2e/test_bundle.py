@@ -55,13 +55,17 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     env = environment(cluster)
 
     async def run(*words: str) -> str:
-        argv = [str(bundle / "ctllm"), f"--state={state}", *words]
+        argv = [str(bundle / "ctllm"), f"--state-dir={state}", *words]
         done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     await run("login", await cluster.invite("alice"))
-    options = [f"--state={state}", f"--ollama=127.0.0.1:{port}", f"--endpoint=127.0.0.1:{endpoint}"]
+    options = [
+        f"--state-dir={state}",
+        f"--ollama-host=127.0.0.1:{port}",
+        f"--desktop-listen=127.0.0.1:{endpoint}",
+    ]
     desktop = Program("desktop", [str(bundle / "ctllm-desktop"), *options], env)
     cluster.programs.append(desktop)
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge of the bundle")
@@ -81,11 +85,11 @@ async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
     await session.start()
     state = cluster.folder / "state"
     env = {**session.env, **environment(cluster), "PYTHONPATH": ""}
-    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state={state}"], env)
+    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state-dir={state}"], env)
     cluster.programs.append(tray)
     look = await session.shows("signed out", 30)
     assert "Sign in …" in labels(look)
-    argv = [str(bundle / "ctllm"), f"--state={state}", "status", "--json"]
+    argv = [str(bundle / "ctllm"), f"--state-dir={state}", "status", "--json"]
     done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
     pid = json.loads(done.stdout)["pid"]
     assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"

@@ -331,8 +331,8 @@ def ollama(cluster: Cluster, port: int) -> Any:
 async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, tab: Tab) -> None:
     """Ollama, the desktop, the cloud: the page sees each go and come without being touched."""
     port = free_port()
-    cloud = await cluster.cloud("--grace-seconds=1")
-    options = ("--ollama-check-seconds=1", "--desktop-name=attic")
+    cloud = await cluster.cloud("--reconnect-grace-seconds=1")
+    options = ("--ollama-check-interval-seconds=1", "--desktop-name=attic")
     running = ollama(cluster, port)
     desktop = await cluster.desktop("alice", port, *options)
     await tab.hurry()
@@ -345,12 +345,14 @@ async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, ta
     await desktop.stop()
     await path(tab, proxy="ok", desktop="off", ollama="unknown")
     await tab.sees("#hint", "No desktop is connected.")
-    cluster.run_role("desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", *options)
+    cluster.run_role(
+        "desktop", "alice", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off", *options
+    )
     await path(tab, desktop="ok", ollama="ok")
     await cloud.stop(signal.SIGKILL)
     await path(tab, browser="ok", cloud="off", proxy="unknown", desktop="unknown")
     await tab.sees("#hint", "The cloud cannot be reached. Trying again in 5 s.")
-    await cluster.cloud("--grace-seconds=1")
+    await cluster.cloud("--reconnect-grace-seconds=1")
     await path(tab, **dict.fromkeys(NODES, "ok"))
     await tab.sees("#who", "alice")
 

@@ -48,7 +48,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     async def start() -> Desk:
         await cluster.cloud()
         ollama, port = cluster.start_ollama(MODEL)
-        await cluster.desktop("alice", port, f"--endpoint=127.0.0.1:{free_port()}", state="desk")
+        await cluster.desktop(
+            "alice", port, f"--desktop-listen=127.0.0.1:{free_port()}", state="desk"
+        )
         cluster.key = await cluster.run_ctllm("desk", "keys", "add", "tests")
         await cluster.is_key_accepted()
         return Desk(cluster, ollama)

@@ -34,8 +34,8 @@ async def test_it_jumps(cluster: Cluster) -> None:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     desktop = cluster.run(
-        "desktop", "python", "-m", "ctllm", "desktop", f"--state={cluster.state('alice')}",
-        f"--ollama=127.0.0.1:{port}", f"--endpoint=127.0.0.1:{endpoint}",
+        "desktop", "python", "-m", "ctllm", "desktop", f"--state-dir={cluster.state('alice')}",
+        f"--ollama-host=127.0.0.1:{port}", f"--desktop-listen=127.0.0.1:{endpoint}",
         env={**cluster.environment(), **fake},
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")

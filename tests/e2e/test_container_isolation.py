@@ -129,7 +129,7 @@ def resolvers() -> list[str]:
 def firewall(folder: Path) -> Iterator[None]:
     """Closed off, as `ctllm firewall` does it; afterwards as it was before."""
     config = folder / "firewall.toml"
-    config.write_text(f'[cloud]\nnetwork_pool = "{POOL}"\n')
+    config.write_text(f'[cloud]\ndocker_network_pool = "{POOL}"\n')
     command = [str(BIN / "ctllm"), f"--config={config}", "firewall"]
     before = subprocess.run([*command, "--check"], capture_output=True, check=False, text=True)
     subprocess.run(command, capture_output=True, check=True)
@@ -224,7 +224,7 @@ async def test_nothing_can_be_written(pair: Pair) -> None:
 @ensureDeferred
 async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
     """Her answers break off, the next proxy serves her, and the audit has the reason."""
-    await pair.begin("--memory-bytes=67108864")
+    await pair.begin("--max-memory-bytes=67108864")
     bobs = await pair.streaming()
     answer = await streaming(pair.cluster, pair.cluster.alice)
     await deferToThread(pair.engine.begin, pair.alice, MEMORY)

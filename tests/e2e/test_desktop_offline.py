@@ -42,7 +42,7 @@ def held_by(hello: bytes) -> Any:
 async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> None:
     """An error in each dialect and no end; generation is ended; nothing stays in any memory."""
     ollama, faulty.ollama = faulty.cluster.start_ollama("llama3.2")
-    quick = ("--grace-seconds=3", "--ping-seconds=1", "--ping-timeout-seconds=1")
+    quick = ("--reconnect-grace-seconds=3", "--ping-interval-seconds=1", "--ping-timeout-seconds=1")
     await faulty.start(*quick)
     wire = await faulty.desktop(*quick)
     readers = []

@@ -26,7 +26,7 @@ async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -
     await deferToThread(docker.stop)
     await deferToThread(docker.start, "--live-restore")
     try:
-        await with_desktop(cluster, *engine.options, "--reconcile-seconds=600")
+        await with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
         (first,) = engine.containers()
         answer = await streaming(cluster, cluster.alice)
         await deferToThread(docker.stop)
@@ -48,7 +48,7 @@ async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -
 @ensureDeferred
 async def test_without_it(engine: ContainerInspector, cluster: Cluster) -> None:
     """The containers end with the engine; once it is back, so is everybody, on new ones."""
-    await with_desktop(cluster, *engine.options, "--reconcile-seconds=600")
+    await with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
     (first,) = engine.containers()
     answer = await streaming(cluster, cluster.alice)
     await deferToThread(engine.docker.stop)

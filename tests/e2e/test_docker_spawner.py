@@ -170,7 +170,7 @@ async def test_an_engine_that_hangs_stops_nobody_who_is_in(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """Answers go on and new ones begin; who needs a container hears why, until it is back."""
-    await with_desktop(cluster, *engine.options, "--proxy-start-seconds=3")
+    await with_desktop(cluster, *engine.options, "--proxy-start-timeout-seconds=3")
     bob = await cluster.token("bob")
     engine.docker.send(signal.SIGSTOP)
     try:
@@ -191,18 +191,18 @@ async def test_an_engine_that_hangs_stops_nobody_who_is_in(
 @ensureDeferred
 async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluster) -> None:
     """No engine, no image, a stranger with the name: each in its own words, in the answer."""
-    cloud = await cluster.cloud(*engine.options, "--engine=unix:///nonexistent/docker.sock")
+    cloud = await cluster.cloud(*engine.options, "--docker-url=unix:///nonexistent/docker.sock")
     token = await cluster.token("alice")
     status, headers, told = await start(cluster, token)
     assert status == 503 and "retry-after" in headers
     assert "there is no Docker engine" in told["error"]["message"]
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options, "--image=ctllm-none:1")
+    cloud = await cluster.cloud(*engine.options, "--docker-image=ctllm-none:1")
     _, _, told = await start(cluster, token)
     assert "make images" in told["error"]["message"]
     await wait_until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options, f"--image={BASE}")
+    cloud = await cluster.cloud(*engine.options, f"--docker-image={BASE}")
     _, _, told = await start(cluster, token)
     assert "executable file not found" in told["error"]["message"]
     await wait_until(lambda: engine.all() == [], "nothing to be left of it")
@@ -239,7 +239,7 @@ async def test_where_the_host_has_a_network(engine: ContainerInspector, cluster:
 @ensureDeferred
 async def test_a_label_that_lies(engine: ContainerInspector, cluster: Cluster) -> None:
     """A container with our label and another proxy's: it stays, and so does the proxy."""
-    await cluster.cloud(*engine.options, "--reconcile-seconds=1")
+    await cluster.cloud(*engine.options, "--reconcile-interval-seconds=1")
     token = await cluster.token("alice")
     await start(cluster, token)
     (made,) = engine.containers()

@@ -104,7 +104,7 @@ def test_another_pool(space: Space) -> None:
     """The route follows the configuration, and no other route is touched."""
     space.run("ip", "route", "add", "blackhole", "10.9.0.0/16", "metric", "5")
     space.ctllm()
-    space.config.write_text('[cloud]\nnetwork_pool = "10.144.0.0/16"\n')
+    space.config.write_text('[cloud]\ndocker_network_pool = "10.144.0.0/16"\n')
     space.ctllm()
     assert sorted(space.routes()) == [
         "blackhole 10.144.0.0/16 metric 9999",
@@ -114,8 +114,8 @@ def test_another_pool(space: Space) -> None:
 
 def test_what_is_wrong_is_said(space: Space) -> None:
     """The pool that is none, and a chain that somebody else uses too."""
-    space.config.write_text('[cloud]\nnetwork_pool = "8.8.8.0/24"\n')
-    assert "network_pool" in space.ctllm(code=1)
+    space.config.write_text('[cloud]\ndocker_network_pool = "8.8.8.0/24"\n')
+    assert "docker_network_pool" in space.ctllm(code=1)
     space.config.write_text("")
     space.ctllm()
     space.run("iptables", "-A", "INPUT", "-s", "10.1.0.0/16", "-j", "CTLLM")

@@ -44,7 +44,7 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     link = f"{cloud.url}/#invite=x"
 
     async def log_in() -> tuple[int, str]:
-        state = f"--state={cluster.state('alice')}"
+        state = f"--state-dir={cluster.state('alice')}"
         program = cluster.run("login", "ctllm", state, "login", link)
         await program.ended
         assert program.code is not None
@@ -70,7 +70,7 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     assert (await log_in())[0] == 0
     cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
     desktop = cluster.run_role(
-        "desktop", "alice", f"--ollama=127.0.0.1:{free_port()}", "--endpoint=off"
+        "desktop", "alice", f"--ollama-host=127.0.0.1:{free_port()}", "--desktop-listen=off"
     )
     await wait_until(lambda: "bridge: error no" in desktop.output, "the reason in the log")
     assert desktop.output.replace("\n", "").replace("\t", "").isprintable()

@@ -35,7 +35,7 @@ WAITING = 400
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama, whose cloud has little room."""
     cluster = Cluster(tmp_path_factory.mktemp("crowds"))
-    options = (f"--max-connections={4 * WAITING}", "--max-user-requests=40")
+    options = (f"--max-connections={4 * WAITING}", "--max-requests-per-user=40")
     yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster, *options)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
@@ -189,8 +189,8 @@ async def test_one_user_leaves_room_for_others(faulty: RawCluster) -> None:
 @ensureDeferred
 async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
     """300 requests at once of one user: 429 beyond a share, and no 503 for others."""
-    twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics=off"]
-    options = [f"--state={cluster.state('cloud')}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
+    twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics-listen=off"]
+    options = [f"--state-dir={cluster.state('cloud')}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
     argv = ["/bin/sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"', *twistd, *options]
     cloud = Program("cloud", argv, cluster.environment())
     cluster.programs.append(cloud)

@@ -81,7 +81,7 @@ async def health(proxy: int) -> dict[str, Any]:
 @ensureDeferred
 async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
-    cloud = (await line(cluster, f"--memory-bytes={MEMORY}")).pid
+    cloud = (await line(cluster, f"--max-memory-bytes={MEMORY}")).pid
     (proxy,) = children(cloud)
     cluster.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
     stream = await deferToThread(RawClient, cluster.cloud_port)

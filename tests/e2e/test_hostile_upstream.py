@@ -167,7 +167,7 @@ async def test_names_that_no_header_can_have(cluster: Cluster) -> None:
     cluster.ollama, ollama = cluster.start_ollama("llama3.2")
     endpoint = free_port()
     await cluster.cloud()
-    options = ("--desktop-name=attic ", f"--endpoint=127.0.0.1:{endpoint}")
+    options = ("--desktop-name=attic ", f"--desktop-listen=127.0.0.1:{endpoint}")
     await cluster.desktop("alice", ollama, *options)
     token = await cluster.token("alice")
     for model in (" m", "m ", "m\t", "a\r\nX: y", "caf\xe9", "\u65e5\u672c", "\x00", "\x7f"):

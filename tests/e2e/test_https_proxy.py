@@ -109,11 +109,11 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     assert set(proxy.asked) == {authority}
     assert len(proxy.asked) == count + 1
 
-    state = f"--state={cluster.state('alice')}"
+    state = f"--state-dir={cluster.state('alice')}"
     _, ollama = cluster.start_ollama("llama3.2")
     start = (
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
-        f"--ollama=127.0.0.1:{ollama}", "--endpoint=off",
+        f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off",
     )  # fmt: skip
     desktop = cluster.run(*start, env=suspicious)
 

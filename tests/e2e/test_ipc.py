@@ -65,8 +65,8 @@ class Desk:
         if self.program is not None and not self.program.ended.called:
             return
         self.program = self.cluster.run(
-            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state={self.state}",
-            f"--ollama=127.0.0.1:{self.ollama_port}", f"--endpoint=127.0.0.1:{self.endpoint}",
+            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state-dir={self.state}",
+            f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
             "--desktop-name=home",
             env={**self.cluster.environment(), "BROWSER": f"{self.browser} %s"},
         )  # fmt: skip
@@ -82,7 +82,7 @@ class Desk:
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
         """A command of ctllm: status, output, errors."""
-        words = [str(BIN / "ctllm"), f"--state={self.state}", *arguments]
+        words = [str(BIN / "ctllm"), f"--state-dir={self.state}", *arguments]
         done = await deferToThread(
             subprocess.run, words, capture_output=True, text=True, env=self.cluster.environment()
         )
@@ -150,7 +150,7 @@ async def test_status(desk: Desk) -> None:
 async def test_who_reads_the_status_leaves(desk: Desk) -> None:
     """`ctllm status | head -c1` ends as it would have, and says nothing of it."""
     for words, code in (("status", "0"), ("status --json", "0"), ("logs", "0"), ("--help", "0")):
-        line = f"{BIN}/ctllm --state={desk.state} {words} | head -c1; echo ${{PIPESTATUS[0]}}"
+        line = f"{BIN}/ctllm --state-dir={desk.state} {words} | head -c1; echo ${{PIPESTATUS[0]}}"
         done = await deferToThread(
             subprocess.run, ["bash", "-c", line], capture_output=True, text=True, errors="replace",
             env=desk.cluster.environment(), timeout=60,
@@ -167,7 +167,7 @@ async def test_on_a_terminal(desk: Desk) -> None:
     async def watch(env: dict[str, str]) -> str:
         # What runs in the background of a shell, as these tests may, has SIGINT ignored.
         master, slave = pty.openpty()
-        words = [str(BIN / "ctllm"), f"--state={desk.state}", "status", "--watch"]
+        words = [str(BIN / "ctllm"), f"--state-dir={desk.state}", "status", "--watch"]
         child = subprocess.Popen(
             words, stdout=slave, stdin=slave, env={**desk.cluster.environment(), **env},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
@@ -402,7 +402,7 @@ async def test_logs(desk: Desk) -> None:
     assert code == 0 and "bridge: connected" in said
     assert len((await desk.run("logs", "-n", "2"))[1].splitlines()) == 2
     follow = desk.cluster.run(
-        "logs", "ctllm", f"--state={desk.state}", "logs", "--follow", "-n", "0"
+        "logs", "ctllm", f"--state-dir={desk.state}", "logs", "--follow", "-n", "0"
     )
     quiet = await deferToThread(IpcClient, desk.state)
 
@@ -528,7 +528,9 @@ async def test_a_hundred_clients(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_second_daemon(desk: Desk) -> None:
     """It refuses, and says where the first is; the first goes on."""
-    second = desk.cluster.run_role("desktop", "alice", "--endpoint=off", "--ollama=127.0.0.1:1")
+    second = desk.cluster.run_role(
+        "desktop", "alice", "--desktop-listen=off", "--ollama-host=127.0.0.1:1"
+    )
     await wait_until(lambda: second.code is not None, "the second to end")
     assert second.code == 1
     assert f"process {desk.program.pid}, IPC at 127.0.0.1:" in second.output

@@ -65,7 +65,7 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
     """The bridge dials again at once, and an answer under way loses nothing."""
     port, ollama = free_port(), free_port()
     cloud = cluster.run_role(
-        "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics=off",
+        "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics-listen=off",
     )  # fmt: skip
     await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud")
     await cluster.run_ctllm("alice", "login", "--insecure-http", await cluster.invite("alice"))
@@ -79,8 +79,8 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
                     "--word-interval=0.1")  # fmt: skip
     await wait_until(lambda: '"port"' in fake_ollama.printed, "Ollama")
     desktop = start(
-        "desktop", "-m", "ctllm", "desktop", f"--state={cluster.state('alice')}", "--endpoint=off",
-        f"--ollama=127.0.0.1:{ollama}",
+        "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state('alice')}", "--desktop-listen=off",
+        f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in desktop.printed, "the bridge")
     assert desktop.printed.count("is not encrypted") == 1

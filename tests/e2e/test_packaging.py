@@ -88,7 +88,7 @@ def test_the_programs_are_installed(installed: Path, tmp_path: Path) -> None:
 
 def test_the_tray_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
     """Its libraries are an extra, which a server does without."""
-    argv = [str(installed / "ctllm-tray"), f"--state={tmp_path}"]
+    argv = [str(installed / "ctllm-tray"), f"--state-dir={tmp_path}"]
     env = {"DISPLAY": ":0", "CTLLM_CONFIG": "/dev/null"}
     done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
     assert done.returncode == 1
@@ -100,9 +100,9 @@ async def test_what_is_installed_runs(installed: Path, cluster: Cluster) -> None
     """Everything in one program: health, page, description, and a proxy that serves the demo."""
     config = cluster.folder / "ctllm.toml"
     config.write_text(
-        f'state = "{cluster.state("all")}"\n'
-        f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics = "off"\n'
-        '[desktop]\nendpoint = "off"\nollama = "127.0.0.1:9"\n'
+        f'state_dir = "{cluster.state("all")}"\n'
+        f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics_listen = "off"\n'
+        '[desktop]\nlisten = "off"\nollama_host = "127.0.0.1:9"\n'
     )
     cluster.more_environment["CTLLM_CONFIG"] = str(config)
     program = cluster.run("installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm")

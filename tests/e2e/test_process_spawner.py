@@ -73,7 +73,9 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
 @ensureDeferred
 async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Cluster) -> None:
     """However short the time, silence is activity; when all have left, process and folder go."""
-    cloud = await with_desktop(cluster, "--proxy-idle-seconds=1", "--proxy-health-seconds=1")
+    cloud = await with_desktop(
+        cluster, "--proxy-idle-timeout-seconds=1", "--proxy-health-interval-seconds=1"
+    )
     assert cluster.ollama is not None
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
@@ -182,7 +184,7 @@ async def test_a_proxy_that_dies_again_and_again_must_rest(cluster: Cluster) -> 
 @ensureDeferred
 async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
     """One that answers no question for its health is ended, however hard that is."""
-    cloud = await with_desktop(cluster, "--proxy-health-seconds=1")
+    cloud = await with_desktop(cluster, "--proxy-health-interval-seconds=1")
     (hung,) = children(cloud.pid)
     kill(hung, signal.SIGSTOP)
     try:

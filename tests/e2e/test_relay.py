@@ -289,7 +289,7 @@ class Wired:
 
     async def start(self) -> Wired:
         cluster = self.cluster
-        self.cloud = await cluster.cloud("--grace-seconds=3")
+        self.cloud = await cluster.cloud("--reconnect-grace-seconds=3")
         self.wire = NetworkRelay(cluster.cloud_port)
         cluster.ports.append(self.wire)
         cluster.ollama, port = cluster.start_ollama("llama3.2")
@@ -298,7 +298,11 @@ class Wired:
         )
         await cluster.run_ctllm("alice", "login", link)
         self.desktop = cluster.run_role(
-            "desktop", "alice", f"--ollama=127.0.0.1:{port}", "--endpoint=off", "--grace-seconds=3"
+            "desktop",
+            "alice",
+            f"--ollama-host=127.0.0.1:{port}",
+            "--desktop-listen=off",
+            "--reconnect-grace-seconds=3",
         )
         await wait_until(lambda: "bridge: connected" in self.desktop.output, "the bridge")
         cluster.key = await cluster.token("alice")

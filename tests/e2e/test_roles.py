@@ -90,9 +90,9 @@ async def all_in_one(cluster: Cluster, ollama: int) -> Any:
     """`twistd -n ctllm` as a newcomer types it, only with ports that are free; its screen."""
     config = cluster.folder / "ctllm.toml"
     config.write_text(
-        f'state = "{cluster.state("all")}"\n'
-        f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics = "off"\n'
-        f'[desktop]\nendpoint = "127.0.0.1:{free_port()}"\nollama_check_seconds = 1\n'
+        f'state_dir = "{cluster.state("all")}"\n'
+        f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics_listen = "off"\n'
+        f'[desktop]\nlisten = "127.0.0.1:{free_port()}"\nollama_check_interval_seconds = 1\n'
     )
     env = {"CTLLM_CONFIG": str(config), "OLLAMA_HOST": f"127.0.0.1:{ollama}"}
     program = cluster.run(
@@ -206,7 +206,7 @@ async def test_two_processes_do_as_one(cluster: Cluster) -> None:
     await cluster.cloud()
     _, ollama = cluster.start_ollama("llama3.2")
     endpoint = free_port()
-    await cluster.desktop("alice", ollama, f"--endpoint=127.0.0.1:{endpoint}")
+    await cluster.desktop("alice", ollama, f"--desktop-listen=127.0.0.1:{endpoint}")
     token = await cluster.token("alice")
     there = await cluster.http("GET", "/api/tags", token=token)
     here = await cluster.http("GET", "/api/tags", port=endpoint)
@@ -233,9 +233,17 @@ async def daemon(
 ) -> int:
     """Start the cloud as a daemon; gives its process id."""
     files = [f"--pidfile={folder / 'pid'}", f"--logfile={folder / 'log'}"]
-    faulty = [f"--state={folder / 'state'}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
+    faulty = [f"--state-dir={folder / 'state'}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
     done = await ran(
-        cluster, *twistd, *options, *files, "ctllm", "cloud", *faulty, "--metrics=off", env=MODULES
+        cluster,
+        *twistd,
+        *options,
+        *files,
+        "ctllm",
+        "cloud",
+        *faulty,
+        "--metrics-listen=off",
+        env=MODULES,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == done.stderr == ""
@@ -325,8 +333,8 @@ async def test_a_port_that_is_taken_ends_the_start(
     cluster: Cluster, taken: int, faulty: str, option: str
 ) -> None:
     """With a sentence that names the address and the option."""
-    others = ["--listen=127.0.0.1:0", "--metrics=off"] if faulty == "cloud" else []
-    state = f"--state={cluster.state('state')}"
+    others = ["--listen=127.0.0.1:0", "--metrics-listen=off"] if faulty == "cloud" else []
+    state = f"--state-dir={cluster.state('state')}"
     here = f"--{option}=127.0.0.1:{taken}"
     done = await ran(cluster, "twistd", "-n", "--pidfile=", "ctllm", faulty, state, *others, here)
     refused(done, str(taken), f"--{option}")
@@ -336,7 +344,11 @@ async def test_a_port_that_is_taken_ends_the_start(
 async def test_a_daemon_that_cannot_start_says_so(cluster: Cluster, taken: int) -> None:
     """The first process ends with an error and the sentence; the log has it; no pid file stays."""
     pid, log = cluster.folder / "pid", cluster.folder / "log"
-    faulty = [f"--state={cluster.state('state')}", f"--listen=127.0.0.1:{taken}", "--metrics=off"]
+    faulty = [
+        f"--state-dir={cluster.state('state')}",
+        f"--listen=127.0.0.1:{taken}",
+        "--metrics-listen=off",
+    ]
     done = await ran(
         cluster, "twistd", f"--pidfile={pid}", f"--logfile={log}", "ctllm", "cloud", *faulty
     )
@@ -352,7 +364,11 @@ async def test_a_daemon_that_cannot_start_says_so(cluster: Cluster, taken: int) 
     ("faulty", "line", "words"),
     [
         ("cloud", "[cloud]\nlissen = 1", ("line 2", "[cloud] lissen", 'did you mean "listen"?')),
-        ("desktop", "[cloud]\ntoken_seconds = 5", ("line 2", "token_seconds", "at least 60")),
+        (
+            "desktop",
+            "[cloud]\naccess_token_ttl_seconds = 5",
+            ("line 2", "access_token_ttl_seconds", "at least 60"),
+        ),
         ("all", "[desktop]\ndemo = true", ("line 2", "[desktop] demo", '"auto", "off" or "on"')),
         ("cloud", "listen = ':80'", ("line 1", "listen", "under [cloud]")),
     ],
@@ -374,19 +390,23 @@ async def test_a_state_folder_that_cannot_be_ends_the_start(cluster: Cluster, fa
     """The message names the folder; as root a file in the way, else the folder's own rights."""
     (cluster.folder / "file").write_text("")
     state = cluster.folder / "file" / "state"
-    ports = ["--listen=127.0.0.1:0", "--metrics=off"] if faulty == "cloud" else ["--endpoint=off"]
+    ports = (
+        ["--listen=127.0.0.1:0", "--metrics-listen=off"]
+        if faulty == "cloud"
+        else ["--desktop-listen=off"]
+    )
     start = ("twistd", "-n", "--pidfile=", "ctllm", faulty)
-    refused(await ran(cluster, *start, *ports, f"--state={state}"), str(state))
+    refused(await ran(cluster, *start, *ports, f"--state-dir={state}"), str(state))
     if os.geteuid() != 0:
         locked = cluster.folder / "locked"
         locked.mkdir(mode=0o500)
-        refused(await ran(cluster, *start, *ports, f"--state={locked}"), str(locked))
+        refused(await ran(cluster, *start, *ports, f"--state-dir={locked}"), str(locked))
 
 
 @ensureDeferred
 async def test_the_command_says_what_it_cannot_do(cluster: Cluster) -> None:
     """Each mistake is one line on standard error and status 1."""
-    state = f"--state={cluster.state('nowhere')}"
+    state = f"--state-dir={cluster.state('nowhere')}"
     for arguments, words in [
         (["invite", "alice"], "no cloud has run"),
         (["login", "https://example.org/"], "ctllm invite NAME"),
@@ -411,7 +431,7 @@ PLACES = {
     (): ("", "Places:", "twistd -n ctllm "),
     ("all",): ("cloud desktop proxy", "--demo", "twistd -n ctllm all"),
     ("cloud",): ("cloud proxy", "--max-proxies", "twistd -n ctllm cloud"),
-    ("desktop",): ("desktop", "--ollama", "twistd -n ctllm desktop"),
+    ("desktop",): ("desktop", "--ollama-host", "twistd -n ctllm desktop"),
     ("proxy",): ("proxy", "--socket", "twistd -n ctllm proxy"),
 }
 
@@ -433,7 +453,7 @@ async def test_the_help_of_a_place_teaches(cluster: Cluster, faulty: tuple[str, 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("", ("invite", "login", "logout", "keys", "connect", "--state", "--config")),
+        ("", ("invite", "login", "logout", "keys", "connect", "--state-dir", "--config")),
         ("invite", ("NAME", "once", "ctllm login")),
         ("login", ("LINK", "ctllm invite NAME")),
         ("logout", ("Usage: ctllm", "three minutes")),

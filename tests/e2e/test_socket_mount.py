@@ -31,7 +31,7 @@ from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import IMAGE
 from tests.e2e.lifecycle_cases import CHAT, audit, start, with_desktop, works
 
-NONE = "--network=none"
+NONE = "--docker-network=none"
 #: Prints the interfaces and where a file can be made.
 LOOK = """
 import json, os
@@ -176,13 +176,13 @@ async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path
     """Does not start, and says what to do: containers would own their folders."""
     os.chown(open_state, 1001, 1001)
     told = [
-        f"--state={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics=off",
-        "--runtime=docker", NONE,
+        f"--state-dir={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics-listen=off",
+        "--spawner=docker", NONE,
     ]  # fmt: skip
     program = cluster.run("cloud", "python", "-c", AS_1001, "cloud", *told)
     assert await program.ended == 1
     assert "the cloud runs as user 1001" in program.output
-    assert "network = bridge" in program.output and "Traceback" not in program.output
+    assert "docker_network = bridge" in program.output and "Traceback" not in program.output
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ async def test_of_a_cloud_that_is_not_root(engine: ContainerInspector, open_stat
     path = instance.endpoint.removeprefix("unix:")
 
     def connects(*who: str) -> bool:
-        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"  # noqa: E501
+        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"
         argv = ["setpriv", *who, "--clear-groups", "perl", "-e", program, path]
         return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 

@@ -72,7 +72,7 @@ class Secured:
             f"ssl:{self.cluster.cloud_port}:privateKey={self.key}"
             f":certKey={self.trusted}:interface=127.0.0.1"
         )
-        options = (f"--listen={listen}", f"--url={self.url}", "--metrics=off")
+        options = (f"--listen={listen}", f"--public-url={self.url}", "--metrics-listen=off")
         self.cluster.run_role("cloud", "cloud", *options)
         address = self.cluster.state("cloud") / "cloud" / "url"
         await wait_until(address.exists, "the cloud to start")
@@ -81,7 +81,7 @@ class Secured:
         return link
 
     async def log_in(self, link: str, env: dict[str, str]) -> Program:
-        state = f"--state={self.cluster.state('alice')}"
+        state = f"--state-dir={self.cluster.state('alice')}"
         program = self.cluster.run("login", "ctllm", state, "login", link, env=env)
         await program.ended
         return program
@@ -94,7 +94,11 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
     signed_in = await secured.log_in(await secured.link(), secured.trusting)
     assert signed_in.code == 0, signed_in.output
     _, port = cluster.start_ollama("llama3.2")
-    options = (f"--state={cluster.state('alice')}", f"--ollama=127.0.0.1:{port}", "--endpoint=off")
+    options = (
+        f"--state-dir={cluster.state('alice')}",
+        f"--ollama-host=127.0.0.1:{port}",
+        "--desktop-listen=off",
+    )
     desktop = cluster.run(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
     )

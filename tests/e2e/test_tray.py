@@ -56,8 +56,8 @@ class Desk:
             "BROWSER": f"{browser} %s", "PATH": f"{mirrored.parent}:{os.environ['PATH']}",
         }  # fmt: skip
         self.config.write_text(
-            f'state = "{self.state}"\n[desktop]\nollama = "127.0.0.1:{self.ollama_port}"\n'
-            f'endpoint = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
+            f'state_dir = "{self.state}"\n[desktop]\nollama_host = "127.0.0.1:{self.ollama_port}"\n'
+            f'listen = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
             'page_window = "off"\n'
         )
         await cluster.cloud()
@@ -348,7 +348,7 @@ async def test_no_panel(cluster: Cluster) -> None:
 
 @ensureDeferred
 async def test_no_session(cluster: Cluster) -> None:
-    tray = cluster.run("tray", "ctllm-tray", f"--state={cluster.folder}", "--no-start")
+    tray = cluster.run("tray", "ctllm-tray", f"--state-dir={cluster.folder}", "--no-start")
     await wait_until(lambda: tray.ended.called, "the tray to give up")
     assert tray.code == 1 and "DISPLAY" in tray.output and "Traceback" not in tray.output
 
@@ -380,7 +380,7 @@ async def test_autostart(cluster: Cluster) -> None:
     env = {**session.env, "XDG_CONFIG_HOME": str(config), "PATH": str(BIN)}
 
     async def autostart(word: str) -> None:
-        argv = [str(BIN / "ctllm"), f"--state={state}", "autostart", word]
+        argv = [str(BIN / "ctllm"), f"--state-dir={state}", "autostart", word]
         done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr
 
@@ -413,7 +413,7 @@ async def test_the_unit_is_sound(cluster: Cluster) -> None:
     env = {**cluster.environment(), "XDG_CONFIG_HOME": str(cluster.folder)}
     env["XDG_RUNTIME_DIR"] = str(cluster.folder)
     state = cluster.folder / "a $tate of 100%"
-    argv = [str(BIN / "ctllm"), f"--state={state}", "autostart", "on"]
+    argv = [str(BIN / "ctllm"), f"--state-dir={state}", "autostart", "on"]
     await deferToThread(subprocess.run, argv, capture_output=True, env=env, check=True)
     unit = cluster.folder / "systemd" / "user" / "ctllm-desktop.service"
     verify = ["systemd-analyze", "--user", "verify", str(unit)]

@@ -89,7 +89,7 @@ async def test_who_may_manage(town: Cluster) -> None:
         for method, path, body in REFUSED[-5:]:
             status, _, said = await town.http(method, path, body, token)
             assert status == 403, said
-            assert "desktop.allow" in json.loads(said)["error"]
+            assert "desktop.allowed_requests" in json.loads(said)["error"]
     expected = ["POST /api/copy", "DELETE /api/delete", "POST /api/pull"] * 2
     assert arrived(town) == expected
 
@@ -104,11 +104,13 @@ async def test_the_desktop_has_the_last_word(
     """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
     await cluster.cloud()
     cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port, f"--allow={allow}")
+    await cluster.desktop("alice", port, f"--allowed-requests={allow}")
     token = await cluster.token("alice")
     for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
         status, _, said = await cluster.http(method, path, body, token)
-        assert (status == 403 and "desktop.allow" in json.loads(said)["error"]) or passes, said
+        assert (
+            status == 403 and "desktop.allowed_requests" in json.loads(said)["error"]
+        ) or passes, said
     assert arrived(cluster) == passes
 
 
@@ -119,7 +121,7 @@ async def test_never_leaves_my_machine(cluster: Cluster) -> None:
     cluster.ollama, port = cluster.start_ollama("llama3.2", "gpt-oss:120b-cloud")
     endpoint = free_port()
     await cluster.desktop(
-        "alice", port, "--remote-models=refuse", f"--endpoint=127.0.0.1:{endpoint}"
+        "alice", port, "--remote-models=refuse", f"--desktop-listen=127.0.0.1:{endpoint}"
     )
     token = await cluster.token("alice")
 

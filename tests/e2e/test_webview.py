@@ -33,14 +33,14 @@ class Room:
         await self.session.start(panel=False)
         await cluster.run_ctllm("alice", "login", await cluster.invite("alice"))
         self.program = cluster.run(
-            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", "--endpoint=off",
-            f"--state={cluster.state('alice')}", "--ollama=127.0.0.1:9",
+            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", "--desktop-listen=off",
+            f"--state-dir={cluster.state('alice')}", "--ollama-host=127.0.0.1:9",
             env={**self.session.env, "HOME": str(cluster.folder)},
         )  # fmt: skip
         await wait_until(lambda: "bridge: connected" in self.program.printed, "the bridge")
 
     async def run(self, *words: str) -> tuple[int, str]:
-        argv = [str(BIN / "ctllm"), f"--state={self.cluster.state('alice')}", *words]
+        argv = [str(BIN / "ctllm"), f"--state-dir={self.cluster.state('alice')}", *words]
         env = self.cluster.environment()
         done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
         return done.returncode, done.stdout + done.stderr

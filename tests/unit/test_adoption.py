@@ -13,7 +13,7 @@ class AdoptionTests(Case):
     """A cloud that starts, A and B run already; B does not answer."""
 
     outlives = True
-    settings = Cloud(max_proxies=2, proxy_start_seconds=5)
+    settings = Cloud(max_proxies=2, proxy_start_timeout_seconds=5)
 
     def prepare(self) -> None:
         for proxy_id, up in ((A, True), (B, False)):

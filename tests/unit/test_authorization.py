@@ -38,7 +38,9 @@ class Case(SynchronousTestCase):
 
     def use(self, **keys: Any) -> None:
         settings = Desktop(**keys)
-        self.policy = TunnelPolicy(self.upstream.start_request, settings.allow, settings.registries)
+        self.policy = TunnelPolicy(
+            self.upstream.start_request, settings.allowed_requests, settings.allowed_registries
+        )
 
     def open(self, line: str, scope: str | None = "use manage") -> RequestSink:
         method, target = line.split(" ", 1)

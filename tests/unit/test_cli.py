@@ -44,7 +44,7 @@ class CommandTests(SynchronousTestCase):
     def run_(self, *words: str) -> str:
         """What the command prints."""
         with redirect_stdout(io.StringIO()) as out:
-            main(["--config", str(self.config), "--state", str(self.state), *words])
+            main(["--config", str(self.config), "--state-dir", str(self.state), *words])
         return out.getvalue()
 
     def refused(self, *words: str) -> str:
@@ -128,7 +128,7 @@ class CommandTests(SynchronousTestCase):
             self.assertIn(part, there)
         self.assertNotIn(key, self.run_("connect", "--endpoint", "codex"))
         self.assertNotIn("11435", self.run_("connect", "codex", "--cloud"))
-        self.config.write_text('[desktop]\nendpoint = "off"\n')
+        self.config.write_text('[desktop]\nlisten = "off"\n')
         self.assertNotIn("no key is needed", self.run_("connect", "codex"))
 
     def test_connect_an_unknown_client(self) -> None:

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import (
     KEYS,
+    OPTIONS,
     Cloud,
     Config,
     arguments,
@@ -20,6 +21,7 @@ from ctllm.config import (
     ollama_url,
     public_url,
 )
+from ctllm.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS
 from ctllm.errors import BadConfiguration
 
 EXAMPLE = Path(__file__).parents[2] / "etc" / "ctllm.toml"
@@ -34,7 +36,8 @@ class _WithFile(SynchronousTestCase):
         return path
 
     def loaded(self, text: str, **overrides: str) -> Config:
-        return load(self.file(text), overrides, ENVIRON)
+        options = {name.replace("_", "-"): value for name, value in overrides.items()}
+        return load(self.file(text), options, ENVIRON)
 
     def assert_refused(self, text: str, expected: str) -> None:
         path = self.file(text)
@@ -48,25 +51,25 @@ class PrecedenceTests(_WithFile):
         config = self.loaded("")
         self.assertEqual(config.cloud, Cloud())
         self.assertEqual(config.cloud.listen, "127.0.0.1:8434")
-        self.assertEqual(config.proxy.window, 262144)
+        self.assertEqual(config.proxy.stream_window_bytes, 262144)
 
     def test_file_over_defaults(self) -> None:
         """What the file says counts; what it leaves out stays at its default."""
-        config = self.loaded('log_format = "json"\n[cloud]\norigins = ["https://a.example"]\n')
+        config = self.loaded('log_format = "json"\n[cloud]\ncors_origins = ["https://a.example"]\n')
         self.assertEqual(config.log_format, "json")
-        self.assertEqual(config.cloud.origins, ("https://a.example",))
-        self.assertEqual(config.cloud.token_seconds, 600)
+        self.assertEqual(config.cloud.cors_origins, ("https://a.example",))
+        self.assertEqual(config.cloud.access_token_ttl_seconds, 600)
 
     def test_options_over_file(self) -> None:
         """An option of the command line wins over the file, and comes as text."""
         config = self.loaded(
-            '[cloud]\ntoken_seconds = 60\nmetrics = "off"\n',
-            token_seconds="90",
-            origins="https://a.example, http://b.example:80",
+            '[cloud]\naccess_token_ttl_seconds = 60\nmetrics_listen = "off"\n',
+            access_token_ttl_seconds="90",
+            cors_origins="https://a.example, http://b.example:80",
         )
-        self.assertEqual(config.cloud.token_seconds, 90)
-        self.assertEqual(config.cloud.metrics, "off")
-        self.assertEqual(config.cloud.origins, ("https://a.example", "http://b.example:80"))
+        self.assertEqual(config.cloud.access_token_ttl_seconds, 90)
+        self.assertEqual(config.cloud.metrics_listen, "off")
+        self.assertEqual(config.cloud.cors_origins, ("https://a.example", "http://b.example:80"))
 
     def test_text_options_stay_text(self) -> None:
         """A name made of digits is a name, not a number."""
@@ -76,26 +79,26 @@ class PrecedenceTests(_WithFile):
         """The file that `$CTLLM_CONFIG` names comes before the one in `$XDG_CONFIG_HOME`."""
         home = Path(self.mktemp())
         (home / "ctllm").mkdir(parents=True)
-        (home / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_days = 7\n")
+        (home / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_ttl_days = 7\n")
         environ = {"HOME": "/home/ada", "XDG_CONFIG_HOME": str(home)}
-        self.assertEqual(load(None, {}, environ).cloud.session_days, 7)
-        environ["CTLLM_CONFIG"] = str(self.file("[cloud]\nsession_days = 8\n"))
-        self.assertEqual(load(None, {}, environ).cloud.session_days, 8)
-        named = self.file("[cloud]\nsession_days = 9\n")
-        self.assertEqual(load(named, {}, environ).cloud.session_days, 9)
+        self.assertEqual(load(None, {}, environ).cloud.session_ttl_days, 7)
+        environ["CTLLM_CONFIG"] = str(self.file("[cloud]\nsession_ttl_days = 8\n"))
+        self.assertEqual(load(None, {}, environ).cloud.session_ttl_days, 8)
+        named = self.file("[cloud]\nsession_ttl_days = 9\n")
+        self.assertEqual(load(named, {}, environ).cloud.session_ttl_days, 9)
 
     def test_search_below_home(self) -> None:
         """Without `$XDG_CONFIG_HOME` it is ~/.config."""
         home = Path(self.mktemp())
         (home / ".config" / "ctllm").mkdir(parents=True)
-        (home / ".config" / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_days = 7\n")
-        self.assertEqual(load(None, {}, {"HOME": str(home)}).cloud.session_days, 7)
+        (home / ".config" / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_ttl_days = 7\n")
+        self.assertEqual(load(None, {}, {"HOME": str(home)}).cloud.session_ttl_days, 7)
 
     def test_state_folder(self) -> None:
         """The state folder is what was said, else systemd's, else XDG's, else below home."""
 
         def state(given: str = "", **environ: str) -> str:
-            return load(None, {"state": given}, ENVIRON | environ).state
+            return load(None, {"state-dir": given}, ENVIRON | environ).state_dir
 
         systemd = {"STATE_DIRECTORY": "/var/lib/ctllm:/var/lib/other", "XDG_STATE_HOME": "/x"}
         self.assertEqual(state("/srv", **systemd), "/srv")
@@ -112,7 +115,7 @@ class RefusalTests(_WithFile):
         missing = Path(self.mktemp())
         for path, environ in ((missing, {}), (None, {"CTLLM_CONFIG": str(missing)})):
             error = self.assertRaises(BadConfiguration, load, path, {}, ENVIRON | environ)
-            self.assertEqual(error.message, f"{missing}: there is no such file")
+            self.assertEqual(error.message, f"{missing}: no such file")
 
     def test_unreadable_file(self) -> None:
         """What cannot be read or is no text is an error that names it."""
@@ -122,37 +125,56 @@ class RefusalTests(_WithFile):
         self.assertEqual(error.message, f"{folder}: cannot be read: Is a directory")
         (binary := folder / "b").write_bytes(b"\xff\xfe")
         error = self.assertRaises(BadConfiguration, load, binary, {}, ENVIRON)
-        self.assertEqual(error.message, f"{binary}: must be text in UTF-8")
+        self.assertEqual(error.message, f"{binary}: must be UTF-8 text")
 
     def test_not_toml(self) -> None:
         """An error of TOML's syntax names the line, the last one for an unexpected end too."""
         self.assert_refused(
             "\n[cloud]\nlisten: 5\n",
-            ", line 3: is not TOML: Expected '=' after a key in a key/value pair",
+            ", line 3: invalid TOML: Expected '=' after a key in a key/value pair",
         )
-        self.assert_refused("[cloud]\nurl =", ", line 2: is not TOML: Invalid value")
+        self.assert_refused("[cloud]\npublic_url =", ", line 2: invalid TOML: Invalid value")
 
     def test_unknown_key(self) -> None:
         """A wrong key is named with its line, and with the right one that is nearest."""
         self.assert_refused(
             '# a\n[desktop]\ndemo = "on"\n\n[cloud]\n# lisen = 1\nlisen = "x"\n',
-            ', line 7: [cloud] lisen: no such key; did you mean "listen"?',
+            ', line 7: cloud.lisen: no such key; did you mean "listen"?',
         )
         self.assert_refused(
             'log_fromat = "json"\n', ', line 1: log_fromat: no such key; did you mean "log_format"?'
         )
-        self.assert_refused("[cloud]\nqqq = 1\n", ", line 2: [cloud] qqq: no such key")
+        self.assert_refused("[cloud]\nqqq = 1\n", ", line 2: cloud.qqq: no such key")
 
     def test_misplaced_key(self) -> None:
         """A right key in a wrong section says where it belongs."""
         self.assert_refused(
-            "[desktop]\nwindow = 1\n", ", line 2: [desktop] window: belongs under [proxy]"
+            "[desktop]\nstream_window_bytes = 1\n",
+            ", line 2: desktop.stream_window_bytes: belongs under [proxy]",
         )
-        self.assert_refused("window = 1\n", ", line 1: window: belongs under [proxy]")
         self.assert_refused(
-            '[proxy]\nstate = "/"\n',
-            ", line 2: [proxy] state: belongs at the top, before the first section",
+            "stream_window_bytes = 1\n", ", line 1: stream_window_bytes: belongs under [proxy]"
         )
+        self.assert_refused(
+            '[proxy]\nstate_dir = "/"\n',
+            ", line 2: proxy.state_dir: belongs at the top, before the first section",
+        )
+
+    def test_refuses_renamed_keys_with_the_new_name(self) -> None:
+        for old, new in RENAMED_KEYS.items():
+            section, _, name = old.rpartition(".")
+            header = f"[{section}]\n" if section else "\n"
+            self.assert_refused(f"{header}{name} = 1\n", f", line 2: {old} is now {new}")
+            self.assert_refused(f"{name} = 1\n", f": {old} is now {new}".replace(":", ", line 1:"))
+            self.assertIn(new, KEYS)
+            self.assertNotIn(old, KEYS)
+
+    def test_refuses_renamed_options_with_the_new_name(self) -> None:
+        for old, new in RENAMED_OPTIONS.items():
+            error = self.assertRaises(BadConfiguration, load, None, {old: "1"}, ENVIRON)
+            self.assertEqual(error.message, f"--{old} is now --{new}")
+            self.assertIn(new, OPTIONS)
+            self.assertNotIn(old, OPTIONS)
 
     def test_unknown_section(self) -> None:
         """A wrong section is named with its line, and with the nearest; a section is a table."""
@@ -168,11 +190,11 @@ class RefusalTests(_WithFile):
         self.assertEqual(self.loaded('cloud.listen = "[::1]:1"\n').cloud.listen, "[::1]:1")
         self.assert_refused(
             "\ncloud.max_proxies = 0\n",
-            ", line 2: [cloud] max_proxies: must be a whole number, at least 1",
+            ", line 2: cloud.max_proxies: must be a whole number, at least 1",
         )
         self.assert_refused(
             "cloud = {max_proxies = 0}\n",
-            ": [cloud] max_proxies: must be a whole number, at least 1",
+            ": cloud.max_proxies: must be a whole number, at least 1",
         )
 
     def test_wrong_values(self) -> None:
@@ -182,27 +204,25 @@ class RefusalTests(_WithFile):
         small = "must be larger than the /28 that each proxy gets of it"
         private = "must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
         for key, value, expected in (
-            ("token_seconds", "59", number),
-            ("token_seconds", "3601", number),
-            ("token_seconds", "60.5", number),
-            ("token_seconds", '"60"', number),
-            ("token_seconds", "true", number),
-            ("runtime", '"podman"', 'must be "docker" or "process"'),
-            ("listen", "8434", "must be a text"),
-            ("network_pool", '"10.128.0.1/12"', network),
-            ("network_pool", '"fd00::/8"', network),
-            ("network_pool", '"10.0.0.0/28"', small),
-            ("network_pool", '"8.8.0.0/16"', private),
-            ("network_pool", '"127.0.0.0/8"', private),
-            ("network_pool", '"169.254.0.0/16"', private),
-            ("network_pool", '"10.0.0.0/7"', private),
-            ("origins", '"https://a.example"', "must be a list of texts"),
-            ("origins", "[1]", "must be a list of texts"),
+            ("access_token_ttl_seconds", "59", number),
+            ("access_token_ttl_seconds", "3601", number),
+            ("access_token_ttl_seconds", "60.5", number),
+            ("access_token_ttl_seconds", '"60"', number),
+            ("access_token_ttl_seconds", "true", number),
+            ("spawner", '"podman"', 'must be "docker" or "process"'),
+            ("listen", "8434", "must be a string"),
+            ("docker_network_pool", '"10.128.0.1/12"', network),
+            ("docker_network_pool", '"fd00::/8"', network),
+            ("docker_network_pool", '"10.0.0.0/28"', small),
+            ("docker_network_pool", '"8.8.0.0/16"', private),
+            ("docker_network_pool", '"127.0.0.0/8"', private),
+            ("docker_network_pool", '"169.254.0.0/16"', private),
+            ("docker_network_pool", '"10.0.0.0/7"', private),
+            ("cors_origins", '"https://a.example"', "must be a list of strings"),
+            ("cors_origins", "[1]", "must be a list of strings"),
         ):
-            self.assert_refused(
-                f"[cloud]\n{key} = {value}\n", f", line 2: [cloud] {key}: {expected}"
-            )
-        long = "must be a text of at most 100 characters, in one line"
+            self.assert_refused(f"[cloud]\n{key} = {value}\n", f", line 2: cloud.{key}: {expected}")
+        long = "must be a string of at most 100 characters, in one line"
         invisible = "must be one line of characters that can be seen"
         for name, expected in (
             ("x" * 101, long),
@@ -213,7 +233,7 @@ class RefusalTests(_WithFile):
         ):
             self.assert_refused(
                 f'[desktop]\ndesktop_name = "{name}"\n',
-                f", line 2: [desktop] desktop_name: {expected}",
+                f", line 2: desktop.desktop_name: {expected}",
             )
         self.assert_refused(
             'log_format = "xml"\n', ', line 1: log_format: must be "json" or "text"'
@@ -221,23 +241,27 @@ class RefusalTests(_WithFile):
 
     def test_overridden_values_are_judged(self) -> None:
         """A wrong value in the file is an error even where an option overrides it."""
-        path = self.file("[cloud]\ntoken_seconds = 5\n")
-        self.assertRaises(BadConfiguration, load, path, {"token_seconds": "60"}, ENVIRON)
+        path = self.file("[cloud]\naccess_token_ttl_seconds = 5\n")
+        self.assertRaises(BadConfiguration, load, path, {"access-token-ttl-seconds": "60"}, ENVIRON)
 
     def test_wrong_options(self) -> None:
         """An error of the command line names the option as it is written there."""
         for name, value, expected in (
             (
-                "token_seconds",
+                "access-token-ttl-seconds",
                 "5",
-                "--token-seconds=5: must be a whole number, at least 60 and at most 3600",
+                "--access-token-ttl-seconds=5: must be a whole number, at least 60 and at most 3600",
             ),
             (
-                "token-seconds",
+                "access-token-ttl-seconds",
                 "x",
-                "--token-seconds=x: must be a whole number, at least 60 and at most 3600",
+                "--access-token-ttl-seconds=x: must be a whole number, at least 60 and at most 3600",
             ),
-            ("keep", "٣", "--keep=٣: must be a whole number, at least 0"),
+            (
+                "resume-buffer-bytes",
+                "٣",
+                "--resume-buffer-bytes=٣: must be a whole number, at least 0",
+            ),
             ("demo", "maybe", '--demo=maybe: must be "auto", "off" or "on"'),
             ("lisen", "x", "--lisen: no such option; did you mean --listen?"),
         ):
@@ -247,30 +271,29 @@ class RefusalTests(_WithFile):
     def test_no_password_in_messages(self) -> None:
         """A password that somebody put into a URL does not come back in the message."""
         url = "http://ada:sesame@a.example"
-        error = self.assertRaises(BadConfiguration, load, None, {"cloud_url": url}, ENVIRON)
+        error = self.assertRaises(BadConfiguration, load, None, {"cloud-url": url}, ENVIRON)
         self.assertIn("--cloud-url=…: must be a web address without user", error.message)
-        path = self.file(f'[desktop]\nollama = "{url}"\n')
+        path = self.file(f'[desktop]\nollama_host = "{url}"\n')
         error = self.assertRaises(BadConfiguration, load, path, {}, ENVIRON)
-        self.assertIn("line 2: [desktop] ollama: must be host:port", error.message)
+        self.assertIn("line 2: desktop.ollama_host: must be host:port", error.message)
         self.assertNotIn("sesame", error.message)
 
 
 class AddressTests(SynchronousTestCase):
-    def accepts(self, key: str, *values: str) -> None:
+    def accepts(self, option: str, *values: str) -> None:
         for value in values:
-            config = load(None, {key: value}, ENVIRON)
-            section = getattr(config, KEYS[key].section)
-            self.assertIn(
-                value, getattr(section, key) if key == "origins" else (getattr(section, key),)
-            )
+            config = load(None, {option: value}, ENVIRON)
+            key = OPTIONS[option]
+            found = getattr(getattr(config, key.section), key.name)
+            self.assertIn(value, found if isinstance(found, tuple) else (found,))
 
-    def refuses(self, key: str, *values: str) -> None:
+    def refuses(self, option: str, *values: str) -> None:
         for value in values:
             try:
-                load(None, {key: value}, ENVIRON)
+                load(None, {option: value}, ENVIRON)
             except BadConfiguration:
                 continue
-            self.fail(f"{key} took {value!r}")
+            self.fail(f"--{option} took {value!r}")
 
     def test_endpoint_strings(self) -> None:
         """Each address becomes an endpoint on which Twisted listens at that interface and port."""
@@ -315,13 +338,13 @@ class AddressTests(SynchronousTestCase):
 
     def test_off(self) -> None:
         """What may be turned off takes "off" besides addresses."""
-        for key in ("metrics", "endpoint"):
+        for key in ("metrics-listen", "desktop-listen"):
             self.accepts(key, "off", "127.0.0.1:1", "unix:/a")
             self.refuses(key, "", "on", "8435")
 
     def test_web_addresses(self) -> None:
         """An address of the cloud is a whole site over http or https, or empty."""
-        for key in ("url", "cloud_url"):
+        for key in ("public-url", "cloud-url"):
             self.accepts(key, "", "https://a.example", "http://127.0.0.1:8434/", "https://[::1]:1")
             self.refuses(key, "a.example", "ftp://a", "https://", "https://:80", "https://a:x")
             self.refuses(
@@ -330,11 +353,13 @@ class AddressTests(SynchronousTestCase):
 
     def test_origins(self) -> None:
         """Origins are what browsers send: no path, no slash, lower case, never a wildcard."""
-        self.accepts("origins", "https://a.example", "http://localhost:5173", "app://obsidian.md")
-        self.accepts("origins", "http://localhost:*", "app://*", "vscode-webview://*")
-        self.refuses("origins", "http://*", "https://*:443", "https://*.a.example", "app://a*")
-        self.refuses("origins", "*", "null", "https://a/", "https://A.example", "a.example")
-        self.refuses("origins", "https://a,https://b/c", "https://u@a", "https://")
+        self.accepts(
+            "cors-origins", "https://a.example", "http://localhost:5173", "app://obsidian.md"
+        )
+        self.accepts("cors-origins", "http://localhost:*", "app://*", "vscode-webview://*")
+        self.refuses("cors-origins", "http://*", "https://*:443", "https://*.a.example", "app://a*")
+        self.refuses("cors-origins", "*", "null", "https://a/", "https://A.example", "a.example")
+        self.refuses("cors-origins", "https://a,https://b/c", "https://u@a", "https://")
 
     def test_public_url(self) -> None:
         """Links use the public address, else the one to listen on, as a client can reach it."""
@@ -344,7 +369,7 @@ class AddressTests(SynchronousTestCase):
         self.assertEqual(public_url("", "[::]:80"), "http://[::1]:80")
         error = self.assertRaises(BadConfiguration, public_url, "", "unix:/a")
         self.assertEqual(
-            error.message, "[cloud] url: must be set when listen is an endpoint string"
+            error.message, "cloud.public_url: must be set when cloud.listen is an endpoint string"
         )
 
 
@@ -416,7 +441,7 @@ class ExampleFileTests(SynchronousTestCase):
         defaults = load(None, {}, ENVIRON)
         self.assertEqual(load(path, {}, ENVIRON), defaults)
         self.assertEqual(load(EXAMPLE, {}, ENVIRON), defaults)
-        self.assertEqual(defaults, Config(state=defaults.state))
+        self.assertEqual(defaults, Config(state_dir=defaults.state_dir))
 
 
 class KeyTests(SynchronousTestCase):
@@ -424,13 +449,15 @@ class KeyTests(SynchronousTestCase):
         """Each default would pass its own check, and each key says what it is for."""
         for key in KEYS.values():
             given = list(key.default) if isinstance(key.default, tuple) else key.default
-            self.assertEqual(key.value(given), key.default)
+            self.assertEqual(key.convert(given), key.default)
             self.assertTrue(key.description.endswith("."), key.name)
 
     def test_arguments(self) -> None:
         """A section handed to another process as options arrives as it was."""
         cloud = Cloud(
-            origins=("https://a.example", "https://b.example"), max_proxies=7, metrics="off"
+            cors_origins=("https://a.example", "https://b.example"),
+            max_proxies=7,
+            metrics_listen="off",
         )
         given = dict(each.removeprefix("--").split("=", 1) for each in arguments(cloud))
         self.assertEqual(load(None, given, ENVIRON).cloud, cloud)

@@ -129,7 +129,7 @@ class TunnelPageTests(TestCase):
             frames.SUBPROTOCOL,
             f"{frames.MAX_MESSAGE:,} bytes",
             f"1 to {frames.MAX_DATA:,} bytes",
-            f"{KEYS['window'].default} unless configured",
+            f"{KEYS['proxy.stream_window_bytes'].default} unless configured",
             f"the last {REMEMBERED})",
         ):
             self.assertIn(said, text)
@@ -267,7 +267,7 @@ class NamesTests(TestCase):
 
     def test_keys(self) -> None:
         """Every key of the configuration that the documents name exists, in that section."""
-        known = {f"{key.section}.{key.name}" for key in KEYS.values()}
+        known = set(KEYS)
         named = 0
         for page in PAGES:
             for name in re.findall(r"`((?:cloud|desktop|proxy)\.[a-z_]+)`", page.read_text()):

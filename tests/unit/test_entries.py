@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cli.autostart_files import Machine, entries
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
-DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state=/home/ann/it's mine")
+DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state-dir=/home/ann/it's mine")
 TRAY = (PYTHON, "-m", "ctllm_tray", "--wait=120")
 
 

@@ -315,7 +315,7 @@ class Routing(Case):
         self.ask("DELETE /api/delete", b"{}", **use)
         self.assertIn("ctllm keys add NAME --manage", self.told["error"])
         self.ask("POST /v1/rerank", b"{}", **use)
-        self.assertIn("desktop.allow", self.told["error"]["message"])
+        self.assertIn("desktop.allowed_requests", self.told["error"]["message"])
         self.assertEqual(self.told["error"]["type"], "permission_error")
         self.assertEqual((self.ask("GET /api/chat", **use), self.header("allow")), (405, "POST"))
 

@@ -431,7 +431,7 @@ class Locks(SynchronousTestCase):
         file = Path(self.mktemp())
         file.write_text("")
         error: CtllmError = self.assertRaises(BadConfiguration, InstanceLock(file).acquire)
-        self.assertIn("--state", error.message)
+        self.assertIn("--state-dir", error.message)
 
 
 class Trickling(SynchronousTestCase):

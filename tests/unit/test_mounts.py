@@ -143,14 +143,14 @@ class MountTests(Case):
         error = self.assertRaises(
             BadConfiguration, Mounts(self.state / ("x" * 60), self.clock).open
         )
-        self.assertIn("--state", error.message)
+        self.assertIn("--state-dir", error.message)
 
     def test_a_cloud_of_the_containers_user(self) -> None:
         """Does not start: containers would own the folders."""
         self.patch(os, "geteuid", lambda: module.CONTAINER_USER)
         error = self.assertRaises(BadConfiguration, Mounts(self.state, self.clock).open)
         self.assertIn(f"user {module.CONTAINER_USER}", error.message)
-        self.assertIn("network = bridge", error.message)
+        self.assertIn("docker_network = bridge", error.message)
 
 
 class SealTests(Case):

@@ -12,7 +12,8 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import KEYS, Config
-from ctllm.proxy_args import ProxyPlace
+from ctllm.config.renamed import RENAMED_OPTIONS
+from ctllm.proxy_args import ProxyArguments
 from ctllm.tap_options import Options
 
 KEY = bytes(range(32))
@@ -37,8 +38,8 @@ class PlaceTests(_Case):
     def test_default_place(self) -> None:
         """Without a place everything runs in one program, at the defaults."""
         options = parsed()
-        self.assertEqual(options.place, "all")
-        self.assertEqual(options.configuration(), Config(state="/home/ada/.local/state/ctllm"))
+        self.assertEqual(options.role, "all")
+        self.assertEqual(options.configuration(), Config(state_dir="/home/ada/.local/state/ctllm"))
 
     def test_every_key_is_an_option_once(self) -> None:
         """Each key is an option of `all`, under a name that nothing else has."""
@@ -58,7 +59,8 @@ class PlaceTests(_Case):
 
         self.assertEqual(options("cloud"), keys("", "cloud", "proxy"))
         self.assertEqual(
-            options("desktop"), keys("", "desktop", "proxy") - {"memory-bytes", "max-open-files"}
+            options("desktop"),
+            keys("", "desktop", "proxy") - {"max-memory-bytes", "max-open-files"},
         )
         own = {"socket", "port", "host", "id", "cloud-key", "uid"}
         self.assertEqual(options("proxy"), keys("", "proxy") | own)
@@ -66,66 +68,68 @@ class PlaceTests(_Case):
 
     def test_values(self) -> None:
         """Numbers, choices and lists are given as values."""
-        cloud = parsed("cloud", "--token-seconds", "60", "--origins=https://a,https://b")
-        self.assertEqual(cloud.place, "cloud")
-        self.assertEqual(cloud.configuration().cloud.token_seconds, 60)
-        self.assertEqual(cloud.configuration().cloud.origins, ("https://a", "https://b"))
+        cloud = parsed(
+            "cloud", "--access-token-ttl-seconds", "60", "--cors-origins=https://a,https://b"
+        )
+        self.assertEqual(cloud.role, "cloud")
+        self.assertEqual(cloud.configuration().cloud.access_token_ttl_seconds, 60)
+        self.assertEqual(cloud.configuration().cloud.cors_origins, ("https://a", "https://b"))
         self.assertEqual(parsed("desktop", "--demo=off").configuration().desktop.demo, "off")
 
     def test_common_options_before_and_after_the_place(self) -> None:
         """The common options stand before or after the place's name; the nearer one wins."""
-        self.assertEqual(parsed("--state=/a", "cloud").configuration().state, "/a")
-        self.assertEqual(parsed("--state=/a", "cloud", "--state=/b").configuration().state, "/b")
+        self.assertEqual(parsed("--state-dir=/a", "cloud").configuration().state_dir, "/a")
+        self.assertEqual(
+            parsed("--state-dir=/a", "cloud", "--state-dir=/b").configuration().state_dir, "/b"
+        )
 
     def test_config_file(self) -> None:
         """`--config` names the file, and options win over what is in it."""
         file, other = Path(self.mktemp()), Path(self.mktemp())
-        file.write_text("[proxy]\nkeep = 1\ngrace_seconds = 2\n")
-        other.write_text("[proxy]\nkeep = 3\n")
-        options = parsed(f"--config={file}", "desktop", "--grace-seconds=4")
+        file.write_text("[proxy]\nresume_buffer_bytes = 1\nreconnect_grace_seconds = 2\n")
+        other.write_text("[proxy]\nresume_buffer_bytes = 3\n")
+        options = parsed(f"--config={file}", "desktop", "--reconnect-grace-seconds=4")
         self.assertEqual(options["config"], file)
-        self.assertEqual(options.configuration().proxy.keep, 1)
-        self.assertEqual(options.configuration().proxy.grace_seconds, 4)
+        self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 1)
+        self.assertEqual(options.configuration().proxy.reconnect_grace_seconds, 4)
         nearer = parsed(f"--config={file}", "desktop", f"--config={other}")
         self.assertEqual(nearer["config"], other)
-        self.assertEqual(nearer.configuration().proxy.keep, 3)
+        self.assertEqual(nearer.configuration().proxy.resume_buffer_bytes, 3)
 
 
-class ProxyPlaceTests(_Case):
+class ProxyArgumentsTests(_Case):
     def test_on_a_socket(self) -> None:
         """A proxy on a UNIX socket has no port, and the cloud's key as bytes."""
-        options = parsed(*PROXY, "--socket=/run/p.sock", "--keep=9")
-        expected = ProxyPlace(
+        options = parsed(*PROXY, "--socket=/run/p.sock", "--resume-buffer-bytes=9")
+        expected = ProxyArguments(
             socket=Path("/run/p.sock"), port=None, host="127.0.0.1", id="p", cloud_key=KEY
         )
-        self.assertEqual(options.proxy_place(), expected)
-        self.assertEqual(options.configuration().proxy.keep, 9)
+        self.assertEqual(options.proxy_arguments(), expected)
+        self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 9)
 
     def test_on_a_port(self) -> None:
         """A proxy on a port has no socket."""
-        place = parsed(*PROXY, "--port=0").proxy_place()
+        place = parsed(*PROXY, "--port=0").proxy_arguments()
         self.assertEqual((place.socket, place.port, place.host), (None, 0, "127.0.0.1"))
 
     def test_on_another_address(self) -> None:
         """As in a container; with a socket it means nothing."""
-        place = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_place()
+        place = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_arguments()
         self.assertEqual((place.port, place.host), (80, "0.0.0.0"))
-        self.assert_refused(
-            *PROXY, "--socket=/a", "--host=0.0.0.0", sentence="--host goes with --port"
-        )
+        self.assert_refused(*PROXY, "--socket=/a", "--host=0.0.0.0", sentence="--host needs --port")
         sentence = "--host=x:y: must be an IPv4 address"
         self.assert_refused(*PROXY, "--port=80", "--host=x:y", sentence=sentence)
 
     def test_one_of_socket_and_port(self) -> None:
         """Neither and both are refused."""
-        sentence = "a proxy listens on --socket or on --port: give one of them"
+        sentence = "give either --socket or --port"
         self.assert_refused(*PROXY, sentence=sentence)
         self.assert_refused(*PROXY, "--port=0", "--socket=/a", sentence=sentence)
 
     def test_missing(self) -> None:
         """The id and the key are needed."""
-        self.assert_refused("proxy", "--port=0", sentence="--id: is missing")
-        self.assert_refused("proxy", "--port=0", "--id=p", sentence="--cloud-key: is missing")
+        self.assert_refused("proxy", "--port=0", sentence="--id is missing")
+        self.assert_refused("proxy", "--port=0", "--id=p", sentence="--cloud-key is missing")
 
     def test_wrong_values(self) -> None:
         """Each wrong value is refused with what would be right."""
@@ -158,13 +162,24 @@ class RefusalTests(_Case):
 
     def test_misplaced_option(self) -> None:
         """An option of another place, or before the place's name, is told where it belongs."""
-        sentence = "--listen: is an option of all, cloud; write it after the place's name"
+        sentence = "--listen: is an option of all, cloud; write it after the role"
         self.assert_refused("--listen=127.0.0.1:1", sentence=sentence)
         self.assert_refused("desktop", "--listen=127.0.0.1:1", sentence=sentence)
 
+    def test_refuses_renamed_options_with_the_new_name(self) -> None:
+        for old, new in RENAMED_OPTIONS.items():
+            sentence = f"--{old} is now --{new}"
+            for role in ([], ["all"], ["desktop"], ["cloud"], PROXY):
+                self.assert_refused(*role, f"--{old}=1", sentence=sentence)
+                self.assert_refused(*role, f"--{old}", "1", sentence=sentence)
+
+    def test_help_has_no_renamed_options(self) -> None:
+        for _, _, level, _ in Options.subCommands:
+            self.assertFalse({row[0] for row in level.rows()} & set(RENAMED_OPTIONS))
+
     def test_unknown_place(self) -> None:
         """A wrong place is told with the nearest one."""
-        self.assert_refused("clud", sentence="clud: no such place; did you mean cloud?")
+        self.assert_refused("clud", sentence="clud: no such role; did you mean cloud?")
 
     def test_wrong_value(self) -> None:
         """A wrong value ends as a usage error with the configuration's own sentence."""
@@ -177,14 +192,14 @@ class RefusalTests(_Case):
     def test_wrong_file(self) -> None:
         """So does a wrong file."""
         missing = self.mktemp()
-        self.assert_refused(f"--config={missing}", sentence=f"{missing}: there is no such file")
+        self.assert_refused(f"--config={missing}", sentence=f"{missing}: no such file")
 
     def test_what_a_place_cannot_start_with(self) -> None:
         """What only some places need is judged only there, before anything starts."""
-        url = "[cloud] url: must be set when listen is an endpoint string"
+        url = "cloud.public_url: must be set when cloud.listen is an endpoint string"
         self.assert_refused("cloud", "--listen=unix:/a", sentence=url)
         self.assert_refused("all", "--listen=unix:/a", sentence=url)
-        parsed("cloud", "--listen=unix:/a", "--url=https://a")
+        parsed("cloud", "--listen=unix:/a", "--public-url=https://a")
         port = "$OLLAMA_HOST: names a port that is not a number from 0 to 65535"
         self.assert_refused("desktop", sentence=port, OLLAMA_HOST="a:66000")
         self.assert_refused(sentence=port, OLLAMA_HOST="a:66000")
@@ -210,7 +225,7 @@ class HelpTests(SynchronousTestCase):
         for place, _, level, _ in Options.subCommands:
             text = self.shown(place, "--help")
             for row in level.rows():
-                self.assertIn(f"  --{row[0]}= ", text)
+                self.assertRegex(text, rf"(?m)^  --{row[0]}=( |$)")
             self.assertIn(f"Examples:\n  {level.examples[0]}", text)
             self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
         self.assertIn("[default: 127.0.0.1:8434]", self.shown("cloud", "--help"))
@@ -231,7 +246,7 @@ class HelpTests(SynchronousTestCase):
         """After an error twistd shows where the help is, not all of it above the sentence."""
         options = Options({"CTLLM_CONFIG": "/dev/null"})
         self.assertRaises(usage.UsageError, options.parseOptions, ["cloud", "--max-proxies=0"])
-        hint = "For every option and examples: twistd ctllm cloud --help\n"
+        hint = "For all options and examples: twistd ctllm cloud --help\n"
         self.assertEqual(options.getUsage(), hint)
 
     def test_version(self) -> None:

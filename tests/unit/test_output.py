@@ -102,7 +102,7 @@ class OutletTests(SynchronousTestCase):
         file = state / "desktop" / "credentials.json"
         file.parent.mkdir(parents=True)
         file.write_text('{"desktop_id": "d", "keys": {"a": "k"}}')
-        program = f"from ctllm.cli import main; main(['--state={state}', 'keys'])"
+        program = f"from ctllm.cli import main; main(['--state-dir={state}', 'keys'])"
         with open("/dev/full", "w") as full:
             done = subprocess.run(
                 [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, timeout=30

@@ -106,7 +106,7 @@ class Case(TestCase):
         return pid
 
     def proxies(self, runtime: ProcessSpawner) -> ProxyManager:
-        settings = Cloud(proxy_health_seconds=1)
+        settings = Cloud(proxy_health_interval_seconds=1)
         return self.started(ProxyManager(runtime, reactor, settings, AuditLog(None), Metrics()))
 
     def left(self) -> list[str]:
@@ -401,12 +401,12 @@ class CommandTests(SynchronousTestCase):
     def test_options(self) -> None:
         """The command line is one that `twistd ctllm proxy` takes, with every setting in it."""
         key = "A" * 43
-        settings = Proxy(window=131072, keep=0)
+        settings = Proxy(stream_window_bytes=131072, resume_buffer_bytes=0)
         argv = list(lean(key, settings)(A, ("--socket", "/run/p.sock")))
         options = Options({})
         options.parseOptions(["proxy", *argv[argv.index("ctllm.proxy_main") + 1 :]])
-        told = options.proxy_place()
-        self.assertEqual((options.place, told.id, str(told.socket)), ("proxy", A, "/run/p.sock"))
+        told = options.proxy_arguments()
+        self.assertEqual((options.role, told.id, str(told.socket)), ("proxy", A, "/run/p.sock"))
         self.assertEqual(options.configuration().proxy, settings)
 
     def test_start(self) -> None:

@@ -247,7 +247,7 @@ class WatchTests(Case):
 class LimitTests(Case):
     """So many, and no more."""
 
-    settings = Cloud(max_proxies=3, max_starting=2)
+    settings = Cloud(max_proxies=3, max_concurrent_starts=2)
 
     def test_full(self) -> None:
         """Beyond the limit a start is refused with a time to come again; what runs goes on."""
@@ -275,7 +275,7 @@ class LimitTests(Case):
 class TurnTests(Case):
     """How many start at once."""
 
-    settings = Cloud(max_proxies=6, max_starting=2)
+    settings = Cloud(max_proxies=6, max_concurrent_starts=2)
 
     def test_turns(self) -> None:
         """No more start at once than may; the others take their turns."""

@@ -39,7 +39,7 @@ class SharesTests(SynchronousTestCase):
             room = ConnectionLimiter(
                 max_connections(cloud.max_connections, FILES_PER_REQUEST, RESERVED_FILES + 300)
             ).max_authenticated
-            share = max_requests_per_user(cloud.max_user_requests, room)
+            share = max_requests_per_user(cloud.max_requests_per_user, room)
             self.assertLess(3 * share, room)
             self.assertLess(FILES_PER_REQUEST * room, files)
             self.assertGreater(share, 16)

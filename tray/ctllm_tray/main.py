@@ -16,6 +16,7 @@ from typing import Any
 
 from ctllm import __version__
 from ctllm.config import load
+from ctllm.config.renamed import renamed_option
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc.client import IpcClient
 from ctllm.system.display import has_graphical_session
@@ -36,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Show the tray until it is told to quit."""
     told = _options().parse_args(arguments)
     try:
-        config = load(told.config, {"state": told.state} if told.state else {}, os.environ)
+        config = load(
+            told.config, {"state-dir": told.state_dir} if told.state_dir else {}, os.environ
+        )
     except CtllmError as error:
         raise SystemExit(f"ctllm-tray: {error.message}") from None
-    state = Path(config.state)
+    state = Path(config.state_dir)
     if not has_graphical_session(sys.platform, os.environ):
         raise SystemExit(NO_SESSION)
     if not _alone(state):
@@ -58,10 +61,12 @@ def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ctllm-tray",
         description="Shows in the panel how the desktop of ctllm is, and starts it if none runs.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"ctllm {__version__}")
     parser.add_argument("--config", type=Path, help="the configuration file (as for twistd ctllm)")
-    parser.add_argument("--state", help="the folder with sign-in and keys (as configured)")
+    parser.add_argument("--state-dir", help="the folder with sign-in and keys (as configured)")
+    parser.add_argument("--state", type=_refuse_renamed, help=argparse.SUPPRESS)
     parser.add_argument(
         "--panel", choices=("auto", "dark", "light"), default="auto",
         help="what the panel is like; the icon is drawn in the other colour",
@@ -74,6 +79,10 @@ def _options() -> argparse.ArgumentParser:
         "--no-start", action="store_true", help="start no daemon; wait for one instead"
     )
     return parser
+
+
+def _refuse_renamed(_: str) -> str:
+    raise argparse.ArgumentTypeError(renamed_option("state"))
 
 
 def _pystray() -> Any:
@@ -126,7 +135,7 @@ def _run(shown: Any, state: Path, told: argparse.Namespace) -> None:
     watch = Watch(state, shown.see)
 
     def begin() -> None:
-        options = [f"--state={state}"] if told.state else []
+        options = [f"--state-dir={state}"] if told.state_dir else []
         if told.config:
             options.append(f"--config={told.config.absolute()}")
         start(state, options)

@@ -50,7 +50,7 @@ def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
         host, port = None, None
     if parts.scheme != "tcp" or not host or parts.path.strip("/"):
         raise BadConfiguration(
-            f"engine = {address!r} is no address of a Docker engine: that is unix:///a/path or "
+            f"docker_url = {address!r} is no address of a Docker engine: that is unix:///a/path or "
             "tcp://host:port"
         )
     name = f"[{host}]" if ":" in host else host
@@ -58,7 +58,7 @@ def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
         return _tls(reactor, name, port or TLS_PORT, Path(certificates))
     if not _is_loopback(host) or port is None:
         raise BadConfiguration(
-            f"engine = {address!r} would give the machine to whoever listens in between: an engine "
+            f"docker_url = {address!r} would give the machine to whoever listens in between: an engine "
             "that is not on this machine needs certificates, and one that is needs a port"
         )
     where = f"the Docker engine at {name}:{port}"
@@ -117,12 +117,12 @@ def _tls(reactor: Any, name: str, port: int, folder: Path) -> Way:
         )
     except OSError as error:
         raise BadConfiguration(
-            f"engine_certs: {error.filename} cannot be read: {error.strerror}. The folder needs "
+            f"docker_certs_dir: {error.filename} cannot be read: {error.strerror}. The folder needs "
             "ca.pem, cert.pem and key.pem"
         ) from error
     except (crypto.Error, SSL.Error, ValueError) as error:
         raise BadConfiguration(
-            f"engine_certs: ca.pem, cert.pem or key.pem in {folder} is none"
+            f"docker_certs_dir: ca.pem, cert.pem or key.pem in {folder} is none"
         ) from error
     agent = _agent(reactor, _Mutual(authority, own))
     return Way(agent, f"https://{name}:{port}", f"the Docker engine at {name}:{port}")

@@ -86,7 +86,7 @@ class ProxyManager(MultiService):
         super().__init__()
         self.draining = False  # whether nothing new may begin
         connect = connect or (lambda instance: endpoint_to(reactor, instance, self._died))
-        turns = Turns(reactor, settings.max_starting)
+        turns = Turns(reactor, settings.max_concurrent_starts)
         self._means = Means(
             runtime, reactor, settings, connect, turns, audit, metrics, now, not_before
         )
@@ -97,7 +97,7 @@ class ProxyManager(MultiService):
             runtime.setServiceParent(self)
         if runtime.outlives:
             PeriodicService(
-                settings.reconcile_seconds, self._look, reactor, "looking for proxies"
+                settings.reconcile_interval_seconds, self._look, reactor, "looking for proxies"
             ).setServiceParent(self)
 
     @property

@@ -197,7 +197,7 @@ class ProxySupervisor:
         means = self._means
         try:
             give = await run_with_timeout(
-                means.clock, means.settings.proxy_start_seconds, means.turns.take()
+                means.clock, means.settings.proxy_start_timeout_seconds, means.turns.take()
             )
         except TimeoutError:
             return Happening(Event.CROWDED, Cause("queue_timeout"))
@@ -207,7 +207,7 @@ class ProxySupervisor:
             give()
 
     async def _start_now(self, give: Callable[[], None]) -> Happening:
-        limit = self._means.settings.proxy_start_seconds
+        limit = self._means.settings.proxy_start_timeout_seconds
         self._begun = self._means.clock.seconds()
         try:
             await run_with_timeout(self._means.clock, limit, self._reach(give))
@@ -246,8 +246,8 @@ class ProxySupervisor:
         means, missed, idle = self._means, 0, 0.0
         self._waiting.succeed(self.origin)
         while missed < MISSES:
-            left = max(1.0, means.settings.proxy_idle_seconds - idle)
-            pause = means.settings.proxy_health_seconds
+            left = max(1.0, means.settings.proxy_idle_timeout_seconds - idle)
+            pause = means.settings.proxy_health_interval_seconds
             await sleep(means.clock, min(AGAIN if missed else pause, pause, left))
             began = means.clock.seconds()
             health = await ask_health(self.origin, means.clock)
@@ -258,7 +258,7 @@ class ProxySupervisor:
             # Who asked for it a moment ago is about to use it, though it cannot know that yet.
             idle = min(health.idle_seconds, means.clock.seconds() - self._wanted)
             missed = 0
-            if idle >= means.settings.proxy_idle_seconds:
+            if idle >= means.settings.proxy_idle_timeout_seconds:
                 return Happening(Event.TOLD, Cause("idle", f"was idle for {idle:.0f} seconds"))
         return Happening(Event.BROKE, Cause("unresponsive", "did not answer any more"))
 

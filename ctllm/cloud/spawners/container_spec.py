@@ -115,8 +115,8 @@ def container(
 
 def _limits(settings: Proxy) -> dict[str, Any]:
     return {
-        "Memory": settings.memory_bytes,
-        "MemorySwap": settings.memory_bytes,  # both together: no swap
+        "Memory": settings.max_memory_bytes,
+        "MemorySwap": settings.max_memory_bytes,  # both together: no swap
         "NanoCpus": HALF_A_CPU,
         "PidsLimit": PIDS,
         "ReadonlyRootfs": True,

@@ -24,22 +24,22 @@ def runtime_for(
     reactor: Any, settings: Cloud, limits: Proxy, state: Path, keys: SigningKeys
 ) -> Spawner:
     """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
-    if settings.runtime == "process":
+    if settings.spawner == "process":
         uids = uid_range(settings.proxy_uids)
         return ProcessSpawner(reactor, state, limits, keys.public_key_text, uids=uids)
-    is_here = settings.engine.startswith("unix:")
-    if settings.network == "none" and not is_here:
+    is_here = settings.docker_url.startswith("unix:")
+    if settings.docker_network == "none" and not is_here:
         raise BadConfiguration(
-            f"cloud.network = none needs an engine on this machine; cloud.engine is "
-            f"{settings.engine}"
+            f"cloud.docker_network = none needs an engine on this machine; cloud.docker_url is "
+            f"{settings.docker_url}"
         )
-    engine = DockerClient(way_to(reactor, settings.engine, settings.engine_certs), reactor)
+    engine = DockerClient(way_to(reactor, settings.docker_url, settings.docker_certs_dir), reactor)
     marks = Marks(keys.instance_secret, keys.public_key_text)
-    pool = network_pool(settings.network_pool)
+    pool = network_pool(settings.docker_network_pool)
     bridges = Bridges(engine, marks, pool, TABLE if is_here else None)
     mounts = Mounts(state, reactor)
     attachments: list[Attachment] = [bridges, mounts]
-    if settings.network == "none":
+    if settings.docker_network == "none":
         attachments.reverse()
-    image = settings.image or f"ctllm-streaming-proxy:{__version__}"
+    image = settings.docker_image or f"ctllm-streaming-proxy:{__version__}"
     return DockerSpawner(engine, reactor, image, marks, limits, attachments)

@@ -119,7 +119,7 @@ class ProcessSpawner(Service):
         elif not landlock_version():
             self._log.warn(
                 "this system has no Landlock: a streaming proxy that was taken over can read what "
-                "the cloud's user can, its keys too; run the cloud as root, or use runtime = docker"
+                "the cloud's user can, its keys too; run the cloud as root, or use spawner = docker"
             )
 
     def stopService(self) -> Deferred[None]:

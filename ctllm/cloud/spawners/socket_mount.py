@@ -49,14 +49,14 @@ class Mounts:
         """Make sure that sockets can be there; BadConfiguration says what is in the way."""
         if len(os.fsencode(self._folder("") / _SOCKET)) > _LONGEST:
             raise BadConfiguration(
-                f"{self._base} is too long a path for sockets: choose a shorter --state, or "
-                "network = bridge."
+                f"{self._base} is too long a path for sockets: choose a shorter --state-dir, or "
+                "docker_network = bridge."
             )
         if os.geteuid() == CONTAINER_USER:  # who owns a folder may open it again
             raise BadConfiguration(
-                f"cloud.network = none: the cloud runs as user {CONTAINER_USER}, which is the user "
+                f"cloud.docker_network = none: the cloud runs as user {CONTAINER_USER}, which is the user "
                 "inside the containers. They could change what the cloud connects to. Run the "
-                "cloud as another user, or use network = bridge."
+                "cloud as another user, or use docker_network = bridge."
             )
         PrivateDirectory(self._base)
 

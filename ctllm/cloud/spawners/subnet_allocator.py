@@ -40,7 +40,7 @@ class Subnets:
                 self._held.add(at)
                 return IPv4Network((self._first + at * self._step, PREFIX))
         raise ServiceUnavailable(
-            f"All {self._count} subnets of {self._pool} are in use; a larger cloud.network_pool "
+            f"All {self._count} subnets of {self._pool} are in use; a larger cloud.docker_network_pool "
             "takes more users.",
             retry_after=60,
         )

@@ -35,7 +35,7 @@ class InstanceLock:
         except OSError as error:
             raise BadConfiguration(
                 f"{self._path}: cannot be opened ({error.strerror}); "
-                "make its folder writable or choose another one with --state"
+                "make its folder writable or choose another one with --state-dir"
             ) from error
         try:
             hold(handle)
@@ -58,5 +58,5 @@ class InstanceLock:
             who = "just starting or ending"
         return (
             f"{self._state}: another desktop runs on this state folder ({who}). "
-            "Stop it (ctllm quit), or choose another folder with --state"
+            "Stop it (ctllm quit), or choose another folder with --state-dir"
         )
