@@ -234,7 +234,7 @@ class _Proxy(_Level):
     ]
     examples = (
         "twistd -n ctllm proxy --socket /run/ctllm/p.sock --id p --cloud-key KEY",
-        "twistd -n ctllm proxy --port 9000 --id p --cloud-key KEY --reconnect-grace-seconds 60",
+        "twistd -n ctllm proxy --port 9000 --id p --cloud-key KEY --max-streams 64",
     )
 
     def postOptions(self) -> None:

@@ -78,21 +78,21 @@ class Scopes(Case):
 
     def test_no_changes_at_all(self) -> None:
         """Without manage not even a cloud that lies about who asks changes a model."""
-        self.use(allow=("use",))
+        self.use(allowed_requests=("use",))
         for line in (*CHANGES, *CLOSED, "POST /api/pull", "DELETE //api/%64elete"):
             self.assertFalse(self.passes(line), line)
         self.assertTrue(self.passes("POST /api/chat"))
-        self.use(allow=())
+        self.use(allowed_requests=())
         self.assertFalse(self.passes("POST /api/chat"))
 
     def test_opened(self) -> None:
         """One more endpoint by its name, or everything; never for a key that may only use."""
-        self.use(allow=("use", "POST /api/me"))
+        self.use(allowed_requests=("use", "POST /api/me"))
         self.assertTrue(self.passes("POST /api/me"))
         self.assertFalse(self.passes("POST /api/me", "use"))
         self.assertFalse(self.passes("GET /api/me"))
         self.assertFalse(self.passes("DELETE /api/delete"))
-        self.use(allow=("*",))
+        self.use(allowed_requests=("*",))
         for line in (*READS, *CHANGES, *CLOSED, "GET /api/chat"):
             self.assertTrue(self.passes(line), line)
         for line in (*CHANGES, *CLOSED):
@@ -200,11 +200,11 @@ class Registries(Case):
 
     def test_more_registries(self) -> None:
         """The configuration names them; with everything allowed none is looked at."""
-        self.use(registries=("registry.home.arpa:5000",))
+        self.use(allowed_registries=("registry.home.arpa:5000",))
         named = b'{"model": "registry.home.arpa:5000/a/b"}'
         self.assertIsNone(self.send("POST /api/pull", named))
         self.assertIsInstance(self.send("POST /api/pull", b'{"model": "hf.co/a/b"}'), Forbidden)
-        self.use(allow=("*",))
+        self.use(allowed_requests=("*",))
         self.assertTrue(self.passes("POST /api/pull"))
 
     def test_names(self) -> None:
