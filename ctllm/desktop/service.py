@@ -18,6 +18,7 @@ from ctllm.desktop.broker.policy_store import PolicyStore
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import CloudClient, host_name
+from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.connection_state import ConnectionStateMachine
 from ctllm.desktop.credential_file import CredentialFile
@@ -140,7 +141,9 @@ class DesktopService(MultiService):
             watched = self.ipc is not None and self.ipc.is_watched
             return watched or (self.broker is not None and self.broker.is_in_use)
 
-        elsewhere = RemoteDesktops(self.session, self._reactor, wanted)
+        elsewhere = RemoteDesktops(
+            self.session, self._reactor, wanted, lambda url: endpoint_for_url(url, self._reactor)
+        )
         kept = PolicyStore(self._state, RoutingPolicy(self._settings.routing_policy))
         return Broker(self.ollama, elsewhere, kept, self._reactor, self._name)
 
@@ -219,7 +222,8 @@ class DesktopService(MultiService):
         leaving.setServiceParent(ipc)
         self.ollama.listeners.append(self._on_ollama_status)
         self.ollama.watched = lambda: ipc.is_watched
-        self.ollama.on_loaded = self.connection.on_change = broker.on_change = ipc.status_changed
+        self.ollama.on_loaded = self.connection.on_change = ipc.status_changed
+        broker.add_observer(ipc.status_changed)
         return ipc
 
     def _window_program(self) -> list[str] | None:

@@ -101,8 +101,8 @@ class StatusReporter:
         return Traffic(
             local=counts["local"],
             cloud=counts["cloud"],
-            merged=counts["both"],
-            failovers=counts["moved"],
+            merged=counts["merged"],
+            failovers=counts["failovers"],
             active_requests=self._broker.active_requests,
             bridge_active_requests=under_way,
             bridge_bytes_sent=sent,

@@ -17,6 +17,7 @@ from ctllm.proxy.desktop_selection import ConnectedDesktop
 from ctllm.reactor.interfaces import Clock
 from ctllm.relay.buffered_request import BufferedRequest, StartRequest
 from ctllm.relay.fan_out import fetch_all
+from ctllm.relay.replay_buffer import ReplayBuffer
 
 
 class RequestRouter:
@@ -38,7 +39,10 @@ class RequestRouter:
         elif form is not None:
             await self._list(form, head, incoming, able)
         elif (finder := model_finder(head, self._room)) is not None:
-            incoming.relay_to(BufferedRequest(finder, begin, sink, self._room))
+            buffer = ReplayBuffer(self._room)
+            incoming.relay_to(
+                BufferedRequest(sink, buffer, finder, lambda request: request.start(begin))
+            )
         else:
             incoming.relay_to(begin(model_in_path(head), sink))
 

@@ -1,149 +1,217 @@
-"""A request whose desktop depends on its body: what came of it waits until the model is known.
+"""A request whose body is buffered until its upstream is known.
 
-Little waits: the body is let through as soon as nothing more can be learned, or too much would be
-held.
+The streaming proxy and the broker read the model's name from the body before they choose a desktop
+or a route, and the tunnel's policy checks a whole body before Ollama gets any of it. All three
+buffer the body in the same way: within limits of memory, and sent on no faster than the upstream
+accepts it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.ollama.requested_model import ModelFinder
-from ctllm.tunnel.flow_control import READ
+from ctllm.relay.replay_buffer import ReplayBuffer
 
-#: Most bytes of one body that wait, plus one read: pictures often come before the model's name.
-MOST = 16 * 1024 * 1024
-
-#: Begins the exchange with a desktop that has the model, if one is named; raises CtllmError.
+#: Starts a request for a model, or for None if the body names none; raises CtllmError.
 StartRequest = Callable[[str | None, ResponseSink], RequestSink]
 
 
 class BufferedRequest:
-    """A `Call` that first finds out where to go."""
+    """A `RequestSink` that buffers the request body until it has an upstream.
+
+    `on_ready` is called once: when `finder` knows the model, when the body is complete, when the
+    buffer is full, or by `mark_ready`. It calls `start`, `attach` (at once or later) or `fail`.
+    The client, which is `sink`, is asked to pause while the upstream accepts no data.
+    """
 
     def __init__(
         self,
-        finder: ModelFinder,
-        start_request: StartRequest,
         sink: ResponseSink,
-        budget: BufferBudget,
+        buffer: ReplayBuffer,
+        finder: ModelFinder | None,
+        on_ready: Callable[[BufferedRequest], None],
     ) -> None:
-        self._name = finder
-        self._begin = start_request
-        self._caller = sink
-        self._room = budget
-        self._held = bytearray()
-        self._call: RequestSink | None = None
-        self._ended = False  # the end of the body is still to be told
-        self._paused = False
-        self._busy = False  # the desktop has asked to wait
+        self._sink = sink
+        self._buffer = buffer
+        self._finder = finder
+        self._on_ready = on_ready
+        self._upstream_request: RequestSink | None = None
+        self._reads_model = finder is not None
+        self._is_ready = False
+        self._is_closed = False
+        self._end_sent = False
+        self._response_paused = False
+        self._upstream_paused = False  # the upstream accepts no more of the body now
+        self._client_paused = False
 
-    # -- Call
+    # -- RequestSink
 
-    def write(self, piece: bytes) -> None:
-        """Send a piece of the request body."""
-        if self._call is not None and not self._held:
-            self._call.write(piece)
+    def write(self, data: bytes) -> None:
+        """Send `data`, or buffer it."""
+        if self._is_closed:
             return
-        self._held += piece
-        self._room.reserve(len(piece))
-        if self._call is None:
-            self._name.feed(piece)
-            if self._name.settled or len(self._held) >= MOST or self._room.is_full:
-                self._decide()
+        if self._reads_model:
+            self._read_model(data)
+        if self._upstream_request is not None and self._can_pass_through:
+            self._upstream_request.write(data)
+            return
+        self._buffer.append(data)
+        if self._is_ready:
+            self._send_body()
+        elif self._buffer.is_full or (self._finder is not None and not self._reads_model):
+            self.mark_ready()
 
     def finish(self) -> None:
-        """The request body is whole."""
-        self._ended = True
-        if self._call is None:
-            self._decide()
+        """Mark the request body as complete."""
+        if self._is_closed:
+            return
+        self._buffer.is_complete = True
+        self.stop_reading_model()
+        if self._is_ready:
+            self._send_body()
         else:
-            self._pour()
+            self.mark_ready()
 
     def pause_response(self) -> None:
-        """Stop sending the answer."""
-        self._paused = True
-        if self._call is not None:
-            self._call.pause_response()
+        """Pause the upstream's response, now or as soon as there is an upstream."""
+        self._response_paused = True
+        if self._upstream_request is not None:
+            self._upstream_request.pause_response()
 
     def resume_response(self) -> None:
-        """Go on with the answer."""
-        self._paused = False
-        if self._call is not None:
-            self._call.resume_response()
+        """Resume the upstream's response."""
+        self._response_paused = False
+        if self._upstream_request is not None:
+            self._upstream_request.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
-        """Stop everything; where nothing has begun, that is all."""
-        self.drop()
-        if self._call is not None:
-            self._call.cancel(error)
+        """Free the buffer, and cancel the upstream's request if there is one."""
+        self.close()
+        if self._upstream_request is not None:
+            self._upstream_request.cancel(error)
 
-    # -- the body that waits
+    # -- choosing the upstream
 
-    def _decide(self) -> None:
-        self._name.close()
+    @property
+    def model(self) -> str | None:
+        """The model's name, as far as the body has been read."""
+        return None if self._finder is None else self._finder.name
+
+    def mark_ready(self) -> None:
+        """Choose the upstream with what is known of the body."""
+        self._is_ready = True
+        self._on_ready(self)
+
+    def start(self, start_request: StartRequest) -> None:
+        """Attach the request that `start_request` returns; fail if it raises CtllmError."""
+        self.stop_reading_model()
         try:
-            self._call = self._begin(self._name.name, _Paced(self._caller, self))
+            upstream_request = start_request(self.model, _PacedSink(self._sink, self))
         except CtllmError as error:
-            self.drop()
-            self._caller.fail(error)
+            self.fail(error)
             return
-        if self._paused:
-            self._call.pause_response()
-        self._pour()
+        self.attach(upstream_request)
 
-    def _pour(self) -> None:
-        """Let what waits go on, as far as the desktop takes it."""
-        assert self._call is not None
-        while self._held and not self._busy:
-            piece = bytes(self._held[:READ])
-            del self._held[:READ]
-            self._room.release(len(piece))
-            self._call.write(piece)
-        if self._held or not self._ended:
-            return
-        self._ended = False
-        self._call.finish()
+    def attach(self, upstream_request: RequestSink) -> None:
+        """Send the body to `upstream_request`."""
+        if self._is_closed:
+            return  # it responded, or failed, while it was started
+        self._upstream_request = upstream_request
+        if self._response_paused:
+            upstream_request.pause_response()
+        self._send_body()
+        if self._upstream_request is upstream_request:
+            self._resume_client()
 
-    def drop(self) -> None:
-        """Nobody will want what waits."""
-        self._name.close()
-        self._room.release(len(self._held))
-        self._held.clear()
-
-    def wait(self) -> None:
-        """The desktop is busy."""
-        self._busy = True
-        self._caller.pause_request_body()
-
-    def go_on(self) -> None:
-        """The desktop has room: first for what waits."""
-        self._busy = False
-        self._pour()
-        if not self._busy:
-            self._caller.resume_request_body()
-
-
-class _Paced:
-    """A `Caller` for the desktop: its pauses are the waiting body's first. The answer passes."""
-
-    def __init__(self, caller: ResponseSink, undecided: BufferedRequest) -> None:
-        self.write_head = caller.write_head
-        self.write = caller.write
-        self.pause_request_body = undecided.wait
-        self.resume_request_body = undecided.go_on
-        self._caller = caller
-        self._undecided = undecided
-
-    def finish(self) -> None:
-        """The answer is whole, perhaps before the request."""
-        self._undecided.drop()
-        self._caller.finish()
+    def detach(self) -> None:
+        """Leave the upstream's request, if any; pause the client until `attach`."""
+        self._upstream_request = None
+        self._upstream_paused = False
+        self._end_sent = False
+        self._pause_client()
 
     def fail(self, error: CtllmError) -> None:
-        """There will be no answer."""
-        self._undecided.drop()
-        self._caller.fail(error)
+        """Free the buffer, and send `error` as the response."""
+        self.close()
+        self._sink.fail(error)
+
+    def stop_reading_model(self) -> None:
+        """Read no more of the body for the model's name."""
+        self._reads_model = False
+        if self._finder is not None:
+            self._finder.close()
+
+    def close(self) -> None:
+        """Free the buffer; ignore the rest of the body."""
+        self._is_closed = True
+        self.stop_reading_model()
+        self._buffer.close()
+
+    def _read_model(self, data: bytes) -> None:
+        assert self._finder is not None
+        self._finder.feed(data)
+        if self._finder.settled:
+            self.stop_reading_model()
+
+    # -- the upstream's flow control
+
+    def pause_request_body(self) -> None:
+        """Send no more of the body until `resume_request_body`."""
+        self._upstream_paused = True
+        self._pause_client()
+
+    def resume_request_body(self) -> None:
+        """Send what is buffered; then resume the client."""
+        self._upstream_paused = False
+        if self._upstream_request is not None:
+            self._send_body()
+            self._resume_client()
+
+    @property
+    def _can_pass_through(self) -> bool:
+        """Whether data need not be buffered on its way to the upstream."""
+        buffer = self._buffer
+        return not (buffer.is_replayable or buffer.has_unsent or self._upstream_paused)
+
+    def _pause_client(self) -> None:
+        self._client_paused = True
+        self._sink.pause_request_body()
+
+    def _resume_client(self) -> None:
+        if self._client_paused and not self._upstream_paused and not self._is_closed:
+            self._client_paused = False
+            self._sink.resume_request_body()
+
+    def _send_body(self) -> None:
+        """Send what is buffered, as far as the upstream accepts it."""
+        upstream_request, buffer = self._upstream_request, self._buffer
+        if upstream_request is None:
+            return
+        while buffer.has_unsent and not self._upstream_paused:
+            upstream_request.write(buffer.next_chunk())
+            if upstream_request is not self._upstream_request or self._is_closed:
+                return  # writing failed
+        if buffer.is_complete and not buffer.has_unsent and not self._end_sent:
+            self._end_sent = True
+            upstream_request.finish()
+
+
+class _PacedSink:
+    """The `ResponseSink` for the upstream: its pauses apply to the buffered body first."""
+
+    def __init__(self, sink: ResponseSink, request: BufferedRequest) -> None:
+        self.write_head = sink.write_head
+        self.write = sink.write
+        self.fail = request.fail
+        self.pause_request_body = request.pause_request_body
+        self.resume_request_body = request.resume_request_body
+        self._sink = sink
+        self._request = request
+
+    def finish(self) -> None:
+        """Finish the response, which may be complete before the request is."""
+        self._request.close()
+        self._sink.finish()

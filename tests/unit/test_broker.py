@@ -55,10 +55,13 @@ class Others(Service):
         self.models: set[str] = set()
         self.others: tuple[RemoteDesktop, ...] = ()
         self.cloud_url = "https://cloud.example"
-        self.on_change: Any = None
+        self.observers: Any = []
         self.looks = 0
         self.refusal: Exception | None = None
         self.waiting: Deferred[None] | None = None
+
+    def add_observer(self, observer: Any) -> None:
+        self.observers.append(observer)
 
     def has_model(self, model: str) -> bool:
         return model in self.models
@@ -68,7 +71,8 @@ class Others(Service):
 
     def become(self, up: bool, *models: str) -> None:
         self.is_up, self.models = up, set(models)
-        self.on_change()
+        for each in self.observers:
+            each()
 
     async def upstream(self) -> FakeUpstream:
         if self.waiting is not None:
@@ -98,7 +102,7 @@ class BrokerTests(SynchronousTestCase):
         self.ollama, self.others, self.kept = Ollama(), Others(), Kept()
         self.broker = Broker(self.ollama, self.others, self.kept, self.clock, "attic \u263a")  # type: ignore
         self.changes = 0
-        self.broker.on_change = self.changed
+        self.broker.add_observer(self.changed)
         self.ollama.become(UP)
 
     def changed(self) -> None:
@@ -157,7 +161,7 @@ class BrokerTests(SynchronousTestCase):
         """Nothing is kept to be sent elsewhere."""
         self.others.is_logged_in = False
         wire = self.ask()
-        self.assertEqual(self.broker._buffer_budget.reserved, 0)
+        self.assertEqual(self.broker.buffered_bytes, 0)
         self.ollama.sinks[0].fail(OllamaDown("no Ollama"))
         self.assertIn(b" 503 ", wire.take_written())
 
@@ -171,7 +175,7 @@ class BrokerTests(SynchronousTestCase):
         self.assertEqual((self.ollama.looks, self.broker.current_route), (1, Route.CLOUD))
         self.clock.advance(6)
         self.assertEqual(self.broker.current_route, Route.LOCAL)
-        self.assertEqual(self.broker.request_counts["moved"], 1)
+        self.assertEqual(self.broker.request_counts["failovers"], 1)
 
     def test_a_side_that_dies(self) -> None:
         """What waits there for its answer goes to the other one; what is answered stays."""

@@ -22,7 +22,6 @@ from ctllm.errors import (
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
-from ctllm.relay import replay_buffer
 from ctllm.relay.replay_buffer import ReplayBuffer
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink, FakeUpstream
 
@@ -79,8 +78,8 @@ class Case(SynchronousTestCase):
         self.room = BufferBudget(1 << 20)
         self.request = self.make()
 
-    def make(self, keeps: bool = True) -> FailoverRequest:
-        self.body = ReplayBuffer(self.room, keeps)
+    def make(self, keeps: bool = True, **limits: int) -> FailoverRequest:
+        self.body = ReplayBuffer(self.room, keeps, **limits)
         name = ModelName(("model",))
         return FailoverRequest(self.routes, CHAT, self.app, name, self.body)
 
@@ -122,7 +121,7 @@ class Choosing(Case):
 
     def test_no_more_than_fits(self) -> None:
         """A body that names no model is let through before it is all there."""
-        self.patch(replay_buffer, "MAX_BUFFERED", 10)
+        self.request = self.make(limit=10)
         self.request.write(b'{"x":"' + b"A" * 10)
         self.assertEqual(len(self.routes.models), 1)
         self.assertEqual(len(self.sent(L)), 16)
@@ -167,7 +166,7 @@ class Failing(Case):
         self.caller(C).fail(ProxyUnavailable("no proxy"))
         error = self.app.outcome
         assert isinstance(error, OllamaDown)
-        self.assertEqual(error.message, "no Ollama; and then: no proxy")
+        self.assertEqual(error.message, "no Ollama Then: no proxy")
         self.assertEqual((self.room.reserved, self.routes.ended), (0, 1))
 
     def test_a_side_that_cannot_begin(self) -> None:
@@ -199,7 +198,7 @@ class Failing(Case):
         self.assertIs(self.app.outcome, error)
 
     def test_too_large_to_be_kept(self) -> None:
-        self.patch(replay_buffer, "MAX_BUFFERED", 20)
+        self.request = self.make(limit=20)
         self.request.write(b'{"model":"m",')
         self.request.write(b"A" * 30)
         self.assertEqual(self.room.reserved, 0)
@@ -255,7 +254,7 @@ class Failing(Case):
         self.ask()
         self.caller(C).write_head(ResponseHead(401))
         self.assertIsInstance(self.app.outcome, BadGateway)
-        self.assertIn("sign in again", str(self.app.outcome))
+        self.assertIn("Log in again", str(self.app.outcome))
 
     def test_a_side_that_died(self) -> None:
         """Where another can be asked, nothing is waited for; else it may still answer."""
@@ -386,7 +385,7 @@ class Backpressure(Case):
         self.assertEqual((self.app.may_send_body, self.told(L)), (True, [b'{"model":"m"}']))
 
     def test_replayed_no_faster_than_it_is_taken(self) -> None:
-        self.patch(replay_buffer, "READ", 4)
+        self.request = self.make(chunk_size=4)
         self.request.write(b'{"model":"m","more":"..."}')
         slow = FakeRequestSink()
         caller: list[Any] = []

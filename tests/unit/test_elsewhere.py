@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.broker import remote_desktops as module
 from ctllm.desktop.broker.remote_desktops import IDLE_INTERVAL, WATCHED_INTERVAL, RemoteDesktops
 from ctllm.desktop.credential_file import Credentials, Login
 from ctllm.errors import Forbidden, Unauthorized
@@ -51,14 +50,15 @@ class ElsewhereTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.served = ServedEndpoint(self.cloud, self.clock)
-        self.patch(module, "endpoint_for_url", lambda url, reactor: self.served)
         self.session = Session()
         self.wanted = True
         self.asked: list[Any] = []
         self.status, self.body = 200, self.listed(("d", "up", "mine"), ("e", "up", "qwen3"))
-        self.elsewhere = RemoteDesktops(self.session, self.clock, lambda: self.wanted)  # type: ignore
+        self.elsewhere = RemoteDesktops(
+            self.session, self.clock, lambda: self.wanted, lambda url: self.served
+        )  # type: ignore
         self.changes = 0
-        self.elsewhere.on_change = self.changed
+        self.elsewhere.add_observer(self.changed)
 
     def changed(self) -> None:
         self.changes += 1
@@ -149,7 +149,7 @@ class ElsewhereTests(SynchronousTestCase):
     def test_trouble(self) -> None:
         """Whatever is the matter is said, nobody is there, and it heals."""
         cases: list[tuple[int, Any, str]] = [
-            (401, {}, "sign-in"), (503, {}, "status 503"), (200, {"x": 1}, "no ctllm cloud"),
+            (401, {}, "login"), (503, {}, "status 503"), (200, {"x": 1}, "not a ctllm cloud"),
         ]  # fmt: skip
         self.start()
         for status, body, said in cases:

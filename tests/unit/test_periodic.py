@@ -190,7 +190,7 @@ class EveryLoop(SynchronousTestCase):
         """And what was known of them is not claimed any more."""
         session: Any = Session()
         session.looked = self.work
-        elsewhere = RemoteDesktops(session, self.clock, lambda: True)
+        elsewhere = RemoteDesktops(session, self.clock, lambda: True, cast(Any, None))
         elsewhere.startService()
         self.clock.pump([1.0] * 8)
         self.assertGreater(self.work.calls, 2)
@@ -200,7 +200,9 @@ class EveryLoop(SynchronousTestCase):
         elsewhere.stopService()
 
     def test_who_wants_the_other_desktops(self) -> None:
-        self.goes_on(RemoteDesktops(cast(Any, Session()), self.clock, cast(Any, self.work)))
+        self.goes_on(
+            RemoteDesktops(cast(Any, Session()), self.clock, cast(Any, self.work), cast(Any, None))
+        )
         self.flushLoggedErrors()
 
     def test_ollama(self) -> None:

@@ -13,8 +13,8 @@ from ctllm.http.message.content_coding import load_zstd
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import ModelName
 from ctllm.ollama.requested_model import model_finder
-from ctllm.relay import buffered_request as module
 from ctllm.relay.buffered_request import BufferedRequest
+from ctllm.relay.replay_buffer import ReplayBuffer
 from ctllm.tunnel.flow_control import READ
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
@@ -45,7 +45,12 @@ class Case(SynchronousTestCase):
         self.asked = self.ask()
 
     def ask(self) -> BufferedRequest:
-        return BufferedRequest(ModelName(("model",)), self.begin, self.heard, self.room)
+        return BufferedRequest(
+            self.heard,
+            ReplayBuffer(self.room),
+            ModelName(("model",)),
+            lambda r: r.start(self.begin),
+        )
 
     def begin(self, model: str | None, caller: ResponseSink) -> FakeRequestSink:
         self.begun.append(model)
@@ -90,7 +95,9 @@ class Waiting(Case):
             room = BufferBudget(1 << 30)
             finder = model_finder(head, room)
             assert finder is not None
-            asked = BufferedRequest(finder, self.begin, self.heard, room)
+            asked = BufferedRequest(
+                self.heard, ReplayBuffer(room), finder, lambda r: r.start(self.begin)
+            )
             asked.write(half)
             self.assertGreater(room.reserved, 1 << 20)
             end(asked)
@@ -122,7 +129,12 @@ class Waiting(Case):
 
     def test_too_much(self) -> None:
         """A body that hides its name for too long goes where it would without one."""
-        self.patch(module, "MOST", 1000)
+        self.asked = BufferedRequest(
+            self.heard,
+            ReplayBuffer(self.room, limit=1000),
+            ModelName(("model",)),
+            lambda r: r.start(self.begin),
+        )
         self.asked.write(UNNAMED + b"x" * (999 - len(UNNAMED)))
         self.assertEqual(self.begun, [])
         self.asked.write(b"x")
@@ -153,7 +165,9 @@ class Waiting(Case):
         def begin(model: str | None, caller: ResponseSink) -> FakeRequestSink:
             raise error
 
-        asked = BufferedRequest(ModelName(("model",)), begin, self.heard, self.room)
+        asked = BufferedRequest(
+            self.heard, ReplayBuffer(self.room), ModelName(("model",)), lambda r: r.start(begin)
+        )
         asked.write(UNNAMED)
         asked.write(b'"],"model":"m"}')
         self.assertEqual((self.heard.outcome, self.room.reserved), (error, 0))

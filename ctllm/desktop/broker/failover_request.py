@@ -1,60 +1,155 @@
-"""One request of an app: it goes to a side, and to the other one if that fails before it answers.
+"""One request of an app, and its failover from one route to the other.
 
-Until the answer's first byte has come the request body is kept, so that it can be sent once more.
-From then on the side that answers is the only one: when it breaks off, so does the answer.
+Until the response begins, the request body is retained so that it can be sent again on the other
+route. After that a failure ends the response. `TABLE` below is the whole life of a request;
+`docs/brokered-request.svg` shows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from enum import StrEnum
+from typing import Protocol
 
+from automat import TypeMachineBuilder
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from ctllm.desktop.broker.interfaces import RequestRoutes
 from ctllm.desktop.broker.routing_policy import Route
 from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
-from ctllm.http.message.head import RequestHead, ResponseHead
+from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.requested_model import ModelFinder
+from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
 
-#: How a server in the middle, or a busy Ollama, says that it is no use now.
-_NO_USE = frozenset((502, 503, 504))
-_REFUSED = "the cloud does not accept this desktop's sign-in; sign in again: ctllm login"
-_MOVED = ClientDisconnected("this request is being answered elsewhere")
+#: Statuses by which a gateway, or an Ollama that is overloaded, says that it cannot respond now.
+_UNAVAILABLE = frozenset((502, 503, 504))
+_REJECTED = "The cloud rejects this desktop's login. Log in again with: ctllm login"
+_FAILED_OVER = ClientDisconnected("This request is sent on another route now.")
 
 
-class _Trial:
-    """A `Caller` for one side; what it hears is the request's, and the answer's body the app's."""
+class RequestRoutes(Protocol):
+    """What a request needs of the broker."""
 
-    def __init__(self, of: FailoverRequest, side: Route, data: Callable[[bytes], None]) -> None:
-        self.side = side
-        self.call: RequestSink | None = None
-        self.write = data
-        self.beginning: Deferred[None] | None = None
-        self.told_end = False  # of the request body
-        self._of = of
+    async def start_request(
+        self, route: Route, head: RequestHead, sink: ResponseSink
+    ) -> RequestSink:
+        """Start a request on `route`; raises CtllmError."""
+
+    def choose_route(self, head: RequestHead, model: str | None) -> Route:
+        """Return the route to try first."""
+
+    def failover_route(self, failed: Route) -> Route | None:
+        """Return the route to try after `failed`, or None."""
+
+    def response_headers(self, route: Route, model: str | None) -> Headers:
+        """Return the headers that say which desktop and model responded; counts the response."""
+
+    def explain_error(self, head: RequestHead, error: CtllmError) -> CtllmError:
+        """Return the error to send for a request that failed with `error` on every route."""
+
+    def route_failed(self, route: Route) -> None:
+        """Handle a request that failed on `route` before its response began."""
+
+    def request_finished(self, request: RequestSink) -> None:
+        """Forget `request`, which has ended."""
+
+
+class State(StrEnum):
+    """The states of a brokered request."""
+
+    BUFFERING = "buffering"  # until a route is chosen
+    CONNECTING = "connecting"  # a route is chosen; its upstream has no request yet
+    WAITING = "waiting"  # for the head of the response
+    FAILING_OVER = "failing_over"  # the route failed; another one is looked for
+    RESPONDING = "responding"
+    DONE = "done"
+
+
+class Events(Protocol):
+    """The inputs of the state machine."""
+
+    def start(self, route: Route) -> None:
+        """Try `route`."""
+
+    def attached(self, upstream_request: RequestSink) -> None:
+        """The upstream has accepted the request."""
+
+    def upstream_failed(self, error: CtllmError) -> None:
+        """The upstream failed, or responded that it is unavailable."""
+
+    def no_route(self, error: CtllmError) -> None:
+        """There is no other route."""
+
+    def response_started(self, head: ResponseHead) -> None:
+        """The head of the response arrived."""
+
+    def response_finished(self) -> None:
+        """The response is complete."""
+
+    def abort(self, error: CtllmError) -> None:
+        """The broker ends the request."""
+
+    def cancel(self, error: CtllmError) -> None:
+        """The app disconnected."""
+
+
+class _Attempt:
+    """A `ResponseSink` for the upstream of one route; it ignores everything once abandoned."""
+
+    def __init__(self, owner: FailoverRequest, route: Route, sink: ResponseSink) -> None:
+        self.route = route
+        self.write = sink.write  # tokens go straight to the app
+        self.starting: Deferred[None] | None = None
+        self._owner: FailoverRequest | None = owner
+        self._upstream_request: RequestSink | None = None
+
+    def attach(self, upstream_request: RequestSink) -> None:
+        """Report that the upstream has accepted the request."""
+        if self._owner is not None:
+            self._upstream_request = upstream_request
+            self._owner.events.attached(upstream_request)
+
+    def abandon(self, error: CtllmError) -> None:
+        """Cancel the upstream's request with `error`."""
+        self._owner = None
+        if self.starting is not None:
+            self.starting.cancel()
+        if self._upstream_request is not None:
+            self._upstream_request.cancel(error)
+
+    # -- ResponseSink
 
     def write_head(self, head: ResponseHead) -> None:
-        self._of.headed(self, head)
+        if self._owner is not None:
+            self._owner.handle_head(self.route, head)
 
     def finish(self) -> None:
-        self._of.ended(self)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.events.response_finished()
 
     def fail(self, error: CtllmError) -> None:
-        self._of.failed(self, error)
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.events.upstream_failed(error)
 
     def pause_request_body(self) -> None:
-        self._of.busy(self, True)
+        if self._owner is not None:
+            self._owner.body.pause_request_body()
 
     def resume_request_body(self) -> None:
-        self._of.busy(self, False)
+        if self._owner is not None:
+            self._owner.body.resume_request_body()
 
 
 class FailoverRequest:
-    """A `Call`. `name` finds the model in the body, and is waited for until `decide` is called."""
+    """A `RequestSink` that tries one route and then the other.
+
+    The first route is chosen when `finder` knows the model, or by `choose_route`.
+    """
 
     _log = Logger()
 
@@ -66,224 +161,203 @@ class FailoverRequest:
         finder: ModelFinder | None,
         buffer: ReplayBuffer,
     ) -> None:
-        self._ways = routes
+        self.state = State.BUFFERING
+        self.events: Events = _new_machine(self)
+        self.body = BufferedRequest(sink, buffer, finder, self._choose_first_route)
+        self.write = self.body.write
+        self.finish = self.body.finish
+        self.pause_response = self.body.pause_response
+        self.resume_response = self.body.resume_response
+        self.cancel = self.events.cancel
+        #: End the request with an error, whatever its state.
+        self.abort = self.events.abort
+        self._routes = routes
         self._head = head
-        self._app = sink
-        self._name = finder
-        self._body = buffer
-        self._trial: _Trial | None = None
-        self._failure: CtllmError | None = None  # of the side that was asked first
-        self._answered = False
-        self._over = False
-        self._paused = False
-        self._busy = False
-
-    # -- Call
-
-    def write(self, piece: bytes) -> None:
-        """Send a piece of the request body."""
-        if self._over:
-            return
-        if self._name is not None and not self._name.settled:
-            self._name.feed(piece)
-        self._body.append(piece)
-        if self._trial is not None:
-            self._pour()
-        elif self._name is None or self._name.settled or self._body.is_full:
-            self.choose_route()
-
-    def finish(self) -> None:
-        """The request body is whole."""
-        if self._over:
-            return
-        self._body.is_complete = True
-        self._name_read()
-        if self._trial is None:
-            self.choose_route()
-        else:
-            self._pour()
-
-    def pause_response(self) -> None:
-        """Stop sending the answer."""
-        self._paused = True
-        if self._trial is not None and self._trial.call is not None:
-            self._trial.call.pause_response()
-
-    def resume_response(self) -> None:
-        """Go on with the answer."""
-        self._paused = False
-        if self._trial is not None and self._trial.call is not None:
-            self._trial.call.resume_response()
-
-    def cancel(self, error: CtllmError) -> None:
-        """The app left."""
-        self._close()
-        self._drop(error)
-
-    # -- to a side
+        self._sink = sink
+        self._buffer = buffer
+        self._attempt: _Attempt | None = None
+        self._first_error: CtllmError | None = None  # of the route that was tried first
 
     @property
     def pending_route(self) -> Route | None:
-        """The side that is being asked and has not answered yet."""
-        return None if self._trial is None or self._answered else self._trial.side
+        """The route whose response has not begun."""
+        if self._attempt is None or self.state not in (State.CONNECTING, State.WAITING):
+            return None
+        return self._attempt.route
 
     def choose_route(self) -> None:
-        """Choose a side with what is known of the body by now."""
-        self._ask(self._ways.choose_route(self._head, self._model))
-
-    @property
-    def _model(self) -> str | None:
-        return None if self._name is None else self._name.name
-
-    def _name_read(self) -> None:
-        """The body is not read for the model's name any more."""
-        if self._name is not None:
-            self._name.close()
-
-    def _ask(self, side: Route) -> None:
-        self._busy = False
-        self._app.pause_request_body()  # until there is somewhere to go
-        trial = self._trial = _Trial(self, side, self._app.write)
-        trial.beginning = Deferred.fromCoroutine(self._begin(trial))
-        trial.beginning.addErrback(self._broken)
-
-    async def _begin(self, trial: _Trial) -> None:
-        try:
-            call = await self._ways.start_request(trial.side, self._head, trial)
-        except CtllmError as error:
-            self.failed(trial, error)
-            return
-        if trial is not self._trial or self._over:
-            return  # it failed at once
-        trial.call = call
-        if self._paused:
-            call.pause_response()
-        self._pour()
-        if not self._busy and not self._over:
-            self._app.resume_request_body()
-
-    def _broken(self, reason: Any) -> None:
-        if not isinstance(reason.value, CancelledError):
-            self._log.failure("a request could not be begun", reason)
-            self._end(BadGateway("something in ctllm broke; its log says what"))
-
-    def _pour(self) -> None:
-        """Send what there is of the body, as far as the side takes it."""
-        trial = self._trial
-        if trial is None or trial.call is None:
-            return
-        while self._body.has_unsent and not self._busy:
-            trial.call.write(self._body.next_chunk())
-            if trial is not self._trial or self._over:
-                return  # writing showed that it failed
-        if self._body.is_complete and not self._body.has_unsent and not trial.told_end:
-            trial.told_end = True
-            trial.call.finish()
-
-    # -- what a side says
-
-    def busy(self, trial: _Trial, busy: bool) -> None:
-        """It reads the body slowly, or goes on."""
-        if trial is not self._trial or self._over:
-            return
-        self._busy = busy
-        if busy:
-            self._app.pause_request_body()
-        else:
-            self._pour()
-            if not self._busy and not self._over:
-                self._app.resume_request_body()
-
-    def headed(self, trial: _Trial, head: ResponseHead) -> None:
-        """It answers; or it says that it cannot, which is no answer while another can."""
-        if trial is not self._trial:
-            return
-        if trial.side is Route.CLOUD and head.status == 401:  # not what the app has shown
-            self._give_up(trial, BadGateway(_REFUSED))
-            return
-        if head.status in _NO_USE and self._next(trial.side) is not None:
-            said = f"the {trial.side} side answered with status {head.status}"
-            self._give_up(trial, BadGateway(said))
-            return
-        self._answered = True
-        self._name_read()
-        self._body.discard_sent()
-        headers = (*head.headers, *self._ways.response_headers(trial.side, self._model))
-        self._app.write_head(ResponseHead(head.status, head.reason, headers))
-
-    def failed(self, trial: _Trial, error: CtllmError) -> None:
-        """It broke: before its answer another is asked, after its beginning the answer breaks."""
-        if trial is not self._trial or self._over:
-            return
-        if self._answered:
-            self._end(error)
-        else:
-            self._pass_on(trial.side, error)
-
-    def _give_up(self, trial: _Trial, error: CtllmError) -> None:
-        self._drop(_MOVED)
-        self._pass_on(trial.side, error)
-
-    def _pass_on(self, tried: Route, error: CtllmError) -> None:
-        self._ways.route_failed(tried)
-        after = self._next(tried)
-        if after is None:
-            self._end(self._ways.explain_error(self._head, self._told(error)))
-            return
-        self._failure = error
-        self._body.rewind()
-        self._ask(after)
-
-    def ended(self, trial: _Trial) -> None:
-        """The answer is whole."""
-        if trial is self._trial and not self._over:
-            self._close()
-            self._app.finish()
+        """Choose a route with what is known of the body."""
+        self.body.mark_ready()
 
     def route_went_down(self) -> None:
-        """The side that is asked is gone though the connection stands: ask the other one."""
-        trial = self._trial
-        if trial is not None and not self._answered and self._next(trial.side) is not None:
-            said = f"the {trial.side} side does not answer any more"
-            self._give_up(trial, BadGateway(said))
+        """Fail over from the pending route, whose connection may still be open."""
+        route = self.pending_route
+        if route is not None and self._next_route(route) is not None:
+            self._abandon(BadGateway(f"The {route} route went down."))
 
-    def abort(self, error: CtllmError) -> None:
-        """Whatever it is doing, it ends with `error`."""
-        self._drop(error)
-        self._end(error)
+    def handle_head(self, route: Route, head: ResponseHead) -> None:
+        """Begin the response, or fail over if the upstream is unavailable and there is a route."""
+        if route is Route.CLOUD and head.status == 401:  # the app did not present that token
+            self._abandon(BadGateway(_REJECTED))
+        elif head.status in _UNAVAILABLE and self._next_route(route) is not None:
+            self._abandon(BadGateway(f"The {route} route responded with status {head.status}."))
+        else:
+            self.events.response_started(head)
 
-    # -- the end
+    def _choose_first_route(self, body: BufferedRequest) -> None:
+        self.events.start(self._routes.choose_route(self._head, body.model))
 
-    def _next(self, tried: Route) -> Route | None:
-        if self._failure is not None or not self._body.is_replayable:
+    def _next_route(self, failed: Route) -> Route | None:
+        if self._first_error is not None or not self._buffer.is_replayable:
             return None
-        return self._ways.failover_route(tried)
+        return self._routes.failover_route(failed)
 
-    def _told(self, error: CtllmError) -> CtllmError:
-        """The last error; what went wrong first is said in front."""
-        first = self._failure
+    def _abandon(self, error: CtllmError) -> None:
+        """Leave the upstream, which failed with `error` but still has the request."""
+        assert self._attempt is not None
+        self._attempt.abandon(_FAILED_OVER)
+        self.events.upstream_failed(error)
+
+    # -- outputs of the state machine
+
+    def start_attempt(self, route: Route) -> None:
+        """Start the request on `route`."""
+        attempt = self._attempt = _Attempt(self, route, self._sink)
+        self.body.detach()
+        attempt.starting = Deferred.fromCoroutine(self._start_upstream(attempt))
+        attempt.starting.addErrback(self._start_failed)
+
+    async def _start_upstream(self, attempt: _Attempt) -> None:
+        try:
+            upstream_request = await self._routes.start_request(attempt.route, self._head, attempt)
+        except CtllmError as error:
+            attempt.fail(error)
+        else:
+            attempt.attach(upstream_request)
+
+    def _start_failed(self, reason: Failure) -> None:
+        if not isinstance(reason.value, CancelledError):
+            self._log.failure("A request could not be started", reason)
+            self.events.abort(BadGateway("Internal error of ctllm; see the desktop's log."))
+
+    def attach(self, upstream_request: RequestSink) -> None:
+        """Send the body to the upstream."""
+        self.body.attach(upstream_request)
+
+    def fail_over(self, error: CtllmError) -> None:
+        """Try the other route, or end the request if there is none."""
+        assert self._attempt is not None
+        failed = self._attempt.route
+        self._routes.route_failed(failed)
+        route = self._next_route(failed)
+        if route is None:
+            error = self._routes.explain_error(self._head, self._combine_errors(error))
+            self.events.no_route(error)
+            return
+        self._first_error = error
+        self._buffer.rewind()
+        self.events.start(route)
+
+    def _combine_errors(self, error: CtllmError) -> CtllmError:
+        """Return an error with the messages of both routes."""
+        first = self._first_error
         if first is None or error.status < 500:
             return error
         kind = type(first if first.status >= 500 else error)
-        return kind(f"{first.message}; and then: {error.message}")
+        return kind(f"{first.message} Then: {error.message}")
 
-    def _drop(self, error: CtllmError) -> None:
-        trial, self._trial = self._trial, None
-        if trial is None:
-            return
-        if trial.beginning is not None:
-            trial.beginning.cancel()
-        if trial.call is not None:
-            trial.call.cancel(error)
+    def start_response(self, head: ResponseHead) -> None:
+        """Send the head of the response; the request cannot fail over any more."""
+        assert self._attempt is not None
+        self.body.stop_reading_model()
+        self._buffer.discard_sent()
+        own = self._routes.response_headers(self._attempt.route, self.body.model)
+        self._sink.write_head(ResponseHead(head.status, head.reason, (*head.headers, *own)))
 
-    def _end(self, error: CtllmError) -> None:
-        if not self._over:
-            self._close()
-            self._app.fail(error)
+    def finish_response(self) -> None:
+        """End the response."""
+        self._close()
+        self._sink.finish()
+
+    def fail_response(self, error: CtllmError) -> None:
+        """End the request with `error`."""
+        self._close()
+        self._sink.fail(error)
+
+    def abort_request(self, error: CtllmError) -> None:
+        """Cancel the upstream's request, and end this one with `error`."""
+        self.cancel_request(error)
+        self._sink.fail(error)
+
+    def cancel_request(self, error: CtllmError) -> None:
+        """Cancel the upstream's request."""
+        self._close()
+        if self._attempt is not None:
+            self._attempt.abandon(error)
 
     def _close(self) -> None:
-        if not self._over:
-            self._over = True
-            self._body.close()
-            self._name_read()
-            self._ways.request_finished(self)
+        self.body.close()
+        self._routes.request_finished(self)
+
+
+Output = Callable[..., None]
+
+#: By state and input: the next state and the output. Any other input is ignored.
+TABLE: dict[State, dict[str, tuple[State, Output]]] = {
+    State.BUFFERING: {
+        "start": (State.CONNECTING, FailoverRequest.start_attempt),
+        "abort": (State.DONE, FailoverRequest.abort_request),
+        "cancel": (State.DONE, FailoverRequest.cancel_request),
+    },
+    State.CONNECTING: {
+        "attached": (State.WAITING, FailoverRequest.attach),
+        "response_started": (State.RESPONDING, FailoverRequest.start_response),
+        "upstream_failed": (State.FAILING_OVER, FailoverRequest.fail_over),
+        "abort": (State.DONE, FailoverRequest.abort_request),
+        "cancel": (State.DONE, FailoverRequest.cancel_request),
+    },
+    State.WAITING: {
+        "response_started": (State.RESPONDING, FailoverRequest.start_response),
+        "upstream_failed": (State.FAILING_OVER, FailoverRequest.fail_over),
+        "abort": (State.DONE, FailoverRequest.abort_request),
+        "cancel": (State.DONE, FailoverRequest.cancel_request),
+    },
+    State.FAILING_OVER: {
+        "start": (State.CONNECTING, FailoverRequest.start_attempt),
+        "no_route": (State.DONE, FailoverRequest.fail_response),
+    },
+    State.RESPONDING: {
+        "attached": (State.RESPONDING, FailoverRequest.attach),
+        "response_finished": (State.DONE, FailoverRequest.finish_response),
+        "upstream_failed": (State.DONE, FailoverRequest.fail_response),
+        "abort": (State.DONE, FailoverRequest.abort_request),
+        "cancel": (State.DONE, FailoverRequest.cancel_request),
+    },
+    State.DONE: {},
+}
+_INPUTS = tuple(name for name in vars(Events) if not name.startswith("_"))
+
+
+def _transition(state: State, output: Output) -> Callable[..., None]:
+    def enter(_: Events, request: FailoverRequest, *arguments: object) -> None:
+        request.state = state
+        output(request, *arguments)
+
+    return enter
+
+
+def _build_machine() -> Callable[[FailoverRequest], Events]:
+    builder = TypeMachineBuilder(Events, FailoverRequest)
+    states = {state: builder.state(state.value) for state in State}
+    for state, row in TABLE.items():
+        for name in _INPUTS:
+            event = getattr(Events, name)
+            if name in row:
+                to, output = row[name]
+                states[state].upon(event).to(states[to])(_transition(to, output))
+            else:
+                states[state].upon(event).loop().returns(None)
+    return builder.build()
+
+
+_new_machine = _build_machine()

@@ -1,7 +1,6 @@
-"""The preference as it was changed at run time, kept over restarts.
+"""The routing policy that was set at run time, stored across restarts.
 
-The configuration says what it is until somebody changes it; when the configuration is changed
-after that, it counts again.
+It takes precedence over the configuration until the configured policy changes.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.errors import BadConfiguration
 from ctllm.system.atomic_write import rename_damaged, write_atomically
 
-_UNTIL = "Requests stay on this machine until: ctllm prefer auto (or another)"
+_HINT = "Requests stay on this machine until you set a policy, for example: ctllm prefer auto"
 
 
 class _StoredPolicy(msgspec.Struct, frozen=True):
-    preference: RoutingPolicy
-    configured: RoutingPolicy  # what the configuration said then
+    policy: RoutingPolicy = msgspec.field(name="preference")
+    configured: RoutingPolicy  # the policy in the configuration when this one was set
 
 
 class PolicyStore:
-    """The file in the `state` folder.
+    """The file `desktop/preference.json` in the state folder.
 
-    Where it cannot be read, somebody may have said that nothing leaves this machine: so nothing
-    does, and the log says what to do.
+    If the file cannot be read, the policy is NEVER: the user may have chosen that nothing leaves
+    this machine.
     """
 
     _log = Logger()
@@ -38,29 +37,37 @@ class PolicyStore:
         self._configured = configured
 
     def load(self) -> RoutingPolicy:
-        """What counts now."""
+        """Return the policy in effect."""
         try:
-            kept = decode_json(self._path.read_bytes(), _StoredPolicy)
+            stored = decode_json(self._path.read_bytes(), _StoredPolicy)
         except FileNotFoundError:
             return self._configured
         except InvalidJson as error:
-            self._log.error("{said}", said=f"{self._path} was damaged ({error}). {_UNTIL}")
+            self._log.error(
+                "{path} is damaged ({reason}). {hint}", path=self._path, reason=error, hint=_HINT
+            )
             self._replace_damaged_file()
             return RoutingPolicy.NEVER
         except OSError as error:
-            said = f"{self._path} cannot be read ({error.strerror}). {_UNTIL}"
-            self._log.error("{said}", said=said)
+            reason = error.strerror
+            self._log.error(
+                "{path} cannot be read ({reason}). {hint}",
+                path=self._path,
+                reason=reason,
+                hint=_HINT,
+            )
             return RoutingPolicy.NEVER
-        return kept.preference if kept.configured is self._configured else self._configured
+        return stored.policy if stored.configured is self._configured else self._configured
 
     def save(self, policy: RoutingPolicy) -> None:
-        """Keep it; raises BadConfiguration where that cannot be."""
-        write_atomically(self._path, msgspec.json.encode(_StoredPolicy(policy, self._configured)))
+        """Store `policy`; raises BadConfiguration if the file cannot be written."""
+        stored = _StoredPolicy(policy, self._configured)
+        write_atomically(self._path, msgspec.json.encode(stored))
 
     def _replace_damaged_file(self) -> None:
-        """Set the file aside, and keep what counts instead of it."""
+        """Set the damaged file aside, and store NEVER in its place."""
         try:
             rename_damaged(self._path)
             self.save(RoutingPolicy.NEVER)
         except BadConfiguration as error:
-            self._log.error("{why}", why=error.message)
+            self._log.error("{reason}", reason=error.message)

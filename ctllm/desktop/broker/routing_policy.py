@@ -1,4 +1,4 @@
-"""Which side gets a request: one table of preferences, and what is known of both sides."""
+"""The choice of a route: a table of policies, and the state of both routes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ctllm.desktop.broker.flap_damping import FlapDamper
 
 
 class Route(StrEnum):
-    """Where an answer may come from."""
+    """Where the broker sends a request."""
 
     LOCAL = "local"
     CLOUD = "cloud"
 
     @property
     def other(self) -> Route:
-        """The one that is not this one."""
+        """The other route."""
         return Route.CLOUD if self is Route.LOCAL else Route.LOCAL
 
 
 class RoutingPolicy(StrEnum):
-    """What the user wants.
+    """Which route the user prefers.
 
-    AUTO: this machine first, and the cloud for models that only another desktop has. LOCAL: this
-    machine, and the cloud only while its Ollama fails. CLOUD: the other desktops, and this machine
-    while they fail. NEVER: no request ever leaves this machine.
+    AUTO: this desktop first; the cloud for models that only another desktop has. LOCAL: this
+    desktop; the cloud only while its Ollama fails. CLOUD: the other desktops; this one while they
+    fail. NEVER: no request leaves this machine.
     """
 
     AUTO = "auto"
@@ -45,27 +45,28 @@ _PREFERRED = {
 def choose_route(
     policy: RoutingPolicy, dampers: Mapping[Route, FlapDamper], is_only_remote: bool, now: float
 ) -> Route:
-    """The side to ask first; `only_elsewhere` says that this machine lacks what another has.
+    """Return the route to try first.
 
-    A side that is down is asked only where the other one is, too: its error says what is wrong.
+    `is_only_remote` says that another desktop has the model and this one does not. A route that is
+    down is tried only if the other one is down too: its error tells the user what is wrong.
     """
-    wanted = _PREFERRED[policy]
+    preferred = _PREFERRED[policy]
     if policy is RoutingPolicy.NEVER:
-        return wanted
+        return preferred
     if policy is RoutingPolicy.AUTO and is_only_remote and dampers[Route.CLOUD].is_up:
         return Route.CLOUD
-    other = wanted.other
-    if dampers[wanted].is_stable(now) or not dampers[other].is_up:
-        return wanted
-    if dampers[wanted].is_up and not dampers[other].is_stable(now):
-        return wanted  # both are shaky
+    other = preferred.other
+    if dampers[preferred].is_stable(now) or not dampers[other].is_up:
+        return preferred
+    if dampers[preferred].is_up and not dampers[other].is_stable(now):
+        return preferred
     return other
 
 
 def failover_route(
     policy: RoutingPolicy, dampers: Mapping[Route, FlapDamper], failed: Route
 ) -> Route | None:
-    """The side that may be asked after `tried` failed, or None."""
+    """Return the route to try after `failed`, or None."""
     if policy is RoutingPolicy.NEVER or not dampers[failed.other].is_up:
         return None
     return failed.other
