@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctllm.common.json_decoder import InvalidJson, decode_object_pairs
-from ctllm.errors import BadRequest, ContentTooLarge, CtllmError, Forbidden, ServiceUnavailable
+from ctllm.common.memory_budget import BufferBudget
+from ctllm.errors import BadRequest, ContentTooLarge, Forbidden, ServiceUnavailable
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, get_header
@@ -21,6 +22,8 @@ from ctllm.ollama.api import (
     canonical_request,
     endpoint_of,
 )
+from ctllm.relay.buffered_request import BufferedRequest
+from ctllm.relay.replay_buffer import ReplayBuffer
 
 #: In `desktop.allowed_requests`: whatever Ollama has, known to ctllm or not.
 ALLOW_ALL = "*"
@@ -43,7 +46,7 @@ class TunnelPolicy:
         self._start_request = start_request
         self._allow = frozenset(allow)
         self._registries = frozenset(registries)
-        self._buffered = 0
+        self._buffer_budget = BufferBudget(MAX_BUFFERED + 1)  # full only beyond MAX_BUFFERED
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden."""
@@ -51,7 +54,7 @@ class TunnelPolicy:
         endpoint = self._authorize(head)
         if endpoint is None or not endpoint.names_registry or ALLOW_ALL in self._allow:
             return self._start_request(head, sink)
-        return _BufferedRequest(self, head, sink)
+        return self._buffer(head, sink)
 
     def _authorize(self, head: RequestHead) -> Endpoint | None:
         """The endpoint that may be asked; None for one that only the configuration knows."""
@@ -84,19 +87,25 @@ class TunnelPolicy:
                 "with `ctllm keys add NAME --manage` have."
             )
 
-    def reserve(self, size: int) -> bool:
-        """Reserve room for `size` bytes of a body (release it with a negative `size`)."""
-        if self._buffered + size > MAX_BUFFERED:
-            return False
-        self._buffered += size
-        return True
+    def _buffer(self, head: RequestHead, sink: ResponseSink) -> BufferedRequest:
+        """Return a request that Ollama gets once its whole body was checked."""
+        asked = asked_for(head)
+        buffer = ReplayBuffer(self._buffer_budget, limit=MAX_BODY + 1)
 
-    def start_checked_request(
-        self, head: RequestHead, body: bytes, sink: ResponseSink
-    ) -> RequestSink:
-        """Begin an exchange whose whole body is known; raises CtllmError where it is refused."""
-        self._check_registries(asked_for(head), body)
-        return self._start_request(head, sink)
+        def start_checked_request(_: str | None, sink: ResponseSink) -> RequestSink:
+            self._check_registries(asked, buffer.data)
+            return self._start_request(head, sink)
+
+        def on_ready(request: BufferedRequest) -> None:
+            if buffer.is_complete:
+                request.start(start_checked_request)
+            elif buffer.size > MAX_BODY:
+                limit = f"{asked} takes at most {MAX_BODY} bytes through the cloud."
+                request.fail(ContentTooLarge(limit))
+            else:
+                request.fail(ServiceUnavailable("Too many requests wait to be checked."))
+
+        return BufferedRequest(sink, buffer, None, on_ready)
 
     def _check_registries(self, asked: str, body: bytes) -> None:
         """Raise Forbidden for a body that names another registry, or gives up verifying it."""
@@ -146,75 +155,3 @@ def _members(body: bytes) -> list[tuple[str, object]]:
         return [(name.casefold(), value) for name, value in decode_object_pairs(body)]
     except InvalidJson:
         raise BadRequest("The body is no JSON object.") from None
-
-
-class _BufferedRequest:
-    """A `Call` that is judged by its whole body before Ollama sees anything of it."""
-
-    def __init__(self, policy: TunnelPolicy, head: RequestHead, sink: ResponseSink) -> None:
-        self._policy = policy
-        self._head = head
-        self._sink = sink
-        self._body = bytearray()
-        self._upstream_request: RequestSink | None = None
-        self._paused = False
-        self._is_done = False
-
-    def write(self, data: bytes) -> None:
-        """Hold a piece of the request body."""
-        if self._is_done:
-            return
-        if len(self._body) + len(data) > MAX_BODY:
-            limit = f"{asked_for(self._head)} takes at most {MAX_BODY} bytes through the cloud."
-            self._refuse(ContentTooLarge(limit))
-        elif not self._policy.reserve(len(data)):
-            self._refuse(ServiceUnavailable("Too many requests wait to be judged."))
-        else:
-            self._body += data
-
-    def finish(self) -> None:
-        """Judge the body, which is whole, and send it."""
-        if self._is_done:
-            return
-        body = bytes(self._body)
-        self._release()
-        try:
-            upstream_request = self._upstream_request = self._policy.start_checked_request(
-                self._head, body, self._sink
-            )
-        except CtllmError as error:
-            self._sink.fail(error)
-            return
-        if self._paused:
-            upstream_request.pause_response()
-        if body:
-            upstream_request.write(body)
-        upstream_request.finish()
-
-    def cancel(self, error: CtllmError) -> None:
-        """Stop everything."""
-        self._release()
-        if self._upstream_request is not None:
-            self._upstream_request.cancel(error)
-
-    def pause_response(self) -> None:
-        """Stop sending the answer."""
-        self._paused = True
-        if self._upstream_request is not None:
-            self._upstream_request.pause_response()
-
-    def resume_response(self) -> None:
-        """Go on with the answer."""
-        self._paused = False
-        if self._upstream_request is not None:
-            self._upstream_request.resume_response()
-
-    def _refuse(self, error: CtllmError) -> None:
-        self._release()
-        self._sink.fail(error)
-
-    def _release(self) -> None:
-        if not self._is_done:
-            self._is_done = True
-            self._policy.reserve(-len(self._body))
-            self._body.clear()
