@@ -56,7 +56,7 @@ _COMMANDS: dict[str, Callable[[Config, Any], None]] = {
     "invite": users.invite,
     "revoke": users.revoke,
     "firewall": firewall.run,
-    "proxies ls": proxies.show,
+    "proxies ls": proxies.list_proxies,
     "proxies rm": proxies.remove,
     "proxies drain": proxies.drain,
     "proxies resume": proxies.resume,

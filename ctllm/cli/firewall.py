@@ -25,27 +25,30 @@ def run(config: Config, told: Command) -> None:
     """Close containers off, or open, or say what is missing."""
     found = _look()
     if told["remove"]:
-        _do(firewall.to_open(found), "Nothing to remove: there are no rules and routes of ctllm's.")
+        _do(
+            firewall.removal_commands(found),
+            "Nothing to remove: there are no rules and routes of ctllm's.",
+        )
         return
     pool = network_pool(config.cloud.docker_network_pool)
-    missing = firewall.to_close(found, pool)
+    missing = firewall.install_commands(found, pool)
     well = f"Nothing is missing: containers are closed off ({', '.join(found.rules)}, {pool})."
     if told["check"]:
         say("\n".join(["Missing:", *map(shlex.join, missing)]) if missing else well)
         raise SystemExit(1 if missing else 0)
     _do(missing, well)
-    if missing and (still := firewall.to_close(_look(), pool)):
+    if missing and (still := firewall.install_commands(_look(), pool)):
         raise BadConfiguration(
             f"this is still missing, though it was done: {'; '.join(map(shlex.join, still))}"
         )
 
 
-def _look() -> firewall.Found:
+def _look() -> firewall.FirewallState:
     if os.geteuid() != 0:
         raise BadConfiguration("only root sees and sets rules: sudo ctllm firewall")
     programs = ["iptables", *["ip6tables"] * _IPV6.exists()]
-    rules = {each: _run(firewall.question(each)) for each in programs}
-    return firewall.Found(rules, _run(firewall.ROUTES))
+    rules = {each: _run(firewall.list_rules_command(each)) for each in programs}
+    return firewall.FirewallState(rules, _run(firewall.LIST_ROUTES_COMMAND))
 
 
 def _do(commands: Sequence[firewall.Command], nothing: str) -> None:

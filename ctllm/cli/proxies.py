@@ -15,69 +15,69 @@ from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
 
-_HEAD = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
+_COLUMNS = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
 #: What every id begins with; the rest is the user's hash.
-_PREFIX = "ctllm-proxy-"
+_ID_PREFIX = "ctllm-proxy-"
 #: How many are ended at once: Docker does little else meanwhile.
-_FEW = 4
+_MAX_CONCURRENT_REMOVALS = 4
 #: Seconds between two looks at proxies that are to be empty.
-_OFTEN = 0.5
+_DRAIN_POLL_INTERVAL = 0.5
 
 
-def show(config: Config, _: Command) -> None:
+def list_proxies(config: Config, _: Command) -> None:
     """Print a table."""
 
     async def work(roster: Any, _: Any) -> None:
-        say(table(await roster.rows()))
+        say(format_table(await roster.rows()))
 
-    _with_roster(config, work)
+    _with_admin(config, work)
 
 
-def remove(config: Config, told: Command) -> None:
+def remove(config: Config, command: Command) -> None:
     """End one, or all."""
-    wanted = told.argument.removeprefix(_PREFIX)
+    prefix = command.argument.removeprefix(_ID_PREFIX)
 
     async def work(roster: Any, _: Any) -> None:
         ids = [row.id for row in await roster.rows()]
-        if wanted != "all":
-            ids = _one(wanted, ids)
+        if prefix != "all":
+            ids = _select(prefix, ids)
         progress, ended = _Progress(), 0
 
         async def end(id: str) -> None:
             nonlocal ended
             await roster.end(id)
             ended += 1
-            progress.say(f"{ended} of {len(ids)} ended, the last was {_short(id)}")
+            progress.update(f"{ended} of {len(ids)} ended, the last was {_short_id(id)}")
 
-        await _few_at_once(end, ids)
-        progress.end(f"{_count(len(ids), 'streaming proxy', 'streaming proxies')} ended.")
+        await _for_each(end, ids)
+        progress.finish(f"{_pluralize(len(ids), 'streaming proxy', 'streaming proxies')} ended.")
 
-    _with_roster(config, work)
+    _with_admin(config, work)
 
 
-def drain(config: Config, told: Command) -> None:
+def drain(config: Config, command: Command) -> None:
     """End all, each once nothing of it is under way."""
 
     async def work(roster: Any, reactor: Any) -> None:
         await roster.drain(True)
-        last = reactor.seconds() + told["seconds"]
-        ended = broken = 0
+        deadline = reactor.seconds() + command["seconds"]
+        ended = interrupted = 0
         progress = _Progress()
         while rows := [row for row in await roster.rows() if row.state != "failed"]:
-            late = reactor.seconds() >= last
-            ready = [row for row in rows if late or not row.exchanges]
-            await _few_at_once(lambda row: roster.end(row.id), ready)
+            is_overdue = reactor.seconds() >= deadline
+            ready = [row for row in rows if is_overdue or not row.exchanges]
+            await _for_each(lambda row: roster.end(row.id), ready)
             ended += len(ready)
-            broken += sum(bool(row.exchanges) for row in ready)
+            interrupted += sum(bool(row.exchanges) for row in ready)
             busy = len(rows) - len(ready)
-            progress.say(f"{ended} ended, {busy} have something under way")
-            await _sleep(reactor, _OFTEN)
-        progress.end(
-            f"{_count(ended, 'streaming proxy', 'streaming proxies')} ended, {broken} of them in "
+            progress.update(f"{ended} ended, {busy} have something under way")
+            await _sleep(reactor, _DRAIN_POLL_INTERVAL)
+        progress.finish(
+            f"{_pluralize(ended, 'streaming proxy', 'streaming proxies')} ended, {interrupted} of them in "
             "the middle of something. A cloud that runs starts none until: ctllm proxies resume"
         )
 
-    _with_roster(config, work)
+    _with_admin(config, work)
 
 
 def resume(config: Config, _: Command) -> None:
@@ -87,13 +87,13 @@ def resume(config: Config, _: Command) -> None:
         await roster.drain(False)
         say("Streaming proxies are started again, as they are needed.")
 
-    _with_roster(config, work)
+    _with_admin(config, work)
 
 
 # -- what is asked
 
 
-def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
+def _with_admin(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
     from ctllm.cloud.admin.api import admin_socket_path, is_listening
     from ctllm.cloud.admin.client import AdminClient
@@ -113,43 +113,43 @@ def _with_roster(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, 
             finally:
                 remote.close()
         else:
-            await work(_local(config, folder, reactor), reactor)
+            await work(_offline_admin(config, folder, reactor), reactor)
 
     run(asking)
 
 
-def _local(config: Config, folder: Any, reactor: Any) -> Any:
+def _offline_admin(config: Config, folder: Any, reactor: Any) -> Any:
     from ctllm.cloud.admin.client import OfflineAdmin
     from ctllm.cloud.audit import AuditLog
     from ctllm.cloud.identity import load_signing_keys
-    from ctllm.cloud.spawners.factory import runtime_for
-    from ctllm.cloud.spawners.interfaces import Instance, no_matter
-    from ctllm.cloud.spawners.peer_verification import endpoint_to
+    from ctllm.cloud.spawners.factory import create_spawner
+    from ctllm.cloud.spawners.interfaces import ProxyInstance, no_matter
+    from ctllm.cloud.spawners.peer_verification import proxy_endpoint
 
     state = Path(config.state_dir)
-    runtime = runtime_for(reactor, config.cloud, config.proxy, state, load_signing_keys(folder))
+    runtime = create_spawner(reactor, config.cloud, config.proxy, state, load_signing_keys(folder))
 
-    def connect(instance: Instance) -> Any:
-        return endpoint_to(reactor, instance, no_matter)
+    def connect(instance: ProxyInstance) -> Any:
+        return proxy_endpoint(reactor, instance, no_matter)
 
     return OfflineAdmin(runtime, reactor, connect, AuditLog(state))
 
 
-def _one(wanted: str, ids: Sequence[str]) -> list[str]:
-    found = [id for id in ids if _whole(id).startswith(wanted)]
+def _select(prefix: str, ids: Sequence[str]) -> list[str]:
+    found = [id for id in ids if _strip_prefix(id).startswith(prefix)]
     if not found:
-        raise NotFound(f"no streaming proxy's name begins with {wanted}; ctllm proxies lists them")
+        raise NotFound(f"no streaming proxy's name begins with {prefix}; ctllm proxies lists them")
     if len(found) > 1:
-        names = ", ".join(map(_short, found))
-        raise BadRequest(f"more than one begins with {wanted}: {names}; give more of the name")
+        names = ", ".join(map(_short_id, found))
+        raise BadRequest(f"more than one begins with {prefix}: {names}; give more of the name")
     return found
 
 
-async def _few_at_once(do: Callable[[Any], Coroutine[Any, Any, None]], each: Sequence[Any]) -> None:
+async def _for_each(do: Callable[[Any], Coroutine[Any, Any, None]], each: Sequence[Any]) -> None:
     """Do it to each; fails as the first that fails."""
     from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 
-    turns = DeferredSemaphore(_FEW)
+    turns = DeferredSemaphore(_MAX_CONCURRENT_REMOVALS)
     doing = [turns.run(lambda one: Deferred.fromCoroutine(do(one)), one) for one in each]
     try:
         await gatherResults(doing, consumeErrors=True)
@@ -166,13 +166,13 @@ async def _sleep(reactor: Any, seconds: float) -> None:
 # -- how it looks
 
 
-def table(rows: Sequence[Any]) -> str:
+def format_table(rows: Sequence[Any]) -> str:
     """The rows, the longest that runs first, in columns."""
     if not rows:
         return "No streaming proxy runs."
     ordered = sorted(rows, key=lambda row: -row.age)
-    cells = [_HEAD, *map(_cells, ordered)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(_HEAD))]
+    cells = [_COLUMNS, *map(_format_row, ordered)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(_COLUMNS))]
     left = 2  # columns of words; the others are figures
     lines = [
         "  ".join(
@@ -184,36 +184,36 @@ def table(rows: Sequence[Any]) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Any) -> tuple[str, ...]:
+def _format_row(row: Any) -> tuple[str, ...]:
     return (
-        _short(row.id),
-        _state(row),
-        _time(row.age),
-        _time(row.idle),
-        _number(row.exchanges),
-        _number(row.desktops),
+        _short_id(row.id),
+        _format_state(row),
+        _format_duration(row.age),
+        _format_duration(row.idle),
+        _format_count(row.exchanges),
+        _format_count(row.desktops),
         "-" if row.memory is None else f"{row.memory / 1e6:.1f} MB",
         "-" if row.cpu is None else f"{row.cpu:.1f} s",
     )
 
 
-def _state(row: Any) -> str:
+def _format_state(row: Any) -> str:
     return "does not answer" if row.state == "running" and row.exchanges is None else str(row.state)
 
 
-def _whole(id: str) -> str:
-    return id.removeprefix(_PREFIX)
+def _strip_prefix(id: str) -> str:
+    return id.removeprefix(_ID_PREFIX)
 
 
-def _short(id: str) -> str:
-    return _whole(id)[:12]
+def _short_id(id: str) -> str:
+    return _strip_prefix(id)[:12]
 
 
-def _number(value: int | None) -> str:
+def _format_count(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-def _time(seconds: float | None) -> str:
+def _format_duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -222,7 +222,7 @@ def _time(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def _count(number: int, one: str, many: str) -> str:
+def _pluralize(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
@@ -230,18 +230,18 @@ class _Progress:
     """On a terminal one line is written over; elsewhere there is a line for each change."""
 
     def __init__(self) -> None:
-        self._over = sys.stdout.isatty()
-        self._said = ""
+        self._is_terminal = sys.stdout.isatty()
+        self._last_message = ""
 
-    def say(self, said: str) -> None:
+    def update(self, message: str) -> None:
         """How far it is."""
-        if self._over:
-            say_styled(f"\r\x1b[K{sanitize_line(said)}")
-        elif said != self._said:
-            say(said)
-        self._said = said
+        if self._is_terminal:
+            say_styled(f"\r\x1b[K{sanitize_line(message)}")
+        elif message != self._last_message:
+            say(message)
+        self._last_message = message
 
-    def end(self, said: str) -> None:
+    def finish(self, message: str) -> None:
         """What came of it."""
-        say_styled("\r\x1b[K" if self._over else "")
-        say(said)
+        say_styled("\r\x1b[K" if self._is_terminal else "")
+        say(message)

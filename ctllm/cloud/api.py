@@ -108,9 +108,9 @@ class ManagementApi:
     async def _get_health(
         self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
     ) -> None:
-        trouble = self._proxies.trouble
+        trouble = self._proxies.problem
         status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
-        told = {"status": status, "version": __version__, "proxies": self._proxies.count}
+        told = {"status": status, "version": __version__, "proxies": self._proxies.active_count}
         incoming.respond(200, {**told, "error": trouble or None})
 
     async def _get_openapi(
@@ -165,7 +165,7 @@ class ManagementApi:
         self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
     ) -> None:
         proxy = self._proxy_id_of(await manager())
-        await self._proxies.ensure(proxy)
+        await self._proxies.ensure_running(proxy)
         incoming.respond(200, await self._proxy_status(proxy))
 
     async def _stop_proxy(
@@ -194,7 +194,7 @@ class ManagementApi:
         if self._proxies.status(proxy).state != "running":
             incoming.respond(200, {"desktops": []})
             return
-        origin = await self._proxies.ensure(proxy, begins=False)
+        origin = await self._proxies.ensure_running(proxy, is_new_request=False)
         assertion = self._assertion_signer.sign(proxy, frozenset((USE,))).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
         status, told = await fetch(origin, head, self._clock, 5.0, 1 << 20)

@@ -200,7 +200,7 @@ class Gateway:
         """The user's proxy, started if need be, and what it believes."""
         proxy = self._proxy_id_of(grant)
         try:
-            origin = await self._proxies.ensure(proxy, begins)
+            origin = await self._proxies.ensure_running(proxy, begins)
         finally:  # it took time, in which the user may have been revoked
             self._token_verifier.check_active(grant)
         return origin, self._assertion_signer.sign(proxy, scopes).encode()

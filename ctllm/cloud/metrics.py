@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ctllm.cloud.spawners.interfaces import Usage
+from ctllm.cloud.spawners.interfaces import ResourceUsage
 
 _BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 60)
 
@@ -18,7 +18,7 @@ class _UsageCollector(Collector):
     """What each proxy uses; those that are gone are not shown any more."""
 
     def __init__(self) -> None:
-        self.usage: Mapping[str, Usage] = {}
+        self.usage: Mapping[str, ResourceUsage] = {}
 
     def collect(self) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
@@ -28,8 +28,8 @@ class _UsageCollector(Collector):
             "ctllm_proxy_cpu_seconds", "Processor time of a streaming proxy.", labels=["proxy"]
         )
         for proxy_id, used in self.usage.items():
-            memory.add_metric([proxy_id], used.memory)
-            cpu.add_metric([proxy_id], used.cpu)
+            memory.add_metric([proxy_id], used.memory_bytes)
+            cpu.add_metric([proxy_id], used.cpu_seconds)
         yield memory
         yield cpu
 
@@ -79,7 +79,7 @@ class Metrics:
         self._usage_collector = _UsageCollector()
         registry.register(self._usage_collector)
 
-    def update_usage(self, used: Mapping[str, Usage]) -> None:
+    def update_usage(self, used: Mapping[str, ResourceUsage]) -> None:
         """What each proxy, by its id, uses at this moment."""
         self._usage_collector.usage = used
 

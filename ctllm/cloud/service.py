@@ -33,7 +33,7 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.revocation_enforcer import RevocationEnforcer
 from ctllm.cloud.session_api import SessionApi
-from ctllm.cloud.spawners.factory import runtime_for
+from ctllm.cloud.spawners.factory import create_spawner
 from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
 from ctllm.config import Cloud, Proxy, endpoint_string, public_url
 from ctllm.errors import NotFound
@@ -143,10 +143,10 @@ class CloudService(MultiService):
             revocations.check(grant.user, grant.auth_time)
             sessions.check_active(grant.session_ids)
 
-        runtime = runtime_for(self._reactor, self._settings, self._limits, self._state, keys)
+        runtime = create_spawner(self._reactor, self._settings, self._limits, self._state, keys)
         proxies = ProxyManager(
             runtime, self._reactor, self._settings, AuditLog(self._state), self._metrics,
-            not_before=lambda proxy: revocations.not_before(proxy.removeprefix(PROXY_PREFIX)),
+            revocation_time=lambda proxy: revocations.not_before(proxy.removeprefix(PROXY_PREFIX)),
         )  # fmt: skip
         proxies.setServiceParent(self)
         self._proxies = proxies
@@ -189,6 +189,6 @@ class CloudService(MultiService):
         if incoming.head.path != b"/metrics":
             raise NotFound("metrics are at /metrics")
         if self._proxies is not None:
-            self._metrics.update_usage(await self._proxies.usage())
+            self._metrics.update_usage(await self._proxies.resource_usage())
         kind, body = self._metrics.render_text()
         incoming.respond(200, body, ((b"Content-Type", kind),))

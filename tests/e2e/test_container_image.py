@@ -13,8 +13,8 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.docker_api import Container, DockerClient, way_to
-from ctllm.cloud.proxies.health import ask_health
+from ctllm.cloud.docker_api import Container, DockerClient, create_transport
+from ctllm.cloud.proxies.health import fetch_health
 from ctllm.errors import ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
 from tests.e2e.cluster import wait_until
@@ -35,7 +35,7 @@ LARGEST, MOST = 100, 27
 @pytest_twisted.async_yield_fixture()
 async def engine(docker: Dockerd) -> AsyncIterator[DockerClient]:
     """A client; afterwards the container and its network are gone."""
-    client = DockerClient(way_to(reactor, docker.address), reactor)
+    client = DockerClient(create_transport(reactor, docker.address), reactor)
     yield client
     await client.remove_container(NAME)
     await client.remove_network(NETWORK)
@@ -50,7 +50,7 @@ def python(docker: Dockerd, program: str) -> Any:
 @ensureDeferred
 async def test_size(engine: DockerClient) -> None:
     """Under 100 MB, base included."""
-    size = (await engine.image(IMAGE)).size
+    size = (await engine.inspect_image(IMAGE)).size
     print(f"\nimage: {size / 1e6:.1f} MB")
     assert size < LARGEST * 1e6
 
@@ -104,7 +104,7 @@ def test_only_what_a_proxy_needs(docker: Dockerd) -> None:
 
 async def well(origin: ConnectionPool) -> bool:
     """Whether a proxy says that it is."""
-    return await ask_health(origin, reactor) is not None
+    return await fetch_health(origin, reactor) is not None
 
 
 async def pid(docker: Dockerd) -> int:
@@ -119,7 +119,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
     await deferToThread(docker.docker, "network", "create", "--internal", subnet, NETWORK)
     told = ["run", "-d", f"--name={NAME}", f"--network={NETWORK}", *CLOSED, IMAGE, *TOLD]
     await deferToThread(docker.docker, *told, "--port=8080", "--host=0.0.0.0")
-    found: Container = await engine.container(NAME)
+    found: Container = await engine.inspect_container(NAME)
     endpoint = TCP4ClientEndpoint(reactor, found.address(NETWORK), 8080)
     origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
     await wait_until(lambda: well(origin), "the proxy to answer")
@@ -128,7 +128,9 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
     assert resident <= MOST
     origin.close()
     await engine.stop_container(NAME, 10)
-    assert (await engine.container(NAME)).state.exit_code == 0, await engine.last_words(NAME)
+    assert (await engine.inspect_container(NAME)).state.exit_code == 0, await engine.container_logs(
+        NAME
+    )
 
 
 @ensureDeferred

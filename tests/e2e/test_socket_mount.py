@@ -21,10 +21,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.cloud.docker_api import DockerClient as Client
-from ctllm.cloud.docker_api import way_to
-from ctllm.cloud.spawners.container_spec import Marks
+from ctllm.cloud.docker_api import create_transport
+from ctllm.cloud.spawners.container_spec import CloudLabels
 from ctllm.cloud.spawners.docker import DockerSpawner
-from ctllm.cloud.spawners.socket_mount import Mounts
+from ctllm.cloud.spawners.socket_mount import SocketMount
 from ctllm.config import Proxy
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.containers import ContainerInspector
@@ -198,15 +198,15 @@ def open_state() -> Iterator[Path]:
 async def test_of_a_cloud_that_is_not_root(engine: ContainerInspector, open_state: Path) -> None:
     """It reaches the socket by its group, and nobody else gets as far."""
     user, group = 60123, 60124
-    mounts = Mounts(open_state, reactor)
-    client = Client(way_to(reactor, engine.docker.address), reactor)
-    marks = Marks(b"secret", "A" * 43)
+    mounts = SocketMount(open_state, reactor)
+    client = Client(create_transport(reactor, engine.docker.address), reactor)
+    marks = CloudLabels(b"secret", "A" * 43)
     runtime: Any = DockerSpawner(client, reactor, IMAGE, marks, Proxy(), [mounts])
-    mounts.open()
+    mounts.check_host()
     proxy_id = "ctllm-proxy-" + "1" * 32
     os.setegid(group)  # what the cloud's would be; its folder is its own
     try:
-        instance = await runtime.ensure(proxy_id)
+        instance = await runtime.ensure_running(proxy_id)
     finally:
         os.setegid(0)
     os.chown(open_state / "sockets", user, group)

@@ -13,58 +13,64 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ctllm.cloud.docker_api import DockerClient, Way
+from ctllm.cloud.docker_api import DockerClient, DockerTransport
 
 
-class Canned(Resource):
+class FakeDockerApi(Resource):
     """Answers whatever is asked with what the test put there; `open` are answers that go on."""
 
     isLeaf = True
 
     def __init__(self) -> None:
         super().__init__()
-        self.api = "1.41"
+        self.version = "1.41"
         self.status, self.body = 200, b"{}"
-        self.goes_on = False
-        self.silent = False
-        self.asked: list[tuple[str, str]] = []
+        self.keeps_open = False
+        self.is_silent = False
+        self.requests: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
         self.queries: list[dict[str, list[str]]] = []
-        self.open: list[Any] = []
-        self.left: list[Any] = []
+        self.open_requests: list[Any] = []
+        self.disconnected: list[Any] = []
 
     def render(self, request: Any) -> Any:
         method, path = request.method.decode(), request.path.decode()
-        self.asked.append((method, path))
+        self.requests.append((method, path))
         self.queries.append(parse_qs(request.uri.decode().partition("?")[2]))
         self.bodies.append(request.content.read())
-        if self.silent:
+        if self.is_silent:
             return NOT_DONE_YET
         if path == "/_ping":
-            request.setHeader("Api-Version", self.api)
+            request.setHeader("Api-Version", self.version)
             return b"OK"
         request.setResponseCode(self.status)
-        if not self.goes_on:
+        if not self.keeps_open:
             return self.body
-        request.notifyFinish().addErrback(self.left.append)
+        request.notifyFinish().addErrback(self.disconnected.append)
         request.write(self.body)
-        self.open.append(request)
+        self.open_requests.append(request)
         return NOT_DONE_YET
 
 
-class Case(SynchronousTestCase):
+class DockerClientCase(SynchronousTestCase):
     """An engine that answers over memory."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.canned = Canned()
-        self.agent = RequestTraversalAgent(self.canned)
-        self.lost: Exception | None = None  # what a request meets instead of the engine
-        self.engine = DockerClient(Way(self, "http://docker", "the engine"), self.clock, 30)
+        self.api = FakeDockerApi()
+        self.agent = RequestTraversalAgent(self.api)
+        self.connection_error: Exception | None = None  # what a request meets instead of the engine
+        self.docker = DockerClient(
+            DockerTransport(self, "http://docker", "the engine"), self.clock, 30
+        )
 
     def request(self, *told: Any, **more: Any) -> Deferred[Any]:
         """As an agent does."""
-        return self.agent.request(*told, **more) if self.lost is None else fail(self.lost)
+        return (
+            self.agent.request(*told, **more)
+            if self.connection_error is None
+            else fail(self.connection_error)
+        )
 
     def start(self, doing: Any) -> Deferred[Any]:
         done = Deferred.fromCoroutine(doing)
@@ -74,8 +80,8 @@ class Case(SynchronousTestCase):
     def call(self, doing: Any) -> Any:
         return self.successResultOf(self.start(doing))
 
-    def refused(self, doing: Any, kind: type[Exception]) -> str:
+    def failure(self, doing: Any, kind: type[Exception]) -> str:
         return str(self.failureResultOf(self.start(doing), kind).value)
 
-    def answer(self, value: Any, status: int = 200) -> None:
-        self.canned.status, self.canned.body = status, json.dumps(value).encode()
+    def respond_with(self, value: Any, status: int = 200) -> None:
+        self.api.status, self.api.body = status, json.dumps(value).encode()

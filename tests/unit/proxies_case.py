@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, no_matter
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -29,30 +29,30 @@ A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
 START = 1_700_000_000.0
 
 
-class PretendProxy:
+class FakeProxy:
     """What answers /health over memory; `up`, `hung` and the figures are the test's to set."""
 
     def __init__(self, up: bool) -> None:
-        self.up = up
-        self.hung = False
+        self.is_listening = up
+        self.is_hanging = False
         self.status = 200
-        self.figures: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
+        self.health: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
         self.since_idle: Callable[[], float] | None = None
-        self.asked = 0
+        self.request_count = 0
         self.pumps: list[IOPump] = []
-        self.factory = HttpServerFactory(self.answer, Clock())
+        self.factory = HttpServerFactory(self.handle, Clock())
 
-    async def answer(self, incoming: ServerRequest) -> None:
-        self.asked += 1
+    async def handle(self, incoming: ServerRequest) -> None:
+        self.request_count += 1
         await incoming.read_body(0)
-        if self.hung:
+        if self.is_hanging:
             await Deferred()
         if self.since_idle is not None:
-            self.figures["idle_seconds"] = self.since_idle()
-        incoming.respond(self.status, self.figures)
+            self.health["idle_seconds"] = self.since_idle()
+        incoming.respond(self.status, self.health)
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        if not self.up:
+        if not self.is_listening:
             return fail(ConnectionRefusedError())
         client, server = factory.buildProtocol(None), self.factory.buildProtocol(None)
         self.pumps.append(
@@ -65,116 +65,116 @@ class PretendProxy:
         return sum(not pump.clientIO.disconnected for pump in self.pumps)
 
 
-class PretendRuntime:
+class FakeSpawner:
     """Starts pretend proxies: at once, or when the Deferred that a test puts in `slow` fires."""
 
-    def __init__(self, outlives: bool = False) -> None:
-        self.outlives = outlives
+    def __init__(self, proxies_survive_restart: bool = False) -> None:
+        self.proxies_survive_restart = proxies_survive_restart
         self.on_exit: Callable[[str, str], None] = no_matter
-        self.proxies: dict[str, PretendProxy] = {}
-        self.all: list[PretendProxy] = []
-        self.slow: dict[str, Deferred[None]] = {}
-        self.stubborn: dict[str, Deferred[None]] = {}
+        self.proxies: dict[str, FakeProxy] = {}
+        self.started: list[FakeProxy] = []
+        self.slow_starts: dict[str, Deferred[None]] = {}
+        self.slow_removals: dict[str, Deferred[None]] = {}
         self.comes_up = True
-        self.refusal: Exception | None = None
-        self.asked: Counter[str] = Counter()
+        self.error: Exception | None = None
+        self.ensure_calls: Counter[str] = Counter()
         self.starts: Counter[str] = Counter()
-        self.lists = 0
+        self.list_calls = 0
         self.slow_list: Deferred[None] | None = None
         self.listed: list[str] | None = None  # what is listed, whatever is there
         self.removals: Counter[str] = Counter()
-        self.trouble = ""
-        self.used: dict[str, Usage] = {}
+        self.problem = ""
+        self.usages: dict[str, ResourceUsage] = {}
 
-    async def ensure(self, proxy_id: str) -> Instance:
-        self.asked[proxy_id] += 1
-        if proxy_id in self.proxies and self.outlives:
+    async def ensure_running(self, proxy_id: str) -> ProxyInstance:
+        self.ensure_calls[proxy_id] += 1
+        if proxy_id in self.proxies and self.proxies_survive_restart:
             return self.instance(proxy_id, adopted=True)
         self.starts[proxy_id] += 1
-        if proxy_id in self.slow:
-            await self.slow[proxy_id]
-        if self.refusal is not None:
-            raise self.refusal
-        self.proxies[proxy_id] = PretendProxy(self.comes_up)
-        self.all.append(self.proxies[proxy_id])
+        if proxy_id in self.slow_starts:
+            await self.slow_starts[proxy_id]
+        if self.error is not None:
+            raise self.error
+        self.proxies[proxy_id] = FakeProxy(self.comes_up)
+        self.started.append(self.proxies[proxy_id])
         return self.instance(proxy_id)
 
-    def instance(self, proxy_id: str, adopted: bool = False) -> Instance:
-        return Instance(proxy_id, f"unix:/{proxy_id}", START, adopted)
+    def instance(self, proxy_id: str, adopted: bool = False) -> ProxyInstance:
+        return ProxyInstance(proxy_id, f"unix:/{proxy_id}", START, adopted)
 
     async def remove(self, proxy_id: str) -> None:
         self.removals[proxy_id] += 1
-        if proxy_id in self.stubborn:
-            await self.stubborn.pop(proxy_id)
+        if proxy_id in self.slow_removals:
+            await self.slow_removals.pop(proxy_id)
         self.proxies.pop(proxy_id, None)
 
-    async def inspect(self, proxy_id: str) -> Instance | None:
+    async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         return self.instance(proxy_id, True) if proxy_id in self.proxies else None
 
-    async def list(self) -> Sequence[Instance]:
-        self.lists += 1
+    async def list(self) -> Sequence[ProxyInstance]:
+        self.list_calls += 1
         if self.slow_list is not None:
             await self.slow_list
-        if self.refusal is not None:
-            raise self.refusal
+        if self.error is not None:
+            raise self.error
         listed = self.proxies if self.listed is None else self.listed
         return [self.instance(proxy_id, True) for proxy_id in listed]
 
-    async def usage(self) -> Mapping[str, Usage]:
-        return self.used
+    async def resource_usage(self) -> Mapping[str, ResourceUsage]:
+        return self.usages
 
-    def connect(self, instance: Instance) -> PretendProxy:
+    def connect(self, instance: ProxyInstance) -> FakeProxy:
         return self.proxies[instance.id]
 
     def die(self, proxy_id: str) -> None:
-        self.proxies.pop(proxy_id).up = False
+        self.proxies.pop(proxy_id).is_listening = False
         self.on_exit(proxy_id, "it was ended by SIGKILL")
 
 
-class Case(SynchronousTestCase):
+class ProxyManagerCase(SynchronousTestCase):
     """Proxies on a clock. However a test ends, stopping must leave no timer and no connection."""
 
     settings = Cloud()
-    outlives = False
+    proxies_survive_restart = False
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.runtime = PretendRuntime(self.outlives)
-        self.prepare()
+        self.spawner = FakeSpawner(self.proxies_survive_restart)
+        self.before_start()
         self.metrics = Metrics()
         self.state = Path(self.mktemp())
         (self.state / "cloud").mkdir(parents=True)
-        self.proxies = ProxyManager(
-            self.runtime,
+        self.manager = ProxyManager(
+            self.spawner,
             self.clock,
             self.settings,
             AuditLog(self.state, self.now),
             self.metrics,
-            self.runtime.connect,
+            self.spawner.connect,
             self.now,
-            self.not_before,
+            self.revocation_time,
         )
-        self.proxies.startService()
+        self.manager.startService()
         self.addCleanup(self.stop)
 
-    def prepare(self) -> None:
+    def before_start(self) -> None:
         """What a test wants to be there before the start."""
 
     def now(self) -> float:
         return START + self.clock.seconds()
 
-    def not_before(self, proxy_id: str) -> float:
+    def revocation_time(self, proxy_id: str) -> float:
         """When its user was revoked."""
         return -math.inf
 
     def stop(self) -> None:
-        self.successResultOf(self.proxies.stopService())
+        self.successResultOf(self.manager.stopService())
         self.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        self.assertEqual(sum(proxy.open_connections for proxy in self.runtime.all), 0)
+        self.assertEqual(sum(proxy.open_connections for proxy in self.spawner.started), 0)
 
     def flush(self) -> None:
-        for proxy in self.runtime.all:
+        for proxy in self.spawner.started:
             for pump in proxy.pumps:
                 pump.flush()
 
@@ -188,22 +188,22 @@ class Case(SynchronousTestCase):
         self.clock.advance(max(0.0, end - self.clock.seconds()))
         self.flush()
 
-    def begin(self, doing: Coroutine[Any, Any, Any]) -> Deferred[Any]:
+    def run_coroutine(self, doing: Coroutine[Any, Any, Any]) -> Deferred[Any]:
         doing_it = Deferred.fromCoroutine(doing)
         self.flush()
         return doing_it
 
-    def ensure(self, proxy_id: str) -> Deferred[ConnectionPool]:
-        return self.begin(self.proxies.ensure(proxy_id))
+    def ensure_running(self, proxy_id: str) -> Deferred[ConnectionPool]:
+        return self.run_coroutine(self.manager.ensure_running(proxy_id))
 
-    def up(self, proxy_id: str) -> ConnectionPool:
-        return self.successResultOf(self.ensure(proxy_id))
+    def start(self, proxy_id: str) -> ConnectionPool:
+        return self.successResultOf(self.ensure_running(proxy_id))
 
-    def refused(self, doing: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable) -> Any:
+    def failure(self, doing: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable) -> Any:
         return self.failureResultOf(doing, kind).value
 
-    def word(self, proxy_id: str = A) -> str:
-        return self.proxies.status(proxy_id).state
+    def status(self, proxy_id: str = A) -> str:
+        return self.manager.status(proxy_id).state
 
     def audited(self, *names: str) -> list[Any]:
         path = self.state / "cloud" / "audit.jsonl"
@@ -211,5 +211,5 @@ class Case(SynchronousTestCase):
         entries = [msgspec.json.decode(line) for line in lines]
         return [tuple(entry.get(name) for name in names) for entry in entries]
 
-    def metric(self, text: str) -> bool:
+    def has_metric(self, text: str) -> bool:
         return f"\n{text}\n" in self.metrics.render_text()[1].decode()

@@ -8,11 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.spawners.connectivity import Attached
-from ctllm.cloud.spawners.container_spec import BRIDGE, Marks, container, network
+from ctllm.cloud.spawners.connectivity import ContainerConnectivity
+from ctllm.cloud.spawners.container_spec import (
+    BRIDGE_PREFIX,
+    CloudLabels,
+    container_config,
+    network_config,
+)
 from ctllm.config import Proxy
 
-MARKS = Marks(b"instance's secret", "k" * 43)
+MARKS = CloudLabels(b"instance's secret", "k" * 43)
 ids = st.text("0123456789abcdef", min_size=32, max_size=32).map(lambda each: f"ctllm-proxy-{each}")
 
 
@@ -22,16 +27,18 @@ class ContainerTests(SynchronousTestCase):
     @given(ids)
     def test_bridge(self, proxy_id: str) -> None:
         """The firewall knows it by its first letters, Linux takes it, and it is this user's own."""
-        body = network(MARKS, proxy_id, IPv4Network("10.128.0.0/28"))
+        body = network_config(MARKS, proxy_id, IPv4Network("10.128.0.0/28"))
         name = body["Options"]["com.docker.network.bridge.name"]
-        self.assertTrue(name.startswith(BRIDGE) and len(name) == 15)
+        self.assertTrue(name.startswith(BRIDGE_PREFIX) and len(name) == 15)
         self.assertEqual(name[3:], proxy_id[12:24])
         self.assertTrue(body["Internal"] and not body["EnableIPv6"])
 
     def test_nothing_secret(self) -> None:
         """The instance's secret is in no label and no argument; what an attachment wants is in."""
-        attached = Attached(("--port", "1"), {"NetworkMode": "x", "Dns": ["192.0.2.1"]}, 7)
-        body = container("image", MARKS, "ctllm-proxy-1", Proxy(), attached)
+        attached = ContainerConnectivity(
+            ("--port", "1"), {"NetworkMode": "x", "Dns": ["192.0.2.1"]}, 7
+        )
+        body = container_config("image", MARKS, "ctllm-proxy-1", Proxy(), attached)
         self.assertNotIn("secret", str(body))
         host = body["HostConfig"]
         self.assertEqual((host["NetworkMode"], host["Dns"]), ("x", ["192.0.2.1"]))

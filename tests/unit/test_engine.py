@@ -10,13 +10,13 @@ from twisted.internet.error import ConnectError
 
 from ctllm.cloud.docker_api import (
     DockerClient,
-    EngineAbsent,
-    EngineRefused,
-    Missing,
-    Way,
+    DockerError,
+    DockerNotFound,
+    DockerTransport,
+    DockerUnavailable,
 )
-from ctllm.cloud.docker_api.streams import MOST
-from tests.unit.engine_case import Case
+from ctllm.cloud.docker_api.streams import MAX_BODY_BYTES
+from tests.unit.engine_case import DockerClientCase
 
 INSPECTED: dict[str, Any] = {
     "Id": "b2",
@@ -36,13 +36,13 @@ NETWORK = {
 }  # fmt: skip
 
 
-class CallTests(Case):
+class CallTests(DockerClientCase):
     """What is asked, and what is read of the answers."""
 
     def test_a_container(self) -> None:
         """Its state, labels and address."""
-        self.answer(INSPECTED)
-        found = self.call(self.engine.container("px-u7"))
+        self.respond_with(INSPECTED)
+        found = self.call(self.docker.inspect_container("px-u7"))
         self.assertEqual(
             (found.id, found.state.status, found.labels), ("b2", "running", {"a": "b"})
         )
@@ -51,93 +51,97 @@ class CallTests(Case):
 
     def test_lists_by_label(self) -> None:
         """Those that ended, too."""
-        self.answer([LISTED])
-        [found] = self.call(self.engine.containers("ctllm.instance=ab"))
+        self.respond_with([LISTED])
+        [found] = self.call(self.docker.list_containers("ctllm.instance=ab"))
         self.assertEqual((found.name, found.state), ("px-u7", "exited"))
-        query = self.canned.queries[-1]
+        query = self.api.queries[-1]
         self.assertEqual(json.loads(query["filters"][0]), {"label": ["ctllm.instance=ab"]})
         self.assertEqual(query["all"], ["1"])
 
     def test_networks(self) -> None:
         """Their subnets; one of another kind may have none."""
         bare = {**NETWORK, "Name": "host", "IPAM": {"Config": None}}
-        self.answer([NETWORK, bare])
-        networks = self.call(self.engine.networks())
+        self.respond_with([NETWORK, bare])
+        networks = self.call(self.docker.list_networks())
         self.assertEqual([each.subnets for each in networks], [["10.128.0.112/28"], []])
 
     def test_made(self) -> None:
         """The body is JSON, the name is in the query, and the id is given."""
-        self.answer({"Id": "c1", "Warnings": []}, 201)
-        made = self.engine.create_container("a b/c", {"Image": "x"})
+        self.respond_with({"Id": "c1", "Warnings": []}, 201)
+        made = self.docker.create_container("a b/c", {"Image": "x"})
         self.assertEqual(self.call(made), "c1")
-        self.assertEqual(self.canned.queries[-1], {"name": ["a b/c"]})
-        self.assertEqual(json.loads(self.canned.bodies[-1]), {"Image": "x"})
+        self.assertEqual(self.api.queries[-1], {"name": ["a b/c"]})
+        self.assertEqual(json.loads(self.api.bodies[-1]), {"Image": "x"})
 
     def test_names_stay_within_their_path(self) -> None:
         """Whatever is in them."""
-        self.answer(INSPECTED)
-        self.call(self.engine.container("../networks?x#y"))
-        self.assertEqual(self.canned.asked[-1][1], "/v1.41/containers/..%2Fnetworks%3Fx%23y/json")
-        self.answer({"Id": "sha256:1", "Size": 5})
-        self.assertEqual(self.call(self.engine.image("a/b:1")).size, 5)
-        self.assertEqual(self.canned.asked[-1][1], "/v1.41/images/a%2Fb%3A1/json")
+        self.respond_with(INSPECTED)
+        self.call(self.docker.inspect_container("../networks?x#y"))
+        self.assertEqual(self.api.requests[-1][1], "/v1.41/containers/..%2Fnetworks%3Fx%23y/json")
+        self.respond_with({"Id": "sha256:1", "Size": 5})
+        self.assertEqual(self.call(self.docker.inspect_image("a/b:1")).size, 5)
+        self.assertEqual(self.api.requests[-1][1], "/v1.41/images/a%2Fb%3A1/json")
 
     def test_stopping_may_take_longer(self) -> None:
         """By as much as the container may take to end."""
-        self.canned.goes_on, self.canned.body = True, b""
-        stopping = self.start(self.engine.stop_container("x", 10))
-        self.assertEqual(self.canned.queries[-1], {"t": ["10"]})
+        self.api.keeps_open, self.api.body = True, b""
+        stopping = self.start(self.docker.stop_container("x", 10))
+        self.assertEqual(self.api.queries[-1], {"t": ["10"]})
         self.clock.advance(39)
         self.assertNoResult(stopping)
         self.clock.advance(2)
-        self.failureResultOf(stopping, EngineAbsent)
+        self.failureResultOf(stopping, DockerUnavailable)
 
     def test_started_already(self) -> None:
         """304 is as good as 204."""
         for status in (204, 304):
-            self.canned.status, self.canned.body = status, b""
-            self.call(self.engine.start_container("x"))
+            self.api.status, self.api.body = status, b""
+            self.call(self.docker.start_container("x"))
 
     def test_gone_already(self) -> None:
         """404 is as good as 204 for those who remove, and for nobody else."""
-        self.answer({"message": "No such container: x"}, 404)
-        self.call(self.engine.remove_container("x"))
-        self.assertEqual(self.canned.queries[-1], {"force": ["1"], "v": ["1"]})
-        self.call(self.engine.remove_network("x"))
-        self.assertIn("No such container", self.refused(self.engine.container("x"), Missing))
+        self.respond_with({"message": "No such container: x"}, 404)
+        self.call(self.docker.remove_container("x"))
+        self.assertEqual(self.api.queries[-1], {"force": ["1"], "v": ["1"]})
+        self.call(self.docker.remove_network("x"))
+        self.assertIn(
+            "No such container", self.failure(self.docker.inspect_container("x"), DockerNotFound)
+        )
 
     def test_nonsense(self) -> None:
         """An answer without what it should have, or of another kind, is refused in words."""
         wrong = {**INSPECTED, "State": {"Status": "running", "Running": "yes", "Paused": False}}
         for body in (b"", b"<html>", b"[]", b'{"Id": 5}', json.dumps(wrong).encode()):
-            self.canned.body = body
-            self.assertIn("makes no sense", self.refused(self.engine.container("x"), EngineRefused))
+            self.api.body = body
+            self.assertIn(
+                "makes no sense", self.failure(self.docker.inspect_container("x"), DockerError)
+            )
 
     def test_last_words(self) -> None:
         """Of both outputs."""
-        self.canned.body = b"\x01\0\0\0\0\0\0\x06hello\n\x02\0\0\0\0\0\0\x04bye\n"
-        self.assertEqual(self.call(self.engine.last_words("x")), "hello\nbye")
+        self.api.body = b"\x01\0\0\0\0\0\0\x06hello\n\x02\0\0\0\0\0\0\x04bye\n"
+        self.assertEqual(self.call(self.docker.container_logs("x")), "hello\nbye")
 
     def test_an_answer_without_end(self) -> None:
         """Is hung up on at its limit."""
-        self.canned.goes_on, self.canned.body = True, b"x" * (MOST + 1)
-        self.assertIn("longer than", self.refused(self.engine.container("x"), EngineRefused))
+        self.api.keeps_open, self.api.body = True, b"x" * (MAX_BODY_BYTES + 1)
+        self.assertIn("longer than", self.failure(self.docker.inspect_container("x"), DockerError))
         self.agent.flush()
-        self.assertEqual(len(self.canned.left), 1)
+        self.assertEqual(len(self.api.disconnected), 1)
 
     def test_a_call_that_is_cancelled(self) -> None:
         """Closes its connection and leaves no timer."""
-        self.canned.goes_on = True
-        calling = self.start(self.engine.container("x"))
+        self.api.keeps_open = True
+        calling = self.start(self.docker.inspect_container("x"))
         calling.cancel()
         self.agent.flush()
         self.failureResultOf(calling, CancelledError)
-        self.assertEqual((len(self.canned.left), self.clock.getDelayedCalls()), (1, []))
+        self.assertEqual((len(self.api.disconnected), self.clock.getDelayedCalls()), (1, []))
 
     def test_a_call_that_is_cancelled_before_its_answer(self) -> None:
         """The same: whoever cancels hears of that, not of an engine that is not there."""
-        self.canned.silent = True
-        calling = self.start(self.engine.container("x"))
+        self.api.is_silent = True
+        calling = self.start(self.docker.inspect_container("x"))
         calling.cancel()
         self.agent.flush()
         self.failureResultOf(calling, CancelledError)
@@ -145,11 +149,11 @@ class CallTests(Case):
 
     def test_an_answer_that_breaks_off(self) -> None:
         """Is no answer."""
-        self.canned.goes_on = True
-        calling = self.start(self.engine.container("x"))
-        self.canned.open[0].transport.abortConnection()
+        self.api.keeps_open = True
+        calling = self.start(self.docker.inspect_container("x"))
+        self.api.open_requests[0].transport.abortConnection()
         self.agent.flush()
-        self.failureResultOf(calling, EngineAbsent)
+        self.failureResultOf(calling, DockerUnavailable)
 
     def test_nobody_answers(self) -> None:
         """Who cannot be reached is named, with what to do."""
@@ -162,9 +166,12 @@ class CallTests(Case):
 
         for number, said in ((13, "group docker"), (2, "no Docker engine"), (111, "does not run")):
             Refuses.number = number
-            engine = DockerClient(Way(Refuses(), "http://docker", "the engine at /x"), self.clock)
+            engine = DockerClient(
+                DockerTransport(Refuses(), "http://docker", "the engine at /x"), self.clock
+            )
             self.assertIn(
-                "the engine at /x: ", refused := self.refused(engine.networks(), EngineAbsent)
+                "the engine at /x: ",
+                refused := self.failure(engine.list_networks(), DockerUnavailable),
             )
             self.assertIn(said, refused)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -11,17 +11,17 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.docker_api import (
-    Conflict,
-    EngineRefused,
-    EngineTooOld,
-    ImageMissing,
-    Missing,
-    NoRoom,
-    NoSubnet,
-    way_to,
+    DiskFull,
+    DockerConflict,
+    DockerError,
+    DockerNotFound,
+    DockerTooOld,
+    ImageNotFound,
+    SubnetOverlap,
+    create_transport,
 )
-from ctllm.cloud.docker_api.errors import complaint
-from ctllm.cloud.docker_api.streams import demultiplexed
+from ctllm.cloud.docker_api.errors import error_from_response
+from ctllm.cloud.docker_api.streams import demultiplex_logs
 from ctllm.errors import BadConfiguration
 
 
@@ -31,31 +31,31 @@ class ComplaintTests(SynchronousTestCase):
     def test_kinds(self) -> None:
         """Each has its type, and the engine's own words at the end."""
         for status, said, kind in (
-            (404, "No such container: x", Missing),
-            (404, "No such image: ctllm:1", ImageMissing),
-            (403, "error while removing network: network x has active endpoints", Conflict),
-            (409, "Conflict. The container name is already in use", Conflict),
-            (403, "Pool overlaps with other one on this address space", NoSubnet),
-            (500, "write /var/lib/docker/x: no space left on device", NoRoom),
-            (400, "client version 1.99 is too new. Maximum supported is 1.41", EngineTooOld),
-            (500, "something", EngineRefused),
+            (404, "No such container: x", DockerNotFound),
+            (404, "No such image: ctllm:1", ImageNotFound),
+            (403, "error while removing network: network x has active endpoints", DockerConflict),
+            (409, "Conflict. The container name is already in use", DockerConflict),
+            (403, "Pool overlaps with other one on this address space", SubnetOverlap),
+            (500, "write /var/lib/docker/x: no space left on device", DiskFull),
+            (400, "client version 1.99 is too new. Maximum supported is 1.41", DockerTooOld),
+            (500, "something", DockerError),
         ):
-            found = complaint(status, json.dumps({"message": said}).encode())
+            found = error_from_response(status, json.dumps({"message": said}).encode())
             self.assertIs(type(found), kind)
             self.assertTrue(found.message.endswith(said), found.message)
 
     @given(st.integers(300, 599), st.binary(max_size=2000))
     def test_anything(self, status: int, said: bytes) -> None:
         """Is an error in one line of bounded length."""
-        message = complaint(status, said).message
+        message = error_from_response(status, said).message
         self.assertTrue(len(message) < 700 and "\n" not in message)
 
     @given(st.lists(st.binary(max_size=50)), st.integers(0, 60))
     def test_logs(self, pieces: list[bytes], cut: int) -> None:
         """Frames of both outputs in their order; a cut one gives what there is of it."""
         framed = b"".join(bytes([1, 0, 0, 0]) + len(p).to_bytes(4, "big") + p for p in pieces)
-        self.assertEqual(demultiplexed(framed), b"".join(pieces))
-        shorter = demultiplexed(framed[: len(framed) - cut]) if cut else b""
+        self.assertEqual(demultiplex_logs(framed), b"".join(pieces))
+        shorter = demultiplex_logs(framed[: len(framed) - cut]) if cut else b""
         self.assertTrue(b"".join(pieces).startswith(shorter))
 
 
@@ -70,28 +70,28 @@ class WayTests(SynchronousTestCase):
             ("tcp://127.0.0.1:2375", "the Docker engine at 127.0.0.1:2375"),
             ("tcp://[::1]:2375", "the Docker engine at [::1]:2375"),
         ):
-            self.assertEqual(way_to(Clock(), address).where, where)
+            self.assertEqual(create_transport(Clock(), address).description, where)
 
     def test_bad_ones(self) -> None:
         """No scheme that we know, no host, no port, a path."""
         for address in ("", "docker", "ssh://host", "tcp://", "tcp://h:x", "unix://x/y",
                         "tcp://127.0.0.1:1/x"):  # fmt: skip
-            said = self.assertRaises(BadConfiguration, way_to, Clock(), address).message
+            said = self.assertRaises(BadConfiguration, create_transport, Clock(), address).message
             self.assertIn(repr(address), said)
 
     def test_strangers_need_certificates(self) -> None:
         """Plain TCP to another machine is refused; folders without them are named."""
         for address in ("tcp://192.0.2.1:2375", "tcp://example.org:2375"):
-            said = self.assertRaises(BadConfiguration, way_to, Clock(), address).message
+            said = self.assertRaises(BadConfiguration, create_transport, Clock(), address).message
             self.assertIn("certificates", said)
         empty = Path(self.mktemp())
         empty.mkdir()
         said = self.assertRaises(
-            BadConfiguration, way_to, Clock(), "tcp://example.org", str(empty)
+            BadConfiguration, create_transport, Clock(), "tcp://example.org", str(empty)
         ).message
         self.assertIn("ca.pem", said)
         (empty / "ca.pem").write_text("none")
         said = self.assertRaises(
-            BadConfiguration, way_to, Clock(), "tcp://example.org", str(empty)
+            BadConfiguration, create_transport, Clock(), "tcp://example.org", str(empty)
         ).message
         self.assertIn("is none", said)

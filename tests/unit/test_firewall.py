@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.firewall import Command, Found, to_close, to_open
+from ctllm.cloud.firewall import Command, FirewallState, install_commands, removal_commands
 
 POOL = IPv4Network("10.128.0.0/12")
 EMPTY = ["-P INPUT ACCEPT", "-P FORWARD ACCEPT", "-P OUTPUT ACCEPT"]
@@ -25,7 +25,7 @@ ROUTES = ["blackhole 10.128.0.0/12 metric 9999", "blackhole 10.144.0.0/16 metric
           "blackhole 10.9.0.0/16 metric 5", "blackhole 10.8.0.0/16"]  # fmt: skip
 
 
-def applied(found: Found, commands: list[Command]) -> Found:
+def applied(found: FirewallState, commands: list[Command]) -> FirewallState:
     """What there is afterwards; fails where the real programs would."""
     rules = {program: list(lines) for program, lines in found.rules.items()}
     routes = list(found.routes)
@@ -35,7 +35,7 @@ def applied(found: Found, commands: list[Command]) -> Found:
             (routes.append if words[2] == "add" else routes.remove)(line)
         else:
             _apply(rules[program], words[1:])
-    return Found(rules, routes)
+    return FirewallState(rules, routes)
 
 
 def _apply(lines: list[str], words: list[str]) -> None:
@@ -85,8 +85,8 @@ class FirewallTests(SynchronousTestCase):
     @given(st.one_of(tables, st.just(EMPTY)), st.lists(st.sampled_from(ROUTES), unique=True))
     def test_closed(self, lines: list[str], routes: list[str]) -> None:
         """The entrance is first, the chain is whole; rules of others stay; twice is once."""
-        found = Found({"iptables": lines, "ip6tables": EMPTY}, routes)
-        then = applied(found, to_close(found, POOL))
+        found = FirewallState({"iptables": lines, "ip6tables": EMPTY}, routes)
+        then = applied(found, install_commands(found, POOL))
         for after in then.rules.values():
             entrance = chain(list(after), "INPUT")
             self.assertEqual(entrance[0], OURS[1])
@@ -97,21 +97,21 @@ class FirewallTests(SynchronousTestCase):
         self.assertEqual([line for line in then.rules["iptables"] if line not in OURS], kept)
         wanted = {ROUTES[0], *(each for each in routes if "9999" not in each)}
         self.assertEqual(set(then.routes), wanted)
-        self.assertEqual(to_close(then, POOL), [])
+        self.assertEqual(install_commands(then, POOL), [])
 
     @given(tables, st.lists(st.sampled_from(ROUTES), unique=True))
     def test_opened(self, lines: list[str], routes: list[str]) -> None:
         """Nothing of ours is left, and of others all."""
-        found = Found({"iptables": lines}, routes)
-        then = applied(found, to_open(found))
+        found = FirewallState({"iptables": lines}, routes)
+        then = applied(found, removal_commands(found))
         kept = [line for line in lines if line not in OURS]
         self.assertEqual(list(then.rules["iptables"]), kept)
         self.assertEqual(list(then.routes), [each for each in routes if "9999" not in each])
-        self.assertEqual(to_open(then), [])
+        self.assertEqual(removal_commands(then), [])
 
     def test_never_open_on_the_way(self) -> None:
         """Nothing is sent into the chain before it is full."""
-        commands = to_close(Found({"iptables": EMPTY}, []), POOL)
+        commands = install_commands(FirewallState({"iptables": EMPTY}, []), POOL)
         words = [" ".join(each) for each in commands]
         jump = words.index("iptables -w -I INPUT 1 -i ctl+ -j CTLLM")
         self.assertGreater(jump, words.index("iptables -w -A CTLLM -j DROP"))

@@ -79,9 +79,9 @@ class Proxy(FakeUpstream):
 class Proxies:
     """All of them; each has the one `Proxy`."""
 
-    count = 1
+    active_count = 1
     draining = False
-    trouble = ""
+    problem = ""
 
     def __init__(self) -> None:
         self.proxy = Proxy()
@@ -93,9 +93,9 @@ class Proxies:
         self.refusal: CtllmError | None = None
         self.waiting: Deferred[None] | None = None
 
-    async def ensure(self, id: str, begins: bool = True) -> Any:
+    async def ensure_running(self, id: str, is_new_request: bool = True) -> Any:
         self.ensured.append(id)
-        self.began.append(begins)
+        self.began.append(is_new_request)
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:
@@ -369,7 +369,7 @@ class Routing(Case):
         self.proxies.draining = True
         self.ask("GET /health")
         self.assertEqual((self.told["status"], self.told["error"]), ("draining", None))
-        self.proxies.trouble = "no engine"
+        self.proxies.problem = "no engine"
         self.ask("GET /health")
         self.assertEqual((self.told["status"], self.told["error"]), ("degraded", "no engine"))
         self.assertEqual(self.ask("GET /ctllm/openapi.json"), 200)

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.spawners import socket_mount as module
 from ctllm.cloud.spawners.connectivity import CONTAINER_USER
-from ctllm.cloud.spawners.socket_mount import Mounts
+from ctllm.cloud.spawners.socket_mount import SocketMount
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from tests.unit.proxies_case import A
 
@@ -39,8 +39,8 @@ class Case(SynchronousTestCase):
         self.addCleanup(shutil.rmtree, self.state)
         self.become(SOMEBODY)
         self.clock = Clock()
-        self.mounts = Mounts(self.state, self.clock)
-        self.mounts.open()
+        self.mounts = SocketMount(self.state, self.clock)
+        self.mounts.check_host()
         if not ROOT:  # what the container makes is, to us, another user's
             self.patch(os, "geteuid", lambda: SOMEBODY)
             self.patch(module, "CONTAINER_USER", self.state.stat().st_uid)
@@ -59,13 +59,13 @@ class Case(SynchronousTestCase):
         return found
 
     def make(self) -> Any:
-        return self.successResultOf(Deferred.fromCoroutine(self.mounts.make(A)))
+        return self.successResultOf(Deferred.fromCoroutine(self.mounts.provision(A)))
 
     def ready(self) -> Deferred[None]:
-        return Deferred.fromCoroutine(self.mounts.ready(A))
+        return Deferred.fromCoroutine(self.mounts.container_started(A))
 
     def clear(self) -> None:
-        self.successResultOf(Deferred.fromCoroutine(self.mounts.clear(A)))
+        self.successResultOf(Deferred.fromCoroutine(self.mounts.deprovision(A)))
 
     def listen(self, name: str = "proxy.sock") -> Path:
         """Do as the proxy does."""
@@ -98,7 +98,7 @@ class MountTests(Case):
         """Its group may make the socket, and then nothing more; all of it can be removed."""
         attached = self.make()
         self.assertEqual((attached.group, self.mode()), (os.getegid(), 0o770))
-        self.assertEqual(attached.host["NetworkMode"], "none")
+        self.assertEqual(attached.host_config["NetworkMode"], "none")
         ready = self.ready()
         self.clock.pump([1, 1])
         self.assertNoResult(ready)
@@ -132,23 +132,23 @@ class MountTests(Case):
     def test_whose_socket(self) -> None:
         """The container's user's, and a process of this container."""
         self.make()
-        found = self.mounts.socket(A, at(none=1))
+        found = self.mounts.proxy_socket(A, at(none=1))
         self.assertEqual(found.path, f"{self.folder()}/proxy.sock")
         self.assertEqual(
-            (found.uid, found.pid, found.container), (module.CONTAINER_USER, 0, "c0ffee")
+            (found.uid, found.pid, found.container_id), (module.CONTAINER_USER, 0, "c0ffee")
         )
 
     def test_a_path_that_is_too_long(self) -> None:
         """Is said at the start, with what to do."""
         error = self.assertRaises(
-            BadConfiguration, Mounts(self.state / ("x" * 60), self.clock).open
+            BadConfiguration, SocketMount(self.state / ("x" * 60), self.clock).check_host
         )
         self.assertIn("--state-dir", error.message)
 
     def test_a_cloud_of_the_containers_user(self) -> None:
         """Does not start: containers would own the folders."""
         self.patch(os, "geteuid", lambda: module.CONTAINER_USER)
-        error = self.assertRaises(BadConfiguration, Mounts(self.state, self.clock).open)
+        error = self.assertRaises(BadConfiguration, SocketMount(self.state, self.clock).check_host)
         self.assertIn(f"user {module.CONTAINER_USER}", error.message)
         self.assertIn("docker_network = bridge", error.message)
 
@@ -226,7 +226,7 @@ class SealTests(Case):
         folder.rmdir()
         folder.symlink_to(other)
         self.assertEqual(self.mounts.endpoint(A, at(none=1)), "")
-        clearing = Deferred.fromCoroutine(self.mounts.clear(A))
+        clearing = Deferred.fromCoroutine(self.mounts.deprovision(A))
         self.failureResultOf(clearing, OSError)
         self.assertEqual(stat.S_IMODE(other.stat().st_mode), 0o750)
         self.assertTrue((other / "precious").exists())

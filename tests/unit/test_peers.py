@@ -17,8 +17,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ctllm.cloud.admin.api import is_listening
-from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
-from ctllm.cloud.spawners.peer_verification import endpoint_to, is_in_container, is_proxy
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ProxySocket
+from ctllm.cloud.spawners.peer_verification import is_expected_peer, is_in_container, proxy_endpoint
 from ctllm.http.client.unix_endpoint import UnexpectedPeer
 from ctllm.ipc import client
 from ctllm.system.unix_sockets import NotASocket, PeerCredentials, pinned_path
@@ -74,23 +74,23 @@ class ProxyTests(SynchronousTestCase):
             (0, 1001, False),  # of a PID namespace that we cannot see
             (99, 1001, False),  # gone
         ):
-            said = is_proxy(expected, PeerCredentials(pid, uid, 0), self.proc)
+            said = is_expected_peer(expected, PeerCredentials(pid, uid, 0), self.proc)
             self.assertEqual(said, right, (pid, uid))
 
     def test_first_process(self) -> None:
         """Where groups cannot be read, the engine's word for it counts, if there is one."""
         peer = PeerCredentials(70, 1001, 0)
-        self.assertTrue(is_proxy(ProxySocket("", 1001, 70, ID), peer, self.proc))
-        self.assertFalse(is_proxy(ProxySocket("", 1001, 0, ID), peer, self.proc))
+        self.assertTrue(is_expected_peer(ProxySocket("", 1001, 70, ID), peer, self.proc))
+        self.assertFalse(is_expected_peer(ProxySocket("", 1001, 0, ID), peer, self.proc))
         self.runs(70, NEIGHBOUR)  # its number is another's by now
-        self.assertFalse(is_proxy(ProxySocket("", 1001, 70, ID), peer, self.proc))
+        self.assertFalse(is_expected_peer(ProxySocket("", 1001, 70, ID), peer, self.proc))
 
     def test_a_process(self) -> None:
         """The child itself."""
         expected = ProxySocket("", 0, 70)
-        self.assertTrue(is_proxy(expected, PeerCredentials(70, 0, 0)))
-        self.assertFalse(is_proxy(expected, PeerCredentials(71, 0, 0)))
-        self.assertFalse(is_proxy(expected, PeerCredentials(70, 5, 0)))
+        self.assertTrue(is_expected_peer(expected, PeerCredentials(70, 0, 0)))
+        self.assertFalse(is_expected_peer(expected, PeerCredentials(71, 0, 0)))
+        self.assertFalse(is_expected_peer(expected, PeerCredentials(70, 5, 0)))
 
 
 class OwnerTests(SynchronousTestCase):
@@ -156,7 +156,9 @@ class EndpointTests(TestCase):
         def told(proxy_id: str, why: str) -> None:
             self.told.callback((proxy_id, why))
 
-        endpoint = endpoint_to(reactor, Instance("p", "unix:/x", 0.0, socket=expected), told)
+        endpoint = proxy_endpoint(
+            reactor, ProxyInstance("p", "unix:/x", 0.0, socket=expected), told
+        )
         return endpoint.connect(Factory.forProtocol(protocol))
 
     async def heard(self, taken: socket.socket) -> bytes:

@@ -22,9 +22,9 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.spawners.listen_addresses import Places, Ports, Sockets
-from ctllm.cloud.spawners.log_lines import LONGEST, Lines
-from ctllm.cloud.spawners.process import ProcessSpawner, environment, lean
+from ctllm.cloud.spawners.listen_addresses import ListenAddresses, LoopbackPorts, UnixSockets
+from ctllm.cloud.spawners.log_lines import MAX_LOG_LINE_BYTES, LogLineSplitter
+from ctllm.cloud.spawners.process import ProcessSpawner, proxy_command, proxy_environment
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
@@ -88,7 +88,7 @@ class Case(TestCase):
     def assert_none_left(self) -> None:
         self.assertEqual([pid for pid in self.pids if alive(pid)], [])
 
-    def made(self, extra: str = "", places: Places | None = None) -> ProcessSpawner:
+    def made(self, extra: str = "", places: ListenAddresses | None = None) -> ProcessSpawner:
         command = child(extra)
         return ProcessSpawner(reactor, self.folder, Proxy(), "key", command, places, lambda: 7.0)
 
@@ -138,10 +138,10 @@ class ProcessTests(Case):
     async def test_life(self) -> None:
         """Started once, found, reached, ended; its folder is private while it is there."""
         runtime = self.runtime()
-        instance = await runtime.ensure(A)
-        self.assertIs(await runtime.ensure(A), instance)
+        instance = await runtime.ensure_running(A)
+        self.assertIs(await runtime.ensure_running(A), instance)
         pid = self.pid(runtime)
-        self.assertEqual((instance.id, instance.started), (A, 7.0))
+        self.assertEqual((instance.id, instance.started_at), (A, 7.0))
         self.assertEqual(await runtime.inspect(A), instance)
         self.assertEqual(list(await runtime.list()), [instance])
         [folder] = self.left()
@@ -156,18 +156,18 @@ class ProcessTests(Case):
     async def test_reached(self) -> None:
         """What it gives as the endpoint is where the proxy answers; removing takes it away."""
         proxies = self.proxies(self.made())
-        origin = await proxies.ensure(A)
+        origin = await proxies.ensure_running(A)
         self.assertEqual((await get(origin, b"/health", reactor, 5))[0], 200)
         self.assertEqual((await proxies.health(A) or {})["exchanges"], 0)
         await proxies.remove(A, "by request")
-        self.assertEqual((proxies.count, self.left()), (0, []))
+        self.assertEqual((proxies.active_count, self.left()), (0, []))
 
     @asynchronous
     async def test_port(self) -> None:
         """Where there are no UNIX sockets, proxies listen on ports of the loopback interface."""
-        runtime = self.made(places=Ports())
+        runtime = self.made(places=LoopbackPorts())
         proxies = self.proxies(runtime)
-        await proxies.ensure(A)
+        await proxies.ensure_running(A)
         instance = await runtime.inspect(A)
         assert instance is not None
         self.assertTrue(instance.endpoint.startswith("tcp:127.0.0.1:"))
@@ -178,7 +178,7 @@ class ProcessTests(Case):
         runtime = self.runtime()
         dead: Deferred[tuple[str, str]] = Deferred()
         runtime.on_exit = lambda proxy_id, reason: dead.callback((proxy_id, reason))
-        await runtime.ensure(A)
+        await runtime.ensure_running(A)
         os.kill(self.pid(runtime), signal.SIGKILL)
         self.assertEqual(await dead, (A, "it was ended by SIGKILL"))
         self.assertEqual((await runtime.inspect(A), self.left()), (None, []))
@@ -188,12 +188,12 @@ class ProcessTests(Case):
         """Whoever asks after a kill gets another process."""
         runtime = self.made()
         proxies = self.proxies(runtime)
-        await proxies.ensure(A)
+        await proxies.ensure_running(A)
         killed = self.pid(runtime)
         os.kill(killed, signal.SIGKILL)
         await until(lambda: proxies.status(A).state == "failed")
         self.assertIn("SIGKILL", proxies.status(A).error or "")
-        await proxies.ensure(A)
+        await proxies.ensure_running(A)
         self.assertNotEqual(self.pid(runtime), killed)
 
     @asynchronous
@@ -203,7 +203,7 @@ class ProcessTests(Case):
         dead: Deferred[str] = Deferred()
         runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
         with capturedLogs() as events:
-            await runtime.ensure(A)
+            await runtime.ensure_running(A)
             self.pid(runtime)
             self.assertEqual(await dead, "it ended with exit code 3")
         said = [(event["proxy"], event["line"]) for event in events if "line" in event]
@@ -215,16 +215,16 @@ class ProcessTests(Case):
         runtime = self.runtime(f"sys.exit({OUT_OF_MEMORY})")
         dead: Deferred[str] = Deferred()
         runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
-        await runtime.ensure(A)
+        await runtime.ensure_running(A)
         self.assertEqual(await dead, OUT_OF_MEMORY_MESSAGE)
 
     @asynchronous
     async def test_stubborn(self) -> None:
         """One that ignores SIGTERM is killed, though not at once."""
-        self.patch(sys.modules[ProcessSpawner.__module__], "PATIENCE", 0.3)
+        self.patch(sys.modules[ProcessSpawner.__module__], "STOP_TIMEOUT", 0.3)
         runtime = self.made(STUBBORN)
         proxies = self.proxies(runtime)
-        await proxies.ensure(A)
+        await proxies.ensure_running(A)
         pid = self.pid(runtime)
         removing = Deferred.fromCoroutine(runtime.remove(A))
         await sleep(reactor, 0.1)
@@ -237,10 +237,10 @@ class ProcessTests(Case):
     async def test_again_while_ending(self) -> None:
         """Who asks for one that is ending gets a new one when the old one is gone."""
         runtime = self.runtime()
-        first = await runtime.ensure(A)
+        first = await runtime.ensure_running(A)
         old = self.pid(runtime)
         removing = Deferred.fromCoroutine(runtime.remove(A))
-        second = await runtime.ensure(A)
+        second = await runtime.ensure_running(A)
         self.assertFalse(alive(old))
         self.assertNotEqual(first.endpoint, second.endpoint)
         self.pid(runtime)
@@ -253,7 +253,7 @@ class ProcessTests(Case):
         refused = OSError(11, "Resource temporarily unavailable")
         with mock.patch.object(reactor, "spawnProcess", side_effect=refused):
             try:
-                await runtime.ensure(A)
+                await runtime.ensure_running(A)
             except ProxyUnavailable as error:
                 self.assertIn("Resource temporarily unavailable", error.message)
             else:
@@ -270,20 +270,20 @@ class StopTests(Case):
         runtime = self.made()
         proxies = self.proxies(runtime)
         for proxy_id in (A, B):
-            await proxies.ensure(proxy_id)
+            await proxies.ensure_running(proxy_id)
             self.pid(runtime, proxy_id)
         await proxies.stopService()
         self.assert_none_left()
         self.assertEqual(self.left(), [])
         with self.assertRaises(ProxyUnavailable):
-            await runtime.ensure(A)
+            await runtime.ensure_running(A)
 
     @asynchronous
     async def test_cloud_is_killed(self) -> None:
         """A process ends when nobody holds the other end of its standard input any more."""
         runtime = self.made()
         proxies = self.proxies(runtime)
-        await proxies.ensure(A)
+        await proxies.ensure_running(A)
         self.pid(runtime)
         runtime._children[A].transport.closeStdin()
         await until(lambda: proxies.status(A).state == "failed")
@@ -296,7 +296,7 @@ class StopTests(Case):
         runtime = self.made()
         proxies = self.proxies(runtime)
         for proxy_id in (A, B):
-            await proxies.ensure(proxy_id)
+            await proxies.ensure_running(proxy_id)
         pipe = os.readlink(f"/proc/{self.pid(runtime, A)}/fd/0")
         held = Path(f"/proc/{self.pid(runtime, B)}/fd")
         self.assertNotIn(pipe, [os.readlink(one) for one in held.iterdir()])
@@ -316,7 +316,7 @@ class StopTests(Case):
     async def test_two_clouds(self) -> None:
         """A second cloud with the same state folder is refused, until the first has stopped."""
         first = self.runtime()
-        instance = await first.ensure(A)
+        instance = await first.ensure_running(A)
         self.pid(first)
         with self.assertRaises(BadConfiguration) as raised:
             self.runtime()
@@ -334,19 +334,19 @@ class PlaceTests(SynchronousTestCase):
         self.state = Path(tempfile.mkdtemp(prefix="ctllm-test-"))
         self.addCleanup(subprocess.run, ["rm", "-rf", str(self.state)], check=True)
 
-    def long(self) -> Sockets:
+    def long(self) -> UnixSockets:
         deep = self.state / ("x" * 100)
         deep.mkdir(exist_ok=True)
-        return Sockets(deep / "run")
+        return UnixSockets(deep / "run")
 
-    def path(self, sockets: Sockets) -> Path:
-        return Path(sockets.take(A).arguments[1])
+    def path(self, sockets: UnixSockets) -> Path:
+        return Path(sockets.allocate(A).arguments[1])
 
     def test_never_twice(self) -> None:
         """A proxy's next start has another socket: a late end of the last cannot remove it."""
-        sockets = Sockets(self.state / "run")
+        sockets = UnixSockets(self.state / "run")
         sockets.open()
-        self.assertNotEqual(sockets.take(A), sockets.take(A))
+        self.assertNotEqual(sockets.allocate(A), sockets.allocate(A))
         sockets.close()
 
     def test_long_path(self) -> None:
@@ -380,16 +380,16 @@ class PlaceTests(SynchronousTestCase):
         precious.mkdir()
         (self.state / "run").mkdir(mode=0o700)
         (self.state / "run" / "elsewhere").symlink_to(precious)
-        sockets = Sockets(self.state / "run")
+        sockets = UnixSockets(self.state / "run")
         sockets.open()
         sockets.close()
         self.assertTrue(precious.exists())
 
     def test_endpoint(self) -> None:
         """The endpoint string survives a path with a colon."""
-        sockets = Sockets(self.state / "a:b" / "run")
+        sockets = UnixSockets(self.state / "a:b" / "run")
         sockets.open()
-        place = sockets.take(A)
+        place = sockets.allocate(A)
         endpoint: Any = clientFromString(reactor, place.endpoint)
         self.assertEqual(endpoint._path, place.arguments[1])
         sockets.close()
@@ -402,7 +402,7 @@ class CommandTests(SynchronousTestCase):
         """The command line is one that `twistd ctllm proxy` takes, with every setting in it."""
         key = "A" * 43
         settings = Proxy(stream_window_bytes=131072, resume_buffer_bytes=0)
-        argv = list(lean(key, settings)(A, ("--socket", "/run/p.sock")))
+        argv = list(proxy_command(key, settings)(A, ("--socket", "/run/p.sock")))
         options = Options({})
         options.parseOptions(["proxy", *argv[argv.index("ctllm.proxy_main") + 1 :]])
         told = options.proxy_arguments()
@@ -411,9 +411,9 @@ class CommandTests(SynchronousTestCase):
 
     def test_start(self) -> None:
         """And its beginning is one that starts a proxy."""
-        argv = list(lean("A" * 43, Proxy())(A, ()))
+        argv = list(proxy_command("A" * 43, Proxy())(A, ()))
         beginning = [*argv[: argv.index("--id")], "--version"]
-        env = environment(os.environ)
+        env = proxy_environment(os.environ)
         said = subprocess.run(beginning, capture_output=True, text=True, check=True, env=env)
         self.assertEqual(said.stdout.split()[0], "ctllm")
 
@@ -421,8 +421,8 @@ class CommandTests(SynchronousTestCase):
         """Nothing is imported from the folder that the cloud was started in."""
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "ctllm.py").write_text("raise SystemExit('taken over')")
-            argv = [*list(lean("A" * 43, Proxy())(A, ()))[:4], "--version"]
-            env = environment(os.environ)
+            argv = [*list(proxy_command("A" * 43, Proxy())(A, ()))[:4], "--version"]
+            env = proxy_environment(os.environ)
             done = subprocess.run(argv, capture_output=True, check=False, env=env, cwd=folder)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
@@ -430,7 +430,7 @@ class CommandTests(SynchronousTestCase):
         """A proxy gets what Python needs, and none of the cloud's secrets."""
         ours = {"PATH": "/bin", "PYTHONPATH": "/x", "LC_ALL": "C", "HOME": "/root", "TOKEN": "t"}
         self.assertEqual(
-            environment(ours),
+            proxy_environment(ours),
             {"PATH": "/bin", "PYTHONPATH": "/x", "LC_ALL": "C", "HOME": "/nonexistent"},
         )
 
@@ -440,10 +440,10 @@ class LineTests(SynchronousTestCase):
 
     def said(self, *pieces: bytes) -> list[str]:
         said: list[str] = []
-        lines = Lines(said.append)
+        lines = LogLineSplitter(said.append)
         for piece in pieces:
-            lines.take(piece)
-        lines.end()
+            lines.data_received(piece)
+        lines.finish()
         return said
 
     def test_lines(self) -> None:
@@ -453,12 +453,12 @@ class LineTests(SynchronousTestCase):
     def test_bounded(self) -> None:
         """A line without an end is cut, and does not stay in memory."""
         said: list[str] = []
-        lines = Lines(said.append)
+        lines = LogLineSplitter(said.append)
         for _ in range(100):
-            lines.take(b"x" * 1000)
-        self.assertLessEqual(len(lines._rest), LONGEST)
-        lines.end()
-        self.assertEqual({len(line) for line in said}, {LONGEST})
+            lines.data_received(b"x" * 1000)
+        self.assertLessEqual(len(lines._partial_line), MAX_LOG_LINE_BYTES)
+        lines.finish()
+        self.assertEqual({len(line) for line in said}, {MAX_LOG_LINE_BYTES})
         self.assertEqual(sum(map(len, said)), 100_000)
 
     def test_safe(self) -> None:

@@ -448,46 +448,46 @@ class InFlightTests(Case):
         self.assertEqual(len(self.in_flight), 0)
 
 
-class ProxiesOfRevokedUsers(proxies_case.Case):
+class ProxiesOfRevokedUsers(proxies_case.ProxyManagerCase):
     """Proxies that outlive the cloud: A's user was revoked while no cloud ran."""
 
-    outlives = True
+    proxies_survive_restart = True
 
     def setUp(self) -> None:
         self.revoked = {proxies_case.A: proxies_case.START}
         super().setUp()
 
-    def not_before(self, proxy_id: str) -> float:
+    def revocation_time(self, proxy_id: str) -> float:
         return self.revoked.get(proxy_id, float("-inf"))
 
-    def prepare(self) -> None:
+    def before_start(self) -> None:
         for proxy_id in (proxies_case.A, proxies_case.B):
-            self.runtime.proxies[proxy_id] = proxies_case.PretendProxy(True)
-            self.runtime.all.append(self.runtime.proxies[proxy_id])
+            self.spawner.proxies[proxy_id] = proxies_case.FakeProxy(True)
+            self.spawner.started.append(self.spawner.proxies[proxy_id])
 
     def test_it_is_not_adopted(self) -> None:
         """It ends at the start; the other user's stays."""
         self.flush()
-        self.assertEqual(self.runtime.removals[proxies_case.A], 1)
-        self.assertEqual(self.word(proxies_case.A), "absent")
-        self.assertEqual(self.word(proxies_case.B), "running")
+        self.assertEqual(self.spawner.removals[proxies_case.A], 1)
+        self.assertEqual(self.status(proxies_case.A), "absent")
+        self.assertEqual(self.status(proxies_case.B), "running")
         self.assertIn(("proxy.stopped", "revoked"), self.audited("event", "reason"))
 
     def test_one_that_could_not_be_removed_is_not_taken_up(self) -> None:
         """Its user signs in anew: the runtime still has the old one, and another is started."""
         self.flush()
-        self.runtime.proxies[proxies_case.A] = proxies_case.PretendProxy(True)
-        self.runtime.all.append(self.runtime.proxies[proxies_case.A])
-        self.up(proxies_case.A)
-        self.assertEqual(self.runtime.removals[proxies_case.A], 2)
-        self.assertEqual(self.runtime.starts[proxies_case.A], 1)
+        self.spawner.proxies[proxies_case.A] = proxies_case.FakeProxy(True)
+        self.spawner.started.append(self.spawner.proxies[proxies_case.A])
+        self.start(proxies_case.A)
+        self.assertEqual(self.spawner.removals[proxies_case.A], 2)
+        self.assertEqual(self.spawner.starts[proxies_case.A], 1)
 
     def test_one_that_runs(self) -> None:
         """It ends when its user is revoked; who waits for it hears so."""
         self.flush()
-        self.proxies.revoke(proxies_case.B)
+        self.manager.revoke(proxies_case.B)
         self.flush()
-        self.assertEqual(self.word(proxies_case.B), "absent")
-        self.assertEqual(self.runtime.removals[proxies_case.B], 1)
-        self.proxies.revoke(proxies_case.B)
-        self.proxies.revoke(proxies_case.C)
+        self.assertEqual(self.status(proxies_case.B), "absent")
+        self.assertEqual(self.spawner.removals[proxies_case.B], 1)
+        self.manager.revoke(proxies_case.B)
+        self.manager.revoke(proxies_case.C)

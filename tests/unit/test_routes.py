@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from ctllm.cloud.spawners.host_routes import TABLE, leads_nowhere, routes
+from ctllm.cloud.spawners.host_routes import ROUTE_TABLE, is_blackholed, list_routes
 
 #: From a machine of x86: a default route, a blackhole, docker0, a bridge of a proxy's, a network.
 TEXT = """\
@@ -30,22 +30,22 @@ class RouteTests(SynchronousTestCase):
     def test_taken(self) -> None:
         """All but the default and what leads nowhere."""
         wanted = ["172.17.0.0/16", "10.142.0.0/28", "192.0.2.0/24"]
-        self.assertEqual(routes(self.table), wanted)
+        self.assertEqual(list_routes(self.table), wanted)
 
     def test_leads_nowhere(self) -> None:
         """That network, and no larger or smaller one."""
-        self.assertTrue(leads_nowhere(IPv4Network("10.128.0.0/12"), self.table))
+        self.assertTrue(is_blackholed(IPv4Network("10.128.0.0/12"), self.table))
         for other in ("10.128.0.0/13", "10.0.0.0/8", "172.17.0.0/16"):
-            self.assertFalse(leads_nowhere(IPv4Network(other), self.table), other)
+            self.assertFalse(is_blackholed(IPv4Network(other), self.table), other)
 
     def test_no_table(self) -> None:
         """A system without one: nothing is known."""
-        self.assertEqual(routes(Path("/nonexistent")), [])
-        self.assertFalse(leads_nowhere(IPv4Network("10.0.0.0/8"), Path("/nonexistent")))
+        self.assertEqual(list_routes(Path("/nonexistent")), [])
+        self.assertFalse(is_blackholed(IPv4Network("10.0.0.0/8"), Path("/nonexistent")))
 
     def test_this_machine(self) -> None:
         """Its own table can be read."""
-        if not TABLE.exists():
+        if not ROUTE_TABLE.exists():
             raise SkipTest("not Linux")
-        for each in routes(TABLE):
+        for each in list_routes(ROUTE_TABLE):
             IPv4Network(each)

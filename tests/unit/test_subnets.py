@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.spawners.subnet_allocator import Subnets
+from ctllm.cloud.spawners.subnet_allocator import SubnetAllocator
 from ctllm.errors import ServiceUnavailable
 
 SMALL = IPv4Network("10.128.0.0/24")  # 16 of them
@@ -26,11 +26,11 @@ class SubnetTests(SynchronousTestCase):
     @given(st.lists(networks, max_size=6))
     def test_none_overlaps(self, taken: list[str]) -> None:
         """Neither what there is nor each other, until there is none; and none is left over."""
-        subnets, found = Subnets(SMALL), []
+        subnets, found = SubnetAllocator(SMALL), []
         others = [IPv4Network(each) for each in taken]
         try:
             while True:
-                found.append(subnets.take(taken))
+                found.append(subnets.allocate(taken))
         except ServiceUnavailable as error:
             self.assertIn("16 subnets of 10.128.0.0/24", error.message)
         for each in found:
@@ -43,15 +43,15 @@ class SubnetTests(SynchronousTestCase):
 
     def test_given_back_is_given_last(self) -> None:
         """Whoever still knows the address finds nobody there for as long as can be."""
-        subnets = Subnets(SMALL)
-        first = subnets.take([])
+        subnets = SubnetAllocator(SMALL)
+        first = subnets.allocate([])
         subnets.release(first)
-        others = [subnets.take([]) for _ in range(15)]
+        others = [subnets.allocate([]) for _ in range(15)]
         self.assertNotIn(first, others)
-        self.assertEqual(subnets.take([]), first)
+        self.assertEqual(subnets.allocate([]), first)
 
     def test_what_others_have(self) -> None:
         """IPv6, and what is elsewhere, takes nothing; what holds all of it takes all."""
-        subnets = Subnets(SMALL)
-        self.assertEqual(str(subnets.take(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
-        self.assertRaises(ServiceUnavailable, subnets.take, ["10.0.0.0/8"])
+        subnets = SubnetAllocator(SMALL)
+        self.assertEqual(str(subnets.allocate(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
+        self.assertRaises(ServiceUnavailable, subnets.allocate, ["10.0.0.0/8"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.spawners.uid_allocator import Uids, may_become
+from ctllm.cloud.spawners.uid_allocator import UidAllocator, can_switch_to
 from ctllm.config import uid_range
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 
@@ -19,7 +19,7 @@ class UidTests(SynchronousTestCase):
 
     def test_each_to_one(self) -> None:
         """Then none; what comes back is given last."""
-        uids = Uids(range(7, 10))
+        uids = UidAllocator(range(7, 10))
         self.assertEqual([uids.reserve(), uids.reserve()], [7, 8])
         uids.release(7)
         self.assertEqual([uids.reserve(), uids.reserve()], [9, 7])
@@ -28,7 +28,7 @@ class UidTests(SynchronousTestCase):
 
     def test_none(self) -> None:
         """Where proxies are of the cloud's user, as many as it likes."""
-        uids = Uids(())
+        uids = UidAllocator(())
         uids.release(uids.reserve())
         self.assertEqual((uids.reserve(), uids.reserve()), (None, None))
 
@@ -49,7 +49,7 @@ class MayTests(SynchronousTestCase):
         (proc / "status").write_text(f"Name:\tpython\nCapEff:\t{capabilities}\n")
         (proc / "uid_map").write_text(f"{users}\n")
         (proc / "gid_map").write_text(f"{groups}\n")
-        return may_become(RANGE, proc)
+        return can_switch_to(RANGE, proc)
 
     def test_root(self) -> None:
         """One that may all, and one in a user namespace with as many users as there were once."""
@@ -69,4 +69,4 @@ class MayTests(SynchronousTestCase):
         self.patch(os, "geteuid", lambda: 1000)
         self.assertFalse(self.may("000001ffffffffff", "0 0 4294967295"))
         self.patch(os, "geteuid", lambda: 0)
-        self.assertFalse(may_become(()))
+        self.assertFalse(can_switch_to(()))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.spawners.interfaces import Usage
-from ctllm.cloud.spawners.resource_usage import of_container, of_process
+from ctllm.cloud.spawners.interfaces import ResourceUsage
+from ctllm.cloud.spawners.resource_usage import container_usage, process_usage
 
 ID = "4" * 64
 _NAMES = ("12:cpu,cpuacct:", "5:memory:", "1:name=systemd:", "0::")
@@ -26,8 +26,8 @@ class UsageTests(SynchronousTestCase):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def container(self) -> Usage | None:
-        return of_container(7, ID, self.proc, self.groups)
+    def container(self) -> ResourceUsage | None:
+        return container_usage(7, ID, self.proc, self.groups)
 
     def test_groups_of_version_1(self) -> None:
         """Memory without what could be dropped; nanoseconds."""
@@ -37,7 +37,7 @@ class UsageTests(SynchronousTestCase):
         told = "cache 9\ninactive_file 1\ntotal_inactive_file 4000\n"
         self.write(memory / "memory.stat", told)
         self.write(self.groups / "cpuacct/docker" / ID / "cpuacct.usage", "1500000000\n")
-        self.assertEqual(self.container(), Usage(26000, 1.5))
+        self.assertEqual(self.container(), ResourceUsage(26000, 1.5))
 
     def test_groups_of_version_2(self) -> None:
         """Memory without what could be dropped; microseconds."""
@@ -46,7 +46,7 @@ class UsageTests(SynchronousTestCase):
         self.write(group / "memory.current", "30000\n")
         self.write(group / "memory.stat", "anon 5\ninactive_file 4000\nactive_file 1\n")
         self.write(group / "cpu.stat", "usage_usec 1500000\nuser_usec 1\n")
-        self.assertEqual(self.container(), Usage(26000, 1.5))
+        self.assertEqual(self.container(), ResourceUsage(26000, 1.5))
 
     def test_a_process_that_is_another_s_by_now(self) -> None:
         """Its group is not the container's: nothing is said, least of all about the whole host."""
@@ -62,7 +62,7 @@ class UsageTests(SynchronousTestCase):
         self.assertIsNone(self.container())
         self.write(self.proc / "7/cgroup", SECOND)
         self.assertIsNone(self.container())
-        self.assertIsNone(of_process(7, self.proc))
+        self.assertIsNone(process_usage(7, self.proc))
 
     def test_a_process(self) -> None:
         """Whatever its name: times are told from the last parenthesis on."""
@@ -71,10 +71,10 @@ class UsageTests(SynchronousTestCase):
         self.write(self.proc / "7/stat", f"7 (a ) b (c) {times}\n")
         tick = os.sysconf("SC_CLK_TCK")
         page = os.sysconf("SC_PAGE_SIZE")
-        self.assertEqual(of_process(7, self.proc), Usage(3 * page, 200 / tick))
+        self.assertEqual(process_usage(7, self.proc), ResourceUsage(3 * page, 200 / tick))
 
     def test_this_process(self) -> None:
         """By the system's own files."""
-        used = of_process(os.getpid())
+        used = process_usage(os.getpid())
         assert used is not None
-        self.assertTrue(10e6 < used.memory < 10e9 and used.cpu > 0)
+        self.assertTrue(10e6 < used.memory_bytes < 10e9 and used.cpu_seconds > 0)

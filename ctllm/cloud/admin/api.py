@@ -16,7 +16,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.spawners.listen_addresses import LONGEST, in_use
+from ctllm.cloud.spawners.listen_addresses import MAX_SOCKET_PATH_BYTES, state_dir_in_use
 from ctllm.errors import NotFound
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
@@ -35,7 +35,7 @@ def admin_socket_path(state: Path) -> Path:
 
 def is_listening(path: Path) -> bool:
     """Whether a cloud listens there; PermissionError where we may not know."""
-    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > LONGEST:
+    if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         return False
     try:
         with pinned_path(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
@@ -53,11 +53,11 @@ def admin_service(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointS
     path = admin_socket_path(state)
     if not hasattr(socket, "AF_UNIX"):
         return None
-    if len(os.fsencode(path)) > LONGEST:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
         return None
     if is_listening(path):
-        raise in_use(state)
+        raise state_dir_in_use(state)
     path.unlink(missing_ok=True)  # of one that was killed
     # No lock by process id: after a restart of the machine that may be anybody's.
     endpoint = f"unix:{quote_argument(str(path))}:mode=600:lockfile=0"

@@ -11,9 +11,9 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred, gatherResults
 
 from ctllm.cloud.audit import AuditLog
-from ctllm.cloud.proxies.health import ask_health
+from ctllm.cloud.proxies.health import fetch_health
 from ctllm.cloud.proxies.info import ProxyInfo, proxy_info
-from ctllm.cloud.spawners.interfaces import Instance, Spawner, Usage
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, Spawner
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadGateway, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -81,7 +81,7 @@ class OfflineAdmin:
         self,
         spawner: Spawner,
         clock: Clock,
-        connect: Callable[[Instance], Endpoint],
+        connect: Callable[[ProxyInstance], Endpoint],
         audit: AuditLog,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -95,7 +95,7 @@ class OfflineAdmin:
             there = await self._spawner.inspect(listed.id)
             if there is not None:
                 found.append(there)
-        used = await self._spawner.usage()
+        used = await self._spawner.resource_usage()
         rows = [Deferred.fromCoroutine(self._inspect(each, used.get(each.id))) for each in found]
         return list(await gatherResults(rows, consumeErrors=True))
 
@@ -109,9 +109,9 @@ class OfflineAdmin:
     async def set_draining(self, on: bool) -> None:
         """Nothing begins anyway."""
 
-    async def _inspect(self, there: Instance, used: Usage | None) -> ProxyInfo:
+    async def _inspect(self, there: ProxyInstance, used: ResourceUsage | None) -> ProxyInfo:
         name = "a streaming proxy"
         origin = ConnectionPool(self._connect(there), self._clock, name, ProxyUnavailable)
-        health = await ask_health(origin, self._clock)
+        health = await fetch_health(origin, self._clock)
         origin.close()
-        return proxy_info(there.id, "running", self._now() - there.started, health, used)
+        return proxy_info(there.id, "running", self._now() - there.started_at, health, used)

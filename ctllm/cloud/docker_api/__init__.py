@@ -4,37 +4,44 @@ The API is described at https://docs.docker.com/engine/api/; `Engine` speaks any
 `OLDEST` on. Everything that an engine says is checked here, and what goes wrong has a type.
 """
 
-from ctllm.cloud.docker_api.client import OLDEST, DockerClient
+from ctllm.cloud.docker_api.client import MIN_API_VERSION, DockerClient
 from ctllm.cloud.docker_api.errors import (
-    Conflict,
-    EngineAbsent,
-    EngineRefused,
-    EngineTooOld,
-    ImageMissing,
-    Missing,
-    NoRoom,
-    NoSubnet,
+    DiskFull,
+    DockerConflict,
+    DockerError,
+    DockerNotFound,
+    DockerTooOld,
+    DockerUnavailable,
+    ImageNotFound,
+    SubnetOverlap,
 )
-from ctllm.cloud.docker_api.models import Container, Happened, Image, Listed, Network, Stats
-from ctllm.cloud.docker_api.transport import Way, way_to
+from ctllm.cloud.docker_api.models import (
+    Container,
+    ContainerStats,
+    ContainerSummary,
+    DockerEvent,
+    Image,
+    Network,
+)
+from ctllm.cloud.docker_api.transport import DockerTransport, create_transport
 
 __all__ = [
-    "OLDEST",
-    "Conflict",
+    "MIN_API_VERSION",
     "Container",
+    "ContainerStats",
+    "ContainerSummary",
+    "DiskFull",
     "DockerClient",
-    "EngineAbsent",
-    "EngineRefused",
-    "EngineTooOld",
-    "Happened",
+    "DockerConflict",
+    "DockerError",
+    "DockerEvent",
+    "DockerNotFound",
+    "DockerTooOld",
+    "DockerTransport",
+    "DockerUnavailable",
     "Image",
-    "ImageMissing",
-    "Listed",
-    "Missing",
+    "ImageNotFound",
     "Network",
-    "NoRoom",
-    "NoSubnet",
-    "Stats",
-    "Way",
-    "way_to",
+    "SubnetOverlap",
+    "create_transport",
 ]

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from msgspec import Struct, field
 
-from ctllm.cloud.docker_api.errors import EngineRefused
+from ctllm.cloud.docker_api.errors import DockerError
 from ctllm.common.json_decoder import InvalidJson, decode_json
 
 T = TypeVar("T")
@@ -21,17 +21,17 @@ class _Pascal(Struct, frozen=True, rename="pascal"):
     """Fields are named in PascalCase on the wire."""
 
 
-class Address(Struct, frozen=True):
+class EndpointSettings(Struct, frozen=True):
     """A container's place in one network; the address is empty unless it runs."""
 
     address: str = field(name="IPAddress", default="")
 
 
-class _Networks(_Pascal, frozen=True):
-    networks: dict[str, Address] | None = None
+class _NetworkSettings(_Pascal, frozen=True):
+    networks: dict[str, EndpointSettings] | None = None
 
 
-class State(_Pascal, frozen=True):
+class ContainerState(_Pascal, frozen=True):
     """How a container is. `status` is created, running, paused, restarting, exited or dead."""
 
     status: str
@@ -54,9 +54,9 @@ class Container(_Pascal, frozen=True):
     id: str
     name: str
     image: str
-    state: State
+    state: ContainerState
     config: _Config
-    network_settings: _Networks
+    network_settings: _NetworkSettings
 
     @property
     def labels(self) -> dict[str, str]:
@@ -65,10 +65,10 @@ class Container(_Pascal, frozen=True):
 
     def address(self, network: str) -> str:
         """Its address in the network of that name; empty when it has none."""
-        return (self.network_settings.networks or {}).get(network, Address()).address
+        return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
-class Listed(_Pascal, frozen=True):
+class ContainerSummary(_Pascal, frozen=True):
     """One container of a list; `created` is epoch seconds, `state` as in `State.status`."""
 
     id: str
@@ -76,7 +76,7 @@ class Listed(_Pascal, frozen=True):
     state: str
     created: int
     labels: dict[str, str] | None = None
-    network_settings: _Networks = _Networks()
+    network_settings: _NetworkSettings = _NetworkSettings()
 
     @property
     def name(self) -> str:
@@ -85,7 +85,7 @@ class Listed(_Pascal, frozen=True):
 
     def address(self, network: str) -> str:
         """Its address in the network of that name; empty when it has none."""
-        return (self.network_settings.networks or {}).get(network, Address()).address
+        return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
 class _Subnet(_Pascal, frozen=True):
@@ -118,39 +118,39 @@ class Image(_Pascal, frozen=True):
     size: int
 
 
-class _Memory(Struct, frozen=True):
+class _MemoryStats(Struct, frozen=True):
     usage: int = 0
     stats: dict[str, int] = field(default_factory=dict)
 
 
-class _Total(Struct, frozen=True):
+class _CpuUsage(Struct, frozen=True):
     total_usage: int = 0
 
 
-class _Cpu(Struct, frozen=True):
-    cpu_usage: _Total = field(default_factory=_Total)
+class _CpuStats(Struct, frozen=True):
+    cpu_usage: _CpuUsage = field(default_factory=_CpuUsage)
 
 
-class Stats(Struct, frozen=True):
+class ContainerStats(Struct, frozen=True):
     """What a container uses."""
 
-    memory_stats: _Memory = field(default_factory=_Memory)
-    cpu_stats: _Cpu = field(default_factory=_Cpu)
+    memory_stats: _MemoryStats = field(default_factory=_MemoryStats)
+    cpu_stats: _CpuStats = field(default_factory=_CpuStats)
 
     @property
-    def memory(self) -> int:
+    def memory_bytes(self) -> int:
         """Bytes, without the files that could be dropped from memory at any time."""
-        told = self.memory_stats.stats
-        spare = told.get("total_inactive_file", told.get("inactive_file", 0))
-        return max(0, self.memory_stats.usage - spare)
+        stats = self.memory_stats.stats
+        reclaimable = stats.get("total_inactive_file", stats.get("inactive_file", 0))
+        return max(0, self.memory_stats.usage - reclaimable)
 
     @property
-    def cpu(self) -> float:
+    def cpu_seconds(self) -> float:
         """Seconds of processor time so far."""
         return self.cpu_stats.cpu_usage.total_usage / 1e9
 
 
-class Created(_Pascal, frozen=True):
+class CreateResponse(_Pascal, frozen=True):
     """What was made."""
 
     id: str
@@ -161,10 +161,10 @@ class _Actor(Struct, frozen=True):
     attributes: dict[str, str] = field(name="Attributes", default_factory=dict)
 
 
-class Happened(Struct, frozen=True):
+class DockerEvent(Struct, frozen=True):
     """An event; `attributes` of a container's have its name and labels."""
 
-    kind: str = field(name="Type", default="")
+    type: str = field(name="Type", default="")
     action: str = field(name="Action", default="")
     actor: _Actor = field(name="Actor", default_factory=_Actor)
 
@@ -174,9 +174,9 @@ class Happened(Struct, frozen=True):
         return self.actor.attributes
 
 
-def read(answer: bytes, kind: type[T]) -> T:
+def decode_response(body: bytes, type: type[T]) -> T:
     """The value in an answer; EngineRefused where there is none."""
     try:
-        return decode_json(answer, kind)
+        return decode_json(body, type)
     except InvalidJson as error:
-        raise EngineRefused(f"What answers as Docker makes no sense: {error}") from error
+        raise DockerError(f"What answers as Docker makes no sense: {error}") from error

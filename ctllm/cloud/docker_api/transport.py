@@ -21,21 +21,21 @@ from ctllm.reactor.endpoints import unix_client_endpoint
 from ctllm.reactor.interfaces import Endpoint
 
 #: Where an engine with TLS listens.
-TLS_PORT = 2376
+DEFAULT_TLS_PORT = 2376
 #: Seconds that making a connection may take.
-CONNECT = 10.0
+CONNECT_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class DockerTransport:
     """How an engine is reached: `base` begins every URL, `where` is what people are told."""
 
     agent: IAgent
-    base: str
-    where: str
+    base_url: str
+    description: str
 
 
-def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
+def create_transport(reactor: Any, address: str, certificates: str = "") -> DockerTransport:
     """The way to `unix:///path`, `/path` or `tcp://host:port`.
 
     For TCP `certificates` is a folder with ca.pem, cert.pem and key.pem, as the docker command's
@@ -43,7 +43,7 @@ def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
     """
     parts = urlsplit(address)
     if parts.scheme in ("", "unix") and parts.path.startswith("/") and not parts.netloc:
-        return _unix(reactor, parts.path)
+        return _unix_transport(reactor, parts.path)
     try:
         host, port = parts.hostname, parts.port
     except ValueError:
@@ -53,16 +53,16 @@ def way_to(reactor: Any, address: str, certificates: str = "") -> Way:
             f"docker_url = {address!r} is no address of a Docker engine: that is unix:///a/path or "
             "tcp://host:port"
         )
-    name = f"[{host}]" if ":" in host else host
+    netloc = f"[{host}]" if ":" in host else host
     if certificates:
-        return _tls(reactor, name, port or TLS_PORT, Path(certificates))
+        return _tls_transport(reactor, netloc, port or DEFAULT_TLS_PORT, Path(certificates))
     if not _is_loopback(host) or port is None:
         raise BadConfiguration(
             f"docker_url = {address!r} would give the machine to whoever listens in between: an engine "
             "that is not on this machine needs certificates, and one that is needs a port"
         )
-    where = f"the Docker engine at {name}:{port}"
-    return Way(_agent(reactor), f"http://{name}:{port}", where)
+    description = f"the Docker engine at {netloc}:{port}"
+    return DockerTransport(_create_agent(reactor), f"http://{netloc}:{port}", description)
 
 
 def _is_loopback(host: str) -> bool:
@@ -72,31 +72,31 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _agent(reactor: Any, policy: Any = None) -> IAgent:
+def _create_agent(reactor: Any, policy: Any = None) -> IAgent:
     more = {} if policy is None else {"contextFactory": policy}
-    return Agent(reactor, connectTimeout=CONNECT, pool=quiet_pool(reactor), **more)  # type: ignore[no-untyped-call, return-value]
+    return Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=quiet_pool(reactor), **more)  # type: ignore[no-untyped-call, return-value]
 
 
 @implementer(IAgentEndpointFactory)
-class _Socket:
+class _UnixEndpointFactory:
     """Every URL leads to one UNIX socket."""
 
     def __init__(self, reactor: Any, path: str) -> None:
         self._reactor, self._path = reactor, path
 
     def endpointForURI(self, uri: object) -> Endpoint:
-        return unix_client_endpoint(self._reactor, self._path, timeout=CONNECT)
+        return unix_client_endpoint(self._reactor, self._path, timeout=CONNECT_TIMEOUT)
 
 
-def _unix(reactor: Any, path: str) -> Way:
+def _unix_transport(reactor: Any, path: str) -> DockerTransport:
     agent = Agent.usingEndpointFactory(  # type: ignore[no-untyped-call]
-        reactor, _Socket(reactor, path), pool=quiet_pool(reactor)
+        reactor, _UnixEndpointFactory(reactor, path), pool=quiet_pool(reactor)
     )
-    return Way(agent, "http://docker", f"the Docker engine at {path}")
+    return DockerTransport(agent, "http://docker", f"the Docker engine at {path}")
 
 
 @implementer(IPolicyForHTTPS)
-class _Mutual:
+class _MutualTls:
     """Both sides show a certificate; the engine's must be signed by the authority given."""
 
     def __init__(self, authority: Certificate, own: PrivateCertificate) -> None:
@@ -108,7 +108,7 @@ class _Mutual:
         )
 
 
-def _tls(reactor: Any, name: str, port: int, folder: Path) -> Way:
+def _tls_transport(reactor: Any, name: str, port: int, folder: Path) -> DockerTransport:
     try:
         authority = Certificate.loadPEM((folder / "ca.pem").read_bytes())
         key = KeyPair.load((folder / "key.pem").read_bytes(), crypto.FILETYPE_PEM)
@@ -124,5 +124,5 @@ def _tls(reactor: Any, name: str, port: int, folder: Path) -> Way:
         raise BadConfiguration(
             f"docker_certs_dir: ca.pem, cert.pem or key.pem in {folder} is none"
         ) from error
-    agent = _agent(reactor, _Mutual(authority, own))
-    return Way(agent, f"https://{name}:{port}", f"the Docker engine at {name}:{port}")
+    agent = _create_agent(reactor, _MutualTls(authority, own))
+    return DockerTransport(agent, f"https://{name}:{port}", f"the Docker engine at {name}:{port}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ctllm.cloud.proxies.health import Health
-from ctllm.cloud.spawners.interfaces import Usage
+from ctllm.cloud.spawners.interfaces import ResourceUsage
 
 
 class ProxyInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +22,7 @@ class ProxyInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def proxy_info(
-    id: str, state: str, age: float, health: Health | None, used: Usage | None
+    id: str, state: str, age: float, health: Health | None, used: ResourceUsage | None
 ) -> ProxyInfo:
     """A row of what a proxy says of itself, and what the system says of it."""
     return ProxyInfo(
@@ -30,8 +30,8 @@ def proxy_info(
         state=state,
         age=max(0.0, age),
         idle=None if health is None else health.idle_seconds,
-        exchanges=None if health is None else health.exchanges,
+        exchanges=None if health is None else health.requests,
         desktops=None if health is None else health.desktops,
-        memory=None if used is None else used.memory,
-        cpu=None if used is None else used.cpu,
+        memory=None if used is None else used.memory_bytes,
+        cpu=None if used is None else used.cpu_seconds,
     )

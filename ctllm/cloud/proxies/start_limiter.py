@@ -14,31 +14,31 @@ from twisted.internet.defer import DeferredSemaphore
 from ctllm.reactor.interfaces import Clock
 
 #: How much of the average of the time that turns take is the last turn's.
-NEWS = 0.25
+SMOOTHING_FACTOR = 0.25
 
 
-class Turns:
+class StartLimiter:
     """`count` turns at once."""
 
-    def __init__(self, clock: Clock, count: int) -> None:
-        self._clock, self._count = clock, count
-        self._free = DeferredSemaphore(count)
-        self._average = 0.0
+    def __init__(self, clock: Clock, limit: int) -> None:
+        self._clock, self._limit = clock, limit
+        self._semaphore = DeferredSemaphore(limit)
+        self._average_duration = 0.0
 
     @property
     def expected_wait(self) -> int:
         """In how many seconds whoever came last would have a turn, as things go now."""
-        return math.ceil((len(self._free.waiting) + 1) * self._average / self._count)
+        return math.ceil((len(self._semaphore.waiting) + 1) * self._average_duration / self._limit)
 
-    async def take(self) -> Callable[[], None]:
+    async def acquire(self) -> Callable[[], None]:
         """Wait for a turn; gives what gives it back, as often as it is called. May be cancelled."""
-        await self._free.acquire()
+        await self._semaphore.acquire()
         began: list[float] = [self._clock.seconds()]
 
-        def give() -> None:
+        def release() -> None:
             if began:
-                lasted = self._clock.seconds() - began.pop()
-                self._average += NEWS * (lasted - self._average)
-                self._free.release()
+                duration = self._clock.seconds() - began.pop()
+                self._average_duration += SMOOTHING_FACTOR * (duration - self._average_duration)
+                self._semaphore.release()
 
-        return give
+        return release

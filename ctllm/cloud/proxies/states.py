@@ -19,11 +19,11 @@ from enum import Enum
 from types import MappingProxyType
 
 #: A proxy that lived for so many seconds did not die of how it was started.
-STEADY = 30.0
+STABLE_UPTIME = 30.0
 #: Seconds, at most, that a proxy which keeps failing is not started.
-LONGEST_REST = 60.0
+MAX_BACKOFF = 60.0
 #: Seconds for which a failure is remembered.
-MEMORY = 120.0
+FAILURE_RETENTION = 120.0
 
 
 class State(Enum):
@@ -32,44 +32,48 @@ class State(Enum):
     ABSENT = "absent"
     STARTING = "starting"
     RUNNING = "running"
-    LEAVING = "leaving"
-    BREAKING = "breaking"
+    STOPPING = "leaving"
+    CLEANING_UP = "breaking"
     FAILED = "failed"
     CLOSED = "closed"
 
 
-class Event(Enum):
+class EventType(Enum):
     """What can happen to it."""
 
-    WANTED = "wanted"  # somebody asks for it
+    REQUESTED = "wanted"  # somebody asks for it
     READY = "ready"  # it answers
-    CROWDED = "crowded"  # too many others were starting
-    TOLD = "told"  # it is to leave: nobody uses it, or its user says so
-    BROKE = "broke"  # it did not start, died, or hangs
-    GONE = "gone"  # the runtime has removed all of it
-    FORGOTTEN = "forgotten"  # its failure was long ago
-    CLOSED = "closed"  # the cloud stops
+    QUEUE_TIMED_OUT = "crowded"  # too many others were starting
+    STOP_REQUESTED = "told"  # it is to leave: nobody uses it, or its user says so
+    FAILED = "broke"  # it did not start, died, or hangs
+    REMOVED = "gone"  # the runtime has removed all of it
+    FAILURE_EXPIRED = "forgotten"  # its failure was long ago
+    CLOUD_STOPPED = "closed"  # the cloud stops
 
 
-NEXT: Mapping[tuple[State, Event], State] = MappingProxyType(
+TRANSITIONS: Mapping[tuple[State, EventType], State] = MappingProxyType(
     {
-        (State.ABSENT, Event.WANTED): State.STARTING,
-        (State.FAILED, Event.WANTED): State.STARTING,
-        (State.STARTING, Event.READY): State.RUNNING,
-        (State.STARTING, Event.CROWDED): State.ABSENT,
-        (State.STARTING, Event.TOLD): State.LEAVING,
-        (State.STARTING, Event.BROKE): State.BREAKING,
-        (State.RUNNING, Event.TOLD): State.LEAVING,
-        (State.RUNNING, Event.BROKE): State.BREAKING,
-        (State.LEAVING, Event.GONE): State.ABSENT,
-        (State.BREAKING, Event.GONE): State.FAILED,
-        (State.FAILED, Event.FORGOTTEN): State.ABSENT,
-        **{(state, Event.CLOSED): State.CLOSED for state in State if state is not State.CLOSED},
+        (State.ABSENT, EventType.REQUESTED): State.STARTING,
+        (State.FAILED, EventType.REQUESTED): State.STARTING,
+        (State.STARTING, EventType.READY): State.RUNNING,
+        (State.STARTING, EventType.QUEUE_TIMED_OUT): State.ABSENT,
+        (State.STARTING, EventType.STOP_REQUESTED): State.STOPPING,
+        (State.STARTING, EventType.FAILED): State.CLEANING_UP,
+        (State.RUNNING, EventType.STOP_REQUESTED): State.STOPPING,
+        (State.RUNNING, EventType.FAILED): State.CLEANING_UP,
+        (State.STOPPING, EventType.REMOVED): State.ABSENT,
+        (State.CLEANING_UP, EventType.REMOVED): State.FAILED,
+        (State.FAILED, EventType.FAILURE_EXPIRED): State.ABSENT,
+        **{
+            (state, EventType.CLOUD_STOPPED): State.CLOSED
+            for state in State
+            if state is not State.CLOSED
+        },
     }
 )
 
 #: In these the runtime has, or may have, something of it.
-ALIVE = frozenset({State.STARTING, State.RUNNING, State.LEAVING, State.BREAKING})
+ACTIVE_STATES = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.CLEANING_UP})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,14 @@ class Cause:
     """Why something happened: `reason` is a word for metrics, `said` goes on from "it"."""
 
     reason: str
-    said: str = ""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class Event:
     """An event and its cause."""
 
-    event: Event
+    type: EventType
     cause: Cause = Cause("wanted")
 
 
@@ -93,14 +97,14 @@ class Backoff:
 
     def __init__(self) -> None:
         self._failures = 0
-        self._until = 0.0
+        self._retry_at = 0.0
 
-    def failed(self, now: float, lived: float) -> None:
+    def record_failure(self, now: float, uptime: float) -> None:
         """It failed after having `lived` for so many seconds."""
-        self._failures = 1 if lived >= STEADY else self._failures + 1
-        rest = 0.0 if self._failures < 2 else min(LONGEST_REST, 2.0 ** (self._failures - 2))
-        self._until = now + rest
+        self._failures = 1 if uptime >= STABLE_UPTIME else self._failures + 1
+        delay = 0.0 if self._failures < 2 else min(MAX_BACKOFF, 2.0 ** (self._failures - 2))
+        self._retry_at = now + delay
 
-    def rest(self, now: float) -> int:
+    def remaining(self, now: float) -> int:
         """Give the whole seconds until it may be started again."""
-        return max(0, math.ceil(self._until - now))
+        return max(0, math.ceil(self._retry_at - now))

@@ -15,10 +15,19 @@ from twisted.python.failure import Failure
 
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
-from ctllm.cloud.proxies.health import TIMEOUT, ask_health, until_well
-from ctllm.cloud.proxies.start_limiter import Turns
-from ctllm.cloud.proxies.states import ALIVE, MEMORY, NEXT, Backoff, Cause, Event, Happening, State
-from ctllm.cloud.spawners.interfaces import Instance, Spawner
+from ctllm.cloud.proxies.health import HEALTH_TIMEOUT, fetch_health, wait_until_healthy
+from ctllm.cloud.proxies.start_limiter import StartLimiter
+from ctllm.cloud.proxies.states import (
+    ACTIVE_STATES,
+    FAILURE_RETENTION,
+    TRANSITIONS,
+    Backoff,
+    Cause,
+    Event,
+    EventType,
+    State,
+)
+from ctllm.cloud.spawners.interfaces import ProxyInstance, Spawner
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -27,33 +36,35 @@ from ctllm.reactor.deferred_tools import Waiters, run_with_timeout, sleep
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 #: Unanswered questions for its health, in a row, after which a proxy hangs.
-MISSES = 3
+MAX_MISSED_CHECKS = 3
 #: Seconds until it is asked again after it did not answer.
-AGAIN = 5.0
+RECHECK_DELAY = 5.0
 #: Seconds by which this process may be late itself, so that a missing answer still counts.
-LATE = 1.0
+MAX_OWN_DELAY = 1.0
 #: Seconds after which those are told to come again for whom there was no turn to start.
-SHORTEST_WAIT, LONGEST_WAIT = 10, 120
-_CROWDED = "Too many streaming proxies are being started right now. Try again in a moment."
+MIN_RETRY_AFTER, MAX_RETRY_AFTER = 10, 120
+_QUEUE_TIMED_OUT_MESSAGE = (
+    "Too many streaming proxies are being started right now. Try again in a moment."
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class SupervisorContext:
     """What all lives share. `turns` bounds how many start at once, `now` gives epoch seconds.
 
     `not_before` gives, for a proxy's id, the time (epoch s) of its user's revocation: a proxy that
     was started before then is replaced.
     """
 
-    runtime: Spawner
+    spawner: Spawner
     clock: Clock
     settings: Cloud
-    connect: Callable[[Instance], Endpoint]
-    turns: Turns
+    endpoint_for: Callable[[ProxyInstance], Endpoint]
+    start_limiter: StartLimiter
     audit: AuditLog
     metrics: Metrics
     now: Callable[[], float]
-    not_before: Callable[[str], float]
+    revocation_time: Callable[[str], float]
 
 
 class ProxySupervisor:
@@ -65,89 +76,98 @@ class ProxySupervisor:
 
     _log = Logger()
 
-    def __init__(self, id: str, means: Means, forget: Callable[[ProxySupervisor], None]) -> None:
+    def __init__(
+        self, id: str, context: SupervisorContext, on_discard: Callable[[ProxySupervisor], None]
+    ) -> None:
         self.id = id
         self.state = State.ABSENT
-        self.since = means.now()
+        self.since = context.now()
         self.cause = Cause("wanted")
-        self.origin: ConnectionPool | None = None
-        self._means = means
-        self._forget = forget
+        self.pool: ConnectionPool | None = None
+        self._context = context
+        self._on_discard = on_discard
         self._backoff = Backoff()
-        self._begun = self._wanted = means.clock.seconds()
+        self._started_at = self._last_requested = context.clock.seconds()
         self._adopted = False
-        self._events: deque[Happening] = deque()
-        self._task: Deferred[Happening | None] | None = None
-        self._waiting: Waiters[ConnectionPool] = Waiters()
-        self._leaving: Waiters[None] = Waiters()
+        self._events: deque[Event] = deque()
+        self._task: Deferred[Event | None] | None = None
+        self._start_waiters: Waiters[ConnectionPool] = Waiters()
+        self._stop_waiters: Waiters[None] = Waiters()
 
     # -- asked from outside
 
-    async def ensure(self) -> ConnectionPool:
+    async def ensure_running(self) -> ConnectionPool:
         """Give its origin, once it runs; ProxyUnavailable or Overloaded when it does not."""
-        self._wanted = self._means.clock.seconds()
-        if self.state is State.RUNNING and self.origin is not None:
-            return self.origin
-        if self.state is State.FAILED and self._rest():
-            self._means.audit.record("proxy.start_refused", self.id, "backoff", self.cause.said)
-            raise self._unavailable()
-        waiting = self._waiting.wait()
-        self.happen(Event.WANTED, Cause("wanted"))
-        return await waiting
+        self._last_requested = self._context.clock.seconds()
+        if self.state is State.RUNNING and self.pool is not None:
+            return self.pool
+        if self.state is State.FAILED and self._backoff_remaining():
+            self._context.audit.record(
+                "proxy.start_refused", self.id, "backoff", self.cause.description
+            )
+            raise self._unavailable_error()
+        started = self._start_waiters.wait()
+        self.handle_event(EventType.REQUESTED, Cause("wanted"))
+        return await started
 
     def adopt(self) -> None:
         """It runs already, unasked: find it, and let it stay as long as somebody uses it."""
-        self._wanted = -math.inf
-        self.happen(Event.WANTED, Cause("found"))
+        self._last_requested = -math.inf
+        self.handle_event(EventType.REQUESTED, Cause("found"))
 
-    async def leave(self, cause: Cause) -> None:
+    async def stop(self, cause: Cause) -> None:
         """End it; waits until nothing of it is left."""
-        if self.state in ALIVE:
-            gone = self._leaving.wait()
-            self.happen(Event.TOLD, cause)
-            await gone
+        if self.state in ACTIVE_STATES:
+            stopped = self._stop_waiters.wait()
+            self.handle_event(EventType.STOP_REQUESTED, cause)
+            await stopped
 
-    def happen(self, event: Event, cause: Cause) -> None:
+    def handle_event(self, type: EventType, cause: Cause) -> None:
         """Take an event, or ignore it, as the table says."""
-        self._events.append(Happening(event, cause))
+        self._events.append(Event(type, cause))
         if len(self._events) > 1:
             return  # whoever takes the first takes this one after it
         while self._events:
-            self._take(self._events[0])
+            self._apply_event(self._events[0])
             self._events.popleft()
 
     # -- moving on
 
-    def _take(self, happening: Happening) -> None:
-        old, new = self.state, NEXT.get((self.state, happening.event))
+    def _apply_event(self, event: Event) -> None:
+        old, new = self.state, TRANSITIONS.get((self.state, event.type))
         if new is None:
             return
         self._cancel_task()
-        self.state, self.since = new, self._means.now()
-        if happening.event in (Event.TOLD, Event.BROKE):
-            self.cause = happening.cause
-        self._tell(old, happening)
-        if happening.event is Event.CROWDED:
-            wait = min(LONGEST_WAIT, max(SHORTEST_WAIT, self._means.turns.expected_wait))
-            self._waiting.fail(ServiceUnavailable(_CROWDED, retry_after=wait))
-        self._begin(_TASKS[new](self))
+        self.state, self.since = new, self._context.now()
+        if event.type in (EventType.STOP_REQUESTED, EventType.FAILED):
+            self.cause = event.cause
+        self._record_transition(old, event)
+        if event.type is EventType.QUEUE_TIMED_OUT:
+            retry_after = min(
+                MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, self._context.start_limiter.expected_wait)
+            )
+            self._start_waiters.fail(
+                ServiceUnavailable(_QUEUE_TIMED_OUT_MESSAGE, retry_after=retry_after)
+            )
+        self._start_task(STATE_TASKS[new](self))
 
-    def _begin(self, doing: Coroutine[Any, Any, Happening | None]) -> None:
-        task = self._task = Deferred.fromCoroutine(doing)
-        task.addCallback(self._done, task)
-        task.addErrback(self._crashed, task)
+    def _start_task(self, coroutine: Coroutine[Any, Any, Event | None]) -> None:
+        task = self._task = Deferred.fromCoroutine(coroutine)
+        task.addCallback(self._task_finished, task)
+        task.addErrback(self._task_failed, task)
 
-    def _done(self, happening: Happening | None, task: object) -> None:
-        if task is self._task and happening is not None:
-            self.happen(happening.event, happening.cause)
+    def _task_finished(self, event: Event | None, task: object) -> None:
+        if task is self._task and event is not None:
+            self.handle_event(event.type, event.cause)
 
-    def _crashed(self, reason: Failure, task: object) -> None:
+    def _task_failed(self, reason: Failure, task: object) -> None:
         if task is not self._task and isinstance(reason.value, CancelledError):
             return
         self._log.failure("the life of proxy {proxy} has a fault", reason, proxy=self.id)
         if task is self._task:
-            self.happen(
-                Event.BROKE, Cause("internal_error", "met a fault of ctllm; the log says which")
+            self.handle_event(
+                EventType.FAILED,
+                Cause("internal_error", "met a fault of ctllm; the log says which"),
             )
 
     def _cancel_task(self) -> None:
@@ -155,177 +175,184 @@ class ProxySupervisor:
         if task is not None:
             task.cancel()
 
-    def _tell(self, old: State, happening: Happening) -> None:
+    def _record_transition(self, old: State, event: Event) -> None:
         """Audit and count what is worth it."""
-        audit, metrics, cause = self._means.audit, self._means.metrics, happening.cause
-        metrics.proxy_state_changed(_label(old), _label(self.state))
-        lived = self._means.clock.seconds() - self._begun
-        match old, happening.event:
-            case State.STARTING, Event.READY:
-                self._tell_ready(lived)
-            case State.STARTING, Event.BROKE:
-                self._backoff.failed(self._means.clock.seconds(), 0)
-                audit.record("proxy.start_failed", self.id, cause.reason, cause.said)
+        audit, metrics, cause = self._context.audit, self._context.metrics, event.cause
+        metrics.proxy_state_changed(_metric_label(old), _metric_label(self.state))
+        uptime = self._context.clock.seconds() - self._started_at
+        match old, event.type:
+            case State.STARTING, EventType.READY:
+                self._record_start(uptime)
+            case State.STARTING, EventType.FAILED:
+                self._backoff.record_failure(self._context.clock.seconds(), 0)
+                audit.record("proxy.start_failed", self.id, cause.reason, cause.description)
                 metrics.proxy_start_failed(cause.reason)
-            case State.STARTING, Event.CROWDED:
+            case State.STARTING, EventType.QUEUE_TIMED_OUT:
                 audit.record("proxy.start_refused", self.id, cause.reason)
                 metrics.proxy_start_failed(cause.reason)
-            case State.RUNNING, Event.BROKE:
-                self._backoff.failed(self._means.clock.seconds(), lived)
-                audit.record("proxy.died", self.id, cause.reason, cause.said)
+            case State.RUNNING, EventType.FAILED:
+                self._backoff.record_failure(self._context.clock.seconds(), uptime)
+                audit.record("proxy.died", self.id, cause.reason, cause.description)
                 metrics.proxy_terminated(cause.reason)
-            case State.RUNNING, Event.TOLD:
+            case State.RUNNING, EventType.STOP_REQUESTED:
                 metrics.proxy_terminated(cause.reason)
-            case State.LEAVING, Event.GONE:
-                audit.record("proxy.stopped", self.id, self.cause.reason, self.cause.said)
-            case State.STARTING | State.RUNNING | State.LEAVING, Event.CLOSED:
-                if not self._means.runtime.outlives:
+            case State.STOPPING, EventType.REMOVED:
+                audit.record("proxy.stopped", self.id, self.cause.reason, self.cause.description)
+            case State.STARTING | State.RUNNING | State.STOPPING, EventType.CLOUD_STOPPED:
+                if not self._context.spawner.proxies_survive_restart:
                     audit.record("proxy.stopped", self.id, cause.reason)
 
-    def _tell_ready(self, lived: float) -> None:
-        audit, metrics = self._means.audit, self._means.metrics
+    def _record_start(self, duration: float) -> None:
+        audit, metrics = self._context.audit, self._context.metrics
         if self._adopted:
             audit.record("proxy.adopted", self.id)
             metrics.proxy_adopted()
         else:
-            audit.record("proxy.started", self.id, milliseconds=round(lived * 1000))
-            metrics.proxy_started(lived)
+            audit.record("proxy.started", self.id, milliseconds=round(duration * 1000))
+            metrics.proxy_started(duration)
 
     # -- the task of each state
 
-    async def _start(self) -> Happening:
-        means = self._means
+    async def _start(self) -> Event:
+        context = self._context
         try:
-            give = await run_with_timeout(
-                means.clock, means.settings.proxy_start_timeout_seconds, means.turns.take()
+            release = await run_with_timeout(
+                context.clock,
+                context.settings.proxy_start_timeout_seconds,
+                context.start_limiter.acquire(),
             )
         except TimeoutError:
-            return Happening(Event.CROWDED, Cause("queue_timeout"))
+            return Event(EventType.QUEUE_TIMED_OUT, Cause("queue_timeout"))
         try:
-            return await self._start_now(give)
+            return await self._start_in_slot(release)
         finally:
-            give()
+            release()
 
-    async def _start_now(self, give: Callable[[], None]) -> Happening:
-        limit = self._means.settings.proxy_start_timeout_seconds
-        self._begun = self._means.clock.seconds()
+    async def _start_in_slot(self, release: Callable[[], None]) -> Event:
+        timeout = self._context.settings.proxy_start_timeout_seconds
+        self._started_at = self._context.clock.seconds()
         try:
-            await run_with_timeout(self._means.clock, limit, self._reach(give))
+            await run_with_timeout(self._context.clock, timeout, self._launch(release))
         except TimeoutError:
-            return Happening(
-                Event.BROKE, Cause("start_timeout", f"did not answer within {limit} seconds")
+            return Event(
+                EventType.FAILED, Cause("start_timeout", f"did not answer within {timeout} seconds")
             )
         except CtllmError as error:
-            return Happening(
-                Event.BROKE, Cause("spawner_error", f"could not start: {error.message}")
+            return Event(
+                EventType.FAILED, Cause("spawner_error", f"could not start: {error.message}")
             )
-        return Happening(Event.READY)
+        return Event(EventType.READY)
 
-    async def _reach(self, give: Callable[[], None]) -> None:
-        means = self._means
-        instance = await means.runtime.ensure(self.id)
-        if instance.adopted and instance.started <= means.not_before(self.id):
-            await means.runtime.remove(self.id)
-            instance = await means.runtime.ensure(self.id)
+    async def _launch(self, release: Callable[[], None]) -> None:
+        context = self._context
+        instance = await context.spawner.ensure_running(self.id)
+        if instance.adopted and instance.started_at <= context.revocation_time(self.id):
+            await context.spawner.remove(self.id)
+            instance = await context.spawner.ensure_running(self.id)
         self._adopted = instance.adopted
         if instance.adopted:  # it runs already: to wait for its answer costs nobody anything
-            give()
-        endpoint = means.connect(instance)
-        self.origin = ConnectionPool(
+            release()
+        endpoint = context.endpoint_for(instance)
+        self.pool = ConnectionPool(
             endpoint,
-            means.clock,
+            context.clock,
             "your streaming proxy",
             ProxyUnavailable,
             filter_head=response_from_proxy,
         )
-        await until_well(self.origin, means.clock)
+        await wait_until_healthy(self.pool, context.clock)
 
-    async def _watch(self) -> Happening:
+    async def _monitor(self) -> Event:
         """Serve who waited; then look after it until nobody uses it or it hangs."""
-        assert self.origin is not None
-        means, missed, idle = self._means, 0, 0.0
-        self._waiting.succeed(self.origin)
-        while missed < MISSES:
-            left = max(1.0, means.settings.proxy_idle_timeout_seconds - idle)
-            pause = means.settings.proxy_health_interval_seconds
-            await sleep(means.clock, min(AGAIN if missed else pause, pause, left))
-            began = means.clock.seconds()
-            health = await ask_health(self.origin, means.clock)
+        assert self.pool is not None
+        context, missed, idle = self._context, 0, 0.0
+        self._start_waiters.succeed(self.pool)
+        while missed < MAX_MISSED_CHECKS:
+            until_idle_timeout = max(1.0, context.settings.proxy_idle_timeout_seconds - idle)
+            interval = context.settings.proxy_health_interval_seconds
+            await sleep(
+                context.clock,
+                min(RECHECK_DELAY if missed else interval, interval, until_idle_timeout),
+            )
+            asked_at = context.clock.seconds()
+            health = await fetch_health(self.pool, context.clock)
             if health is None:
                 # A cloud that is late itself says nothing about its proxies.
-                missed += means.clock.seconds() - began < TIMEOUT + LATE
+                missed += context.clock.seconds() - asked_at < HEALTH_TIMEOUT + MAX_OWN_DELAY
                 continue
             # Who asked for it a moment ago is about to use it, though it cannot know that yet.
-            idle = min(health.idle_seconds, means.clock.seconds() - self._wanted)
+            idle = min(health.idle_seconds, context.clock.seconds() - self._last_requested)
             missed = 0
-            if idle >= means.settings.proxy_idle_timeout_seconds:
-                return Happening(Event.TOLD, Cause("idle", f"was idle for {idle:.0f} seconds"))
-        return Happening(Event.BROKE, Cause("unresponsive", "did not answer any more"))
+            if idle >= context.settings.proxy_idle_timeout_seconds:
+                return Event(
+                    EventType.STOP_REQUESTED, Cause("idle", f"was idle for {idle:.0f} seconds")
+                )
+        return Event(EventType.FAILED, Cause("unresponsive", "did not answer any more"))
 
-    async def _remove(self) -> Happening:
-        self._close_origin()
-        self._waiting.fail(self._unavailable())
+    async def _remove(self) -> Event:
+        self._close_pool()
+        self._start_waiters.fail(self._unavailable_error())
         try:
-            await self._means.runtime.remove(self.id)
+            await self._context.spawner.remove(self.id)
         except CancelledError:
             raise
         except Exception:
             # What is left of it is for the runtime to find; its user gets another one.
             self._log.failure("proxy {proxy} cannot be removed", proxy=self.id)
-        return Happening(Event.GONE)
+        return Event(EventType.REMOVED)
 
-    async def _remember(self) -> Happening:
+    async def _hold_failure(self) -> Event:
         """Failed: whoever asked since then gets another one, if it need not rest."""
-        self._leaving.succeed(None)
-        if self._waiting and not self._rest():
-            return Happening(Event.WANTED)
-        self._waiting.fail(self._unavailable())
-        await sleep(self._means.clock, MEMORY)
-        return Happening(Event.FORGOTTEN)
+        self._stop_waiters.succeed(None)
+        if self._start_waiters and not self._backoff_remaining():
+            return Event(EventType.REQUESTED)
+        self._start_waiters.fail(self._unavailable_error())
+        await sleep(self._context.clock, FAILURE_RETENTION)
+        return Event(EventType.FAILURE_EXPIRED)
 
-    async def _vanish(self) -> Happening | None:
-        self._leaving.succeed(None)
-        if self._waiting:
-            return Happening(Event.WANTED)
-        self._forget(self)
+    async def _become_absent(self) -> Event | None:
+        self._stop_waiters.succeed(None)
+        if self._start_waiters:
+            return Event(EventType.REQUESTED)
+        self._on_discard(self)
         return None
 
     async def _close(self) -> None:
-        self._close_origin()
-        self._waiting.fail(ProxyUnavailable("The cloud is stopping."))
-        self._leaving.succeed(None)
+        self._close_pool()
+        self._start_waiters.fail(ProxyUnavailable("The cloud is stopping."))
+        self._stop_waiters.succeed(None)
 
     # -- words
 
-    def _rest(self) -> int:
-        return self._backoff.rest(self._means.clock.seconds())
+    def _backoff_remaining(self) -> int:
+        return self._backoff.remaining(self._context.clock.seconds())
 
-    def _unavailable(self) -> ProxyUnavailable:
-        rest = self._rest()
-        again = f"Try again in {rest} s." if rest else "Try again."
+    def _unavailable_error(self) -> ProxyUnavailable:
+        delay = self._backoff_remaining()
+        advice = f"Try again in {delay} s." if delay else "Try again."
         return ProxyUnavailable(
-            f"Your streaming proxy {self.cause.said}. {again}", retry_after=max(1, rest)
+            f"Your streaming proxy {self.cause.description}. {advice}", retry_after=max(1, delay)
         )
 
-    def _close_origin(self) -> None:
-        origin, self.origin = self.origin, None
-        if origin is not None:
-            origin.close()
+    def _close_pool(self) -> None:
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            pool.close()
 
 
-def _label(state: State) -> str | None:
+def _metric_label(state: State) -> str | None:
     return None if state in (State.ABSENT, State.CLOSED) else state.value
 
 
-_TASKS: Mapping[State, Callable[[ProxySupervisor], Coroutine[Any, Any, Happening | None]]] = (
+STATE_TASKS: Mapping[State, Callable[[ProxySupervisor], Coroutine[Any, Any, Event | None]]] = (
     MappingProxyType(
         {
-            State.ABSENT: ProxySupervisor._vanish,
+            State.ABSENT: ProxySupervisor._become_absent,
             State.STARTING: ProxySupervisor._start,
-            State.RUNNING: ProxySupervisor._watch,
-            State.LEAVING: ProxySupervisor._remove,
-            State.BREAKING: ProxySupervisor._remove,
-            State.FAILED: ProxySupervisor._remember,
+            State.RUNNING: ProxySupervisor._monitor,
+            State.STOPPING: ProxySupervisor._remove,
+            State.CLEANING_UP: ProxySupervisor._remove,
+            State.FAILED: ProxySupervisor._hold_failure,
             State.CLOSED: ProxySupervisor._close,
         }
     )

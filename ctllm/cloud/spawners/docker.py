@@ -15,21 +15,27 @@ from weakref import WeakValueDictionary
 from twisted.internet.defer import Deferred, DeferredLock, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
-from ctllm.cloud.docker_api import Container, DockerClient, EngineRefused, Listed, Missing
-from ctllm.cloud.spawners.connectivity import Attachment
-from ctllm.cloud.spawners.container_spec import PROXY, Marks, container
-from ctllm.cloud.spawners.exit_watcher import Deaths, Living
-from ctllm.cloud.spawners.interfaces import Instance, Usage, no_matter
-from ctllm.cloud.spawners.resource_usage import of_container
+from ctllm.cloud.docker_api import (
+    Container,
+    ContainerSummary,
+    DockerClient,
+    DockerError,
+    DockerNotFound,
+)
+from ctllm.cloud.spawners.connectivity import Connectivity
+from ctllm.cloud.spawners.container_spec import PROXY_LABEL, CloudLabels, container_config
+from ctllm.cloud.spawners.exit_watcher import ExitWatcher, RunningContainer
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, no_matter
+from ctllm.cloud.spawners.resource_usage import container_usage
 from ctllm.config import Proxy
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import MultiService
 
 #: Seconds between asking a proxy to end and making it end.
-PATIENCE = 5
+STOP_TIMEOUT = 5
 #: How many containers' use is asked of the engine at once; each answer may take it a second.
-STATS = 32
+MAX_CONCURRENT_STATS = 32
 
 
 class DockerSpawner(MultiService):
@@ -39,193 +45,207 @@ class DockerSpawner(MultiService):
     that were. `now` gives epoch seconds.
     """
 
-    outlives = True
+    proxies_survive_restart = True
     _log = Logger()
 
     def __init__(
         self,
-        engine: DockerClient,
+        docker: DockerClient,
         clock: Clock,
         image: str,
-        marks: Marks,
+        labels: CloudLabels,
         settings: Proxy,
-        attachments: Sequence[Attachment],
+        connectivities: Sequence[Connectivity],
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self.on_exit: Callable[[str, str], None] = no_matter
-        self._engine, self._image, self._marks, self._settings = engine, image, marks, settings
-        self._attachment, self._attachments = attachments[0], attachments
-        self._turns: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
-        self._troubles: dict[str, str] = {}
-        self._asking = DeferredSemaphore(STATS)
-        self._deaths = Deaths(engine, clock, marks.ours, now, self._died)
-        self._deaths.setServiceParent(self)
+        self._docker, self._image, self._labels, self._settings = docker, image, labels, settings
+        self._connectivity, self._connectivities = connectivities[0], connectivities
+        self._locks: WeakValueDictionary[str, DeferredLock] = WeakValueDictionary()
+        self._problems: dict[str, str] = {}
+        self._stats_slots = DeferredSemaphore(MAX_CONCURRENT_STATS)
+        self._exit_watcher = ExitWatcher(docker, clock, labels.selector, now, self._notify_exit)
+        self._exit_watcher.setServiceParent(self)
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What is wrong with the engine, the image, or the last start; empty when nothing is."""
-        return next(iter(self._troubles.values()), "")
+        return next(iter(self._problems.values()), "")
 
     def startService(self) -> None:
         """Begin; BadConfiguration when this host has no place for it."""
-        self._attachment.open()
+        self._connectivity.check_host()
         super().startService()
 
     # -- asked by the cloud
 
-    async def ensure(self, proxy_id: str) -> Instance:
+    async def ensure_running(self, proxy_id: str) -> ProxyInstance:
         """Start the container of the proxy, unless it runs; CtllmError says what is wrong."""
-        async with self._turn(proxy_id):
-            with self._noting("start"):
-                found = await self._look(proxy_id)
-                adopted = found is not None and self._is_sound(proxy_id, found)
-                if found is None or not adopted:
-                    await self._clear(proxy_id)
-                    found = await self._start(proxy_id)
-                instance = self._instance(proxy_id, found, adopted)
+        async with self._lock(proxy_id):
+            with self._recording_problem("start"):
+                container = await self._find_container(proxy_id)
+                adopted = container is not None and self._is_usable(proxy_id, container)
+                if container is None or not adopted:
+                    await self._remove_resources(proxy_id)
+                    container = await self._start_container(proxy_id)
+                instance = self._started_instance(proxy_id, container, adopted)
                 if not instance.endpoint:
                     raise ProxyUnavailable("Its container ended, or is not what was started.")
-            self._troubles.clear()
-            self._deaths.born(proxy_id, Living(found.id, found.state.pid))
+            self._problems.clear()
+            self._exit_watcher.watch(proxy_id, RunningContainer(container.id, container.state.pid))
             return instance
 
     async def remove(self, proxy_id: str) -> None:
         """End the container and remove it and all that is its, as far as that is ours."""
-        self._deaths.forget(proxy_id)
-        async with self._turn(proxy_id):
-            await self._clear(proxy_id)
+        self._exit_watcher.unwatch(proxy_id)
+        async with self._lock(proxy_id):
+            await self._remove_resources(proxy_id)
 
-    async def inspect(self, proxy_id: str) -> Instance | None:
+    async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Give the proxy, if it runs."""
-        found = await self._look(proxy_id)
-        if found is None or not self._is_sound(proxy_id, found):
+        container = await self._find_container(proxy_id)
+        if container is None or not self._is_usable(proxy_id, container):
             return None
-        self._deaths.born(proxy_id, Living(found.id, found.state.pid))
-        return self._instance(proxy_id, found, adopted=True)
+        self._exit_watcher.watch(proxy_id, RunningContainer(container.id, container.state.pid))
+        return self._started_instance(proxy_id, container, adopted=True)
 
-    async def list(self) -> Sequence[Instance]:
+    async def list(self) -> Sequence[ProxyInstance]:
         """Give all proxies that run, and remove what is left of others."""
-        with self._noting("engine"):
+        with self._recording_problem("engine"):
             listed = {
                 each.name: each
-                for each in await self._engine.containers(self._marks.ours)
-                if self._is_honest(each)
+                for each in await self._docker.list_containers(self._labels.selector)
+                if self._is_owned(each)
             }
-            left = set(listed)
-            for each in self._attachments:
-                left |= await each.left()
-        with suppress(EngineRefused), self._noting("image"):
-            await self._engine.image(self._image)
-        sound = [name for name, each in listed.items() if self._fits(each)]
-        for proxy_id in left - set(sound):
-            await self._sweep(proxy_id)
-        return [self._reached(name, listed[name], listed[name].created, True) for name in sound]
+            proxy_ids = set(listed)
+            for each in self._connectivities:
+                proxy_ids |= await each.list_provisioned()
+        with suppress(DockerError), self._recording_problem("image"):
+            await self._docker.inspect_image(self._image)
+        usable = [name for name, each in listed.items() if self._is_usable_summary(each)]
+        for proxy_id in proxy_ids - set(usable):
+            await self._remove_leftovers(proxy_id)
+        return [
+            self._make_instance(name, listed[name], listed[name].created, True) for name in usable
+        ]
 
-    async def usage(self) -> Mapping[str, Usage]:
+    async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """What each that runs uses; who ended meanwhile is left out."""
-        living = dict(self._deaths.living)
-        asking = [Deferred.fromCoroutine(self._use(each)) for each in living.values()]
-        used = zip(living, await gatherResults(asking, consumeErrors=True), strict=True)
-        return {proxy_id: use for proxy_id, use in used if use is not None}
+        containers = dict(self._exit_watcher.watched)
+        requests = [
+            Deferred.fromCoroutine(self._container_usage(each)) for each in containers.values()
+        ]
+        usages = zip(containers, await gatherResults(requests, consumeErrors=True), strict=True)
+        return {proxy_id: use for proxy_id, use in usages if use is not None}
 
-    async def _use(self, living: Living) -> Usage | None:
-        use = of_container(living.pid, living.container)
-        if use is None:  # an engine elsewhere, or groups that we cannot see
-            with suppress(EngineRefused):
-                async with self._asking:
-                    told = await self._engine.stats(living.container)
-                use = Usage(told.memory, told.cpu)
-        return use
+    async def _container_usage(self, container: RunningContainer) -> ResourceUsage | None:
+        usage = container_usage(container.pid, container.id)
+        if usage is None:  # an engine elsewhere, or groups that we cannot see
+            with suppress(DockerError):
+                async with self._stats_slots:
+                    stats = await self._docker.container_stats(container.id)
+                usage = ResourceUsage(stats.memory_bytes, stats.cpu_seconds)
+        return usage
 
     # -- how
 
-    def _died(self, proxy_id: str, reason: str) -> None:
+    def _notify_exit(self, proxy_id: str, reason: str) -> None:
         self.on_exit(proxy_id, reason)
 
-    def _turn(self, proxy_id: str) -> DeferredLock:
+    def _lock(self, proxy_id: str) -> DeferredLock:
         """What is done to one proxy is done in turn; different ones never wait for each other."""
-        return self._turns.setdefault(proxy_id, DeferredLock())
+        return self._locks.setdefault(proxy_id, DeferredLock())
 
     @contextmanager
-    def _noting(self, what: str) -> Iterator[None]:
+    def _recording_problem(self, subject: str) -> Iterator[None]:
         """Remember what is wrong until that goes well again."""
         try:
             yield
         except CtllmError as error:
-            self._troubles[what] = error.message
+            self._problems[subject] = error.message
             raise
-        self._troubles.pop(what, None)
+        self._problems.pop(subject, None)
 
-    async def _look(self, proxy_id: str) -> Container | None:
-        with suppress(Missing):
-            return await self._engine.container(proxy_id)
+    async def _find_container(self, proxy_id: str) -> Container | None:
+        with suppress(DockerNotFound):
+            return await self._docker.inspect_container(proxy_id)
         return None
 
-    def _is_sound(self, proxy_id: str, found: Container) -> bool:
+    def _is_usable(self, proxy_id: str, container: Container) -> bool:
         """Whether it runs and believes us; ProxyUnavailable if it is somebody else's."""
-        if not self._marks.own(found.labels):
+        if not self._labels.is_owned(container.labels):
             raise ProxyUnavailable(
                 f"A container that is not this cloud's has the name {proxy_id}; remove it, and try "
                 "again."
             )
-        state = found.state
+        state = container.state
         running = state.running and not state.paused and state.status == "running"
-        reached = bool(self._attachment.endpoint(proxy_id, found))
-        return running and reached and self._marks.fit(found.labels)
+        is_reachable = bool(self._connectivity.endpoint(proxy_id, container))
+        return running and is_reachable and self._labels.is_current(container.labels)
 
-    def _is_honest(self, listed: Listed) -> bool:
-        labels = listed.labels or {}
-        return self._marks.own(labels) and labels.get(PROXY) == listed.name
+    def _is_owned(self, summary: ContainerSummary) -> bool:
+        labels = summary.labels or {}
+        return self._labels.is_owned(labels) and labels.get(PROXY_LABEL) == summary.name
 
-    def _fits(self, listed: Listed) -> bool:
-        reached = bool(self._attachment.endpoint(listed.name, listed))
-        return listed.state == "running" and reached and self._marks.fit(listed.labels or {})
+    def _is_usable_summary(self, summary: ContainerSummary) -> bool:
+        is_reachable = bool(self._connectivity.endpoint(summary.name, summary))
+        return (
+            summary.state == "running"
+            and is_reachable
+            and self._labels.is_current(summary.labels or {})
+        )
 
-    async def _start(self, proxy_id: str) -> Container:
-        attached = await self._attachment.make(proxy_id)
-        body = container(self._image, self._marks, proxy_id, self._settings, attached)
-        made = await self._engine.create_container(proxy_id, body)
-        await self._engine.start_container(made)
-        found = await self._engine.container(made)
-        if not found.state.running:
-            said = (await self._engine.last_words(made, 1))[-200:]
-            raise ProxyUnavailable(f"Its container ended at once: {said or found.state.error}")
-        await self._attachment.ready(proxy_id)
-        return found
+    async def _start_container(self, proxy_id: str) -> Container:
+        connectivity = await self._connectivity.provision(proxy_id)
+        config = container_config(self._image, self._labels, proxy_id, self._settings, connectivity)
+        container_id = await self._docker.create_container(proxy_id, config)
+        await self._docker.start_container(container_id)
+        container = await self._docker.inspect_container(container_id)
+        if not container.state.running:
+            output = (await self._docker.container_logs(container_id, 1))[-200:]
+            raise ProxyUnavailable(
+                f"Its container ended at once: {output or container.state.error}"
+            )
+        await self._connectivity.container_started(proxy_id)
+        return container
 
-    async def _clear(self, proxy_id: str) -> None:
+    async def _remove_resources(self, proxy_id: str) -> None:
         """Remove what there is of a proxy, if it is ours."""
-        found = await self._look(proxy_id)
-        if found is not None and self._marks.own(found.labels):
-            if found.state.status == "running":
+        container = await self._find_container(proxy_id)
+        if container is not None and self._labels.is_owned(container.labels):
+            if container.state.status == "running":
                 # It tells its desktops, which then look for the next one at once.
-                await self._engine.stop_container(found.id, PATIENCE)
-            await self._engine.remove_container(found.id)
-        for each in self._attachments:
-            await each.clear(proxy_id)
+                await self._docker.stop_container(container.id, STOP_TIMEOUT)
+            await self._docker.remove_container(container.id)
+        for each in self._connectivities:
+            await each.deprovision(proxy_id)
 
-    async def _sweep(self, proxy_id: str) -> None:
+    async def _remove_leftovers(self, proxy_id: str) -> None:
         """Remove what is left of a proxy, unless somebody is at it or it runs after all."""
-        turn = self._turn(proxy_id)
-        if turn.locked:
+        lock = self._lock(proxy_id)
+        if lock.locked:
             return
-        async with turn:
+        async with lock:
             try:
-                found = await self._look(proxy_id)
-                if found is None or not self._is_sound(proxy_id, found):
+                container = await self._find_container(proxy_id)
+                if container is None or not self._is_usable(proxy_id, container):
                     self._log.info("what is left of {proxy} is removed", proxy=proxy_id)
-                    await self._clear(proxy_id)
+                    await self._remove_resources(proxy_id)
             except ProxyUnavailable as error:
                 self._log.warn("{proxy} stays: {why}", proxy=proxy_id, why=error.message)
 
-    def _instance(self, proxy_id: str, found: Container, adopted: bool) -> Instance:
-        started = found.state.started_at
-        return self._reached(proxy_id, found, started.timestamp() if started else 0.0, adopted)
+    def _started_instance(
+        self, proxy_id: str, container: Container, adopted: bool
+    ) -> ProxyInstance:
+        started = container.state.started_at
+        return self._make_instance(
+            proxy_id, container, started.timestamp() if started else 0.0, adopted
+        )
 
-    def _reached(
-        self, proxy_id: str, found: Container | Listed, started: float, adopted: bool
-    ) -> Instance:
-        endpoint = self._attachment.endpoint(proxy_id, found)
-        socket = self._attachment.socket(proxy_id, found)
-        return Instance(proxy_id, endpoint, started, adopted, socket)
+    def _make_instance(
+        self, proxy_id: str, container: Container | ContainerSummary, started: float, adopted: bool
+    ) -> ProxyInstance:
+        endpoint = self._connectivity.endpoint(proxy_id, container)
+        socket = self._connectivity.proxy_socket(proxy_id, container)
+        return ProxyInstance(proxy_id, endpoint, started, adopted, socket)

@@ -9,12 +9,12 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 #: Linux's table of IPv4 routes; numbers in it are in the host's byte order (proc(5)).
-TABLE = Path("/proc/net/route")
+ROUTE_TABLE = Path("/proc/net/route")
 #: The interface of routes that lead nowhere: blackholes and their like.
-_NOWHERE = "*"
+_NO_INTERFACE = "*"
 
 
-def routes(table: Path) -> Sequence[str]:
+def list_routes(table: Path) -> Sequence[str]:
     """The networks that this host has routes to, but for the default.
 
     Those of bridges that an engine which died has left are among them: Docker knows nothing of
@@ -22,17 +22,17 @@ def routes(table: Path) -> Sequence[str]:
     """
     return [
         str(network)
-        for network, interface in _read(table)
-        if network.prefixlen and interface != _NOWHERE
+        for network, interface in _read_table(table)
+        if network.prefixlen and interface != _NO_INTERFACE
     ]
 
 
-def leads_nowhere(network: IPv4Network, table: Path) -> bool:
+def is_blackholed(network: IPv4Network, table: Path) -> bool:
     """Whether this host drops what goes to `network` and to none of the networks within it."""
-    return (network, _NOWHERE) in _read(table)
+    return (network, _NO_INTERFACE) in _read_table(table)
 
 
-def _read(table: Path) -> list[tuple[IPv4Network, str]]:
+def _read_table(table: Path) -> list[tuple[IPv4Network, str]]:
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:

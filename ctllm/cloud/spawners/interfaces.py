@@ -18,11 +18,11 @@ class ProxySocket:
     path: str
     uid: int
     pid: int
-    container: str = ""
+    container_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class ProxyInstance:
     """A proxy that was started: `endpoint` is a client endpoint string, `started` epoch seconds.
 
     Started is not ready: it answers at `endpoint` a little later. `adopted` is one that somebody
@@ -32,17 +32,17 @@ class Instance:
 
     id: str
     endpoint: str
-    started: float
+    started_at: float
     adopted: bool = False
     socket: ProxySocket | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class ResourceUsage:
     """What a proxy uses: `memory` in bytes, `cpu` in seconds of processor time since its start."""
 
-    memory: int
-    cpu: float
+    memory_bytes: int
+    cpu_seconds: float
 
 
 class Spawner(Protocol):
@@ -54,14 +54,14 @@ class Spawner(Protocol):
     """
 
     @property
-    def outlives(self) -> bool:
+    def proxies_survive_restart(self) -> bool:
         """Whether proxies go on running when the cloud stops; if so, the next one adopts them."""
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """A sentence about what stands in the way of starting proxies, empty when nothing does."""
 
-    async def ensure(self, proxy_id: str) -> Instance:
+    async def ensure_running(self, proxy_id: str) -> ProxyInstance:
         """Start the proxy, unless it was; CtllmError when that cannot be.
 
         May be cancelled; what was begun until then is `remove`'s to end.
@@ -70,13 +70,13 @@ class Spawner(Protocol):
     async def remove(self, proxy_id: str) -> None:
         """End the proxy and all that belongs to it, however far its start came; may be absent."""
 
-    async def inspect(self, proxy_id: str) -> Instance | None:
+    async def inspect(self, proxy_id: str) -> ProxyInstance | None:
         """Give the proxy, or None when there is none or it is being removed."""
 
-    async def list(self) -> Sequence[Instance]:
+    async def list(self) -> Sequence[ProxyInstance]:
         """Give all proxies that `inspect` would give."""
 
-    async def usage(self) -> Mapping[str, Usage]:
+    async def resource_usage(self) -> Mapping[str, ResourceUsage]:
         """What each proxy uses, as far as the system tells."""
 
 

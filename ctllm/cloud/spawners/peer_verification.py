@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ctllm.cloud.spawners.interfaces import Instance, ProxySocket
+from ctllm.cloud.spawners.interfaces import ProxyInstance, ProxySocket
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.reactor.endpoints import client_from_string
 from ctllm.reactor.interfaces import Endpoint
@@ -23,8 +23,8 @@ from ctllm.system.unix_sockets import PeerCredentials
 PROC = Path("/proc")
 
 
-def endpoint_to(
-    reactor: Any, instance: Instance, on_wrong_peer: Callable[[str, str], None]
+def proxy_endpoint(
+    reactor: Any, instance: ProxyInstance, on_wrong_peer: Callable[[str, str], None]
 ) -> Endpoint:
     """Give the endpoint of a proxy.
 
@@ -37,11 +37,11 @@ def endpoint_to(
     def refused(reason: str) -> None:
         reactor.callLater(0, on_wrong_peer, instance.id, reason)
 
-    accepts = partial(is_proxy, instance.socket)
+    accepts = partial(is_expected_peer, instance.socket)
     return VerifiedUNIXEndpoint(reactor, instance.socket.path, accepts, refused)
 
 
-def is_proxy(expected: ProxySocket, peer: PeerCredentials, proc: Path = PROC) -> bool:
+def is_expected_peer(expected: ProxySocket, peer: PeerCredentials, proc: Path = PROC) -> bool:
     """Whether `peer` is the process of the proxy, or one in its container.
 
     The container of a process is in the names of its control groups. Where they cannot be read
@@ -49,20 +49,20 @@ def is_proxy(expected: ProxySocket, peer: PeerCredentials, proc: Path = PROC) ->
     """
     if peer.uid != expected.uid or peer.pid <= 0:
         return False
-    if not expected.container:
+    if not expected.container_id:
         return peer.pid == expected.pid
     with suppress(OSError):
-        groups = (proc / str(peer.pid) / "cgroup").read_text(errors="replace")
-        return is_in_container(groups, expected.container)
+        control_groups = (proc / str(peer.pid) / "cgroup").read_text(errors="replace")
+        return is_in_container(control_groups, expected.container_id)
     return peer.pid == expected.pid
 
 
-def is_in_container(groups: str, container: str) -> bool:
+def is_in_container(control_groups: str, container_id: str) -> bool:
     """Whether a process with these control groups (/proc/PID/cgroup) is in that container.
 
     Engines name the group for the container's id (`/docker/ID`), or a scope of systemd's
     (`docker-ID.scope`), in both versions of control groups; what is below is the container's, too.
     """
-    part = re.compile(rf"(?:\w+-)?{re.escape(container)}(?:\.scope)?")
-    paths = [line.split(":", 2)[2] for line in groups.splitlines() if line.count(":") >= 2]
+    part = re.compile(rf"(?:\w+-)?{re.escape(container_id)}(?:\.scope)?")
+    paths = [line.split(":", 2)[2] for line in control_groups.splitlines() if line.count(":") >= 2]
     return any(part.fullmatch(each) for path in paths for each in path.split("/"))

@@ -7,23 +7,25 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ctllm.cloud.spawners.interfaces import Usage
+from ctllm.cloud.spawners.interfaces import ResourceUsage
 
-PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
-def of_process(pid: int, proc: Path = PROC) -> Usage | None:
+def process_usage(pid: int, proc: Path = PROC) -> ResourceUsage | None:
     """Its resident memory and its processor time; None where that cannot be read (proc(5))."""
     with suppress(OSError, ValueError, IndexError):
         pages = int((proc / str(pid) / "statm").read_text().split()[1])
         # The name, in parentheses, may hold anything; times are fields 14 and 15.
-        told = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        ticks = int(told[11]) + int(told[12])
-        return Usage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
+        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return ResourceUsage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
     return None
 
 
-def of_container(pid: int, id: str, proc: Path = PROC, groups: Path = GROUPS) -> Usage | None:
+def container_usage(
+    pid: int, container_id: str, proc: Path = PROC, cgroups: Path = CGROUPS
+) -> ResourceUsage | None:
     """What the control group of the container `id` uses, whose first process is `pid`.
 
     None where that cannot be read, or where the process is another's by now. Files that could be
@@ -34,29 +36,35 @@ def of_container(pid: int, id: str, proc: Path = PROC, groups: Path = GROUPS) ->
         paths = {}
         for line in lines:
             _, names, path = line.split(":", 2)
-            if id in path:
+            if container_id in path:
                 paths.update(dict.fromkeys(names.split(","), path.lstrip("/")))
         # Systems may have both, and what is counted then is in the first.
-        return _first(groups, paths) if "memory" in paths else _second(groups / paths[""])
+        return (
+            _cgroup1_usage(cgroups, paths)
+            if "memory" in paths
+            else _cgroup2_usage(cgroups / paths[""])
+        )
     return None
 
 
-def _second(group: Path) -> Usage:
+def _cgroup2_usage(group: Path) -> ResourceUsage:
     """Version 2: one tree for everything."""
-    spare = _field(group / "memory.stat", "inactive_file")
+    reclaimable = _read_field(group / "memory.stat", "inactive_file")
     memory = int((group / "memory.current").read_text())
-    return Usage(max(0, memory - spare), _field(group / "cpu.stat", "usage_usec") / 1e6)
+    return ResourceUsage(
+        max(0, memory - reclaimable), _read_field(group / "cpu.stat", "usage_usec") / 1e6
+    )
 
 
-def _first(groups: Path, paths: dict[str, str]) -> Usage:
+def _cgroup1_usage(cgroups: Path, paths: dict[str, str]) -> ResourceUsage:
     """Version 1: a tree for each kind of thing."""
-    group = groups / "memory" / paths["memory"]
-    spare = _field(group / "memory.stat", "total_inactive_file")
+    group = cgroups / "memory" / paths["memory"]
+    reclaimable = _read_field(group / "memory.stat", "total_inactive_file")
     memory = int((group / "memory.usage_in_bytes").read_text())
-    cpu = int((groups / "cpuacct" / paths["cpuacct"] / "cpuacct.usage").read_text())
-    return Usage(max(0, memory - spare), cpu / 1e9)
+    cpu = int((cgroups / "cpuacct" / paths["cpuacct"] / "cpuacct.usage").read_text())
+    return ResourceUsage(max(0, memory - reclaimable), cpu / 1e9)
 
 
-def _field(path: Path, name: str) -> int:
+def _read_field(path: Path, name: str) -> int:
     found = re.search(rf"^{name} (\d+)$", path.read_text(), re.MULTILINE)
     return int(found[1]) if found else 0

@@ -19,8 +19,8 @@ from secrets import token_hex
 
 from twisted.logger import Logger
 
-from ctllm.cloud.docker_api import Container, Listed
-from ctllm.cloud.spawners.connectivity import CONTAINER_GROUP, CONTAINER_USER, Attached
+from ctllm.cloud.docker_api import Container, ContainerSummary
+from ctllm.cloud.spawners.connectivity import CONTAINER_GROUP, CONTAINER_USER, ContainerConnectivity
 from ctllm.cloud.spawners.interfaces import ProxySocket
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.reactor.deferred_tools import sleep
@@ -28,26 +28,26 @@ from ctllm.reactor.endpoints import quote_argument
 from ctllm.reactor.interfaces import Clock
 from ctllm.system.private_dir import PrivateDirectory, open_directory
 
-_INSIDE, _SOCKET = "/run/ctllm", "proxy.sock"
+_CONTAINER_DIRECTORY, _SOCKET_NAME = "/run/ctllm", "proxy.sock"
 #: While the proxy makes its socket, and afterwards.
-_OPEN, _SEALED = 0o770, 0o550
+_WRITABLE_MODE, _SEALED_MODE = 0o770, 0o550
 #: Seconds between two looks whether the socket is there.
-_OFTEN = 0.02
+_POLL_INTERVAL = 0.02
 #: Bytes of a socket's path: Linux's limit, for what shares folders with containers is Linux.
-_LONGEST = 107
+_MAX_SOCKET_PATH_BYTES = 107
 
 
-class Mounts:
+class SocketMount:
     """An `Attachment` by folders below `state`."""
 
     _log = Logger()
 
-    def __init__(self, state: Path, clock: Clock) -> None:
-        self._base, self._clock = state / "sockets", clock
+    def __init__(self, state_dir: Path, clock: Clock) -> None:
+        self._base, self._clock = state_dir / "sockets", clock
 
-    def open(self) -> None:
+    def check_host(self) -> None:
         """Make sure that sockets can be there; BadConfiguration says what is in the way."""
-        if len(os.fsencode(self._folder("") / _SOCKET)) > _LONGEST:
+        if len(os.fsencode(self._directory("") / _SOCKET_NAME)) > _MAX_SOCKET_PATH_BYTES:
             raise BadConfiguration(
                 f"{self._base} is too long a path for sockets: choose a shorter --state-dir, or "
                 "docker_network = bridge."
@@ -60,82 +60,84 @@ class Mounts:
             )
         PrivateDirectory(self._base)
 
-    async def make(self, proxy_id: str) -> Attached:
+    async def provision(self, proxy_id: str) -> ContainerConnectivity:
         """An empty folder in which the container's group may make a socket."""
-        folder, group = self._folder(proxy_id), os.getegid() or CONTAINER_GROUP
-        await self.clear(proxy_id)
+        directory, group = self._directory(proxy_id), os.getegid() or CONTAINER_GROUP
+        await self.deprovision(proxy_id)
         try:
-            folder.mkdir(mode=0o700)
-            with open_directory(folder) as descriptor:
+            directory.mkdir(mode=0o700)
+            with open_directory(directory) as descriptor:
                 os.fchown(descriptor, -1, group)
-                os.fchmod(descriptor, _OPEN)
+                os.fchmod(descriptor, _WRITABLE_MODE)
         except OSError as error:
             raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
-        mount = {"Type": "bind", "Source": str(folder), "Target": _INSIDE}
-        host = {"NetworkMode": "none", "Mounts": [mount]}
-        return Attached(("--socket", f"{_INSIDE}/{_SOCKET}"), host, group)
+        mount = {"Type": "bind", "Source": str(directory), "Target": _CONTAINER_DIRECTORY}
+        host_config = {"NetworkMode": "none", "Mounts": [mount]}
+        return ContainerConnectivity(
+            ("--socket", f"{_CONTAINER_DIRECTORY}/{_SOCKET_NAME}"), host_config, group
+        )
 
-    async def ready(self, proxy_id: str) -> None:
+    async def container_started(self, proxy_id: str) -> None:
         """Seal the folder once something has the socket's name; ProxyUnavailable if it is no seal.
 
         First nothing more can be made, and then what is there is looked at.
         """
         try:
-            with open_directory(self._folder(proxy_id)) as descriptor:
-                while _SOCKET not in os.listdir(descriptor):
-                    await sleep(self._clock, _OFTEN)
-                os.fchmod(descriptor, _SEALED)
+            with open_directory(self._directory(proxy_id)) as descriptor:
+                while _SOCKET_NAME not in os.listdir(descriptor):
+                    await sleep(self._clock, _POLL_INTERVAL)
+                os.fchmod(descriptor, _SEALED_MODE)
                 sealed = self._is_sealed(descriptor)
         except OSError as error:
             raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
         if not sealed:
             raise ProxyUnavailable("Its container made something else than its socket.")
 
-    def endpoint(self, proxy_id: str, found: Container | Listed) -> str:
+    def endpoint(self, proxy_id: str, container: Container | ContainerSummary) -> str:
         """Its socket, if the folder is sealed."""
-        folder = self._folder(proxy_id)
-        if "none" not in (found.network_settings.networks or {}):
+        directory = self._directory(proxy_id)
+        if "none" not in (container.network_settings.networks or {}):
             return ""
-        with suppress(OSError), open_directory(folder) as descriptor:
+        with suppress(OSError), open_directory(directory) as descriptor:
             if self._is_sealed(descriptor):
-                return f"unix:{quote_argument(str(folder / _SOCKET))}"
+                return f"unix:{quote_argument(str(directory / _SOCKET_NAME))}"
         return ""
 
-    def socket(self, proxy_id: str, found: Container | Listed) -> ProxySocket:
+    def proxy_socket(self, proxy_id: str, container: Container | ContainerSummary) -> ProxySocket:
         """Its socket, at which only a process of the container listens."""
-        path = str(self._folder(proxy_id) / _SOCKET)
-        first = found.state.pid if isinstance(found, Container) else 0
-        return ProxySocket(path, CONTAINER_USER, first, found.id)
+        path = str(self._directory(proxy_id) / _SOCKET_NAME)
+        pid = container.state.pid if isinstance(container, Container) else 0
+        return ProxySocket(path, CONTAINER_USER, pid, container.id)
 
-    async def clear(self, proxy_id: str) -> None:
+    async def deprovision(self, proxy_id: str) -> None:
         """Remove the folder."""
-        folder = self._folder(proxy_id)
+        directory = self._directory(proxy_id)
         with suppress(FileNotFoundError):
-            with open_directory(folder) as descriptor:
+            with open_directory(directory) as descriptor:
                 os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
-            shutil.rmtree(folder, ignore_errors=True)
-            if folder.exists():  # folders of the container's own: only root can remove those
+            shutil.rmtree(directory, ignore_errors=True)
+            if directory.exists():  # folders of the container's own: only root can remove those
                 aside = self._base / f"left-{token_hex(8)}"
-                folder.rename(aside)
+                directory.rename(aside)
                 self._log.warn("{path} cannot be removed: remove it as root", path=str(aside))
 
-    async def left(self) -> set[str]:
+    async def list_provisioned(self) -> set[str]:
         """Nothing by which a proxy would be known: a folder that stays costs nothing."""
         return set()
 
-    def _folder(self, proxy_id: str) -> Path:
+    def _directory(self, proxy_id: str) -> Path:
         return self._base / sha256(proxy_id.encode()).hexdigest()[:16]
 
-    def _is_sealed(self, folder: int) -> bool:
+    def _is_sealed(self, directory: int) -> bool:
         """Whether nobody in the container may write to it, and it holds the socket and no more.
 
         It is not the container's user's, who could open it again. Whose it is does not matter
         otherwise: nobody but the cloud and root gets as far as making a folder here.
         """
-        itself = os.fstat(folder)
-        if itself.st_uid == CONTAINER_USER or stat.S_IMODE(itself.st_mode) != _SEALED:
+        status = os.fstat(directory)
+        if status.st_uid == CONTAINER_USER or stat.S_IMODE(status.st_mode) != _SEALED_MODE:
             return False
-        if os.listdir(folder) != [_SOCKET]:
+        if os.listdir(directory) != [_SOCKET_NAME]:
             return False
-        found = os.stat(_SOCKET, dir_fd=folder, follow_symlinks=False)
-        return stat.S_ISSOCK(found.st_mode) and found.st_uid == CONTAINER_USER
+        socket_status = os.stat(_SOCKET_NAME, dir_fd=directory, follow_symlinks=False)
+        return stat.S_ISSOCK(socket_status.st_mode) and socket_status.st_uid == CONTAINER_USER

@@ -10,10 +10,10 @@ from ctllm.errors import ServiceUnavailable
 
 #: A network of Docker's needs an address for its bridge and one for the proxy; /28 is the least
 #: that every engine takes without question.
-PREFIX = 28
+PREFIX_LENGTH = 28
 
 
-class Subnets:
+class SubnetAllocator:
     """Gives subnets of `pool`, in turn: one that was given back is not given again at once.
 
     So whoever still connects to a proxy that is gone finds nobody rather than somebody else's.
@@ -21,24 +21,24 @@ class Subnets:
 
     def __init__(self, pool: IPv4Network) -> None:
         self._first = int(pool.network_address)
-        self._step = 1 << (32 - PREFIX)
+        self._step = 1 << (32 - PREFIX_LENGTH)
         self._count = pool.num_addresses // self._step
         self._next = 0
-        self._held: set[int] = set()
+        self._reserved: set[int] = set()
         self._pool = pool
 
-    def take(self, taken: Iterable[str]) -> IPv4Network:
+    def allocate(self, in_use: Iterable[str]) -> IPv4Network:
         """One that overlaps none of `taken` (as in 10.0.0.0/8) and that nobody holds.
 
         It is held until it is released; Overloaded when there is none.
         """
-        used = self._held | self._covered(taken)
-        for turn in range(self._count):
-            at = (self._next + turn) % self._count
-            if at not in used:
-                self._next = at + 1
-                self._held.add(at)
-                return IPv4Network((self._first + at * self._step, PREFIX))
+        unavailable = self._reserved | self._overlapping_indices(in_use)
+        for offset in range(self._count):
+            index = (self._next + offset) % self._count
+            if index not in unavailable:
+                self._next = index + 1
+                self._reserved.add(index)
+                return IPv4Network((self._first + index * self._step, PREFIX_LENGTH))
         raise ServiceUnavailable(
             f"All {self._count} subnets of {self._pool} are in use; a larger cloud.docker_network_pool "
             "takes more users.",
@@ -47,16 +47,16 @@ class Subnets:
 
     def release(self, subnet: IPv4Network) -> None:
         """Whoever held it has a network there now, or wants none."""
-        self._held.discard((int(subnet.network_address) - self._first) // self._step)
+        self._reserved.discard((int(subnet.network_address) - self._first) // self._step)
 
-    def _covered(self, taken: Iterable[str]) -> set[int]:
-        found: set[int] = set()
-        for text in taken:
+    def _overlapping_indices(self, in_use: Iterable[str]) -> set[int]:
+        indices: set[int] = set()
+        for text in in_use:
             with suppress(ValueError):  # IPv6
                 other = IPv4Network(text, strict=False)
                 if other.overlaps(self._pool):
                     low = int(other.network_address) - self._first
                     high = low + other.num_addresses - 1
                     first, last = max(0, low // self._step), high // self._step
-                    found.update(range(first, min(last, self._count - 1) + 1))
-        return found
+                    indices.update(range(first, min(last, self._count - 1) + 1))
+        return indices
