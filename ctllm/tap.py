@@ -17,7 +17,7 @@ from twisted.internet.main import installReactor
 from twisted.logger import ILogObserver, globalLogBeginner
 from twisted.python import usage
 
-from ctllm.auth.jws import to_text
+from ctllm.auth.jws import encode_base64url
 from ctllm.config import Config
 from ctllm.errors import CtllmError
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
@@ -149,15 +149,15 @@ def _allow_many_sockets() -> None:
 
 
 def _proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
-    from ctllm.proxy.service import proxy_service
+    from ctllm.proxy.service import create_proxy_service
 
     endpoint = f"tcp:{told.port}:interface={told.host}"
     if told.socket is not None:
         # In a container the cloud is of its group; nobody else gets as far as the socket's folder.
         # No lock file: the folder is new, and holds the socket alone.
         endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=660:lockfile=0"
-    key = to_text(told.cloud_key)
-    return proxy_service(
+    key = encode_base64url(told.cloud_key)
+    return create_proxy_service(
         reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key, uid=told.uid
     )
 

@@ -19,17 +19,17 @@ def owner_tag(user_key: str) -> str:
     return sha256(user_key.encode("utf-8")).hexdigest()[:16]
 
 
-def new_key(user_key: str) -> str:
+def generate_key(user_key: str) -> str:
     """Make a key for the user whose identity is `user_key`; show it once, keep only its hash."""
     return f"{PREFIX}{owner_tag(user_key)}-{token_urlsafe(32)}"
 
 
-def key_hash(key: str) -> str:
+def hash_key(key: str) -> str:
     """Give the hex SHA-256 of `key`: 32 random bytes inside, so neither salt nor stretching."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def tag_in(key: str) -> str | None:
+def parse_owner_tag(key: str) -> str | None:
     """Give the owner's tag inside `key`, or None if this is not the text of a key."""
     match = _KEY.fullmatch(key)
     return match and match[1]

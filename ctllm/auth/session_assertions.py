@@ -9,14 +9,14 @@ from typing import Literal
 
 import msgspec
 
-from ctllm.auth.jws import TokenKind, public_key
+from ctllm.auth.jws import TokenKind, decode_public_key
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Unauthorized
 
 ASSERTION = TokenKind("ctllm-assertion+jwt", "session assertion")
 ISSUER = "ctllm"
-LIFE = 300
+LIFETIME_SECONDS = 300
 """Seconds that an assertion is good for."""
 
 USE = "use"
@@ -44,7 +44,7 @@ class Claims:
     expires: float
 
 
-class Verifier:
+class AssertionVerifier:
     """Tells whether the cloud vouches for a caller of this proxy.
 
     `public_key_text` is the cloud's key in base64url (BadConfiguration if it is not), `proxy` the
@@ -52,30 +52,30 @@ class Verifier:
     """
 
     def __init__(
-        self, public_key_text: str, proxy: str, now: Callable[[], float], size: int = 64
+        self, public_key_text: str, proxy_id: str, now: Callable[[], float], cache_size: int = 64
     ) -> None:
-        self._key = public_key(public_key_text)
-        self._proxy = proxy
+        self._key = decode_public_key(public_key_text)
+        self._proxy_id = proxy_id
         self._now = now
-        self._known: TtlCache[bytes, Claims] = TtlCache(size, now)
+        self._cache: TtlCache[bytes, Claims] = TtlCache(cache_size, now)
 
     def verify(self, token: str | bytes) -> Claims:
         """Give the claims of `token`; Unauthenticated unless it is the cloud's and for here."""
         # A text that is not even UTF-8 gets a digest too, and its refusal below.
         raw = token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
         digest = sha256(raw).digest()
-        claims = self._known.get(digest)
+        claims = self._cache.get(digest)
         if claims is None:
             claims = self._verify(raw)
-            self._known.put(digest, claims, claims.expires)
+            self._cache.put(digest, claims, claims.expires)
         return claims
 
     def _verify(self, token: bytes) -> Claims:
         try:
-            body = decode_json(ASSERTION.open(self._key, token), AssertionBody)
+            body = decode_json(ASSERTION.verify(self._key, token), AssertionBody)
         except InvalidJson as error:
-            raise ASSERTION.refusal() from error
-        if body.iss != ISSUER or body.aud != self._proxy:
+            raise ASSERTION.invalid_token() from error
+        if body.iss != ISSUER or body.aud != self._proxy_id:
             raise Unauthorized("The session assertion is for another streaming proxy.")
-        ASSERTION.check_age(body.iat, body.exp, self._now())
+        ASSERTION.check_times(body.iat, body.exp, self._now())
         return Claims(body.sub, frozenset(body.scope.split()), body.exp)

@@ -34,7 +34,13 @@ from ctllm.http.request_timeout import deduct_elapsed
 from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket, require_websocket
 from ctllm.http.splice import splice
-from ctllm.ollama.api import Scope, asked_for, canonical_request, endpoint_of, refusal
+from ctllm.ollama.api import (
+    Scope,
+    canonical_request,
+    describe_request,
+    find_endpoint,
+    refusal_error,
+)
 from ctllm.reactor.interfaces import Clock, Transport
 from ctllm.reactor.timeout import Timeout
 
@@ -276,19 +282,19 @@ def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
     What the table lacks is for the desktop to open (`desktop.allowed_requests`), and no key may ask for it
     but one that may manage.
     """
-    endpoint = endpoint_of(asked)
+    endpoint = find_endpoint(asked)
     if endpoint is not None and endpoint.scope is Scope.USE:
         return frozenset((USE,))
     if MANAGE in grant.scopes:
         return frozenset((USE, MANAGE))
     if endpoint is not None and endpoint.scope is Scope.MANAGE:
         raise Forbidden(
-            f"{asked_for(asked)} changes models, which this key may not do: it needs the scope "
+            f"{describe_request(asked)} changes models, which this key may not do: it needs the scope "
             "manage. Make a key that may with: ctllm keys add NAME --manage"
         )
-    raise refusal(
+    raise refusal_error(
         asked,
-        f"{asked_for(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
+        f"{describe_request(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
         "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
         "in desktop.allowed_requests of the machine with Ollama.",
     )

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 from twisted.logger import Logger
 
-from ctllm.auth.api_keys import key_hash, new_key
+from ctllm.auth.api_keys import generate_key, hash_key
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.credential_file import CredentialFile, Credentials
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
@@ -34,7 +34,7 @@ def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str
             raise BadRequest("sign in first, with: ctllm login")
         if name in known.api_keys:
             raise BadRequest(f"there is a key called {name!r} already")
-        keys = {**known.api_keys, name: new_key(known.login.user_id)}
+        keys = {**known.api_keys, name: generate_key(known.login.user_id)}
         managing = (*known.manage_keys, name) if manage else known.manage_keys
         return replace(known, api_keys=keys, manage_keys=managing)
 
@@ -97,9 +97,9 @@ class ApiKeyLease(Service):
             await self._renew(credentials)
 
     async def _renew(self, credentials: Credentials) -> None:
-        hashes = sorted(key_hash(key) for key in credentials.api_keys.values())
+        hashes = sorted(hash_key(key) for key in credentials.api_keys.values())
         manage = sorted(
-            key_hash(key)
+            hash_key(key)
             for name, key in credentials.api_keys.items()
             if name in credentials.manage_keys
         )

@@ -95,12 +95,12 @@ class Bridge(Service):
         self._tick.stop()
         if self._life is not None:
             self._life.cancel()
-        self._tunnel.dismiss(DesktopLost("the desktop was stopped"))
+        self._tunnel.reset_all(DesktopLost("the desktop was stopped"))
         socket = self._socket
         if socket is None:
             return None
         self._farewell = Deferred()
-        socket.close_gracefully(self._tunnel.outgoing())
+        socket.close_gracefully(self._tunnel.next_message())
         return self._farewell
 
     @property
@@ -109,7 +109,7 @@ class Bridge(Service):
         sent, heard = self._sent, self._heard
         if self._socket is not None:
             sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_received
-        return len(self._tunnel.exchanges), sent, heard
+        return len(self._tunnel.streams), sent, heard
 
     def reconnect_now(self, why: str) -> None:
         """The network is another one, or time has jumped: what there was is worth nothing.
@@ -127,10 +127,10 @@ class Bridge(Service):
             self._socket.transport.abortConnection()
 
     def _every_second(self) -> None:
-        self._tunnel.sweep(self._reactor.seconds())
+        self._tunnel.remove_expired(self._reactor.seconds())
         if self._socket is not None and not self._still_signed_in():
-            self._tunnel.dismiss(DesktopLost("the desktop was signed out"))
-            self._socket.close_gracefully(self._tunnel.outgoing())
+            self._tunnel.reset_all(DesktopLost("the desktop was signed out"))
+            self._socket.close_gracefully(self._tunnel.next_message())
 
     def _still_signed_in(self) -> bool:
         """Whether the connection is whose it should be: `ctllm logout` is another process."""
@@ -156,7 +156,7 @@ class Bridge(Service):
                 await self._connection(self._session.login.cloud_url)
             except Unauthorized as error:
                 # Nobody takes up what is under way: whoever signs in next may be somebody else.
-                self._tunnel.abandon(DesktopLost("the desktop was signed out"))
+                self._tunnel.fail_all(DesktopLost("the desktop was signed out"))
                 self._become("signed out", error.message)
                 await self._change_of_sign_in(seen)
                 continue
@@ -178,7 +178,7 @@ class Bridge(Service):
             )
             failures = 0 if good else failures + 1
             if not self._hurried:
-                awaited = bool(self._tunnel.exchanges)
+                awaited = bool(self._tunnel.streams)
                 await self._wait(reconnect_delay(failures, random.random, awaited, asked))
             if self._hurried:  # before the wait or in it
                 failures = 0
@@ -248,7 +248,7 @@ class Bridge(Service):
     def _opened(self, socket: BridgeWebSocket) -> None:
         self._socket = socket
         self.peer = str(getattr(socket.transport.getPeer(), "host", ""))
-        self._tunnel.connected()
+        self._tunnel.connection_made()
 
     def _closed(
         self, over: Deferred[tuple[bool, str, int | None]]

@@ -13,13 +13,13 @@ from ctllm.errors import CtllmError, Forbidden
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import (
-    asked_for,
-    canonical,
-    endpoint_of,
+    canonical_model,
+    describe_request,
+    find_endpoint,
     is_remote_name,
     model_in_path,
 )
-from ctllm.ollama.requested_model import ModelFinder, model_finder
+from ctllm.ollama.requested_model import ModelSniffer, create_model_sniffer
 
 StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
@@ -37,19 +37,19 @@ class RemoteModelFilter:
 
     def set_remote(self, models: Iterable[str]) -> None:
         """Take the names of the models that Ollama's list says are on another host."""
-        self._remote = frozenset(map(canonical, models))
+        self._remote = frozenset(map(canonical_model, models))
 
     def is_remote(self, model: str) -> bool:
         """Whether `model` is one of them."""
-        return is_remote_name(model) or canonical(model) in self._remote
+        return is_remote_name(model) or canonical_model(model) in self._remote
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Begin an exchange; raises Forbidden where its head shows that it would leave."""
-        endpoint = endpoint_of(head)
+        endpoint = find_endpoint(head)
         named = model_in_path(head)
         if (endpoint is not None and endpoint.leaves_machine) or (named and self.is_remote(named)):
-            raise self.forbidden(asked_for(head))
-        finder = model_finder(head, self._room, thorough=True)
+            raise self.forbidden(describe_request(head))
+        finder = create_model_sniffer(head, self._room, read_whole_body=True)
         if finder is None:
             return self._start_request(head, sink)
         return _FilteredRequest(self, finder, self._start_request(head, sink), sink)
@@ -71,7 +71,7 @@ class _FilteredRequest:
     def __init__(
         self,
         models: RemoteModelFilter,
-        finder: ModelFinder,
+        finder: ModelSniffer,
         upstream_request: RequestSink,
         sink: ResponseSink,
     ) -> None:
@@ -85,13 +85,13 @@ class _FilteredRequest:
         """Send a piece of the request body."""
         if self._is_refused:
             return
-        if not self._finder.settled:
+        if not self._finder.is_settled:
             self._finder.feed(data)
             name = self._finder.name
             if name is not None and self._filter.is_remote(name):
                 self._refuse(self._filter.forbidden(f"The model {name[:100]!r}"))
                 return
-        if self._finder.settled and not self._finder.certain:
+        if self._finder.is_settled and not self._finder.is_certain:
             self._refuse(
                 Forbidden(
                     "The model of this request cannot be read, and this desktop refuses models "

@@ -156,16 +156,16 @@ class DesktopService(MultiService):
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
         tunnel = Responder(
             limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
-            keep=limits.resume_buffer_bytes, desktop=desktop,
+            resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
         )  # fmt: skip
         policy = TunnelPolicy(
             self.ollama.start_request,
             self._settings.allowed_requests,
             self._settings.allowed_registries,
         )
-        tunnel.accept = lambda caller, head: policy.start_request(head, caller)
-        self.ollama.listeners.append(tunnel.tell)
-        tunnel.tell(self.ollama.status)
+        tunnel.request_handler = lambda caller, head: policy.start_request(head, caller)
+        self.ollama.listeners.append(tunnel.send_status)
+        tunnel.send_status(self.ollama.status)
         bridge = Bridge(
             tunnel,
             self.session,

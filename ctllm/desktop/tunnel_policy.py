@@ -18,9 +18,9 @@ from ctllm.http.message.head import RequestHead, get_header
 from ctllm.ollama.api import (
     Endpoint,
     Scope,
-    asked_for,
     canonical_request,
-    endpoint_of,
+    describe_request,
+    find_endpoint,
 )
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
@@ -58,8 +58,8 @@ class TunnelPolicy:
 
     def _authorize(self, head: RequestHead) -> Endpoint | None:
         """The endpoint that may be asked; None for one that only the configuration knows."""
-        endpoint = endpoint_of(head)
-        asked = asked_for(head)
+        endpoint = find_endpoint(head)
+        asked = describe_request(head)
         scopes = (get_header(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
         if ALLOW_ALL in self._allow or asked in self._allow:
             if endpoint is not None and endpoint.scope is Scope.USE:
@@ -89,7 +89,7 @@ class TunnelPolicy:
 
     def _buffer(self, head: RequestHead, sink: ResponseSink) -> BufferedRequest:
         """Return a request that Ollama gets once its whole body was checked."""
-        asked = asked_for(head)
+        asked = describe_request(head)
         buffer = ReplayBuffer(self._buffer_budget, limit=MAX_BODY + 1)
 
         def start_checked_request(_: str | None, sink: ResponseSink) -> RequestSink:

@@ -14,7 +14,7 @@ from ctllm.http.message.head import Headers, RequestHead, get_header
 
 #: What pages may read of an answer besides what they always may.
 _EXPOSED = (
-    b"Ctllm-Exchange, Ctllm-Desktop, Ctllm-Route, Ctllm-Model, Retry-After, WWW-Authenticate, "
+    b"Ctllm-Request-Id, Ctllm-Desktop, Ctllm-Route, Ctllm-Model, Retry-After, WWW-Authenticate, "
     b"X-Request-Id, X-Should-Retry"
 )
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"

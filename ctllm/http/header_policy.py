@@ -17,7 +17,7 @@ ASSERTION = b"Ctllm-Assertion"
 DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop that is not to answer: one that asks for itself has looked at home already.
 EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
-EXCHANGE = b"Ctllm-Exchange"
+REQUEST_ID = b"Ctllm-Request-Id"
 #: In answers of a desktop's own endpoint: whether they came from here (local) or the cloud, and
 #: the model that was asked for.
 ROUTE = b"Ctllm-Route"
@@ -106,7 +106,7 @@ _VALUES = {
     ),
 }
 #: What a proxy says of its answers, and those in front of it pass on.
-_OF_PROXIES = frozenset((EXCHANGE.lower(), DESKTOP.lower(), FRAMING.lower()))
+_OF_PROXIES = frozenset((REQUEST_ID.lower(), DESKTOP.lower(), FRAMING.lower()))
 #: Whatever a browser is given to show, it is text, and does nothing.
 _INERT = (
     (b"X-Content-Type-Options", b"nosniff"),

@@ -39,15 +39,15 @@ class Endpoint:
     changes_models: bool = False
     names_registry: bool = False
     leaves_machine: bool = False
-    form: bool = False
+    accepts_form: bool = False
 
 
-_MODEL = ("model",)
-_EITHER = ("model", "name")
+_MODEL_FIELD = ("model",)
+_MODEL_OR_NAME = ("model", "name")
 _READ = Endpoint(Scope.USE)
-_INFER = Endpoint(Scope.USE, _MODEL)
-_FORM = Endpoint(Scope.USE, _MODEL, form=True)
-_WEB = Endpoint(Scope.USE, leaves_machine=True)
+_INFERENCE = Endpoint(Scope.USE, _MODEL_FIELD)
+_FORM = Endpoint(Scope.USE, _MODEL_FIELD, accepts_form=True)
+_OLLAMA_COM = Endpoint(Scope.USE, leaves_machine=True)
 _BLOB = Endpoint(Scope.MANAGE)
 _CLOSED = Endpoint(Scope.CLOSED)
 
@@ -58,44 +58,44 @@ ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/api/status": {b"GET": _READ},
     b"/api/tags": {b"GET": _READ},
     b"/api/ps": {b"GET": _READ},
-    b"/api/show": {b"POST": Endpoint(Scope.USE, _EITHER)},
-    b"/api/generate": {b"POST": _INFER},
-    b"/api/chat": {b"POST": _INFER},
-    b"/api/embed": {b"POST": _INFER},
-    b"/api/embeddings": {b"POST": _INFER},
+    b"/api/show": {b"POST": Endpoint(Scope.USE, _MODEL_OR_NAME)},
+    b"/api/generate": {b"POST": _INFERENCE},
+    b"/api/chat": {b"POST": _INFERENCE},
+    b"/api/embed": {b"POST": _INFERENCE},
+    b"/api/embeddings": {b"POST": _INFERENCE},
     b"/v1/models": {b"GET": _READ},
     b"/v1/models/": {b"GET": _READ},
-    b"/v1/chat/completions": {b"POST": _INFER},
-    b"/v1/completions": {b"POST": _INFER},
-    b"/v1/embeddings": {b"POST": _INFER},
-    b"/v1/responses": {b"POST": _INFER},
-    b"/v1/images/generations": {b"POST": _INFER},
+    b"/v1/chat/completions": {b"POST": _INFERENCE},
+    b"/v1/completions": {b"POST": _INFERENCE},
+    b"/v1/embeddings": {b"POST": _INFERENCE},
+    b"/v1/responses": {b"POST": _INFERENCE},
+    b"/v1/images/generations": {b"POST": _INFERENCE},
     b"/v1/images/edits": {b"POST": _FORM},
     b"/v1/audio/transcriptions": {b"POST": _FORM},
-    b"/v1/messages": {b"POST": _INFER},
-    b"/v1/messages/count_tokens": {b"POST": _INFER},
+    b"/v1/messages": {b"POST": _INFERENCE},
+    b"/v1/messages/count_tokens": {b"POST": _INFERENCE},
     # These ask ollama.com, with the account of the machine's owner, as `:cloud` models do.
-    b"/api/experimental/web_search": {b"POST": _WEB},
-    b"/api/experimental/web_fetch": {b"POST": _WEB},
+    b"/api/experimental/web_search": {b"POST": _OLLAMA_COM},
+    b"/api/experimental/web_fetch": {b"POST": _OLLAMA_COM},
     b"/api/experimental/model-recommendations": {b"GET": _READ},
     b"/api/pull": {b"POST": Endpoint(Scope.MANAGE, (), True, True)},
-    b"/api/push": {b"POST": Endpoint(Scope.MANAGE, _EITHER, names_registry=True)},
+    b"/api/push": {b"POST": Endpoint(Scope.MANAGE, _MODEL_OR_NAME, names_registry=True)},
     b"/api/create": {b"POST": Endpoint(Scope.MANAGE, (), True, True)},
     b"/api/copy": {b"POST": Endpoint(Scope.MANAGE, ("source",), True)},
-    b"/api/delete": {b"DELETE": Endpoint(Scope.MANAGE, _EITHER, True)},
+    b"/api/delete": {b"DELETE": Endpoint(Scope.MANAGE, _MODEL_OR_NAME, True)},
     b"/api/blobs/": {b"HEAD": _BLOB, b"POST": _BLOB},
     # The machine's account at ollama.com is its owner's alone.
     b"/api/me": {b"POST": _CLOSED},
     b"/api/signout": {b"POST": _CLOSED},
     b"/api/user/keys/": {b"DELETE": _CLOSED},
 }
-_ONE_MODEL = b"/v1/models/"
+_MODEL_PREFIX = b"/v1/models/"
 #: Where one parameter follows; models of registries have slashes in their names.
 _PREFIXES = tuple(path for path in ENDPOINTS if path.endswith(b"/") and path != b"/")
 #: What is the cloud's own and not Ollama's.
-_OURS = (b"/ctllm/", b"/ws/")
+_CTLLM_PREFIXES = (b"/ctllm/", b"/ws/")
 #: What a path may contain as it is (RFC 3986, section 3.3).
-_PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+_PATH_SAFE = "/:@!$&'()*+,;=~"
 
 
 # -- paths, as Ollama's server reads them
@@ -121,19 +121,21 @@ def canonical_request(head: RequestHead) -> RequestHead:
     path = head.path
     if path in ENDPOINTS and not path.endswith(b"/"):
         return head
-    clean = clean_path(path)
-    if clean == path or not (
-        clean == b"/health" or clean.startswith(_OURS) or _methods(clean) is not None
+    cleaned = clean_path(path)
+    if cleaned == path or not (
+        cleaned == b"/health"
+        or cleaned.startswith(_CTLLM_PREFIXES)
+        or _find_methods(cleaned) is not None
     ):
         return head
-    if clean == unquote_to_bytes(path) and path.startswith(_PREFIXES):
+    if cleaned == unquote_to_bytes(path) and path.startswith(_PREFIXES):
         return head  # only its parameter is quoted
     query = head.target[len(path) :]
-    target = quote_from_bytes(clean, safe=_PATH_CHARACTERS).encode() + query
+    target = quote_from_bytes(cleaned, safe=_PATH_SAFE).encode() + query
     return RequestHead(head.method, target, head.headers)
 
 
-def _methods(path: bytes) -> dict[bytes, Endpoint] | None:
+def _find_methods(path: bytes) -> dict[bytes, Endpoint] | None:
     found = ENDPOINTS.get(path)
     if found is not None and (path == b"/" or not path.endswith(b"/")):
         return found
@@ -145,12 +147,12 @@ def _methods(path: bytes) -> dict[bytes, Endpoint] | None:
     return None
 
 
-def endpoint_of(head: RequestHead) -> Endpoint | None:
+def find_endpoint(head: RequestHead) -> Endpoint | None:
     """Give the endpoint that `head` asks, whose path is canonical; None if the table has none.
 
     HEAD and OPTIONS change nothing, so they may be asked wherever something can be read.
     """
-    methods = _methods(head.path)
+    methods = _find_methods(head.path)
     if methods is None:
         return None
     found = methods.get(head.method)
@@ -161,26 +163,28 @@ def endpoint_of(head: RequestHead) -> Endpoint | None:
     return found
 
 
-def refusal(head: RequestHead, message: str) -> CtllmError:
+def refusal_error(head: RequestHead, message: str) -> CtllmError:
     """Make the error for what the table lacks or has closed: 405 where only the method differs."""
-    methods = _methods(head.path)
+    methods = _find_methods(head.path)
     if methods and head.method not in methods:
         allow = ", ".join(sorted(method.decode() for method in methods))
-        return MethodNotAllowed(f"{asked_for(head)} is no endpoint of Ollama's.", allow=allow)
+        return MethodNotAllowed(
+            f"{describe_request(head)} is no endpoint of Ollama's.", allow=allow
+        )
     return Forbidden(message + base_url_hint(head))
 
 
 def base_url_hint(head: RequestHead) -> str:
     """Say what is wrong with a client's base URL, where that explains `head`; else nothing."""
     path = head.path
-    if path.startswith(b"/v1/") and _methods(path[3:]):
+    if path.startswith(b"/v1/") and _find_methods(path[3:]):
         return " The base URL of your client has one /v1 too many."
-    if not path.startswith(b"/v1/") and _methods(b"/v1" + path):
+    if not path.startswith(b"/v1/") and _find_methods(b"/v1" + path):
         return " The base URL of your client lacks /v1 at its end."
     return ""
 
 
-def asked_for(head: RequestHead) -> str:
+def describe_request(head: RequestHead) -> str:
     """Method and path, for sentences; a long path is shortened."""
     path = head.path.decode("latin-1")
     return f"{head.method.decode('latin-1')} {path if len(path) <= 100 else f'{path[:100]}…'}"
@@ -191,46 +195,46 @@ def asked_for(head: RequestHead) -> str:
 
 def model_fields(head: RequestHead) -> tuple[str, ...]:
     """The top-level fields of the body that name a model, the first that counts first, or none."""
-    found = endpoint_of(head)
+    found = find_endpoint(head)
     return () if found is None else found.model_fields
 
 
-def is_form(head: RequestHead) -> bool:
+def accepts_form(head: RequestHead) -> bool:
     """Whether the body may be `multipart/form-data`."""
-    found = endpoint_of(head)
-    return found is not None and found.form
+    found = find_endpoint(head)
+    return found is not None and found.accepts_form
 
 
 def model_in_path(head: RequestHead) -> str | None:
     """The model that the path names, or None."""
-    found = head.path.removeprefix(_ONE_MODEL)
+    found = head.path.removeprefix(_MODEL_PREFIX)
     return unquote(found) if found and found != head.path else None
 
 
 def changes_models(head: RequestHead) -> bool:
     """Whether there may be other models when this has been answered."""
-    found = endpoint_of(head)
+    found = find_endpoint(head)
     return found is not None and found.changes_models
 
 
-def is_anywhere(head: RequestHead) -> bool:
+def can_any_ollama_answer(head: RequestHead) -> bool:
     """Whether any Ollama may answer: what only asks, and changes nothing of the machine's."""
-    found = endpoint_of(head)
+    found = find_endpoint(head)
     return found is not None and found.scope is Scope.USE
 
 
-def goes_elsewhere(head: RequestHead) -> bool:
+def can_remote_ollama_answer(head: RequestHead) -> bool:
     """Whether another machine's Ollama may be asked: only what its own API has."""
-    return is_anywhere(head) and head.path.startswith((b"/api/", b"/v1/"))
+    return can_any_ollama_answer(head) and head.path.startswith((b"/api/", b"/v1/"))
 
 
 def is_remote_name(model: str) -> bool:
     """Whether the name says that Ollama asks ollama.com for the model."""
-    tag = canonical(model).rpartition(":")[2]
+    tag = canonical_model(model).rpartition(":")[2]
     return tag == "cloud" or tag.endswith("-cloud")
 
 
-def canonical(model: str) -> str:
+def canonical_model(model: str) -> str:
     """One name for all names of a model: Ollama minds neither case nor what it adds by itself."""
     name = model.lower().removeprefix("http://").removeprefix("https://")
     name = name.removeprefix("registry.ollama.ai/").removeprefix("library/")

@@ -13,7 +13,7 @@ import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError
-from ctllm.ollama.truncated_json import completion
+from ctllm.ollama.truncated_json import missing_suffix
 
 _OPENAI_TYPES = {
     401: "authentication_error",
@@ -55,13 +55,13 @@ def dialect_of(path: bytes) -> Dialect:
     return Dialect.OLLAMA
 
 
-def _openai(error: CtllmError) -> dict[str, object]:
+def _openai_error(error: CtllmError) -> dict[str, object]:
     fallback = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _OPENAI_TYPES.get(error.status, fallback)
     return {"message": error.message, "type": kind, "param": None, "code": error.code}
 
 
-def _anthropic(error: CtllmError) -> dict[str, object]:
+def _anthropic_error(error: CtllmError) -> dict[str, object]:
     fallback = "invalid_request_error" if error.status < 500 else "api_error"
     kind = _ANTHROPIC_TYPES.get(error.status, fallback)
     return {"type": "error", "error": {"type": kind, "message": error.message}}
@@ -72,13 +72,13 @@ def error_body(dialect: Dialect, error: CtllmError) -> bytes:
     if dialect is Dialect.OLLAMA:
         return msgspec.json.encode({"error": error.message})
     if dialect is Dialect.ANTHROPIC:
-        return msgspec.json.encode(_anthropic(error))
+        return msgspec.json.encode(_anthropic_error(error))
     if dialect is Dialect.CTLLM:
         return msgspec.json.encode({"error": {"code": error.code, "message": error.message}})
-    return msgspec.json.encode({"error": _openai(error)})
+    return msgspec.json.encode({"error": _openai_error(error)})
 
 
-def is_in_lines(content_type: bytes) -> bool:
+def is_line_stream(content_type: bytes) -> bool:
     """Whether clients read a stream of this type line by line, and so hear an error in it."""
     return _media_type(content_type) in (_NDJSON, _EVENTS)
 
@@ -99,24 +99,24 @@ def error_in_stream(
     kind = _media_type(content_type)
     line = last.rstrip(b"\n").rpartition(b"\n")[2]
     if kind == _NDJSON:
-        return b"" if _tells_error(line) else _object(dialect, error, last)
+        return b"" if _is_error(line) else _ndjson_error(dialect, error, last)
     if kind != _EVENTS:
         return b""
     ended = last.endswith(b"\n")
-    return b"" if ended and _tells_error(line.partition(b":")[2]) else _event(dialect, error, last)
+    return b"" if ended and _is_error(line.partition(b":")[2]) else _sse_error(dialect, error, last)
 
 
-def _object(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
+def _ndjson_error(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
     """The error as a line of NDJSON after `last`, or as a member of the line that is cut off."""
     body = error_body(dialect, error)
     line = last.rpartition(b"\n")[2]
     if not line:
         return body + b"\n"
-    completed = completion(line, body[1:-1])
+    completed = missing_suffix(line, body[1:-1])
     return completed + b"\n" if completed else b"\n" + body + b"\n"
 
 
-def _event(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
+def _sse_error(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
     """The error as a server-sent event after `last`.
 
     Where `last` breaks off in an event's data, that has the error, too: nobody takes what is there
@@ -134,13 +134,13 @@ def _event(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
     if field != b"data":
         has_data = any(each.startswith(b"data:") for each in lines)
         return (b"\n" if line else b"") + (b"\n" if has_data else b"") + event
-    completed = completion(value, body[1:-1]) if value.strip() else told
+    completed = missing_suffix(value, body[1:-1]) if value.strip() else told
     if completed and not has_name:
         return rest + completed + b"\n\n"
     return rest + (completed or b"") + b"\n\n" + event
 
 
-def _tells_error(line: bytes) -> bool:
+def _is_error(line: bytes) -> bool:
     """Whether a line of a stream is an error, in any dialect."""
     try:
         said = decode_json(line, dict[str, msgspec.Raw])

@@ -33,9 +33,9 @@ class _Expected(Enum):
     COMMA_OR_END = "comma or end"
 
 
-_ENDS = (_Expected.VALUE_OR_END, _Expected.KEY_OR_END, _Expected.COMMA_OR_END)
-_VALUES = (_Expected.VALUE, _Expected.VALUE_OR_END)
-_KEYS = (_Expected.KEY, _Expected.KEY_OR_END)
+_ALLOWS_END = (_Expected.VALUE_OR_END, _Expected.KEY_OR_END, _Expected.COMMA_OR_END)
+_ALLOWS_VALUE = (_Expected.VALUE, _Expected.VALUE_OR_END)
+_ALLOWS_KEY = (_Expected.KEY, _Expected.KEY_OR_END)
 #: What completes a container where one of these is expected.
 _FILLERS = {
     _Expected.COLON: b":null",
@@ -44,17 +44,17 @@ _FILLERS = {
 }
 
 
-def completion(text: bytes, member: bytes = b"") -> bytes | None:
+def missing_suffix(text: bytes, member: bytes = b"") -> bytes | None:
     """What makes an object of `text`, the beginning of one, with `member` as its last member.
 
     Nothing where it is whole, None where it is not the beginning of an object.
     """
-    reader = _Reader()
-    tail = reader.read(text)
+    reader = _PrefixParser()
+    tail = reader.parse(text)
     if tail is None:
         return None
     if not reader.closers:
-        return b"" if reader.begun else None
+        return b"" if reader.has_begun else None
     _, *inner = reader.closers
     expected = reader.expected
     if inner:
@@ -64,20 +64,20 @@ def completion(text: bytes, member: bytes = b"") -> bytes | None:
         return tail + _FILLERS.get(expected, b"") + b"}"
     if expected in (_Expected.COLON, _Expected.VALUE):
         tail += _FILLERS[expected]
-    if expected not in _KEYS:
+    if expected not in _ALLOWS_KEY:
         tail += b","
     return tail + member + b"}"
 
 
-class _Reader:
+class _PrefixParser:
     """Reads the beginning of an object, up to where it is cut off."""
 
     def __init__(self) -> None:
         self.closers: list[bytes] = []  # of what is open, the outermost first
         self.expected = _Expected.VALUE
-        self.begun = False
+        self.has_begun = False
 
-    def read(self, text: bytes) -> bytes | None:
+    def parse(self, text: bytes) -> bytes | None:
         """What completes its last token; None where this is not the beginning of an object."""
         position = 0
         while True:
@@ -87,27 +87,27 @@ class _Reader:
                 return b""
             token = text[position : position + 1]
             if token == b'"':
-                end = self._string(text, position)
+                end = self._parse_string(text, position)
             elif token in b"{[}],:":
-                end = position + 1 if self._structure(token) else None
+                end = position + 1 if self._apply_structural(token) else None
             else:
-                end = self._scalar(text, position)
-            if end is None or not self.begun:
+                end = self._parse_scalar(text, position)
+            if end is None or not self.has_begun:
                 return None
             if isinstance(end, bytes):
                 return end
             position = end
 
-    def _structure(self, token: bytes) -> bool:
+    def _apply_structural(self, token: bytes) -> bool:
         """Take one of the structural characters; whether it may stand here."""
         expected, closers = self.expected, self.closers
-        if token == b"{" and expected in _VALUES and not (self.begun and not closers):
+        if token == b"{" and expected in _ALLOWS_VALUE and not (self.has_begun and not closers):
             closers.append(b"}")
-            self.expected, self.begun = _Expected.KEY_OR_END, True
-        elif token == b"[" and expected in _VALUES and closers:
+            self.expected, self.has_begun = _Expected.KEY_OR_END, True
+        elif token == b"[" and expected in _ALLOWS_VALUE and closers:
             closers.append(b"]")
             self.expected = _Expected.VALUE_OR_END
-        elif token in b"}]" and closers and closers[-1] == token and expected in _ENDS:
+        elif token in b"}]" and closers and closers[-1] == token and expected in _ALLOWS_END:
             closers.pop()
             self.expected = _Expected.COMMA_OR_END
         elif token == b"," and closers and expected is _Expected.COMMA_OR_END:
@@ -118,10 +118,10 @@ class _Reader:
             return False
         return True
 
-    def _string(self, text: bytes, start: int) -> int | bytes | None:
+    def _parse_string(self, text: bytes, start: int) -> int | bytes | None:
         """Where a string ends, or what completes it."""
-        is_key = self.expected in _KEYS
-        if not is_key and self.expected not in _VALUES:
+        is_key = self.expected in _ALLOWS_KEY
+        if not is_key and self.expected not in _ALLOWS_VALUE:
             return None
         self.expected = _Expected.COLON if is_key else _Expected.COMMA_OR_END
         found = _STRING.match(text, start)
@@ -132,15 +132,15 @@ class _Reader:
         rest = text[end:]
         if rest and not _ESCAPE.fullmatch(rest):
             return None
-        missing = _rest_of_escape(rest) if rest else _rest_of_character(found[0])
+        missing = _missing_of_escape(rest) if rest else _missing_of_character(found[0])
         if _HIGH_SURROGATE.search(text[start:] + missing):
             missing += b"\\udc00"
         return missing + b'"'
 
-    def _scalar(self, text: bytes, start: int) -> int | bytes | None:
+    def _parse_scalar(self, text: bytes, start: int) -> int | bytes | None:
         """Where a number or a literal ends, or what completes it."""
         found = _SCALAR.match(text, start)
-        if found is None or self.expected not in _VALUES or not self.closers:
+        if found is None or self.expected not in _ALLOWS_VALUE or not self.closers:
             return None
         self.expected = _Expected.COMMA_OR_END
         if found.end() < len(text):
@@ -155,11 +155,11 @@ class _Reader:
         return None
 
 
-def _rest_of_escape(begun: bytes) -> bytes:
+def _missing_of_escape(begun: bytes) -> bytes:
     return b"\\" if begun == b"\\" else b"0" * (6 - len(begun))
 
 
-def _rest_of_character(text: bytes) -> bytes:
+def _missing_of_character(text: bytes) -> bytes:
     """What completes the character that `text` ends with, in UTF-8."""
     for back in range(1, min(4, len(text)) + 1):
         byte = text[-back]

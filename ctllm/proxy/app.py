@@ -6,7 +6,7 @@ affair; who may ask for what is in the assertion.
 
 from __future__ import annotations
 
-from ctllm.auth.session_assertions import MANAGE, SERVE, Claims, Verifier
+from ctllm.auth.session_assertions import MANAGE, SERVE, AssertionVerifier, Claims
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import (
     BadRequest,
@@ -23,7 +23,7 @@ from ctllm.http.server.upgrade import header_elements, require_websocket
 from ctllm.http.splice import replace_protocol
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
-from ctllm.proxy.resumption import wanted_exchange
+from ctllm.proxy.resumption import parse_resume_target
 from ctllm.tunnel.frames import SUBPROTOCOL
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
@@ -36,89 +36,92 @@ class ProxyApp:
 
     def __init__(
         self,
-        rendezvous: DesktopRegistry,
-        relay: RequestRouter,
-        verifier: Verifier,
-        sockets: ProxyWebSocketFactory,
+        registry: DesktopRegistry,
+        router: RequestRouter,
+        verifier: AssertionVerifier,
+        websocket_factory: ProxyWebSocketFactory,
         budget: MemoryBudget,
     ) -> None:
-        self._rendezvous = rendezvous
-        self._relay = relay
+        self._registry = registry
+        self._router = router
         self._verifier = verifier
-        self._sockets = sockets
+        self._websocket_factory = websocket_factory
         self._budget = budget
 
-    async def __call__(self, incoming: ServerRequest) -> None:
+    async def __call__(self, request: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
-        path = incoming.head.path
+        path = request.head.path
         if path == b"/health":
-            incoming.respond(200, self._health())
+            request.respond(200, self._health())
             return
-        claims = self._claims(incoming.head)
-        incoming.mark_authenticated()
+        claims = self._verify_assertion(request.head)
+        request.mark_authenticated()
         if path == b"/ws/tunnel":
-            self._tunnel(incoming, claims)
+            self._open_tunnel(request, claims)
         elif path == b"/ctllm/desktops":
-            if incoming.head.method != b"GET":
+            if request.head.method != b"GET":
                 raise MethodNotAllowed("desktops can only be listed", allow="GET")
-            incoming.respond(200, {"desktops": self._rendezvous.desktops()})
+            request.respond(200, {"desktops": self._registry.describe_desktops()})
         elif path.startswith(b"/ctllm/exchanges/"):
-            incoming.reserve_memory()
-            self._take_up(incoming)
+            request.reserve_memory()
+            self._resume_response(request)
         elif path.startswith((b"/ctllm/", b"/ws/")):
             raise NotFound("a streaming proxy has nothing there")
         else:
-            incoming.reserve_memory()
-            asked = incoming.head
-            headers = (*without_headers(asked.headers, _OURS), (SCOPE, _scope(claims)))
-            head = RequestHead(asked.method, asked.target, headers)
-            await self._relay.answer(head, incoming)
+            request.reserve_memory()
+            original = request.head
+            headers = (
+                *without_headers(original.headers, _INTERNAL_HEADERS),
+                (SCOPE, _scope_value(claims)),
+            )
+            head = RequestHead(original.method, original.target, headers)
+            await self._router.route(head, request)
 
     def _health(self) -> dict[str, object]:
         return {
-            "exchanges": self._rendezvous.exchanges,
-            "desktops": len(self._rendezvous.desktops()),
-            "idle_seconds": round(self._rendezvous.idle_seconds, 1),
+            "exchanges": self._registry.stream_count,
+            "desktops": len(self._registry.describe_desktops()),
+            "idle_seconds": round(self._registry.idle_seconds, 1),
             "held_bytes": self._budget.reserved,
             "budget_bytes": self._budget.size,
         }
 
-    def _claims(self, head: RequestHead) -> Claims:
+    def _verify_assertion(self, head: RequestHead) -> Claims:
         assertion = get_header(head.headers, ASSERTION.lower())
         if assertion is None:
             raise Unauthorized("a streaming proxy believes only its cloud")
         return self._verifier.verify(assertion)
 
-    def _tunnel(self, incoming: ServerRequest, claims: Claims) -> None:
+    def _open_tunnel(self, request: ServerRequest, claims: Claims) -> None:
         if SERVE not in claims.scopes:
             raise Forbidden("this sign-in may use models, not offer them")
-        if self._sockets.open_connections >= MAX_TUNNELS:
+        if self._websocket_factory.open_connections >= MAX_TUNNELS:
             raise ServiceUnavailable(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
-        require_websocket(incoming)
-        if SUBPROTOCOL.encode() not in header_elements(incoming.head.headers, _PROTOCOLS):
+        require_websocket(request)
+        if SUBPROTOCOL.encode() not in header_elements(request.head.headers, _SUBPROTOCOL_HEADER):
             raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
-        socket = self._sockets.buildProtocol(None)
-        transport, read = incoming.hijack()
-        incoming.release_connection()  # tunnels have a limit of their own
+        socket = self._websocket_factory.buildProtocol(None)
+        transport, buffered = request.hijack()
+        request.release_connection()  # tunnels have a limit of their own
         replace_protocol(transport, socket)
-        socket.dataReceived(incoming.raw_head + read)
+        socket.dataReceived(request.raw_head + buffered)
 
-    def _take_up(self, incoming: ServerRequest) -> None:
+    def _resume_response(self, request: ServerRequest) -> None:
         """Give an answer again to its user, from the byte that is asked for."""
-        if incoming.head.method != b"GET":
+        if request.head.method != b"GET":
             raise MethodNotAllowed("an answer can only be taken up", allow="GET")
-        id, offset = wanted_exchange(incoming.head.target)
-        sink = HeaderAddingSink(incoming)
-        asking = self._rendezvous.take_up(id, offset, sink)
-        sink.add_headers(self._rendezvous.told(asking))
-        incoming.relay_to(self._rendezvous.call(asking, again=True))
+        id, offset = parse_resume_target(request.head.target)
+        sink = HeaderAddingSink(request)
+        stream = self._registry.resume_stream(id, offset, sink)
+        sink.add_headers(self._registry.response_headers(stream))
+        request.relay_to(self._registry.request_sink(stream, is_resumed=True))
 
 
-_PROTOCOLS = b"sec-websocket-protocol"
+_SUBPROTOCOL_HEADER = b"sec-websocket-protocol"
 #: What only the cloud and this proxy say, whoever else may have said it.
-_OURS = (ASSERTION.lower(), SCOPE.lower())
+_INTERNAL_HEADERS = (ASSERTION.lower(), SCOPE.lower())
 
 
-def _scope(claims: Claims) -> bytes:
+def _scope_value(claims: Claims) -> bytes:
     """The scopes that concern a desktop, as a header's value."""
     return b"use manage" if MANAGE in claims.scopes else b"use"

@@ -11,38 +11,44 @@ from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
 from ctllm.http.header_policy import (
     DESKTOP,
-    EXCHANGE,
     EXCLUDE_DESKTOP,
+    REQUEST_ID,
     quote_name,
     response_from_desktop,
 )
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.ollama.api import changes_models
-from ctllm.proxy.desktop_selection import ConnectedDesktop, by_preference, holder
-from ctllm.proxy.resumption import Again, FromOffset, Remembered, Resumable, wanted_seconds
+from ctllm.proxy.desktop_selection import ConnectedDesktop, rank_desktops, select_for_model
+from ctllm.proxy.resumption import (
+    ResumableRequest,
+    ResumableStreams,
+    ResumedRequest,
+    ResumedResponseSink,
+    parse_resume_seconds,
+)
 from ctllm.reactor.interfaces import Clock
 from ctllm.relay.completion_observer import CompletionObserver
 from ctllm.tunnel.frames import (
-    NO_EXCHANGE,
+    CONNECTION_ID,
     Desktop,
+    FrameKind,
     Hello,
-    Kind,
     Reason,
-    from_json,
-    json_frame,
-    split,
+    decode_json_payload,
+    encode_json_frame,
+    split_frames,
 )
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
-from ctllm.tunnel.peer import check
+from ctllm.tunnel.peer import validate_hello
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
 #: Most desktops one user may have connected.
 MAX_DESKTOPS = 32
 
-_ID = re.compile(r"[0-9a-f]{32}")
-_REPLACED = json_frame(
-    Kind.BYE, NO_EXCHANGE, Reason("replaced", "a newer connection of this desktop took over")
+_DESKTOP_ID = re.compile(r"[0-9a-f]{32}")
+_REPLACED_FRAME = encode_json_frame(
+    FrameKind.BYE, CONNECTION_ID, Reason("replaced", "a newer connection of this desktop took over")
 )
 
 
@@ -56,171 +62,195 @@ class DesktopRegistry:
         clock: Clock,
         window: int,
         grace: float,
-        max_exchanges: int,
-        max_resume: int,
+        max_streams: int,
+        max_resume_seconds: int,
         budget: MemoryBudget | None = None,
     ) -> None:
         self._clock = clock
         self._budget = budget
-        self._limits = (window, grace, max_exchanges)
-        self._max_resume = max_resume
-        self._remembered = Remembered()
-        self._meetings: dict[str, ConnectedDesktop] = {}
-        self._busy_until = clock.seconds()
+        self._tunnel_limits = (window, grace, max_streams)
+        self._max_resume_seconds = max_resume_seconds
+        self._resumable = ResumableStreams()
+        self._desktops: dict[str, ConnectedDesktop] = {}
+        self._last_active = clock.seconds()
 
     # -- desktops come and go
 
-    def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
+    def hello_received(self, socket: ProxyWebSocket, message: bytes) -> None:
         """Take a bridge's first message, which must begin with HELLO; ProtocolViolation if not."""
-        kind, _, payload = next(split(message), (0, b"", b""))
-        if kind != Kind.HELLO:
+        kind, _, payload = next(split_frames(message), (0, b"", b""))
+        if kind != FrameKind.HELLO:
             raise ProtocolViolation("the first frame of a tunnel must be HELLO")
-        hello = from_json(payload, Hello)
+        hello = decode_json_payload(payload, Hello)
         desktop = hello.desktop
-        if desktop is None or not _ID.fullmatch(desktop.id) or not desktop.name.isprintable():
+        if (
+            desktop is None
+            or not _DESKTOP_ID.fullmatch(desktop.id)
+            or not desktop.name.isprintable()
+        ):
             raise ProtocolViolation("a bridge must say which desktop it is of")
-        check(hello)  # before it takes the place of a connection that works
-        held = [_exchange_id(id) for id in hello.exchanges]
-        meeting = self._meeting(desktop)
-        self._replace(meeting, socket)
-        meeting.opener.receive(message)
-        for id in held:
-            self._remembered.add(id, meeting.opener)
+        validate_hello(hello)  # before it takes the place of a connection that works
+        stream_ids = [_parse_stream_id(id) for id in hello.streams]
+        connected = self._find_or_add(desktop)
+        self._replace_connection(connected, socket)
+        connected.initiator.receive_message(message)
+        for id in stream_ids:
+            self._resumable.add(id, connected.initiator)
 
-    def _meeting(self, desktop: Desktop) -> ConnectedDesktop:
-        known = self._meetings.get(desktop.id)
+    def _find_or_add(self, desktop: Desktop) -> ConnectedDesktop:
+        known = self._desktops.get(desktop.id)
         if known is None:
-            if len(self._meetings) >= MAX_DESKTOPS:
+            if len(self._desktops) >= MAX_DESKTOPS:
                 raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
             known = ConnectedDesktop(
-                desktop, Initiator(*self._limits, admit=response_from_desktop, budget=self._budget)
+                desktop,
+                Initiator(
+                    *self._tunnel_limits, filter_response=response_from_desktop, budget=self._budget
+                ),
             )
-            self._meetings[desktop.id] = known
-        known.desktop = Desktop(desktop.id, desktop.name[:100].strip())
+            self._desktops[desktop.id] = known
+        known.identity = Desktop(desktop.id, desktop.name[:100].strip())
         return known
 
-    def _replace(self, meeting: ConnectedDesktop, socket: ProxyWebSocket) -> None:
+    def _replace_connection(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         """The newest connection of a desktop is the one: the older may be dead without knowing."""
-        older = meeting.socket
+        older = desktop.socket
         if older is not None:
             older.tunnel = None
-            older.close_gracefully(_REPLACED)
-            meeting.opener.disconnected(self._clock.seconds())
-        meeting.socket = socket
-        meeting.since = self._clock.seconds()
-        socket.attach_tunnel(meeting.opener)
-        socket.on_closed = lambda: self._left(meeting, socket)
-        self._log.info("desktop {name} is connected", name=meeting.desktop.name)
+            older.close_gracefully(_REPLACED_FRAME)
+            desktop.initiator.connection_lost(self._clock.seconds())
+        desktop.socket = socket
+        desktop.connected_at = self._clock.seconds()
+        socket.attach_tunnel(desktop.initiator)
+        socket.on_closed = lambda: self._connection_closed(desktop, socket)
+        self._log.info("desktop {name} is connected", name=desktop.identity.name)
 
-    def _left(self, meeting: ConnectedDesktop, socket: ProxyWebSocket) -> None:
-        if meeting.socket is socket:
-            meeting.socket = None
-            self._log.info("desktop {name} left", name=meeting.desktop.name)
+    def _connection_closed(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
+        if desktop.socket is socket:
+            desktop.socket = None
+            self._log.info("desktop {name} left", name=desktop.identity.name)
 
-    def sweep(self) -> None:
+    def remove_expired(self) -> None:
         """Once a second: give up what nobody came back for, forget desktops that left."""
         now = self._clock.seconds()
-        for id, meeting in list(self._meetings.items()):
-            meeting.opener.sweep(now)
-            if meeting.socket is None and not meeting.opener.exchanges:
-                del self._meetings[id]
-        if self._meetings:
-            self._busy_until = now
+        for id, desktop in list(self._desktops.items()):
+            desktop.initiator.remove_expired(now)
+            if desktop.socket is None and not desktop.initiator.streams:
+                del self._desktops[id]
+        if self._desktops:
+            self._last_active = now
 
     def close(self) -> None:
         """Tell every bridge that this proxy goes away."""
-        for meeting in self._meetings.values():
-            if meeting.socket is not None:
-                meeting.socket.close_gracefully()
+        for desktop in self._desktops.values():
+            if desktop.socket is not None:
+                desktop.socket.close_gracefully()
 
     # -- requests go to one of them
 
-    def able(self, head: RequestHead) -> list[ConnectedDesktop]:
+    def candidates(self, head: RequestHead) -> list[ConnectedDesktop]:
         """The desktops that may answer `head`, the best first; none where it names one itself."""
         if get_header(head.headers, DESKTOP.lower()) is not None:
             return []
-        return [each for each in self._here(head) if each.merit]
+        return [each for each in self._ranked(head) if each.rank]
 
     def start_request(
-        self, head: RequestHead, caller: ResponseSink, model: str | None = None
+        self, head: RequestHead, sink: ResponseSink, model: str | None = None
     ) -> InitiatorStream:
         """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
 
         With a `model`, that is the best of those that have it. Raises DesktopOffline, NotFound,
         Overloaded or BadRequest.
         """
-        resume = wanted_seconds(head, self._max_resume)
-        self._busy_until = self._clock.seconds()
-        wanted = get_header(head.headers, DESKTOP.lower())
-        meeting = self._best(head, model) if wanted is None else self._named(_text(wanted))
+        resume_seconds = parse_resume_seconds(head, self._max_resume_seconds)
+        self._last_active = self._clock.seconds()
+        selector = get_header(head.headers, DESKTOP.lower())
+        desktop = (
+            self._select(head, model)
+            if selector is None
+            else self._find_by_name(_decode_header(selector))
+        )
         if changes_models(head):
-            caller = CompletionObserver(caller, lambda: self._changed(meeting))
-        asking = meeting.opener.start_request(head, caller, resume)
-        if resume:
-            self._remembered.add(asking.id, meeting.opener)
-        return asking
+            sink = CompletionObserver(sink, lambda: self._models_changed(desktop))
+        stream = desktop.initiator.start_request(head, sink, resume_seconds)
+        if resume_seconds:
+            self._resumable.add(stream.id, desktop.initiator)
+        return stream
 
-    def _changed(self, meeting: ConnectedDesktop) -> None:
-        meeting.changed = self._clock.seconds()
+    def _models_changed(self, desktop: ConnectedDesktop) -> None:
+        desktop.models_changed_at = self._clock.seconds()
 
-    def take_up(self, id: bytes, offset: int, caller: ResponseSink) -> InitiatorStream:
+    def resume_stream(self, id: bytes, offset: int, sink: ResponseSink) -> InitiatorStream:
         """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
-        asking = self._remembered.find(id).take_up(id, offset, FromOffset(caller, offset))
-        asking.resume_seconds = asking.resume_seconds or self._max_resume
-        return asking
+        stream = self._resumable.find_initiator(id).resume_stream(
+            id, offset, ResumedResponseSink(sink, offset)
+        )
+        stream.resume_seconds = stream.resume_seconds or self._max_resume_seconds
+        return stream
 
-    def call(self, asking: InitiatorStream, again: bool = False) -> RequestSink:
+    def request_sink(self, stream: InitiatorStream, is_resumed: bool = False) -> RequestSink:
         """What a client holds of its exchange: it may leave and come back, if it said so."""
-        if not asking.resume_seconds:
-            return asking
-        return (Again if again else Resumable)(asking, self._clock)
+        if not stream.resume_seconds:
+            return stream
+        return (ResumedRequest if is_resumed else ResumableRequest)(stream, self._clock)
 
-    def told(self, asking: InitiatorStream) -> Headers:
+    def response_headers(self, stream: InitiatorStream) -> Headers:
         """What the client is told of its exchange: its id, and who answers it."""
-        id = asking.id
-        names = [m.desktop.name for m in self._meetings.values() if id in m.opener.exchanges]
-        who = tuple((DESKTOP, quote_name(name)) for name in names)
-        return ((EXCHANGE, id.hex().encode()), *who)
+        id = stream.id
+        names = [m.identity.name for m in self._desktops.values() if id in m.initiator.streams]
+        desktop = tuple((DESKTOP, quote_name(name)) for name in names)
+        return ((REQUEST_ID, id.hex().encode()), *desktop)
 
-    def _here(self, head: RequestHead) -> list[ConnectedDesktop]:
-        here = by_preference(self._meetings.values())
-        asks = get_header(head.headers, EXCLUDE_DESKTOP.lower())
-        return here if asks is None else [each for each in here if each.desktop.id != _text(asks)]
+    def _ranked(self, head: RequestHead) -> list[ConnectedDesktop]:
+        ranked = rank_desktops(self._desktops.values())
+        excluded = get_header(head.headers, EXCLUDE_DESKTOP.lower())
+        return (
+            ranked
+            if excluded is None
+            else [each for each in ranked if each.identity.id != _decode_header(excluded)]
+        )
 
-    def _best(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
-        here = self._here(head)
-        if not here:
+    def _select(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
+        ranked = self._ranked(head)
+        if not ranked:
             other = "" if get_header(head.headers, EXCLUDE_DESKTOP.lower()) is None else "other "
             raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
-        return here[0] if model is None else holder(here, model, self._clock.seconds())
+        return (
+            ranked[0] if model is None else select_for_model(ranked, model, self._clock.seconds())
+        )
 
-    def _named(self, wanted: str) -> ConnectedDesktop:
-        for meeting in self._meetings.values():
-            if wanted in (meeting.desktop.id, meeting.desktop.name) and meeting.opener.up:
-                return meeting
-        raise NotFound(f"no desktop called {wanted!r} is connected")
+    def _find_by_name(self, selector: str) -> ConnectedDesktop:
+        for desktop in self._desktops.values():
+            if (
+                selector in (desktop.identity.id, desktop.identity.name)
+                and desktop.initiator.is_established
+            ):
+                return desktop
+        raise NotFound(f"no desktop called {selector!r} is connected")
 
     # -- what is known
 
     @property
-    def exchanges(self) -> int:
+    def stream_count(self) -> int:
         """How many are under way."""
-        return sum(len(meeting.opener.exchanges) for meeting in self._meetings.values())
+        return sum(len(meeting.initiator.streams) for meeting in self._desktops.values())
 
     @property
     def idle_seconds(self) -> float:
         """Since the last exchange or connected desktop; 0 while there is one."""
-        if self._meetings:
+        if self._desktops:
             return 0.0
-        return self._clock.seconds() - self._busy_until
+        return self._clock.seconds() - self._last_active
 
-    def desktops(self) -> list[dict[str, Any]]:
+    def describe_desktops(self) -> list[dict[str, Any]]:
         """Each desktop for the API: who, since when (seconds ago), its Ollama, its models."""
         now = self._clock.seconds()
-        return [each.described(now) for each in self._meetings.values() if each.opener.up]
+        return [
+            each.describe(now) for each in self._desktops.values() if each.initiator.is_established
+        ]
 
 
-def _text(value: bytes) -> str:
+def _decode_header(value: bytes) -> str:
     """A header's value as text: programs send UTF-8, browsers Latin-1."""
     try:
         return value.decode("utf-8")
@@ -228,11 +258,11 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def _exchange_id(text: str) -> bytes:
+def _parse_stream_id(text: str) -> bytes:
     try:
         id = bytes.fromhex(text)
     except ValueError:
         id = b""
-    if len(id) != len(NO_EXCHANGE):
+    if len(id) != len(CONNECTION_ID):
         raise ProtocolViolation("an exchange id that is not 32 hexadecimal digits")
     return id

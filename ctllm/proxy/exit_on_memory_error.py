@@ -17,11 +17,11 @@ from zope.interface import implementer
 from ctllm.common.exit_codes import OUT_OF_MEMORY
 from ctllm.reactor.services import Service
 
-_LAST_WORDS = b"a MemoryError: this proxy ends, and another takes its place\n"
+_MESSAGE = b"a MemoryError: this proxy ends, and another takes its place\n"
 
 
 def _exit() -> None:
-    os.write(2, _LAST_WORDS)
+    os.write(2, _MESSAGE)
     os._exit(OUT_OF_MEMORY)  # nothing that could want memory
 
 
@@ -31,19 +31,19 @@ class ExitOnMemoryError(Service):
 
     def __init__(self, exit: Callable[[], None] = _exit) -> None:
         self._exit = exit
-        self._hook: Any = None
+        self._previous_hook: Any = None
 
     def startService(self) -> None:
         """Watch."""
         super().startService()
         globalLogPublisher.addObserver(cast(Any, self))
-        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
 
     def stopService(self) -> None:
         """Watch no more."""
         super().stopService()
         globalLogPublisher.removeObserver(cast(Any, self))
-        sys.unraisablehook = self._hook
+        sys.unraisablehook = self._previous_hook
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take an event of the log."""
@@ -55,4 +55,4 @@ class ExitOnMemoryError(Service):
         """Take an exception that nobody can catch, such as one in a destructor."""
         if isinstance(what.exc_value, MemoryError):
             self._exit()
-        self._hook(what)
+        self._previous_hook(what)

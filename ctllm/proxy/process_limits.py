@@ -13,9 +13,9 @@ from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges, restr
 #: What the C library reads to tell the time of day here.
 _TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
 #: What a proxy takes before it holds anything for anybody, with some to spare.
-BASE = 48 << 20
+BASE_MEMORY = 48 << 20
 #: The least budget, whatever is configured.
-LEAST = 8 << 20
+MIN_BUDGET = 8 << 20
 
 
 def memory_budget(memory_bytes: int) -> int:
@@ -24,10 +24,10 @@ def memory_budget(memory_bytes: int) -> int:
     That is two thirds of what is left: the rest is for buffers that are larger than what is in
     them, and for memory that is free but in pieces.
     """
-    return max(LEAST, (memory_bytes - BASE) * 2 // 3)
+    return max(MIN_BUDGET, (memory_bytes - BASE_MEMORY) * 2 // 3)
 
 
-def become(uid: int) -> None:
+def switch_user(uid: int) -> None:
     """Be another user from now on, in a group of the same number alone; only root can.
 
     Where that user cannot read Python's files, as in root's home, what is otherwise imported when
@@ -46,7 +46,7 @@ def become(uid: int) -> None:
     os.setuid(uid)
 
 
-def confine(memory_bytes: int, max_open_files: int) -> None:
+def set_resource_limits(memory_bytes: int, max_open_files: int) -> None:
     """Set this process's resource limits, where the system has them: they cannot be raised again.
 
     Files cannot grow past zero bytes: a proxy stores nothing, and now it could not. Nor can it
@@ -56,22 +56,22 @@ def confine(memory_bytes: int, max_open_files: int) -> None:
         return
     import resource
 
-    _lower(resource.RLIMIT_CORE, 0)
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_NPROC, 0)
-    _lower(resource.RLIMIT_NOFILE, max_open_files)
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, 0)
+    _lower_limit(resource.RLIMIT_NPROC, 0)
+    _lower_limit(resource.RLIMIT_NOFILE, max_open_files)
     if sys.platform == "linux":  # elsewhere the kernel counts shared libraries into it, or ignores
-        _lower(resource.RLIMIT_DATA, memory_bytes)
+        _lower_limit(resource.RLIMIT_DATA, memory_bytes)
 
 
-def sandbox() -> None:
+def enter_sandbox() -> None:
     """Keep this process to the files of Python, which are read when a module is first used."""
     forbid_new_privileges()
     restrict_file_access([*filter(os.path.isabs, sys.path), *_TIME_ZONES])
     forbid_inspection()
 
 
-def _lower(which: int, limit: int) -> None:
+def _lower_limit(which: int, limit: int) -> None:
     import resource
 
     _, hard = resource.getrlimit(which)

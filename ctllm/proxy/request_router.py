@@ -10,8 +10,8 @@ from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.ollama.api import model_in_path
-from ctllm.ollama.model_lists import Form, form_of, merge
-from ctllm.ollama.requested_model import model_finder
+from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
+from ctllm.ollama.requested_model import create_model_sniffer
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.desktop_selection import ConnectedDesktop
 from ctllm.reactor.interfaces import Clock
@@ -23,50 +23,54 @@ from ctllm.relay.replay_buffer import ReplayBuffer
 class RequestRouter:
     """The ways of a proxy. `room` is for what has to be held before it is known where to go."""
 
-    def __init__(self, rendezvous: DesktopRegistry, clock: Clock, room: BufferBudget) -> None:
-        self._rendezvous = rendezvous
+    def __init__(self, registry: DesktopRegistry, clock: Clock, budget: BufferBudget) -> None:
+        self._registry = registry
         self._clock = clock
-        self._room = room
+        self._budget = budget
 
-    async def answer(self, head: RequestHead, incoming: ServerRequest) -> None:
+    async def route(self, head: RequestHead, request: ServerRequest) -> None:
         """Have `incoming`, which asks `head`, answered; raises CtllmError."""
-        sink = HeaderAddingSink(incoming)
-        begin = self._beginning(head, sink)
-        able = self._rendezvous.able(head)
-        form = form_of(head)
-        if len(able) < 2:
-            incoming.relay_to(begin(None, sink))
-        elif form is not None:
-            await self._list(form, head, incoming, able)
-        elif (finder := model_finder(head, self._room)) is not None:
-            buffer = ReplayBuffer(self._room)
-            incoming.relay_to(
-                BufferedRequest(sink, buffer, finder, lambda request: request.start(begin))
+        sink = HeaderAddingSink(request)
+        start_request = self._request_starter(head, sink)
+        candidates = self._registry.candidates(head)
+        list_format = find_list_format(head)
+        if len(candidates) < 2:
+            request.relay_to(start_request(None, sink))
+        elif list_format is not None:
+            await self._merge_lists(list_format, head, request, candidates)
+        elif (sniffer := create_model_sniffer(head, self._budget)) is not None:
+            buffer = ReplayBuffer(self._budget)
+            request.relay_to(
+                BufferedRequest(sink, buffer, sniffer, lambda request: request.start(start_request))
             )
         else:
-            incoming.relay_to(begin(model_in_path(head), sink))
+            request.relay_to(start_request(model_in_path(head), sink))
 
-    def _beginning(self, head: RequestHead, client: HeaderAddingSink) -> StartRequest:
+    def _request_starter(self, head: RequestHead, client: HeaderAddingSink) -> StartRequest:
         def begin(model: str | None, caller: ResponseSink) -> RequestSink:
-            asking = self._rendezvous.start_request(head, caller, model)
-            client.add_headers(self._rendezvous.told(asking))
-            return self._rendezvous.call(asking)
+            asking = self._registry.start_request(head, caller, model)
+            client.add_headers(self._registry.response_headers(asking))
+            return self._registry.request_sink(asking)
 
         return begin
 
-    async def _list(
-        self, form: Form, head: RequestHead, incoming: ServerRequest, able: list[ConnectedDesktop]
+    async def _merge_lists(
+        self,
+        list_format: ListFormat,
+        head: RequestHead,
+        request: ServerRequest,
+        candidates: list[ConnectedDesktop],
     ) -> None:
         """Answer with what the real ones have (a demo's model is not on offer beside them)."""
-        peers = [each for each in able if each.merit == able[0].merit]
+        peers = [each for each in candidates if each.rank == candidates[0].rank]
         bodies = (
-            await fetch_all([each.opener for each in peers], head, self._clock, self._room)
+            await fetch_all([each.initiator for each in peers], head, self._clock, self._budget)
             if len(peers) > 1
             else []
         )
-        merged = merge(form, bodies)
+        merged = merge_lists(list_format, bodies)
         if merged is None:
-            sink = HeaderAddingSink(incoming)
-            incoming.relay_to(self._beginning(head, sink)(None, sink))
+            sink = HeaderAddingSink(request)
+            request.relay_to(self._request_starter(head, sink)(None, sink))
         else:
-            incoming.respond(200, merged, ((b"Content-Type", form.content_type),))
+            request.respond(200, merged, ((b"Content-Type", list_format.content_type),))

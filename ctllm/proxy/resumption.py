@@ -17,12 +17,12 @@ from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 
 #: How many exchanges are remembered for those who come back.
-REMEMBERED = 10_000
+MAX_RESUMABLE_STREAMS = 10_000
 
 _TARGET = re.compile(rb"/ctllm/exchanges/([0-9a-f]{32})(?:\?from=([0-9]{1,18}))?")
 
 
-def wanted_seconds(head: RequestHead, limit: int) -> int:
+def parse_resume_seconds(head: RequestHead, limit: int) -> int:
     """How long the client may stay away, by its Ctllm-Resume header; raises BadRequest."""
     given = get_header(head.headers, RESUME.lower())
     if given is None:
@@ -32,7 +32,7 @@ def wanted_seconds(head: RequestHead, limit: int) -> int:
     return min(int(given), limit)
 
 
-def wanted_exchange(target: bytes) -> tuple[bytes, int]:
+def parse_resume_target(target: bytes) -> tuple[bytes, int]:
     """The exchange id and the offset that a target asks for; raises NotFound."""
     found = _TARGET.fullmatch(target)
     if found is None:
@@ -40,75 +40,75 @@ def wanted_exchange(target: bytes) -> tuple[bytes, int]:
     return bytes.fromhex(found[1].decode()), int(found[2] or 0)
 
 
-class Resumable:
+class ResumableRequest:
     """A `Call` whose client may leave and come back within its time."""
 
-    def __init__(self, asking: InitiatorStream, clock: Clock) -> None:
-        self._asking = asking
+    def __init__(self, stream: InitiatorStream, clock: Clock) -> None:
+        self._stream = stream
         self._clock = clock
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """Send a piece of the request body."""
-        self._asking.write(piece)
+        self._stream.write(data)
 
     def finish(self) -> None:
         """The request body is whole."""
-        self._asking.finish()
+        self._stream.finish()
 
     def pause_response(self) -> None:
         """Stop sending the answer."""
-        self._asking.pause_response()
+        self._stream.pause_response()
 
     def resume_response(self) -> None:
         """Go on with the answer."""
-        self._asking.resume_response()
+        self._stream.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
         """The client left; it may be back. One that left while still asking has cancelled."""
-        if self._asking.out.ended:
-            Parked(self._asking, self._clock)
+        if self._stream.send_buffer.ended:
+            DetachedSink(self._stream, self._clock)
         else:
-            self._asking.cancel(error)
+            self._stream.cancel(error)
 
 
-class Again(Resumable):
+class ResumedRequest(ResumableRequest):
     """A `Call` that took an answer up: its own request has no body that would go anywhere."""
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """The exchange has had its request."""
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The exchange has had its request."""
 
 
-class Parked:
+class DetachedSink:
     """A `Caller` in the place of a client that left: lets the answer pass, for its time."""
 
-    def __init__(self, asking: InitiatorStream, clock: Clock) -> None:
-        self._asking = asking
-        self._timer: Timer = clock.callLater(asking.resume_seconds, self._give_up)
-        asking.caller = self
-        asking.resume_response()  # the desktop keeps what passes here
+    def __init__(self, stream: InitiatorStream, clock: Clock) -> None:
+        self._stream = stream
+        self._timer: Timer = clock.callLater(stream.resume_seconds, self._expire)
+        stream.sink = self
+        stream.resume_response()  # the desktop keeps what passes here
 
-    def _give_up(self) -> None:
-        if self._asking.caller is self:
-            self._asking.cancel(NotFound("the client did not come back in time"))
+    def _expire(self) -> None:
+        if self._stream.sink is self:
+            self._stream.cancel(NotFound("the client did not come back in time"))
 
     def write_head(self, head: ResponseHead) -> None:
         """It comes again for whoever takes the answer up."""
 
-    def write(self, piece: bytes) -> None:
+    def write(self, data: bytes) -> None:
         """It comes again for whoever takes the answer up."""
 
     def finish(self) -> None:
         """Nothing more to wait for here; the desktop keeps the answer for its time."""
-        self._over()
+        self._cancel_timer()
 
     def fail(self, error: CtllmError) -> None:
         """Nobody is there to hear it, or somebody else has taken it up."""
-        self._over()
+        self._cancel_timer()
 
-    def _over(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer.active():
             self._timer.cancel()
 
@@ -119,42 +119,42 @@ class Parked:
         """The request body is whole."""
 
 
-class Remembered:
+class ResumableStreams:
     """Which desktop holds which exchange."""
 
     def __init__(self) -> None:
-        self._where: OrderedDict[bytes, Initiator] = OrderedDict()
+        self._initiators: OrderedDict[bytes, Initiator] = OrderedDict()
 
-    def add(self, id: bytes, opener: Initiator) -> None:
+    def add(self, id: bytes, initiator: Initiator) -> None:
         """The desktop behind `opener` holds the exchange `id`."""
-        self._where[id] = opener
-        self._where.move_to_end(id)
-        if len(self._where) > REMEMBERED:
-            self._where.popitem(last=False)
+        self._initiators[id] = initiator
+        self._initiators.move_to_end(id)
+        if len(self._initiators) > MAX_RESUMABLE_STREAMS:
+            self._initiators.popitem(last=False)
 
-    def find(self, id: bytes) -> Initiator:
+    def find_initiator(self, id: bytes) -> Initiator:
         """The opener of the desktop that holds `id`; raises NotFound."""
-        opener = self._where.get(id)
-        if opener is None:
+        initiator = self._initiators.get(id)
+        if initiator is None:
             raise NotFound("no answer of that id is kept, or not for this user")
-        return opener
+        return initiator
 
 
-class FromOffset:
+class ResumedResponseSink:
     """A `Caller` that gives another one an answer from its middle."""
 
-    def __init__(self, caller: ResponseSink, offset: int) -> None:
-        self._caller = caller
+    def __init__(self, sink: ResponseSink, offset: int) -> None:
+        self._sink = sink
         self._offset = offset
-        self.write = caller.write
-        self.finish = caller.finish
-        self.fail = caller.fail
-        self.pause_request_body = caller.pause_request_body
-        self.resume_request_body = caller.resume_request_body
+        self.write = sink.write
+        self.finish = sink.finish
+        self.fail = sink.fail
+        self.pause_request_body = sink.pause_request_body
+        self.resume_request_body = sink.resume_request_body
 
     def write_head(self, head: ResponseHead) -> None:
         """The length of the whole would be wrong for a part."""
         headers = (
             without_headers(head.headers, (b"content-length",)) if self._offset else head.headers
         )
-        self._caller.write_head(ResponseHead(head.status, head.reason, headers))
+        self._sink.write_head(ResponseHead(head.status, head.reason, headers))

@@ -12,7 +12,7 @@ from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from ctllm.auth.session_assertions import Verifier
+from ctllm.auth.session_assertions import AssertionVerifier
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.config import Proxy
 from ctllm.http.server.connection import HttpServerFactory
@@ -23,21 +23,26 @@ from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
-from ctllm.proxy.process_limits import become, confine, memory_budget, sandbox
+from ctllm.proxy.process_limits import (
+    enter_sandbox,
+    memory_budget,
+    set_resource_limits,
+    switch_user,
+)
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService, Service
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
 #: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
-HELD = 4
+BUFFER_FRACTION = 4
 #: Seconds between sweeps of exchanges and desktops that are over.
-SWEEP = 1.0
+EXPIRY_INTERVAL = 1.0
 #: Which part of its files is not for connections of clients, but for tunnels and itself.
-FILES = 8
+RESERVED_FILES_FRACTION = 8
 
 
-def proxy_service(
+def create_proxy_service(
     reactor: Any,
     settings: Proxy,
     *,
@@ -51,7 +56,7 @@ def proxy_service(
     It becomes the user `uid`, if there is one, once it listens.
     """
     budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
-    rendezvous = DesktopRegistry(
+    registry = DesktopRegistry(
         reactor,
         settings.stream_window_bytes,
         settings.reconnect_grace_seconds,
@@ -59,41 +64,45 @@ def proxy_service(
         settings.max_resume_seconds,
         budget,
     )
-    sockets = ProxyWebSocketFactory(
+    websocket_factory = ProxyWebSocketFactory(
         reactor,
-        rendezvous.greeted,
+        registry.hello_received,
         settings.ping_interval_seconds,
         settings.ping_timeout_seconds,
         budget,
     )
-    relay = RequestRouter(rendezvous, reactor, BufferBudget(budget.size // HELD, budget))
-    app = ProxyApp(rendezvous, relay, Verifier(cloud_key, id, time.time), sockets, budget)
-    whole = MultiService()
-    ExitOnMemoryError().setServiceParent(whole)
-    Confined(settings, uid).setServiceParent(whole)
-    turnstile = RequestThrottle(reactor)
-    crowd = ConnectionLimiter(settings.max_open_files - settings.max_open_files // FILES)
-    limiter = MemoryLimiter(budget, reactor)
+    router = RequestRouter(registry, reactor, BufferBudget(budget.size // BUFFER_FRACTION, budget))
+    app = ProxyApp(
+        registry, router, AssertionVerifier(cloud_key, id, time.time), websocket_factory, budget
+    )
+    service = MultiService()
+    ExitOnMemoryError().setServiceParent(service)
+    RlimitService(settings, uid).setServiceParent(service)
+    throttle = RequestThrottle(reactor)
+    connection_limiter = ConnectionLimiter(
+        settings.max_open_files - settings.max_open_files // RESERVED_FILES_FRACTION
+    )
+    memory_limiter = MemoryLimiter(budget, reactor)
     factory = HttpServerFactory(
         app,
         reactor,
-        throttle=turnstile,
-        connection_limiter=crowd,
-        memory_limiter=limiter,
+        throttle=throttle,
+        connection_limiter=connection_limiter,
+        memory_limiter=memory_limiter,
         is_internal=True,
     )
     listener = EndpointService(reactor, endpoint, factory, "socket")
-    turnstile.add_observer(listener.pause_accepting)
-    listener.setServiceParent(whole)
-    PeriodicService(SWEEP, rendezvous.sweep, reactor, "forgetting what is over").setServiceParent(
-        whole
-    )
-    Farewell(rendezvous).setServiceParent(whole)
-    Orphanage(reactor).setServiceParent(whole)
-    return whole
+    throttle.add_observer(listener.pause_accepting)
+    listener.setServiceParent(service)
+    PeriodicService(
+        EXPIRY_INTERVAL, registry.remove_expired, reactor, "forgetting what is over"
+    ).setServiceParent(service)
+    ShutdownNotifier(registry).setServiceParent(service)
+    ParentWatcher(reactor).setServiceParent(service)
+    return service
 
 
-class Confined(Service):
+class RlimitService(Service):
     """Takes away what the process does not need, once it listens and before it serves anyone."""
 
     def __init__(self, settings: Proxy, uid: int | None) -> None:
@@ -102,29 +111,29 @@ class Confined(Service):
     def startService(self) -> None:
         """Set the limits."""
         super().startService()
-        confine(self._settings.max_memory_bytes, self._settings.max_open_files)
-        sandbox()
+        set_resource_limits(self._settings.max_memory_bytes, self._settings.max_open_files)
+        enter_sandbox()
         if self._uid is not None:
-            become(self._uid)  # last: what the others import may be only root's to read
+            switch_user(self._uid)  # last: what the others import may be only root's to read
 
 
-class Farewell(Service):
+class ShutdownNotifier(Service):
     """Tells the bridges when the proxy ends, so that they look for the next one at once."""
 
-    def __init__(self, rendezvous: DesktopRegistry) -> None:
-        self._rendezvous = rendezvous
+    def __init__(self, registry: DesktopRegistry) -> None:
+        self._registry = registry
 
     def stopService(self) -> None:
         """Say so."""
         super().stopService()
-        self._rendezvous.close()
+        self._registry.close()
 
 
 #: Seconds after which a proxy whose cloud is gone ends by itself.
-ORPHAN = 1.0
+ORPHAN_DELAY = 1.0
 
 
-class _Parent(Protocol):
+class _ParentPipe(Protocol):
     """Nothing is ever said on standard input; that it closes means that the parent is gone."""
 
     def __init__(self, reactor: Any) -> None:
@@ -132,15 +141,15 @@ class _Parent(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         # A cloud that stops in order sends SIGTERM as well, and twistd takes only one stop.
-        self._reactor.callLater(ORPHAN, self._reactor.stop)
+        self._reactor.callLater(ORPHAN_DELAY, self._reactor.stop)
 
 
-class Orphanage(Service):
+class ParentWatcher(Service):
     """Ends the process when the one that started it dies, even by SIGKILL."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._watch: Any = None
+        self._pipe: Any = None
 
     def startService(self) -> None:
         """Watch standard input."""
@@ -149,4 +158,4 @@ class Orphanage(Service):
             return  # started by hand or as a daemon: nobody holds the other end
         # Ctrl-C reaches the whole group; the cloud decides when its proxies end, in its order.
         self._reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        self._watch = stdio.StandardIO(_Parent(self._reactor), reactor=self._reactor)  # type: ignore[no-untyped-call]
+        self._pipe = stdio.StandardIO(_ParentPipe(self._reactor), reactor=self._reactor)  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ctllm.errors import CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
-from ctllm.ollama.requested_model import ModelFinder
+from ctllm.ollama.requested_model import ModelSniffer
 from ctllm.relay.replay_buffer import ReplayBuffer
 
 #: Starts a request for a model, or for None if the body names none; raises CtllmError.
@@ -31,7 +31,7 @@ class BufferedRequest:
         self,
         sink: ResponseSink,
         buffer: ReplayBuffer,
-        finder: ModelFinder | None,
+        finder: ModelSniffer | None,
         on_ready: Callable[[BufferedRequest], None],
     ) -> None:
         self._sink = sink
@@ -153,7 +153,7 @@ class BufferedRequest:
     def _read_model(self, data: bytes) -> None:
         assert self._finder is not None
         self._finder.feed(data)
-        if self._finder.settled:
+        if self._finder.is_settled:
             self.stop_reading_model()
 
     # -- the upstream's flow control

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ctllm.common.memory_budget import BufferBudget
-from ctllm.tunnel.flow_control import READ
+from ctllm.tunnel.flow_control import READ_SIZE
 
 #: Bytes of one body that are buffered at most: enough for pictures, not for whole models.
 MAX_BUFFERED = 16 * 1024 * 1024
@@ -23,7 +23,7 @@ class ReplayBuffer:
         is_replayable: bool = False,
         *,
         limit: int = MAX_BUFFERED,
-        chunk_size: int = READ,
+        chunk_size: int = READ_SIZE,
     ) -> None:
         self.is_replayable = is_replayable
         self.is_complete = False  # whether the body has ended

@@ -20,11 +20,11 @@ from ctllm.errors import ProtocolViolation
 
 VERSION = 1
 SUBPROTOCOL = "ctllm.tunnel.v1"
-NO_EXCHANGE = bytes(16)
+CONNECTION_ID = bytes(16)
 
 HEADER = struct.Struct("!BI16s")
 OFFSET = struct.Struct("!Q")
-_DATA_HEAD = struct.Struct("!BI16sQ")
+_DATA_HEADER = struct.Struct("!BI16sQ")
 
 #: Most bytes of an answer or request body in one DATA frame, besides its offset. Senders cut far
 #: below, unless a single line is longer.
@@ -38,7 +38,7 @@ MAX_MESSAGE = 2 * 1024 * 1024
 MAX_MODELS = 1000
 
 
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """The first byte of a frame."""
 
     HELLO = 1
@@ -53,21 +53,23 @@ class Kind(IntEnum):
     BYE = 10
 
 
-_DATA = int(Kind.DATA)  # an enumeration's members are slow to get at
+_DATA_KIND = int(FrameKind.DATA)  # an enumeration's members are slow to get at
 
 _MAX_PAYLOAD = {
-    Kind.HELLO: MAX_LIST,
-    Kind.STATUS: MAX_LIST,
-    Kind.OPEN: MAX_HEAD,
-    Kind.HEAD: MAX_HEAD,
-    Kind.DATA: MAX_DATA + OFFSET.size,
-    Kind.END: OFFSET.size,
-    Kind.RESET: 4096,
-    Kind.ACK: OFFSET.size,
-    Kind.ATTACH: OFFSET.size,
-    Kind.BYE: 4096,
+    FrameKind.HELLO: MAX_LIST,
+    FrameKind.STATUS: MAX_LIST,
+    FrameKind.OPEN: MAX_HEAD,
+    FrameKind.HEAD: MAX_HEAD,
+    FrameKind.DATA: MAX_DATA + OFFSET.size,
+    FrameKind.END: OFFSET.size,
+    FrameKind.RESET: 4096,
+    FrameKind.ACK: OFFSET.size,
+    FrameKind.ATTACH: OFFSET.size,
+    FrameKind.BYE: 4096,
 }
-_MAX_BY_NUMBER = [_MAX_PAYLOAD.get(Kind(n), 0) if n in set(Kind) else 0 for n in range(256)]
+_MAX_BY_NUMBER = [
+    _MAX_PAYLOAD.get(FrameKind(n), 0) if n in set(FrameKind) else 0 for n in range(256)
+]
 
 
 class Desktop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +90,7 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: int
     desktop: Desktop | None = None
     capabilities: tuple[str, ...] = ()
-    exchanges: tuple[str, ...] = ()
+    streams: tuple[str, ...] = msgspec.field(name="exchanges", default=())
 
 
 class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,30 +108,30 @@ class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message: str
 
 
-def frame(kind: Kind, exchange: bytes, payload: bytes = b"") -> bytes:
+def encode_frame(kind: FrameKind, stream_id: bytes, payload: bytes = b"") -> bytes:
     """One frame as bytes."""
-    return HEADER.pack(kind, len(payload), exchange) + payload
+    return HEADER.pack(kind, len(payload), stream_id) + payload
 
 
-def offset_frame(kind: Kind, exchange: bytes, offset: int) -> bytes:
+def encode_offset_frame(kind: FrameKind, stream_id: bytes, offset: int) -> bytes:
     """One frame whose payload is an absolute offset (END, ACK, ATTACH)."""
-    return HEADER.pack(kind, OFFSET.size, exchange) + OFFSET.pack(offset)
+    return HEADER.pack(kind, OFFSET.size, stream_id) + OFFSET.pack(offset)
 
 
-def data_head(exchange: bytes, offset: int, length: int) -> bytes:
+def encode_data_header(stream_id: bytes, offset: int, length: int) -> bytes:
     """What precedes the `length` bytes of a DATA frame."""
-    return _DATA_HEAD.pack(_DATA, 8 + length, exchange, offset)
+    return _DATA_HEADER.pack(_DATA_KIND, 8 + length, stream_id, offset)
 
 
-def json_frame(kind: Kind, exchange: bytes, value: msgspec.Struct) -> bytes:
+def encode_json_frame(kind: FrameKind, stream_id: bytes, value: msgspec.Struct) -> bytes:
     """One frame whose payload is JSON."""
-    return frame(kind, exchange, msgspec.json.encode(value))
+    return encode_frame(kind, stream_id, msgspec.json.encode(value))
 
 
 T = TypeVar("T")
 
 
-def from_json(payload: bytes, kind: type[T]) -> T:
+def decode_json_payload(payload: bytes, kind: type[T]) -> T:
     """Decode a JSON payload; raises ProtocolViolation."""
     try:
         return decode_json(payload, kind)
@@ -140,7 +142,7 @@ def from_json(payload: bytes, kind: type[T]) -> T:
         ) from None
 
 
-def offset_of(payload: bytes) -> int:
+def decode_offset(payload: bytes) -> int:
     """The absolute offset that a payload is; raises ProtocolViolation."""
     if len(payload) != OFFSET.size:
         raise ProtocolViolation("an offset that is not eight bytes long")
@@ -148,14 +150,14 @@ def offset_of(payload: bytes) -> int:
     return found
 
 
-def split(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+def split_frames(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield (kind, exchange id, payload) of each frame; raises ProtocolViolation at a bad one."""
     position, end = 0, len(message)
     unpack_from: Any = HEADER.unpack_from
     while position < end:
         if end - position < HEADER.size:
             raise ProtocolViolation("a frame header that is cut short")
-        kind, length, exchange = unpack_from(message, position)
+        kind, length, stream_id = unpack_from(message, position)
         if length > _MAX_BY_NUMBER[kind]:
             what = f"a frame of kind {kind} and {length} bytes: unknown or too large"
             raise ProtocolViolation(what)
@@ -163,4 +165,4 @@ def split(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         position = start + length
         if position > end:
             raise ProtocolViolation("a frame whose payload is cut short")
-        yield kind, exchange, message[start:position]
+        yield kind, stream_id, message[start:position]

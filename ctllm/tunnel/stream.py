@@ -6,10 +6,10 @@ from collections.abc import Callable
 from enum import Enum
 
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
-from ctllm.tunnel.frames import Kind, data_head, offset_frame
+from ctllm.tunnel.frames import FrameKind, encode_data_header, encode_offset_frame
 
 
-class Link(Enum):
+class StreamState(Enum):
     """Whether an exchange's frames flow."""
 
     LIVE = "live"
@@ -21,90 +21,96 @@ class Stream:
     """One end of an exchange in a tunnel: a direction in, a direction out, and their link."""
 
     def __init__(
-        self, id: bytes, into: ReceiveWindow, out: SendBuffer, ready: Callable[[Stream], None]
+        self,
+        id: bytes,
+        receive_window: ReceiveWindow,
+        send_buffer: SendBuffer,
+        schedule: Callable[[Stream], None],
     ) -> None:
         self.id = id
-        self.into = into
-        self.out = out
-        self.link = Link.LIVE
-        self.expires: float | None = None  # when a detached or retained one is given up
-        self.queued = False  # in the tunnel's line of those with something to send
-        self._ready = ready
-        self._announcement = b""  # goes before anything else: OPEN, ATTACH, HEAD
-        self._ack_forced = False
-        self._reader_paused = False
-        self._writer_paused = False
+        self.receive_window = receive_window
+        self.send_buffer = send_buffer
+        self.state = StreamState.LIVE
+        self.expires_at: float | None = None  # when a detached or retained one is given up
+        self.is_queued = False  # in the tunnel's line of those with something to send
+        self._schedule = schedule
+        self._preamble = b""  # goes before anything else: OPEN, ATTACH, HEAD
+        self._is_ack_forced = False
+        self._is_reader_paused = False
+        self._is_writer_paused = False
 
-    def frames(self, share: int, found: list[bytes | bytearray]) -> int:
+    def collect_frames(self, max_data: int, frames: list[bytes | bytearray]) -> int:
         """Append what is to be sent now, in whole frames, to `found`; gives how much, in bytes.
 
         That is about `share` of data, and what announces it; frames of a few bytes do not count.
         """
-        size = len(self._announcement)
+        size = len(self._preamble)
         if size:
-            found.append(self._announcement)
-            self._announcement = b""
-        if self.link is not Link.LIVE:
+            frames.append(self._preamble)
+            self._preamble = b""
+        if self.state is not StreamState.LIVE:
             return size
-        if self._ack_forced or self.into.ack_due:
-            self._ack_forced = False
-            found.append(offset_frame(Kind.ACK, self.id, self.into.acknowledge()))
-        out = self.out
-        piece = out.take(share)
-        if piece is not None:
-            length = len(piece[1])
-            found += data_head(self.id, piece[0], length), piece[1]
+        if self._is_ack_forced or self.receive_window.is_ack_due:
+            self._is_ack_forced = False
+            frames.append(
+                encode_offset_frame(FrameKind.ACK, self.id, self.receive_window.acknowledge())
+            )
+        out = self.send_buffer
+        chunk = out.next_chunk(max_data)
+        if chunk is not None:
+            length = len(chunk[1])
+            frames += encode_data_header(self.id, chunk[0], length), chunk[1]
             size += length
-        if out.ended and out.take_end():
-            found.append(offset_frame(Kind.END, self.id, out.written))
+        if out.ended and out.mark_end_sent():
+            frames.append(encode_offset_frame(FrameKind.END, self.id, out.written))
         return size
 
     @property
-    def unsent(self) -> bool:
+    def can_send(self) -> bool:
         """Whether there is more to send at once, in its next turn."""
-        return self.link is Link.LIVE and self.out.ready
+        return self.state is StreamState.LIVE and self.send_buffer.can_send
 
-    def detach(self, expires: float) -> None:
+    def detach(self, expires_at: float) -> None:
         """The connection was lost: wait until `expires` for another, if not until before that."""
-        self.link = Link.DETACHED
-        if self.expires is None:
-            self.expires = expires
-        self._announcement = b""
+        self.state = StreamState.DETACHED
+        if self.expires_at is None:
+            self.expires_at = expires_at
+        self._preamble = b""
 
-    def _live(self) -> None:
-        self.link = Link.LIVE
-        self.expires = None
-        self._ack_forced = True  # the last one may have been lost with the connection
-        self._ready(self)
+    def _go_live(self) -> None:
+        self.state = StreamState.LIVE
+        self.expires_at = None
+        self._is_ack_forced = True  # the last one may have been lost with the connection
+        self._schedule(self)
 
-    def _put(self, piece: bytes) -> bool:
+    def _buffer(self, data: bytes) -> bool:
         """Queue bytes to send; True when the writer is to pause from now on."""
-        self.out.put(piece)
-        self._ready(self)
-        if self.out.full and not self._writer_paused:
-            self._writer_paused = True
+        self.send_buffer.append(data)
+        self._schedule(self)
+        if self.send_buffer.is_full and not self._is_writer_paused:
+            self._is_writer_paused = True
             return True
         return False
 
-    def _acknowledged(self, offset: int) -> bool:
+    def _apply_ack(self, offset: int) -> bool:
         """Take the peer's ACK; True when the paused writer is to go on."""
-        self.out.acknowledge(offset)
-        if self.out.ready:
-            self._ready(self)
-        if self._writer_paused and self.out.drained:
-            self._writer_paused = False
+        self.send_buffer.acknowledge(offset)
+        if self.send_buffer.can_send:
+            self._schedule(self)
+        if self._is_writer_paused and self.send_buffer.has_drained:
+            self._is_writer_paused = False
             return True
         return False
 
-    def _consumed(self) -> None:
-        if not self._reader_paused:
-            self.into.consume()
-            if self.into.ack_due:
-                self._ready(self)
+    def _mark_consumed(self) -> None:
+        if not self._is_reader_paused:
+            self.receive_window.consume_all()
+            if self.receive_window.is_ack_due:
+                self._schedule(self)
 
     def _pause_reader(self) -> None:
-        self._reader_paused = True
+        self._is_reader_paused = True
 
     def _resume_reader(self) -> None:
-        self._reader_paused = False
-        self._consumed()
+        self._is_reader_paused = False
+        self._mark_consumed()

@@ -35,7 +35,7 @@ async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> 
         "GET", "/api/tags", token=token, headers={"Ctllm-Resume": "600"}
     )
     (tmp_path / "schemathesis.toml").write_text(
-        CONFIGURATION.replace("EXCHANGE", answer["ctllm-exchange"])
+        CONFIGURATION.replace("EXCHANGE", answer["ctllm-request-id"])
     )
     _, _, description = await cluster.http("GET", "/ctllm/openapi.json")
     (tmp_path / "openapi.json").write_bytes(description)

@@ -20,7 +20,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from ctllm.auth.api_keys import key_hash
+from ctllm.auth.api_keys import hash_key
 from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys, proxy_id
 from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
@@ -291,7 +291,7 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
         "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
     )
     await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
-    claim = {"hashes": [key_hash(town.bob.key)], "seconds": 60}
+    claim = {"hashes": [hash_key(town.bob.key)], "seconds": 60}
     serve = await cluster.token("alice", "desktop")
     path = f"/ctllm/desktops/{town.bob.desktop}/keys"
     assert (await cluster.http("PUT", path, claim, serve))[0] == 204

@@ -70,7 +70,7 @@ class Home:
         """Status, side and text of one answer."""
         body = {"model": model, "prompt": "say four little words", "stream": False, **more}
         status, headers, said = await self.ask("POST", "/api/generate", body)
-        return status, headers.get("ctllm-side", ""), said.decode()
+        return status, headers.get("ctllm-route", ""), said.decode()
 
     async def prefer(self, preference: str) -> None:
         await self.cluster.run_ctllm(self.state, "prefer", preference)
@@ -106,10 +106,10 @@ async def test_who_answers_is_said(home: Home) -> None:
     body = {"model": "llama3.2", "prompt": "hello"}
     status, headers, _ = await home.ask("POST", "/api/generate", body)
     assert status == 200
-    assert (headers["ctllm-side"], headers["ctllm-desktop"]) == ("local", "home")
+    assert (headers["ctllm-route"], headers["ctllm-desktop"]) == ("local", "home")
     assert headers["ctllm-model"] == "llama3.2"
     status, headers, _ = await home.ask("POST", "/api/generate", {**body, "model": "qwen3"})
-    assert (headers["ctllm-side"], headers["ctllm-desktop"]) == ("cloud", "attic")
+    assert (headers["ctllm-route"], headers["ctllm-desktop"]) == ("cloud", "attic")
     assert (status, headers["ctllm-model"]) == (200, "qwen3")
 
 
@@ -122,12 +122,12 @@ async def test_compressed_bodies_and_forms(home: Home) -> None:
         status, headers, said = await home.ask(
             "POST", "/v1/responses", body, {"Content-Encoding": "zstd"}
         )
-        assert (status, headers.get("ctllm-side")) == (200, side), said
+        assert (status, headers.get("ctllm-route")) == (200, side), said
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{home.port}/v1", api_key="-")
         transcribe = client.audio.transcriptions.with_raw_response.create
         file = ("a.wav", bytes(100_000))
         answer = await deferToThread(lambda m=model, t=transcribe, f=file: t(model=m, file=f))
-        assert answer.headers["ctllm-side"] == side
+        assert answer.headers["ctllm-route"] == side
 
 
 async def script(home: Home, path: str, **script: Any) -> None:
@@ -284,7 +284,7 @@ async def test_what_changes_models_stays_here(home: Home) -> None:
     """A model that is removed, pulled or made is this machine's, even while its Ollama is gone."""
     await home.prefer("cloud")
     status, headers, _ = await home.ask("DELETE", "/api/delete", {"model": "phi3"})
-    assert (status, headers["ctllm-side"]) == (200, "local")
+    assert (status, headers["ctllm-route"]) == (200, "local")
     await home.ollama.stop(signal.SIGKILL)
     for method, path, body in (
         ("DELETE", "/api/delete", {"model": "qwen3"}),
@@ -311,7 +311,7 @@ async def test_without_an_ollama_of_its_own(home: Home) -> None:
     chat = {"model": "qwen3", "messages": [hello], "stream": False}
     for path in ("//api/chat", "/api/chat/", "/v1/chat/completions/"):
         status, headers, said = await home.ask("POST", path, chat)
-        assert (status, headers.get("ctllm-side")) == (200, "cloud"), said
+        assert (status, headers.get("ctllm-route")) == (200, "cloud"), said
     for method, path in (
         ("POST", "/chat/completions"), ("POST", "/v1/moderations"), ("GET", "/ctllm/desktops"),
         ("GET", "/x/../ctllm/session"),

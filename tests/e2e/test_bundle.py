@@ -71,7 +71,7 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge of the bundle")
     body = {"model": "llama3.2", "prompt": "hello", "stream": False}
     status, headers, _ = await cluster.http("POST", "/api/generate", body, port=endpoint)
-    assert (status, headers["ctllm-side"]) == (200, "local")
+    assert (status, headers["ctllm-route"]) == (200, "local")
     status, _, _ = await cluster.http("POST", "/api/generate", body, await cluster.token("alice"))
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● connected" in await run("status")

@@ -115,7 +115,7 @@ async def test_answers_outlive_their_container(
     await reader.end(5)
     assert not reader.whole
     kept = reader.kept
-    rest = await taken_up(faulty, reader.headers["ctllm-exchange"], len(kept), faulty.token)
+    rest = await taken_up(faulty, reader.headers["ctllm-request-id"], len(kept), faulty.token)
     assert rest.whole and sha256(kept + bytes(rest.body)) == sha256(whole(150))
     assert engine.containers() != [first] and faulty.numbers.asked == 1
 

@@ -16,7 +16,16 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Status, frame, json_frame, split
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    Desktop,
+    FrameKind,
+    Hello,
+    Status,
+    encode_frame,
+    encode_json_frame,
+    split_frames,
+)
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import children, linux
 from tests.e2e.raw_peers import RawCluster, raw_cluster
@@ -25,8 +34,10 @@ from tests.e2e.test_hostile_resources import resident
 from tests.e2e.test_hostile_tunnel import dialled
 
 pytestmark = linux
-HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("e" * 32, "evil")))
-STATUS = json_frame(Kind.STATUS, NO_EXCHANGE, Status("down", "1", ("evil\x00\x1b[2J\r\n",)))
+HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("e" * 32, "evil")))
+STATUS = encode_json_frame(
+    FrameKind.STATUS, CONNECTION_ID, Status("down", "1", ("evil\x00\x1b[2J\r\n",))
+)
 GOOD = b'{"status":200,"reason":"","headers":[]}'
 
 
@@ -73,8 +84,8 @@ class Bridge:
     def opened(self) -> bytes:
         """The id of the next exchange that the proxy opens."""
         for opcode, payload in self.messages():
-            for kind, id, _ in split(payload) if opcode == 2 else ():
-                if kind == Kind.OPEN:
+            for kind, id, _ in split_frames(payload) if opcode == 2 else ():
+                if kind == FrameKind.OPEN:
                     return id
         raise AssertionError("nothing was opened")
 
@@ -108,11 +119,11 @@ async def asked(faulty: RawCluster) -> tuple[int, bytes]:
 
 
 def _data(id: bytes, offset: int, piece: bytes) -> bytes:
-    return frame(Kind.DATA, id, struct.pack("!Q", offset) + piece)
+    return encode_frame(FrameKind.DATA, id, struct.pack("!Q", offset) + piece)
 
 
-def _number(kind: Kind, id: bytes, offset: int) -> bytes:
-    return frame(kind, id, struct.pack("!Q", offset))
+def _number(kind: FrameKind, id: bytes, offset: int) -> bytes:
+    return encode_frame(kind, id, struct.pack("!Q", offset))
 
 
 def _headers(*lines: tuple[str, str]) -> bytes:
@@ -121,19 +132,25 @@ def _headers(*lines: tuple[str, str]) -> bytes:
 
 #: What is said in answer to an exchange of that id; each ends the connection with 1002.
 ANSWERS: dict[str, Callable[[bytes], bytes]] = {
-    "a header that is two": lambda id: frame(Kind.HEAD, id, _headers(("A", "b\r\nEvil: 1"))),
-    "a name that is two": lambda id: frame(Kind.HEAD, id, _headers(("A\r\nEvil", "b"))),
-    "a giant head": lambda id: frame(Kind.HEAD, id, _headers(("A", "b" * 140_000))),
+    "a header that is two": lambda id: encode_frame(
+        FrameKind.HEAD, id, _headers(("A", "b\r\nEvil: 1"))
+    ),
+    "a name that is two": lambda id: encode_frame(FrameKind.HEAD, id, _headers(("A\r\nEvil", "b"))),
+    "a giant head": lambda id: encode_frame(FrameKind.HEAD, id, _headers(("A", "b" * 140_000))),
     "bytes before the head": lambda id: _data(id, 0, b"x"),
     "bytes over the window": lambda id: (
-        frame(Kind.HEAD, id, GOOD)
+        encode_frame(FrameKind.HEAD, id, GOOD)
         + b"".join(_data(id, at, bytes(262_144)) for at in (0, 262_144, 524_288))
     ),
-    "bytes from elsewhere": lambda id: frame(Kind.HEAD, id, GOOD) + _data(id, 1 << 40, b"x"),
-    "an acknowledgement of what was not sent": lambda id: _number(Kind.ACK, id, 1 << 40),
-    "an end elsewhere": lambda id: frame(Kind.HEAD, id, GOOD) + _number(Kind.END, id, 5),
-    "an attachment that nobody asked for": lambda id: _number(Kind.ATTACH, id, 0),
-    "an exchange that it opens itself": lambda id: frame(Kind.OPEN, b"y" * 16, b"{}"),
+    "bytes from elsewhere": lambda id: (
+        encode_frame(FrameKind.HEAD, id, GOOD) + _data(id, 1 << 40, b"x")
+    ),
+    "an acknowledgement of what was not sent": lambda id: _number(FrameKind.ACK, id, 1 << 40),
+    "an end elsewhere": lambda id: (
+        encode_frame(FrameKind.HEAD, id, GOOD) + _number(FrameKind.END, id, 5)
+    ),
+    "an attachment that nobody asked for": lambda id: _number(FrameKind.ATTACH, id, 0),
+    "an exchange that it opens itself": lambda id: encode_frame(FrameKind.OPEN, b"y" * 16, b"{}"),
     "bytes of somebody else's exchange": lambda id: _data(b"z" * 16, 0, b"x"),
     "a second greeting": lambda id: HELLO,
 }
@@ -175,8 +192,10 @@ async def test_floods_of_what_is_allowed(faulty: RawCluster) -> None:
         "pings": message(b"x" * 125, 0x89) * 500,
         "empty pieces": message(b"", 0x00) * 5000,
         "status upon status": message(STATUS * 1000),
-        "long lists": message(json_frame(Kind.STATUS, NO_EXCHANGE, Status("down", "1", models))),
-        "resets of nothing": message(_number(Kind.ACK, b"y" * 16, 0) * 1000),
+        "long lists": message(
+            encode_json_frame(FrameKind.STATUS, CONNECTION_ID, Status("down", "1", models))
+        ),
+        "resets of nothing": message(_number(FrameKind.ACK, b"y" * 16, 0) * 1000),
     }
     for name, flood in floods.items():
         bridge = await dial(faulty)

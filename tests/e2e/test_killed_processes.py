@@ -61,10 +61,10 @@ async def test_killed_in_mid_answer(
     for reader, token in zip(patient, (faulty.token, other, other), strict=True):
         await reader.end(5)
         assert not reader.whole
-        exchange, kept = reader.headers["ctllm-exchange"], reader.kept
+        exchange, kept = reader.headers["ctllm-request-id"], reader.kept
         rest = await taken_up(faulty, exchange, len(kept), token)
         assert rest.whole
-        assert rest.headers["ctllm-exchange"] == exchange
+        assert rest.headers["ctllm-request-id"] == exchange
         assert sha256(kept + bytes(rest.body)) == sha256(whole(LINES))
         thief = await (await faulty.take_up(exchange, 0, mallory)).end()
         assert thief.status in (404, 503)
@@ -87,7 +87,7 @@ async def test_the_clients_own_network(faulty: FaultyCluster) -> None:
         await patient.until_lines(40)
         assert len(faulty.numbers.under_way) == 2
         fail()
-        exchange, kept = patient.headers["ctllm-exchange"], patient.kept
+        exchange, kept = patient.headers["ctllm-request-id"], patient.kept
         rest = await (await faulty.take_up(exchange, len(kept), other)).end()
         assert (rest.status, rest.whole) == (200, True)
         assert sha256(kept + bytes(rest.body)) == sha256(whole(LINES))

@@ -32,7 +32,7 @@ class Returning:
         headers = {"ctllm_resume": "60", "ctllm_desktop": self.desktop}
         reader = await self.faulty.chat(LINES, INTERVAL, **headers)
         await wait_until(lambda: reader.status or reader.over, "a status")
-        exchange = reader.headers["ctllm-exchange"]
+        exchange = reader.headers["ctllm-request-id"]
         while not (await reader.end()).whole or reader.status == 503:
             assert reader.status in (0, 200, 503), bytes(reader.body)
             if reader.status == 200:

@@ -43,9 +43,13 @@ class Desk:
         self._failed = 0.0
         self._worked = False
         tunnel = Responder(
-            1 << 18, 30, 8, keep=0, desktop=Desktop(self.file.load().desktop_id, f"desk {number}")
+            1 << 18,
+            30,
+            8,
+            resume_buffer_bytes=0,
+            desktop=Desktop(self.file.load().desktop_id, f"desk {number}"),
         )
-        tunnel.accept = self.refuse
+        tunnel.request_handler = self.refuse
         self.bridge = Bridge(tunnel, self.session, reactor, (4, 4))
         self.bridge.on_state = self.changed
 

@@ -376,7 +376,7 @@ async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(cluste
     await thread(
         lambda: patient.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(3)
     )
-    exchange = patient.head()["ctllm-exchange"]
+    exchange = patient.head()["ctllm-request-id"]
     os.kill(await wired.proxy_pid(), signal.SIGKILL)
     assert not body_of(await thread(plain.rest))[1]
     first, whole = body_of(await thread(patient.rest))
@@ -402,7 +402,7 @@ async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(cluster
             b"0\r\n\r\n"
         )
     )
-    exchange = client.head()["ctllm-exchange"]
+    exchange = client.head()["ctllm-request-id"]
     body, _ = body_of(client.received)
     client.close()
     for offset in (0, 1, len(body) // 2, len(body)):
@@ -430,7 +430,7 @@ async def test_a_client_that_asked_to_resume_may_leave(cluster: Cluster) -> None
     await thread(
         lambda: client.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(2)
     )
-    exchange = client.head()["ctllm-exchange"]
+    exchange = client.head()["ctllm-request-id"]
     client.close()
     [record] = [r for r in cluster.ollama.requests if r.path == "/api/chat"]
     await record.closed

@@ -13,7 +13,14 @@ from typing import Any
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, frame, json_frame
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    Desktop,
+    FrameKind,
+    Hello,
+    encode_frame,
+    encode_json_frame,
+)
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder
 
@@ -54,10 +61,12 @@ class SilentSink:
     def resume_request_body(self) -> None: ...
 
 
-def opener(rng: Random) -> Initiator:
+def initiator(rng: Random) -> Initiator:
     """A proxy's end, greeted, with some exchanges under way."""
     made = Initiator(WINDOW, 30, MOST)
-    made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW, Desktop("d", "d"))))
+    made.receive_message(
+        encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW, Desktop("d", "d")))
+    )
     for _ in range(rng.randrange(1, 8)):
         asked = made.start_request(POST, SilentSink(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
         asked.write(bytes(rng.randrange(1, 2000)))
@@ -65,37 +74,37 @@ def opener(rng: Random) -> Initiator:
             asked.finish()
         if rng.random() < 0.2:
             asked.pause_response()
-    made.outgoing()
+    made.next_message()
     return made
 
 
-def answerer(rng: Random) -> Responder:
+def responder(rng: Random) -> Responder:
     """A desktop's end, greeted; work answers by itself."""
-    made = Responder(WINDOW, 30, MOST, keep=WINDOW, desktop=Desktop("d", "d"))
+    made = Responder(WINDOW, 30, MOST, resume_buffer_bytes=WINDOW, desktop=Desktop("d", "d"))
     callers: list[Any] = []
 
     def accept(caller: Any, head: RequestHead) -> Any:
         callers.append(caller)
         return SilentSink()
 
-    made.accept = accept
-    made.connected()
-    made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, WINDOW)))
+    made.request_handler = accept
+    made.connection_made()
+    made.receive_message(encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW)))
     for _ in range(rng.randrange(1, 8)):
         payload = b'{"method":"GET","target":"/","headers":[],"resume":%d}' % rng.choice((0, 9))
-        made.receive(frame(Kind.OPEN, rng.randbytes(16), payload))
+        made.receive_message(encode_frame(FrameKind.OPEN, rng.randbytes(16), payload))
     for caller in callers:
         caller.write_head(OK)
         caller.write(bytes(rng.randrange(1, 500)))
         if rng.random() < 0.5:
             caller.finish()
-    made.outgoing()
+    made.next_message()
     return made
 
 
 def held(end: Any) -> int:
     """How many bytes of bodies an end keeps."""
-    return sum(exchange.out.held for exchange in end.exchanges.values())
+    return sum(stream.send_buffer.buffered for stream in end.streams.values())
 
 
 _HEADS = ({"status": 200, "reason": "", "headers": []},
@@ -112,14 +121,14 @@ _OFFSETS = (0, 1, 2, 100, WINDOW, WINDOW + 1, 65536, 1 << 31, (1 << 63) - 1, (1 
 def some_frame(rng: Random, ids: list[bytes]) -> bytes:
     """One frame, as a rule of a right form."""
     kind = rng.choice((3, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8, 9, rng.randrange(256)))
-    unknown = rng.choice((NO_EXCHANGE, bytes(15) + b"x"))
+    unknown = rng.choice((CONNECTION_ID, bytes(15) + b"x"))
     id = rng.choice(ids) if ids and rng.random() < 0.9 else unknown
     if kind in (5, 6, 8, 9):
         payload = rng.choice((*_OFFSETS, rng.randrange(2000))).to_bytes(8, "big")
         payload += rng.randbytes(rng.randrange(1, 50)) if kind == 5 else b""
     else:
         payload = json.dumps(rng.choice(_HEADS)).encode()
-    made = frame(kind, id, payload)  # type: ignore[arg-type]
+    made = encode_frame(kind, id, payload)  # type: ignore[arg-type]
     return mutated(rng, made) if rng.random() < 0.3 else made
 
 
@@ -144,22 +153,22 @@ def attack(rng: Random, frames: int) -> int:
     """Send so many frames, at new ends after each violation; give how many violations."""
     violations, sent = 0, 0
     while sent < frames:
-        end: Any = rng.choice((opener, answerer))(rng)
+        end: Any = rng.choice((initiator, responder))(rng)
         bound = (MOST + 1) * 4 * WINDOW
         for _ in range(rng.randrange(1, 40)):
             count = rng.choice((1, 1, 1, 3))
-            message = b"".join(some_frame(rng, list(end.exchanges)) for _ in range(count))
+            message = b"".join(some_frame(rng, list(end.streams)) for _ in range(count))
             sent += count
             try:
-                end.receive(message)
-                end.outgoing()
+                end.receive_message(message)
+                end.next_message()
             except ProtocolViolation as violation:
                 violations += 1
-                end.violated(violation)
-                assert not end.exchanges
+                end.terminate(violation)
+                assert not end.streams
                 break
-            assert len(end.exchanges) <= MOST and held(end) <= bound, held(end)
-        end.disconnected(0.0)
-        end.sweep(1e9)
-        assert not end.exchanges
+            assert len(end.streams) <= MOST and held(end) <= bound, held(end)
+        end.connection_lost(0.0)
+        end.remove_expired(1e9)
+        assert not end.streams
     return violations

@@ -15,13 +15,20 @@ from typing import Any
 import txaio
 from twisted.internet.task import Clock
 
-from ctllm.tunnel.frames import MAX_MESSAGE, NO_EXCHANGE, Desktop, Hello, Kind, json_frame
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    MAX_MESSAGE,
+    Desktop,
+    FrameKind,
+    Hello,
+    encode_json_frame,
+)
 from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSocketFactory
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket
 from tests.fuzz.http import ClosingTransport, pieces
-from tests.fuzz.tunnel import answerer, mutated, opener, some_frame
+from tests.fuzz.tunnel import initiator, mutated, responder, some_frame
 
-HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("d" * 32, "d")))
+HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("d" * 32, "d")))
 UPGRADE = (
     b"GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -37,12 +44,12 @@ _LENGTHS = (0, 1, 125, 126, 65535, 65536, MAX_MESSAGE, MAX_MESSAGE + 1, 1 << 40,
 
 def proxy(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
     """The proxy's end, open, and most often greeted."""
-    end: Any = opener(rng)
-    end.disconnected(0.0)
+    end: Any = initiator(rng)
+    end.connection_lost(0.0)
 
     def greeted(socket: Any, message: bytes) -> None:
         socket.attach_tunnel(end)
-        end.receive(message)
+        end.receive_message(message)
 
     socket, wire = (
         ProxyWebSocketFactory(clock, greeted, 20, 10).buildProtocol(None),
@@ -57,11 +64,11 @@ def proxy(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
 
 def bridge(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
     """The bridge's end, open."""
-    end: Any = answerer(rng)
-    end.disconnected(0.0)
+    end: Any = responder(rng)
+    end.connection_lost(0.0)
 
     def make() -> BridgeWebSocket:
-        return BridgeWebSocket(clock, end, lambda _: end.connected(), lambda *_: None)
+        return BridgeWebSocket(clock, end, lambda _: end.connection_made(), lambda *_: None)
 
     socket: Any = BridgeWebSocketFactory("ws://x/ws/tunnel", {}, clock, make, 20, 10).buildProtocol(
         None

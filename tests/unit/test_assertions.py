@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth import jws
-from ctllm.auth.session_assertions import ASSERTION, LIFE, Verifier
+from ctllm.auth.session_assertions import ASSERTION, LIFETIME_SECONDS, AssertionVerifier
 from ctllm.cloud.identity import AccessTokenIssuer, AssertionSigner, User
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import BadConfiguration, Forbidden, Unauthorized
@@ -28,7 +28,7 @@ def body(**changes: object) -> dict[str, object]:
         "aud": PROXY,
         "scope": "use",
         "iat": int(START),
-        "exp": int(START) + LIFE,
+        "exp": int(START) + LIFETIME_SECONDS,
     }
     claims.update(changes)
     return {name: value for name, value in claims.items() if value is not None}
@@ -41,7 +41,7 @@ class Case(SynchronousTestCase):
         self.time = START
         self.key = Ed25519PrivateKey.generate()
         self.assertions = AssertionSigner(self.key, self.now)
-        self.verifier = Verifier(jws.public_text(self.key), PROXY, self.now)
+        self.verifier = AssertionVerifier(jws.encode_public_key(self.key), PROXY, self.now)
 
     def now(self) -> float:
         return self.time
@@ -61,7 +61,7 @@ class VerifierTests(Case):
         claims = self.verifier.verify(self.assertions.sign(PROXY, USE))
         self.assertEqual(claims.subject, PROXY.removeprefix("ctllm-proxy-"))
         self.assertEqual(claims.scopes, USE)
-        self.assertEqual(claims.expires, START + LIFE)
+        self.assertEqual(claims.expires, START + LIFETIME_SECONDS)
 
     def test_text_and_bytes(self) -> None:
         """Header values may come as bytes or text."""
@@ -90,7 +90,7 @@ class VerifierTests(Case):
             {"scope": "serve use"},
             {"exp": None},
             {"iat": None},
-            {"exp": str(int(START) + LIFE)},
+            {"exp": str(int(START) + LIFETIME_SECONDS)},
             {"admin": True},
         ):
             self.refused(self.signed(**changes))
@@ -98,16 +98,16 @@ class VerifierTests(Case):
     def test_expired(self) -> None:
         """Five seconds after its end an assertion is refused, with that reason."""
         token = self.signed()
-        self.time = START + LIFE + 4
+        self.time = START + LIFETIME_SECONDS + 4
         self.verifier.verify(token)
-        self.time = START + LIFE + 5
+        self.time = START + LIFETIME_SECONDS + 5
         self.assertIn("expired", self.refused(token))
 
     def test_known_expires(self) -> None:
         """Having been verified before does not make an assertion live longer."""
         token = self.signed()
         self.verifier.verify(token)
-        self.time = START + LIFE + 5
+        self.time = START + LIFETIME_SECONDS + 5
         self.assertIn("expired", self.refused(token))
 
     def test_future(self) -> None:
@@ -129,14 +129,19 @@ class VerifierTests(Case):
     def test_public_key_as_secret(self) -> None:
         """A MAC keyed with the public key is no signature."""
         public = self.key.public_key().public_bytes_raw()
-        for secret in (public, jws.to_text(public).encode()):
+        for secret in (public, jws.encode_base64url(public).encode()):
             headers = {"typ": "ctllm-assertion+jwt"}
             self.refused(jwt.encode(body(), secret, algorithm="HS256", headers=headers))
 
     def test_unsigned_under_right_header(self) -> None:
         """The right header with no, a short, or a random signature is refused."""
         signed = self.signed().rpartition(".")[0]
-        for signature in ("", "AA", jws.to_text(bytes(64)), jws.to_text(bytes(65))):
+        for signature in (
+            "",
+            "AA",
+            jws.encode_base64url(bytes(64)),
+            jws.encode_base64url(bytes(65)),
+        ):
             self.refused(f"{signed}.{signature}")
         self.refused(signed)
 
@@ -179,13 +184,13 @@ class VerifierTests(Case):
 
     def test_giant(self) -> None:
         """More than 8 KiB is refused for its length before anything is read."""
-        self.assertIn("too long", self.refused(self.signed() + "A" * jws.MAX_TOKEN))
-        self.assertIn("too long", self.refused(self.signed(scope="u" * jws.MAX_TOKEN)))
+        self.assertIn("too long", self.refused(self.signed() + "A" * jws.MAX_TOKEN_SIZE))
+        self.assertIn("too long", self.refused(self.signed(scope="u" * jws.MAX_TOKEN_SIZE)))
 
     def test_bad_public_key(self) -> None:
         """A public key that is none stops the start, with a sentence."""
-        for text in ("", "AA", "!" * 43, jws.to_text(bytes(33)), "é" * 43):
-            error = self.assertRaises(BadConfiguration, Verifier, text, PROXY, self.now)
+        for text in ("", "AA", "!" * 43, jws.encode_base64url(bytes(33)), "é" * 43):
+            error = self.assertRaises(BadConfiguration, AssertionVerifier, text, PROXY, self.now)
             self.assertIn("public key", error.message)
 
 
@@ -197,17 +202,18 @@ class AssertionsTests(Case):
         self.time = time.time()
         token = self.assertions.sign(PROXY, USE)
         claims = jwt.decode(token, self.key.public_key(), algorithms=["EdDSA"], audience=PROXY)
-        self.assertEqual(claims, body(iat=int(self.time), exp=int(self.time) + LIFE))
+        self.assertEqual(claims, body(iat=int(self.time), exp=int(self.time) + LIFETIME_SECONDS))
         self.assertEqual(jwt.get_unverified_header(token)["typ"], "ctllm-assertion+jwt")
 
     def test_again_for_half_its_life(self) -> None:
         """The same assertion is given until half of its life is over, then a new one."""
         first = self.assertions.sign(PROXY, USE)
-        self.time = START + LIFE / 2 - 1
+        self.time = START + LIFETIME_SECONDS / 2 - 1
         self.assertEqual(self.assertions.sign(PROXY, USE), first)
-        self.time = START + LIFE / 2
+        self.time = START + LIFETIME_SECONDS / 2
         self.assertEqual(
-            self.verifier.verify(self.assertions.sign(PROXY, USE)).expires, self.time + LIFE
+            self.verifier.verify(self.assertions.sign(PROXY, USE)).expires,
+            self.time + LIFETIME_SECONDS,
         )
 
     def test_never_somebody_elses(self) -> None:

@@ -20,7 +20,7 @@ from ctllm.desktop.reconnect_backoff import MAX_DELAY, MAX_FIRST_DELAY
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, json_frame
+from ctllm.tunnel.frames import CONNECTION_ID, Desktop, FrameKind, Reason, encode_json_frame
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
@@ -77,7 +77,7 @@ class Refusing(Protocol):
 
 
 class Cloud:
-    """What is dialled: it refuses, answers with 401, or has an opener behind a WebSocket."""
+    """What is dialled: it refuses, answers with 401, or has an initiator behind a WebSocket."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock: Any = clock
@@ -90,7 +90,7 @@ class Cloud:
         self.seen: list[bytes] = []
         self.refuses = b""
         self.silent = False  # takes connections and says nothing on them
-        self.opener = Initiator(1 << 18, 30, 8)
+        self.initiator = Initiator(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
@@ -116,13 +116,14 @@ class Cloud:
         if self.unwelcome == b"silently":
             socket.close_gracefully()
             return
-        self.opener.up = False
-        socket.attach_tunnel(self.opener)
-        self.opener.receive(message)
+        self.initiator.is_established = False
+        socket.attach_tunnel(self.initiator)
+        self.initiator.receive_message(message)
         if self.unwelcome:
             reason = Reason(self.unwelcome.decode(), "somebody took over")
             socket.close_gracefully(
-                self.opener.outgoing() + json_frame(Kind.BYE, NO_EXCHANGE, reason)
+                self.initiator.next_message()
+                + encode_json_frame(FrameKind.BYE, CONNECTION_ID, reason)
             )
 
     def move(self) -> bool:
@@ -138,8 +139,10 @@ class Case(SynchronousTestCase):
         self.cloud = Cloud(self.clock)
         self.patch(module, "endpoint_for_url", lambda url, reactor: self.cloud)
         self.session = Session()
-        self.tunnel = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
-        self.tunnel.accept = self.accept
+        self.tunnel = Responder(
+            1 << 18, 30, 8, resume_buffer_bytes=0, desktop=Desktop("a" * 32, "home")
+        )
+        self.tunnel.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.calls: list[FakeRequestSink] = []
         self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
@@ -191,7 +194,7 @@ class Dialling(Case):
         """The tunnel is up, and whoever shows the state has heard so."""
         self.start()
         self.assertEqual(self.states, ["connecting", "connected"])
-        self.assertTrue(self.cloud.opener.up and self.tunnel.up)
+        self.assertTrue(self.cloud.initiator.is_established and self.tunnel.is_established)
 
     def test_backoff(self) -> None:
         """Attempts become rarer, down to one in half a minute, and nobody can say when."""
@@ -239,7 +242,7 @@ class Dialling(Case):
     def test_while_an_answer_waits(self) -> None:
         """Attempts do not become rare before the answer's time is over; then they do."""
         self.start()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
         self.cloud.refusal = ConnectionRefusedError()
         self.lose()
@@ -273,9 +276,9 @@ class Dialling(Case):
         """It is given up within the time of a handshake; the answers under way wait for another."""
         self.start()
         heard = FakeResponseSink()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
-        self.cloud.opener.grace = self.tunnel.grace = 300
+        self.cloud.initiator.grace = self.tunnel.grace = 300
         self.cloud.unwelcome = b"mute"
         self.lose()
         self.wait(MAX_FIRST_DELAY + 0.2)
@@ -328,12 +331,12 @@ class Dialling(Case):
         """What was being answered ends with an error, and nothing is dialled until a sign-in."""
         self.start()
         heard = FakeResponseSink()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         self.session.out = True
         self.wait(1.5)
         self.assertIsInstance(heard.outcome, DesktopLost)
-        self.assertFalse(self.tunnel.up)
+        self.assertFalse(self.tunnel.is_established)
         self.wait(5)
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("signed out", 1))
         self.session.out, self.session.signed_in = False, 2
@@ -343,14 +346,14 @@ class Dialling(Case):
     def test_a_sign_in_that_was_revoked(self) -> None:
         """What Ollama was answering is told to stop, since nobody may take it up any more."""
         self.start()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
-        self.assertEqual(len(self.tunnel.exchanges), 1)
+        self.assertEqual(len(self.tunnel.streams), 1)
         self.session.refusal = Unauthorized("You were signed out.")
         self.lose()
         self.wait(MAX_FIRST_DELAY + 0.2)
         self.assertEqual(self.bridge.state, "signed out")
-        self.assertEqual(len(self.tunnel.exchanges), 0)
+        self.assertEqual(len(self.tunnel.streams), 0)
         self.assertIsInstance(self.calls[0].calls[-1], DesktopLost)
 
     def test_a_cloud_that_has_no_room_yet(self) -> None:
@@ -396,7 +399,7 @@ class Dialling(Case):
         """It goes on over the next one."""
         self.start()
         heard = FakeResponseSink()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.pumps[-1].clientIO.loseConnection()
         self.settle()
@@ -430,7 +433,7 @@ class Hurrying(Case):
         """At once over a new connection, where answers go on."""
         self.start()
         heard = FakeResponseSink()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard).finish()
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         before = self.clock.seconds()
         self.bridge.reconnect_now("a test")
@@ -513,7 +516,7 @@ class Stopping(Case):
         """Clients that are being answered hear of it at once; their work is cancelled."""
         self.start()
         heard = FakeResponseSink()
-        self.cloud.opener.start_request(RequestHead(b"GET", b"/"), heard)
+        self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         stopped = self.bridge.stopService()
         self.settle()

@@ -21,7 +21,7 @@ from ctllm.errors import (
 )
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
-from ctllm.ollama.model_sniffer import ModelName
+from ctllm.ollama.model_sniffer import JsonModelSniffer
 from ctllm.relay.replay_buffer import ReplayBuffer
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink, FakeUpstream
 
@@ -80,7 +80,7 @@ class Case(SynchronousTestCase):
 
     def make(self, keeps: bool = True, **limits: int) -> FailoverRequest:
         self.body = ReplayBuffer(self.room, keeps, **limits)
-        name = ModelName(("model",))
+        name = JsonModelSniffer(("model",))
         return FailoverRequest(self.routes, CHAT, self.app, name, self.body)
 
     def caller(self, side: Route, number: int = -1) -> Any:

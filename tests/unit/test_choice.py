@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctllm.errors import DesktopOffline, NotFound, ServiceUnavailable
 from ctllm.http.message.head import RequestHead
-from ctllm.proxy.desktop_selection import NEWS
+from ctllm.proxy.desktop_selection import MODEL_CHANGE_TTL
 from ctllm.tunnel.frames import Status
 from tests.unit.fakes import FakeResponseSink
 from tests.unit.test_rendezvous import CHAT, OK, Desk, asking
@@ -20,7 +20,7 @@ class WithoutModel(Case):
         """An offline user hears so, and when to try again."""
         error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(error.retry_after, 5)
-        self.assertEqual(self.here.exchanges, 0)
+        self.assertEqual(self.here.stream_count, 0)
 
     def test_the_one_there_is(self) -> None:
         """Whatever its Ollama: it says for itself what is wrong."""
@@ -38,7 +38,7 @@ class WithoutModel(Case):
         self.open()
         self.assertEqual(len(newer.heads), 1)
         for desk in (newer, real):
-            desk.tunnel.tell(Status("down"))
+            desk.tunnel.send_status(Status("down"))
         self.settle()
         self.open()
         self.assertEqual(len(demo.heads), 1)
@@ -72,9 +72,9 @@ class WithoutModel(Case):
         """By a name that fits into a header."""
         self.desk("Büro 100%")
         asking = self.here.start_request(CHAT, FakeResponseSink())
-        told = dict(self.here.told(asking))
+        told = dict(self.here.response_headers(asking))
         self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
-        self.assertEqual(told[b"Ctllm-Exchange"], asking.id.hex().encode())
+        self.assertEqual(told[b"Ctllm-Request-Id"], asking.id.hex().encode())
 
     def test_no_such_desktop(self) -> None:
         """It does not go elsewhere instead."""
@@ -97,7 +97,7 @@ class WithoutModel(Case):
         for _ in range(4):
             self.open()
         self.assertRaises(ServiceUnavailable, self.here.start_request, CHAT, FakeResponseSink())
-        self.assertEqual(self.here.exchanges, 4)
+        self.assertEqual(self.here.stream_count, 4)
         desk.callers[0].write_head(OK)
         desk.callers[0].finish()
         self.settle()
@@ -107,13 +107,13 @@ class WithoutModel(Case):
         """Those whose Ollama or demo is there, the best first; a desktop that is named is alone."""
         down, demo, real, silent = (self.desk(name, name) for name in ("down", "demo", "up", ""))
         newest = self.desk("newest", "up")
-        able = [meeting.desktop.id for meeting in self.here.able(CHAT)]
+        able = [meeting.identity.id for meeting in self.here.candidates(CHAT)]
         self.assertEqual(able, [newest.id, real.id, demo.id])
-        self.assertEqual(self.here.able(asking(to=down.id)), [])
+        self.assertEqual(self.here.candidates(asking(to=down.id)), [])
         newest.lose(self.clock.seconds())
-        silent.tunnel.tell(Status("up"))
+        silent.tunnel.send_status(Status("up"))
         self.settle()
-        able = [meeting.desktop.id for meeting in self.here.able(CHAT)]
+        able = [meeting.identity.id for meeting in self.here.candidates(CHAT)]
         self.assertEqual(able, [silent.id, real.id, demo.id])
 
 
@@ -169,7 +169,7 @@ class ByModel(Case):
         """Also that it has a model no more."""
         one, two = self.desk("a", "up", "x:1"), self.desk("b", "up", "y:1")
         self.assertIs(self.where("x:1"), one)
-        one.tunnel.tell(Status("up", "0.5.1", ("z:1",)))
+        one.tunnel.send_status(Status("up", "0.5.1", ("z:1",)))
         self.settle()
         self.assertIs(self.where("x:1"), two)
         self.assertIs(self.where("z:1"), one)
@@ -187,7 +187,7 @@ class ByModel(Case):
         self.assertIs(self.where("x:1", COPY), one)
         self.assertIs(self.where("new"), one)
         self.assertIs(self.where("y:1"), two)
-        self.clock.advance(NEWS + 1)
+        self.clock.advance(MODEL_CHANGE_TTL + 1)
         self.assertIs(self.where("new"), two)
 
     def test_a_desktop_that_is_named(self) -> None:

@@ -14,7 +14,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
-from ctllm.auth.api_keys import owner_tag, tag_in
+from ctllm.auth.api_keys import owner_tag, parse_owner_tag
 from ctllm.cli import main
 from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
@@ -85,7 +85,7 @@ class CommandTests(SynchronousTestCase):
         """Made (and printed alone, for scripts), listed by name, revoked."""
         self.signed_in()
         key = self.run_("keys", "add", "laptop").strip()
-        self.assertEqual(tag_in(key), owner_tag(ANN.user_id))
+        self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
         self.run_("keys", "add", "car")
         self.assertEqual(self.run_("keys", "ls"), "car\nlaptop\n")
         self.assertEqual(self.run_("keys"), "car\nlaptop\n")

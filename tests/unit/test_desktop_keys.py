@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.api_keys import key_hash, owner_tag, tag_in
+from ctllm.auth.api_keys import hash_key, owner_tag, parse_owner_tag
 from ctllm.desktop.api_key_lease import (
     LEASE_SECONDS,
     POLL_INTERVAL,
@@ -29,7 +29,7 @@ class Making(Case):
         """It is its owner's, it is kept, and no other is touched."""
         self.save(ANN, old="k")
         key = create_api_key(self.file, "new")
-        self.assertEqual(tag_in(key), owner_tag(ANN.user_id))
+        self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
         self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"old": "k", "new": key}))
 
     def test_refused(self) -> None:
@@ -118,15 +118,15 @@ class Leasing(SynchronousTestCase):
         """Hashes, not keys."""
         self.assertFalse(self.lease.is_current)
         self.lease.startService()
-        self.assertEqual(self.session.told, [[key_hash("1")]])
+        self.assertEqual(self.session.told, [[hash_key("1")]])
         self.assertTrue(self.lease.is_current)
 
     def test_which_may_manage(self) -> None:
         """They are told apart by their hashes."""
         self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"}, ("two",))
         self.lease.startService()
-        self.assertEqual(self.session.told, [sorted([key_hash("1"), key_hash("2")])])
-        self.assertEqual(self.session.managing, [key_hash("2")])
+        self.assertEqual(self.session.told, [sorted([hash_key("1"), hash_key("2")])])
+        self.assertEqual(self.session.managing, [hash_key("2")])
 
     def test_renewed(self) -> None:
         """Often enough that one failure does no harm, and no more often."""
@@ -141,7 +141,7 @@ class Leasing(SynchronousTestCase):
         self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"})
         self.assertFalse(self.lease.is_current)
         self.wait(POLL_INTERVAL)
-        self.assertEqual(self.session.told[-1], sorted([key_hash("1"), key_hash("2")]))
+        self.assertEqual(self.session.told[-1], sorted([hash_key("1"), hash_key("2")]))
         self.session.known = Credentials("d" * 32, ANN, {})
         self.wait(POLL_INTERVAL)
         self.assertEqual(self.session.told[-1], [])

@@ -19,9 +19,9 @@ from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ipc import messages, protocol
 from ctllm.tunnel import frames
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Kind, Reason, Status
+from ctllm.tunnel.frames import CONNECTION_ID, Desktop, FrameKind, Reason, Status
 from ctllm.tunnel.initiator import Initiator
-from ctllm.tunnel.peer import REMEMBERED
+from ctllm.tunnel.peer import MAX_CLOSED_IDS
 from ctllm.tunnel.responder import Responder, ResponderStream
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ class TunnelPageTests(TestCase):
             for number, name, _, _, most in tables(TUNNEL, 5)
             if number.isdigit()
         }
-        true = {int(kind): (kind.name, frames._MAX_PAYLOAD[kind]) for kind in Kind}
+        true = {int(kind): (kind.name, frames._MAX_PAYLOAD[kind]) for kind in FrameKind}
         self.assertEqual(told, true)
 
     def test_codes(self) -> None:
@@ -130,7 +130,7 @@ class TunnelPageTests(TestCase):
             f"{frames.MAX_MESSAGE:,} bytes",
             f"1 to {frames.MAX_DATA:,} bytes",
             f"{KEYS['proxy.stream_window_bytes'].default} unless configured",
-            f"the last {REMEMBERED})",
+            f"the last {MAX_CLOSED_IDS})",
         ):
             self.assertIn(said, text)
 
@@ -139,7 +139,7 @@ class TunnelPageTests(TestCase):
         told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
         said: dict[str, bytes] = {}
         desktop = Desktop("00112233445566778899aabbccddeeff", "attic")
-        bridge = Responder(262144, 30, 8, keep=0, desktop=desktop)
+        bridge = Responder(262144, 30, 8, resume_buffer_bytes=0, desktop=desktop)
         proxy = Initiator(262144, 30, 8)
         works: list[ResponderStream] = []
 
@@ -149,12 +149,12 @@ class TunnelPageTests(TestCase):
 
         def speak(name: str) -> None:
             speaker, hearer = (bridge, proxy) if name.startswith("bridge") else (proxy, bridge)
-            said[name] = speaker.outgoing()
-            hearer.receive(said[name])
+            said[name] = speaker.next_message()
+            hearer.receive_message(said[name])
 
-        bridge.accept = accept
-        bridge.tell(Status("up", "0.12.6", ("llama3.2:latest",)))
-        bridge.connected()
+        bridge.request_handler = accept
+        bridge.send_status(Status("up", "0.12.6", ("llama3.2:latest",)))
+        bridge.connection_made()
         for name in ("bridge-1", "proxy-1", "bridge-2"):
             speak(name)
         client = Client()
@@ -169,7 +169,7 @@ class TunnelPageTests(TestCase):
         for name in ("bridge-4", "proxy-3"):
             speak(name)
         self.assertEqual((client.got, client.ended), (ANSWER, True))
-        self.assertEqual((proxy.exchanges, bridge.exchanges), ({}, {}))
+        self.assertEqual((proxy.streams, bridge.streams), ({}, {}))
         self.assertEqual({name: told[name].hex() for name in said}, hexed(said))
 
     def test_other_frames(self) -> None:
@@ -177,11 +177,11 @@ class TunnelPageTests(TestCase):
         told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
         replaced = Reason("replaced", "a newer connection of this desktop took over")
         true = {
-            "attach": frames.offset_frame(Kind.ATTACH, EXCHANGE, 12),
-            "reset": frames.json_frame(
-                Kind.RESET, EXCHANGE, Reason("cancelled", "the client left")
+            "attach": frames.encode_offset_frame(FrameKind.ATTACH, EXCHANGE, 12),
+            "reset": frames.encode_json_frame(
+                FrameKind.RESET, EXCHANGE, Reason("cancelled", "the client left")
             ),
-            "bye": frames.json_frame(Kind.BYE, NO_EXCHANGE, replaced),
+            "bye": frames.encode_json_frame(FrameKind.BYE, CONNECTION_ID, replaced),
         }
         self.assertEqual({name: told[name].hex() for name in true}, hexed(true))
 

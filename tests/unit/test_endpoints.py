@@ -12,14 +12,14 @@ from ctllm.http.message.head import RequestHead
 from ctllm.ollama.api import (
     ENDPOINTS,
     Scope,
-    canonical,
+    can_any_ollama_answer,
+    canonical_model,
     canonical_request,
     changes_models,
-    endpoint_of,
-    is_anywhere,
+    find_endpoint,
     model_fields,
     model_in_path,
-    refusal,
+    refusal_error,
 )
 
 #: Ollama's own description, where it lies beside the checkout.
@@ -120,7 +120,7 @@ class Endpoints(TestCase):
             self.assertGreater(len(operations), 10)
             self.assertEqual([each for each in operations if each not in DECIDED], [])
         for line, scope in DECIDED.items():
-            found = endpoint_of(asked(line))
+            found = find_endpoint(asked(line))
             assert found is not None, line
             self.assertEqual(found.scope, scope, line)
         decided = {line.partition(" ")[2].rpartition("/")[0] + "/" for line in DECIDED}
@@ -135,20 +135,20 @@ class Endpoints(TestCase):
             "POST /chat/completions", "GET /API/tags", "POST /api/chat/more", "GET /metrics",
             "DELETE /api/user/keys", "POST /api/blobs",
         ):  # fmt: skip
-            self.assertIsNone(endpoint_of(asked(line)), line)
-            self.assertIsInstance(refusal(asked(line), "no"), Forbidden, line)
-            self.assertFalse(is_anywhere(asked(line)))
+            self.assertIsNone(find_endpoint(asked(line)), line)
+            self.assertIsInstance(refusal_error(asked(line), "no"), Forbidden, line)
+            self.assertFalse(can_any_ollama_answer(asked(line)))
         for line, allow in (
             ("GET /api/chat", "POST"),
             ("PUT /api/tags", "GET"),
             ("GET /api/blobs/sha256:00", "HEAD, POST"),
         ):
-            self.assertIsNone(endpoint_of(asked(line)), line)
-            error = refusal(asked(line), "no")
+            self.assertIsNone(find_endpoint(asked(line)), line)
+            error = refusal_error(asked(line), "no")
             assert isinstance(error, MethodNotAllowed), line
             self.assertEqual(error.allow, allow)
         for line in ("OPTIONS /api/delete", "HEAD /api/ps", "OPTIONS /"):
-            found = endpoint_of(asked(line))
+            found = find_endpoint(asked(line))
             assert found is not None
             self.assertEqual(found.scope, Scope.USE, line)
 
@@ -193,7 +193,7 @@ class Endpoints(TestCase):
             for method in (b"DELETE", b"GET", b"POST"):
                 head = RequestHead(method, target.encode())
                 self.assertEqual(canonical_request(head), head, target)
-                self.assertIsNone(endpoint_of(head), target)
+                self.assertIsNone(find_endpoint(head), target)
 
     def test_what_changes_models(self) -> None:
         """Pushing does not; reading does not."""
@@ -212,11 +212,11 @@ class Endpoints(TestCase):
             "registry.ollama.ai/library/llama3.2:latest",
             "https://registry.ollama.ai/library/llama3.2",
         ):
-            self.assertEqual(canonical(name), "llama3.2:latest", name)
+            self.assertEqual(canonical_model(name), "llama3.2:latest", name)
         for name, other in (
             ("llama3.2:1b", "llama3.2:1b"),
             ("me/llama3.2", "me/llama3.2:latest"),
             ("host:5000/me/llama3.2", "host:5000/me/llama3.2:latest"),
             ("", ":latest"),
         ):
-            self.assertEqual(canonical(name), other)
+            self.assertEqual(canonical_model(name), other)

@@ -13,9 +13,9 @@ from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.api_keys import key_hash, new_key
-from ctllm.auth.jws import public_text
-from ctllm.auth.session_assertions import ISSUER, Verifier
+from ctllm.auth.api_keys import generate_key, hash_key
+from ctllm.auth.jws import encode_public_key
+from ctllm.auth.session_assertions import ISSUER, AssertionVerifier
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.gateway import Gateway
@@ -270,7 +270,7 @@ class Routing(Case):
         )  # fmt: skip
         headers = self.asked[-1].headers
         proxy = self.proxies.ensured[0]
-        verifier = Verifier(public_text(self.key), proxy, self.clock.seconds)
+        verifier = AssertionVerifier(encode_public_key(self.key), proxy, self.clock.seconds)
         claims = verifier.verify(get_header(headers, b"ctllm-assertion") or b"")
         self.assertEqual((claims.scopes, ANN.subject in claims.subject), (frozenset({USE}), False))
         names = [name.lower() for name, _ in headers]
@@ -286,7 +286,9 @@ class Routing(Case):
 
     def scopes_told(self) -> list[frozenset[str]]:
         """What the proxy was told of whoever asked, request by request."""
-        verifier = Verifier(public_text(self.key), proxy_id(INSTANCE, ANN.id), self.clock.seconds)
+        verifier = AssertionVerifier(
+            encode_public_key(self.key), proxy_id(INSTANCE, ANN.id), self.clock.seconds
+        )
         assertions = [get_header(head.headers, b"ctllm-assertion") or b"" for head in self.asked]
         return [verifier.verify(assertion).scopes for assertion in assertions]
 
@@ -507,9 +509,9 @@ class Tokens(Case):
 
     def test_api_keys(self) -> None:
         """They use models and manage nothing, for as long as their desktop says so."""
-        key = new_key(ANN.id)
+        key = generate_key(ANN.id)
         path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
-        self.ask(path, {"hashes": [key_hash(key)], "seconds": 60}, **self.bearer())
+        self.ask(path, {"hashes": [hash_key(key)], "seconds": 60}, **self.bearer())
         self.assertEqual(self.status(X_Api_Key=key), 0)
         self.assertEqual(self.ask("GET /ctllm/session", X_Api_Key=key), 403)
         self.assertEqual(self.ask("GET /ws/tunnel", X_Api_Key=key, Upgrade="websocket"), 403)
@@ -627,7 +629,9 @@ class Tunnels(Case):
         for gone in (b"bearer", b"cookie", b": y\r\n"):
             self.assertNotIn(gone, head.lower())
         token = head.partition(b"Ctllm-Assertion: ")[2].partition(b"\r\n")[0]
-        verifier = Verifier(public_text(self.key), self.proxies.ensured[0], self.clock.seconds)
+        verifier = AssertionVerifier(
+            encode_public_key(self.key), self.proxies.ensured[0], self.clock.seconds
+        )
         self.assertEqual(verifier.verify(token).scopes, frozenset({USE, SERVE}))
         inner.protocol.dataReceived(self.AGREED + b"first")
         said = self.wire.take_written()

@@ -300,7 +300,7 @@ class Answers(SynchronousTestCase):
 
     def test_what_ctllm_says_of_its_answers(self) -> None:
         """A proxy is believed what is its own to say; of a desktop, how its answer ends."""
-        own = ((b"Ctllm-Exchange", b"1"), (b"Ctllm-Desktop", b"d"))
+        own = ((b"Ctllm-Request-Id", b"1"), (b"Ctllm-Desktop", b"d"))
         framing = (b"Ctllm-Framing", b"close-delimited")
         self.assertEqual(self.passed(*own, framing, by=response_from_proxy), (*own, framing))
         self.assertEqual(self.passed(*own, framing, by=response_from_desktop), (framing,))

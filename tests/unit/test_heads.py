@@ -21,7 +21,7 @@ from ctllm.http.message.head import (
     encode_response,
 )
 from ctllm.http.message.request_parser import check_request_head, split_target
-from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, from_json
+from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, decode_json_payload
 from tests.unit.fakes import FakeResponseSink
 from tests.unit.test_tunnel import Client, connected
 
@@ -115,7 +115,7 @@ class Payloads(SynchronousTestCase):
     def test_rubbish(self, kind: Any, raw: bytes) -> None:
         """It is told as a violation of the protocol, and never anything else."""
         with contextlib.suppress(ProtocolViolation):
-            from_json(raw, kind)
+            decode_json_payload(raw, kind)
 
 
 class TooLargeForAFrame(SynchronousTestCase):
@@ -127,10 +127,12 @@ class TooLargeForAFrame(SynchronousTestCase):
         other = pair.ask()
         large = RequestHead(b"GET", b"/", ((b"X", b'"' * MAX_HEAD),))
         self.assertRaises(
-            RequestHeaderFieldsTooLarge, pair.opener.start_request, large, FakeResponseSink()
+            RequestHeaderFieldsTooLarge, pair.initiator.start_request, large, FakeResponseSink()
         )
         pair.settle()
-        self.assertEqual((pair.opener.up, len(pair.works), other.over), (True, 1, None))
+        self.assertEqual(
+            (pair.initiator.is_established, len(pair.works), other.over), (True, 1, None)
+        )
 
     def test_an_answer(self) -> None:
         """Its own exchange fails; other exchanges go on."""
@@ -149,7 +151,7 @@ class TooLargeForAFrame(SynchronousTestCase):
         """One that Ollama does not know is for Ollama to refuse; the tunnel stays."""
         pair = connected()
         heard = FakeResponseSink()
-        pair.opener.start_request(RequestHead(b"M-SEARCH", b"/"), heard)
+        pair.initiator.start_request(RequestHead(b"M-SEARCH", b"/"), heard)
         pair.ask()
         pair.settle()
         self.assertEqual(

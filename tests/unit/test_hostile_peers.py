@@ -11,25 +11,25 @@ from ctllm.http.message.head import RequestHead
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.proxy.app import MAX_TUNNELS
 from ctllm.tunnel.frames import (
+    CONNECTION_ID,
     MAX_MODELS,
-    NO_EXCHANGE,
     Desktop,
+    FrameKind,
     Hello,
-    Kind,
     Status,
-    frame,
-    from_json,
-    json_frame,
+    decode_json_payload,
+    encode_frame,
+    encode_json_frame,
 )
 from ctllm.tunnel.initiator import Initiator
-from ctllm.tunnel.peer import MAX_NOTICES, REMEMBERED
+from ctllm.tunnel.peer import MAX_CLOSED_IDS, MAX_CONTROL_FRAMES
 from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.protocols import MAX_FRAGMENTS
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_proxy_app import Case as ProxyCase
 from tests.unit.test_websocket import Case as SocketCase
 
-HELLO = json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000, Desktop("d" * 32, "d")))
+HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("d" * 32, "d")))
 OPEN = b'{"method":"GET","target":"/","headers":[],"resume":9}'
 
 
@@ -105,58 +105,60 @@ class Proxy(ProxyCase):
 class Frames(SynchronousTestCase):
     """At both ends of the tunnel."""
 
-    def answerer(self) -> Responder:
-        made = Responder(1000, 30, 4, keep=0, desktop=Desktop("d" * 32, "d"))
-        made.accept = lambda caller, head: FakeRequestSink()
-        made.connected()
-        made.receive(json_frame(Kind.HELLO, NO_EXCHANGE, Hello(1, 1000)))
-        made.outgoing()
+    def responder(self) -> Responder:
+        made = Responder(1000, 30, 4, resume_buffer_bytes=0, desktop=Desktop("d" * 32, "d"))
+        made.request_handler = lambda caller, head: FakeRequestSink()
+        made.connection_made()
+        made.receive_message(encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000)))
+        made.next_message()
         return made
 
-    def opener(self, most: int = 4) -> Initiator:
+    def initiator(self, most: int = 4) -> Initiator:
         made = Initiator(1000, 30, most)
-        made.receive(HELLO)
-        made.outgoing()
+        made.receive_message(HELLO)
+        made.next_message()
         return made
 
     def test_a_proxy_that_opens_beyond_the_limit(self) -> None:
         """Each is refused, and what is remembered of them has a bound."""
-        end: Any = self.answerer()
-        for number in range(3 * REMEMBERED):
-            end.receive(frame(Kind.OPEN, b"%016d" % number, OPEN))
+        end: Any = self.responder()
+        for number in range(3 * MAX_CLOSED_IDS):
+            end.receive_message(encode_frame(FrameKind.OPEN, b"%016d" % number, OPEN))
             if number % 100 == 0:
-                end.outgoing()
-        self.assertEqual(len(end.exchanges), 4)
-        self.assertLessEqual(len(end._ended), REMEMBERED)
+                end.next_message()
+        self.assertEqual(len(end.streams), 4)
+        self.assertLessEqual(len(end._closed_ids), MAX_CLOSED_IDS)
 
     def test_a_desktop_that_reads_nothing(self) -> None:
         """What it is to be told has a bound; it is dropped, and no client hears of it."""
-        end: Any = self.opener(most=MAX_NOTICES * 2)
-        callers = [FakeResponseSink() for _ in range(MAX_NOTICES + 10)]
+        end: Any = self.initiator(most=MAX_CONTROL_FRAMES * 2)
+        callers = [FakeResponseSink() for _ in range(MAX_CONTROL_FRAMES + 10)]
         for caller in callers:
             asking = end.start_request(RequestHead(b"GET", b"/"), caller)
-            asking.frames(1000, [])  # the OPEN left
+            asking.collect_frames(1000, [])  # the OPEN left
             asking.cancel(ProtocolViolation("left"))
-        self.assertEqual(len(end._notices), MAX_NOTICES)
-        late = frame(Kind.ACK, asking.id, bytes(8))  # which alone would be fine
-        self.assertRaises(ProtocolViolation, end.receive, late)
-        end.disconnected(0.0)
-        end.receive(HELLO)
-        self.assertTrue(end.up)
+        self.assertEqual(len(end._control_frames), MAX_CONTROL_FRAMES)
+        late = encode_frame(FrameKind.ACK, asking.id, bytes(8))  # which alone would be fine
+        self.assertRaises(ProtocolViolation, end.receive_message, late)
+        end.connection_lost(0.0)
+        end.receive_message(HELLO)
+        self.assertTrue(end.is_established)
 
     def test_a_desktop_with_more_models_than_anybody(self) -> None:
         """As many as a list may name are taken; one more is a violation."""
-        end = self.opener()
+        end = self.initiator()
         models = tuple(f"m{number}\x00\x1b" for number in range(MAX_MODELS))
-        end.receive(json_frame(Kind.STATUS, NO_EXCHANGE, Status("up", "", models)))
+        end.receive_message(
+            encode_json_frame(FrameKind.STATUS, CONNECTION_ID, Status("up", "", models))
+        )
         assert end.status is not None
         self.assertEqual(len(end.status.models), MAX_MODELS)
-        more = json_frame(Kind.STATUS, NO_EXCHANGE, Status("up", "", (*models, "m")))
-        self.assertRaises(ProtocolViolation, end.receive, more)
+        more = encode_json_frame(FrameKind.STATUS, CONNECTION_ID, Status("up", "", (*models, "m")))
+        self.assertRaises(ProtocolViolation, end.receive_message, more)
 
     def test_what_is_said_of_a_bad_payload_is_fit_for_a_log(self) -> None:
         """The words of whoever sent it may be in there, but neither many nor unprintable."""
         payload = b'{"\\u001b[2J\\n%b":1}' % (b"x" * 5000)
-        error = self.assertRaises(ProtocolViolation, from_json, payload, Hello)
+        error = self.assertRaises(ProtocolViolation, decode_json_payload, payload, Hello)
         self.assertTrue(error.message.isprintable())
         self.assertLess(len(error.message), 300)

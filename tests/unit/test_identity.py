@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.api_keys import key_hash, new_key, owner_tag, tag_in
-from ctllm.auth.jws import MAX_TOKEN
+from ctllm.auth.api_keys import generate_key, hash_key, owner_tag, parse_owner_tag
+from ctllm.auth.jws import MAX_TOKEN_SIZE
 from ctllm.cloud.identity import (
     AccessGrant,
     AccessTokenIssuer,
@@ -183,7 +183,7 @@ class IssuerTests(Case):
 
     def test_giant(self) -> None:
         """More than 8 KiB is refused for its length."""
-        giant = self.signed(name="a" * MAX_TOKEN)
+        giant = self.signed(name="a" * MAX_TOKEN_SIZE)
         self.assertIn("too long", self.refused(self.issuer.verify(giant)))
 
 
@@ -234,7 +234,7 @@ class IdentitiesTests(Case):
 
     def test_giant(self) -> None:
         """Nobody is asked about more than 8 KiB."""
-        self.refused(self.both.verify("a" * (MAX_TOKEN + 1)))
+        self.refused(self.both.verify("a" * (MAX_TOKEN_SIZE + 1)))
         self.assertEqual(self.a.asked, [])
 
 
@@ -284,17 +284,17 @@ class KeyTextTests(SynchronousTestCase):
 
     def test_form(self) -> None:
         """A key begins with its kind and its owner's tag, and no two are the same."""
-        key = new_key(ALICE.id)
+        key = generate_key(ALICE.id)
         self.assertTrue(key.startswith(f"ctllm-k-{owner_tag(ALICE.id)}-"))
-        self.assertEqual(tag_in(key), owner_tag(ALICE.id))
-        self.assertNotEqual(key, new_key(ALICE.id))
+        self.assertEqual(parse_owner_tag(key), owner_tag(ALICE.id))
+        self.assertNotEqual(key, generate_key(ALICE.id))
 
     def test_not_a_key(self) -> None:
         """Text of another form has no tag."""
-        key = new_key(ALICE.id)
+        key = generate_key(ALICE.id)
         longer = key.replace("-k-", "-k-0")
         for text in ("", "ctllm-k-", key[:-1], key + "a", key + "\n", key.upper(), longer):
-            self.assertIsNone(tag_in(text))
+            self.assertIsNone(parse_owner_tag(text))
 
 
 class ApiKeysTests(Case):
@@ -303,8 +303,8 @@ class ApiKeysTests(Case):
     def setUp(self) -> None:
         super().setUp()
         self.keys = ApiKeyLeases(self.now)
-        self.key = new_key(ALICE.id)
-        self.digest = key_hash(self.key)
+        self.key = generate_key(ALICE.id)
+        self.digest = hash_key(self.key)
 
     def test_use_only(self) -> None:
         """A key grants its owner's models and nothing else, until the lease ends."""
@@ -316,13 +316,19 @@ class ApiKeysTests(Case):
     def test_unknown(self) -> None:
         """A key that nobody vouches for is refused, as is any other text."""
         self.keys.lease(SERVING, "d1", [self.digest], 60)
-        for text in (new_key(ALICE.id), new_key(MALLORY.id), self.digest, "ctllm-k-", "\udcff"):
+        for text in (
+            generate_key(ALICE.id),
+            generate_key(MALLORY.id),
+            self.digest,
+            "ctllm-k-",
+            "\udcff",
+        ):
             self.refused(self.keys.verify(text))
 
     def test_keys_that_may_manage(self) -> None:
         """The desktop says which of its keys do; naming one that it does not vouch for does not."""
-        other = new_key(ALICE.id)
-        self.keys.lease(SERVING, "d1", [self.digest], 60, [self.digest, key_hash(other)])
+        other = generate_key(ALICE.id)
+        self.keys.lease(SERVING, "d1", [self.digest], 60, [self.digest, hash_key(other)])
         grant = self.got(self.keys.verify(self.key))
         self.assertEqual(grant.scopes, frozenset({"use", "manage"}))
         self.refused(self.keys.verify(other))
@@ -359,15 +365,15 @@ class ApiKeysTests(Case):
 
     def test_wrong_tag(self) -> None:
         """A key that carries another owner's tag is refused although its hash is vouched for."""
-        foreign = new_key(MALLORY.id)
-        self.keys.lease(SERVING, "d1", [key_hash(foreign)], 60)
+        foreign = generate_key(MALLORY.id)
+        self.keys.lease(SERVING, "d1", [hash_key(foreign)], 60)
         self.refused(self.keys.verify(foreign))
 
     def test_release(self) -> None:
         """A desktop that leaves takes its keys along, and not those of another desktop."""
-        other = new_key(ALICE.id)
+        other = generate_key(ALICE.id)
         self.keys.lease(SERVING, "d1", [self.digest], 60)
-        self.keys.lease(replace(SERVING, session_ids=("e",)), "d2", [key_hash(other)], 60)
+        self.keys.lease(replace(SERVING, session_ids=("e",)), "d2", [hash_key(other)], 60)
         self.keys.remove_where(lambda each: each.session_ids == ("d",))
         self.refused(self.keys.verify(self.key))
         self.got(self.keys.verify(other))

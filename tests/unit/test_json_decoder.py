@@ -9,7 +9,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_json, decode_object_pa
 from ctllm.errors import BadRequest, ProtocolViolation
 from ctllm.http.message.head import decode_request, decode_response
 from ctllm.ipc.protocol import parse_message, parse_request, parse_request_id
-from ctllm.tunnel.frames import Reason, from_json
+from ctllm.tunnel.frames import Reason, decode_json_payload
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 
@@ -70,7 +70,7 @@ class CallerTests(SynchronousTestCase):
     """What peers say is refused in the way of each protocol, nested as deeply as it may be."""
 
     def test_a_tunnel(self) -> None:
-        self.assertRaises(ProtocolViolation, from_json, DEEP, Reason)
+        self.assertRaises(ProtocolViolation, decode_json_payload, DEEP, Reason)
         self.assertRaises(ValueError, decode_request, b'{"method": ' + DEEP + b"}")
         self.assertRaises(ValueError, decode_response, b'{"status": ' + DEEP + b"}")
 

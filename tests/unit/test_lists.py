@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.model_lists import Form, form_of, merge
+from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
 
 
-def form(path: bytes) -> Form:
+def form(path: bytes) -> ListFormat:
     """The form of the list at `path`."""
-    found = form_of(RequestHead(b"GET", path))
+    found = find_list_format(RequestHead(b"GET", path))
     assert found is not None
     return found
 
@@ -50,7 +50,7 @@ class Forms(TestCase):
             (b"GET", b"/v1/models/m", False),
             (b"GET", b"/api/version", False),
         ):
-            found = form_of(RequestHead(method, target))
+            found = find_list_format(RequestHead(method, target))
             self.assertEqual(found is not None, is_list, (method, target))
 
 
@@ -59,26 +59,26 @@ class Merging(TestCase):
         """Of all desktops together, by the moment and not by how it is written."""
         one = tags(("a", "2025-10-03T23:34:03.409490317-07:00"), ("b", "2025-01-01T00:00:00Z"))
         two = tags(("c", "2025-10-04T06:00:00Z"), ("d", "2025-10-04T07:00:00+00:00"))
-        self.assertEqual(names(merge(TAGS, [one, two])), ["d", "a", "c", "b"])
+        self.assertEqual(names(merge_lists(TAGS, [one, two])), ["d", "a", "c", "b"])
 
     def test_within_a_second(self) -> None:
         """Ollama looks at seconds: the preferred desktop's comes first, in its order."""
         one = tags(("a", "2025-10-03T10:00:00.1Z"), ("b", "2025-10-03T10:00:00.9Z"))
         two = tags(("c", "2025-10-03T10:00:00.5Z"))
-        self.assertEqual(names(merge(TAGS, [one, two])), ["a", "b", "c"])
+        self.assertEqual(names(merge_lists(TAGS, [one, two])), ["a", "b", "c"])
 
     def test_times_that_are_none(self) -> None:
         """Such entries come last; nothing breaks."""
         odd = [("a", "yesterday"), ("b", 7), ("c", None), ("d", "2025-10-03T10:00:00"), ("e", [])]
         odd += [("f", "0001-01-01T00:00:00+14:00"), {"name": "g"}]
-        merged = names(merge(TAGS, [tags(*odd)]))
+        merged = names(merge_lists(TAGS, [tags(*odd)]))
         self.assertEqual((merged[:2], sorted(merged)), (["d", "b"], list("abcdefg")))
 
     def test_the_same_model_twice(self) -> None:
         """The preferred desktop's counts, though the other's is newer or named otherwise."""
         one = tags({"name": "m:latest", "modified_at": "2025-01-01T00:00:00Z", "size": 1})
         two = tags({"name": "M", "modified_at": "2025-02-01T00:00:00Z", "size": 2}, ("n", ""))
-        merged = merge(TAGS, [one, two])
+        merged = merge_lists(TAGS, [one, two])
         assert merged is not None
         self.assertEqual([model.get("size") for model in json.loads(merged)["models"]], [1, None])
 
@@ -89,14 +89,14 @@ class Merging(TestCase):
         )
         other = b'{"name":"n","capabilities":["vision"]}'
         body = b'{"future": {"a":  1}, "models": [' + entry + b"]}"
-        merged = merge(TAGS, [body, b'{"models":[' + other + b"]}"])
+        merged = merge_lists(TAGS, [body, b'{"models":[' + other + b"]}"])
         self.assertEqual(merged, b'{"future":{"a":  1},"models":[' + entry + b"," + other + b"]}")
 
     def test_openai(self) -> None:
         """Its shape stays; the newest come first here too."""
         one = b'{"object":"list","data":[{"id":"a","object":"model","created":5,"owned_by":"x"}]}'
         two = b'{"object":"list","data":[{"id":"b","created":9},{"id":"c"},{"id":"a"}]}'
-        merged = merge(MODELS, [one, two])
+        merged = merge_lists(MODELS, [one, two])
         assert merged is not None
         told = json.loads(merged)
         self.assertEqual((told["object"], [m["id"] for m in told["data"]]), ("list", list("bac")))
@@ -105,7 +105,7 @@ class Merging(TestCase):
         """A time may be anything that JSON calls a number."""
         numbers = ("1" + "0" * 400, "-1", "1.5", "1e300", "true", '"5"', "null")
         data = ",".join(f'{{"id":"{n}","created":{each}}}' for n, each in enumerate(numbers))
-        merged = merge(MODELS, [b'{"data":[' + data.encode() + b"]}"])
+        merged = merge_lists(MODELS, [b'{"data":[' + data.encode() + b"]}"])
         assert merged is not None
         told = [model["id"] for model in json.loads(merged)["data"]]
         self.assertEqual((told[:3], told[-1]), (["0", "3", "2"], "1"))
@@ -114,14 +114,16 @@ class Merging(TestCase):
         """Those that stay loaded longest come first."""
         one = b'{"models":[{"name":"a","expires_at":"2025-10-03T10:05:00Z"}]}'
         two = b'{"models":[{"name":"b","expires_at":"2318-01-01T00:00:00Z"}]}'
-        self.assertEqual(names(merge(PS, [one, two])), ["b", "a"])
+        self.assertEqual(names(merge_lists(PS, [one, two])), ["b", "a"])
 
     def test_empty(self) -> None:
         """An empty list stays what it was: Ollama's `null` in OpenAI's dialect, `[]` in its own."""
         none = b'{"object":"list","data":null}'
-        self.assertEqual(merge(MODELS, [none, none]), none)
-        self.assertEqual(merge(TAGS, [b'{"models": []}', b'{"models":null}']), b'{"models":[]}')
-        self.assertEqual(names(merge(TAGS, [b'{"models":null}', tags(("a", ""))])), ["a"])
+        self.assertEqual(merge_lists(MODELS, [none, none]), none)
+        self.assertEqual(
+            merge_lists(TAGS, [b'{"models": []}', b'{"models":null}']), b'{"models":[]}'
+        )
+        self.assertEqual(names(merge_lists(TAGS, [b'{"models":null}', tags(("a", ""))])), ["a"])
 
     def test_garbage(self) -> None:
         """Whatever is no list is left out; when nothing is one, there is none."""
@@ -147,12 +149,12 @@ class Merging(TestCase):
             b'{"models":[{"name":"b","x":' + b"[" * 400_000 + b"]" * 400_000 + b"}]}",
         )
         for body in garbage:
-            self.assertEqual(names(merge(TAGS, [body, good])), ["a"], body[:60])
-        self.assertIsNone(merge(TAGS, garbage))
-        self.assertIsNone(merge(TAGS, []))
+            self.assertEqual(names(merge_lists(TAGS, [body, good])), ["a"], body[:60])
+        self.assertIsNone(merge_lists(TAGS, garbage))
+        self.assertIsNone(merge_lists(TAGS, []))
 
     @given(st.lists(st.binary(max_size=60), max_size=3))
     def test_anything(self, bodies: list[bytes]) -> None:
         """No answer breaks it."""
-        merged = merge(TAGS, [b'{"models":[' + body + b"]}" for body in bodies])
+        merged = merge_lists(TAGS, [b'{"models":[' + body + b"]}" for body in bodies])
         assert merged is None or json.loads(merged)

@@ -15,8 +15,15 @@ from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.memory_limiter import REQUEST_MEMORY, SOCKET_BUFFER_SIZE, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
-from ctllm.proxy.process_limits import BASE, LEAST, memory_budget
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, offset_frame
+from ctllm.proxy.process_limits import BASE_MEMORY, MIN_BUDGET, memory_budget
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    Desktop,
+    FrameKind,
+    Hello,
+    encode_json_frame,
+    encode_offset_frame,
+)
 from ctllm.tunnel.initiator import Initiator
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink, MemoryTransport
 
@@ -68,9 +75,9 @@ class Budgets(SynchronousTestCase):
 
     def test_of_a_process(self) -> None:
         """It fits into the memory that the process may have, and is never nothing."""
-        self.assertEqual(memory_budget(BASE + 300), LEAST)
+        self.assertEqual(memory_budget(BASE_MEMORY + 300), MIN_BUDGET)
         for megabytes in (128, 512, 4096):
-            self.assertLess(BASE + memory_budget(megabytes << 20), megabytes << 20)
+            self.assertLess(BASE_MEMORY + memory_budget(megabytes << 20), megabytes << 20)
 
     def test_a_room_is_part_of_it(self) -> None:
         """What one place holds is held by all; when the whole is tight, so is the part."""
@@ -88,24 +95,24 @@ class Tunnels(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.budget = MemoryBudget(1 << 20)
-        self.opener = Initiator(1 << 16, 30, 9, budget=self.budget)
+        self.initiator = Initiator(1 << 16, 30, 9, budget=self.budget)
         hello = Hello(1, 1 << 18, Desktop("d" * 32, "d"))
-        self.opener.receive(json_frame(Kind.HELLO, NO_EXCHANGE, hello))
+        self.initiator.receive_message(encode_json_frame(FrameKind.HELLO, CONNECTION_ID, hello))
         self.heard = FakeResponseSink()
-        self.asking = self.opener.start_request(RequestHead(b"POST", b"/"), self.heard)
+        self.asking = self.initiator.start_request(RequestHead(b"POST", b"/"), self.heard)
 
     def test_acknowledged_bytes_are_free(self) -> None:
         self.asking.write(bytes(1000))
-        self.opener.outgoing()
+        self.initiator.next_message()
         self.assertEqual(self.budget.reserved, 1000)
-        self.opener.receive(offset_frame(Kind.ACK, self.asking.id, 400))
+        self.initiator.receive_message(encode_offset_frame(FrameKind.ACK, self.asking.id, 400))
         self.assertEqual(self.budget.reserved, 600)
 
     def test_however_it_ends_all_are(self) -> None:
         for end in (
             lambda: self.asking.cancel(TooManyRequests("left")),
-            lambda: self.opener.abandon(TooManyRequests("gone")),
-            lambda: (self.opener.disconnected(0), self.opener.sweep(1000)),
+            lambda: self.initiator.fail_all(TooManyRequests("gone")),
+            lambda: (self.initiator.connection_lost(0), self.initiator.remove_expired(1000)),
         ):
             self.setUp()
             self.asking.write(bytes(1000))

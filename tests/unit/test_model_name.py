@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
-from ctllm.ollama.model_sniffer import ENOUGH, LONGEST, ModelName
+from ctllm.ollama.model_sniffer import MAX_NAME, SCAN_LIMIT, JsonModelSniffer
 
 MODEL = ("model",)
 EITHER = ("model", "name")
@@ -26,9 +26,9 @@ values = st.recursive(
 cuts = st.lists(st.integers(0, 400), max_size=6)
 
 
-def read(body: bytes, fields: tuple[str, ...] = MODEL, *at: int) -> ModelName:
+def read(body: bytes, fields: tuple[str, ...] = MODEL, *at: int) -> JsonModelSniffer:
     """A reader that was given the body in pieces."""
-    name = ModelName(fields)
+    name = JsonModelSniffer(fields)
     edges = [0, *sorted({edge for edge in at if edge < len(body)}), len(body)]
     for start, end in pairwise(edges):
         name.feed(body[start:end])
@@ -73,7 +73,7 @@ class AsAParserReadsIt(TestCase):
     def test_anything(self, body: bytes, at: list[int]) -> None:
         """Nothing breaks it, and cuts change nothing."""
         whole, cut = read(body), read(body, MODEL, *at)
-        self.assertEqual((whole.name, whole.settled), (cut.name, cut.settled))
+        self.assertEqual((whole.name, whole.is_settled), (cut.name, cut.is_settled))
 
     @given(texts)
     def test_byte_by_byte(self, name: str) -> None:
@@ -91,24 +91,24 @@ class Settled(TestCase):
         name = read(before)
         self.assertIsNone(name.name)
         name.feed(b'", "y": "')
-        self.assertEqual((name.settled, name.name), (False, "m:1"))
-        name.feed(b"z" * ENOUGH)
-        self.assertEqual((name.settled, name.name), (True, "m:1"))
+        self.assertEqual((name.is_settled, name.name), (False, "m:1"))
+        name.feed(b"z" * SCAN_LIMIT)
+        self.assertEqual((name.is_settled, name.name), (True, "m:1"))
         name.feed(b'", "model": "late"}')
         self.assertEqual(name.name, "m:1")
 
     def test_where_too_much_was_read_before_it(self) -> None:
         """A name that comes late is settled at once."""
-        name = read(b'{"x": "' + b"y" * ENOUGH)
+        name = read(b'{"x": "' + b"y" * SCAN_LIMIT)
         name.feed(b'", "model": "m:1"')
-        self.assertEqual((name.settled, name.name), (True, "m:1"))
+        self.assertEqual((name.is_settled, name.name), (True, "m:1"))
 
     def test_by_a_less_wanted_field(self) -> None:
         """The wanted one may still come: only the end of the object tells."""
         name = read(b'{"name": "older"', EITHER)
-        self.assertEqual((name.settled, name.name), (False, "older"))
+        self.assertEqual((name.is_settled, name.name), (False, "older"))
         name.feed(b"}")
-        self.assertTrue(name.settled)
+        self.assertTrue(name.is_settled)
         self.assertEqual(read(b'{"name": "older", "model": "newer"', EITHER).name, "newer")
         self.assertEqual(read(b'{"name": "older", "model": ""}', EITHER).name, "older")
 
@@ -116,7 +116,7 @@ class Settled(TestCase):
         """What has no name has none, whatever follows."""
         for body in (b"{}", b'{"model": null}', b'{"model": ["m"]}', b'{"model": {"model": "m"}}'):
             name = read(body + b'"model":"m"')
-            self.assertEqual((name.settled, name.name), (True, None), body)
+            self.assertEqual((name.is_settled, name.name), (True, None), body)
 
     def test_what_is_no_object(self) -> None:
         """It is given up at the first byte that is not a space."""
@@ -128,8 +128,8 @@ class Settled(TestCase):
             b"\xef\xbb\xbf{",
         ):
             name = read(b" \n" + body)
-            self.assertEqual((name.settled, name.name), (True, None), body)
-        self.assertFalse(read(b" \n").settled)
+            self.assertEqual((name.is_settled, name.name), (True, None), body)
+        self.assertFalse(read(b" \n").is_settled)
 
     def test_the_same_key_twice(self) -> None:
         """The last counts, as for Ollama; null changes nothing there."""
@@ -138,11 +138,11 @@ class Settled(TestCase):
             (b'{"model": "a", "x": {"model": "no"}, "model": "b"}', "b"),
             (b'{"model": "a", "model": null}', "a"),
             (b'{"model": "a", "model": ""}', None),
-            (b'{"model": "a", "x": "' + b"y" * (ENOUGH - 100) + b'", "model": "b"}', "b"),
+            (b'{"model": "a", "x": "' + b"y" * (SCAN_LIMIT - 100) + b'", "model": "b"}', "b"),
         ):
-            self.assertEqual((read(body).name, read(body).settled), (expected, True), body[:60])
+            self.assertEqual((read(body).name, read(body).is_settled), (expected, True), body[:60])
             cut = read(body, MODEL, *range(0, len(body), 1000))
-            self.assertEqual((cut.name, cut.settled), (expected, True), body[:60])
+            self.assertEqual((cut.name, cut.is_settled), (expected, True), body[:60])
         self.assertEqual(read(b'{"name": "a", "model": "b", "model": ""}', EITHER).name, "a")
 
     def test_keys_in_any_case(self) -> None:
@@ -153,14 +153,14 @@ class Settled(TestCase):
 
     def test_very_long_names(self) -> None:
         """They are nobody's, and are not kept."""
-        longest = b"m" * LONGEST
+        longest = b"m" * MAX_NAME
         self.assertEqual(read(b'{"model": "%b"}' % longest).name, longest.decode())
         self.assertIsNone(read(b'{"model": "%bm"}' % longest).name)
         self.assertEqual(read(b'{"%bm": 1, "model": "m"}' % longest).name, "m")
 
     def test_megabytes_leave_nothing_behind(self) -> None:
         """Pictures, long keys and long names cost no memory here."""
-        name = ModelName(MODEL)
+        name = JsonModelSniffer(MODEL)
         tracemalloc.start()
         for before in (b'{"messages":[{"images":["', b'"]}],"x":{"', b'":1},"', b'":1,"model":"'):
             name.feed(before)
@@ -170,9 +170,9 @@ class Settled(TestCase):
         tracemalloc.stop()
         self.assertLess(peak, 1 << 20)
         name.feed(b'"')
-        self.assertEqual((name.settled, name.name), (False, None))
+        self.assertEqual((name.is_settled, name.name), (False, None))
 
     def test_deep_nesting(self) -> None:
         """It is counted, not followed."""
         name = read(b'{"x":' + b"[" * 100_000 + b'"model":"no"' + b"]" * 100_000 + b',"model":"m"}')
-        self.assertEqual((name.settled, name.name), (True, "m"))
+        self.assertEqual((name.is_settled, name.name), (True, "m"))

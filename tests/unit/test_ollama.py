@@ -20,7 +20,14 @@ from ctllm.desktop.ollama_monitor import (
 from ctllm.errors import OllamaDown
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import ServerRequest
-from ctllm.tunnel.frames import MAX_LIST, MAX_MODELS, NO_EXCHANGE, Kind, Status, json_frame
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    MAX_LIST,
+    MAX_MODELS,
+    FrameKind,
+    Status,
+    encode_json_frame,
+)
 from tests.unit.fakes import FakeResponseSink, ServedEndpoint
 
 EVERY = 5.0
@@ -186,7 +193,7 @@ class Looking(Case):
             (told.models[:2], len(told.models)), (("m", "m" * MAX_NAME_LENGTH), MAX_MODELS)
         )
         wide = Status("up", told.version, ("\U0001f999" * MAX_NAME_LENGTH,) * MAX_MODELS)
-        self.assertLess(len(json_frame(Kind.STATUS, NO_EXCHANGE, wide)), MAX_LIST)
+        self.assertLess(len(encode_json_frame(FrameKind.STATUS, CONNECTION_ID, wide)), MAX_LIST)
 
     def test_a_version_that_would_steer(self) -> None:
         """It is shown on screens, here and elsewhere."""

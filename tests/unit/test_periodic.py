@@ -19,7 +19,7 @@ from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import BadGateway, Unauthorized
-from ctllm.proxy.service import proxy_service
+from ctllm.proxy.service import create_proxy_service
 from ctllm.reactor.periodic import PeriodicCall, PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.responder import Responder
@@ -233,8 +233,8 @@ class EveryLoop(SynchronousTestCase):
         ollama.stopService()
 
     def test_the_tunnel(self) -> None:
-        tunnel = Responder(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n"))
-        self.patch(tunnel, "sweep", self.work)
+        tunnel = Responder(1 << 16, 30, 8, resume_buffer_bytes=0, desktop=Desktop("d", "n"))
+        self.patch(tunnel, "remove_expired", self.work)
         session: Any = Session()
         session.looked.error = Unauthorized("nobody is signed in")
         bridge = Bridge(tunnel, session, self.clock, (20, 10))
@@ -246,7 +246,7 @@ class EveryLoop(SynchronousTestCase):
         session: Any = Session()
         session.looked = self.work
         bridge = Bridge(
-            Responder(1 << 16, 30, 8, keep=0, desktop=Desktop("d", "n")),
+            Responder(1 << 16, 30, 8, resume_buffer_bytes=0, desktop=Desktop("d", "n")),
             session,
             self.clock,
             (20, 10),
@@ -297,9 +297,11 @@ class EveryLoop(SynchronousTestCase):
 
     def test_a_proxy(self) -> None:
         """What is over is forgotten, each second."""
-        whole = proxy_service(self.clock, Proxy(), endpoint="unix:x", id="p", cloud_key="A" * 43)
+        whole = create_proxy_service(
+            self.clock, Proxy(), endpoint="unix:x", id="p", cloud_key="A" * 43
+        )
         (sweeping,) = (each for each in whole if isinstance(each, PeriodicService))
-        self.assertIn("sweep", repr(sweeping._periodic._work))
+        self.assertIn("remove_expired", repr(sweeping._periodic._work))
         self.patch(sweeping._periodic, "_work", self.work)
         self.goes_on(sweeping)
         sweeping.stopService()

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.jws import public_text
-from ctllm.auth.session_assertions import LIFE, MANAGE, SERVE, USE, Verifier
+from ctllm.auth.jws import encode_public_key
+from ctllm.auth.session_assertions import LIFETIME_SECONDS, MANAGE, SERVE, USE, AssertionVerifier
 from ctllm.cloud.identity import AssertionSigner
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.http.message.head import ResponseHead
@@ -19,7 +19,14 @@ from ctllm.http.server.connection import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, json_frame, split
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    Desktop,
+    FrameKind,
+    Hello,
+    encode_json_frame,
+    split_frames,
+)
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from tests.unit.fakes import MemoryTransport
 from tests.unit.test_rendezvous import Desk
@@ -37,8 +44,8 @@ class Case(SynchronousTestCase):
         self.patch(txaio.config, "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
         self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
-        sockets = ProxyWebSocketFactory(self.clock, self.rendezvous.greeted, 20, 10)
-        verifier = Verifier(public_text(self.key), HERE, self.clock.seconds)
+        sockets = ProxyWebSocketFactory(self.clock, self.rendezvous.hello_received, 20, 10)
+        verifier = AssertionVerifier(encode_public_key(self.key), HERE, self.clock.seconds)
         relay = RequestRouter(self.rendezvous, self.clock, BufferBudget(1 << 20))
         self.budget = MemoryBudget(1 << 24)
         app = ProxyApp(self.rendezvous, relay, verifier, sockets, self.budget)
@@ -104,7 +111,7 @@ class Believing(Case):
         ):
             self.assertEqual(self.code("GET /ctllm/desktops", assertion)[0], 401, assertion)
         self.assertEqual(self.ask("GET /ctllm/desktops", good), (200, {"desktops": []}))
-        self.clock.advance(LIFE + 60)
+        self.clock.advance(LIFETIME_SECONDS + 60)
         self.wire = self.connect()
         self.assertEqual(self.code("GET /ctllm/desktops", good), (401, "unauthenticated"))
 
@@ -161,13 +168,13 @@ class Answering(Case):
         desk.callers[0].finish()
         desk.settle()
         self.assertEqual(self.answer(), (200, b"hi"))
-        id = self.head.partition(b"Ctllm-Exchange: ")[2][:32].decode()
+        id = self.head.partition(b"Ctllm-Request-Id: ")[2][:32].decode()
         for _ in range(2):
             self.ask(f"GET /ctllm/exchanges/{id}?from=1", assertion)
             desk.settle()
             status, body = self.answer()
             self.assertEqual((status, body), (200, b"1\r\ni\r\n0\r\n\r\n"))
-        self.assertIn(b"Ctllm-Exchange: " + id.encode(), self.head)
+        self.assertIn(b"Ctllm-Request-Id: " + id.encode(), self.head)
         self.assertEqual(self.code(f"POST /ctllm/exchanges/{id}", assertion)[0], 405)
 
     def test_a_client_that_leaves(self) -> None:
@@ -178,7 +185,7 @@ class Answering(Case):
         self.wire.disconnect()
         desk.settle()
         self.assertNotEqual(desk.calls[0].calls[-1], "end")
-        self.assertEqual(self.rendezvous.exchanges, 0)
+        self.assertEqual(self.rendezvous.stream_count, 0)
 
 
 class Tunnels(Case):
@@ -201,7 +208,7 @@ class Tunnels(Case):
 
     def hello(self) -> bytes:
         hello = Hello(1, 1 << 18, Desktop("a" * 32, "home"), ("resume",))
-        return json_frame(Kind.HELLO, NO_EXCHANGE, hello)
+        return encode_json_frame(FrameKind.HELLO, CONNECTION_ID, hello)
 
     def test_a_bridge(self) -> None:
         """It speaks our subprotocol, says HELLO, hears HELLO, and is one of the desktops."""
@@ -210,11 +217,11 @@ class Tunnels(Case):
         self.send(self.hello())
         self.clock.advance(0)
         said = self.wire.take_written()
-        ((kind, _, _),) = split(said[2 if said[1] < 126 else 4 :])
-        self.assertEqual(kind, Kind.HELLO)
-        self.assertEqual([desk["name"] for desk in self.rendezvous.desktops()], ["home"])
+        ((kind, _, _),) = split_frames(said[2 if said[1] < 126 else 4 :])
+        self.assertEqual(kind, FrameKind.HELLO)
+        self.assertEqual([desk["name"] for desk in self.rendezvous.describe_desktops()], ["home"])
         self.wire.disconnect()
-        self.assertEqual(self.rendezvous.desktops(), [])
+        self.assertEqual(self.rendezvous.describe_desktops(), [])
         self.wire = self.connect()
 
     def test_another_protocol(self) -> None:
@@ -239,7 +246,7 @@ class Tunnels(Case):
         self.send(bytes(200))
         said = self.wire.take_written()
         self.assertEqual((said[:1], said[2:4]), (b"\x88", (1002).to_bytes(2, "big")))
-        self.assertEqual(self.rendezvous.desktops(), [])
+        self.assertEqual(self.rendezvous.describe_desktops(), [])
 
     def test_a_late_message_of_a_replaced_connection(self) -> None:
         """It is dropped with the connection; the newer one stays."""
@@ -254,7 +261,7 @@ class Tunnels(Case):
         self.clock.advance(0)
         self.assertEqual(newer.closed, "")
         ends = [frame for frame in (newer.take_written(),) if b"replaced" in frame]
-        self.assertEqual((ends, len(self.rendezvous.desktops())), ([], 1))
+        self.assertEqual((ends, len(self.rendezvous.describe_desktops())), ([], 1))
         self.assertIn(b"replaced", older.take_written())
 
 
@@ -279,7 +286,7 @@ class Hostile(Case):
             desk.settle()
             self.assertEqual(self.answer()[0], status, bad)
             self.assertNotIn(b"%b: %b" % bad, self.head)
-        self.assertTrue(self.rendezvous.desktops())
+        self.assertTrue(self.rendezvous.describe_desktops())
 
     def test_more_than_it_said(self) -> None:
         """An answer beyond its length is cut off at once, and its work cancelled."""
@@ -291,5 +298,5 @@ class Hostile(Case):
         desk.settle()
         self.assertNotIn(b"long", self.wire.take_written())
         self.assertNotEqual(self.wire.closed, "")
-        self.assertEqual(self.rendezvous.exchanges, 0)
-        self.assertTrue(self.rendezvous.desktops())
+        self.assertEqual(self.rendezvous.stream_count, 0)
+        self.assertTrue(self.rendezvous.describe_desktops())

@@ -30,7 +30,7 @@ class Case(SynchronousTestCase):
         relay = RequestRouter(self.rendezvous, self.clock, self.room)
 
         async def answer(incoming: ServerRequest) -> None:
-            await relay.answer(incoming.head, incoming)
+            await relay.route(incoming.head, incoming)
 
         self.factory = HttpServerFactory(answer, self.clock)
         self.desks: list[Desk] = []
@@ -77,7 +77,7 @@ class Case(SynchronousTestCase):
         return int(head.split(b" ")[1]) if head else 0, head, body
 
     def nothing_is_left(self) -> None:
-        self.assertEqual((self.rendezvous.exchanges, self.room.reserved), (0, 0))
+        self.assertEqual((self.rendezvous.stream_count, self.room.reserved), (0, 0))
         timers = [
             call
             for call in self.clock.getDelayedCalls()
@@ -115,7 +115,7 @@ class StraightOn(Case):
         self.answer(desk, b"what[ever", ResponseHead(200, b"OK", ((b"X-Request-Id", b"1"),)))
         _, head, body = self.said()
         self.assertIn(b"X-Request-Id: 1", head)
-        self.assertIn(b"Ctllm-Exchange: ", head)
+        self.assertIn(b"Ctllm-Request-Id: ", head)
         self.assertIn(b"what[ever", body)
 
     def test_what_names_no_model(self) -> None:
@@ -156,7 +156,7 @@ class ByModel(Case):
         self.answer(self.one, b"hi")
         status, head, _ = self.said()
         self.assertEqual(status, 200)
-        self.assertIn(b"Ctllm-Exchange: ", head)
+        self.assertIn(b"Ctllm-Request-Id: ", head)
         self.assertEqual(self.two.heads, [])
         self.nothing_is_left()
 

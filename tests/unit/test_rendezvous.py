@@ -20,7 +20,16 @@ from ctllm.errors import (
 from ctllm.http.header_policy import response_from_desktop
 from ctllm.http.message.head import RequestHead, ResponseHead, get_header
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
-from ctllm.tunnel.frames import NO_EXCHANGE, Desktop, Hello, Kind, Reason, Status, json_frame, split
+from ctllm.tunnel.frames import (
+    CONNECTION_ID,
+    Desktop,
+    FrameKind,
+    Hello,
+    Reason,
+    Status,
+    encode_json_frame,
+    split_frames,
+)
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
@@ -62,14 +71,16 @@ class Desk:
     ) -> None:
         self.rendezvous = rendezvous
         self.id = f"{number:032x}"
-        self.tunnel = Responder(1 << 18, GRACE, 8, keep=1 << 16, desktop=Desktop(self.id, name))
-        self.tunnel.accept = self.accept
+        self.tunnel = Responder(
+            1 << 18, GRACE, 8, resume_buffer_bytes=1 << 16, desktop=Desktop(self.id, name)
+        )
+        self.tunnel.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.heads: list[RequestHead] = []
         self.calls: list[FakeRequestSink] = []
         self.socket = Socket()
         if ollama:
-            self.tunnel.tell(Status(ollama, "0.5.1", models or ("m:1",)))
+            self.tunnel.send_status(Status(ollama, "0.5.1", models or ("m:1",)))
         self.connect()
 
     def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
@@ -80,28 +91,28 @@ class Desk:
 
     def connect(self) -> None:
         self.socket = Socket()
-        self.tunnel.connected()
+        self.tunnel.connection_made()
         self.settle()
 
     def settle(self) -> None:
         while True:
-            up = self.tunnel.outgoing()
+            up = self.tunnel.next_message()
             if up and self.socket.tunnel is None:
-                self.rendezvous.greeted(self.socket, up)  # type: ignore[arg-type]
+                self.rendezvous.hello_received(self.socket, up)  # type: ignore[arg-type]
             elif up:
-                self.socket.tunnel.receive(up)
-            down = self.socket.tunnel.outgoing() if self.socket.tunnel else b""
+                self.socket.tunnel.receive_message(up)
+            down = self.socket.tunnel.next_message() if self.socket.tunnel else b""
             if down:
-                self.tunnel.receive(down)
+                self.tunnel.receive_message(down)
             if not up and not down:
                 return
 
     def lose(self, now: float) -> None:
         """The connection breaks, and both sides notice."""
-        self.tunnel.disconnected(now)
+        self.tunnel.connection_lost(now)
         tunnel, self.socket.tunnel = self.socket.tunnel, None
         assert tunnel is not None
-        tunnel.disconnected(now)
+        tunnel.connection_lost(now)
         self.socket.on_closed()
 
 
@@ -131,9 +142,9 @@ class Case(SynchronousTestCase):
     def wait(self, seconds: float) -> None:
         for _ in range(int(seconds)):
             self.clock.advance(1)
-            self.here.sweep()
+            self.here.remove_expired()
             for desk in self.desks:
-                desk.tunnel.sweep(self.clock.seconds())
+                desk.tunnel.remove_expired(self.clock.seconds())
 
 
 class Coming(Case):
@@ -147,16 +158,16 @@ class Coming(Case):
         desk.callers[0].write(b"one ")
         desk.settle()
         older = desk.socket
-        desk.tunnel.disconnected(self.clock.seconds())  # the proxy has not noticed yet
+        desk.tunnel.connection_lost(self.clock.seconds())  # the proxy has not noticed yet
         desk.callers[0].write(b"two ")
         desk.connect()
-        ((kind, _, payload),) = split(older.last_words[0])
-        self.assertEqual((kind, b"replaced" in payload), (Kind.BYE, True))
+        ((kind, _, payload),) = split_frames(older.last_words[0])
+        self.assertEqual((kind, b"replaced" in payload), (FrameKind.BYE, True))
         desk.callers[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
         older.on_closed()
-        self.assertEqual(len(self.here.desktops()), 1)
+        self.assertEqual(len(self.here.describe_desktops()), 1)
         self.open()
 
     def test_a_late_message_of_a_replaced_connection(self) -> None:
@@ -165,11 +176,11 @@ class Coming(Case):
         heard = self.open()
         desk.callers[0].write_head(OK)
         desk.callers[0].write(b"one")
-        late, older = desk.tunnel.outgoing(), desk.socket
-        desk.tunnel.disconnected(self.clock.seconds())
+        late, older = desk.tunnel.next_message(), desk.socket
+        desk.tunnel.connection_lost(self.clock.seconds())
         desk.connect()
         with self.assertRaises(ProtocolViolation):  # which the socket, being closed, swallows
-            self.here.greeted(older, late)  # type: ignore[arg-type]
+            self.here.hello_received(older, late)  # type: ignore[arg-type]
         desk.callers[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one", "end"))
@@ -195,19 +206,19 @@ class Coming(Case):
         self.assertIsNone(heard.outcome)
         self.wait(2)
         self.assertIsInstance(heard.outcome, DesktopLost)
-        self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
+        self.assertEqual((self.here.stream_count, self.here.describe_desktops()), (0, []))
         self.assertIsInstance(desk.calls[0].calls[-1], ClientDisconnected)
 
     def hello(self, **changed: object) -> bytes:
         fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
-        return json_frame(Kind.HELLO, NO_EXCHANGE, Hello(**fields))  # type: ignore[arg-type]
+        return encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(**fields))  # type: ignore[arg-type]
 
     def test_bad_greetings(self) -> None:
         """None of them is a desktop afterwards."""
         for message in (
             b"",
             b"\x01",
-            json_frame(Kind.BYE, NO_EXCHANGE, Reason("a", "b")),
+            encode_json_frame(FrameKind.BYE, CONNECTION_ID, Reason("a", "b")),
             self.hello(desktop=None),
             self.hello(desktop=Desktop("A" * 32, "x")),
             self.hello(desktop=Desktop("a" * 33, "x")),
@@ -215,22 +226,22 @@ class Coming(Case):
             self.hello(desktop=Desktop("a" * 32, "two\nlines")),
             self.hello(version=2),
             self.hello(window=0),
-            self.hello(exchanges=("zz",)),
-            self.hello(exchanges=("ab",)),
+            self.hello(streams=("zz",)),
+            self.hello(streams=("ab",)),
         ):
             with self.assertRaises(ProtocolViolation, msg=message):
-                self.here.greeted(Socket(), message)  # type: ignore[arg-type]
-        self.assertEqual((self.here.exchanges, self.here.desktops()), (0, []))
+                self.here.hello_received(Socket(), message)  # type: ignore[arg-type]
+        self.assertEqual((self.here.stream_count, self.here.describe_desktops()), (0, []))
 
     def test_a_bad_greeting_does_not_replace_a_good_connection(self) -> None:
         """The one that works stays, with all that it carries."""
         desk = self.desk()
         heard = self.open()
         mine = Desktop(desk.id, "home")
-        for changed in ({"exchanges": ("zz",)}, {"version": 2}, {"window": 0}):
+        for changed in ({"streams": ("zz",)}, {"version": 2}, {"window": 0}):
             with self.assertRaises(ProtocolViolation):
                 hello = self.hello(desktop=mine, **changed)
-                self.here.greeted(Socket(), hello)  # type: ignore[arg-type]
+                self.here.hello_received(Socket(), hello)  # type: ignore[arg-type]
         self.assertEqual(desk.socket.last_words, [])
         desk.callers[0].write_head(OK)
         desk.callers[0].finish()
@@ -245,7 +256,7 @@ class Coming(Case):
             self.desk("more")
         self.desks[0].lose(self.clock.seconds())
         self.desks[0].connect()
-        self.assertEqual(len(self.here.desktops()), MAX_DESKTOPS)
+        self.assertEqual(len(self.here.describe_desktops()), MAX_DESKTOPS)
 
     def test_farewell(self) -> None:
         """Every bridge that is connected hears when the proxy ends."""
@@ -262,7 +273,7 @@ class Known(Case):
         """Who, since when, and what its Ollama can do."""
         self.desk()
         self.open()
-        (told,) = self.here.desktops()
+        (told,) = self.here.describe_desktops()
         expected = {"id": "0" * 31 + "1", "name": "home", "connected": True, "since": 1.0}
         expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
         self.assertEqual(told, expected)
@@ -270,7 +281,7 @@ class Known(Case):
     def test_a_silent_one_counts_as_down(self) -> None:
         """Until it says how its Ollama is."""
         self.desk(ollama="")
-        self.assertEqual(self.here.desktops()[0]["ollama"], "down")
+        self.assertEqual(self.here.describe_desktops()[0]["ollama"], "down")
 
     def test_idle(self) -> None:
         """From the start, never while a desktop is there, and again from when it left."""
@@ -298,7 +309,7 @@ class Resumption(Case):
         desk = self.desk()
         heard = FakeResponseSink()
         asked = self.here.start_request(asking(resume=resume), heard)
-        self.call = self.here.call(asked)
+        self.call = self.here.request_sink(asked)
         self.call.finish()
         self.settle()
         desk.callers[0].write_head(OK)
@@ -312,7 +323,9 @@ class Resumption(Case):
 
     def back(self, id: bytes, offset: int) -> FakeResponseSink:
         heard = FakeResponseSink()
-        self.call = self.here.call(self.here.take_up(id, offset, heard), again=True)
+        self.call = self.here.request_sink(
+            self.here.resume_stream(id, offset, heard), is_resumed=True
+        )
         self.settle()
         return heard
 
@@ -363,7 +376,7 @@ class Resumption(Case):
         self.clock.advance(1)
         self.settle()
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertEqual(self.here.exchanges, 0)
+        self.assertEqual(self.here.stream_count, 0)
         self.assertIsInstance(self.back(id, 0).outcome, Gone)
 
     def test_the_other_client_hears(self) -> None:
@@ -378,25 +391,25 @@ class Resumption(Case):
     def test_leaving_while_asking_is_cancelling(self) -> None:
         """Half a request has no answer to come back for."""
         desk, heard = self.desk(), FakeResponseSink()
-        call = self.here.call(self.here.start_request(asking(resume="20"), heard))
+        call = self.here.request_sink(self.here.start_request(asking(resume="20"), heard))
         call.write(b"half")
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
 
     def test_without_asking_for_it(self) -> None:
         """A client that says nothing of coming back and leaves has cancelled."""
         desk, heard = self.desk(), FakeResponseSink()
         asked = self.here.start_request(CHAT, heard)
-        call = self.here.call(asked)
+        call = self.here.request_sink(asked)
         call.finish()
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertRaises(NotFound, self.here.take_up, asked.id, 0, FakeResponseSink())
+        self.assertRaises(NotFound, self.here.resume_stream, asked.id, 0, FakeResponseSink())
 
     def test_for_no_longer_than_allowed(self) -> None:
         """Whatever the client wishes for."""
@@ -413,7 +426,7 @@ class Resumption(Case):
             self.assertRaises(
                 BadRequest, self.here.start_request, asking(resume=wish), FakeResponseSink()
             )
-        self.assertEqual(self.here.exchanges, 0)
+        self.assertEqual(self.here.stream_count, 0)
 
     def test_a_desktop_that_is_lost_ends_the_waiting(self) -> None:
         """No timer is left behind for a client that waits for nothing."""
@@ -421,14 +434,14 @@ class Resumption(Case):
         self.leave()
         desk.lose(self.clock.seconds())
         self.wait(GRACE + 1)
-        self.assertEqual((self.here.exchanges, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
 
     def test_in_the_next_proxy(self) -> None:
         """A new proxy learns from the bridge which answers live where."""
         desk, _, id = self.answer()
         desk.callers[0].write(b"two ")
         desk.callers[0].finish()
-        desk.tunnel.disconnected(self.clock.seconds())
+        desk.tunnel.connection_lost(self.clock.seconds())
         self.here = desk.rendezvous = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         desk.connect()
         heard = self.back(id, 4)

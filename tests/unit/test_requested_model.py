@@ -14,7 +14,7 @@ from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.content_coding import MAX_DECODED, load_zstd
 from ctllm.http.message.head import RequestHead
 from ctllm.http.message.multipart import MAX_VALUE
-from ctllm.ollama.requested_model import ModelFinder, model_finder
+from ctllm.ollama.requested_model import ModelSniffer, create_model_sniffer
 
 zstd = load_zstd()
 ZSTD = (b"Content-Encoding", b"zstd")
@@ -26,13 +26,15 @@ def finder(
     target: bytes = b"/v1/responses",
     *headers: tuple[bytes, bytes],
     room: BufferBudget | None = None,
-) -> ModelFinder:
-    found = model_finder(RequestHead(b"POST", target, headers), room or BufferBudget(1 << 30))
+) -> ModelSniffer:
+    found = create_model_sniffer(
+        RequestHead(b"POST", target, headers), room or BufferBudget(1 << 30)
+    )
     assert found is not None
     return found
 
 
-def fed(finder: ModelFinder, body: bytes, *at: int) -> ModelFinder:
+def fed(finder: ModelSniffer, body: bytes, *at: int) -> ModelSniffer:
     edges = [0, *sorted({edge for edge in at if edge < len(body)}), len(body)]
     for start, end in pairwise(edges):
         finder.feed(body[start:end])
@@ -47,7 +49,7 @@ class Compressed(TestCase):
         """The name, and whether anything more would change it."""
         body = zstd.compress(json.dumps(CHAT).encode(), level)
         found = fed(finder(b"/v1/chat/completions", ZSTD), body, *cuts)
-        self.assertEqual((found.name, found.settled), ("m:1", True))
+        self.assertEqual((found.name, found.is_settled), ("m:1", True))
 
     def test_byte_by_byte(self) -> None:
         """And in frames, of which some hold nothing."""
@@ -55,20 +57,20 @@ class Compressed(TestCase):
         skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
         body = skippable + zstd.compress(first) + skippable + zstd.compress(rest)
         found = fed(finder(b"/v1/responses", ZSTD), body, *range(len(body)))
-        self.assertEqual((found.name, found.settled), ("m:1", True))
+        self.assertEqual((found.name, found.is_settled), ("m:1", True))
 
     def test_what_is_no_zstd(self) -> None:
         """JSON is read as what it is, as an Ollama does that knows no zstd; noise names none."""
         body = json.dumps(CHAT).encode()
         self.assertEqual(fed(finder(b"/v1/responses", ZSTD), body, 1, 7).name, "m:1")
         noise = fed(finder(b"/v1/responses", ZSTD), zstd.compress(body)[:6] + b"\xff" * 100)
-        self.assertEqual((noise.name, noise.settled), (None, True))
+        self.assertEqual((noise.name, noise.is_settled), (None, True))
         self.assertIsNone(fed(finder(b"/v1/responses"), zstd.compress(body)).name)
 
     def test_other_codings(self) -> None:
         """Ollama takes none of them."""
         found = finder(b"/v1/responses", (b"Content-Encoding", b"gzip"))
-        self.assertEqual((fed(found, b"\x1f\x8b\x08").name, found.settled), (None, True))
+        self.assertEqual((fed(found, b"\x1f\x8b\x08").name, found.is_settled), (None, True))
 
     def test_a_bomb(self) -> None:
         """A gigabyte is not made of 32 kB: a little of it is decoded, and then no more."""
@@ -82,7 +84,7 @@ class Compressed(TestCase):
         found = fed(finder(b"/v1/responses", ZSTD), body)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        self.assertEqual((found.name, found.settled), (None, True))
+        self.assertEqual((found.name, found.is_settled), (None, True))
         self.assertLess(peak, 1 << 20)
 
     def test_how_much_is_decoded(self) -> None:
@@ -90,7 +92,7 @@ class Compressed(TestCase):
         for length, name in ((MAX_DECODED - 100, "m"), (MAX_DECODED, None)):
             text = json.dumps({"x": "y" * length, "model": "m"}).encode()
             found = fed(finder(b"/v1/responses", ZSTD), zstd.compress(text))
-            self.assertEqual((found.name, found.settled), (name, True))
+            self.assertEqual((found.name, found.is_settled), (name, True))
 
     def test_windows(self) -> None:
         """A frame may need 8 MiB, as at Ollama, and no more."""
@@ -99,13 +101,13 @@ class Compressed(TestCase):
             compressor = zstd.ZstdCompressor(options={option: log})
             body = compressor.compress(json.dumps(CHAT).encode()) + compressor.flush()
             found = fed(finder(b"/v1/responses", ZSTD), body)
-            self.assertEqual((found.name, found.settled), (name, True), log)
+            self.assertEqual((found.name, found.is_settled), (name, True), log)
 
     def test_many_frames(self) -> None:
         """Each needs a decoder: they are counted."""
         body = zstd.compress(b"{") + zstd.compress(b" ") * 100 + zstd.compress(b'"model": "m"}')
         found = fed(finder(b"/v1/responses", ZSTD), body)
-        self.assertEqual((found.name, found.settled), (None, True))
+        self.assertEqual((found.name, found.is_settled), (None, True))
 
     def test_decoders_count(self) -> None:
         """One that waits for more of its body takes room, and gives it back when it ends."""
@@ -113,11 +115,11 @@ class Compressed(TestCase):
         half = zstd.compress(json.dumps(CHAT).encode())[:20]
         found = fed(finder(b"/v1/responses", ZSTD, room=room), half)
         self.assertGreater(room.reserved, 8 << 20)
-        self.assertFalse(found.settled)
+        self.assertFalse(found.is_settled)
         other = fed(finder(b"/v1/responses", ZSTD, room=room), half)
-        self.assertTrue(other.settled)  # there is no room for it
+        self.assertTrue(other.is_settled)  # there is no room for it
         found.close()
-        self.assertEqual((room.reserved, found.settled), (0, True))
+        self.assertEqual((room.reserved, found.is_settled), (0, True))
         whole = fed(finder(b"/v1/responses", ZSTD, room=room), zstd.compress(b'{"model":"m"}'))
         self.assertEqual((room.reserved, whole.name), (0, "m"))
 
@@ -138,7 +140,7 @@ MODEL = (b'name="model"', b"whisper:1")
 class Forms(TestCase):
     """Bodies of multipart/form-data."""
 
-    def form_finder(self, target: bytes = b"/v1/audio/transcriptions") -> ModelFinder:
+    def form_finder(self, target: bytes = b"/v1/audio/transcriptions") -> ModelSniffer:
         kind = b'multipart/form-data; boundary="%b"' % BOUNDARY
         return finder(target, (b"Content-Type", kind))
 
@@ -148,14 +150,14 @@ class Forms(TestCase):
         body = form(MODEL, FILE) if first else form(FILE, MODEL)
         for target in (b"/v1/audio/transcriptions", b"/v1/images/edits"):
             found = fed(self.form_finder(target), body, *cuts)
-            self.assertEqual((found.name, found.settled), ("whisper:1", True))
+            self.assertEqual((found.name, found.is_settled), ("whisper:1", True))
 
     def test_at_the_field_s_end(self) -> None:
         """Nothing after it is waited for."""
         found = fed(self.form_finder(), form(MODEL, end=b""))
-        self.assertEqual((found.name, found.settled), (None, False))
+        self.assertEqual((found.name, found.is_settled), (None, False))
         found.feed(b"\r\n")
-        self.assertEqual((found.name, found.settled), ("whisper:1", True))
+        self.assertEqual((found.name, found.is_settled), ("whisper:1", True))
 
     def test_the_first_value_counts(self) -> None:
         """Files and other fields are not values of it; a second one is none either."""
@@ -166,7 +168,7 @@ class Forms(TestCase):
     def test_the_query_counts_before_it(self) -> None:
         """As in Go's FormValue."""
         found = fed(self.form_finder(b"/v1/audio/transcriptions?model=a%3A1&model=b"), form(MODEL))
-        self.assertEqual((found.name, found.settled), ("a:1", True))
+        self.assertEqual((found.name, found.is_settled), ("a:1", True))
 
     def test_what_is_no_form(self) -> None:
         """It names no model, and is not waited for; nor does one without the field name one."""
@@ -179,7 +181,7 @@ class Forms(TestCase):
             b"--" + BOUNDARY + b"\r\nX: " + b"y" * 100_000,
         ):
             found = fed(self.form_finder(), body)
-            self.assertEqual((found.name, found.settled), (None, True), body[:80])
+            self.assertEqual((found.name, found.is_settled), (None, True), body[:80])
         other = form(MODEL).replace(b'"model"', b'"other"')
         self.assertIsNone(fed(self.form_finder(), other).name)
 
@@ -212,4 +214,4 @@ class Nowhere(TestCase):
     def test_what_names_no_model(self) -> None:
         """There is nothing to find."""
         head = RequestHead(b"POST", b"/api/pull", (ZSTD,))
-        self.assertIsNone(model_finder(head, BufferBudget(1)))
+        self.assertIsNone(create_model_sniffer(head, BufferBudget(1)))

@@ -7,7 +7,7 @@ from unittest import mock
 
 from twisted.internet.defer import Deferred
 
-from ctllm.auth.api_keys import key_hash, new_key
+from ctllm.auth.api_keys import generate_key, hash_key
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.gateway import REVOKED_TUNNEL_GRACE
 from ctllm.cloud.identity import (
@@ -212,8 +212,8 @@ class Revoked(Case):
 
     def test_api_keys(self) -> None:
         """Leases are dropped, and an old token takes none."""
-        key, path = new_key(ANN.id), "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
-        lease = {"hashes": [key_hash(key)], "seconds": 60}
+        key, path = generate_key(ANN.id), "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
+        lease = {"hashes": [hash_key(key)], "seconds": 60}
         self.assertEqual(self.status(path, lease), 204)
         self.assertEqual(self.ask("GET /api/tags", X_Api_Key=key), 0)
         self.revoke()
@@ -224,9 +224,9 @@ class Revoked(Case):
 
     def test_a_lease_that_was_asked_for_before(self) -> None:
         """Its body came after the revocation: the keys are worth nothing."""
-        key = new_key(ANN.id)
+        key = generate_key(ANN.id)
         self.wire = self.connect()
-        body = b'{"hashes": ["%s"], "seconds": 60}' % key_hash(key).encode()
+        body = b'{"hashes": ["%s"], "seconds": 60}' % hash_key(key).encode()
         head = (
             f"PUT /ctllm/desktops/{'a' * 32}/keys HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {self.grant_token}\r\nContent-Type: application/json\r\n"

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.ollama.truncated_json import completion
+from ctllm.ollama.truncated_json import missing_suffix
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -31,7 +31,7 @@ class Completed(SynchronousTestCase):
         cuts = range(1, len(text)) if data is None else [data.draw(st.integers(1, len(text) - 1))]
         for cut in cuts:
             for member in (b"", MEMBER):
-                rest = completion(text[:cut], member)
+                rest = missing_suffix(text[:cut], member)
                 assert rest, (text, cut)
                 found = json.loads((text[:cut] + rest).decode())
                 self.assertIsInstance(found, dict)
@@ -55,7 +55,7 @@ class Completed(SynchronousTestCase):
             ('{"a":1}', {"a": 1}),
             ('{"a":1} ', {"a": 1}),
         ):
-            rest = completion(text.encode())
+            rest = missing_suffix(text.encode())
             assert rest is not None, text
             self.assertEqual(json.loads(text.encode() + rest), found)
 
@@ -66,9 +66,9 @@ class Completed(SynchronousTestCase):
             b'{"a":1}x', b'{"a":1}{', b'{"a":1]', b'{"a":[1}', b'{"a":"\\x', b"{,",
             b'{"a":01',
         ):  # fmt: skip
-            self.assertIsNone(completion(text, MEMBER), text)
+            self.assertIsNone(missing_suffix(text, MEMBER), text)
 
     @given(st.binary())
     def test_rubbish(self, text: bytes) -> None:
         """No exception, whatever it is."""
-        completion(text, MEMBER)
+        missing_suffix(text, MEMBER)

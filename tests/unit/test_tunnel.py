@@ -18,14 +18,14 @@ from ctllm.errors import (
 )
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.tunnel.frames import (
+    CONNECTION_ID,
     HEADER,
-    NO_EXCHANGE,
     Desktop,
-    Kind,
+    FrameKind,
     Status,
-    frame,
-    offset_frame,
-    split,
+    encode_frame,
+    encode_offset_frame,
+    split_frames,
 )
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.responder import Responder, ResponderStream
@@ -102,9 +102,11 @@ class Pair:
 
     def __init__(self, window: int = 1 << 18, keep: int = 1 << 16) -> None:
         self.now = 0.0
-        self.opener = Initiator(window, 30, 64)
-        self.answerer = Responder(window, 30, 64, keep=keep, desktop=Desktop("d1", "desk"))
-        self.answerer.accept = self.accept
+        self.initiator = Initiator(window, 30, 64)
+        self.responder = Responder(
+            window, 30, 64, resume_buffer_bytes=keep, desktop=Desktop("d1", "desk")
+        )
+        self.responder.request_handler = self.accept
         self.works: dict[bytes, Work] = {}
         self.up_wire: list[bytes] = []  # bridge -> proxy
         self.down_wire: list[bytes] = []  # proxy -> bridge
@@ -117,27 +119,27 @@ class Pair:
 
     def connect(self) -> None:
         self.connected = True
-        self.answerer.connected()
+        self.responder.connection_made()
 
     def cut(self) -> None:
         self.connected = False
         self.up_wire.clear()
         self.down_wire.clear()
-        self.opener.disconnected(self.now)
-        self.answerer.disconnected(self.now)
+        self.initiator.connection_lost(self.now)
+        self.responder.connection_lost(self.now)
 
     def step(self, up: bool = True, down: bool = True) -> bool:
         """Move what is ready one step; True if anything moved."""
         moved = False
-        for tunnel, wire in ((self.opener, self.down_wire), (self.answerer, self.up_wire)):
-            if self.connected and (message := tunnel.outgoing()):
+        for tunnel, wire in ((self.initiator, self.down_wire), (self.responder, self.up_wire)):
+            if self.connected and (message := tunnel.next_message()):
                 wire.append(message)
                 moved = True
         if up and self.up_wire:
-            self.opener.receive(self.up_wire.pop(0))
+            self.initiator.receive_message(self.up_wire.pop(0))
             moved = True
         if down and self.down_wire:
-            self.answerer.receive(self.down_wire.pop(0))
+            self.responder.receive_message(self.down_wire.pop(0))
             moved = True
         return moved
 
@@ -147,7 +149,7 @@ class Pair:
 
     def ask(self, resume: int = 0) -> Client:
         client = Client()
-        client.call = self.opener.start_request(POST, client, resume)
+        client.call = self.initiator.start_request(POST, client, resume)
         return client
 
 
@@ -180,7 +182,7 @@ class Exchanges(SynchronousTestCase):
         work.caller.finish()
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\n", "end"))
-        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+        self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
     def test_pieces_of_one_turn_go_in_one_frame(self) -> None:
         """Small pieces that are ready together make one DATA frame and one message."""
@@ -191,8 +193,8 @@ class Exchanges(SynchronousTestCase):
         work.caller.write_head(OK)
         for _ in range(10):
             work.caller.write(b"line\n")
-        kinds = [kind for kind, _, _ in split(pair.answerer.outgoing())]
-        self.assertEqual(kinds, [Kind.HEAD, Kind.DATA])
+        kinds = [kind for kind, _, _ in split_frames(pair.responder.next_message())]
+        self.assertEqual(kinds, [FrameKind.HEAD, FrameKind.DATA])
 
     def test_whoever_fails_ends_its_own_exchange(self) -> None:
         """At either end, at any point: the tunnel stays, and so does every other exchange."""
@@ -206,7 +208,7 @@ class Exchanges(SynchronousTestCase):
         for side in ("write_head", "write", "finish", "fail"):
             pair = connected()
             crashes: list[Exception] = []
-            pair.opener.on_crash = pair.answerer.on_crash = crashes.append
+            pair.initiator.on_crash = pair.responder.on_crash = crashes.append
             client, other = pair.ask(), pair.ask()
             pair.settle()
             work, another = pair.works.values()
@@ -219,13 +221,13 @@ class Exchanges(SynchronousTestCase):
             pair.settle()
             self.assertIsInstance(crashes[0], Broken, side)
             self.assertEqual((other.heard, other.over), (OK, "end"), side)
-            self.assertTrue(pair.opener.up)
-            self.assertEqual(len(pair.opener.exchanges), 0)
+            self.assertTrue(pair.initiator.is_established)
+            self.assertEqual(len(pair.initiator.streams), 0)
             if side != "fail":
                 self.assertIsInstance(client.over, CtllmError)
         for side in ("write", "finish", "cancel"):
             pair = connected()
-            pair.opener.on_crash = pair.answerer.on_crash = crashes.append
+            pair.initiator.on_crash = pair.responder.on_crash = crashes.append
             client, other = pair.ask(), pair.ask()
             pair.settle()
             work, another = pair.works.values()
@@ -240,7 +242,7 @@ class Exchanges(SynchronousTestCase):
             pair.settle()
             self.assertIsInstance(crashes[0], Broken, side)
             self.assertEqual(bytes(another.got), b"x")
-            self.assertTrue(pair.answerer.up)
+            self.assertTrue(pair.responder.is_established)
             if side != "cancel":
                 self.assertIsInstance(client.over, CtllmError)
                 self.assertIsNone(other.over)
@@ -249,13 +251,13 @@ class Exchanges(SynchronousTestCase):
         """Whatever it is that fails there, its client hears of it, and the tunnel stays."""
         pair = connected()
         crashes: list[Exception] = []
-        pair.answerer.on_crash = crashes.append
-        pair.answerer.accept = lambda caller, head: 1 // 0  # type: ignore[return-value]
+        pair.responder.on_crash = crashes.append
+        pair.responder.request_handler = lambda caller, head: 1 // 0  # type: ignore[return-value]
         client = pair.ask()
         pair.settle()
         self.assertIsInstance(client.over, CtllmError)
         self.assertIsInstance(crashes[0], ZeroDivisionError)
-        self.assertTrue(pair.answerer.up)
+        self.assertTrue(pair.responder.is_established)
 
     def test_a_client_that_leaves_cancels_the_work(self) -> None:
         """Cancelling reaches the desktop's call and leaves nothing behind."""
@@ -266,7 +268,7 @@ class Exchanges(SynchronousTestCase):
         pair.settle()
         (work,) = pair.works.values()
         self.assertIsInstance(work.over, CtllmError)
-        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+        self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
     def test_a_client_that_leaves_before_the_open_was_sent_is_never_heard_of(self) -> None:
         """No RESET goes out for an exchange that the bridge does not know."""
@@ -274,7 +276,7 @@ class Exchanges(SynchronousTestCase):
         pair.ask().call.cancel(CtllmError("left"))
         pair.settle()
         self.assertEqual(pair.works, {})
-        self.assertTrue(pair.opener.up)
+        self.assertTrue(pair.initiator.is_established)
 
     def test_bytes_before_a_failure_arrive_before_it(self) -> None:
         """Whatever Ollama said before it died reaches the client, then the error does."""
@@ -289,7 +291,7 @@ class Exchanges(SynchronousTestCase):
         pair.settle()
         self.assertEqual(bytes(client.got), b"almost")
         self.assertIsInstance(client.over, DesktopLost)
-        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+        self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
     def test_a_failure_waits_for_the_window(self) -> None:
         """Bytes that the window held back still come before the failure."""
@@ -325,7 +327,7 @@ class Exchanges(SynchronousTestCase):
         self.assertEqual(len(fast.got), 10_000)
         self.assertLessEqual(len(slow.got), 1000)
         self.assertFalse(first.may_send)
-        self.assertLessEqual(first.caller.out.held, 1000)
+        self.assertLessEqual(first.caller.send_buffer.buffered, 1000)
         slow.call.resume_response()
         pair.settle()
         self.assertTrue(first.may_send)
@@ -333,14 +335,14 @@ class Exchanges(SynchronousTestCase):
     def test_status_arrives_and_is_told_again_after_a_cut(self) -> None:
         """What the desktop knows of Ollama is there after every connection."""
         pair = connected()
-        pair.answerer.tell(Status("up", "0.5", ("m",)))
+        pair.responder.send_status(Status("up", "0.5", ("m",)))
         pair.settle()
-        self.assertEqual(pair.opener.status, Status("up", "0.5", ("m",)))
+        self.assertEqual(pair.initiator.status, Status("up", "0.5", ("m",)))
         pair.cut()
-        pair.opener.status = None
+        pair.initiator.status = None
         pair.connect()
         pair.settle()
-        self.assertEqual(pair.opener.status, Status("up", "0.5", ("m",)))
+        self.assertEqual(pair.initiator.status, Status("up", "0.5", ("m",)))
 
     def test_nothing_opens_while_the_desktop_is_away_or_the_tunnel_is_full(self) -> None:
         """An offline desktop and a full tunnel are told at once, each by its own error."""
@@ -381,14 +383,14 @@ class Cuts(SynchronousTestCase):
         client = pair.ask()
         pair.settle()
         pair.cut()
-        pair.opener.sweep(29)
+        pair.initiator.remove_expired(29)
         self.assertIsNone(client.over)
-        pair.opener.sweep(30)
-        pair.answerer.sweep(30)
+        pair.initiator.remove_expired(30)
+        pair.responder.remove_expired(30)
         self.assertIsInstance(client.over, DesktopLost)
         (work,) = pair.works.values()
         self.assertIsInstance(work.over, CtllmError)
-        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+        self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
     def test_a_cancel_lost_with_the_connection_still_cancels(self) -> None:
         """The desktop learns from HELLO that nobody holds the exchange any more."""
@@ -412,9 +414,9 @@ class Cuts(SynchronousTestCase):
         work.caller.write_head(OK)
         pair.settle()
         pair.cut()
-        fresh = Responder(1 << 18, 30, 64, keep=0, desktop=Desktop("d1", "desk"))
-        fresh.accept = pair.accept
-        pair.answerer = fresh
+        fresh = Responder(1 << 18, 30, 64, resume_buffer_bytes=0, desktop=Desktop("d1", "desk"))
+        fresh.request_handler = pair.accept
+        pair.responder = fresh
         pair.connect()
         pair.settle()
         self.assertIsInstance(client.over, DesktopLost)
@@ -450,7 +452,7 @@ class Cuts(SynchronousTestCase):
             self.assertEqual(bytes(work.got), bytes(body))
             self.assertEqual((work.over, client.over), ("end", "end"))
             self.assertEqual(bytes(client.got), bytes(answered[client.call.id]))
-        self.assertEqual((pair.opener.exchanges, pair.answerer.exchanges), ({}, {}))
+        self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
     def _act(self, data, pair, clients, sent, answered) -> None:  # type: ignore[no-untyped-def]
         which = data.draw(st.integers(0, len(clients) - 1))
@@ -479,9 +481,9 @@ class Cuts(SynchronousTestCase):
 
     def _within(self, pair: Pair, window: int) -> None:
         """No side holds more than its window and one piece."""
-        for tunnel in (pair.opener, pair.answerer):
-            for exchange in tunnel.exchanges.values():
-                self.assertLessEqual(exchange.out.held, window + 40)
+        for tunnel in (pair.initiator, pair.responder):
+            for exchange in tunnel.streams.values():
+                self.assertLessEqual(exchange.send_buffer.buffered, window + 40)
 
     def _finish(self, pair: Pair, clients: list[Client], answered: dict[bytes, bytearray]) -> None:
         for client in clients:
@@ -515,7 +517,7 @@ class TakingUp(SynchronousTestCase):
 
     def again(self, pair: Pair, id: bytes, offset: int) -> Client:
         second = Client()
-        second.call = pair.opener.take_up(id, offset, second)
+        second.call = pair.initiator.resume_stream(id, offset, second)
         pair.settle()
         return second
 
@@ -544,7 +546,7 @@ class TakingUp(SynchronousTestCase):
         pair = connected()
         client, work = self.answered(pair, end=False)
         pair.cut()
-        pair.opener = Initiator(1 << 18, 30, 64)
+        pair.initiator = Initiator(1 << 18, 30, 64)
         work.caller.write(b"abc")
         pair.connect()
         pair.settle()
@@ -561,9 +563,9 @@ class TakingUp(SynchronousTestCase):
             self.assertIsInstance(self.again(pair, client.call.id, offset).over, Gone)
             pair = connected(keep=4)
             client, _ = self.answered(pair, end=True)
-        pair.answerer.sweep(60)
+        pair.responder.remove_expired(60)
         self.assertIsInstance(self.again(pair, client.call.id, 10).over, Gone)
-        self.assertEqual(pair.answerer.exchanges, {})
+        self.assertEqual(pair.responder.streams, {})
 
     def test_a_plain_exchange_cannot_be_taken_up(self) -> None:
         """Only those who said so share their answer with their other connections."""
@@ -571,7 +573,7 @@ class TakingUp(SynchronousTestCase):
         client = pair.ask()
         client.call.finish()
         pair.settle()
-        self.assertRaises(NotFound, pair.opener.take_up, client.call.id, 0, Client())
+        self.assertRaises(NotFound, pair.initiator.resume_stream, client.call.id, 0, Client())
         self.assertIsNone(client.over)
 
     def test_taken_up_twice_before_the_desktop_replied(self) -> None:
@@ -581,7 +583,7 @@ class TakingUp(SynchronousTestCase):
         seconds = []
         for offset in (2, 9, 5):
             seconds.append(Client())
-            seconds[-1].call = pair.opener.take_up(client.call.id, offset, seconds[-1])
+            seconds[-1].call = pair.initiator.resume_stream(client.call.id, offset, seconds[-1])
             pair.step(up=False, down=False)
         work.caller.write(b"abc")
         work.caller.finish()
@@ -605,7 +607,7 @@ class TakingUp(SynchronousTestCase):
             if action == "answer" and work.may_send:
                 said += b"0123456789"
                 work.caller.write(b"0123456789")
-            elif action == "return" and pair.opener.up:
+            elif action == "return" and pair.initiator.is_established:
                 client, had = self.returned(pair, client, had)
             elif action == "stall" and client.over is None:
                 client.call.pause_response()
@@ -626,7 +628,7 @@ class TakingUp(SynchronousTestCase):
         """The client that comes next, and what those before it have had."""
         had = had + client.got
         second = Client()
-        second.call = pair.opener.take_up(client.call.id, len(had), second)
+        second.call = pair.initiator.resume_stream(client.call.id, len(had), second)
         return second, had
 
 
@@ -634,7 +636,7 @@ class Hostile(SynchronousTestCase):
     """A peer that breaks the rules is told, and its exchanges end with an error."""
 
     def refused(self, pair: Pair, message: bytes) -> ProtocolViolation:
-        return self.assertRaises(ProtocolViolation, pair.opener.receive, message)
+        return self.assertRaises(ProtocolViolation, pair.initiator.receive_message, message)
 
     def test_each_broken_rule_is_a_violation(self) -> None:
         """Unknown kinds and exchanges, cut frames, bytes out of order or before the head."""
@@ -647,20 +649,22 @@ class Hostile(SynchronousTestCase):
         for message in (
             b"\x00",
             HEADER.pack(99, 0, id),
-            HEADER.pack(Kind.DATA, 1 << 30, id),
-            HEADER.pack(Kind.DATA, 50, id) + b"short",
-            frame(Kind.DATA, b"?" * 16, data),
-            frame(Kind.DATA, id, data),
-            frame(Kind.DATA, id, b"1"),
-            offset_frame(Kind.END, id, 0),
-            offset_frame(Kind.ACK, id, 77),
-            offset_frame(Kind.ATTACH, id, 0),
-            frame(Kind.HEAD, id, b'{"status":99,"reason":"","headers":[]}'),
-            frame(Kind.HEAD, id, b'{"status":200,"reason":"","headers":[["a\\r\\nb","c"]]}'),
-            frame(Kind.HEAD, id, b"not json"),
-            frame(Kind.OPEN, id, b"{}"),
-            frame(Kind.STATUS, NO_EXCHANGE, b"[]"),
-            frame(Kind.HELLO, NO_EXCHANGE, b'{"version":1,"window":5}'),
+            HEADER.pack(FrameKind.DATA, 1 << 30, id),
+            HEADER.pack(FrameKind.DATA, 50, id) + b"short",
+            encode_frame(FrameKind.DATA, b"?" * 16, data),
+            encode_frame(FrameKind.DATA, id, data),
+            encode_frame(FrameKind.DATA, id, b"1"),
+            encode_offset_frame(FrameKind.END, id, 0),
+            encode_offset_frame(FrameKind.ACK, id, 77),
+            encode_offset_frame(FrameKind.ATTACH, id, 0),
+            encode_frame(FrameKind.HEAD, id, b'{"status":99,"reason":"","headers":[]}'),
+            encode_frame(
+                FrameKind.HEAD, id, b'{"status":200,"reason":"","headers":[["a\\r\\nb","c"]]}'
+            ),
+            encode_frame(FrameKind.HEAD, id, b"not json"),
+            encode_frame(FrameKind.OPEN, id, b"{}"),
+            encode_frame(FrameKind.STATUS, CONNECTION_ID, b"[]"),
+            encode_frame(FrameKind.HELLO, CONNECTION_ID, b'{"version":1,"window":5}'),
         ):
             self.refused(pair, message)
 
@@ -675,7 +679,9 @@ class Hostile(SynchronousTestCase):
             work.caller.write_head(OK)
             work.caller.write(b"ab")
             pair.settle()
-            self.refused(pair, frame(Kind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x"))
+            self.refused(
+                pair, encode_frame(FrameKind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x")
+            )
 
     def test_bytes_beyond_the_window_are_a_violation(self) -> None:
         """A peer cannot make this side hold more than it granted."""
@@ -688,16 +694,16 @@ class Hostile(SynchronousTestCase):
         work.caller.write_head(OK)
         pair.settle()
         piece = (0).to_bytes(8, "big") + b"x" * 11
-        self.refused(pair, frame(Kind.DATA, client.call.id, piece))
+        self.refused(pair, encode_frame(FrameKind.DATA, client.call.id, piece))
 
     def test_a_violation_ends_exchanges_on_both_sides(self) -> None:
         """The offender is told by BYE, and nobody waits for ever."""
         pair = connected()
         client = pair.ask()
         pair.settle()
-        bye = pair.opener.violated(self.refused(pair, b"\x00"))
+        bye = pair.initiator.terminate(self.refused(pair, b"\x00"))
         self.assertIsInstance(client.over, ProtocolViolation)
-        pair.answerer.receive(bye)
+        pair.responder.receive_message(bye)
         (work,) = pair.works.values()
         self.assertIsInstance(work.over, ProtocolViolation)
 
@@ -705,14 +711,14 @@ class Hostile(SynchronousTestCase):
     @given(st.binary(max_size=200), st.booleans())
     def test_any_bytes_are_taken_or_refused(self, message: bytes, framed: bool) -> None:
         """Rubbish is a violation and nothing worse, at either end."""
-        for side in ("opener", "answerer"):
+        for side in ("initiator", "responder"):
             pair = connected()
             client = pair.ask()
             pair.settle()
             kind = message[0] % 12 if message else 0
-            whole = frame(kind, client.call.id, message[1:]) if framed else message  # type: ignore[arg-type]
+            whole = encode_frame(kind, client.call.id, message[1:]) if framed else message  # type: ignore[arg-type]
             try:
-                getattr(pair, side).receive(whole)
+                getattr(pair, side).receive_message(whole)
             except ProtocolViolation as violation:
-                getattr(pair, side).violated(violation)
-                self.assertEqual(getattr(pair, side).exchanges, {})
+                getattr(pair, side).terminate(violation)
+                self.assertEqual(getattr(pair, side).streams, {})

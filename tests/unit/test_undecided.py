@@ -11,11 +11,11 @@ from ctllm.errors import ClientDisconnected, DesktopLost, DesktopOffline
 from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.content_coding import load_zstd
 from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.ollama.model_sniffer import ModelName
-from ctllm.ollama.requested_model import model_finder
+from ctllm.ollama.model_sniffer import JsonModelSniffer
+from ctllm.ollama.requested_model import create_model_sniffer
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
-from ctllm.tunnel.flow_control import READ
+from ctllm.tunnel.flow_control import READ_SIZE
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
 NAMED = b'{"model":"m"}'
@@ -48,7 +48,7 @@ class Case(SynchronousTestCase):
         return BufferedRequest(
             self.heard,
             ReplayBuffer(self.room),
-            ModelName(("model",)),
+            JsonModelSniffer(("model",)),
             lambda r: r.start(self.begin),
         )
 
@@ -93,7 +93,7 @@ class Waiting(Case):
         head = RequestHead(b"POST", b"/api/chat", ((b"Content-Encoding", b"zstd"),))
         for end in (lambda a: a.finish(), lambda a: a.cancel(ClientDisconnected("left"))):
             room = BufferBudget(1 << 30)
-            finder = model_finder(head, room)
+            finder = create_model_sniffer(head, room)
             assert finder is not None
             asked = BufferedRequest(
                 self.heard, ReplayBuffer(room), finder, lambda r: r.start(self.begin)
@@ -114,7 +114,7 @@ class Waiting(Case):
         self.asked.finish()
         self.assertEqual((self.begun, self.body), (["m"], b"".join(pieces)))
         self.assertEqual((self.told.calls[-1], self.room.reserved), ("end", 0))
-        self.assertLessEqual(max(map(len, self.told.calls[:-1])), READ)
+        self.assertLessEqual(max(map(len, self.told.calls[:-1])), READ_SIZE)
 
     def test_no_name(self) -> None:
         """The end of the body decides, or its first byte where that is no object's."""
@@ -132,7 +132,7 @@ class Waiting(Case):
         self.asked = BufferedRequest(
             self.heard,
             ReplayBuffer(self.room, limit=1000),
-            ModelName(("model",)),
+            JsonModelSniffer(("model",)),
             lambda r: r.start(self.begin),
         )
         self.asked.write(UNNAMED + b"x" * (999 - len(UNNAMED)))
@@ -166,7 +166,10 @@ class Waiting(Case):
             raise error
 
         asked = BufferedRequest(
-            self.heard, ReplayBuffer(self.room), ModelName(("model",)), lambda r: r.start(begin)
+            self.heard,
+            ReplayBuffer(self.room),
+            JsonModelSniffer(("model",)),
+            lambda r: r.start(begin),
         )
         asked.write(UNNAMED)
         asked.write(b'"],"model":"m"}')
@@ -201,7 +204,7 @@ class Pouring(Case):
     def test_piece_by_piece(self) -> None:
         """The client waits until all has gone; the end comes last."""
         self.assertEqual((len(self.told.calls), self.heard.may_send_body), (1, False))
-        self.assertEqual(self.room.reserved, len(self.whole) - READ)
+        self.assertEqual(self.room.reserved, len(self.whole) - READ_SIZE)
         self.asked.finish()
         while self.room.reserved:
             self.assertNotIn("end", self.told.calls)

@@ -33,15 +33,17 @@ class Transport(FakeTransport):
 
 
 class Case(SynchronousTestCase):
-    """An opener and an answerer, each on its end."""
+    """An initiator and an responder, each on its end."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         # autobahn keeps its time by this, whatever reactor it is given.
         self.patch(txaio.config, "loop", self.clock)
-        self.opener = Initiator(1 << 18, 30, 8)
-        self.answerer = Responder(1 << 18, 30, 8, keep=0, desktop=Desktop("a" * 32, "home"))
-        self.answerer.accept = self.accept
+        self.initiator = Initiator(1 << 18, 30, 8)
+        self.responder = Responder(
+            1 << 18, 30, 8, resume_buffer_bytes=0, desktop=Desktop("a" * 32, "home")
+        )
+        self.responder.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.calls: list[FakeRequestSink] = []
         self.closings: list[tuple[int | None, str]] = []
@@ -69,18 +71,21 @@ class Case(SynchronousTestCase):
 
     def make(self) -> BridgeWebSocket:
         return BridgeWebSocket(
-            self.clock, self.answerer, self.open, lambda *closing: self.closings.append(closing[:2])
+            self.clock,
+            self.responder,
+            self.open,
+            lambda *closing: self.closings.append(closing[:2]),
         )
 
     def open(self, socket: BridgeWebSocket) -> None:
         self.opened += 1
-        self.answerer.connected()
+        self.responder.connection_made()
 
     def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
         if self.refused:
             raise ProtocolViolation(self.refused)
-        socket.attach_tunnel(self.opener)
-        self.opener.receive(message)
+        socket.attach_tunnel(self.initiator)
+        self.initiator.receive_message(message)
 
     def settle(self) -> None:
         self.clock.advance(0)
@@ -94,13 +99,13 @@ class Case(SynchronousTestCase):
 
     def ask(self) -> FakeResponseSink:
         heard = FakeResponseSink()
-        self.opener.start_request(POST, heard).finish()
+        self.initiator.start_request(POST, heard).finish()
         self.settle()
         return heard
 
     @property
     def connected(self) -> bool:
-        return self.opener.up and self.answerer.up
+        return self.initiator.is_established and self.responder.is_established
 
 
 class Carrying(Case):
@@ -165,7 +170,11 @@ class Closing(Case):
             getattr(self, leaver).close_gracefully()
             self.settle()
             self.wait(5)
-            self.assertEqual((self.opener.up, self.answerer.up), (False, False), leaver)
+            self.assertEqual(
+                (self.initiator.is_established, self.responder.is_established),
+                (False, False),
+                leaver,
+            )
             self.connect()
             self.callers[-1].write_head(ResponseHead(200))
             self.callers[-1].finish()
@@ -181,12 +190,12 @@ class Closing(Case):
         self.callers[0].write_head(ResponseHead(200))
         self.clock.advance(0)
         self.proxy.sendCloseFrame(1001, b"")
-        self.opener.start_request(POST, FakeResponseSink())
+        self.initiator.start_request(POST, FakeResponseSink())
         self.bridge.close_gracefully()
         self.proxy.close_gracefully(b"more")
         self.settle()
         self.wait(5)
-        self.assertFalse(self.opener.up)
+        self.assertFalse(self.initiator.is_established)
         self.connect()
         self.callers[0].finish()
         self.settle()
@@ -226,8 +235,8 @@ class Closing(Case):
         heard = self.ask()
         self.pump.clientIO.abortConnection()
         self.settle()
-        self.assertFalse(self.opener.up)
-        self.opener.sweep(self.clock.seconds() + 31)
+        self.assertFalse(self.initiator.is_established)
+        self.initiator.remove_expired(self.clock.seconds() + 31)
         self.assertIsInstance(heard.outcome, DesktopLost)
         self.wait(60)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -150,52 +150,52 @@ class Cutting(SynchronousTestCase):
     def test_after_a_line(self) -> None:
         """A piece ends with the last line that fits its share."""
         out = SendBuffer(1000)
-        out.put(b"123\n567\n9\n")
-        self.assertEqual([out.take(9), out.take(9)], [(0, b"123\n567\n"), (8, b"9\n")])
+        out.append(b"123\n567\n9\n")
+        self.assertEqual([out.next_chunk(9), out.next_chunk(9)], [(0, b"123\n567\n"), (8, b"9\n")])
 
     def test_after_an_event(self) -> None:
         """Where events end with an empty line, none is cut at another line's end."""
         out = SendBuffer(1000)
-        out.put(b"event: a\ndata: b\n\nevent: c\ndata: d\n\n")
-        self.assertEqual([out.take(28), out.take(28)], [
+        out.append(b"event: a\ndata: b\n\nevent: c\ndata: d\n\n")
+        self.assertEqual([out.next_chunk(28), out.next_chunk(28)], [
             (0, b"event: a\ndata: b\n\n"), (18, b"event: c\ndata: d\n\n")])  # fmt: skip
 
     def test_a_line_longer_than_its_share(self) -> None:
         """Goes whole, up to what a frame holds; what has no line is cut anywhere."""
         out = SendBuffer(10 * MAX_DATA)
-        out.put(b"x" * 99 + b"\nyy\n")
-        self.assertEqual(out.take(10), (0, b"x" * 99 + b"\n"))
+        out.append(b"x" * 99 + b"\nyy\n")
+        self.assertEqual(out.next_chunk(10), (0, b"x" * 99 + b"\n"))
         out = SendBuffer(10 * MAX_DATA)
-        out.put(b"x" * MAX_DATA + b"\nyy\n")
-        self.assertEqual(out.take(10), (0, b"x" * 10))
+        out.append(b"x" * MAX_DATA + b"\nyy\n")
+        self.assertEqual(out.next_chunk(10), (0, b"x" * 10))
         out = SendBuffer(1000)
-        out.put(b"x" * 99)
-        self.assertEqual(out.take(10), (0, b"x" * 10))
+        out.append(b"x" * 99)
+        self.assertEqual(out.next_chunk(10), (0, b"x" * 10))
 
     def test_a_line_for_which_there_is_no_room_waits(self) -> None:
         """While so much is under way that an acknowledgement must come; it is not ready before."""
         out = SendBuffer(100)
-        out.put(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
-        self.assertEqual(out.take(100), (0, b"x" * 59 + b"\n"))
-        self.assertEqual((out.take(100), out.ready), (None, False))
+        out.append(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
+        self.assertEqual(out.next_chunk(100), (0, b"x" * 59 + b"\n"))
+        self.assertEqual((out.next_chunk(100), out.can_send), (None, False))
         out.acknowledge(60)
-        self.assertTrue(out.ready)
-        self.assertEqual(out.take(100), (60, b"y" * 59 + b"\n"))
+        self.assertTrue(out.can_send)
+        self.assertEqual(out.next_chunk(100), (60, b"y" * 59 + b"\n"))
 
     def test_a_line_that_no_window_holds_does_not_wait(self) -> None:
         """With little under way nobody need ever acknowledge it: it is cut."""
         out = SendBuffer(100)
-        out.put(b"x\n" + b"y" * 150 + b"\n")
-        self.assertEqual([out.take(100), out.take(100)], [(0, b"x\n"), (2, b"y" * 98)])
+        out.append(b"x\n" + b"y" * 150 + b"\n")
+        self.assertEqual([out.next_chunk(100), out.next_chunk(100)], [(0, b"x\n"), (2, b"y" * 98)])
 
     def test_after_a_new_attachment_nothing_waits(self) -> None:
         """What was said before is said again."""
         out = SendBuffer(100)
-        out.put(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
-        self.assertEqual((out.take(100), out.take(100)), ((0, b"x" * 59 + b"\n"), None))
+        out.append(b"x" * 59 + b"\n" + b"y" * 59 + b"\n")
+        self.assertEqual((out.next_chunk(100), out.next_chunk(100)), ((0, b"x" * 59 + b"\n"), None))
         out.rewind(0)
-        self.assertTrue(out.ready)
-        self.assertEqual(out.take(100), (0, b"x" * 59 + b"\n"))
+        self.assertTrue(out.can_send)
+        self.assertEqual(out.next_chunk(100), (0, b"x" * 59 + b"\n"))
 
     @settings(max_examples=300)
     @given(st.data(), st.integers(1, 200), st.integers(1, 64), st.booleans())
@@ -207,17 +207,17 @@ class Cutting(SynchronousTestCase):
         sizes = data.draw(st.lists(st.integers(1, max(fits, 9)), max_size=20))
         sent = b"".join(b"x" * size + end for size in sizes)
         ends = {at for at in range(len(sent) + 1) if sent[:at].endswith(end)}
-        out.put(sent)
+        out.append(sent)
         got = b""
-        while out.ready:
-            piece = out.take(share)
+        while out.can_send:
+            piece = out.next_chunk(share)
             if piece is not None:
-                into.accept(piece[0], len(piece[1]))
+                into.receive(piece[0], len(piece[1]))
                 got += piece[1]
                 if max(sizes) <= fits:
                     self.assertIn(len(got), ends)
-            if data.draw(st.booleans()) or not out.ready:
-                into.consume()
-                if into.ack_due:
+            if data.draw(st.booleans()) or not out.can_send:
+                into.consume_all()
+                if into.is_ack_due:
                     out.acknowledge(into.acknowledge())
         self.assertEqual(got, sent)

@@ -8,7 +8,7 @@ from secrets import token_urlsafe
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ctllm.auth.jws import TokenKind, public_key, public_text
+from ctllm.auth.jws import TokenKind, decode_public_key, encode_public_key
 from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import SCOPES, AccessGrant, User
 from ctllm.common.json_decoder import InvalidJson, decode_json
@@ -42,7 +42,7 @@ class AccessTokenIssuer:
         self, key: Ed25519PrivateKey, now: Callable[[], float], lifetime: int = 600
     ) -> None:
         self._key = key
-        self._public = public_key(public_text(key))
+        self._public = decode_public_key(encode_public_key(key))
         self._now = now
         self.lifetime = lifetime
 
@@ -78,7 +78,7 @@ class AccessTokenIssuer:
 
     def matches(self, token: str) -> bool:
         """Whether `token` calls itself an access token of a ctllm cloud."""
-        return ACCESS_TOKEN.owns(token)
+        return ACCESS_TOKEN.matches(token)
 
     async def verify(self, token: str) -> AccessGrant:
         """Give what `token` grants; Unauthenticated if it is not ours, too old or too new."""
@@ -86,13 +86,13 @@ class AccessTokenIssuer:
 
     def _read(self, token: str) -> AccessGrant:
         try:
-            body = decode_json(ACCESS_TOKEN.open(self._public, token), AccessTokenClaims)
+            body = decode_json(ACCESS_TOKEN.verify(self._public, token), AccessTokenClaims)
         except InvalidJson as error:
-            raise ACCESS_TOKEN.refusal() from error
+            raise ACCESS_TOKEN.invalid_token() from error
         scopes = frozenset(body.scope.split())
         if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:
-            raise ACCESS_TOKEN.refusal()
-        ACCESS_TOKEN.check_age(body.iat, body.exp, self._now())
+            raise ACCESS_TOKEN.invalid_token()
+        ACCESS_TOKEN.check_times(body.iat, body.exp, self._now())
         auth_time = body.iat if body.auth_time is None else body.auth_time
         sessions = tuple(filter(None, (body.sid, body.parent_sid)))
         return AccessGrant(User(ISSUER, body.sub, body.name), scopes, body.exp, auth_time, sessions)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from ctllm.auth.api_keys import PREFIX, key_hash, owner_tag, tag_in
+from ctllm.auth.api_keys import PREFIX, hash_key, owner_tag, parse_owner_tag
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity.grants import AccessGrant
 from ctllm.errors import BadRequest, Forbidden, Unauthorized
@@ -80,8 +80,8 @@ class ApiKeyLeases:
     def _find(self, key: str) -> AccessGrant:
         # Finding a SHA-256 in a set is safe from timing: whoever could learn how much of the
         # hash matched could not choose a key whose hash matches more.
-        digest, now = key_hash(key), self._now()
-        for lease in self._leases.get(tag_in(key) or "", {}).values():
+        digest, now = hash_key(key), self._now()
+        for lease in self._leases.get(parse_owner_tag(key) or "", {}).values():
             if digest in lease.hashes and now < lease.expires_at:
                 scopes = {USE, MANAGE} if digest in lease.manage_hashes else {USE}
                 return replace(lease.grant, scopes=frozenset(scopes), expires_at=lease.expires_at)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ctllm.auth.session_assertions import (
     ASSERTION,
     ISSUER,
-    LIFE,
+    LIFETIME_SECONDS,
     MANAGE,
     SERVE,
     USE,
@@ -51,7 +51,7 @@ class AssertionSigner:
     def _sign(self, proxy_id: str, scope: Scope) -> str:
         issued = int(self._now())
         user = proxy_id.rpartition("-")[2]
-        body = AssertionBody(ISSUER, user, proxy_id, scope, issued, issued + LIFE)
+        body = AssertionBody(ISSUER, user, proxy_id, scope, issued, issued + LIFETIME_SECONDS)
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        self._cache.put((proxy_id, scope), token, issued + LIFE / 2)
+        self._cache.put((proxy_id, scope), token, issued + LIFETIME_SECONDS / 2)
         return token

@@ -8,7 +8,7 @@ from secrets import token_bytes
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ctllm.auth.jws import from_text, public_text, to_text
+from ctllm.auth.jws import decode_base64url, encode_base64url, encode_public_key
 from ctllm.errors import BadConfiguration
 from ctllm.system.private_dir import PrivateDirectory
 
@@ -28,7 +28,7 @@ class SigningKeys:
     @property
     def public_key_text(self) -> str:
         """The public half of the signing key, base64url of 32 bytes: what proxies are given."""
-        return public_text(self.signing_key)
+        return encode_public_key(self.signing_key)
 
 
 def load_signing_keys(folder: PrivateDirectory) -> SigningKeys:
@@ -46,14 +46,14 @@ def load_signing_keys(folder: PrivateDirectory) -> SigningKeys:
 def _load(folder: PrivateDirectory, name: str, consequence: str) -> bytes:
     text = folder.read(name)
     if text is None:
-        folder.create(name, to_text(token_bytes(_KEY_BYTES)).encode("ascii") + b"\n")
+        folder.create(name, encode_base64url(token_bytes(_KEY_BYTES)).encode("ascii") + b"\n")
         # Read again, made or not: another process may have been the one that made it.
         text = folder.read(name) or b""
     path = folder.path / name
     if not folder.is_private(name):
         raise BadConfiguration(f"Others can read the key in {path}. Run: chmod 600 {path}")
     try:
-        return _check_size(from_text(text.removesuffix(b"\n")))
+        return _check_size(decode_base64url(text.removesuffix(b"\n")))
     except ValueError as error:
         raise BadConfiguration(
             f"The key in {path} is damaged. Restore it from a backup, or remove the file to get "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
-from ctllm.auth.jws import MAX_TOKEN
+from ctllm.auth.jws import MAX_TOKEN_SIZE
 from ctllm.cloud.identity.grants import AccessGrant, TokenVerifier
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Unauthorized
@@ -32,7 +32,7 @@ class CompositeTokenVerifier:
 
     async def verify(self, token: str) -> AccessGrant:
         """Give what `token` grants; Unauthenticated if it is nobody's, wrong or too long."""
-        if len(token) > MAX_TOKEN:
+        if len(token) > MAX_TOKEN_SIZE:
             raise Unauthorized("The token is too long to be one.")
         for kind in self._verifiers:
             if kind.matches(token):

@@ -24,17 +24,17 @@ from ctllm.http.request_timeout import deduct_elapsed, set_timeout
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket
 from ctllm.ollama.api import (
-    asked_for,
-    canonical,
+    can_any_ollama_answer,
+    can_remote_ollama_answer,
+    canonical_model,
     canonical_request,
-    endpoint_of,
-    goes_elsewhere,
-    is_anywhere,
+    describe_request,
+    find_endpoint,
     model_in_path,
-    refusal,
+    refusal_error,
 )
-from ctllm.ollama.model_lists import Form, form_of, merge
-from ctllm.ollama.requested_model import model_finder
+from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
+from ctllm.ollama.requested_model import create_model_sniffer
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import MultiService
 from ctllm.relay.fan_out import LIST_TIMEOUT, fetch_all
@@ -91,7 +91,7 @@ class Broker(MultiService):
     # -- the state of the routes
 
     def _local_status_changed(self, status: Status) -> None:
-        self._local_models = frozenset(map(canonical, status.models))
+        self._local_models = frozenset(map(canonical_model, status.models))
         self._update_route(Route.LOCAL, status.ollama != "down")
 
     def _remote_desktops_changed(self) -> None:
@@ -152,14 +152,18 @@ class Broker(MultiService):
         self._last_request = self._clock.seconds()
         head = request.head = canonical_request(head)
         refuse_websocket(head)
-        if head.path == b"/" and is_anywhere(head) and self.choose_route(head, None) is Route.CLOUD:
+        if (
+            head.path == b"/"
+            and can_any_ollama_answer(head)
+            and self.choose_route(head, None) is Route.CLOUD
+        ):
             request.respond(200, b"Ollama is running", _TEXT)
             return
-        form = form_of(head)
+        form = find_list_format(head)
         if form is not None and await self._respond_with_merged_list(form, head, request):
             return
-        finder = model_finder(head, self._buffer_budget)
-        may_use_cloud = goes_elsewhere(head)
+        finder = create_model_sniffer(head, self._buffer_budget)
+        may_use_cloud = can_remote_ollama_answer(head)
         has_cloud = self.remote_desktops.is_logged_in and self.policy is not RoutingPolicy.NEVER
         buffer = ReplayBuffer(self._buffer_budget, may_use_cloud and has_cloud)
         failover_request = FailoverRequest(self, head, request, finder, buffer)
@@ -174,7 +178,7 @@ class Broker(MultiService):
         return is_auto and all(damper.is_up for damper in self._dampers.values())
 
     async def _respond_with_merged_list(
-        self, form: Form, head: RequestHead, request: ServerRequest
+        self, form: ListFormat, head: RequestHead, request: ServerRequest
     ) -> bool:
         """Respond with the models of both routes, if apps can use both; return whether it did."""
         if not self._routes_by_model:
@@ -189,7 +193,7 @@ class Broker(MultiService):
         elapsed = self._clock.seconds() - began
         head = deduct_elapsed(set_timeout(head, LIST_TIMEOUT), elapsed)
         bodies = await fetch_all(upstreams, head, self._clock, self._buffer_budget)
-        merged = merge(form, bodies)
+        merged = merge_lists(form, bodies)
         if merged is None:
             return False
         self.request_counts["merged"] += 1
@@ -212,12 +216,12 @@ class Broker(MultiService):
         Requests that change this desktop's models stay local, as do those for unknown endpoints,
         which other desktops would refuse.
         """
-        if not is_anywhere(head):
+        if not can_any_ollama_answer(head):
             return Route.LOCAL
         name = model or model_in_path(head)
         is_only_remote = (
             name is not None
-            and canonical(name) not in self._local_models
+            and canonical_model(name) not in self._local_models
             and self.remote_desktops.has_model(name)
         )
         return choose_route(self.policy, self._dampers, is_only_remote, self._clock.seconds())
@@ -245,11 +249,13 @@ class Broker(MultiService):
         """
         if not isinstance(error, OllamaDown):
             return error
-        endpoint = endpoint_of(head)
+        endpoint = find_endpoint(head)
         if endpoint is None:
             if self._dampers[Route.LOCAL].is_up:
                 return error  # Ollama runs, and closed the connection
-            refused = refusal(head, f"ctllm knows no endpoint {asked_for(head)} of Ollama.")
+            refused = refusal_error(
+                head, f"ctllm knows no endpoint {describe_request(head)} of Ollama."
+            )
             return NotFound(refused.message) if isinstance(refused, Forbidden) else refused
         if endpoint.scope == "manage":
             return OllamaDown(self._explain_model_management(head))

@@ -20,7 +20,7 @@ from ctllm.desktop.broker.routing_policy import Route
 from ctllm.errors import BadGateway, ClientDisconnected, CtllmError
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
-from ctllm.ollama.requested_model import ModelFinder
+from ctllm.ollama.requested_model import ModelSniffer
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
 
@@ -158,7 +158,7 @@ class FailoverRequest:
         routes: RequestRoutes,
         head: RequestHead,
         sink: ResponseSink,
-        finder: ModelFinder | None,
+        finder: ModelSniffer | None,
         buffer: ReplayBuffer,
     ) -> None:
         self.state = State.BUFFERING

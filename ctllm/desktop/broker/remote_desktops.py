@@ -21,7 +21,7 @@ from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import request_to_cloud, response_from_proxy
 from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import asked_for, canonical, goes_elsewhere
+from ctllm.ollama.api import can_remote_ollama_answer, canonical_model, describe_request
 from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
@@ -65,8 +65,8 @@ class _CloudUpstream(msgspec.Struct, frozen=True):
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
         """Start a request; raises Forbidden for one that must not leave this machine."""
-        if self.for_apps and not goes_elsewhere(head):
-            raise Forbidden(f"{asked_for(head)} is not sent to other desktops.")
+        if self.for_apps and not can_remote_ollama_answer(head):
+            raise Forbidden(f"{describe_request(head)} is not sent to other desktops.")
         host = urlsplit(self.url).netloc.encode()
         head = request_to_cloud(head, host, self.token, self.desktop_id)
         return self.pool.start_request(head, sink)
@@ -133,7 +133,7 @@ class RemoteDesktops(Service):
 
     def has_model(self, model: str) -> bool:
         """Return whether Ollama has `model` on another desktop."""
-        return canonical(model) in self._models
+        return canonical_model(model) in self._models
 
     def startService(self) -> None:
         """Start to poll."""
@@ -226,7 +226,7 @@ class RemoteDesktops(Service):
             return
         self.desktops, self.error = desktops, error
         up = (each for each in self.others if each.ollama == "up")
-        self._models = frozenset(canonical(model) for each in up for model in each.models)
+        self._models = frozenset(canonical_model(model) for each in up for model in each.models)
         for observer in self._observers:
             observer()
 

@@ -30,7 +30,7 @@ _FIRST_BYTES = frozenset((0x28, *range(0x50, 0x60)))
 class BodyScanner(Protocol):
     """Reads a body as it comes; `settled` when more would change nothing."""
 
-    settled: bool
+    is_settled: bool
 
     def feed(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
@@ -68,7 +68,7 @@ class ZstdDecoder:
     """
 
     def __init__(self, reader: BodyScanner, room: BufferBudget) -> None:
-        self.settled = False
+        self.is_settled = False
         self._reader = reader
         self._room = room
         self._left = MAX_DECODED
@@ -78,25 +78,25 @@ class ZstdDecoder:
 
     def feed(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
-        if self.settled or not piece:
+        if self.is_settled or not piece:
             return
         try:
             self._decode(piece)
         except load_zstd().ZstdError:
-            self.settled = True
-        if self.settled or self._reader.settled or not self._reserve():
+            self.is_settled = True
+        if self.is_settled or self._reader.is_settled or not self._reserve():
             self.close()
 
     def close(self) -> None:
         """Nothing more is read of the body."""
-        self.settled = True
+        self.is_settled = True
         self._decompressor = None
         self._room.release(self._reserved)
         self._reserved = 0
 
     def _decode(self, piece: bytes) -> None:
         """Decode `piece`, until it is used up, the reader is settled or this gives up."""
-        while not (self.settled or self._reader.settled):
+        while not (self.is_settled or self._reader.is_settled):
             if self._decompressor is None:
                 if not piece:
                     return
@@ -105,7 +105,7 @@ class ZstdDecoder:
             piece = b""
             self._reader.feed(content)
             self._left -= len(content)
-            self.settled = self.settled or self._left <= 0
+            self.is_settled = self.is_settled or self._left <= 0
             if self._decompressor.eof:
                 piece = self._decompressor.unused_data
                 self._decompressor = None
@@ -115,7 +115,7 @@ class ZstdDecoder:
     def _next_frame(self) -> Any:
         zstd = load_zstd()
         self._frames += 1
-        self.settled = self._frames > _MAX_FRAMES
+        self.is_settled = self._frames > _MAX_FRAMES
         largest = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
         return zstd.ZstdDecompressor(options=largest)
 

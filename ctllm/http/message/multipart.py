@@ -29,7 +29,7 @@ class FormFieldScanner:
     def __init__(self, name: str, boundary: bytes) -> None:
         from multipart import MultipartError, PushMultipartParser
 
-        self.settled = False
+        self.is_settled = False
         self.value: str | None = None
         self._name = name
         self._error = MultipartError
@@ -37,21 +37,21 @@ class FormFieldScanner:
         try:
             self._parser: Any = PushMultipartParser(boundary, max_segment_count=_MAX_PARTS)
         except MultipartError:
-            self.settled = True
+            self.is_settled = True
 
     def feed(self, piece: bytes) -> None:
         """The body goes on with `piece`."""
-        if self.settled or not piece:
+        if self.is_settled or not piece:
             return
         try:
             for event in self._parser.parse(piece):
                 self._take(event)
         except self._error:
-            self.settled = True
-        self.settled = self.settled or self._parser.closed
+            self.is_settled = True
+        self.is_settled = self.is_settled or self._parser.closed
 
     def _take(self, event: Any) -> None:
-        if self.settled:
+        if self.is_settled:
             return
         if event is None:
             self._end_of_part()
@@ -64,6 +64,6 @@ class FormFieldScanner:
     def _end_of_part(self) -> None:
         if self._text is None:
             return
-        self.settled = True
+        self.is_settled = True
         if 0 < len(self._text) <= MAX_VALUE:
             self.value = self._text.decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from ctllm.http.message.head import (
     without_headers,
 )
 from ctllm.http.server.codec import MalformedResponse
-from ctllm.ollama.dialects import Dialect, dialect_of, error_body, error_in_stream, is_in_lines
+from ctllm.ollama.dialects import Dialect, dialect_of, error_body, error_in_stream, is_line_stream
 
 JSON = b"application/json"
 #: The longest line that is completed where the response breaks off, in bytes.
@@ -101,7 +101,7 @@ class ResponseWriter:
         is_unsized = has_body and get_header(headers, b"content-length") is None
         self._is_chunked = is_unsized and self._transport.has_chunked_responses
         self._content_type = get_header(headers, b"content-type") or b""
-        self._is_in_lines = is_unsized and is_in_lines(self._content_type)
+        self._is_in_lines = is_unsized and is_line_stream(self._content_type)
 
     def write(self, data: bytes) -> None:
         """Send data of the body."""

@@ -81,7 +81,7 @@ class TunnelWebSocket(KeepaliveMixin):
     def _flush(self) -> None:
         self._scheduled_flush = None
         while not self._paused and not self.is_closing and self.tunnel is not None:
-            message = self.tunnel.outgoing()
+            message = self.tunnel.next_message()
             if not message:
                 return
             self._send_message(message)
@@ -173,7 +173,7 @@ class TunnelWebSocket(KeepaliveMixin):
     def _protocol_violated(self, error: ProtocolViolation) -> None:
         self._log.warn("the other end of a tunnel is dropped: {error}", error=error.message)
         if self.tunnel is not None:
-            self._send_message(self.tunnel.violated(error))
+            self._send_message(self.tunnel.terminate(error))
         self._start_close(PROTOCOL_ERROR, error.message[:40].encode())
 
     def _hello_timed_out(self) -> None:
@@ -181,7 +181,7 @@ class TunnelWebSocket(KeepaliveMixin):
 
         No exchange has gone over it, so none ends with it.
         """
-        if self.is_closing or (self.tunnel is not None and self.tunnel.up):
+        if self.is_closing or (self.tunnel is not None and self.tunnel.is_established):
             return
         self.close_reason = f"no HELLO came for {HANDSHAKE_TIMEOUT:g} seconds"
         self._log.warn("a tunnel is closed: {why}", why=self.close_reason)
@@ -198,7 +198,7 @@ class TunnelWebSocket(KeepaliveMixin):
             self._scheduled_flush = None
         tunnel, self.tunnel = self.tunnel, None
         if tunnel is not None:
-            tunnel.disconnected(self.clock.seconds())
+            tunnel.connection_lost(self.clock.seconds())
         self.connection_closed(code, self.close_reason or reason or "")
 
     def close_gracefully(self, message: bytes = b"") -> None:
@@ -219,7 +219,7 @@ class TunnelWebSocket(KeepaliveMixin):
     def message_received(self, message: bytes) -> None:
         """A message came; raises ProtocolViolation."""
         assert self.tunnel is not None
-        self.tunnel.receive(message)
+        self.tunnel.receive_message(message)
 
     def connection_closed(self, code: int | None, reason: str) -> None:
         """The connection is over, and the tunnel knows."""
@@ -251,7 +251,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         if self.tunnel is None:
             self._on_first_message(self, message)
         else:
-            self.tunnel.receive(message)
+            self.tunnel.receive_message(message)
 
     def connection_closed(self, code: int | None, reason: str) -> None:
         """The bridge left."""
