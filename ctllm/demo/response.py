@@ -50,7 +50,7 @@ class CompleteResponse:
 
 @dataclass(frozen=True)
 class StreamedResponse:
-    """A response of lines. `error_line` returns the dialect's line for an error within the stream."""
+    """A response of lines. `error_line` returns the line for an error within the stream."""
 
     lines: Iterator[bytes]
     error_line: Callable[[str], bytes]
