@@ -128,10 +128,10 @@ class Cluster:
         self.programs.append(program)
         return program
 
-    def run_role(self, faulty: str, state: str, *options: str) -> Program:
+    def run_role(self, role: str, state: str, *options: str) -> Program:
         folder = str(self.state(state))
         return self.run(
-            faulty, "twistd", "-n", "--pidfile=", "ctllm", faulty, f"--state-dir={folder}", *options
+            role, "twistd", "-n", "--pidfile=", "ctllm", role, f"--state-dir={folder}", *options
         )
 
     async def cloud(self, *options: str) -> Program:

@@ -137,7 +137,7 @@ class RawCluster:
         assert status == 200, said
 
 
-async def raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
+async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     """A cloud, alice's desktop with its endpoint open, and her proxy."""
     endpoint = free_port()
     ollama = RawOllama(cluster)

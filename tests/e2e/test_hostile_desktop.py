@@ -28,7 +28,7 @@ from ctllm.tunnel.frames import (
 )
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import children, linux
-from tests.e2e.raw_peers import RawCluster, raw_cluster
+from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.e2e.test_hostile_load import MB, pour
 from tests.e2e.test_hostile_resources import resident
 from tests.e2e.test_hostile_tunnel import dialled
@@ -98,22 +98,22 @@ class Bridge:
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("desktop"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
-async def dial(faulty: RawCluster, *frames: bytes) -> Bridge:
-    token = await faulty.cluster.token("alice", "desktop")
-    return await deferToThread(Bridge, faulty.cluster.cloud_port, token, *frames)
+async def dial(raw_cluster: RawCluster, *frames: bytes) -> Bridge:
+    token = await raw_cluster.cluster.token("alice", "desktop")
+    return await deferToThread(Bridge, raw_cluster.cluster.cloud_port, token, *frames)
 
 
-async def asked(faulty: RawCluster) -> tuple[int, bytes]:
+async def asked(raw_cluster: RawCluster) -> tuple[int, bytes]:
     """What a client hears who asks this desktop."""
-    status, _, body = await faulty.cluster.http(
-        "GET", "/x", token=faulty.cluster.key, headers={"Ctllm-Desktop": "e" * 32}
+    status, _, body = await raw_cluster.cluster.http(
+        "GET", "/x", token=raw_cluster.cluster.key, headers={"Ctllm-Desktop": "e" * 32}
     )
     return status, body
 
@@ -157,12 +157,12 @@ ANSWERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @ensureDeferred
-async def test_each_broken_rule_ends_the_connection_with_a_reason(faulty: RawCluster) -> None:
+async def test_each_broken_rule_ends_the_connection_with_a_reason(raw_cluster: RawCluster) -> None:
     """1002; the client that waited gets 502, or an answer that breaks off, and no byte of it."""
     for name, answer in ANSWERS.items():
-        bridge = await dial(faulty, STATUS)
-        await wait_until(lambda: _is_there(faulty), "the desktop to be known")
-        waiting = Deferred.fromCoroutine(asked(faulty))
+        bridge = await dial(raw_cluster, STATUS)
+        await wait_until(lambda: _is_there(raw_cluster), "the desktop to be known")
+        waiting = Deferred.fromCoroutine(asked(raw_cluster))
         waiting.addErrback(lambda _: (0, b""))
         id = await deferToThread(bridge.opened)
         await deferToThread(bridge.say, answer(id))
@@ -170,23 +170,23 @@ async def test_each_broken_rule_ends_the_connection_with_a_reason(faulty: RawClu
         status, body = await waiting
         assert status in (0, 502) and b"Evil" not in body, (name, status, body)
         bridge.wire.close()
-    await wait_until(lambda: _is_gone(faulty), "it to be gone")
-    await faulty.lives()
+    await wait_until(lambda: _is_gone(raw_cluster), "it to be gone")
+    await raw_cluster.lives()
 
 
-async def _is_there(faulty: RawCluster) -> bool:
-    token = await faulty.cluster.token("alice")
-    return "evil" in [each["name"] for each in await faulty.cluster.desktops(token)]
+async def _is_there(raw_cluster: RawCluster) -> bool:
+    token = await raw_cluster.cluster.token("alice")
+    return "evil" in [each["name"] for each in await raw_cluster.cluster.desktops(token)]
 
 
-async def _is_gone(faulty: RawCluster) -> bool:
-    return not await _is_there(faulty)
+async def _is_gone(raw_cluster: RawCluster) -> bool:
+    return not await _is_there(raw_cluster)
 
 
 @ensureDeferred
-async def test_floods_of_what_is_allowed(faulty: RawCluster) -> None:
+async def test_floods_of_what_is_allowed(raw_cluster: RawCluster) -> None:
     """Pings whose pongs are not read, pieces, status upon status, lists: memory has a bound."""
-    (proxy,) = children(faulty.cloud.pid)
+    (proxy,) = children(raw_cluster.cloud.pid)
     models = tuple(f"{number:01000}" for number in range(1000))
     floods = {
         "pings": message(b"x" * 125, 0x89) * 500,
@@ -198,7 +198,7 @@ async def test_floods_of_what_is_allowed(faulty: RawCluster) -> None:
         "resets of nothing": message(_number(FrameKind.ACK, b"y" * 16, 0) * 1000),
     }
     for name, flood in floods.items():
-        bridge = await dial(faulty)
+        bridge = await dial(raw_cluster)
         before = resident(proxy)
         if name == "empty pieces":
             bridge.wire.sendall(message(b"", 0x02))
@@ -207,21 +207,21 @@ async def test_floods_of_what_is_allowed(faulty: RawCluster) -> None:
         print(f"\n{name}: {taken / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
         assert grown < 16 * MB, name
         bridge.wire.close()
-        await wait_until(lambda: _is_gone(faulty), "it to be gone")
-        await faulty.lives()
-    assert children(faulty.cloud.pid) == [proxy]
+        await wait_until(lambda: _is_gone(raw_cluster), "it to be gone")
+        await raw_cluster.lives()
+    assert children(raw_cluster.cloud.pid) == [proxy]
 
 
 @ensureDeferred
-async def test_sockets_that_never_say_hello(faulty: RawCluster) -> None:
+async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
     """Beyond twice the desktops of a user 429; after half a minute they go, for all their pings."""
-    token = await faulty.cluster.token("alice", "desktop")
+    token = await raw_cluster.cluster.token("alice", "desktop")
     silent: list[socket.socket] = []
 
     def fill() -> str:
         try:
             while len(silent) < 200:
-                silent.append(dialled(faulty.cluster.cloud_port, token))
+                silent.append(dialled(raw_cluster.cluster.cloud_port, token))
         except AssertionError as refused:
             return str(refused)
         return ""
@@ -242,6 +242,6 @@ async def test_sockets_that_never_say_hello(faulty: RawCluster) -> None:
 
     words = await deferToThread(last_words)
     assert all(b"\x03\xea" in each for each in words), words
-    bridge = await dial(faulty, STATUS)
-    await wait_until(lambda: _is_there(faulty), "another to be let in")
+    bridge = await dial(raw_cluster, STATUS)
+    await wait_until(lambda: _is_there(raw_cluster), "another to be let in")
     bridge.wire.close()

@@ -21,7 +21,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, Cluster, Program, wait_until
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import RawCluster, raw_cluster
+from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.e2e.test_hostile_resources import crowd, resident
 from tests.fake_ollama import Script
 
@@ -32,11 +32,11 @@ WAITING = 400
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama, whose cloud has little room."""
     cluster = Cluster(tmp_path_factory.mktemp("crowds"))
     options = (f"--max-connections={4 * WAITING}", "--max-requests-per-user=40")
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster, *options)))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster, *options)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
@@ -45,10 +45,10 @@ def sockets(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def soon(faulty: RawCluster, seconds: float = 10.0) -> None:
+def soon(raw_cluster: RawCluster, seconds: float = 10.0) -> None:
     """Fails the test unless the cloud answers somebody else in time."""
     began = time.monotonic()
-    wire = faulty.doors["cloud"].connect()
+    wire = raw_cluster.doors["cloud"].connect()
     wire.settimeout(seconds)
     with wire:
         wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -85,19 +85,19 @@ def pour(wire: socket.socket, data: bytes, seconds: float, most: int) -> int:
 
 
 @ensureDeferred
-async def test_ten_thousand_connections_from_one_address(faulty: RawCluster) -> None:
+async def test_ten_thousand_connections_from_one_address(raw_cluster: RawCluster) -> None:
     """The oldest go, with 503; those who ask are served; the rest are closed within their time."""
-    before = resident(faulty.cloud.pid)
-    connect = faulty.doors["cloud"].connect
+    before = resident(raw_cluster.cloud.pid)
+    connect = raw_cluster.doors["cloud"].connect
     trickling = await deferToThread(crowd, connect, 50)
     idle = await deferToThread(crowd, connect, 10_000)
     try:
         assert len(idle) == 10_000, "this machine allows too few open files: see ulimit -Hn"
-        await deferToThread(soon, faulty)
-        await faulty.lives()
+        await deferToThread(soon, raw_cluster)
+        await raw_cluster.lives()
         most = WAITING + 150
-        await wait_until(lambda: sockets(faulty.cloud.pid) < most, "the oldest to be closed")
-        grown = resident(faulty.cloud.pid) - before
+        await wait_until(lambda: sockets(raw_cluster.cloud.pid) < most, "the oldest to be closed")
+        grown = resident(raw_cluster.cloud.pid) - before
         print(f"\n10,000 connections: {grown / MB:.1f} MB")
         assert grown < 40 * MB
         trickling[0].settimeout(5)
@@ -109,59 +109,61 @@ async def test_ten_thousand_connections_from_one_address(faulty: RawCluster) -> 
         for each in trickling[-50:]:
             each.sendall(b"POST /ctllm/session HTTP/1.1\r\nHost: x\r\n" + body)
         for _ in range(45):
-            if sockets(faulty.cloud.pid) < 60:
+            if sockets(raw_cluster.cloud.pid) < 60:
                 break
             for each in trickling[-100:]:
                 with suppress(OSError):
                     each.send(b" ")
             await deferToThread(time.sleep, 1)
-        assert sockets(faulty.cloud.pid) < 60, "who only trickles is closed in time"
+        assert sockets(raw_cluster.cloud.pid) < 60, "who only trickles is closed in time"
     finally:
         for each in idle + trickling:
             each.close()
 
 
 @ensureDeferred
-async def test_heads_faster_than_they_are_answered(faulty: RawCluster) -> None:
+async def test_heads_faster_than_they_are_answered(raw_cluster: RawCluster) -> None:
     """They wait outside, where they cost nothing, and whoever asks meanwhile has an answer."""
-    before = resident(faulty.cloud.pid)
+    before = resident(raw_cluster.cloud.pid)
     large = b"GET /x HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 60_000 + b"\r\n\r\n"
 
     def hit_and_run() -> None:
-        with faulty.doors["cloud"].connect() as wire:
+        with raw_cluster.doors["cloud"].connect() as wire:
             wire.sendall(large)
 
     flood = deferToThread(for_a_while, hit_and_run, 6.0)
     for _ in range(3):
-        await deferToThread(soon, faulty)
+        await deferToThread(soon, raw_cluster)
     count = await flood
-    grown = resident(faulty.cloud.pid) - before
+    grown = resident(raw_cluster.cloud.pid) - before
     print(f"\n{count} heads of 60 kB: {grown / MB:.1f} MB")
     assert count > 1000 and grown < 100 * MB
-    await faulty.lives()
+    await raw_cluster.lives()
 
 
 @pytest.mark.parametrize("target", ["/alive", "/ctllm/openapi.json"])
 @ensureDeferred
-async def test_questions_without_end_and_no_answer_read(faulty: RawCluster, target: str) -> None:
+async def test_questions_without_end_and_no_answer_read(
+    raw_cluster: RawCluster, target: str
+) -> None:
     """Neither questions nor answers are collected, here or further on."""
-    door = faulty.doors["cloud"]
+    door = raw_cluster.doors["cloud"]
     head = f"GET {target} HTTP/1.1\r\nHost: x\r\n".encode() + door.credential + b"\r\n\r\n"
-    pids = (faulty.cloud.pid, faulty.desktop.pid)
+    pids = (raw_cluster.cloud.pid, raw_cluster.desktop.pid)
     before = [resident(pid) for pid in pids]
     with await deferToThread(door.connect) as wire:
         await deferToThread(pour, wire, head * 1000, 6.0, 60 * MB)
-        await deferToThread(soon, faulty)
+        await deferToThread(soon, raw_cluster)
         grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]
     print(f"\n{[f'{size / MB:.1f} MB' for size in grown]}")
     assert max(grown) < 12 * MB
-    await faulty.lives()
+    await raw_cluster.lives()
 
 
 @ensureDeferred
-async def test_one_user_leaves_room_for_others(faulty: RawCluster) -> None:
+async def test_one_user_leaves_room_for_others(raw_cluster: RawCluster) -> None:
     """Beyond a user's share 429 in the words of the path; others are served as ever."""
-    door = faulty.doors["cloud"]
+    door = raw_cluster.doors["cloud"]
     start = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + door.credential
     held = await deferToThread(crowd, door.connect, 40)
     try:
@@ -175,15 +177,15 @@ async def test_one_user_leaves_room_for_others(faulty: RawCluster) -> None:
 
         heard = await wait_until(full, "the share to be taken")
         assert b"Retry-After" in heard and b"40 requests of yours are under way" in heard
-        bob = await faulty.cluster.token("bob")
-        status, _, _ = await faulty.cluster.http("PUT", "/ctllm/proxy", token=bob)
+        bob = await raw_cluster.cluster.token("bob")
+        status, _, _ = await raw_cluster.cluster.http("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
-        status, _, said = await faulty.cluster.http("GET", "/api/tags", token=bob)
+        status, _, said = await raw_cluster.cluster.http("GET", "/api/tags", token=bob)
         assert status == 503 and b"none of your desktops" in said
     finally:
         for each in held:
             each.close()
-    await wait_until(lambda: _lives(faulty), "the share to be given back")
+    await wait_until(lambda: _lives(raw_cluster), "the share to be given back")
 
 
 @ensureDeferred
@@ -230,25 +232,29 @@ async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
             each.close()
 
 
-async def _lives(faulty: RawCluster) -> bool:
-    status, _, _ = await faulty.cluster.http("POST", "/alive", b"x", faulty.cluster.key)
+async def _lives(raw_cluster: RawCluster) -> bool:
+    status, _, _ = await raw_cluster.cluster.http("POST", "/alive", b"x", raw_cluster.cluster.key)
     return status == 200
 
 
 @ensureDeferred
-async def test_a_compression_bomb_is_never_inflated(faulty: RawCluster) -> None:
+async def test_a_compression_bomb_is_never_inflated(raw_cluster: RawCluster) -> None:
     """It arrives as it was sent, and nobody on the way grows by what is in it."""
     bomb = gzip.compress(bytes(256 * MB), 1)
-    pids = (faulty.cloud.pid, faulty.desktop.pid)
+    pids = (raw_cluster.cloud.pid, raw_cluster.desktop.pid)
     before = [resident(pid) for pid in pids]
-    faulty.ollama.requests.clear()
+    raw_cluster.ollama.requests.clear()
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     for path in ("/api/chat", "/v1/chat/completions"):
-        status, _, _ = await faulty.cluster.http("POST", path, bomb, faulty.cluster.key, headers)
+        status, _, _ = await raw_cluster.cluster.http(
+            "POST", path, bomb, raw_cluster.cluster.key, headers
+        )
         assert status == 200
-    assert [raw.endswith(bomb) for raw in faulty.ollama.requests] == [True, True]
+    assert [raw.endswith(bomb) for raw in raw_cluster.ollama.requests] == [True, True]
     grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]
     assert max(grown) < 20 * MB, grown
     at = "/ctllm/session"
-    status, _, said = await faulty.cluster.http("POST", at, gzip.compress(b"{}"), headers=headers)
+    status, _, said = await raw_cluster.cluster.http(
+        "POST", at, gzip.compress(b"{}"), headers=headers
+    )
     assert status == 400 and "invalid" in json.loads(said)["error"]["message"]

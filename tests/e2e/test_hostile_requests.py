@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import RawCluster, raw_cluster
+from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 
 pytestmark = linux
 
@@ -96,10 +96,10 @@ LINES: dict[str, tuple[bytes, bytes | None]] = {
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("fort"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
@@ -110,61 +110,63 @@ def statuses(heard: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_what_reads_two_ways_reaches_nobody(faulty: RawCluster, door: str) -> None:
+async def test_what_reads_two_ways_reaches_nobody(raw_cluster: RawCluster, door: str) -> None:
     """One 4xx or 501, never a second answer; of the body Ollama sees no request at all."""
-    at = faulty.doors[door]
+    at = raw_cluster.doors[door]
     wrong = {}
     for name, (lines, body) in REFUSED.items():
-        faulty.ollama.requests.clear()
+        raw_cluster.ollama.requests.clear()
         head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n" + lines
         heard = await at.send(head + b"\r\n\r\n" + body + HIDDEN)
         found = statuses(heard)
         if len(found) != 1 or not (found[0][:1] == b"4" or found[0] == b"501"):
             wrong[name] = heard[:300]
-        elif faulty.ollama.requests or b"/hidden" in faulty.ollama.bytes:
-            wrong[name] = b"reached Ollama: " + b"".join(faulty.ollama.requests)[:300]
+        elif raw_cluster.ollama.requests or b"/hidden" in raw_cluster.ollama.bytes:
+            wrong[name] = b"reached Ollama: " + b"".join(raw_cluster.ollama.requests)[:300]
     assert not wrong, "\n".join(f"{name}: {what!r}" for name, what in wrong.items())
-    await faulty.lives()
+    await raw_cluster.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_request_lines_have_one_meaning(faulty: RawCluster, door: str) -> None:
+async def test_request_lines_have_one_meaning(raw_cluster: RawCluster, door: str) -> None:
     """Odd ones are refused; those that HTTP allows reach Ollama as a path, with its own Host."""
-    at = faulty.doors[door]
+    at = raw_cluster.doors[door]
     for name, (request, target) in LINES.items():
-        faulty.ollama.requests.clear()
+        raw_cluster.ollama.requests.clear()
         heard = await at.send(request % at.credential)
-        seen = [raw.split(b" ", 2)[1] for raw in faulty.ollama.requests]
+        seen = [raw.split(b" ", 2)[1] for raw in raw_cluster.ollama.requests]
         if target is None:
             assert [status[:1] for status in statuses(heard)] == [b"4"], (name, heard)
             assert seen == [], name
         else:
             assert statuses(heard) == [b"200"], (name, heard)
             assert seen == [target], name
-            hosts = [line for line in faulty.ollama.requests[0].split(b"\r\n")
+            hosts = [line for line in raw_cluster.ollama.requests[0].split(b"\r\n")
                      if line.lower().startswith(b"host:")]  # fmt: skip
-            assert hosts == [b"Host: 127.0.0.1:%d" % faulty.ollama.port], name
-    assert b"/hidden" not in faulty.ollama.bytes
-    await faulty.lives()
+            assert hosts == [b"Host: 127.0.0.1:%d" % raw_cluster.ollama.port], name
+    assert b"/hidden" not in raw_cluster.ollama.bytes
+    await raw_cluster.lives()
 
 
 @ensureDeferred
-async def test_the_host_of_an_absolute_address_is_the_one_that_counts(faulty: RawCluster) -> None:
+async def test_the_host_of_an_absolute_address_is_the_one_that_counts(
+    raw_cluster: RawCluster,
+) -> None:
     """What Host says beside it does not: a page cannot reach the endpoint by another name."""
-    at = faulty.doors["endpoint"]
-    faulty.ollama.requests.clear()
+    at = raw_cluster.doors["endpoint"]
+    raw_cluster.ollama.requests.clear()
     for line in (b"GET http://evil.example/probe ", b"GET http://evil.example?x=/probe "):
         heard = await at.send(line + REST % at.credential)
         assert statuses(heard) == [b"403"], heard
-    assert faulty.ollama.requests == []
+    assert raw_cluster.ollama.requests == []
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_good_bodies_arrive_as_they_were_meant(faulty: RawCluster, door: str) -> None:
+async def test_good_bodies_arrive_as_they_were_meant(raw_cluster: RawCluster, door: str) -> None:
     """By length, in chunks with extensions and trailers, and compressed: one request each."""
-    at = faulty.doors[door]
+    at = raw_cluster.doors[door]
     start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
     bomb = b"\x1f\x8b" + bytes(50)
     for lines, body, arrives in (
@@ -173,21 +175,21 @@ async def test_good_bodies_arrive_as_they_were_meant(faulty: RawCluster, door: s
         (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (b"Content-Encoding: gzip\r\nContent-Length: 52", bomb, b"\r\n\r\n" + bomb),
     ):
-        faulty.ollama.requests.clear()
+        raw_cluster.ollama.requests.clear()
         heard = await at.send(start + lines + b"\r\n\r\n" + body)
         assert statuses(heard) == [b"200"], heard
-        (raw,) = faulty.ollama.requests
+        (raw,) = raw_cluster.ollama.requests
         assert raw.endswith(arrives), raw
         assert (b"Content-Encoding: gzip" in raw) == (b"gzip" in lines)
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_heads_have_a_limit(faulty: RawCluster, door: str) -> None:
+async def test_heads_have_a_limit(raw_cluster: RawCluster, door: str) -> None:
     """431 with the limit in words: for many headers, one giant one, a giant target, no end."""
-    at = faulty.doors[door]
+    at = raw_cluster.doors[door]
     start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
-    faulty.ollama.requests.clear()
+    raw_cluster.ollama.requests.clear()
     for head in (
         start + b"A: b\r\n" * 20_000 + b"\r\n",
         start + b"A: " + b"b" * 100_000 + b"\r\n\r\n",
@@ -197,14 +199,14 @@ async def test_heads_have_a_limit(faulty: RawCluster, door: str) -> None:
         heard = await at.send(head)
         assert statuses(heard) == [b"431"], heard[:300]
         assert b"exceed 65536 bytes" in heard
-    assert faulty.ollama.requests == []
-    await faulty.lives()
+    assert raw_cluster.ollama.requests == []
+    await raw_cluster.lives()
 
 
 @ensureDeferred
-async def test_management_takes_small_bodies_only(faulty: RawCluster) -> None:
+async def test_management_takes_small_bodies_only(raw_cluster: RawCluster) -> None:
     """413 with the limit in words, whether the length is said or not."""
-    at = faulty.doors["cloud"]
+    at = raw_cluster.doors["cloud"]
     start = b"POST /ctllm/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for rest in (
         b"Content-Length: 100000\r\n\r\n" + b"x" * 100_000,
@@ -213,4 +215,4 @@ async def test_management_takes_small_bodies_only(faulty: RawCluster) -> None:
         heard = await at.send(start + rest)
         assert statuses(heard) == [b"413"], heard[:300]
         assert b"exceeds 16384 bytes" in heard
-    await faulty.lives()
+    await raw_cluster.lives()

@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import linux
-from tests.e2e.raw_peers import RawCluster, raw_cluster
+from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.ports import free_port
 
 pytestmark = linux
@@ -67,60 +67,64 @@ FINE = {
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("answers"))
-    yield pytest_twisted.blockon(Deferred.fromCoroutine(raw_cluster(cluster)))
+    yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
 
 
-async def asked(faulty: RawCluster, door: str, answer: bytes) -> bytes:
+async def asked(raw_cluster: RawCluster, door: str, answer: bytes) -> bytes:
     """What a client hears where Ollama says `answer` and closes."""
-    faulty.ollama.answers[b"/probe"] = (answer, True)
-    at = faulty.doors[door]
+    raw_cluster.ollama.answers[b"/probe"] = (answer, True)
+    at = raw_cluster.doors[door]
     head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
     return await at.send(head + at.credential + b"\r\nConnection: close\r\n\r\nx")
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_nonsense_is_a_502(faulty: RawCluster, door: str) -> None:
+async def test_nonsense_is_a_502(raw_cluster: RawCluster, door: str) -> None:
     """A whole answer with a sentence; nothing that Ollama said is in it. The next is served."""
     for name, answer in NONSENSE.items():
-        heard = await asked(faulty, door, answer)
+        heard = await asked(raw_cluster, door, answer)
         assert heard.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, heard[:300])
         assert heard.count(b"HTTP/1.1") <= 2 and b"Ollama" in heard, (name, heard[:300])
         assert b"Set-Cookie" not in heard, name
-    faulty.ollama.answers.clear()
-    await faulty.lives()
+    raw_cluster.ollama.answers.clear()
+    await raw_cluster.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_breaks_in_the_middle_never_ends_well(faulty: RawCluster, door: str) -> None:
+async def test_what_breaks_in_the_middle_never_ends_well(
+    raw_cluster: RawCluster, door: str
+) -> None:
     """What came is passed on; then neither a last chunk nor as many bytes as were said."""
     for name, answer in BROKEN.items():
-        heard = await asked(faulty, door, answer)
+        heard = await asked(raw_cluster, door, answer)
         head, _, body = heard.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), (name, heard[:300])
         assert not body.endswith(b"0\r\n\r\n"), (name, heard[-300:])
         if b"content-length: 5" in head.lower():
             assert len(body) < 5, name
-    faulty.ollama.answers.clear()
-    await faulty.lives()
+    raw_cluster.ollama.answers.clear()
+    await raw_cluster.lives()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_follows_an_answer_is_nobodys(faulty: RawCluster, door: str) -> None:
+async def test_what_follows_an_answer_is_nobodys(raw_cluster: RawCluster, door: str) -> None:
     """Each good body arrives as it was; bytes after it are no part of it and no next answer."""
     for name, (answer, body) in FINE.items():
-        heard = await asked(faulty, door, answer)
+        heard = await asked(raw_cluster, door, answer)
         assert b"evil" not in heard, name
         assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
-        status, _, after = await faulty.cluster.http("GET", "/alive", token=faulty.cluster.key)
+        status, _, after = await raw_cluster.cluster.http(
+            "GET", "/alive", token=raw_cluster.cluster.key
+        )
         assert (status, after) == (200, b"{}"), name
-    faulty.ollama.answers.clear()
+    raw_cluster.ollama.answers.clear()
 
 
 #: What servers and browsers on the way would obey.
@@ -136,7 +140,7 @@ ORDERS = (
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_headers_that_give_orders(faulty: RawCluster, door: str) -> None:
+async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> None:
     """None of them passes, in the head, before it or after the body; what is HTML is inert."""
     lines = b"\r\n".join(ORDERS)
     body = b"<script>evil()</script>"
@@ -147,7 +151,7 @@ async def test_headers_that_give_orders(faulty: RawCluster, door: str) -> None:
         + b"\r\n0\r\n" + lines + b"\r\n\r\n",
         b"HTTP/1.1 307 See\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
     ):  # fmt: skip
-        heard = await asked(faulty, door, answer)
+        heard = await asked(raw_cluster, door, answer)
         head = heard.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
         assert body in heard, heard
         for line in ORDERS:
@@ -158,7 +162,7 @@ async def test_headers_that_give_orders(faulty: RawCluster, door: str) -> None:
         assert b"\r\nx-content-type-options: nosniff\r\n" in head
         assert b"\r\ncontent-security-policy: default-src 'none'; sandbox\r\n" in head
         assert heard.count(b"HTTP/1.1") == 1
-    faulty.ollama.answers.clear()
+    raw_cluster.ollama.answers.clear()
 
 
 @ensureDeferred
@@ -251,7 +255,9 @@ CUT: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
 
 @pytest.mark.parametrize("client", CUT)
 @ensureDeferred
-async def test_a_death_inside_a_line_is_the_dialects_error(faulty: RawCluster, client: str) -> None:
+async def test_a_death_inside_a_line_is_the_dialects_error(
+    raw_cluster: RawCluster, client: str
+) -> None:
     """The official clients raise what they raise for any error; never one of their parsers."""
     call, target, begun, rest, kind = CUT[client]
     media = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
@@ -259,15 +265,15 @@ async def test_a_death_inside_a_line_is_the_dialects_error(faulty: RawCluster, c
     for cut in (len(begun), len(begun) + 1, len(whole) - 1, len(whole) - 4, len(whole) // 2, 9):
         said = whole[:cut]
         answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
-        faulty.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
+        raw_cluster.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
         with pytest.raises(kind) as raised:
-            await deferToThread(call, faulty.cluster.url, faulty.cluster.key)
+            await deferToThread(call, raw_cluster.cluster.url, raw_cluster.cluster.key)
         assert "broke off" in str(raised.value), (cut, raised.value)
-    faulty.ollama.answers.clear()
+    raw_cluster.ollama.answers.clear()
 
 
 @ensureDeferred
-async def test_interim_answers_without_end_are_ended(faulty: RawCluster) -> None:
+async def test_interim_answers_without_end_are_ended(raw_cluster: RawCluster) -> None:
     """An Ollama that never stops saying 100 is hung up on; its client hears 502."""
     gone: list[bool] = []
     loops: list[LoopingCall] = []
@@ -277,9 +283,9 @@ async def test_interim_answers_without_end_are_ended(faulty: RawCluster) -> None
         loops.append(LoopingCall(transport.write, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
         loops[0].start(0.01)
 
-    faulty.ollama.answers[b"/flood"] = (flood, False)
-    status, _, _ = await faulty.cluster.http("GET", "/flood", token=faulty.cluster.key)
+    raw_cluster.ollama.answers[b"/flood"] = (flood, False)
+    status, _, _ = await raw_cluster.cluster.http("GET", "/flood", token=raw_cluster.cluster.key)
     assert status == 502
     await wait_until(lambda: gone, "the connection to be closed")
     loops[0].stop()
-    await faulty.lives()
+    await raw_cluster.lives()
