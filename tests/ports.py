@@ -5,6 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IListeningPort
 
 # Below the ports that systems give to outgoing connections (from 32768 on Linux, from 49152 on
 # others): such a one may be taken between its choice and its use. Processes that run beside each
@@ -28,3 +32,14 @@ def free_port() -> int:
                 continue
             return port
     raise OSError(f"no port from {LOWEST} to {LOWEST + COUNT - 1} is free")
+
+
+def listen(reactor: Any, factory: Any, *, port: int = 0, backlog: int = 50) -> IListeningPort:
+    """Listen on a port of 127.0.0.1; 0 takes any that is free."""
+    listening = reactor.listenTCP(port, factory, backlog=backlog, interface="127.0.0.1")
+    return cast(IListeningPort, listening)
+
+
+def port_of(listening: IListeningPort) -> int:
+    """Return the number of a listening TCP port."""
+    return cast(IPv4Address, listening.getHost()).port

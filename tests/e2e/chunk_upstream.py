@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
 from tests.e2e.cluster import wait_until
+from tests.ports import listen, port_of
 
 #: What the desktop asks to know how its Ollama is.
 CHEAP = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
@@ -82,12 +83,13 @@ class ChunkUpstream(Factory):
     """Listens as an Ollama; `asked` are the requests that wait for the test to answer them."""
 
     noisy = False
+    cluster: Any  # the one that it is in
 
     def __init__(self) -> None:
         self.asked: list[ChunkRequest] = []
         self.made: list[ChunkRequest] = []
-        self.listening = reactor.listenTCP(0, self, interface="127.0.0.1")
-        self.port: int = self.listening.getHost().port
+        self.listening = listen(reactor, self)
+        self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> ChunkRequest:
         made = ChunkRequest(self)

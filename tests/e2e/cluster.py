@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.fake_ollama import FakeOllama
-from tests.ports import free_port
+from tests.ports import free_port, listen, port_of
 
 BIN = Path(sys.executable).parent
 PATIENCE = 30.0
@@ -81,7 +81,7 @@ class Cluster:
         self.ports: list[Any] = []
         self.key = ""  # an API key of alice's
         self.alice = ""  # an access token of hers
-        self.ollama: FakeOllama | None = None
+        self.ollama: FakeOllama  # set by whoever starts it
         self.more_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
@@ -103,9 +103,9 @@ class Cluster:
     def start_ollama(self, *models: str) -> tuple[FakeOllama, int]:
         """A stand-in for Ollama, served from the test itself, and its port."""
         fake_ollama = FakeOllama(reactor, models=models or ("llama3.2",), word_interval=0.0)
-        port = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
+        port = listen(reactor, fake_ollama.site)
         self.ports.append(port)
-        return fake_ollama, port.getHost().port
+        return fake_ollama, port_of(port)
 
     async def run_ollama(self, port: int, *models: str) -> Program:
         """A stand-in that is a process of its own, and so may be frozen or killed."""

@@ -10,6 +10,8 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.web import http
 
+from tests.ports import listen, port_of
+
 
 def line(number: int, pad: int, done: bool) -> bytes:
     """One line of an answer: numbered, at least `pad` bytes long."""
@@ -102,8 +104,8 @@ class FixedResponseUpstream(http.HTTPFactory):
         self.timeOut = None
         self.asked = 0
         self.under_way: set[FixedResponse] = set()
-        self.listening = reactor.listenTCP(0, self, backlog=4096, interface="127.0.0.1")
-        self.port: int = self.listening.getHost().port
+        self.listening = listen(reactor, self, backlog=4096)
+        self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> Any:
         channel = super().buildProtocol(addr)

@@ -39,7 +39,6 @@ async def works(cluster: Cluster, token: str) -> bool:
 
 async def streaming(cluster: Cluster, token: str) -> Deferred[Any]:
     """An answer of which some lines have come, and no end is in sight."""
-    assert cluster.ollama is not None
     cluster.ollama.script("/api/chat", Script(lines=100_000, line_interval=0.05))
     answer = Deferred.fromCoroutine(cluster.http("POST", "/api/chat", CHAT, token))
     await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)

@@ -14,6 +14,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster
 from tests.fake_ollama import FakeOllama, Record
+from tests.ports import listen, port_of
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -331,9 +332,9 @@ async def mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredClu
     models = ("llama3.2", "nomic-embed-text")
     fake_ollama = FakeOllama(FrozenClock(), models, word_interval=0.0, now=FrozenClock().seconds)
     streams = tapped(fake_ollama)
-    listening = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
+    listening = listen(reactor, fake_ollama.site)
     cluster.ports.append(listening)
-    port = listening.getHost().port
+    port = port_of(listening)
     await cluster.desktop("alice", port, "--allowed-requests=*")
     cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
     await cluster.is_key_accepted()

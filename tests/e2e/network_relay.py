@@ -13,6 +13,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
 
+from tests.ports import listen, port_of
+
 #: Bytes that one direction of a connection holds before its sender has to wait.
 HELD = 64 * 1024
 #: The same where bytes are delayed: they are under way, not waiting.
@@ -231,8 +233,8 @@ class NetworkRelay(Factory):
         self.new: New = "pass"
         self.accepted = 0
         self.pairs: set[RelayedConnection] = set()
-        self.listening = reactor.listenTCP(0, self, backlog=4096, interface="127.0.0.1")
-        self.port: int = self.listening.getHost().port
+        self.listening = listen(reactor, self, backlog=4096)
+        self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> RelayEndpoint:
         self.accepted += 1

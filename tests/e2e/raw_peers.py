@@ -17,7 +17,7 @@ from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys
 from tests.e2e.cluster import Cluster, Program, wait_until
 from tests.e2e.process_info import children, option
-from tests.ports import free_port
+from tests.ports import free_port, listen, port_of
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
@@ -77,9 +77,9 @@ class RawOllama:
         self.answers: dict[bytes, tuple[bytes | Callable[[Any], None], bool]] = {}
         factory = Factory.forProtocol(_Ollama)
         factory.ollama = self  # type: ignore[attr-defined]
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        port = listen(reactor, factory)
         cluster.ports.append(port)
-        self.port = port.getHost().port
+        self.port = port_of(port)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,6 @@ async def test_ends_one_or_all(engine: ContainerInspector, cluster: Cluster) -> 
 async def test_drains(engine: ContainerInspector, cluster: Cluster) -> None:
     """An answer under way ends whole, nothing new begins, then all is gone; resume undoes it."""
     await with_desktop(cluster, *engine.options)
-    assert cluster.ollama is not None
     cluster.ollama.script("/api/chat", Script(lines=60, line_interval=0.1))
     answer = Deferred.fromCoroutine(cluster.http("POST", "/api/chat", CHAT, cluster.alice))
     await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)

@@ -33,8 +33,8 @@ class Home:
         self.state = secrets.token_hex(4)
         self.port = free_port()
         self.ollama_port = free_port()
-        self.ollama: Program | None = None
-        self.desktop: Program | None = None
+        self.ollama: Program
+        self.desktop: Program
 
     async def start(self) -> None:
         await self.start_ollama()

@@ -12,7 +12,7 @@ from twisted.internet import reactor
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 from tests.e2e.cluster import Cluster, wait_until
-from tests.ports import free_port
+from tests.ports import free_port, listen, port_of
 
 #: Clear the screen, set the title (OSC), C1's CSI, an override of direction.
 STEERS = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
@@ -25,9 +25,9 @@ class Cloud:
 
     def __init__(self, cluster: Cluster) -> None:
         self.answer: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
-        port = reactor.listenTCP(0, HttpServerFactory(self, reactor), interface="127.0.0.1")
+        port = listen(reactor, HttpServerFactory(self, reactor))
         cluster.ports.append(port)
-        self.url = f"http://127.0.0.1:{port.getHost().port}"
+        self.url = f"http://127.0.0.1:{port_of(port)}"
 
     def says(self, status: int, value: Any) -> None:
         self.answer = (status, json.dumps(value).encode(), ())

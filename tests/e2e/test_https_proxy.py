@@ -12,6 +12,7 @@ from twisted.internet.protocol import Factory, Protocol
 
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.test_tls import Secured
+from tests.ports import listen, port_of
 
 #: A name that no resolver knows: whoever reaches it was led there by the proxy.
 HOST = "cloud.example"
@@ -82,9 +83,9 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     """Sign-in, the tunnel, what apps ask of other desktops; who is not known there is told."""
     secured = Secured(cluster, HOST)
     proxy = HttpsProxy(cluster.cloud_port)
-    port = reactor.listenTCP(0, proxy, interface="127.0.0.1")
+    port = listen(reactor, proxy)
     cluster.ports.append(port)
-    where = f"127.0.0.1:{port.getHost().port}"
+    where = f"127.0.0.1:{port_of(port)}"
     link = await secured.link()
 
     unknown = {**secured.trusting, "HTTPS_PROXY": f"http://alice:wrong@{where}"}

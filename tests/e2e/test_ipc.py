@@ -43,28 +43,38 @@ class Desk:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.ollama: Program | None = None
+        self._ollama: Program | None = None
         self.ollama_port = free_port()
         self.endpoint = free_port()
         self.browser = cluster.folder / "browser"
-        self.program: Program | None = None
+        self._program: Program | None = None
+
+    @property
+    def ollama(self) -> Program:
+        assert self._ollama is not None
+        return self._ollama
+
+    @property
+    def program(self) -> Program:
+        assert self._program is not None
+        return self._program
 
     @property
     def state(self) -> Path:
         return self.cluster.state("alice")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
+        self._ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
         await self.cluster.script(self.ollama_port, path, **script)
 
     async def start(self) -> None:
-        if self.ollama is None or self.ollama.ended.called:
+        if self._ollama is None or self.ollama.ended.called:
             await self.start_ollama()
-        if self.program is not None and not self.program.ended.called:
+        if self._program is not None and not self.program.ended.called:
             return
-        self.program = self.cluster.run(
+        self._program = self.cluster.run(
             "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state-dir={self.state}",
             f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
             "--desktop-name=home",

@@ -16,6 +16,7 @@ from twisted.internet.task import deferLater
 
 from tests.e2e.cluster import wait_until
 from tests.e2e.network_relay import NetworkRelay
+from tests.ports import listen, port_of
 
 
 class End(Protocol):
@@ -56,8 +57,8 @@ class Ends:
         accepting = Factory()
         accepting.noisy = False
         accepting.buildProtocol = self.accept  # type: ignore[method-assign]
-        self.listening = reactor.listenTCP(0, accepting, interface="127.0.0.1")
-        self.wire = NetworkRelay(self.listening.getHost().port)
+        self.listening = listen(reactor, accepting)
+        self.wire = NetworkRelay(port_of(self.listening))
 
     def accept(self, addr: Any) -> End:
         self.served.append(End())

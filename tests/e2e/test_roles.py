@@ -27,7 +27,7 @@ import twisted
 from ctllm.config import KEYS
 from tests.e2e.cluster import BIN, Cluster, wait_until
 from tests.e2e.process_info import alive, children, kill, linux
-from tests.ports import free_port
+from tests.ports import free_port, listen, port_of
 
 NOBODY = 65534
 #: Lets any Python of this version find what this one has installed.
@@ -320,9 +320,9 @@ def taken(cluster: Cluster) -> int:
     """A port on which something else listens."""
     from twisted.internet.protocol import Factory
 
-    port = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
+    port = listen(reactor, Factory())
     cluster.ports.append(port)
-    return int(port.getHost().port)
+    return port_of(port)
 
 
 @pytest.mark.parametrize(

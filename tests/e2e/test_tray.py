@@ -40,20 +40,30 @@ class Desk:
         self.endpoint = free_port()
         self.config = cluster.folder / "ctllm.toml"
         self.state = cluster.folder / "alice"
-        self.ollama: Program | None = None
-        self.program: Program | None = None
+        self._ollama: Program | None = None
+        self._program: Program | None = None
+
+    @property
+    def ollama(self) -> Program:
+        assert self._ollama is not None
+        return self._ollama
+
+    @property
+    def program(self) -> Program:
+        assert self._program is not None
+        return self._program
 
     async def begin(self) -> None:
         cluster = self.cluster
         browser = cluster.folder / "browser"
         browser.write_text(BROWSER.format(cluster.folder))
         browser.chmod(0o755)
-        mirrored = cluster.folder / "bin" / "zenity"
-        mirrored.parent.mkdir()
-        mirrored.write_text(f'#!/bin/sh\ncat "{cluster.folder}/typed"\n')
-        mirrored.chmod(0o755)
+        dialog = cluster.folder / "bin" / "zenity"
+        dialog.parent.mkdir()
+        dialog.write_text(f'#!/bin/sh\ncat "{cluster.folder}/typed"\n')
+        dialog.chmod(0o755)
         cluster.more_environment = {
-            "BROWSER": f"{browser} %s", "PATH": f"{mirrored.parent}:{os.environ['PATH']}",
+            "BROWSER": f"{browser} %s", "PATH": f"{dialog.parent}:{os.environ['PATH']}",
         }  # fmt: skip
         self.config.write_text(
             f'state_dir = "{self.state}"\n[desktop]\nollama_host = "127.0.0.1:{self.ollama_port}"\n'
@@ -65,10 +75,10 @@ class Desk:
         await cluster.run_ctllm_in(self.state, "login", await cluster.invite("alice"))
 
     async def start(self) -> None:
-        if self.ollama is None or self.ollama.ended.called:
+        if self._ollama is None or self.ollama.ended.called:
             await self.start_ollama()
-        if self.program is None or self.program.ended.called:
-            self.program = self.cluster.run(
+        if self._program is None or self.program.ended.called:
+            self._program = self.cluster.run(
                 "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
             )
         await self.session.shows("")
@@ -77,7 +87,7 @@ class Desk:
         await self.session.shows(": connected")
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
+        self._ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
         await self.cluster.script(self.ollama_port, path, **script)

@@ -49,7 +49,6 @@ async def town(tmp_path: Path) -> Any:
 
 def arrived(cluster: Cluster) -> list[str]:
     """What Ollama was asked, but for what the desktop itself asks."""
-    assert cluster.ollama is not None
     own = ("/api/version", "/api/tags", "/api/ps")
     return [f"{r.method} {r.path}" for r in cluster.ollama.requests if r.path not in own]
 
