@@ -73,7 +73,9 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
 @ensureDeferred
 async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Cluster) -> None:
     """However short the time, silence is activity; when all have left, process and folder go."""
-    cloud = await with_desktop(cluster, "--proxy-idle-timeout-seconds=1", "--proxy-health-interval-seconds=1")
+    cloud = await with_desktop(
+        cluster, "--proxy-idle-timeout-seconds=1", "--proxy-health-interval-seconds=1"
+    )
     (proxy,) = children(cloud.pid)
     socket = Path(option(proxy, "socket"))
     cluster.ollama.script("/api/chat", Script(lines=3, pause_after=(1, 4.0)))
