@@ -74,7 +74,7 @@ def _is_loopback(host: str) -> bool:
 
 def _create_agent(reactor: Any, policy: Any = None) -> IAgent:
     more = {} if policy is None else {"contextFactory": policy}
-    return Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=quiet_pool(reactor), **more)  # type: ignore[no-untyped-call, return-value]
+    return Agent(reactor, connectTimeout=CONNECT_TIMEOUT, pool=quiet_pool(reactor), **more)  # type: ignore[no-untyped-call]
 
 
 @implementer(IAgentEndpointFactory)
