@@ -15,9 +15,9 @@ from difflib import get_close_matches
 from ctllm.errors import BadRequest
 
 #: Stands for a model where none is known.
-NO_MODEL = "MODEL"
+PLACEHOLDER_MODEL = "MODEL"
 #: Where a client insists on a key that the endpoint does not need.
-NO_KEY = "none"
+DUMMY_KEY = "none"
 _EXAMPLES = ("http://127.0.0.1:11435", "https://ctllm.example.org", "YOUR-KEY")
 #: What may stand in a shell's line, in JSON and in YAML without being more than itself.
 _SAFE_URL = re.compile(r"https?://[A-Za-z0-9._~:%\[\]/-]+")
@@ -38,21 +38,21 @@ class Client:
     """A client as `ctllm connect` knows it; <URL>, <KEY> and <MODEL> stand for themselves.
 
     `endpoint` are its steps at the endpoint, `cloud` those at the cloud where they differ; where it
-    cannot use the cloud, `no_cloud` says why. `checked` says how the lines are known to be right.
+    cannot use the cloud, `cloud_unsupported` says why. `verified` says how the lines are known to be right.
     """
 
     name: str
     title: str
-    endpoint: tuple[Step, ...]
-    checked: str
-    cloud: tuple[Step, ...] = ()
+    endpoint_steps: tuple[Step, ...]
+    verified: str
+    cloud_override: tuple[Step, ...] = ()
     note: str = ""
-    no_cloud: str = ""
+    cloud_unsupported: str = ""
 
     @property
-    def at_cloud(self) -> tuple[Step, ...]:
+    def cloud_steps(self) -> tuple[Step, ...]:
         """The steps at the cloud; none where it cannot be used."""
-        return () if self.no_cloud else self.cloud or self.endpoint
+        return () if self.cloud_unsupported else self.cloud_override or self.endpoint_steps
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,24 @@ class Target:
 
     url: str
     key: str = ""
-    model: str = NO_MODEL
+    model: str = PLACEHOLDER_MODEL
 
-    def fill(self, step: Step) -> Step:
+    def render(self, step: Step) -> Step:
         """The step for this target; raises BadRequest for what would not stay one word."""
         if not _SAFE_URL.fullmatch(self.url):
             raise BadRequest(f"{self.url!r} is no address that can be pasted")
         if self.key and not _SAFE_KEY.fullmatch(self.key):
             raise BadRequest("the API key has characters that no key has")
-        model = self.model if _SAFE_MODEL.fullmatch(self.model) else NO_MODEL
+        model = self.model if _SAFE_MODEL.fullmatch(self.model) else PLACEHOLDER_MODEL
         text = step.text.replace("<URL>", self.url.rstrip("/"))
-        text = text.replace("<KEY>", self.key or NO_KEY).replace("<MODEL>", model)
+        text = text.replace("<KEY>", self.key or DUMMY_KEY).replace("<MODEL>", model)
         return Step(text, step.file)
 
 
 #: How the lines of a step are headed.
-IN, IN_SHELL = "In ", "In a shell:"
-_BY_ENDPOINT = "On this machine, by its endpoint (no key is needed):"
-_BY_CLOUD = "From anywhere, by the cloud:"
+FILE_HEADING, SHELL_HEADING = "In ", "In a shell:"
+_ENDPOINT_HEADING = "On this machine, by its endpoint (no key is needed):"
+_CLOUD_HEADING = "From anywhere, by the cloud:"
 _PREFACE = """\
 # Clients
 
@@ -129,30 +129,30 @@ CLIENTS = (
     Client(
         "curl",
         "curl",
-        endpoint=(Step(f"curl <URL>/api/generate -d {_GENERATE}"),),
-        cloud=(
+        endpoint_steps=(Step(f"curl <URL>/api/generate -d {_GENERATE}"),),
+        cloud_override=(
             Step(
                 "export OLLAMA_API_KEY=<KEY>\n"
                 "printf 'Authorization: Bearer %s' \"$OLLAMA_API_KEY\" |\n"
                 f"  curl <URL>/api/generate -H @- -d {_GENERATE}"
             ),
         ),
-        checked=TESTED,
+        verified=TESTED,
         note="`-H @-` reads the header from standard input: arguments can be read by others.",
     ),
     Client(
         "ollama",
         "Ollama's program (`ollama run`, `ollama list`)",
-        endpoint=(Step('export OLLAMA_HOST=<URL>\nollama run <MODEL> "Say hello."'),),
-        checked=_documented("Ollama's source"),
-        no_cloud=_CLI_SENDS_NO_KEY,
+        endpoint_steps=(Step('export OLLAMA_HOST=<URL>\nollama run <MODEL> "Say hello."'),),
+        verified=_documented("Ollama's source"),
+        cloud_unsupported=_CLI_SENDS_NO_KEY,
     ),
     Client(
         "ollama-launch",
         "`ollama launch` (claude, codex, opencode, …)",
-        endpoint=(Step("export OLLAMA_HOST=<URL>\nollama launch claude --model <MODEL>"),),
-        checked=_documented("Ollama's source"),
-        no_cloud=_CLI_SENDS_NO_KEY,
+        endpoint_steps=(Step("export OLLAMA_HOST=<URL>\nollama launch claude --model <MODEL>"),),
+        verified=_documented("Ollama's source"),
+        cloud_unsupported=_CLI_SENDS_NO_KEY,
     ),
     Client(
         "ollama-python",
@@ -166,7 +166,7 @@ messages = [{"role": "user", "content": "Say hello."}]
 print(ollama.chat("<MODEL>", messages).message.content)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "ollama-js",
@@ -182,7 +182,7 @@ const messages = [{ role: "user", content: "Say hello." }]
 console.log((await ollama.chat({ model: "<MODEL>", messages })).message.content)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
         note="It reads neither variable by itself: its key goes to ollama.com alone.",
     ),
     Client(
@@ -198,7 +198,7 @@ answer = OpenAI().chat.completions.create(model="<MODEL>", messages=messages)
 print(answer.choices[0].message.content)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "openai-js",
@@ -213,7 +213,7 @@ const answer = await new OpenAI().chat.completions.create({ model: "<MODEL>", me
 console.log(answer.choices[0].message.content)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "anthropic",
@@ -228,7 +228,7 @@ answer = Anthropic().messages.create(model="<MODEL>", max_tokens=1000, messages=
 print(answer.content[0].text)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "claude-code",
@@ -237,7 +237,7 @@ print(answer.content[0].text)
             "export ANTHROPIC_BASE_URL=<URL> ANTHROPIC_AUTH_TOKEN=<KEY> ANTHROPIC_API_KEY=\n"
             "claude --model <MODEL>"
         ),
-        checked=_by_hand("2.1.197"),
+        verified=_by_hand("2.1.197"),
         note="It needs a context of 64k tokens or more (`OLLAMA_CONTEXT_LENGTH` at Ollama).",
     ),
     Client(
@@ -257,7 +257,7 @@ print(answer.content[0].text)
             ),
             Step("export CTLLM_API_KEY=<KEY>\ncodex --profile ctllm"),
         ),
-        checked=_by_hand("0.171.0"),
+        verified=_by_hand("0.171.0"),
         note="It needs a context of 64k tokens or more (`OLLAMA_CONTEXT_LENGTH` at Ollama).",
     ),
     Client(
@@ -280,12 +280,12 @@ print(answer.content[0].text)
             ),
             Step("export CTLLM_API_KEY=<KEY>\nopencode --model ctllm/<MODEL>"),
         ),
-        checked=_by_hand("1.18.33"),
+        verified=_by_hand("1.18.33"),
     ),
     Client(
         "continue",
         "Continue",
-        endpoint=(
+        endpoint_steps=(
             _continue := Step(
                 "name: ctllm\n"
                 "version: 1.0.0\n"
@@ -298,45 +298,45 @@ print(answer.content[0].text)
                 "~/.continue/config.yaml",
             ),
         ),
-        cloud=(
+        cloud_override=(
             Step(
                 _continue.text + "\n    apiKey: ${{ secrets.CTLLM_API_KEY }}",
                 "~/.continue/config.yaml",
             ),
             Step("CTLLM_API_KEY=<KEY>", "~/.continue/.env"),
         ),
-        checked=_documented("its documents"),
+        verified=_documented("its documents"),
     ),
     Client(
         "aider",
         "aider",
-        endpoint=(Step("export OLLAMA_API_BASE=<URL>\naider --model ollama_chat/<MODEL>"),),
-        cloud=(
+        endpoint_steps=(Step("export OLLAMA_API_BASE=<URL>\naider --model ollama_chat/<MODEL>"),),
+        cloud_override=(
             Step(
                 "export OPENAI_API_BASE=<URL>/v1 OPENAI_API_KEY=<KEY>\naider --model openai/<MODEL>"
             ),
         ),
-        checked=_documented("its documents"),
+        verified=_documented("its documents"),
     ),
     Client(
         "llm",
         "llm (with llm-ollama)",
         _shell(f'export {_OLLAMA}\nllm -m ollama/<MODEL> "Say hello."'),
-        checked=COMPATIBILITY,
+        verified=COMPATIBILITY,
         note="Once: `llm install llm-ollama`.",
     ),
     Client(
         "open-webui",
         "Open WebUI",
-        endpoint=(Step("export OLLAMA_BASE_URL=<URL>\nopen-webui serve"),),
-        cloud=(
+        endpoint_steps=(Step("export OLLAMA_BASE_URL=<URL>\nopen-webui serve"),),
+        cloud_override=(
             Step(
                 "export ENABLE_OLLAMA_API=false\n"
                 "export OPENAI_API_BASE_URL=<URL>/v1 OPENAI_API_KEY=<KEY>\n"
                 "open-webui serve"
             ),
         ),
-        checked=_documented("its documents"),
+        verified=_documented("its documents"),
         note="It keeps what it was told first: later changes are made in its admin settings.",
     ),
     Client(
@@ -352,7 +352,7 @@ answer = litellm.completion(model="ollama_chat/<MODEL>", messages=messages)
 print(answer.choices[0].message.content)
 """,
         ),
-        checked=COMPATIBILITY,
+        verified=COMPATIBILITY,
     ),
     Client(
         "langchain",
@@ -365,7 +365,7 @@ from langchain_ollama import ChatOllama
 print(ChatOllama(model="<MODEL>").invoke("Say hello.").content)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "llama-index",
@@ -378,7 +378,7 @@ from llama_index.llms.ollama import Ollama
 print(Ollama(model="<MODEL>", base_url="<URL>", request_timeout=300.0).complete("Say hello."))
 """,
         ),
-        checked=COMPATIBILITY,
+        verified=COMPATIBILITY,
     ),
     Client(
         "pydantic-ai",
@@ -391,7 +391,7 @@ from pydantic_ai import Agent
 print(Agent("ollama:<MODEL>").run_sync("Say hello.").output)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "openai-agents",
@@ -405,7 +405,7 @@ agent = Agent(name="Assistant", model="<MODEL>")
 print(Runner.run_sync(agent, "Say hello.").final_output)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
         note="Without OPENAI_AGENTS_DISABLE_TRACING it sends traces, and the key, to its vendor.",
     ),
     Client(
@@ -426,7 +426,7 @@ messages = [{"role": "user", "content": "Say hello."}]
 print(client.chat.completions.create(model="<MODEL>", messages=messages, response_model=Greeting))
 """,
         ),
-        checked=COMPATIBILITY,
+        verified=COMPATIBILITY,
     ),
     Client(
         "dspy",
@@ -442,7 +442,7 @@ model = dspy.LM("openai/<MODEL>", api_base="<URL>/v1", api_key=key)
 print(model("Say hello.")[0])
 """,
         ),
-        checked=COMPATIBILITY,
+        verified=COMPATIBILITY,
     ),
     Client(
         "ai-sdk",
@@ -458,19 +458,19 @@ const ctllm = createOpenAICompatible({ name: "ctllm", baseURL, apiKey })
 console.log((await generateText({ model: ctllm("<MODEL>"), prompt: "Say hello." })).text)
 """,
         ),
-        checked=TESTED,
+        verified=TESTED,
     ),
     Client(
         "cline",
         "Cline",
-        endpoint=(
+        endpoint_steps=(
             _cline := Step(
                 "API Provider: Ollama\nUse custom base URL: <URL>\nModel: <MODEL>",
                 "Cline's settings, API Configuration",
             ),
         ),
-        cloud=(Step(_cline.text + "\nOllama API Key: <KEY>", _cline.file),),
-        checked=_documented("Ollama's documents"),
+        cloud_override=(Step(_cline.text + "\nOllama API Key: <KEY>", _cline.file),),
+        verified=_documented("Ollama's documents"),
     ),
     Client(
         "copilot",
@@ -480,19 +480,19 @@ console.log((await generateText({ model: ctllm("<MODEL>"), prompt: "Say hello." 
             "export COPILOT_PROVIDER_WIRE_API=responses COPILOT_MODEL=<MODEL>\n"
             "copilot"
         ),
-        checked=_documented("Ollama's documents"),
+        verified=_documented("Ollama's documents"),
     ),
     Client(
         "qwen-code",
         "Qwen Code",
         _shell(f"export {_OPENAI} OPENAI_MODEL=<MODEL>\nqwen"),
-        checked=_by_hand("0.15.10"),
+        verified=_by_hand("0.15.10"),
     ),
 )
 _BY_NAME = {client.name: client for client in CLIENTS}
 
 
-def client_named(name: str) -> Client:
+def find_client(name: str) -> Client:
     """The client of that name; raises BadRequest with the nearest one, and where all are."""
     found = _BY_NAME.get(name.lower())
     if found is None:
@@ -502,33 +502,38 @@ def client_named(name: str) -> Client:
     return found
 
 
-def instructions(client: Client, endpoint: Target | None, cloud: Target | None) -> str:
+def format_instructions(client: Client, endpoint: Target | None, cloud: Target | None) -> str:
     """What to paste for a client, by each target that there is; the endpoint comes first."""
     parts = [client.title]
     if client.note:
         parts.append(client.note)
     if endpoint is not None:
-        parts += [_BY_ENDPOINT, *_texts(client.endpoint, endpoint)]
+        parts += [_ENDPOINT_HEADING, *_texts(client.endpoint_steps, endpoint)]
     if cloud is not None:
-        parts += [_BY_CLOUD, *(_texts(client.at_cloud, cloud) or [client.no_cloud])]
+        parts += [
+            _CLOUD_HEADING,
+            *(_texts(client.cloud_steps, cloud) or [client.cloud_unsupported]),
+        ]
     return "\n\n".join(parts)
 
 
 def _texts(steps: tuple[Step, ...], target: Target) -> list[str]:
     texts = []
-    for step in map(target.fill, steps):
-        texts += [f"{IN}{step.file}:", step.text] if step.file else [IN_SHELL, step.text]
+    for step in map(target.render, steps):
+        texts += (
+            [f"{FILE_HEADING}{step.file}:", step.text] if step.file else [SHELL_HEADING, step.text]
+        )
     return texts
 
 
-def lines_to_paste(cloud: Target) -> str:
+def format_common_clients(cloud: Target) -> str:
     """For the clients that most have: shell lines that work as they are."""
     steps = (
-        ("curl", _BY_NAME["curl"].at_cloud[0]),
+        ("curl", _BY_NAME["curl"].cloud_steps[0]),
         ("Ollama's client for Python", Step(f"export {_OLLAMA}")),
         ("OpenAI's clients, and whatever is built on them", Step(f"export {_OPENAI}")),
     )
-    blocks = [f"# {what}\n{cloud.fill(step).text}" for what, step in steps]
+    blocks = [f"# {what}\n{cloud.render(step).text}" for what, step in steps]
     pasted = "\n\n".join(blocks).replace("\n", "\n  ").replace("\n  \n", "\n\n")
     return (
         "Paste these, here or on any machine that reaches the cloud:\n\n"
@@ -536,13 +541,13 @@ def lines_to_paste(cloud: Target) -> str:
     )
 
 
-def client_list() -> str:
+def format_client_list() -> str:
     """The names and titles of all clients."""
     width = max(map(len, _BY_NAME))
     return "\n".join(f"  {client.name:{width}}  {client.title}" for client in CLIENTS)
 
 
-def page() -> str:
+def format_page() -> str:
     """docs/clients.md as it should be."""
     endpoint, cloud = Target(_EXAMPLES[0]), Target(_EXAMPLES[1], _EXAMPLES[2])
     return (
@@ -551,9 +556,9 @@ def page() -> str:
 
 
 def _section(client: Client, endpoint: Target, cloud: Target) -> str:
-    parts = [f"## {client.title}", f"`ctllm connect {client.name}`; {client.checked}."]
-    parts += [_BY_ENDPOINT, *_fenced(client.endpoint, endpoint)]
-    parts += [_BY_CLOUD, *(_fenced(client.at_cloud, cloud) or [client.no_cloud])]
+    parts = [f"## {client.title}", f"`ctllm connect {client.name}`; {client.verified}."]
+    parts += [_ENDPOINT_HEADING, *_fenced(client.endpoint_steps, endpoint)]
+    parts += [_CLOUD_HEADING, *(_fenced(client.cloud_steps, cloud) or [client.cloud_unsupported])]
     if client.note:
         parts.append(client.note)
     return "\n\n".join(parts)
@@ -561,12 +566,12 @@ def _section(client: Client, endpoint: Target, cloud: Target) -> str:
 
 def _fenced(steps: tuple[Step, ...], target: Target) -> list[str]:
     texts = []
-    for step in map(target.fill, steps):
+    for step in map(target.render, steps):
         if step.file:
-            texts.append(f"{IN}`{step.file}`:")
+            texts.append(f"{FILE_HEADING}`{step.file}`:")
         texts.append(f"```{'' if step.file else 'sh'}\n{step.text}\n```")
     return texts
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(format_page())

@@ -7,7 +7,7 @@ more than a third. Python's import system has a way out for each of the two kind
 - all else can be imported, but its code does not run before something of it is used. So nothing
   is missing: at worst it comes late.
 
-What is named is not loaded here and now; call `put_off` before anything imports it.
+What is named is not loaded here and now; call `install` before anything imports it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 else:
     Loader = object  # a tenth of the standard library comes with the real one, and no behaviour
 
-Names = Mapping[str, str]
+LazyNames = Mapping[str, str]
 """What may be imported by name from a module without running it, and the submodule where that
 is; "" for what is itself looked up when it is used.
 """
 
 #: autobahn's other half: WAMP, which is another protocol on top of WebSockets.
-WAMP: Mapping[str, Names] = {
+LAZY_WAMP: Mapping[str, LazyNames] = {
     "autobahn.twisted": {},
     "autobahn.wamp": {},
     "autobahn.wamp.message": {"Message": "", "Welcome": ""},
@@ -39,17 +39,17 @@ WAMP: Mapping[str, Names] = {
 }
 
 
-def put_off(without: Sequence[str], later: Mapping[str, Names]) -> None:
+def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
     """Let the modules `without` not be installed, and those of `later` run when they are used."""
-    for name in without:
+    for name in missing:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # a documented meaning
-    sys.meta_path.insert(0, _Finder(later))
+    sys.meta_path.insert(0, _LazyFinder(lazy))
 
 
-class _Finder:
+class _LazyFinder:
     """Finds the modules of `later`, and nothing else, for a loader that puts them off."""
 
-    def __init__(self, later: Mapping[str, Names]) -> None:
+    def __init__(self, later: Mapping[str, LazyNames]) -> None:
         self._later = later
 
     def find_spec(
@@ -60,14 +60,14 @@ class _Finder:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _PuttingOff(spec.loader, names)
+            spec.loader = _LazyLoader(spec.loader, names)
         return spec
 
 
-class _PuttingOff(Loader):
+class _LazyLoader(Loader):
     """Makes modules that `loader` is to run later."""
 
-    def __init__(self, loader: Loader, names: Names) -> None:
+    def __init__(self, loader: Loader, names: LazyNames) -> None:
         self.loader = loader
         self.names = names
 
@@ -75,10 +75,10 @@ class _PuttingOff(Loader):
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__class__ = _Later
+        module.__class__ = _LazyModule
 
 
-class _Later(ModuleType):
+class _LazyModule(ModuleType):
     """A module that has not run yet."""
 
     __spec__: ModuleSpec
@@ -90,29 +90,29 @@ class _Later(ModuleType):
         if home := names.get(name):
             return getattr(importlib.import_module(home), name)
         if name in names:
-            return _promise(self, name)
-        if self._has(name):
+            return _make_proxy_class(self, name)
+        if self._has_submodule(name):
             return importlib.import_module(f"{self.__name__}.{name}")
-        return getattr(_run(self), name)
+        return getattr(_execute(self), name)
 
-    def _has(self, name: str) -> bool:
+    def _has_submodule(self, name: str) -> bool:
         path = self.__dict__.get("__path__")
         return (
             path is not None and PathFinder.find_spec(f"{self.__name__}.{name}", path) is not None
         )
 
 
-def _run(module: ModuleType) -> ModuleType:
+def _execute(module: ModuleType) -> ModuleType:
     """Run a module, unless it ran."""
     spec = module.__spec__
-    if spec is not None and isinstance(spec.loader, _PuttingOff):
+    if spec is not None and isinstance(spec.loader, _LazyLoader):
         spec.loader = module.__loader__ = spec.loader.loader
         module.__class__ = ModuleType
         spec.loader.exec_module(module)
     return module
 
 
-class _Promised(type):
+class _ClassProxy(type):
     """Names of modules that have not run: what is done with one is done with the real one.
 
     They are classes, since that is what most names are, and what some are used as at import.
@@ -123,11 +123,11 @@ class _Promised(type):
     def __new__(mcs, name: str, bases: tuple[Any, ...], namespace: dict[str, Any]) -> Any:
         if not bases:
             return super().__new__(mcs, name, bases, namespace)
-        real = tuple(base._real() if isinstance(base, _Promised) else base for base in bases)
+        real = tuple(base._real() if isinstance(base, _ClassProxy) else base for base in bases)
         return types.new_class(name, real, exec_body=lambda body: body.update(namespace))
 
     def _real(cls) -> Any:
-        return getattr(_run(cls._module), cls.__name__)
+        return getattr(_execute(cls._module), cls.__name__)
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -147,5 +147,5 @@ class _Promised(type):
         return isinstance(instance, cls._real())
 
 
-def _promise(module: ModuleType, name: str) -> Any:
-    return _Promised(name, (), {"_module": module})
+def _make_proxy_class(module: ModuleType, name: str) -> Any:
+    return _ClassProxy(name, (), {"_module": module})

@@ -25,7 +25,7 @@ from ctllm.common.sanitize import escape_unprintable, sanitize_text
 _LEVELS = {"debug", "info", "warn", "error", "critical"}
 
 
-class JsonLines:
+class JsonLogObserver:
     """A log observer that writes one object a line: time (UTC), level, system, message, trace."""
 
     def __init__(self, out: TextIO) -> None:
@@ -33,47 +33,47 @@ class JsonLines:
 
     def __call__(self, event: LogEvent) -> None:
         """Write one event."""
-        self._out.write(json_line(event))
+        self._out.write(format_json_line(event))
         self._out.flush()
 
 
-def json_line(event: LogEvent) -> str:
+def format_json_line(event: LogEvent) -> str:
     """One event as a line of JSON."""
     level = event.get("log_level")
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": level.name if level is not None and level.name in _LEVELS else "info",
         "system": event.get("log_namespace", "-"),
-        "message": _plain(formatEvent(event)),
+        "message": _encodable(formatEvent(event)),
     }
     failure = event.get("log_failure")
     if failure is not None:
-        line["trace"] = _plain(failure.getTraceback())
+        line["trace"] = _encodable(failure.getTraceback())
     return escape_unprintable(msgspec.json.encode(line).decode()) + "\n"
 
 
-def _plain(text: str) -> str:
+def _encodable(text: str) -> str:
     """What JSON may hold: a file's name, say, may have bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def text_lines(event: LogEvent) -> str | None:
+def format_text_lines(event: LogEvent) -> str | None:
     """One event as twistd writes it, with further lines indented."""
     text = formatEventAsClassicLogText(event)
     return None if text is None else f"{sanitize_text(text.rstrip(chr(10)))}\n"
 
 
-def text_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver | None:
+def make_text_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver | None:
     """Writes text to where twistd's own options say; None for what only twistd itself can do."""
     if not twistd or twistd.get("syslog"):
         return None
-    out = _out(twistd)
+    out = _open_log(twistd)
     if isinstance(out, LogFile):
-        _rotate_when_asked(out, reactor)
-    return FileLogObserver(out, text_lines)
+        _rotate_on_sigusr1(out, reactor)
+    return FileLogObserver(out, format_text_lines)
 
 
-def _rotate_when_asked(file: LogFile, reactor: Any) -> None:
+def _rotate_on_sigusr1(file: LogFile, reactor: Any) -> None:
     """On SIGUSR1, as twistd does."""
     if not hasattr(signal, "SIGUSR1") or signal.getsignal(signal.SIGUSR1):
         return
@@ -84,12 +84,12 @@ def _rotate_when_asked(file: LogFile, reactor: Any) -> None:
     signal.signal(signal.SIGUSR1, rotate)
 
 
-def json_observer(twistd: Mapping[str, Any]) -> JsonLines:
+def make_json_observer(twistd: Mapping[str, Any]) -> JsonLogObserver:
     """Writes to where twistd's own options say: --logfile, or standard output with -n."""
-    return JsonLines(_out(twistd))
+    return JsonLogObserver(_open_log(twistd))
 
 
-def _out(twistd: Mapping[str, Any]) -> Any:
+def _open_log(twistd: Mapping[str, Any]) -> Any:
     name = twistd.get("logfile")
     if name in (None, "-") and (twistd.get("nodaemon") or name == "-"):
         # By now twistd may have put its log in the place of sys.stdout.

@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ctllm.lazy_imports import WAMP, Names, put_off
+from ctllm.lazy_imports import LAZY_WAMP, LazyNames, install
 
 #: Optional to those who import them, and of no use here. A proxy's socket is within one machine:
 #: it needs no TLS, and thereby neither pyOpenSSL nor OpenSSL (10 MB).
-WITHOUT = (
+UNUSED_MODULES = (
     "OpenSSL",
     "_ssl",
     # autobahn's: for texts, of which a tunnel has none; colours, compression.
@@ -29,7 +29,7 @@ WITHOUT = (
 )
 
 #: Needed by nothing that a proxy does, but by the word of an import at the top of a module.
-LATER: dict[str, Names] = {
+LAZY_MODULES: dict[str, LazyNames] = {
     # Twisted's: half of an HTTP client, asyncio beside its own reactor, Python code within
     # archives, applications kept in files.
     "http.cookiejar": {},
@@ -43,7 +43,7 @@ LATER: dict[str, Names] = {
     "twisted.python.zippath": {"ZipArchive": ""},
     "twisted.persisted.sob": {},
     "subprocess": {},
-    **WAMP,
+    **LAZY_WAMP,
     # Our own: the nearest option to one that does not exist.
     "difflib": {},
 }
@@ -51,18 +51,18 @@ LATER: dict[str, Names] = {
 
 def main(arguments: Sequence[str]) -> None:
     """Run the proxy that `arguments` describe until it is stopped."""
-    spare()
+    install_lazy_imports()
     from ctllm.tap import run
 
     run(["--config", os.devnull, "proxy", *arguments])
 
 
-def spare() -> None:
+def install_lazy_imports() -> None:
     """Have this process, which has imported none of it yet, spare what a proxy does not use."""
-    put_off([*WITHOUT, *_spared_hashes()], LATER)
+    install([*UNUSED_MODULES, *_unused_hash_modules()], LAZY_MODULES)
 
 
-def _spared_hashes() -> list[str]:
+def _unused_hash_modules() -> list[str]:
     """OpenSSL's hashes (4 MB), where Python was built with its own; not all distributions do."""
     sha2 = ["_sha2"] if sys.version_info >= (3, 12) else ["_sha256", "_sha512"]
     own = ["_md5", "_sha1", *sha2, "_sha3", "_blake2"]

@@ -12,7 +12,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ctllm import __version__
-from ctllm.client_snippets import NO_MODEL, Target, lines_to_paste
+from ctllm.client_snippets import PLACEHOLDER_MODEL, Target, format_common_clients
 from ctllm.cloud.service import CloudService
 from ctllm.common.sanitize import sanitize_text
 from ctllm.desktop.api_key_lease import create_api_key
@@ -22,12 +22,12 @@ from ctllm.errors import CtllmError, Unauthorized
 from ctllm.reactor.services import Service
 
 #: The name of the API key that the printed lines use.
-KEY = "welcome"
+API_KEY_NAME = "welcome"
 #: Seconds to wait for everything to be connected before saying how things stand.
-PATIENCE = 15.0
+READY_TIMEOUT = 15.0
 
 
-class Welcome(Service):
+class Quickstart(Service):
     """Signs the desktop in to the cloud beside it, then prints the first screen."""
 
     _log = Logger()
@@ -62,7 +62,7 @@ class Welcome(Service):
     async def _welcome(self) -> None:
         await self._sign_in()
         file = self._desktop.file
-        key = file.load().api_keys.get(KEY) or create_api_key(file, KEY)
+        key = file.load().api_keys.get(API_KEY_NAME) or create_api_key(file, API_KEY_NAME)
         await self._connected()
         # The log may own sys.stdout by now; this is for the person who started us.
         print(sanitize_text(self._screen(key)), file=sys.__stdout__, flush=True)
@@ -83,7 +83,7 @@ class Welcome(Service):
 
     async def _connected(self) -> None:
         """Wait until the printed lines work, or for a while."""
-        until = self._reactor.seconds() + PATIENCE
+        until = self._reactor.seconds() + READY_TIMEOUT
         while not self._desktop.is_ready and self._reactor.seconds() < until:
             await deferLater(self._reactor, 0.05)
 
@@ -91,7 +91,7 @@ class Welcome(Service):
         ollama = self._desktop.ollama
         status = ollama.status
         link = f"{self._cloud.url}/#invite={self._cloud.create_invite(_user_name())}"
-        model = next(iter(status.models), NO_MODEL)
+        model = next(iter(status.models), PLACEHOLDER_MODEL)
         where = [
             f"ctllm {__version__} is running; Ctrl-C stops it.",
             "",
@@ -102,7 +102,7 @@ class Welcome(Service):
         if self._desktop.endpoint is not None:
             port = self._desktop.endpoint.port.getHost().port
             where.append(f"  Apps on this machine  http://127.0.0.1:{port}")
-        return "\n".join([*where, "", lines_to_paste(Target(self._cloud.url, key, model))])
+        return "\n".join([*where, "", format_common_clients(Target(self._cloud.url, key, model))])
 
 
 def _told(state: str, version: str, url: str) -> str:

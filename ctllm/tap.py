@@ -21,8 +21,8 @@ from ctllm.auth.jws import encode_base64url
 from ctllm.config import Config
 from ctllm.errors import CtllmError
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
-from ctllm.lazy_imports import WAMP, put_off
-from ctllm.log_observers import json_observer, text_observer
+from ctllm.lazy_imports import LAZY_WAMP, install
+from ctllm.log_observers import make_json_observer, make_text_observer
 from ctllm.proxy_args import ProxyArguments
 from ctllm.reactor.exit_signal import ExitSignal
 from ctllm.reactor.services import MultiService
@@ -31,10 +31,10 @@ from ctllm.tap_options import Options
 __all__ = ["Options", "makeService", "run"]
 
 #: Bytes of news that a daemon's first process reads.
-_NEWS = 100
+_MAX_STATUS_BYTES = 100
 
 
-class Place(MultiService):
+class RoleService(MultiService):
     """A place as a whole. A start that cannot be ends with a sentence instead of a traceback.
 
     `observer` is where the log goes, if not where twistd puts it; `twistd` are its own options.
@@ -56,42 +56,44 @@ class Place(MultiService):
         try:
             super().privilegedStartService()
         except CtllmError as error:
-            raise self._refused(error.message) from None
+            raise self._exit(error.message) from None
 
     def startService(self) -> None:
         """Start, as whom we were told to be."""
         try:
             super().startService()
         except CtllmError as error:
-            raise self._refused(error.message) from None
+            raise self._exit(error.message) from None
 
-    def _refused(self, why: str) -> SystemExit:
+    def _exit(self, why: str) -> SystemExit:
         """Do what twistd would do for an exception, but for the traceback."""
         pipe, pid_file = self._twistd.get("statusPipe"), self._twistd.get("pidfile")
         if pipe is not None:  # we are a daemon: the process that was started waits for news
-            os.write(pipe, f"1 {why}".encode("ascii", "replace")[:_NEWS])
+            os.write(pipe, f"1 {why}".encode("ascii", "replace")[:_MAX_STATUS_BYTES])
         if pid_file:
             with suppress(OSError):
                 os.unlink(pid_file)
         return SystemExit(f"ctllm: {why}")
 
 
-def makeService(options: Options) -> Place:
+def makeService(options: Options) -> RoleService:
     """The services of the place that `options` names."""
     reactor = installed_reactor()
     config = options.configuration()
-    _allow_many_sockets()
+    _raise_file_limit()
     json = config.log_format == "json"
     twistd: Mapping[str, Any] = options.parent or {}
-    place = Place(json_observer(twistd) if json else text_observer(twistd, reactor), twistd)
+    place = RoleService(
+        make_json_observer(twistd) if json else make_text_observer(twistd, reactor), twistd
+    )
     if options.role == "proxy":
-        _proxy(reactor, config, options.proxy_arguments()).setServiceParent(place)
+        _make_proxy(reactor, config, options.proxy_arguments()).setServiceParent(place)
     elif options.role == "cloud":
-        _cloud(reactor, config).setServiceParent(place)
+        _make_cloud(reactor, config).setServiceParent(place)
     elif options.role == "desktop":
-        _desktop(reactor, config).setServiceParent(place)
+        _make_desktop(reactor, config).setServiceParent(place)
     else:
-        _all(reactor, config, place)
+        _add_all(reactor, config, place)
     return place
 
 
@@ -101,7 +103,7 @@ def run(arguments: Sequence[str]) -> None:
     twistd's own machinery is most of what twistd imports.
     """
     reactor = installed_reactor()
-    place = makeService(_told(arguments))
+    place = makeService(_parse_options(arguments))
     globalLogBeginner.beginLoggingTo([place.observer])
     os.chdir("/")
     place.privilegedStartService()
@@ -126,7 +128,7 @@ def installed_reactor() -> Any:
     return reactor
 
 
-def _told(arguments: Sequence[str]) -> Options:
+def _parse_options(arguments: Sequence[str]) -> Options:
     options, twistd = Options(), usage.Options()  # type: ignore[no-untyped-call]
     twistd.update(nodaemon=True, logfile="-")
     options.parent = twistd
@@ -137,7 +139,7 @@ def _told(arguments: Sequence[str]) -> Options:
     return options
 
 
-def _allow_many_sockets() -> None:
+def _raise_file_limit() -> None:
     """Raise the soft limit of open files to the hard one: a stream is two sockets here."""
     if sys.platform == "win32":
         return
@@ -148,7 +150,7 @@ def _allow_many_sockets() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
+def _make_proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
     from ctllm.proxy.service import create_proxy_service
 
     endpoint = f"tcp:{told.port}:interface={told.host}"
@@ -162,27 +164,27 @@ def _proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
     )
 
 
-def _cloud(reactor: Any, config: Config) -> Any:
+def _make_cloud(reactor: Any, config: Config) -> Any:
     from ctllm.cloud.service import CloudService
 
     return CloudService(reactor, config.cloud, config.proxy, Path(config.state_dir))
 
 
-def _desktop(reactor: Any, config: Config) -> Any:
+def _make_desktop(reactor: Any, config: Config) -> Any:
     os.environ.setdefault("AUTOBAHN_USE_NVX", "0")  # of its parts in C we use one: http.masking
-    put_off((), WAMP)
+    install((), LAZY_WAMP)
     from ctllm.desktop.service import DesktopService
 
     state = Path(config.state_dir)
     return DesktopService(reactor, config.desktop, config.proxy, state, os.environ)
 
 
-def _all(reactor: Any, config: Config, place: MultiService) -> None:
-    from ctllm.quickstart import Welcome
+def _add_all(reactor: Any, config: Config, place: MultiService) -> None:
+    from ctllm.quickstart import Quickstart
 
-    cloud, desktop = _cloud(reactor, config), _desktop(reactor, config)
+    cloud, desktop = _make_cloud(reactor, config), _make_desktop(reactor, config)
     if config.desktop.demo == "auto":
         desktop.add_demo()
     cloud.setServiceParent(place)
     desktop.setServiceParent(place)
-    Welcome(reactor, cloud, desktop).setServiceParent(place)
+    Quickstart(reactor, cloud, desktop).setServiceParent(place)

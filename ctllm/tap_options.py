@@ -13,8 +13,8 @@ from typing import Any, ClassVar, NoReturn
 from twisted.python import reflect, usage
 
 from ctllm import __version__
-from ctllm.config import KEYS, OPTIONS, Config, load, ollama_url, public_url
-from ctllm.config.loader import closest
+from ctllm.config import KEYS, OPTIONS, Config, load, resolve_ollama_url, resolve_public_url
+from ctllm.config.loader import suggest
 from ctllm.config.renamed import RENAMED_OPTIONS, renamed_option
 from ctllm.errors import BadConfiguration
 from ctllm.proxy_args import (
@@ -111,7 +111,7 @@ class _Level(usage.Options):
             return f"--{unknown[1]}: {self._explain_unknown(unknown[1])}"
         if role := re.fullmatch(r"Unknown command: (.*)", error):
             names = [name for name, *_ in Options.subCommands]
-            return f"{role[1]}: no such role" + closest(role[1], names, "{}")
+            return f"{role[1]}: no such role" + suggest(role[1], names, "{}")
         return error
 
     def _explain_unknown(self, option: str) -> str:
@@ -119,7 +119,7 @@ class _Level(usage.Options):
         roles = [name for name, rows in levels if option in (row[0] for row in rows)]
         if roles:
             return f"is an option of {', '.join(roles)}; write it after the role"
-        return "no such option" + closest(
+        return "no such option" + suggest(
             option, [*(row[0] for row in self.rows()), *OPTIONS], "--{}"
         )
 
@@ -158,11 +158,11 @@ def _entry(name: str, description: str, columns: int) -> str:
 
 
 def _has_ollama(config: Config, environ: Mapping[str, str]) -> object:
-    return ollama_url(config.desktop.ollama_host, environ)
+    return resolve_ollama_url(config.desktop.ollama_host, environ)
 
 
 def _has_public_url(config: Config, environ: Mapping[str, str]) -> object:
-    return public_url(config.cloud.public_url, config.cloud.listen)
+    return resolve_public_url(config.cloud.public_url, config.cloud.listen)
 
 
 class _Desktop(_Level):

@@ -16,7 +16,7 @@ from ctllm import __version__
 TITLE = "CloudToLocalLLM"
 _SIZE = 960, 760
 #: What the page's address begins with; no file of this machine, and no script, is one.
-PAGES = ("http://", "https://")
+URL_PREFIXES = ("http://", "https://")
 
 
 def main() -> None:
@@ -24,20 +24,20 @@ def main() -> None:
     import webview
 
     verb, _, url = sys.stdin.readline().strip().partition(" ")
-    if verb != "open" or not url.startswith(PAGES):
+    if verb != "open" or not url.startswith(URL_PREFIXES):
         raise SystemExit("the first line must be: open URL")
     window = webview.create_window(TITLE, url, width=_SIZE[0], height=_SIZE[1])
     assert window is not None
     window.events.shown += lambda: print("ready", flush=True)
-    threading.Thread(target=_obey, args=(window,), daemon=True).start()
+    threading.Thread(target=_read_commands, args=(window,), daemon=True).start()
     # The page signs in here without a question: only the desktop leads this window anywhere.
     webview.start(user_agent=f"ctllm-window/{__version__}")
 
 
-def _obey(window: Any) -> None:
+def _read_commands(window: Any) -> None:
     for line in sys.stdin:
         verb, _, url = line.strip().partition(" ")
-        if verb == "open" and url.startswith(PAGES):
+        if verb == "open" and url.startswith(URL_PREFIXES):
             window.load_url(url)
             window.show()
         elif verb == "show":

@@ -12,7 +12,7 @@ from twisted.python import usage
 
 from ctllm.cli import account, autostart, control, firewall, proxies, users
 from ctllm.cli.options import Options
-from ctllm.cli.output import complain, to_whoever_reads
+from ctllm.cli.output import print_error, tolerate_closed_stdout
 from ctllm.common.sanitize import sanitize_text
 from ctllm.config import Config, load
 from ctllm.errors import CtllmError, NotRunning
@@ -24,14 +24,14 @@ NOT_RUNNING = 3
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; ends with status 1 and a sentence where it cannot."""
     options = Options()  # type: ignore[no-untyped-call]
-    with to_whoever_reads():
+    with tolerate_closed_stdout():
         try:
             options.parseOptions(sys.argv[1:] if arguments is None else arguments)  # type: ignore[no-untyped-call]
             _run(options)
         except usage.UsageError as error:
             raise _failed(str(error)) from None
         except NotRunning as error:
-            complain(error.message)
+            print_error(error.message)
             raise SystemExit(NOT_RUNNING) from None
         except CtllmError as error:
             raise _failed(error.message) from None

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command, Connect
-from ctllm.cli.output import complain, say
-from ctllm.cli.reactor_runner import run
+from ctllm.cli.output import print_error, print_text
+from ctllm.cli.reactor_runner import run_in_reactor
 from ctllm.client_snippets import (
-    NO_MODEL,
+    PLACEHOLDER_MODEL,
     Target,
-    client_list,
-    client_named,
-    instructions,
-    lines_to_paste,
+    find_client,
+    format_client_list,
+    format_common_clients,
+    format_instructions,
 )
 from ctllm.config import Config
 from ctllm.errors import BadRequest, CtllmError
@@ -34,7 +34,7 @@ def _file(config: Config) -> Any:
     from ctllm.desktop.credential_file import CredentialFile
 
     file = CredentialFile(Path(config.state_dir))
-    file.on_damage = complain
+    file.on_damage = print_error
     return file
 
 
@@ -51,7 +51,7 @@ def _with_cloud(work: Callable[[Callable[[str], Any]], Any]) -> None:
     """Run `work` in a reactor; it is given how to make a client for a cloud's URL."""
     from ctllm.desktop.cloud_client import CloudClient
 
-    run(lambda reactor: work(lambda url: CloudClient(url, reactor)))
+    run_in_reactor(lambda reactor: work(lambda url: CloudClient(url, reactor)))
 
 
 def _sign_in_link(given: str) -> str:
@@ -78,13 +78,13 @@ def login(config: Config, told: Command) -> None:
 
     url, invite = parse_invite_link(_sign_in_link(told.argument))
     if told.argument not in ("", "-"):
-        complain(ARGUMENT_WARNING)
+        print_error(ARGUMENT_WARNING)
     if not told["insecure-http"]:
         require_https(url)
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_in(_file(config), client_for(url), invite)
-        say(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
+        print_text(f"Signed in to {sign_in.cloud_url} as {sign_in.user_name}.")
 
     _with_cloud(work)
 
@@ -97,7 +97,7 @@ def logout(config: Config, _: Command) -> None:
 
     async def work(client_for: Callable[[str], Any]) -> None:
         sign_in = await log_out(file, client_for)
-        say(f"Signed out of {sign_in.cloud_url}.")
+        print_text(f"Signed out of {sign_in.cloud_url}.")
 
     _with_cloud(work)
 
@@ -105,16 +105,16 @@ def logout(config: Config, _: Command) -> None:
 def connect(config: Config, told: Connect) -> None:
     """Print what a client needs, or lines for the usual ones and the names of all."""
     if not told.argument:
-        say(lines_to_paste(_cloud(config, told["model"] or NO_MODEL)))
-        say(client_list())
+        print_text(format_common_clients(_cloud(config, told["model"] or PLACEHOLDER_MODEL)))
+        print_text(format_client_list())
         return
-    client = client_named(told.argument)
+    client = find_client(told.argument)
     address, model = _running(config)
     model = told["model"] or model
     endpoint = None if told["cloud"] or not address else Target(address, model=model)
     needs_cloud = told["cloud"] or endpoint is None
     asks_cloud = not told["endpoint"] and (needs_cloud or _file(config).load().login is not None)
-    say(instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
+    print_text(format_instructions(client, endpoint, _cloud(config, model) if asks_cloud else None))
 
 
 def _cloud(config: Config, model: str) -> Target:
@@ -134,8 +134,8 @@ def _running(config: Config) -> tuple[str, str]:
         with IpcClient(Path(config.state_dir)) as daemon:
             status = daemon.status()
     except CtllmError:
-        return _configured(config.desktop.listen), NO_MODEL
-    return status.endpoint, next(iter(status.ollama.models), NO_MODEL)
+        return _configured(config.desktop.listen), PLACEHOLDER_MODEL
+    return status.endpoint, next(iter(status.ollama.models), PLACEHOLDER_MODEL)
 
 
 def _configured(endpoint: str) -> str:
@@ -148,7 +148,7 @@ def add(config: Config, told: Command) -> None:
     """Make a key and print it."""
     from ctllm.desktop.api_key_lease import create_api_key
 
-    say(create_api_key(_file(config), told.argument, bool(told["manage"])))
+    print_text(create_api_key(_file(config), told.argument, bool(told["manage"])))
 
 
 def remove(config: Config, told: Command) -> None:
@@ -162,4 +162,4 @@ def names(config: Config, _: Command) -> None:
     """Print the names of the keys."""
     known = _file(config).load()
     for name in sorted(known.api_keys):
-        say(f"{name} (manage)" if name in known.manage_keys else name)
+        print_text(f"{name} (manage)" if name in known.manage_keys else name)

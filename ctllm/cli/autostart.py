@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctllm.cli.autostart_files import Entry, Machine, entries
+from ctllm.cli.autostart_files import AutostartFile, Environment, autostart_files
 from ctllm.cli.options import Command
-from ctllm.cli.output import complain, say
+from ctllm.cli.output import print_error, print_text
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.system.launch_commands import desktop_command, tray_command
@@ -24,18 +24,18 @@ def run(config: Config, told: Command) -> None:
     options = [f"--state-dir={config.state_dir}"]
     if told["with-config"]:
         options.append(f"--config={Path(told['with-config']).absolute()}")
-    machine = Machine(
+    machine = Environment(
         platform=sys.platform,
         environ=os.environ,
         has_systemd=shutil.which("systemctl") is not None,
         desktop=(*desktop_command(), *options),
         tray=(*tray_command(), *options, "--wait=120"),
     )
-    for entry in entries(machine):
+    for entry in autostart_files(machine):
         (_install if told.argument == "on" else _remove)(entry)
 
 
-def _install(entry: Entry) -> None:
+def _install(entry: AutostartFile) -> None:
     try:
         entry.path.parent.mkdir(parents=True, exist_ok=True)
         entry.path.write_bytes(entry.content)
@@ -45,11 +45,11 @@ def _install(entry: Entry) -> None:
             entry.link.symlink_to(entry.path)
     except OSError as error:
         raise BadConfiguration(f"{entry.path}: cannot be written: {error.strerror}") from error
-    say(f"{entry.path}: {entry.what}")
+    print_text(f"{entry.path}: {entry.what}")
     _try(entry.after_install)
 
 
-def _remove(entry: Entry) -> None:
+def _remove(entry: AutostartFile) -> None:
     there = entry.path.exists()
     if there:
         _try(entry.before_removal)
@@ -58,7 +58,7 @@ def _remove(entry: Entry) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise BadConfiguration(f"{entry.path}: cannot be removed: {error.strerror}") from error
-    say(f"{entry.path}: {'removed' if there else 'was not there'}")
+    print_text(f"{entry.path}: {'removed' if there else 'was not there'}")
 
 
 def _try(commands: Sequence[Sequence[str]]) -> None:
@@ -72,4 +72,4 @@ def _try(commands: Sequence[Sequence[str]]) -> None:
         )
         if done.returncode:
             why = done.stderr.strip().splitlines()
-            complain(f"{' '.join(command)}: {why[-1] if why else done.returncode}")
+            print_error(f"{' '.join(command)}: {why[-1] if why else done.returncode}")

@@ -16,7 +16,7 @@ _EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Machine:
+class Environment:
     """Where it is, and what is to be started there."""
 
     platform: str
@@ -32,7 +32,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Entry:
+class AutostartFile:
     """One file. `link` is where it must also be found; commands tell whoever reads it."""
 
     path: Path
@@ -43,7 +43,7 @@ class Entry:
     before_removal: Sequence[Sequence[str]] = ()
 
 
-def entries(machine: Machine) -> Sequence[Entry]:
+def autostart_files(machine: Environment) -> Sequence[AutostartFile]:
     """The entries of this system."""
     if machine.platform == "darwin":
         return (
@@ -60,15 +60,15 @@ def entries(machine: Machine) -> Sequence[Entry]:
 # -- freedesktop.org and systemd
 
 
-def _config_home(machine: Machine) -> Path:
+def _config_home(machine: Environment) -> Path:
     return Path(machine.environ.get("XDG_CONFIG_HOME") or machine.home / ".config")
 
 
-def _unit(machine: Machine) -> Entry:
+def _unit(machine: Environment) -> AutostartFile:
     folder = _config_home(machine) / "systemd" / "user"
     start = f"ExecStart={' '.join(map(_for_systemd, machine.desktop))}"
     content = _EXEC_START.sub(lambda _: start, _unit_template())
-    return Entry(
+    return AutostartFile(
         folder / _SERVICE,
         content.encode(),
         "the desktop starts with your session",
@@ -90,7 +90,7 @@ def _for_systemd(word: str) -> str:
     return f'"{word}"'
 
 
-def _autostart(machine: Machine, tray: Sequence[str]) -> Entry:
+def _autostart(machine: Environment, tray: Sequence[str]) -> AutostartFile:
     content = f"""\
 [Desktop Entry]
 Type=Application
@@ -101,7 +101,7 @@ Terminal=false
 X-GNOME-Autostart-enabled=true
 """
     path = _config_home(machine) / "autostart" / "ctllm-tray.desktop"
-    return Entry(path, content.encode(), "the tray starts with your session")
+    return AutostartFile(path, content.encode(), "the tray starts with your session")
 
 
 def _for_desktop_entry(word: str) -> str:
@@ -114,7 +114,7 @@ def _for_desktop_entry(word: str) -> str:
 # -- macOS
 
 
-def _agent(machine: Machine, name: str, words: Sequence[str]) -> Entry:
+def _agent(machine: Environment, name: str, words: Sequence[str]) -> AutostartFile:
     label = f"org.ctllm.{name}"
     told = {
         "Label": label,
@@ -125,7 +125,7 @@ def _agent(machine: Machine, name: str, words: Sequence[str]) -> Entry:
     }
     path = machine.home / "Library" / "LaunchAgents" / f"{label}.plist"
     domain = f"gui/{os.getuid()}" if hasattr(os, "getuid") else "gui/0"
-    return Entry(
+    return AutostartFile(
         path,
         plistlib.dumps(told),
         f"the {name} starts when you sign in",
@@ -138,12 +138,12 @@ def _agent(machine: Machine, name: str, words: Sequence[str]) -> Entry:
 # -- Windows
 
 
-def _startup(machine: Machine) -> Entry:
+def _startup(machine: Environment) -> AutostartFile:
     roaming = machine.environ.get("APPDATA")
     folder = Path(roaming) if roaming else machine.home / "AppData" / "Roaming"
     line = subprocess.list2cmdline(list(machine.tray)).replace("%", "%%")
     content = f'@echo off\r\nstart "" {line}\r\n'
     path = folder / "Microsoft/Windows/Start Menu/Programs/Startup" / "ctllm-tray.cmd"
-    return Entry(
+    return AutostartFile(
         path, content.encode(), "the tray, and with it the desktop, starts when you sign in"
     )

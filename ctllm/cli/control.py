@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ctllm.cli.options import Command
-from ctllm.cli.output import complain, reader_is_gone, say, say_json, say_styled
-from ctllm.cli.status_view import Ink, screen
+from ctllm.cli.output import is_stdout_closed, print_error, print_json, print_text, write_styled
+from ctllm.cli.status_view import Style, format_status
 from ctllm.common.json_decoder import decode_json
 from ctllm.config import Config
 from ctllm.errors import BadGateway, BadRequest
@@ -37,9 +37,9 @@ def _do(
     with _daemon(config) as daemon:
         answer = daemon.call(kind, **more)
     if told["json"]:
-        say_json(answer)
+        print_json(answer)
     else:
-        say(words(answer))
+        print_text(words(answer))
 
 
 def status(config: Config, told: Command) -> None:
@@ -47,7 +47,7 @@ def status(config: Config, told: Command) -> None:
     with _daemon(config) as daemon:
         now = daemon.status(subscribe=bool(told["watch"]))
         _tell(now, told)
-        if told["watch"] and not reader_is_gone():
+        if told["watch"] and not is_stdout_closed():
             with suppress(KeyboardInterrupt):
                 _watch(daemon, told)
             return
@@ -56,21 +56,21 @@ def status(config: Config, told: Command) -> None:
 
 def _tell(now: Status, told: Command) -> None:
     if told["json"]:
-        say_json(now)
+        print_json(now)
     else:
-        say_styled(screen(now, Ink(sys.stdout)) + "\n")
+        write_styled(format_status(now, Style(sys.stdout)) + "\n")
 
 
 def _watch(daemon: IpcClient, told: Command) -> None:
     for event in daemon.events():
         if event.event == "status":
             if not told["json"]:
-                say_styled("\x1b[2J\x1b[H\n" if sys.stdout.isatty() else "\n")
+                write_styled("\x1b[2J\x1b[H\n" if sys.stdout.isatty() else "\n")
             _tell(decode_json(event.data, Status), told)
         elif event.event == "quitting":
-            complain("the desktop ended")
+            print_error("the desktop ended")
             return
-        if reader_is_gone():
+        if is_stdout_closed():
             return
 
 
@@ -117,15 +117,15 @@ def quit(config: Config, told: Command) -> None:
         answer = daemon.call(protocol.Quit, seconds=told["seconds"])
         waits = answer["under_way"]
         if waits and not told["json"]:
-            say(f"Waiting for {waits} answers under way ...")
+            print_text(f"Waiting for {waits} answers under way ...")
         with suppress(BadGateway):
             for _ in daemon.events():
                 pass
     _wait_for_end(pid)
     if told["json"]:
-        say_json(answer)
+        print_json(answer)
     else:
-        say("The desktop ended.")
+        print_text("The desktop ended.")
 
 
 def _wait_for_end(pid: int) -> None:
@@ -143,7 +143,7 @@ def logs(config: Config, told: Command) -> None:
     """Print the log."""
     with _daemon(config) as daemon, suppress(KeyboardInterrupt):
         answer = daemon.call(protocol.Logs, lines=told["lines"], follow=bool(told["follow"]))
-        show_line = say_json if told["json"] else say
+        show_line = print_json if told["json"] else print_text
         for line in answer["lines"]:
             show_line(line)
         if not told["follow"]:
@@ -151,5 +151,5 @@ def logs(config: Config, told: Command) -> None:
         for event in daemon.events():
             if event.event == "log":
                 show_line(decode_json(event.data, str))
-            if reader_is_gone():
+            if is_stdout_closed():
                 return

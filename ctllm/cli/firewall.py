@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ctllm.cli.options import Command
-from ctllm.cli.output import say
+from ctllm.cli.output import print_text
 from ctllm.cloud import firewall
-from ctllm.config import Config, network_pool
+from ctllm.config import Config, parse_network_pool
 from ctllm.errors import BadConfiguration
 
 #: There only where the system has IPv6.
@@ -30,11 +30,11 @@ def run(config: Config, told: Command) -> None:
             "Nothing to remove: there are no rules and routes of ctllm's.",
         )
         return
-    pool = network_pool(config.cloud.docker_network_pool)
+    pool = parse_network_pool(config.cloud.docker_network_pool)
     missing = firewall.install_commands(found, pool)
     well = f"Nothing is missing: containers are closed off ({', '.join(found.rules)}, {pool})."
     if told["check"]:
-        say("\n".join(["Missing:", *map(shlex.join, missing)]) if missing else well)
+        print_text("\n".join(["Missing:", *map(shlex.join, missing)]) if missing else well)
         raise SystemExit(1 if missing else 0)
     _do(missing, well)
     if missing and (still := firewall.install_commands(_look(), pool)):
@@ -53,12 +53,12 @@ def _look() -> firewall.FirewallState:
 
 def _do(commands: Sequence[firewall.Command], nothing: str) -> None:
     if not commands:
-        say(nothing)
+        print_text(nothing)
         return
-    say("\n".join(["This is run now:", *map(shlex.join, commands)]))
+    print_text("\n".join(["This is run now:", *map(shlex.join, commands)]))
     for each in commands:
         _run(each)
-    say("Done.")
+    print_text("Done.")
 
 
 def _run(command: firewall.Command) -> list[str]:

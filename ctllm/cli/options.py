@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from twisted.python import usage
 
 from ctllm import __version__
-from ctllm.cli.output import say
+from ctllm.cli.output import print_text
 
 
 class Command(usage.Options):
@@ -285,7 +285,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """Print the version."""
-        say(f"ctllm {__version__}")
+        print_text(f"ctllm {__version__}")
         raise SystemExit(0)
 
     def postOptions(self) -> None:

@@ -22,17 +22,17 @@ class _Reader:
     gone = False
 
 
-def say(text: str = "") -> None:
+def print_text(text: str = "") -> None:
     """Print lines."""
-    say_styled(f"{sanitize_text(text)}\n")
+    write_styled(f"{sanitize_text(text)}\n")
 
 
-def say_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Print a value as one line of JSON."""
-    say_styled(f"{escape_unprintable(msgspec.json.encode(value).decode())}\n")
+    write_styled(f"{escape_unprintable(msgspec.json.encode(value).decode())}\n")
 
 
-def say_styled(text: str) -> None:
+def write_styled(text: str) -> None:
     """Write `text` as it is, with colours and the like that are ours; raises CtllmError.
 
     What of it is not ours must have gone through `printable`.
@@ -43,40 +43,40 @@ def say_styled(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        _abandon()
+        _discard_output()
     except OSError as error:
-        _abandon()
+        _discard_output()
         raise CtllmError(f"standard output cannot be written: {error.strerror}") from error
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print lines where errors go."""
     if sys.stderr is not None:
         print(f"ctllm: {sanitize_text(text)}", file=sys.stderr, flush=True)
 
 
-def reader_is_gone() -> bool:
+def is_stdout_closed() -> bool:
     """Whether nobody reads any more: who prints without end may end."""
     return _Reader.gone
 
 
 @contextmanager
-def to_whoever_reads() -> Iterator[None]:
+def tolerate_closed_stdout() -> Iterator[None]:
     """Run a command; a reader that is gone is no error, also of what Twisted prints (--help)."""
     _Reader.gone = False
     try:
         yield
     except BrokenPipeError:
-        _abandon()
+        _discard_output()
     finally:
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
         except OSError:
-            _abandon()
+            _discard_output()
 
 
-def _abandon() -> None:
+def _discard_output() -> None:
     """Let Python's own last flush, and what is still printed, go nowhere."""
     _Reader.gone = True
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command
-from ctllm.cli.output import say, say_styled
-from ctllm.cli.reactor_runner import run
-from ctllm.cli.users import cloud_state
+from ctllm.cli.output import print_text, write_styled
+from ctllm.cli.reactor_runner import run_in_reactor
+from ctllm.cli.users import open_cloud_state
 from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
@@ -28,7 +28,7 @@ def list_proxies(config: Config, _: Command) -> None:
     """Print a table."""
 
     async def work(roster: Any, _: Any) -> None:
-        say(format_table(await roster.rows()))
+        print_text(format_table(await roster.rows()))
 
     _with_admin(config, work)
 
@@ -85,7 +85,7 @@ def resume(config: Config, _: Command) -> None:
 
     async def work(roster: Any, _: Any) -> None:
         await roster.drain(False)
-        say("Streaming proxies are started again, as they are needed.")
+        print_text("Streaming proxies are started again, as they are needed.")
 
     _with_admin(config, work)
 
@@ -98,7 +98,7 @@ def _with_admin(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, N
     from ctllm.cloud.admin.api import admin_socket_path, is_listening
     from ctllm.cloud.admin.client import AdminClient
 
-    folder = cloud_state(config)
+    folder = open_cloud_state(config)
     path = admin_socket_path(Path(config.state_dir))
     try:
         running = is_listening(path)
@@ -115,7 +115,7 @@ def _with_admin(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, N
         else:
             await work(_offline_admin(config, folder, reactor), reactor)
 
-    run(asking)
+    run_in_reactor(asking)
 
 
 def _offline_admin(config: Config, folder: Any, reactor: Any) -> Any:
@@ -236,12 +236,12 @@ class _Progress:
     def update(self, message: str) -> None:
         """How far it is."""
         if self._is_terminal:
-            say_styled(f"\r\x1b[K{sanitize_line(message)}")
+            write_styled(f"\r\x1b[K{sanitize_line(message)}")
         elif message != self._last_message:
-            say(message)
+            print_text(message)
         self._last_message = message
 
     def finish(self, message: str) -> None:
         """What came of it."""
-        say_styled("\r\x1b[K" if self._is_terminal else "")
-        say(message)
+        write_styled("\r\x1b[K" if self._is_terminal else "")
+        print_text(message)

@@ -8,7 +8,7 @@ from typing import Any
 from ctllm.errors import CtllmError
 
 
-def run(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+def run_in_reactor(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     """Run `work`, which is given the reactor, to its end; raises CtllmError as that does."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react

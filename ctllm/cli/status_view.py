@@ -29,7 +29,7 @@ _MOST = 6  # models that are named
 _COLUMN = 12
 
 
-class Ink:
+class Style:
     """Colours, where there is somebody to see them (NO_COLOR, https://no-color.org)."""
 
     def __init__(self, out: TextIO, environ: Mapping[str, str] = os.environ) -> None:
@@ -43,7 +43,7 @@ class Ink:
         return f"\x1b[{code}m{text}\x1b[0m" if self.on else text
 
 
-def screen(status: Status, ink: Ink) -> str:
+def format_status(status: Status, ink: Style) -> str:
     """The whole status."""
     mark, colour, words = _STATES[status.state]
     head = f"{mark} {words}" if ink.marks else words

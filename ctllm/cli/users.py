@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cli.options import Command
-from ctllm.cli.output import say
+from ctllm.cli.output import print_text
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration
 
 _URL = re.compile(rb"https?://[!-~]+")
 
 
-def cloud_state(config: Config) -> Any:
+def open_cloud_state(config: Config) -> Any:
     """The folder of the cloud's secrets; BadConfiguration where no cloud has run."""
     from ctllm.cloud.identity import PrivateDirectory
 
@@ -32,10 +32,10 @@ def invite(config: Config, told: Command) -> None:
     """Print an invitation."""
     from ctllm.cloud.identity import Invites
 
-    state = cloud_state(config)
+    state = open_cloud_state(config)
     url = _public_url(state) or config.cloud.public_url
     invites = Invites(state.subdirectory("invites"), time.time, config.cloud.invite_ttl_minutes)
-    say(f"{url}/#invite={invites.create(told.argument)}")
+    print_text(f"{url}/#invite={invites.create(told.argument)}")
 
 
 def _public_url(state: Any) -> str:
@@ -62,11 +62,11 @@ def revoke(config: Config, told: Command) -> None:
 
     name = parse_user_name(told.argument)
     user = User(ISSUER, name, name)
-    state = cloud_state(config)
+    state = open_cloud_state(config)
     # This comes first: whatever goes wrong with the rest, nothing of it counts any more.
     Revocations(state.subdirectory("revocations"), load_signing_keys(state).instance_secret).revoke(
         user
     )
     sessions = Sessions(state.subdirectory("sessions"), time.time).close_all(user)
     invites = Invites(state.subdirectory("invites"), time.time).remove_all(user)
-    say(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")
+    print_text(f"{sessions} sign-ins and {invites} open invitations of {name} ended.")

@@ -35,7 +35,7 @@ from ctllm.cloud.revocation_enforcer import RevocationEnforcer
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.spawners.factory import create_spawner
 from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
-from ctllm.config import Cloud, Proxy, endpoint_string, public_url
+from ctllm.config import Cloud, Proxy, resolve_public_url, to_endpoint_string
 from ctllm.errors import NotFound
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.connection import HttpServerFactory
@@ -84,12 +84,12 @@ class CloudService(MultiService):
             response_headers=self._response_headers,
         )
         self.listener = EndpointService(
-            reactor, endpoint_string(settings.listen), factory, "listen"
+            reactor, to_endpoint_string(settings.listen), factory, "listen"
         )
         turnstile.add_observer(self.listener.pause_accepting)
         self.listener.setServiceParent(self)
         if settings.metrics_listen != "off":
-            where = endpoint_string(settings.metrics_listen)
+            where = to_endpoint_string(settings.metrics_listen)
             metrics = HttpServerFactory(self._handle_scrape, reactor)
             EndpointService(reactor, where, metrics, "metrics").setServiceParent(self)
 
@@ -101,7 +101,7 @@ class CloudService(MultiService):
     @property
     def url(self) -> str:
         """The address that people reach this cloud by."""
-        return self._settings.public_url or public_url("", self.listener.authority)
+        return self._settings.public_url or resolve_public_url("", self.listener.authority)
 
     def create_invite(self, name: str) -> str:
         """The secret of an invitation for `name`."""

@@ -1,9 +1,15 @@
 """etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
 
-from ctllm.config.fields import KEYS, OPTIONS, Key, arguments
+from ctllm.config.fields import KEYS, OPTIONS, Key, to_options
 from ctllm.config.loader import load
 from ctllm.config.schema import Cloud, Config, Desktop, Proxy
-from ctllm.config.validators import endpoint_string, network_pool, ollama_url, public_url, uid_range
+from ctllm.config.validators import (
+    parse_network_pool,
+    parse_uid_range,
+    resolve_ollama_url,
+    resolve_public_url,
+    to_endpoint_string,
+)
 
 __all__ = [
     "KEYS",
@@ -13,11 +19,11 @@ __all__ = [
     "Desktop",
     "Key",
     "Proxy",
-    "arguments",
-    "endpoint_string",
     "load",
-    "network_pool",
-    "ollama_url",
-    "public_url",
-    "uid_range",
+    "parse_network_pool",
+    "parse_uid_range",
+    "resolve_ollama_url",
+    "resolve_public_url",
+    "to_endpoint_string",
+    "to_options",
 ]

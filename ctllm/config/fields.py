@@ -67,7 +67,7 @@ class Key(Struct, frozen=True, kw_only=True):
         return self.convert(text, strict=False)
 
 
-def arguments(section: Section) -> list[str]:
+def to_options(section: Section) -> list[str]:
     """Return the options that hand `section` to another process."""
     name = next(each for each, kind in _SECTION_TYPES.items() if kind is type(section))
     return [

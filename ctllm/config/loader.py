@@ -75,7 +75,7 @@ def _read_options(overrides: Mapping[str, str]) -> dict[str, Any]:
             raise BadConfiguration(renamed)
         key = OPTIONS.get(option)
         if key is None:
-            raise BadConfiguration(f"--{option}: no such option{closest(option, OPTIONS, '--{}')}")
+            raise BadConfiguration(f"--{option}: no such option{suggest(option, OPTIONS, '--{}')}")
         try:
             values[key.full_name] = key.convert_text(text)
         except BadConfiguration as error:
@@ -136,20 +136,20 @@ def _key(section: str, name: str) -> Key:
     if not name and section in SECTIONS:
         raise BadConfiguration("must be a section with keys of its own")
     if not name:
-        raise BadConfiguration("no such section" + closest(section, SECTIONS, "[{}]"))
+        raise BadConfiguration("no such section" + suggest(section, SECTIONS, "[{}]"))
     homes = [_home_of(key) for key in KEYS.values() if key.name == name]
     if homes:
         raise BadConfiguration(f"belongs {' or '.join(homes)}")
     names = [each.name for each in KEYS.values() if each.section == section]
     names = names or [each.name for each in KEYS.values()]
-    raise BadConfiguration("no such key" + closest(name, names, '"{}"'))
+    raise BadConfiguration("no such key" + suggest(name, names, '"{}"'))
 
 
 def _home_of(key: Key) -> str:
     return f"under [{key.section}]" if key.section else "at the top, before the first section"
 
 
-def closest(name: str, known: Iterable[str], quoted: str) -> str:
+def suggest(name: str, known: Iterable[str], quoted: str) -> str:
     """Return `; did you mean …?` with the most similar known name, or an empty string."""
     near = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {quoted.format(near[0])}?" if near else ""

@@ -15,12 +15,12 @@ from ctllm.config.validators import (
     check_listen_or_off,
     check_ollama_host,
     check_origin,
+    check_printable_name,
     check_registry,
     check_web_address,
-    endpoint_string,
-    network_pool,
-    printable_name,
-    uid_range,
+    parse_network_pool,
+    parse_uid_range,
+    to_endpoint_string,
 )
 
 
@@ -41,7 +41,7 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="The address that the cloud listens on: host:port or a Twisted endpoint "
             "string (tcp:, tcp6:, ssl:, unix:, systemd:).",
-            extra={"check": endpoint_string},
+            extra={"check": to_endpoint_string},
         ),
     ] = "127.0.0.1:8434"
     public_url: Annotated[
@@ -77,7 +77,7 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="With the process spawner and a cloud that runs as root: the range of "
             'user ids from which each streaming proxy gets its own, or "off".',
-            extra={"check": uid_range},
+            extra={"check": parse_uid_range},
         ),
     ] = "60706-61183"
     docker_url: Annotated[
@@ -111,7 +111,7 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         str,
         Meta(
             description="The private IPv4 network from which each container gets a /28.",
-            extra={"check": network_pool},
+            extra={"check": parse_network_pool},
         ),
     ] = "10.128.0.0/12"
     access_token_ttl_seconds: Annotated[
@@ -233,7 +233,7 @@ class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         Meta(
             description="The name of this desktop in lists. Empty: the host name.",
             max_length=100,
-            extra={"check": printable_name},
+            extra={"check": check_printable_name},
         ),
     ] = ""
     demo: Annotated[

@@ -26,14 +26,14 @@ _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
-def printable_name(text: str) -> str:
+def check_printable_name(text: str) -> str:
     """Give `text` if it may be the name of a desktop, which other people read."""
     if not text.isprintable():
         raise BadConfiguration("must be one line of characters that can be seen")
     return text
 
 
-def endpoint_string(listen: str) -> str:
+def to_endpoint_string(listen: str) -> str:
     """Turn `listen` (host:port, or already an endpoint string) into Twisted's endpoint string."""
     if endpoint := _ENDPOINT.fullmatch(listen):
         _check_endpoint(endpoint[1], endpoint[2])
@@ -48,7 +48,7 @@ def endpoint_string(listen: str) -> str:
 def check_listen_or_off(listen: str) -> None:
     """Take what `endpoint_string` takes, and "off"."""
     if listen != OFF:
-        endpoint_string(listen)
+        to_endpoint_string(listen)
 
 
 def check_web_address(url: str) -> None:
@@ -95,10 +95,10 @@ def check_registry(host: str) -> None:
 
 def check_ollama_host(value: str) -> None:
     """Take what `ollama_url` takes."""
-    ollama_url(value, {})
+    resolve_ollama_url(value, {})
 
 
-def network_pool(text: str) -> ipaddress.IPv4Network:
+def parse_network_pool(text: str) -> ipaddress.IPv4Network:
     """Give a private network (RFC 1918) with room for several of /28."""
     try:
         found = ipaddress.IPv4Network(text)
@@ -113,7 +113,7 @@ def network_pool(text: str) -> ipaddress.IPv4Network:
     return found
 
 
-def uid_range(text: str) -> range:
+def parse_uid_range(text: str) -> range:
     """Give the users' numbers from "60706-61183"; none for "off"."""
     if text == OFF:
         return range(0)
@@ -126,7 +126,7 @@ def uid_range(text: str) -> range:
     return range(first, last + 1)
 
 
-def public_url(url: str, listen: str) -> str:
+def resolve_public_url(url: str, listen: str) -> str:
     """Give the address for links, without a slash at its end: `url`, or what follows from `listen`.
 
     An endpoint string does not tell where people reach it: then there must be a `url`.
@@ -141,7 +141,7 @@ def public_url(url: str, listen: str) -> str:
     return f"http://{_in_url(host)}:{port}"
 
 
-def ollama_url(value: str, environ: Mapping[str, str]) -> str:
+def resolve_ollama_url(value: str, environ: Mapping[str, str]) -> str:
     """Give the URL of Ollama (no slash at its end) from `value`, else `$OLLAMA_HOST`, else 11434.
 
     Takes every form that Ollama takes: host, host:port, :port, http(s)://host:port/path, quoted

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from ctllm.config import Desktop, Proxy, endpoint_string, ollama_url
+from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
 from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import ApiKeyLease
 from ctllm.desktop.bridge import Bridge
@@ -69,7 +69,7 @@ class DesktopService(MultiService):
         self._environ = environ
         self._instance_lock = InstanceLock(state)
         self.file = CredentialFile(state)
-        url = ollama_url(settings.ollama_host, environ)
+        url = resolve_ollama_url(settings.ollama_host, environ)
         self.ollama = OllamaMonitor(
             OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
             reactor,
@@ -95,7 +95,7 @@ class DesktopService(MultiService):
                 throttle=RequestThrottle(reactor),
                 response_headers=app.response_headers,
             )
-            where = endpoint_string(settings.listen)
+            where = to_endpoint_string(settings.listen)
             self.endpoint = EndpointService(reactor, where, factory, "endpoint")
             self.endpoint.setServiceParent(self)
         if settings.demo == "on":

@@ -19,14 +19,14 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.client_snippets import CLIENTS, COMPATIBILITY, IN, IN_SHELL, TESTED
+from ctllm.client_snippets import CLIENTS, COMPATIBILITY, FILE_HEADING, SHELL_HEADING, TESTED
 from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 CHECKED = COMPATIBILITY if os.environ.get("CTLLM_HEAVY_CLIENTS") else TESTED
-NAMES = [client.name for client in CLIENTS if client.checked == CHECKED]
+NAMES = [client.name for client in CLIENTS if client.verified == CHECKED]
 MODEL = "qwen3:4b"
 
 
@@ -61,10 +61,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
 def shell(printed: str, home: Path) -> str:
     """Do what is to be done with files; gives what is to be pasted into a shell."""
-    pieces = re.split(rf"^{IN}(.+):$", printed, flags=re.M)
+    pieces = re.split(rf"^{FILE_HEADING}(.+):$", printed, flags=re.M)
     pasted = []
     for where, text in zip(pieces[1::2], pieces[2::2], strict=True):
-        if f"{IN}{where}:" == IN_SHELL:
+        if f"{FILE_HEADING}{where}:" == SHELL_HEADING:
             pasted.append(text.strip())
         else:
             file = home / where.removeprefix("~/")

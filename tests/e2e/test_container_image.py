@@ -70,7 +70,7 @@ print(json.dumps([os.getuid(), os.getgid(), os.getgroups(), found]))
 UNCOMPILED = """
 import json, os, sys
 import ctllm.proxy_main
-ctllm.proxy_main.spare()
+ctllm.proxy_main.install_lazy_imports()
 import ctllm.tap, ctllm.proxy.service, twisted.internet.reactor
 found = [getattr(each, "__cached__", None) for each in list(sys.modules.values())]
 found = [each for each in found if each]

@@ -20,7 +20,7 @@ from tests.ports import free_port
 TAKEN_OVER = """
 import json, os, socket, sys
 import ctllm.proxy_main
-ctllm.proxy_main.spare()
+ctllm.proxy_main.install_lazy_imports()
 from twisted.internet import reactor
 from ctllm.http.message.content_coding import load_zstd
 key, cloud, port, *rest = sys.argv[1:]

@@ -12,10 +12,10 @@ from ctllm.client_snippets import (
     CLIENTS,
     Step,
     Target,
-    client_named,
-    instructions,
-    lines_to_paste,
-    page,
+    find_client,
+    format_common_clients,
+    format_instructions,
+    format_page,
 )
 from ctllm.errors import BadRequest
 
@@ -27,7 +27,7 @@ HERE = Target("http://127.0.0.1:11435", model="qwen3:4b")
 class Table(TestCase):
     def test_the_page(self) -> None:
         """docs/clients.md is what the table makes of it (`make clients`)."""
-        self.assertEqual((ROOT / "docs/clients.md").read_text(), page())
+        self.assertEqual((ROOT / "docs/clients.md").read_text(), format_page())
 
     def test_names(self) -> None:
         """Each once, as a word for a command."""
@@ -35,7 +35,7 @@ class Table(TestCase):
         self.assertEqual(len(set(names)), len(names))
         for name in names:
             self.assertRegex(name, r"\A[a-z][a-z-]*\Z")
-            self.assertIs(client_named(name.upper()), client_named(name))
+            self.assertIs(find_client(name.upper()), find_client(name))
 
     def test_all_that_are_promised(self) -> None:
         """In whatever order."""
@@ -49,24 +49,26 @@ class Table(TestCase):
     def test_the_agents_sdk_sends_no_traces(self) -> None:
         """They, and the key, would go to its vendor."""
         for target in ((HERE, None), (None, CLOUD)):
-            said = instructions(client_named("openai-agents"), *target)
+            said = format_instructions(find_client("openai-agents"), *target)
             self.assertIn("OPENAI_AGENTS_DISABLE_TRACING=1", said)
 
     def test_the_endpoint_comes_first_and_needs_no_key(self) -> None:
         """For every client; what stands for something else is gone."""
         for client in CLIENTS:
-            here, _, there = instructions(client, HERE, CLOUD).partition("From anywhere")
+            here, _, there = format_instructions(client, HERE, CLOUD).partition("From anywhere")
             self.assertIn("127.0.0.1:11435", here)
             self.assertNotIn("ctllm-k-1", here)
-            self.assertEqual("https://c.example" in there, not client.no_cloud, client.name)
-            self.assertEqual("ctllm-k-1" in there, not client.no_cloud, client.name)
+            self.assertEqual(
+                "https://c.example" in there, not client.cloud_unsupported, client.name
+            )
+            self.assertEqual("ctllm-k-1" in there, not client.cloud_unsupported, client.name)
             for mark in ("<URL>", "<KEY>", "<MODEL>", "example//"):
                 self.assertNotIn(mark, here + there)
 
     def test_a_key_is_no_argument(self) -> None:
         """In a shell it is only ever exported: arguments of a program can be read by others."""
         for client in CLIENTS:
-            for step in (*client.endpoint, *client.at_cloud):
+            for step in (*client.endpoint_steps, *client.cloud_steps):
                 for line in step.text.splitlines():
                     if "<KEY>" in line and not step.file:
                         self.assertRegex(line, r"^export ", client.name)
@@ -74,7 +76,7 @@ class Table(TestCase):
     def test_files_are_what_they_are(self) -> None:
         """TOML and JSON as their readers want them."""
         for client in CLIENTS:
-            for step in map(CLOUD.fill, (*client.endpoint, *client.at_cloud)):
+            for step in map(CLOUD.render, (*client.endpoint_steps, *client.cloud_steps)):
                 if step.file.endswith(".toml"):
                     tomllib.loads(step.text)
                 if step.file.endswith(".json"):
@@ -83,33 +85,33 @@ class Table(TestCase):
     def test_a_note_for_what_sends_no_key(self) -> None:
         """Ollama's own program has to use an endpoint."""
         for name in ("ollama", "ollama-launch"):
-            self.assertIn("sends no API key", instructions(client_named(name), None, CLOUD))
+            self.assertIn("sends no API key", format_instructions(find_client(name), None, CLOUD))
 
 
 class Filling(TestCase):
     def test_models_that_would_be_more_than_a_word(self) -> None:
         """A desktop, or its Ollama, gives its models any name."""
         for model in ("a b", "$(reboot)", "`x`", "m\nx", "m'x", 'm"x', "-rf", "", "m;x", "\u1234"):
-            filled = Target("http://h:1", model=model).fill(Step("<MODEL>"))
+            filled = Target("http://h:1", model=model).render(Step("<MODEL>"))
             self.assertEqual(filled.text, "MODEL", model)
         for model in ("llama3.2", "qwen3:4b", "hf.co/a/B-c_d:Q4_K_M"):
-            self.assertEqual(Target("http://h:1", model=model).fill(Step("<MODEL>")).text, model)
+            self.assertEqual(Target("http://h:1", model=model).render(Step("<MODEL>")).text, model)
 
     def test_addresses_and_keys(self) -> None:
         """What cannot be pasted is not printed."""
         for url in ("", "x", "file:///x", "http://a b", "http://h/$(x)", "http://h'", "http://h\n"):
-            self.assertRaises(BadRequest, Target(url).fill, Step("<URL>"))
+            self.assertRaises(BadRequest, Target(url).render, Step("<URL>"))
         for key in ("a b", "$x", "'"):
-            self.assertRaises(BadRequest, Target("http://h", key).fill, Step("<KEY>"))
-        self.assertEqual(Target("http://[::1]:80/").fill(Step("<URL>")).text, "http://[::1]:80")
+            self.assertRaises(BadRequest, Target("http://h", key).render, Step("<KEY>"))
+        self.assertEqual(Target("http://[::1]:80/").render(Step("<URL>")).text, "http://[::1]:80")
 
     def test_nothing_that_is_filled_in_is_filled_again(self) -> None:
         """A key that would look like a mark is none."""
-        self.assertRaises(BadRequest, Target("http://h", "<MODEL>").fill, Step("<KEY>"))
+        self.assertRaises(BadRequest, Target("http://h", "<MODEL>").render, Step("<KEY>"))
 
     def test_the_first_screen(self) -> None:
         """Lines that begin two spaces in, each variable once."""
-        lines = lines_to_paste(CLOUD)
+        lines = format_common_clients(CLOUD)
         for once in ("OLLAMA_HOST=", "OPENAI_BASE_URL=", "curl https"):
             self.assertEqual(lines.count(once), 1)
         for line in lines.splitlines()[1:-1]:

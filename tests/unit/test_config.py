@@ -15,11 +15,11 @@ from ctllm.config import (
     OPTIONS,
     Cloud,
     Config,
-    arguments,
-    endpoint_string,
     load,
-    ollama_url,
-    public_url,
+    resolve_ollama_url,
+    resolve_public_url,
+    to_endpoint_string,
+    to_options,
 )
 from ctllm.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS
 from ctllm.errors import BadConfiguration
@@ -307,15 +307,15 @@ class AddressTests(SynchronousTestCase):
             ("tcp6:port=80:interface=\\:\\:1", "::1", 80),
         ):
             reactor = MemoryReactor()
-            serverFromString(reactor, endpoint_string(listen)).listen(Factory())
+            serverFromString(reactor, to_endpoint_string(listen)).listen(Factory())
             [server] = reactor.tcpServers
             self.assertEqual((server[3], server[0]), (interface, port))
 
     def test_endpoint_string_forms(self) -> None:
         """Plain addresses are spelt out with their colons escaped; endpoint strings stay."""
-        self.assertEqual(endpoint_string("127.0.0.1:8434"), "tcp:8434:interface=127.0.0.1")
-        self.assertEqual(endpoint_string("[::1]:8434"), r"tcp6:8434:interface=\:\:1")
-        self.assertEqual(endpoint_string("unix:/run/a.sock"), "unix:/run/a.sock")
+        self.assertEqual(to_endpoint_string("127.0.0.1:8434"), "tcp:8434:interface=127.0.0.1")
+        self.assertEqual(to_endpoint_string("[::1]:8434"), r"tcp6:8434:interface=\:\:1")
+        self.assertEqual(to_endpoint_string("unix:/run/a.sock"), "unix:/run/a.sock")
 
     def test_listen(self) -> None:
         """`listen` takes addresses and endpoint strings, and nothing that cannot be one."""
@@ -363,11 +363,13 @@ class AddressTests(SynchronousTestCase):
 
     def test_public_url(self) -> None:
         """Links use the public address, else the one to listen on, as a client can reach it."""
-        self.assertEqual(public_url("https://a.example/", "127.0.0.1:1"), "https://a.example")
-        self.assertEqual(public_url("", "127.0.0.1:8434"), "http://127.0.0.1:8434")
-        self.assertEqual(public_url("", "0.0.0.0:80"), "http://127.0.0.1:80")
-        self.assertEqual(public_url("", "[::]:80"), "http://[::1]:80")
-        error = self.assertRaises(BadConfiguration, public_url, "", "unix:/a")
+        self.assertEqual(
+            resolve_public_url("https://a.example/", "127.0.0.1:1"), "https://a.example"
+        )
+        self.assertEqual(resolve_public_url("", "127.0.0.1:8434"), "http://127.0.0.1:8434")
+        self.assertEqual(resolve_public_url("", "0.0.0.0:80"), "http://127.0.0.1:80")
+        self.assertEqual(resolve_public_url("", "[::]:80"), "http://[::1]:80")
+        error = self.assertRaises(BadConfiguration, resolve_public_url, "", "unix:/a")
         self.assertEqual(
             error.message, "cloud.public_url: must be set when cloud.listen is an endpoint string"
         )
@@ -396,12 +398,12 @@ class OllamaUrlTests(SynchronousTestCase):
             ' " 1.2.3.4 " ': "http://1.2.3.4:11434",
             "'1.2.3.4'": "http://1.2.3.4:11434",
         }.items():
-            self.assertEqual(ollama_url(value, {}), url, value)
-            self.assertEqual(ollama_url("", {"OLLAMA_HOST": value}), url, value)
+            self.assertEqual(resolve_ollama_url(value, {}), url, value)
+            self.assertEqual(resolve_ollama_url("", {"OLLAMA_HOST": value}), url, value)
 
     def test_value_over_environment(self) -> None:
         """What is configured wins over the environment."""
-        self.assertEqual(ollama_url("a", {"OLLAMA_HOST": "b"}), "http://a:11434")
+        self.assertEqual(resolve_ollama_url("a", {"OLLAMA_HOST": "b"}), "http://a:11434")
 
     def test_refused(self) -> None:
         """What is no address is an error, which names the environment if it came from there."""
@@ -415,8 +417,10 @@ class OllamaUrlTests(SynchronousTestCase):
             "1.2.3.4.5",
             "://a:b",
         ):
-            self.assertRaises(BadConfiguration, ollama_url, value, {})
-            error = self.assertRaises(BadConfiguration, ollama_url, "", {"OLLAMA_HOST": value})
+            self.assertRaises(BadConfiguration, resolve_ollama_url, value, {})
+            error = self.assertRaises(
+                BadConfiguration, resolve_ollama_url, "", {"OLLAMA_HOST": value}
+            )
             self.assertTrue(error.message.startswith("$OLLAMA_HOST: "), error.message)
 
 
@@ -459,5 +463,5 @@ class KeyTests(SynchronousTestCase):
             max_proxies=7,
             metrics_listen="off",
         )
-        given = dict(each.removeprefix("--").split("=", 1) for each in arguments(cloud))
+        given = dict(each.removeprefix("--").split("=", 1) for each in to_options(cloud))
         self.assertEqual(load(None, given, ENVIRON).cloud, cloud)

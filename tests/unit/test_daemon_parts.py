@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ctllm.cli.status_view import Ink, screen
+from ctllm.cli.status_view import Style, format_status
 from ctllm.cloud.identity import Authentication, LoginCodes, User
 from ctllm.cloud.identity.login_codes import LIFETIME, MAX_PER_USER
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
@@ -309,17 +309,17 @@ class Screens(SynchronousTestCase):
     def test_marks_and_colours(self) -> None:
         """Colours only on a terminal that wants them, marks only where they can be written."""
         out = Terminal()
-        self.assertIn("\x1b[32m● connected\x1b[0m", screen(status(), Ink(out, {})))
-        self.assertNotIn("\x1b", screen(status(), Ink(out, {"NO_COLOR": "1"})))
-        self.assertNotIn("\x1b", screen(status(), Ink(out, {"TERM": "dumb"})))
+        self.assertIn("\x1b[32m● connected\x1b[0m", format_status(status(), Style(out, {})))
+        self.assertNotIn("\x1b", format_status(status(), Style(out, {"NO_COLOR": "1"})))
+        self.assertNotIn("\x1b", format_status(status(), Style(out, {"TERM": "dumb"})))
         out.tty = False
-        self.assertTrue(screen(status(), Ink(out, {})).startswith("● connected\n"))
+        self.assertTrue(format_status(status(), Style(out, {})).startswith("● connected\n"))
         out.encoding = "ascii"
-        self.assertTrue(screen(status(), Ink(out, {})).startswith("connected\n"))
+        self.assertTrue(format_status(status(), Style(out, {})).startswith("connected\n"))
 
     def test_each_state(self) -> None:
-        plain = Ink(Terminal(), {"NO_COLOR": "1"})
-        first = {screen(status(state, reason="why"), plain).splitlines()[0] for state in
+        plain = Style(Terminal(), {"NO_COLOR": "1"})
+        first = {format_status(status(state, reason="why"), plain).splitlines()[0] for state in
                  ("connected", "connecting", "signed_out", "degraded", "error")}  # fmt: skip
         self.assertEqual(len({line[0] for line in first}), 5)
         self.assertTrue(all(line.endswith(": why") for line in first))
@@ -329,13 +329,13 @@ class Screens(SynchronousTestCase):
         evil = "\x1b]0;evil\x07\x9b31m"
         desktop = DesktopStatus("a", f"attic{evil}", "up", (), False)
         told = status("error", reason=evil, desktops=(desktop,), user=evil, last_error=evil)
-        shown = screen(told, Ink(Terminal(), {"NO_COLOR": "1"}))
+        shown = format_status(told, Style(Terminal(), {"NO_COLOR": "1"}))
         self.assertTrue(all(each.isprintable() for each in shown.replace("\n", "")))
         self.assertIn("attic", shown)
 
     def test_the_rest(self) -> None:
         models = tuple(f"model-{number}" for number in range(9))
-        shown = screen(
+        shown = format_status(
             status(
                 ollama=OllamaStatus("http://x", "down", "", models, ("model-1",)),
                 desktops=(
@@ -344,7 +344,7 @@ class Screens(SynchronousTestCase):
                 ),
                 last_error="it broke", policy="never", endpoint="",
             ),
-            Ink(Terminal(), {"NO_COLOR": "1"}),
+            Style(Terminal(), {"NO_COLOR": "1"}),
         )  # fmt: skip
         for words in (
             "none answers at http://x", "model-5 and 3 more", "In memory   model-1",
@@ -352,7 +352,7 @@ class Screens(SynchronousTestCase):
             "              cellar: its Ollama is down", "Last error  it broke",
         ):  # fmt: skip
             self.assertIn(words, shown)
-        self.assertIn("Signed in   no", screen(status(cloud_url=""), Ink(Terminal(), {})))
+        self.assertIn("Signed in   no", format_status(status(cloud_url=""), Style(Terminal(), {})))
 
 
 class Process:

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cli.autostart_files import Machine, entries
+from ctllm.cli.autostart_files import Environment, autostart_files
 
 PYTHON = '/opt/my "own" $HOME 100%/python'
 DESKTOP = (PYTHON, "-m", "ctllm", "desktop", "--state-dir=/home/ann/it's mine")
 TRAY = (PYTHON, "-m", "ctllm_tray", "--wait=120")
 
 
-def machine(platform: str, has_systemd: bool = False, **environ: str) -> Machine:
-    return Machine(platform, {"HOME": "/home/ann", **environ}, has_systemd, DESKTOP, TRAY)
+def machine(platform: str, has_systemd: bool = False, **environ: str) -> Environment:
+    return Environment(platform, {"HOME": "/home/ann", **environ}, has_systemd, DESKTOP, TRAY)
 
 
 def ini(content: bytes) -> configparser.ConfigParser:
@@ -29,7 +29,7 @@ def ini(content: bytes) -> configparser.ConfigParser:
 
 class EntriesTests(SynchronousTestCase):
     def test_systemd(self) -> None:
-        unit, entry = entries(machine("linux", has_systemd=True))
+        unit, entry = autostart_files(machine("linux", has_systemd=True))
         folder = Path("/home/ann/.config/systemd/user")
         self.assertEqual(unit.path, folder / "ctllm-desktop.service")
         self.assertEqual(unit.link, folder / "default.target.wants" / "ctllm-desktop.service")
@@ -47,14 +47,14 @@ class EntriesTests(SynchronousTestCase):
 
     def test_without_systemd(self) -> None:
         """The tray starts the desktop."""
-        (entry,) = entries(machine("linux", XDG_CONFIG_HOME="/cfg"))
+        (entry,) = autostart_files(machine("linux", XDG_CONFIG_HOME="/cfg"))
         self.assertEqual(entry.path, Path("/cfg/autostart/ctllm-tray.desktop"))
         line = ini(entry.content)["Desktop Entry"]["Exec"]
         words = shlex.split(line.replace("%%", "%").replace("\\\\", "\\").replace("\\$", "$"))
         self.assertEqual(tuple(words), TRAY)
 
     def test_launchd(self) -> None:
-        desktop, tray = entries(machine("darwin"))
+        desktop, tray = autostart_files(machine("darwin"))
         told = plistlib.loads(desktop.content)
         self.assertEqual(tuple(told["ProgramArguments"]), DESKTOP)
         self.assertTrue(told["RunAtLoad"])
@@ -66,7 +66,7 @@ class EntriesTests(SynchronousTestCase):
         self.assertEqual(desktop.before_removal[0][:2], ("launchctl", "bootout"))
 
     def test_windows(self) -> None:
-        (entry,) = entries(machine("win32", APPDATA="/roaming"))
+        (entry,) = autostart_files(machine("win32", APPDATA="/roaming"))
         self.assertEqual(
             entry.path,
             Path("/roaming/Microsoft/Windows/Start Menu/Programs/Startup/ctllm-tray.cmd"),

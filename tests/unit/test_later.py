@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.lazy_imports import Names, put_off
+from ctllm.lazy_imports import LazyNames, install
 
 # Each module says that it ran.
 SOURCES = {
@@ -51,8 +51,8 @@ class LaterTests(SynchronousTestCase):
             del sys.modules[name]
 
     def later(self, name: str, **names: str) -> Any:
-        given: Names = names
-        put_off((), {name: given})
+        given: LazyNames = names
+        install((), {name: given})
         return importlib.import_module(name)
 
     def test_not_before_it_is_used(self) -> None:
@@ -127,11 +127,11 @@ class LaterTests(SynchronousTestCase):
 
     def test_without(self) -> None:
         """What is done without is as if it were not installed, unless it is there already."""
-        put_off(("tt_names", "json"), {})
+        install(("tt_names", "json"), {})
         self.assertRaises(ImportError, importlib.import_module, "tt_names")
         self.assertEqual((importlib.import_module("json").loads("7"), self.ran), (7, []))
 
     def test_not_there(self) -> None:
         """What cannot be found is not found."""
-        put_off((), {"tt_nowhere": {}})
+        install((), {"tt_nowhere": {}})
         self.assertRaises(ImportError, importlib.import_module, "tt_nowhere")

@@ -43,7 +43,7 @@ print(loop.run_until_complete(succeed(7).asFuture(loop)))
 loop.close()
 """
 
-SPARED = "import ctllm.proxy_main\nctllm.proxy_main.spare()\n"
+SPARED = "import ctllm.proxy_main\nctllm.proxy_main.install_lazy_imports()\n"
 
 #: Kilobytes that each takes of a process (Python 3.11, Twisted 26.10, autobahn 26.10).
 HEAVY = {

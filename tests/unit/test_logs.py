@@ -9,7 +9,7 @@ from typing import Any
 from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.log_observers import JsonLines
+from ctllm.log_observers import JsonLogObserver
 
 
 class JsonLineTests(SynchronousTestCase):
@@ -17,7 +17,7 @@ class JsonLineTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.out = io.StringIO()
-        self.log = Logger("ctllm.there", observer=LogPublisher(JsonLines(self.out)))
+        self.log = Logger("ctllm.there", observer=LogPublisher(JsonLogObserver(self.out)))
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.getvalue().splitlines()]
@@ -68,7 +68,7 @@ class JsonLineTests(SynchronousTestCase):
 
     def test_old_events(self) -> None:
         """Those of libraries that log in the old way."""
-        observer = JsonLines(self.out)
+        observer = JsonLogObserver(self.out)
         observer({"log_time": 0.0, "log_format": "{log_text}", "log_text": "hi"})
         (line,) = self.lines()
         self.assertEqual((line["level"], line["system"], line["message"]), ("info", "-", "hi"))

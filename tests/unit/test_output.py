@@ -16,11 +16,11 @@ from twisted.logger import FileLogObserver, Logger, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 import ctllm
-from ctllm.cli.output import complain, say, say_json
+from ctllm.cli.output import print_error, print_json, print_text
 from ctllm.common.sanitize import escape_unprintable, sanitize_text
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.webview_process import WebviewProcess
-from ctllm.log_observers import JsonLines, text_lines, text_observer
+from ctllm.log_observers import JsonLogObserver, format_text_lines, make_text_observer
 
 #: Clear the screen, set the title (OSC), C1's CSI, DEL, an override of direction, line separator.
 HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b2J\x7f\u202egnp\u2028\u2066z"
@@ -34,8 +34,8 @@ class OutletTests(SynchronousTestCase):
         """Lines and tabs stay; what steers is shown as missing."""
         out, errors = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(errors):
-            say(f"one\n\ttwo {HOSTILE}")
-            complain(HOSTILE)
+            print_text(f"one\n\ttwo {HOSTILE}")
+            print_error(HOSTILE)
         for said in (out.getvalue(), errors.getvalue()):
             self.assertTrue(said.replace("\n", "").replace("\t", "").isprintable(), repr(said))
         self.assertTrue(out.getvalue().startswith("one\n\ttwo a\ufffd[2J"))
@@ -45,7 +45,7 @@ class OutletTests(SynchronousTestCase):
         for value in ({"name": HOSTILE}, "\U000e0001 \U0001f600", ["\x85"]):
             out = io.StringIO()
             with redirect_stdout(out):
-                say_json(value)
+                print_json(value)
             self.assertTrue(out.getvalue().removesuffix("\n").isprintable())
             self.assertEqual(json.loads(out.getvalue()), value)
 
@@ -69,10 +69,10 @@ class OutletTests(SynchronousTestCase):
     def test_who_is_asked_stops_reading(self) -> None:
         """The status is the usual one, and nothing is said about it."""
         program = (
-            "import sys; from ctllm.cli.output import say, to_whoever_reads, reader_is_gone\n"
-            "with to_whoever_reads():\n"
-            "    while not reader_is_gone(): say('x' * 1000)\n"
-            "    say('more')\n"
+            "import sys; from ctllm.cli.output import print_text, tolerate_closed_stdout, is_stdout_closed\n"
+            "with tolerate_closed_stdout():\n"
+            "    while not is_stdout_closed(): print_text('x' * 1000)\n"
+            "    print_text('more')\n"
             "    raise SystemExit(4)\n"
         )
         words = [sys.executable, "-c", program]
@@ -126,7 +126,7 @@ class LogTests(SynchronousTestCase):
     def test_text(self) -> None:
         """As twistd writes it: further lines are indented, so that none can be forged."""
         out = io.StringIO()
-        self.said(FileLogObserver(out, text_lines))
+        self.said(FileLogObserver(out, format_text_lines))
         text = out.getvalue()
         self.assertTrue(text.replace("\n", "").replace("\t", "").isprintable(), repr(text))
         first, *more = text.splitlines()
@@ -137,7 +137,7 @@ class LogTests(SynchronousTestCase):
     def test_json(self) -> None:
         """The whole is there, as escapes."""
         out = io.StringIO()
-        self.said(JsonLines(out))
+        self.said(JsonLogObserver(out))
         lines = out.getvalue().splitlines()
         self.assertTrue(all(line.isprintable() for line in lines))
         self.assertEqual(json.loads(lines[0])["message"], f"the cloud said {HOSTILE}")
@@ -151,12 +151,12 @@ class LogTests(SynchronousTestCase):
     def test_where(self) -> None:
         """In a file as twistd's options say; not where only twistd itself knows how."""
         path = Path(self.mktemp())
-        observer = text_observer({"logfile": str(path), "nodaemon": True}, None)
+        observer = make_text_observer({"logfile": str(path), "nodaemon": True}, None)
         assert observer is not None
         self.said(observer)
         self.assertIn("the cloud said", path.read_text())
-        self.assertIsNone(text_observer({}, None))
-        self.assertIsNone(text_observer({"syslog": True, "logfile": str(path)}, None))
+        self.assertIsNone(make_text_observer({}, None))
+        self.assertIsNone(make_text_observer({"syslog": True, "logfile": str(path)}, None))
 
 
 class WindowTests(SynchronousTestCase):

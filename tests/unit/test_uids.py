@@ -8,7 +8,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.spawners.uid_allocator import UidAllocator, can_switch_to
-from ctllm.config import uid_range
+from ctllm.config import parse_uid_range
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 
 RANGE = range(60706, 61184)
@@ -34,10 +34,10 @@ class UidTests(SynchronousTestCase):
 
     def test_range(self) -> None:
         """What the configuration takes: never root."""
-        self.assertEqual(uid_range("60706-61183"), RANGE)
-        self.assertEqual((len(uid_range("off")), len(uid_range("7-7"))), (0, 1))
+        self.assertEqual(parse_uid_range("60706-61183"), RANGE)
+        self.assertEqual((len(parse_uid_range("off")), len(parse_uid_range("7-7"))), (0, 1))
         for wrong in ("", "0-7", "8-7", "7", "a-b", "1-4294967295", "-1-7", "1-2-3"):
-            self.assertRaises(BadConfiguration, uid_range, wrong)
+            self.assertRaises(BadConfiguration, parse_uid_range, wrong)
 
 
 class MayTests(SynchronousTestCase):

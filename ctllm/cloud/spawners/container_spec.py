@@ -11,7 +11,7 @@ from typing import Any
 
 from ctllm import __version__
 from ctllm.cloud.spawners.connectivity import CONTAINER_USER, ContainerConnectivity
-from ctllm.config import Proxy, arguments
+from ctllm.config import Proxy, to_options
 
 #: What every name begins with; the rest is the user's hash.
 CONTAINER_PREFIX, NETWORK_PREFIX, BRIDGE_PREFIX = "ctllm-proxy-", "ctllm-net-", "ctl"
@@ -114,7 +114,7 @@ def container_config(
         "--cloud-key",
         labels.public_key,
         *connectivity.listen_arguments,
-        *arguments(settings),
+        *to_options(settings),
     ]
     return {
         "Image": image,

@@ -16,7 +16,7 @@ from ctllm.cloud.spawners.host_routes import ROUTE_TABLE
 from ctllm.cloud.spawners.interfaces import Spawner
 from ctllm.cloud.spawners.process import ProcessSpawner
 from ctllm.cloud.spawners.socket_mount import SocketMount
-from ctllm.config import Cloud, Proxy, network_pool, uid_range
+from ctllm.config import Cloud, Proxy, parse_network_pool, parse_uid_range
 from ctllm.errors import BadConfiguration
 
 
@@ -25,7 +25,7 @@ def create_spawner(
 ) -> Spawner:
     """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
     if settings.spawner == "process":
-        uids = uid_range(settings.proxy_uids)
+        uids = parse_uid_range(settings.proxy_uids)
         return ProcessSpawner(reactor, state_dir, proxy_settings, keys.public_key_text, uids=uids)
     is_local = settings.docker_url.startswith("unix:")
     if settings.docker_network == "none" and not is_local:
@@ -37,7 +37,7 @@ def create_spawner(
         create_transport(reactor, settings.docker_url, settings.docker_certs_dir), reactor
     )
     labels = CloudLabels(keys.instance_secret, keys.public_key_text)
-    pool = network_pool(settings.docker_network_pool)
+    pool = parse_network_pool(settings.docker_network_pool)
     bridge = BridgeNetwork(docker, labels, pool, ROUTE_TABLE if is_local else None)
     mount = SocketMount(state_dir, reactor)
     connectivities: list[Connectivity] = [bridge, mount]

@@ -35,7 +35,7 @@ from ctllm.cloud.spawners.log_lines import LogLineSplitter
 from ctllm.cloud.spawners.resource_usage import process_usage
 from ctllm.cloud.spawners.uid_allocator import UidAllocator, can_switch_to
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
-from ctllm.config import Proxy, arguments
+from ctllm.config import Proxy, to_options
 from ctllm.errors import ProxyUnavailable
 from ctllm.reactor.deferred_tools import Waiters
 from ctllm.reactor.interfaces import Clock, Timer
@@ -63,7 +63,7 @@ def proxy_command(cloud_key: str, settings: Proxy) -> CommandFactory:
         # -P: nothing is imported from the folder that the cloud happens to be started in. The
         # settings are all given, and no file of configuration need be readable or right.
         return [sys.executable, "-P", "-m", "ctllm.proxy_main", *listening,
-                "--id", proxy_id, "--cloud-key", cloud_key, *arguments(settings)]  # fmt: skip
+                "--id", proxy_id, "--cloud-key", cloud_key, *to_options(settings)]  # fmt: skip
 
     return command
 
