@@ -164,7 +164,7 @@ class CommandTests(SynchronousTestCase):
             ["http://[::1]:8080/#invite=x"],
             ["https://cloud.example/#invite=x"],
         ):
-            with mock.patch("ctllm.cli.account.run") as ran, redirect_stderr(io.StringIO()):
+            with mock.patch("ctllm.cli.account.run_in_reactor") as ran, redirect_stderr(io.StringIO()):
                 self.run_("login", *words)
             self.assertTrue(ran.called, words)
 
@@ -209,7 +209,7 @@ class CommandTests(SynchronousTestCase):
     def test_a_link_among_the_arguments(self) -> None:
         """It is taken, and the danger is named."""
         errors = io.StringIO()
-        with mock.patch("ctllm.cli.account.run"), redirect_stderr(errors):
+        with mock.patch("ctllm.cli.account.run_in_reactor"), redirect_stderr(errors):
             self.run_("login", "https://c.example/#invite=x")
         self.assertIn("other users of this machine can read", errors.getvalue())
         self.assertNotIn("invite=x", errors.getvalue())
