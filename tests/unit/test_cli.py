@@ -164,7 +164,10 @@ class CommandTests(SynchronousTestCase):
             ["http://[::1]:8080/#invite=x"],
             ["https://cloud.example/#invite=x"],
         ):
-            with mock.patch("ctllm.cli.account.run_in_reactor") as ran, redirect_stderr(io.StringIO()):
+            with (
+                mock.patch("ctllm.cli.account.run_in_reactor") as ran,
+                redirect_stderr(io.StringIO()),
+            ):
                 self.run_("login", *words)
             self.assertTrue(ran.called, words)
 
