@@ -6,10 +6,10 @@ which would cost 10 microseconds there, and automat takes 230 kB of each streami
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class State(Enum):
+class State(StrEnum):
     """What a connection does."""
 
     ACCEPTED = "accepted"  # waits for its first request
@@ -25,7 +25,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Event(Enum):
+class Event(StrEnum):
     """What leads from one state to another."""
 
     HEAD_STARTED = "head_started"
