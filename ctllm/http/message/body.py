@@ -1,9 +1,10 @@
-"""Bodies of HTTP/1.1 messages (RFC 9112, sections 6 and 7): from the wire and onto it.
+"""Bodies of HTTP/1.1 messages (RFC 9112, sections 6 and 7): readers and an encoder, sans-IO.
 
-Every line of a streamed answer is a chunk of its own, so the chunked reader is on the path of a
-token: one regular expression for each chunk, and one piece for all chunks that a read of the socket
-brought whole. Of one that it brought in part the rest is on its way, for who writes a chunk's size
-has all of it: so lines stay whole.
+Each line of a streamed response is a chunk of its own, so `ChunkedReader` is on the path of a
+token: it matches one regular expression per chunk, and returns one bytes object for all chunks that
+a read
+of the socket completed. A chunk that is incomplete is held back, because its sender has all of it
+and the rest follows at once: so lines stay whole.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Protocol
 
 from ctllm.http.message.head import Headers
 
-#: Most bytes of a chunk's size with its extensions, and of a trailer section.
+#: Limits in bytes: of a chunk's size with its extensions, and of a trailer section.
 MAX_CHUNK_LINE = 4096
 MAX_TRAILERS = 16 * 1024
-#: The longest chunk whose rest is waited for.
+#: The longest chunk that is held back until it is complete, in bytes.
 MAX_HELD_CHUNK = 256 * 1024
 
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
@@ -24,13 +25,14 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 class BadFraming(ValueError):
-    """A body that does not have the form or the length that its head says."""
+    """A body that does not have the form or the length that its head announces."""
 
 
 class BodyReader(Protocol):
-    """A body being read. `rest` is what came after its end.
+    """Decodes a body.
 
-    `holds` tells that it keeps a part of a chunk to itself: nobody should wait long for the rest.
+    `is_complete` says whether the end was read; `trailing_data` is what was received after it.
+    `has_partial_chunk` says whether a part of a chunk is held back, whose rest should follow soon.
     """
 
     is_complete: bool
@@ -38,22 +40,22 @@ class BodyReader(Protocol):
     has_partial_chunk: bool
 
     def feed(self, data: bytes) -> bytes:
-        """The payload in `data`, if any; raises BadFraming."""
+        """Return the payload that `data` completes, if any; raises BadFraming."""
 
     def take_partial_chunk(self) -> bytes:
-        """What it holds."""
+        """Return what is held back."""
 
     def feed_eof(self) -> None:
-        """The connection ended here; raises BadFraming if the body is not whole by that."""
+        """The connection closed. Raises BadFraming if the body is incomplete."""
 
 
 class _Unchunked:
-    """A body whose bytes pass as they come."""
+    """A body whose payload is the data itself."""
 
     has_partial_chunk = False
 
     def take_partial_chunk(self) -> bytes:
-        """Nothing."""
+        """Return nothing: nothing is held back."""
         return b""
 
 
@@ -61,21 +63,21 @@ class ContentLengthReader(_Unchunked):
     """A body of a known number of bytes."""
 
     def __init__(self, length: int) -> None:
-        self._left = length
+        self._remaining = length
         self.is_complete = not length
         self.trailing_data = b""
 
     def feed(self, data: bytes) -> bytes:
-        """As much of `data` as belongs to it."""
-        piece, self.trailing_data = data[: self._left], data[self._left :]
-        self._left -= len(piece)
-        self.is_complete = not self._left
-        return piece
+        """Return as much of `data` as belongs to the body."""
+        payload, self.trailing_data = data[: self._remaining], data[self._remaining :]
+        self._remaining -= len(payload)
+        self.is_complete = not self._remaining
+        return payload
 
     def feed_eof(self) -> None:
-        """Too early, unless it was whole."""
+        """Raise BadFraming if the body is incomplete."""
         if not self.is_complete:
-            raise BadFraming(f"it closed the connection {self._left} bytes before the end")
+            raise BadFraming(f"it closed the connection {self._remaining} bytes before the end")
 
 
 class UntilCloseReader(_Unchunked):
@@ -86,177 +88,180 @@ class UntilCloseReader(_Unchunked):
         self.trailing_data = b""
 
     def feed(self, data: bytes) -> bytes:
-        """All of it."""
+        """Return all of `data`."""
         return data
 
     def feed_eof(self) -> None:
-        """So it is whole."""
+        """Complete the body."""
         self.is_complete = True
 
 
 class ChunkedReader:
-    """A body in chunks; their extensions and the trailers are dropped."""
+    """A body in chunks. Chunk extensions and trailers are dropped."""
 
     def __init__(self) -> None:
         self.is_complete = False
         self.trailing_data = b""
         self.has_partial_chunk = False
-        self._held = b""  # the beginning of something that is not whole yet
-        self._part: list[bytes] = []  # what has come of a chunk whose rest is waited for
-        self._left = 0  # bytes of a chunk that are still to come
-        self._patient = True  # whether it is short enough to wait for its rest
-        self._closing = False  # a chunk's own line end is due
-        self._trailing = False
+        self._unparsed = b""  # the beginning of a chunk's size, its line end or the trailers
+        self._held: list[bytes] = []  # what was received of a chunk that is held back
+        self._remaining = 0  # bytes of a chunk that are still to come
+        self._may_hold = True  # whether the chunk is short enough to be held back
+        self._needs_line_end = False  # that which follows a chunk's data
+        self._in_trailers = False
 
     def feed(self, data: bytes) -> bytes:
-        """The payload of all chunks that are whole now, joined."""
-        if not (self._held or self._left or self._closing or self._trailing):
+        """Return the payload of all chunks that are complete now, joined."""
+        if not (self._unparsed or self._remaining or self._needs_line_end or self._in_trailers):
             found = _CHUNK.match(data)
             if found is not None:
                 start = found.end()
                 size = int(found[1], 16)
                 if size and start + size + 2 == len(data) and data.endswith(b"\r\n"):
-                    return data[start:-2]  # a line that came by itself, as most do
-        if self._held:
-            data, self._held = self._held + data, b""
-        pieces: list[bytes] = []
-        position = self._begun(data, pieces)
-        while not (self._left or self._closing or self._trailing or self.is_complete):
+                    return data[start:-2]  # one chunk, as for most lines
+        if self._unparsed:
+            data, self._unparsed = self._unparsed + data, b""
+        payload: list[bytes] = []
+        position = self._continue_chunk(data, payload)
+        while not (
+            self._remaining or self._needs_line_end or self._in_trailers or self.is_complete
+        ):
             found = _CHUNK.match(data, position)
             if found is None:
-                self._hold(data, position, MAX_CHUNK_LINE)
+                self._keep_unparsed(data, position, MAX_CHUNK_LINE)
                 break
             start = found.end()
             size = int(found[1], 16)
             position = start + size
             if size and data[position : position + 2] == b"\r\n":
-                pieces.append(data[start:position])
+                payload.append(data[start:position])
                 position += 2
             else:
-                position = self._partly(size, data, start, pieces)
-        if self._trailing and not self.is_complete:
-            self._trailers(data, position)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                position = self._start_chunk(size, data, start, payload)
+        if self._in_trailers and not self.is_complete:
+            self._skip_trailers(data, position)
+        return payload[0] if len(payload) == 1 else b"".join(payload)
 
-    def _begun(self, data: bytes, pieces: list[bytes]) -> int:
-        """Go on with a chunk whose beginning came earlier; where in `data` it ends."""
+    def _continue_chunk(self, data: bytes, payload: list[bytes]) -> int:
+        """Read the rest of a chunk that began before; return where in `data` it ends."""
         position = 0
-        if self._left:
-            piece = data[: self._left]
-            position = len(piece)
-            self._left -= position
-            self._closing = not self._left
-            self._give(piece, pieces)
-        if self._closing:
-            position = self._line_end(data, position)
+        if self._remaining:
+            part = data[: self._remaining]
+            position = len(part)
+            self._remaining -= position
+            self._needs_line_end = not self._remaining
+            self._add_part(part, payload)
+        if self._needs_line_end:
+            position = self._read_line_end(data, position)
         return position
 
-    def _partly(self, size: int, data: bytes, start: int, pieces: list[bytes]) -> int:
-        """A chunk that is not all there, or the last one."""
+    def _start_chunk(self, size: int, data: bytes, start: int, payload: list[bytes]) -> int:
+        """Read a chunk that is incomplete, or the last one; return where in `data` it ends."""
         if not size:
-            self._trailing = True
+            self._in_trailers = True
             return start
-        piece = data[start : start + size]
-        self._left = size - len(piece)
-        self._closing = not self._left
-        self._patient = size <= MAX_HELD_CHUNK
-        self._give(piece, pieces)
-        return self._line_end(data, start + size) if self._closing else len(data)
+        part = data[start : start + size]
+        self._remaining = size - len(part)
+        self._needs_line_end = not self._remaining
+        self._may_hold = size <= MAX_HELD_CHUNK
+        self._add_part(part, payload)
+        return self._read_line_end(data, start + size) if self._needs_line_end else len(data)
 
-    def _give(self, piece: bytes, pieces: list[bytes]) -> None:
-        """Add a piece of a chunk to those that go on, or keep it until all of it is there."""
-        self._part.append(piece)
-        self.has_partial_chunk = self._patient and self._left > 0
+    def _add_part(self, part: bytes, payload: list[bytes]) -> None:
+        """Hold a part of a chunk back until the chunk is complete; then add all to `payload`."""
+        self._held.append(part)
+        self.has_partial_chunk = self._may_hold and self._remaining > 0
         if not self.has_partial_chunk:
-            pieces += self._part
-            self._part.clear()
+            payload += self._held
+            self._held.clear()
 
     def take_partial_chunk(self) -> bytes:
-        """What has come of the chunk that is not whole; its rest is waited for again."""
+        """Return what is held back. What follows of the chunk is held back again."""
         self.has_partial_chunk = False
-        held, self._part = b"".join(self._part), []
+        held, self._held = b"".join(self._held), []
         return held
 
-    def _line_end(self, data: bytes, position: int) -> int:
+    def _read_line_end(self, data: bytes, position: int) -> int:
         end = data[position : position + 2]
         if end == b"\r\n":
-            self._closing = False
+            self._needs_line_end = False
             return position + 2
         if end not in (b"", b"\r"):
-            raise BadFraming("a chunk is longer than its size says")
-        self._held = end
+            raise BadFraming("a chunk is longer than its size")
+        self._unparsed = end
         return len(data)
 
-    def _hold(self, data: bytes, position: int, limit: int) -> None:
-        """Keep what is not whole, unless it cannot become what is expected."""
-        self._held = data[position:]
-        if len(self._held) > limit or (limit == MAX_CHUNK_LINE and b"\n" in self._held):
-            raise BadFraming("what should be a chunk's size is none")
+    def _keep_unparsed(self, data: bytes, position: int, limit: int) -> None:
+        """Keep what is incomplete; raises BadFraming if no more data can make it valid."""
+        self._unparsed = data[position:]
+        if len(self._unparsed) > limit or (limit == MAX_CHUNK_LINE and b"\n" in self._unparsed):
+            raise BadFraming("an invalid chunk size")
 
-    def _trailers(self, data: bytes, position: int) -> None:
-        """The lines after the last chunk, up to an empty one."""
+    def _skip_trailers(self, data: bytes, position: int) -> None:
+        """Skip the lines after the last chunk, to an empty one."""
         if data.startswith(b"\r\n", position):
             end = position + 2
         else:
             end = data.find(b"\r\n\r\n", position) + 4
             if end < 4:
-                return self._hold(data, position, MAX_TRAILERS)
+                return self._keep_unparsed(data, position, MAX_TRAILERS)
         self.is_complete = True
         self.trailing_data = data[end:]
         return None
 
     def feed_eof(self) -> None:
-        """Too early, unless the last chunk was there."""
+        """Raise BadFraming if the last chunk was not read."""
         if not self.is_complete:
             raise BadFraming("it closed the connection before the last chunk")
 
 
 def content_length(headers: Headers) -> int | None:
-    """What Content-Length says; None without it; raises BadFraming where it says two things."""
-    found = {value.strip() for name, value in headers if name.lower() == b"content-length"}
-    if not found:
+    """Return the Content-Length, or None without one.
+
+    Raises BadFraming for several that differ, and for what is no number.
+    """
+    values = {value.strip() for name, value in headers if name.lower() == b"content-length"}
+    if not values:
         return None
-    said = found.pop()
-    if found or not _LENGTH.fullmatch(said):
+    value = values.pop()
+    if values or not _LENGTH.fullmatch(value):
         raise BadFraming("a Content-Length that is not one number")
-    return int(said)
+    return int(value)
 
 
 def is_chunked(headers: Headers) -> bool:
-    """Whether Transfer-Encoding says so; raises BadFraming for any other coding."""
-    codings = [value.strip().lower() for name, value in headers if _is_coding(name)]
+    """Whether the Transfer-Encoding is chunked; raises BadFraming for any other coding."""
+    codings = [
+        value.strip().lower() for name, value in headers if name.lower() == b"transfer-encoding"
+    ]
     if codings not in ([], [b"chunked"]):
         raise BadFraming("a Transfer-Encoding other than chunked")
     return bool(codings)
 
 
-def _is_coding(name: bytes) -> bool:
-    return name.lower() == b"transfer-encoding"
-
-
 class BodyEncoder:
-    """Frames a body as its `headers` say: in chunks, of a length, or none at all."""
+    """Encodes a body as its `headers` announce it: in chunks, of a length, or empty."""
 
     def __init__(self, headers: Headers) -> None:
-        self._chunked = is_chunked(headers)
+        self._is_chunked = is_chunked(headers)
         length = content_length(headers)
-        if self._chunked and length is not None:
+        if self._is_chunked and length is not None:
             raise BadFraming("both a Content-Length and chunks")
-        self._left = length or 0
+        self._remaining = length or 0
         self.is_complete = False
 
     def encode(self, data: bytes) -> bytes:
-        """`data` as it goes onto the wire; raises BadFraming beyond the length."""
-        if self._chunked:
+        """Encode `data`; raises BadFraming beyond the length."""
+        if self._is_chunked:
             return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-        self._left -= len(data)
-        if self._left < 0:
-            raise BadFraming("a body longer than its head says")
+        self._remaining -= len(data)
+        if self._remaining < 0:
+            raise BadFraming("a body longer than its Content-Length")
         return data
 
     def encode_end(self) -> bytes:
-        """What goes after the last piece; raises BadFraming before the length was reached."""
-        if self._left:
-            raise BadFraming("a body shorter than its head says")
+        """Encode the end; raises BadFraming before the length is reached."""
+        if self._remaining:
+            raise BadFraming("a body shorter than its Content-Length")
         self.is_complete = True
-        return b"0\r\n\r\n" if self._chunked else b""
+        return b"0\r\n\r\n" if self._is_chunked else b""

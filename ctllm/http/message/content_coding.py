@@ -1,7 +1,7 @@
-"""Request bodies with a content coding, read in passing: decoded for a reader, and never kept.
+"""Content codings of request bodies, which are decoded for a scanner while they pass.
 
-Ollama takes one coding, zstd (RFC 8878), which Codex sends. What is decoded here is bounded: a few
-bytes may stand for gigabytes.
+Ollama accepts one coding, zstd (RFC 8878), which Codex sends. What is decoded is limited, as a few
+bytes may decode to gigabytes. It is not stored.
 """
 
 from __future__ import annotations
@@ -14,26 +14,37 @@ if TYPE_CHECKING:
     from ctllm.common.memory_budget import BufferBudget
 
 ZSTD = b"zstd"
-#: Most bytes of one body that are decoded, and most of them at a time.
+#: How many bytes of a body are decoded, and how many of them at a time.
 MAX_DECODED = 1024 * 1024
 _CHUNK = 64 * 1024
-#: The largest window that a frame may need, as a power of two: that of Ollama, 8 MiB.
+#: The largest window that a frame may need, as a power of two: 8 MiB, as in Ollama.
 _MAX_WINDOW_LOG = 23
 _DECODER_SIZE = (1 << _MAX_WINDOW_LOG) + 256 * 1024
-#: Most frames of one body: each needs a decoder of its own.
+#: The frames of one body at most: each needs a decoder of its own.
 _MAX_FRAMES = 16
-#: The first byte of a frame, and those of frames that hold no content (RFC 8878, section 3.1).
-#: No JSON begins with one of them.
+#: The first byte of a frame, and those of frames without content (RFC 8878, section 3.1). JSON
+#: begins with none of them.
 _FIRST_BYTES = frozenset((0x28, *range(0x50, 0x60)))
 
 
 class BodyScanner(Protocol):
-    """Reads a body as it comes; `settled` when more would change nothing."""
+    """Reads a body as it arrives; `is_settled` is true when more data would change nothing."""
 
     is_settled: bool
 
-    def feed(self, piece: bytes) -> None:
-        """The body goes on with `piece`."""
+    def feed(self, data: bytes) -> None:
+        """Read the next part of the body."""
+
+
+class _Decompressor(Protocol):
+    """The decompressor of a zstd module."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        """Return what `data` decodes to, at most `max_length` bytes of it."""
 
 
 def is_zstd(head: RequestHead) -> bool:
@@ -42,15 +53,15 @@ def is_zstd(head: RequestHead) -> bool:
     return coding is not None and coding.strip().lower() == ZSTD
 
 
-def starts_as_zstd(piece: bytes) -> bool:
-    """Whether a body that begins with `piece`, which has a byte, may be zstd (and is no JSON)."""
-    return piece[0] in _FIRST_BYTES
+def starts_as_zstd(data: bytes) -> bool:
+    """Whether a body that begins with `data`, which is not empty, may be zstd and is not JSON."""
+    return data[0] in _FIRST_BYTES
 
 
 def load_zstd() -> Any:
     """Import the zstd module: the standard library's from Python 3.14 on, before that its backport.
 
-    Few requests need it, and it takes a megabyte: it is imported when the first one comes.
+    It takes a megabyte and few requests need it, so it is imported for the first of them.
     """
     try:
         from compression import zstd  # type: ignore[import-not-found,unused-ignore]
@@ -60,71 +71,73 @@ def load_zstd() -> Any:
 
 
 class ZstdDecoder:
-    """Decodes a zstd body for `reader`.
+    """Decodes a zstd body for `scanner`.
 
-    A decoder that is kept until more of the body comes counts in `room`. It gives up, and `settled`
-    is true, where the body is no zstd, needs too large a window, has more frames or more content
-    than is decoded, or where there is no room.
+    A decompressor that waits for more data is reserved in `budget`. The decoder gives up, and
+    `is_settled` is true, if the body is not zstd, needs too large a window, has too many frames or too
+    much content, or if the budget is exhausted.
     """
 
-    def __init__(self, reader: BodyScanner, room: BufferBudget) -> None:
+    def __init__(self, scanner: BodyScanner, budget: BufferBudget) -> None:
         self.is_settled = False
-        self._reader = reader
-        self._room = room
-        self._left = MAX_DECODED
+        self._scanner = scanner
+        self._budget = budget
+        self._remaining = MAX_DECODED
         self._frames = 0
-        self._decompressor: Any = None
+        self._decompressor: _Decompressor | None = None
         self._reserved = 0
 
-    def feed(self, piece: bytes) -> None:
-        """The body goes on with `piece`."""
-        if self.is_settled or not piece:
+    def feed(self, data: bytes) -> None:
+        """Decode the next part of the body."""
+        if self.is_settled or not data:
             return
         try:
-            self._decode(piece)
+            self._decode(data)
         except load_zstd().ZstdError:
             self.is_settled = True
-        if self.is_settled or self._reader.is_settled or not self._reserve():
+        if self.is_settled or self._scanner.is_settled or not self._reserve_decompressor():
             self.close()
 
     def close(self) -> None:
-        """Nothing more is read of the body."""
+        """Stop decoding, and release what is reserved."""
         self.is_settled = True
         self._decompressor = None
-        self._room.release(self._reserved)
+        self._budget.release(self._reserved)
         self._reserved = 0
 
-    def _decode(self, piece: bytes) -> None:
-        """Decode `piece`, until it is used up, the reader is settled or this gives up."""
-        while not (self.is_settled or self._reader.is_settled):
-            if self._decompressor is None:
-                if not piece:
+    def _decode(self, data: bytes) -> None:
+        """Decode `data` to its end, or until the scanner or this decoder is settled."""
+        while not (self.is_settled or self._scanner.is_settled):
+            decompressor = self._decompressor
+            if decompressor is None:
+                if not data:
                     return
-                self._decompressor = self._next_frame()
-            content = self._decompressor.decompress(piece, min(_CHUNK, self._left))
-            piece = b""
-            self._reader.feed(content)
-            self._left -= len(content)
-            self.is_settled = self.is_settled or self._left <= 0
-            if self._decompressor.eof:
-                piece = self._decompressor.unused_data
+                decompressor = self._decompressor = self._start_frame()
+            content = decompressor.decompress(data, min(_CHUNK, self._remaining))
+            data = b""
+            self._scanner.feed(content)
+            self._remaining -= len(content)
+            self.is_settled = self.is_settled or self._remaining <= 0
+            if decompressor.eof:
+                data = decompressor.unused_data
                 self._decompressor = None
-            elif self._decompressor.needs_input:
+            elif decompressor.needs_input:
                 return
 
-    def _next_frame(self) -> Any:
+    def _start_frame(self) -> _Decompressor:
         zstd = load_zstd()
         self._frames += 1
         self.is_settled = self._frames > _MAX_FRAMES
-        largest = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
-        return zstd.ZstdDecompressor(options=largest)
+        options = {zstd.DecompressionParameter.window_log_max: _MAX_WINDOW_LOG}
+        decompressor: _Decompressor = zstd.ZstdDecompressor(options=options)
+        return decompressor
 
-    def _reserve(self) -> bool:
-        """Count the decoder that is kept; whether there is room for it."""
+    def _reserve_decompressor(self) -> bool:
+        """Reserve the memory of a decompressor that waits; return False if the budget is full."""
         if self._decompressor is None or self._reserved:
             return True
-        if self._room.is_full:
+        if self._budget.is_full:
             return False
         self._reserved = _DECODER_SIZE
-        self._room.reserve(_DECODER_SIZE)
+        self._budget.reserve(_DECODER_SIZE)
         return True

@@ -1,7 +1,7 @@
-"""The head of a request and of an answer, as values.
+"""The heads of HTTP requests and responses, as values.
 
-Everything is bytes as it was on the wire: names keep their case, values their order. In tunnels
-heads travel as JSON, in which each byte is the character of the same number (Latin-1).
+All fields are bytes as they were received: header names keep their case, headers their order. In a
+tunnel a head is JSON, in which each byte is the character of the same number (Latin-1).
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ctllm.common.json_decoder import decode_json
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-#: RFC 9110, section 9.1: whatever the serving side lets in; what it means is for Ollama to say.
+#: RFC 9110, section 9.1. Which methods mean something is up to Ollama.
 _METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class RequestHead(msgspec.Struct, frozen=True):
-    """What is asked: `target` is path and query as sent, for example ``/api/chat``.
+    """The head of a request. `target` is path and query as sent, for example ``/api/chat``.
 
-    Of a target in absolute form, path and query alone; its authority is the Host then.
+    Of a target in absolute form it is path and query only; the authority is in the Host header.
     """
 
     method: bytes
@@ -37,19 +37,19 @@ class RequestHead(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> bytes:
-        """The host, with its port if any, that the request is for; empty where none is named."""
+        """The Host, with its port if any; empty without one."""
         return get_header(self.headers, b"host") or b""
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
-    """How it is answered: `status` from 200 to 599."""
+    """The head of a response. `status` is 200 to 599."""
 
     status: int
     reason: bytes = b""
     headers: Headers = ()
 
 
-#: The standard reason phrases (RFC 9110, section 15), and those of statuses that it lacks.
+#: The reason phrases of RFC 9110, section 15, and those of other statuses.
 _REASONS = {
     **{status.value: status.phrase.encode() for status in HTTPStatus},
     413: b"Content Too Large",
@@ -61,27 +61,26 @@ _NOT_IN_FIELD_VALUE = re.compile(rb"^[\t ]+|[\t ]+$|[^\t -~]+")
 
 
 def reason_phrase(status: int) -> bytes:
-    """The standard reason phrase of `status`; nothing where there is none."""
+    """Return the standard reason phrase of `status`, or nothing for an unknown one."""
     return _REASONS.get(status, b"")
 
 
 def encode_field_value(value: bytes) -> bytes:
-    """`value` as the value of a header of our own (RFC 9110, section 5.5).
+    """Encode `value` as a header's value (RFC 9110, section 5.5).
 
-    What cannot stand there is percent-encoded: control characters, bytes beyond ASCII, and space
-    at either end.
+    Control characters, bytes beyond ASCII, and space at either end are percent-encoded.
     """
     if _FIELD_VALUE.fullmatch(value):
         return value
-    return _NOT_IN_FIELD_VALUE.sub(_percent_encoded, value)
+    return _NOT_IN_FIELD_VALUE.sub(_percent_encode, value)
 
 
-def _percent_encoded(found: re.Match[bytes]) -> bytes:
-    return b"".join(b"%%%02X" % byte for byte in found[0])
+def _percent_encode(match: re.Match[bytes]) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in match[0])
 
 
 def get_header(headers: Headers, name: bytes) -> bytes | None:
-    """The value of the first header called `name` (lower case), or None."""
+    """Return the value of the first header called `name` (lower case), or None."""
     for key, value in headers:
         if key.lower() == name:
             return value
@@ -89,72 +88,75 @@ def get_header(headers: Headers, name: bytes) -> bytes | None:
 
 
 def without_headers(headers: Headers, names: Iterable[bytes]) -> Headers:
-    """The `headers` less those whose lower-case name is in `names`."""
-    dropped = frozenset(names)
-    return tuple(header for header in headers if header[0].lower() not in dropped)
+    """Return `headers` without those whose lower-case name is in `names`."""
+    removed = frozenset(names)
+    return tuple(header for header in headers if header[0].lower() not in removed)
 
 
-class _RequestText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _RequestJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
     resume: int = 0
 
 
-class _AnswerText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ResponseJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: int
     reason: str
     headers: tuple[tuple[str, str], ...]
 
 
-def _text(headers: Headers) -> tuple[tuple[str, str], ...]:
+def _to_text(headers: Headers) -> tuple[tuple[str, str], ...]:
     return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
 
 
-def _bytes(headers: tuple[tuple[str, str], ...]) -> Headers:
+def _to_bytes(headers: tuple[tuple[str, str], ...]) -> Headers:
     return tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in headers)
 
 
 def encode_request(head: RequestHead, resume: int) -> bytes:
-    """An OPEN frame's payload; `resume` is how many seconds a client may stay away (0: none)."""
-    text = _RequestText(
-        head.method.decode("latin-1"), head.target.decode("latin-1"), _text(head.headers), resume
+    """Encode the payload of an OPEN frame.
+
+    `resume` is how many seconds the client may be disconnected (0: it cancels the request).
+    """
+    json = _RequestJson(
+        head.method.decode("latin-1"), head.target.decode("latin-1"), _to_text(head.headers), resume
     )
-    return msgspec.json.encode(text)
+    return msgspec.json.encode(json)
 
 
 def decode_request(payload: bytes) -> tuple[RequestHead, int]:
-    """The reverse of `encode_request`; raises ValueError."""
-    text = decode_json(payload, _RequestText)
-    method, target = text.method.encode("latin-1"), text.target.encode("latin-1")
-    if not _METHOD.fullmatch(method) or not target.startswith(b"/") or text.resume < 0:
-        raise ValueError("a request head with an impossible method, target or resume time")
+    """Decode the payload of an OPEN frame; raises ValueError."""
+    decoded = decode_json(payload, _RequestJson)
+    method, target = decoded.method.encode("latin-1"), decoded.target.encode("latin-1")
+    if not _METHOD.fullmatch(method) or not target.startswith(b"/") or decoded.resume < 0:
+        raise ValueError("a request head with an invalid method, target or resume time")
     if any(byte <= 0x20 or byte == 0x7F for byte in target):
-        raise ValueError("a request target with characters that no URL has")
-    return RequestHead(method, target, check_headers(_bytes(text.headers))), text.resume
+        raise ValueError("a request target with characters that are not allowed in a URL")
+    return RequestHead(method, target, check_headers(_to_bytes(decoded.headers))), decoded.resume
 
 
 def encode_response(head: ResponseHead) -> bytes:
-    """A HEAD frame's payload."""
-    text = _AnswerText(head.status, head.reason.decode("latin-1"), _text(head.headers))
-    return msgspec.json.encode(text)
+    """Encode the payload of a HEAD frame."""
+    json = _ResponseJson(head.status, head.reason.decode("latin-1"), _to_text(head.headers))
+    return msgspec.json.encode(json)
 
 
 def decode_response(payload: bytes) -> ResponseHead:
-    """The reverse of `encode_answer`; raises ValueError."""
-    text = decode_json(payload, _AnswerText)
-    if not 200 <= text.status <= 599:
-        raise ValueError("an answer with an impossible status")
-    reason = text.reason.encode("latin-1")
+    """Decode the payload of a HEAD frame; raises ValueError."""
+    decoded = decode_json(payload, _ResponseJson)
+    if not 200 <= decoded.status <= 599:
+        raise ValueError("a response with an invalid status")
+    reason = decoded.reason.encode("latin-1")
     check_headers(((b"reason", reason),))
-    return ResponseHead(text.status, reason, check_headers(_bytes(text.headers)))
+    return ResponseHead(decoded.status, reason, check_headers(_to_bytes(decoded.headers)))
 
 
 def check_headers(headers: Headers) -> Headers:
-    """The same headers; raises ValueError where one would break out of its line."""
+    """Return `headers`; raises ValueError if a name is invalid or a value has a line break."""
     for name, value in headers:
         if not name or any(byte <= 0x20 or byte >= 0x7F or byte == 0x3A for byte in name):
-            raise ValueError("a header with an impossible name")
+            raise ValueError("an invalid header name")
         if value.translate(None, b"\r\n\0") != value:
             raise ValueError("a header value with a line break or a NUL")
     return headers
