@@ -1,7 +1,7 @@
-"""CORS: what browsers are told about pages of other origins (the Fetch standard, section 3.2).
+"""CORS: which web pages may read the responses (the Fetch standard, section 3.2).
 
-Ollama hears nothing of origins, so this is answered here and never by Ollama. An origin that is
-let in may do whatever a program with the same key may: any method, any header.
+Requests reach Ollama without their Origin, so ctllm answers preflights and adds the headers itself.
+A page of an allowed origin may use any method and header, as a program with the same key may.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from collections.abc import Callable
 from ctllm.errors import Forbidden
 from ctllm.http.message.head import Headers, RequestHead, get_header
 
-#: What pages may read of an answer besides what they always may.
+#: The headers of a response that pages may read, besides the safelisted ones.
 _EXPOSED = (
     b"Ctllm-Request-Id, Ctllm-Desktop, Ctllm-Route, Ctllm-Model, Retry-After, WWW-Authenticate, "
     b"X-Request-Id, X-Should-Retry"
 )
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
-#: For a browser that names no headers; `*` would not stand for Authorization.
-_USUAL = b"Authorization, Content-Type, X-Api-Key, Api-Key"
+#: For a preflight without a list of headers; `*` would not include Authorization.
+_DEFAULT_HEADERS = b"Authorization, Content-Type, X-Api-Key, Api-Key"
 _NAMES = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z, \t-]{1,8192}")
-#: What a key may be in.
-_KEYS = (b"authorization", b"x-api-key", b"api-key")
-#: Seconds that a browser remembers the answer.
+#: The headers that may have an API key.
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+#: How many seconds a browser may cache the response to a preflight.
 _MAX_AGE = b"600"
 
 
 def is_preflight(head: RequestHead) -> bool:
-    """Whether a browser asks whether it may ask."""
+    """Whether this is a preflight: a browser asks whether a page may send a request."""
     return (
         head.method == b"OPTIONS"
         and get_header(head.headers, b"origin") is not None
@@ -37,21 +37,21 @@ def is_preflight(head: RequestHead) -> bool:
 
 
 class CorsPolicy:
-    """The rule of one door. `allows` says of an Origin header whether its pages are let in.
+    """The policy of one server. `is_allowed` says whether an Origin is allowed.
 
-    Without `credentials`, browsers send no cookies along with what such a page asks.
+    Without `credentials`, browsers send no cookies with the requests of a page.
     """
 
-    def __init__(self, allows: Callable[[bytes], bool], credentials: bool = True) -> None:
-        self._allows = allows
+    def __init__(self, is_allowed: Callable[[bytes], bool], credentials: bool = True) -> None:
+        self._is_allowed = is_allowed
         self._credentials: Headers = (
             ((b"Access-Control-Allow-Credentials", b"true"),) if credentials else ()
         )
 
     def response_headers(self, head: RequestHead) -> Headers:
-        """What every answer to this request says to the browser; nothing to foreign pages."""
+        """Return the headers of any response to this request: none for a page that is not allowed."""
         origin = get_header(head.headers, b"origin")
-        if origin is None or not self._allows(origin):
+        if origin is None or not self._is_allowed(origin):
             return ()
         return (
             (b"Access-Control-Allow-Origin", origin),
@@ -61,19 +61,26 @@ class CorsPolicy:
         )
 
     def preflight_headers(self, head: RequestHead) -> Headers:
-        """What the answer to a preflight says besides; raises Forbidden for foreign pages."""
+        """Return the other headers of a preflight's response; raises Forbidden if not allowed."""
         if not self.response_headers(head):
-            raise Forbidden("pages of that site may not use this cloud (see cloud.cors_origins)")
-        wanted = get_header(head.headers, b"access-control-request-headers") or b""
+            raise Forbidden(
+                "Web pages of this origin may not use this cloud. Its owner can add the origin to "
+                "cloud.cors_origins."
+            )
+        requested = get_header(head.headers, b"access-control-request-headers") or b""
         return (
             (b"Access-Control-Allow-Methods", _METHODS),
-            (b"Access-Control-Allow-Headers", wanted if _NAMES.fullmatch(wanted) else _USUAL),
+            (
+                b"Access-Control-Allow-Headers",
+                requested if _NAMES.fullmatch(requested) else _DEFAULT_HEADERS,
+            ),
             (b"Access-Control-Max-Age", _MAX_AGE),
             (b"Vary", b"Access-Control-Request-Headers"),
         )
 
 
 def requests_api_key(head: RequestHead) -> bool:
-    """Whether a preflight is for a request that carries an API key."""
-    wanted = get_header(head.headers, b"access-control-request-headers") or b""
-    return not {each.strip().lower() for each in wanted.split(b",")}.isdisjoint(_KEYS)
+    """Whether a preflight is for a request with an API key."""
+    requested = get_header(head.headers, b"access-control-request-headers") or b""
+    names = {name.strip().lower() for name in requested.split(b",")}
+    return not names.isdisjoint(_KEY_HEADERS)

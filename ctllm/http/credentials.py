@@ -1,4 +1,4 @@
-"""The tokens that a request presents, in whichever header its client puts them."""
+"""The tokens of a request, which clients send in different headers."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from base64 import b64decode
 from ctllm.errors import BadRequest
 from ctllm.http.message.head import RequestHead, get_header
 
-#: Headers whose whole value is the key: Anthropic's clients send the one, Azure's the other.
+#: Headers whose value is an API key: of Anthropic's clients, and of Azure's.
 _KEY_HEADERS = (b"x-api-key", b"api-key")
 
 
 def presented_tokens(head: RequestHead) -> tuple[str, ...]:
-    """Give the tokens of `asked`, the one of Authorization in front; none where it has none.
+    """Return the tokens of `head`: that of Authorization first, then those of other headers.
 
-    Several may be there: many clients send a made-up Bearer token beside the key that they are
-    told to send in a header. What is no credential of ours, such as `Bearer` alone, counts as none.
-    Raises BadRequest where one of these headers comes several times: two servers might believe
+    There may be several: many clients send a made-up Bearer token beside the key that they are
+    configured to send in a header. What is no token, such as `Bearer` without one, is ignored.
+    Raises BadRequest where one of these headers occurs more than once: two servers might verify
     different ones.
     """
-    found = [
-        _authorized(_only(head, b"authorization"), head),
-        *(_only(head, name) for name in _KEY_HEADERS),
+    values = [
+        _authorization_token(_single_header(head, b"authorization"), head),
+        *(_single_header(head, name) for name in _KEY_HEADERS),
     ]
-    tokens = (value.strip().decode("latin-1") for value in found)
+    tokens = (value.strip().decode("latin-1") for value in values)
     return tuple(dict.fromkeys(token for token in tokens if token))
 
 
-def _only(asked: RequestHead, wanted: bytes) -> bytes:
-    """The value of a header that comes once; empty where it does not come."""
-    values = [value for name, value in asked.headers if name.lower() == wanted]
+def _single_header(head: RequestHead, name: bytes) -> bytes:
+    """Return the value of a header, or nothing without it; raises BadRequest for several."""
+    values = [value for key, value in head.headers if key.lower() == name]
     if len(values) > 1:
-        raise BadRequest(f"There are several {wanted.decode().title()} headers; send one.")
+        raise BadRequest(f"There are several {name.decode().title()} headers; send one.")
     return values[0] if values else b""
 
 
-def _authorized(value: bytes, asked: RequestHead) -> bytes:
-    """The token of an Authorization header; nothing where there is none that we know."""
+def _authorization_token(value: bytes, head: RequestHead) -> bytes:
+    """Return the token of an Authorization header, or nothing for an unknown scheme."""
     scheme, _, token = value.strip().partition(b" ")
     if scheme.lower() == b"bearer":
         return token
-    if scheme.lower() == b"basic" and not _from_page(asked):
-        return _password(token)
+    if scheme.lower() == b"basic" and not _is_from_page(head):
+        return _basic_password(token)
     return b""
 
 
-def _password(encoded: bytes) -> bytes:
-    """The password of RFC 7617's credentials: the key, whatever the user's name is."""
+def _basic_password(encoded: bytes) -> bytes:
+    """Return the password of Basic credentials (RFC 7617), which is the key for any user name."""
     try:
         return b64decode(encoded.strip(), validate=True).partition(b":")[2]
     except binascii.Error:
         return b""
 
 
-def _from_page(asked: RequestHead) -> bool:
-    """Whether a web page is behind this: a browser may add Basic credentials by itself."""
-    site = get_header(asked.headers, b"sec-fetch-site")
+def _is_from_page(head: RequestHead) -> bool:
+    """Whether a web page sent this: a browser may add Basic credentials by itself."""
+    site = get_header(head.headers, b"sec-fetch-site")
     return site is not None and site.lower() not in (b"same-origin", b"none")

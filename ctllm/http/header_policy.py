@@ -1,7 +1,7 @@
-"""Which headers go on to the next stage, and which end here.
+"""Which headers a stage forwards, in requests and in responses.
 
-Hop-by-hop headers (RFC 9110, section 7.6.1) never go on, but for ``Transfer-Encoding: chunked``
-on a request: it is how the next stage knows of a body whose length nobody said.
+Hop-by-hop headers (RFC 9110, section 7.6.1) are removed, except ``Transfer-Encoding: chunked`` of a
+request, which announces a body of unknown length to the next stage.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without_
 from ctllm.http.request_timeout import timeout_headers
 
 ASSERTION = b"Ctllm-Assertion"
-#: In a request, the desktop that is to answer, by id or name; in an answer, the one that did.
+#: In a request, the id or name of the desktop to use; in a response, the desktop that was used.
 DESKTOP = b"Ctllm-Desktop"
-#: The id of a desktop that is not to answer: one that asks for itself has looked at home already.
+#: The id of a desktop not to use: that which sends the request, because its own Ollama cannot.
 EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
 REQUEST_ID = b"Ctllm-Request-Id"
-#: In answers of a desktop's own endpoint: whether they came from here (local) or the cloud, and
-#: the model that was asked for.
+#: In responses of a desktop's loopback endpoint: the route (local or cloud), and the requested model.
 ROUTE = b"Ctllm-Route"
 MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
-#: From a proxy to a desktop: the scopes of whoever asks, which the cloud has verified.
+#: From a proxy to a desktop: the scopes of the client, which the cloud has verified.
 SCOPE = b"Ctllm-Scope"
-#: Between a proxy, its front and a desktop's endpoint: the answer has no end of its own but that
-#: of its connection (RFC 9112, section 6.3), and so gets no other end on its way.
+#: Between desktop, proxy and gateway: the response ended with its connection at Ollama (RFC 9112,
+#: section 6.3), and is delimited so for the client, too.
 FRAMING = b"Ctllm-Framing"
 CLOSE_DELIMITED = b"close-delimited"
 
-#: What a name may have in a header as it is; the rest is quoted as in URLs.
+#: The characters of a name that are not percent-encoded in a header.
 _PLAIN = " !#$&'()*+,/:;=?@[]"
 
 _HOP_BY_HOP = frozenset(
@@ -48,7 +47,7 @@ _HOP_BY_HOP = frozenset(
         b"expect",
     )
 )
-#: Whoever sees these could act for the user; they end where they are checked.
+#: Credentials of the user, which are removed where they are verified.
 _CREDENTIALS = frozenset(
     (b"authorization", b"api-key", b"cookie", b"cookie2", b"set-cookie", b"dpop", b"client-cert")
 )
@@ -57,7 +56,7 @@ _CREDENTIAL_SUFFIXES = (
     b"-authorization", b"-api-key", b"-token", b"-secret", b"-password", b"-cookie",
     b"-subscription-key",
 )  # fmt: skip
-#: Who the client is and which way it came: nobody's business but the front's.
+#: What identifies the client and its way to the gateway, which Ollama does not receive.
 _ORIGINS = frozenset(
     (
         b"host",
@@ -75,7 +74,7 @@ _ORIGINS = frozenset(
         b"x-rewrite-url",
     )
 )
-#: Browsers' hints about themselves and the page, and what proxies of many makes add.
+#: What browsers add about the page, and what reverse proxies and CDNs add.
 _ORIGIN_PREFIXES = (
     b"sec-", b"access-control-request-", b"ctllm-", b"x-forwarded", b"x-original-", b"x-real-",
     b"x-remote-", b"x-proxy", b"x-auth-", b"x-authenticated-", b"x-webauth-", b"x-envoy-",
@@ -83,9 +82,9 @@ _ORIGIN_PREFIXES = (
     b"x-akamai-", b"akamai-", b"cf-", b"cloudfront-", b"fastly-", b"fly-", b"tailscale-",
 )  # fmt: skip
 _ORIGIN_SUFFIXES = (b"-client-ip", b"-clientip", b"-forwarded-for", b"-forwarded-proto")
-#: What an answer may say: what Ollama and the dialects that it speaks have, and clients read. All
-#: else ends here: servers and browsers on the way take orders by headers.
-_ANSWER = frozenset(
+#: The headers that a response may have: those of the APIs that clients read. Others are removed, as
+#: reverse proxies and browsers obey many headers.
+_RESPONSE_HEADERS = frozenset(
     (
         b"content-type", b"content-length", b"content-encoding", b"content-language",
         b"content-range", b"accept-ranges", b"date", b"etag", b"last-modified", b"vary", b"allow",
@@ -94,8 +93,8 @@ _ANSWER = frozenset(
         b"openai-model", b"openai-organization", b"anthropic-organization-id",
     )
 )  # fmt: skip
-_ANSWER_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit-")
-#: Values that are let in. Ollama redirects to paths of its own, without slashes that are too many.
+_RESPONSE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit-")
+#: The values that are forwarded. Ollama redirects to its own paths, with superfluous slashes removed.
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _VALUES = {
     b"location": re.compile(
@@ -105,46 +104,46 @@ _VALUES = {
         rb"(?:(?:no-cache|no-store|no-transform|private|must-revalidate|max-age=0)(?:, *|$))+"
     ),
 }
-#: What a proxy says of its answers, and those in front of it pass on.
-_OF_PROXIES = frozenset((REQUEST_ID.lower(), DESKTOP.lower(), FRAMING.lower()))
-#: Whatever a browser is given to show, it is text, and does nothing.
-_INERT = (
+#: What a proxy adds to a response, and the gateway forwards.
+_PROXY_HEADERS = frozenset((REQUEST_ID.lower(), DESKTOP.lower(), FRAMING.lower()))
+#: Has browsers show a response as inert text.
+_INERT_CONTENT = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
 )
 
 
 def quote_name(name: str) -> bytes:
-    """A name of any language as a header's value."""
+    """Encode a name as a header's value."""
     return quote(name, safe=_PLAIN).encode()
 
 
-def _hops(headers: Headers) -> frozenset[bytes]:
+def _hop_by_hop_names(headers: Headers) -> frozenset[bytes]:
     named = {
         name.strip().lower()
         for key, value in headers
         if key.lower() == b"connection"
         for name in value.split(b",")
     }
-    # A client may not have its framing or its host taken away by naming them.
+    # A client cannot have these removed by listing them in Connection.
     return _HOP_BY_HOP | (named - {b"content-length", b"host", b"content-type"})
 
 
 def end_to_end_headers(headers: Headers) -> Headers:
-    """Less what concerns one connection only."""
-    hops = _hops(headers)
-    return tuple(header for header in headers if header[0].lower() not in hops)
+    """Return `headers` without hop-by-hop headers."""
+    removed = _hop_by_hop_names(headers)
+    return tuple(header for header in headers if header[0].lower() not in removed)
 
 
-def _framed(kept: Headers, headers: Headers) -> Headers:
-    """`kept` with one framing: of a body whose length nobody said, if that was how it came."""
+def _with_framing(kept: Headers, headers: Headers) -> Headers:
+    """Return `kept` with the framing of `headers`: a length, or chunks."""
     if not any(key.lower() == b"transfer-encoding" for key, _ in headers):
         return kept
     return (*without_headers(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
-def _folded(name: bytes) -> bytes:
-    """Give `name` in lower case with hyphens: CGI and WSGI read underscores as the same header."""
+def _normalize(name: bytes) -> bytes:
+    """Return `name` in lower case, with hyphens for underscores, which CGI and WSGI equate."""
     return name.lower().replace(b"_", b"-")
 
 
@@ -157,31 +156,31 @@ def _is_credential(name: bytes) -> bool:
 
 
 def request_to_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
-    """What the front sends to a user's proxy: no credentials, nobody's word but the assertion."""
+    """Return what the gateway sends to a proxy: an assertion in place of the credentials."""
     kept = tuple(
         header
         for header in end_to_end_headers(head.headers)
-        if not _is_credential(name := _folded(header[0])) and name != ASSERTION.lower()
+        if not _is_credential(name := _normalize(header[0])) and name != ASSERTION.lower()
     )
-    headers = (*_framed(kept, head.headers), (ASSERTION, assertion))
+    headers = (*_with_framing(kept, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
 
 
 def request_to_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
-    """What the front sends to a user's proxy to have a bridge's WebSocket opened."""
-    kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
+    """Return what the gateway sends to a proxy to open the WebSocket of a desktop."""
+    kept = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
     own = ((b"Host", b"localhost"), *_UPGRADE, (ASSERTION, assertion))
     return RequestHead(head.method, b"/ws/tunnel", (*own, *kept))
 
 
 def switching_protocols(head: ResponseHead) -> bytes:
-    """The 101 that a client gets when the next stage has given `head` for one."""
-    kept = tuple(header for header in head.headers if _is_handshake(header[0].lower()))
+    """Return the head of a 101 response, encoded, after the upstream responded with `head`."""
+    kept = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
     lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *kept)]
     return b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % b"".join(lines)
 
 
-def _is_handshake(name: bytes) -> bool:
+def _is_websocket_header(name: bytes) -> bool:
     return name.startswith(b"sec-websocket-")
 
 
@@ -189,55 +188,55 @@ _UPGRADE = ((b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"))
 
 
 def request_to_ollama(head: RequestHead, host: bytes) -> RequestHead:
-    """What the desktop sends to Ollama: its own Host, and nothing about who asked from where.
+    """Return what a desktop sends to Ollama: its own Host, and nothing that identifies the client.
 
-    Ollama refuses foreign hosts and origins with 403, and models named ``…:cloud`` forward the
-    headers they are given to a third party.
+    Ollama refuses a foreign Host or Origin with 403, and forwards headers to a third party for
+    models named ``…:cloud``.
     """
     kept = tuple(
         header
         for header in end_to_end_headers(head.headers)
-        if not _is_credential(name := _folded(header[0]))
+        if not _is_credential(name := _normalize(header[0]))
         and name not in _ORIGINS
         and not name.startswith(_ORIGIN_PREFIXES)
         and not name.endswith(_ORIGIN_SUFFIXES)
     )
-    headers = ((b"Host", host), *_framed(kept, head.headers))
+    headers = ((b"Host", host), *_with_framing(kept, head.headers))
     return RequestHead(head.method, head.target, headers)
 
 
 def request_to_cloud(head: RequestHead, host: bytes, token: str, desktop: str) -> RequestHead:
-    """What a desktop asks its cloud for one of its own apps: as the user, of another desktop."""
-    bare = request_to_ollama(head, host)
+    """Return what a desktop sends to the cloud: as its user, and for another desktop."""
+    anonymous = request_to_ollama(head, host)
     own = ((b"Authorization", f"Bearer {token}".encode()), (EXCLUDE_DESKTOP, desktop.encode()))
-    headers = (*bare.headers, *own, *timeout_headers(head))
+    headers = (*anonymous.headers, *own, *timeout_headers(head))
     return RequestHead(head.method, head.target, headers)
 
 
 def response_from_ollama(head: ResponseHead) -> ResponseHead:
-    """What of an answer of Ollama's, or of what calls itself so, goes back to whoever asked."""
-    return _answer(head, frozenset())
+    """Return what a desktop forwards of a response of Ollama."""
+    return _filter_response(head, frozenset())
 
 
 def response_from_desktop(head: ResponseHead) -> ResponseHead:
-    """What of a desktop's answer its proxy passes on: a desktop may be anything, too."""
-    return _answer(head, frozenset((FRAMING.lower(),)))
+    """Return what a proxy forwards of a response of a desktop, which is not trusted either."""
+    return _filter_response(head, frozenset((FRAMING.lower(),)))
 
 
 def response_from_proxy(head: ResponseHead) -> ResponseHead:
-    """What of a proxy's answer goes back to whoever asked its front."""
-    return _answer(head, _OF_PROXIES)
+    """Return what the gateway forwards of a response of a proxy."""
+    return _filter_response(head, _PROXY_HEADERS)
 
 
-def _answer(head: ResponseHead, own: frozenset[bytes]) -> ResponseHead:
+def _filter_response(head: ResponseHead, own: frozenset[bytes]) -> ResponseHead:
     kept = tuple(
         header
         for header in end_to_end_headers(head.headers)
-        if _may_pass(header[0].lower(), header[1], own)
+        if _is_forwarded(header[0].lower(), header[1], own)
     )
-    return ResponseHead(head.status, head.reason, (*kept, *_INERT))
+    return ResponseHead(head.status, head.reason, (*kept, *_INERT_CONTENT))
 
 
-def _may_pass(name: bytes, value: bytes, own: frozenset[bytes]) -> bool:
-    known = name in _ANSWER or name in own or name.startswith(_ANSWER_PREFIXES)
+def _is_forwarded(name: bytes, value: bytes, own: frozenset[bytes]) -> bool:
+    known = name in _RESPONSE_HEADERS or name in own or name.startswith(_RESPONSE_PREFIXES)
     return known and _VALUES.get(name, _VALUE).fullmatch(value) is not None

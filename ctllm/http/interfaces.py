@@ -1,8 +1,8 @@
-"""The two faces of an exchange.
+"""The two ends of a request on its way: a sink for the response, and a sink for the request body.
 
-Whoever asks is a `Caller` and gets a `Call`; whoever answers is handed the reverse. Every stage
-of the relay (HTTP in, tunnel, HTTP out) speaks these, so stages join without glue. All methods are
-called from one thread, never after `end`, `fail` or `cancel`.
+A stage of the relay (the HTTP server, the tunnel, the HTTP client) is given a `ResponseSink` and
+returns a `RequestSink`, so stages join without adapters. All methods are called from one thread,
+and none after `finish` and `fail` of a response or `cancel` of a request.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from ctllm.http.message.head import RequestHead, ResponseHead
 
 
 class ResponseSink(Protocol):
-    """Who asked: hears the answer, and is asked to slow its request body."""
+    """Receives a response, and controls the flow of the request body."""
 
     def write_head(self, head: ResponseHead) -> None:
-        """Take the answer's status and headers; comes once, before any data."""
+        """Receive status and headers: once, before any data."""
 
     def write(self, data: bytes) -> None:
-        """Take a piece of the answer as it came."""
+        """Receive data of the response body."""
 
     def finish(self) -> None:
-        """The answer is whole."""
+        """Receive the end of a complete response."""
 
     def fail(self, error: CtllmError) -> None:
-        """There will be no (more) answer."""
+        """Receive the error that takes the place of the response, or of the rest of it."""
 
     def pause_request_body(self) -> None:
         """Stop sending the request body."""
 
     def resume_request_body(self) -> None:
-        """Go on with the request body."""
+        """Continue sending the request body."""
 
 
 class RequestSink(Protocol):
-    """An exchange in the hands of who asked."""
+    """Receives a request body, and controls the flow of the response."""
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the request body."""
+        """Receive data of the request body."""
 
     def finish(self) -> None:
-        """The request body is whole."""
+        """Receive the end of the request body."""
 
     def cancel(self, error: CtllmError) -> None:
-        """Stop everything; nothing more will be heard."""
+        """Cancel the request because of `error`. The response sink receives nothing more."""
 
     def pause_response(self) -> None:
-        """Stop sending the answer."""
+        """Stop sending the response."""
 
     def resume_response(self) -> None:
-        """Go on with the answer."""
+        """Continue sending the response."""
 
 
 class Upstream(Protocol):
-    """Where exchanges go: the next stage towards Ollama."""
+    """The next stage towards Ollama."""
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Begin an exchange. Raises CtllmError when it cannot even begin."""
+        """Start a request, whose response goes to `sink`; raises CtllmError if it cannot start."""

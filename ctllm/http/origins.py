@@ -1,4 +1,4 @@
-"""Origins of web pages and hosts of requests, as Ollama's server judges them."""
+"""Origins of web pages and Hosts of requests, matched as Ollama's server does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
-#: What Ollama lets in without being told: pages of this machine, and apps of it.
+#: The origins that Ollama allows by default: pages and apps of this machine.
 OLLAMA_ORIGINS = (
     *(
         f"{scheme}://{host}{port}"
@@ -17,43 +17,45 @@ OLLAMA_ORIGINS = (
     "app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*",
 )  # fmt: skip
 
-#: RFC 1918 and RFC 4193: what Go, and so Ollama, calls private.
+#: RFC 1918 and RFC 4193: the addresses that Go, and so Ollama, calls private.
 _PRIVATE = tuple(
     map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"))
 )  # fmt: skip
-#: Domains that no public name is in.
+#: Domains without public names.
 _LOCAL_DOMAINS = (".localhost", ".local", ".internal")
 
 
 def origin_matcher(patterns: Iterable[str]) -> Callable[[bytes], bool]:
-    """Give what says whether an Origin header's value is one of `patterns`.
+    """Return a function that says whether an Origin matches one of `patterns`.
 
-    A pattern is an origin; `:*` at its end stands for any port, `//*` for all of its scheme.
+    A pattern is an origin, in which a final `:*` is any port, and a final `//*` any host.
     """
-    exact, ports, schemes = set(), [], []
+    exact, any_port, any_host = set(), [], []
     for pattern in patterns:
         text = pattern.encode()
         if text.endswith(b"://*"):
-            schemes.append(text.removesuffix(b"*"))
+            any_host.append(text.removesuffix(b"*"))
         elif text.endswith(b":*"):
-            ports.append(text.removesuffix(b"*"))
+            any_port.append(text.removesuffix(b"*"))
         else:
             exact.add(text)
 
     def matches(origin: bytes) -> bool:
         return (
             origin in exact
-            or origin.startswith(tuple(schemes))
-            or any(origin.startswith(each) and origin[len(each) :].isdigit() for each in ports)
+            or origin.startswith(tuple(any_host))
+            or any(
+                origin.startswith(prefix) and origin[len(prefix) :].isdigit() for prefix in any_port
+            )
         )
 
     return matches
 
 
 def parse_host(authority: str) -> str:
-    """Give the host of an authority (host, perhaps a port) in lower case; nothing if it has none.
+    """Return the host of an authority in lower case, or nothing if it has none.
 
-    Raises ValueError for what is no authority, or has a user in front.
+    Raises ValueError for an invalid authority, and for one with a user name.
     """
     if "@" in authority or "/" in authority:
         raise ValueError("not a host")
@@ -61,9 +63,9 @@ def parse_host(authority: str) -> str:
 
 
 def is_local_host(name: str, hostname: str) -> bool:
-    """Whether `name` is of this machine, called `machine`, or of its network.
+    """Whether `name` is a name or address of this machine (`hostname`) or its local network.
 
-    No name that a page of the internet could have is, so none can be made to point here.
+    No public name is: so a public page cannot reach this machine by DNS rebinding.
     """
     if name in ("localhost", hostname.lower()) or name.endswith(_LOCAL_DOMAINS):
         return bool(name)
@@ -75,7 +77,7 @@ def is_local_host(name: str, hostname: str) -> bool:
 
 
 def is_loopback_host(name: str) -> bool:
-    """Whether `name` is this machine and no other."""
+    """Whether `name` is a name or address of the loopback interface."""
     address = _address(name)
     if address is None:
         return name == "localhost" or name.endswith(".localhost")

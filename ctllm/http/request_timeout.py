@@ -1,8 +1,9 @@
-"""How long whoever sent a request waits for its answer: told to the next stage, less for each one.
+"""The header that tells the next stage how long the sender waits for a response.
 
-Stages that ask several sides and answer with what came in time (lists of models) must not share one
-time-out: the inner one would answer when the outer one has given up. Clocks differ, so the header
-has what is left, in milliseconds. It comes from anybody and only ever shortens a wait.
+A stage that merges the responses of several upstreams (lists of models) responds with those that
+arrived in time. Each stage gives the next one less time than it has, or the inner one would respond
+when the outer one has timed out. Clocks differ, so the value is the remaining time in milliseconds.
+Any client may send the header: it can only shorten a timeout.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from ctllm.http.message.head import Headers, RequestHead, get_header, without_headers
 
 TIMEOUT_HEADER = b"Ctllm-Timeout"
-#: Which part of its time a stage gives to the next one: the rest is for the way back.
+#: The share of its time that a stage gives to the next one.
 NEXT_STAGE_SHARE = 2 / 3
 
 _NAME = TIMEOUT_HEADER.lower()
@@ -20,7 +21,7 @@ _MILLISECONDS = re.compile(rb"[0-9]{1,6}")
 
 
 def get_timeout(head: RequestHead, maximum: float) -> float:
-    """The seconds that there are for the answer to `head`: `most`, or less where it says so."""
+    """Return the seconds that are left to respond: `maximum`, or less if the header says so."""
     value = get_header(head.headers, _NAME)
     if value is None or not _MILLISECONDS.fullmatch(value):
         return maximum
@@ -28,19 +29,19 @@ def get_timeout(head: RequestHead, maximum: float) -> float:
 
 
 def set_timeout(head: RequestHead, seconds: float) -> RequestHead:
-    """`head`, to be answered within `seconds`."""
+    """Return `head` with a timeout of `seconds`."""
     value = b"%d" % max(seconds * 1000, 0)
     headers = (*without_headers(head.headers, (_NAME,)), (TIMEOUT_HEADER, value))
     return RequestHead(head.method, head.target, headers)
 
 
 def deduct_elapsed(head: RequestHead, seconds: float) -> RequestHead:
-    """`head` after `seconds` of its time, where it says how much that is."""
-    left = get_timeout(head, float("inf"))
-    return head if left == float("inf") else set_timeout(head, left - seconds)
+    """Return `head` with its timeout, if any, less `seconds`."""
+    remaining = get_timeout(head, float("inf"))
+    return head if remaining == float("inf") else set_timeout(head, remaining - seconds)
 
 
 def timeout_headers(head: RequestHead) -> Headers:
-    """The header of `head` that says its time, as it goes on."""
-    left = get_timeout(head, float("inf"))
-    return () if left == float("inf") else set_timeout(head, left).headers[-1:]
+    """Return the timeout header of `head`, if any."""
+    remaining = get_timeout(head, float("inf"))
+    return () if remaining == float("inf") else set_timeout(head, remaining).headers[-1:]

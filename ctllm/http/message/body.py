@@ -2,9 +2,8 @@
 
 Each line of a streamed response is a chunk of its own, so `ChunkedReader` is on the path of a
 token: it matches one regular expression per chunk, and returns one bytes object for all chunks that
-a read
-of the socket completed. A chunk that is incomplete is held back, because its sender has all of it
-and the rest follows at once: so lines stay whole.
+a read of the socket completed. A chunk that is incomplete is held back, because its sender has all
+of it and the rest follows at once: so lines stay whole.
 """
 
 from __future__ import annotations
