@@ -1,19 +1,19 @@
-"""One tree of errors: each has a wire code, an HTTP status and a sentence for people.
+"""The errors of ctllm: each has a code, an HTTP status and a message for people.
 
-The wire code travels in tunnels and in JSON answers, so it never changes once released. The
-message says what is wrong, where, and what to do about it.
+The code is part of tunnel frames and of JSON responses, so it never changes once released. The
+message says what is wrong, where, and what to do.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
-#: The statuses below 500 that time may mend: a slow body, a conflict, too early, too many, left.
+#: The statuses below 500 after which the same request may succeed later.
 _TRANSIENT = frozenset((408, 409, 425, 429, 499))
 
 
 class CtllmError(Exception):
-    """The root. `code` is for programs, `status` is HTTP's, `retry_after` is in seconds."""
+    """The base class. `code` is for programs, `status` is of HTTP, `retry_after` in seconds."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -27,46 +27,46 @@ class CtllmError(Exception):
 
     @property
     def is_permanent(self) -> bool:
-        """Whether the same request would be refused again, however often it is sent."""
+        """Whether the same request will be refused again."""
         return 400 <= self.status < 500 and self.status not in _TRANSIENT
 
 
 class BadConfiguration(CtllmError):
-    """A key or a value of the configuration cannot be used; the start stops."""
+    """The configuration has an invalid key or value, so the process does not start."""
 
     code = "bad_configuration"
 
 
 class BadRequest(CtllmError):
-    """The request cannot be understood."""
+    """The request is invalid."""
 
     code = "bad_request"
     status = 400
 
 
 class Unauthorized(CtllmError):
-    """Nobody, or nobody that we can verify, is asking."""
+    """The request has no valid credentials."""
 
     code = "unauthenticated"
     status = 401
 
 
 class Forbidden(CtllmError):
-    """We know who asks; this is not theirs to do."""
+    """The credentials do not allow the request."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(CtllmError):
-    """There is no such thing, or not for this user."""
+    """There is no such resource, or not for this user."""
 
     code = "not_found"
     status = 404
 
 
 class MethodNotAllowed(CtllmError):
-    """The thing exists and does not do that. `allow` is the Allow header's value."""
+    """The resource does not support the method. `allow` is the Allow header's value."""
 
     code = "method_not_allowed"
     status = 405
@@ -77,70 +77,70 @@ class MethodNotAllowed(CtllmError):
 
 
 class NotRunning(CtllmError):
-    """No daemon answers where one is asked."""
+    """The daemon is not running."""
 
     code = "not_running"
     status = 503
 
 
 class NoWindow(CtllmError):
-    """The page is in a browser, which is not ours to hide."""
+    """The page is in a browser, and has no window that ctllm could hide."""
 
     code = "no_window"
     status = 409
 
 
 class Gone(CtllmError):
-    """What was asked for existed and is not kept any more."""
+    """The resource existed, and is not stored any more."""
 
     code = "gone"
     status = 410
 
 
 class ContentTooLarge(CtllmError):
-    """A body is larger than this place takes."""
+    """The request body exceeds a limit of size."""
 
     code = "too_large"
     status = 413
 
 
 class RequestTimeout(CtllmError):
-    """A body did not arrive within the time that this place gives it."""
+    """A part of the request did not arrive in time."""
 
     code = "too_slow"
     status = 408
 
 
 class UnsupportedMediaType(CtllmError):
-    """The body is of a kind that this place does not read."""
+    """The request body has an unsupported media type."""
 
     code = "unsupported_media_type"
     status = 415
 
 
 class UpgradeRequired(CtllmError):
-    """The request is for another protocol than the one that this place speaks."""
+    """The request is for an upgrade to a protocol that is not supported."""
 
     code = "upgrade_required"
     status = 426
 
 
 class RequestHeaderFieldsTooLarge(CtllmError):
-    """The request line and headers are larger than this place takes."""
+    """The request line and headers exceed a limit of size or number."""
 
     code = "head_too_large"
     status = 431
 
 
 class ClientDisconnected(CtllmError):
-    """The client left before the answer was whole."""
+    """The client disconnected before the response was complete."""
 
     code = "cancelled"
     status = 499
 
 
 class TooManyRequests(CtllmError):
-    """One user has as much under way as one user may; others are served."""
+    """One user has reached a limit; other users are served."""
 
     code = "too_many_requests"
     status = 429
@@ -148,14 +148,14 @@ class TooManyRequests(CtllmError):
 
 
 class BadGateway(CtllmError):
-    """Whatever we asked (Ollama, a proxy) broke off or made no sense."""
+    """The upstream (Ollama, a proxy) broke off, or its response is invalid."""
 
     code = "upstream_failed"
     status = 502
 
 
 class DesktopLost(CtllmError):
-    """The desktop had taken the request and did not come back in time."""
+    """The desktop disconnected during the request, and did not reconnect in time."""
 
     code = "desktop_lost"
     status = 502
@@ -170,7 +170,7 @@ class DesktopOffline(CtllmError):
 
 
 class OllamaDown(CtllmError):
-    """The desktop is there; its Ollama is not."""
+    """The desktop is connected, but cannot reach its Ollama."""
 
     code = "ollama_down"
     status = 503
@@ -178,7 +178,7 @@ class OllamaDown(CtllmError):
 
 
 class ProxyUnavailable(CtllmError):
-    """This user's streaming proxy cannot be started or reached now."""
+    """The user's streaming proxy cannot be started or reached."""
 
     code = "proxy_unavailable"
     status = 503
@@ -186,7 +186,7 @@ class ProxyUnavailable(CtllmError):
 
 
 class ServiceUnavailable(CtllmError):
-    """A limit is reached; what runs goes on."""
+    """A limit is reached; requests in progress continue."""
 
     code = "overloaded"
     status = 503
@@ -194,26 +194,26 @@ class ServiceUnavailable(CtllmError):
 
 
 class ProtocolViolation(CtllmError):
-    """The other end of a tunnel broke its rules; it is told and dropped."""
+    """The peer broke the tunnel's protocol, so its connection is closed."""
 
     code = "protocol_violation"
     status = 502
 
 
-def _tree(root: type[CtllmError]) -> dict[str, type[CtllmError]]:
-    found = {root.code: root}
-    for branch in root.__subclasses__():
-        found.update(_tree(branch))
+def _errors_by_code(base: type[CtllmError]) -> dict[str, type[CtllmError]]:
+    found = {base.code: base}
+    for subclass in base.__subclasses__():
+        found.update(_errors_by_code(subclass))
     return found
 
 
-_BY_CODE = _tree(CtllmError)
+_BY_CODE = _errors_by_code(CtllmError)
 
 
 def error_from_wire(code: str, message: str) -> CtllmError:
-    """Make the error that a peer named by its wire `code`; an unknown code is an upstream failure.
+    """Make the error with `code`, as a peer sent it; BadGateway for an unknown code.
 
-    A code that needs more than a message (405) never travels in a tunnel and counts as unknown.
+    A code that needs more than a message (405) is never sent in a tunnel, and counts as unknown.
     """
     kind = _BY_CODE.get(code, BadGateway)
     return BadGateway(message) if kind is MethodNotAllowed else kind(message)

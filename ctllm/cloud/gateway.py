@@ -32,7 +32,11 @@ from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_head
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
 from ctllm.http.server.request import Outcome, ServerRequest
-from ctllm.http.server.upgrade import refuse_websocket, require_websocket
+from ctllm.http.server.upgrade import (
+    refuse_websocket,
+    require_websocket,
+    requests_websocket,
+)
 from ctllm.http.splice import splice
 from ctllm.ollama.api import (
     Scope,
@@ -116,7 +120,7 @@ class Gateway:
             headers = self._cors_policy_for(head).response_headers(head)
         except CtllmError:
             headers = ()
-        if head.path == b"/ws/tunnel" and _is_websocket_handshake(head):
+        if head.path == b"/ws/tunnel" and requests_websocket(head):
             headers = (*headers, (b"Connection", b"close"))
         return headers
 
@@ -213,7 +217,7 @@ class Gateway:
 
     async def _open_tunnel(self, incoming: ServerRequest) -> None:
         """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
-        if not _is_websocket_handshake(incoming.head):
+        if not requests_websocket(incoming.head):
             raise NotFound("this is where desktops connect their WebSocket")
         grant = await self.authenticate(incoming)
         grant.require_scope(SERVE)
@@ -298,10 +302,6 @@ def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
         "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
         "in desktop.allowed_requests of the machine with Ollama.",
     )
-
-
-def _is_websocket_handshake(head: RequestHead) -> bool:
-    return (get_header(head.headers, b"upgrade") or b"").lower() == b"websocket"
 
 
 def _requests_page(asked: RequestHead) -> bool:

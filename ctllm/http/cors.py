@@ -49,7 +49,7 @@ class CorsPolicy:
         )
 
     def response_headers(self, head: RequestHead) -> Headers:
-        """Return the headers of any response to this request: none for a page that is not allowed."""
+        """Return the headers of any response to this request; none if its origin is not allowed."""
         origin = get_header(head.headers, b"origin")
         if origin is None or not self._is_allowed(origin):
             return ()

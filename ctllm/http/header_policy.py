@@ -18,7 +18,8 @@ DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop not to use: that which sends the request, because its own Ollama cannot.
 EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
 REQUEST_ID = b"Ctllm-Request-Id"
-#: In responses of a desktop's loopback endpoint: the route (local or cloud), and the requested model.
+#: In responses of a desktop's loopback endpoint: the route (local or cloud), and the model of the
+#: request.
 ROUTE = b"Ctllm-Route"
 MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
@@ -94,7 +95,7 @@ _RESPONSE_HEADERS = frozenset(
     )
 )  # fmt: skip
 _RESPONSE_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-", b"ratelimit-")
-#: The values that are forwarded. Ollama redirects to its own paths, with superfluous slashes removed.
+#: The values that are forwarded. Ollama redirects to its own paths, without superfluous slashes.
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _VALUES = {
     b"location": re.compile(

@@ -19,9 +19,19 @@ class ConnectionLifecycle:
     called when the timeout of READING_HEAD passes. `is_write_buffer_full` is set by the connection.
     """
 
-    __slots__ = ("_discarded_bytes", "_head_timed_out", "_linger_extensions", "_monitor", "_timeout",
-                 "_timeouts", "_transport", "closes_by_reset", "is_open", "is_write_buffer_full",
-                 "state")  # fmt: skip
+    __slots__ = (
+        "_discarded_bytes",
+        "_head_timed_out",
+        "_linger_extensions",
+        "_monitor",
+        "_timeout",
+        "_timeouts",
+        "_transport",
+        "closes_by_reset",
+        "is_open",
+        "is_write_buffer_full",
+        "state",
+    )
 
     def __init__(
         self,

@@ -1,9 +1,10 @@
-"""How many connections a listener serves at once, and who goes when there are too many.
+"""Limits the connections of a listener, and evicts those that wait without a request.
 
-A connection is a stranger's until an application says that it knows who asks, and again when that
-request was answered. Strangers have a part of the room: of too many the one that waits longest
-goes. So whoever opens ten thousand connections pushes out their own, while somebody who connects
-and asks is known within a moment, and whoever is known is never pushed out.
+A connection is anonymous until the application has authenticated its request, and again when that
+has been answered. A share of the limit is for anonymous connections: of too many, the one that has
+waited longest is evicted. So an attacker who opens ten thousand connections evicts their own, a
+client that sends a request at once is authenticated in time, and no authenticated connection is
+evicted.
 """
 
 from __future__ import annotations
@@ -13,66 +14,68 @@ from typing import Protocol
 
 from ctllm.errors import ServiceUnavailable
 
-#: Which part of the room strangers have.
+#: One of so many connections may be anonymous.
 ANONYMOUS_SHARE = 4
-#: Files that a process needs besides its connections: logs, pipes of its children, listeners.
+#: The files that a process needs besides its connections: logs, pipes, listeners.
 RESERVED_FILES = 256
 
 
 class LimitedConnection(Protocol):
-    """A connection."""
+    """What the limiter needs of a connection."""
 
     def evict(self) -> None:
-        """Close: there is no room for those who only wait."""
+        """Close: there are too many anonymous connections."""
 
 
 class ConnectionLimiter:
-    """The connections of one listener, `most` at once."""
+    """Counts the connections of one listener, of which there may be `limit`."""
 
-    def __init__(self, most: int) -> None:
-        self._most_strangers = max(1, most // ANONYMOUS_SHARE)
-        self._most_known = max(1, most - self._most_strangers)
-        self._strangers: dict[LimitedConnection, None] = {}  # in the order of coming
-        self._known: set[LimitedConnection] = set()
+    def __init__(self, limit: int) -> None:
+        self._max_anonymous = max(1, limit // ANONYMOUS_SHARE)
+        self._max_authenticated = max(1, limit - self._max_anonymous)
+        self._anonymous: dict[LimitedConnection, None] = {}  # the longest waiting first
+        self._authenticated: set[LimitedConnection] = set()
 
     @property
     def max_authenticated(self) -> int:
-        """How many may be served at once."""
-        return self._most_known
+        """How many connections may be authenticated at once."""
+        return self._max_authenticated
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._strangers) + len(self._known)
+        """Return the number of connections."""
+        return len(self._anonymous) + len(self._authenticated)
 
-    def add_anonymous(self, guest: LimitedConnection) -> None:
-        """It came, or its request was answered: nobody knows what it wants next."""
-        self.remove(guest)
-        self._strangers[guest] = None
-        if len(self._strangers) > self._most_strangers:
-            longest = next(iter(self._strangers))
-            del self._strangers[longest]
-            longest.evict()
+    def add_anonymous(self, connection: LimitedConnection) -> None:
+        """Count a connection that is new, or whose request has been answered."""
+        self.remove(connection)
+        self._anonymous[connection] = None
+        if len(self._anonymous) > self._max_anonymous:
+            longest_waiting = next(iter(self._anonymous))
+            del self._anonymous[longest_waiting]
+            longest_waiting.evict()
 
-    def mark_authenticated(self, guest: LimitedConnection) -> None:
-        """It is known who asks; raises Overloaded if as many are being served as can be."""
-        if len(self._known) >= self._most_known and guest not in self._known:
+    def mark_authenticated(self, connection: LimitedConnection) -> None:
+        """Count a connection as authenticated; raises ServiceUnavailable beyond the limit."""
+        is_full = len(self._authenticated) >= self._max_authenticated
+        if is_full and connection not in self._authenticated:
             raise ServiceUnavailable(
-                f"{self._most_known} requests are being served, and no more fit in; "
-                "try again in a moment"
+                f"The limit of {self._max_authenticated} requests at a time is reached. "
+                "Try again in a moment."
             )
-        self._strangers.pop(guest, None)
-        self._known.add(guest)
+        self._anonymous.pop(connection, None)
+        self._authenticated.add(connection)
 
-    def remove(self, guest: LimitedConnection) -> None:
-        """It is closed."""
-        self._strangers.pop(guest, None)
-        self._known.discard(guest)
+    def remove(self, connection: LimitedConnection) -> None:
+        """Stop counting a connection."""
+        self._anonymous.pop(connection, None)
+        self._authenticated.discard(connection)
 
 
 def max_connections(configured: int, files_each: int, reserved_files: int = RESERVED_FILES) -> int:
-    """`most`, or as many connections of so many `sockets` each as this process may have files.
+    """Return `configured`, or less where the process may not open enough files.
 
-    It needs `spare` files for other things, and at most half of all are left for those.
+    A connection takes `files_each`, and other things take `reserved_files`, but no more than half
+    of the files that the process may open.
     """
     if sys.platform == "win32":
         return configured

@@ -1,4 +1,4 @@
-"""A service that listens, and that stops the start with a clear sentence when it cannot."""
+"""A service that listens at an endpoint, and stops the start of the process when it cannot."""
 
 from __future__ import annotations
 
@@ -12,77 +12,45 @@ from ctllm.fastpath.accept_limit import limit_accepts
 from ctllm.reactor.endpoints import server_from_string
 from ctllm.reactor.services import Service
 
-#: Connections that may wait to be accepted, where the endpoint does not say: Twisted's own 50 turn
-#: clients away when a few hundred come at once. Systems take as much of it as they allow.
+#: How many connections may wait to be accepted, unless the endpoint says. With Twisted's 50,
+#: clients are refused when a few hundred connect at once. The system may have a lower limit.
 BACKLOG = 4096
-#: Connections that are let in during one turn of the reactor. Twisted lets in more and more while
-#: there are any, and whoever came first would wait for a word to be read until all are in.
+#: How many connections are accepted in one turn of the reactor. Twisted accepts more and more while
+#: there are any, and those that were accepted first would wait until all are.
 MAX_ACCEPTS_PER_TURN = 16
 
-
-def _patient(endpoint: str) -> str:
-    kinds = ("tcp:", "tcp6:", "unix:", "ssl:")
-    if not endpoint.startswith(kinds) or ":backlog=" in endpoint:
-        return endpoint
-    return f"{endpoint}:backlog={BACKLOG}"
+_BACKLOG_TYPES = ("tcp:", "tcp6:", "unix:", "ssl:")
 
 
 class EndpointService(Service):
-    """Listens at `endpoint` (a Twisted endpoint string) from before privileges are dropped.
+    """Listens at `endpoint`, a Twisted endpoint string, before privileges are dropped.
 
-    `key` names the configuration key, for the message when the place is taken.
+    `option` names the option that sets the endpoint, for error messages. `port` is an
+    IListeningPort, or None while the service does not listen.
     """
 
-    def __init__(self, reactor: Any, endpoint: str, factory: Any, key: str) -> None:
+    def __init__(self, reactor: Any, endpoint: str, factory: Any, option: str) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
-        self._key = key
-        self._failed: Failure | None = None
+        self._option = option
+        self._failure: Failure | None = None
         self.port: Any = None
 
     def privilegedStartService(self) -> None:
         """Listen; raises BadConfiguration."""
         super().privilegedStartService()
         try:
-            listening = server_from_string(self._reactor, _patient(self._endpoint)).listen(
-                self._factory
-            )
+            endpoint = server_from_string(self._reactor, _with_backlog(self._endpoint))
+            listening = endpoint.listen(self._factory)
         except (ValueError, TypeError, OSError) as error:
-            raise BadConfiguration(self._sentence(error)) from error
-        listening.addCallbacks(self._listens, self._fails)
-        if self._failed is not None:
-            raise BadConfiguration(self._sentence(self._failed.value))
-
-    def pause_accepting(self, paused: bool) -> None:
-        """Let nobody in for a while: the system keeps as many waiting as its backlog takes."""
-        if self.port is not None:
-            (self.port.stopReading if paused else self.port.startReading)()
-
-    @property
-    def authority(self) -> str:
-        """host:port as a URL has it; nothing for what is no TCP port, or does not listen."""
-        here: Any = None if self.port is None else self.port.getHost()
-        if not hasattr(here, "host"):
-            return ""
-        return f"[{here.host}]:{here.port}" if ":" in here.host else f"{here.host}:{here.port}"
-
-    def _listens(self, port: Any) -> None:
-        self.port = port
-        limit_accepts(port, MAX_ACCEPTS_PER_TURN)
-
-    def _fails(self, reason: Failure) -> None:
-        self._failed = reason
-
-    def _sentence(self, error: BaseException | None) -> str:
-        cause = error.socketError if isinstance(error, CannotListenError) else error
-        return (
-            f"--{self._key}: cannot listen at {self._endpoint}: {cause}. "
-            "Stop what listens there, or choose another place"
-        )
+            raise BadConfiguration(self._describe(error)) from error
+        listening.addCallbacks(self._listening, self._listening_failed)
+        if self._failure is not None:
+            raise BadConfiguration(self._describe(self._failure.value))
 
     def startService(self) -> None:
-        """Listen, where `privilegedStartService` has not."""
+        """Listen, unless `privilegedStartService` did."""
         super().startService()
         if self.port is None:
             self.privilegedStartService()
@@ -92,3 +60,37 @@ class EndpointService(Service):
         super().stopService()
         port, self.port = self.port, None
         return port.stopListening() if port is not None else None
+
+    def pause_accepting(self, paused: bool) -> None:
+        """Stop accepting connections, which then wait in the backlog, or accept them again."""
+        if self.port is not None:
+            (self.port.stopReading if paused else self.port.startReading)()
+
+    @property
+    def authority(self) -> str:
+        """Host and port as in a URL; empty if this is no TCP port, or does not listen."""
+        address = None if self.port is None else self.port.getHost()
+        host = getattr(address, "host", None)
+        if address is None or host is None:
+            return ""
+        return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+
+    def _listening(self, port: Any) -> None:
+        self.port = port
+        limit_accepts(port, MAX_ACCEPTS_PER_TURN)
+
+    def _listening_failed(self, reason: Failure) -> None:
+        self._failure = reason
+
+    def _describe(self, error: BaseException | None) -> str:
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        return (
+            f"--{self._option}: Cannot listen at {self._endpoint}: {cause}. "
+            "Stop the program that listens there, or choose another endpoint."
+        )
+
+
+def _with_backlog(endpoint: str) -> str:
+    if not endpoint.startswith(_BACKLOG_TYPES) or ":backlog=" in endpoint:
+        return endpoint
+    return f"{endpoint}:backlog={BACKLOG}"

@@ -1,9 +1,10 @@
-"""Holds the connections of a listener to a budget of memory.
+"""Holds the connections of a listener to a memory budget.
 
-An exchange is admitted if the budget has room for it. Each connection that reads a request body
-has reserved the room for its next read; those for which there is none wait unread, and the oldest
-goes on first, so that what has begun is finished. An answer cannot be refused: where clients leave
-so much of theirs unread that the budget is used up, the one that leaves most unread is cut off.
+A request is admitted if the budget has room for it. A connection that reads a request body reserves
+the memory of its next read. Those that cannot stay unread, and continue in the order in which their
+requests were admitted, so that what has begun is finished. A response cannot be refused: when
+clients leave so much of their responses unread that the budget is exceeded, the connection of the
+one that leaves most is aborted.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from twisted.logger import Logger
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.reactor.interfaces import Clock, Timer
 
-#: What an exchange takes at least: its objects here, on both connections and in the tunnel.
+#: The memory that a request takes at least, in bytes: its objects on both connections and in the
+#: tunnel.
 REQUEST_MEMORY = 24 * 1024
-#: What one read of a socket may bring (Twisted's `bufferSize`), and also what a socket's write
-#: buffer holds before its producer is asked to pause.
+#: How many bytes one read of a socket returns at most (Twisted's `bufferSize`), and how many a
+#: write buffer holds before its producer is paused.
 SOCKET_BUFFER_SIZE = 64 * 1024
 
 
@@ -28,82 +30,85 @@ class LimitedConnection(Protocol):
     """What the limiter needs of a connection."""
 
     def resume_reading(self) -> None:
-        """Go on: there may be room now."""
+        """Continue: there may be memory now."""
 
     def abort(self) -> None:
-        """Close now: the memory is needed."""
+        """Close at once: the memory is needed."""
 
 
 class ConnectionMemory:
-    """What one connection holds; without a limiter nothing is counted and all is allowed."""
+    """The memory of one connection. This class counts nothing and allows everything."""
 
     def reserve_request(self) -> None:
-        """Reserve what an exchange takes at least; raises TooManyRequests."""
+        """Reserve the memory that a request takes at least; raises TooManyRequests."""
+
+    def release_request(self) -> None:
+        """Release what was reserved for the request."""
 
     def try_reserve_read(self) -> bool:
-        """Whether the next piece of a request body may be read; if not, `pump` is called later."""
+        """Reserve the memory of the next read of a request body.
+
+        If there is none, return False, and call `resume_reading` of the connection later.
+        """
         return True
 
     def release_read(self) -> None:
-        """Nothing of a body is read now."""
+        """Release the memory of the next read: there is none."""
 
     def set_unread(self, count: int) -> None:
-        """Say how many bytes were read and not passed on."""
+        """Set how many received bytes are not passed on."""
 
     def add_unsent(self, count: int) -> None:
-        """Say that so many bytes of an answer wait for their client, besides those before."""
+        """Add bytes of a response that the client has not read."""
 
     def clear_unsent(self) -> None:
-        """Say that none wait any more."""
-
-    def release_request(self) -> None:
-        """The exchange is over: what was reserved for it is free."""
+        """Set the bytes of a response that the client has not read to zero."""
 
     def release_all(self) -> None:
-        """The connection is over."""
+        """Release everything: the connection is closed."""
 
 
 class MemoryLimiter:
-    """Shares out `budget` among connections; `clock` is for what happens in a later turn."""
+    """Divides `budget` among connections."""
 
     _log = Logger()
 
     def __init__(self, budget: MemoryBudget, clock: Clock) -> None:
         self.budget = budget
         self._clock = clock
-        self._ages = count()
+        self._sequence_numbers = count()
         self._waiting: list[tuple[int, int, _LimitedMemory]] = []
-        self._waking: Timer | None = None
+        self._resumption: Timer | None = None
         self._unsent: dict[_LimitedMemory, None] = {}
         budget.add_observer(self)
 
     def add_connection(self, connection: LimitedConnection) -> ConnectionMemory:
-        """Count for a new connection."""
+        """Return the memory of a new connection."""
         return _LimitedMemory(self, connection)
 
     def next_sequence_number(self) -> int:
-        """Give a number that is larger than all before it."""
-        return next(self._ages)
+        """Return a number that is larger than all before."""
+        return next(self._sequence_numbers)
 
     def wait_for_memory(self, memory: _LimitedMemory) -> None:
-        """Wake `memory` when there is room."""
+        """Resume `memory` when the budget allows it."""
         heappush(self._waiting, (memory.sequence_number, self.next_sequence_number(), memory))
 
     def add_unsent(self, memory: _LimitedMemory) -> None:
-        """Some of an answer waits for its client."""
+        """Remember that a client has not read all of its response."""
         self._unsent[memory] = None
 
     def remove_unsent(self, memory: _LimitedMemory) -> None:
-        """None waits any more."""
+        """Forget that."""
         self._unsent.pop(memory, None)
 
     def memory_released(self) -> None:
-        """Resume connections that wait for memory, in the reactor's next turn."""
-        if self._waiting and self._waking is None:
-            self._waking = self._clock.callLater(0, self._resume_waiting)
+        """Resume waiting connections in the next turn of the reactor."""
+        if self._waiting and self._resumption is None:
+            self._resumption = self._clock.callLater(0, self._resume_waiting)
 
     def _resume_waiting(self) -> None:
-        self._waking = None
+        self._resumption = None
         while self._waiting:
             memory = self._waiting[0][2]
             if memory.is_waiting and not memory.reserve_next_read():
@@ -112,44 +117,43 @@ class MemoryLimiter:
             memory.stop_waiting()
 
     def memory_exceeded(self) -> None:
-        """Cut off whose client leaves most unread; with nobody left, a MemoryError ends all."""
+        """Abort the connection whose client leaves most of its response unread, if any does."""
         if not self._unsent:
             return
-        most = max(self._unsent, key=lambda memory: memory.unsent)
+        largest = max(self._unsent, key=lambda memory: memory.unsent)
         self._log.warn(
-            "a connection is cut off: its client left {count} bytes unread, and no memory is left",
-            count=most.unsent,
+            "Out of memory. Aborting a connection whose client left {count} bytes unread.",
+            count=largest.unsent,
         )
-        most.release_all()
-        most.connection.abort()
+        largest.release_all()
+        largest.connection.abort()
 
 
 class _LimitedMemory(ConnectionMemory):
-    """One that counts."""
+    """The memory of one connection, reserved in the budget of a limiter."""
 
-    __slots__ = (
-        "_credit",
-        "_exchange",
-        "_limiter",
-        "_unread",
-        "connection",
-        "is_waiting",
-        "sequence_number",
-        "unsent",
-    )  # fmt: skip
+    __slots__ = ("_limiter", "_read_bytes", "_request_bytes", "_unread", "connection",
+                 "is_waiting", "sequence_number", "unsent")  # fmt: skip
 
     def __init__(self, limiter: MemoryLimiter, connection: LimitedConnection) -> None:
         self.connection = connection
-        self.sequence_number = limiter.next_sequence_number()  # the exchange
+        self.sequence_number = limiter.next_sequence_number()  # of the request
         self.unsent = 0
-        self.is_waiting = False  # for room to read
+        self.is_waiting = False  # for memory to read
         self._limiter = limiter
-        self._exchange = self._credit = self._unread = 0
+        self._request_bytes = self._read_bytes = self._unread = 0
 
     def reserve_request(self) -> None:
         self._limiter.budget.admit(REQUEST_MEMORY)
-        self._exchange += REQUEST_MEMORY
+        self._request_bytes += REQUEST_MEMORY
         self.sequence_number = self._limiter.next_sequence_number()
+
+    def release_request(self) -> None:
+        self.is_waiting = False
+        self.release_read()
+        request_bytes, self._request_bytes = self._request_bytes, 0
+        if request_bytes:
+            self._limiter.budget.release(request_bytes)
 
     def try_reserve_read(self) -> bool:
         if self.is_waiting:
@@ -162,29 +166,29 @@ class _LimitedMemory(ConnectionMemory):
         return False
 
     def reserve_next_read(self) -> bool:
-        """Reserve the room for one read."""
+        """Reserve the memory of one read; return False if the budget does not allow it."""
         if self._limiter.budget.try_reserve(SOCKET_BUFFER_SIZE):
-            self._credit = SOCKET_BUFFER_SIZE
+            self._read_bytes = SOCKET_BUFFER_SIZE
             return True
         return False
 
     def stop_waiting(self) -> None:
-        """There is room, or this one waits no more."""
+        """Continue, if this still waits for memory."""
         if self.is_waiting:
             self.is_waiting = False
             self.connection.resume_reading()
 
     def release_read(self) -> None:
-        credit, self._credit = self._credit, 0
-        if credit:
-            self._limiter.budget.release(credit)
+        read_bytes, self._read_bytes = self._read_bytes, 0
+        if read_bytes:
+            self._limiter.budget.release(read_bytes)
 
     def set_unread(self, count: int) -> None:
-        more, self._unread = count - self._unread, count
-        if more > 0:
-            self._limiter.budget.reserve(more)
-        elif more:
-            self._limiter.budget.release(-more)
+        change, self._unread = count - self._unread, count
+        if change > 0:
+            self._limiter.budget.reserve(change)
+        elif change:
+            self._limiter.budget.release(-change)
 
     def add_unsent(self, count: int) -> None:
         if not self.unsent:
@@ -197,13 +201,6 @@ class _LimitedMemory(ConnectionMemory):
         if unsent:
             self._limiter.remove_unsent(self)
             self._limiter.budget.release(unsent)
-
-    def release_request(self) -> None:
-        self.is_waiting = False
-        self.release_read()
-        exchange, self._exchange = self._exchange, 0
-        if exchange:
-            self._limiter.budget.release(exchange)
 
     def release_all(self) -> None:
         self.release_request()

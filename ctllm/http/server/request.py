@@ -286,7 +286,7 @@ class ServerRequest:
 
 
 class HeaderAddingSink:
-    """A `ResponseSink` that adds headers to the response of `request`, also where it is an error."""
+    """A `ResponseSink` that adds headers to the response of `request`, errors included."""
 
     def __init__(self, request: ServerRequest) -> None:
         self._request = request

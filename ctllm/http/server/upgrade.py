@@ -1,4 +1,4 @@
-"""Requests that ask for a WebSocket (RFC 6455, section 4.2.1), checked before they leave HTTP."""
+"""Checks of WebSocket handshakes (RFC 6455, section 4.2.1)."""
 
 from __future__ import annotations
 
@@ -13,39 +13,44 @@ _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 
 
 def require_websocket(request: ServerRequest) -> None:
-    """Raise BadRequest unless this request can turn its connection into a WebSocket."""
-    asked = request.head
-    version_1_1 = request.raw_head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")
-    if asked.method != b"GET" or not version_1_1:
-        raise BadRequest("a WebSocket begins with a GET of HTTP/1.1")
-    if (get_header(asked.headers, b"upgrade") or b"").lower() != b"websocket":
-        raise BadRequest("a WebSocket begins with Upgrade: websocket")
-    if b"upgrade" not in {each.lower() for each in header_elements(asked.headers, b"connection")}:
-        raise BadRequest("a WebSocket begins with Connection: Upgrade")
-    if get_header(asked.headers, b"sec-websocket-version") != b"13":
-        raise BadRequest("only version 13 of WebSockets is spoken here")
-    keys = [value for name, value in asked.headers if name.lower() == b"sec-websocket-key"]
+    """Raise BadRequest unless the request is a valid WebSocket handshake."""
+    head = request.head
+    is_http_1_1 = request.raw_head.partition(b"\r\n")[0].endswith(b" HTTP/1.1")
+    if head.method != b"GET" or not is_http_1_1:
+        raise BadRequest("A WebSocket handshake must be a GET request of HTTP/1.1.")
+    if not requests_websocket(head):
+        raise BadRequest("A WebSocket handshake must have the header Upgrade: websocket.")
+    options = {option.lower() for option in header_elements(head.headers, b"connection")}
+    if b"upgrade" not in options:
+        raise BadRequest("A WebSocket handshake must have the header Connection: Upgrade.")
+    if get_header(head.headers, b"sec-websocket-version") != b"13":
+        raise BadRequest("The Sec-WebSocket-Version must be 13.")
+    keys = [value for name, value in head.headers if name.lower() == b"sec-websocket-key"]
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
-        raise BadRequest("a WebSocket begins with one Sec-WebSocket-Key of 16 bytes in base64")
-    if is_chunked(asked.headers) or content_length(asked.headers):
-        raise BadRequest("a request with a body cannot become a WebSocket")
+        raise BadRequest("There must be one Sec-WebSocket-Key, of 16 bytes in base64.")
+    if is_chunked(head.headers) or content_length(head.headers):
+        raise BadRequest("A WebSocket handshake must not have a body.")
 
 
 def refuse_websocket(head: RequestHead) -> None:
-    """Raise UpgradeRequired where a WebSocket is wanted: Ollama has none.
+    """Raise UpgradeRequired for a WebSocket handshake: Ollama has no WebSockets.
 
-    Codex opens one for `/v1/responses`. It takes 426, and only that, as the word to go on without,
-    at once.
+    Codex opens one for `/v1/responses`. Only after 426 does it use POST at once.
     """
-    if (get_header(head.headers, b"upgrade") or b"").lower() == b"websocket":
-        raise UpgradeRequired("There is no WebSocket here; send the same by POST over HTTP/1.1.")
+    if requests_websocket(head):
+        raise UpgradeRequired("There is no WebSocket here. Send the same by POST over HTTP/1.1.")
 
 
-def header_elements(headers: Headers, wanted: bytes) -> list[bytes]:
-    """The elements of all headers called `wanted` (lower case), as of one list."""
+def requests_websocket(head: RequestHead) -> bool:
+    """Whether the request's Upgrade header is for a WebSocket."""
+    return (get_header(head.headers, b"upgrade") or b"").lower() == b"websocket"
+
+
+def header_elements(headers: Headers, name: bytes) -> list[bytes]:
+    """Return the elements of all headers called `name` (lower case), as of one list."""
     return [
         element.strip()
-        for name, value in headers
-        if name.lower() == wanted
+        for key, value in headers
+        if key.lower() == name
         for element in value.split(b",")
     ]
