@@ -34,8 +34,8 @@ from ctllm.http.request_timeout import deduct_elapsed
 from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import (
     refuse_websocket,
-    require_websocket,
     requests_websocket,
+    require_websocket,
 )
 from ctllm.http.splice import splice
 from ctllm.ollama.api import (

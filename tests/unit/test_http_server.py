@@ -410,14 +410,14 @@ class OtherProtocols(Served):
         for said, word in (
             (hello, b"TLS"),
             (hello[:1], b"TLS"),
-            (b"hello\n", b"bare line feeds"),
+            (b"hello\n", b"without a carriage return"),
             (b"hello\r\n", b"request line"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", b"request line"),
             (b"EHLO here\r\n", b"request line"),
             (b"\x00\x00\x00\x12", b"request line"),
             (b'{"json":', b"request line"),
-            (b"GET / HTTP/1.1\nHost: x\n\n", b"bare line feeds"),
-            (b"GET / HTTP/1.1\r\nHost: x\n", b"bare line feeds"),
+            (b"GET / HTTP/1.1\nHost: x\n\n", b"without a carriage return"),
+            (b"GET / HTTP/1.1\r\nHost: x\n", b"without a carriage return"),
         ):
             self.setUp()
             self.say(said)
