@@ -307,7 +307,7 @@ def _s(seconds: float) -> str:
 
 def _row(name: str, times: Sequence[float], docker: float) -> list[str]:
     found = sorted(times)
-    p50, p95 = report.at(found, 0.5), report.at(found, 0.95)
+    p50, p95 = report.at(found, 0.5) or 0.0, report.at(found, 0.95) or 0.0
     return [name, str(len(found)), _s(p50), _s(p95), f"{p50 / docker:.2f}"]
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from typing import Any
 
 from benchmarks.processes import machine_seconds
 
@@ -72,11 +73,12 @@ class Stream:
         self.lines = 0
         self.tail = b""
         self.over = False
-        self.socket: socket.socket | None = None
+        self.socket: Any = None
 
     def dial(self, address: str) -> bool:
         """Begin to connect; False where a UNIX socket's queue is full now."""
-        family, where = socket.AF_UNIX, address.removeprefix("unix:")
+        family: int = socket.AF_UNIX
+        where: Any = address.removeprefix("unix:")
         if not address.startswith("unix:"):
             host, _, port = address.rpartition(":")
             family, where = socket.AF_INET, (host, int(port))

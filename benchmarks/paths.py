@@ -157,7 +157,11 @@ def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
         f"127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, parts, tuple(parts), __version__
     )
     proxy = proxy_id(keys.instance_secret, USER.id)
-    vouched = {"Ctllm-Assertion": AssertionSigner(keys.signing_key, time.time).sign(proxy, {USE})}
+    vouched = {
+        "Ctllm-Assertion": AssertionSigner(keys.signing_key, time.time).sign(
+            proxy, frozenset({USE})
+        )
+    }
     (inside,) = (state / "run").rglob("proxy.sock")
     return whole, Way(f"unix:{inside}", vouched, parts, ("proxy", "desktop"), __version__)
 

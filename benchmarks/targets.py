@@ -42,7 +42,8 @@ def _at(rows: Rows, case: str, most: float) -> Iterator[Verdict]:
         ends, ssh = pair
         yield f"CPU a line, {case}", most, ends.cost / ssh.cost, "of ssh -R's"
     if pair := _pair(rows, case, ENDS, "direct"):
-        yield f"added p50, {case}", 1.0, _late(*pair, 0.5), "ms"
+        ends, direct = pair
+        yield f"added p50, {case}", 1.0, _late(ends, direct, 0.5), "ms"
 
 
 def _burst(rows: Rows) -> Iterator[Verdict]:

@@ -14,12 +14,11 @@ import argparse
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater, react
@@ -41,11 +40,11 @@ class Cut(ProxyServer):
     """One connection from the desktop to its cloud."""
 
     def connectionMade(self) -> None:
-        self.factory.open.add(self)
+        cast(Way, self.factory).open.add(self)
         super().connectionMade()
 
-    def connectionLost(self, reason: Any) -> None:
-        self.factory.open.discard(self)
+    def connectionLost(self, reason: Any = None) -> None:
+        cast(Way, self.factory).open.discard(self)
         super().connectionLost(reason)
 
 
@@ -63,7 +62,7 @@ class Way(ProxyFactory):
         """Every connection that there is; gives how many."""
         found = list(self.open)
         for each in found:
-            each.transport.abortConnection()
+            cast(Any, each.transport).abortConnection()
         return len(found)
 
 
@@ -234,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from playwright.sync_api import (
@@ -18,6 +18,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 from twisted.internet import reactor
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -52,12 +53,12 @@ class Chromium:
 
     def __init__(self) -> None:
         self._thread = ThreadPool(1, 1, "chromium")
-        self._playwright: Playwright | None = None
+        self._playwright: Playwright
         self._browser: Browser | None = None
 
     async def do(self, work: Callable[[], T]) -> T:
         """Run `work` on the browser's thread."""
-        return await deferToThreadPool(reactor, self._thread, work)
+        return await deferToThreadPool(cast(IReactorFromThreads, reactor), self._thread, work)
 
     async def start(self) -> None:
         """Launch it; fails the test where there is none."""
@@ -78,8 +79,9 @@ class Chromium:
 
     async def tab(self, **looks: Any) -> Tab:
         """Give a page of a fresh context: no cookie, nothing kept. `looks` are the context's."""
-        made = Tab(self)
-        await self.do(lambda: made.begin(self._browser, looks))
+        made, browser = Tab(self), self._browser
+        assert browser is not None
+        await self.do(lambda: made.begin(browser, looks))
         return made
 
     async def close(self) -> None:
@@ -96,7 +98,7 @@ class Tab:
 
     def __init__(self, chromium: Chromium) -> None:
         self._chromium = chromium
-        self.page: Page | None = None
+        self.page: Page
         self.complaints: list[str] = []  # what the console got, but for the notes of HTTP errors
 
     def begin(self, browser: Browser, looks: dict[str, Any]) -> None:

@@ -6,9 +6,10 @@ Neither knows more of HTTP than it needs: what one writes and the other gets is 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -102,7 +103,7 @@ class ChunkUpstream(Factory):
         return self.asked.pop(0)
 
     async def stopListening(self) -> None:
-        await self.listening.stopListening()
+        await maybeDeferred(self.listening.stopListening)
         for made in self.made:
             if not made.gone:
                 made.transport.abortConnection()
@@ -180,5 +181,5 @@ async def open_client(port: int, path: str, token: str, *headers: str) -> ChunkC
     made.noisy = False
     asked = "\r\n".join(lines).encode() + body
     made.buildProtocol = lambda addr: ChunkClient(asked)  # type: ignore[method-assign]
-    client: ChunkClient = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
-    return client
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+    return cast(ChunkClient, await endpoint.connect(made))

@@ -47,6 +47,7 @@ class Program(ProcessProtocol):
         self.output = ""
         self.ended: Deferred[int] = Deferred()
         self.code: int | None = None
+        self.transport: Any = None
         reactor.spawnProcess(self, argv[0], argv, env=env, usePTY=terminal)
 
     def outReceived(self, data: bytes) -> None:

@@ -12,7 +12,8 @@ import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.task import deferLater
-from twisted.logger import globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import provider
 
 from tests.e2e.cluster import Cluster
 from tests.e2e.containers import ContainerInspector
@@ -26,7 +27,8 @@ def nothing_left_behind() -> Iterator[None]:
     """Fail a test that leaves a timer, or during which a failure was logged."""
     failures: list[str] = []
 
-    def observe(event: dict[str, Any]) -> None:
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
         if "log_failure" in event:
             failures.append(str(event["log_failure"].getTraceback()))
 

@@ -28,6 +28,7 @@ class PanelProcess(ProcessProtocol):
         self.errors = ""
         self._part = b""
         self.ended: Deferred[None] = Deferred()
+        self.transport: Any = None
 
     def outReceived(self, data: bytes) -> None:
         *lines, self._part = (self._part + data).split(b"\n")

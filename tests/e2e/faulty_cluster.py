@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h11
 from twisted.internet import reactor
@@ -90,8 +90,8 @@ async def send_request(
     made = Factory()
     made.noisy = False
     made.buildProtocol = lambda addr: ResponseReader(head, data)  # type: ignore[method-assign]
-    reader: ResponseReader = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(made)
-    return reader
+    endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+    return cast(ResponseReader, await endpoint.connect(made))
 
 
 class FaultyCluster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import partial
-from typing import Any
+from typing import IO, Any, cast
 
 from twisted.internet import reactor
 from twisted.web import http
@@ -42,7 +42,7 @@ class FixedResponse(http.Request):
 
     def process(self) -> None:
         if self.path == b"/api/chat":
-            self._begin(**json.loads(self.content.read()))
+            self._begin(**json.loads(cast(IO[bytes], self.content).read()))
         else:
             known = {b"/api/version": {"version": "1"}, b"/api/tags": {"models": []}}
             self.write(json.dumps(known.get(self.path, {})).encode())
@@ -109,6 +109,7 @@ class FixedResponseUpstream(http.HTTPFactory):
 
     def buildProtocol(self, addr: Any) -> Any:
         channel = super().buildProtocol(addr)
+        assert channel is not None
         channel.requestFactory = partial(FixedResponse, self)
         return channel
 

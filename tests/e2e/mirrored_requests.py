@@ -72,7 +72,8 @@ class RawRequest:
 
     def head(self, host: str, more: Headers) -> bytes:
         """The head on the wire; `more` comes last."""
-        content, framing = self.content, ()
+        content = self.content
+        framing: Headers = ()
         if self.chunked:
             framing = (("Transfer-Encoding", "chunked"),)
         elif content is not None:

@@ -27,6 +27,7 @@ class _Ollama(Protocol):
     """One connection: answers each request as it was told to."""
 
     factory: Any
+    transport: Any
 
     def connectionMade(self) -> None:
         self.read = b""

@@ -1,3 +1,5 @@
+# mypy: ignore-errors
+# The annotations of the methods are D-Bus signatures, which dbus_fast reads.
 """A panel without a screen: shows what a StatusNotifierItem shows, and clicks on its menu.
 
 A process of its own, on the session bus that it finds. Reads a command a line from its input and

@@ -318,15 +318,16 @@ async def test_an_api_key_is_for_models_only(town: Town) -> None:
             status, _, body = await cluster.http("GET", path, headers=headers)
             assert status == 200
             assert b"model-of-alice" in body
-    for method, path, body in (
+    refused: tuple[tuple[str, str, object], ...] = (
         ("GET", SESSION, None),
         ("GET", "/ctllm/proxy", None),
         ("PUT", "/ctllm/proxy", None),
         ("DELETE", "/ctllm/proxy", None),
         ("GET", "/ctllm/desktops", None),
         ("PUT", f"/ctllm/desktops/{town.alice.desktop}/keys", {"hashes": [], "seconds": 60}),
-    ):
-        status, _, answer = await cluster.http(method, path, body, key)
+    )
+    for method, path, sent in refused:
+        status, _, answer = await cluster.http(method, path, sent, key)
         assert (status, json.loads(answer)["error"]["code"]) == (403, "forbidden"), path
     assert await taken(cluster, key)
 
@@ -381,7 +382,7 @@ async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
     sockets = {option(pid, "id"): option(pid, "socket") for pid in children(town.cloud.pid)}
     keys = load_signing_keys(PrivateDirectory(town.cluster.state("cloud") / "cloud"))
-    alices, bobs = (proxy_id(keys.instance, one.id) for one in (town.alice, town.bob))
+    alices, bobs = (proxy_id(keys.instance_secret, one.id) for one in (town.alice, town.bob))
     assert {alices, bobs} <= set(sockets)
     true, forged, late = (
         AssertionSigner(keys.signing_key, time.time),

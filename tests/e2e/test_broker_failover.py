@@ -7,6 +7,7 @@ import secrets
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import ollama
@@ -126,7 +127,7 @@ async def test_compressed_bodies_and_forms(home: Home) -> None:
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{home.port}/v1", api_key="-")
         transcribe = client.audio.transcriptions.with_raw_response.create
         file = ("a.wav", bytes(100_000))
-        answer = await deferToThread(lambda m=model, t=transcribe, f=file: t(model=m, file=f))
+        answer = await deferToThread(partial(transcribe, model=model, file=file))
         assert answer.headers["ctllm-route"] == side
 
 
@@ -207,7 +208,7 @@ async def test_a_begun_answer_is_not_moved(home: Home) -> None:
 
     def talk() -> None:
         for part in client.generate("llama3.2", "go", stream=True):
-            words.append(part.response)
+            words.append(part.response or "")
 
     with pytest.raises(ollama.ResponseError, match="broke off"):
         await deferToThread(talk)

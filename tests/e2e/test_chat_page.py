@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import pytest_twisted
@@ -71,9 +71,16 @@ async def ask(tab: Tab, question: str) -> None:
 
 async def path(tab: Tab, **states: str) -> None:
     """Wait until these nodes of the path are so."""
+
+    def has_text(state: str) -> Callable[[Any], None]:
+        return lambda it: it.to_have_text(state)
+
+    def has_state(state: str) -> Callable[[Any], None]:
+        return lambda it: it.to_have_attribute("data-state", state)
+
     for name, state in states.items():
-        await tab.expect(f"#{name} .state", lambda it, state=state: it.to_have_text(state))
-        await tab.expect(f"#{name}", lambda it, s=state: it.to_have_attribute("data-state", s))
+        await tab.expect(f"#{name} .state", has_text(state))
+        await tab.expect(f"#{name}", has_state(state))
 
 
 async def asked(cluster: Cluster) -> Record:
@@ -83,7 +90,7 @@ async def asked(cluster: Cluster) -> Record:
 
 def questions(cluster: Cluster) -> list[dict[str, Any]]:
     """What Ollama was asked, oldest first."""
-    return [json.loads(r.body) for r in cluster.ollama.requests if r.path == "/api/chat"]
+    return [json.loads(r.body or b"") for r in cluster.ollama.requests if r.path == "/api/chat"]
 
 
 async def text(tab: Tab) -> str:
@@ -229,7 +236,7 @@ async def test_a_reload_keeps_the_session_and_signing_out_ends_it(
     assert await tab.do(lambda page: page.context.cookies()) == []
     await tab.do(lambda page: page.reload())
     await tab.sees("#signed-out", "You are not signed in")
-    await tab.do(lambda page: page.context.add_cookies([cookie]))
+    await tab.do(lambda page: page.context.add_cookies([cast(Any, cookie)]))
     await tab.do(lambda page: page.reload())
     await tab.sees("#signed-out", "You are not signed in")
 
@@ -462,8 +469,8 @@ async def test_half_an_answer_is_marked(
 @ensureDeferred
 async def test_a_question_that_was_refused_waits_in_the_box(shared: Cluster, tab: Tab) -> None:
     """Ollama's own words say why; to ask again is one key."""
-    refusal = (500, '{"error":"out of memory"}', {})
-    shared.ollama.script("/api/chat", Script(error_before=refusal), times=1)
+    refusal = Script(error_before=(500, '{"error":"out of memory"}', {}))
+    shared.ollama.script("/api/chat", refusal, times=1)
     await ready(tab, shared)
     await ask(tab, "hello")
     await tab.sees(f"{ANSWER} .error", "Error: out of memory")

@@ -86,6 +86,7 @@ async def left(record: Record, began: float) -> None:
     """Assert that Ollama's connection was closed soon after `began`."""
     await wait_until(lambda: record.closed_by, "the connection to Ollama to close", 10)
     assert record.closed_by == "client"
+    assert record.closed_at is not None
     assert record.closed_at - began < SOON
 
 

@@ -18,8 +18,8 @@ from tests.fake_ollama import Script
 
 T = TypeVar("T")
 MODEL = "llama3.2"
-HELLO = [{"role": "user", "content": "hello there"}]
-WEATHER = {
+HELLO: Any = [{"role": "user", "content": "hello there"}]
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -61,7 +61,7 @@ async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
     parts = await by_ollama(
         shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True))
     )
-    said = "".join(part.message.content for part in parts)
+    said = "".join(part.message.content or "" for part in parts)
     assert "hello there" in said
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert len(parts) > 3
@@ -71,7 +71,7 @@ async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
 async def test_ollama_chats_at_once(shared: Cluster) -> None:
     """`stream: false` gives one answer."""
     answer = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
-    assert "hello there" in answer.message.content
+    assert "hello there" in (answer.message.content or "")
     assert answer.done
 
 
@@ -82,7 +82,7 @@ async def test_ollama_generates_both_ways(shared: Cluster) -> None:
     parts = await by_ollama(
         shared, lambda c: list(c.generate(model=MODEL, prompt="echo me", stream=True))
     )
-    assert "".join(part.response for part in parts) == whole.response
+    assert "".join(part.response or "" for part in parts) == whole.response
     assert "echo me" in whole.response
 
 
@@ -110,18 +110,18 @@ async def test_ollama_pulls_with_progress(shared: Cluster) -> None:
     assert any(step.completed for step in steps)
     assert steps[-1].status == "success"
     names = [m.model for m in (await by_ollama(shared, lambda c: c.list())).models]
-    assert any(name.startswith("tiny") for name in names)
+    assert any(str(name).startswith("tiny") for name in names)
 
 
 @ensureDeferred
 async def test_ollama_calls_tools_and_sees_images(shared: Cluster) -> None:
     """Tools come back as calls; images go up as they are."""
     called = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER]))
-    assert called.message.tool_calls[0].function.name == "weather"
+    assert (called.message.tool_calls or ())[0].function.name == "weather"
     message = [{"role": "user", "content": "what is this", "images": [PNG]}]
     await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=message))
     record = [r for r in shared.ollama.requests if r.target == "/api/chat"][-1]
-    assert json.loads(record.body)["messages"][0]["images"] == [PNG]
+    assert json.loads(record.body or b"")["messages"][0]["images"] == [PNG]
 
 
 @ensureDeferred
@@ -129,10 +129,10 @@ async def test_openai_chats_both_ways(shared: Cluster) -> None:
     """Server-sent events up to [DONE], and one answer without streaming."""
 
     def streamed(client: openai.OpenAI) -> str:
-        chunks = client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
+        chunks: Any = client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
         return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
-    whole = await by_openai(
+    whole: Any = await by_openai(
         shared, lambda c: c.chat.completions.create(model=MODEL, messages=HELLO)
     )
     assert whole.choices[0].message.content == await by_openai(shared, streamed)
@@ -142,7 +142,7 @@ async def test_openai_chats_both_ways(shared: Cluster) -> None:
 @ensureDeferred
 async def test_openai_tools_embeddings_models_and_responses(shared: Cluster) -> None:
     """The rest of OpenAI's dialect that Ollama speaks."""
-    called = await by_openai(
+    called: Any = await by_openai(
         shared,
         lambda c: c.chat.completions.create(model=MODEL, messages=HELLO, tools=[WEATHER]),
     )
@@ -171,7 +171,7 @@ async def test_openai_sends_images(shared: Cluster) -> None:
     messages: Any = [{"role": "user", "content": content}]
     await by_openai(shared, lambda c: c.chat.completions.create(model=MODEL, messages=messages))
     record = [r for r in shared.ollama.requests if r.target == "/v1/chat/completions"][-1]
-    assert json.loads(record.body)["messages"][0]["content"] == content
+    assert json.loads(record.body or b"")["messages"][0]["content"] == content
 
 
 @ensureDeferred

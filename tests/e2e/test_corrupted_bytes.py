@@ -77,8 +77,7 @@ class Listening:
         """An answer that begins: the desktop is back within seconds, whatever it heard."""
         began = reactor.seconds()
         while True:
-            headers = {"ctllm_desktop": str(self.number)}
-            reader = await self.faulty.chat(LINES, 0.02, **headers)
+            reader = await self.faulty.chat(LINES, 0.02, ctllm_desktop=str(self.number))
             while not (reader.lines or reader.over):
                 await deferLater(reactor, 0.02)
             if reader.status == 200 and reader.lines:

@@ -10,7 +10,7 @@ from typing import Any
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
 
-from ctllm.tunnel.websocket.frames import apply_mask
+from ctllm.fastpath.websocket_mask import apply_mask
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 from tests.fake_ollama import Script

@@ -8,6 +8,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -237,7 +238,7 @@ async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
             time.sleep(1)
         for wire in silent:
             wire.settimeout(30)
-            heard.append(b"".join(iter(lambda wire=wire: wire.recv(4096), b"")))
+            heard.append(b"".join(iter(partial(wire.recv, 4096), b"")))
         return heard
 
     words = await deferToThread(last_words)

@@ -23,7 +23,9 @@ RIGHT = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
 class Far(Protocol):
     """The proxy's connection to the cloud."""
 
-    def __init__(self, near: Protocol) -> None:
+    transport: Any
+
+    def __init__(self, near: Near) -> None:
         self.near = near
 
     def dataReceived(self, data: bytes) -> None:
@@ -37,6 +39,7 @@ class Near(Protocol):
     """One connection to the proxy."""
 
     factory: Any
+    transport: Any
 
     def __init__(self) -> None:
         self.head = b""

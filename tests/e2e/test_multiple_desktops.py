@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import ollama
@@ -25,7 +26,7 @@ from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
-HELLO = [{"role": "user", "content": "hello"}]
+HELLO: Any = [{"role": "user", "content": "hello"}]
 #: Three megabytes, which are four on the way.
 PICTURE = base64.b64encode(bytes(range(256)) * 4 * 3000).decode()
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
@@ -106,7 +107,7 @@ async def test_a_model_named_after_the_messages(multi: MultiDesktopCluster) -> N
     for room, model in (("study", "llama3.2"), ("attic", "qwen3:4b")):
         sent = {**body, "model": model}
         answer = await thread(
-            lambda sent=sent: client.post("/chat/completions", body=sent, cast_to=ChatCompletion)
+            partial(client.post, "/chat/completions", body=sent, cast_to=ChatCompletion)
         )
         assert answer.model == model
         (record,) = [r for r in multi.ollamas[room].requests if r.path == "/v1/chat/completions"]
@@ -182,7 +183,7 @@ async def test_a_picture_from_ollama(multi: MultiDesktopCluster) -> None:
     for model in ("llama3.2", "qwen3:4b"):
         messages = [{**HELLO[0], "images": [PNG]}]
         client = multi.ollama_client()
-        await thread(lambda m=model, c=client, ms=messages: c.chat(model=m, messages=ms))
+        await thread(partial(client.chat, model=model, messages=messages))
     assert multi.requested_desktops("/api/chat") == ["study", "attic"]
 
 
@@ -316,7 +317,7 @@ async def test_a_body_that_hides_its_model_is_not_held(multi: MultiDesktopCluste
 async def test_lists_are_merged(multi: MultiDesktopCluster) -> None:
     """Both clients see every model of both desktops, each name once."""
     both = {name for fake_ollama in multi.ollamas.values() for name in fake_ollama.models}
-    listed = [model.model for model in (await thread(multi.ollama_client().list)).models]
+    listed = [str(model.model) for model in (await thread(multi.ollama_client().list)).models]
     assert sorted(listed) == sorted(both)
     models = await thread(lambda: list(multi.openai_client().models.list()))
     assert sorted(model.id for model in models) == sorted(both)
@@ -328,7 +329,7 @@ async def test_running_models_are_merged(multi: MultiDesktopCluster) -> None:
     """What is loaded anywhere is listed."""
     client = multi.ollama_client()
     for model in ("llama3.2", "qwen3:4b"):
-        await thread(lambda model=model: client.generate(model=model, prompt="x"))
+        await thread(partial(client.generate, model=model, prompt="x"))
     loaded = {model.model for model in (await thread(client.ps)).models}
     assert loaded == {"llama3.2:latest", "qwen3:4b"}
 

@@ -77,13 +77,13 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
 
     fake_ollama = start("ollama", "-m", "tests.fake_ollama", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
-    await wait_until(lambda: '"port"' in fake_ollama.printed, "Ollama")
+    await wait_until(lambda: '"port"' in fake_ollama.output, "Ollama")
     desktop = start(
         "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state('alice')}", "--desktop-listen=off",
         f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
-    await wait_until(lambda: "bridge: connected" in desktop.printed, "the bridge")
-    assert desktop.printed.count("is not encrypted") == 1
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    assert desktop.output.count("is not encrypted") == 1
 
     def ask() -> bytes:
         connection = http.client.HTTPConnection(cable.here, port, timeout=60)
@@ -108,11 +108,11 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
     await wait_until(works, "the key to work")
     answer = deferToThread(ask)
     await wait_until(lambda: begun, "the answer to begin")
-    seen = desktop.printed.count("bridge: connected")
+    seen = desktop.output.count("bridge: connected")
     cable.inside("addr", "del", f"{cable.net}.2/24", "dev", "eth0")
     cable.inside("addr", "add", f"{cable.net}.3/24", "dev", "eth0")
-    await wait_until(lambda: "the network changed" in desktop.printed, "it to be noticed", 5)
-    await wait_until(lambda: desktop.printed.count("bridge: connected") > seen, "the bridge", 5)
+    await wait_until(lambda: "the network changed" in desktop.output, "it to be noticed", 5)
+    await wait_until(lambda: desktop.output.count("bridge: connected") > seen, "the bridge", 5)
     lines = [json.loads(line) for line in (await answer).splitlines()]
     assert lines[-1]["done"] is True
     assert sum(line["response"].count("word") for line in lines) == 40

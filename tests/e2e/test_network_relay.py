@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import pytest_twisted
 from pytest_twisted import ensureDeferred
 from twisted.internet import reactor
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory, Protocol
@@ -67,7 +68,8 @@ class Ends:
     async def dial(self) -> End:
         made = Factory.forProtocol(End)
         made.noisy = False
-        end: End = await TCP4ClientEndpoint(reactor, "127.0.0.1", self.wire.port).connect(made)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.wire.port)
+        end = cast(End, await endpoint.connect(made))
         self.clients.append(end)
         return end
 
@@ -91,7 +93,7 @@ async def ends() -> AsyncIterator[Ends]:
         if end.lost is None:
             end.transport.abortConnection()
     await made.wire.stopListening()
-    await made.listening.stopListening()
+    await maybeDeferred(made.listening.stopListening)
 
 
 async def pass_time(seconds: float) -> None:
@@ -132,7 +134,7 @@ async def test_in_the_dark_nothing_passes_not_even_an_end(ends: Ends) -> None:
     second[0].transport.abortConnection()
     second[1].transport.write(b"into the void")
     await pass_time(0.3)
-    assert (first[1].got, first[0].lost, first[1].lost) == (b"", None, None)
+    assert (bytes(first[1].got), first[0].lost, first[1].lost) == (b"", None, None)
     assert second[1].lost is None
     moved[0].transport.write(b"heard")
     await wait_until(lambda: moved[1].got == b"heard", "the new connection")

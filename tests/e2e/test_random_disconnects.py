@@ -29,7 +29,7 @@ class Returning:
         self.returns = 0
 
     async def run(self) -> None:
-        headers = {"ctllm_resume": "60", "ctllm_desktop": self.desktop}
+        headers: Any = {"ctllm_resume": "60", "ctllm_desktop": self.desktop}
         reader = await self.faulty.chat(LINES, INTERVAL, **headers)
         await wait_until(lambda: reader.status or reader.over, "a status")
         exchange = reader.headers["ctllm-request-id"]
@@ -64,7 +64,7 @@ async def test_two_hundred_cuts(faulty: FaultyCluster) -> None:
     plain: list[ResponseReader] = []
     for number in range(DESKTOPS):
         for _ in range(STREAMS):
-            headers = {"ctllm_desktop": str(number)}
+            headers: Any = {"ctllm_desktop": str(number)}
             plain.append(await faulty.cluster_chat(LINES, INTERVAL, **headers))
     returning = [Returning(faulty, number) for number in range(DESKTOPS)]
     runs = [Deferred.fromCoroutine(client.run()) for client in returning]

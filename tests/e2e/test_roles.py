@@ -29,10 +29,20 @@ from tests.e2e.cluster import BIN, Cluster, wait_until
 from tests.e2e.process_info import alive, children, kill, linux
 from tests.ports import free_port, listen, port_of
 
+
+def found(pattern: str, text: str, flags: int = 0) -> str:
+    """Return the first group of a pattern that must occur."""
+    match = re.search(pattern, text, flags)
+    assert match is not None, text
+    return match[1]
+
+
 NOBODY = 65534
 #: Lets any Python of this version find what this one has installed.
 MODULES = {
-    "PYTHONPATH": os.pathsep.join(str(Path(each.__file__).parents[1]) for each in (ctllm, twisted))
+    "PYTHONPATH": os.pathsep.join(
+        str(Path(str(each.__file__)).parents[1]) for each in (ctllm, twisted)
+    )
 }
 BY_OLLAMA = "import ollama; print(ollama.generate(model='demo:echo', prompt='by ollama').response)"
 BY_OPENAI = (
@@ -109,29 +119,29 @@ async def test_the_lines_of_the_first_screen_work_as_printed(cluster: Cluster) -
     """The curl call, both clients' environments and the sign-in link; each is printed once."""
     ollama = free_port()
     program = await all_in_one(cluster, ollama)
-    screen = program.printed
-    curl = re.search(r"^  # curl\n((?:  .*\n)+)", screen, re.M)[1]
+    screen = program.output
+    curl = found(r"^  # curl\n((?:  .*\n)+)", screen, re.M)
     lines = (await pasted(cluster, curl)).splitlines()
     assert "".join(json.loads(line)["response"] for line in lines).endswith("Say hello.")
     for variable, script in (("OLLAMA_HOST", BY_OLLAMA), ("OPENAI_BASE_URL", BY_OPENAI)):
-        export = re.search(rf"^  (export {variable}=.*)$", screen, re.M)[1]
+        export = found(rf"^  (export {variable}=.*)$", screen, re.M)
         answer = await pasted(cluster, f'{export}\npython -c "{script}"')
         assert "demo, not a model" in answer
         assert answer.endswith(("by ollama\n", "by openai\n"))
-    link = re.search(r"http://\S+/#invite=(\S+)", screen)
+    link = found(r"http://\S+/#invite=(\S+)", screen)
     status, _, _ = await cluster.http(
-        "POST", "/ctllm/session", {"invite": link[1], "client": "browser"}
+        "POST", "/ctllm/session", {"invite": link, "client": "browser"}
     )
     assert status == 201
     for once in ("#invite=", "curl ", "OLLAMA_HOST=", "OPENAI_BASE_URL="):
-        assert program.printed.count(once) == 1
+        assert program.output.count(once) == 1
 
 
 @ensureDeferred
 async def test_the_demo_knows_the_date(cluster: Cluster) -> None:
     """What its answers tell of the time is the time of day: header, NDJSON and OpenAI's number."""
     program = await all_in_one(cluster, free_port())
-    cluster.key = re.search(r"OLLAMA_API_KEY=(\S+)", program.printed)[1]
+    cluster.key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
     asked = {"model": "demo:echo", "stream": False}
     asked |= {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "input": "x"}
     told = []
@@ -153,10 +163,10 @@ async def test_the_demo_says_so_until_the_real_ollama_is_noticed(cluster: Cluste
     """Wherever it shows it is a demo; the real one takes over by itself, and for good."""
     port = free_port()
     program = await all_in_one(cluster, port)
-    assert f"none answers at http://127.0.0.1:{port}" in program.printed
-    assert "a demo, not a model" in program.printed
-    cluster.key = re.search(r"OLLAMA_API_KEY=(\S+)", program.printed)[1]
-    invite = re.search(r"#invite=(\S+)", program.printed)[1]
+    assert f"none answers at http://127.0.0.1:{port}" in program.output
+    assert "a demo, not a model" in program.output
+    cluster.key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
+    invite = found(r"#invite=(\S+)", program.output)
     _, _, body = await cluster.http(
         "POST", "/ctllm/session", {"invite": invite, "client": "browser"}
     )
@@ -193,11 +203,11 @@ async def test_started_again_it_keeps_its_sign_in_and_its_key(cluster: Cluster) 
     """Lines that were pasted yesterday work today; the sign-in link is a new one."""
     first = await all_in_one(cluster, free_port())
     await first.stop()
-    assert "Traceback" not in first.printed
+    assert "Traceback" not in first.output
     second = await all_in_one(cluster, free_port())
     key, invite = r"OLLAMA_API_KEY=(\S+)", r"#invite=(\S+)"
-    assert re.findall(key, first.printed) == re.findall(key, second.printed)
-    assert re.findall(invite, first.printed) != re.findall(invite, second.printed)
+    assert re.findall(key, first.output) == re.findall(key, second.output)
+    assert re.findall(invite, first.output) != re.findall(invite, second.output)
 
 
 @ensureDeferred

@@ -82,8 +82,8 @@ async def test_who_may_manage(town: Cluster) -> None:
         assert (await town.http("POST", "/api/copy", copy, token))[0] == 200
         assert (await town.http("DELETE", "/api/delete", {"model": "doomed"}, token))[0] == 200
         assert (await town.http("POST", "/api/pull", {"model": "tiny"}, token))[0] == 200
-        for body in ({"model": "192.168.1.1:8080/a/b"}, {"model": "tiny", "insecure": True}):
-            status, _, said = await town.http("POST", "/api/pull", body, token)
+        for pull in ({"model": "192.168.1.1:8080/a/b"}, {"model": "tiny", "insecure": True}):
+            status, _, said = await town.http("POST", "/api/pull", pull, token)
             assert status == 403, said
         for method, path, body in REFUSED[-5:]:
             status, _, said = await town.http(method, path, body, token)
@@ -134,10 +134,10 @@ async def test_never_leaves_my_machine(cluster: Cluster) -> None:
             body = {"messages": [], "model": "gpt-oss:120b-cloud"}
             status, _, said = await cluster.http("POST", path, body, token, port=at)
             assert (status, b"desktop.remote_models" in said) == (403, True), said
-        body = {"messages": [], "model": "llama3.2", "stream": False}
-        assert (await cluster.http("POST", "/api/chat", body, token, port=at))[0] == 200
-    answered = [each for each in cluster.ollama.requests if each.lines_sent and each.body]
-    assert {json.loads(each.body)["model"] for each in answered} == {"llama3.2"}
+        chat = {"messages": [], "model": "llama3.2", "stream": False}
+        assert (await cluster.http("POST", "/api/chat", chat, token, port=at))[0] == 200
+    bodies = [each.body for each in cluster.ollama.requests if each.lines_sent and each.body]
+    assert {json.loads(body)["model"] for body in bodies} == {"llama3.2"}
 
 
 @ensureDeferred

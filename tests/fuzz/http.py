@@ -74,7 +74,8 @@ def server(rng: Random, count: int) -> int:
     """So many connections to a server; each ends, and what it says is HTTP. Gives the refused."""
     refused = 0
     for _ in range(count):
-        clock, wire, broken = Clock(), ClosingTransport(), []
+        clock, wire = Clock(), ClosingTransport()
+        broken: list[Any] = []
 
         async def app(incoming: ServerRequest, broken: list[Any] = broken) -> None:
             if incoming.head.method == b"GET":

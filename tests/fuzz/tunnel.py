@@ -68,7 +68,7 @@ def initiator(rng: Random) -> Initiator:
         encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW, Desktop("d", "d")))
     )
     for _ in range(rng.randrange(1, 8)):
-        asked = made.start_request(POST, SilentSink(), rng.choice((0, 0, 60)))  # type: ignore[arg-type]
+        asked = made.start_request(POST, SilentSink(), rng.choice((0, 0, 60)))
         asked.write(bytes(rng.randrange(1, 2000)))
         if rng.random() < 0.7:
             asked.finish()
@@ -107,7 +107,7 @@ def held(end: Any) -> int:
     return sum(stream.send_buffer.buffered for stream in end.streams.values())
 
 
-_HEADS = ({"status": 200, "reason": "", "headers": []},
+_HEADS: tuple[Any, ...] = ({"status": 200, "reason": "", "headers": []},
           {"status": 100, "reason": "x", "headers": [["a", "b"]]},
           {"status": 200, "reason": "", "headers": [["a\r\n", "b"]]},
           {"method": "GET", "target": "/x", "headers": [["a", "b"]], "resume": 0},

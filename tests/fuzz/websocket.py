@@ -109,10 +109,11 @@ def anything(rng: Random, masked: bool) -> bytes:
 def attack(rng: Random, frames: int) -> int:
     """Send so many frames, at new ends once one closed; give how many closed."""
     closed, sent = 0, 0
-    before, txaio.config.loop = txaio.config.loop, None
+    txaio_config: Any = vars(txaio)["config"]
+    before, txaio_config.loop = txaio_config.loop, None
     try:
         while sent < frames:
-            clock = txaio.config.loop = Clock()
+            clock = txaio_config.loop = Clock()
             made = rng.choice((proxy, bridge))
             socket, wire = made(rng, clock)
             for _ in range(rng.randrange(1, 40)):
@@ -129,7 +130,7 @@ def attack(rng: Random, frames: int) -> int:
             left = [call for call in clock.getDelayedCalls() if call.active()]
             assert not left, left
     finally:
-        txaio.config.loop = before
+        txaio_config.loop = before
     return closed
 
 

@@ -11,7 +11,7 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -37,12 +37,12 @@ SCHEMA = {
 Call = Callable[[Any, str], Any]
 
 
-def user(text: str, **more: Any) -> list[dict[str, Any]]:
+def user(text: Any, **more: Any) -> Any:
     """The messages of a conversation in which one thing was said."""
     return [{"role": "user", "content": text, **more}]
 
 
-def serve(make: Callable[[str, str], Any], calls: dict[str, Call]) -> None:
+def serve(make: Callable[[str, str], Any], calls: Mapping[str, Any]) -> None:
     """Carry out orders until there are no more; `make` gives a client for an address and a key."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is not an outcome
@@ -56,7 +56,7 @@ def serve(make: Callable[[str, str], Any], calls: dict[str, Call]) -> None:
         out.flush()
 
 
-def _outcome(client: Any, calls: dict[str, Call], job: dict[str, str]) -> dict[str, Any]:
+def _outcome(client: Any, calls: Mapping[str, Any], job: dict[str, str]) -> dict[str, Any]:
     pieces: list[Any] = []
     said: dict[str, Any] = {"call": job["call"]}
     try:
