@@ -1,1 +1,1 @@
-"""Helpers without input, output or clock that every other package may use."""
+"""Helpers without I/O or a clock, for every other package."""

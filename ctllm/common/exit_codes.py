@@ -1,8 +1,8 @@
-"""Exit codes of a streaming proxy, for whoever runs it."""
+"""Exit codes of a streaming proxy."""
 
 from __future__ import annotations
 
-#: It met a MemoryError (the number is errno's ENOMEM).
+#: The process met a MemoryError (the value of errno.ENOMEM).
 OUT_OF_MEMORY = 12
-#: What its user and the log are told of that, and of a proxy that the system ended for it.
-OUT_OF_MEMORY_MESSAGE = "it wanted more memory than it may have"
+#: The clause, in logs and messages, for a proxy that ended so or was killed by the system for it.
+OUT_OF_MEMORY_MESSAGE = "it needed more memory than its limit"

@@ -1,7 +1,7 @@
-"""The one decoder of JSON that another program wrote: a peer, a client, a file, a token.
+"""The decoder of all JSON that another program wrote: peers, clients, files, tokens.
 
-msgspec raises errors of several kinds. Two of them are easily forgotten: UnicodeDecodeError, and
-RecursionError for arrays in arrays in arrays. Here they are one, so that no caller misses one.
+msgspec raises several exceptions for invalid JSON, among them UnicodeDecodeError, and
+RecursionError for deeply nested arrays. Here they are one.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ T = TypeVar("T")
 #: A JSON object whose members are not checked.
 JsonObject = dict[str, Any]
 
-#: Most bytes that are decoded unless a caller says otherwise.
+#: The most bytes that are decoded by default.
 MAX_SIZE = 16 * 1024 * 1024
 
 
 class InvalidJson(ValueError):
-    """The text is not JSON, not of the wanted type, nested too deeply or too long."""
+    """The text is not JSON, not of the expected type, nested too deeply or too long."""
 
 
 def decode_json(data: bytes | str | msgspec.Raw, kind: type[T], max_size: int = MAX_SIZE) -> T:
-    """Decode `data` as a `kind`; raises InvalidJson, whatever is wrong with it."""
+    """Decode `data` to a value of the type `kind`; raises InvalidJson."""
     if len(memoryview(data) if isinstance(data, msgspec.Raw) else data) > max_size:
-        raise InvalidJson(f"there are more than {max_size:,} bytes of it")
+        raise InvalidJson(f"it is longer than {max_size:,} bytes")
     try:
         return cast(T, _decoder(cast(Any, kind)).decode(data))
     except RecursionError:
         raise InvalidJson("it is nested too deeply") from None
-    except ValueError as error:  # among them msgspec's and UnicodeDecodeError
+    except ValueError as error:  # includes DecodeError of msgspec and UnicodeDecodeError
         raise InvalidJson(str(error)) from error
 
 
 @lru_cache(maxsize=256)
 def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    """The decoder of a type: making one for each text costs more than decoding a short text."""
+    """Return the decoder of a type; creating one costs more than decoding a short text."""
     return msgspec.json.Decoder(kind)
 
 
 class _ObjectPairs(list[tuple[str, object]]):
-    """An object of JSON, told apart from an array."""
+    """The members of a JSON object; distinguishes it from an array."""
 
 
 def decode_object_pairs(data: bytes, max_size: int = MAX_SIZE) -> list[tuple[str, object]]:
-    """Give every member of a JSON object in its order, doubled ones too, which msgspec drops.
+    """Return the members of a JSON object in order, with duplicates, which msgspec drops.
 
-    Values are plain, objects among them lists of pairs. Raises InvalidJson.
+    Objects among the values are lists of pairs, too. Raises InvalidJson.
     """
-    import json  # of no use to a streaming proxy
+    import json  # here, because a streaming proxy never needs it
 
     if len(data) > max_size:
-        raise InvalidJson(f"there are more than {max_size:,} bytes of it")
+        raise InvalidJson(f"it is longer than {max_size:,} bytes")
     try:
         found = json.loads(data, object_pairs_hook=_ObjectPairs)
     except RecursionError:
@@ -62,5 +62,5 @@ def decode_object_pairs(data: bytes, max_size: int = MAX_SIZE) -> list[tuple[str
     except ValueError as error:
         raise InvalidJson(str(error)) from error
     if not isinstance(found, _ObjectPairs):
-        raise InvalidJson("it is no object")
+        raise InvalidJson("it is not an object")
     return found

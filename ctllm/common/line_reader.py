@@ -1,10 +1,13 @@
-"""Lines out of a stream of bytes, none longer than it may be."""
+"""A parser of lines with a maximum length."""
 
 from __future__ import annotations
 
 
 class LineReader:
-    """Cuts what is fed into lines without their ends. One that is too long is None, and skipped."""
+    """Splits a byte stream into lines without their ends (LF or CRLF).
+
+    A line of more than `max_length` bytes is skipped and reported as None.
+    """
 
     def __init__(self, max_length: int) -> None:
         self.max_length = max_length
@@ -17,11 +20,9 @@ class LineReader:
         return bool(self._partial) or self._skipping
 
     def feed(self, data: bytes) -> list[bytes | None]:
-        """The lines that `data` ends."""
-        *complete, rest = data.split(b"\n")
-        lines: list[bytes | None] = []
-        for end in complete:
-            lines.append(self._finish_line(end))
+        """Return the lines that end in `data`."""
+        *ends, rest = data.split(b"\n")
+        lines = [self._finish_line(end) for end in ends]
         self._append(rest)
         return lines
 

@@ -1,29 +1,29 @@
-"""Text of others, for a log or a terminal."""
+"""Removal of control characters from text of untrusted origin, for logs and terminals."""
 
 from __future__ import annotations
 
-#: Most characters of what a peer said that a log is given.
+#: The most characters of a peer's text that are logged.
 MAX_LOGGED_CHARS = 200
 
 
 def sanitize_line(text: object, max_length: int | None = None) -> str:
-    """What somebody said, or had a part in, without what a terminal would obey; cut at `most`.
+    """Return the first `max_length` characters of `text` without control characters.
 
-    Tabs become spaces: tracebacks have them.
+    They become U+FFFD, and tabs spaces.
     """
     shown = str(text)[:max_length].expandtabs(4)
     return "".join(char if char.isprintable() else "\ufffd" for char in shown)
 
 
 def sanitize_text(text: str) -> str:
-    """The same for text of several lines, whose line breaks and tabs stay."""
+    """Return `text` without control characters, except for line breaks and tabs."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
 
 
 def escape_unprintable(text: str) -> str:
-    """JSON with what cannot be printed written as an escape: it means the same to programs."""
+    r"""Return JSON with unprintable characters as `\u` escapes, which mean the same in JSON."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)

@@ -1,4 +1,4 @@
-"""The most recently used values, each until its time: a bounded memory of what was worked out."""
+"""A least recently used (LRU) cache whose entries expire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class TtlCache(Generic[K, V]):
-    """At most `size` values; `now` gives epoch seconds."""
+    """A cache of at most `size` values; `now` returns epoch seconds."""
 
     def __init__(self, size: int, now: Callable[[], float]) -> None:
         self._size = size
@@ -22,7 +22,7 @@ class TtlCache(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """Give the value kept for `key`, or None once its time has come."""
+        """Return the value of `key`, or None if there is none or it has expired."""
         if key not in self._entries:
             return None
         value, expires = self._entries[key]
@@ -33,7 +33,7 @@ class TtlCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V, expires: float) -> None:
-        """Keep `value` until `expires` (epoch seconds) or until the room is needed."""
+        """Store `value` until `expires` (epoch seconds), or until it is evicted."""
         self._entries[key] = value, expires
         self._entries.move_to_end(key)
         if len(self._entries) > self._size:

@@ -1,1 +1,1 @@
-"""Every use of a private name of Twisted or autobahn, each with a public fallback."""
+"""Private names of Twisted and autobahn; each use has a public fallback."""

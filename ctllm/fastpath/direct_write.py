@@ -1,8 +1,8 @@
-"""Writes that leave at once.
+"""Writes that reach the socket in the same turn of the reactor.
 
-Twisted's `write` keeps the bytes until the next turn of the reactor finds the socket writable: two
-changes of its epoll set and one more poll for every line of every stream. A socket nearly always
-has room, so it is asked first; what it does not take goes the usual way, with its backpressure.
+Twisted's `write` buffers data until the reactor finds the socket writable: two changes of the epoll
+set and one more poll for every line of every stream. A socket nearly always has room, so this
+calls send(2) first; the transport buffers the rest, with its backpressure.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def write_now(transport: Any, data: bytes) -> None:
-    """Send `data` as far as the socket takes it, and leave the rest to `transport`.
+    """Send as much of `data` as the socket takes, and write the rest to `transport`.
 
-    For TLS and for transports without a socket this is `transport.write`.
+    For TLS, for transports without a socket, and where Twisted's transports lack the private
+    attribute that says whether data is buffered, this is `transport.write`.
     """
-    # Whatever waits in Twisted's buffers goes first; transports that lack them are of another kind.
-    # Asked for its own: TLS hands out all that the transport beneath has, whose socket must not
-    # get what was not encrypted.
+    # Buffered data goes first. The lookup is in vars() because a TLS transport passes on attributes
+    # of the transport beneath, whose socket must not get data that is not encrypted.
     if vars(transport).get("_tempDataBuffer", True) or transport.dataBuffer:
         transport.write(data)
         return
@@ -26,7 +26,7 @@ def write_now(transport: Any, data: bytes) -> None:
         return
     try:
         sent = transport.socket.send(data)
-    except OSError:  # full, or broken: then the transport's own attempt tells its protocol
+    except OSError:  # full or broken: the transport's own attempt decides
         sent = 0
     if sent < len(data):
         transport.write(data[sent:])

@@ -1,32 +1,34 @@
-"""The mask that WebSocket clients put on what they send (RFC 6455, section 5.3).
+"""The masking of WebSocket frames by clients (RFC 6455, section 5.3).
 
-autobahn brings a masker in C. It is called without autobahn's module around it, which copies three
-times where once will do and imports a parser of C (1.5 MB).
+autobahn has a masker in C. It is called here without the autobahn module around it, which copies
+the payload three times and imports a parser of C (1.5 MB). Without it, Python's integers do.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_in_c: tuple[Any, Any] | None
+_native_masker: tuple[Any, Any] | None
 try:
     from _nvx_xormasker import ffi, lib
 
-    _in_c = ffi, lib
-except ImportError:  # not in every autobahn's package
-    _in_c = None
+    _native_masker = ffi, lib
+except ImportError:  # some packages of autobahn lack it
+    _native_masker = None
 
+#: The bytes of a masking key.
 KEY_LENGTH = 4
-"""Bytes of a key."""
 
-#: From here on the call to C is cheaper than one long integer.
-_MIN_NATIVE_LENGTH = 512
+#: From this many bytes on, the call to C is cheaper than one long integer.
+MIN_NATIVE_LENGTH = 512
 
 
-def apply_mask(payload: bytes, key: bytes) -> bytes:
-    """XOR each byte with its byte of the `key` (4 bytes), over and over; its own reverse."""
-    if _in_c is not None and len(payload) >= _MIN_NATIVE_LENGTH:
-        return _mask_natively(payload, key, *_in_c)
+def apply_mask(
+    payload: bytes, key: bytes, native: tuple[Any, Any] | None = _native_masker
+) -> bytes:
+    """XOR `payload` with the repeated `key`; masking and unmasking are the same."""
+    if native is not None and len(payload) >= MIN_NATIVE_LENGTH:
+        return _mask_natively(payload, key, *native)
     size = len(payload)
     keys = int.from_bytes((key * (size // KEY_LENGTH + 1))[:size], "little")
     return (int.from_bytes(payload, "little") ^ keys).to_bytes(size, "little")

@@ -1,7 +1,7 @@
-"""Whether a connection is read and, while it is not, whether its other side has hung up.
+"""Detection of peers that close a connection while it is not being read.
 
-A connection that is read tells of its end. One that is not, because what it sent is wanted later,
-hides its end behind those bytes: then the system is asked, which knows.
+A connection that is read reports its end. While reading is paused, the end is hidden behind the
+data that was sent before; then the system is polled, which knows it.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from typing import Any
 from ctllm.reactor.interfaces import Clock, is_tls
 from ctllm.reactor.timeout import Timeout
 
-#: Seconds until the first look at a connection that is not read, the growth of the time between
-#: two, and the most of it: thousands may be unread at once.
+#: Seconds until the first poll of a paused connection, the growth of the interval between two
+#: polls, and its maximum: thousands of connections may be paused at once.
 FIRST_INTERVAL, INTERVAL_GROWTH, MAX_INTERVAL = 0.1, 1.5, 0.5
 
-#: When a silent connection is asked, how often, and how many times in vain; by itself the system
-#: waits for two hours.
+#: TCP keep-alive: seconds of silence before the first probe, seconds between two probes, and the
+#: number of unanswered probes after which the connection is lost. Linux waits for two hours.
 _KEEPALIVE_OPTIONS = tuple(
     (getattr(socket, name), value)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
     if hasattr(socket, name)
 )
-_HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0)  # closed in order; resets are always reported
+#: Closed in order; a reset is always reported.
+_HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0)
 
 
 class HangupMonitor:
-    """Reads a transport or not, and aborts one that hung up unread."""
+    """Pauses and resumes a transport, and aborts it if its peer hangs up while it is paused."""
 
     def __init__(self, clock: Clock) -> None:
-        self._transport: Any = None
+        self._transport: Any = None  # while it is paused
         self._next_poll = Timeout(clock, self._poll)
         self._interval = FIRST_INTERVAL
 
     def set_reading(self, transport: Any, reading: bool) -> None:
-        """Read it from now on, or do not."""
+        """Resume or pause `transport`, if it is not already so."""
         if reading is not (self._transport is None):
             (self._resume if reading else self._pause)(transport)
 
@@ -58,31 +59,30 @@ class HangupMonitor:
             self._next_poll.start(self._interval)
 
     def stop(self) -> None:
-        """The connection is read, or over: it tells by itself."""
+        """Stop polling: the connection is read again, or closed."""
         self._transport = None
         self._next_poll.cancel()
 
 
 def enable_tcp_keepalive(transport: Any) -> None:
-    """Have the system ask a silent TCP connection whether its other side is still there.
+    """Have the system probe a silent TCP connection; do nothing for other transports.
 
-    What a client that left had still to send waits before its end. Where that is not read, the end
-    never comes, and at last the client's system forgets the connection without a word. UNIX sockets
-    need no asking.
+    If a client disconnects while its data is not read, its end is never read either, and after a
+    while the client's system forgets the connection without a reset.
     """
     handle = getattr(transport, "getHandle", lambda: None)()
     inet = (socket.AF_INET, socket.AF_INET6)
     if not isinstance(handle, socket.socket) or handle.family not in inet:
         return
     transport.setTcpKeepAlive(True)
-    for option, seconds in _KEEPALIVE_OPTIONS:
-        handle.setsockopt(socket.IPPROTO_TCP, option, seconds)
+    for option, value in _KEEPALIVE_OPTIONS:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def has_hung_up(transport: Any) -> bool:
-    """Whether the other side closed, though what it sent before is still to be read.
+    """Whether the peer has closed the connection, though data that it sent may be unread.
 
-    False where that cannot be known: not on every system, not without a socket.
+    False where that is unknown: on systems without poll(2), and for transports without a socket.
     """
     socket_transport = transport.transport if is_tls(transport) else transport
     handle = getattr(socket_transport, "getHandle", None)

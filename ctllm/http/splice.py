@@ -1,4 +1,4 @@
-"""Two connections made one: bytes pass both ways unread, each way with backpressure."""
+"""Two connections spliced into one: data passes both ways unread, with backpressure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ctllm.http.hangup_monitor import has_hung_up
 from ctllm.reactor.interfaces import Clock, Transport, is_tls
 from ctllm.reactor.timeout import Timeout
 
-#: Seconds that a side has to take the last words of the other, which closed. One whose network is
-#: gone never takes them, and the system finds that out only after many minutes.
+#: Seconds that a connection has to flush its data after the other one closed. If its network is
+#: gone, the system reports that only after many minutes.
 CLOSE_TIMEOUT = 10.0
-#: Seconds between looks whether a side that is not read, because the other is full, has closed.
+#: Seconds between two polls whether a connection that is not read has been closed by its peer.
 HANGUP_POLL_INTERVAL = 5.0
 
 
 def replace_protocol(transport: Any, protocol: Protocol) -> None:
-    """Make `protocol` the one that `transport` speaks to from now on."""
+    """Connect `protocol` to `transport`, in the place of the protocol that it has."""
     if is_tls(transport):
         transport.wrappedProtocol = protocol
     else:
@@ -30,24 +30,33 @@ def replace_protocol(transport: Any, protocol: Protocol) -> None:
 
 
 class SplicedConnection(Protocol):
-    """One of the two connections; its bytes go to the other."""
+    """One of the two connections; the producer of what its `peer` writes.
+
+    `on_closed` is called when this one closes first. `has_hung_up` is asked while the connection
+    is paused.
+    """
 
     transport: Any
     peer: SplicedConnection | None = None
 
-    def __init__(self, clock: Clock, on_closed: Callable[[], None]) -> None:
-        self.clock = clock
+    def __init__(
+        self,
+        clock: Clock,
+        on_closed: Callable[[], None],
+        has_hung_up: Callable[[Any], bool] = has_hung_up,
+    ) -> None:
         self._on_closed = on_closed
+        self._has_hung_up = has_hung_up
         self._close_timeout = Timeout(clock, self._abort)
         self._hangup_poll = Timeout(clock, self._poll_hangup)
 
     def dataReceived(self, data: bytes) -> None:
-        """Pass on what came."""
+        """Write the data to the other connection."""
         if self.peer is not None:
             write_now(self.peer.transport, data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """One side closed: what it said still leaves, then the other closes too."""
+        """Close the other connection, after it has sent what it holds."""
         self._close_timeout.cancel()
         self._hangup_poll.cancel()
         peer, self.peer = self.peer, None
@@ -57,7 +66,7 @@ class SplicedConnection(Protocol):
             self._on_closed()
 
     def close(self) -> None:
-        """Close once everything is sent, or when that takes too long."""
+        """Close when all data is sent, or after CLOSE_TIMEOUT."""
         self._close_timeout.start(CLOSE_TIMEOUT)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -65,29 +74,31 @@ class SplicedConnection(Protocol):
     def _abort(self) -> None:
         self.transport.abortConnection()
 
-    # -- as the producer of what the other sends
-
     def pauseProducing(self) -> None:
-        """The other is full. It may be dead, and then this side closes, and nobody reads that."""
+        """Stop reading: the other connection's buffer is full.
+
+        An unread connection does not report its end, so it is polled: the other connection's
+        network may be gone, and its buffer full for ever.
+        """
         self.transport.pauseProducing()
         self._hangup_poll.start(HANGUP_POLL_INTERVAL)
 
     def resumeProducing(self) -> None:
-        """The other has room."""
+        """Read again."""
         self._hangup_poll.cancel()
         self.transport.resumeProducing()
 
     def stopProducing(self) -> None:
-        """The other closed; its `connectionLost` tells the rest."""
+        """Do nothing: `connectionLost` follows."""
 
     def _poll_hangup(self) -> None:
-        if self.peer is not None and has_hung_up(self.transport):
+        if self.peer is not None and self._has_hung_up(self.transport):
             self.peer.start_close_timeout()
         else:
             self._hangup_poll.start(HANGUP_POLL_INTERVAL)
 
     def start_close_timeout(self) -> None:
-        """What is still to come are last words: take them, or be dropped."""
+        """Abort after CLOSE_TIMEOUT: the other connection has been closed by its peer."""
         self._close_timeout.start(CLOSE_TIMEOUT)
 
 
@@ -98,16 +109,15 @@ def splice(
     to_client: bytes,
     to_upstream: bytes,
     on_closed: Callable[[], None] = lambda: None,
+    has_hung_up: Callable[[Any], bool] = has_hung_up,
 ) -> None:
-    """Join two connections that have both left HTTP.
+    """Splice two connections that have both left HTTP.
 
-    `answered` goes to `taken` before anything, `read` was already read from it and goes to `made`.
-    `on_over` is called once, when the first of the two has closed.
+    `to_client` is written to `client` first; `to_upstream`, which was already read from it, to
+    `upstream`. `on_closed` is called once, when the first of the two has closed.
     """
-    client_side, upstream_side = (
-        SplicedConnection(clock, on_closed),
-        SplicedConnection(clock, on_closed),
-    )
+    client_side = SplicedConnection(clock, on_closed, has_hung_up)
+    upstream_side = SplicedConnection(clock, on_closed, has_hung_up)
     client_side.peer, upstream_side.peer = upstream_side, client_side
     upstream.unregisterProducer()
     replace_protocol(client, client_side)

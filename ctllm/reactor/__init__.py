@@ -1,1 +1,1 @@
-"""Types of Twisted's reactor, timeouts and periodic work."""
+"""Twisted's reactor, services and endpoints with types; timeouts and periodic calls."""

@@ -1,4 +1,4 @@
-"""Waiting: many for one outcome, for a while, and no longer than so long."""
+"""Deferreds: many waiters for one result, sleeping, and a timeout for a coroutine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Waiters(Generic[T]):
-    """Those who wait for one outcome; each may give up without troubling the others."""
+    """Deferreds that wait for the same result; each can be cancelled on its own."""
 
     def __init__(self) -> None:
         self._waiting: list[Deferred[T]] = []
@@ -22,32 +22,32 @@ class Waiters(Generic[T]):
         return bool(self._waiting)
 
     def wait(self) -> Deferred[T]:
-        """Wait; cancel what this gives to wait no more."""
-        one: Deferred[T] = Deferred(self._waiting.remove)
-        self._waiting.append(one)
-        return one
+        """Return a Deferred of the next result."""
+        waiter: Deferred[T] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        return waiter
 
     def succeed(self, value: T) -> None:
-        """Give `value` to all who wait now."""
-        everyone, self._waiting = self._waiting, []
-        for one in everyone:
-            one.callback(value)
+        """Fire all that wait now with `value`."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.callback(value)
 
     def fail(self, error: Exception) -> None:
-        """Raise `error` in all who wait now."""
-        everyone, self._waiting = self._waiting, []
-        for one in everyone:
-            one.errback(error)
+        """Fail all that wait now with `error`."""
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.errback(error)
 
 
 def sleep(clock: Clock, seconds: float) -> Deferred[None]:
-    """Wait for `seconds`; cancelling leaves no timer."""
-    awake: Deferred[None] = Deferred(lambda _: timer.cancel())
-    timer = clock.callLater(seconds, awake.callback, None)
-    return awake
+    """Return a Deferred that fires after `seconds`."""
+    sleeping: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(seconds, sleeping.callback, None)
+    return sleeping
 
 
 async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Do it, but cancel it and raise `defer.TimeoutError` after `seconds`."""
-    working = Deferred.fromCoroutine(coroutine)
-    return cast(T, await working.addTimeout(timeout, cast(Any, clock)))
+    """Return the result of `coroutine`; cancel it and raise TimeoutError after `timeout` s."""
+    running = Deferred.fromCoroutine(coroutine)
+    return cast(T, await running.addTimeout(timeout, cast(Any, clock)))

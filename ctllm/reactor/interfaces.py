@@ -1,6 +1,6 @@
-"""What this code needs of Twisted's reactor and transports, as types that a checker understands.
+"""Twisted's interfaces of reactors and transports as protocols that a type checker understands.
 
-(Twisted declares them with zope.interface, whose methods have no `self`.)
+Twisted declares them with zope.interface, whose methods have no `self`.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from twisted.internet.defer import Deferred
 
 
 class Timer(Protocol):
-    """A call that is due later."""
+    """Twisted's IDelayedCall."""
 
     def active(self) -> bool:
-        """Whether it is still to come."""
+        """Whether the call is still due."""
 
     def cancel(self) -> None:
-        """Do not call."""
+        """Cancel the call."""
 
 
 class Clock(Protocol):
     """Twisted's IReactorTime: the reactor, or a `task.Clock` in tests."""
 
     def seconds(self) -> float:
-        """Now, in seconds, from any beginning."""
+        """Return the seconds since an unspecified moment."""
 
     def callLater(self, delay: float, callable: Callable[..., Any], /, *args: Any) -> Timer:
-        """Call later; `delay` in seconds, 0 for the next turn of the reactor."""
+        """Call `callable` after `delay` seconds; 0 is the reactor's next turn."""
 
 
 class Transport(Protocol):
-    """Twisted's stream transport, TCP or UNIX."""
+    """Twisted's ITCPTransport and IUNIXTransport, as far as they are used here."""
 
     protocol: Any
     disconnecting: Any
 
     def write(self, data: bytes, /) -> None:
-        """Send, or keep to be sent."""
+        """Send data, or buffer it."""
 
     def loseConnection(self) -> None:
-        """Close when everything is sent."""
+        """Close the connection when all data is sent."""
 
     def abortConnection(self) -> None:
-        """Close now."""
+        """Close the connection at once."""
 
     def pauseProducing(self) -> None:
         """Stop reading."""
@@ -53,14 +53,14 @@ class Transport(Protocol):
         """Read again."""
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Tell `producer` to pause and resume as the buffer fills and empties."""
+        """Pause `producer` when the buffer is full and resume it when it is empty."""
 
     def unregisterProducer(self) -> None:
-        """Tell nobody."""
+        """Stop pausing and resuming the producer."""
 
 
 def is_tls(transport: object) -> bool:
-    """Whether this is TLS, where the transport is itself a protocol on another one."""
+    """Whether `transport` is TLS, which in Twisted is a protocol on another transport."""
     return hasattr(transport, "wrappedProtocol")
 
 
@@ -68,7 +68,7 @@ class Endpoint(Protocol):
     """Twisted's IStreamClientEndpoint."""
 
     def connect(self, factory: Any, /) -> Deferred[Any]:
-        """Connect; fires with the protocol that `factory` built."""
+        """Connect; fires with the protocol that `factory` builds."""
 
 
 class ServerEndpoint(Protocol):

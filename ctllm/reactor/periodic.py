@@ -1,4 +1,4 @@
-"""Work that is repeated: a failure is logged, and the next repetition comes all the same."""
+"""Periodic calls that go on after an exception, which they log."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ctllm.reactor.services import Service
 
 
 class PeriodicCall:
-    """Calls `work`, which may be asynchronous, again and again by `clock`, one call at a time.
+    """Calls `work`, which may return a Deferred, periodically; one call at a time.
 
-    Twisted's LoopingCall ends for ever at the first exception, and TimerService with it. `what`
-    says in the log what failed; a failure that repeats itself is logged once.
+    Twisted's LoopingCall stops at the first exception, and so does its TimerService.
+    `description` says in the log what failed; the same failure in a row is logged once.
     """
 
     _log = Logger()
@@ -33,15 +33,15 @@ class PeriodicCall:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and not stopped."""
+        """Whether it is started."""
         return bool(self._loop.running)
 
     def start(self, interval: float, now: bool = True) -> None:
-        """Call every so many seconds, for the first time at once or after them."""
+        """Call every `interval` seconds, for the first time now or after one interval."""
         self._loop.start(interval, now)
 
     def stop(self) -> None:
-        """Call no more, and cancel the call under way."""
+        """Stop, and cancel the call in progress."""
         if self._loop.running:
             self._loop.stop()
         if self._current_call is not None:
@@ -66,11 +66,11 @@ class PeriodicCall:
         if isinstance(reason.value, CtllmError):
             self._log.warn("{what} failed: {why}", what=self._description, why=reason.value.message)
         else:
-            self._log.failure("{what} failed; it is tried again", reason, what=self._description)
+            self._log.failure("{what} failed and will be retried", reason, what=self._description)
 
 
 class PeriodicService(Service):
-    """Calls `work` at the start of the service, and then every so many seconds."""
+    """A service that calls `work` when it starts, and then every `interval` seconds."""
 
     def __init__(
         self, interval: float, work: Callable[[], Any], clock: Any, description: str
@@ -79,11 +79,11 @@ class PeriodicService(Service):
         self._periodic = PeriodicCall(work, clock, description)
 
     def startService(self) -> None:
-        """Begin."""
+        """Start the calls."""
         super().startService()
         self._periodic.start(self._interval)
 
     def stopService(self) -> None:
-        """End, with the call that is under way."""
+        """Stop the calls, and cancel the one in progress."""
         super().stopService()
         self._periodic.stop()

@@ -1,4 +1,4 @@
-"""A time by which something must have happened."""
+"""A timeout that can be started again and again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ctllm.reactor.interfaces import Clock, Timer
 
 
 class Timeout:
-    """Calls `missed` unless it is moved or lifted before its time; there is none at first."""
+    """Calls `on_timeout` when the time runs out; it is created stopped."""
 
     def __init__(self, clock: Clock, on_timeout: Callable[[], None]) -> None:
         self._clock = clock
@@ -16,12 +16,12 @@ class Timeout:
         self._timer: Timer | None = None
 
     def start(self, seconds: float) -> None:
-        """Within so many seconds from now, whatever was set before."""
+        """Time out in `seconds` from now; an earlier start is cancelled."""
         self.cancel()
         self._timer = self._clock.callLater(seconds, self._on_timeout)
 
     def cancel(self) -> None:
-        """There is no hurry."""
+        """Cancel the timeout, if it is running."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None

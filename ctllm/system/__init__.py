@@ -1,1 +1,1 @@
-"""What the operating system offers: locks, private files, sandboxes, UNIX sockets."""
+"""Services of the operating system: locks, private files, sandboxing, UNIX sockets."""

@@ -1,4 +1,4 @@
-"""Files of the state folder: their owner's alone, replaced as a whole or not at all."""
+"""Files that are readable by their owner alone and replaced atomically."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ctllm.errors import BadConfiguration
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace the file at `path`; raises BadConfiguration where the folder cannot be written."""
+    """Replace the file at `path`; raises BadConfiguration if its directory is not writable."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
@@ -22,16 +22,16 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
-            Path(temporary).unlink(missing_ok=True)  # secrets of a save that failed
+            Path(temporary).unlink(missing_ok=True)  # after a failure: it may contain secrets
     except OSError as error:
         raise BadConfiguration(
-            f"{path.parent}: cannot be written ({error.strerror}); "
-            "make it writable or choose another folder with --state-dir"
+            f"Cannot write to {path.parent}: {error.strerror}. Make it writable, or choose another "
+            "directory with --state-dir."
         ) from error
 
 
 def rename_damaged(path: Path) -> Path:
-    """Rename a damaged file, so that nothing of it is lost, and give its new path."""
+    """Rename a damaged file, so that it can be inspected, and return its new path."""
     when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     renamed = path.with_name(f"{path.name}.damaged-{when}")
     number = 1
@@ -42,6 +42,6 @@ def rename_damaged(path: Path) -> Path:
         path.rename(renamed)
     except OSError as error:
         raise BadConfiguration(
-            f"{path}: is damaged and cannot be renamed ({error.strerror}); rename it by hand"
+            f"{path} is damaged and cannot be renamed: {error.strerror}. Rename it yourself."
         ) from error
     return renamed

@@ -1,4 +1,4 @@
-"""Whether there is a screen to show something on."""
+"""Whether the process runs in a graphical session."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def has_graphical_session(platform: str, environ: Mapping[str, str]) -> bool:
-    """Windows and macOS have one; elsewhere the environment names it."""
+    """Whether windows can be shown: always on Windows and macOS, else with X11 or Wayland."""
     if platform in ("win32", "darwin"):
         return True
     return bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))

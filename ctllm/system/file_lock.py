@@ -1,4 +1,4 @@
-"""A file that one process holds; the system lets go of it when that process ends, however."""
+"""Exclusive locks of files, which the system releases when their process ends."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: Seconds between two attempts to get a lock.
+#: Seconds between two attempts to acquire a lock.
 _RETRY_INTERVAL = 0.01
 
 if sys.platform == "win32":
     import msvcrt
 
-    def hold(handle: int) -> None:
-        """Hold the file of an open `handle`; raises OSError while another process does."""
+    def acquire_lock(handle: int) -> None:
+        """Lock the open file `handle`; raises OSError if another process holds the lock."""
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
 
 else:
     import fcntl
 
-    def hold(handle: int) -> None:
-        """Hold the file of an open `handle`; raises OSError while another process does."""
+    def acquire_lock(handle: int) -> None:
+        """Lock the open file `handle`; raises OSError if another process holds the lock."""
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager
 def locked(path: Path, timeout: float) -> Iterator[None]:
-    """Hold the file at `path`, made where it is missing, for the length of the block.
+    """Hold the lock of the file at `path`, which is created if it is missing, during the block.
 
-    Raises TimeoutError where another holds it for `patience` seconds, OSError where it cannot be
-    opened. It blocks: hold it for as long as it takes to replace a small file, and no longer.
+    Blocks for at most `timeout` seconds and then raises TimeoutError; raises OSError if the file
+    cannot be opened. Hold it only briefly, such as to replace a small file.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
-        until = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout
         while not _try_acquire(handle):
-            if time.monotonic() >= until:
-                raise TimeoutError(f"another process holds it for {timeout:g} seconds")
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"another process has held the lock for {timeout:g} seconds")
             time.sleep(_RETRY_INTERVAL)
         yield
     finally:
@@ -48,7 +48,7 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
 
 def _try_acquire(handle: int) -> bool:
     try:
-        hold(handle)
+        acquire_lock(handle)
     except OSError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""How this installation's programs are started: by Python, or the bundle's own files."""
+"""Command lines of this installation's programs: by Python, or the bundle's executables."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ def _bundled(name: str) -> list[str]:
 
 
 def desktop_command() -> list[str]:
-    """The words that start a desktop, to which options may be added."""
+    """Return the command of a desktop, to which options may be added."""
     if getattr(sys, "frozen", False):
         return _bundled("ctllm-desktop")
     return [sys.executable, "-m", "ctllm", "desktop"]
 
 
 def window_command() -> list[str] | None:
-    """The words that start the page's window; a bundle has none."""
+    """Return the command of the web UI's window, or None in a bundle, which has none."""
     return None if getattr(sys, "frozen", False) else [sys.executable, "-m", "ctllm.webview_main"]
 
 
 def tray_command() -> list[str]:
-    """The words that start the tray."""
+    """Return the command of the tray."""
     if getattr(sys, "frozen", False):
         return _bundled("ctllm-tray")
     python = sys.executable
-    if sys.platform == "win32":  # the one that opens no console
+    if sys.platform == "win32":  # opens no console
         python = str(Path(python).with_name("pythonw.exe"))
     return [python, "-m", "ctllm_tray"]

@@ -1,4 +1,4 @@
-"""A private folder of small files, each of them whole or absent whatever happens."""
+"""A private directory of small files that are written atomically."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def _translate_errors(action: str, path: Path) -> Iterator[None]:
     except OSError as error:
         what = f"Cannot {action} {path}: {error.strerror}."
         if error.errno in _DISK_FULL_ERRORS:
-            raise ServiceUnavailable(f"{what} Make room on the disk.") from error
+            raise ServiceUnavailable(f"{what} Free some space on the disk.") from error
         raise BadConfiguration(
-            f"{what} It must be a place that the user who runs ctllm can read and write."
+            f"{what} The user who runs ctllm must be able to read and write it."
         ) from error
 
 
 class PrivateDirectory:
-    """The folder `path`, made with mode 0700 if missing.
+    """The directory `path`, created with mode 0700 if it is missing.
 
-    A process of root's (`ctllm invite`) may write for a service of another user, so whatever is
-    made here belongs to the owner of the folder around it. Every method raises BadConfiguration,
-    naming the path, where the file system refuses, and Overloaded where the disk is full.
+    Root (`ctllm invite`) may write for a service of another user, so whatever is created belongs
+    to the owner of the parent directory. Every method raises BadConfiguration, with the path, if
+    the file system refuses, and ServiceUnavailable if the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _translate_errors("use the folder", path):
+        with _translate_errors("use the directory", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
                 path.mkdir(mode=0o700)
@@ -50,16 +50,16 @@ class PrivateDirectory:
             raise BadConfiguration(f"Others can look into {path}. Run: chmod 700 {path}")
 
     def subdirectory(self, name: str) -> PrivateDirectory:
-        """Give the folder `name` inside this one."""
+        """Return the private directory `name` in this one."""
         return PrivateDirectory(self.path / name)
 
     def list_files(self) -> list[str]:
-        """Give the names of the files that are whole."""
+        """Return the names of the files; temporary files are not listed."""
         with _translate_errors("list", self.path):
             return [name for name in os.listdir(self.path) if not name.startswith(".")]
 
     def file_versions(self) -> dict[str, tuple[int, ...]]:
-        """Give the files that are whole, each with what changes whenever it is replaced."""
+        """Return the files, each with a value that changes when the file is replaced."""
         with _translate_errors("list", self.path), os.scandir(self.path) as entries:
             found: dict[str, tuple[int, ...]] = {}
             for entry in entries:
@@ -70,23 +70,23 @@ class PrivateDirectory:
             return found
 
     def exists(self, name: str) -> bool:
-        """Whether there is the file; False, too, where the file system does not say."""
+        """Whether the file exists; False also if the file system refuses to say."""
         return os.path.exists(self.path / name)
 
     def read(self, name: str) -> bytes | None:
-        """Give what the file holds, or None if there is none."""
+        """Return the content of the file, or None if it does not exist."""
         path = self.path / name
         with _translate_errors("read", path), suppress(FileNotFoundError):
             return path.read_bytes()
         return None
 
     def is_private(self, name: str) -> bool:
-        """Whether nobody but its owner can read or write the file."""
+        """Whether only its owner can read and write the file."""
         with _translate_errors("read", self.path / name):
             return not (self.path / name).stat().st_mode & _GROUP_AND_OTHERS
 
     def create(self, name: str, data: bytes) -> bool:
-        """Make the file; False if it exists already. Of two processes at once, one makes it."""
+        """Create the file, or return False if it exists; safe against another process."""
         path = self.path / name
         with _translate_errors("write", path), self._temporary_file(name, data) as whole:
             try:
@@ -96,13 +96,13 @@ class PrivateDirectory:
         return True
 
     def replace(self, name: str, data: bytes) -> None:
-        """Make the file, or put it in the place of the one that is there."""
+        """Create the file, or replace it."""
         path = self.path / name
         with _translate_errors("write", path), self._temporary_file(name, data) as whole:
             os.replace(whole, path)
 
     def update(self, name: str, data: bytes) -> bool:
-        """Put `data` in the place of the file; False, and no file is made, if it is gone."""
+        """Replace the file, or return False if it does not exist."""
         path = self.path / name
         with (
             _translate_errors("write", path),
@@ -115,7 +115,7 @@ class PrivateDirectory:
         return True
 
     def remove(self, name: str) -> bool:
-        """Remove the file; False if it is gone. Of two processes at once, one removes it."""
+        """Remove the file, or return False if it does not exist; safe against another process."""
         path = self.path / name
         with _translate_errors("remove", path):
             try:
@@ -128,9 +128,9 @@ class PrivateDirectory:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes from removing files or updating them: for a system call or two."""
+        """Block removals and updates by other processes; hold it for few system calls."""
         with open_directory(self.path) as descriptor:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # closing the descriptor lets go
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the descriptor is closed
             yield
 
     @contextmanager
@@ -150,9 +150,9 @@ class PrivateDirectory:
 
 
 def _copy_ownership(descriptor: int, around: Path) -> None:
-    """Hand what root made to the owner of the folder around it; only root can give.
+    """As root, make the owner of the directory `around` the owner of an open file.
 
-    By descriptor, never by name: that owner could have put a link to another file in its place.
+    By descriptor: at its path that owner could have put a link to another file.
     """
     if os.geteuid() == 0:
         owner = around.stat()
@@ -160,14 +160,14 @@ def _copy_ownership(descriptor: int, around: Path) -> None:
 
 
 def _fsync_directory(folder: Path) -> None:
-    """Make the names in `folder` outlast a power cut."""
+    """Make the directory entries durable."""
     with open_directory(folder) as descriptor:
         os.fsync(descriptor)
 
 
 @contextmanager
 def open_directory(folder: Path) -> Iterator[int]:
-    """A descriptor of the folder itself; OSError also where a link has its name."""
+    """Open a directory, and no symbolic link; raises OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor

@@ -1,8 +1,8 @@
-"""What a process of Linux gives up for good: files (Landlock), privileges, being looked into.
+"""Restrictions of the own process on Linux: Landlock, no new privileges, no inspection.
 
-Elsewhere, and on kernels before 5.13 or with Landlock switched off, less is given up;
-`landlock_version` tells. Python has no names for these calls, so they are made by number:
-the numbers are the same on every machine that Python runs on.
+Where Linux or Landlock (since 5.13) is missing or disabled, the functions do less or nothing;
+`landlock_version` tells. The standard library lacks these system calls, so they are made by
+number; the numbers are the same on all architectures that Python supports.
 """
 
 from __future__ import annotations
@@ -14,42 +14,41 @@ from collections.abc import Iterable
 
 #: prctl(2).
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
-#: landlock(7): the three calls, the flag that asks for the version, the kind of rule for files.
+#: landlock(7): the three system calls, the flag to query the version, the rule type for files.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 _READ_FILE, _READ_DIR = 1 << 2, 1 << 3
-#: Which rights on files each version knows (a mask), the newest first; all of them are taken away.
+#: (version, mask): the access rights to files that a version handles, newest first.
 _FILES = ((5, 0xFFFF), (3, 0x7FFF), (2, 0x3FFF), (1, 0x1FFF))
-#: Binding and connecting by TCP (version 4); abstract UNIX sockets and signals (version 6).
+#: (version, mask): TCP bind and connect; scopes of abstract UNIX sockets and signals.
 _TCP, _SCOPES = (4, 0b11), (6, 0b11)
 
 
 def landlock_version() -> int:
-    """The version of the kernel's Landlock; 0 where it has none, or it is switched off."""
+    """Return the version of the kernel's Landlock; 0 if it is missing or disabled."""
     if sys.platform != "linux":
         return 0
     return max(0, _syscall(_CREATE_RULESET, None, 0, _VERSION))
 
 
 def forbid_new_privileges() -> None:
-    """No program that this process starts may have more rights than it has."""
+    """Keep this process and its children from gaining privileges through execve(2)."""
     if sys.platform == "linux":
         _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def forbid_inspection() -> None:
-    """Other processes of the same user may neither trace this one, nor read its memory or files."""
+    """Keep other processes of the user from tracing this one and reading its memory in /proc."""
     if sys.platform == "linux":
         _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def restrict_file_access(readable: Iterable[str]) -> None:
-    """From now on only what is below the folders or files `readable` can be opened, to be read.
+    """Allow only reading, and only of the files and directories `readable` and what is in them.
 
-    Nothing can be written, made, removed or run; as far as the kernel's version knows, no TCP
-    connection can be made, no port bound, and no process outside signalled or traced. Files and
-    sockets that are open stay. Asks for `forbid_new_privileges` before; does nothing without
-    Landlock.
+    Writing, creating, removing and executing are forbidden; with newer versions also TCP
+    connections, binding of ports, and signals to processes outside. Open files and sockets stay
+    usable. Needs `forbid_new_privileges` first; does nothing without Landlock.
     """
     version = landlock_version()
     if not version:
@@ -57,7 +56,7 @@ def restrict_file_access(readable: Iterable[str]) -> None:
     files = next(mask for since, mask in _FILES if version >= since)
     words = [files]
     words += [mask if version >= since else 0 for since, mask in (_TCP, _SCOPES)]
-    # Kernels take a shorter or a longer structure, as long as what they do not know is zero.
+    # Kernels accept a shorter or longer structure if the part that they do not know is zero.
     attributes = struct.pack("3Q", *words)
     ruleset = _call("syscall", _CREATE_RULESET, attributes, len(attributes), 0)
     try:
@@ -69,7 +68,7 @@ def restrict_file_access(readable: Iterable[str]) -> None:
 
 
 def _allow(ruleset: int, path: str) -> None:
-    """Let what is below be read, if it is there."""
+    """Allow reading of `path`, if it exists."""
     if sys.platform != "linux":
         return
     try:
@@ -85,7 +84,7 @@ def _allow(ruleset: int, path: str) -> None:
 
 def _call(name: str, *arguments: int | bytes | None) -> int:
     """Call a function of the C library; raises OSError."""
-    if sys.modules.get("ctypes", sys) is None:  # a lean process has it as if not installed
+    if sys.modules.get("ctypes", sys) is None:  # a proxy process blocks its import
         del sys.modules["ctypes"]
     import ctypes
 
@@ -99,7 +98,7 @@ def _call(name: str, *arguments: int | bytes | None) -> int:
 
 
 def _syscall(*arguments: int | bytes | None) -> int:
-    """Make a system call; gives -1 where it fails."""
+    """Make a system call; return -1 if it fails."""
     try:
         return _call("syscall", *arguments)
     except OSError:

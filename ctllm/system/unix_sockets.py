@@ -1,8 +1,8 @@
-"""UNIX sockets whose names or listeners are not to be trusted.
+"""UNIX sockets in directories of other users, and the credentials of their listeners.
 
-A name in a folder that somebody else can write to may be a symbolic link to any socket of this
-machine. So the socket itself is opened, by a way that follows no link, and is connected to by its
-descriptor. Who listens there is what the kernel says of the connection (SO_PEERCRED, unix(7)).
+A name in a directory that another user can write to may be a symbolic link to any socket of the
+machine. So the socket itself is opened without following links, and connected to by its
+descriptor. The kernel reports which process listens (SO_PEERCRED, unix(7)).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ _CREDENTIALS = struct.Struct("iII")
 
 
 class PeerCredentials(NamedTuple):
-    """The process at the other end of a connection, as the kernel knows it.
+    """The credentials of a connection's peer: for a client, of the process that called listen().
 
-    For who connects these are of the process that called listen(). `pid` is 0 for a process of
-    another PID namespace.
+    `pid` is 0 for a process of another PID namespace.
     """
 
     pid: int
@@ -31,25 +30,25 @@ class PeerCredentials(NamedTuple):
 
 
 class NotASocket(OSError):
-    """What has the name is a symbolic link, or something else that is no socket."""
+    """The path is a symbolic link, or another file that is not a socket."""
 
 
 def peer_credentials(connected: socket.socket) -> PeerCredentials | None:
-    """Ask the kernel who is at the other end; None where the system does not tell (not Linux)."""
+    """Return the credentials of the peer, or None if the system does not report them."""
     option = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None
-    told = connected.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
-    return PeerCredentials(*_CREDENTIALS.unpack(told))
+    value = connected.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size)
+    return PeerCredentials(*_CREDENTIALS.unpack(value))
 
 
 @contextmanager
 def pinned_path(path: str) -> Iterator[str]:
-    """Give a name for the socket that `path` names now, whatever `path` names later.
+    """Return a path to the socket at `path` that stays valid if `path` is replaced.
 
-    Neither the last part of `path` nor the folder that it is in may be a symbolic link. Raises
-    NotASocket, and OSError where nothing is there. Where the system has no such names (not Linux)
-    `path` itself is given, after the same check.
+    Neither `path` nor its directory may be a symbolic link. Raises NotASocket, and OSError if
+    `path` does not exist. Systems other than Linux have no such paths: there it is `path` itself,
+    after the same check.
     """
     if not hasattr(os, "O_PATH"):
         _require_socket(path, os.lstat(path))

@@ -234,7 +234,7 @@ async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
     )
     await pair.unhurt(bobs)
     (death,) = [line for line in audit(pair.cluster) if line["event"] == "proxy.died"]
-    assert "wanted more memory than it may have" in death["detail"]
+    assert "needed more memory than its limit" in death["detail"]
     assert pair.bob in pair.engine.containers() and pair.alice not in pair.engine.containers()
     pair.enough = True
     await bobs

@@ -126,7 +126,7 @@ async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     running = deferToThread(uploads.run, 30)
     await wait_until(lambda: not alive(proxy), "the proxy to end")
     await running
-    await wait_until(lambda: "wanted more memory than it may" in cloud.output, "the reason")
+    await wait_until(lambda: "needed more memory than its limit" in cloud.output, "the reason")
     assert "this proxy ends, and another takes its place" in cloud.output
     await wait_until(lambda: works(cluster), "another proxy")
     (other,) = children(cloud.pid)

@@ -121,7 +121,7 @@ async def test_a_full_disk(cluster: Cluster) -> None:
         with open(folder / "filler", "wb", buffering=0) as filler:
             fill(filler)
         status, headers, said = await cluster.http("POST", "/ctllm/session", invite)
-        assert status == 503 and b"Make room on the disk" in said, said
+        assert status == 503 and b"Free some space on the disk" in said, said
         assert "retry-after" in headers
         assert await works(cluster)
         (folder / "filler").unlink()

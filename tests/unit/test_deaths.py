@@ -16,6 +16,7 @@ from ctllm.cloud.spawners.exit_watcher import (
     ExitWatcher,
     RunningContainer,
 )
+from ctllm.common.exit_codes import OUT_OF_MEMORY_MESSAGE
 from tests.unit.proxies_case import A, B
 
 NOW = 1_700_000_000.0
@@ -95,9 +96,9 @@ class DeathTests(SynchronousTestCase):
         self.tell("oom", A, "1")
         self.assertEqual(self.died, [])
         self.tell("die", A, "1", exitCode="137")
-        self.assertEqual(self.died, [(A, "it wanted more memory than it may have")])
+        self.assertEqual(self.died, [(A, OUT_OF_MEMORY_MESSAGE)])
         self.tell("die", B, "2", exitCode="12")
-        self.assertEqual(self.died[1:], [(B, "it wanted more memory than it may have")])
+        self.assertEqual(self.died[1:], [(B, OUT_OF_MEMORY_MESSAGE)])
 
     def test_of_others(self) -> None:
         """An earlier container of the same proxy, one that was told to end, one unheard of."""

@@ -83,7 +83,7 @@ class FullDisk(Case):
     def test_it_spends_no_invitation(self) -> None:
         """503, and the same link works once there is room."""
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
-        full = ServiceUnavailable("Cannot write: no space left. Make room on the disk.")
+        full = ServiceUnavailable("Cannot write: no space left. Free some space on the disk.")
         with mock.patch.object(self.sessions, "create", side_effect=full):
             self.assertEqual(self.ask("POST /ctllm/session", body), 503)
         self.assertEqual(self.ask("POST /ctllm/session", body), 201)

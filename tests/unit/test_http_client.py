@@ -130,7 +130,7 @@ class Asked(Case):
         _, heard = self.open()
         self.place.refuse(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
         self.failed(heard, OllamaDown)
-        self.assertEqual(str(heard.outcome), "Ollama is not there: Connection refused")
+        self.assertEqual(str(heard.outcome), "Cannot connect to Ollama: Connection refused.")
 
 
 class Secured(SynchronousTestCase):

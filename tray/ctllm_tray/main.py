@@ -20,7 +20,7 @@ from ctllm.config.renamed import renamed_option
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc.client import IpcClient
 from ctllm.system.display import has_graphical_session
-from ctllm.system.file_lock import hold
+from ctllm.system.file_lock import acquire_lock
 from ctllm_tray.actions import Clicks
 from ctllm_tray.daemon_launcher import start
 from ctllm_tray.desktop_environment import NO_SESSION, NO_TRAY, has_tray, panel_kind
@@ -105,7 +105,7 @@ def _alone(state: Path) -> bool:
     except OSError as error:
         raise SystemExit(f"ctllm-tray: {state}: cannot be written: {error.strerror}") from None
     try:
-        hold(handle)
+        acquire_lock(handle)
     except OSError:
         os.close(handle)
         return False

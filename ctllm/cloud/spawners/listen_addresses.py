@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ctllm.errors import BadConfiguration
 from ctllm.reactor.endpoints import quote_argument
-from ctllm.system.file_lock import hold
+from ctllm.system.file_lock import acquire_lock
 from ctllm.system.private_dir import PrivateDirectory
 
 #: The longest path, in bytes, that every system takes for a UNIX socket (macOS: 103).
@@ -148,7 +148,7 @@ def _lock_directory(directory: Path) -> int:
     """Lock the folder itself, until the descriptor that this gives is closed or we are gone."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        hold(descriptor)
+        acquire_lock(descriptor)
     except OSError:
         os.close(descriptor)
         raise state_dir_in_use(directory.parent) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadConfiguration
 from ctllm.ipc.protocol import ADDRESS_FILE, DaemonAddress
-from ctllm.system.file_lock import hold
+from ctllm.system.file_lock import acquire_lock
 
 
 class InstanceLock:
@@ -38,7 +38,7 @@ class InstanceLock:
                 "make its folder writable or choose another one with --state-dir"
             ) from error
         try:
-            hold(handle)
+            acquire_lock(handle)
         except OSError:
             os.close(handle)
             raise BadConfiguration(self._describe_holder()) from None

@@ -1,15 +1,14 @@
-"""One connection to an HTTP server, with at most one exchange on it at a time."""
+"""A connection to an HTTP server, which carries one request at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
-from typing import Protocol as Face
+from typing import Any, Protocol, cast
 
+from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -18,48 +17,47 @@ from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.interfaces import Clock, is_tls
 
 
-class PendingRequest(Face):
-    """What a connection needs of the exchange that is on it."""
+class PendingRequest(Protocol):
+    """A request whose response a connection receives."""
 
     sink: ResponseSink
 
     def data_received(self, data: bytes) -> None:
-        """Take a piece of the answer as it came."""
+        """Process data of the response."""
 
     def connection_closed(self) -> None:
-        """The server closed in order."""
+        """End the response: the server closed the connection cleanly."""
 
     def connection_failed(self, why: str) -> None:
-        """The answer cannot become whole."""
-
-
-def nobody_waits() -> None:
-    """For connections that are in use: their exchange hears of the end."""
+        """Fail: the response cannot be completed."""
 
 
 @implementer(IHandshakeListener)
-class ClientConnection(Protocol):
-    """One connection to an origin, with at most one exchange on it."""
+class ClientConnection(protocol.Protocol):
+    """A connection to an origin server.
+
+    `on_lost` is called, at least once, when no more requests can be sent on it.
+    """
 
     transport: Any
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[ClientConnection], None]) -> None:
         self.request: PendingRequest | None = None
-        self.on_lost: Callable[[], None] = nobody_waits
-        self._handshake: Deferred[ClientConnection] | None = None  # while TLS shakes hands
+        self._on_lost = on_lost
+        self._handshake: Deferred[ClientConnection] | None = None
 
     def connectionMade(self) -> None:
-        """Tell the exchange when the request body has room."""
+        """Register as the producer of the request body."""
         if ITCPTransport.providedBy(self.transport):
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         if not is_tls(self.transport):
-            self.transport.protocol = self  # without the endpoint's wrapper, a call for each read
+            self.transport.protocol = self  # skip the endpoint's wrapper: one call less a read
 
     def when_ready(self, clock: Clock) -> ClientConnection | Deferred[ClientConnection]:
-        """Give this connection once it can carry a request: with TLS that is after its handshake.
+        """Return this connection once it can carry a request: with TLS, after the handshake.
 
-        Fails with what ended the handshake, or with TimeoutError.
+        Fails with the error that ended the handshake, or with TimeoutError.
         """
         if not is_tls(self.transport):
             return self
@@ -67,21 +65,21 @@ class ClientConnection(Protocol):
         return self._handshake.addTimeout(HANDSHAKE_TIMEOUT, cast(Any, clock))
 
     def handshakeCompleted(self) -> None:
-        """TLS is agreed on."""
+        """Fire what `when_ready` returned."""
         handshake, self._handshake = self._handshake, None
         if handshake is not None:
             handshake.callback(self)
 
     def dataReceived(self, data: bytes) -> None:
-        """A piece of the answer; anything without a question ends the connection."""
+        """Pass data to the request; abort if there is none, as it belongs to no response."""
         if self.request is None:
             self.abort()
         else:
             self.request.data_received(data)
 
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The server closed: that may be how the answer ends, or that it breaks off."""
-        self.on_lost()
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:
+        """End or fail the request."""
+        self._on_lost(self)
         handshake, self._handshake = self._handshake, None
         if handshake is not None and not handshake.called:
             handshake.errback(reason)
@@ -89,33 +87,33 @@ class ClientConnection(Protocol):
             return
         if isinstance(reason.value, ConnectionDone):
             self.request.connection_closed()
-        else:  # a reset is nobody's way to end an answer
+        else:  # a reset never ends a response
             self.request.connection_failed(reason.getErrorMessage())
 
     def pauseProducing(self) -> None:
-        """The server reads the request body slowly."""
+        """Pause the request body: the transport's buffer is full."""
         if self.request is not None:
             self.request.sink.pause_request_body()
 
     def resumeProducing(self) -> None:
-        """The server has room for more of the request body."""
+        """Resume the request body."""
         if self.request is not None:
             self.request.sink.resume_request_body()
 
     def stopProducing(self) -> None:
-        """The transport is closing; `connectionLost` tells the rest."""
+        """Do nothing: `connectionLost` follows."""
 
     def close(self) -> None:
-        """Close in order: nobody uses it, and nothing is under way on it."""
+        """Close an idle connection."""
         if is_tls(self.transport):
-            return self.abort()  # its other side might never agree
+            return self.abort()  # the peer might never answer TLS's close_notify
         self.request = None
-        self.on_lost()
+        self._on_lost(self)
         self.transport.unregisterProducer()
         self.transport.loseConnection()
 
     def abort(self) -> None:
-        """Close now. Nobody uses it from here on, though the transport tells only later."""
+        """Close the connection at once."""
         self.request = None
-        self.on_lost()
+        self._on_lost(self)
         self.transport.abortConnection()

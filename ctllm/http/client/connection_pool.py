@@ -1,13 +1,10 @@
-"""The asking side of HTTP/1.1: an `Upstream` that is one HTTP server (Ollama, a proxy).
-
-Connections are kept and used again. An exchange is cancelled by closing its connection, which is
-how Ollama is told to stop; nothing is waited for longer than the caller wants.
-"""
+"""An `Upstream` that is one HTTP/1.1 server (Ollama, a proxy), with persistent connections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.protocol import Factory
@@ -21,23 +18,23 @@ from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 
-#: Seconds that an unused connection is kept: less than any server keeps it, so that it is we who
-#: close, and no request meets a connection that is just being closed.
+#: Seconds that an idle connection stays open. Shorter than the timeout of any server, so that no
+#: request is sent on a connection that the server is just closing.
 IDLE_TIMEOUT = 20.0
-#: How many connections are being made at once: more would only wait elsewhere, or be refused, and
-#: each costs the turn of the reactor that finishes it.
+#: Connections that are being made at once. More would wait in the server's backlog or be refused.
 MAX_CONCURRENT_CONNECTS = 16
-#: Most bytes of all requests together that are held to be sent once more.
+#: Bytes of all request bodies that are buffered for a retry.
 MAX_TOTAL_RETRY_BUFFER = 8 * 1024 * 1024
-#: How many unused connections are kept.
+#: Idle connections that stay open.
 MAX_IDLE_CONNECTIONS = 64
 
 
 class ConnectionPool:
-    """One HTTP server, reached through `endpoint`; `name` is for messages.
+    """One HTTP server, reached through `endpoint`.
 
-    `unreachable` is the error that callers get when no connection can be made. `admit` makes of an
-    answer's head what callers get of it.
+    `name` is used in error messages; `unreachable_error` is raised when no connection can be made.
+    `filter_head` returns the head that a sink gets of a response's. A request without a Host
+    header gets `host`.
     """
 
     def __init__(
@@ -54,16 +51,20 @@ class ConnectionPool:
         self.unreachable_error = unreachable_error
         self.filter_head = filter_head
         self.retry_budget = BufferBudget(MAX_TOTAL_RETRY_BUFFER)
-        self._endpoint = endpoint
         self.clock = clock
-        self._idle: list[tuple[ClientConnection, Timer]] = []
+        self._endpoint = endpoint
+        self._factory = Factory.forProtocol(
+            cast(type[ClientConnection], partial(ClientConnection, self._remove_idle))
+        )
+        self._factory.noisy = False
+        self._idle: dict[ClientConnection, Timer] = {}
         self._connect_limit = DeferredSemaphore(MAX_CONCURRENT_CONNECTS)
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Begin an exchange. `head` goes as it is; a Host is added where there is none."""
+        """Send a request, on an idle connection if there is one."""
         request = ClientRequest(self, head, sink)
         if self._idle:
-            connection, timer = self._idle.pop()
+            connection, timer = self._idle.popitem()
             timer.cancel()
             request.send_on(connection)
         else:
@@ -73,43 +74,38 @@ class ConnectionPool:
     def upgrade(
         self, head: RequestHead, sink: ResponseSink, on_upgraded: UpgradeHandler
     ) -> RequestSink:
-        """Begin an exchange that asks for another protocol, on a connection of its own.
+        """Send a request with an Upgrade header, on a new connection (RFC 9110, section 7.8).
 
-        Only after 101 the connection is handed to `switched`, and `caller` hears nothing. Any
-        other answer is an answer like any other.
+        After a 101 response `on_upgraded` gets the connection, and `sink` nothing. Any other
+        response goes to `sink`.
         """
         request = ClientRequest(self, head, sink, on_upgraded)
         request.send_when_connected(self.connect())
         return request
 
-    def connect(self) -> Deferred[Any]:
-        """A connection of one's own."""
-        factory = Factory.forProtocol(ClientConnection)
-        factory.noisy = False
-        connecting: Deferred[Any] = self._connect_limit.run(self._connect_now, factory)
+    def connect(self) -> Deferred[ClientConnection]:
+        """Make a new connection, once fewer than MAX_CONCURRENT_CONNECTS are being made."""
+        connecting: Deferred[ClientConnection] = self._connect_limit.run(self._connect_now)
         return connecting
 
-    def _connect_now(self, factory: Any) -> Deferred[Any]:
-        connecting: Deferred[Any] = self._endpoint.connect(factory)
-        connecting.addCallback(lambda connection: connection.when_ready(self.clock))
-        return connecting
+    def _connect_now(self) -> Deferred[Any]:
+        return self._endpoint.connect(self._factory).addCallback(
+            lambda connection: connection.when_ready(self.clock)
+        )
 
     def release(self, connection: ClientConnection) -> None:
-        """Take back a connection whose exchange is over."""
+        """Return a connection to the pool after its request."""
         if len(self._idle) >= MAX_IDLE_CONNECTIONS:
             connection.abort()
             return
-        connection.on_lost = lambda: self._remove_idle(connection)
-        self._idle.append((connection, self.clock.callLater(IDLE_TIMEOUT, connection.close)))
+        self._idle[connection] = self.clock.callLater(IDLE_TIMEOUT, connection.close)
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
-        for connection, _ in list(self._idle):
+        """Close the idle connections."""
+        for connection in list(self._idle):
             connection.abort()
 
     def _remove_idle(self, connection: ClientConnection) -> None:
-        for entry in list(self._idle):
-            if entry[0] is connection:
-                self._idle.remove(entry)
-                if entry[1].active():
-                    entry[1].cancel()
+        timer = self._idle.pop(connection, None)
+        if timer is not None and timer.active():
+            timer.cancel()

@@ -1,4 +1,4 @@
-"""One small question by HTTP: the answer as a whole, within a time and a size."""
+"""Small requests whose response is read as a whole, with limits of time and size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ctllm.reactor.interfaces import Clock
 async def get(
     upstream: Upstream, path: bytes, clock: Clock, timeout: float, max_size: int = 64 * 1024
 ) -> tuple[int, bytes]:
-    """GET `path`; see `ask`."""
+    """Send a GET request for `path`; see `fetch`."""
     return await fetch(upstream, RequestHead(b"GET", path), clock, timeout, max_size)
 
 
@@ -25,17 +25,18 @@ async def fetch(
     max_size: int,
     body: bytes = b"",
 ) -> tuple[int, bytes]:
-    """Ask `head` with `body`, whose length is in the head, and give status and body of the answer.
+    """Send a request and return the status and body of its response.
 
-    Raises UpstreamFailed for an answer that is not whole within `timeout` seconds or larger than
-    `limit` bytes, and whatever `origin` fails with. Cancelling closes the connection.
+    `head` has the Content-Length of `body`. Raises BadGateway if the response is not complete
+    within `timeout` seconds or larger than `max_size` bytes, and whatever `upstream` fails with.
+    Cancelling closes the connection.
     """
     collector = _ResponseCollector(max_size)
     request = upstream.start_request(head, collector)
     if body:
         request.write(body)
     request.finish()
-    timeout_error = BadGateway(f"there was no whole answer within {timeout:g} seconds")
+    timeout_error = BadGateway(f"The response was not complete within {timeout:g} seconds.")
     timer = clock.callLater(timeout, collector.abandon, timeout_error)
     try:
         return await collector.response
@@ -43,11 +44,14 @@ async def fetch(
         if timer.active():
             timer.cancel()
         if not collector.is_complete:
-            request.cancel(ClientDisconnected("nobody waits for this answer any more"))
+            request.cancel(ClientDisconnected("The response is not needed any more."))
 
 
 class _ResponseCollector:
-    """A `Caller` that keeps the answer; `over` when the exchange has come to its own end."""
+    """A `ResponseSink` that collects the response.
+
+    `is_complete` is true once the request has ended, in whatever way.
+    """
 
     def __init__(self, max_size: int) -> None:
         self.response: Deferred[tuple[int, bytes]] = Deferred()
@@ -62,7 +66,7 @@ class _ResponseCollector:
     def write(self, data: bytes) -> None:
         self._body += data
         if len(self._body) > self._max_size:
-            self.abandon(BadGateway(f"the answer exceeds {self._max_size} bytes"))
+            self.abandon(BadGateway(f"The response exceeds {self._max_size} bytes."))
 
     def finish(self) -> None:
         self.is_complete = True

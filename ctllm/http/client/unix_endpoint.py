@@ -1,4 +1,4 @@
-"""Connections to UNIX sockets: who listens is checked before a byte is sent."""
+"""A client endpoint for UNIX sockets that checks which process listens before it sends data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ _placeholder_factory.noisy = False
 
 
 class UnexpectedPeer(Exception):
-    """Somebody else listens than who should, or what has the socket's name is no socket."""
+    """Another process listens than the expected one, or the path is not a socket."""
 
 
 class VerifiedUNIXEndpoint:
-    """Connects to the socket at `path` if it is one, and `accepts` says so of who listens there.
+    """An IStreamClientEndpoint for the socket at `path`, if `accepts_peer` accepts its listener.
 
-    Else the connection fails with WrongPeer, and `refused` hears why. Where the system does not
-    tell who listens (not Linux), nobody is asked.
+    Otherwise connecting fails with UnexpectedPeer, and `on_refused` is called with the reason.
+    Where the system does not report the listener's credentials (not Linux), every listener is
+    accepted.
     """
 
     def __init__(
@@ -34,27 +35,25 @@ class VerifiedUNIXEndpoint:
         accepts_peer: Callable[[PeerCredentials], bool],
         on_refused: Callable[[str], None] = lambda reason: None,
     ) -> None:
-        self._reactor, self._path, self._accepts_peer, self._on_refused = (
-            reactor,
-            path,
-            accepts_peer,
-            on_refused,
-        )
+        self._reactor = reactor
+        self._path = path
+        self._accepts_peer = accepts_peer
+        self._on_refused = on_refused
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        """Connect; fires with the protocol of `factory`, which exists only once all is checked."""
+        """Connect; fires with the protocol of `factory`, built after the check."""
         return Deferred.fromCoroutine(self._connect(factory))
 
     async def _connect(self, factory: Any) -> Any:
         try:
             with pinned_path(self._path) as path:
-                # Until the connection is made: that takes several turns when many want one.
-                silent = await unix_client_endpoint(self._reactor, path).connect(
+                # The path is needed until the connection is made, which may take several turns.
+                placeholder = await unix_client_endpoint(self._reactor, path).connect(
                     _placeholder_factory
                 )
         except NotASocket as error:
             raise self._refuse(str(error)) from error
-        transport = silent.transport
+        transport = placeholder.transport
         peer = peer_credentials(transport.getHandle())
         if peer is not None and not self._accepts_peer(peer):
             transport.abortConnection()
