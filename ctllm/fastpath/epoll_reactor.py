@@ -17,6 +17,13 @@ from typing import Any
 
 from twisted.logger import Logger
 
+#: The attributes of `EPollReactor` that the fast loop uses.
+PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite")
+
+#: The most sockets that are handled in one turn of the reactor. Data that was read is sent on after
+#: all of them, so a line of a stream waits for this many; a turn costs about as much as two lines.
+MAX_EVENTS = 64
+
 try:
     from twisted.internet.epollreactor import EPollReactor
 except ImportError:  # a system without epoll
@@ -36,9 +43,9 @@ else:
 
         _log = Logger()
 
-        def __init__(self) -> None:
+        def __init__(self, private_names: tuple[str, ...] = PRIVATE_NAMES) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
-            self._is_fast = all(hasattr(self, name) for name in PRIVATE_NAMES)
+            self.is_fast = all(hasattr(self, name) for name in private_names)
 
         def seconds(self) -> float:
             """Return the seconds since an unspecified moment, unaffected by clock changes."""
@@ -46,7 +53,7 @@ else:
 
         def doIteration(self, delay: float | None) -> None:
             """Wait at most `delay` seconds (None: without limit) for events and handle them."""
-            if not self._is_fast:
+            if not self.is_fast:
                 super().doIteration(delay)  # type: ignore[no-untyped-call]
                 return
             # Sockets beyond MAX_EVENTS come first in the next turn: the kernel goes through its
@@ -61,11 +68,3 @@ else:
                     read_or_write(socket, fd, event)
                 except Exception:
                     self._log.failure("A protocol failed in connectionLost")
-
-
-#: The attributes of `EPollReactor` that the fast loop uses.
-PRIVATE_NAMES = ("_poller", "_selectables", "_doReadOrWrite")
-
-#: The most sockets that are handled in one turn of the reactor. Data that was read is sent on after
-#: all of them, so a line of a stream waits for this many; a turn costs about as much as two lines.
-MAX_EVENTS = 64

@@ -26,7 +26,7 @@ from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
-from tests.unit.test_websocket import Transport
+from tests.unit.tunnel.websocket.test_protocols import Transport
 
 
 class Session:

@@ -27,7 +27,7 @@ from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.protocols import MAX_FRAGMENTS
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_proxy_app import Case as ProxyCase
-from tests.unit.test_websocket import Case as SocketCase
+from tests.unit.tunnel.websocket.test_protocols import Case as SocketCase
 
 HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("d" * 32, "d")))
 OPEN = b'{"method":"GET","target":"/","headers":[],"resume":9}'

@@ -89,7 +89,7 @@ class FolderTests(Case):
         self.folder.create("a", b"1")
         with mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left")):
             error = self.assertRaises(ServiceUnavailable, self.folder.replace, "a", b"2")
-        self.assertIn("Make room", error.message)
+        self.assertIn("Free some space", error.message)
         self.assertEqual(self.folder.read("a"), b"1")
 
     def test_unwritable(self) -> None:

@@ -1,9 +1,10 @@
-"""The epoll loop without log contexts does what Twisted's does."""
+"""The event loop without log contexts does what Twisted's does, and Twisted's is the fallback."""
 
 from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from unittest import skipUnless
 
 from twisted.internet.abstract import FileDescriptor
@@ -12,26 +13,27 @@ from twisted.python.failure import Failure
 from twisted.python.runtime import platform
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.fastpath import epoll_reactor
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.tap import installed_reactor
 
 
 class Reader(FileDescriptor):
-    """One end of a pair; `reading` is what it does when there is something to read."""
+    """One end of a socket pair; `on_read` is called after each read."""
 
-    def __init__(self, reactor: object, reading: object) -> None:
+    def __init__(self, reactor: object, on_read: Callable[[], object]) -> None:
         super().__init__(reactor)
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
         self.fileno = self.near.fileno
-        self.reading = reading
+        self.on_read = on_read
         self.read = b""
         self.lost: list[Failure] = []
         self.startReading()
 
     def doRead(self) -> object:
         self.read += self.near.recv(100)
-        return self.reading()
+        return self.on_read()
 
     def connectionLost(self, reason: Failure) -> None:
         self.lost.append(reason)
@@ -44,22 +46,23 @@ class Reader(FileDescriptor):
         self.far.close()
 
 
-@skipUnless(platform.isLinux(), "epoll is Linux's")
-class MonotonicReactorTests(SynchronousTestCase):
-    """`MonotonicReactor`."""
+class EventLoopTests:
+    """The same tests for both loops."""
 
     def setUp(self) -> None:
-        self.reactor = MonotonicReactor()
+        self.reactor = self.make_reactor()
         self.addCleanup(self.reactor._poller.close)
 
-    def reader(self, reading: object) -> Reader:
-        reader = Reader(self.reactor, reading)
+    def make_reactor(self) -> MonotonicReactor:
+        return MonotonicReactor()
+
+    def reader(self, on_read: Callable[[], object]) -> Reader:
+        reader = Reader(self.reactor, on_read)
         self.addCleanup(reader.close)
         reader.far.send(b"x")
         return reader
 
-    def test_setting_the_time_of_day_moves_no_timer(self) -> None:
-        """Timers are due by the monotonic clock."""
+    def test_timers_ignore_changes_of_the_time_of_day(self) -> None:
         now = time.monotonic()
         self.patch(time, "monotonic", lambda: now)
         called: list[int] = []
@@ -72,30 +75,26 @@ class MonotonicReactorTests(SynchronousTestCase):
         self.reactor.runUntilCurrent()
         self.assertEqual(called, [1])
 
-    def test_reads(self) -> None:
-        """Whoever has something to read is called, and keeps being called."""
+    def test_reads_every_socket_that_has_data(self) -> None:
         readers = [self.reader(lambda: None) for _ in range(3)]
         self.reactor.doIteration(0)
         readers[0].far.send(b"y")
         self.reactor.doIteration(0)
         self.assertEqual([reader.read for reader in readers], [b"xy", b"x", b"x"])
 
-    def test_who_fails_goes_alone(self) -> None:
-        """A socket that fails, and fails again when told so, is logged; the others go on."""
-
+    def test_a_socket_that_fails_is_closed_alone(self) -> None:
         def fail() -> None:
             raise ValueError("reading failed")
 
-        for reading in (fail, lambda: CONNECTION_LOST):
-            bad, good = self.reader(reading), self.reader(lambda: None)
+        for on_read in (fail, lambda: CONNECTION_LOST):
+            bad, good = self.reader(on_read), self.reader(lambda: None)
             self.reactor.doIteration(0)
             self.reactor.doIteration(0)
             self.assertEqual((len(bad.lost), good.read), (1, b"x"))
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
-    def test_closed_by_another_in_the_same_turn(self) -> None:
-        """An event that came before the socket was closed is nobody's."""
+    def test_ignores_events_of_a_socket_that_the_same_turn_closed(self) -> None:
         readers: list[Reader] = []
 
         def close_both() -> None:
@@ -106,8 +105,28 @@ class MonotonicReactorTests(SynchronousTestCase):
         self.reactor.doIteration(0)
         self.assertEqual(sorted(reader.read for reader in readers), [b"", b"x"])
 
-    def test_another_reactor_stays(self) -> None:
-        """One that was chosen before is the one that is used, and nothing of it is replaced."""
+
+@skipUnless(platform.isLinux(), "epoll is Linux's")
+class FastLoopTests(EventLoopTests, SynchronousTestCase):
+    """The loop by way of private attributes, which the installed Twisted has."""
+
+    def test_is_used(self) -> None:
+        self.assertTrue(self.reactor.is_fast)
+
+
+@skipUnless(platform.isLinux(), "epoll is Linux's")
+class FallbackLoopTests(EventLoopTests, SynchronousTestCase):
+    """Twisted's own loop, as if a private attribute were missing."""
+
+    def make_reactor(self) -> MonotonicReactor:
+        return MonotonicReactor(private_names=(*epoll_reactor.PRIVATE_NAMES, "_missing"))
+
+    def test_is_used(self) -> None:
+        self.assertFalse(self.reactor.is_fast)
+
+
+class InstalledReactorTests(SynchronousTestCase):
+    def test_keeps_the_reactor_that_was_installed_before(self) -> None:
         from twisted.internet import reactor
 
         before = dict(vars(reactor))

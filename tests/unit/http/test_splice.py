@@ -6,7 +6,6 @@ from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.http import splice as splice_module
 from ctllm.http.splice import CLOSE_TIMEOUT, HANGUP_POLL_INTERVAL, splice
 from tests.unit.fakes import MemoryTransport
 
@@ -16,10 +15,18 @@ class SpliceTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.taken, self.made = MemoryTransport(), MemoryTransport()
+        self.hung_up: list[object] = []
         self.taken.protocol = Protocol()
         self.clock = Clock()
         self.made.protocol = Protocol()
-        splice(self.taken, self.made, self.clock, b"101", b"read")  # type: ignore[arg-type]
+        splice(
+            self.taken,  # type: ignore[arg-type]
+            self.made,  # type: ignore[arg-type]
+            self.clock,
+            b"101",
+            b"read",
+            has_hung_up=lambda transport: transport in self.hung_up,
+        )
 
     def test_what_goes_first(self) -> None:
         """The answer that left HTTP, and what had been read before that."""
@@ -45,15 +52,13 @@ class SpliceTests(SynchronousTestCase):
 
     def test_a_side_that_closes_while_the_other_is_full(self) -> None:
         """It is not read, so somebody has to look; then the other must not take for ever."""
-        closed: list[MemoryTransport] = []
-        self.patch(splice_module, "has_hung_up", closed.__contains__)
         for full, closing in (("made", "taken"), ("taken", "made")):
             self.setUp()
             slow, other = getattr(self, full), getattr(self, closing)
             slow.producer.pauseProducing()
             self.clock.pump([HANGUP_POLL_INTERVAL] * 10)
             self.assertEqual((slow.closed, other.closed), ("", ""))
-            closed.append(other)
+            self.hung_up.append(other)
             self.clock.pump([HANGUP_POLL_INTERVAL, CLOSE_TIMEOUT - 0.1])
             self.assertEqual((slow.closed, other.closed), ("", ""))
             self.clock.pump([0.1])
