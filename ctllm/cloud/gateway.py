@@ -27,7 +27,12 @@ from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
 from ctllm.http.credentials import presented_tokens
-from ctllm.http.header_policy import request_to_proxy, request_to_tunnel, switching_protocols
+from ctllm.http.header_policy import (
+    refuse_renamed_headers,
+    request_to_proxy,
+    request_to_tunnel,
+    switching_protocols,
+)
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_header
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
@@ -93,6 +98,7 @@ class Gateway:
     async def __call__(self, incoming: ServerRequest) -> None:
         """Answer one request; raises CtllmError."""
         asked = incoming.head = canonical_request(incoming.head)
+        refuse_renamed_headers(asked.headers)
         if is_preflight(asked):
             incoming.respond(204, None, self._cors_policy_for(asked).preflight_headers(asked))
         elif _requests_page(asked):

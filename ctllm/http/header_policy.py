@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+from ctllm.errors import BadRequest
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without_headers
 from ctllm.http.request_timeout import timeout_headers
 
@@ -17,6 +18,7 @@ ASSERTION = b"Ctllm-Assertion"
 DESKTOP = b"Ctllm-Desktop"
 #: The id of a desktop not to use: that which sends the request, because its own Ollama cannot.
 EXCLUDE_DESKTOP = b"Ctllm-Exclude-Desktop"
+#: In a response, the id of its request: that of the stream in the tunnel, for logs and resumption.
 REQUEST_ID = b"Ctllm-Request-Id"
 #: In responses of a desktop's loopback endpoint: the route (local or cloud), and the model of the
 #: request.
@@ -29,6 +31,13 @@ SCOPE = b"Ctllm-Scope"
 #: section 6.3), and is delimited so for the client, too.
 FRAMING = b"Ctllm-Framing"
 CLOSE_DELIMITED = b"close-delimited"
+
+#: Headers that were renamed: the old name in lower case and the new name.
+RENAMED_HEADERS = {
+    b"ctllm-elsewhere": EXCLUDE_DESKTOP,
+    b"ctllm-exchange": REQUEST_ID,
+    b"ctllm-side": ROUTE,
+}
 
 #: The characters of a name that are not percent-encoded in a header.
 _PLAIN = " !#$&'()*+,/:;=?@[]"
@@ -112,6 +121,16 @@ _INERT_CONTENT = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
 )
+
+
+def refuse_renamed_headers(headers: Headers) -> None:
+    """Raise BadRequest if a header has the old name of a renamed one."""
+    for name, _ in headers:
+        new_name = RENAMED_HEADERS.get(name.lower())
+        if new_name is not None:
+            raise BadRequest(
+                f"The header {name.decode('latin-1')} is now called {new_name.decode()}."
+            )
 
 
 def quote_name(name: str) -> bytes:

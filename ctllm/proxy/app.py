@@ -16,7 +16,7 @@ from ctllm.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from ctllm.http.header_policy import ASSERTION, SCOPE
+from ctllm.http.header_policy import ASSERTION, SCOPE, refuse_renamed_headers
 from ctllm.http.message.head import RequestHead, get_header, without_headers
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.http.server.upgrade import header_elements, require_websocket
@@ -54,6 +54,7 @@ class ProxyApp:
         if path == b"/health":
             request.respond(200, self._health())
             return
+        refuse_renamed_headers(request.head.headers)
         claims = self._verify_assertion(request.head)
         request.mark_authenticated()
         if path == b"/ws/tunnel":

@@ -109,13 +109,18 @@ class BrokerTests(SynchronousTestCase):
         self.changes += 1
 
     def ask(
-        self, path: str = "/api/chat", body: bytes = CHAT % b"llama3.2", method: str = "POST"
+        self,
+        path: str = "/api/chat",
+        body: bytes = CHAT % b"llama3.2",
+        method: str = "POST",
+        headers: str = "",
     ) -> MemoryTransport:
         factory = HttpServerFactory(LoopbackEndpoint(self.broker.handle_request), self.clock)
         protocol, wire = factory.buildProtocol(None), MemoryTransport()
         wire.protocol = protocol
         protocol.makeConnection(wire)
-        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head += f"{headers}\r\n"
         protocol.dataReceived(head.encode() + body)
         return wire
 
@@ -144,6 +149,12 @@ class BrokerTests(SynchronousTestCase):
         self.assertEqual(
             (self.broker.request_counts["local"], self.broker.request_counts["cloud"]), (1, 1)
         )
+
+    def test_refuses_the_old_name_of_a_renamed_header(self) -> None:
+        refused = self.ask(headers="Ctllm-Side: local\r\n").take_written()
+        self.assertIn(b"HTTP/1.1 400 ", refused)
+        self.assertIn(b"is now called Ctllm-Route", refused)
+        self.assertEqual(self.ollama.sinks, [])
 
     def test_names_of_models(self) -> None:
         """By whichever of its names."""

@@ -226,6 +226,12 @@ class Routing(Case):
         self.assertEqual((self.body, self.header("content-length")), (b"", str(len(PAGE))))
         self.assertEqual(self.asked, [])
 
+    def test_refuses_the_old_name_of_a_renamed_header(self) -> None:
+        for line in ("GET /api/tags", "GET /ctllm/desktops", "GET /ws/tunnel"):
+            self.assertEqual(self.ask(line, Ctllm_Elsewhere="d", **self.bearer()), 400)
+            self.assertIn(b"is now called Ctllm-Exclude-Desktop", self.body)
+        self.assertEqual(self.asked, [])
+
     def test_ollama_for_programs(self) -> None:
         """Others get Ollama's answer at /, once they are known."""
         self.assertEqual(self.ask("GET /", Accept="*/*"), 401)

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.errors import BadRequest
 from ctllm.http.header_policy import (
     ASSERTION,
+    RENAMED_HEADERS,
     end_to_end_headers,
+    refuse_renamed_headers,
     request_to_ollama,
     request_to_proxy,
     response_from_desktop,
@@ -306,6 +309,10 @@ class Answers(SynchronousTestCase):
         self.assertEqual(self.passed(*own, framing, by=response_from_desktop), (framing,))
         self.assertEqual(self.passed(*own, framing, by=response_from_ollama), ())
 
+    def test_drops_the_old_names_of_renamed_headers(self) -> None:
+        for name in RENAMED_HEADERS:
+            self.assertEqual(self.passed((name, b"1"), by=response_from_proxy), ())
+
     def test_what_the_connection_names_ends_here(self) -> None:
         """The next connection says for itself how it is kept and framed."""
         headers = ((b"Connection", b"ETag"), (b"ETag", b"1"), (b"Retry-After", b"3"))
@@ -327,3 +334,21 @@ class OwnValues(SynchronousTestCase):
         written = encode_field_value(value)
         self.assertRegex(written, rb"\A(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
         h11.Response(status_code=200, headers=[(b"X", written)])
+
+
+class RenamedHeadersTests(SynchronousTestCase):
+    """A request with the old name of a header."""
+
+    def test_refuses_an_old_name_and_states_the_new_one(self) -> None:
+        for old, new in (
+            (b"Ctllm-Elsewhere", b"Ctllm-Exclude-Desktop"),
+            (b"ctllm-side", b"Ctllm-Route"),
+            (b"CTLLM-EXCHANGE", b"Ctllm-Request-Id"),
+        ):
+            error = self.assertRaises(BadRequest, refuse_renamed_headers, ((old, b"1"),))
+            self.assertEqual(
+                error.message, f"The header {old.decode()} is now called {new.decode()}."
+            )
+
+    def test_accepts_the_new_names(self) -> None:
+        refuse_renamed_headers(tuple((name, b"1") for name in RENAMED_HEADERS.values()))

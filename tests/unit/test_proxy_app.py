@@ -96,6 +96,11 @@ class Believing(Case):
         for path in ("/", "/api/chat", "/ctllm/desktops", "/ctllm/exchanges/x", "/ws/tunnel"):
             self.assertEqual(self.ask(f"GET {path}")[0], 401, path)
 
+    def test_refuses_the_old_name_of_a_renamed_header(self) -> None:
+        status, body = self.ask("GET /api/tags", self.sign(USE), "Ctllm-Exchange: 1\r\n")
+        self.assertEqual(status, 400)
+        self.assertIn("is now called Ctllm-Request-Id", str(body))
+
     def test_forged_ones(self) -> None:
         """Another key, another proxy, an old one, rubbish."""
         other = Ed25519PrivateKey.generate()

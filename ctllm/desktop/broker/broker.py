@@ -17,7 +17,7 @@ from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import Route, RoutingPolicy, choose_route, failover_route
 from ctllm.desktop.ollama_monitor import OllamaMonitor
 from ctllm.errors import CtllmError, Forbidden, NotFound, OllamaDown
-from ctllm.http.header_policy import DESKTOP, MODEL, ROUTE, quote_name
+from ctllm.http.header_policy import DESKTOP, MODEL, ROUTE, quote_name, refuse_renamed_headers
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.request_timeout import deduct_elapsed, set_timeout
@@ -151,6 +151,7 @@ class Broker(MultiService):
         """Respond to `request`, whose head is `head`; raises CtllmError."""
         self._last_request = self._clock.seconds()
         head = request.head = canonical_request(head)
+        refuse_renamed_headers(head.headers)
         refuse_websocket(head)
         if (
             head.path == b"/"
