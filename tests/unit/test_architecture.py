@@ -29,7 +29,7 @@ MAY = {
     "ipc.client": {"ipc", "common", "errors", "system"},
     "http.message": {"common", "errors"},
     "http.interfaces": {"http.message", "errors"},
-    "http.header_policy": {"http.message", "http.request_timeout"},
+    "http.header_policy": {"http.message", "http.request_timeout", "errors"},
     "http.request_timeout": {"http.message"},
     "http.cors": {"http.message", "errors"},
     "http.credentials": {"http.message", "errors"},
