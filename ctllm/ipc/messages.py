@@ -1,4 +1,4 @@
-"""What the daemon tells of itself over the IPC: the data of its answers."""
+"""The data of the IPC's responses. JSON keys that differ from a field's name are given with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PolicyName = Literal["auto", "local", "cloud", "never"]
 
 
 class OllamaStatus(msgspec.Struct, frozen=True):
-    """This machine's Ollama: `state` is up, demo (a stand-in) or down."""
+    """This desktop's Ollama. `state` is up, demo (the demo model responds) or down."""
 
     url: str
     state: str
@@ -20,7 +20,7 @@ class OllamaStatus(msgspec.Struct, frozen=True):
 
 
 class DesktopStatus(msgspec.Struct, frozen=True):
-    """One of the user's desktops that are connected."""
+    """A connected desktop of the user; `is_this` marks the one that responds."""
 
     id: str
     name: str
@@ -30,10 +30,10 @@ class DesktopStatus(msgspec.Struct, frozen=True):
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """What was done since the start.
+    """Counts since the daemon started.
 
-    How often each side answered this machine's apps (`both`: lists), how often a side failed
-    before it answered (`moved`), what is under way now, and what goes through the bridge.
+    Responses to local apps by route, and lists merged of both; requests that failed over; active
+    requests; and what passes through the bridge.
     """
 
     local: int
@@ -47,10 +47,10 @@ class Traffic(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """How everything is. `state` is signed_out, connecting, connected, degraded or error.
+    """The status of the desktop.
 
-    `side` is where a request would go now. `started` is when the daemon did, in epoch seconds.
-    `proxy` is running when the tunnel reaches it.
+    `state` is signed_out, connecting, connected, degraded or error. `route` is the one of a request
+    that came now. `proxy` is running while the tunnel is connected. `started` is in epoch seconds.
     """
 
     authentication_state: Literal["authenticated", "unauthenticated"]
@@ -76,9 +76,9 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class OpenResult(msgspec.Struct, frozen=True):
-    """Whether something was opened, in a `window` of ctllm's or the browser.
+    """Whether the page was opened, in ctllm's `window` or in the browser.
 
-    If not, `address` is what to open by hand, once.
+    If not, `address` is a URL that the user can open once.
     """
 
     opened: bool
@@ -87,7 +87,7 @@ class OpenResult(msgspec.Struct, frozen=True):
 
 
 class AboutInfo(msgspec.Struct, frozen=True):
-    """What this is."""
+    """The versions of the daemon and its platform."""
 
     name: str
     version: str

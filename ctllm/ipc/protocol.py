@@ -1,7 +1,7 @@
-"""The desktop's IPC: what a tray or a command may ask of the daemon beside it, and its answers.
+"""The IPC protocol between the desktop daemon and its clients, the tray and the commands.
 
-One JSON object a line, each way; `docs/ipc.md` describes it. A request has an id and a command and
-is answered with that id; what nobody asked for is an event.
+Both ends send JSON objects, one a line. A request has an id and a command, and its response has the
+same id; events have none. `docs/ipc.md` is the specification.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ctllm.errors import BadRequest, CtllmError
 from ctllm.ipc.messages import PolicyName
 
 PROTOCOL_VERSION = 1
-#: Where a daemon tells how it is found: a `Where`, below its state folder.
+#: The file, below the state folder, in which a daemon writes its `DaemonAddress`.
 ADDRESS_FILE = ("desktop", "ipc.json")
-#: Most bytes of a request's line, and of one by somebody who has not yet shown that he may ask.
+#: Bytes that the line of a request may have, and before authentication.
 MAX_LINE = 1024 * 1024
 MAX_UNAUTHENTICATED_LINE = 4096
-#: Most bytes of a line that the daemon sends: it names some thousand models.
+#: Bytes that a line of the daemon may have: a status names some thousand models.
 MAX_RESPONSE_LINE = 8 * 1024 * 1024
 
 RequestId = int | Annotated[str, Meta(max_length=64)]
@@ -34,18 +34,18 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 
 class Auth(_Request, frozen=True, tag="AUTH"):
-    """Shows that the client can read the secret; both in hexadecimal digits."""
+    """Prove that the client can read the secret. Both fields are hexadecimal digits."""
 
     nonce: Annotated[str, Meta(pattern="^[0-9a-f]{32,128}$")]
     proof: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class StatusRequest(_Request, frozen=True, tag="STATUS"):
-    """How everything is."""
+    """Return the status."""
 
 
 class Subscribe(_Request, frozen=True, tag="SUBSCRIBE"):
-    """The same, and from now on an event whenever it changes."""
+    """Return the status, and send an event whenever it changes."""
 
 
 class Show(_Request, frozen=True, tag="SHOW"):
@@ -53,58 +53,55 @@ class Show(_Request, frozen=True, tag="SHOW"):
 
 
 class Hide(_Request, frozen=True, tag="HIDE"):
-    """Hide its window."""
+    """Hide the window of the chat page."""
 
 
 class Settings(_Request, frozen=True, tag="SETTINGS"):
-    """Open the page's settings."""
+    """Open the settings in the chat page."""
 
 
 class Quit(_Request, frozen=True, tag="QUIT"):
-    """End the daemon, once the answers under way are whole or `seconds` are over."""
+    """Stop the daemon when no request is active, or after `seconds`."""
 
     seconds: Annotated[float, Meta(ge=0, le=3600)] = 10.0
 
 
 class Prefer(_Request, frozen=True, tag="PREFER"):
-    """Where requests of this machine's apps go from now on."""
+    """Set the routing policy for requests of local apps."""
 
     policy: PolicyName = msgspec.field(name="preference")
 
 
 class Login(_Request, frozen=True, tag="LOGIN"):
-    """Sign in with a link."""
+    """Log in with an invite link."""
 
     link: Annotated[str, Meta(max_length=2048)]
 
 
 class Logout(_Request, frozen=True, tag="LOGOUT"):
-    """Sign out, here and at the cloud."""
+    """Log out of the cloud, and delete the credentials."""
 
 
 class Logs(_Request, frozen=True, tag="LOGS"):
-    """The last `lines` of the daemon's log, and the following ones as events."""
+    """Return the last `lines` of the daemon's log; with `follow`, send the next ones as events."""
 
     lines: Annotated[int, Meta(ge=0, le=1000)] = 100
     follow: bool = False
 
 
 class About(_Request, frozen=True, tag="ABOUT"):
-    """What this is."""
+    """Return the versions of the daemon and of its platform."""
 
 
 Request = (
     Auth | StatusRequest | Subscribe | Show | Hide | Settings | Quit | Prefer | Login | Logout
     | Logs | About
 )  # fmt: skip
-COMMANDS = tuple(
-    str(kind.__struct_config__.tag)
-    for kind in Request.__args__  # in the order of the documents
-)
+COMMANDS = tuple(str(kind.__struct_config__.tag) for kind in Request.__args__)
 
 
 class Hello(msgspec.Struct, frozen=True):
-    """What the daemon says first. With an empty challenge the client is known already."""
+    """The first event. If the challenge is empty, the client is authenticated already."""
 
     protocol: int
     version: str
@@ -112,20 +109,20 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """What went wrong: `code` is for programs and never changes."""
+    """An error. `code` is for programs and does not change between versions."""
 
     code: str
     message: str
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """The daemon's own, in answer to AUTH."""
+    """The response to AUTH: the daemon's own proof."""
 
     proof: str
 
 
 class Response(msgspec.Struct, frozen=True, omit_defaults=True):
-    """To one request; `id` is null where the request's could not be read."""
+    """The response to a request; `id` is null if the request's id could not be read."""
 
     id: RequestId | None
     ok: bool
@@ -134,14 +131,14 @@ class Response(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What nobody asked for: hello, status, log, notice, quitting or error."""
+    """A message that responds to no request: hello, status, log, quitting or error."""
 
     event: str
     data: msgspec.Raw
 
 
 class DaemonAddress(msgspec.Struct, frozen=True):
-    """How a daemon is found: a file in its state folder, which its user alone can read."""
+    """The contents of the address file, which only the daemon's user can read."""
 
     port: int
     secret: str
@@ -158,72 +155,70 @@ class _LooseRequest(msgspec.Struct):
 
 
 def parse_request(line: bytes) -> Request:
-    """Read one line; raises BadRequest with a sentence."""
+    """Parse the line of a request; raises BadRequest."""
     try:
-        found: Request = decode_json(line, _REQUEST)
+        request: Request = decode_json(line, _REQUEST)
     except InvalidJson as error:
         raise BadRequest(_explain_invalid(line, error)) from error
-    return found
+    return request
 
 
 def parse_request_id(line: bytes) -> RequestId | None:
-    """The id of a line that may be nothing else, or None."""
+    """Return the id in the line of a request that may be invalid, or None."""
     try:
-        named = decode_json(line, _LooseRequest)
-        found: RequestId | None = msgspec.convert(named.id, RequestId | None)
+        loose = decode_json(line, _LooseRequest)
+        id: RequestId | None = msgspec.convert(loose.id, RequestId | None)
     except ValueError:
         return None
-    return found
+    return id
 
 
 def _explain_invalid(line: bytes, error: Exception) -> str:
     try:
-        named = decode_json(line, _LooseRequest)
+        loose = decode_json(line, _LooseRequest)
     except InvalidJson:
-        return "a line must be one JSON object with an id and a command"
-    if not isinstance(named.command, str) or named.command not in COMMANDS:
-        shown = named.command if isinstance(named.command, str) else ""
-        return f"unknown command {shown[:40]!r}; there are {', '.join(COMMANDS)}"
-    return f"{named.command}: {error}"
+        return "A request is one JSON object with an id and a command."
+    if not isinstance(loose.command, str) or loose.command not in COMMANDS:
+        name = loose.command if isinstance(loose.command, str) else ""
+        return f"Unknown command {name[:40]!r}. The commands are {', '.join(COMMANDS)}."
+    return f"{loose.command}: {error}"
 
 
 def encode_request(request: Request) -> bytes:
-    """A request as it is sent."""
+    """Return the line of a request."""
     return msgspec.json.encode(request) + b"\n"
 
 
 def encode_response(id: RequestId | None, data: object) -> bytes:
-    """An answer with `data`."""
+    """Return the line of a response with `data`."""
     return msgspec.json.encode(Response(id, True, msgspec.Raw(msgspec.json.encode(data)))) + b"\n"
 
 
 def encode_error(id: RequestId | None, error: CtllmError) -> bytes:
-    """An answer that says what went wrong."""
-    return (
-        msgspec.json.encode(Response(id, False, error=ErrorDetail(error.code, error.message)))
-        + b"\n"
-    )
+    """Return the line of a response with an error."""
+    detail = ErrorDetail(error.code, error.message)
+    return msgspec.json.encode(Response(id, False, error=detail)) + b"\n"
 
 
 def encode_event(event: str, data: object) -> bytes:
-    """An event."""
+    """Return the line of an event."""
     return msgspec.json.encode(Event(event, msgspec.Raw(msgspec.json.encode(data)))) + b"\n"
 
 
 def parse_message(line: bytes) -> Response | Event:
-    """What the daemon says; raises BadRequest for what is neither."""
+    """Parse a line of the daemon; raises BadRequest."""
     kinds: Sequence[Any] = (Event, Response)
     for kind in kinds:
         try:
             return decode_json(line, kind)  # type: ignore[no-any-return]
         except InvalidJson:
             continue
-    raise BadRequest("that is no ctllm desktop: what it says makes no sense")
+    raise BadRequest("The server is not a ctllm desktop daemon: it sent an invalid message.")
 
 
 def compute_proof(
     secret: str, role: Literal["client", "daemon"], challenge: str, nonce: str
 ) -> str:
-    """What shows that `who` knows the secret, to whoever sent the other of the two values."""
-    words = f"ctllm-ipc-{role} {challenge} {nonce}".encode()
-    return hmac.digest(bytes.fromhex(secret), words, "sha256").hex()
+    """Return the proof, in hexadecimal digits, that `role` knows the secret."""
+    text = f"ctllm-ipc-{role} {challenge} {nonce}".encode()
+    return hmac.digest(bytes.fromhex(secret), text, "sha256").hex()

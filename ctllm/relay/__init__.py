@@ -1,1 +1,1 @@
-"""What relays of a request share: buffers, fan-out, observers."""
+"""What relays of requests share: buffered requests, fan-out, and sinks that observe."""

@@ -1,4 +1,4 @@
-"""A `Caller` that somebody else listens to as well."""
+"""A `ResponseSink` that reports when the response is complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ctllm.http.interfaces import ResponseSink
 
 
 class CompletionObserver:
-    """A `Caller` that passes everything on, and calls `note` when the answer is whole."""
+    """A `ResponseSink` that forwards to `sink`, and calls `on_finished` before it finishes."""
 
     def __init__(self, sink: ResponseSink, on_finished: Callable[[], None]) -> None:
         self._sink = sink
@@ -20,6 +20,6 @@ class CompletionObserver:
         self.resume_request_body = sink.resume_request_body
 
     def finish(self) -> None:
-        """The answer is whole."""
+        """Finish the response."""
         self._on_finished()
         self._sink.finish()

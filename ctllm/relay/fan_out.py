@@ -1,7 +1,7 @@
-"""The same question to several sides at once (desktops; here and the cloud), for lists of models.
+"""One request to several upstreams at once, for lists of models.
 
-One may be slow, or send without end: one whose list does not come in time, or is very long,
-is left out. A side that asks others itself is told to be ready sooner.
+An upstream whose response is late, too long or not a success is left out. The upstreams get less
+time than the request has, because they may fan it out themselves.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ctllm.http.message.head import RequestHead, ResponseHead, without_headers
 from ctllm.http.request_timeout import NEXT_STAGE_SHARE, get_timeout, set_timeout
 from ctllm.reactor.interfaces import Clock
 
-#: Most seconds that each has for its list.
+#: Seconds that an upstream has for its list, unless the request allows fewer.
 LIST_TIMEOUT = 3.0
-#: Most bytes of one list: some ten thousand models.
+#: Bytes of the longest list: about ten thousand models.
 MAX_LIST = 4 * 1024 * 1024
 
-#: What is about the connection or the form of an answer that is not passed on as it comes.
+#: Headers about the connection, or about the form of a response that the client does not get as is.
 _DROPPED_HEADERS = (
     b"accept-encoding",
     b"content-length",
@@ -34,25 +34,29 @@ _DROPPED_HEADERS = (
 
 
 async def fetch_all(
-    upstreams: Sequence[Upstream], head: RequestHead, clock: Clock, budget: BufferBudget
+    upstreams: Sequence[Upstream],
+    head: RequestHead,
+    clock: Clock,
+    budget: BufferBudget,
+    max_size: int = MAX_LIST,
 ) -> list[bytes]:
-    """The lists that came within the time and the sizes, in the order of `upstreams`."""
+    """Return the bodies of the successful responses, in the order of `upstreams`."""
     seconds = get_timeout(head, LIST_TIMEOUT)
-    plain = RequestHead(head.method, head.target, without_headers(head.headers, _DROPPED_HEADERS))
-    plain = set_timeout(plain, seconds * NEXT_STAGE_SHARE)
-    listings = [ResponseCollector(budget) for _ in upstreams]
-    asking = [
-        Deferred.fromCoroutine(_fetch(upstream, plain, clock, listing, seconds))
-        for upstream, listing in zip(upstreams, listings, strict=True)
+    head = RequestHead(head.method, head.target, without_headers(head.headers, _DROPPED_HEADERS))
+    head = set_timeout(head, seconds * NEXT_STAGE_SHARE)
+    collectors = [ResponseCollector(budget, max_size) for _ in upstreams]
+    fetches = [
+        Deferred.fromCoroutine(_fetch(upstream, head, clock, collector, seconds))
+        for upstream, collector in zip(upstreams, collectors, strict=True)
     ]
     try:
-        results: list[tuple[bool, Any]] = await DeferredList(asking, consumeErrors=True)
-        for asked, failure in results:
-            if not asked:
-                failure.trap(CtllmError)  # one that takes no request has no list
-        return [bytes(listing.body) for listing in listings if listing.is_complete]
+        results: list[tuple[bool, Any]] = await DeferredList(fetches, consumeErrors=True)
+        for is_success, failure in results:
+            if not is_success:
+                failure.trap(CtllmError)  # an upstream that refuses the request has no list
+        return [bytes(each.body) for each in collectors if each.is_complete]
     finally:
-        budget.release(sum(len(listing.body) for listing in listings))
+        budget.release(sum(len(each.body) for each in collectors))
 
 
 async def _fetch(
@@ -62,8 +66,8 @@ async def _fetch(
     collector: ResponseCollector,
     seconds: float,
 ) -> None:
-    call = upstream.start_request(head, collector)
-    call.finish()
+    upstream_request = upstream.start_request(head, collector)
+    upstream_request.finish()
     timer = clock.callLater(seconds, collector.stop)
     try:
         await collector.done
@@ -71,48 +75,49 @@ async def _fetch(
         if timer.active():
             timer.cancel()
         if not collector.has_ended:
-            call.cancel(ClientDisconnected("this list is not waited for any more"))
+            upstream_request.cancel(ClientDisconnected("The list is not needed any more."))
 
 
 class ResponseCollector:
-    """A `Caller` that collects one list; `whole` if it is one."""
+    """A `ResponseSink` that collects the body of one successful response."""
 
-    def __init__(self, budget: BufferBudget) -> None:
+    def __init__(self, budget: BufferBudget, max_size: int) -> None:
         self.body = bytearray()
         self.done: Deferred[None] = Deferred()
-        self.has_ended = False  # the exchange came to its own end
+        self.has_ended = False  # whether the upstream has ended the response
         self.is_complete = False
         self._budget = budget
+        self._max_size = max_size
 
     def stop(self) -> None:
-        """There is nothing more to wait for."""
+        """Fire `done`."""
         if not self.done.called:
             self.done.callback(None)
 
     def write_head(self, head: ResponseHead) -> None:
-        """Whatever is not a success is no list."""
+        """Stop unless the response is a success."""
         if head.status != 200:
             self.stop()
 
-    def write(self, piece: bytes) -> None:
-        """Keep a piece, as far as there is room."""
-        self.body += piece
-        self._budget.reserve(len(piece))
-        if len(self.body) > MAX_LIST or self._budget.is_full:
+    def write(self, data: bytes) -> None:
+        """Collect `data`; stop if it exceeds a limit."""
+        self.body += data
+        self._budget.reserve(len(data))
+        if len(self.body) > self._max_size or self._budget.is_full:
             self.stop()
 
     def finish(self) -> None:
-        """The answer is whole."""
+        """Mark the response as complete."""
         self.has_ended = self.is_complete = True
         self.stop()
 
     def fail(self, error: CtllmError) -> None:
-        """There is no answer."""
+        """Stop: there is no response."""
         self.has_ended = True
         self.stop()
 
     def pause_request_body(self) -> None:
-        """There is no body."""
+        """Do nothing: the request has no body."""
 
     def resume_request_body(self) -> None:
-        """There is no body."""
+        """Do nothing: the request has no body."""

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase as TestCase
 from ctllm import cli, errors, tap_options
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
-from ctllm.desktop.ipc import connection
+from ctllm.desktop.ipc.connection import IpcLimits
 from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.ipc import messages, protocol
@@ -233,13 +233,14 @@ class IpcPageTests(TestCase):
                 self.assertIn(f"`{name}`", self.TEXT)
 
     def test_numbers(self) -> None:
+        limits = IpcLimits()
         for said in (
             f"A line may have {protocol.MAX_LINE // 2**20} MiB, "
             f"{protocol.MAX_UNAUTHENTICATED_LINE // 1024} KiB",
-            f"within {connection.READ_TIMEOUT:g} seconds",
-            f"{connection.MAX_CONNECTIONS} programs",
-            f"{connection.MAX_UNAUTHENTICATED} more",
-            f"{connection.MAX_CONCURRENT_COMMANDS} commands",
+            f"within {limits.read_timeout:g} seconds",
+            f"{limits.max_connections} programs",
+            f"{limits.max_unauthenticated} more",
+            f"{limits.max_concurrent_commands} commands",
         ):
             self.assertIn(said, " ".join(self.TEXT.split()))
 

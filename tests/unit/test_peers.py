@@ -112,12 +112,12 @@ class OwnerTests(SynchronousTestCase):
         path = str(self.folder / "ipc.sock")
         for uid in (7, 0):
             self.listened_at_by(uid)
-            client._connect_unix(path, 7, 5).close()
+            client.connect_unix(path, 7, 5).close()
         self.listened_at_by(8)
-        self.assertRaises(PermissionError, client._connect_unix, path, 7, 5)
+        self.assertRaises(PermissionError, client.connect_unix, path, 7, 5)
         self.listened_at_by(7)
         (self.folder / "link").symlink_to(path)
-        self.assertRaises(NotASocket, client._connect_unix, str(self.folder / "link"), 7, 5)
+        self.assertRaises(NotASocket, client.connect_unix, str(self.folder / "link"), 7, 5)
 
     def test_the_operators(self) -> None:
         """A link in its place is nobody who answers."""

@@ -16,6 +16,7 @@ from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
+from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import BadGateway, Unauthorized
@@ -266,10 +267,10 @@ class EveryLoop(SynchronousTestCase):
         """Those who watch over the IPC."""
         ipc = IpcService(
             self.clock, Path(self.mktemp()), 0, cast(Any, None), cast(Any, None),
-            cast(Any, self.work), cast(Any, None),
+            cast(Any, self.work), LogBuffer(),
         )  # fmt: skip
         watching = type("Connection", (), {"is_subscribed": True, "send_event": lambda *_: None})()
-        self.patch(ipc, "_connections", [watching])
+        self.patch(ipc, "connections", [watching])
         ipc._periodic.start(1.0, now=False)
         self.clock.pump([1.0] * 3)
         self.assertEqual(self.work.calls, 3)

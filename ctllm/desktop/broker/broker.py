@@ -1,4 +1,4 @@
-"""Routing of local apps' requests: to this desktop's Ollama, or through the cloud to another one."""
+"""Routing of local apps' requests: to this desktop's Ollama, or to another one by the cloud."""
 
 from __future__ import annotations
 

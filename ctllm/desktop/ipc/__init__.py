@@ -1,1 +1,1 @@
-"""The desktop's IPC: the tray and the commands ask the daemon here, and nobody else can."""
+"""The desktop daemon's IPC: the server end of the socket that the tray and the commands use."""

@@ -1,6 +1,7 @@
-"""Who may ask: the user whose daemon this is.
+"""Authentication of IPC clients: only the user who runs the daemon, and root, may connect.
 
-On a UNIX socket the system says who it is; by TCP it is whoever can read the secret file.
+On a UNIX socket the operating system identifies the peer. On TCP the client proves that it can read
+the secret in the address file.
 """
 
 from __future__ import annotations
@@ -18,40 +19,40 @@ from ctllm.system.unix_sockets import peer_credentials
 
 
 def peer_uid(transport: Any) -> int | None:
-    """The user at the other end of a UNIX socket, or None where the system does not say."""
-    found = getattr(transport, "socket", None)
-    if found is None or found.family != getattr(socket, "AF_UNIX", None):
+    """Return the user id of the peer of a UNIX socket, or None where it is not known."""
+    connection = getattr(transport, "socket", None)
+    if connection is None or connection.family != getattr(socket, "AF_UNIX", None):
         return None
-    peer = peer_credentials(found)
+    peer = peer_credentials(connection)
     return None if peer is None else peer.uid
 
 
 class Authenticator:
-    """One visitor's way in."""
+    """The authentication of one connection."""
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
         self.challenge = ""
         self.is_authenticated = False
+        self._secret = secret
 
     def check_peer(self, transport: Any) -> None:
-        """See who comes; raises Forbidden for another user of this machine."""
+        """Authenticate by the peer's user id, or issue a challenge; raises Forbidden."""
         uid = peer_uid(transport)
         if sys.platform == "win32" or uid is None:
             self.challenge = secrets.token_hex(32)
         elif uid not in (os.geteuid(), 0):
-            raise Forbidden("this is the desktop of another user of this machine")
+            raise Forbidden("This desktop daemon belongs to another user of this machine.")
         else:
             self.is_authenticated = True
 
     def verify(self, auth: Auth) -> str:
-        """Take what shows that the client knows the secret, and give the daemon's own proof.
+        """Verify the client's proof and return the daemon's; raises Unauthorized.
 
-        Raises Unauthenticated. A challenge is good for one attempt.
+        A challenge can be used once.
         """
         challenge, self.challenge = self.challenge, ""
-        right = compute_proof(self._secret, "client", challenge, auth.nonce)
-        if not challenge or not hmac.compare_digest(right, auth.proof):
-            raise Unauthorized("that is not the secret of this desktop; read it anew from its file")
+        expected = compute_proof(self._secret, "client", challenge, auth.nonce)
+        if not challenge or not hmac.compare_digest(expected, auth.proof):
+            raise Unauthorized("The proof does not match. Read the secret from its file again.")
         self.is_authenticated = True
         return compute_proof(self._secret, "daemon", challenge, auth.nonce)

@@ -1,7 +1,7 @@
-"""The chat page in its window or the browser, signed in by a link that is good once.
+"""The chat page, opened in its own window or in the browser with a link that logs in once.
 
-Any user of a machine can read the arguments of any program, so the link is not among them: the
-browser opens a file that only its owner can read, and the file leads it on.
+Every user of a machine can read the arguments of every process, so the link is not one of them: the
+browser opens a file that only its owner can read, and the file redirects to the link.
 """
 
 from __future__ import annotations
@@ -15,56 +15,65 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.ipc.webview_process import WebviewWindow
 from ctllm.ipc.messages import OpenResult
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
+from ctllm.reactor.timeout import Timeout
 from ctllm.system.atomic_write import write_atomically
 from ctllm.system.display import has_graphical_session
 
-#: Seconds that the file stays: a browser that is not running yet takes some to start.
+#: Seconds after which the file is removed: a browser that has to start needs some of them.
 FILE_LIFETIME = 60.0
-#: Seconds after which a browser that does not return counts as opened: some stay in front.
+#: Seconds after which a browser command counts as successful: some run until the browser ends.
 BROWSER_TIMEOUT = 5.0
 
 _FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta http-equiv="refresh" content="0;url={0}"><meta name="referrer" content="no-referrer">
-<title>ctllm</title><p><a href="{0}">Go on to ctllm</a></p></html>
+<title>ctllm</title><p><a href="{0}">Continue to ctllm</a></p></html>
 """
 
 
+class ThreadReactor(Clock, Protocol):
+    """The reactor, as far as it is needed to run a function in a thread."""
+
+    def callFromThread(self, callable: Callable[..., Any], /, *args: Any) -> None:
+        """Call `callable` in the reactor's thread."""
+
+
 def has_display(environ: Mapping[str, str], platform: str) -> bool:
-    """Whether a browser has somewhere to show itself, or somebody says which one does."""
+    """Return whether a browser can be displayed, or is configured."""
     return has_graphical_session(platform, environ) or bool(environ.get("BROWSER"))
 
 
 def open_in_browser(url: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Open it, and say whether that could be done; blocks.
+    """Open `url`, and return whether that succeeded. Blocks.
 
-    A service of systemd's has few rights, and so would a browser that is its child: there it is a
-    unit of its own.
+    A systemd service is sandboxed, and a browser that is its child would be too. The browser
+    is therefore started in a transient unit of its own.
     """
     runner = shutil.which("systemd-run") if environ.get("INVOCATION_ID") else None
     opener = environ.get("BROWSER") or shutil.which("xdg-open")
     if runner is not None and opener is not None and "%s" not in opener:
-        words = [runner, "--user", "--quiet", "--collect", "--", opener, url]
-        done = subprocess.run(words, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        command = [runner, "--user", "--quiet", "--collect", "--", opener, url]
+        done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
         if done.returncode == 0:
             return True
     return webbrowser.open(url)
 
 
 class ChatPage(Service):
-    """Opens it. `browse` opens an address and says whether it did; it may block."""
+    """Opens the chat page. `browse` opens a URL and returns whether it did; it may block."""
 
     def __init__(
         self,
         session: CloudSession,
-        reactor: Any,
+        reactor: ThreadReactor,
         state: Path,
         has_display: Callable[[], bool],
         window: WebviewWindow,
@@ -76,10 +85,10 @@ class ChatPage(Service):
         self._has_display = has_display
         self._window = window
         self._browse = browse
-        self._removal_timer: Any = None
+        self._removal_timer = Timeout(reactor, self._remove_file)
 
     async def open(self, view: str = "") -> OpenResult:
-        """Open the page, at `where` of it; raises CtllmError where there is no sign-in."""
+        """Open the page, at `view` if given; raises CtllmError if this desktop is logged out."""
         if self._window.is_open and not view:
             self._window.show()
             return OpenResult(True, window=True)
@@ -92,15 +101,13 @@ class ChatPage(Service):
 
     async def _login_link(self, view: str) -> str:
         client = self._session.client()
-        invite = await client.create_login_code(await self._session.access_token())
-        view = f"&view={view}" if view else ""
-        return f"{client.url}/#invite={invite}{view}"
+        code = await client.create_login_code(await self._session.access_token())
+        fragment = f"&view={view}" if view else ""
+        return f"{client.url}/#invite={code}{fragment}"
 
     async def _open_in_browser(self, url: str) -> bool:
         write_atomically(self._path, _FILE.format(html.escape(url)).encode())
-        if self._removal_timer is not None and self._removal_timer.active():
-            self._removal_timer.cancel()
-        self._removal_timer = self._reactor.callLater(FILE_LIFETIME, self._remove_file)
+        self._removal_timer.start(FILE_LIFETIME)
         done: Deferred[bool] = Deferred()
         file = self._path.absolute().as_uri()
         threading.Thread(target=self._browse_in_thread, args=(file, done), daemon=True).start()
@@ -112,22 +119,21 @@ class ChatPage(Service):
                 timer.cancel()
 
     def _browse_in_thread(self, file: str, done: Deferred[bool]) -> None:
-        opened = False
+        is_open = False
         with suppress(OSError, webbrowser.Error):
-            opened = self._browse(file)
-        self._reactor.callFromThread(self._resolve, done, opened)
+            is_open = self._browse(file)
+        self._reactor.callFromThread(self._resolve, done, is_open)
 
-    def _resolve(self, done: Deferred[bool], opened: bool) -> None:
+    def _resolve(self, done: Deferred[bool], is_open: bool) -> None:
         if not done.called:
-            done.callback(opened)
+            done.callback(is_open)
 
     def _remove_file(self) -> None:
         with suppress(OSError):
             os.unlink(self._path)
 
     def stopService(self) -> None:
-        """Leave nothing behind."""
+        """Remove the file."""
         super().stopService()
-        if self._removal_timer is not None and self._removal_timer.active():
-            self._removal_timer.cancel()
+        self._removal_timer.cancel()
         self._remove_file()

@@ -1,4 +1,4 @@
-"""What each command of the IPC does."""
+"""The commands of the IPC."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ HOMEPAGE = "https://github.com/ctllm/ctllm"
 
 
 class CommandHandler:
-    """Does them. `status` tells how everything is, `quit` ends the daemon after so many seconds."""
+    """Runs the commands.
+
+    `quit` stops the daemon when no request is active, or after the given seconds; it returns the
+    number of active requests.
+    """
 
     _log = Logger()
 
@@ -64,7 +68,7 @@ class CommandHandler:
         }
 
     async def run(self, request: protocol.Request, connection: IpcConnection) -> object:
-        """Do it, and give what is to be told; raises CtllmError."""
+        """Run a command and return the data of its response; raises CtllmError."""
         return await self._handlers[type(request)](request, connection)
 
     async def _handle_status(self, _: protocol.StatusRequest, connection: IpcConnection) -> Status:
@@ -92,20 +96,20 @@ class CommandHandler:
             self._broker.set_policy(RoutingPolicy(request.policy))
         except BadConfiguration as error:
             raise BadConfiguration(
-                f"it counts now, but not after a restart: {error.message}"
+                f"The policy is in effect, but is lost at a restart: {error.message}"
             ) from error
         return {"preference": request.policy}
 
     async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
         url, invite = parse_invite_link(request.link)
         require_https(url)
-        sign_in = await log_in(self._session.file, self._client_for(url), invite)
-        self._log.info("signed in to {url} as {name}", url=url, name=sign_in.user_name)
-        return {"cloud_url": sign_in.cloud_url, "user": sign_in.user_name}
+        login = await log_in(self._session.file, self._client_for(url), invite)
+        self._log.info("Logged in to {url} as {name}", url=url, name=login.user_name)
+        return {"cloud_url": login.cloud_url, "user": login.user_name}
 
     async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
-        sign_in = await log_out(self._session.file, self._client_for)
-        return {"cloud_url": sign_in.cloud_url}
+        login = await log_out(self._session.file, self._client_for)
+        return {"cloud_url": login.cloud_url}
 
     async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:
         connection.follows_log = request.follow

@@ -1,4 +1,7 @@
-"""One daemon for each state folder: the system forgets the lock when its holder ends, however."""
+"""A lock that allows one daemon for each state folder.
+
+The operating system releases it when its process ends, even by a signal.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from ctllm.system.file_lock import acquire_lock
 
 
 class InstanceLock:
-    """The lock of a `state` folder."""
+    """The lock of the state folder `state`."""
 
     def __init__(self, state: Path) -> None:
         self._state = state
@@ -20,43 +23,43 @@ class InstanceLock:
         self._descriptor: int | None = None
 
     def check(self) -> None:
-        """Raise BadConfiguration while another daemon has it. Makes nothing."""
+        """Raise BadConfiguration if another daemon holds the lock. Creates no files."""
         if self._path.exists():
             self.acquire()
             self.release()
 
     def acquire(self) -> None:
-        """Have it until `release`, or the end; raises BadConfiguration, which says who has it."""
+        """Acquire the lock; raises BadConfiguration, which names the daemon that holds it."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle = os.open(
+            descriptor = os.open(
                 self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600
             )
         except OSError as error:
             raise BadConfiguration(
-                f"{self._path}: cannot be opened ({error.strerror}); "
-                "make its folder writable or choose another one with --state-dir"
+                f"{self._path} cannot be opened ({error.strerror}). "
+                "Make its folder writable, or choose another one with --state-dir."
             ) from error
         try:
-            acquire_lock(handle)
+            acquire_lock(descriptor)
         except OSError:
-            os.close(handle)
+            os.close(descriptor)
             raise BadConfiguration(self._describe_holder()) from None
-        self._descriptor = handle
+        self._descriptor = descriptor
 
     def release(self) -> None:
-        """Let the next one have it."""
+        """Release the lock."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
     def _describe_holder(self) -> str:
         try:
-            first = decode_json(self._state.joinpath(*ADDRESS_FILE).read_bytes(), DaemonAddress)
-            who = f"process {first.pid}, IPC at 127.0.0.1:{first.port}"
+            address = decode_json(self._state.joinpath(*ADDRESS_FILE).read_bytes(), DaemonAddress)
+            holder = f"process {address.pid}, IPC at 127.0.0.1:{address.port}"
         except (OSError, ValueError):
-            who = "just starting or ending"
+            holder = "which is starting or stopping"
         return (
-            f"{self._state}: another desktop runs on this state folder ({who}). "
-            "Stop it (ctllm quit), or choose another folder with --state-dir"
+            f"Another desktop daemon uses the state folder {self._state} ({holder}). "
+            "Stop it with `ctllm quit`, or choose another folder with --state-dir."
         )

@@ -1,10 +1,13 @@
-"""The window of the page, where the extra `window` is installed: a child process, told by lines."""
+"""The chat page's own window: a child process, controlled by lines on its standard input.
+
+It needs the optional dependency `ctllm[window]`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
@@ -12,22 +15,34 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import NoWindow
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
 from ctllm.system.display import has_graphical_session
 
-#: Seconds that the window may take to appear; after that the browser is asked.
+#: Seconds after which a window that has not appeared is replaced by the browser.
 START_TIMEOUT = 20.0
+#: Bytes of the output of a process that are stored.
+_MAX_OUTPUT = 1000
+
+
+class ProcessReactor(Clock, Protocol):
+    """The reactor, as far as it is needed to start a process."""
+
+    def spawnProcess(
+        self, protocol: ProcessProtocol, program: str, argv: list[str], /, *, env: dict[str, str]
+    ) -> object:
+        """Start `program`."""
 
 
 def can_have_window(environ: Mapping[str, str], platform: str) -> bool:
-    """Whether the library is here, and a screen."""
+    """Return whether the library is installed and a display available."""
     return (
         has_graphical_session(platform, environ) and importlib.util.find_spec("webview") is not None
     )
 
 
 class WebviewProcess(ProcessProtocol):
-    """The process of the window."""
+    """The process of a window. `ready` fires with whether the window appeared."""
 
     _log = Logger()
 
@@ -39,39 +54,44 @@ class WebviewProcess(ProcessProtocol):
         self._output = b""
 
     def outReceived(self, data: bytes) -> None:
-        """It says when the window is there."""
-        self._output = (self._output + data)[-1000:]
+        """Handle the line that the process writes when the window appears."""
+        self._output = (self._output + data)[-_MAX_OUTPUT:]
         if b"ready" in self._output:
             self.resolve(True)
 
     def errReceived(self, data: bytes) -> None:
-        """What its libraries have to say."""
-        self._output = (self._output + data)[-1000:]
+        """Store what the libraries write, for the log."""
+        self._output = (self._output + data)[-_MAX_OUTPUT:]
 
     def processExited(self, reason: Failure) -> None:
-        """The window was closed, or never came. Its helpers may hold its pipes for longer."""
+        """Handle a window that was closed or did not appear.
+
+        The pipes may be open for longer, in the children of the process.
+        """
         self.has_exited = True
         if not self.ready.called:
-            self._log.warn("there is no window: {said}", said=self._output.decode(errors="replace"))
+            self._log.warn(
+                "The window did not appear: {output}", output=self._output.decode(errors="replace")
+            )
             self.resolve(False)
 
     def resolve(self, is_shown: bool) -> None:
-        """Whether it is there."""
+        """Fire `ready`, unless it has fired."""
         if not self.ready.called:
             self.ready.callback(is_shown)
 
     def send_line(self, line: str) -> None:
-        """Tell the window what to do; a line that were two raises ValueError."""
+        """Send a command; raises ValueError for text that is not one printable line."""
         if not (line.isascii() and line.isprintable()):
-            raise ValueError("what the window is told is one line of plain text")
+            raise ValueError("A command for the window is one line of printable ASCII.")
         self.transport.write(line.encode() + b"\n")
 
 
 class WebviewWindow(Service):
-    """At most one window. `argv` starts its process; None where there can be none."""
+    """The window, of which there is at most one. `argv` starts its process; None disables it."""
 
     def __init__(
-        self, reactor: Any, argv: Sequence[str] | None, environ: Mapping[str, str]
+        self, reactor: ProcessReactor, argv: Sequence[str] | None, environ: Mapping[str, str]
     ) -> None:
         self._reactor = reactor
         self._argv = argv
@@ -80,24 +100,26 @@ class WebviewWindow(Service):
 
     @property
     def is_open(self) -> bool:
-        """Whether it is on the screen, or hidden."""
+        """Whether there is a window, visible or hidden."""
         return self._process is not None and not self._process.has_exited
 
     def show(self) -> None:
-        """Bring the one that is there to the front, as it is."""
+        """Show the window, with the page that it has; raises NoWindow."""
         self._send_line("show")
 
     def hide(self) -> None:
-        """Hide it; raises NoWindow where there is none."""
+        """Hide the window; raises NoWindow."""
         self._send_line("hide")
 
     def _send_line(self, line: str) -> None:
         if self._process is None or self._process.has_exited:
-            raise NoWindow("the page has no window of ctllm's; one in your browser is closed there")
+            raise NoWindow(
+                "ctllm has no window open. If the page is open in your browser, close it there."
+            )
         self._process.send_line(line)
 
     async def open(self, url: str) -> bool:
-        """Show `address` in it; whether that could be done."""
+        """Open `url` in the window, and return whether that succeeded."""
         if self._argv is None:
             return False
         if self.is_open:
@@ -124,7 +146,7 @@ class WebviewWindow(Service):
             process.transport.signalProcess("TERM")
 
     def stopService(self) -> None:
-        """The window goes with the daemon."""
+        """Close the window."""
         super().stopService()
         if self._process is not None:
             self._terminate(self._process)

@@ -1,0 +1,186 @@
+"""`ctllm.desktop.ipc.browser`: the chat page in its window, or in the browser by a private file."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import stat
+import subprocess
+import threading
+import webbrowser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from ctllm.desktop.ipc import browser
+from ctllm.desktop.ipc.browser import BROWSER_TIMEOUT, FILE_LIFETIME, ChatPage, has_display
+
+
+class ThreadClock(Clock):
+    """A clock to which threads can pass calls."""
+
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        cast(Any, reactor).callFromThread(call, *arguments)
+
+
+class FakeSession:
+    def client(self) -> Any:
+        return self
+
+    url = "https://c.example"
+
+    async def access_token(self) -> str:
+        return "token"
+
+    async def create_login_code(self, token: str) -> str:
+        return "s3cret"
+
+
+class FakeWindow:
+    """The window of the page; `works` is what `open` returns."""
+
+    def __init__(self) -> None:
+        self.works = self.is_open = False
+        self.calls: list[str] = []
+
+    def show(self) -> None:
+        self.calls.append("show")
+
+    async def open(self, address: str) -> bool:
+        self.calls.append(address)
+        return self.works
+
+
+class OpenInBrowserTests(TestCase):
+    def started(self, code: int, **environ: str) -> tuple[list[Any], list[str]]:
+        ran: list[Any] = []
+        opened: list[str] = []
+
+        def browse(url: str) -> bool:
+            opened.append(url)
+            return True
+
+        def run(command: Any, **_: Any) -> Any:
+            ran.append(command)
+            return SimpleNamespace(returncode=code)
+
+        self.patch(subprocess, "run", run)
+        self.patch(webbrowser, "open", browse)
+        self.patch(shutil, "which", lambda name: f"/usr/bin/{name}")
+        self.assertTrue(browser.open_in_browser("file:///x", environ))
+        return ran, opened
+
+    def test_uses_webbrowser_outside_of_systemd(self) -> None:
+        self.assertEqual(self.started(0), ([], ["file:///x"]))
+
+    def test_starts_a_transient_unit_under_systemd(self) -> None:
+        ran, opened = self.started(0, INVOCATION_ID="x")
+        self.assertEqual(opened, [])
+        runner = ["/usr/bin/systemd-run", "--user", "--quiet", "--collect", "--"]
+        self.assertEqual(ran, [[*runner, "/usr/bin/xdg-open", "file:///x"]])
+        ran, _ = self.started(0, INVOCATION_ID="x", BROWSER="firefox")
+        self.assertEqual(ran, [[*runner, "firefox", "file:///x"]])
+
+    def test_uses_webbrowser_when_systemd_run_fails(self) -> None:
+        self.assertEqual(self.started(1, INVOCATION_ID="x")[1], ["file:///x"])
+
+
+class ChatPageTests(TestCase):
+    timeout = 20
+
+    def setUp(self) -> None:
+        self.clock = ThreadClock()
+        self.state = Path(self.mktemp())
+        self.opened: list[str] = []
+        self.seen = threading.Event()
+        self.works = True
+        self.display = True
+        self.window: Any = FakeWindow()
+
+    def page(self, browse: Any = None) -> ChatPage:
+        session: Any = FakeSession()
+        made = ChatPage(
+            session,
+            self.clock,
+            self.state,
+            lambda: self.display,
+            self.window,
+            browse or self.browse,
+        )
+        self.addCleanup(made.stopService)
+        return made
+
+    def browse(self, address: str) -> bool:
+        self.opened.append(address)
+        return self.works
+
+    @property
+    def file(self) -> Path:
+        return self.state / "desktop" / "open.html"
+
+    async def test_opens_a_private_file_in_the_browser_and_removes_it(self) -> None:
+        result = await self.page().open("settings")
+        self.assertEqual((result.opened, result.address), (True, ""))
+        self.assertEqual(self.opened, [self.file.absolute().as_uri()])
+        (link,) = re.findall(r'url=([^"]*)"', self.file.read_text())
+        self.assertEqual(html.unescape(link), "https://c.example/#invite=s3cret&view=settings")
+        self.assertEqual(stat.S_IMODE(self.file.stat().st_mode), 0o600)
+        self.clock.advance(FILE_LIFETIME)
+        self.assertFalse(self.file.exists())
+
+    async def test_opening_again_extends_the_lifetime_of_the_file(self) -> None:
+        page = self.page()
+        await page.open()
+        self.clock.advance(FILE_LIFETIME - 1)
+        await page.open()
+        self.clock.advance(FILE_LIFETIME - 1)
+        self.assertTrue(self.file.exists())
+
+    async def test_opens_the_window_or_shows_the_one_that_is_open(self) -> None:
+        self.window.works = True
+        result = await self.page().open()
+        self.assertEqual((result.opened, result.window, self.opened), (True, True, []))
+        self.window.is_open = True
+        await self.page().open()
+        await self.page().open("settings")
+        link = "https://c.example/#invite=s3cret"
+        self.assertEqual(self.window.calls, [link, "show", f"{link}&view=settings"])
+
+    async def test_returns_the_address_without_a_display(self) -> None:
+        self.display = False
+        result = await self.page().open()
+        self.assertEqual(
+            (result.opened, result.address), (False, "https://c.example/#invite=s3cret")
+        )
+        self.assertEqual((self.opened, self.file.exists()), ([], False))
+
+    async def test_returns_the_address_when_no_browser_starts(self) -> None:
+        self.works = False
+        self.assertFalse((await self.page().open()).opened)
+
+        def breaks(address: str) -> bool:
+            raise OSError("no such program")
+
+        self.assertFalse((await self.page(breaks).open()).opened)
+
+    async def test_a_browser_command_that_keeps_running_counts_as_opened(self) -> None:
+        over = threading.Event()
+        opening = Deferred.fromCoroutine(self.page(lambda _: over.wait(10)).open())
+        self.assertFalse(opening.called)
+        self.clock.advance(BROWSER_TIMEOUT)
+        self.assertTrue((await opening).opened)
+        over.set()
+
+
+class HasDisplayTests(SynchronousTestCase):
+    def test_a_display_or_a_configured_browser_is_needed(self) -> None:
+        self.assertFalse(has_display({}, "linux"))
+        for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):
+            self.assertTrue(has_display({name: "x"}, "linux"))
+        self.assertTrue(has_display({}, "darwin"))
