@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctllm.cli.options import Command
 from ctllm.cli.output import print_text, write_styled
@@ -14,6 +14,10 @@ from ctllm.cli.users import open_cloud_state
 from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:  # commands that need no cloud do not import it
+    from ctllm.cloud.admin.client import ProxyAdmin
+    from ctllm.cloud.proxies.info import ProxyInfo
 
 _COLUMNS = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
 #: What every id begins with; the rest is the user's hash.
@@ -27,8 +31,8 @@ _DRAIN_POLL_INTERVAL = 0.5
 def list_proxies(config: Config, _: Command) -> None:
     """Print a table."""
 
-    async def work(roster: Any, _: Any) -> None:
-        print_text(format_table(await roster.rows()))
+    async def work(admin: ProxyAdmin, _: Any) -> None:
+        print_text(format_table(await admin.list_proxies()))
 
     _with_admin(config, work)
 
@@ -37,15 +41,15 @@ def remove(config: Config, command: Command) -> None:
     """End one, or all."""
     prefix = command.argument.removeprefix(_ID_PREFIX)
 
-    async def work(roster: Any, _: Any) -> None:
-        ids = [row.id for row in await roster.rows()]
+    async def work(admin: ProxyAdmin, _: Any) -> None:
+        ids = [row.id for row in await admin.list_proxies()]
         if prefix != "all":
             ids = _select(prefix, ids)
         progress, ended = _Progress(), 0
 
         async def end(id: str) -> None:
             nonlocal ended
-            await roster.end(id)
+            await admin.remove_proxy(id)
             ended += 1
             progress.update(f"{ended} of {len(ids)} ended, the last was {_short_id(id)}")
 
@@ -58,17 +62,17 @@ def remove(config: Config, command: Command) -> None:
 def drain(config: Config, command: Command) -> None:
     """End all, each once nothing of it is under way."""
 
-    async def work(roster: Any, reactor: Any) -> None:
-        await roster.drain(True)
+    async def work(admin: ProxyAdmin, reactor: Any) -> None:
+        await admin.set_draining(True)
         deadline = reactor.seconds() + command["seconds"]
         ended = interrupted = 0
         progress = _Progress()
-        while rows := [row for row in await roster.rows() if row.state != "failed"]:
+        while rows := [row for row in await admin.list_proxies() if row.state != "failed"]:
             is_overdue = reactor.seconds() >= deadline
-            ready = [row for row in rows if is_overdue or not row.exchanges]
-            await _for_each(lambda row: roster.end(row.id), ready)
+            ready = [row for row in rows if is_overdue or not row.active_requests]
+            await _for_each(lambda row: admin.remove_proxy(row.id), ready)
             ended += len(ready)
-            interrupted += sum(bool(row.exchanges) for row in ready)
+            interrupted += sum(bool(row.active_requests) for row in ready)
             busy = len(rows) - len(ready)
             progress.update(f"{ended} ended, {busy} have something under way")
             await _sleep(reactor, _DRAIN_POLL_INTERVAL)
@@ -83,8 +87,8 @@ def drain(config: Config, command: Command) -> None:
 def resume(config: Config, _: Command) -> None:
     """Have a cloud that was drained start proxies again."""
 
-    async def work(roster: Any, _: Any) -> None:
-        await roster.drain(False)
+    async def work(admin: ProxyAdmin, _: Any) -> None:
+        await admin.set_draining(False)
         print_text("Streaming proxies are started again, as they are needed.")
 
     _with_admin(config, work)
@@ -184,21 +188,23 @@ def format_table(rows: Sequence[Any]) -> str:
     return "\n".join(lines)
 
 
-def _format_row(row: Any) -> tuple[str, ...]:
+def _format_row(row: ProxyInfo) -> tuple[str, ...]:
     return (
         _short_id(row.id),
         _format_state(row),
         _format_duration(row.age),
         _format_duration(row.idle),
-        _format_count(row.exchanges),
+        _format_count(row.active_requests),
         _format_count(row.desktops),
         "-" if row.memory is None else f"{row.memory / 1e6:.1f} MB",
         "-" if row.cpu is None else f"{row.cpu:.1f} s",
     )
 
 
-def _format_state(row: Any) -> str:
-    return "does not answer" if row.state == "running" and row.exchanges is None else str(row.state)
+def _format_state(row: ProxyInfo) -> str:
+    if row.state == "running" and row.active_requests is None:
+        return "does not answer"
+    return row.state
 
 
 def _strip_prefix(id: str) -> str:

@@ -1,1 +1,1 @@
-"""On the server: who is asking, and where is that user's proxy?"""
+"""The cloud: authenticates clients and relays their requests to streaming proxies."""

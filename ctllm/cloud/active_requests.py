@@ -1,4 +1,4 @@
-"""What users have under way: requests and tunnels that were let in, to be ended by a revocation."""
+"""Requests and tunnels in progress, which a revocation aborts."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ AbortRequest = Callable[[CtllmError], None]
 
 
 class ActiveRequests:
-    """Requests and tunnels by their user's proxy, each with the grant that let it in."""
+    """Authenticated requests and tunnels, by the proxy of their user, each with its grant."""
 
     def __init__(self) -> None:
         self._by_proxy: dict[str, dict[object, tuple[AccessGrant, AbortRequest]]] = {}
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of requests and tunnels."""
         return sum(map(len, self._by_proxy.values()))
 
     def add(self, proxy_id: str, grant: AccessGrant, abort: AbortRequest) -> Callable[[], None]:
-        """Note one more, which `abort` would end; give what is to be called when it is over."""
+        """Register a request, which `abort` ends; return a function that unregisters it."""
         entry = object()
         self._by_proxy.setdefault(proxy_id, {})[entry] = grant, abort
         return lambda: self._remove(proxy_id, entry)
@@ -33,12 +33,15 @@ class ActiveRequests:
             self._by_proxy.pop(proxy_id, None)
 
     def abort_inactive(self, proxy_id: str, check_active: Callable[[AccessGrant], None]) -> int:
-        """End those of `proxy` for which `check` raises, with what it raises; give how many."""
-        ended = 0
+        """Abort the requests of `proxy_id` for whose grant `check_active` raises an error.
+
+        Each is aborted with that error. Returns their number.
+        """
+        aborted = 0
         for grant, abort in list(self._by_proxy.get(proxy_id, {}).values()):
             try:
                 check_active(grant)
             except CtllmError as error:
                 abort(error)
-                ended += 1
-        return ended
+                aborted += 1
+        return aborted

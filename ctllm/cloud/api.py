@@ -1,4 +1,4 @@
-"""The cloud's own HTTP API, which `openapi.json` describes: sign-in, proxy, desktops."""
+"""The cloud's management API, as described by `openapi.json`: sessions, proxy and desktops."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
 
-#: The largest body that a management call may have, in bytes.
+#: The largest request body, in bytes.
 MAX_BODY = 16 * 1024
+#: Limits of the response of a proxy that is asked for its desktops, in seconds and bytes.
+DESKTOPS_TIMEOUT = 5.0
+MAX_DESKTOPS_RESPONSE = 1 << 20
 
 _OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
@@ -35,9 +38,9 @@ KeyHash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
 
 
 class KeyLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The API keys of one desktop that count, by hash, for so many seconds.
+    """The hashes of a desktop's API keys, which the cloud accepts for `seconds`.
 
-    Those that are in `manage` too may also change models.
+    Keys whose hash is also in `manage` have the scope `manage`.
     """
 
     hashes: Annotated[list[KeyHash], Meta(max_length=100)]
@@ -46,11 +49,14 @@ class KeyLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Authenticate = Callable[[], Awaitable[AccessGrant]]
+"""Returns the grant of the client, which has the scope `manage`; raises CtllmError."""
+
 Handler = Callable[[ServerRequest, Authenticate, tuple[str, ...]], Awaitable[None]]
+"""Responds to a request; the last argument has the groups of the route's pattern."""
 
 
 class ManagementApi:
-    """The management endpoints."""
+    """The routes of the management API."""
 
     def __init__(
         self,
@@ -89,94 +95,129 @@ class ManagementApi:
             (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease_keys}),
         ]
 
-    async def handle(self, incoming: ServerRequest, manager: Authenticate) -> None:
-        """Answer one management call; `manager` says who asks, or raises."""
-        path = incoming.head.path.decode("latin-1")
-        method = incoming.head.method.decode("latin-1")
-        for pattern, methods in self._routes:
-            found = pattern.fullmatch(path)
-            if found is None:
+    async def handle(self, request: ServerRequest, authenticate: Authenticate) -> None:
+        """Respond to a request for the management API; raises CtllmError."""
+        path = request.head.path.decode("latin-1")
+        method = request.head.method.decode("latin-1")
+        for pattern, handlers in self._routes:
+            match = pattern.fullmatch(path)
+            if match is None:
                 continue
-            if method not in methods:
-                raise MethodNotAllowed(f"{path} does not do {method}", allow=", ".join(methods))
-            await methods[method](incoming, manager, found.groups())
+            if method not in handlers:
+                raise MethodNotAllowed(
+                    f"{path} does not support {method}.", allow=", ".join(handlers)
+                )
+            await handlers[method](request, authenticate, match.groups())
             return
-        raise NotFound(f"there is nothing at {path}")
+        raise NotFound(f"This server has nothing at {path}.")
 
     # -- without a token
 
     async def _get_health(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        trouble = self._proxies.problem
-        status = "degraded" if trouble else "draining" if self._proxies.draining else "ok"
-        told = {"status": status, "version": __version__, "proxies": self._proxies.active_count}
-        incoming.respond(200, {**told, "error": trouble or None})
+        error = self._proxies.problem
+        status = "degraded" if error else "draining" if self._proxies.draining else "ok"
+        request.respond(
+            200,
+            {
+                "status": status,
+                "version": __version__,
+                "proxies": self._proxies.active_count,
+                "error": error or None,
+            },
+        )
 
     async def _get_openapi(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        incoming.respond(200, _OPENAPI, _JSON)
+        request.respond(200, _OPENAPI, _JSON)
 
     async def _create_session(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.create_session(
-            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
-        )
+        self._session_api.create_session(request, await self._read_body(request))
 
     async def _renew_token(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.renew_token(
-            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
-        )
+        self._session_api.renew_token(request, await self._read_body(request))
 
     async def _introspect_invite(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.introspect_invite(
-            incoming, await read_json_body(incoming, MAX_BODY, self._clock)
-        )
+        self._session_api.introspect_invite(request, await self._read_body(request))
 
     async def _delete_session(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.delete_session(incoming)
+        self._session_api.delete_session(request)
 
-    # -- with one
+    # -- with a token
 
     async def _get_session(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.get_session(incoming, await manager())
+        self._session_api.get_session(request, await authenticate())
 
     async def _create_login_code(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.create_login_code(incoming, await manager())
+        self._session_api.create_login_code(request, await authenticate())
 
     async def _get_proxy(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        incoming.respond(200, await self._proxy_status(self._proxy_id_of(await manager())))
+        request.respond(200, await self._proxy_status(self._proxy_id_of(await authenticate())))
 
     async def _start_proxy(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        proxy = self._proxy_id_of(await manager())
-        await self._proxies.ensure_running(proxy)
-        incoming.respond(200, await self._proxy_status(proxy))
+        proxy_id = self._proxy_id_of(await authenticate())
+        await self._proxies.ensure_running(proxy_id)
+        request.respond(200, await self._proxy_status(proxy_id))
 
     async def _stop_proxy(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        await self._proxies.remove(self._proxy_id_of(await manager()), "stopped by its user")
-        incoming.respond(204)
+        await self._proxies.remove(self._proxy_id_of(await authenticate()), "stopped by its user")
+        request.respond(204)
 
-    async def _proxy_status(self, proxy: str) -> dict[str, object]:
-        status = self._proxies.status(proxy)
-        health = await self._proxies.health(proxy) or {}
+    async def _list_desktops(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        """Respond with the desktops that the user's proxy reports. Do not start a proxy."""
+        proxy_id = self._proxy_id_of(await authenticate())
+        if self._proxies.status(proxy_id).state != "running":
+            request.respond(200, {"desktops": []})
+            return
+        connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
+        assertion = self._assertion_signer.sign(proxy_id, frozenset((USE,))).encode()
+        head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
+        status, body = await fetch(
+            connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE
+        )
+        if status != 200:
+            raise connections.unreachable_error(
+                f"Your streaming proxy responded with the unexpected status {status}."
+            )
+        request.respond(200, body, _JSON)
+
+    async def _lease_keys(
+        self, request: ServerRequest, authenticate: Authenticate, groups: tuple[str, ...]
+    ) -> None:
+        grant = await authenticate()
+        grant.require_scope(SERVE)
+        lease = decode_json_body(await self._read_body(request), KeyLease)
+        self._api_key_leases.lease(grant, groups[0], lease.hashes, lease.seconds, lease.manage)
+        request.respond(204)
+
+    async def _read_body(self, request: ServerRequest) -> bytes:
+        return await read_json_body(request, MAX_BODY, self._clock)
+
+    async def _proxy_status(self, proxy_id: str) -> dict[str, object]:
+        status = self._proxies.status(proxy_id)
+        health = await self._proxies.health(proxy_id) or {}
         return {
             "state": status.state,
             "since": None if status.since is None else max(0.0, time.time() - status.since),
@@ -185,28 +226,3 @@ class ManagementApi:
             "idle_seconds": health.get("idle_seconds"),
             "error": status.error,
         }
-
-    async def _list_desktops(
-        self, incoming: ServerRequest, manager: Authenticate, _: tuple[str, ...]
-    ) -> None:
-        """What the user's proxy says; asking does not start one."""
-        proxy = self._proxy_id_of(await manager())
-        if self._proxies.status(proxy).state != "running":
-            incoming.respond(200, {"desktops": []})
-            return
-        origin = await self._proxies.ensure_running(proxy, is_new_request=False)
-        assertion = self._assertion_signer.sign(proxy, frozenset((USE,))).encode()
-        head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
-        status, told = await fetch(origin, head, self._clock, 5.0, 1 << 20)
-        if status != 200:
-            raise origin.unreachable_error(f"your streaming proxy answers with status {status}")
-        incoming.respond(200, told, _JSON)
-
-    async def _lease_keys(
-        self, incoming: ServerRequest, manager: Authenticate, desktop: tuple[str, ...]
-    ) -> None:
-        grant = await manager()
-        grant.require_scope(SERVE)
-        lease = decode_json_body(await read_json_body(incoming, MAX_BODY, self._clock), KeyLease)
-        self._api_key_leases.lease(grant, desktop[0], lease.hashes, lease.seconds, lease.manage)
-        incoming.respond(204)

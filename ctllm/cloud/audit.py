@@ -1,6 +1,6 @@
-"""What was started, refused and stopped, when and why: one JSON line each.
+"""The audit log: one JSON line for each start, refusal and end of a streaming proxy.
 
-Users appear only as their proxy's id, which is a hash; what they say appears nowhere.
+A line names the user only by the id of the proxy, which has a hash. It never has request data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AuditEvent = Literal[
     "proxy.died",
 ]
 
-#: Seconds in which the same refusal of the same user is written once.
+#: Seconds in which the same refusal for the same user is written only once.
 REFUSAL_INTERVAL = 60.0
 _FILE = Path("cloud", "audit.jsonl")
 _MODE = 0o600
@@ -34,7 +34,7 @@ _log = Logger("ctllm.audit")
 
 
 class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line. `time` is ISO 8601 in UTC, `milliseconds` how long a start took."""
+    """One line. `time` is ISO 8601 in UTC; `milliseconds` is the duration of a start."""
 
     time: str
     event: AuditEvent
@@ -45,10 +45,10 @@ class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AuditLog:
-    """Writes to the log (namespace ctllm.audit) and to `cloud/audit.jsonl` in the folder `state`.
+    """Writes audit events to the log `ctllm.audit` and to `cloud/audit.jsonl` in `state_dir`.
 
-    Without `state` only to the log. `now` gives epoch seconds.
-    Nothing fails because of a line that could not be written.
+    Without `state_dir` there is no file. `now` returns epoch seconds. A line that cannot be written
+    is lost: `record` raises no error, and the first failure is logged.
     """
 
     def __init__(self, state_dir: Path | None = None, now: Callable[[], float] = time.time) -> None:
@@ -65,7 +65,7 @@ class AuditLog:
         detail: str = "",
         milliseconds: int | None = None,
     ) -> None:
-        """Write one line; `reason` is a word for programs, `detail` a sentence for people."""
+        """Write one line. `reason` is a word for programs, `detail` a sentence for people."""
         now = self._now()
         if event == "proxy.start_refused" and self._is_repeated((proxy_id, reason), now):
             return
@@ -82,26 +82,29 @@ class AuditLog:
         return False
 
     def _append(self, path: Path, line: bytes) -> None:
-        # What was cut off by a full disk is a line of its own, once there is room.
-        whole = b"\n" * self._last_write_failed + line + b"\n"
+        # The newline in front ends a line that a full disk cut off.
+        data = b"\n" * self._last_write_failed + line + b"\n"
         try:
-            written = _append(path, whole)
+            written = _append(path, data)
         except OSError as error:
             self._log_failure(path, str(error.strerror))
         else:
-            if written < len(whole):
-                self._log_failure(path, "it could not be written whole")
+            if written < len(data):
+                self._log_failure(path, "only a part of the line was written")
             else:
                 self._last_write_failed = False
 
     def _log_failure(self, path: Path, why: str) -> None:
         if not self._last_write_failed:
             self._last_write_failed = True
-            _log.error("audit lines cannot be written to {path}: {why}", path=path, why=why)
+            _log.error("Cannot write audit lines to {path}: {why}", path=path, why=why)
 
 
 def _append(path: Path, data: bytes) -> int:
-    """Give how many bytes fitted. Opened each time, so that the file may be moved away."""
+    """Append `data` and return how many bytes were written.
+
+    The file is opened for each line, so that it can be rotated by renaming it.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, _MODE)
     try:
         return os.write(descriptor, data)

@@ -1,7 +1,7 @@
-"""The front door: who is asking, where is that user's proxy, and then out of the way.
+"""Authenticates each request to the cloud and relays it to the streaming proxy of its user.
 
-It decides and starts things; it does not look into the bytes. What is not the cloud's own goes to
-the streaming proxy of the user whose token was sent.
+Requests to the cloud's own API and web page are handled here; all others belong to Ollama's API.
+Bodies are relayed unread.
 """
 
 from __future__ import annotations
@@ -55,19 +55,25 @@ from ctllm.reactor.timeout import Timeout
 
 API_KEY_REQUIRED = (
     "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
-    "Make one on a desktop with: ctllm keys add NAME"
+    "Create one on a desktop with: ctllm keys add NAME"
 )
 OLLAMA_CLI_UNSUPPORTED = (
-    "the ollama command sends no API key, so it cannot use this server directly. Run a ctllm "
+    "The ollama command cannot use this server directly, because it sends no API key. Run a ctllm "
     "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
     "OLLAMA_HOST=127.0.0.1:11435"
 )
-#: Seconds that a tunnel whose user was revoked has to be closed in order by its proxy, which ends.
+#: Seconds after a revocation in which the user's proxy may close its tunnels in order. After them
+#: the gateway aborts both connections.
 REVOKED_TUNNEL_GRACE = 1.0
+
+_USE = frozenset((USE,))
 
 
 class Gateway:
-    """The cloud's application."""
+    """The handler of every HTTP request to the cloud.
+
+    `proxy_id_of` returns the id of a user's proxy.
+    """
 
     def __init__(
         self,
@@ -95,32 +101,32 @@ class Gateway:
         self._configured_origins = CorsPolicy(origin_matcher(origins))
         self._local_origins = CorsPolicy(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
-    async def __call__(self, incoming: ServerRequest) -> None:
-        """Answer one request; raises CtllmError."""
-        asked = incoming.head = canonical_request(incoming.head)
-        refuse_renamed_headers(asked.headers)
-        if is_preflight(asked):
-            incoming.respond(204, None, self._cors_policy_for(asked).preflight_headers(asked))
-        elif _requests_page(asked):
-            incoming.respond(200, PAGE, HEADERS)
-        elif asked.path == b"/ws/tunnel":
-            await self._open_tunnel(incoming)
-        elif asked.path.startswith(b"/ctllm/exchanges/"):
-            await self._relay_request(incoming, begins=False)
-        elif asked.path == b"/health" or asked.path.startswith((b"/ctllm/", b"/ws/")):
-            await self._handle_management(incoming)
+    async def __call__(self, request: ServerRequest) -> None:
+        """Respond to `request`; raises CtllmError."""
+        head = request.head = canonical_request(request.head)
+        refuse_renamed_headers(head.headers)
+        if is_preflight(head):
+            request.respond(204, None, self._cors_policy_for(head).preflight_headers(head))
+        elif _requests_page(head):
+            request.respond(200, PAGE, HEADERS)
+        elif head.path == b"/ws/tunnel":
+            await self._open_tunnel(request)
+        elif head.path.startswith(b"/ctllm/exchanges/"):
+            await self._relay_request(request, resumes=True)
+        elif head.path == b"/health" or head.path.startswith((b"/ctllm/", b"/ws/")):
+            await self._handle_management(request)
         else:
-            refuse_websocket(asked)
-            if not presented_tokens(asked):
-                self._respond_without_token(incoming)
+            refuse_websocket(head)
+            if not presented_tokens(head):
+                self._respond_without_token(request)
                 return
-            await self._relay_request(incoming)
+            await self._relay_request(request)
 
     def response_headers(self, head: RequestHead) -> Headers:
-        """Return the headers that any response to `head` has: those of CORS, and how it ends.
+        """Return the headers that every response to `head` has: those of CORS and `Connection`.
 
-        A refused WebSocket handshake ends its connection: a reverse proxy must not take it for one
-        that may carry another user's request.
+        A refused WebSocket handshake closes its connection: a reverse proxy must not reuse it for
+        another user's request.
         """
         try:
             headers = self._cors_policy_for(head).response_headers(head)
@@ -130,186 +136,200 @@ class Gateway:
             headers = (*headers, (b"Connection", b"close"))
         return headers
 
-    def _cors_policy_for(self, asked: RequestHead) -> CorsPolicy:
-        """The rule for the page behind `asked`.
+    def _cors_policy_for(self, head: RequestHead) -> CorsPolicy:
+        """Return the CORS policy for `head`.
 
-        Besides those that are listed, pages of the client's own machine may use models, as Ollama
-        has it, where they bring a key and no cookie is in play.
+        Like Ollama, the gateway lets web pages on the client's own machine use models. They must
+        send an API key and no cookie.
         """
-        if self._configured_origins.response_headers(asked) or asked.path.startswith(
-            (b"/ctllm/", b"/ws/")
-        ):
+        is_own_path = head.path.startswith((b"/ctllm/", b"/ws/"))
+        if is_own_path or self._configured_origins.response_headers(head):
             return self._configured_origins
-        if is_preflight(asked):
-            return self._local_origins if requests_api_key(asked) else self._configured_origins
-        keyed = get_header(asked.headers, b"cookie") is None and presented_tokens(asked)
-        return self._local_origins if keyed else self._configured_origins
+        if is_preflight(head):
+            has_key = requests_api_key(head)
+        else:
+            has_cookie = get_header(head.headers, b"cookie") is not None
+            has_key = not has_cookie and bool(presented_tokens(head))
+        return self._local_origins if has_key else self._configured_origins
 
-    # -- who asks
+    # -- authentication
 
-    async def authenticate(self, incoming: ServerRequest) -> AccessGrant:
-        """Who is asking, by the first of the tokens that is good; raises Unauthenticated."""
-        refusal: CtllmError = Unauthorized(API_KEY_REQUIRED)
-        for token in presented_tokens(incoming.head):
+    async def authenticate(self, request: ServerRequest) -> AccessGrant:
+        """Return the grant of the first valid token of `request`; raises Unauthorized."""
+        error: CtllmError = Unauthorized(API_KEY_REQUIRED)
+        for token in presented_tokens(request.head):
             try:
                 grant = await self._token_verifier.verify(token)
-            except Unauthorized as error:
+            except Unauthorized as refused:
                 self._metrics.authentication_failed()
-                refusal = error
+                error = refused
             else:
-                incoming.mark_authenticated()
+                request.mark_authenticated()
                 return grant
-        raise refusal
+        raise error
 
-    def _respond_without_token(self, incoming: ServerRequest) -> None:
-        """Answer a request of Ollama's API that has no key; raises CtllmError.
+    def _respond_without_token(self, request: ServerRequest) -> None:
+        """Respond to a request for Ollama's API that has no token; raises CtllmError.
 
-        Ollama's own command looks with `HEAD /` whether a server is there, never sends a key, and
-        shows the sentence of a 403 but not that of a 401.
+        The `ollama` command sends `HEAD /` to detect a server and never sends a key. It prints the
+        message of a 403 but not that of a 401.
         """
-        asked = incoming.head
-        if (asked.method, asked.path) == (b"HEAD", b"/"):
-            incoming.respond(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
+        head = request.head
+        if (head.method, head.path) == (b"HEAD", b"/"):
+            request.respond(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
             return
-        if (get_header(asked.headers, b"user-agent") or b"").startswith(b"ollama/"):
+        if (get_header(head.headers, b"user-agent") or b"").startswith(b"ollama/"):
             raise Forbidden(OLLAMA_CLI_UNSUPPORTED)
         raise Unauthorized(API_KEY_REQUIRED)
 
-    # -- where it goes
+    # -- management API
 
-    async def _handle_management(self, incoming: ServerRequest) -> None:
-        async def manager() -> AccessGrant:
-            grant = await self.authenticate(incoming)
+    async def _handle_management(self, request: ServerRequest) -> None:
+        async def authenticate() -> AccessGrant:
+            grant = await self.authenticate(request)
             grant.require_scope(MANAGE)
-            self._reserve_request(incoming, grant)
+            self._reserve_request(request, grant)
             return grant
 
-        await self._api.handle(incoming, manager)
+        await self._api.handle(request, authenticate)
 
-    async def _relay_request(self, incoming: ServerRequest, begins: bool = True) -> None:
-        began = self._clock.seconds()
-        grant = await self.authenticate(incoming)
+    # -- requests for Ollama
+
+    async def _relay_request(self, request: ServerRequest, resumes: bool = False) -> None:
+        """Relay `request` to the proxy of its user, or the resumption of an earlier one."""
+        received = self._clock.seconds()
+        grant = await self.authenticate(request)
         grant.require_scope(USE)
-        scopes = _required_scopes(grant, incoming.head) if begins else frozenset((USE,))
-        self._reserve_request(incoming, grant)
-        origin, assertion = await self._connect_proxy(grant, scopes, begins)
-        self._metrics.request_started()
-        landed = self._active_requests.add(self._proxy_id_of(grant), grant, incoming.abort)
-        incoming.add_observer(partial(self._request_finished, landed))
-        head = deduct_elapsed(
-            request_to_proxy(incoming.head, assertion), self._clock.seconds() - began
+        scopes = _USE if resumes else _required_scopes(grant, request.head)
+        self._reserve_request(request, grant)
+        connections, assertion = await self._connect_proxy(
+            grant, scopes, is_new_request=not resumes
         )
-        incoming.relay_to(origin.start_request(head, incoming))
+        self._metrics.request_started()
+        unregister = self._active_requests.add(self._proxy_id_of(grant), grant, request.abort)
+        request.add_observer(partial(self._request_finished, unregister))
+        head = request_to_proxy(request.head, assertion)
+        head = deduct_elapsed(head, self._clock.seconds() - received)
+        request.relay_to(connections.start_request(head, request))
 
-    def _reserve_request(self, incoming: ServerRequest, grant: AccessGrant) -> None:
-        """Count a request as its user's until it is over; raises TooManyRequests."""
-        give = self._request_limiter.reserve(self._proxy_id_of(grant))
-        incoming.add_observer(lambda _: give())
+    def _reserve_request(self, request: ServerRequest, grant: AccessGrant) -> None:
+        """Count `request` as its user's until it ends; raises TooManyRequests."""
+        release = self._request_limiter.reserve(self._proxy_id_of(grant))
+        request.add_observer(lambda _: release())
 
-    def _request_finished(self, landed: Callable[[], None], outcome: Outcome) -> None:
-        landed()
+    def _request_finished(self, unregister: Callable[[], None], outcome: Outcome) -> None:
+        unregister()
         self._metrics.request_finished(outcome)
 
     async def _connect_proxy(
-        self, grant: AccessGrant, scopes: frozenset[str], begins: bool
+        self, grant: AccessGrant, scopes: frozenset[str], is_new_request: bool
     ) -> tuple[ConnectionPool, bytes]:
-        """The user's proxy, started if need be, and what it believes."""
-        proxy = self._proxy_id_of(grant)
+        """Return connections to the user's proxy, started if needed, and a session assertion."""
+        proxy_id = self._proxy_id_of(grant)
         try:
-            origin = await self._proxies.ensure_running(proxy, begins)
-        finally:  # it took time, in which the user may have been revoked
+            connections = await self._proxies.ensure_running(proxy_id, is_new_request)
+        finally:  # the user may have been revoked in the meantime
             self._token_verifier.check_active(grant)
-        return origin, self._assertion_signer.sign(proxy, scopes).encode()
+        return connections, self._assertion_signer.sign(proxy_id, scopes).encode()
 
-    async def _open_tunnel(self, incoming: ServerRequest) -> None:
-        """Join a bridge's WebSocket with the user's proxy; its bytes pass unread."""
-        if not requests_websocket(incoming.head):
-            raise NotFound("this is where desktops connect their WebSocket")
-        grant = await self.authenticate(incoming)
+    # -- tunnels
+
+    async def _open_tunnel(self, request: ServerRequest) -> None:
+        """Splice the WebSocket of a desktop with one to its user's proxy; bytes pass unread."""
+        if not requests_websocket(request.head):
+            raise NotFound("This path accepts only WebSocket connections of desktops.")
+        grant = await self.authenticate(request)
         grant.require_scope(SERVE)
-        require_websocket(incoming)
-        free = self._reserve_tunnel(incoming, grant)
-        origin, assertion = await self._connect_proxy(grant, frozenset((USE, SERVE)), begins=False)
-        head = request_to_tunnel(incoming.head, assertion)
-        landed = self._active_requests.add(self._proxy_id_of(grant), grant, incoming.abort)
-        incoming.add_observer(lambda _: landed())
-        joined = partial(self._splice_tunnel, incoming, grant, free)
-        incoming.relay_to(origin.upgrade(head, incoming, joined))
+        require_websocket(request)
+        release = self._reserve_tunnel(request, grant)
+        connections, assertion = await self._connect_proxy(
+            grant, frozenset((USE, SERVE)), is_new_request=False
+        )
+        head = request_to_tunnel(request.head, assertion)
+        unregister = self._active_requests.add(self._proxy_id_of(grant), grant, request.abort)
+        request.add_observer(lambda _: unregister())
+        upgraded = partial(self._splice_tunnel, request, grant, release)
+        request.relay_to(connections.upgrade(head, request, upgraded))
 
-    def _reserve_tunnel(self, incoming: ServerRequest, grant: AccessGrant) -> Callable[[], None]:
-        """Count a tunnel as its user's, and as a request; raises TooManyRequests."""
-        proxy = self._proxy_id_of(grant)
-        give_tunnel = self._tunnel_limiter.reserve(proxy)
+    def _reserve_tunnel(self, request: ServerRequest, grant: AccessGrant) -> Callable[[], None]:
+        """Count a tunnel, and a request, as its user's; raises TooManyRequests.
+
+        The returned function releases both. If the request ends without an upgrade, both are
+        released then.
+        """
+        proxy_id = self._proxy_id_of(grant)
+        release_tunnel = self._tunnel_limiter.reserve(proxy_id)
         try:
-            give = self._request_limiter.reserve(proxy)
+            release_request = self._request_limiter.reserve(proxy_id)
         except CtllmError:
-            give_tunnel()
+            release_tunnel()
             raise
 
-        def free() -> None:
-            give()
-            give_tunnel()
+        def release() -> None:
+            release_request()
+            release_tunnel()
 
-        def over(outcome: Outcome) -> None:
+        def request_ended(outcome: Outcome) -> None:
             if outcome is not Outcome.UPGRADED:
-                free()
+                release()
 
-        incoming.add_observer(over)
-        return free
+        request.add_observer(request_ended)
+        return release
 
     def _splice_tunnel(
         self,
-        incoming: ServerRequest,
+        request: ServerRequest,
         grant: AccessGrant,
-        free: Callable[[], None],
-        made: Transport,
+        release: Callable[[], None],
+        upstream: Transport,
         head: ResponseHead,
-        rest: bytes,
+        received_early: bytes,
     ) -> None:
-        """The proxy has agreed: from here on there is no HTTP on either connection."""
-        taken, read = incoming.hijack()
-        cut = Timeout(self._clock, partial(_abort_both, taken, made))
-        landed = self._active_requests.add(
-            self._proxy_id_of(grant), grant, lambda _: cut.start(REVOKED_TUNNEL_GRACE)
+        """Splice both connections: the proxy has responded with 101 (Switching Protocols)."""
+        downstream, received = request.hijack()
+        abort = Timeout(self._clock, partial(_abort_both, downstream, upstream))
+        unregister = self._active_requests.add(
+            self._proxy_id_of(grant), grant, lambda _: abort.start(REVOKED_TUNNEL_GRACE)
         )
 
-        def over() -> None:
-            landed()
-            free()
-            incoming.release_connection()
+        def closed() -> None:
+            unregister()
+            release()
+            request.release_connection()
 
-        splice(taken, made, self._clock, switching_protocols(head) + rest, read, over)
-
-
-def _abort_both(taken: Transport, made: Transport) -> None:
-    taken.abortConnection()
-    made.abortConnection()
+        to_client = switching_protocols(head) + received_early
+        splice(downstream, upstream, self._clock, to_client, received, closed)
 
 
-def _required_scopes(grant: AccessGrant, asked: RequestHead) -> frozenset[str]:
-    """The scopes that `asked` needs and `grant` has; raises Forbidden or MethodNotAllowed.
+def _abort_both(downstream: Transport, upstream: Transport) -> None:
+    downstream.abortConnection()
+    upstream.abortConnection()
 
-    What the table lacks is for the desktop to open (`desktop.allowed_requests`), and no key may ask for it
-    but one that may manage.
+
+def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
+    """Return the scopes that `head` needs and `grant` has; raises Forbidden or MethodNotAllowed.
+
+    A path that is not in the table of Ollama's endpoints needs the scope `manage`. The desktop
+    decides whether it relays it (`desktop.allowed_requests`).
     """
-    endpoint = find_endpoint(asked)
+    endpoint = find_endpoint(head)
     if endpoint is not None and endpoint.scope is Scope.USE:
-        return frozenset((USE,))
+        return _USE
     if MANAGE in grant.scopes:
         return frozenset((USE, MANAGE))
     if endpoint is not None and endpoint.scope is Scope.MANAGE:
         raise Forbidden(
-            f"{describe_request(asked)} changes models, which this key may not do: it needs the scope "
-            "manage. Make a key that may with: ctllm keys add NAME --manage"
+            f"{describe_request(head)} changes models and needs the scope manage, which this key does "
+            "not have. Create a key that has it with: ctllm keys add NAME --manage"
         )
     raise refusal_error(
-        asked,
-        f"{describe_request(asked)} is not passed on: ctllm does not know it as an endpoint that is open "
-        "to every key. It needs a key made with `ctllm keys add NAME --manage`, and an entry "
-        "in desktop.allowed_requests of the machine with Ollama.",
+        head,
+        f"{describe_request(head)} is not relayed: it is not one of the endpoints that every key may use. "
+        "It needs a key created with `ctllm keys add NAME --manage`, and an entry in desktop.allowed_requests "
+        "on the machine with Ollama.",
     )
 
 
-def _requests_page(asked: RequestHead) -> bool:
-    reads = asked.method in (b"GET", b"HEAD")
-    return asked.path == b"/" and reads and accepts_html(get_header(asked.headers, b"accept"))
+def _requests_page(head: RequestHead) -> bool:
+    is_read = head.method in (b"GET", b"HEAD")
+    return head.path == b"/" and is_read and accepts_html(get_header(head.headers, b"accept"))

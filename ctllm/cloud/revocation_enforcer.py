@@ -19,41 +19,46 @@ from ctllm.cloud.proxies.manager import ProxyManager
 
 
 class RevocationEnforcer:
-    """Ends all that a revoked user has here. `check` raises for a grant that is over."""
+    """Ends the login codes, API keys, requests, tunnels and proxy of a revoked user.
+
+    `check_active` raises Unauthorized for a grant that is no longer active.
+    """
 
     _log = Logger()
 
     def __init__(
         self,
         revocations: Revocations,
-        check: Callable[[AccessGrant], None],
-        in_flight: ActiveRequests,
-        passes: LoginCodes,
-        api_keys: ApiKeyLeases,
+        check_active: Callable[[AccessGrant], None],
+        active_requests: ActiveRequests,
+        login_codes: LoginCodes,
+        api_key_leases: ApiKeyLeases,
         proxies: ProxyManager,
     ) -> None:
         self._revocations = revocations
-        self._check = check
-        self._in_flight = in_flight
-        self._passes = passes
-        self._api_keys = api_keys
+        self._check_active = check_active
+        self._active_requests = active_requests
+        self._login_codes = login_codes
+        self._api_key_leases = api_key_leases
         self._proxies = proxies
         self._pending: set[str] = set()
 
     def apply_new(self) -> None:
-        """Apply what is new, at once; what failed is done again the next time."""
+        """Enforce the revocations that are new. One that fails is tried again by the next call."""
         self._pending.update(self._revocations.read_changes())
-        for user in list(self._pending):
-            proxy = f"{PROXY_PREFIX}{user}"
-            self._passes.remove_where(self._is_revoked)
-            self._api_keys.remove_where(self._is_revoked)
-            # Requests go first: the proxy that ends next still tells the desktops so.
-            ended = self._in_flight.abort_inactive(proxy, self._check)
-            self._proxies.revoke(proxy)
+        for user_hash in list(self._pending):
+            proxy_id = f"{PROXY_PREFIX}{user_hash}"
+            self._login_codes.remove_where(self._is_revoked)
+            self._api_key_leases.remove_where(self._is_revoked)
+            # Before the proxy ends, it still sends the cancelled streams to the desktops.
+            aborted = self._active_requests.abort_inactive(proxy_id, self._check_active)
+            self._proxies.revoke(proxy_id)
             self._log.info(
-                "the user of {proxy} is revoked: {ended} connections end", proxy=proxy, ended=ended
+                "The user of {proxy} was revoked: {aborted} requests and tunnels were aborted.",
+                proxy=proxy_id,
+                aborted=aborted,
             )
-            self._pending.discard(user)
+            self._pending.discard(user_hash)
 
-    def _is_revoked(self, each: Authentication | AccessGrant) -> bool:
-        return self._revocations.is_revoked(each.user, each.auth_time)
+    def _is_revoked(self, issued: Authentication | AccessGrant) -> bool:
+        return self._revocations.is_revoked(issued.user, issued.auth_time)

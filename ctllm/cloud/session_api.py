@@ -1,7 +1,7 @@
-"""Signing in with an invitation or a pass, staying signed in, signing out.
+"""The endpoints that create sessions, renew access tokens, and log out.
 
-A browser keeps what renews its tokens in a cookie that no script can read; a desktop keeps it in
-a file. Either way it never travels in a URL.
+A browser has its refresh token in a cookie that scripts cannot read, a desktop in a file. A refresh
+token is never part of a URL.
 """
 
 from __future__ import annotations
@@ -31,29 +31,35 @@ from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.server.json_body import decode_json_body
 from ctllm.http.server.request import ServerRequest
 
-#: The cookie's name where people come by https. With this prefix (RFC 6265bis, 4.1.3.2) browsers
-#: take it from this host alone, by https, for all paths: no other host or answer can set another.
+#: The session cookie of a cloud with an https URL. The prefix (RFC 6265bis, section 4.1.3.2) makes
+#: browsers accept it from this host only, over https, for all paths.
 HTTPS_COOKIE = b"__Host-ctllm-session"
-#: Where they come by http, for which browsers do not take the other name.
+#: The session cookie of a cloud with an http URL, for which browsers refuse the prefix.
 HTTP_COOKIE = b"ctllm-session"
 REFRESH_HEADER = b"ctllm-refresh"
 
+#: The secret of an invite or a login code.
+Secret = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
+
 
 class CreateSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An invitation, and what signs in with it."""
+    """The request to redeem an invite or a login code. `client` is what logs in."""
 
-    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
+    invite: Secret
     client: Literal["browser", "desktop"]
 
 
 class IntrospectInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An invitation that is not to be spent."""
+    """The request to describe an invite or a login code without redeeming it."""
 
-    invite: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
+    invite: Secret
 
 
 class RenewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What renews; a browser's is in its cookie instead. `scope` narrows the token to it."""
+    """The request for an access token. `scope` restricts the token to that scope.
+
+    A desktop sends its refresh token in `refresh`, a browser in its cookie.
+    """
 
     refresh: (
         Annotated[str, Meta(pattern="^ctllm-r-[A-Za-z0-9_-]{43}$", max_length=51)]
@@ -63,7 +69,10 @@ class RenewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SessionApi:
-    """The sign-in calls. `secure` says whether people reach the cloud by https."""
+    """The handlers of `/ctllm/session` and the paths below it.
+
+    `is_https` tells whether the public URL of the cloud begins with https.
+    """
 
     def __init__(
         self,
@@ -75,6 +84,7 @@ class SessionApi:
         apply_revocations: Callable[[], None],
         now: Callable[[], float],
         session_days: int,
+        is_https: bool,
     ) -> None:
         self._issuer = issuer
         self._invites = invites
@@ -83,137 +93,154 @@ class SessionApi:
         self._revocations = revocations
         self._apply_revocations = apply_revocations
         self._now = now
-        self._cookie_seconds = session_days * 24 * 3600
-        self.secure = False
+        self._cookie_max_age = session_days * 24 * 3600
+        self._is_https = is_https
 
-    def create_session(self, incoming: ServerRequest, raw: bytes) -> None:
-        """Turn an invitation into a session and a first token.
+    def create_session(self, request: ServerRequest, body: bytes) -> None:
+        """Redeem an invite or a login code; respond with an access token.
 
-        The session that a browser had before ends: its cookie makes room for the new one.
+        A browser gets its refresh token as a cookie. The session of the cookie that it sent ends.
         """
-        asked = decode_json_body(raw, CreateSession)
-        _require_same_site(incoming.head)
-        refresh = self._redeem(asked)
-        told = self._issue_token(refresh, asked.client)
-        if asked.client == "desktop":
-            incoming.respond(201, {**told, "refresh": refresh})
+        parameters = decode_json_body(body, CreateSession)
+        _require_same_site(request.head)
+        refresh_token = self._redeem(parameters)
+        token = self._issue_token(refresh_token, parameters.client)
+        if parameters.client == "desktop":
+            request.respond(201, {**token, "refresh": refresh_token})
             return
-        before = self._session_cookie(incoming.head)
-        if before is not None:
-            self._sessions.close(before)
-        incoming.respond(201, told, self._set_cookie(refresh.encode(), self._cookie_seconds))
+        previous = self._session_cookie(request.head)
+        if previous is not None:
+            self._sessions.close(previous)
+        cookie = self._set_cookie(refresh_token.encode(), self._cookie_max_age)
+        request.respond(201, token, cookie)
 
-    def _redeem(self, asked: CreateSession) -> str:
-        """Spend the invitation for a session; where that cannot be kept, it is not spent."""
-        if self._login_codes.verify(asked.invite) is not None and asked.client != "browser":
+    def _redeem(self, parameters: CreateSession) -> str:
+        """Create a session and return its refresh token.
+
+        The secret remains valid if the session cannot be stored.
+        """
+        secret, client = parameters.invite, parameters.client
+        if self._login_codes.verify(secret) is not None and client != "browser":
             raise Forbidden(
-                "This link signs a browser in and nothing else. A desktop needs one that "
-                "`ctllm invite` prints on the server."
+                "This link logs in a browser only. To log in a desktop, create an invite with "
+                "`ctllm invite` on the server."
             )
-        refresh = self._sessions.create(self._verify_invite(asked.invite), asked.client)
+        refresh_token = self._sessions.create(self._verify_invite(secret), client)
         try:
-            if self._login_codes.redeem(asked.invite) is None:
-                self._invites.redeem(asked.invite)
-        except CtllmError:  # another was quicker, or it could not be removed
-            self._sessions.close(refresh)
+            if self._login_codes.redeem(secret) is None:
+                self._invites.redeem(secret)
+        except CtllmError:  # redeemed by another request, or its file cannot be removed
+            self._sessions.close(refresh_token)
             raise
-        return refresh
+        return refresh_token
 
     def _verify_invite(self, secret: str) -> Authentication:
-        """Give whom a pass or an invitation signs in, unspent; Unauthenticated if nobody."""
-        # Who signs in anew must not meet anything of what was revoked a moment ago.
+        """Verify an invite or a login code without redeeming it; raises Unauthorized."""
+        # A new session must not share a proxy with sessions that were just revoked.
         self._apply_revocations()
-        found = self._login_codes.verify(secret) or self._invites.verify(secret)
-        self._revocations.check(found.user, found.auth_time)
-        if found.parent_session_id:
-            self._sessions.check_active((found.parent_session_id,))
-        return found
+        authentication = self._login_codes.verify(secret) or self._invites.verify(secret)
+        self._revocations.check(authentication.user, authentication.auth_time)
+        if authentication.parent_session_id:
+            self._sessions.check_active((authentication.parent_session_id,))
+        return authentication
 
-    def introspect_invite(self, incoming: ServerRequest, raw: bytes) -> None:
-        """Say whom an invitation would sign in, and spend nothing (as RFC 7662 does of tokens)."""
-        asked = decode_json_body(raw, IntrospectInvite)
-        _require_same_site(incoming.head)
-        incoming.respond(200, {"user": _user_json(self._verify_invite(asked.invite).user)})
+    def introspect_invite(self, request: ServerRequest, body: bytes) -> None:
+        """Respond with the user of an invite, as RFC 7662 does for tokens. Do not redeem it."""
+        parameters = decode_json_body(body, IntrospectInvite)
+        _require_same_site(request.head)
+        user = self._verify_invite(parameters.invite).user
+        request.respond(200, {"user": _user_json(user)})
 
-    def create_login_code(self, incoming: ServerRequest, grant: AccessGrant) -> None:
-        """Give a desktop what signs its user's browser in, once.
+    def create_login_code(self, request: ServerRequest, grant: AccessGrant) -> None:
+        """Create a login code, with which a desktop logs in its user's browser, once.
 
-        The browser's sign-in belongs to the desktop's, and ends with it.
+        The browser's session ends with the session of the desktop.
         """
-        grant.require_scope(SERVE)  # what a page can read does not make sign-ins that last
+        grant.require_scope(SERVE)  # scripts in a browser must not create further sessions
         parent = grant.session_ids[0] if grant.session_ids else ""
-        made = self._login_codes.create(Authentication(grant.user, grant.auth_time, parent))
-        incoming.respond(201, {"invite": made, "expires_in": int(LIFETIME)})
+        code = self._login_codes.create(Authentication(grant.user, grant.auth_time, parent))
+        request.respond(201, {"invite": code, "expires_in": int(LIFETIME)})
 
-    def renew_token(self, incoming: ServerRequest, raw: bytes) -> None:
-        """Give another short token."""
-        asked = decode_json_body(raw, RenewToken)
-        refresh, only = asked.refresh, asked.scope
-        if refresh is not msgspec.UNSET:
-            incoming.respond(200, self._issue_token(refresh, "desktop", only))
+    def renew_token(self, request: ServerRequest, body: bytes) -> None:
+        """Renew the session; respond with an access token."""
+        parameters = decode_json_body(body, RenewToken)
+        refresh_token, scope = parameters.refresh, parameters.scope
+        if refresh_token is not msgspec.UNSET:
+            request.respond(200, self._issue_token(refresh_token, "desktop", scope))
             return
-        _require_same_site(incoming.head)
-        kept = self._session_cookie(incoming.head)
-        if kept is None:
-            raise Unauthorized("nobody is signed in here; open a sign-in link")
-        told = self._issue_token(kept, "browser", only)
-        incoming.respond(200, told, self._set_cookie(kept.encode(), self._cookie_seconds))
+        _require_same_site(request.head)
+        cookie = self._session_cookie(request.head)
+        if cookie is None:
+            raise Unauthorized("You are not logged in. Open an invite link to log in.")
+        token = self._issue_token(cookie, "browser", scope)
+        request.respond(200, token, self._set_cookie(cookie.encode(), self._cookie_max_age))
 
-    def delete_session(self, incoming: ServerRequest) -> None:
-        """End the session of the cookie or of the `Ctllm-Refresh` header, if there is one."""
-        _require_same_site(incoming.head)
-        header = get_header(incoming.head.headers, REFRESH_HEADER)
-        refresh = header.decode("latin-1") if header else self._session_cookie(incoming.head)
-        if refresh is not None:
-            self._sessions.close(refresh)
-        incoming.respond(204, None, self._set_cookie(b"", 0))
+    def delete_session(self, request: ServerRequest) -> None:
+        """End the session of the `Ctllm-Refresh` header or of the cookie, if there is one."""
+        _require_same_site(request.head)
+        header = get_header(request.head.headers, REFRESH_HEADER)
+        refresh_token = header.decode("latin-1") if header else self._session_cookie(request.head)
+        if refresh_token is not None:
+            self._sessions.close(refresh_token)
+        request.respond(204, None, self._set_cookie(b"", 0))
 
-    def get_session(self, incoming: ServerRequest, grant: AccessGrant) -> None:
-        """Say who is signed in."""
-        told = {
-            "user": _user_json(grant.user),
-            "scopes": sorted(grant.scopes),
-            "expires_in": max(0, int(grant.expires_at - self._now())),
-        }
-        incoming.respond(200, told)
+    def get_session(self, request: ServerRequest, grant: AccessGrant) -> None:
+        """Respond with the user, the scopes and the remaining time of `grant`."""
+        request.respond(
+            200,
+            {
+                "user": _user_json(grant.user),
+                "scopes": sorted(grant.scopes),
+                "expires_in": max(0, int(grant.expires_at - self._now())),
+            },
+        )
 
     def _issue_token(
-        self, refresh: str, client: ClientType, only: str | msgspec.UnsetType = msgspec.UNSET
+        self,
+        refresh_token: str,
+        client: ClientType,
+        scope: str | msgspec.UnsetType = msgspec.UNSET,
     ) -> dict[str, object]:
-        """Renew a session, and give a token of it; Unauthenticated if it is over.
+        """Renew a session and return the JSON of a new access token; raises Unauthorized.
 
-        What renews it works only in the form that this kind of client keeps: a cookie or a body.
-        The token has the scopes of the session, or of them with `only` that one.
+        The token has the scopes of the session, restricted to `scope` if that is set. The refresh
+        token of a browser is valid only as a cookie, and that of a desktop only in a body.
         """
-        session = self._sessions.renew(refresh)
+        session = self._sessions.renew(refresh_token)
         if session.client != client:
-            raise Unauthorized(f"This sign-in is not a {client}'s: sign in again.")
+            raise Unauthorized(f"This session does not belong to a {client}. Log in again.")
         self._revocations.check(session.user, session.auth_time)
-        scopes = session.scopes if only is msgspec.UNSET else session.scopes & {only}
-        sessions = (session_id_of(refresh), session.parent)
+        scopes = session.scopes if scope is msgspec.UNSET else session.scopes & {scope}
+        session_ids = (session_id_of(refresh_token), session.parent)
         return {
             "user": _user_json(session.user),
-            "token": self._issuer.issue(session.user, scopes, session.auth_time, sessions),
+            "token": self._issuer.issue(session.user, scopes, session.auth_time, session_ids),
             "expires_in": self._issuer.lifetime,
         }
 
-    def _set_cookie(self, value: bytes, seconds: int) -> Headers:
-        where = b"/; Secure" if self.secure else b"/ctllm/session"
+    def _set_cookie(self, value: bytes, max_age: int) -> Headers:
+        path = b"/; Secure" if self._is_https else b"/ctllm/session"
         cookie = b"%s=%s; Path=%s; HttpOnly; SameSite=Strict; Max-Age=%d" % (
-            self._cookie_name, value, where, seconds,
-        )  # fmt: skip
+            self._cookie_name,
+            value,
+            path,
+            max_age,
+        )
         return ((b"Set-Cookie", cookie),)
 
     @property
     def _cookie_name(self) -> bytes:
-        return HTTPS_COOKIE if self.secure else HTTP_COOKIE
+        return HTTPS_COOKIE if self._is_https else HTTP_COOKIE
 
-    def _session_cookie(self, asked: RequestHead) -> str | None:
-        """Give the session's cookie. Of two, one was set by somebody else: then none counts."""
+    def _session_cookie(self, head: RequestHead) -> str | None:
+        """Return the session cookie.
+
+        Of two with the same name, one was set by another host of the domain: return None.
+        """
         pairs = [
             pair.strip().partition(b"=")
-            for key, value in asked.headers
-            if key.lower() == b"cookie"
+            for name, value in head.headers
+            if name.lower() == b"cookie"
             for pair in value.split(b";")
         ]
         values = [value for name, _, value in pairs if name == self._cookie_name and value]
@@ -224,13 +251,12 @@ def _user_json(user: User) -> dict[str, str]:
     return {"name": user.name, "id": user.id}
 
 
-def _require_same_site(asked: RequestHead) -> None:
-    """Raise Forbidden when a page of another site is behind this: cookies are not for it."""
-    origin = get_header(asked.headers, b"origin")
-    host = get_header(asked.headers, b"host") or b""
-    foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
-    site = get_header(
-        asked.headers, b"sec-fetch-site"
-    )  # Fetch Metadata Request Headers, section 2.4
-    if foreign or site not in (None, b"same-origin", b"none"):
-        raise Forbidden("pages of other sites may not sign in here")
+def _require_same_site(head: RequestHead) -> None:
+    """Raise Forbidden for a request that a page of another site makes."""
+    origin = get_header(head.headers, b"origin")
+    host = get_header(head.headers, b"host") or b""
+    is_foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
+    # Fetch Metadata Request Headers, section 2.4
+    site = get_header(head.headers, b"sec-fetch-site")
+    if is_foreign or site not in (None, b"same-origin", b"none"):
+        raise Forbidden("Pages of other sites may not log in here.")

@@ -1,4 +1,4 @@
-"""How much each user has under way, so that one leaves room for the others."""
+"""Limits on what each user may do at once, which leave capacity for the others."""
 
 from __future__ import annotations
 
@@ -7,28 +7,33 @@ from collections.abc import Callable
 
 from ctllm.errors import TooManyRequests
 
-#: Which part of the room for requests one user may have. Three users are not enough to fill it.
+#: One user may use at most this part of the capacity, so that three users cannot fill it.
 CAPACITY_DIVISOR = 4
-#: How many tunnels one user may have: a proxy takes as many (two for each of 32 desktops).
+#: Tunnels of one user. A proxy accepts as many: two for each of 32 desktops.
 MAX_TUNNELS_PER_USER = 64
 
 
 class UserLimiter:
-    """Counts `what`; `most` for each user."""
+    """Counts, for each user, what is in use; at most `limit`.
 
-    def __init__(self, limit: int, description: str = "requests of yours are under way") -> None:
+    `description` says in an error message what is counted.
+    """
+
+    def __init__(self, limit: int, description: str = "of your requests are in progress") -> None:
         self._limit = limit
         self._description = description
         self._in_use: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        """How many users have any."""
+        """Return the number of users that have anything in use."""
         return len(self._in_use)
 
     def reserve(self, user: str) -> Callable[[], None]:
-        """One more; to be called when it is over. Raises TooManyRequests."""
+        """Count one more and return a function that releases it; raises TooManyRequests."""
         if self._in_use[user] >= self._limit:
-            raise TooManyRequests(f"{self._limit} {self._description}; try again when some ended")
+            raise TooManyRequests(
+                f"{self._limit} {self._description}. Try again when some of them have ended."
+            )
         self._in_use[user] += 1
         return lambda: self._release(user)
 
@@ -39,12 +44,12 @@ class UserLimiter:
 
 
 def max_requests_per_user(configured: int, capacity: int) -> int:
-    """Give how many requests one user may have: `most`, or a part of the `room` for all."""
+    """Return the limit for one user: `configured`, or less for a cloud of a small `capacity`."""
     return max(1, min(configured, capacity // CAPACITY_DIVISOR))
 
 
 def tunnel_limiter() -> UserLimiter:
-    """Count tunnels."""
+    """Return a limiter of tunnels."""
     return UserLimiter(
-        MAX_TUNNELS_PER_USER, "tunnels of yours are connected (is a desktop in a loop?)"
+        MAX_TUNNELS_PER_USER, "of your tunnels are connected (a desktop may reconnect in a loop)"
     )

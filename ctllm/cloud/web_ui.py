@@ -1,4 +1,4 @@
-"""The plain first page: one file, and headers that let the browser run just what is in it."""
+"""The web page of the cloud, and response headers that let it run only its own script."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from importlib import resources
 from ctllm.http.message.head import Headers
 
 PAGE = resources.files("ctllm.cloud").joinpath("page.html").read_bytes()
-"""The page itself, UTF-8."""
+"""The HTML of the page, in UTF-8."""
 
 
 def _csp_source(element: bytes) -> bytes:
-    """Give the CSP source that allows the one inline `element` of the page."""
+    """Return the CSP source that allows the page's only inline `element`."""
     (text,) = re.findall(b"<%b>(.*?)</%b>" % (element, element), PAGE, re.DOTALL)
     return b"'sha256-%b'" % b64encode(sha256(text).digest())
 
@@ -25,7 +25,7 @@ _POLICY = b"; ".join(
         b"script-src " + _csp_source(b"script"),
         b"style-src " + _csp_source(b"style"),
         b"connect-src 'self'",
-        b"img-src 'self' data:",  # its icon is a data: URL
+        b"img-src 'self' data:",  # the icon is a data: URL
         b"base-uri 'none'",
         b"form-action 'none'",
         b"frame-ancestors 'none'",
@@ -36,7 +36,7 @@ _POLICY = b"; ".join(
 HEADERS: Headers = (
     (b"Content-Type", b"text/html; charset=utf-8"),
     (b"Cache-Control", b"no-cache"),
-    (b"Vary", b"Accept"),  # other clients get Ollama's answer at the same address
+    (b"Vary", b"Accept"),  # other clients get Ollama's response at the same path
     (b"Content-Security-Policy", _POLICY),
     (b"X-Content-Type-Options", b"nosniff"),
     (b"X-Frame-Options", b"DENY"),
@@ -44,18 +44,18 @@ HEADERS: Headers = (
     (b"Cross-Origin-Opener-Policy", b"same-origin"),
     (b"Permissions-Policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
 )
-"""All that the answer with the page says, the policy made for exactly these bytes."""
+"""The headers of the response with the page."""
 
-_REFUSED = re.compile(rb"q=0(\.0{0,3})?", re.IGNORECASE)
+_NOT_ACCEPTABLE = re.compile(rb"q=0(\.0{0,3})?", re.IGNORECASE)
 
 
 def accepts_html(accept: bytes | None) -> bool:
-    """Whether a `GET /` with this `Accept` wants the page; only who names HTML does.
+    """Return whether an `Accept` header names text/html.
 
-    Ollama's clients and curl accept anything, and want Ollama's own answer.
+    A wildcard does not count: curl and Ollama's clients send one and expect Ollama's response.
     """
-    for choice in (accept or b"").split(b","):
-        kind, *parameters = (part.strip() for part in choice.split(b";"))
-        if kind.lower() == b"text/html":
-            return not any(map(_REFUSED.fullmatch, parameters))
+    for media_range in (accept or b"").split(b","):
+        media_type, *parameters = (part.strip() for part in media_range.split(b";"))
+        if media_type.lower() == b"text/html":
+            return not any(map(_NOT_ACCEPTABLE.fullmatch, parameters))
     return False

@@ -125,14 +125,21 @@ class Case(SynchronousTestCase):
         folder = PrivateDirectory(Path(self.mktemp()))
         self.key = Ed25519PrivateKey.generate()
         self.invites = Invites(folder.subdirectory("invites"), now)
-        self.sessions = Sessions(folder.subdirectory("sessions"), now)
+        self.sessions_dir = folder.subdirectory("sessions")
+        self.sessions = Sessions(self.sessions_dir, now)
         self.issuer = AccessTokenIssuer(self.key, now)
-        self.revocations = Revocations(folder.subdirectory("revocations"), INSTANCE, now)
+        self.revocations_dir = folder.subdirectory("revocations")
+        self.revocations = Revocations(self.revocations_dir, INSTANCE, now)
         self.keys = ApiKeyLeases(now)
         self.proxies = Proxies()
         self.metrics = Metrics()
         self.passes = LoginCodes(now)
         self.in_flight = ActiveRequests()
+        self.compose()
+
+    def compose(self, is_https: bool = False, max_requests: int = SHARE) -> None:
+        """Make the gateway, with a limit of one user's requests."""
+        now = self.clock.seconds
         assertions = AssertionSigner(self.key, now)
         proxies: Any = self.proxies
         self.revoker = RevocationEnforcer(
@@ -140,7 +147,7 @@ class Case(SynchronousTestCase):
         )
         self.sign_in = SessionApi(
             self.issuer, self.invites, self.passes, self.sessions, self.revocations,
-            self.revoker.apply_new, now, 30,
+            self.revoker.apply_new, now, 30, is_https,
         )  # fmt: skip
 
         def proxy_of(grant: Any) -> str:
@@ -149,7 +156,7 @@ class Case(SynchronousTestCase):
         api = ManagementApi(self.sign_in, self.keys, assertions, proxy_of, proxies, self.clock)
         front = self.front = Gateway(
             CompositeTokenVerifier([self.keys, self.issuer], self.check), assertions, proxy_of, proxies, api,
-            self.metrics, ORIGINS, self.clock, UserLimiter(SHARE), self.in_flight,
+            self.metrics, ORIGINS, self.clock, UserLimiter(max_requests), self.in_flight,
         )  # fmt: skip
         self.crowd = ConnectionLimiter(400)
         self.factory = HttpServerFactory(
@@ -680,7 +687,7 @@ class Tunnels(Case):
 
     def test_so_many_of_one_user(self) -> None:
         """One more gets 429; refused ones do not count, nor do those that have closed."""
-        self.front._request_limiter = UserLimiter(1000)
+        self.compose(max_requests=1000)
         upgrade = {**self.UPGRADE, **self.bearer()}
         pairs = []
         for _ in range(MAX_TUNNELS_PER_USER):
@@ -689,7 +696,7 @@ class Tunnels(Case):
             pairs.append((self.wire, inner))
         self.assertEqual(self.ask("GET /ws/tunnel", **upgrade), 429)
         self.assertEqual(self.header("retry-after"), "10")
-        self.assertIn("64 tunnels of yours", self.told["error"]["message"])
+        self.assertIn("64 of your tunnels", self.told["error"]["message"])
         pairs[0][1].disconnect()
         inner = self.upgrade()
         inner.protocol.dataReceived(b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n")
@@ -774,7 +781,7 @@ class SigningIn(Case):
 
     def test_a_browser(self) -> None:
         """It gets a short token, and a cookie that no script and no other site can use."""
-        self.sign_in.secure = True
+        self.compose(is_https=True)
         self.assertEqual(self.redeem(Origin="https://cloud.example"), 201)
         self.assertEqual(sorted(self.told), ["expires_in", "token", "user"])
         self.assertEqual(self.told["user"], {"name": "ann", "id": "ctllm|ann"})

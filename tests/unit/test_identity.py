@@ -222,8 +222,8 @@ class IdentitiesTests(Case):
     def test_nobodys(self) -> None:
         """A token of no kind is refused with what to do."""
         self.assertFalse(self.both.matches("c"))
-        self.assertIn("sign in", self.refused(self.both.verify("c")))
-        self.assertIn("sign in", self.refused(self.both.verify("")))
+        self.assertIn("Log in", self.refused(self.both.verify("c")))
+        self.assertIn("Log in", self.refused(self.both.verify("")))
 
     def test_refusal_is_final(self) -> None:
         """What its owner refuses is not offered to the next kind."""

@@ -303,7 +303,7 @@ class SessionsTests(Case):
 
     def refused(self, refresh: str) -> None:
         error = self.assertRaises(Unauthorized, self.sessions.renew, refresh)
-        self.assertIn("sign in", error.message)
+        self.assertIn("Log in", error.message)
 
     def test_scopes(self) -> None:
         """A browser uses and manages; a desktop serves too."""

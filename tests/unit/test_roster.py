@@ -35,7 +35,7 @@ class RosterTests(ProxyManagerCase):
         self.spawner.proxies[A].health.update(exchanges=2, desktops=1, idle_seconds=0)
         self.clock.advance(7)
         rows = self.rows()
-        wanted = ProxyInfo(id=A, state="running", age=7, idle=0, exchanges=2, desktops=1,
+        wanted = ProxyInfo(id=A, state="running", age=7, idle=0, active_requests=2, desktops=1,
                      memory=21_000_000, cpu=1.5)  # fmt: skip
         self.assertEqual(rows, {A: wanted, B: ProxyInfo(id=B, state="starting", age=7)})
 
@@ -47,7 +47,7 @@ class RosterTests(ProxyManagerCase):
         self.assertNoResult(asking)
         self.wait(HEALTH_TIMEOUT)
         (row,) = self.successResultOf(asking)
-        self.assertEqual((row.state, row.exchanges), ("running", None))
+        self.assertEqual((row.state, row.active_requests), ("running", None))
 
     def test_one_that_lies(self) -> None:
         """What is no health, nested without end or out of range, is no answer; others are shown."""
@@ -57,8 +57,8 @@ class RosterTests(ProxyManagerCase):
         for lie in (deep, b"[]", b"\xff", {"exchanges": -1, "desktops": 0, "idle_seconds": 0}):
             self.spawner.proxies[A].health = lie  # type: ignore[assignment]
             rows = self.rows()
-            self.assertEqual((rows[A].state, rows[A].exchanges), ("running", None))
-            self.assertEqual(rows[B].exchanges, 0)
+            self.assertEqual((rows[A].state, rows[A].active_requests), ("running", None))
+            self.assertEqual(rows[B].active_requests, 0)
 
 
 class DrainTests(ProxyManagerCase):
@@ -115,7 +115,7 @@ class LocalTests(ProxyManagerCase):
         local: Any = OfflineAdmin(self.spawner, self.clock, self.spawner.connect, audit,
                            lambda: START + 60)  # fmt: skip
         (row,) = self.successResultOf(self.run_coroutine(local.list_proxies()))
-        self.assertEqual(row, ProxyInfo(id=A, state="running", age=60, idle=0, exchanges=0, desktops=0,
+        self.assertEqual(row, ProxyInfo(id=A, state="running", age=60, idle=0, active_requests=0, desktops=0,
                                   memory=1, cpu=2))  # fmt: skip
         self.successResultOf(self.run_coroutine(local.remove_proxy(A)))
         self.assertEqual((self.spawner.removals[A], self.spawner.proxies), (1, {}))
@@ -128,9 +128,9 @@ class TableTests(SynchronousTestCase):
     def test_columns(self) -> None:
         """The oldest first; figures end under each other, what is unknown is a dash."""
         young = ProxyInfo(id=B, state="starting", age=3.4)
-        old = ProxyInfo(id=A, state="running", age=7300, idle=61, exchanges=1000, desktops=2,
+        old = ProxyInfo(id=A, state="running", age=7300, idle=61, active_requests=1000, desktops=2,
                   memory=21_340_000, cpu=4.72)  # fmt: skip
-        older = ProxyInfo(id=C, state="running", age=200_000, idle=0, exchanges=0, desktops=0,
+        older = ProxyInfo(id=C, state="running", age=200_000, idle=0, active_requests=0, desktops=0,
                     memory=1_000_000, cpu=100)  # fmt: skip
         self.assertEqual(format_table([young, old, older]).splitlines(), [
             "PROXY         STATE     AGE   IDLE  EXCHANGES  DESKTOPS   MEMORY      CPU",

@@ -60,7 +60,7 @@ class FrontTests(Case):
         """429 with Retry-After; what is under way goes on, and each end makes room for one."""
         self.fill()
         self.assertTrue(self.full())
-        self.assertIn("requests of yours are under way", self.told["error"])
+        self.assertIn("of your requests are in progress", self.told["error"])
         self.assertIsNotNone(self.header("retry-after"))
         bob = self.issuer.issue(User(ANN.issuer, "bob", "bob"), ALL)
         self.assertEqual(self.ask("GET /api/tags", Authorization=f"Bearer {bob}"), 0)

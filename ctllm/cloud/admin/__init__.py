@@ -1,1 +1,1 @@
-"""The admin API of a running cloud and its client."""
+"""The admin API of a running cloud, and its client."""

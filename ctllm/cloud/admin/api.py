@@ -1,9 +1,9 @@
-"""What whoever runs a cloud may ask of it: by a UNIX socket that nobody else can reach.
+"""The admin API of a running cloud, on a UNIX socket that only its user and root can reach.
 
-GET     /proxies          all of them, as `Row`s
-DELETE  /proxies/<id>     end one; 204, also if there is none
-PUT     /draining         begin nothing new any more; 204
-DELETE  /draining         again; 204
+GET     /proxies          list the proxies, as `ProxyInfo`
+DELETE  /proxies/<id>     stop a proxy; 204, even if there is none
+PUT     /draining         refuse new requests; 204
+DELETE  /draining         accept new requests again; 204
 """
 
 from __future__ import annotations
@@ -25,64 +25,72 @@ from ctllm.reactor.endpoints import quote_argument
 from ctllm.system.unix_sockets import NotASocket, pinned_path
 
 _PROXIES = "/proxies/"
+_STOPPED = "was stopped by an administrator"
 _log = Logger()
 
 
-def admin_socket_path(state: Path) -> Path:
-    """Where it is, in the folder of the cloud's secrets."""
-    return state / "cloud" / "operator.sock"
+def admin_socket_path(state_dir: Path) -> Path:
+    """Return the path of the admin socket of the cloud with this state directory."""
+    return state_dir / "cloud" / "operator.sock"
 
 
 def is_listening(path: Path) -> bool:
-    """Whether a cloud listens there; PermissionError where we may not know."""
+    """Return whether a cloud listens on the admin socket.
+
+    Raises PermissionError where this user may not connect to it.
+    """
     if not hasattr(socket, "AF_UNIX") or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         return False
     try:
-        with pinned_path(str(path)) as there, socket.socket(socket.AF_UNIX) as trial:
-            trial.connect(there)
+        with pinned_path(str(path)) as pinned, socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(pinned)
     except (FileNotFoundError, ConnectionRefusedError, NotASocket):
         return False
     return True
 
 
-def admin_service(reactor: Any, state: Path, proxies: ProxyManager) -> EndpointService | None:
-    """The service that answers there; None where the system has no such sockets or paths so long.
+def admin_service(reactor: Any, state_dir: Path, proxies: ProxyManager) -> EndpointService | None:
+    """Return the service that listens on the admin socket.
 
-    Raises BadConfiguration where another cloud does.
+    Returns None where the system has no UNIX sockets or the path is too long for one. Raises
+    BadConfiguration where another cloud listens.
     """
-    path = admin_socket_path(state)
+    path = admin_socket_path(state_dir)
     if not hasattr(socket, "AF_UNIX"):
         return None
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        _log.warn("{path} is too long for a socket: `ctllm proxies` cannot ask", path=path)
+        _log.warn(
+            "The path {path} is too long for a socket. `ctllm proxies` cannot control this cloud. "
+            "Choose a shorter state directory.",
+            path=path,
+        )
         return None
     if is_listening(path):
-        raise state_dir_in_use(state)
-    path.unlink(missing_ok=True)  # of one that was killed
-    # No lock by process id: after a restart of the machine that may be anybody's.
+        raise state_dir_in_use(state_dir)
+    path.unlink(missing_ok=True)  # left by a cloud that was killed
+    # A lock file has a process id, which belongs to another process after a reboot.
     endpoint = f"unix:{quote_argument(str(path))}:mode=600:lockfile=0"
     factory = HttpServerFactory(AdminApi(proxies), reactor)
     return EndpointService(reactor, endpoint, factory, "state")
 
 
 class AdminApi:
-    """Answers the requests."""
+    """The handler of requests on the admin socket."""
 
     def __init__(self, proxies: ProxyManager) -> None:
         self._proxies = proxies
 
-    async def __call__(self, incoming: ServerRequest) -> None:
-        """Answer one; raises NotFound."""
-        path = incoming.head.path.decode("latin-1")
-        match incoming.head.method, path:
+    async def __call__(self, request: ServerRequest) -> None:
+        """Respond to `request`; raises NotFound."""
+        path = request.head.path.decode("latin-1")
+        match request.head.method, path:
             case b"GET", "/proxies":
-                incoming.respond(200, await self._proxies.list_proxies())
+                request.respond(200, await self._proxies.list_proxies())
             case b"DELETE", _ if path.startswith(_PROXIES):
-                reason = "was ended by whoever runs the cloud"
-                await self._proxies.remove(path.removeprefix(_PROXIES), reason)
-                incoming.respond(204)
+                await self._proxies.remove(path.removeprefix(_PROXIES), _STOPPED)
+                request.respond(204)
             case (b"PUT" | b"DELETE") as method, "/draining":
                 self._proxies.draining = method == b"PUT"
-                incoming.respond(204)
+                request.respond(204)
             case _:
-                raise NotFound(f"there is nothing at {path}")
+                raise NotFound(f"The admin API has nothing at {path}.")

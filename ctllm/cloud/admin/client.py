@@ -1,4 +1,4 @@
-"""The streaming proxies of a cloud as whoever runs it sees them, whether the cloud runs or not."""
+"""Clients for the proxies of a cloud: by its admin API, or without a cloud that runs."""
 
 from __future__ import annotations
 
@@ -22,60 +22,63 @@ from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.http.message.head import RequestHead
 from ctllm.reactor.interfaces import Clock, Endpoint
 
-#: Seconds for one answer of the cloud: it asks every proxy, of which some may hang.
+#: Seconds for one response. The cloud asks every proxy for its health, and some may not respond.
 TIMEOUT = 30.0
 _MAX_RESPONSE = 16 << 20
 
 
 class ProxyAdmin(Protocol):
-    """What can be asked, and done."""
+    """Lists and stops the streaming proxies of a cloud."""
 
     async def list_proxies(self) -> list[ProxyInfo]:
-        """All proxies there are."""
+        """Return all proxies."""
 
     async def remove_proxy(self, proxy_id: str) -> None:
-        """End a proxy; it may be gone."""
+        """Stop a proxy, if there is one with this id."""
 
-    async def set_draining(self, on: bool) -> None:
-        """Begin nothing new any more, or again."""
+    async def set_draining(self, draining: bool) -> None:
+        """Refuse new requests, or accept them again."""
 
 
 class AdminClient:
-    """The `Roster` of a cloud that runs, by its operator's socket at `path`."""
+    """A client of the admin API at the UNIX socket `path`."""
 
     def __init__(self, reactor: Any, path: str) -> None:
-        # We may be root, and the folder another user's, who must not choose what we connect to.
-        cloud = (os.stat(os.path.dirname(path)).st_uid, 0)
-        endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid in cloud)
+        # This process may be root's. The owner of the directory must not choose who responds.
+        trusted_uids = (os.stat(os.path.dirname(path)).st_uid, 0)
+        endpoint = VerifiedUNIXEndpoint(reactor, path, lambda peer: peer.uid in trusted_uids)
         self._clock = reactor
         self._connections = ConnectionPool(endpoint, reactor, "the cloud", ProxyUnavailable)
 
     async def list_proxies(self) -> list[ProxyInfo]:
-        """All proxies there are."""
+        """Return all proxies."""
         return decode_json(await self._request(b"GET", "/proxies"), list[ProxyInfo])
 
     async def remove_proxy(self, proxy_id: str) -> None:
-        """End a proxy; it may be gone."""
+        """Stop a proxy, if there is one with this id."""
         await self._request(b"DELETE", f"/proxies/{quote(proxy_id, safe='')}")
 
-    async def set_draining(self, on: bool) -> None:
-        """Begin nothing new any more, or again."""
-        await self._request(b"PUT" if on else b"DELETE", "/draining")
+    async def set_draining(self, draining: bool) -> None:
+        """Refuse new requests, or accept them again."""
+        await self._request(b"PUT" if draining else b"DELETE", "/draining")
 
     def close(self) -> None:
-        """Leave no connection."""
+        """Close the connections."""
         self._connections.close()
 
     async def _request(self, method: bytes, path: str) -> bytes:
         head = RequestHead(method, path.encode())
         status, body = await fetch(self._connections, head, self._clock, TIMEOUT, _MAX_RESPONSE)
         if status >= 300:
-            raise BadGateway(f"the cloud answers {path} with status {status}: {body[:500]!r}")
+            raise BadGateway(f"The cloud responded to {path} with status {status}: {body[:500]!r}")
         return body
 
 
 class OfflineAdmin:
-    """The `Roster` of what a cloud that does not run has left."""
+    """Controls the proxies that a cloud left when it stopped, by its spawner.
+
+    `connect` returns the endpoint of an instance; `now` returns epoch seconds.
+    """
 
     def __init__(
         self,
@@ -85,33 +88,40 @@ class OfflineAdmin:
         audit: AuditLog,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._spawner, self._clock, self._connect = spawner, clock, connect
-        self._audit, self._now = audit, now
+        self._spawner = spawner
+        self._clock = clock
+        self._connect = connect
+        self._audit = audit
+        self._now = now
 
     async def list_proxies(self) -> list[ProxyInfo]:
-        """All proxies that run; what is left of others goes."""
-        found = []
+        """Return the proxies that run. Remove what is left of others."""
+        instances = []
         for listed in await self._spawner.list():
-            there = await self._spawner.inspect(listed.id)
-            if there is not None:
-                found.append(there)
-        used = await self._spawner.resource_usage()
-        rows = [Deferred.fromCoroutine(self._inspect(each, used.get(each.id))) for each in found]
-        return list(await gatherResults(rows, consumeErrors=True))
+            instance = await self._spawner.inspect(listed.id)
+            if instance is not None:
+                instances.append(instance)
+        usage = await self._spawner.resource_usage()
+        inspections = [
+            Deferred.fromCoroutine(self._inspect(instance, usage.get(instance.id)))
+            for instance in instances
+        ]
+        return list(await gatherResults(inspections, consumeErrors=True))
 
     async def remove_proxy(self, proxy_id: str) -> None:
-        """End a proxy; it may be gone."""
+        """Stop a proxy, if there is one with this id."""
         await self._spawner.remove(proxy_id)
         self._audit.record(
-            "proxy.stopped", proxy_id, "requested", "was ended by whoever runs the cloud"
+            "proxy.stopped", proxy_id, "requested", "was stopped by an administrator"
         )
 
-    async def set_draining(self, on: bool) -> None:
-        """Nothing begins anyway."""
+    async def set_draining(self, draining: bool) -> None:
+        """Do nothing: a cloud that does not run receives no requests."""
 
-    async def _inspect(self, there: ProxyInstance, used: ResourceUsage | None) -> ProxyInfo:
-        name = "a streaming proxy"
-        origin = ConnectionPool(self._connect(there), self._clock, name, ProxyUnavailable)
-        health = await fetch_health(origin, self._clock)
-        origin.close()
-        return proxy_info(there.id, "running", self._now() - there.started_at, health, used)
+    async def _inspect(self, instance: ProxyInstance, usage: ResourceUsage | None) -> ProxyInfo:
+        connections = ConnectionPool(
+            self._connect(instance), self._clock, "a streaming proxy", ProxyUnavailable
+        )
+        health = await fetch_health(connections, self._clock)
+        connections.close()
+        return proxy_info(instance.id, "running", self._now() - instance.started_at, health, usage)

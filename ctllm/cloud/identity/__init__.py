@@ -1,4 +1,4 @@
-"""Who is asking? Tokens to grants, sign-in, sessions, API keys, and the proxies' assertions."""
+"""Users and their credentials: invites, sessions, access tokens, API keys, and revocations."""
 
 from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
 from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer

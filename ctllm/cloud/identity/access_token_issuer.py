@@ -1,4 +1,4 @@
-"""The built-in issuer, for those who have no identity provider: short-lived access tokens."""
+"""The built-in issuer of access tokens: signed JWTs (RFC 9068) that are valid for minutes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AUDIENCE = "ctllm-cloud"
 class AccessTokenClaims(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The JSON inside an access token. `auth_time` and `sid` are as in OpenID Connect."""
+    """The claims of an access token. `auth_time` and `sid` are those of OpenID Connect."""
 
     iss: str
     aud: str
@@ -36,13 +36,16 @@ class AccessTokenClaims(
 
 
 class AccessTokenIssuer:
-    """An Identity that makes its own tokens, good for `token_seconds`; `now` is epoch seconds."""
+    """Issues and verifies access tokens that are valid for `lifetime` seconds.
+
+    `now` returns epoch seconds.
+    """
 
     def __init__(
         self, key: Ed25519PrivateKey, now: Callable[[], float], lifetime: int = 600
     ) -> None:
         self._key = key
-        self._public = decode_public_key(encode_public_key(key))
+        self._public_key = decode_public_key(encode_public_key(key))
         self._now = now
         self.lifetime = lifetime
 
@@ -53,46 +56,48 @@ class AccessTokenIssuer:
         auth_time: float | None = None,
         session_ids: tuple[str, ...] = (),
     ) -> str:
-        """Give an access token; ValueError if `user` is another issuer's or a scope unknown.
+        """Return an access token; raises ValueError for a foreign user or an unknown scope.
 
-        `auth_time` (by default now) and `sessions` are those of the grant that it stands for.
+        `auth_time` (now, by default) and `session_ids` are those of the AccessGrant of the token.
         """
         if user.issuer != ISSUER or not scopes <= SCOPES:
-            raise ValueError("not a user or a scope of the built-in issuer")
-        issued = int(self._now())
+            raise ValueError("The user or a scope does not belong to the built-in issuer.")
+        issued_at = int(self._now())
         sid, parent_sid = (*session_ids, "", "")[:2]
-        body = AccessTokenClaims(
+        claims = AccessTokenClaims(
             iss=ISSUER,
             aud=AUDIENCE,
             sub=user.subject,
             name=user.name,
             scope=" ".join(sorted(scopes)),
-            iat=issued,
-            exp=issued + self.lifetime,
+            iat=issued_at,
+            exp=issued_at + self.lifetime,
             jti=token_urlsafe(12),
             auth_time=self._now() if auth_time is None else auth_time,
             sid=sid,
             parent_sid=parent_sid,
         )
-        return ACCESS_TOKEN.sign(self._key, msgspec.json.encode(body))
+        return ACCESS_TOKEN.sign(self._key, msgspec.json.encode(claims))
 
     def matches(self, token: str) -> bool:
-        """Whether `token` calls itself an access token of a ctllm cloud."""
+        """Return whether `token` has the type of an access token of a ctllm cloud."""
         return ACCESS_TOKEN.matches(token)
 
     async def verify(self, token: str) -> AccessGrant:
-        """Give what `token` grants; Unauthenticated if it is not ours, too old or too new."""
-        return self._read(token)
-
-    def _read(self, token: str) -> AccessGrant:
+        """Return what `token` grants; raises Unauthorized."""
         try:
-            body = decode_json(ACCESS_TOKEN.verify(self._public, token), AccessTokenClaims)
+            claims = decode_json(ACCESS_TOKEN.verify(self._public_key, token), AccessTokenClaims)
         except InvalidJson as error:
             raise ACCESS_TOKEN.invalid_token() from error
-        scopes = frozenset(body.scope.split())
-        if body.iss != ISSUER or body.aud != AUDIENCE or not body.sub or not scopes <= SCOPES:
+        scopes = frozenset(claims.scope.split())
+        is_ours = claims.iss == ISSUER and claims.aud == AUDIENCE
+        if not is_ours or not claims.sub or not scopes <= SCOPES:
             raise ACCESS_TOKEN.invalid_token()
-        ACCESS_TOKEN.check_times(body.iat, body.exp, self._now())
-        auth_time = body.iat if body.auth_time is None else body.auth_time
-        sessions = tuple(filter(None, (body.sid, body.parent_sid)))
-        return AccessGrant(User(ISSUER, body.sub, body.name), scopes, body.exp, auth_time, sessions)
+        ACCESS_TOKEN.check_times(claims.iat, claims.exp, self._now())
+        return AccessGrant(
+            User(ISSUER, claims.sub, claims.name),
+            scopes,
+            expires_at=claims.exp,
+            auth_time=claims.iat if claims.auth_time is None else claims.auth_time,
+            session_ids=tuple(filter(None, (claims.sid, claims.parent_sid))),
+        )

@@ -1,4 +1,4 @@
-"""Signs what streaming proxies believe."""
+"""Signs the session assertions that streaming proxies verify."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Scope = Literal["use", "use manage", "use serve"]
 
 
 class AssertionSigner:
-    """Session assertions by `key`, each used again for half of its life; `now` epoch seconds."""
+    """Signs session assertions with `key`, and reuses each for half of its lifetime.
+
+    `now` returns epoch seconds. At most `max_cached` assertions are cached.
+    """
 
     def __init__(
         self, key: Ed25519PrivateKey, now: Callable[[], float], max_cached: int = 4096
@@ -34,24 +37,25 @@ class AssertionSigner:
         self._cache: TtlCache[tuple[str, Scope], str] = TtlCache(max_cached, now)
 
     def sign(self, proxy_id: str, scopes: frozenset[str]) -> str:
-        """Give an assertion for the proxy with the id `proxy`; Forbidden without the scope use.
+        """Return an assertion for the proxy with this id; raises Forbidden without the scope use.
 
-        Besides, it says one of serve and manage, whichever is in `scopes`.
+        The assertion has the scope use and, if `scopes` has it, one of serve and manage.
         """
         if USE not in scopes:
-            raise Forbidden("This sign-in may not use models.")
+            raise Forbidden("This session does not have the scope 'use'.")
         scope: Scope = "use"
         if SERVE in scopes:
             scope = "use serve"
         elif MANAGE in scopes:
             scope = "use manage"
-        known = self._cache.get((proxy_id, scope))
-        return known or self._sign(proxy_id, scope)
+        return self._cache.get((proxy_id, scope)) or self._sign(proxy_id, scope)
 
     def _sign(self, proxy_id: str, scope: Scope) -> str:
-        issued = int(self._now())
-        user = proxy_id.rpartition("-")[2]
-        body = AssertionBody(ISSUER, user, proxy_id, scope, issued, issued + LIFETIME_SECONDS)
+        issued_at = int(self._now())
+        user_hash = proxy_id.rpartition("-")[2]
+        body = AssertionBody(
+            ISSUER, user_hash, proxy_id, scope, issued_at, issued_at + LIFETIME_SECONDS
+        )
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        self._cache.put((proxy_id, scope), token, issued + LIFETIME_SECONDS / 2)
+        self._cache.put((proxy_id, scope), token, issued_at + LIFETIME_SECONDS / 2)
         return token

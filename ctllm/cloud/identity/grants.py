@@ -1,4 +1,4 @@
-"""Who is asking, and what may they do? The values, and the face of everything that can tell."""
+"""Users, what authenticated them, and what a verified token grants."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.errors import Forbidden
 
 SCOPES = frozenset({USE, MANAGE, SERVE})
-"""USE talks to models, MANAGE changes them and one's own proxy, SERVE attaches a desktop."""
+"""The scopes: USE models, MANAGE models and the user's proxy, SERVE requests as a desktop."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person: `subject` is unique within `issuer`, `name` is only for showing."""
+    """A person: `subject` is unique within `issuer`; `name` is only displayed."""
 
     issuer: str
     subject: str
     name: str
 
     def __post_init__(self) -> None:
-        # Subjects may contain the bar (Auth0's do). Were it allowed in issuers, two users could
-        # have one key.
+        # Subjects may contain a bar (Auth0's do). If issuers could, two users could have one id.
         if not self.issuer or not self.subject or "|" in self.issuer:
-            raise ValueError("a user needs an issuer without '|' and a subject")
+            raise ValueError("A user needs an issuer without '|' and a subject.")
 
     @property
     def id(self) -> str:
-        """The string that is this user everywhere, and nobody else."""
+        """The unique id of the user: `<issuer>|<subject>`."""
         return f"{self.issuer}|{self.subject}"
 
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """Who was authenticated, and when: at `auth_time` (epoch s) the invitation was made.
+    """The authentication of a user by an invite.
 
-    Every credential that derives from that invitation carries its time, so a revocation ends all
-    of them, whenever they were derived. `parent` is the id of the session that vouches, if any.
+    `auth_time` (as in OpenID Connect, in epoch seconds) is the time at which the invite was
+    created. Every credential that derives from the invite carries it, so a revocation ends all of
+    them, whenever they were derived. `parent_session_id` is the session of the desktop that
+    authenticated its user's browser, if any.
     """
 
     user: User
@@ -47,10 +48,11 @@ class Authentication:
 
 @dataclass(frozen=True, slots=True)
 class AccessGrant:
-    """A verified caller: what the token allows (`scopes`), until when (`expires`, epoch s).
+    """What a verified token grants: its user, its scopes, and until when, in epoch seconds.
 
-    `auth_time` is as in `Authentication`. `sessions` are the ids of the sessions without which
-    this grant is over: the caller's own, and the one that vouched for that.
+    `auth_time` is that of the Authentication. The grant is active only while the sessions in
+    `session_ids` exist: that of the client and, for a browser, that of the desktop that logged it
+    in.
     """
 
     user: User
@@ -62,14 +64,14 @@ class AccessGrant:
     def require_scope(self, scope: str) -> None:
         """Raise Forbidden unless this grant has `scope`."""
         if scope not in self.scopes:
-            raise Forbidden(f"This sign-in or API key does not have the scope '{scope}'.")
+            raise Forbidden(f"This session or API key does not have the scope '{scope}'.")
 
 
 class TokenVerifier(Protocol):
-    """Something that knows one kind of token."""
+    """Verifies one kind of token."""
 
     def matches(self, token: str) -> bool:
-        """Whether `token` looks like this kind; cheap, and proves nothing."""
+        """Return whether `token` has the format of this kind. Proves nothing."""
 
     async def verify(self, token: str) -> AccessGrant:
-        """Give what `token` grants; Unauthenticated, with a sentence for people, if nothing."""
+        """Return what `token` grants; raises Unauthorized."""

@@ -1,4 +1,4 @@
-"""A folder of JSON values, each found by a secret of which only the hash is kept."""
+"""A directory of JSON files, each found by a secret of which only the hash is stored."""
 
 from __future__ import annotations
 
@@ -18,55 +18,63 @@ _log = Logger()
 
 
 class HashedStore(Generic[T]):
-    """The values of type `kind` in `folder`. A file that does not hold one counts as none.
+    """Values of `value_type` in `directory`. A file that cannot be decoded counts as missing.
 
-    Looked up by its hash, a wrong guess at a secret tells by its timing nothing about a right one.
+    Files are named by a hash of the secret, so the time of a lookup gives nothing away about the
+    secrets of others.
     """
 
-    def __init__(self, folder: PrivateDirectory, value_type: type[T]) -> None:
-        self._folder = folder
+    def __init__(self, directory: PrivateDirectory, value_type: type[T]) -> None:
+        self._directory = directory
         self._value_type = value_type
 
     def get(self, secret: str) -> T | None:
-        """Give the value behind `secret`, or None."""
+        """Return the value of `secret`, or None."""
         return self._read(_file_name(secret))
 
     def get_by_id(self, entry_id: str) -> T | None:
-        """Give the value whose secret has this `record_id`, or None."""
+        """Return the value of the secret with this `entry_id_of`, or None."""
         return self._read(f"{entry_id}{_SUFFIX}")
 
     def contains_id(self, entry_id: str) -> bool:
-        """Whether there is a value whose secret has this `record_id`; it is not read."""
-        return self._folder.exists(f"{entry_id}{_SUFFIX}")
+        """Return whether there is a file for the secret with this `entry_id_of`, unread."""
+        return self._directory.exists(f"{entry_id}{_SUFFIX}")
 
     def put(self, secret: str, value: T) -> None:
-        """Keep `value` behind `secret`, in the place of what was there."""
-        self._folder.replace(_file_name(secret), msgspec.json.encode(value))
+        """Store `value` for `secret`, replacing an earlier value."""
+        self._directory.replace(_file_name(secret), msgspec.json.encode(value))
 
     def update(self, secret: str, value: T) -> bool:
-        """Replace what is behind `secret` by `value`; False, and nothing is kept, if it is gone."""
-        return self._folder.update(_file_name(secret), msgspec.json.encode(value))
+        """Replace the value of `secret`. Store nothing and return False if there is none."""
+        return self._directory.update(_file_name(secret), msgspec.json.encode(value))
 
     def remove(self, secret: str) -> bool:
-        """Remove the value behind `secret`; of all who try, True only for the one who did."""
-        return self._folder.remove(_file_name(secret))
+        """Remove the value of `secret`. Of several concurrent calls, only one returns True."""
+        return self._directory.remove(_file_name(secret))
 
     def remove_where(self, predicate: Callable[[T | None], bool]) -> int:
-        """Remove the values that are `chosen` (None is a damaged one); give how many."""
-        ours = [file for file in self._folder.list_files() if file.endswith(_SUFFIX)]
-        return sum(self._folder.remove(file) for file in ours if predicate(self._read(file)))
+        """Remove the values for which `predicate` returns True, and return their number.
 
-    def _read(self, file: str) -> T | None:
-        data = self._folder.read(file)
+        `predicate` is called with None for a file that cannot be decoded.
+        """
+        files = [name for name in self._directory.list_files() if name.endswith(_SUFFIX)]
+        return sum(self._directory.remove(name) for name in files if predicate(self._read(name)))
+
+    def _read(self, name: str) -> T | None:
+        data = self._directory.read(name)
         try:
             return None if data is None else decode_json(data, self._value_type)
         except InvalidJson:
-            _log.warn("{file} in {folder} is damaged", file=file, folder=self._folder.path)
+            _log.warn(
+                "The file {name} in {directory} is damaged and is ignored.",
+                name=name,
+                directory=self._directory.path,
+            )
             return None
 
 
 def entry_id_of(secret: str) -> str:
-    """Give what a record is known by to those who must not know its secret."""
+    """Return the id of the entry of `secret`, from which the secret cannot be computed."""
     return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Invites: a one-time secret, good for some minutes, that makes whoever brings it a user."""
+"""Invites: one-time secrets, valid for some minutes, that authenticate a user by name."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from ctllm.cloud.identity.hashed_store import HashedStore
 from ctllm.errors import BadRequest, Unauthorized
 from ctllm.system.private_dir import PrivateDirectory
 
-LIFETIME = 15 * 60
-"""Seconds that an invite is good for."""
-
-_INVALID = "This sign-in link was used before or is too old: get a new one with `ctllm invite`."
+_INVALID = (
+    "This invite link has expired or was used before. Create a new one with `ctllm invite NAME`."
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Invite:
-    """What is kept of an invite; `expires` and `created` in epoch seconds."""
+    """The stored part of an invite. Field names are the JSON keys; times are epoch seconds."""
 
     name: str
     expires: float
@@ -30,54 +29,57 @@ class Invite:
 
 
 def parse_user_name(text: str) -> str:
-    """Give `text` as a name of the built-in issuer's, in lower case; BadRequest if it is none."""
+    """Return `text` in lower case if it can be the name of a user; raises BadRequest."""
     if not _NAME.fullmatch(text):
         raise BadRequest(
-            "A name has 1 to 64 letters (a-z), digits or . _ @ - and begins with a letter or a "
-            "digit."
+            "A user name must have 1 to 64 characters: the letters a to z, digits, and . _ @ - "
+            "It must begin with a letter or a digit."
         )
     return text.lower()
 
 
 class Invites:
-    """The invites in `folder`, which the service and `ctllm invite` share; `now` epoch seconds."""
+    """The invites in `directory`, which the service and `ctllm invite` share.
+
+    `now` returns epoch seconds.
+    """
 
     def __init__(
-        self, folder: PrivateDirectory, now: Callable[[], float], minutes: float = 15
+        self, directory: PrivateDirectory, now: Callable[[], float], minutes: float = 15
     ) -> None:
-        self._store = HashedStore(folder, Invite)
+        self._store = HashedStore(directory, Invite)
         self._now = now
         self._lifetime = minutes * 60
 
     def create(self, name: str) -> str:
-        """Give the secret that makes its bearer the user `name`; BadRequest for a bad name."""
+        """Create an invite for the user `name` and return its secret; raises BadRequest."""
         secret = token_urlsafe(32)
         now = self._now()
         self._store.put(secret, Invite(parse_user_name(name), now + self._lifetime, now))
         return secret
 
     def verify(self, secret: str) -> Authentication:
-        """Give who was invited, without spending it; Unauthenticated if it is over."""
+        """Return what an invite authenticates, without redeeming it; raises Unauthorized."""
         invite = self._store.get(secret)
         if invite is None or self._now() >= invite.expires:
             raise Unauthorized(_INVALID)
         return Authentication(User(ISSUER, invite.name, invite.name), invite.created)
 
     def redeem(self, secret: str) -> User:
-        """Give the user that was invited, once; Unauthenticated ever after."""
+        """Return the user of an invite and remove the invite; raises Unauthorized."""
         invite = self._store.get(secret)
-        # Of all who have read it, only the one who removes it has it.
+        # Of several concurrent calls that read it, only the one that removes it succeeds.
         if invite is None or not self._store.remove(secret) or self._now() >= invite.expires:
             raise Unauthorized(_INVALID)
         return User(ISSUER, invite.name, invite.name)
 
     def remove_all(self, user: User) -> int:
-        """Remove every invite of `user`; give how many."""
+        """Remove every invite of `user` and return their number."""
         return self._store.remove_where(
             lambda invite: invite is not None and user == User(ISSUER, invite.name, invite.name)
         )
 
     def remove_expired(self) -> int:
-        """Remove invites that are too old or damaged; give how many."""
+        """Remove expired and damaged invites and return their number."""
         now = self._now()
         return self._store.remove_where(lambda invite: invite is None or now >= invite.expires)

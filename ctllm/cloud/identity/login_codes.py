@@ -1,7 +1,7 @@
-"""Passes: one-time secrets by which a user's desktop signs that user's browser in.
+"""Login codes: one-time secrets with which a desktop logs in its user's browser.
 
-They are kept in memory alone, for two minutes, and only a few of each user's. The session that
-made a pass is the parent of the one that the pass makes.
+They are in memory only. The session that is created with a code ends with the session of the
+desktop that created the code.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from secrets import token_urlsafe
 
 from ctllm.cloud.identity.grants import Authentication
 
-#: Seconds that a pass is good for: a browser may have to start first.
+#: Seconds that a code is valid: a browser may have to start first.
 LIFETIME = 120.0
-#: Passes of one user that are good at once; a further one takes the oldest one's place.
+#: Valid codes of one user. A further one replaces the oldest.
 MAX_PER_USER = 8
 
 
@@ -26,39 +26,40 @@ class _LoginCode:
 
 
 class LoginCodes:
-    """The passes that are good now; `now` gives epoch seconds."""
+    """The codes that are valid. `now` returns epoch seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._codes: dict[bytes, _LoginCode] = {}  # by the secret's hash, the oldest first
+        self._codes: dict[bytes, _LoginCode] = {}  # by the hash of the secret, oldest first
 
     def create(self, authentication: Authentication) -> str:
-        """Give the secret that makes its bearer the user of `authentication`, once."""
+        """Create a code and return its secret."""
         now = self._now()
-        self._codes = {key: each for key, each in self._codes.items() if each.expires_at > now}
+        self._codes = {key: code for key, code in self._codes.items() if code.expires_at > now}
         user = authentication.user
-        own = [key for key, each in self._codes.items() if each.authentication.user == user]
-        for key in own[: max(0, len(own) - MAX_PER_USER + 1)]:
+        of_user = [key for key, code in self._codes.items() if code.authentication.user == user]
+        for key in of_user[: max(0, len(of_user) - MAX_PER_USER + 1)]:
             del self._codes[key]
         secret = token_urlsafe(32)
         self._codes[_hash(secret)] = _LoginCode(authentication, now + LIFETIME)
         return secret
 
     def verify(self, secret: str) -> Authentication | None:
-        """Give what a pass stands for, without spending it; None if it is not good."""
-        found = self._codes.get(_hash(secret))
-        return None if found is None or self._now() >= found.expires_at else found.authentication
+        """Return what a code authenticates, without redeeming it, or None if it is not valid."""
+        code = self._codes.get(_hash(secret))
+        return None if code is None or self._now() >= code.expires_at else code.authentication
 
     def redeem(self, secret: str) -> Authentication | None:
-        """Give what a pass stands for that is good, which it is not any more; else None."""
-        found = self.verify(secret)
+        """Return what a code authenticates and remove it, or None if it is not valid."""
+        authentication = self.verify(secret)
         self._codes.pop(_hash(secret), None)
-        return found
+        return authentication
 
     def remove_where(self, predicate: Callable[[Authentication], bool]) -> None:
-        """Forget the passes that are `chosen`."""
-        kept = self._codes.items()
-        self._codes = {key: each for key, each in kept if not predicate(each.authentication)}
+        """Remove the codes for whose authentication `predicate` returns True."""
+        self._codes = {
+            key: code for key, code in self._codes.items() if not predicate(code.authentication)
+        }
 
 
 def _hash(secret: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Sessions: a refresh token for each browser or desktop that signed in, kept as its hash."""
+"""Sessions: the login of a browser or desktop, renewed with a refresh token (RFC 6749)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ctllm.errors import Unauthorized
 from ctllm.system.private_dir import PrivateDirectory
 
 PREFIX = "ctllm-r-"
+"""The prefix of a refresh token."""
+
 ClientType = Literal["browser", "desktop"]
 
 CLIENT_SCOPES: Mapping[ClientType, frozenset[str]] = MappingProxyType(
@@ -22,15 +24,16 @@ CLIENT_SCOPES: Mapping[ClientType, frozenset[str]] = MappingProxyType(
 )
 
 _DAY = 86400.0
+#: A renewal is stored if it extends the session by at least so many seconds. Storing every one
+#: would make each renewal wait for the disk.
 _RENEWAL_STEP = 3600.0
-"""A session slides in steps of an hour: else every renewal would wait for the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One sign-in of one client; times in epoch seconds.
+    """The stored part of a session. Field names are the JSON keys; times are epoch seconds.
 
-    `auth_time` and `parent` are as in `Authentication`.
+    `parent` is the id of the session that created this one with a login code, if any.
     """
 
     user: User
@@ -43,40 +46,48 @@ class Session:
 
 
 class Sessions:
-    """The sessions in `folder`, each good for `days` after it was last renewed; `now` epoch s."""
+    """The sessions in `directory`. Each expires `days` after its last renewal.
+
+    `now` returns epoch seconds. Only hashes of refresh tokens are stored.
+    """
 
     def __init__(
-        self, folder: PrivateDirectory, now: Callable[[], float], days: float = 30
+        self, directory: PrivateDirectory, now: Callable[[], float], days: float = 30
     ) -> None:
-        self._store = HashedStore(folder, Session)
+        self._store = HashedStore(directory, Session)
         self._now = now
         self._lifetime = days * _DAY
 
     def create(self, authentication: Authentication, client: ClientType) -> str:
-        """Give a refresh token for a new session; it is kept nowhere here."""
-        refresh = PREFIX + token_urlsafe(32)
+        """Create a session and return its refresh token."""
+        refresh_token = PREFIX + token_urlsafe(32)
         now = self._now()
         session = Session(
-            authentication.user, client, CLIENT_SCOPES[client], now, now + self._lifetime,
-            authentication.auth_time, authentication.parent_session_id,
-        )  # fmt: skip
-        self._store.put(refresh, session)
-        return refresh
+            authentication.user,
+            client,
+            CLIENT_SCOPES[client],
+            created=now,
+            expires=now + self._lifetime,
+            auth_time=authentication.auth_time,
+            parent=authentication.parent_session_id,
+        )
+        self._store.put(refresh_token, session)
+        return refresh_token
 
     def renew(self, refresh_token: str) -> Session:
-        """Give the session behind `refresh`, its end put off; Unauthenticated if it is over."""
+        """Extend a session and return it; raises Unauthorized."""
         session = self._store.get(refresh_token)
         if session is None or not self._is_active(session):
             raise _logged_out_error()
-        slid = replace(session, expires=self._now() + self._lifetime)
-        if slid.expires < session.expires + _RENEWAL_STEP:
+        renewed = replace(session, expires=self._now() + self._lifetime)
+        if renewed.expires < session.expires + _RENEWAL_STEP:
             return session
-        if not self._store.update(refresh_token, slid):
-            raise _logged_out_error()  # it was ended between our reading and our writing
-        return slid
+        if not self._store.update(refresh_token, renewed):
+            raise _logged_out_error()  # the session was closed after it was read
+        return renewed
 
     def _is_active(self, session: Session) -> bool:
-        """Whether neither `session` nor the one that vouched for it is over."""
+        """Return whether neither `session` nor its parent has expired or was closed."""
         if self._now() >= session.expires:
             return False
         if not session.parent:
@@ -85,31 +96,31 @@ class Sessions:
         return parent is not None and self._now() < parent.expires
 
     def check_active(self, session_ids: Iterable[str]) -> None:
-        """Raise Unauthenticated unless there are all of these, by `session_id`."""
+        """Raise Unauthorized if one of the sessions was closed."""
         if not all(map(self._store.contains_id, session_ids)):
             raise _logged_out_error()
 
     def close(self, refresh_token: str) -> None:
-        """End the session behind `refresh`, if there is one."""
+        """Close a session, if there is one with this refresh token."""
         self._store.remove(refresh_token)
 
     def close_all(self, user: User) -> int:
-        """End every session of `user`; give how many."""
+        """Close every session of `user` and return their number."""
         return self._store.remove_where(
             lambda session: session is not None and session.user.id == user.id
         )
 
     def remove_expired(self) -> int:
-        """Remove sessions that are over or damaged; give how many."""
+        """Remove sessions that are damaged or no longer active, and return their number."""
         return self._store.remove_where(
             lambda session: session is None or not self._is_active(session)
         )
 
 
 def session_id_of(refresh_token: str) -> str:
-    """Give what a session is known by in tokens; nobody can renew it with that."""
+    """Return the id of a session, with which it cannot be renewed."""
     return entry_id_of(refresh_token)
 
 
 def _logged_out_error() -> Unauthorized:
-    return Unauthorized("You are signed out: sign in again.")
+    return Unauthorized("You are logged out. Log in again.")

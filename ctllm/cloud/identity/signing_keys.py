@@ -1,4 +1,4 @@
-"""What makes this cloud itself: its signing key and its secret, made on the first start."""
+"""The keys of a cloud, created at its first start: its signing key and its instance secret."""
 
 from __future__ import annotations
 
@@ -13,65 +13,64 @@ from ctllm.errors import BadConfiguration
 from ctllm.system.private_dir import PrivateDirectory
 
 PROXY_PREFIX = "ctllm-proxy-"
-"""What stands before the user's hash in the name of a proxy."""
+"""The prefix of a proxy's id, before the hash of its user."""
 
 _KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKeys:
-    """The key that signs tokens, and the secret (32 bytes) behind the names of proxies."""
+    """The key that signs tokens, and the secret (32 bytes) with which users are hashed."""
 
     signing_key: Ed25519PrivateKey = field(repr=False)
     instance_secret: bytes = field(repr=False)
 
     @property
     def public_key_text(self) -> str:
-        """The public half of the signing key, base64url of 32 bytes: what proxies are given."""
+        """The public key for proxies: 32 bytes in base64url."""
         return encode_public_key(self.signing_key)
 
 
-def load_signing_keys(folder: PrivateDirectory) -> SigningKeys:
-    """Read the keys in `folder`, having made those that are missing.
-
-    BadConfiguration names the file that cannot be used and says what to do about it.
-    """
-    signing = _load(
-        folder, "signing-key", "tokens in use are refused; clients fetch new ones by themselves"
+def load_signing_keys(directory: PrivateDirectory) -> SigningKeys:
+    """Read the keys in `directory`, and create those that are missing; raises BadConfiguration."""
+    signing_key = _load(
+        directory,
+        "signing-key",
+        "tokens in use become invalid, and clients fetch new ones automatically",
     )
-    instance = _load(folder, "instance-secret", "all streaming proxies are started anew")
-    return SigningKeys(Ed25519PrivateKey.from_private_bytes(signing), instance)
+    instance_secret = _load(directory, "instance-secret", "all streaming proxies are restarted")
+    return SigningKeys(Ed25519PrivateKey.from_private_bytes(signing_key), instance_secret)
 
 
-def _load(folder: PrivateDirectory, name: str, consequence: str) -> bytes:
-    text = folder.read(name)
+def _load(directory: PrivateDirectory, name: str, consequence: str) -> bytes:
+    text = directory.read(name)
     if text is None:
-        folder.create(name, encode_base64url(token_bytes(_KEY_BYTES)).encode("ascii") + b"\n")
-        # Read again, made or not: another process may have been the one that made it.
-        text = folder.read(name) or b""
-    path = folder.path / name
-    if not folder.is_private(name):
-        raise BadConfiguration(f"Others can read the key in {path}. Run: chmod 600 {path}")
+        directory.create(name, encode_base64url(token_bytes(_KEY_BYTES)).encode("ascii") + b"\n")
+        # Read it even if `create` did not: another process may have created it.
+        text = directory.read(name) or b""
+    path = directory.path / name
+    if not directory.is_private(name):
+        raise BadConfiguration(f"Other users can read the key in {path}. Run: chmod 600 {path}")
     try:
         return _check_size(decode_base64url(text.removesuffix(b"\n")))
     except ValueError as error:
         raise BadConfiguration(
-            f"The key in {path} is damaged. Restore it from a backup, or remove the file to get "
+            f"The key in {path} is damaged. Restore it from a backup, or remove the file to create "
             f"a new one ({consequence})."
         ) from error
 
 
 def _check_size(key: bytes) -> bytes:
     if len(key) != _KEY_BYTES:
-        raise ValueError("not 32 bytes")
+        raise ValueError(f"A key must have {_KEY_BYTES} bytes.")
     return key
 
 
 def user_hash(instance_secret: bytes, user_id: str) -> str:
-    """Give the user as 32 hex digits that nobody without the `instance` secret can guess."""
+    """Return a hash of the user, in 32 hex digits, that needs `instance_secret` to compute."""
     return hmac.digest(instance_secret, user_id.encode("utf-8"), "sha256").hex()[:32]
 
 
 def proxy_id(instance_secret: bytes, user_id: str) -> str:
-    """Give the name of this user's streaming proxy: `ctllm-proxy-<user_hash>`."""
+    """Return the id of the user's streaming proxy: `ctllm-proxy-<user_hash>`."""
     return f"{PROXY_PREFIX}{user_hash(instance_secret, user_id)}"

@@ -1,4 +1,4 @@
-"""Many kinds of tokens behind one face, and a memory for those that are costly to verify."""
+"""Token verifiers that combine others: one for several kinds of token, and one with a cache."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ctllm.errors import Unauthorized
 
 
 class CompositeTokenVerifier:
-    """An Identity that gives each token to the first of `kinds` that owns it.
+    """A TokenVerifier that delegates to the first of `verifiers` that matches the token.
 
-    `check` raises Unauthenticated for a grant that is over before its time: its user was revoked,
-    or its session has ended. What takes long asks it again.
+    `check_active` raises Unauthorized for a grant whose user was revoked or whose session was
+    closed. Work that takes long calls it again.
     """
 
     def __init__(
@@ -27,29 +27,31 @@ class CompositeTokenVerifier:
         self.check_active = check_active
 
     def matches(self, token: str) -> bool:
-        """Whether any kind owns `token`."""
-        return any(kind.matches(token) for kind in self._verifiers)
+        """Return whether one of the verifiers matches `token`."""
+        return any(verifier.matches(token) for verifier in self._verifiers)
 
     async def verify(self, token: str) -> AccessGrant:
-        """Give what `token` grants; Unauthenticated if it is nobody's, wrong or too long."""
+        """Return what `token` grants; raises Unauthorized."""
         if len(token) > MAX_TOKEN_SIZE:
-            raise Unauthorized("The token is too long to be one.")
-        for kind in self._verifiers:
-            if kind.matches(token):
-                grant = await kind.verify(token)
+            raise Unauthorized(
+                f"The token is too long: it has more than {MAX_TOKEN_SIZE} characters."
+            )
+        for verifier in self._verifiers:
+            if verifier.matches(token):
+                grant = await verifier.verify(token)
                 self.check_active(grant)
                 return grant
         raise Unauthorized(
-            "This is no token that we know: sign in, or use an API key, which a desktop makes "
-            "with: ctllm keys add NAME"
+            "This token is not one of this cloud. Log in, or use an API key. Create one on a "
+            "desktop with: ctllm keys add NAME"
         )
 
 
 class CachingTokenVerifier:
-    """An Identity that asks `kind` once for each token and remembers the grant until it expires.
+    """A TokenVerifier that caches the grants of `verifier` until they expire.
 
-    Not for API keys, which end with their lease. At most `size` grants are remembered; `now` gives
-    epoch seconds. Tokens are known by their SHA-256 and are not kept.
+    Not for API keys, which become invalid with their lease. At most `max_grants` are cached, by the
+    SHA-256 of their token. `now` returns epoch seconds.
     """
 
     def __init__(
@@ -59,11 +61,11 @@ class CachingTokenVerifier:
         self._grants: TtlCache[bytes, AccessGrant] = TtlCache(max_grants, now)
 
     def matches(self, token: str) -> bool:
-        """Whether the kind behind this owns `token`."""
+        """Return whether the verifier matches `token`."""
         return self._verifier.matches(token)
 
     async def verify(self, token: str) -> AccessGrant:
-        """Give what `token` grants; a refusal is never remembered."""
+        """Return what `token` grants; raises Unauthorized. Errors are not cached."""
         digest = sha256(token.encode("utf-8", "surrogatepass")).digest()
         grant = self._grants.get(digest)
         if grant is None:

@@ -9,29 +9,32 @@ from ctllm.cloud.spawners.interfaces import ResourceUsage
 
 
 class ProxyInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """One proxy. `age`, `idle` and `cpu` are seconds, `memory` bytes; None is unknown."""
+    """One streaming proxy. `age`, `idle` and `cpu` are seconds, `memory` bytes.
+
+    A field is None where the value is not known.
+    """
 
     id: str
     state: str
     age: float
     idle: float | None = None
-    exchanges: int | None = None
+    active_requests: int | None = msgspec.field(default=None, name="exchanges")
     desktops: int | None = None
     memory: int | None = None
     cpu: float | None = None
 
 
 def proxy_info(
-    id: str, state: str, age: float, health: Health | None, used: ResourceUsage | None
+    id: str, state: str, age: float, health: Health | None, usage: ResourceUsage | None
 ) -> ProxyInfo:
-    """A row of what a proxy says of itself, and what the system says of it."""
+    """Combine what a proxy reports about itself with its resource usage."""
     return ProxyInfo(
         id=id,
         state=state,
         age=max(0.0, age),
         idle=None if health is None else health.idle_seconds,
-        exchanges=None if health is None else health.requests,
+        active_requests=None if health is None else health.requests,
         desktops=None if health is None else health.desktops,
-        memory=None if used is None else used.memory_bytes,
-        cpu=None if used is None else used.cpu_seconds,
+        memory=None if usage is None else usage.memory_bytes,
+        cpu=None if usage is None else usage.cpu_seconds,
     )

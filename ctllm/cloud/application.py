@@ -1,0 +1,146 @@
+"""Composes the parts of a running cloud: stores, authentication, proxies, API and gateway."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ctllm.cloud.active_requests import ActiveRequests
+from ctllm.cloud.admin.api import admin_service
+from ctllm.cloud.api import ManagementApi
+from ctllm.cloud.audit import AuditLog
+from ctllm.cloud.gateway import Gateway
+from ctllm.cloud.identity import (
+    POLL_INTERVAL,
+    PROXY_PREFIX,
+    AccessGrant,
+    AccessTokenIssuer,
+    ApiKeyLeases,
+    AssertionSigner,
+    CachingTokenVerifier,
+    CompositeTokenVerifier,
+    Invites,
+    LoginCodes,
+    PrivateDirectory,
+    Revocations,
+    Sessions,
+    load_signing_keys,
+    proxy_id,
+)
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.cloud.revocation_enforcer import RevocationEnforcer
+from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.spawners.factory import create_spawner
+from ctllm.cloud.user_limits import UserLimiter
+from ctllm.config import Cloud, Proxy
+from ctllm.reactor.periodic import PeriodicService
+from ctllm.reactor.services import MultiService
+
+#: Seconds between removals of expired invites and sessions. Each reads every file.
+CLEANUP_INTERVAL = 3600.0
+
+
+class CloudApplication(MultiService):
+    """A gateway and the services that it needs.
+
+    Creates missing keys and directories in `state_dir`, so privileges must be dropped before.
+    `url` is the public URL of the cloud. Raises BadConfiguration.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Cloud,
+        proxy_settings: Proxy,
+        state_dir: Path,
+        url: str,
+        metrics: Metrics,
+        request_limiter: UserLimiter,
+    ) -> None:
+        super().__init__()
+        directory = PrivateDirectory(state_dir / "cloud")
+        keys = load_signing_keys(directory)
+        directory.replace("url", url.encode())
+
+        # What authenticates users.
+        now = time.time
+        self.invites = Invites(directory.subdirectory("invites"), now, settings.invite_ttl_minutes)
+        sessions = Sessions(directory.subdirectory("sessions"), now, settings.session_ttl_days)
+        login_codes = LoginCodes(now)
+        api_key_leases = ApiKeyLeases(now)
+        issuer = AccessTokenIssuer(keys.signing_key, now, settings.access_token_ttl_seconds)
+        revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
+        revocations.read_changes()  # before the first request
+
+        def check_active(grant: AccessGrant) -> None:
+            revocations.check(grant.user, grant.auth_time)
+            sessions.check_active(grant.session_ids)
+
+        token_verifier = CompositeTokenVerifier(
+            [api_key_leases, CachingTokenVerifier(issuer, now)], check_active
+        )
+
+        # The streaming proxies.
+        def proxy_id_of(grant: AccessGrant) -> str:
+            return proxy_id(keys.instance_secret, grant.user.id)
+
+        def revocation_time(proxy_id: str) -> float:
+            return revocations.not_before(proxy_id.removeprefix(PROXY_PREFIX))
+
+        self.proxies = ProxyManager(
+            create_spawner(reactor, settings, proxy_settings, state_dir, keys),
+            reactor,
+            settings,
+            AuditLog(state_dir),
+            metrics,
+            revocation_time=revocation_time,
+        )
+        assertion_signer = AssertionSigner(keys.signing_key, now)
+
+        # What ends access before it expires.
+        active_requests = ActiveRequests()
+        enforcer = RevocationEnforcer(
+            revocations, check_active, active_requests, login_codes, api_key_leases, self.proxies
+        )
+
+        # The HTTP APIs.
+        session_api = SessionApi(
+            issuer,
+            self.invites,
+            login_codes,
+            sessions,
+            revocations,
+            enforcer.apply_new,
+            now,
+            settings.session_ttl_days,
+            is_https=url.startswith("https:"),
+        )
+        management_api = ManagementApi(
+            session_api, api_key_leases, assertion_signer, proxy_id_of, self.proxies, reactor
+        )
+        self.gateway = Gateway(
+            token_verifier,
+            assertion_signer,
+            proxy_id_of,
+            self.proxies,
+            management_api,
+            metrics,
+            settings.cors_origins,
+            reactor,
+            request_limiter,
+            active_requests,
+        )
+
+        # The services.
+        self.proxies.setServiceParent(self)
+        admin = admin_service(reactor, state_dir, self.proxies)
+        if admin is not None:
+            admin.setServiceParent(self)
+        for seconds, work, description in (
+            (POLL_INTERVAL, enforcer.apply_new, "Applying revocations"),
+            (CLEANUP_INTERVAL, self.invites.remove_expired, "Removing expired invites"),
+            (CLEANUP_INTERVAL, sessions.remove_expired, "Removing expired sessions"),
+        ):
+            PeriodicService(seconds, work, reactor, description).setServiceParent(self)
