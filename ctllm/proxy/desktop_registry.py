@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from twisted.logger import Logger
@@ -121,8 +122,7 @@ class DesktopRegistry:
             desktop.initiator.connection_lost(self._clock.seconds())
         desktop.socket = socket
         desktop.connected_at = self._clock.seconds()
-        socket.attach_tunnel(desktop.initiator)
-        socket.on_closed = lambda: self._connection_closed(desktop, socket)
+        socket.attach_tunnel(desktop.initiator, partial(self._connection_closed, desktop, socket))
         self._log.info("desktop {name} is connected", name=desktop.identity.name)
 
     def _connection_closed(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:

@@ -287,7 +287,7 @@ class Dialling(Case):
         self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
         self.wait(10)
         self.assertGreater(len(self.cloud.dials), 2)
-        self.assertIn("no HELLO came for 30 seconds", " ".join(self.reasons))
+        self.assertIn("no HELLO within 30 seconds", " ".join(self.reasons))
         self.cloud.unwelcome = b""
         self.wait(HANDSHAKE_TIMEOUT + MAX_DELAY)
         self.assertEqual(self.bridge.state, "connected")

@@ -55,8 +55,9 @@ class Socket:
         self.on_closed: Callable[[], None] = lambda: None
         self.last_words: list[bytes] = []
 
-    def attach_tunnel(self, tunnel: Initiator) -> None:
+    def attach_tunnel(self, tunnel: Initiator, on_closed: Callable[[], None]) -> None:
         self.tunnel = tunnel
+        self.on_closed = on_closed
         tunnel.wake = lambda: None
 
     def close_gracefully(self, message: bytes = b"") -> None:

@@ -1,4 +1,4 @@
-"""What makes the two ends of a tunnel's WebSocket, and the options of both."""
+"""The factories of the two ends of a tunnel's WebSocket, and autobahn's options for both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _OPTIONS = {
 
 
 class ProxyWebSocketFactory(WebSocketServerFactory):
-    """Makes the proxy's ends; pings each `interval` seconds, gives up after `deadline` without."""
+    """Builds the proxy's ends.
+
+    They ping every `ping_interval` seconds and close after another `ping_timeout` of silence.
+    """
 
     noisy = False
 
@@ -37,11 +40,11 @@ class ProxyWebSocketFactory(WebSocketServerFactory):
         super().__init__(reactor=clock)  # type: ignore[no-untyped-call]
         self._protocol_arguments = (clock, on_first_message, budget)
         self.keepalive_options = (ping_interval, ping_timeout)
-        self.open_connections = 0  # how many sockets there are
+        self.open_connections = 0
         self.setProtocolOptions(**_OPTIONS)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: object) -> ProxyWebSocket:
-        """A socket for one bridge."""
+        """Build the protocol of a new connection."""
         self.open_connections += 1
         socket = ProxyWebSocket(*self._protocol_arguments)
         socket.factory = self
@@ -49,7 +52,7 @@ class ProxyWebSocketFactory(WebSocketServerFactory):
 
 
 class BridgeWebSocketFactory(WebSocketClientFactory):
-    """Makes the bridge's end for `url`; `headers` carry its token."""
+    """Builds the bridge's end, by `build`, for `url`; `headers` carry its access token."""
 
     noisy = False
 
@@ -70,7 +73,7 @@ class BridgeWebSocketFactory(WebSocketClientFactory):
         self.setProtocolOptions(**_OPTIONS)  # type: ignore[no-untyped-call]
 
     def buildProtocol(self, addr: object) -> BridgeWebSocket:
-        """The socket of one attempt."""
+        """Build the protocol of one attempt."""
         socket = self._build()
         socket.factory = self
         return socket

@@ -1,8 +1,8 @@
-"""WebSocket frames of the one kind that a tunnel is made of: whole, final, binary (RFC 6455, 5.2).
+"""Plain WebSocket frames: final, binary, with a message in one frame (RFC 6455, section 5.2).
 
-The full protocol (handshake, pings, closing, fragments, violations) is a library's. Its way of a
-frame through twenty calls is too long for the path of a token, though, so the plain frames are
-read and written here, and everything else is left to the library.
+A tunnel consists of these. autobahn handles a frame in twenty calls, too many for each token of a
+stream, so plain frames are encoded and decoded here. Everything else is left to autobahn: the
+handshake, control frames, fragments and violations.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import struct
 from ctllm.fastpath.websocket_mask import KEY_LENGTH, apply_mask
 
 _FINAL_BINARY = 0x82
-_CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: never in pieces, never long
+_CONTROL = frozenset((0x88, 0x89, 0x8A))  # close, ping, pong: not fragmented, at most 125 bytes
 _MASKED = 0x80
 _SHORT = struct.Struct("!H")
 _LONG = struct.Struct("!Q")
 
 
 def encode_frame(payload: bytes, masked: bool) -> bytes:
-    """`payload` as one frame; clients mask, servers do not."""
+    """Encode `payload` as one frame; a client's frames are `masked`."""
     size, bit = len(payload), _MASKED if masked else 0
     if size < 126:
         head = bytes((_FINAL_BINARY, bit | size))
@@ -35,24 +35,24 @@ def encode_frame(payload: bytes, masked: bool) -> bytes:
 
 
 class FrameDecoder:
-    """Takes plain frames of at most `limit` bytes off a stream; `masked` as the peer must send."""
+    """Decodes plain frames of at most `max_payload` bytes; `masked` if the peer is the client."""
 
     def __init__(self, masked: bool, max_payload: int) -> None:
         self._masked = masked
         self._max_payload = max_payload
         self._buffer = bytearray()
-        self._needed = 0  # bytes without which there is nothing to do
+        self._needed = 0  # bytes in the buffer before it is worth decoding
 
     def __len__(self) -> int:
-        """How many bytes are held, of a frame that is not whole."""
+        """Return the number of bytes that are buffered, of an incomplete frame."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """The payloads of the whole plain frames, and what is for the full protocol.
+        """Return the payloads of complete plain frames, and the data for autobahn.
 
-        That is each control frame, whole, so that the library is not left in the middle of a frame
-        and would have to read all that follows; and everything from any other kind of frame on.
-        What is left over of a plain or a control frame is held.
+        The latter are complete control frames, so that autobahn is never left within a frame; and
+        everything from a frame of any other kind on. Incomplete plain and control frames are
+        buffered.
         """
         if self._buffer:
             self._buffer += data
@@ -88,7 +88,7 @@ class FrameDecoder:
         return payloads, bytes(control)
 
     def _control_frame_length(self, data: bytes, position: int, end: int) -> int:
-        """How long a control frame is; 0 if that cannot be said yet, -1 if it is none."""
+        """Return the length of a control frame; 0 if it is not known yet, -1 for other frames."""
         if data[position] not in _CONTROL:
             return -1
         if end - position < 2:
@@ -99,7 +99,7 @@ class FrameDecoder:
         return 2 + (KEY_LENGTH if self._masked else 0) + size
 
     def _data_frame_bounds(self, data: bytes, position: int, end: int) -> tuple[int, int]:
-        """Where the payload begins and its size; 0 if that cannot be said yet, -1 if not plain."""
+        """Return the payload's start and size; start 0 if not known yet, -1 if not plain."""
         if data[position] != _FINAL_BINARY:
             return -1, 0
         if end - position < 2:

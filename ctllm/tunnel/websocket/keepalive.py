@@ -1,4 +1,4 @@
-"""Whether the other side of a connection still lives: TCP may not say so for many minutes."""
+"""Detection of dead peers, which TCP may not report for many minutes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ctllm.fastpath.websocket_internals import drop
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.timeout import Timeout
 
-#: Seconds beyond the longest silence within which a whole frame must have come. A slow network
-#: takes its time over one; a length that was garbled on the way is waited for in vain.
+#: Seconds beyond the longest silence within which a complete frame must arrive. On a slow network
+#: a frame takes long; a frame whose length was corrupted never ends.
 INCOMPLETE_FRAME_TIMEOUT = 60.0
-#: Seconds between being suspected and being dropped.
+#: Seconds between the check that finds a peer dead and the one that confirms it.
 CONFIRMATION_DELAY = 0.1
 
 
 class Keepalive:
-    """Calls `ping` again and again, and `dead` once the other side is.
+    """Calls `send_ping` periodically, and `on_dead` once when the peer is dead.
 
-    Both sides ping, whatever else goes on, so no living side is ever silent for long, and any
-    bytes are a sign of life: an answer to a ping may wait behind megabytes on a slow network.
+    Both ends send pings all the time, so no living peer is silent for long. Any data counts as a
+    sign of life, not only a pong, which may queue behind megabytes on a slow network.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Keepalive:
         self._next_check = Timeout(clock, self._check)
 
     def start(self, ping_interval: float, ping_timeout: float) -> None:
-        """The connection is open: ping every `interval` seconds.
+        """Start: ping every `ping_interval` seconds.
 
-        Dead is who was not heard for `interval` and `deadline` seconds together, or has said
-        nothing whole for a minute more than that.
+        The peer is dead after `ping_interval` + `ping_timeout` seconds without data, or
+        INCOMPLETE_FRAME_TIMEOUT more without a complete frame.
         """
         self._interval, self._max_silence = ping_interval, ping_interval + ping_timeout
         self.frame_received()
@@ -48,15 +48,15 @@ class Keepalive:
         self._check_in(self._max_silence)
 
     def data_received(self) -> None:
-        """Bytes came."""
+        """Record that data arrived."""
         self._last_data = self._clock.seconds()
 
     def frame_received(self) -> None:
-        """A whole frame of any kind came."""
+        """Record that a complete frame of any kind arrived."""
         self._last_data = self._last_frame = self._clock.seconds()
 
     def stop(self) -> None:
-        """Nobody asks any more."""
+        """Stop the pings and checks."""
         self._next_ping.cancel()
         self._next_check.cancel()
 
@@ -74,7 +74,7 @@ class Keepalive:
             self._suspected = False
             self._check_in(left)
         elif not self._suspected:
-            # It may be we who slept, or who are slow: what was said has yet to be read.
+            # This process may have been suspended or slow: unread data may be waiting.
             self._suspected = True
             late = self._clock.seconds() - self._check_due
             self._check_in(CONFIRMATION_DELAY + min(late, self._max_silence))
@@ -88,7 +88,7 @@ class Keepalive:
 
 
 class KeepaliveMixin:
-    """Mixed into autobahn's protocols, whose own pings may stay off: they judge by pongs alone."""
+    """A mixin for autobahn's protocols, in place of its own pings, which count pongs alone."""
 
     factory: Any
     sendPing: Callable[[], None]
@@ -99,12 +99,12 @@ class KeepaliveMixin:
         self.keepalive = Keepalive(clock, self.sendPing, self._peer_is_dead)
 
     def onPing(self, payload: bytes) -> None:
-        """The other side wants to hear us; that it can say so is a sign of life too."""
+        """Record the frame, and answer it."""
         self.keepalive.frame_received()
         super().onPing(payload)  # type: ignore[misc]
 
     def onPong(self, payload: bytes) -> None:
-        """The other side heard us."""
+        """Record the frame."""
         self.keepalive.frame_received()
 
     def _peer_is_dead(self) -> None:

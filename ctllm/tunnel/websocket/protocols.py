@@ -1,8 +1,9 @@
-"""A tunnel on a WebSocket: messages in and out, backpressure, keep-alive.
+"""The WebSocket protocols at the two ends of a tunnel, on autobahn's.
 
-autobahn keeps the protocol's rules. Whatever became ready in one turn of the reactor leaves in one
-message; while the socket is full the tunnel keeps its bytes, within its windows. Whether the other
-side lives, `liveness` says: an answer may be silent for as long as it likes.
+autobahn implements RFC 6455; plain frames bypass it (`ctllm.tunnel.websocket.frames`). All data
+that becomes ready in one turn of the reactor is sent in one message. While the transport's buffer
+is full, the tunnel keeps its data, within its windows. Streams may be silent for any time: only
+`ctllm.tunnel.websocket.keepalive` decides whether the peer is alive.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ from ctllm.tunnel.websocket.keepalive import KeepaliveMixin
 
 #: WebSocket close codes (RFC 6455, section 7.4.1).
 GOING_AWAY, PROTOCOL_ERROR = 1001, 1002
-#: As many frames a message may have: networks cut at kilobytes, and messages have two megabytes.
+#: The most fragments of a message. Intermediaries fragment at kilobytes; messages have megabytes.
 MAX_FRAGMENTS = 1024
 
 
 class TunnelWebSocket(KeepaliveMixin):
-    """What both ends of the WebSocket do; mixed into autobahn's protocols.
+    """The part that both ends share; mixed into autobahn's protocols.
 
-    The tunnel is given by `carry`, at once by a bridge, after HELLO by a proxy.
+    `attach_tunnel` sets the tunnel: at a bridge when the connection opens, at a proxy after HELLO.
     """
 
     transport: Any
-    masks: bool  # clients do
+    masks: bool  # whether this end is the client
     state: int
     STATE_OPEN: int
     _log = Logger()
@@ -53,24 +54,28 @@ class TunnelWebSocket(KeepaliveMixin):
         super().__init__(clock)
         self.tunnel: TunnelPeer[Any] | None = None
         self.is_closing = False
-        self.close_reason = ""  # why this side closed, where the other side was at fault
+        self.close_reason = ""  # if this end closed because of the peer
         self._scheduled_flush: Timer | None = None
         self._paused = False
         self._frame_decoder = FrameDecoder(masked=not self.masks, max_payload=MAX_MESSAGE)
-        self._partial_frame_size = 0  # bytes of a frame that is not whole
+        self._partial_frame_size = 0
         self._budget = unlimited_budget() if budget is None else budget
         self._fragment_count = 0  # of the message that autobahn is reading
+        self._on_closed: Callable[[], None] | None = None
         self._hello_timeout = Timeout(clock, self._hello_timed_out)
         self.bytes_sent = self.bytes_received = 0
 
-    def attach_tunnel(self, tunnel: TunnelPeer[Any]) -> None:
-        """Let `tunnel` speak through this socket."""
+    def attach_tunnel(
+        self, tunnel: TunnelPeer[Any], on_closed: Callable[[], None] | None = None
+    ) -> None:
+        """Exchange the messages of `tunnel` on this connection; call `on_closed` at its end."""
         self.tunnel = tunnel
+        self._on_closed = on_closed
         tunnel.wake = self._schedule_flush
         tunnel.on_crash = self._stream_failed
 
     def _stream_failed(self, error: Exception) -> None:
-        self._log.failure("an exchange of a tunnel failed", make_failure(error))
+        self._log.failure("A stream of a tunnel failed", make_failure(error))
 
     # -- sending
 
@@ -91,26 +96,26 @@ class TunnelWebSocket(KeepaliveMixin):
             self.bytes_sent += len(message)
             write_now(self.transport, encode_frame(message, self.masks))
         else:
-            self.is_closing = True  # the other side is closing, and `onClose` is still to come
+            self.is_closing = True  # the peer has started to close; `onClose` follows
 
     def pauseProducing(self) -> None:
-        """The socket is full."""
+        """Stop sending: the transport's buffer is full."""
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """The socket has room."""
+        """Send again."""
         self._paused = False
         self._schedule_flush()
 
     def stopProducing(self) -> None:
-        """The socket is closing; `onClose` tells the rest."""
+        """Do nothing: `onClose` follows."""
 
-    # -- autobahn's side
+    # -- called by autobahn
 
     def onOpen(self) -> None:
-        """Agreed on being a WebSocket."""
+        """Start the timers after the opening handshake."""
         if ITCPTransport.providedBy(self.transport):
-            # autobahn tries before it knows its own options, and small messages wait 40 ms.
+            # autobahn sets this before its options are known; else small messages wait 40 ms.
             self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
         self.keepalive.start(*self.factory.keepalive_options)
@@ -118,7 +123,7 @@ class TunnelWebSocket(KeepaliveMixin):
         self.connection_opened()
 
     def dataReceived(self, data: bytes) -> None:
-        """Take plain frames by the short way; autobahn gets the rest, and all of the handshake."""
+        """Decode plain frames; pass the handshake and all other frames to autobahn."""
         self.keepalive.data_received()
         self.bytes_received += len(data)
         if self.state != self.STATE_OPEN or not is_between_messages(self):
@@ -133,62 +138,61 @@ class TunnelWebSocket(KeepaliveMixin):
             super().dataReceived(rest)  # type: ignore[misc]
 
     def _count_partial_frame(self, size: int) -> None:
-        more, self._partial_frame_size = size - self._partial_frame_size, size
-        if more > 0:
-            self._budget.reserve(more)
+        growth, self._partial_frame_size = size - self._partial_frame_size, size
+        if growth > 0:
+            self._budget.reserve(growth)
         else:
-            self._budget.release(-more)
+            self._budget.release(-growth)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        """One message of whole frames."""
+        """Process a complete message."""
         self.keepalive.frame_received()
         if self.is_closing:
-            return  # it was under way when this side closed
+            return
         try:
             if not isBinary:
-                raise ProtocolViolation("a text message where frames are expected")
+                raise ProtocolViolation("a text message; a tunnel has binary messages only")
             self.message_received(payload)
         except ProtocolViolation as error:
             self._protocol_violated(error)
 
     def onMessageBegin(self, isBinary: bool) -> None:
-        """A message that autobahn reads: one in pieces, mostly."""
+        """Count the fragments of a message that autobahn reads."""
         self._fragment_count = 0
         super().onMessageBegin(isBinary)  # type: ignore[misc]
 
     def onMessageFrameBegin(self, length: int) -> None:
-        """A piece of it; empty ones cost memory, too, and no limit of bytes counts them."""
+        """Limit the fragments: empty ones take memory, too, and no limit of bytes counts them."""
         self._fragment_count += 1
         if self._fragment_count == MAX_FRAGMENTS:
-            self._protocol_violated(ProtocolViolation("a message in too many pieces"))
+            self._protocol_violated(
+                ProtocolViolation(f"a message of {MAX_FRAGMENTS} fragments or more")
+            )
         super().onMessageFrameBegin(length)  # type: ignore[misc]
 
     def onPing(self, payload: bytes) -> None:
-        """Answer, unless what was said before is not even being read."""
+        """Answer, unless the peer does not read what was sent before."""
         if self._paused:
             self.keepalive.frame_received()
         else:
             super().onPing(payload)
 
     def _protocol_violated(self, error: ProtocolViolation) -> None:
-        self._log.warn("the other end of a tunnel is dropped: {error}", error=error.message)
+        self._log.warn("A tunnel violated the protocol: {error}", error=error.message)
         if self.tunnel is not None:
             self._send_message(self.tunnel.terminate(error))
         self._start_close(PROTOCOL_ERROR, error.message[:40].encode())
 
     def _hello_timed_out(self) -> None:
-        """Close a connection whose other side has not said HELLO in time.
-
-        No exchange has gone over it, so none ends with it.
-        """
+        """Close the connection; no stream is on it before HELLO."""
         if self.is_closing or (self.tunnel is not None and self.tunnel.is_established):
             return
-        self.close_reason = f"no HELLO came for {HANDSHAKE_TIMEOUT:g} seconds"
-        self._log.warn("a tunnel is closed: {why}", why=self.close_reason)
+        self.close_reason = f"no HELLO within {HANDSHAKE_TIMEOUT:g} seconds"
+        self._log.warn("A tunnel is closed: {why}", why=self.close_reason)
         self._start_close(PROTOCOL_ERROR, self.close_reason.encode())
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:
-        """The connection is over; the exchanges wait for another."""
+        """Detach the tunnel: its streams wait for another connection."""
         self.is_closing = True
         self._hello_timeout.cancel()
         self._count_partial_frame(0)
@@ -200,9 +204,12 @@ class TunnelWebSocket(KeepaliveMixin):
         if tunnel is not None:
             tunnel.connection_lost(self.clock.seconds())
         self.connection_closed(code, self.close_reason or reason or "")
+        on_closed, self._on_closed = self._on_closed, None
+        if on_closed is not None:
+            on_closed()
 
     def close_gracefully(self, message: bytes = b"") -> None:
-        """Say `message` and close in order."""
+        """Send `message`, if any, and start the closing handshake."""
         if message and not self.is_closing:
             self._send_message(message)
         self._start_close(GOING_AWAY)
@@ -211,22 +218,22 @@ class TunnelWebSocket(KeepaliveMixin):
         self.is_closing = True
         send_close(self, code, reason)
 
-    # -- what the two ends do differently
+    # -- overridden by the two ends
 
     def connection_opened(self) -> None:
-        """The connection is open."""
+        """Prepare the tunnel after the opening handshake."""
 
     def message_received(self, message: bytes) -> None:
-        """A message came; raises ProtocolViolation."""
+        """Process a message of the tunnel; raises ProtocolViolation."""
         assert self.tunnel is not None
         self.tunnel.receive_message(message)
 
     def connection_closed(self, code: int | None, reason: str) -> None:
-        """The connection is over, and the tunnel knows."""
+        """Clean up; the tunnel is already detached."""
 
 
 class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[misc]
-    """The proxy's end. `greeted` gets the first message and says whose tunnel it is."""
+    """The proxy's end; `on_first_message` gets the first message and attaches the tunnel."""
 
     masks = False
 
@@ -238,29 +245,31 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
     ) -> None:
         super().__init__(clock, budget)
         self._on_first_message = on_first_message
-        self.on_closed: Callable[[], None] = lambda: None
 
     def onConnect(self, request: Any) -> str:
-        """Speak only our own protocol."""
+        """Accept the tunnel's subprotocol only."""
         if SUBPROTOCOL not in request.protocols:
-            raise ConnectionDeny(400, f"this speaks {SUBPROTOCOL}")  # type: ignore[no-untyped-call]
+            raise ConnectionDeny(400, f"The subprotocol must be {SUBPROTOCOL}.")  # type: ignore[no-untyped-call]
         return SUBPROTOCOL
 
     def message_received(self, message: bytes) -> None:
-        """The first message is for whoever finds the tunnel, the rest for the tunnel."""
+        """Attach the tunnel with the first message; process the others."""
         if self.tunnel is None:
             self._on_first_message(self, message)
         else:
             self.tunnel.receive_message(message)
 
     def connection_closed(self, code: int | None, reason: str) -> None:
-        """The bridge left."""
+        """Update the factory's count."""
         self.factory.open_connections -= 1
-        self.on_closed()
 
 
 class BridgeWebSocket(TunnelWebSocket, WebSocketClientProtocol):  # type: ignore[misc]
-    """The bridge's end, which dialled."""
+    """The bridge's end, which connects.
+
+    `on_closed` gets the close code and reason, and the seconds to wait before another attempt if
+    the response to the handshake named them.
+    """
 
     masks = True
 
@@ -274,22 +283,22 @@ class BridgeWebSocket(TunnelWebSocket, WebSocketClientProtocol):  # type: ignore
         super().__init__(clock)
         self._tunnel = tunnel
         self._on_open = on_open
-        self._on_closed = on_closed
+        self._on_connection_closed = on_closed
         self.tunnel_opened = False
 
     def connection_opened(self) -> None:
-        """The tunnel may speak."""
+        """Attach the tunnel."""
         self.tunnel_opened = True
         self.attach_tunnel(self._tunnel)
         self._on_open(self)
 
     def connection_closed(self, code: int | None, reason: str) -> None:
-        """The proxy, or something on the way, closed; or it never opened."""
-        self._on_closed(code, reason, self._retry_after())
+        """Report the end of the connection, or of an attempt that failed."""
+        self._on_connection_closed(code, reason, self._retry_after())
 
     def _retry_after(self) -> int | None:
-        """In how many seconds to come again, where the answer was no WebSocket but said that."""
+        """Return the seconds of a Retry-After header in a response that refused the upgrade."""
         if self.tunnel_opened:
             return None
-        said = str(getattr(self, "http_headers", {}).get("retry-after", ""))
-        return int(said) if said.isascii() and said.isdigit() and len(said) < 9 else None
+        value = str(getattr(self, "http_headers", {}).get("retry-after", ""))
+        return int(value) if value.isascii() and value.isdigit() and len(value) < 9 else None
