@@ -106,7 +106,7 @@ def prefer(config: Config, told: Command) -> None:
         told,
         protocol.Prefer,
         lambda answer: went.format(**answer),
-        preference=told.argument,
+        policy=told.argument,
     )
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from ctllm.system.unix_sockets import peer_credentials, pinned_path
 #: Seconds that a response may take; logging in and opening the page involve the cloud.
 RESPONSE_TIMEOUT = 30.0
 T = TypeVar("T")
+P = ParamSpec("P")
 _INVALID_MESSAGE = "The desktop daemon sent an invalid message: {}"
 _RECEIVE_SIZE = 65536
 _NOT_RUNNING = "No desktop daemon runs here ({}). Start it with: twistd -n ctllm desktop"
@@ -87,11 +88,16 @@ class IpcClient:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def call(self, command: type[Any], **fields: Any) -> Any:
+    def call(
+        self,
+        command: Callable[Concatenate[int, P], protocol.Request],
+        *args: P.args,
+        **fields: P.kwargs,
+    ) -> Any:
         """Send a request of `ctllm.ipc.protocol`; return the data of its response."""
         self._last_id += 1
         deadline = time.monotonic() + self._timeout
-        self._send(protocol.encode_request(command(id=self._last_id, **fields)))
+        self._send(protocol.encode_request(command(self._last_id, *args, **fields)))
         while True:
             message = self._read_message(deadline)
             if isinstance(message, protocol.Event):
@@ -105,8 +111,9 @@ class IpcClient:
 
     def status(self, subscribe: bool = False) -> Status:
         """Return the status; with `subscribe`, changes follow as `events`."""
-        command = protocol.Subscribe if subscribe else protocol.StatusRequest
-        return _convert(self.call(command), Status)
+        if subscribe:
+            return _convert(self.call(protocol.Subscribe), Status)
+        return _convert(self.call(protocol.StatusRequest), Status)
 
     def events(self) -> Iterator[protocol.Event]:
         """Iterate over events for ever; raises BadGateway when the connection ends."""

@@ -417,7 +417,7 @@ async def test_logs(desk: Desk) -> None:
     quiet = await deferToThread(IpcClient, desk.state)
 
     async def following() -> bool:
-        await deferToThread(quiet.call, protocol.Prefer, preference="auto")
+        await deferToThread(quiet.call, protocol.Prefer, policy="auto")
         await desk.cluster.run_ctllm("alice", "login", await desk.cluster.invite("alice"))
         return "bridge:" in follow.output
 

@@ -68,7 +68,7 @@ class Clicks:
 
     def prefer(self, preference: str) -> None:
         """Say where requests go."""
-        self._later(lambda: self._ask(protocol.Prefer, preference=preference))
+        self._later(lambda: self._ask(protocol.Prefer, policy=preference))
 
     def sign_in(self) -> None:
         """Ask for a link, and sign in with it."""

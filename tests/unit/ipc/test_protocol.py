@@ -32,6 +32,10 @@ class ProtocolTests(SynchronousTestCase):
             self.assertEqual(request.id, number)
             self.assertEqual(json.loads(protocol.encode_request(request))["command"], command)
 
+    def test_routing_policy_is_sent_as_preference(self) -> None:
+        line = protocol.encode_request(protocol.Prefer(1, policy="auto"))
+        self.assertEqual(json.loads(line), {"command": "PREFER", "id": 1, "preference": "auto"})
+
     def test_error_says_what_is_wrong_with_a_request(self) -> None:
         for line, text in (
             (b"hello", "one JSON object"),
