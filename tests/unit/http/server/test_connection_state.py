@@ -1,4 +1,4 @@
-"""`ctllm.http.server.connection_state`: the table of states is as docs/http-connection.dot has it."""
+"""`ctllm.http.server.connection_state`: the table of states, and its drawing in docs."""
 
 from __future__ import annotations
 

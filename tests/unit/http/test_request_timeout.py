@@ -1,4 +1,4 @@
-"""How long an answer is waited for, told from stage to stage."""
+"""`ctllm.http.request_timeout`: the remaining time is sent from stage to stage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ def head(*values: bytes) -> RequestHead:
     return RequestHead(b"GET", b"/api/tags", headers)
 
 
-class Timeouts(TestCase):
-    def test_what_counts(self) -> None:
-        """Whole milliseconds, and never more than the stage itself allows."""
+class RequestTimeoutTests(TestCase):
+    def test_takes_whole_milliseconds_up_to_the_maximum(self) -> None:
         for value, seconds in (
             (b"2500", 2.5), (b"0", 0.0), (b"999999", 3.0),
             (b"", 3.0), (b"-1", 3.0), (b"+1", 3.0), (b"1e3", 3.0), (b"1_000", 3.0), (b" 1", 3.0),
@@ -26,24 +25,21 @@ class Timeouts(TestCase):
         self.assertEqual(get_timeout(head(), 3.0), 3.0)
         self.assertEqual(get_timeout(head(b"1", b"2000"), 3.0), 0.001)
 
-    def test_one_header(self) -> None:
-        """What came is replaced."""
-        told = set_timeout(head(b"1", b"2"), 2.5)
-        self.assertEqual(told.headers, ((b"Ctllm-Timeout", b"2500"),))
+    def test_replaces_the_headers_of_the_client(self) -> None:
+        timed = set_timeout(head(b"1", b"2"), 2.5)
+        self.assertEqual(timed.headers, ((b"Ctllm-Timeout", b"2500"),))
         self.assertEqual(get_timeout(set_timeout(head(), -1.0), 3.0), 0.0)
 
-    def test_time_goes_by(self) -> None:
-        """Where there is a limit; who sets none gets none."""
+    def test_deducts_elapsed_time_only_if_there_is_a_timeout(self) -> None:
         self.assertEqual(get_timeout(deduct_elapsed(head(b"2500"), 1.0), 9.0), 1.5)
         self.assertEqual(get_timeout(deduct_elapsed(head(b"2500"), 5.0), 9.0), 0.0)
         self.assertEqual(deduct_elapsed(head(), 1.0), head())
         self.assertEqual(deduct_elapsed(head(b"x"), 1.0), head(b"x"))
 
-    def test_where_it_goes(self) -> None:
-        """To the cloud and its proxy, not to Ollama, and only where it is one."""
-        for value, goes_on in ((b"2500", b"2500"), (b"x", None)):
+    def test_is_sent_to_cloud_and_proxy_but_not_to_ollama(self) -> None:
+        for value, expected in ((b"2500", b"2500"), (b"x", None)):
             sent = request_to_cloud(head(value), b"cloud", "token", "desktop")
-            self.assertEqual(get_header(sent.headers, b"ctllm-timeout"), goes_on)
+            self.assertEqual(get_header(sent.headers, b"ctllm-timeout"), expected)
         proxied = request_to_proxy(head(b"2500"), b"signed")
         self.assertEqual(get_timeout(proxied, 9.0), 2.5)
         self.assertEqual(request_to_ollama(proxied, b"o").headers, ((b"Host", b"o"),))

@@ -1,4 +1,4 @@
-"""Bodies from the wire and onto it, however the bytes are cut."""
+"""`ctllm.http.message.body`: bodies are decoded and encoded, however their bytes are cut."""
 
 from __future__ import annotations
 
@@ -24,68 +24,61 @@ from ctllm.http.message.body import (
 CHUNKED = ((b"Transfer-Encoding", b"chunked"),)
 
 
-def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` in pieces, cut at each of `cuts` that lies within."""
+def cut_data(data: bytes, cuts: list[int]) -> list[bytes]:
+    """Cut `data` at each of `cuts`, modulo its length."""
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     return [data[low:high] for low, high in itertools.pairwise(edges) if low < high]
 
 
-def read(body: BodyReader, data: bytes, cuts: list[int]) -> bytes:
-    """What `body` makes of `data` as it comes in pieces; what follows its end is left in `rest`."""
-    found = b""
-    for piece in pieces_of(data, cuts):
+def feed_all(body: BodyReader, data: bytes, cuts: list[int]) -> bytes:
+    """Feed `data` in pieces; return the payload. `trailing_data` is what follows the end."""
+    payload = b""
+    for piece in cut_data(data, cuts):
         if body.is_complete:
             body.trailing_data += piece
         else:
-            found += body.feed(piece)
-    return found
+            payload += body.feed(piece)
+    return payload
 
 
-class ChunkedTests(SynchronousTestCase):
-    """Bodies in chunks."""
-
+class ChunkedReaderTests(SynchronousTestCase):
     @given(
         st.lists(st.binary(min_size=1, max_size=300), max_size=8),
         st.lists(st.integers(0, 3000), max_size=12),
         st.sampled_from([b"", b"GET / HTTP/1.1", b"\r\n"]),
         st.sampled_from([b"", b"Checksum: 1\r\nOther: 2\r\n"]),
     )
-    def test_any_cut(
-        self, chunks: list[bytes], cuts: list[int], after: bytes, trailers: bytes
+    def test_payload_does_not_depend_on_the_cuts(
+        self, chunks: list[bytes], cuts: list[int], following: bytes, trailers: bytes
     ) -> None:
-        """The payload is the same however its bytes arrive, and what follows is not of it."""
-        wire = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+        encoded = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
         body = ChunkedReader()
-        got = read(body, wire + b"0;last=1\r\n" + trailers + b"\r\n" + after, cuts)
+        payload = feed_all(body, encoded + b"0;last=1\r\n" + trailers + b"\r\n" + following, cuts)
         self.assertEqual(
-            (got, body.is_complete, body.trailing_data), (b"".join(chunks), True, after)
+            (payload, body.is_complete, body.trailing_data), (b"".join(chunks), True, following)
         )
         body.feed_eof()
 
-    def test_one_read_is_one_piece(self) -> None:
-        """Chunks that came together go on together, less one whose rest is still to come."""
+    def test_returns_complete_chunks_of_one_read_at_once_and_holds_back_a_partial_one(self) -> None:
         body = ChunkedReader()
         self.assertEqual(body.feed(b"2\r\na\n\r\n2\r\nb\n\r\n2\r\nc"), b"a\nb\n")
         self.assertEqual(body.feed(b"\n"), b"c\n")
 
-    def test_no_size(self) -> None:
-        """What is no size is refused as soon as it can be seen."""
+    def test_refuses_an_invalid_chunk_size_at_once(self) -> None:
         for wrong in (b"x\r\n", b"-1\r\n", b"+1\r\n", b"0x1\r\n", b"1_0\r\n", b" 1\r\n",
                       b"\r\n", b"1" * 17 + b"\r\n", b"1\n", b"1 ;\rx\r\n", b"1\r\nab\r\n",
                       b"1\r\na\n"):  # fmt: skip
             for cuts in ([], list(range(len(wrong)))):
                 with self.assertRaises(BadFraming, msg=wrong):
-                    read(ChunkedReader(), wrong, cuts)
+                    feed_all(ChunkedReader(), wrong, cuts)
 
-    def test_bounded(self) -> None:
-        """Extensions and trailers without end are refused."""
+    def test_limits_chunk_extensions_and_trailers(self) -> None:
         with self.assertRaises(BadFraming):
-            read(ChunkedReader(), b"1;" + b"x" * (MAX_CHUNK_LINE + 10), [100, 2000])
+            feed_all(ChunkedReader(), b"1;" + b"x" * (MAX_CHUNK_LINE + 10), [100, 2000])
         with self.assertRaises(BadFraming):
-            read(ChunkedReader(), b"0\r\n" + b"a: b\r\n" * MAX_TRAILERS, [100, 20_000])
+            feed_all(ChunkedReader(), b"0\r\n" + b"a: b\r\n" * MAX_TRAILERS, [100, 20_000])
 
-    def test_cut_short(self) -> None:
-        """A connection that closes before the last chunk ends no body."""
+    def test_refuses_an_end_before_the_last_chunk(self) -> None:
         for short in (b"", b"1", b"1\r\na", b"1\r\na\r\n", b"0\r\n"):
             body = ChunkedReader()
             body.feed(short)
@@ -93,55 +86,48 @@ class ChunkedTests(SynchronousTestCase):
                 body.feed_eof()
 
 
-class OtherTests(SynchronousTestCase):
-    """Bodies of a length, and those that end with their connection."""
-
+class UnchunkedReaderTests(SynchronousTestCase):
     @given(st.binary(max_size=50), st.lists(st.integers(0, 60), max_size=5), st.binary(max_size=5))
-    def test_sized(self, payload: bytes, cuts: list[int], after: bytes) -> None:
-        """Exactly so many bytes."""
+    def test_content_length_reader_takes_exactly_its_length(
+        self, payload: bytes, cuts: list[int], following: bytes
+    ) -> None:
         body = ContentLengthReader(len(payload))
-        self.assertEqual(read(body, payload + after, cuts), payload)
-        self.assertEqual((body.is_complete, body.trailing_data), (True, after))
+        self.assertEqual(feed_all(body, payload + following, cuts), payload)
+        self.assertEqual((body.is_complete, body.trailing_data), (True, following))
 
-    def test_sized_cut_short(self) -> None:
-        """Fewer are an error."""
+    def test_content_length_reader_refuses_an_early_end(self) -> None:
         body = ContentLengthReader(3)
         body.feed(b"ab")
         with self.assertRaises(BadFraming):
             body.feed_eof()
 
-    def test_to_the_end(self) -> None:
-        """All there is."""
+    def test_until_close_reader_takes_everything(self) -> None:
         body = UntilCloseReader()
         self.assertEqual((body.feed(b"a"), body.is_complete), (b"a", False))
         body.feed_eof()
         self.assertTrue(body.is_complete)
 
 
-class WriterTests(SynchronousTestCase):
-    """Bodies onto the wire."""
-
+class BodyEncoderTests(SynchronousTestCase):
     @given(st.lists(st.binary(max_size=40), max_size=6))
-    def test_what_is_written_is_read(self, pieces: list[bytes]) -> None:
-        """In chunks, also where a piece is empty: an empty chunk would be the last."""
-        writer, body = BodyEncoder(CHUNKED), ChunkedReader()
-        wire = b"".join(map(writer.encode, pieces)) + writer.encode_end()
-        self.assertEqual((body.feed(wire), body.is_complete), (b"".join(pieces), True))
-        self.assertTrue(writer.is_complete)
+    def test_encoded_chunks_are_decoded_to_the_same_payload(self, pieces: list[bytes]) -> None:
+        """Empty data is no chunk: an empty chunk would be the last."""
+        encoder, body = BodyEncoder(CHUNKED), ChunkedReader()
+        encoded = b"".join(map(encoder.encode, pieces)) + encoder.encode_end()
+        self.assertEqual((body.feed(encoded), body.is_complete), (b"".join(pieces), True))
+        self.assertTrue(encoder.is_complete)
 
-    def test_lengths_are_kept(self) -> None:
-        """More or fewer bytes than the head says are an error, not a second request."""
-        writer = BodyEncoder(((b"content-length", b"3"),))
-        self.assertEqual(writer.encode(b"ab"), b"ab")
+    def test_refuses_more_or_less_data_than_the_length(self) -> None:
+        encoder = BodyEncoder(((b"content-length", b"3"),))
+        self.assertEqual(encoder.encode(b"ab"), b"ab")
         with self.assertRaises(BadFraming):
-            writer.encode_end()
+            encoder.encode_end()
         with self.assertRaises(BadFraming):
-            writer.encode(b"cd")
+            encoder.encode(b"cd")
         with self.assertRaises(BadFraming):
             BodyEncoder(()).encode(b"x")
 
-    def test_two_framings(self) -> None:
-        """A head that can be read in two ways is written in none."""
+    def test_refuses_ambiguous_headers(self) -> None:
         length = (b"Content-Length", b"1")
         for headers in (
             (*CHUNKED, length),
@@ -155,8 +141,7 @@ class WriterTests(SynchronousTestCase):
             with self.assertRaises(BadFraming, msg=headers):
                 BodyEncoder(headers)
 
-    def test_what_heads_say(self) -> None:
-        """The same length twice is one length."""
+    def test_equal_content_lengths_count_as_one(self) -> None:
         self.assertEqual(content_length(((b"Content-Length", b" 7"), (b"content-length", b"7"))), 7)
         self.assertIsNone(content_length(()))
         self.assertEqual((is_chunked(CHUNKED), is_chunked(())), (True, False))

@@ -1,8 +1,8 @@
-"""Which headers go on: nothing that says who asked, nothing that changes what was asked."""
+"""`ctllm.http.header_policy`: which headers are forwarded to each stage and back."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import h11
 from hypothesis import given
@@ -31,7 +31,7 @@ from ctllm.http.message.head import (
 
 HOST = b"127.0.0.1:11434"
 
-SECRETS = (
+CREDENTIALS = (
     (b"Authorization", b"Bearer secret"),
     (b"Cookie", b"ctllm-session=secret"),
     (b"X-Api-Key", b"secret"),
@@ -52,7 +52,7 @@ SECRETS = (
     (b"X-Client-Cert", b"secret"),
     (b"X-SSL-Client-Cert", b"secret"),
 )
-WHEREABOUTS = (
+CLIENT_HEADERS = (
     (b"Origin", b"https://someone.example"),
     (b"Referer", b"https://someone.example/private"),
     (b"Forwarded", b"for=192.0.2.1"),
@@ -90,7 +90,7 @@ WHEREABOUTS = (
     (b"Ctllm-Desktop", b"mine"),
     (b"Ctllm-Assertion", b"secret"),
 )
-KEPT = (
+KEPT_HEADERS = (
     (b"Content-Type", b"application/json"),
     (b"Accept", b"*/*"),
     (b"Content-Length", b"4"),
@@ -117,65 +117,53 @@ def names(headers: Headers) -> list[bytes]:
     return [name.lower() for name, _ in headers]
 
 
-def spelled(name: bytes) -> list[bytes]:
-    underscored = name.replace(b"-", b"_")  # which CGI and WSGI take for the same name
+def spellings(name: bytes) -> list[bytes]:
+    underscored = name.replace(b"-", b"_")  # CGI and WSGI equate it with the name
     return [name, name.lower(), name.upper(), name.swapcase(), underscored]
 
 
-class ToOllama(SynchronousTestCase):
-    """What the desktop sends on."""
+class RequestToOllamaTests(SynchronousTestCase):
+    def test_removes_credentials_and_what_identifies_the_client(self) -> None:
+        for name, value in CREDENTIALS + CLIENT_HEADERS:
+            for spelling in spellings(name):
+                found = request_to_ollama(
+                    post((spelling, value), *KEPT_HEADERS, (spelling, value)), HOST
+                )
+                self.assertEqual(found.headers, ((b"Host", HOST), *KEPT_HEADERS), spelling)
 
-    def test_nothing_about_who_asks(self) -> None:
-        """Neither secrets nor whereabouts, however their names are spelled or often they come."""
-        for name, value in SECRETS + WHEREABOUTS:
-            for spelling in spelled(name):
-                found = request_to_ollama(post((spelling, value), *KEPT, (spelling, value)), HOST)
-                self.assertEqual(found.headers, ((b"Host", HOST), *KEPT), spelling)
-
-    def test_its_own_host(self) -> None:
-        """One Host, and not the client's, even of a client that sent two."""
+    def test_has_one_host_which_is_ollamas(self) -> None:
         found = request_to_ollama(post((b"HOST", b"evil.example"), (b"host", b"two.example")), HOST)
         self.assertEqual(found.headers, ((b"Host", HOST),))
 
-    def test_what_was_asked_stays(self) -> None:
-        """Method, target and the rest of the headers, in order and as spelled."""
-        found = request_to_ollama(post(*KEPT), HOST)
+    def test_keeps_method_target_and_other_headers_in_order(self) -> None:
+        found = request_to_ollama(post(*KEPT_HEADERS), HOST)
         self.assertEqual((found.method, found.target), (b"POST", b"/api/chat?x=1"))
-        self.assertEqual(found.headers[1:], KEPT)
+        self.assertEqual(found.headers[1:], KEPT_HEADERS)
 
 
-class ToTheProxy(SynchronousTestCase):
-    """What the front sends on."""
-
-    def test_the_assertion_is_the_clouds_own(self) -> None:
-        """One that the client sent, however spelled and often, is not among the headers."""
-        for spelling in spelled(ASSERTION):
+class RequestToProxyTests(SynchronousTestCase):
+    def test_removes_assertions_of_the_client(self) -> None:
+        for spelling in spellings(ASSERTION):
             found = request_to_proxy(post((spelling, b"forged"), (spelling, b"again")), b"signed")
             self.assertEqual(found.headers, ((ASSERTION, b"signed"),))
 
-    def test_a_client_cannot_name_it_away(self) -> None:
-        """As hop-by-hop, that is: it would then not be believed, or something else would."""
+    def test_client_cannot_remove_the_assertion_as_hop_by_hop(self) -> None:
         found = request_to_proxy(post((b"Connection", b"ctllm-assertion, host")), b"signed")
         self.assertEqual(found.headers, ((ASSERTION, b"signed"),))
 
-    def test_no_credentials(self) -> None:
-        """The proxy has no use for what the user signed in with."""
-        for name, value in SECRETS:
-            for spelling in spelled(name):
-                found = request_to_proxy(post((spelling, value), *KEPT), b"signed")
-                self.assertEqual(found.headers, (*KEPT, (ASSERTION, b"signed")), spelling)
+    def test_removes_credentials(self) -> None:
+        for name, value in CREDENTIALS:
+            for spelling in spellings(name):
+                found = request_to_proxy(post((spelling, value), *KEPT_HEADERS), b"signed")
+                self.assertEqual(found.headers, (*KEPT_HEADERS, (ASSERTION, b"signed")), spelling)
 
-    def test_the_wanted_desktop_goes_on(self) -> None:
-        """The proxy chooses by it."""
+    def test_keeps_the_requested_desktop(self) -> None:
         found = request_to_proxy(post((b"Ctllm-Desktop", b"home")), b"signed")
         self.assertEqual(get_header(found.headers, b"ctllm-desktop"), b"home")
 
 
-class Hops(SynchronousTestCase):
-    """What concerns one connection."""
-
-    def test_named_headers_end_here(self) -> None:
-        """Those that any Connection header names, with spaces, in any case, of several lists."""
+class HopByHopTests(SynchronousTestCase):
+    def test_removes_headers_that_connection_lists(self) -> None:
         headers = (
             (b"connection", b"close,  X-One ,"),
             (b"CONNECTION", b"x-two"),
@@ -185,16 +173,14 @@ class Hops(SynchronousTestCase):
         )
         self.assertEqual(end_to_end_headers(headers), ((b"X-Three", b"3"),))
 
-    def test_framing_cannot_be_named_away(self) -> None:
-        """Or a body would become the next request."""
+    def test_client_cannot_remove_the_framing_as_hop_by_hop(self) -> None:
         hostile = (b"Connection", b"content-length, transfer-encoding, content-type")
-        sized = request_to_ollama(post(hostile, *KEPT), HOST)
-        self.assertEqual(sized.headers, ((b"Host", HOST), *KEPT))
+        sized = request_to_ollama(post(hostile, *KEPT_HEADERS), HOST)
+        self.assertEqual(sized.headers, ((b"Host", HOST), *KEPT_HEADERS))
         chunked = request_to_ollama(post(hostile, (b"transfer-ENCODING", b"chunked")), HOST)
         self.assertEqual(chunked.headers[1:], ((b"Transfer-Encoding", b"chunked"),))
 
-    def test_one_framing_at_every_stage(self) -> None:
-        """A chunked body is chunked on each connection, said once."""
+    def test_chunked_body_is_announced_once_at_every_stage(self) -> None:
         head = post((b"Transfer-Encoding", b"chunked"))
         for _ in range(3):
             head = request_to_proxy(head, b"signed")
@@ -204,38 +190,40 @@ class Hops(SynchronousTestCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from([name for name, _ in SECRETS + WHEREABOUTS + KEPT]
+                st.sampled_from([name for name, _ in CREDENTIALS + CLIENT_HEADERS + KEPT_HEADERS]
                                 + [b"Connection", b"TE", b"Upgrade", b"Expect", b"Host"]),
                 st.sampled_from([b"", b",", b"close", b"host,content-length", b"authorization"]),
             )
         )
     )  # fmt: skip
-    def test_whatever_is_sent(self, headers: list[tuple[bytes, bytes]]) -> None:
-        """No mixture of headers lets one of the forbidden through to Ollama."""
+    def test_no_combination_of_headers_sends_a_removed_one_to_ollama(
+        self, headers: list[tuple[bytes, bytes]]
+    ) -> None:
         found = names(request_to_ollama(post(*headers), HOST).headers)
-        allowed = {name.lower() for name, _ in KEPT} | {b"host"}
+        allowed = {name.lower() for name, _ in KEPT_HEADERS} | {b"host"}
         self.assertLessEqual(set(found), allowed)
         self.assertEqual(found.count(b"host"), 1)
 
 
-ANSWERS = (response_from_ollama, response_from_desktop, response_from_proxy)
+RESPONSE_FILTERS = (response_from_ollama, response_from_desktop, response_from_proxy)
 INERT = (
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Content-Security-Policy", b"default-src 'none'; sandbox"),
 )
 
 
-class Answers(SynchronousTestCase):
-    """What an answer may say to servers and browsers on its way."""
-
-    def passed(self, *headers: tuple[bytes, bytes], by: Any = response_from_ollama) -> Headers:
-        found: Headers = by(ResponseHead(200, b"OK", headers)).headers
+class ResponseTests(SynchronousTestCase):
+    def kept(
+        self,
+        *headers: tuple[bytes, bytes],
+        policy: Callable[[ResponseHead], ResponseHead] = response_from_ollama,
+    ) -> Headers:
+        found = policy(ResponseHead(200, b"OK", headers)).headers
         self.assertEqual(found[-2:], INERT)
         return found[:-2]
 
-    def test_what_clients_read(self) -> None:
-        """In order, and as spelled."""
-        kept = (
+    def test_keeps_headers_that_clients_read(self) -> None:
+        headers = (
             (b"content-TYPE", b"application/x-ndjson"),
             (b"Content-Length", b"5"),
             (b"Content-Encoding", b"gzip"),
@@ -252,11 +240,10 @@ class Answers(SynchronousTestCase):
             (b"Location", b"/api/tags?x=1"),
             (b"Allow", b"GET"),
         )
-        for by in ANSWERS:
-            self.assertEqual(self.passed(*kept, by=by), kept)
+        for policy in RESPONSE_FILTERS:
+            self.assertEqual(self.kept(*headers, policy=policy), headers)
 
-    def test_nothing_else(self) -> None:
-        """Orders to servers and browsers, claims to be us, and whatever nobody knows."""
+    def test_removes_all_other_headers(self) -> None:
         for name, value in (
             (b"X-Accel-Redirect", b"/internal/secret"),
             (b"X-Accel-Buffering", b"yes"),
@@ -297,40 +284,34 @@ class Answers(SynchronousTestCase):
             (b"Retry-After", b"3\x0b"),
             (b"X-Mine", b"1"),
         ):
-            for spelling in spelled(name):
-                for by in ANSWERS:
-                    self.assertEqual(self.passed((spelling, value), by=by), (), spelling)
+            for spelling in spellings(name):
+                for policy in RESPONSE_FILTERS:
+                    self.assertEqual(self.kept((spelling, value), policy=policy), (), spelling)
 
-    def test_what_ctllm_says_of_its_answers(self) -> None:
-        """A proxy is believed what is its own to say; of a desktop, how its answer ends."""
+    def test_keeps_ctllm_headers_of_the_stage_that_sets_them(self) -> None:
         own = ((b"Ctllm-Request-Id", b"1"), (b"Ctllm-Desktop", b"d"))
         framing = (b"Ctllm-Framing", b"close-delimited")
-        self.assertEqual(self.passed(*own, framing, by=response_from_proxy), (*own, framing))
-        self.assertEqual(self.passed(*own, framing, by=response_from_desktop), (framing,))
-        self.assertEqual(self.passed(*own, framing, by=response_from_ollama), ())
+        self.assertEqual(self.kept(*own, framing, policy=response_from_proxy), (*own, framing))
+        self.assertEqual(self.kept(*own, framing, policy=response_from_desktop), (framing,))
+        self.assertEqual(self.kept(*own, framing, policy=response_from_ollama), ())
 
-    def test_drops_the_old_names_of_renamed_headers(self) -> None:
+    def test_removes_the_old_names_of_renamed_headers(self) -> None:
         for name in RENAMED_HEADERS:
-            self.assertEqual(self.passed((name, b"1"), by=response_from_proxy), ())
+            self.assertEqual(self.kept((name, b"1"), policy=response_from_proxy), ())
 
-    def test_what_the_connection_names_ends_here(self) -> None:
-        """The next connection says for itself how it is kept and framed."""
+    def test_removes_headers_that_connection_lists(self) -> None:
         headers = ((b"Connection", b"ETag"), (b"ETag", b"1"), (b"Retry-After", b"3"))
-        self.assertEqual(self.passed(*headers), ((b"Retry-After", b"3"),))
+        self.assertEqual(self.kept(*headers), ((b"Retry-After", b"3"),))
 
-    def test_again_and_again(self) -> None:
-        """Each stage adds what makes an answer inert once."""
+    def test_adds_inert_content_headers_once(self) -> None:
         head = ResponseHead(200, b"OK", ((b"Content-Type", b"text/html"),))
         once = response_from_ollama(head)
         self.assertEqual(response_from_proxy(response_from_desktop(once)), once)
 
 
-class OwnValues(SynchronousTestCase):
-    """Values of headers that ctllm writes."""
-
+class FieldValueTests(SynchronousTestCase):
     @given(st.binary())
-    def test_whatever_they_are(self, value: bytes) -> None:
-        """What is written is a value (RFC 9110, section 5.5), and h11 agrees."""
+    def test_any_value_is_encoded_as_a_valid_field_value(self, value: bytes) -> None:
         written = encode_field_value(value)
         self.assertRegex(written, rb"\A(?:[!-~](?:[\t -~]*[!-~])?)?\Z")
         h11.Response(status_code=200, headers=[(b"X", written)])
