@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
 from unittest import mock
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.errors import TooManyRequests
-from ctllm.http.message.head import RequestHead, ResponseHead
-from ctllm.http.server.connection import HttpServerFactory
-from ctllm.http.server.memory_limiter import REQUEST_MEMORY, SOCKET_BUFFER_SIZE, MemoryLimiter
-from ctllm.http.server.request import ServerRequest
+from ctllm.http.message.head import RequestHead
+from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE
 from ctllm.proxy.process_limits import BASE_MEMORY, MIN_BUDGET, memory_budget
 from ctllm.tunnel.frames import (
     CONNECTION_ID,
@@ -25,7 +20,7 @@ from ctllm.tunnel.frames import (
     encode_offset_frame,
 )
 from ctllm.tunnel.initiator import Initiator
-from tests.unit.fakes import FakeRequestSink, FakeResponseSink, MemoryTransport
+from tests.unit.fakes import FakeResponseSink
 
 POST = b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -119,110 +114,3 @@ class Tunnels(SynchronousTestCase):
             end()
             self.asking.write(bytes(1000))  # whoever has not heard yet
             self.assertEqual(self.budget.reserved, 0)
-
-
-class Connections(SynchronousTestCase):
-    """A server whose process may hold two megabytes."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.budget = MemoryBudget(2 << 20)
-        limiter = MemoryLimiter(self.budget, self.clock)
-        self.factory = HttpServerFactory(self.app, self.clock, memory_limiter=limiter)
-        self.asked: list[ServerRequest] = []
-
-    async def app(self, incoming: ServerRequest) -> None:
-        incoming.reserve_memory()
-        self.asked.append(incoming)
-        await Deferred()
-
-    def come(self, said: bytes = b"") -> MemoryTransport:
-        server, wire = self.factory.buildProtocol(None), MemoryTransport()
-        wire.protocol = server
-        server.makeConnection(wire)
-        server.dataReceived(said)
-        return wire
-
-    def upload(self, sent: int = SOCKET_BUFFER_SIZE // 2) -> MemoryTransport:
-        return self.come(POST % LARGE + bytes(sent))
-
-    def test_what_is_new_is_refused(self) -> None:
-        """429 with Retry-After; who is under way goes on, and when it ends there is room again."""
-        wires = [self.upload() for _ in range(60)]
-        said = [wire.take_written() for wire in wires]
-        refused = [each for each in said if each]
-        self.assertTrue(0 < len(refused) < 60)
-        for each in refused:
-            self.assertTrue(each.startswith(b"HTTP/1.1 429 "), each)
-            self.assertIn(b"\r\nRetry-After: 10\r\n", each)
-        self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
-        for wire in wires:
-            wire.disconnect()
-        self.assertEqual(self.budget.reserved, 0)
-        self.assertEqual(self.upload().take_written(), b"")
-
-    def fill(self) -> list[MemoryTransport]:
-        """As many uploads as are admitted, with room for one read of one of them."""
-        count = self.budget.size // 2 // (REQUEST_MEMORY + SOCKET_BUFFER_SIZE)
-        wires = [self.come(POST % LARGE) for _ in range(count)]
-        free = self.budget.size * 3 // 4 - self.budget.reserved
-        self.budget.reserve(free)
-        return wires
-
-    def test_bodies_wait_and_the_oldest_goes_on_first(self) -> None:
-        """Who waits is not read; so no more comes than there is room for."""
-        wires = self.fill()
-        self.assertEqual({wire.producerState for wire in wires}, {"producing"})  # one read each
-        for wire in reversed(wires):
-            wire.protocol.dataReceived(bytes(SOCKET_BUFFER_SIZE - 1))
-        self.assertEqual({wire.producerState for wire in wires}, {"paused"})
-        self.assertLessEqual(self.budget.reserved, self.budget.size * 3 // 4)
-        self.budget.release(2 * SOCKET_BUFFER_SIZE)
-        self.clock.advance(0)
-        states = [wire.producerState for wire in wires]
-        self.assertEqual(states, ["producing"] * 2 + ["paused"] * (len(wires) - 2))
-
-    def test_who_waits_may_leave(self) -> None:
-        wires = self.fill()
-        for wire in wires:
-            wire.protocol.dataReceived(bytes(SOCKET_BUFFER_SIZE - 1))
-        wires[0].disconnect()
-        self.clock.advance(0)
-        self.assertEqual(wires[1].producerState, "producing")
-        for wire in wires[1:]:
-            wire.disconnect()
-        self.clock.advance(0)
-        self.assertEqual(self.clock.getDelayedCalls(), [])
-
-    def test_a_body_that_is_passed_on_is_not_held_here(self) -> None:
-        """What its call holds, that counts."""
-        wire = self.upload()
-        self.assertEqual(
-            self.budget.reserved, REQUEST_MEMORY + SOCKET_BUFFER_SIZE // 2 + SOCKET_BUFFER_SIZE
-        )
-        call = FakeRequestSink()
-        self.asked[0].relay_to(call)
-        self.assertEqual(sum(map(len, call.calls)), SOCKET_BUFFER_SIZE // 2)
-        self.assertEqual(self.budget.reserved, REQUEST_MEMORY + SOCKET_BUFFER_SIZE)
-        self.asked[0].write_head(ResponseHead(200, b"", ((b"Content-Length", b"0"),)))
-        self.asked[0].finish()
-        self.assertEqual(self.budget.reserved, 0)
-        self.assertIn(b" 200 ", wire.take_written())
-
-    def test_who_leaves_most_unread_is_cut_off(self) -> None:
-        """When answers fill it all; the others' go on."""
-        wires: list[Any] = [self.come(GET) for _ in range(3)]
-        for number, (wire, incoming) in enumerate(zip(wires, self.asked, strict=True)):
-            incoming.relay_to(FakeRequestSink())
-            incoming.write_head(ResponseHead(200))
-            wire.protocol.pauseProducing()
-            incoming.write(bytes((number + 1) * 250_000))
-        self.assertEqual([wire.closed for wire in wires], ["", "", ""])
-        self.asked[0].write(bytes(400_000))
-        self.assertEqual([wire.closed for wire in wires], ["", "", "abort"])
-        wires[2].deliver_abort()
-        wires[1].protocol.resumeProducing()
-        wires[0].disconnect()
-        self.assertEqual(self.budget.reserved, REQUEST_MEMORY)
-        wires[1].disconnect()
-        self.assertEqual(self.budget.reserved, 0)
