@@ -1,77 +1,79 @@
-"""The command `ctllm`: what a sysadmin does on the server, and sign-in and keys on the desktop."""
+"""The command `ctllm`: users and proxies of a cloud, and the desktop of this machine."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from twisted.python import usage
-
+from ctllm import __version__
 from ctllm.cli import account, autostart, control, firewall, proxies, users
-from ctllm.cli.options import Options
 from ctllm.cli.output import print_error, tolerate_closed_stdout
+from ctllm.cli.parser import Parser, UsageError, format_examples
 from ctllm.common.sanitize import sanitize_text
-from ctllm.config import Config, load
+from ctllm.config import load
 from ctllm.errors import CtllmError, NotRunning
 
-#: The status of a command that found no daemon, as for services (LSB, init scripts).
+#: The exit status when no daemon runs, as for init scripts (LSB).
 NOT_RUNNING = 3
+
+_EXAMPLES = (
+    "ctllm login                      log in with the link from your sysadmin",
+    "ctllm status                     show whether your models can be reached",
+    "ctllm connect codex              show how to set up a client",
+    "ctllm keys add laptop            create an API key",
+    "ctllm COMMAND --help             show the options of a command",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; ends with status 1 and a sentence where it cannot."""
-    options = Options()  # type: ignore[no-untyped-call]
+    """Run one command. Exit with status 1 and a message if it fails."""
     with tolerate_closed_stdout():
         try:
-            options.parseOptions(sys.argv[1:] if arguments is None else arguments)  # type: ignore[no-untyped-call]
-            _run(options)
-        except usage.UsageError as error:
-            raise _failed(str(error)) from None
+            _run(build_parser().parse_args(arguments))
+        except UsageError as error:
+            raise _failure(str(error)) from None
         except NotRunning as error:
             print_error(error.message)
             raise SystemExit(NOT_RUNNING) from None
         except CtllmError as error:
-            raise _failed(error.message) from None
+            raise _failure(error.message) from None
 
 
-def _failed(why: str) -> SystemExit:
-    """The end with status 1, at which Python prints why."""
-    return SystemExit(f"ctllm: {sanitize_text(why)}")
+def build_parser() -> Parser:
+    """Return the parser of `ctllm` with all its commands."""
+    parser = Parser(
+        prog="ctllm",
+        usage="ctllm [--config FILE] [--state-dir DIR] COMMAND ...",
+        description="Use the models on your own machine from anywhere. "
+        "To start a desktop or a cloud: twistd ctllm --help",
+        epilog=format_examples(_EXAMPLES),
+    )
+    parser.add_argument("--version", action="version", version=f"ctllm {__version__}")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="configuration file (default: ~/.config/ctllm/ctllm.toml, else in /etc)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        help="directory for keys and sessions (default: as configured)",
+    )
+    parser.set_defaults(handler=lambda *_: parser.error("no command given"))
+    parser.enable_commands()
+    for module in (account, control, autostart, users, proxies, firewall):
+        module.add_commands(parser)
+    return parser
 
 
-def _run(options: Options) -> None:
-    told = options.subOptions
-    name = options.subCommand
-    if told.subCommand is not None:
-        name, told = f"{name} {told.subCommand}", told.subOptions
-    overrides = {"state-dir": options["state-dir"]} if options["state-dir"] else {}
-    file = Path(options["config"]) if options["config"] else None
-    _COMMANDS[str(name)](load(file, overrides, os.environ), told)
+def _run(arguments: Namespace) -> None:
+    overrides = {"state-dir": arguments.state_dir} if arguments.state_dir else {}
+    file = Path(arguments.config) if arguments.config else None
+    arguments.handler(load(file, overrides, os.environ), arguments)
 
 
-_COMMANDS: dict[str, Callable[[Config, Any], None]] = {
-    "invite": users.invite,
-    "revoke": users.revoke,
-    "firewall": firewall.run,
-    "proxies ls": proxies.list_proxies,
-    "proxies rm": proxies.remove,
-    "proxies drain": proxies.drain,
-    "proxies resume": proxies.resume,
-    "status": control.status,
-    "show": control.show,
-    "hide": control.hide,
-    "settings": control.settings,
-    "prefer": control.prefer,
-    "quit": control.quit,
-    "logs": control.logs,
-    "autostart": autostart.run,
-    "login": account.login,
-    "logout": account.logout,
-    "connect": account.connect,
-    "keys add": account.add,
-    "keys rm": account.remove,
-    "keys ls": account.names,
-}
+def _failure(message: str) -> SystemExit:
+    """Return the exception that ends the process with status 1 and prints `message`."""
+    return SystemExit(f"ctllm: {sanitize_text(message)}")

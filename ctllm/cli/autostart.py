@@ -1,4 +1,4 @@
-"""The command `ctllm autostart`: desktop and tray start with the user's session, or do not."""
+"""The command `ctllm autostart`: start desktop and tray with the user's session."""
 
 from __future__ import annotations
 
@@ -6,63 +6,81 @@ import os
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from ctllm.cli.autostart_files import AutostartFile, Environment, autostart_files
-from ctllm.cli.options import Command
 from ctllm.cli.output import print_error, print_text
+from ctllm.cli.parser import Parser
 from ctllm.config import Config
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.system.launch_commands import desktop_command, tray_command
 
 
-def run(config: Config, told: Command) -> None:
-    """Install or remove the entries; says which files."""
-    if told.argument not in ("on", "off"):
-        raise BadRequest(f"{told.argument}: must be on or off")
+def add_commands(parser: Parser) -> None:
+    """Add autostart."""
+    autostart = parser.add_command(
+        "autostart",
+        run,
+        "Start with your session (on, off)",
+        "Start the desktop and its tray with your session, or no longer. Writes a systemd user "
+        "unit and an autostart entry, launchd agents, or a file in the Startup folder.",
+        heading="on a desktop",
+        examples=("ctllm autostart on", "ctllm autostart off"),
+    )
+    autostart.add_argument("state", metavar="on|off", help="whether to start with your session")
+    autostart.add_argument(
+        "--with-config", metavar="FILE", help="the configuration file to start with"
+    )
+
+
+def run(config: Config, arguments: Namespace) -> None:
+    """Install or remove the files and print their paths."""
+    if arguments.state not in ("on", "off"):
+        raise BadRequest(f"{arguments.state}: must be on or off")
     options = [f"--state-dir={config.state_dir}"]
-    if told["with-config"]:
-        options.append(f"--config={Path(told['with-config']).absolute()}")
-    machine = Environment(
+    if arguments.with_config:
+        options.append(f"--config={Path(arguments.with_config).absolute()}")
+    environment = Environment(
         platform=sys.platform,
         environ=os.environ,
         has_systemd=shutil.which("systemctl") is not None,
         desktop=(*desktop_command(), *options),
         tray=(*tray_command(), *options, "--wait=120"),
     )
-    for entry in autostart_files(machine):
-        (_install if told.argument == "on" else _remove)(entry)
+    for file in autostart_files(environment):
+        (_install if arguments.state == "on" else _remove)(file)
 
 
-def _install(entry: AutostartFile) -> None:
+def _install(file: AutostartFile) -> None:
     try:
-        entry.path.parent.mkdir(parents=True, exist_ok=True)
-        entry.path.write_bytes(entry.content)
-        if entry.link is not None:
-            entry.link.parent.mkdir(parents=True, exist_ok=True)
-            entry.link.unlink(missing_ok=True)
-            entry.link.symlink_to(entry.path)
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.path.write_bytes(file.content)
+        if file.link is not None:
+            file.link.parent.mkdir(parents=True, exist_ok=True)
+            file.link.unlink(missing_ok=True)
+            file.link.symlink_to(file.path)
     except OSError as error:
-        raise BadConfiguration(f"{entry.path}: cannot be written: {error.strerror}") from error
-    print_text(f"{entry.path}: {entry.what}")
-    _try(entry.after_install)
+        raise BadConfiguration(f"{file.path}: cannot be written: {error.strerror}") from error
+    print_text(f"{file.path}: {file.description}")
+    _try_commands(file.after_install)
 
 
-def _remove(entry: AutostartFile) -> None:
-    there = entry.path.exists()
-    if there:
-        _try(entry.before_removal)
+def _remove(file: AutostartFile) -> None:
+    exists = file.path.exists()
+    if exists:
+        _try_commands(file.before_removal)
     try:
-        for path in (entry.path, *filter(None, [entry.link])):
+        for path in (file.path, *filter(None, [file.link])):
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise BadConfiguration(f"{entry.path}: cannot be removed: {error.strerror}") from error
-    print_text(f"{entry.path}: {'removed' if there else 'was not there'}")
+        raise BadConfiguration(f"{file.path}: cannot be removed: {error.strerror}") from error
+    print_text(f"{file.path}: {'removed' if exists else 'does not exist'}")
 
 
-def _try(commands: Sequence[Sequence[str]]) -> None:
-    """Tell the system's own manager now; it finds the files at the next sign-in anyway."""
+def _try_commands(commands: Sequence[Sequence[str]]) -> None:
+    """Notify the service manager. If it fails, the files still take effect at the next login."""
     for command in commands:
         program = shutil.which(command[0])
         if program is None:
@@ -71,5 +89,5 @@ def _try(commands: Sequence[Sequence[str]]) -> None:
             [program, *command[1:]], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            why = done.stderr.strip().splitlines()
-            print_error(f"{' '.join(command)}: {why[-1] if why else done.returncode}")
+            lines = done.stderr.strip().splitlines()
+            print_error(f"{' '.join(command)}: {lines[-1] if lines else done.returncode}")

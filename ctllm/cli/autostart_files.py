@@ -1,4 +1,4 @@
-"""What makes programs start with a session, for each system: files, and what they say."""
+"""The files that start programs with a session: systemd, freedesktop.org, launchd, Windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EXEC_START = re.compile(r"^ExecStart=.*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Environment:
-    """Where it is, and what is to be started there."""
+    """The platform, and the command lines to start on it."""
 
     platform: str
     environ: Mapping[str, str]
@@ -27,46 +27,52 @@ class Environment:
 
     @property
     def home(self) -> Path:
-        """The user's folder."""
+        """The user's home directory."""
         return Path(self.environ.get("HOME") or os.path.expanduser("~"))
 
 
 @dataclass(frozen=True)
 class AutostartFile:
-    """One file. `link` is where it must also be found; commands tell whoever reads it."""
+    """A file that starts a program with a session.
+
+    `link` is a symbolic link to it, if the system needs one. The commands notify the service
+    manager; they may fail.
+    """
 
     path: Path
     content: bytes
-    what: str
+    description: str
     link: Path | None = None
     after_install: Sequence[Sequence[str]] = ()
     before_removal: Sequence[Sequence[str]] = ()
 
 
-def autostart_files(machine: Environment) -> Sequence[AutostartFile]:
-    """The entries of this system."""
-    if machine.platform == "darwin":
+def autostart_files(environment: Environment) -> Sequence[AutostartFile]:
+    """Return the files for this platform."""
+    if environment.platform == "darwin":
         return (
-            _agent(machine, "desktop", machine.desktop),
-            _agent(machine, "tray", (*machine.tray, "--no-start")),
+            _launchd_agent(environment, "desktop", environment.desktop),
+            _launchd_agent(environment, "tray", (*environment.tray, "--no-start")),
         )
-    if machine.platform == "win32":
-        return (_startup(machine),)
-    if machine.has_systemd:
-        return _unit(machine), _autostart(machine, (*machine.tray, "--no-start"))
-    return (_autostart(machine, machine.tray),)  # the tray starts the desktop
+    if environment.platform == "win32":
+        return (_startup_script(environment),)
+    if environment.has_systemd:
+        return _systemd_unit(environment), _desktop_entry(
+            environment, (*environment.tray, "--no-start")
+        )
+    return (_desktop_entry(environment, environment.tray),)  # the tray starts the desktop
 
 
 # -- freedesktop.org and systemd
 
 
-def _config_home(machine: Environment) -> Path:
-    return Path(machine.environ.get("XDG_CONFIG_HOME") or machine.home / ".config")
+def _config_home(environment: Environment) -> Path:
+    return Path(environment.environ.get("XDG_CONFIG_HOME") or environment.home / ".config")
 
 
-def _unit(machine: Environment) -> AutostartFile:
-    folder = _config_home(machine) / "systemd" / "user"
-    start = f"ExecStart={' '.join(map(_for_systemd, machine.desktop))}"
+def _systemd_unit(environment: Environment) -> AutostartFile:
+    folder = _config_home(environment) / "systemd" / "user"
+    start = f"ExecStart={' '.join(map(_quote_for_systemd, environment.desktop))}"
     content = _EXEC_START.sub(lambda _: start, _unit_template())
     return AutostartFile(
         folder / _SERVICE,
@@ -79,33 +85,33 @@ def _unit(machine: Environment) -> AutostartFile:
 
 
 def _unit_template() -> str:
-    """The one unit that there is, which etc/ shows too, without how to install it by hand."""
+    """Return the unit of etc/ without its comment on how to install it by hand."""
     text = resources.files("ctllm.cli").joinpath(_SERVICE).read_text()
     return text[text.index("[Unit]") :]
 
 
-def _for_systemd(word: str) -> str:
-    """A word of a command line (systemd.service(5), "Command lines")."""
+def _quote_for_systemd(word: str) -> str:
+    """Quote a word of a command line (systemd.service(5), "Command lines")."""
     word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{word}"'
 
 
-def _autostart(machine: Environment, tray: Sequence[str]) -> AutostartFile:
+def _desktop_entry(environment: Environment, tray: Sequence[str]) -> AutostartFile:
     content = f"""\
 [Desktop Entry]
 Type=Application
 Name=CloudToLocalLLM
-Comment=Shows how this machine's models can be reached
-Exec={" ".join(map(_for_desktop_entry, tray))}
+Comment=Shows whether this machine's models can be reached
+Exec={" ".join(map(_quote_for_desktop_entry, tray))}
 Terminal=false
 X-GNOME-Autostart-enabled=true
 """
-    path = _config_home(machine) / "autostart" / "ctllm-tray.desktop"
+    path = _config_home(environment) / "autostart" / "ctllm-tray.desktop"
     return AutostartFile(path, content.encode(), "the tray starts with your session")
 
 
-def _for_desktop_entry(word: str) -> str:
-    """A word of Exec (Desktop Entry Specification, "The Exec key"): quoted, then escaped."""
+def _quote_for_desktop_entry(word: str) -> str:
+    """Quote a word of Exec, then escape it (Desktop Entry Specification, "The Exec key")."""
     for each in ("\\", '"', "`", "$"):
         word = word.replace(each, f"\\{each}")
     return f'"{word}"'.replace("\\", "\\\\").replace("%", "%%")
@@ -114,21 +120,21 @@ def _for_desktop_entry(word: str) -> str:
 # -- macOS
 
 
-def _agent(machine: Environment, name: str, words: Sequence[str]) -> AutostartFile:
+def _launchd_agent(environment: Environment, name: str, words: Sequence[str]) -> AutostartFile:
     label = f"org.ctllm.{name}"
-    told = {
+    properties = {
         "Label": label,
         "ProgramArguments": list(words),
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
         "ProcessType": "Interactive",
     }
-    path = machine.home / "Library" / "LaunchAgents" / f"{label}.plist"
+    path = environment.home / "Library" / "LaunchAgents" / f"{label}.plist"
     domain = f"gui/{os.getuid()}" if hasattr(os, "getuid") else "gui/0"
     return AutostartFile(
         path,
-        plistlib.dumps(told),
-        f"the {name} starts when you sign in",
+        plistlib.dumps(properties),
+        f"the {name} starts when you log in",
         None,
         (("launchctl", "bootstrap", domain, str(path)),),
         (("launchctl", "bootout", f"{domain}/{label}"),),
@@ -138,12 +144,12 @@ def _agent(machine: Environment, name: str, words: Sequence[str]) -> AutostartFi
 # -- Windows
 
 
-def _startup(machine: Environment) -> AutostartFile:
-    roaming = machine.environ.get("APPDATA")
-    folder = Path(roaming) if roaming else machine.home / "AppData" / "Roaming"
-    line = subprocess.list2cmdline(list(machine.tray)).replace("%", "%%")
+def _startup_script(environment: Environment) -> AutostartFile:
+    roaming = environment.environ.get("APPDATA")
+    folder = Path(roaming) if roaming else environment.home / "AppData" / "Roaming"
+    line = subprocess.list2cmdline(list(environment.tray)).replace("%", "%%")
     content = f'@echo off\r\nstart "" {line}\r\n'
     path = folder / "Microsoft/Windows/Start Menu/Programs/Startup" / "ctllm-tray.cmd"
     return AutostartFile(
-        path, content.encode(), "the tray, and with it the desktop, starts when you sign in"
+        path, content.encode(), "the tray starts when you log in, and starts the desktop"
     )

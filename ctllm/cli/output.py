@@ -1,6 +1,7 @@
-"""Where the commands' words go out: all of them, so that nothing in them steers a terminal.
+"""Output of commands. Text from elsewhere is sanitized: it cannot control a terminal.
 
-Whoever reads may stop reading (`ctllm status | head`): the command ends as it would have.
+A reader may close standard output early (`ctllm status | head`). Then a command discards the rest
+of its output and ends with its usual exit status.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from ctllm.common.sanitize import escape_unprintable, sanitize_text
 from ctllm.errors import CtllmError
 
 
-class _Reader:
-    """Whoever reads standard output."""
+class _Stdout:
+    """The state of standard output."""
 
-    gone = False
+    is_closed = False
 
 
 def print_text(text: str = "") -> None:
@@ -33,12 +34,12 @@ def print_json(value: object) -> None:
 
 
 def write_styled(text: str) -> None:
-    """Write `text` as it is, with colours and the like that are ours; raises CtllmError.
+    """Write text that may contain escape sequences of our own. Raises CtllmError.
 
-    What of it is not ours must have gone through `printable`.
+    Sanitize the parts that come from elsewhere before.
     """
     if sys.stdout is None:
-        return  # closed from the start
+        return  # closed before the process started
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -46,24 +47,24 @@ def write_styled(text: str) -> None:
         _discard_output()
     except OSError as error:
         _discard_output()
-        raise CtllmError(f"standard output cannot be written: {error.strerror}") from error
+        raise CtllmError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def print_error(text: str) -> None:
-    """Print lines where errors go."""
+    """Print lines to standard error."""
     if sys.stderr is not None:
         print(f"ctllm: {sanitize_text(text)}", file=sys.stderr, flush=True)
 
 
 def is_stdout_closed() -> bool:
-    """Whether nobody reads any more: who prints without end may end."""
-    return _Reader.gone
+    """Whether the reader closed standard output. A command that prints without end then stops."""
+    return _Stdout.is_closed
 
 
 @contextmanager
 def tolerate_closed_stdout() -> Iterator[None]:
-    """Run a command; a reader that is gone is no error, also of what Twisted prints (--help)."""
-    _Reader.gone = False
+    """Run a command. A closed standard output is no error, not even for --help."""
+    _Stdout.is_closed = False
     try:
         yield
     except BrokenPipeError:
@@ -77,8 +78,8 @@ def tolerate_closed_stdout() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Let Python's own last flush, and what is still printed, go nowhere."""
-    _Reader.gone = True
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Send the rest of the output to the null device, including Python's flush at exit."""
+    _Stdout.is_closed = True
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

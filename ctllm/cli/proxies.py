@@ -1,186 +1,234 @@
-"""The command `ctllm proxies`: a table of them, and ending them with progress shown."""
+"""The command `ctllm proxies`: list, stop and drain the streaming proxies of a cloud."""
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ctllm.cli.options import Command
 from ctllm.cli.output import print_text, write_styled
-from ctllm.cli.reactor_runner import run_in_reactor
+from ctllm.cli.parser import Parser
+from ctllm.cli.reactor_runner import Reactor, run_in_reactor
 from ctllm.cli.users import open_cloud_state
 from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Config
 from ctllm.errors import BadRequest, NotFound
 
-if TYPE_CHECKING:  # commands that need no cloud do not import it
-    from ctllm.cloud.admin.client import ProxyAdmin
-    from ctllm.cloud.proxies.info import ProxyInfo
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
-_COLUMNS = ("PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU")
-#: What every id begins with; the rest is the user's hash.
+    from ctllm.cloud.admin.client import OfflineAdmin, ProxyAdmin
+    from ctllm.cloud.identity import PrivateDirectory
+    from ctllm.cloud.proxies.info import ProxyInfo
+    from ctllm.cloud.spawners.interfaces import ProxyInstance
+    from ctllm.reactor.interfaces import Endpoint
+
+_T = TypeVar("_T")
+
+_COLUMNS = ("PROXY", "STATE", "AGE", "IDLE", "REQUESTS", "DESKTOPS", "MEMORY", "CPU")
+#: How many columns, from the left, are text. The others are numbers.
+_TEXT_COLUMNS = 2
+#: The prefix of each id. The rest is a hash of the user.
 _ID_PREFIX = "ctllm-proxy-"
-#: How many are ended at once: Docker does little else meanwhile.
+#: How many proxies are stopped at once. Docker handles few requests meanwhile.
 _MAX_CONCURRENT_REMOVALS = 4
-#: Seconds between two looks at proxies that are to be empty.
+#: Seconds between two checks of draining proxies.
 _DRAIN_POLL_INTERVAL = 0.5
 
 
-def list_proxies(config: Config, _: Command) -> None:
-    """Print a table."""
+def add_commands(parser: Parser) -> None:
+    """Add proxies with its commands."""
+    proxies = parser.add_command(
+        "proxies",
+        list_proxies,
+        "Manage streaming proxies (ls, rm, drain, resume)",
+        "Manage the streaming proxies of this server, whether its cloud runs or not. Without a "
+        "command, list them. Users are shown as hashes.",
+        heading="on the server",
+        examples=("ctllm proxies", "ctllm proxies rm 3f9a", "ctllm proxies drain --seconds 60"),
+    )
+    proxies.enable_commands()
+    proxies.add_command(
+        "ls", list_proxies, "List them", "List the streaming proxies: state, age, use."
+    )
+    remove = proxies.add_command(
+        "rm",
+        remove_proxies,
+        "Stop one, or all",
+        "Stop the streaming proxy whose name begins with PROXY, or all. Its responses break off. "
+        "The user's next request starts a new proxy.",
+        examples=("ctllm proxies rm 3f9a", "ctllm proxies rm all"),
+    )
+    remove.add_argument("proxy", metavar="PROXY", help="the beginning of a name, or all")
+    drain = proxies.add_command(
+        "drain",
+        drain_proxies,
+        "Stop all once they are idle",
+        "Start no more streaming proxies and stop each that runs once it has no active requests. "
+        "The cloud starts none until it restarts or until: ctllm proxies resume",
+        examples=("ctllm proxies drain --seconds 60",),
+    )
+    drain.add_argument(
+        "--seconds", type=int, default=300,
+        help="stop busy proxies, too, after so many seconds (default: 300)",
+    )  # fmt: skip
+    proxies.add_command(
+        "resume", resume, "Start proxies again after drain", "Start streaming proxies again."
+    )
 
-    async def work(admin: ProxyAdmin, _: Any) -> None:
+
+def list_proxies(config: Config, _: Namespace) -> None:
+    """Print a table of the proxies."""
+
+    async def work(admin: ProxyAdmin, _: Reactor) -> None:
         print_text(format_table(await admin.list_proxies()))
 
-    _with_admin(config, work)
+    _run_with_admin(config, work)
 
 
-def remove(config: Config, command: Command) -> None:
-    """End one, or all."""
-    prefix = command.argument.removeprefix(_ID_PREFIX)
+def remove_proxies(config: Config, arguments: Namespace) -> None:
+    """Stop one proxy, or all."""
+    prefix = arguments.proxy.removeprefix(_ID_PREFIX)
 
-    async def work(admin: ProxyAdmin, _: Any) -> None:
-        ids = [row.id for row in await admin.list_proxies()]
+    async def work(admin: ProxyAdmin, _: Reactor) -> None:
+        ids = [proxy.id for proxy in await admin.list_proxies()]
         if prefix != "all":
             ids = _select(prefix, ids)
-        progress, ended = _Progress(), 0
+        progress, stopped = _Progress(), 0
 
-        async def end(id: str) -> None:
-            nonlocal ended
-            await admin.remove_proxy(id)
-            ended += 1
-            progress.update(f"{ended} of {len(ids)} ended, the last was {_short_id(id)}")
+        async def stop(proxy_id: str) -> None:
+            nonlocal stopped
+            await admin.remove_proxy(proxy_id)
+            stopped += 1
+            progress.update(f"{stopped} of {len(ids)} stopped, last {_short_id(proxy_id)}")
 
-        await _for_each(end, ids)
-        progress.finish(f"{_pluralize(len(ids), 'streaming proxy', 'streaming proxies')} ended.")
+        await _for_each(stop, ids)
+        progress.finish(f"Stopped {_pluralize(len(ids), 'streaming proxy', 'streaming proxies')}.")
 
-    _with_admin(config, work)
+    _run_with_admin(config, work)
 
 
-def drain(config: Config, command: Command) -> None:
-    """End all, each once nothing of it is under way."""
+def drain_proxies(config: Config, arguments: Namespace) -> None:
+    """Stop all proxies, each once it has no active requests."""
 
-    async def work(admin: ProxyAdmin, reactor: Any) -> None:
+    async def work(admin: ProxyAdmin, reactor: Reactor) -> None:
+        from ctllm.reactor.deferred_tools import sleep
+
         await admin.set_draining(True)
-        deadline = reactor.seconds() + command["seconds"]
-        ended = interrupted = 0
+        deadline = reactor.seconds() + arguments.seconds
+        stopped = interrupted = 0
         progress = _Progress()
-        while rows := [row for row in await admin.list_proxies() if row.state != "failed"]:
+        while proxies := [one for one in await admin.list_proxies() if one.state != "failed"]:
             is_overdue = reactor.seconds() >= deadline
-            ready = [row for row in rows if is_overdue or not row.active_requests]
-            await _for_each(lambda row: admin.remove_proxy(row.id), ready)
-            ended += len(ready)
-            interrupted += sum(bool(row.active_requests) for row in ready)
-            busy = len(rows) - len(ready)
-            progress.update(f"{ended} ended, {busy} have something under way")
-            await _sleep(reactor, _DRAIN_POLL_INTERVAL)
+            ready = [proxy for proxy in proxies if is_overdue or not proxy.active_requests]
+            await _for_each(lambda proxy: admin.remove_proxy(proxy.id), ready)
+            stopped += len(ready)
+            interrupted += sum(bool(proxy.active_requests) for proxy in ready)
+            progress.update(f"{stopped} stopped, {len(proxies) - len(ready)} busy")
+            await sleep(reactor, _DRAIN_POLL_INTERVAL)
+        count = _pluralize(stopped, "streaming proxy", "streaming proxies")
         progress.finish(
-            f"{_pluralize(ended, 'streaming proxy', 'streaming proxies')} ended, {interrupted} of them in "
-            "the middle of something. A cloud that runs starts none until: ctllm proxies resume"
+            f"Stopped {count}, {interrupted} with active requests. A running cloud starts no "
+            "proxies until: ctllm proxies resume"
         )
 
-    _with_admin(config, work)
+    _run_with_admin(config, work)
 
 
-def resume(config: Config, _: Command) -> None:
-    """Have a cloud that was drained start proxies again."""
+def resume(config: Config, _: Namespace) -> None:
+    """Let a drained cloud start proxies again."""
 
-    async def work(admin: ProxyAdmin, _: Any) -> None:
+    async def work(admin: ProxyAdmin, _: Reactor) -> None:
         await admin.set_draining(False)
-        print_text("Streaming proxies are started again, as they are needed.")
+        print_text("The cloud starts streaming proxies again.")
 
-    _with_admin(config, work)
-
-
-# -- what is asked
+    _run_with_admin(config, work)
 
 
-def _with_admin(config: Config, work: Callable[[Any, Any], Coroutine[Any, Any, None]]) -> None:
-    """Run `work` with the cloud's word, or Docker's where no cloud runs, and the reactor."""
+def _run_with_admin(
+    config: Config, work: Callable[[ProxyAdmin, Reactor], Coroutine[object, object, None]]
+) -> None:
+    """Run `work` with the admin API of the running cloud; if none runs, with the spawner itself."""
     from ctllm.cloud.admin.api import admin_socket_path, is_listening
     from ctllm.cloud.admin.client import AdminClient
 
-    folder = open_cloud_state(config)
+    directory = open_cloud_state(config)
     path = admin_socket_path(Path(config.state_dir))
     try:
-        running = is_listening(path)
+        is_running = is_listening(path)
     except PermissionError:
-        raise BadRequest(f"{path}: only root and the cloud's user may ask the cloud") from None
+        raise BadRequest(f"{path}: only root and the cloud's user may use the admin API") from None
 
-    async def asking(reactor: Any) -> None:
-        if running:
-            remote = AdminClient(reactor, str(path))
-            try:
-                await work(remote, reactor)
-            finally:
-                remote.close()
-        else:
-            await work(_offline_admin(config, folder, reactor), reactor)
+    async def work_in_reactor(reactor: Reactor) -> None:
+        if not is_running:
+            await work(_offline_admin(config, directory, reactor), reactor)
+            return
+        client = AdminClient(reactor, str(path))
+        try:
+            await work(client, reactor)
+        finally:
+            client.close()
 
-    run_in_reactor(asking)
+    run_in_reactor(work_in_reactor)
 
 
-def _offline_admin(config: Config, folder: Any, reactor: Any) -> Any:
+def _offline_admin(config: Config, directory: PrivateDirectory, reactor: Reactor) -> OfflineAdmin:
     from ctllm.cloud.admin.client import OfflineAdmin
     from ctllm.cloud.audit import AuditLog
     from ctllm.cloud.identity import load_signing_keys
     from ctllm.cloud.spawners.factory import create_spawner
-    from ctllm.cloud.spawners.interfaces import ProxyInstance, no_matter
+    from ctllm.cloud.spawners.interfaces import no_matter
     from ctllm.cloud.spawners.peer_verification import proxy_endpoint
 
     state = Path(config.state_dir)
-    runtime = create_spawner(reactor, config.cloud, config.proxy, state, load_signing_keys(folder))
+    keys = load_signing_keys(directory)
+    spawner = create_spawner(reactor, config.cloud, config.proxy, state, keys)
 
-    def connect(instance: ProxyInstance) -> Any:
+    def connect(instance: ProxyInstance) -> Endpoint:
         return proxy_endpoint(reactor, instance, no_matter)
 
-    return OfflineAdmin(runtime, reactor, connect, AuditLog(state))
+    return OfflineAdmin(spawner, reactor, connect, AuditLog(state))
 
 
 def _select(prefix: str, ids: Sequence[str]) -> list[str]:
-    found = [id for id in ids if _strip_prefix(id).startswith(prefix)]
+    """Return the one id with this prefix, in a list. Raises NotFound or BadRequest."""
+    found = [each for each in ids if _strip_prefix(each).startswith(prefix)]
     if not found:
-        raise NotFound(f"no streaming proxy's name begins with {prefix}; ctllm proxies lists them")
+        raise NotFound(
+            f"no streaming proxy has a name that begins with {prefix}; see: ctllm proxies"
+        )
     if len(found) > 1:
         names = ", ".join(map(_short_id, found))
-        raise BadRequest(f"more than one begins with {prefix}: {names}; give more of the name")
+        raise BadRequest(f"more than one name begins with {prefix}: {names}; write more of it")
     return found
 
 
-async def _for_each(do: Callable[[Any], Coroutine[Any, Any, None]], each: Sequence[Any]) -> None:
-    """Do it to each; fails as the first that fails."""
-    from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
+async def _for_each(
+    do: Callable[[_T], Coroutine[Deferred[Any], Any, None]], items: Sequence[_T]
+) -> None:
+    """Run `do` for each item, a few at a time. Raises the first exception."""
+    from twisted.internet.defer import DeferredSemaphore, FirstError, gatherResults
 
-    turns = DeferredSemaphore(_MAX_CONCURRENT_REMOVALS)
-    doing = [turns.run(lambda one: Deferred.fromCoroutine(do(one)), one) for one in each]
+    semaphore = DeferredSemaphore(_MAX_CONCURRENT_REMOVALS)
+    running = [semaphore.run(do, each) for each in items]
     try:
-        await gatherResults(doing, consumeErrors=True)
+        await gatherResults(running, consumeErrors=True)
     except FirstError as first:
         first.subFailure.raiseException()
 
 
-async def _sleep(reactor: Any, seconds: float) -> None:
-    from ctllm.reactor.deferred_tools import sleep
-
-    await sleep(reactor, seconds)
-
-
-# -- how it looks
-
-
-def format_table(rows: Sequence[Any]) -> str:
-    """The rows, the longest that runs first, in columns."""
+def format_table(rows: Sequence[ProxyInfo]) -> str:
+    """Return a table of the proxies, the oldest first."""
     if not rows:
         return "No streaming proxy runs."
     ordered = sorted(rows, key=lambda row: -row.age)
     cells = [_COLUMNS, *map(_format_row, ordered)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(_COLUMNS))]
-    left = 2  # columns of words; the others are figures
     lines = [
         "  ".join(
-            text.ljust(width) if column < left else text.rjust(width)
+            text.ljust(width) if column < _TEXT_COLUMNS else text.rjust(width)
             for column, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
@@ -202,17 +250,19 @@ def _format_row(row: ProxyInfo) -> tuple[str, ...]:
 
 
 def _format_state(row: ProxyInfo) -> str:
-    if row.state == "running" and row.active_requests is None:
-        return "does not answer"
-    return row.state
+    return (
+        "not responding"
+        if row.state == "running" and row.active_requests is None
+        else str(row.state)
+    )
 
 
-def _strip_prefix(id: str) -> str:
-    return id.removeprefix(_ID_PREFIX)
+def _strip_prefix(proxy_id: str) -> str:
+    return proxy_id.removeprefix(_ID_PREFIX)
 
 
-def _short_id(id: str) -> str:
-    return _strip_prefix(id)[:12]
+def _short_id(proxy_id: str) -> str:
+    return _strip_prefix(proxy_id)[:12]
 
 
 def _format_count(value: int | None) -> str:
@@ -233,14 +283,14 @@ def _pluralize(number: int, one: str, many: str) -> str:
 
 
 class _Progress:
-    """On a terminal one line is written over; elsewhere there is a line for each change."""
+    """Shows progress: one line that is overwritten on a terminal, else a line for each change."""
 
     def __init__(self) -> None:
         self._is_terminal = sys.stdout.isatty()
         self._last_message = ""
 
     def update(self, message: str) -> None:
-        """How far it is."""
+        """Show how far the command is."""
         if self._is_terminal:
             write_styled(f"\r\x1b[K{sanitize_line(message)}")
         elif message != self._last_message:
@@ -248,6 +298,6 @@ class _Progress:
         self._last_message = message
 
     def finish(self, message: str) -> None:
-        """What came of it."""
+        """Replace the progress by the result."""
         write_styled("\r\x1b[K" if self._is_terminal else "")
         print_text(message)

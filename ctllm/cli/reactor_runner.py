@@ -1,4 +1,4 @@
-"""Runs what takes a reactor, for the length of a command."""
+"""Runs a coroutine in Twisted's reactor for the duration of a command."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 
 from ctllm.errors import CtllmError
 
+#: The reactor. Its interfaces are zope's; callers state which they need.
+Reactor = Any
 
-def run_in_reactor(work: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
-    """Run `work`, which is given the reactor, to its end; raises CtllmError as that does."""
+
+def run_in_reactor(work: Callable[[Reactor], Coroutine[object, object, None]]) -> None:
+    """Run `work(reactor)` until it is done. Raises the CtllmError that it raises."""
     from twisted.internet.defer import Deferred
     from twisted.internet.task import react
 
     failures: list[CtllmError] = []
 
-    async def guarded(reactor: Any) -> None:
+    async def guarded(reactor: Reactor) -> None:
         try:
             await work(reactor)
         except CtllmError as error:

@@ -45,7 +45,7 @@ async def health(cluster: Cluster) -> Any:
 
 
 ROW = r"\w{12}  running +\d+ \w+ +\d+ s +0 +\d +(\d+\.\d) MB +\d+\.\d s"
-HEAD = ["PROXY", "STATE", "AGE", "IDLE", "EXCHANGES", "DESKTOPS", "MEMORY", "CPU"]
+HEAD = ["PROXY", "STATE", "AGE", "IDLE", "REQUESTS", "DESKTOPS", "MEMORY", "CPU"]
 
 
 @ensureDeferred
@@ -94,11 +94,11 @@ async def test_ends_one_or_all(engine: ContainerInspector, cluster: Cluster) -> 
     await start(cluster, bob)
     (alices, bobs) = (engine.inspect(each)["Name"][13:] for each in reversed(engine.containers()))
     code, printed = await proxies(engine, cluster, "rm", "nobody")
-    assert code == 1 and "no streaming proxy's name begins with nobody" in printed
+    assert code == 1 and "no streaming proxy has a name that begins with nobody" in printed
     code, printed = await proxies(engine, cluster, "rm", "")
     assert code == 1 and "more than one" in printed and alices[:12] in printed
     code, printed = await proxies(engine, cluster, "rm", bobs[:8])
-    assert code == 0 and printed.endswith("1 streaming proxy ended.\n")
+    assert code == 0 and printed.endswith("Stopped 1 streaming proxy.\n")
     assert engine.all() == [f"ctllm-net-{alices}", f"ctllm-proxy-{alices}"]
     (stop,) = [line for line in audit(cluster) if line["event"] == "proxy.stopped"]
     assert stop["reason"] == "requested" and stop["proxy"].endswith(bobs)
@@ -126,8 +126,8 @@ async def test_drains(engine: ContainerInspector, cluster: Cluster) -> None:
     status, _, body = await answer
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     code, printed = await draining
-    assert code == 0 and "0 ended, 1 have something under way" in printed
-    assert "1 streaming proxy ended, 0 of them in the middle of something." in printed
+    assert code == 0 and "0 stopped, 1 busy" in printed
+    assert "Stopped 1 streaming proxy, 0 with active requests." in printed
     assert engine.all() == [] and await refuses()
     code, _ = await proxies(engine, cluster, "resume")
     assert code == 0
@@ -140,7 +140,7 @@ async def test_drains_no_longer_than_told(engine: ContainerInspector, cluster: C
     await with_desktop(cluster, *engine.options)
     answer = await streaming(cluster, cluster.alice)
     code, printed = await proxies(engine, cluster, "drain", "--seconds=2")
-    assert code == 0 and "1 of them in the middle of something" in printed
+    assert code == 0 and "1 with active requests" in printed
     await broken(answer)
 
 

@@ -245,7 +245,7 @@ async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
     program.transport.write(f"{link}\n".encode())
     await wait_until(lambda: program.code is not None, "the sign-in")
     assert (program.code, link in program.output) == (0, False)
-    assert f"Signed in to {cluster.url} as dave." in program.output
+    assert f"Logged in to {cluster.url} as dave." in program.output
     assert b"invite" not in told
 
 
@@ -489,7 +489,7 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
     )
 
     ended = await cluster.run_ctllm("cloud", "revoke", name)
-    assert ended == f"2 sign-ins and 1 open invitations of {name} ended."
+    assert ended == f"Ended 2 sessions and 1 open invites of {name}."
     assert b"signed out by whoever runs this cloud" in (await stream)
     await wait_until(lambda: "bridge: signed out" in desktop.output, "the desktop to be signed out")
     await wait_until(lambda: record.closed_by is not None, "Ollama to be told to stop")

@@ -75,7 +75,7 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     status, _, _ = await cluster.http("POST", "/api/generate", body, await cluster.token("alice"))
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
-    assert await run("quit") == "The desktop ended.\n"
+    assert await run("quit") == "The desktop stopped.\n"
 
 
 @ensureDeferred

@@ -579,7 +579,7 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
 
     await wait_until(both, "both to be under way")
     code, said, _ = await desk.quit("--seconds", "4")
-    assert code == 0 and "Waiting for 2 answers" in said
+    assert code == 0 and "Waiting for 2 active responses" in said
     assert (await short)[-1]["done"] is True
     assert "the desktop was stopped" in (await long)[-1]["error"]
 

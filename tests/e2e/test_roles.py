@@ -423,7 +423,7 @@ async def test_the_command_says_what_it_cannot_do(cluster: Cluster) -> None:
         (["login"], "ctllm login -"),
         (["keys", "add", "app"], "ctllm login"),
         (["connect"], "ctllm login"),
-        (["logout"], "not signed in"),
+        (["logout"], "not logged in"),
         (["invite"], "NAME"),
         (["dance"], "dance"),
         ([], "--help"),
@@ -438,7 +438,7 @@ async def test_the_command_says_what_it_cannot_do(cluster: Cluster) -> None:
 
 
 PLACES = {
-    (): ("", "Places:", "twistd -n ctllm "),
+    (): ("", "Roles:", "twistd -n ctllm "),
     ("all",): ("cloud desktop proxy", "--demo", "twistd -n ctllm all"),
     ("cloud",): ("cloud proxy", "--max-proxies", "twistd -n ctllm cloud"),
     ("desktop",): ("desktop", "--ollama-host", "twistd -n ctllm desktop"),
@@ -466,12 +466,12 @@ async def test_the_help_of_a_place_teaches(cluster: Cluster, faulty: tuple[str, 
         ("", ("invite", "login", "logout", "keys", "connect", "--state-dir", "--config")),
         ("invite", ("NAME", "once", "ctllm login")),
         ("login", ("LINK", "ctllm invite NAME")),
-        ("logout", ("Usage: ctllm", "three minutes")),
-        ("connect", ("Usage: ctllm", "API key")),
+        ("logout", ("usage: ctllm", "three minutes")),
+        ("connect", ("usage: ctllm", "API key")),
         ("keys", ("add", "rm", "ls")),
         ("keys add", ("NAME", "prints it")),
         ("keys rm", ("NAME", "within seconds")),
-        ("keys ls", ("Usage: ctllm", "names")),
+        ("keys ls", ("usage: ctllm", "names")),
     ],
 )
 @ensureDeferred

@@ -329,7 +329,7 @@ async def test_a_command_that_quits(desk: Desk) -> None:
     """It ends the daemon that the tray started, which is then quite gone; the tray stays."""
     pid = (await desk.status()).pid
     said = await desk.cluster.run_ctllm_in(desk.state, "quit")
-    assert said.endswith("The desktop ended.")
+    assert said.endswith("The desktop stopped.")
     assert not Path(f"/proc/{pid}").exists(), "nobody has buried it"
     await desk.session.shows("daemon not running")
 

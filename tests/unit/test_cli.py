@@ -100,7 +100,7 @@ class CommandTests(SynchronousTestCase):
         self.run_("keys", "add", "boss", "--manage")
         self.run_("keys", "add", "--manage", "chief")
         self.assertEqual(self.run_("keys", "ls"), "boss (manage)\nchief (manage)\n")
-        self.assertIn("needs one argument", self.refused("keys", "add", "a", "b"))
+        self.assertIn("unrecognized arguments: b", self.refused("keys", "add", "a", "b"))
 
     def test_connect(self) -> None:
         """Lines with the cloud's address and a key that works, the same one each time."""
@@ -214,7 +214,7 @@ class CommandTests(SynchronousTestCase):
         errors = io.StringIO()
         with mock.patch("ctllm.cli.account.run_in_reactor"), redirect_stderr(errors):
             self.run_("login", "https://c.example/#invite=x")
-        self.assertIn("other users of this machine can read", errors.getvalue())
+        self.assertIn("other users of this machine can see", errors.getvalue())
         self.assertNotIn("invite=x", errors.getvalue())
 
     def test_revoke(self) -> None:
@@ -229,7 +229,7 @@ class CommandTests(SynchronousTestCase):
         invites = Invites(folder.subdirectory("invites"), time)
         lost, good = invites.create("ann"), invites.create("bob")
         before = time()
-        said = "2 sign-ins and 1 open invitations of ann ended.\n"
+        said = "Ended 2 sessions and 1 open invites of ann.\n"
         self.assertEqual(self.run_("revoke", "Ann"), said)
         revocations = Revocations(
             folder.subdirectory("revocations"), load_signing_keys(folder).instance_secret

@@ -150,9 +150,9 @@ class Screens(SynchronousTestCase):
             Style(Terminal(), {"NO_COLOR": "1"}),
         )  # fmt: skip
         for words in (
-            "none answers at http://x", "model-5 and 3 more", "In memory   model-1",
-            "the endpoint is off", "never cloud", "attic (this one)",
-            "              cellar: its Ollama is down", "Last error  it broke",
+            "not responding at http://x", "model-5 and 3 more", "In memory   model-1",
+            "desktop.listen is off", "never cloud", "attic (this one)",
+            "              cellar: Ollama is down", "Last error  it broke",
         ):  # fmt: skip
             self.assertIn(words, shown)
-        self.assertIn("Signed in   no", format_status(status(cloud_url=""), Style(Terminal(), {})))
+        self.assertIn("Logged in   no", format_status(status(cloud_url=""), Style(Terminal(), {})))

@@ -12,6 +12,7 @@ from twisted.scripts.twistd import ServerOptions
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm import cli, errors, tap_options
+from ctllm.cli.parser import Parser
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
 from ctllm.desktop.ipc.connection import IpcLimits
@@ -199,12 +200,11 @@ def hexed(said: dict[str, bytes]) -> dict[str, str]:
     return {name: data.hex() for name, data in said.items()}
 
 
-def command_options(kind: type) -> Iterator[str]:
-    """Every option of a command and of those within it."""
-    for row in (*getattr(kind, "optParameters", ()), *getattr(kind, "optFlags", ())):
-        yield row[0]
-    for _, _, inner, _ in getattr(kind, "subCommands", ()):
-        yield from command_options(inner)
+def command_options(parser: Parser) -> Iterator[str]:
+    """Every option of a command and of its subcommands."""
+    yield from re.findall(r"--([a-z-]+)", parser.format_help())
+    for command in parser.commands.values():
+        yield from command_options(command)
 
 
 class IpcPageTests(TestCase):
@@ -259,7 +259,7 @@ class NamesTests(TestCase):
         known |= {key.option for key in KEYS.values()}
         for _, _, level, _ in tap_options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
-        known |= set(command_options(cli.Options))
+        known |= set(command_options(cli.build_parser()))
         for parser in ("tests/fake_ollama/__main__.py", "tray/ctllm_tray/main.py"):
             known |= set(re.findall(r'"--([a-z-]+)"', (ROOT / parser).read_text()))
         for page in TEXTS:
@@ -278,7 +278,7 @@ class NamesTests(TestCase):
 
     def test_commands(self) -> None:
         """Every command and place that the documents name exists."""
-        known = {name for name, *_ in cli.Options.subCommands}
+        known = set(cli.build_parser().commands)
         known |= {name for name, *_ in tap_options.Options.subCommands}
         for page in TEXTS:
             named = re.findall(r"(?<![\w./-])ctllm(?: --\w+[ =]\S+)* ([a-z]+)\b", code(page))

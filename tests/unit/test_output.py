@@ -108,7 +108,7 @@ class OutletTests(SynchronousTestCase):
                 [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, timeout=30
             )
         self.assertEqual(done.returncode, 1)
-        self.assertIn(b"standard output cannot be written: No space left", done.stderr)
+        self.assertIn(b"cannot write to standard output: No space left", done.stderr)
         self.assertNotIn(b"Traceback", done.stderr)
 
 

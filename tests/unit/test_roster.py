@@ -133,16 +133,16 @@ class TableTests(SynchronousTestCase):
         older = ProxyInfo(id=C, state="running", age=200_000, idle=0, active_requests=0, desktops=0,
                     memory=1_000_000, cpu=100)  # fmt: skip
         self.assertEqual(format_table([young, old, older]).splitlines(), [
-            "PROXY         STATE     AGE   IDLE  EXCHANGES  DESKTOPS   MEMORY      CPU",
-            "cccccccccccc  running   2 d    0 s          0         0   1.0 MB  100.0 s",
-            "aaaaaaaaaaaa  running   2 h  1 min       1000         2  21.3 MB    4.7 s",
-            "bbbbbbbbbbbb  starting  3 s      -          -         -        -        -",
+            "PROXY         STATE     AGE   IDLE  REQUESTS  DESKTOPS   MEMORY      CPU",
+            "cccccccccccc  running   2 d    0 s         0         0   1.0 MB  100.0 s",
+            "aaaaaaaaaaaa  running   2 h  1 min      1000         2  21.3 MB    4.7 s",
+            "bbbbbbbbbbbb  starting  3 s      -         -         -        -        -",
         ])  # fmt: skip
 
     def test_one_that_does_not_answer(self) -> None:
         """Its row says so."""
         silent = ProxyInfo(id=A, state="running", age=60, memory=1_000_000, cpu=1)
-        self.assertIn("aaaaaaaaaaaa  does not answer  1 min     -", format_table([silent]))
+        self.assertIn("aaaaaaaaaaaa  not responding  1 min     -", format_table([silent]))
 
     def test_none(self) -> None:
         """A sentence."""

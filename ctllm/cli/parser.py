@@ -1,0 +1,97 @@
+"""The argument parser of `ctllm`: conventions that its commands share."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import textwrap
+from argparse import SUPPRESS, Namespace
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from ctllm.config import Config
+from ctllm.config.loader import suggest
+from ctllm.config.renamed import renamed_option
+
+Handler = Callable[[Config, Namespace], None]
+
+_INVALID_CHOICE = re.compile(r"argument COMMAND: invalid choice: '?(.*?)'? \(choose from .*\)")
+_MAX_COLUMNS = 100
+
+
+class UsageError(Exception):
+    """A command line that is wrong. Its text is a sentence for the user."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of `ctllm` or of one of its commands.
+
+    It raises `UsageError` where argparse exits, wraps descriptions, leaves examples as they are
+    and lists commands under headings. The common options may stand anywhere.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings
+        )
+        self.commands: dict[str, Parser] = {}
+        self._summaries: dict[str, list[tuple[str, str]]] = {}
+        self._purpose = self.description or ""
+        self.add_argument("--state", action=_RenamedOption, help=SUPPRESS)
+
+    def enable_commands(self) -> None:
+        """Let the parser take commands. Call this before `add_command`."""
+        self.usage = self.usage or f"{self.prog} [COMMAND] ..."
+        self._subparsers_action = self.add_subparsers(
+            parser_class=Parser, metavar="COMMAND", help=SUPPRESS, prog=self.prog
+        )
+
+    def add_command(
+        self,
+        name: str,
+        handler: Handler,
+        summary: str,
+        description: str,
+        *,
+        heading: str = "commands",
+        examples: Sequence[str] = (),
+    ) -> Parser:
+        """Add a command and return its parser. Its summary is listed under `heading`."""
+        parser = self._subparsers_action.add_parser(
+            name, description=description, epilog=format_examples(examples)
+        )
+        parser.set_defaults(handler=handler)
+        parser.add_argument("--config", default=SUPPRESS, help=SUPPRESS)
+        parser.add_argument("--state-dir", default=SUPPRESS, help=SUPPRESS)
+        self.commands[name] = parser
+        self._summaries.setdefault(heading, []).append((name, summary))
+        return parser
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with the message and where to find help."""
+        if invalid := _INVALID_CHOICE.fullmatch(message):
+            message = f"no such command: {invalid[1]}" + suggest(invalid[1], self.commands, "{}")
+        raise UsageError(f"{message} (see: {self.prog} --help)")
+
+    def format_help(self) -> str:
+        """Return the help: usage, description, commands, options, examples."""
+        columns = max(40, min(_MAX_COLUMNS, shutil.get_terminal_size().columns)) - 2
+        parts = [textwrap.fill(self._purpose, columns)]
+        for heading, entries in self._summaries.items():
+            lines = [f"  {name:<12}{summary}" for name, summary in entries]
+            parts.append("\n".join([f"{heading}:", *lines]))
+        self.description = "\n\n".join(parts)
+        return super().format_help()
+
+
+class _RenamedOption(argparse.Action):
+    """Refuses an old option with a message that names the new one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.error(renamed_option(self.dest.replace("_", "-")))
+
+
+def format_examples(examples: Sequence[str]) -> str:
+    """Return the section of a help text that has the examples; "" if there are none."""
+    return "\n".join(["examples:", *(f"  {each}" for each in examples)]) if examples else ""
