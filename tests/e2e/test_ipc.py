@@ -401,7 +401,7 @@ async def test_a_damaged_file(desk: Desk) -> None:
     (desk.state / "desktop" / "ipc.json").write_text("{")
     code, _, complaint = await desk.run("status")
     assert code == 1
-    assert "ipc.json: is damaged" in complaint
+    assert "ipc.json is damaged" in complaint
     await desk.program.stop()
 
 

@@ -42,7 +42,7 @@ class FakeRoutes:
         self.order: list[Route] = [LOCAL, CLOUD]
         self.models: list[str | None] = []
         self.failures: list[Route] = []
-        self.refusals: dict[Route, CtllmError] = {}
+        self.refusals: dict[Route, Exception] = {}
         self.waits_for: dict[Route, Deferred[None]] = {}
         self.finished = 0
 
@@ -384,13 +384,10 @@ class CancelTests(FailoverCase):
         self.assertEqual(self.calls(LOCAL)[0], "pause")
 
     def test_exception_while_connecting_is_logged_and_reported(self) -> None:
-        self.patch(self.routes, "start_request", lambda *_: self._breaks())
+        self.routes.refusals[LOCAL] = ZeroDivisionError()
         self.request.write(b'{"model":"m"}')
         self.assertIsInstance(self.client.outcome, BadGateway)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-    async def _breaks(self) -> FakeRequestSink:
-        raise ZeroDivisionError
 
 
 class BackpressureTests(FailoverCase):
