@@ -9,48 +9,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cli.status_view import Style, format_status
-from ctllm.cloud.identity import Authentication, LoginCodes, User
-from ctllm.cloud.identity.login_codes import LIFETIME, MAX_PER_USER
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.ipc.messages import DesktopStatus, OllamaStatus
 from tests.unit.test_tray import status
-
-ANN = Authentication(User("ctllm", "ann", "ann"), 900.0, "parent")
-BOB = Authentication(User("ctllm", "bob", "bob"), 900.0)
-
-
-class PassTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.now = 1000.0
-        self.passes = LoginCodes(lambda: self.now)
-
-    def test_once(self) -> None:
-        secret = self.passes.create(ANN)
-        self.assertIsNone(self.passes.redeem(secret + "x"))
-        self.assertEqual(self.passes.redeem(secret), ANN)
-        self.assertIsNone(self.passes.redeem(secret))
-
-    def test_for_a_while(self) -> None:
-        secret, late = self.passes.create(ANN), self.passes.create(ANN)
-        self.now += LIFETIME - 1
-        self.assertEqual(self.passes.redeem(secret), ANN)
-        self.now += 1
-        self.assertIsNone(self.passes.redeem(late))
-
-    def test_a_few(self) -> None:
-        """The oldest of one's own gives way; what is over takes no room."""
-        of_bob = self.passes.create(BOB)
-        secrets = [self.passes.create(ANN) for _ in range(MAX_PER_USER + 2)]
-        self.assertEqual(self.passes.redeem(of_bob), BOB)
-        good = [secret for secret in secrets if self.passes.redeem(secret)]
-        self.assertEqual(good, secrets[2:])
-        for _ in range(100):
-            self.passes.create(ANN)
-            self.passes.create(BOB)
-        self.assertEqual(len(self.passes._codes), 2 * MAX_PER_USER)
-        self.now += LIFETIME
-        self.passes.create(ANN)
-        self.assertEqual(len(self.passes._codes), 1)
 
 
 class Broker:

@@ -9,11 +9,11 @@ from unittest import mock
 from ctllm.errors import ServiceUnavailable
 from ctllm.http.timeouts import DEFAULT_TIMEOUTS, SMALL_BODY_TIMEOUT
 from tests.fuzz import http, tunnel, websocket
+from tests.unit.cloud.gateway_case import GatewayCase
 from tests.unit.fakes import MemoryTransport
-from tests.unit.test_front import Case
 
 
-class Patience(Case):
+class Patience(GatewayCase):
     """Clients that take their time."""
 
     def open(self) -> tuple[Any, MemoryTransport]:
@@ -77,7 +77,7 @@ class Patience(Case):
         self.assertTrue(said.endswith(b"\r\n\r\n"))
 
 
-class FullDisk(Case):
+class FullDisk(GatewayCase):
     """Signing in where nothing can be kept."""
 
     def test_it_spends_no_invitation(self) -> None:
@@ -85,9 +85,9 @@ class FullDisk(Case):
         body = {"invite": self.invites.create("ann"), "client": "desktop"}
         full = ServiceUnavailable("Cannot write: no space left. Free some space on the disk.")
         with mock.patch.object(self.sessions, "create", side_effect=full):
-            self.assertEqual(self.ask("POST /ctllm/session", body), 503)
-        self.assertEqual(self.ask("POST /ctllm/session", body), 201)
-        self.assertEqual(self.ask("POST /ctllm/session", body), 401)
+            self.assertEqual(self.send("POST /ctllm/session", body), 503)
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        self.assertEqual(self.send("POST /ctllm/session", body), 401)
 
     def test_of_two_at_once_one_signs_in(self) -> None:
         """Who reads an invitation and does not get to spend it has no session."""
@@ -104,11 +104,11 @@ class FullDisk(Case):
             mock.patch.object(self.invites, "verify", return_value=user),
             mock.patch.object(self.sessions, "create", opening),
         ):
-            self.assertEqual(self.ask("POST /ctllm/session", body), 401)
-        self.assertEqual(self.ask("POST /ctllm/session/token", {"refresh": made[0]}), 401)
+            self.assertEqual(self.send("POST /ctllm/session", body), 401)
+        self.assertEqual(self.send("POST /ctllm/session/token", {"refresh": made[0]}), 401)
 
 
-class Fuzzed(Case):
+class Fuzzed(GatewayCase):
     """A slice of `make fuzz`: no exception, no timer left, memory within the windows."""
 
     def test_frames(self) -> None:

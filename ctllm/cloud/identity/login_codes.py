@@ -32,6 +32,10 @@ class LoginCodes:
         self._now = now
         self._codes: dict[bytes, _LoginCode] = {}  # by the hash of the secret, oldest first
 
+    def __len__(self) -> int:
+        """Return the number of codes that are stored."""
+        return len(self._codes)
+
     def create(self, authentication: Authentication) -> str:
         """Create a code and return its secret."""
         now = self._now()

@@ -1,4 +1,4 @@
-"""The audit: one JSON line for what was started, refused and stopped."""
+"""`ctllm.cloud.audit`: one JSON line for each event."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ctllm.cloud.audit import AuditLog
 PROXY = "ctllm-proxy-0123456789abcdef0123456789abcdef"
 
 
-class AuditTests(SynchronousTestCase):
-    """To the log and to a file."""
+class AuditLogTests(SynchronousTestCase):
+    """The log and the file."""
 
     def setUp(self) -> None:
         self.time = 1_700_000_000.25
@@ -30,8 +30,7 @@ class AuditTests(SynchronousTestCase):
     def lines(self) -> list[Any]:
         return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
 
-    def test_line(self) -> None:
-        """A line says when (UTC), what, whose and how long; what is not known is left out."""
+    def test_a_line_has_the_time_in_utc_and_only_known_fields(self) -> None:
         self.audit.record("proxy.started", PROXY, milliseconds=412)
         self.audit.record("proxy.died", PROXY, "exited", "it was ended by SIGKILL")
         start, death = self.lines()
@@ -41,8 +40,7 @@ class AuditTests(SynchronousTestCase):
         )
         self.assertEqual((death["reason"], death["detail"]), ("exited", "it was ended by SIGKILL"))
 
-    def test_logged(self) -> None:
-        """The same line is in the log, under a name of its own, with or without a file."""
+    def test_writes_the_line_to_the_log_too(self) -> None:
         with capturedLogs() as events:
             AuditLog(None, lambda: self.time).record("proxy.stopped", PROXY, "idle")
         [event] = events
@@ -50,21 +48,18 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual(msgspec.json.decode(event["line"])["reason"], "idle")
         self.assertFalse(self.path.exists())
 
-    def test_private(self) -> None:
-        """The file is its owner's alone, whatever the umask."""
+    def test_the_file_is_private_with_any_umask(self) -> None:
         self.addCleanup(os.umask, os.umask(0))
         self.audit.record("proxy.stopped", PROXY)
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
 
-    def test_moved_away(self) -> None:
-        """A file that was rotated away is made anew."""
+    def test_creates_a_file_that_was_rotated(self) -> None:
         self.audit.record("proxy.started", PROXY)
         self.path.rename(self.path.with_suffix(".1"))
         self.audit.record("proxy.stopped", PROXY)
         self.assertEqual([line["event"] for line in self.lines()], ["proxy.stopped"])
 
-    def test_refusals_in_a_row(self) -> None:
-        """Who keeps asking while refused does not fill the disk."""
+    def test_writes_a_repeated_refusal_once_a_minute(self) -> None:
         for _ in range(100):
             self.audit.record("proxy.start_refused", PROXY, "at_capacity")
         self.audit.record("proxy.start_refused", PROXY, "backoff")
@@ -74,8 +69,7 @@ class AuditTests(SynchronousTestCase):
             [x["reason"] for x in self.lines()], ["at_capacity", "backoff", "at_capacity"]
         )
 
-    def test_full_disk(self) -> None:
-        """A full disk is complained of once and stops nothing; with room, lines go on."""
+    def test_logs_a_full_disk_once_and_continues(self) -> None:
         full = OSError(errno.ENOSPC, "No space left on device")
         with capturedLogs() as events, mock.patch("os.write", side_effect=full):
             self.audit.record("proxy.started", PROXY)
@@ -85,8 +79,7 @@ class AuditTests(SynchronousTestCase):
         self.audit.record("proxy.started", PROXY)
         self.assertEqual(self.path.read_bytes().count(b'"proxy.started"'), 1)
 
-    def test_torn_line(self) -> None:
-        """A line that a full disk cut off spoils no other."""
+    def test_a_line_after_a_truncated_one_is_complete(self) -> None:
         write = os.write
         with mock.patch("os.write", lambda fd, data: write(fd, data[:10])):
             self.audit.record("proxy.started", PROXY)
@@ -94,8 +87,7 @@ class AuditTests(SynchronousTestCase):
         torn, whole = self.path.read_bytes().splitlines()
         self.assertEqual((len(torn), msgspec.json.decode(whole)["event"]), (10, "proxy.stopped"))
 
-    def test_no_folder(self) -> None:
-        """Where nothing can be written, the log alone has it."""
+    def test_writes_to_the_log_if_the_file_cannot_be_created(self) -> None:
         with capturedLogs() as events:
             AuditLog(self.state / "nowhere", lambda: self.time).record("proxy.started", PROXY)
         self.assertEqual(len(events), 2)

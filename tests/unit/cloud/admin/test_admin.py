@@ -1,4 +1,4 @@
-"""What whoever runs a cloud is told, and what draining it does."""
+"""`ctllm.cloud.admin` and `ctllm proxies`: listing, stopping and draining proxies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ctllm.errors import ServiceUnavailable
 from tests.unit.proxies_case import START, A, B, C, ProxyManagerCase
 
 
-class RosterTests(ProxyManagerCase):
-    """Of a cloud that runs."""
+class ListProxiesTests(ProxyManagerCase):
+    """The proxies of a running cloud."""
 
     def rows(self) -> dict[str, ProxyInfo]:
         return {
@@ -26,8 +26,8 @@ class RosterTests(ProxyManagerCase):
             for row in self.successResultOf(self.run_coroutine(self.manager.list_proxies()))
         }
 
-    def test_rows(self) -> None:
-        """What each proxy says of itself, and the system of it; what is unknown is None."""
+    def test_lists_health_and_resource_usage(self) -> None:
+        """Unknown values are None."""
         self.start(A)
         self.spawner.slow_starts[B] = Deferred()
         self.ensure_running(B).addErrback(lambda _: None)
@@ -39,8 +39,7 @@ class RosterTests(ProxyManagerCase):
                      memory=21_000_000, cpu=1.5)  # fmt: skip
         self.assertEqual(rows, {A: wanted, B: ProxyInfo(id=B, state="starting", age=7)})
 
-    def test_one_that_hangs(self) -> None:
-        """It is shown all the same, a little later."""
+    def test_lists_a_proxy_that_does_not_respond(self) -> None:
         self.start(A)
         self.spawner.proxies[A].is_hanging = True
         asking = self.run_coroutine(self.manager.list_proxies())
@@ -49,8 +48,7 @@ class RosterTests(ProxyManagerCase):
         (row,) = self.successResultOf(asking)
         self.assertEqual((row.state, row.active_requests), ("running", None))
 
-    def test_one_that_lies(self) -> None:
-        """What is no health, nested without end or out of range, is no answer; others are shown."""
+    def test_lists_a_proxy_with_an_invalid_health_response(self) -> None:
         self.start(A)
         self.start(B)
         deep = b'{"exchanges": 0, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
@@ -62,10 +60,9 @@ class RosterTests(ProxyManagerCase):
 
 
 class DrainTests(ProxyManagerCase):
-    """Nothing new begins."""
+    """A cloud that is draining."""
 
-    def test_what_is_refused(self) -> None:
-        """New exchanges of anybody, also tunnels that need a proxy; what began goes on."""
+    def test_refuses_new_requests_and_tunnels_that_need_a_proxy(self) -> None:
         self.start(A)
         self.manager.draining = True
         for asking in (self.ensure_running(A), self.ensure_running(B)):
@@ -86,11 +83,11 @@ class DrainTests(ProxyManagerCase):
         self.manager.draining = False
         self.start(B)
 
-    def test_one_that_was_ended_does_not_come_back(self) -> None:
-        """Not for whoever asked while it was leaving."""
+    def test_does_not_restart_a_proxy_that_is_stopping(self) -> None:
         self.start(A)
         self.manager.draining = True
-        self.spawner.slow_removals[A] = slow = Deferred()
+        slow: Deferred[None] = Deferred()
+        self.spawner.slow_removals[A] = slow
         ending = self.run_coroutine(self.manager.remove(A, "x"))
         self.failure(
             self.run_coroutine(self.manager.ensure_running(A, is_new_request=False)),
@@ -102,31 +99,39 @@ class DrainTests(ProxyManagerCase):
         self.assertEqual(self.spawner.starts[A], 1)
 
 
-class LocalTests(ProxyManagerCase):
-    """What a cloud that does not run has left."""
+class OfflineAdminTests(ProxyManagerCase):
+    """The proxies that a stopped cloud left."""
 
     proxies_survive_restart = True
 
-    def test_rows_and_ends(self) -> None:
-        """The same rows, from the runtime; ending is audited."""
+    def test_lists_and_stops_proxies_by_the_spawner(self) -> None:
         self.start(A)
         self.spawner.usages = {A: ResourceUsage(1, 2)}
         audit = AuditLog(self.state, self.now)
-        local: Any = OfflineAdmin(self.spawner, self.clock, self.spawner.connect, audit,
-                           lambda: START + 60)  # fmt: skip
+        local: Any = OfflineAdmin(
+            self.spawner, self.clock, self.spawner.connect, audit, lambda: START + 60
+        )
         (row,) = self.successResultOf(self.run_coroutine(local.list_proxies()))
-        self.assertEqual(row, ProxyInfo(id=A, state="running", age=60, idle=0, active_requests=0, desktops=0,
-                                  memory=1, cpu=2))  # fmt: skip
+        expected = ProxyInfo(
+            id=A,
+            state="running",
+            age=60,
+            idle=0,
+            active_requests=0,
+            desktops=0,
+            memory=1,
+            cpu=2,
+        )
+        self.assertEqual(row, expected)
         self.successResultOf(self.run_coroutine(local.remove_proxy(A)))
         self.assertEqual((self.spawner.removals[A], self.spawner.proxies), (1, {}))
         self.assertIn(("proxy.stopped", "requested"), self.audited("event", "reason"))
 
 
 class TableTests(SynchronousTestCase):
-    """For people."""
+    """The table of `ctllm proxies`."""
 
-    def test_columns(self) -> None:
-        """The oldest first; figures end under each other, what is unknown is a dash."""
+    def test_sorts_by_age_and_aligns_numbers(self) -> None:
         young = ProxyInfo(id=B, state="starting", age=3.4)
         old = ProxyInfo(id=A, state="running", age=7300, idle=61, active_requests=1000, desktops=2,
                   memory=21_340_000, cpu=4.72)  # fmt: skip
@@ -139,11 +144,9 @@ class TableTests(SynchronousTestCase):
             "bbbbbbbbbbbb  starting  3 s      -         -         -        -        -",
         ])  # fmt: skip
 
-    def test_one_that_does_not_answer(self) -> None:
-        """Its row says so."""
+    def test_shows_that_a_proxy_does_not_respond(self) -> None:
         silent = ProxyInfo(id=A, state="running", age=60, memory=1_000_000, cpu=1)
         self.assertIn("aaaaaaaaaaaa  not responding  1 min     -", format_table([silent]))
 
-    def test_none(self) -> None:
-        """A sentence."""
+    def test_says_that_there_are_no_proxies(self) -> None:
         self.assertEqual(format_table([]), "No streaming proxy runs.")

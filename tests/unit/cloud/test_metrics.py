@@ -1,4 +1,4 @@
-"""What the cloud counts."""
+"""`ctllm.cloud.metrics`: the exported metrics, as a Prometheus parser reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ctllm.cloud.metrics import Metrics
 
 
 class MetricsTests(SynchronousTestCase):
-    """Read back as Prometheus reads them."""
+    """The exported metrics."""
 
     def setUp(self) -> None:
         self.metrics = Metrics()
@@ -23,12 +23,10 @@ class MetricsTests(SynchronousTestCase):
                     return float(sample.value)
         return None
 
-    def test_content_type(self) -> None:
-        """The page says that it is Prometheus' text."""
+    def test_content_type_is_that_of_prometheus_text(self) -> None:
         self.assertTrue(self.metrics.render_text()[0].startswith(b"text/plain; version="))
 
-    def test_states(self) -> None:
-        """A proxy counts in the state it is in, and nowhere once it is absent."""
+    def test_a_proxy_counts_only_in_its_current_state(self) -> None:
         self.metrics.proxy_state_changed(None, "starting")
         self.metrics.proxy_state_changed("starting", "running")
         self.assertEqual(self.value("ctllm_proxies", state="starting"), 0)
@@ -36,8 +34,7 @@ class MetricsTests(SynchronousTestCase):
         self.metrics.proxy_state_changed("running", None)
         self.assertEqual(self.value("ctllm_proxies", state="running"), 0)
 
-    def test_starts(self) -> None:
-        """Starts count with their seconds, failures and removals with their reason."""
+    def test_counts_starts_with_duration_and_failures_with_reason(self) -> None:
         self.metrics.proxy_started(0.4)
         self.metrics.proxy_start_failed("start_timeout")
         self.metrics.proxy_terminated("idle")
@@ -48,21 +45,18 @@ class MetricsTests(SynchronousTestCase):
         self.assertEqual(self.value("ctllm_proxy_start_failures_total", reason="start_timeout"), 1)
         self.assertEqual(self.value("ctllm_proxy_terminations_total", reason="idle"), 1)
 
-    def test_exchanges(self) -> None:
-        """An exchange is under way until it has an outcome."""
+    def test_a_request_is_in_progress_until_it_has_an_outcome(self) -> None:
         self.metrics.request_started()
         self.metrics.request_started()
         self.metrics.request_finished("whole")
         self.assertEqual(self.value("ctllm_requests_in_progress"), 1)
         self.assertEqual(self.value("ctllm_requests_total", outcome="whole"), 1)
 
-    def test_tokens(self) -> None:
-        """Refused tokens count."""
+    def test_counts_authentication_failures(self) -> None:
         self.metrics.authentication_failed()
         self.assertEqual(self.value("ctllm_authentication_failures_total"), 1)
 
-    def test_by_itself(self) -> None:
-        """Two clouds in one process do not meet, and nothing is in the global registry."""
+    def test_has_its_own_registry(self) -> None:
         Metrics().authentication_failed()
         self.assertEqual(self.value("ctllm_authentication_failures_total"), 0)
         self.assertNotIn(b"ctllm", generate_latest(REGISTRY))

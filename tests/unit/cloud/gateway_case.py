@@ -1,0 +1,254 @@
+"""A gateway with in-memory connections and a fake proxy, for tests of the cloud's HTTP API."""
+
+from __future__ import annotations
+
+from json import dumps, loads
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm.auth.session_assertions import ISSUER
+from ctllm.cloud.active_requests import ActiveRequests
+from ctllm.cloud.api import ManagementApi
+from ctllm.cloud.gateway import Gateway
+from ctllm.cloud.identity import (
+    MANAGE,
+    SERVE,
+    USE,
+    AccessGrant,
+    AccessTokenIssuer,
+    ApiKeyLeases,
+    AssertionSigner,
+    CompositeTokenVerifier,
+    Invites,
+    LoginCodes,
+    PrivateDirectory,
+    Revocations,
+    Sessions,
+    User,
+    proxy_id,
+)
+from ctllm.cloud.metrics import Metrics
+from ctllm.cloud.proxies.manager import ProxyStatus
+from ctllm.cloud.revocation_enforcer import RevocationEnforcer
+from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.user_limits import UserLimiter
+from ctllm.errors import CtllmError, ProxyUnavailable
+from ctllm.http.client.connection_pool import ConnectionPool
+from ctllm.http.message.head import RequestHead
+from ctllm.http.server.connection import HttpServerFactory
+from ctllm.http.server.connection_limits import ConnectionLimiter
+from tests.unit.fakes import FakeEndpoint, FakeUpstream, MemoryTransport
+
+ANN = User(ISSUER, "ann", "ann")
+FRIEND_ORIGIN = "https://friend.example"
+ALL_SCOPES = frozenset({USE, MANAGE, SERVE})
+ORIGINS = (FRIEND_ORIGIN, "http://dev.example:*", "obsidian://*")
+INSTANCE_SECRET = bytes(32)
+#: Requests of one user.
+MAX_REQUESTS = 30
+BOB = User(ANN.issuer, "bob", "bob")
+WEBSOCKET_HANDSHAKE = {
+    "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}  # fmt: skip
+
+
+class FakeProxy(FakeUpstream):
+    """A user's streaming proxy. `pool` connects to it for upgrades."""
+
+    unreachable_error = ProxyUnavailable
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endpoint = FakeEndpoint()
+        self.clock = Clock()
+        self.pool = ConnectionPool(
+            self.endpoint, self.clock, "your streaming proxy", ProxyUnavailable
+        )
+
+    def upgrade(self, head: RequestHead, caller: Any, switched: Any) -> Any:
+        return self.pool.upgrade(head, caller, switched)
+
+
+class FakeProxyManager:
+    """A ProxyManager that has one FakeProxy for every id."""
+
+    active_count = 1
+    draining = False
+    problem = ""
+
+    def __init__(self) -> None:
+        self.proxy = FakeProxy()
+        self.new_request_flags: list[bool] = []
+        self.ensured: list[str] = []
+        self.removed: list[str] = []
+        self.revoked: list[str] = []
+        self.state: Any = "absent"
+        self.error: CtllmError | None = None
+        self.start_delay: Deferred[None] | None = None
+
+    async def ensure_running(self, id: str, is_new_request: bool = True) -> Any:
+        self.ensured.append(id)
+        self.new_request_flags.append(is_new_request)
+        if self.start_delay is not None:
+            await self.start_delay
+        if self.error is not None:
+            raise self.error
+        return self.proxy
+
+    async def remove(self, id: str, reason: str) -> None:
+        self.removed.append(id)
+
+    def revoke(self, id: str) -> None:
+        self.revoked.append(id)
+
+    def status(self, id: str) -> ProxyStatus:
+        return ProxyStatus(self.state)
+
+    async def health(self, id: str) -> None:
+        return None
+
+
+class GatewayCase(SynchronousTestCase):
+    """A gateway. `send` sends one request on a new connection."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_700_000_000)
+        now = self.clock.seconds
+        directory = PrivateDirectory(Path(self.mktemp()))
+        self.key = Ed25519PrivateKey.generate()
+        self.invites = Invites(directory.subdirectory("invites"), now)
+        self.sessions_dir = directory.subdirectory("sessions")
+        self.sessions = Sessions(self.sessions_dir, now)
+        self.issuer = AccessTokenIssuer(self.key, now)
+        self.revocations_dir = directory.subdirectory("revocations")
+        self.revocations = Revocations(self.revocations_dir, INSTANCE_SECRET, now)
+        self.api_key_leases = ApiKeyLeases(now)
+        self.proxies = FakeProxyManager()
+        self.metrics = Metrics()
+        self.login_codes = LoginCodes(now)
+        self.active_requests = ActiveRequests()
+        self.compose()
+
+    def compose(
+        self,
+        is_https: bool = False,
+        max_requests: int = MAX_REQUESTS,
+        applies_revocations: bool = True,
+    ) -> None:
+        """Create the gateway, for a cloud with an http or https URL.
+
+        `max_requests` limits the requests of one user. A login applies pending revocations first
+        unless `applies_revocations` is False.
+        """
+        now = self.clock.seconds
+        proxies: Any = self.proxies
+        assertion_signer = AssertionSigner(self.key, now)
+        self.enforcer = RevocationEnforcer(
+            self.revocations,
+            self.check_active,
+            self.active_requests,
+            self.login_codes,
+            self.api_key_leases,
+            proxies,
+        )
+        session_api = SessionApi(
+            self.issuer,
+            self.invites,
+            self.login_codes,
+            self.sessions,
+            self.revocations,
+            self.enforcer.apply_new if applies_revocations else lambda: None,
+            now,
+            session_days=30,
+            is_https=is_https,
+        )
+
+        def proxy_id_of(grant: AccessGrant) -> str:
+            return proxy_id(INSTANCE_SECRET, grant.user.id)
+
+        api = ManagementApi(
+            session_api, self.api_key_leases, assertion_signer, proxy_id_of, proxies, self.clock
+        )
+        gateway = Gateway(
+            CompositeTokenVerifier([self.api_key_leases, self.issuer], self.check_active),
+            assertion_signer,
+            proxy_id_of,
+            proxies,
+            api,
+            self.metrics,
+            ORIGINS,
+            self.clock,
+            UserLimiter(max_requests),
+            self.active_requests,
+        )
+        self.connection_limiter = ConnectionLimiter(400)
+        self.factory = HttpServerFactory(
+            gateway,
+            self.clock,
+            connection_limiter=self.connection_limiter,
+            response_headers=gateway.response_headers,
+        )
+        self.transport = self.connect()
+
+    def check_active(self, grant: AccessGrant) -> None:
+        self.revocations.check(grant.user, grant.auth_time)
+        self.sessions.check_active(grant.session_ids)
+
+    def connect(self) -> MemoryTransport:
+        protocol, transport = self.factory.buildProtocol(None), MemoryTransport()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        return transport
+
+    def token(self, scopes: frozenset[str] = ALL_SCOPES) -> str:
+        return self.issuer.issue(ANN, scopes)
+
+    def send(self, line: str, body: Any = None, **headers: str) -> int:
+        """Send a request on a new connection and return the status of the response, or 0.
+
+        `head`, `body` and `json` have the response. Underscores in `headers` become hyphens.
+        """
+        self.transport = self.connect()
+        named = {"Host": "cloud.example", **headers}
+        raw = b""
+        if body is not None:
+            raw = body if isinstance(body, bytes) else dumps(body).encode()
+            named = {"Content_Type": "application/json", **named, "Content_Length": str(len(raw))}
+        lines = [f"{line} HTTP/1.1"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
+        self.transport.protocol.dataReceived("\r\n".join(lines).encode() + b"\r\n\r\n" + raw)
+        return self.read_status()
+
+    def read_status(self) -> int:
+        """Read the response on the last connection; return its status, or 0 if there is none."""
+        self.head, _, self.body = self.transport.take_written().partition(b"\r\n\r\n")
+        return int(self.head.split(b" ")[1]) if self.head else 0
+
+    def header(self, name: str) -> str | None:
+        for line in self.head.decode().split("\r\n")[1:]:
+            key, _, value = line.partition(": ")
+            if key.lower() == name:
+                return value
+        return None
+
+    @property
+    def json(self) -> Any:
+        return loads(self.body)
+
+    @property
+    def code(self) -> str:
+        return str(self.json["error"]["code"])
+
+    @property
+    def relayed_heads(self) -> list[Any]:
+        return self.proxies.proxy.heads
+
+    def bearer(self, scopes: frozenset[str] = ALL_SCOPES) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token(scopes)}"}

@@ -1,0 +1,39 @@
+"""`ctllm.cloud.api`: the management API's health, proxy and desktops."""
+
+from __future__ import annotations
+
+from tests.unit.cloud.gateway_case import (
+    GatewayCase,
+)
+
+
+class ManagementApiTests(GatewayCase):
+    """The management API."""
+
+    def test_only_health_and_the_api_description_need_no_token(self) -> None:
+        self.assertEqual(self.send("GET /health"), 200)
+        self.assertEqual((self.json["status"], self.json["error"]), ("ok", None))
+        self.proxies.draining = True
+        self.send("GET /health")
+        self.assertEqual((self.json["status"], self.json["error"]), ("draining", None))
+        self.proxies.problem = "no engine"
+        self.send("GET /health")
+        self.assertEqual((self.json["status"], self.json["error"]), ("degraded", "no engine"))
+        self.assertEqual(self.send("GET /ctllm/openapi.json"), 200)
+        for line in ("GET /ctllm/session", "GET /ctllm/proxy", "GET /ctllm/desktops"):
+            self.assertEqual(self.send(line), 401, line)
+            self.assertEqual(self.header("www-authenticate"), 'Bearer realm="ctllm"')
+        self.assertEqual(self.send("GET /ctllm/nothing"), 404)
+        self.assertEqual(self.send("PATCH /ctllm/session"), 405)
+        self.assertIn("POST", self.header("allow") or "")
+        self.assertEqual(self.proxies.ensured, [])
+
+    def test_shows_starts_and_stops_the_users_proxy(self) -> None:
+        """Listing desktops does not start a proxy."""
+        self.assertEqual(self.send("GET /ctllm/proxy", **self.bearer()), 200)
+        self.assertEqual((self.json["state"], self.json["since"]), ("absent", None))
+        self.assertEqual(self.send("GET /ctllm/desktops", **self.bearer()), 200)
+        self.assertEqual((self.json, self.proxies.ensured), ({"desktops": []}, []))
+        self.assertEqual(self.send("PUT /ctllm/proxy", **self.bearer()), 200)
+        self.assertEqual(self.send("DELETE /ctllm/proxy", **self.bearer()), 204)
+        self.assertEqual(self.proxies.ensured, self.proxies.removed)

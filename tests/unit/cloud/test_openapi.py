@@ -1,0 +1,139 @@
+"""`ctllm/cloud/openapi.json`: the description of the API is valid and complete."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import jsonschema_rs
+from twisted.trial.unittest import SynchronousTestCase
+
+from ctllm import __version__, errors
+
+DOCUMENT: dict[str, Any] = json.loads(
+    resources.files("ctllm.cloud").joinpath("openapi.json").read_bytes()
+)
+CONTRACT = {
+    "post /ctllm/session": "201 400 401 403 413 415",
+    "get /ctllm/session": "200 401 403",
+    "delete /ctllm/session": "204 403",
+    "post /ctllm/session/token": "200 400 401 403 413 415",
+    "post /ctllm/session/invite": "201 401 403",
+    "post /ctllm/session/introspect": "200 400 401 403 413 415",
+    "get /ctllm/proxy": "200 401 403",
+    "put /ctllm/proxy": "200 401 403 503",
+    "delete /ctllm/proxy": "204 401 403",
+    "get /ctllm/desktops": "200 401 403 503",
+    "put /ctllm/desktops/{desktop}/keys": "204 400 401 403 404 413 415",
+    "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 429 503",
+    "get /ctllm/openapi.json": "200",
+    "get /health": "200",
+}
+
+
+def _walk(value: Any) -> list[dict[str, Any]]:
+    """Give every object in `value`, at any depth."""
+    if isinstance(value, list):
+        return [found for item in value for found in _walk(item)]
+    if not isinstance(value, dict):
+        return []
+    return [value, *(found for item in value.values() for found in _walk(item))]
+
+
+def _accepts(schema: str, value: object) -> bool:
+    whole = {"$ref": f"#/components/schemas/{schema}", "components": DOCUMENT["components"]}
+    return jsonschema_rs.is_valid(whole, value)
+
+
+class OpenApiTests(SynchronousTestCase):
+    """The OpenAPI document."""
+
+    def test_describes_every_endpoint_with_every_status(self) -> None:
+        operations = {
+            f"{method} {path}": " ".join(operation["responses"])
+            for path, item in DOCUMENT["paths"].items()
+            for method, operation in item.items()
+            if method != "parameters"
+        }
+        self.assertEqual(operations, CONTRACT)
+
+    def test_references_resolve_and_components_are_used(self) -> None:
+        used = {found["$ref"] for found in _walk(DOCUMENT) if "$ref" in found}
+        components = DOCUMENT["components"]
+        there = {
+            f"#/components/{kind}/{name}"
+            for kind in ("schemas", "responses")
+            for name in components[kind]
+        }
+        self.assertEqual(used, there)
+
+    def test_schemas_are_valid_and_closed(self) -> None:
+        for name, schema in DOCUMENT["components"]["schemas"].items():
+            jsonschema_rs.Draft202012Validator(schema | {"components": DOCUMENT["components"]})
+            for found in _walk(schema):
+                if "properties" in found:
+                    self.assertIs(found["additionalProperties"], False, name)
+
+    def test_error_codes_have_their_statuses(self) -> None:
+        for name, response in DOCUMENT["components"]["responses"].items():
+            shape = response["content"]["application/json"]["schema"]["properties"]["error"]
+            for code in shape["properties"]["code"]["enum"]:
+                status = str(errors.error_from_wire(code, "").status)
+                told = [
+                    operation["responses"].get(status, {}).get("$ref", "").rpartition("/")[2]
+                    for operation in _walk(DOCUMENT["paths"])
+                    if "responses" in operation and status in operation["responses"]
+                ]
+                self.assertEqual(set(told), {name}, code)
+
+    def test_401_has_www_authenticate_and_429_and_503_retry_after(self) -> None:
+        responses = DOCUMENT["components"]["responses"]
+        required = {
+            name: [key for key, header in response.get("headers", {}).items() if header["required"]]
+            for name, response in responses.items()
+        }
+        self.assertEqual(required.pop("Unauthenticated"), ["WWW-Authenticate"])
+        for late in ("TooManyRequests", "Unavailable"):
+            self.assertEqual(required.pop(late), ["Retry-After"])
+        self.assertEqual(set(map(tuple, required.values())), {()})
+
+    def test_lists_the_operations_that_need_no_token(self) -> None:
+        free = {
+            operation["operationId"]
+            for operation in _walk(DOCUMENT["paths"])
+            if "operationId" in operation and operation["security"] != [{"bearer": []}]
+        }
+        ways = {"openSession", "introspectLink", "renewToken", "closeSession"}
+        self.assertEqual(free, ways | {"readHealth", "readDescription"})
+
+    def test_body_schemas_have_the_limits_of_the_code(self) -> None:
+        secret, digest = "A" * 43, "0f" * 32
+        valid: list[tuple[str, object]] = [
+            ("SignIn", {"invite": secret, "client": "browser"}),
+            ("Link", {"invite": secret}),
+            ("Renewal", {}),
+            ("Renewal", {"refresh": f"ctllm-r-{secret}"}),
+            ("KeyLease", {"hashes": [digest] * 100, "seconds": 600}),
+            ("KeyLease", {"hashes": [], "seconds": 10}),
+        ]
+        for schema, value in valid:
+            self.assertTrue(_accepts(schema, value), (schema, value))
+        invalid: list[tuple[str, object]] = [
+            ("SignIn", {"invite": secret}),
+            ("SignIn", {"invite": f"{secret}\n", "client": "browser"}),
+            ("SignIn", {"invite": secret, "client": "tray"}),
+            ("SignIn", {"invite": secret, "client": "browser", "more": 1}),
+            ("Link", {"invite": secret, "client": "browser"}),
+            ("Renewal", {"refresh": None}),
+            ("Renewal", {"refresh": secret}),
+            ("KeyLease", {"hashes": [digest] * 101, "seconds": 600}),
+            ("KeyLease", {"hashes": [digest.upper()], "seconds": 600}),
+            ("KeyLease", {"hashes": [], "seconds": 9}),
+            ("KeyLease", {"hashes": [], "seconds": 601}),
+        ]
+        for schema, value in invalid:
+            self.assertFalse(_accepts(schema, value), (schema, value))
+
+    def test_has_the_version_of_the_program(self) -> None:
+        self.assertEqual(DOCUMENT["info"]["version"], __version__)
