@@ -74,8 +74,8 @@ class ZstdDecoder:
     """Decodes a zstd body for `scanner`.
 
     A decompressor that waits for more data is reserved in `budget`. The decoder gives up, and
-    `is_settled` is true, if the body is not zstd, needs too large a window, has too many frames or too
-    much content, or if the budget is exhausted.
+    `is_settled` is true, if the body is not zstd, needs too large a window, has too many frames or
+    too much content, or if the budget is exhausted.
     """
 
     def __init__(self, scanner: BodyScanner, budget: BufferBudget) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 from ctllm.http.hangup_monitor import HangupMonitor
 from ctllm.http.server.connection_state import OPEN_STATES, TABLE, Event, State
 from ctllm.http.timeouts import MAX_LINGER_EXTENSIONS, MIN_LINGER_BYTES, ServerTimeouts
-from ctllm.reactor.interfaces import Clock, is_tls
+from ctllm.reactor.interfaces import Clock, Transport, is_tls
 from ctllm.reactor.timeout import Timeout
+
+
+class ServerTransport(Transport, Protocol):
+    """The transport of a server's connection."""
+
+    def loseWriteConnection(self) -> None:
+        """Close for writing, once everything is sent."""
 
 
 class ConnectionLifecycle:
@@ -48,11 +55,11 @@ class ConnectionLifecycle:
         self._head_timed_out = head_timed_out
         self._timeout = Timeout(clock, self._timed_out)
         self._monitor = HangupMonitor(clock)
-        self._transport: Any = None
+        self._transport: ServerTransport
         self._discarded_bytes = 0  # received while lingering, since the timeout was set
         self._linger_extensions = 0
 
-    def connected(self, transport: Any) -> None:
+    def connected(self, transport: ServerTransport) -> None:
         """Begin, with the connection's `transport`."""
         self._transport = transport
         self._timeout.start(self._timeouts.head)

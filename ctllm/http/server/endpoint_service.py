@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.python.failure import Failure
 
@@ -29,7 +30,7 @@ class EndpointService(Service):
     IListeningPort, or None while the service does not listen.
     """
 
-    def __init__(self, reactor: Any, endpoint: str, factory: Any, option: str) -> None:
+    def __init__(self, reactor: object, endpoint: str, factory: object, option: str) -> None:
         self._reactor = reactor
         self._endpoint = endpoint
         self._factory = factory
@@ -55,7 +56,7 @@ class EndpointService(Service):
         if self.port is None:
             self.privilegedStartService()
 
-    def stopService(self) -> Any:
+    def stopService(self) -> Deferred[None] | None:
         """Stop listening."""
         super().stopService()
         port, self.port = self.port, None
