@@ -155,11 +155,11 @@ def end_to_end_headers(headers: Headers) -> Headers:
     return tuple(header for header in headers if header[0].lower() not in removed)
 
 
-def _with_framing(kept: Headers, headers: Headers) -> Headers:
-    """Return `kept` with the framing of `headers`: a length, or chunks."""
+def _with_framing(forwarded: Headers, headers: Headers) -> Headers:
+    """Return `forwarded` with the framing of `headers`: a length, or chunks."""
     if not any(key.lower() == b"transfer-encoding" for key, _ in headers):
-        return kept
-    return (*without_headers(kept, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
+        return forwarded
+    return (*without_headers(forwarded, (b"content-length",)), (b"Transfer-Encoding", b"chunked"))
 
 
 def _normalize(name: bytes) -> bytes:
@@ -177,26 +177,26 @@ def _is_credential(name: bytes) -> bool:
 
 def request_to_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
     """Return what the gateway sends to a proxy: an assertion in place of the credentials."""
-    kept = tuple(
+    forwarded = tuple(
         header
         for header in end_to_end_headers(head.headers)
         if not _is_credential(name := _normalize(header[0])) and name != ASSERTION.lower()
     )
-    headers = (*_with_framing(kept, head.headers), (ASSERTION, assertion))
+    headers = (*_with_framing(forwarded, head.headers), (ASSERTION, assertion))
     return RequestHead(head.method, head.target, headers)
 
 
 def request_to_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
     """Return what the gateway sends to a proxy to open the WebSocket of a desktop."""
-    kept = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
+    forwarded = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
     own = ((b"Host", b"localhost"), *_UPGRADE, (ASSERTION, assertion))
-    return RequestHead(head.method, b"/ws/tunnel", (*own, *kept))
+    return RequestHead(head.method, b"/ws/tunnel", (*own, *forwarded))
 
 
 def switching_protocols(head: ResponseHead) -> bytes:
     """Return the head of a 101 response, encoded, after the upstream responded with `head`."""
-    kept = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
-    lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *kept)]
+    forwarded = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
+    lines = [b"%b: %b\r\n" % header for header in (*_UPGRADE, *forwarded)]
     return b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % b"".join(lines)
 
 
@@ -213,7 +213,7 @@ def request_to_ollama(head: RequestHead, host: bytes) -> RequestHead:
     Ollama refuses a foreign Host or Origin with 403, and forwards headers to a third party for
     models named ``…:cloud``.
     """
-    kept = tuple(
+    forwarded = tuple(
         header
         for header in end_to_end_headers(head.headers)
         if not _is_credential(name := _normalize(header[0]))
@@ -221,7 +221,7 @@ def request_to_ollama(head: RequestHead, host: bytes) -> RequestHead:
         and not name.startswith(_ORIGIN_PREFIXES)
         and not name.endswith(_ORIGIN_SUFFIXES)
     )
-    headers = ((b"Host", host), *_with_framing(kept, head.headers))
+    headers = ((b"Host", host), *_with_framing(forwarded, head.headers))
     return RequestHead(head.method, head.target, headers)
 
 
@@ -249,12 +249,12 @@ def response_from_proxy(head: ResponseHead) -> ResponseHead:
 
 
 def _filter_response(head: ResponseHead, own: frozenset[bytes]) -> ResponseHead:
-    kept = tuple(
+    forwarded = tuple(
         header
         for header in end_to_end_headers(head.headers)
         if _is_forwarded(header[0].lower(), header[1], own)
     )
-    return ResponseHead(head.status, head.reason, (*kept, *_INERT_CONTENT))
+    return ResponseHead(head.status, head.reason, (*forwarded, *_INERT_CONTENT))
 
 
 def _is_forwarded(name: bytes, value: bytes, own: frozenset[bytes]) -> bool:
