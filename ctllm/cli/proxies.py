@@ -179,7 +179,6 @@ def _offline_admin(config: Config, directory: PrivateDirectory, reactor: Reactor
     from ctllm.cloud.audit import AuditLog
     from ctllm.cloud.identity import load_signing_keys
     from ctllm.cloud.spawners.factory import create_spawner
-    from ctllm.cloud.spawners.interfaces import no_matter
     from ctllm.cloud.spawners.peer_verification import proxy_endpoint
 
     state = Path(config.state_dir)
@@ -187,7 +186,7 @@ def _offline_admin(config: Config, directory: PrivateDirectory, reactor: Reactor
     spawner = create_spawner(reactor, config.cloud, config.proxy, state, keys)
 
     def connect(instance: ProxyInstance) -> Endpoint:
-        return proxy_endpoint(reactor, instance, no_matter)
+        return proxy_endpoint(reactor, instance, lambda proxy_id, reason: None)
 
     return OfflineAdmin(spawner, reactor, connect, AuditLog(state))
 

@@ -1,10 +1,11 @@
-"""What keeps containers of streaming proxies from their host: which rules, and how to get there.
+"""The firewall rules that isolate containers of streaming proxies from their host.
 
-Docker's internal networks lead to no other network, but to the host itself: to all of its services
-that listen on all addresses. And a packet to an address of a container that is gone leaves by the
-default route, to whoever has that address there. Rules by the name of the bridges close the one, a
-route of last resort the other. Nothing here runs anything: commands are given, and what they print
-is taken.
+Docker's internal networks have no route to other networks, but containers in them reach all
+services of the host that listen on all addresses. And the host sends packets for a container that
+no longer exists to its default route. Rules for the bridges prevent the former, a blackhole route
+the latter.
+
+Nothing here runs a program: the functions take the output of commands and return commands.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from ipaddress import IPv4Network
 from ctllm.cloud.spawners.container_spec import BRIDGE_PREFIX
 
 CHAIN = "CTLLM"
-#: One that no other route has: it is ours, and all others come before it.
+#: The metric by which our route is recognised. All other routes take precedence over it.
 ROUTE_METRIC = "9999"
-_BRIDGES = f"{BRIDGE_PREFIX}+"  # to iptables, every interface whose name begins so
-#: As iptables prints them. Answers to the host's own connections come in, and nothing else.
+_BRIDGES = f"{BRIDGE_PREFIX}+"  # iptables' pattern for all interfaces with this prefix
+#: As iptables prints them. Only packets of connections that the host opened are accepted.
 _CHAIN_RULES = (
     f"-A {CHAIN} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     f"-A {CHAIN} -j DROP",
 )
 _JUMP_RULE = f"-A INPUT -i {_BRIDGES} -j {CHAIN}"
-#: Docker has the like for networks that are internal; these hold where its own do not.
+#: Docker has such rules for internal networks. These apply where Docker's do not.
 _FORWARD_RULES = (f"-A FORWARD -i {_BRIDGES} -j DROP", f"-A FORWARD -o {_BRIDGES} -j DROP")
 
 Command = tuple[str, ...]
@@ -33,23 +34,27 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class FirewallState:
-    """What there is. `rules` has, by program, what `QUESTION` prints; `routes` the blackholes."""
+    """The rules and routes that exist.
+
+    `rules` are the lines that `list_rules_command` prints, by program. `routes` are the lines that
+    `LIST_ROUTES_COMMAND` prints.
+    """
 
     rules: Mapping[str, Sequence[str]]
     routes: Sequence[str]
 
 
 def list_rules_command(program: str) -> Command:
-    """Prints all rules, to be given in `Found.rules`; `program` is iptables or ip6tables."""
+    """Return the command that prints all rules. `program` is iptables or ip6tables."""
     return (program, "-w", "-S")
 
 
-#: Prints what is to be given in `Found.routes`.
+#: The command that prints all blackhole routes.
 LIST_ROUTES_COMMAND: Command = ("ip", "-4", "route", "show", "type", "blackhole")
 
 
 def install_commands(state: FirewallState, pool: IPv4Network) -> list[Command]:
-    """The commands that are missing until containers are closed off; `pool` has their addresses."""
+    """Return the commands that isolate containers, whose addresses are in `pool`."""
     commands = []
     for program, rules in state.rules.items():
         commands += _install_rules(program, rules)
@@ -61,7 +66,7 @@ def install_commands(state: FirewallState, pool: IPv4Network) -> list[Command]:
 
 
 def removal_commands(state: FirewallState) -> list[Command]:
-    """The commands that take away all that `to_close` puts there."""
+    """Return the commands that remove all that `install_commands` adds."""
     commands = []
     for program, rules in state.rules.items():
         installed = [each for each in rules if each in (_JUMP_RULE, *_FORWARD_RULES)]
@@ -76,14 +81,14 @@ def _install_rules(program: str, rules: Sequence[str]) -> list[Command]:
     if f"-N {CHAIN}" not in rules:
         commands.append((program, "-w", "-N", CHAIN))
     if [each for each in rules if each.startswith(f"-A {CHAIN} ")] != [*_CHAIN_RULES]:
-        # The chain is full before anything is sent into it.
+        # Fill the chain before a rule jumps to it.
         commands += [(program, "-w", "-F", CHAIN)] * (f"-N {CHAIN}" in rules)
         commands += [(program, "-w", *each.split()) for each in _CHAIN_RULES]
     input_rules = [each for each in rules if each.startswith("-A INPUT ")]
     if input_rules[:1] != [_JUMP_RULE] or _JUMP_RULE in input_rules[1:]:
-        # What comes before it may let in what it would not.
+        # An earlier rule could accept what the chain drops.
         commands.append(_insert(program, _JUMP_RULE))
-        # Those in the wrong place, now one place further down; the last first.
+        # Delete the others, last first. Their numbers have grown by one.
         misplaced = [at for at, rule in enumerate(input_rules, 2) if rule == _JUMP_RULE]
         commands += [(program, "-w", "-D", "INPUT", str(at)) for at in reversed(misplaced)]
     return commands + [_insert(program, each) for each in _FORWARD_RULES if each not in rules]
@@ -99,7 +104,7 @@ def _delete(program: str, rule: str) -> Command:
 
 
 def _own_blackholes(state: FirewallState) -> list[str]:
-    """The pools of our own routes, as in `blackhole 10.128.0.0/12 metric 9999`."""
+    """Return the destinations of our routes, like `blackhole 10.128.0.0/12 metric 9999`."""
     pools = []
     for line in state.routes:
         words = line.split()

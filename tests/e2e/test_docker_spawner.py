@@ -178,7 +178,7 @@ async def test_an_engine_that_hangs_stops_nobody_who_is_in(
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
         status, headers, told = await start(cluster, bob)
         assert status == 503 and "retry-after" in headers
-        assert "did not answer within 3 seconds" in told["error"]["message"]
+        assert "did not respond within 3 seconds" in told["error"]["message"]
     finally:
         engine.docker.send(signal.SIGCONT)
 
@@ -195,7 +195,7 @@ async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluste
     token = await cluster.token("alice")
     status, headers, told = await start(cluster, token)
     assert status == 503 and "retry-after" in headers
-    assert "there is no Docker engine" in told["error"]["message"]
+    assert "the socket does not exist" in told["error"]["message"]
     await cloud.stop()
     cloud = await cluster.cloud(*engine.options, "--docker-image=ctllm-none:1")
     _, _, told = await start(cluster, token)

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.spawners.interfaces import ProxyInstance, ResourceUsage, no_matter
+from ctllm.cloud.spawners.interfaces import ExitObservers, ProxyInstance, ResourceUsage
 from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
@@ -70,7 +70,8 @@ class FakeSpawner:
 
     def __init__(self, proxies_survive_restart: bool = False) -> None:
         self.proxies_survive_restart = proxies_survive_restart
-        self.on_exit: Callable[[str, str], None] = no_matter
+        self.exit_observers = ExitObservers()
+        self.add_exit_observer = self.exit_observers.add
         self.proxies: dict[str, FakeProxy] = {}
         self.started: list[FakeProxy] = []
         self.slow_starts: dict[str, Deferred[None]] = {}
@@ -128,7 +129,7 @@ class FakeSpawner:
 
     def die(self, proxy_id: str) -> None:
         self.proxies.pop(proxy_id).is_listening = False
-        self.on_exit(proxy_id, "it was ended by SIGKILL")
+        self.exit_observers.notify(proxy_id, "it was ended by SIGKILL")
 
 
 class ProxyManagerCase(SynchronousTestCase):

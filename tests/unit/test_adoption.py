@@ -49,7 +49,9 @@ class AdoptionTests(ProxyManagerCase):
     def test_adopted_ones_count(self) -> None:
         """Against the most that there may be at once."""
         self.flush()
-        self.assertIn("as many users", self.failureResultOf(self.ensure_running(C)).value.message)
+        self.assertIn(
+            "maximum number of users", self.failureResultOf(self.ensure_running(C)).value.message
+        )
 
     def test_a_cloud_that_stops_leaves_them(self) -> None:
         """Nothing is removed, and nothing is said to have stopped."""
@@ -80,7 +82,7 @@ class ReconcileTests(ProxyManagerCase):
         self.assertEqual(self.status(A), "failed")
         self.assertEqual(
             self.audited("event", "detail")[-1],
-            ("proxy.died", "ended unexpectedly: it is not there any more"),
+            ("proxy.died", "exited unexpectedly: it no longer exists"),
         )
         self.start(A)
         self.assertEqual(self.spawner.starts[A], 2)

@@ -87,7 +87,7 @@ class DeathTests(SynchronousTestCase):
         """Why it ended, in words; told once."""
         self.tell("die", A, "1", exitCode="137")
         self.tell("destroy", A, "1")
-        self.assertEqual(self.died, [(A, "its container exited with 137")])
+        self.assertEqual(self.died, [(A, "its container exited with code 137")])
         self.tell("pause", B, "2")
         self.assertEqual(self.died[1:], [(B, "its container was paused")])
 
@@ -118,7 +118,7 @@ class DeathTests(SynchronousTestCase):
         self.engine.states = {"1": "exited"}
         self.clock.pump([RECONNECT_DELAY, 0])
         self.assertEqual(dict(self.died), {A: "its container is exited",
-                                           B: "its container is not there any more"})  # fmt: skip
+                                           B: "its container is gone"})  # fmt: skip
         self.assertEqual(len(self.engine.subscriptions), 1)
 
     def test_born_while_the_list_was_made(self) -> None:

@@ -114,7 +114,7 @@ class CallTests(DockerClientCase):
         for body in (b"", b"<html>", b"[]", b'{"Id": 5}', json.dumps(wrong).encode()):
             self.api.body = body
             self.assertIn(
-                "makes no sense", self.failure(self.docker.inspect_container("x"), DockerError)
+                "invalid response", self.failure(self.docker.inspect_container("x"), DockerError)
             )
 
     def test_last_words(self) -> None:
@@ -125,7 +125,7 @@ class CallTests(DockerClientCase):
     def test_an_answer_without_end(self) -> None:
         """Is hung up on at its limit."""
         self.api.keeps_open, self.api.body = True, b"x" * (MAX_BODY_BYTES + 1)
-        self.assertIn("longer than", self.failure(self.docker.inspect_container("x"), DockerError))
+        self.assertIn("exceeds", self.failure(self.docker.inspect_container("x"), DockerError))
         self.agent.flush()
         self.assertEqual(len(self.api.disconnected), 1)
 
@@ -164,7 +164,11 @@ class CallTests(DockerClientCase):
             def request(self, *_: Any, **__: Any) -> Deferred[Any]:
                 return fail(ConnectError(self.number))
 
-        for number, said in ((13, "group docker"), (2, "no Docker engine"), (111, "does not run")):
+        for number, said in (
+            (13, "group docker"),
+            (2, "socket does not exist"),
+            (111, "connection was refused"),
+        ):
             Refuses.number = number
             engine = DockerClient(
                 DockerTransport(Refuses(), "http://docker", "the engine at /x"), self.clock

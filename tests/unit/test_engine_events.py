@@ -68,4 +68,4 @@ class EventTests(DockerClientCase):
     def test_a_line_without_end(self) -> None:
         """The same."""
         self.say(b"x" * (MAX_LINE_BYTES + 1))
-        self.assertIn("line", str(self.failureResultOf(self.hearing, DockerError).value))
+        self.assertIn("exceeds", str(self.failureResultOf(self.hearing, DockerError).value))

@@ -34,13 +34,13 @@ class VersionTests(DockerClientCase):
         for old in ("1.39", "1.9"):
             self.api.version = old
             said = self.failure(self.docker.list_networks(), DockerTooOld)
-            self.assertIn(f"speaks version {old}", said)
+            self.assertIn(f"supports version {old}", said)
             self.assertIn("needs 1.40", said)
 
     def test_something_else(self) -> None:
         """What says no version is no engine."""
         self.api.version = "latest"
-        self.assertIn("no Docker engine", self.failure(self.docker.list_networks(), DockerError))
+        self.assertIn("not a Docker engine", self.failure(self.docker.list_networks(), DockerError))
 
     def test_another_engine_after_a_failure(self) -> None:
         """It was replaced while it did not answer: its version is asked again."""

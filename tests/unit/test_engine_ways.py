@@ -65,10 +65,10 @@ class WayTests(SynchronousTestCase):
     def test_good_ones(self) -> None:
         """A socket, with and without a scheme, and loopback."""
         for address, where in (
-            ("unix:///var/run/docker.sock", "the Docker engine at /var/run/docker.sock"),
-            ("/run/x.sock", "the Docker engine at /run/x.sock"),
-            ("tcp://127.0.0.1:2375", "the Docker engine at 127.0.0.1:2375"),
-            ("tcp://[::1]:2375", "the Docker engine at [::1]:2375"),
+            ("unix:///var/run/docker.sock", "Docker at /var/run/docker.sock"),
+            ("/run/x.sock", "Docker at /run/x.sock"),
+            ("tcp://127.0.0.1:2375", "Docker at 127.0.0.1:2375"),
+            ("tcp://[::1]:2375", "Docker at [::1]:2375"),
         ):
             self.assertEqual(create_transport(Clock(), address).description, where)
 
@@ -83,7 +83,7 @@ class WayTests(SynchronousTestCase):
         """Plain TCP to another machine is refused; folders without them are named."""
         for address in ("tcp://192.0.2.1:2375", "tcp://example.org:2375"):
             said = self.assertRaises(BadConfiguration, create_transport, Clock(), address).message
-            self.assertIn("certificates", said)
+            self.assertIn("docker_certs_dir", said)
         empty = Path(self.mktemp())
         empty.mkdir()
         said = self.assertRaises(
@@ -94,4 +94,4 @@ class WayTests(SynchronousTestCase):
         said = self.assertRaises(
             BadConfiguration, create_transport, Clock(), "tcp://example.org", str(empty)
         ).message
-        self.assertIn("is none", said)
+        self.assertIn("is invalid", said)

@@ -23,8 +23,13 @@ from ctllm.cloud.audit import AuditLog
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.spawners.listen_addresses import ListenAddresses, LoopbackPorts, UnixSockets
-from ctllm.cloud.spawners.log_lines import MAX_LOG_LINE_BYTES, LogLineSplitter
-from ctllm.cloud.spawners.process import ProcessSpawner, proxy_command, proxy_environment
+from ctllm.cloud.spawners.process import (
+    MAX_LOG_LINE_BYTES,
+    LogLineSplitter,
+    ProcessSpawner,
+    proxy_command,
+    proxy_environment,
+)
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.config import Cloud, Proxy
 from ctllm.errors import BadConfiguration, ProxyUnavailable
@@ -101,7 +106,7 @@ class Case(TestCase):
         return self.started(self.made(extra))
 
     def pid(self, runtime: ProcessSpawner, proxy_id: str = A) -> int:
-        pid: int = runtime._children[proxy_id].transport.pid
+        pid: int = runtime._processes[proxy_id].transport.pid
         self.pids.add(pid)
         return pid
 
@@ -177,7 +182,7 @@ class ProcessTests(Case):
         """A death is heard of with its reason, and leaves neither folder nor entry."""
         runtime = self.runtime()
         dead: Deferred[tuple[str, str]] = Deferred()
-        runtime.on_exit = lambda proxy_id, reason: dead.callback((proxy_id, reason))
+        runtime.add_exit_observer(lambda proxy_id, reason: dead.callback((proxy_id, reason)))
         await runtime.ensure_running(A)
         os.kill(self.pid(runtime), signal.SIGKILL)
         self.assertEqual(await dead, (A, "it was ended by SIGKILL"))
@@ -201,11 +206,11 @@ class ProcessTests(Case):
         """One that ends by itself says with which code, and its last words are in the log."""
         runtime = self.runtime('sys.stderr.write("no such\\nmodule"); sys.exit(3)')
         dead: Deferred[str] = Deferred()
-        runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
+        runtime.add_exit_observer(lambda proxy_id, reason: dead.callback(reason))
         with capturedLogs() as events:
             await runtime.ensure_running(A)
             self.pid(runtime)
-            self.assertEqual(await dead, "it ended with exit code 3")
+            self.assertEqual(await dead, "it exited with code 3")
         said = [(event["proxy"], event["line"]) for event in events if "line" in event]
         self.assertEqual(said, [("a" * 12, "no such"), ("a" * 12, "module")])
 
@@ -214,7 +219,7 @@ class ProcessTests(Case):
         """One that met a MemoryError says so by its exit code."""
         runtime = self.runtime(f"sys.exit({OUT_OF_MEMORY})")
         dead: Deferred[str] = Deferred()
-        runtime.on_exit = lambda proxy_id, reason: dead.callback(reason)
+        runtime.add_exit_observer(lambda proxy_id, reason: dead.callback(reason))
         await runtime.ensure_running(A)
         self.assertEqual(await dead, OUT_OF_MEMORY_MESSAGE)
 
@@ -285,7 +290,7 @@ class StopTests(Case):
         proxies = self.proxies(runtime)
         await proxies.ensure_running(A)
         self.pid(runtime)
-        runtime._children[A].transport.closeStdin()
+        runtime._processes[A].transport.closeStdin()
         await until(lambda: proxies.status(A).state == "failed")
 
     @asynchronous

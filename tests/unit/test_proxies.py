@@ -68,12 +68,12 @@ class StartTests(ProxyManagerCase):
         self.wait(19.9)
         self.assertNoResult(asking)
         self.wait(0.2)
-        self.assertIn("did not answer within 20 seconds", self.failure(asking).message)
+        self.assertIn("did not respond within 20 seconds", self.failure(asking).message)
         self.assertEqual(self.spawner.removals[A], 1)
         self.assertEqual(self.audited("event", "reason"), [("proxy.start_failed", "start_timeout")])
         status = self.manager.status(A)
         self.assertEqual((status.state, status.since), ("failed", START + 20))
-        self.assertIn("did not answer", status.error or "")
+        self.assertIn("did not respond", status.error or "")
         self.assertEqual(self.manager.active_count, 0)
         self.spawner.comes_up = True
         self.start(A)
@@ -86,7 +86,7 @@ class StartTests(ProxyManagerCase):
     def test_fault(self) -> None:
         """A fault of ours in a start is logged, and the user waits for nothing."""
         self.spawner.error = RuntimeError("a fault")
-        self.assertIn("the log says", self.failure(self.ensure_running(A)).message)
+        self.assertIn("the log has details", self.failure(self.ensure_running(A)).message)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_dies_while_starting(self) -> None:
@@ -164,7 +164,7 @@ class DeathTests(ProxyManagerCase):
         self.spawner.slow_removals[A] = gone = Deferred()
         removing = self.run_coroutine(self.manager.remove(A, "by request"))
         self.spawner.die(A)
-        self.spawner.on_exit(B, "it was never here")
+        self.spawner.exit_observers.notify(B, "it was never here")
         self.assertNoResult(removing)
         gone.callback(None)
         self.successResultOf(removing)

@@ -30,7 +30,7 @@ class SubnetTests(SynchronousTestCase):
         others = [IPv4Network(each) for each in taken]
         try:
             while True:
-                found.append(subnets.allocate(taken))
+                found.append(subnets.reserve(taken))
         except ServiceUnavailable as error:
             self.assertIn("16 subnets of 10.128.0.0/24", error.message)
         for each in found:
@@ -44,14 +44,14 @@ class SubnetTests(SynchronousTestCase):
     def test_given_back_is_given_last(self) -> None:
         """Whoever still knows the address finds nobody there for as long as can be."""
         subnets = SubnetAllocator(SMALL)
-        first = subnets.allocate([])
+        first = subnets.reserve([])
         subnets.release(first)
-        others = [subnets.allocate([]) for _ in range(15)]
+        others = [subnets.reserve([]) for _ in range(15)]
         self.assertNotIn(first, others)
-        self.assertEqual(subnets.allocate([]), first)
+        self.assertEqual(subnets.reserve([]), first)
 
     def test_what_others_have(self) -> None:
         """IPv6, and what is elsewhere, takes nothing; what holds all of it takes all."""
         subnets = SubnetAllocator(SMALL)
-        self.assertEqual(str(subnets.allocate(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
-        self.assertRaises(ServiceUnavailable, subnets.allocate, ["10.0.0.0/8"])
+        self.assertEqual(str(subnets.reserve(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
+        self.assertRaises(ServiceUnavailable, subnets.reserve, ["10.0.0.0/8"])

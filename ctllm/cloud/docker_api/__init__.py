@@ -1,7 +1,7 @@
-"""A client for the Docker Engine API, of as much as streaming proxies need.
+"""A client of the Docker Engine API, as far as streaming proxies need it.
 
-The API is described at https://docs.docker.com/engine/api/; `Engine` speaks any version of it from
-`OLDEST` on. Everything that an engine says is checked here, and what goes wrong has a type.
+`DockerClient` supports all versions of the API (https://docs.docker.com/engine/api/) from
+`MIN_API_VERSION` on. It validates every response, and raises a `DockerError` for each failure.
 """
 
 from ctllm.cloud.docker_api.client import MIN_API_VERSION, DockerClient

@@ -1,11 +1,11 @@
-"""Calls of the Docker Engine API."""
+"""The client of the Docker Engine API."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.internet.error import ConnectError
 from twisted.web.client import RequestTransmissionFailed, ResponseFailed
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 
 from ctllm.cloud.docker_api.errors import (
     DockerError,
@@ -37,6 +38,7 @@ from ctllm.cloud.docker_api.streams import (
     BodyCollector,
     BytesProducer,
     LineCollector,
+    Response,
     demultiplex_logs,
 )
 from ctllm.cloud.docker_api.transport import DockerTransport
@@ -44,18 +46,19 @@ from ctllm.reactor.deferred_tools import run_with_timeout
 from ctllm.reactor.failures import make_failure
 from ctllm.reactor.interfaces import Clock
 
-#: The versions of the API that this speaks: docker 19.03's, and the one that it was written for.
+#: The versions of the API that are supported: from that of Docker 19.03 to that of Docker 27.
 MIN_API_VERSION, MAX_API_VERSION = (1, 40), (1, 47)
-#: Seconds for one call; making a container on a busy machine takes some.
+#: Seconds until a request fails. Docker may be slow to create a container on a busy machine.
 CALL_TIMEOUT = 30.0
 T = TypeVar("T")
 _CONNECTION_ERRORS = (ConnectError, ResponseFailed, RequestTransmissionFailed, OSError)
 
 
 class DockerClient:
-    """The engine at the end of `way`.
+    """A client of the engine that `transport` reaches.
 
-    Every call raises an `EngineRefused`, which one `complaints` tells, and may be cancelled.
+    Every method raises a `DockerError` if the request fails, and can be cancelled. `timeout` is in
+    seconds.
     """
 
     def __init__(
@@ -65,83 +68,81 @@ class DockerClient:
         self._clock = clock
         self._timeout = timeout
         self._treq = treq.client.HTTPClient(transport.agent)
-        self._version = ""  # as in a URL; empty until the engine was asked
+        self._version = ""  # of the API; empty until it is negotiated
 
     # -- containers
 
     async def list_containers(self, label: str) -> list[ContainerSummary]:
-        """All containers with that label (`name` or `name=value`), those that ended included."""
+        """Return all containers with a label (`name` or `name=value`), also those that exited."""
         query = {"all": "1", "filters": _encode_filters(label=[label])}
-        return decode_response(
-            await self._call("GET", "/containers/json", query), list[ContainerSummary]
-        )
+        body = await self._call("GET", "/containers/json", query)
+        return decode_response(body, list[ContainerSummary])
 
     async def inspect_container(self, name: str) -> Container:
-        """The container of that name or id; raises Missing."""
+        """Return the container with a name or id. Raises DockerNotFound."""
         return decode_response(
             await self._call("GET", f"/containers/{_quote(name)}/json"), Container
         )
 
-    async def create_container(self, name: str, body: Mapping[str, Any]) -> str:
-        """Make a container, and give its id. Raises Conflict, ImageMissing, NoRoom."""
-        response = await self._call("POST", "/containers/create", {"name": name}, body)
-        return decode_response(response, CreateResponse).id
+    async def create_container(self, name: str, config: Mapping[str, object]) -> str:
+        """Create a container and return its id.
+
+        Raises DockerConflict, ImageNotFound or DiskFull.
+        """
+        body = await self._call("POST", "/containers/create", {"name": name}, config)
+        return decode_response(body, CreateResponse).id
 
     async def start_container(self, name: str) -> None:
-        """Start it, unless it runs."""
+        """Start a container, unless it runs."""
         await self._call("POST", f"/containers/{_quote(name)}/start")
 
     async def stop_container(self, name: str, seconds: int) -> None:
-        """Ask it to end, and end it when it has not after so many seconds."""
+        """Send SIGTERM to a container, and SIGKILL after `seconds`."""
         path = f"/containers/{_quote(name)}/stop"
         await self._call("POST", path, {"t": str(seconds)}, timeout=self._timeout + seconds)
 
     async def remove_container(self, name: str) -> None:
-        """End it and remove what is left of it; it may be gone."""
+        """Kill and remove a container, if it exists."""
         query = {"force": "1", "v": "1"}
-        await self._delete("DELETE", f"/containers/{_quote(name)}", query)
+        await self._delete(f"/containers/{_quote(name)}", query)
 
     async def container_stats(self, name: str) -> ContainerStats:
-        """What it uses, at this moment."""
+        """Return the resources that a container uses now."""
         query = {"stream": "0", "one-shot": "1"}
-        return decode_response(
-            await self._call("GET", f"/containers/{_quote(name)}/stats", query), ContainerStats
-        )
+        body = await self._call("GET", f"/containers/{_quote(name)}/stats", query)
+        return decode_response(body, ContainerStats)
 
     async def container_logs(self, name: str, lines: int = 5) -> str:
-        """The last lines that it wrote."""
+        """Return the last lines of a container's output."""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        answer = await self._call("GET", f"/containers/{_quote(name)}/logs", query)
-        return demultiplex_logs(answer).decode("utf-8", "replace").strip()
+        body = await self._call("GET", f"/containers/{_quote(name)}/logs", query)
+        return demultiplex_logs(body).decode("utf-8", "replace").strip()
 
     # -- networks
 
     async def list_networks(self, label: str | None = None) -> list[Network]:
-        """All networks, or those with a label."""
+        """Return all networks, or those with a label."""
         query = {} if label is None else {"filters": _encode_filters(label=[label])}
         return decode_response(await self._call("GET", "/networks", query), list[Network])
 
     async def inspect_network(self, name: str) -> Network:
-        """The network of that name or id; raises Missing."""
+        """Return the network with a name or id. Raises DockerNotFound."""
         return decode_response(await self._call("GET", f"/networks/{_quote(name)}"), Network)
 
-    async def create_network(self, body: Mapping[str, Any]) -> str:
-        """Make a network, and give its id. Raises Conflict, NoSubnet."""
-        return decode_response(
-            await self._call("POST", "/networks/create", body=body), CreateResponse
-        ).id
+    async def create_network(self, config: Mapping[str, object]) -> str:
+        """Create a network and return its id. Raises DockerConflict or SubnetOverlap."""
+        body = await self._call("POST", "/networks/create", config=config)
+        return decode_response(body, CreateResponse).id
 
     async def remove_network(self, name: str) -> None:
-        """Remove it; it may be gone."""
-        await self._delete("DELETE", f"/networks/{_quote(name)}")
+        """Remove a network, if it exists."""
+        await self._delete(f"/networks/{_quote(name)}")
 
-    # -- images, events, the engine itself
+    # -- images and events
 
     async def inspect_image(self, name: str) -> Image:
-        """The image of that name or id; raises ImageMissing."""
-        return decode_response(
-            await self._call("GET", f"/images/{quote(name, safe='')}/json"), Image
-        )
+        """Return the image with a name or id. Raises ImageNotFound."""
+        return decode_response(await self._call("GET", f"/images/{_quote(name)}/json"), Image)
 
     async def follow_events(
         self,
@@ -149,9 +150,9 @@ class DockerClient:
         since: float,
         on_event: Callable[[DockerEvent], None],
     ) -> None:
-        """Give each event since then (epoch seconds), as far as the engine remembers, to `heard`.
+        """Call `on_event` for each event since `since` (epoch seconds) that Docker remembers.
 
-        That goes on until the engine ends; cancel to hear no more.
+        Returns when the engine stops. Cancel it to stop following.
         """
         query = {"filters": _encode_filters(**filters), "since": f"{since:.6f}"}
         response = await self._with_timeout(
@@ -162,42 +163,45 @@ class DockerClient:
         try:
             await lines.done
         finally:
-            self._version = ""  # whoever answers next may be another engine
+            self._version = ""  # the next engine may have another version
 
     async def negotiate_version(self) -> str:
-        """The version of the API that is spoken: the newest that both sides know.
+        """Return the newest version of the API that both the engine and this client support.
 
-        Raises EngineTooOld, or EngineAbsent when nobody answers.
+        Raises DockerTooOld if there is none, and DockerUnavailable.
         """
         response = await self._with_timeout(self._timeout, self._send("GET", "/_ping", {}, None))
         await self._with_timeout(self._timeout, _read_body(response))
         header = (response.headers.getRawHeaders(b"api-version") or [b""])[0]
         engine_version = _parse_version(header.decode("ascii", "replace"))
         if engine_version is None or response.code != 200:
-            raise DockerError(f"What answers at {self._transport.description} is no Docker engine")
+            raise DockerError(f"{self._transport.description}: the server is not a Docker engine")
         if engine_version < MIN_API_VERSION:
             raise DockerTooOld(
-                f"{self._transport.description} speaks version {_format_version(engine_version)} of its API; ctllm needs "
+                f"{self._transport.description} supports version "
+                f"{_format_version(engine_version)} of its API, but ctllm requires "
                 f"{_format_version(MIN_API_VERSION)} (Docker 19.03) or later"
             )
         return _format_version(min(engine_version, MAX_API_VERSION))
 
-    # -- underneath
+    # -- requests
 
-    async def _delete(self, method: str, path: str, query: Mapping[str, str] | None = None) -> None:
+    async def _delete(self, path: str, query: Mapping[str, str] | None = None) -> None:
         with suppress(DockerNotFound):
-            await self._call(method, path, query)
+            await self._call("DELETE", path, query)
 
     async def _call(
         self,
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        config: Mapping[str, object] | None = None,
         timeout: float | None = None,
     ) -> bytes:
-        exchange = self._fetch_body(method, path, query or {}, body)
-        return await self._with_timeout(timeout or self._timeout, exchange)
+        """Send a request and return the body of the response."""
+        return await self._with_timeout(
+            timeout or self._timeout, self._fetch_body(method, path, query or {}, config)
+        )
 
     async def _with_timeout(self, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:
         try:
@@ -205,41 +209,53 @@ class DockerClient:
         except TimeoutError:
             self._version = ""
             raise DockerUnavailable(
-                f"{self._transport.description} did not answer within {timeout:g} s"
+                f"{self._transport.description} did not respond within {timeout:g} s"
             ) from None
 
     async def _fetch_body(
-        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        config: Mapping[str, object] | None,
     ) -> bytes:
-        return await _read_body(await self._request(method, path, query, body))
+        return await _read_body(await self._request(method, path, query, config))
 
     async def _request(
-        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None
-    ) -> Any:
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        config: Mapping[str, object] | None,
+    ) -> Response:
+        """Send a request with the API's version in its path. The version is cached."""
         try:
-            return await self._send(method, await self._versioned_path(path), query, body)
+            if not self._version:  # after each failure: the engine may have been replaced
+                self._version = await self.negotiate_version()
+            return await self._send(method, f"/v{self._version}{path}", query, config)
         except DockerTooOld:
-            self._version = ""  # another engine than the one that was asked
+            self._version = ""
             raise
 
-    async def _versioned_path(self, path: str) -> str:
-        # Asked again after every failure: another engine may be there since.
-        if not self._version:
-            self._version = await self.negotiate_version()
-        return f"/v{self._version}{path}"
-
     async def _send(
-        self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None
-    ) -> Any:
-        """Give the answer, once its head is there and good."""
-        data: Any = None if body is None else BytesProducer(msgspec.json.encode(body))
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        config: Mapping[str, object] | None,
+    ) -> Response:
+        """Send a request and return the response when its head has arrived.
+
+        Raises the `DockerError` for its status.
+        """
+        data = None if config is None else BytesProducer(msgspec.json.encode(config))
         try:
             response = await self._treq.request(
                 method,
                 self._transport.base_url + path,
                 params=dict(query),
-                data=data,
-                headers=Headers({} if body is None else {"Content-Type": ["application/json"]}),
+                data=cast(IBodyProducer, data),
+                headers=Headers({} if config is None else {"Content-Type": ["application/json"]}),
                 allow_redirects=False,
                 unbuffered=True,
             )
@@ -254,15 +270,15 @@ class DockerClient:
             ) from error
         if response.code >= 300 and response.code != 304:
             raise error_from_response(response.code, await _read_body(response))
-        return response.original
+        return cast(Response, response.original)
 
 
 def _is_cancelled(error: Exception) -> bool:
-    """Whether it is how Twisted's client says that a request was cancelled on its way."""
+    """Return whether `twisted.web.client` reports that a request was cancelled."""
     return any(isinstance(reason.value, CancelledError) for reason in getattr(error, "reasons", ()))
 
 
-async def _read_body(response: Any) -> bytes:
+async def _read_body(response: Response) -> bytes:
     collector = BodyCollector()
     response.deliverBody(collector)
     return await collector.done

@@ -1,4 +1,4 @@
-"""What an engine complains of, as errors: each with a sentence that says what to do about it."""
+"""The errors of the Docker client."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from ctllm.errors import ProxyUnavailable
 
 
 class DockerError(ProxyUnavailable):
-    """The engine answered with an error, or with something that it should not have."""
+    """Docker responded with an error, or with an invalid response."""
 
 
 class DockerUnavailable(DockerError):
-    """Nothing answers, or not to us. Containers that run go on."""
+    """Docker cannot be reached. Containers that run are not affected."""
 
 
 class DockerTooOld(DockerError):
-    """It does not speak a version of the API that we do."""
+    """Docker does not support a version of the API that this client supports."""
 
 
 class DockerNotFound(DockerError):
-    """There is no such container, network or image."""
+    """The container, network or image does not exist."""
 
 
 class ImageNotFound(DockerNotFound):
-    """The image to start has not been made or loaded."""
+    """The image has not been built or loaded."""
 
 
 class DockerConflict(DockerError):
-    """A name is taken, or something is not in the state for that."""
+    """The name is in use, or the object is in a state that does not allow the request."""
 
 
 class SubnetOverlap(DockerError):
-    """The subnet that was asked for overlaps another network's."""
+    """The subnet overlaps that of another network."""
 
 
 class DiskFull(DockerError):
-    """The engine's disk is full."""
+    """The disk of Docker's host is full."""
 
 
 class _ErrorBody(msgspec.Struct):
@@ -49,12 +49,12 @@ class _ErrorBody(msgspec.Struct):
 
 
 def error_from_response(status: int, body: bytes) -> DockerError:
-    """The error that an answer with this status and body is; texts are of engines 20 to 28."""
+    """Return the error for a response. The texts were observed with Docker 20 to 28."""
     try:
         message = decode_json(body, _ErrorBody).message.strip()
     except InvalidJson:
         message = body[:200].decode("utf-8", "replace").strip()
-    message = " ".join(message.split())[:500] or f"status {status} without a word"
+    message = " ".join(message.split())[:500] or f"status {status} without a message"
     error_type, sentence = _classify(status, message)
     return error_type(f"{sentence}: {message}")
 
@@ -62,35 +62,35 @@ def error_from_response(status: int, body: bytes) -> DockerError:
 def _classify(status: int, message: str) -> tuple[type[DockerError], str]:
     lowered = message.lower()
     if "no space left on device" in lowered or "disk quota exceeded" in lowered:
-        return DiskFull, "Docker's disk is full; docker system df says what takes it"
+        return DiskFull, "Docker's disk is full. Run docker system df to see what uses it"
     if status == 404 and "no such image" in lowered:
-        return ImageNotFound, "Docker does not have the image; make it with make images, or load it"
+        return ImageNotFound, "Docker does not have the image. Run make images, or load the image"
     if "pool overlaps" in lowered or "overlaps with" in lowered:
-        return SubnetOverlap, "Docker has another network there"
+        return SubnetOverlap, "Docker has another network with this subnet"
     if status == 404:
-        return DockerNotFound, "Docker does not have it"
+        return DockerNotFound, "Docker did not find it"
     if status == 409 or "has active endpoints" in lowered:
-        return DockerConflict, "Docker cannot do that now"
+        return DockerConflict, "Docker reported a conflict"
     if status == 400 and "client version" in lowered:
-        return DockerTooOld, "Docker does not take this version of its API"
-    return DockerError, f"Docker refused with status {status}"
+        return DockerTooOld, "Docker does not support this version of its API"
+    return DockerError, f"Docker responded with status {status}"
 
 
 def unavailable_from_failure(reason: Failure, description: str) -> DockerUnavailable:
-    """The error that a connection which failed is; `where` names the place for people."""
-    for inner in getattr(reason.value, "reasons", ()):  # of an answer that did not come
+    """Return the error for a connection that failed. `description` names the address."""
+    for inner in getattr(reason.value, "reasons", ()):  # of ResponseFailed
         reason = inner
     number = getattr(reason.value, "osError", getattr(reason.value, "errno", None))
     advice = _ADVICE.get(number) if isinstance(number, int) else None
     if isinstance(reason.value, SSL.Error):
-        reasons = ", ".join(str(each[-1]) for each in reason.value.args[0]) or "it hung up"
-        advice = f"one of the certificates is not good for the other side: {reasons}"
+        reasons = ", ".join(str(each[-1]) for each in reason.value.args[0])
+        advice = f"one of the certificates was rejected: {reasons or 'the connection was closed'}"
     return DockerUnavailable(f"{description}: {advice or reason.getErrorMessage()}")
 
 
 _ADVICE = {
-    errno.EACCES: "ctllm may not open it; run it as a user of the group docker, or name another "
-    "engine",
-    errno.ENOENT: "there is no Docker engine; start it, or name another one",
-    errno.ECONNREFUSED: "the Docker engine does not run; start it",
+    errno.EACCES: "permission denied. Run ctllm as a user of the group docker, or change "
+    "cloud.docker_url",
+    errno.ENOENT: "the socket does not exist. Start Docker, or change cloud.docker_url",
+    errno.ECONNREFUSED: "the connection was refused. Start Docker",
 }

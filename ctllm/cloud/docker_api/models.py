@@ -1,7 +1,7 @@
-"""What an engine tells of containers, networks, images and events, as far as it matters here.
+"""The objects of the Docker Engine API, as far as they are used here.
 
-Read strictly: what lacks a field or has one of another kind is refused, whoever sent it. Unknown
-fields are passed over, for each version of the API has more of them.
+Decoding is strict: a missing field or a field of the wrong type is an error. Unknown fields are
+ignored, because each version of the API adds some.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 class _Pascal(Struct, frozen=True, rename="pascal"):
-    """Fields are named in PascalCase on the wire."""
+    """A struct whose JSON keys are in PascalCase."""
 
 
 class EndpointSettings(Struct, frozen=True):
-    """A container's place in one network; the address is empty unless it runs."""
+    """A container's endpoint in one network. The address is empty unless the container runs."""
 
     address: str = field(name="IPAddress", default="")
 
@@ -32,7 +32,10 @@ class _NetworkSettings(_Pascal, frozen=True):
 
 
 class ContainerState(_Pascal, frozen=True):
-    """How a container is. `status` is created, running, paused, restarting, exited or dead."""
+    """The state of a container.
+
+    `status` is created, running, paused, restarting, removing, exited or dead.
+    """
 
     status: str
     running: bool
@@ -49,7 +52,7 @@ class _Config(_Pascal, frozen=True):
 
 
 class Container(_Pascal, frozen=True):
-    """One container, as it was asked for; `image` is the image's id."""
+    """A container, as `docker inspect` shows it. `image` is the image's id."""
 
     id: str
     name: str
@@ -60,16 +63,19 @@ class Container(_Pascal, frozen=True):
 
     @property
     def labels(self) -> dict[str, str]:
-        """Its labels."""
+        """The container's labels."""
         return self.config.labels or {}
 
     def address(self, network: str) -> str:
-        """Its address in the network of that name; empty when it has none."""
+        """Return the container's address in a network, or an empty string."""
         return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
 class ContainerSummary(_Pascal, frozen=True):
-    """One container of a list; `created` is epoch seconds, `state` as in `State.status`."""
+    """A container, as `docker ps` shows it.
+
+    `created` is in epoch seconds, `state` is as `ContainerState.status`.
+    """
 
     id: str
     names: list[str]
@@ -80,11 +86,11 @@ class ContainerSummary(_Pascal, frozen=True):
 
     @property
     def name(self) -> str:
-        """Its own name, without the slash."""
+        """The container's name, without the leading slash."""
         return self.names[0].removeprefix("/") if self.names else ""
 
     def address(self, network: str) -> str:
-        """Its address in the network of that name; empty when it has none."""
+        """Return the container's address in a network, or an empty string."""
         return (self.network_settings.networks or {}).get(network, EndpointSettings()).address
 
 
@@ -97,7 +103,7 @@ class _Ipam(_Pascal, frozen=True):
 
 
 class Network(_Pascal, frozen=True):
-    """One network."""
+    """A network."""
 
     id: str
     name: str
@@ -107,12 +113,12 @@ class Network(_Pascal, frozen=True):
 
     @property
     def subnets(self) -> list[str]:
-        """Its subnets, as in 10.128.0.0/28."""
+        """The network's subnets, such as ``10.128.0.0/28``."""
         return [each.subnet for each in self.ipam.config or [] if each.subnet]
 
 
 class Image(_Pascal, frozen=True):
-    """One image; `size` in bytes."""
+    """An image. `size` is in bytes."""
 
     id: str
     size: int
@@ -132,26 +138,26 @@ class _CpuStats(Struct, frozen=True):
 
 
 class ContainerStats(Struct, frozen=True):
-    """What a container uses."""
+    """The resources that a container uses."""
 
     memory_stats: _MemoryStats = field(default_factory=_MemoryStats)
     cpu_stats: _CpuStats = field(default_factory=_CpuStats)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes, without the files that could be dropped from memory at any time."""
+        """The memory, without files that the kernel can drop at any time."""
         stats = self.memory_stats.stats
         reclaimable = stats.get("total_inactive_file", stats.get("inactive_file", 0))
         return max(0, self.memory_stats.usage - reclaimable)
 
     @property
     def cpu_seconds(self) -> float:
-        """Seconds of processor time so far."""
+        """The processor time since the start."""
         return self.cpu_stats.cpu_usage.total_usage / 1e9
 
 
 class CreateResponse(_Pascal, frozen=True):
-    """What was made."""
+    """The response to a request that creates a container or a network."""
 
     id: str
 
@@ -162,7 +168,7 @@ class _Actor(Struct, frozen=True):
 
 
 class DockerEvent(Struct, frozen=True):
-    """An event; `attributes` of a container's have its name and labels."""
+    """An event. The attributes of a container's events include its name and labels."""
 
     type: str = field(name="Type", default="")
     action: str = field(name="Action", default="")
@@ -170,13 +176,13 @@ class DockerEvent(Struct, frozen=True):
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What is known of what it happened to."""
+        """The attributes of the object that the event is about."""
         return self.actor.attributes
 
 
 def decode_response(body: bytes, type: type[T]) -> T:
-    """The value in an answer; EngineRefused where there is none."""
+    """Decode the body of a response. Raises DockerError if it is invalid."""
     try:
         return decode_json(body, type)
     except InvalidJson as error:
-        raise DockerError(f"What answers as Docker makes no sense: {error}") from error
+        raise DockerError(f"Docker sent an invalid response: {error}") from error

@@ -1,1 +1,1 @@
-"""The streaming proxies of a cloud: their states, starts and ends."""
+"""The manager of a cloud's streaming proxies, and a supervisor for each."""

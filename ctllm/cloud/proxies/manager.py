@@ -1,4 +1,4 @@
-"""Every user's streaming proxy: started when it is needed, within the limits, and looked after."""
+"""The manager of all users' streaming proxies."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ctllm.config import Cloud
 from ctllm.errors import CtllmError, ProxyUnavailable, ServiceUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.reactor.failures import trap
-from ctllm.reactor.interfaces import Endpoint
+from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService, Service
 
-#: Seconds that a desktop is asked to stay away while the cloud drains. It obeys, and the next cloud
-#: needs it soon.
-DESKTOP_RETRY_AFTER = 10
+#: Seconds. `Retry-After` for clients and for desktops while the cloud drains. Desktops obey it, and
+#: the next cloud needs them soon.
+REQUEST_RETRY_AFTER, DESKTOP_RETRY_AFTER = 60, 10
 
 StatusName = Literal["absent", "starting", "running", "failed"]
 
@@ -46,14 +46,12 @@ _STATUS_NAMES: dict[State, StatusName] = {
     State.CLOSED: "absent",
 }
 
-
-#: What is said of a proxy whose user was revoked.
-REVOKED_DESCRIPTION = "was ended, as its user was signed out"
+REVOKED_DESCRIPTION = "was stopped because the access of its user was revoked"
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatus:
-    """How a user's proxy is; `since` epoch seconds, `error` a sentence for its user."""
+    """The state of a user's proxy. `since` is in epoch seconds, `error` a sentence for the user."""
 
     state: StatusName
     since: float | None = None
@@ -61,13 +59,14 @@ class ProxyStatus:
 
 
 class ProxyManager(MultiService):
-    """The streaming proxies that `runtime` runs; a runtime that is a service stops with this one.
+    """Starts the proxies of users on request, within the limits, and supervises them.
 
-    Where proxies outlive the cloud, those that run are adopted, at the start and ever again: what
-    the runtime has is the truth, and what is known here only a copy of it.
+    Where proxies survive a restart of the cloud, the manager compares what it knows with what the
+    spawner has, at the start and periodically, and adopts proxies that it did not start. A spawner
+    that is a service starts and stops with the manager.
 
-    `reactor` keeps time and, unless `connect` is given, connects to proxies (`endpoint_to`);
-    `now` gives epoch seconds; `not_before` is as in `Means`.
+    `reactor` keeps time and connects to proxies, unless `endpoint_for` is given. `now` and
+    `revocation_time` are as in `SupervisorContext`.
     """
 
     _log = Logger()
@@ -75,7 +74,7 @@ class ProxyManager(MultiService):
     def __init__(
         self,
         spawner: Spawner,
-        reactor: Any,
+        reactor: Clock,
         settings: Cloud,
         audit: AuditLog,
         metrics: Metrics,
@@ -84,25 +83,25 @@ class ProxyManager(MultiService):
         revocation_time: Callable[[str], float] = lambda proxy_id: -math.inf,
     ) -> None:
         super().__init__()
-        self.draining = False  # whether nothing new may begin
+        #: Whether requests that would start something new are refused.
+        self.draining = False
         endpoint_for = endpoint_for or (
             lambda instance: proxy_endpoint(reactor, instance, self._proxy_exited)
         )
-        start_limiter = StartLimiter(reactor, settings.max_concurrent_starts)
         self._context = SupervisorContext(
-            spawner,
-            reactor,
-            settings,
-            endpoint_for,
-            start_limiter,
-            audit,
-            metrics,
-            now,
-            revocation_time,
+            spawner=spawner,
+            clock=reactor,
+            settings=settings,
+            endpoint_for=endpoint_for,
+            start_limiter=StartLimiter(reactor, settings.max_concurrent_starts),
+            audit=audit,
+            metrics=metrics,
+            now=now,
+            revocation_time=revocation_time,
         )
         self._supervisors: dict[str, ProxySupervisor] = {}
         self._reconciliation: Deferred[None] | None = None
-        spawner.on_exit = self._proxy_exited
+        spawner.add_exit_observer(self._proxy_exited)
         if isinstance(spawner, Service):
             spawner.setServiceParent(self)
         if spawner.proxies_survive_restart:
@@ -110,35 +109,39 @@ class ProxyManager(MultiService):
                 settings.reconcile_interval_seconds,
                 self._start_reconciliation,
                 reactor,
-                "looking for proxies",
+                "reconciling proxies",
             ).setServiceParent(self)
 
     @property
     def active_count(self) -> int:
-        """How many there are, those that start or end included."""
-        return sum(life.state in ACTIVE_STATES for life in self._supervisors.values())
+        """The number of proxies, including those that start or stop."""
+        supervisors = self._supervisors.values()
+        return sum(supervisor.state in ACTIVE_STATES for supervisor in supervisors)
 
     def stopService(self) -> Deferred[Any] | None:
-        """Look after none any more; fires when the runtime, too, has stopped."""
+        """Stop supervising, and stop the spawner if it is a service."""
         supervisors, self._supervisors = list(self._supervisors.values()), {}
         if self._reconciliation is not None:
             self._reconciliation.cancel()
         stopping = super().stopService()
-        for life in supervisors:
-            life.handle_event(EventType.CLOUD_STOPPED, Cause("shutdown"))
+        for supervisor in supervisors:
+            supervisor.handle_event(EventType.CLOUD_STOPPED, Cause("shutdown"))
         return stopping
 
     @property
     def problem(self) -> str:
-        """A sentence about what keeps proxies from being started; empty when nothing does."""
+        """A sentence about what keeps proxies from starting, or an empty string."""
         return self._context.spawner.problem
 
     async def ensure_running(self, proxy_id: str, is_new_request: bool = True) -> ConnectionPool:
-        """Give the way to a proxy that runs, started if need be. To be asked for each exchange.
+        """Return connections to a proxy; start it first if it does not run.
 
-        `begins` is False for what belongs to exchanges that began before: tunnels, resumption.
-        Raises Overloaded where a limit is reached, ProxyUnavailable where it does not start, both
-        with a sentence for its user and `retry_after`. Cancelling stops waiting, not the start.
+        `is_new_request` is False for tunnels and for resumed responses, which are allowed while
+        the cloud drains.
+
+        Raises ServiceUnavailable if a limit is reached and ProxyUnavailable if the proxy does not
+        start, both with a sentence for the user and `retry_after`. Cancelling does not cancel the
+        start.
         """
         supervisor = self._supervisors.get(proxy_id)
         if self.draining and (
@@ -147,40 +150,22 @@ class ProxyManager(MultiService):
             self._context.audit.record("proxy.start_refused", proxy_id, "draining")
             raise ServiceUnavailable(
                 "This cloud is about to be stopped for maintenance. Try again in a few minutes.",
-                retry_after=60 if is_new_request else DESKTOP_RETRY_AFTER,
+                retry_after=REQUEST_RETRY_AFTER if is_new_request else DESKTOP_RETRY_AFTER,
             )
         if supervisor is None or supervisor.state is State.FAILED:
             self._check_capacity(proxy_id)
         if supervisor is None:
-            supervisor = self._supervisors[proxy_id] = ProxySupervisor(
-                proxy_id, self._context, self._discard
-            )
+            supervisor = self._add_supervisor(proxy_id)
         return await supervisor.ensure_running()
 
-    def _start_reconciliation(self) -> None:
-        """Reconcile, unless the last time is still under way: a runtime may take long to answer."""
-        if self._reconciliation is None:
-            reconciliation = self._reconciliation = Deferred.fromCoroutine(self.reconcile())
-            reconciliation.addErrback(self._reconciliation_failed)
-            reconciliation.addBoth(self._reconciliation_finished)
-
-    def _reconciliation_failed(self, reason: Failure) -> None:
-        trap(reason, CtllmError, CancelledError)
-        if isinstance(reason.value, CtllmError):
-            self._log.warn("proxies cannot be looked for: {why}", why=reason.value.message)
-
-    def _reconciliation_finished(self, result: Failure | None) -> None:
-        self._reconciliation = None
-        if isinstance(result, Failure):
-            self._log.failure("looking for proxies met a fault", result)
-
     async def reconcile(self) -> None:
-        """Adopt what runs and is not known here; give up what is known to run and does not."""
-        running = [life for life in self._supervisors.values() if life.state is State.RUNNING]
-        since = {life.id: life.since for life in running}
+        """Adopt proxies that run unknown, and mark those as failed that no longer run."""
+        supervisors = self._supervisors.values()
+        running = [each for each in supervisors if each.state is State.RUNNING]
+        since = {supervisor.id: supervisor.since for supervisor in running}
         found = {instance.id for instance in await self._context.spawner.list()}
         for proxy_id in found - self._supervisors.keys():
-            # The list may be old: it may have been removed since, or be wanted now.
+            # Since the list was made, the proxy may have been removed or requested.
             instance = await self._context.spawner.inspect(proxy_id)
             if instance is None or proxy_id in self._supervisors:
                 continue
@@ -190,29 +175,29 @@ class ProxyManager(MultiService):
                     "proxy.stopped", proxy_id, "revoked", REVOKED_DESCRIPTION
                 )
                 continue
-            supervisor = self._supervisors[proxy_id] = ProxySupervisor(
-                proxy_id, self._context, self._discard
-            )
-            supervisor.adopt()
+            self._add_supervisor(proxy_id).adopt()
         for supervisor in running:
-            # One that was replaced meanwhile runs since later; the list may not have it yet.
+            # A proxy that was replaced since the list was made may not be in it.
             if supervisor.id not in found and supervisor.since == since[supervisor.id]:
-                self._proxy_exited(supervisor.id, "it is not there any more")
+                self._proxy_exited(supervisor.id, "it no longer exists")
 
-    async def remove(self, proxy_id: str, reason: str) -> None:
-        """End a proxy, if there is one, and wait until it has ended; `reason` is a few words."""
+    async def remove(self, proxy_id: str, description: str) -> None:
+        """Stop a proxy, if it exists, and wait until it is removed.
+
+        `description` completes a sentence whose subject is the proxy.
+        """
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is not None:
-            await supervisor.stop(Cause("requested", reason))
+            await supervisor.stop(Cause("requested", description))
 
     def revoke(self, proxy_id: str) -> None:
-        """End a proxy, if there is one, because its user was revoked."""
+        """Stop a proxy, if it exists, because the access of its user was revoked."""
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is not None:
             supervisor.handle_event(EventType.STOP_REQUESTED, Cause("revoked", REVOKED_DESCRIPTION))
 
     def status(self, proxy_id: str) -> ProxyStatus:
-        """Say how a proxy is, without asking it."""
+        """Return the state of a proxy as it is known here."""
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is None:
             return ProxyStatus("absent")
@@ -223,7 +208,7 @@ class ProxyManager(MultiService):
         return ProxyStatus(state, None if state == "absent" else supervisor.since, error)
 
     async def health(self, proxy_id: str) -> dict[str, Any] | None:
-        """Ask a proxy how it is: exchanges, desktops, idle_seconds; None if it does not say."""
+        """Return the JSON object that a proxy's health check responds, or None if it fails."""
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is None or supervisor.state is not State.RUNNING or supervisor.pool is None:
             return None
@@ -231,29 +216,44 @@ class ProxyManager(MultiService):
         return None if health is None else msgspec.to_builtins(health)
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
-        """What each uses."""
+        """Return the resources that each proxy uses, by its id."""
         return await self._context.spawner.resource_usage()
 
     async def list_proxies(self) -> list[ProxyInfo]:
-        """All there are, each asked how it is."""
-        used = await self.resource_usage()
-        lives = [life for life in self._supervisors.values() if life.state is not State.ABSENT]
-        asking = [Deferred.fromCoroutine(self._inspect(life, used.get(life.id))) for life in lives]
-        return list(await gatherResults(asking, consumeErrors=True))
+        """Return all proxies, with the response of each to a health check."""
+        usages = await self.resource_usage()
+        inspections = [
+            Deferred.fromCoroutine(self._inspect(supervisor, usages.get(supervisor.id)))
+            for supervisor in self._supervisors.values()
+            if supervisor.state is not State.ABSENT
+        ]
+        return list(await gatherResults(inspections, consumeErrors=True))
 
     async def _inspect(self, supervisor: ProxySupervisor, usage: ResourceUsage | None) -> ProxyInfo:
         pool = supervisor.pool if supervisor.state is State.RUNNING else None
         health = None if pool is None else await fetch_health(pool, self._context.clock)
-        return proxy_info(
-            supervisor.id,
-            supervisor.state.value,
-            self._context.now() - supervisor.since,
-            health,
-            usage,
-        )
+        age = self._context.now() - supervisor.since
+        return proxy_info(supervisor.id, supervisor.state.value, age, health, usage)
+
+    def _start_reconciliation(self) -> None:
+        """Reconcile, unless the previous reconciliation still waits for the spawner."""
+        if self._reconciliation is None:
+            reconciliation = self._reconciliation = Deferred.fromCoroutine(self.reconcile())
+            reconciliation.addErrback(self._reconciliation_failed)
+            reconciliation.addBoth(self._reconciliation_finished)
+
+    def _reconciliation_failed(self, reason: Failure) -> None:
+        trap(reason, CtllmError, CancelledError)
+        if isinstance(reason.value, CtllmError):
+            self._log.warn("Cannot list the proxies: {reason}", reason=reason.value.message)
+
+    def _reconciliation_finished(self, result: Failure | None) -> None:
+        self._reconciliation = None
+        if isinstance(result, Failure):
+            self._log.failure("Error while reconciling proxies", result)
 
     def _check_capacity(self, proxy_id: str) -> None:
-        """Raise unless one more may be started."""
+        """Raise an error unless one more proxy may start."""
         if not self.running:
             raise ProxyUnavailable("The cloud is stopping.")
         limit = self._context.settings.max_proxies
@@ -263,16 +263,21 @@ class ProxyManager(MultiService):
             )
             self._context.metrics.proxy_start_failed("at_capacity")
             raise ServiceUnavailable(
-                "This cloud has as many users at once as it takes. Try again in a few minutes.",
-                retry_after=60,
+                "This cloud is at its maximum number of users. Try again in a few minutes.",
+                retry_after=REQUEST_RETRY_AFTER,
             )
 
     def _proxy_exited(self, proxy_id: str, reason: str) -> None:
         supervisor = self._supervisors.get(proxy_id)
         if supervisor is not None:
             supervisor.handle_event(
-                EventType.FAILED, Cause("exited", f"ended unexpectedly: {reason}")
+                EventType.FAILED, Cause("exited", f"exited unexpectedly: {reason}")
             )
+
+    def _add_supervisor(self, proxy_id: str) -> ProxySupervisor:
+        supervisor = ProxySupervisor(proxy_id, self._context, self._discard)
+        self._supervisors[proxy_id] = supervisor
+        return supervisor
 
     def _discard(self, supervisor: ProxySupervisor) -> None:
         if self._supervisors.get(supervisor.id) is supervisor:

@@ -1,7 +1,7 @@
-"""How many proxies start at once: each start takes a turn, and gives it back when it is over.
+"""A limit for how many proxies start at the same time.
 
-What has begun is finished before more begins: on a machine that is slow, more starts at once would
-only make each of them slower, until none is finished in its time.
+Starts that run finish before others begin. On a slow machine, more starts at once would make each
+of them slower, until none finishes before its timeout.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from twisted.internet.defer import DeferredSemaphore
 
 from ctllm.reactor.interfaces import Clock
 
-#: How much of the average of the time that turns take is the last turn's.
+#: Weight of the latest duration in the moving average.
 SMOOTHING_FACTOR = 0.25
 
 
 class StartLimiter:
-    """`count` turns at once."""
+    """A semaphore with `limit` slots that measures for how long each slot is held."""
 
     def __init__(self, clock: Clock, limit: int) -> None:
         self._clock, self._limit = clock, limit
@@ -27,17 +27,21 @@ class StartLimiter:
 
     @property
     def expected_wait(self) -> int:
-        """In how many seconds whoever came last would have a turn, as things go now."""
-        return math.ceil((len(self._semaphore.waiting) + 1) * self._average_duration / self._limit)
+        """Seconds that one more caller of `acquire` would wait, estimated from past durations."""
+        waiting = len(self._semaphore.waiting) + 1
+        return math.ceil(waiting * self._average_duration / self._limit)
 
     async def acquire(self) -> Callable[[], None]:
-        """Wait for a turn; gives what gives it back, as often as it is called. May be cancelled."""
+        """Wait for a slot and return a function that releases it.
+
+        The function may be called more than once.
+        """
         await self._semaphore.acquire()
-        began: list[float] = [self._clock.seconds()]
+        acquired_at: list[float] = [self._clock.seconds()]
 
         def release() -> None:
-            if began:
-                duration = self._clock.seconds() - began.pop()
+            if acquired_at:
+                duration = self._clock.seconds() - acquired_at.pop()
                 self._average_duration += SMOOTHING_FACTOR * (duration - self._average_duration)
                 self._semaphore.release()
 

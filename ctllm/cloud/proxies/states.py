@@ -1,13 +1,7 @@
-"""The life of one user's streaming proxy as a table, and how long a failing one must rest.
+"""The states of a user's streaming proxy, and the backoff after failures.
 
-    ABSENT --wanted--> STARTING --ready--> RUNNING
-    STARTING --crowded--> ABSENT                        no turn to start came in time
-    STARTING, RUNNING --told--> LEAVING --gone--> ABSENT
-    STARTING, RUNNING --broke--> BREAKING --gone--> FAILED --wanted--> STARTING
-                                                    FAILED --forgotten--> ABSENT
-    any --closed--> CLOSED                              the cloud stops; the rest is the runtime's
-
-What the table does not name changes nothing: a proxy that dies while it leaves, leaves.
+`docs/proxy-states.dot` draws the table. An event that has no transition from the current state is
+ignored: a proxy that exits while it is stopping is still stopping.
 """
 
 from __future__ import annotations
@@ -18,37 +12,37 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-#: A proxy that lived for so many seconds did not die of how it was started.
+#: Seconds. A proxy that ran for longer did not fail because of its start.
 STABLE_UPTIME = 30.0
-#: Seconds, at most, that a proxy which keeps failing is not started.
+#: Seconds. The longest delay before a proxy that fails repeatedly is started again.
 MAX_BACKOFF = 60.0
 #: Seconds for which a failure is remembered.
 FAILURE_RETENTION = 120.0
 
 
 class State(Enum):
-    """Where in its life a proxy is; the values are the labels of metrics."""
+    """The state of a proxy. The values are labels of a metric."""
 
     ABSENT = "absent"
     STARTING = "starting"
     RUNNING = "running"
-    STOPPING = "leaving"
-    CLEANING_UP = "breaking"
+    STOPPING = "stopping"
+    CLEANING_UP = "cleaning_up"  # it failed, and what is left of it is being removed
     FAILED = "failed"
     CLOSED = "closed"
 
 
 class EventType(Enum):
-    """What can happen to it."""
+    """What happens to a proxy."""
 
-    REQUESTED = "wanted"  # somebody asks for it
-    READY = "ready"  # it answers
-    QUEUE_TIMED_OUT = "crowded"  # too many others were starting
-    STOP_REQUESTED = "told"  # it is to leave: nobody uses it, or its user says so
-    FAILED = "broke"  # it did not start, died, or hangs
-    REMOVED = "gone"  # the runtime has removed all of it
-    FAILURE_EXPIRED = "forgotten"  # its failure was long ago
-    CLOUD_STOPPED = "closed"  # the cloud stops
+    REQUESTED = "requested"
+    READY = "ready"  # its health check succeeds
+    QUEUE_TIMED_OUT = "queue_timed_out"  # it waited too long for other proxies to start
+    STOP_REQUESTED = "stop_requested"
+    FAILED = "failed"  # it did not start, exited, or no longer responds
+    REMOVED = "removed"  # the spawner has removed all of it
+    FAILURE_EXPIRED = "failure_expired"
+    CLOUD_STOPPED = "cloud_stopped"
 
 
 TRANSITIONS: Mapping[tuple[State, EventType], State] = MappingProxyType(
@@ -72,13 +66,17 @@ TRANSITIONS: Mapping[tuple[State, EventType], State] = MappingProxyType(
     }
 )
 
-#: In these the runtime has, or may have, something of it.
+#: States in which the spawner has, or may have, a process or a container of the proxy.
 ACTIVE_STATES = frozenset({State.STARTING, State.RUNNING, State.STOPPING, State.CLEANING_UP})
 
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """Why something happened: `reason` is a word for metrics, `said` goes on from "it"."""
+    """Why an event happened.
+
+    `reason` is a label of metrics and audit entries; `description` completes a sentence whose
+    subject is the proxy.
+    """
 
     reason: str
     description: str = ""
@@ -86,25 +84,25 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event and its cause."""
+    """An event of a proxy and its cause."""
 
     type: EventType
-    cause: Cause = Cause("wanted")
+    cause: Cause = Cause("requested")
 
 
 class Backoff:
-    """How long a proxy that fails again and again must rest: not at all, then 1, 2, 4 … 60 s."""
+    """The delay before a proxy that failed is started again: 0, 1, 2, 4 … `MAX_BACKOFF` seconds."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._retry_at = 0.0
 
     def record_failure(self, now: float, uptime: float) -> None:
-        """It failed after having `lived` for so many seconds."""
+        """Record a failure at `now`, `uptime` seconds after the start."""
         self._failures = 1 if uptime >= STABLE_UPTIME else self._failures + 1
         delay = 0.0 if self._failures < 2 else min(MAX_BACKOFF, 2.0 ** (self._failures - 2))
         self._retry_at = now + delay
 
     def remaining(self, now: float) -> int:
-        """Give the whole seconds until it may be started again."""
+        """Return the seconds until the next start is allowed, rounded up."""
         return max(0, math.ceil(self._retry_at - now))

@@ -1,4 +1,4 @@
-"""One user's streaming proxy from absent to absent: what is done in each state of its life."""
+"""The supervisor of one user's streaming proxy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.logger import Logger
@@ -35,25 +35,27 @@ from ctllm.http.header_policy import response_from_proxy
 from ctllm.reactor.deferred_tools import Waiters, run_with_timeout, sleep
 from ctllm.reactor.interfaces import Clock, Endpoint
 
-#: Unanswered questions for its health, in a row, after which a proxy hangs.
+#: A proxy is unresponsive after so many failed health checks in a row.
 MAX_MISSED_CHECKS = 3
-#: Seconds until it is asked again after it did not answer.
+#: Seconds between a failed health check and the next one.
 RECHECK_DELAY = 5.0
-#: Seconds by which this process may be late itself, so that a missing answer still counts.
+#: Seconds. A failed check does not count if this process itself was delayed for longer.
 MAX_OWN_DELAY = 1.0
-#: Seconds after which those are told to come again for whom there was no turn to start.
+#: Seconds. Bounds of the `Retry-After` for clients whose proxy did not get a slot to start.
 MIN_RETRY_AFTER, MAX_RETRY_AFTER = 10, 120
 _QUEUE_TIMED_OUT_MESSAGE = (
     "Too many streaming proxies are being started right now. Try again in a moment."
 )
 
+StateTask: TypeAlias = Coroutine[Any, Any, "Event | None"]
+
 
 @dataclass(frozen=True, slots=True)
 class SupervisorContext:
-    """What all lives share. `turns` bounds how many start at once, `now` gives epoch seconds.
+    """What all supervisors share.
 
-    `not_before` gives, for a proxy's id, the time (epoch s) of its user's revocation: a proxy that
-    was started before then is replaced.
+    `now` returns epoch seconds. `revocation_time` returns, for a proxy's id, the time of its
+    user's last revocation in epoch seconds: a proxy that was started before then is replaced.
     """
 
     spawner: Spawner
@@ -68,10 +70,13 @@ class SupervisorContext:
 
 
 class ProxySupervisor:
-    """The proxy `id`. In each state but `RUNNING`, `origin` is of no use; `since` epoch seconds.
+    """Starts, monitors and stops the proxy `id`.
 
-    Events are taken one after another, and each state has one task, which ends with the state:
-    so nothing that happens within a task or a callback finds a life half-way between states.
+    `since` is the time of the last transition, in epoch seconds. `pool` has connections to the
+    proxy in the state RUNNING. `on_discard` is called when the supervisor is of no more use.
+
+    Events are queued and applied one at a time. Each state has one task, which is cancelled when
+    the state changes, so neither a task nor a callback ever observes half a transition.
     """
 
     _log = Logger()
@@ -82,7 +87,7 @@ class ProxySupervisor:
         self.id = id
         self.state = State.ABSENT
         self.since = context.now()
-        self.cause = Cause("wanted")
+        self.cause = Cause("requested")
         self.pool: ConnectionPool | None = None
         self._context = context
         self._on_discard = on_discard
@@ -94,10 +99,13 @@ class ProxySupervisor:
         self._start_waiters: Waiters[ConnectionPool] = Waiters()
         self._stop_waiters: Waiters[None] = Waiters()
 
-    # -- asked from outside
+    # -- requests of the manager
 
     async def ensure_running(self) -> ConnectionPool:
-        """Give its origin, once it runs; ProxyUnavailable or Overloaded when it does not."""
+        """Return connections to the proxy; start it first if it does not run.
+
+        Raises ProxyUnavailable if it does not start, ServiceUnavailable if others start first.
+        """
         self._last_requested = self._context.clock.seconds()
         if self.state is State.RUNNING and self.pool is not None:
             return self.pool
@@ -107,31 +115,31 @@ class ProxySupervisor:
             )
             raise self._unavailable_error()
         started = self._start_waiters.wait()
-        self.handle_event(EventType.REQUESTED, Cause("wanted"))
+        self.handle_event(EventType.REQUESTED, Cause("requested"))
         return await started
 
     def adopt(self) -> None:
-        """It runs already, unasked: find it, and let it stay as long as somebody uses it."""
+        """Supervise a proxy that runs already. It counts as idle until it is requested."""
         self._last_requested = -math.inf
-        self.handle_event(EventType.REQUESTED, Cause("found"))
+        self.handle_event(EventType.REQUESTED, Cause("adopted"))
 
     async def stop(self, cause: Cause) -> None:
-        """End it; waits until nothing of it is left."""
+        """Stop the proxy and wait until it is removed."""
         if self.state in ACTIVE_STATES:
             stopped = self._stop_waiters.wait()
             self.handle_event(EventType.STOP_REQUESTED, cause)
             await stopped
 
     def handle_event(self, type: EventType, cause: Cause) -> None:
-        """Take an event, or ignore it, as the table says."""
+        """Apply an event. Ignore it if the current state has no transition for it."""
         self._events.append(Event(type, cause))
         if len(self._events) > 1:
-            return  # whoever takes the first takes this one after it
+            return  # this call is within the loop below, which takes it next
         while self._events:
             self._apply_event(self._events[0])
             self._events.popleft()
 
-    # -- moving on
+    # -- transitions
 
     def _apply_event(self, event: Event) -> None:
         old, new = self.state, TRANSITIONS.get((self.state, event.type))
@@ -143,15 +151,14 @@ class ProxySupervisor:
             self.cause = event.cause
         self._record_transition(old, event)
         if event.type is EventType.QUEUE_TIMED_OUT:
-            retry_after = min(
-                MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, self._context.start_limiter.expected_wait)
-            )
+            expected_wait = self._context.start_limiter.expected_wait
+            retry_after = min(MAX_RETRY_AFTER, max(MIN_RETRY_AFTER, expected_wait))
             self._start_waiters.fail(
                 ServiceUnavailable(_QUEUE_TIMED_OUT_MESSAGE, retry_after=retry_after)
             )
         self._start_task(STATE_TASKS[new](self))
 
-    def _start_task(self, coroutine: Coroutine[Any, Any, Event | None]) -> None:
+    def _start_task(self, coroutine: StateTask) -> None:
         task = self._task = Deferred.fromCoroutine(coroutine)
         task.addCallback(self._task_finished, task)
         task.addErrback(self._task_failed, task)
@@ -163,11 +170,11 @@ class ProxySupervisor:
     def _task_failed(self, reason: Failure, task: object) -> None:
         if task is not self._task and isinstance(reason.value, CancelledError):
             return
-        self._log.failure("the life of proxy {proxy} has a fault", reason, proxy=self.id)
+        self._log.failure("Error in the supervisor of proxy {proxy}", reason, proxy=self.id)
         if task is self._task:
             self.handle_event(
                 EventType.FAILED,
-                Cause("internal_error", "met a fault of ctllm; the log says which"),
+                Cause("internal_error", "failed because of an internal error; the log has details"),
             )
 
     def _cancel_task(self) -> None:
@@ -176,7 +183,7 @@ class ProxySupervisor:
             task.cancel()
 
     def _record_transition(self, old: State, event: Event) -> None:
-        """Audit and count what is worth it."""
+        """Write the audit entry of a transition and update the metrics."""
         audit, metrics, cause = self._context.audit, self._context.metrics, event.cause
         metrics.proxy_state_changed(_metric_label(old), _metric_label(self.state))
         uptime = self._context.clock.seconds() - self._started_at
@@ -211,9 +218,10 @@ class ProxySupervisor:
             audit.record("proxy.started", self.id, milliseconds=round(duration * 1000))
             metrics.proxy_started(duration)
 
-    # -- the task of each state
+    # -- the tasks of the states; each returns the event that ends its state
 
     async def _start(self) -> Event:
+        """Start the proxy once the start limiter has a slot for it."""
         context = self._context
         try:
             release = await run_with_timeout(
@@ -234,13 +242,11 @@ class ProxySupervisor:
         try:
             await run_with_timeout(self._context.clock, timeout, self._launch(release))
         except TimeoutError:
-            return Event(
-                EventType.FAILED, Cause("start_timeout", f"did not answer within {timeout} seconds")
-            )
+            description = f"did not respond within {timeout} seconds of its start"
+            return Event(EventType.FAILED, Cause("start_timeout", description))
         except CtllmError as error:
-            return Event(
-                EventType.FAILED, Cause("spawner_error", f"could not start: {error.message}")
-            )
+            description = f"could not be started: {error.message}"
+            return Event(EventType.FAILED, Cause("spawner_error", description))
         return Event(EventType.READY)
 
     async def _launch(self, release: Callable[[], None]) -> None:
@@ -250,11 +256,10 @@ class ProxySupervisor:
             await context.spawner.remove(self.id)
             instance = await context.spawner.ensure_running(self.id)
         self._adopted = instance.adopted
-        if instance.adopted:  # it runs already: to wait for its answer costs nobody anything
-            release()
-        endpoint = context.endpoint_for(instance)
+        if instance.adopted:
+            release()  # it runs already: waiting for its response needs no processor time
         self.pool = ConnectionPool(
-            endpoint,
+            context.endpoint_for(instance),
             context.clock,
             "your streaming proxy",
             ProxyUnavailable,
@@ -263,12 +268,13 @@ class ProxySupervisor:
         await wait_until_healthy(self.pool, context.clock)
 
     async def _monitor(self) -> Event:
-        """Serve who waited; then look after it until nobody uses it or it hangs."""
+        """Check the proxy's health until it is idle for too long or no longer responds."""
         assert self.pool is not None
         context, missed, idle = self._context, 0, 0.0
+        idle_timeout = context.settings.proxy_idle_timeout_seconds
         self._start_waiters.succeed(self.pool)
         while missed < MAX_MISSED_CHECKS:
-            until_idle_timeout = max(1.0, context.settings.proxy_idle_timeout_seconds - idle)
+            until_idle_timeout = max(1.0, idle_timeout - idle)
             interval = context.settings.proxy_health_interval_seconds
             await sleep(
                 context.clock,
@@ -277,19 +283,19 @@ class ProxySupervisor:
             asked_at = context.clock.seconds()
             health = await fetch_health(self.pool, context.clock)
             if health is None:
-                # A cloud that is late itself says nothing about its proxies.
+                # If this process was delayed itself, the check shows nothing about the proxy.
                 missed += context.clock.seconds() - asked_at < HEALTH_TIMEOUT + MAX_OWN_DELAY
                 continue
-            # Who asked for it a moment ago is about to use it, though it cannot know that yet.
+            # Whoever requested the proxy a moment ago may not have connected to it yet.
             idle = min(health.idle_seconds, context.clock.seconds() - self._last_requested)
             missed = 0
-            if idle >= context.settings.proxy_idle_timeout_seconds:
-                return Event(
-                    EventType.STOP_REQUESTED, Cause("idle", f"was idle for {idle:.0f} seconds")
-                )
-        return Event(EventType.FAILED, Cause("unresponsive", "did not answer any more"))
+            if idle >= idle_timeout:
+                cause = Cause("idle", f"was idle for {idle:.0f} seconds")
+                return Event(EventType.STOP_REQUESTED, cause)
+        return Event(EventType.FAILED, Cause("unresponsive", "no longer responded"))
 
     async def _remove(self) -> Event:
+        """Close the connections and have the spawner remove the proxy."""
         self._close_pool()
         self._start_waiters.fail(self._unavailable_error())
         try:
@@ -297,12 +303,12 @@ class ProxySupervisor:
         except CancelledError:
             raise
         except Exception:
-            # What is left of it is for the runtime to find; its user gets another one.
-            self._log.failure("proxy {proxy} cannot be removed", proxy=self.id)
+            # The spawner removes leftovers later. They do not keep the user from a new proxy.
+            self._log.failure("Cannot remove proxy {proxy}", proxy=self.id)
         return Event(EventType.REMOVED)
 
     async def _hold_failure(self) -> Event:
-        """Failed: whoever asked since then gets another one, if it need not rest."""
+        """Remember the failure, unless the proxy was requested since and may start again."""
         self._stop_waiters.succeed(None)
         if self._start_waiters and not self._backoff_remaining():
             return Event(EventType.REQUESTED)
@@ -311,6 +317,7 @@ class ProxySupervisor:
         return Event(EventType.FAILURE_EXPIRED)
 
     async def _become_absent(self) -> Event | None:
+        """Discard this supervisor, unless the proxy was requested while it stopped."""
         self._stop_waiters.succeed(None)
         if self._start_waiters:
             return Event(EventType.REQUESTED)
@@ -318,11 +325,12 @@ class ProxySupervisor:
         return None
 
     async def _close(self) -> None:
+        """Close the connections. The proxy itself is the spawner's to stop."""
         self._close_pool()
         self._start_waiters.fail(ProxyUnavailable("The cloud is stopping."))
         self._stop_waiters.succeed(None)
 
-    # -- words
+    # -- helpers
 
     def _backoff_remaining(self) -> int:
         return self._backoff.remaining(self._context.clock.seconds())
@@ -344,16 +352,15 @@ def _metric_label(state: State) -> str | None:
     return None if state in (State.ABSENT, State.CLOSED) else state.value
 
 
-STATE_TASKS: Mapping[State, Callable[[ProxySupervisor], Coroutine[Any, Any, Event | None]]] = (
-    MappingProxyType(
-        {
-            State.ABSENT: ProxySupervisor._become_absent,
-            State.STARTING: ProxySupervisor._start,
-            State.RUNNING: ProxySupervisor._monitor,
-            State.STOPPING: ProxySupervisor._remove,
-            State.CLEANING_UP: ProxySupervisor._remove,
-            State.FAILED: ProxySupervisor._hold_failure,
-            State.CLOSED: ProxySupervisor._close,
-        }
-    )
+STATE_TASKS: Mapping[State, Callable[[ProxySupervisor], StateTask]] = MappingProxyType(
+    {
+        State.ABSENT: ProxySupervisor._become_absent,
+        State.STARTING: ProxySupervisor._start,
+        State.RUNNING: ProxySupervisor._monitor,
+        State.STOPPING: ProxySupervisor._remove,
+        State.CLEANING_UP: ProxySupervisor._remove,
+        State.FAILED: ProxySupervisor._hold_failure,
+        State.CLOSED: ProxySupervisor._close,
+    }
 )
+"""What a supervisor does in each state."""

@@ -1,1 +1,1 @@
-"""What starts and stops streaming proxies: child processes or Docker containers."""
+"""Spawners, which run streaming proxies as child processes or as Docker containers."""

@@ -1,59 +1,62 @@
-"""How the cloud and a container reach each other: a face with two kinds behind it."""
+"""The interface by which the cloud and a container reach each other.
+
+`bridge_network` and `socket_mount` implement it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ctllm.cloud.spawners.interfaces import ProxySocket
 
-if TYPE_CHECKING:  # the engine's client takes half a second to import, which commands need not
+if TYPE_CHECKING:  # importing the Docker client takes half a second, which commands need not spend
     from ctllm.cloud.docker_api import Container, ContainerSummary
 
 
-#: The user of what runs in containers, and their group where the cloud has none to give.
+#: The user of proxies in containers, and their group where the cloud runs in group 0.
 CONTAINER_USER = CONTAINER_GROUP = 1001
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerConnectivity:
-    """What a container needs to be reached.
+    """What a container needs in order to be reached.
 
-    `listening` are its arguments that say where it listens, `host` what that takes of its
-    HostConfig, `group` the group that it runs in.
+    `listen_arguments` are arguments of the proxy's command line, `host_config` becomes part of the
+    container's HostConfig, and `group` is the group id of the proxy.
     """
 
     listen_arguments: tuple[str, ...]
-    host_config: Mapping[str, Any]
+    host_config: Mapping[str, object]
     group: int = CONTAINER_GROUP
 
 
 class Connectivity(Protocol):
-    """Makes what containers are reached by, and removes it."""
+    """Provisions what the cloud needs to reach containers: networks, or shared directories."""
 
     def check_host(self) -> None:
-        """Begin; BadConfiguration when this host has no place for it."""
+        """Raise BadConfiguration if this host lacks what containers need. Called at the start."""
 
     async def provision(self, proxy_id: str) -> ContainerConnectivity:
-        """Make what this proxy's container needs, and may be cancelled; CtllmError if it cannot."""
+        """Create what the proxy's container needs. Raises CtllmError if that fails."""
 
     async def container_started(self, proxy_id: str) -> None:
-        """What is left to do once its container runs; cancelled when that takes too long."""
+        """Complete what can only be done once the container runs. Never times out by itself."""
 
     def endpoint(self, proxy_id: str, container: Container | ContainerSummary) -> str:
-        """Where that container is reached, as a client endpoint string; empty when it is not.
+        """Return the description of the client endpoint of a container.
 
-        Empty also where it could lead to somebody else. Each call looks anew.
+        It is empty if the container cannot be reached, or not safely. Each call checks again.
         """
 
     def proxy_socket(
         self, proxy_id: str, container: Container | ContainerSummary
     ) -> ProxySocket | None:
-        """The socket that `endpoint` names; None where it names an address."""
+        """Return the UNIX socket of `endpoint`, or None if that is not a UNIX socket."""
 
     async def deprovision(self, proxy_id: str) -> None:
-        """Remove what was made, if anything was; its container is gone."""
+        """Remove what `provision` created, if anything. The container no longer exists."""
 
     async def list_provisioned(self) -> set[str]:
-        """The proxies for which something is there."""
+        """Return the ids of the proxies for which something is provisioned."""

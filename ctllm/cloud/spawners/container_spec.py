@@ -1,4 +1,4 @@
-"""What a streaming proxy is to Docker: its names, its labels, and a container within limits."""
+"""The names, labels and configurations of proxies' containers and networks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv4Network
-from typing import Any
+from typing import Any, TypeAlias
 
 from ctllm import __version__
 from ctllm.cloud.spawners.connectivity import CONTAINER_USER, ContainerConnectivity
 from ctllm.config import Proxy, to_options
 
-#: What every name begins with; the rest is the user's hash.
+JsonObject: TypeAlias = dict[str, Any]
+
+#: Prefixes of names. The rest is the hash of the user.
 CONTAINER_PREFIX, NETWORK_PREFIX, BRIDGE_PREFIX = "ctllm-proxy-", "ctllm-net-", "ctl"
 INSTANCE_LABEL, PROXY_LABEL, KEY_LABEL, VERSION_LABEL = (
     "ctllm.instance",
@@ -21,22 +23,23 @@ INSTANCE_LABEL, PROXY_LABEL, KEY_LABEL, VERSION_LABEL = (
     "ctllm.key",
     "ctllm.version",
 )
-#: Where a proxy listens, on every address of a network that only it and the host are on.
+#: The port of a proxy in a network of its own.
 PROXY_PORT = 8080
-#: A proxy has one thread, and Python's starts none; the rest is for what the image's start needs.
+#: A proxy has one thread; the rest is for the start of the container.
 MAX_PIDS = 32
-#: Billionths of a processor.
+#: Half a processor, in units of 1e-9.
 NANO_CPUS = 500_000_000
-#: What a proxy says is a line for each tunnel that comes or goes.
+#: A proxy logs a line when a tunnel connects or disconnects.
 _LOG_CONFIG = {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 _TMPFS = {"/tmp": "rw,noexec,nosuid,nodev,size=1m,mode=1777"}  # noqa: S108
 
 
 @dataclass(frozen=True, slots=True)
 class CloudLabels:
-    """The labels by which a cloud knows its own: `instance` is its secret, `key` its public key.
+    """The labels by which a cloud recognises its containers and networks.
 
-    Labels can be read by whoever may ask Docker, so the secret is in none of them.
+    Every client of Docker can read labels. They contain hashes of `instance_secret`, which
+    identifies the cloud across restarts, and of `public_key`, which verifies its assertions.
     """
 
     instance_secret: bytes = field(repr=False)
@@ -44,11 +47,11 @@ class CloudLabels:
 
     @property
     def selector(self) -> str:
-        """The label that every container and network of this cloud has, as `name=value`."""
+        """The label of every container and network of this cloud, as `name=value`."""
         return f"{INSTANCE_LABEL}={self._instance_id()}"
 
     def labels_for(self, proxy_id: str) -> dict[str, str]:
-        """What is put on the container and the network of this proxy."""
+        """Return the labels of a proxy's container and network."""
         return {
             INSTANCE_LABEL: self._instance_id(),
             PROXY_LABEL: proxy_id,
@@ -57,11 +60,11 @@ class CloudLabels:
         }
 
     def is_owned(self, labels: Mapping[str, str]) -> bool:
-        """Whether that is what this cloud, or an earlier run of it, has put there."""
+        """Return whether this cloud, or an earlier run of it, set `labels`."""
         return labels.get(INSTANCE_LABEL) == self._instance_id()
 
     def is_current(self, labels: Mapping[str, str]) -> bool:
-        """Whether that proxy believes the assertions that this cloud signs."""
+        """Return whether a proxy with `labels` accepts the assertions that this cloud signs."""
         return self.is_owned(labels) and labels.get(KEY_LABEL) == self._public_key_id()
 
     def _instance_id(self) -> str:
@@ -72,12 +75,12 @@ class CloudLabels:
 
 
 def network_name(proxy_id: str) -> str:
-    """The network of this proxy's container."""
+    """Return the name of a proxy's network."""
     return NETWORK_PREFIX + proxy_id.removeprefix(CONTAINER_PREFIX)
 
 
-def network_config(labels: CloudLabels, proxy_id: str, subnet: IPv4Network) -> dict[str, Any]:
-    """The body of a call that creates the network of a proxy: no way out, and none to others."""
+def network_config(labels: CloudLabels, proxy_id: str, subnet: IPv4Network) -> JsonObject:
+    """Return the body of the request that creates a proxy's network, which is internal."""
     name = network_name(proxy_id)
     return {
         "Name": name,
@@ -87,7 +90,7 @@ def network_config(labels: CloudLabels, proxy_id: str, subnet: IPv4Network) -> d
         "EnableIPv6": False,
         "IPAM": {"Driver": "default", "Config": [{"Subnet": str(subnet)}]},
         "Options": {
-            # Names of interfaces have 15 characters; rules of a firewall know ours by the first.
+            # Linux allows 15 characters. The firewall's rules match the prefix.
             "com.docker.network.bridge.name": BRIDGE_PREFIX
             + name.removeprefix(NETWORK_PREFIX)[:12],
             "com.docker.network.bridge.enable_icc": "false",
@@ -102,11 +105,10 @@ def container_config(
     proxy_id: str,
     settings: Proxy,
     connectivity: ContainerConnectivity,
-) -> dict[str, Any]:
-    """The body of a call that creates the container of a proxy.
+) -> JsonObject:
+    """Return the body of the request that creates a proxy's container.
 
-    Nothing in here is secret: the key is the public half, and whoever may ask Docker can read the
-    rest.
+    Every client of Docker can read it, so it contains no secret.
     """
     command = [
         "--id",
@@ -126,10 +128,10 @@ def container_config(
     }
 
 
-def _host_config(settings: Proxy) -> dict[str, Any]:
+def _host_config(settings: Proxy) -> JsonObject:
     return {
         "Memory": settings.max_memory_bytes,
-        "MemorySwap": settings.max_memory_bytes,  # both together: no swap
+        "MemorySwap": settings.max_memory_bytes,  # memory and swap together, so no swap
         "NanoCpus": NANO_CPUS,
         "PidsLimit": MAX_PIDS,
         "ReadonlyRootfs": True,
@@ -137,10 +139,10 @@ def _host_config(settings: Proxy) -> dict[str, Any]:
         "Tmpfs": _TMPFS,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
-        "RestartPolicy": {"Name": "no"},  # the cloud decides, and backs off
+        "RestartPolicy": {"Name": "no"},  # the cloud restarts it, with a backoff
         "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0},
                     {"Name": "nofile", "Soft": settings.max_open_files,
                      "Hard": settings.max_open_files}],
         "LogConfig": _LOG_CONFIG,
-        "AutoRemove": False,  # else nobody could tell what an end was
+        "AutoRemove": False,  # the exit code would be lost
     }  # fmt: skip

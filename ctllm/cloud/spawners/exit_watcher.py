@@ -1,4 +1,7 @@
-"""Hears of the ends of containers: from the engine's events, and its list where it told none."""
+"""A watcher for containers that exit.
+
+It follows Docker's events, and lists the containers whenever it may have missed some.
+"""
 
 from __future__ import annotations
 
@@ -11,31 +14,32 @@ from twisted.python.failure import Failure
 
 from ctllm.cloud.docker_api import DockerClient, DockerError, DockerEvent
 from ctllm.cloud.spawners.container_spec import PROXY_LABEL
+from ctllm.cloud.spawners.interfaces import ExitObserver
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
 from ctllm.reactor.deferred_tools import sleep
 from ctllm.reactor.failures import trap
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
 
-#: Seconds until events are listened for again, once they have ended.
+#: Seconds until the watcher follows the events again after the connection was lost.
 RECONNECT_DELAY = 2.0
-#: Seconds by which the engine's clock may be behind ours: events that are told twice do no harm.
+#: Seconds by which Docker's clock may be behind ours. Events that arrive twice do no harm.
 CLOCK_SKEW = 10.0
 _EVENTS = ("die", "oom", "pause", "destroy")
 
 
 @dataclass(frozen=True, slots=True)
 class RunningContainer:
-    """A container that runs: its id, and the process id of its first process on its host."""
+    """The id of a container, and the process id of its first process on Docker's host."""
 
     id: str
     pid: int
 
 
 class ExitWatcher(Service):
-    """Calls `died` with a proxy's id and why, once for each that was `born` and died unasked.
+    """Calls `on_exit` once for each watched container that exits.
 
-    `label` is the one that all of them have; `now` gives epoch seconds.
+    `label` selects the containers. `now` returns epoch seconds.
     """
 
     _log = Logger()
@@ -46,34 +50,32 @@ class ExitWatcher(Service):
         clock: Clock,
         label: str,
         now: Callable[[], float],
-        on_exit: Callable[[str, str], None],
+        on_exit: ExitObserver,
     ) -> None:
         self._docker, self._clock, self._label = docker, clock, label
         self._now, self._on_exit = now, on_exit
         self.watched: dict[str, RunningContainer] = {}
-        self._out_of_memory: set[str] = (
-            set()
-        )  # containers that wanted more memory than they may have
+        self._out_of_memory: set[str] = set()
         self._following: Deferred[None] | None = None
 
     def startService(self) -> None:
-        """Listen."""
+        """Start following events."""
         super().startService()
         self._following = Deferred.fromCoroutine(self._follow())
         self._following.addErrback(_ignore_cancellation)
 
     def stopService(self) -> None:
-        """Listen no more."""
+        """Stop following events."""
         super().stopService()
         if self._following is not None:
             self._following.cancel()
 
     def watch(self, proxy_id: str, container: RunningContainer) -> None:
-        """It runs; hear of its end."""
+        """Watch the container of a proxy."""
         self.watched[proxy_id] = container
 
     def unwatch(self, proxy_id: str) -> None:
-        """It is ended, as it was asked: that is no death."""
+        """Do not report the exit of a proxy's container, because it is about to be stopped."""
         container = self.watched.pop(proxy_id, None)
         if container is not None:
             self._out_of_memory.discard(container.id)
@@ -83,19 +85,19 @@ class ExitWatcher(Service):
         while True:
             try:
                 await self._follow_events()
-                last_warning = ""  # it was there: when it goes away again, that is news
+                last_warning = ""  # Docker was there, so its next failure is logged again
             except CancelledError:
                 raise
             except DockerError as error:
                 if error.message != last_warning:
-                    self._log.warn("{why}", why=error.message)
+                    self._log.warn("Cannot follow Docker's events: {reason}", reason=error.message)
                 last_warning = error.message
             except Exception:
-                self._log.failure("hearing of deaths met a fault")
+                self._log.failure("Error while following Docker's events")
             await sleep(self._clock, RECONNECT_DELAY)
 
     async def _follow_events(self) -> None:
-        """Look who died while nobody listened, then listen from just before that on."""
+        """Check the watched containers, then follow the events since just before the check."""
         filters = {"type": ["container"], "event": [*_EVENTS], "label": [self._label]}
         since = self._now() - CLOCK_SKEW
         await self._check_watched()
@@ -106,38 +108,41 @@ class ExitWatcher(Service):
         if not watched:
             return
         states = {each.id: each.state for each in await self._docker.list_containers(self._label)}
-        for proxy_id, living in watched.items():
-            state = states.get(living.id, "not there any more")
-            if state != "running" and self.watched.get(proxy_id) == living:
+        for proxy_id, container in watched.items():
+            state = states.get(container.id)
+            if state != "running" and self.watched.get(proxy_id) == container:
                 del self.watched[proxy_id]
-                self._notify(proxy_id, f"its container is {state}")
+                self._notify(
+                    proxy_id, f"its container is {state}" if state else "its container is gone"
+                )
 
     def _handle_event(self, event: DockerEvent) -> None:
-        proxy_id, container = event.attributes.get(PROXY_LABEL, ""), event.actor.id
-        watched = self.watched.get(proxy_id)
-        if watched is None or watched.id != container:
+        proxy_id, container_id = event.attributes.get(PROXY_LABEL, ""), event.actor.id
+        container = self.watched.get(proxy_id)
+        if container is None or container.id != container_id:
             return
         if event.action == "oom":
-            self._out_of_memory.add(container)
+            self._out_of_memory.add(container_id)
             return
         del self.watched[proxy_id]
-        self._notify(proxy_id, self._describe_exit(event, container))
+        self._notify(proxy_id, self._describe_exit(event, container_id))
 
     def _notify(self, proxy_id: str, reason: str) -> None:
-        # Not from within the engine's answer: what follows asks the engine.
+        # In another turn, because the observer sends requests to Docker.
         self._clock.callLater(0, self._on_exit, proxy_id, reason)
 
-    def _describe_exit(self, event: DockerEvent, container: str) -> str:
-        if container in self._out_of_memory:
-            self._out_of_memory.discard(container)
+    def _describe_exit(self, event: DockerEvent, container_id: str) -> str:
+        if container_id in self._out_of_memory:
+            self._out_of_memory.discard(container_id)
             return OUT_OF_MEMORY_MESSAGE
         if event.action == "pause":
             return "its container was paused"
         if event.action == "destroy":
             return "its container was removed"
-        if event.attributes.get("exitCode") == str(OUT_OF_MEMORY):
+        exit_code = event.attributes.get("exitCode")
+        if exit_code == str(OUT_OF_MEMORY):
             return OUT_OF_MEMORY_MESSAGE
-        return f"its container exited with {event.attributes.get('exitCode', 'no word')}"
+        return f"its container exited with code {exit_code or 'unknown'}"
 
 
 def _ignore_cancellation(reason: Failure) -> None:

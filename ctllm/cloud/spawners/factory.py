@@ -1,9 +1,8 @@
-"""The runtime that the configuration names."""
+"""The selection of a spawner by the configuration."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ctllm import __version__
 from ctllm.cloud.docker_api import DockerClient, create_transport
@@ -14,24 +13,31 @@ from ctllm.cloud.spawners.container_spec import CloudLabels
 from ctllm.cloud.spawners.docker import DockerSpawner
 from ctllm.cloud.spawners.host_routes import ROUTE_TABLE
 from ctllm.cloud.spawners.interfaces import Spawner
-from ctllm.cloud.spawners.process import ProcessSpawner
+from ctllm.cloud.spawners.process import ProcessReactor, ProcessSpawner
 from ctllm.cloud.spawners.socket_mount import SocketMount
 from ctllm.config import Cloud, Proxy, parse_network_pool, parse_uid_range
 from ctllm.errors import BadConfiguration
 
 
 def create_spawner(
-    reactor: Any, settings: Cloud, proxy_settings: Proxy, state_dir: Path, keys: SigningKeys
+    reactor: ProcessReactor,
+    settings: Cloud,
+    proxy_settings: Proxy,
+    state_dir: Path,
+    keys: SigningKeys,
 ) -> Spawner:
-    """What runs the proxies of the cloud with this state folder; may raise BadConfiguration."""
+    """Return the spawner that `settings` name.
+
+    Raises BadConfiguration if the settings contradict each other.
+    """
     if settings.spawner == "process":
         uids = parse_uid_range(settings.proxy_uids)
         return ProcessSpawner(reactor, state_dir, proxy_settings, keys.public_key_text, uids=uids)
     is_local = settings.docker_url.startswith("unix:")
     if settings.docker_network == "none" and not is_local:
         raise BadConfiguration(
-            f"cloud.docker_network = none needs an engine on this machine; cloud.docker_url is "
-            f"{settings.docker_url}"
+            "cloud.docker_network = none requires Docker on this machine, but cloud.docker_url is "
+            f"{settings.docker_url}."
         )
     docker = DockerClient(
         create_transport(reactor, settings.docker_url, settings.docker_certs_dir), reactor

@@ -1,4 +1,4 @@
-"""What the host has routes to: subnets that a proxy's network must not take."""
+"""The routes of the host, whose subnets no proxy's network may use."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 
-#: Linux's table of IPv4 routes; numbers in it are in the host's byte order (proc(5)).
+#: Linux's table of IPv4 routes, with numbers in the host's byte order (proc(5)).
 ROUTE_TABLE = Path("/proc/net/route")
-#: The interface of routes that lead nowhere: blackholes and their like.
+#: The interface of blackhole routes and the like.
 _NO_INTERFACE = "*"
 
 
 def list_routes(table: Path) -> Sequence[str]:
-    """The networks that this host has routes to, but for the default.
+    """Return the networks to which this host has routes, except the default route.
 
-    Those of bridges that an engine which died has left are among them: Docker knows nothing of
-    those, and would give their addresses again.
+    They include bridges that were left when Docker was killed, which Docker no longer lists.
     """
     return [
         str(network)
@@ -28,7 +27,7 @@ def list_routes(table: Path) -> Sequence[str]:
 
 
 def is_blackholed(network: IPv4Network, table: Path) -> bool:
-    """Whether this host drops what goes to `network` and to none of the networks within it."""
+    """Return whether this host has a blackhole route for exactly `network`."""
     return (network, _NO_INTERFACE) in _read_table(table)
 
 
@@ -36,7 +35,7 @@ def _read_table(table: Path) -> list[tuple[IPv4Network, str]]:
     try:
         lines = table.read_text().splitlines()[1:]
     except OSError:
-        return []  # no Linux: Docker's engine is in a machine of its own, with routes of its own
+        return []  # not Linux: Docker runs in a virtual machine with routes of its own
     found = []
     for line in lines:
         interface, to, _, _, _, _, _, mask, *_ = line.split()

@@ -1,18 +1,21 @@
-"""What runs the streaming proxies: a face that child processes have, and Docker and Swarm later."""
+"""The interface of spawners, which start and stop streaming proxies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+ExitObserver: TypeAlias = Callable[[str, str], None]
+"""Called with the id of a proxy that exited unrequested, and with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxySocket:
-    """The UNIX socket of a proxy and who must listen there.
+    """The UNIX socket of a proxy, and the process that must listen on it.
 
-    `uid` and `pid` are the proxy's; in a container, `pid` is the first process of the container
-    with the id `container`, or 0 where that is not known.
+    For a container, `pid` is the first process of the container `container_id`, or 0 if that is
+    not known.
     """
 
     path: str
@@ -23,11 +26,11 @@ class ProxySocket:
 
 @dataclass(frozen=True, slots=True)
 class ProxyInstance:
-    """A proxy that was started: `endpoint` is a client endpoint string, `started` epoch seconds.
+    """A proxy that was started. It may not accept connections yet.
 
-    Started is not ready: it answers at `endpoint` a little later. `adopted` is one that somebody
-    else started, an earlier run of this cloud. Whoever connects to a proxy with a `socket` does so
-    by `runtimes.peers.endpoint_to`, never by the endpoint string alone.
+    `endpoint` is the description of a client endpoint, `started_at` is in epoch seconds, and
+    `adopted` is True if an earlier run of the cloud started the proxy. Connect by
+    `peer_verification.proxy_endpoint`, which verifies the listener of a `socket`.
     """
 
     id: str
@@ -39,46 +42,59 @@ class ProxyInstance:
 
 @dataclass(frozen=True, slots=True)
 class ResourceUsage:
-    """What a proxy uses: `memory` in bytes, `cpu` in seconds of processor time since its start."""
+    """The memory that a proxy uses, and its processor time since its start."""
 
     memory_bytes: int
     cpu_seconds: float
 
 
 class Spawner(Protocol):
-    """Starts and ends proxies, each known by its id, and hears when one dies."""
-
-    on_exit: Callable[[str, str], None]
-    """Called with the id of a proxy that ended unasked, and why; never for what `remove` ended,
-    nor from within a call of any method here.
-    """
+    """Starts, stops and lists proxies, and reports those that exit."""
 
     @property
     def proxies_survive_restart(self) -> bool:
-        """Whether proxies go on running when the cloud stops; if so, the next one adopts them."""
+        """Whether proxies run on when the cloud stops; the next run of the cloud adopts them."""
 
     @property
     def problem(self) -> str:
-        """A sentence about what stands in the way of starting proxies, empty when nothing does."""
+        """A sentence about what keeps proxies from starting, or an empty string."""
+
+    def add_exit_observer(self, observer: ExitObserver) -> None:
+        """Call `observer` for each proxy that exits, unless `remove` stopped it.
+
+        The observer is never called from within a method of the spawner.
+        """
 
     async def ensure_running(self, proxy_id: str) -> ProxyInstance:
-        """Start the proxy, unless it was; CtllmError when that cannot be.
+        """Start the proxy, unless it runs. Raises CtllmError if that fails.
 
-        May be cancelled; what was begun until then is `remove`'s to end.
+        If the call is cancelled, `remove` removes what was started.
         """
 
     async def remove(self, proxy_id: str) -> None:
-        """End the proxy and all that belongs to it, however far its start came; may be absent."""
+        """Stop the proxy and remove all that belongs to it, if it exists."""
 
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
-        """Give the proxy, or None when there is none or it is being removed."""
+        """Return the proxy, or None if it does not exist or is being removed."""
 
     async def list(self) -> Sequence[ProxyInstance]:
-        """Give all proxies that `inspect` would give."""
+        """Return all proxies that `inspect` would return."""
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
-        """What each proxy uses, as far as the system tells."""
+        """Return the resources that each proxy uses, where the system reports them."""
 
 
-def no_matter(proxy_id: str, reason: str) -> None:
-    """What a runtime calls for a death before anybody listens."""
+class ExitObservers:
+    """The exit observers of a spawner."""
+
+    def __init__(self) -> None:
+        self._observers: list[ExitObserver] = []
+
+    def add(self, observer: ExitObserver) -> None:
+        """Add an observer; there is no way to remove it."""
+        self._observers.append(observer)
+
+    def notify(self, proxy_id: str, reason: str) -> None:
+        """Call all observers."""
+        for observer in self._observers:
+            observer(proxy_id, reason)

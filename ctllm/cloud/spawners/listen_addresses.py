@@ -1,4 +1,4 @@
-"""Where proxies that are processes listen: UNIX sockets in private folders, or loopback ports."""
+"""The addresses on which proxies that are processes listen: UNIX sockets or loopback ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctllm.reactor.endpoints import quote_argument
 from ctllm.system.file_lock import acquire_lock
 from ctllm.system.private_dir import PrivateDirectory
 
-#: The longest path, in bytes, that every system takes for a UNIX socket (macOS: 103).
+#: The longest path of a UNIX socket, in bytes, that all systems support (macOS: 103).
 MAX_SOCKET_PATH_BYTES = 100
 _TEMPORARY_PREFIX = "ctllm-"
 _TEMPORARY_LINK = "elsewhere"
@@ -27,9 +27,10 @@ _SAMPLE_PATH = Path("0" * 12 + "-" + "0" * 8, _SOCKET_NAME)
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """What a proxy is told to listen on (`arguments`) and where it is then found (`endpoint`).
+    """The address of one proxy.
 
-    `path` is that of its socket, in a `folder` of its own; both are empty for a port.
+    `arguments` belong on its command line; `endpoint` describes the client endpoint. A UNIX socket
+    has a `socket_path` in a `directory` of its own; both are empty for a port.
     """
 
     arguments: tuple[str, ...]
@@ -39,23 +40,23 @@ class ListenAddress:
 
 
 class ListenAddresses(Protocol):
-    """Gives each proxy a place of its own."""
+    """Allocates an address for each proxy."""
 
     def open(self) -> None:
-        """Begin, with nothing left of an earlier run; BadConfiguration where that cannot be."""
+        """Remove what an earlier run left. Raises BadConfiguration if addresses cannot be used."""
 
     def allocate(self, proxy_id: str) -> ListenAddress:
-        """Give a new place; OSError when the system has none."""
+        """Return a new address. Raises OSError if the system has none."""
 
     def release(self, address: ListenAddress) -> None:
-        """Leave nothing of it behind."""
+        """Remove an address."""
 
     def close(self) -> None:
-        """Leave nothing of any behind."""
+        """Remove all addresses."""
 
 
 def default_listen_addresses(state_dir: Path) -> ListenAddresses:
-    """Give UNIX sockets below the folder `state`, or ports where the system has no such sockets."""
+    """Return UNIX sockets below `state_dir`, or ports if the system has no UNIX sockets."""
     return UnixSockets(state_dir / "run") if hasattr(socket, "AF_UNIX") else LoopbackPorts()
 
 
@@ -63,27 +64,28 @@ class LoopbackPorts:
     """Free ports of the loopback interface."""
 
     def open(self) -> None:
-        """Begin."""
+        """Do nothing."""
 
     def allocate(self, proxy_id: str) -> ListenAddress:
-        """Give a port that was free a moment ago: a proxy that finds it taken is started again."""
+        """Return a port that is free now. If it is taken by then, the proxy's start fails."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         return ListenAddress(("--port", str(port)), f"tcp:127.0.0.1:{port}")
 
     def release(self, address: ListenAddress) -> None:
-        """Ports leave nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Ports leave nothing."""
+        """Do nothing."""
 
 
 class UnixSockets:
-    """UNIX sockets, each in a folder of its own (0700) in `run`, which is this cloud's alone.
+    """UNIX sockets, each in a directory of its own (0700) in `run_dir`.
 
-    If paths in there would be too long, they are in a temporary folder to which `run` has a link,
-    so that the next start finds it even if this run is killed.
+    Only one cloud at a time uses `run_dir`. If paths in it would be too long, the sockets are in a
+    temporary directory, to which `run_dir` has a symbolic link: so the next run finds it even if
+    this one is killed.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -92,9 +94,9 @@ class UnixSockets:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Take the folder for this process and sweep it.
+        """Lock `run_dir` and remove what an earlier run left in it.
 
-        BadConfiguration if another cloud has it, or if others can look into it.
+        Raises BadConfiguration if another cloud uses it, or if other users can read it.
         """
         PrivateDirectory(self._run_dir)
         self._lock = _lock_directory(self._run_dir)
@@ -104,23 +106,23 @@ class UnixSockets:
             (self._run_dir / _TEMPORARY_LINK).symlink_to(self._base)
 
     def allocate(self, proxy_id: str) -> ListenAddress:
-        """Give a socket in a new folder.
+        """Return a socket in a new directory.
 
-        The folder's name is never used twice: a proxy of a killed cloud that ends late and
-        removes its socket must not remove its successor's.
+        The directory's name is never reused: a proxy of a killed cloud that exits late removes its
+        socket, which must not be its successor's.
         """
-        short = sha256(proxy_id.encode()).hexdigest()[:12]
-        directory = Path(tempfile.mkdtemp(prefix=f"{short}-", dir=self._base))
+        short_id = sha256(proxy_id.encode()).hexdigest()[:12]
+        directory = Path(tempfile.mkdtemp(prefix=f"{short_id}-", dir=self._base))
         path = str(directory / _SOCKET_NAME)
         return ListenAddress(("--socket", path), f"unix:{quote_argument(path)}", path, directory)
 
     def release(self, address: ListenAddress) -> None:
-        """Remove the socket's folder."""
+        """Remove the directory of the socket."""
         if address.directory is not None:
             shutil.rmtree(address.directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Remove every folder but `run` itself, and leave that to others."""
+        """Remove all directories in `run_dir` and unlock it."""
         if self._lock is not None:
             self._remove_leftovers()
             os.close(self._lock)
@@ -137,15 +139,15 @@ class UnixSockets:
 
 
 def state_dir_in_use(state_dir: Path) -> BadConfiguration:
-    """The error for a state folder that another cloud uses."""
+    """Return the error for a state directory that another cloud uses."""
     return BadConfiguration(
-        f"Another ctllm cloud uses {state_dir}: stop it, or give this one another state folder with "
-        "--state."
+        f"Another ctllm cloud uses {state_dir}. Stop it, or choose another state directory with "
+        "--state-dir."
     )
 
 
 def _lock_directory(directory: Path) -> int:
-    """Lock the folder itself, until the descriptor that this gives is closed or we are gone."""
+    """Lock a directory. Return the descriptor that holds the lock until it is closed."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         acquire_lock(descriptor)
@@ -156,7 +158,7 @@ def _lock_directory(directory: Path) -> int:
 
 
 def _remove_temporary(directory: Path) -> None:
-    """Remove a temporary folder of ours, if that is still what is there."""
+    """Remove a temporary directory, if it exists and is this user's."""
     with suppress(OSError):
         if (
             directory.name.startswith(_TEMPORARY_PREFIX)

@@ -1,51 +1,49 @@
-"""Connections to streaming proxies: only to the process, or the container, that was started.
+"""Connections to streaming proxies that verify which process listens.
 
-What is sent has a session assertion and what a user says. A proxy, or what took it over, may
-control names next to its socket, and could lead the cloud to any other socket of this machine,
-where the cloud's own rights would count.
+Requests carry a session assertion and the user's data. A compromised proxy may control names next
+to its socket and replace it by a link to any other socket of this machine, to which the cloud
+would connect with its own permissions.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from ctllm.cloud.spawners.interfaces import ProxyInstance, ProxySocket
+from ctllm.cloud.spawners.interfaces import ExitObserver, ProxyInstance, ProxySocket
 from ctllm.http.client.unix_endpoint import VerifiedUNIXEndpoint
 from ctllm.reactor.endpoints import client_from_string
-from ctllm.reactor.interfaces import Endpoint
+from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.system.unix_sockets import PeerCredentials
 
 PROC = Path("/proc")
 
 
 def proxy_endpoint(
-    reactor: Any, instance: ProxyInstance, on_wrong_peer: Callable[[str, str], None]
+    reactor: Clock, instance: ProxyInstance, on_wrong_peer: ExitObserver
 ) -> Endpoint:
-    """Give the endpoint of a proxy.
+    """Return the endpoint of a proxy.
 
-    `on_wrong_peer` is called with its id and why, in a later turn of the reactor, when a connection
-    was refused because it would not have been the proxy's.
+    `on_wrong_peer` is called with the proxy's id and a reason, in a later turn of the reactor, if
+    another process listens on the proxy's socket. The connection is then refused.
     """
     if instance.socket is None:
         return client_from_string(reactor, instance.endpoint)
 
-    def refused(reason: str) -> None:
+    def on_refused(reason: str) -> None:
         reactor.callLater(0, on_wrong_peer, instance.id, reason)
 
-    accepts = partial(is_expected_peer, instance.socket)
-    return VerifiedUNIXEndpoint(reactor, instance.socket.path, accepts, refused)
+    accepts_peer = partial(is_expected_peer, instance.socket)
+    return VerifiedUNIXEndpoint(reactor, instance.socket.path, accepts_peer, on_refused)
 
 
 def is_expected_peer(expected: ProxySocket, peer: PeerCredentials, proc: Path = PROC) -> bool:
-    """Whether `peer` is the process of the proxy, or one in its container.
+    """Return whether `peer` is the proxy's process, or a process in its container.
 
-    The container of a process is in the names of its control groups. Where they cannot be read
-    (hidepid) the first process of the container is known from the engine.
+    The names of a process's control groups contain its container. Where they cannot be read
+    (hidepid), Docker tells the process id of the container's first process.
     """
     if peer.uid != expected.uid or peer.pid <= 0:
         return False
@@ -58,10 +56,10 @@ def is_expected_peer(expected: ProxySocket, peer: PeerCredentials, proc: Path = 
 
 
 def is_in_container(control_groups: str, container_id: str) -> bool:
-    """Whether a process with these control groups (/proc/PID/cgroup) is in that container.
+    """Return whether a process with these control groups (/proc/PID/cgroup) is in a container.
 
-    Engines name the group for the container's id (`/docker/ID`), or a scope of systemd's
-    (`docker-ID.scope`), in both versions of control groups; what is below is the container's, too.
+    Docker names the group after the container's id (`/docker/ID`) or uses a scope of systemd
+    (`docker-ID.scope`), in both versions of control groups. Groups below belong to the container.
     """
     part = re.compile(rf"(?:\w+-)?{re.escape(container_id)}(?:\.scope)?")
     paths = [line.split(":", 2)[2] for line in control_groups.splitlines() if line.count(":") >= 2]

@@ -1,11 +1,10 @@
-"""The runtime for one machine without Docker: each streaming proxy is a child process.
+"""A spawner that runs each streaming proxy as a child process, without Docker.
 
-A child's standard input is a pipe that nobody writes to: when the cloud dies, however it dies, the
-child sees its end and ends too. Its output goes to the cloud's log.
+A child's standard input is a pipe to which nothing is written. When the cloud exits, even by
+SIGKILL, the child reads the end of the pipe and exits too. The child's output goes to the log.
 
-Where the cloud is root, each child becomes a user of its own once it listens. Else it is of the
-cloud's user, and what keeps it from that user's files and processes is Landlock
-(`ctllm.system.sandbox`).
+If the cloud is root, each child switches to a user of its own once it listens. Otherwise it keeps
+the cloud's user, and Landlock protects that user's files and processes (`ctllm.system.sandbox`).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
@@ -25,16 +24,22 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ctllm.cloud.spawners.interfaces import ProxyInstance, ProxySocket, ResourceUsage, no_matter
+from ctllm.cloud.spawners.interfaces import (
+    ExitObserver,
+    ExitObservers,
+    ProxyInstance,
+    ProxySocket,
+    ResourceUsage,
+)
 from ctllm.cloud.spawners.listen_addresses import (
     ListenAddress,
     ListenAddresses,
     default_listen_addresses,
 )
-from ctllm.cloud.spawners.log_lines import LogLineSplitter
 from ctllm.cloud.spawners.resource_usage import process_usage
 from ctllm.cloud.spawners.uid_allocator import UidAllocator, can_switch_to
 from ctllm.common.exit_codes import OUT_OF_MEMORY, OUT_OF_MEMORY_MESSAGE
+from ctllm.common.sanitize import sanitize_line
 from ctllm.config import Proxy, to_options
 from ctllm.errors import ProxyUnavailable
 from ctllm.reactor.deferred_tools import Waiters
@@ -42,34 +47,59 @@ from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.reactor.services import Service
 from ctllm.system.sandbox import forbid_inspection, landlock_version
 
-#: Seconds between asking a process to end and making it end.
+#: Seconds between SIGTERM and SIGKILL.
 STOP_TIMEOUT = 5.0
+#: Bytes. A longer line of a proxy's output becomes several in the log.
+MAX_LOG_LINE_BYTES = 2000
 
-CommandFactory = Callable[[str, Sequence[str]], Sequence[str]]
-"""Makes the command line of the proxy with this id, given the arguments that say where it listens.
-"""
+CommandFactory: TypeAlias = Callable[[str, Sequence[str]], Sequence[str]]
+"""Returns the command line of a proxy, given its id and the arguments for its listen address."""
 
 _INHERITED_VARIABLES = frozenset({"PATH", "LANG", "TZ", "LD_LIBRARY_PATH", "SYSTEMROOT"})
 
 
-def proxy_command(cloud_key: str, settings: Proxy) -> CommandFactory:
-    """Make command lines of `python -m ctllm.proxy_main`, run by the Python that runs us.
+class ProcessTransport(Protocol):
+    """Twisted's IProcessTransport, as far as it is used here."""
 
-    That is `twistd ctllm proxy` in half the memory. `cloud_key` is the public half of the key that
-    signs session assertions (base64url).
+    pid: int
+
+    def signalProcess(self, name: str) -> None:
+        """Send a signal. Raises ProcessExitedAlready."""
+
+
+class ProcessReactor(Clock, Protocol):
+    """A reactor that keeps time and spawns processes."""
+
+    def spawnProcess(
+        self,
+        processProtocol: ProcessProtocol,
+        executable: str,
+        /,
+        *,
+        args: Sequence[str],
+        env: Mapping[str, str],
+    ) -> object:
+        """Spawn a process. Raises OSError."""
+
+
+def proxy_command(cloud_key: str, settings: Proxy) -> CommandFactory:
+    """Return a factory of command lines for `python -m ctllm.proxy_main`, run by this Python.
+
+    It is `twistd ctllm proxy` in half the memory. `cloud_key` is the public key that verifies
+    session assertions (base64url).
     """
 
-    def command(proxy_id: str, listening: Sequence[str]) -> Sequence[str]:
-        # -P: nothing is imported from the folder that the cloud happens to be started in. The
-        # settings are all given, and no file of configuration need be readable or right.
-        return [sys.executable, "-P", "-m", "ctllm.proxy_main", *listening,
+    def command(proxy_id: str, listen_arguments: Sequence[str]) -> Sequence[str]:
+        # -P: the working directory of the cloud is not on the module path. All settings are
+        # arguments, so that the proxy needs no configuration file.
+        return [sys.executable, "-P", "-m", "ctllm.proxy_main", *listen_arguments,
                 "--id", proxy_id, "--cloud-key", cloud_key, *to_options(settings)]  # fmt: skip
 
     return command
 
 
 def proxy_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Give what a proxy needs of our environment; secrets stay here."""
+    """Return the environment of a proxy: what Python needs of `inherited`, and no secrets."""
     kept = {
         name: value
         for name, value in inherited.items()
@@ -79,20 +109,20 @@ def proxy_environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 class ProcessSpawner(Service):
-    """A `Runtime`. When this service stops, every process ends, and nothing of any is left.
+    """A `Spawner` of child processes. When this service stops, all of them exit.
 
-    `reactor` spawns and keeps time; sockets are below the folder `state`; `settings` and
-    `cloud_key` are handed to each proxy (see `lean`, which `command` replaces, as `places` the
-    sockets); `uids` are the users that proxies become where that can be; `now` gives epoch seconds.
+    Sockets are below `state_dir`. `settings` and `cloud_key` are passed to each proxy. `uids` are
+    the user ids of proxies, where this process can switch users. `now` returns epoch seconds.
+    `command` and `listen_addresses` replace the defaults in tests.
     """
 
     proxies_survive_restart = False
-    problem = ""  # what the system refuses is each start's own
+    problem = ""  # what keeps one proxy from starting need not keep another
     _log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: ProcessReactor,
         state_dir: Path,
         settings: Proxy,
         cloud_key: str,
@@ -100,64 +130,71 @@ class ProcessSpawner(Service):
         listen_addresses: ListenAddresses | None = None,
         now: Callable[[], float] = time.time,
         uids: Sequence[int] = (),
+        stop_timeout: float = STOP_TIMEOUT,
     ) -> None:
-        self.on_exit: Callable[[str, str], None] = no_matter
         self._reactor = reactor
         self._command = command or proxy_command(cloud_key, settings)
         self._listen_addresses = listen_addresses or default_listen_addresses(state_dir)
         self._now = now
         self._uid_range, self._uid_allocator = uids, UidAllocator(())
-        self._children: dict[str, ProxyProcess] = {}
+        self._stop_timeout = stop_timeout
+        self._exit_observers = ExitObservers()
+        self._processes: dict[str, ProxyProcess] = {}
+
+    def add_exit_observer(self, observer: ExitObserver) -> None:
+        """Call `observer` for each proxy that exits, unless `remove` stopped it."""
+        self._exit_observers.add(observer)
 
     def startService(self) -> None:
-        """Begin where nothing is left of an earlier run; BadConfiguration if that cannot be."""
+        """Remove what an earlier run left. Raises BadConfiguration if that is not possible."""
         self._listen_addresses.open()
         self._set_up_isolation()
         super().startService()
 
     def _set_up_isolation(self) -> None:
-        """See what keeps proxies from us and from each other; warn where nothing does."""
-        forbid_inspection()  # by proxies of our own user
+        """Isolate proxies from this process and from each other; warn if that is not possible."""
+        forbid_inspection()  # by proxies that run as the same user
         if can_switch_to(self._uid_range):
             self._uid_allocator = UidAllocator(self._uid_range)
         elif not landlock_version():
             self._log.warn(
-                "this system has no Landlock: a streaming proxy that was taken over can read what "
-                "the cloud's user can, its keys too; run the cloud as root, or use spawner = docker"
+                "This system has no Landlock. A compromised streaming proxy can read the files of "
+                "the cloud's user, including the signing key. Run the cloud as root, or set "
+                "cloud.spawner = docker."
             )
 
     def stopService(self) -> Deferred[None]:
-        """End every process; fires when all have ended."""
+        """Stop all processes and wait until they have exited."""
         super().stopService()
-        stopping = DeferredList([child.stop() for child in self._children.values()])
+        stopping = DeferredList([process.stop() for process in self._processes.values()])
         return stopping.addCallback(lambda _: self._listen_addresses.close())
 
     async def ensure_running(self, proxy_id: str) -> ProxyInstance:
-        """Start the proxy, unless it was; ProxyUnavailable when the system refuses."""
-        child = self._children.get(proxy_id)
-        while child is not None and child.stopping:
-            await child.stop()
-            child = self._children.get(proxy_id)
-        return child.instance if child is not None else self._spawn(proxy_id)
+        """Start the proxy, unless it runs. Raises ProxyUnavailable if the system refuses."""
+        process = self._processes.get(proxy_id)
+        while process is not None and process.stopping:
+            await process.stop()
+            process = self._processes.get(proxy_id)
+        return process.instance if process is not None else self._spawn(proxy_id)
 
     async def remove(self, proxy_id: str) -> None:
-        """End the proxy, if there is one, and wait until it has ended."""
-        if proxy_id in self._children:
-            await self._children[proxy_id].stop()
+        """Stop the proxy, if it exists, and wait until it has exited."""
+        if proxy_id in self._processes:
+            await self._processes[proxy_id].stop()
 
     async def inspect(self, proxy_id: str) -> ProxyInstance | None:
-        """Give the proxy, or None."""
-        child = self._children.get(proxy_id)
-        return None if child is None or child.stopping else child.instance
+        """Return the proxy, or None if it does not exist or is stopping."""
+        process = self._processes.get(proxy_id)
+        return None if process is None or process.stopping else process.instance
 
     async def list(self) -> Sequence[ProxyInstance]:
-        """Give all proxies."""
-        return [child.instance for child in self._children.values() if not child.stopping]
+        """Return all proxies that are not stopping."""
+        return [process.instance for process in self._processes.values() if not process.stopping]
 
     async def resource_usage(self) -> Mapping[str, ResourceUsage]:
-        """What each uses."""
-        usages = {id: process_usage(child.transport.pid) for id, child in self._children.items()}
-        return {id: used for id, used in usages.items() if used is not None}
+        """Return what each process uses."""
+        usages = {id: process_usage(process.pid) for id, process in self._processes.items()}
+        return {id: usage for id, usage in usages.items() if usage is not None}
 
     def _spawn(self, proxy_id: str) -> ProxyInstance:
         if not self.running:
@@ -167,39 +204,43 @@ class ProcessSpawner(Service):
             return self._spawn_process(address, proxy_id)
         except OSError as error:
             raise ProxyUnavailable(
-                f"The system starts no more processes: {error.strerror}."
+                f"The system cannot start another process: {error.strerror}."
             ) from error
 
     def _spawn_process(self, address: ListenAddress, proxy_id: str) -> ProxyInstance:
-        child = ProxyProcess(proxy_id, address, self._reactor, self._child_exited)
+        process = ProxyProcess(
+            proxy_id, address, self._reactor, self._process_exited, self._stop_timeout
+        )
         try:
-            child.uid = self._uid_allocator.reserve()
-            uid_arguments = () if child.uid is None else ("--uid", str(child.uid))
+            process.uid = self._uid_allocator.reserve()
+            uid_arguments = () if process.uid is None else ("--uid", str(process.uid))
             argv = self._command(proxy_id, (*address.arguments, *uid_arguments))
-            self._reactor.spawnProcess(child, argv[0], args=argv, env=proxy_environment(os.environ))
+            env = proxy_environment(os.environ)
+            self._reactor.spawnProcess(process, argv[0], args=argv, env=env)
         except (OSError, ProxyUnavailable):
-            self._uid_allocator.release(child.uid)
+            self._uid_allocator.release(process.uid)
             self._listen_addresses.release(address)
             raise
         socket = None
         if address.socket_path:
-            socket = ProxySocket(address.socket_path, os.geteuid(), child.transport.pid)
-        child.instance = ProxyInstance(proxy_id, address.endpoint, self._now(), socket=socket)
-        self._children[proxy_id] = child
-        return child.instance
+            # The proxy binds its socket before it switches users.
+            socket = ProxySocket(address.socket_path, os.geteuid(), process.pid)
+        process.instance = ProxyInstance(proxy_id, address.endpoint, self._now(), socket=socket)
+        self._processes[proxy_id] = process
+        return process.instance
 
-    def _child_exited(self, child: ProxyProcess, reason: str) -> None:
-        self._listen_addresses.release(child.address)
-        self._uid_allocator.release(child.uid)
-        self._children.pop(child.id, None)
-        if not child.stopping:
-            self.on_exit(child.id, reason)
+    def _process_exited(self, process: ProxyProcess, reason: str) -> None:
+        self._listen_addresses.release(process.address)
+        self._uid_allocator.release(process.uid)
+        self._processes.pop(process.id, None)
+        if not process.stopping:
+            self._exit_observers.notify(process.id, reason)
 
 
 class ProxyProcess(ProcessProtocol):
-    """One process; `ended` hears why it ended, after the last that it had to say."""
+    """The process of one proxy. Calls `on_exit` with the reason, after the last of its output."""
 
-    transport: Any
+    transport: ProcessTransport  # type: ignore[assignment]
     instance: ProxyInstance
     uid: int | None = None
     _log = Logger()
@@ -210,38 +251,43 @@ class ProxyProcess(ProcessProtocol):
         address: ListenAddress,
         clock: Clock,
         on_exit: Callable[[ProxyProcess, str], None],
+        stop_timeout: float,
     ) -> None:
         self.id = id
         self.address = address
         self.stopping = False
         self._clock = clock
         self._on_exit = on_exit
+        self._stop_timeout = stop_timeout
         self._exit_waiters: Waiters[None] = Waiters()
         self._kill_timer: Timer | None = None
-        self._stdout, self._stderr = (
-            LogLineSplitter(self._log_output),
-            LogLineSplitter(self._log_error_output),
-        )
+        self._stdout = LogLineSplitter(self._log_output)
+        self._stderr = LogLineSplitter(self._log_error_output)
         self._short_id = id.rpartition("-")[2][:12]
 
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.transport.pid
+
     def stop(self) -> Deferred[None]:
-        """Ask the process to end, in the end make it; fires when it has."""
+        """Send SIGTERM, and SIGKILL after the timeout; the Deferred fires on exit."""
         if not self.stopping:
             self.stopping = True
-            self._kill_timer = self._clock.callLater(STOP_TIMEOUT, self._send_signal, "KILL")
+            self._kill_timer = self._clock.callLater(self._stop_timeout, self._send_signal, "KILL")
             self._send_signal("TERM")
         return self._exit_waiters.wait()
 
     def outReceived(self, data: bytes) -> None:
-        """The process wrote to its standard output."""
+        """Log the standard output."""
         self._stdout.data_received(data)
 
     def errReceived(self, data: bytes) -> None:
-        """The process wrote to its standard error."""
+        """Log the standard error."""
         self._stderr.data_received(data)
 
     def processEnded(self, reason: Failure) -> None:
-        """The process ended, and all it said was heard."""
+        """Log the last line and report the exit: the process is gone and its output complete."""
         if self._kill_timer is not None and self._kill_timer.active():
             self._kill_timer.cancel()
         self._stdout.finish()
@@ -260,11 +306,42 @@ class ProxyProcess(ProcessProtocol):
         self._log.warn("proxy {proxy}: {line}", proxy=self._short_id, line=line)
 
 
+class LogLineSplitter:
+    """Splits output into lines of at most `MAX_LOG_LINE_BYTES` and passes each to `on_line`.
+
+    The lines have no control characters. Empty lines are dropped.
+    """
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._partial_line = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Split more output. Its last line may be incomplete."""
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
+        for line in lines:
+            self._emit(line)
+        while len(self._partial_line) > MAX_LOG_LINE_BYTES:
+            self._emit(self._partial_line[:MAX_LOG_LINE_BYTES])
+            self._partial_line = self._partial_line[MAX_LOG_LINE_BYTES:]
+
+    def finish(self) -> None:
+        """Pass on the last line, even if it is incomplete."""
+        line, self._partial_line = self._partial_line, b""
+        self._emit(line)
+
+    def _emit(self, line: bytes) -> None:
+        for start in range(0, len(line), MAX_LOG_LINE_BYTES):
+            text = line[start : start + MAX_LOG_LINE_BYTES].decode("utf-8", "replace").rstrip()
+            if text:
+                self._on_line(sanitize_line(text))
+
+
 def _describe_exit(reason: BaseException | None) -> str:
     if not isinstance(reason, ProcessTerminated):
-        return "it ended by itself"
+        return "it exited by itself"
     if reason.signal is not None:
         return f"it was ended by {signal.Signals(reason.signal).name}"
     if reason.exitCode == OUT_OF_MEMORY:
         return OUT_OF_MEMORY_MESSAGE
-    return f"it ended with exit code {reason.exitCode}"
+    return f"it exited with code {reason.exitCode}"

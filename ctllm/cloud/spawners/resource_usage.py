@@ -1,4 +1,4 @@
-"""What a process, or the control group that it is in, uses: read from Linux's files, cheaply."""
+"""The resources that processes and containers use, read from Linux's proc and cgroup files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def process_usage(pid: int, proc: Path = PROC) -> ResourceUsage | None:
-    """Its resident memory and its processor time; None where that cannot be read (proc(5))."""
+    """Return the resident memory and processor time of a process, or None if it has no entry."""
     with suppress(OSError, ValueError, IndexError):
         pages = int((proc / str(pid) / "statm").read_text().split()[1])
-        # The name, in parentheses, may hold anything; times are fields 14 and 15.
+        # Fields 14 and 15 (proc(5)); the second field is a name, which may contain anything.
         fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[11]) + int(fields[12])
         return ResourceUsage(pages * os.sysconf("SC_PAGE_SIZE"), ticks / os.sysconf("SC_CLK_TCK"))
@@ -26,10 +26,10 @@ def process_usage(pid: int, proc: Path = PROC) -> ResourceUsage | None:
 def container_usage(
     pid: int, container_id: str, proc: Path = PROC, cgroups: Path = CGROUPS
 ) -> ResourceUsage | None:
-    """What the control group of the container `id` uses, whose first process is `pid`.
+    """Return what the control group of a container uses, whose first process is `pid`.
 
-    None where that cannot be read, or where the process is another's by now. Files that could be
-    dropped from memory at any time do not count.
+    Return None if it cannot be read, or if `pid` is another process by now. The memory does not
+    include files that the kernel can drop at any time.
     """
     with suppress(OSError, ValueError, KeyError):
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
@@ -38,7 +38,7 @@ def container_usage(
             _, names, path = line.split(":", 2)
             if container_id in path:
                 paths.update(dict.fromkeys(names.split(","), path.lstrip("/")))
-        # Systems may have both, and what is counted then is in the first.
+        # Systems may mount both versions. The controllers are then in version 1.
         return (
             _cgroup1_usage(cgroups, paths)
             if "memory" in paths
@@ -48,7 +48,7 @@ def container_usage(
 
 
 def _cgroup2_usage(group: Path) -> ResourceUsage:
-    """Version 2: one tree for everything."""
+    """Version 2: one hierarchy for all controllers."""
     reclaimable = _read_field(group / "memory.stat", "inactive_file")
     memory = int((group / "memory.current").read_text())
     return ResourceUsage(
@@ -57,7 +57,7 @@ def _cgroup2_usage(group: Path) -> ResourceUsage:
 
 
 def _cgroup1_usage(cgroups: Path, paths: dict[str, str]) -> ResourceUsage:
-    """Version 1: a tree for each kind of thing."""
+    """Version 1: a hierarchy for each controller."""
     group = cgroups / "memory" / paths["memory"]
     reclaimable = _read_field(group / "memory.stat", "total_inactive_file")
     memory = int((group / "memory.usage_in_bytes").read_text())

@@ -1,10 +1,12 @@
-"""No network at all for a container: a UNIX socket in a folder that it shares with the cloud.
+"""Connectivity by a UNIX socket in a directory that a container shares with the cloud.
 
-The outer folder lets nobody but the cloud's user in. An inner one is its container's: the proxy
-makes its socket there, and then the folder is sealed: nobody in the container can make, remove or
-rename anything in it. A folder is sealed when it is not the container's user's, nobody may write to
-it, and all it holds is one socket of that user's. A container whose folder is not sealed is not
-reached: it is replaced.
+The container has no network. The outer directory admits only the cloud's user. The inner one is
+mounted in the container: the proxy creates its socket there, and then the directory is sealed, so
+that no process in the container can create, remove or rename anything in it.
+
+A directory is sealed if the container's user does not own it, nobody may write to it, and it
+contains one socket of the container's user and nothing else. The cloud connects to sockets in
+sealed directories only, and replaces other containers.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from secrets import token_hex
 from twisted.logger import Logger
 
 from ctllm.cloud.docker_api import Container, ContainerSummary
-from ctllm.cloud.spawners.connectivity import CONTAINER_GROUP, CONTAINER_USER, ContainerConnectivity
+from ctllm.cloud.spawners.connectivity import (
+    CONTAINER_GROUP,
+    CONTAINER_USER,
+    ContainerConnectivity,
+)
 from ctllm.cloud.spawners.interfaces import ProxySocket
 from ctllm.errors import BadConfiguration, ProxyUnavailable
 from ctllm.reactor.deferred_tools import sleep
@@ -29,39 +35,43 @@ from ctllm.reactor.interfaces import Clock
 from ctllm.system.private_dir import PrivateDirectory, open_directory
 
 _CONTAINER_DIRECTORY, _SOCKET_NAME = "/run/ctllm", "proxy.sock"
-#: While the proxy makes its socket, and afterwards.
+#: The mode of the directory while the proxy creates its socket, and afterwards.
 _WRITABLE_MODE, _SEALED_MODE = 0o770, 0o550
-#: Seconds between two looks whether the socket is there.
+#: Seconds between two checks whether the socket exists.
 _POLL_INTERVAL = 0.02
-#: Bytes of a socket's path: Linux's limit, for what shares folders with containers is Linux.
+#: Bytes. Linux's limit: a host that shares directories with Linux containers is Linux.
 _MAX_SOCKET_PATH_BYTES = 107
 
 
 class SocketMount:
-    """An `Attachment` by folders below `state`."""
+    """A `Connectivity` by directories below `state_dir`.
+
+    `container_uid` is the user id of proxies in containers.
+    """
 
     _log = Logger()
 
-    def __init__(self, state_dir: Path, clock: Clock) -> None:
+    def __init__(self, state_dir: Path, clock: Clock, container_uid: int = CONTAINER_USER) -> None:
         self._base, self._clock = state_dir / "sockets", clock
+        self._container_uid = container_uid
 
     def check_host(self) -> None:
-        """Make sure that sockets can be there; BadConfiguration says what is in the way."""
+        """Create the outer directory. Raises BadConfiguration if sockets cannot be in it."""
         if len(os.fsencode(self._directory("") / _SOCKET_NAME)) > _MAX_SOCKET_PATH_BYTES:
             raise BadConfiguration(
-                f"{self._base} is too long a path for sockets: choose a shorter --state-dir, or "
+                f"The path {self._base} is too long for sockets. Choose a shorter --state-dir, or "
                 "docker_network = bridge."
             )
-        if os.geteuid() == CONTAINER_USER:  # who owns a folder may open it again
+        if os.geteuid() == self._container_uid:  # the owner of a directory can unseal it
             raise BadConfiguration(
-                f"cloud.docker_network = none: the cloud runs as user {CONTAINER_USER}, which is the user "
-                "inside the containers. They could change what the cloud connects to. Run the "
-                "cloud as another user, or use docker_network = bridge."
+                f"cloud.docker_network = none: the cloud runs as user {self._container_uid}, which "
+                "is the user inside the containers. They could change what the cloud connects to. "
+                "Run the cloud as another user, or use docker_network = bridge."
             )
         PrivateDirectory(self._base)
 
     async def provision(self, proxy_id: str) -> ContainerConnectivity:
-        """An empty folder in which the container's group may make a socket."""
+        """Create an empty directory to which the container's group may write."""
         directory, group = self._directory(proxy_id), os.getegid() or CONTAINER_GROUP
         await self.deprovision(proxy_id)
         try:
@@ -70,31 +80,33 @@ class SocketMount:
                 os.fchown(descriptor, -1, group)
                 os.fchmod(descriptor, _WRITABLE_MODE)
         except OSError as error:
-            raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
+            raise _directory_error(error) from error
         mount = {"Type": "bind", "Source": str(directory), "Target": _CONTAINER_DIRECTORY}
-        host_config = {"NetworkMode": "none", "Mounts": [mount]}
         return ContainerConnectivity(
-            ("--socket", f"{_CONTAINER_DIRECTORY}/{_SOCKET_NAME}"), host_config, group
+            ("--socket", f"{_CONTAINER_DIRECTORY}/{_SOCKET_NAME}"),
+            {"NetworkMode": "none", "Mounts": [mount]},
+            group,
         )
 
     async def container_started(self, proxy_id: str) -> None:
-        """Seal the folder once something has the socket's name; ProxyUnavailable if it is no seal.
+        """Wait for the socket, then seal the directory.
 
-        First nothing more can be made, and then what is there is looked at.
+        Raises ProxyUnavailable if it contains anything but the socket. The check follows the
+        change of the mode, so that nothing can be created in between.
         """
         try:
             with open_directory(self._directory(proxy_id)) as descriptor:
                 while _SOCKET_NAME not in os.listdir(descriptor):
                     await sleep(self._clock, _POLL_INTERVAL)
                 os.fchmod(descriptor, _SEALED_MODE)
-                sealed = self._is_sealed(descriptor)
+                is_sealed = self._is_sealed(descriptor)
         except OSError as error:
-            raise ProxyUnavailable(f"No folder for its socket: {error.strerror}.") from error
-        if not sealed:
-            raise ProxyUnavailable("Its container made something else than its socket.")
+            raise _directory_error(error) from error
+        if not is_sealed:
+            raise ProxyUnavailable("Its container created something other than its socket.")
 
     def endpoint(self, proxy_id: str, container: Container | ContainerSummary) -> str:
-        """Its socket, if the folder is sealed."""
+        """Return the endpoint of the socket, if the directory is sealed."""
         directory = self._directory(proxy_id)
         if "none" not in (container.network_settings.networks or {}):
             return ""
@@ -104,40 +116,45 @@ class SocketMount:
         return ""
 
     def proxy_socket(self, proxy_id: str, container: Container | ContainerSummary) -> ProxySocket:
-        """Its socket, at which only a process of the container listens."""
+        """Return the socket, on which only a process of the container may listen."""
         path = str(self._directory(proxy_id) / _SOCKET_NAME)
         pid = container.state.pid if isinstance(container, Container) else 0
-        return ProxySocket(path, CONTAINER_USER, pid, container.id)
+        return ProxySocket(path, self._container_uid, pid, container.id)
 
     async def deprovision(self, proxy_id: str) -> None:
-        """Remove the folder."""
+        """Remove the directory."""
         directory = self._directory(proxy_id)
         with suppress(FileNotFoundError):
             with open_directory(directory) as descriptor:
-                os.fchmod(descriptor, 0o700)  # sealed, it keeps what is in it from us, too
+                os.fchmod(descriptor, 0o700)  # the cloud cannot remove files from a sealed one
             shutil.rmtree(directory, ignore_errors=True)
-            if directory.exists():  # folders of the container's own: only root can remove those
-                aside = self._base / f"left-{token_hex(8)}"
-                directory.rename(aside)
-                self._log.warn("{path} cannot be removed: remove it as root", path=str(aside))
+            if directory.exists():  # it has directories of the container, which root can remove
+                renamed = self._base / f"left-{token_hex(8)}"
+                directory.rename(renamed)
+                self._log.warn("Cannot remove {path}: remove it as root", path=str(renamed))
 
     async def list_provisioned(self) -> set[str]:
-        """Nothing by which a proxy would be known: a folder that stays costs nothing."""
+        """Return nothing: directories do not contain proxy ids, and leftovers do no harm."""
         return set()
 
     def _directory(self, proxy_id: str) -> Path:
         return self._base / sha256(proxy_id.encode()).hexdigest()[:16]
 
     def _is_sealed(self, directory: int) -> bool:
-        """Whether nobody in the container may write to it, and it holds the socket and no more.
+        """Return whether the directory with this descriptor is sealed.
 
-        It is not the container's user's, who could open it again. Whose it is does not matter
-        otherwise: nobody but the cloud and root gets as far as making a folder here.
+        The owner only matters if it is the container's user: nobody but the cloud's user and root
+        can create a directory here.
         """
         status = os.fstat(directory)
-        if status.st_uid == CONTAINER_USER or stat.S_IMODE(status.st_mode) != _SEALED_MODE:
+        if status.st_uid == self._container_uid or stat.S_IMODE(status.st_mode) != _SEALED_MODE:
             return False
         if os.listdir(directory) != [_SOCKET_NAME]:
             return False
         socket_status = os.stat(_SOCKET_NAME, dir_fd=directory, follow_symlinks=False)
-        return stat.S_ISSOCK(socket_status.st_mode) and socket_status.st_uid == CONTAINER_USER
+        is_socket = stat.S_ISSOCK(socket_status.st_mode)
+        return is_socket and socket_status.st_uid == self._container_uid
+
+
+def _directory_error(error: OSError) -> ProxyUnavailable:
+    return ProxyUnavailable(f"Cannot create a directory for its socket: {error.strerror}.")

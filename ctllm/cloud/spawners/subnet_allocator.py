@@ -1,4 +1,4 @@
-"""Subnets for the networks of proxies: a /28 each, out of a pool, where nothing else is."""
+"""An allocator of subnets for the networks of proxies."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from ipaddress import IPv4Network
 
 from ctllm.errors import ServiceUnavailable
 
-#: A network of Docker's needs an address for its bridge and one for the proxy; /28 is the least
-#: that every engine takes without question.
+#: A network needs an address for its bridge and one for the proxy. /28 is the smallest subnet that
+#: every Docker version accepts without an explicit gateway.
 PREFIX_LENGTH = 28
 
 
 class SubnetAllocator:
-    """Gives subnets of `pool`, in turn: one that was given back is not given again at once.
+    """Allocates subnets of `pool` round-robin.
 
-    So whoever still connects to a proxy that is gone finds nobody rather than somebody else's.
+    A released subnet is reused as late as possible, so that a stale connection attempt does not
+    reach another user's proxy.
     """
 
     def __init__(self, pool: IPv4Network) -> None:
@@ -27,10 +28,10 @@ class SubnetAllocator:
         self._reserved: set[int] = set()
         self._pool = pool
 
-    def allocate(self, in_use: Iterable[str]) -> IPv4Network:
-        """One that overlaps none of `taken` (as in 10.0.0.0/8) and that nobody holds.
+    def reserve(self, in_use: Iterable[str]) -> IPv4Network:
+        """Reserve a subnet that overlaps none of `in_use`, such as ``10.0.0.0/8``.
 
-        It is held until it is released; Overloaded when there is none.
+        Raises ServiceUnavailable if none is free.
         """
         unavailable = self._reserved | self._overlapping_indices(in_use)
         for offset in range(self._count):
@@ -40,13 +41,13 @@ class SubnetAllocator:
                 self._reserved.add(index)
                 return IPv4Network((self._first + index * self._step, PREFIX_LENGTH))
         raise ServiceUnavailable(
-            f"All {self._count} subnets of {self._pool} are in use; a larger cloud.docker_network_pool "
-            "takes more users.",
+            f"All {self._count} subnets of {self._pool} are in use. Choose a larger "
+            "cloud.docker_network_pool.",
             retry_after=60,
         )
 
     def release(self, subnet: IPv4Network) -> None:
-        """Whoever held it has a network there now, or wants none."""
+        """Release a reserved subnet: a network uses it now, or none will."""
         self._reserved.discard((int(subnet.network_address) - self._first) // self._step)
 
     def _overlapping_indices(self, in_use: Iterable[str]) -> set[int]:

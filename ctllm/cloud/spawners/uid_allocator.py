@@ -1,4 +1,4 @@
-"""Which user each streaming proxy runs as, where proxies are processes."""
+"""An allocator of the user ids of proxies that are processes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from ctllm.errors import ProxyUnavailable
 
-#: What it takes to become another user, and to end that user's processes (capabilities(7)).
+#: The capabilities to switch to another user and to signal its processes (capabilities(7)).
 _CAP_KILL, _CAP_SETGID, _CAP_SETUID = 5, 6, 7
 _PROC_SELF = Path("/proc/self")
 
 
 class UidAllocator:
-    """Gives users' numbers out of a range, each to one proxy at a time.
+    """Assigns each proxy a user id of its own out of `uids`.
 
-    What was given back is given again as late as can be.
+    A released user id is reused as late as possible.
     """
 
     def __init__(self, uids: Sequence[int]) -> None:
@@ -27,24 +27,28 @@ class UidAllocator:
         self._free = deque(uids)
 
     def reserve(self) -> int | None:
-        """Give one, or None for the cloud's own user; ProxyUnavailable if all are in use."""
+        """Return a user id, or None for the cloud's own user if there are no `uids`.
+
+        Raises ProxyUnavailable if all are in use.
+        """
         if not self._is_enabled:
             return None
         if not self._free:
-            raise ProxyUnavailable("All users of cloud.proxy_uids are in use: make it larger.")
+            raise ProxyUnavailable(
+                "All user ids of cloud.proxy_uids are in use. Choose a larger range."
+            )
         return self._free.popleft()
 
     def release(self, uid: int | None) -> None:
-        """Take one back: nothing of it runs any more."""
+        """Release a user id, of which no process runs any more."""
         if uid is not None:
             self._free.append(uid)
 
 
 def can_switch_to(uids: Sequence[int], proc: Path = _PROC_SELF) -> bool:
-    """Whether this process can start others as these users, and end them.
+    """Return whether this process can start processes as these users and stop them.
 
-    Root cannot where its capabilities were taken away, nor become a user that its user namespace
-    does not have.
+    Root cannot without the capabilities, nor as a user that its user namespace does not map.
     """
     if sys.platform == "win32" or not uids or os.geteuid() != 0:
         return False
@@ -56,7 +60,7 @@ def can_switch_to(uids: Sequence[int], proc: Path = _PROC_SELF) -> bool:
         if not all(capabilities >> each & 1 for each in (_CAP_KILL, _CAP_SETGID, _CAP_SETUID)):
             return False
         return all(_is_mapped(proc / name, uids) for name in ("uid_map", "gid_map"))
-    return True  # no Linux: root is root
+    return True  # not Linux, so there are no capabilities
 
 
 def _is_mapped(path: Path, uids: Sequence[int]) -> bool:
