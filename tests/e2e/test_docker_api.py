@@ -173,7 +173,7 @@ async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: Docke
     try:
         with pytest.raises(DockerUnavailable):
             await hearing
-        with pytest.raises(DockerUnavailable, match="the socket does not exist. Start Docker"):
+        with pytest.raises(DockerUnavailable, match="the socket does not exist"):
             await engine.list_networks()
     finally:
         await deferToThread(docker.start)

@@ -35,7 +35,7 @@ class VersionTests(DockerClientCase):
             self.api.version = old
             said = self.failure(self.docker.list_networks(), DockerTooOld)
             self.assertIn(f"supports version {old}", said)
-            self.assertIn("needs 1.40", said)
+            self.assertIn("requires 1.40", said)
 
     def test_something_else(self) -> None:
         """What says no version is no engine."""
