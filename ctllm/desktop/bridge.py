@@ -65,8 +65,8 @@ class Bridge(Service):
         self.reason = ""
         self.on_state: Callable[[], None] = lambda: None
         self._tunnel = tunnel
-        tunnel.on_greeted = self._greeted
-        tunnel.on_bye = self._dismissed
+        tunnel.add_established_observer(self._greeted)
+        tunnel.add_bye_observer(self._dismissed)
         self._session = session
         self._reactor = reactor
         self._ping = ping

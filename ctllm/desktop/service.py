@@ -154,16 +154,16 @@ class DesktopService(MultiService):
             self.ollama.use_demo(demo)
         limits = self._limits
         desktop = frames.Desktop(self.file.load().desktop_id, self._name)
-        tunnel = Responder(
-            limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
-            resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
-        )  # fmt: skip
         policy = TunnelPolicy(
             self.ollama.start_request,
             self._settings.allowed_requests,
             self._settings.allowed_registries,
         )
-        tunnel.request_handler = lambda caller, head: policy.start_request(head, caller)
+        tunnel = Responder(
+            limits.stream_window_bytes, limits.reconnect_grace_seconds, limits.max_streams,
+            request_handler=policy.start_request,
+            resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
+        )  # fmt: skip
         self.ollama.listeners.append(tunnel.send_status)
         tunnel.send_status(self.ollama.status)
         bridge = Bridge(

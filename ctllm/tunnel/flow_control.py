@@ -1,8 +1,8 @@
-"""One direction of one exchange: what was sent, acknowledged, received and consumed.
+"""Flow control for one direction of one stream.
 
-All offsets are absolute: bytes since the direction began, and the end counts as one more, so that
-an acknowledgement tells whether the end has arrived. The bytes that were sent and are not yet
-acknowledged are the window and also the replay buffer, so a lost connection loses none.
+All offsets are absolute: they count bytes from the start of the direction. The end of the direction
+counts as one more byte, so that an acknowledgement also covers the end. The send buffer holds every
+byte that is not acknowledged, and is therefore also the replay buffer after a lost connection.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 from ctllm.errors import Gone, ProtocolViolation
 from ctllm.tunnel.frames import MAX_DATA
 
-#: What one read of a socket may deliver. A writer is asked to pause while less than this is free.
+#: The most bytes that one read from a socket delivers. A writer is paused while less is available.
 READ_SIZE = 64 * 1024
 
 
 class SendBuffer:
-    """The sending end. Holds `window` unacknowledged bytes, a read and a chunk, and the tail kept.
+    """The sending end of a direction: the bytes that may have to be sent, or sent again.
 
-    `keep` bytes stay behind what was acknowledged, for those who may come back for them.
+    It holds up to `window` unacknowledged bytes, plus one read and one chunk. It also retains the
+    last `retain` bytes after they are acknowledged, for a client that resumes the response.
     """
 
     __slots__ = (
@@ -40,9 +41,9 @@ class SendBuffer:
         self._min_free = min(READ_SIZE, window // 2)
         self.retain = retain
         self._bytes = bytearray()
-        self.base_offset = 0  # offset of the first byte that is held
+        self.base_offset = 0  # of the first byte in the buffer
         self.acked = 0
-        self._blocked_at = -1  # what was acknowledged when there was no room for the next line
+        self._blocked_at = -1  # the value of `acked` when the next line exceeded the window
         self.sent = 0
         self.written = 0
         self.ended = False
@@ -51,34 +52,35 @@ class SendBuffer:
 
     @property
     def buffered(self) -> int:
-        """Bytes in memory."""
+        """Number of bytes in memory."""
         return len(self._bytes)
 
     @property
     def available(self) -> int:
-        """Bytes that may be put before the window is full; below zero after an overfull read."""
+        """Bytes left in the window; negative after a read that exceeded it."""
         return self.window - (self.written - self.acked)
 
     @property
     def is_full(self) -> bool:
-        """Whether the writer should pause: another read might not fit."""
+        """Whether the writer should pause, because another read might not fit."""
         return self.window - self.written + self.acked < self._min_free
 
     @property
     def has_drained(self) -> bool:
-        """Whether a paused writer should go on: later than not `full`, so as not to flutter."""
+        """Whether a paused writer should resume. The threshold is higher than that of `is_full`."""
         return self.available >= self.window // 2
 
     def append(self, data: bytes) -> None:
-        """Append bytes. The writer heeds `full`; at most one read and a chunk more are held."""
+        """Add bytes to send. A writer that heeds `is_full` adds at most one read too many."""
         self._bytes += data
         self.written += len(data)
 
     def next_chunk(self, limit: int) -> tuple[int, bytearray] | None:
-        """The next piece to send and its offset: about `limit` bytes, and within the window.
+        """Return the offset and the bytes of the next chunk to send, or None.
 
-        A piece that must be cut is cut after a line or an event, so that what was written whole
-        stays whole for the reader; a longer one (of at most a frame) makes the piece longer.
+        A chunk has about `limit` bytes and fits in the window. It is cut after a line or an event,
+        so that the receiver gets whole lines; a line longer than `limit` extends the chunk, up to
+        the limit of a frame.
         """
         start = self.sent
         reach = min(self.written, self.acked + self.window)
@@ -93,7 +95,7 @@ class SendBuffer:
         return start, self._bytes[start - self.base_offset : end - self.base_offset]
 
     def _cut_offset(self, start: int, end: int, reach: int) -> int:
-        """Where a piece from `start` to about `end` ends; 0 where it waits for more room."""
+        """Return where the chunk from `start` to about `end` ends; 0 if it waits for the window."""
         low, high = start - self.base_offset, end - self.base_offset
         mark = b"\n\n" if self._bytes.endswith(b"\n\n") else b"\n"
         found = self._bytes.rfind(mark, low, high)
@@ -101,14 +103,14 @@ class SendBuffer:
             found = self._bytes.find(mark, max(low, high - 1), low + MAX_DATA)
         line_end = self.base_offset + found + len(mark)
         if found < 0 or (line_end > reach and start - self.acked <= self.window // 2):
-            return end  # there is none, or waiting for room might be in vain
+            return end  # no line ends here, or the window may never hold the whole line
         if line_end > reach:
             self._blocked_at = self.acked
             return 0
         return line_end
 
     def mark_end_sent(self) -> bool:
-        """Whether the end is due now; it is said once for each attachment."""
+        """Return whether to send END now; true once for each attachment."""
         if self.ended and not self.end_sent and self.sent == self.written:
             self.end_sent = True
             return True
@@ -116,23 +118,28 @@ class SendBuffer:
 
     @property
     def can_send(self) -> bool:
-        """Whether there is something to send now."""
+        """Whether there is data, or the end, to send now."""
         if self.sent < self.written:
             return self.sent < self.acked + self.window and self.acked != self._blocked_at
         return self.ended and not self.end_sent
 
     def acknowledge(self, offset: int) -> None:
-        """The peer has consumed all before `offset`; raises ProtocolViolation if it cannot have."""
+        """Apply an acknowledgement of all bytes before `offset`.
+
+        Raises ProtocolViolation if they were not sent, or if an earlier ACK was higher.
+        """
         if not self.acked <= offset <= self.sent + self.end_sent:
-            raise ProtocolViolation("an acknowledgement of bytes that were not sent, or taken back")
+            raise ProtocolViolation(
+                "An ACK is for bytes that were not sent, or is lower than the previous ACK."
+            )
         self.end_acked = offset > self.written
         self.acked = min(offset, self.written)
         self._trim()
 
     def rewind(self, offset: int) -> None:
-        """Send again from `offset`; raises Gone where those bytes are not kept any more."""
+        """Send again from `offset`; raises Gone if those bytes are no longer in the buffer."""
         if not self.base_offset <= offset <= self.written + self.ended:
-            raise Gone("those bytes are not kept any more")
+            raise Gone("These bytes of the response are no longer stored.")
         self.sent = min(offset, self.written)
         self.acked = min(self.acked, offset)
         self._blocked_at = -1
@@ -140,11 +147,11 @@ class SendBuffer:
         self.end_acked = False
 
     def clear(self) -> int:
-        """Drop what is held, for it is over; gives how much that was."""
-        held = len(self._bytes)
+        """Discard the buffered bytes and return how many there were."""
+        buffered = len(self._bytes)
         self._bytes.clear()
         self.base_offset = self.written
-        return held
+        return buffered
 
     def _trim(self) -> None:
         floor = min(self.acked, max(self.base_offset, self.written - self.retain))
@@ -154,13 +161,13 @@ class SendBuffer:
 
 
 class ReceiveWindow:
-    """The receiving end: counts, and says when an acknowledgement is due."""
+    """The receiving end of a direction: checks offsets and decides when to acknowledge."""
 
     __slots__ = ("_ack_threshold", "acked", "consumed", "end_offset", "received", "window")
 
     def __init__(self, window: int) -> None:
         self.window = window
-        # Often enough that the sender's replay buffer stays small, seldom enough to cost nothing.
+        # A low threshold keeps the sender's buffer small; a high one saves frames.
         self._ack_threshold = max(1, min(window // 4, 8 * 1024))
         self.received = 0
         self.consumed = 0
@@ -169,49 +176,49 @@ class ReceiveWindow:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the end is known and everything before it was consumed."""
+        """Whether END was received and every byte before it was consumed."""
         return self.end_offset is not None and self.consumed == self.end_offset
 
     @property
     def next_offset(self) -> int:
-        """Where the sender should go on from; the end counts as one."""
+        """The offset from which the sender should continue; the end counts as one byte."""
         return self.received + (self.end_offset is not None)
 
     def receive(self, offset: int, length: int) -> None:
-        """Count a piece; raises ProtocolViolation if it is out of order or over the window."""
+        """Count a DATA frame; raises ProtocolViolation if it is out of order or over the window."""
         if offset != self.received:
-            raise ProtocolViolation(f"bytes from {offset} where {self.received} was next")
+            raise ProtocolViolation(f"DATA has offset {offset}; expected {self.received}.")
         if self.end_offset is not None:
-            raise ProtocolViolation("bytes after the end")
+            raise ProtocolViolation("DATA after END.")
         if not length:
-            raise ProtocolViolation("a DATA frame without data")
+            raise ProtocolViolation("A DATA frame has no data.")
         if offset + length > self.acked + self.window:
-            raise ProtocolViolation("bytes beyond the window")
+            raise ProtocolViolation("DATA exceeds the window.")
         self.received = offset + length
 
     def receive_end(self, offset: int) -> None:
-        """The sender says that its direction ends at `offset`."""
+        """Record END; raises ProtocolViolation unless `offset` is what was received."""
         if offset != self.received or self.end_offset is not None:
-            raise ProtocolViolation(f"an end at {offset} where {self.received} was next")
+            raise ProtocolViolation(f"END has offset {offset}; expected {self.received}.")
         self.end_offset = offset
 
     def consume_all(self) -> None:
-        """Everything received so far was taken by whoever reads."""
+        """Count everything received as passed on to the reader."""
         self.consumed = self.received
 
     @property
     def is_ack_due(self) -> bool:
-        """Whether the sender should hear how far we are."""
+        """Whether to send an ACK now."""
         if self.is_complete:
             return self.acked <= self.consumed
         return self.consumed - self.acked >= self._ack_threshold
 
     def acknowledge(self) -> int:
-        """The offset to tell the sender now."""
+        """Return the offset of the ACK to send now."""
         self.acked = self.consumed + self.is_complete
         return self.acked
 
     def restart(self, offset: int) -> None:
-        """Begin again at `offset`, as after being taken up by another reader."""
+        """Receive from `offset` on, for another reader."""
         self.received = self.consumed = self.acked = offset
         self.end_offset = None

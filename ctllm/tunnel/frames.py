@@ -1,16 +1,15 @@
-"""Frames of the tunnel: bytes to values and back.
+"""Encoding and decoding of the tunnel's frames.
 
-A WebSocket message holds one or more whole frames. A frame is a header of 21 bytes (kind, length
-of the payload, exchange id; big-endian) and a payload; ``docs/tunnel.md`` tells each kind. The
-id of a frame that is about the connection itself is all zeros.
+A WebSocket message holds one or more whole frames. A frame is a header of 21 bytes (kind, payload
+length, stream id; big-endian) and a payload. ``docs/tunnel.md`` specifies each kind.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -20,21 +19,22 @@ from ctllm.errors import ProtocolViolation
 
 VERSION = 1
 SUBPROTOCOL = "ctllm.tunnel.v1"
+#: The stream id of frames that concern the connection itself.
 CONNECTION_ID = bytes(16)
 
 HEADER = struct.Struct("!BI16s")
 OFFSET = struct.Struct("!Q")
 _DATA_HEADER = struct.Struct("!BI16sQ")
 
-#: Most bytes of an answer or request body in one DATA frame, besides its offset. Senders cut far
-#: below, unless a single line is longer.
+#: Maximum bytes of a body in one DATA frame, without the offset. Senders use much less, unless a
+#: single line is longer.
 MAX_DATA = 256 * 1024
-#: Most bytes of the payloads that are JSON: heads and reasons; HELLO and STATUS carry lists.
+#: Maximum bytes of a JSON payload: in OPEN and HEAD, and in HELLO and STATUS, which have lists.
 MAX_HEAD = 128 * 1024
 MAX_LIST = 1024 * 1024
-#: Most bytes of one message. A sender stops filling well below; this is what a receiver refuses.
+#: Maximum bytes of a message that a receiver accepts. Senders stop well below it.
 MAX_MESSAGE = 2 * 1024 * 1024
-#: Most models that one STATUS names: a proxy keeps the names of each desktop.
+#: Maximum number of models in one STATUS; a proxy stores the names for each desktop.
 MAX_MODELS = 1000
 
 
@@ -53,7 +53,7 @@ class FrameKind(IntEnum):
     BYE = 10
 
 
-_DATA_KIND = int(FrameKind.DATA)  # an enumeration's members are slow to get at
+_DATA_KIND = int(FrameKind.DATA)  # access to a member of an enum is slow
 
 _MAX_PAYLOAD = {
     FrameKind.HELLO: MAX_LIST,
@@ -73,17 +73,17 @@ _MAX_BY_NUMBER = [
 
 
 class Desktop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which desktop a bridge belongs to."""
+    """The identity of a desktop: its id of 32 hexadecimal digits and its name for people."""
 
     id: str
     name: str
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What each side says first: the bridge before the proxy.
+    """The first frame of each side, sent by the desktop and then by the proxy.
 
-    `window` is how many bytes beyond its acknowledgements this side takes for one direction of
-    one exchange; `exchanges` (hexadecimal ids) those that it still holds.
+    `window` is the number of unacknowledged bytes that this side accepts for one direction of one
+    stream. `streams` has the hexadecimal ids of the streams that this side still has.
     """
 
     version: int
@@ -94,7 +94,7 @@ class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the desktop knows of its Ollama ("up", "down", "demo"); replaces what it said."""
+    """The state of a desktop's Ollama ("up", "down" or "demo"), replacing the previous one."""
 
     ollama: str
     version: str = ""
@@ -102,29 +102,29 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why an exchange (RESET) or the connection (BYE) ends: a wire code and a sentence."""
+    """Why a stream (RESET) or the connection (BYE) ends: an error code and a sentence."""
 
     code: str
     message: str
 
 
 def encode_frame(kind: FrameKind, stream_id: bytes, payload: bytes = b"") -> bytes:
-    """One frame as bytes."""
+    """Encode a frame."""
     return HEADER.pack(kind, len(payload), stream_id) + payload
 
 
 def encode_offset_frame(kind: FrameKind, stream_id: bytes, offset: int) -> bytes:
-    """One frame whose payload is an absolute offset (END, ACK, ATTACH)."""
+    """Encode a frame whose payload is an absolute offset (END, ACK, ATTACH)."""
     return HEADER.pack(kind, OFFSET.size, stream_id) + OFFSET.pack(offset)
 
 
 def encode_data_header(stream_id: bytes, offset: int, length: int) -> bytes:
-    """What precedes the `length` bytes of a DATA frame."""
+    """Encode what precedes the `length` bytes of a DATA frame."""
     return _DATA_HEADER.pack(_DATA_KIND, 8 + length, stream_id, offset)
 
 
 def encode_json_frame(kind: FrameKind, stream_id: bytes, value: msgspec.Struct) -> bytes:
-    """One frame whose payload is JSON."""
+    """Encode a frame whose payload is JSON."""
     return encode_frame(kind, stream_id, msgspec.json.encode(value))
 
 
@@ -138,31 +138,32 @@ def decode_json_payload(payload: bytes, kind: type[T]) -> T:
     except InvalidJson as error:
         name = kind.__name__.upper()
         raise ProtocolViolation(
-            f"a {name} payload that is not right: {sanitize_line(error, MAX_LOGGED_CHARS)}"
+            f"The payload of {name} is invalid: {sanitize_line(error, MAX_LOGGED_CHARS)}"
         ) from None
 
 
 def decode_offset(payload: bytes) -> int:
-    """The absolute offset that a payload is; raises ProtocolViolation."""
+    """Decode a payload that is an absolute offset; raises ProtocolViolation."""
     if len(payload) != OFFSET.size:
-        raise ProtocolViolation("an offset that is not eight bytes long")
-    found: int = OFFSET.unpack(payload)[0]
-    return found
+        raise ProtocolViolation("An offset must have eight bytes.")
+    offset: int = OFFSET.unpack(payload)[0]
+    return offset
 
 
 def split_frames(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (kind, exchange id, payload) of each frame; raises ProtocolViolation at a bad one."""
+    """Yield (kind, stream id, payload) of each frame; raises ProtocolViolation at an invalid one."""
     position, end = 0, len(message)
-    unpack_from: Any = HEADER.unpack_from
+    unpack_from: Callable[[bytes, int], tuple[int, int, bytes]] = HEADER.unpack_from
     while position < end:
         if end - position < HEADER.size:
-            raise ProtocolViolation("a frame header that is cut short")
+            raise ProtocolViolation("A frame header is truncated.")
         kind, length, stream_id = unpack_from(message, position)
         if length > _MAX_BY_NUMBER[kind]:
-            what = f"a frame of kind {kind} and {length} bytes: unknown or too large"
-            raise ProtocolViolation(what)
+            raise ProtocolViolation(
+                f"A frame of kind {kind} with {length} bytes is unknown or too large."
+            )
         start = position + HEADER.size
         position = start + length
         if position > end:
-            raise ProtocolViolation("a frame whose payload is cut short")
+            raise ProtocolViolation("The payload of a frame is truncated.")
         yield kind, stream_id, message[start:position]

@@ -1,4 +1,4 @@
-"""The proxy's end of a tunnel: opens exchanges and takes them up again on a new connection."""
+"""The proxy's end of a tunnel: it opens streams, and attaches them to a new connection."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from ctllm.tunnel.stream import Stream, StreamState
 
 
 class InitiatorStream(Stream):
-    """The opener's end of an stream; a `Call` for whoever asked through it."""
+    """The initiator's end of a stream; a RequestSink that passes the response to `sink`.
+
+    An empty `open_frame` means that another proxy sent the request.
+    """
 
     def __init__(
         self, id: bytes, initiator: Initiator, sink: ResponseSink, open_frame: bytes
@@ -49,86 +52,88 @@ class InitiatorStream(Stream):
             initiator.schedule,
         )
         self.sink = sink
-        self.is_confirmed = False  # whether the answerer is known to have this stream
+        self.is_confirmed = False  # whether the responder is known to have this stream
         self.has_head = False
+        self.resume_seconds = 0  # for which the client may disconnect
         self._initiator = initiator
         self._open_frame = open_frame
         self._preamble = open_frame
-        self.resume_seconds = 0  # how long its client may stay away
-        self._pending_attaches = 0  # ATTACH frames that were sent and not yet answered
-        self._is_adopted = not open_frame  # its request went through a proxy before this one
+        self._pending_attaches = 0  # ATTACH frames that were sent and not replied to
+        self._is_adopted = not open_frame  # another proxy sent its request
 
-    # -- Call
+    # -- RequestSink
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the request body."""
+        """Send data of the request body; discard it if the stream has ended."""
         if self.id not in self._initiator.streams:
-            return  # it is over, and what is left of the request goes nowhere
+            return
         self._initiator.budget.reserve(len(data))
         if self._buffer(data):
             self.sink.pause_request_body()
 
     def finish(self) -> None:
-        """The request body is whole."""
+        """End the request body."""
         self.send_buffer.ended = True
         self._schedule(self)
 
     def cancel(self, error: CtllmError) -> None:
-        """The caller left: so does the stream."""
+        """End the stream on both ends; its sink is not called any more."""
         self._initiator.cancel_stream(self, error)
 
     def pause_response(self) -> None:
-        """Count nothing more as consumed; the window then stops the answerer."""
+        """Stop counting data as consumed, so that the window stops the responder."""
         self._pause_reader()
 
     def resume_response(self) -> None:
-        """The caller reads again."""
+        """Count data as consumed again."""
         self._resume_reader()
 
     # -- attachment
 
     @property
     def is_awaiting_attach(self) -> bool:
-        """Whether an ATTACH of ours is still to be answered."""
+        """Whether the responder has yet to reply to an ATTACH."""
         return self._pending_attaches > 0
 
     @property
     def is_unopened(self) -> bool:
-        """Whether the answerer cannot know of it: its OPEN was not even sent."""
+        """Whether OPEN was not sent, so that the responder does not know the stream."""
         return bool(self._preamble) and self._preamble is self._open_frame
 
     def collect_frames(self, max_data: int, frames: list[bytes | bytearray]) -> int:
-        """Append what is to be sent now."""
+        """Append the frames to send now to `frames`; return their size in bytes."""
         if self.state is StreamState.ATTACHING and self._preamble:
             self._pending_attaches += 1
         return super().collect_frames(max_data, frames)
 
     def detach(self, expires_at: float) -> None:
-        """The connection was lost, and with it the answers to every ATTACH."""
+        """Wait for another connection; no reply to an earlier ATTACH will come."""
         super().detach(expires_at)
         self._pending_attaches = 0
 
     def attach(self) -> None:
-        """Ask to go on where we are: the answerer is back."""
+        """Ask the responder to continue from where the response is."""
         self.state = StreamState.ATTACHING
         self.expires_at = None
-        self._preamble = encode_offset_frame(
-            FrameKind.ATTACH, self.id, self.receive_window.next_offset
-        )
+        offset = self.receive_window.next_offset
+        self._preamble = encode_offset_frame(FrameKind.ATTACH, self.id, offset)
         self._schedule(self)
 
     def reopen(self) -> None:
-        """The answerer never heard of it: begin anew. Nothing was acknowledged, so all is held."""
+        """Send OPEN and the request again, because the responder never received them.
+
+        Nothing was acknowledged, so the send buffer still has the whole request.
+        """
         self.send_buffer.rewind(0)
         self._preamble = self._open_frame
         self._go_live()
-        self._is_ack_forced = False  # there is nothing to tell of an answer that has not begun
+        self._is_ack_forced = False  # nothing of the response was received
 
     def receive_attach(self, offset: int) -> None:
-        """The answerer goes on, and wants the request body from `offset`.
+        """Continue with the request body from `offset`, as the responder's ATTACH asks.
 
-        Who is taken up again before the answerer replied hears it reply to the ATTACH before, too:
-        what follows that one is not from where the last one asked.
+        If several ATTACH frames were sent, the responder replies to each. Only the last reply
+        counts: what follows an earlier one does not begin at the offset that was asked for last.
         """
         self._pending_attaches -= 1
         if self._pending_attaches or self._preamble:
@@ -138,40 +143,43 @@ class InitiatorStream(Stream):
         self._go_live()
 
     def restart_response(self, sink: ResponseSink, offset: int) -> None:
-        """Let `caller` have the answer from `offset` on, head included."""
+        """Pass the response to `sink`, with its head and its body from `offset`."""
         self.sink = sink
         self.has_head = False
         self._is_reader_paused = False
         self.receive_window.restart(offset)
         self.attach()
 
-    # -- what the tunnel hears
+    # -- frames
 
     def receive_head(self, payload: bytes) -> None:
-        """Take the answer's head; one that comes again after an attachment is not news."""
+        """Pass on the head of the response; ignore one that is repeated after an attachment."""
         if self.has_head or self.state is not StreamState.LIVE:
             return
         try:
             head = decode_response(payload)
         except ValueError as error:
-            raise ProtocolViolation(f"a HEAD frame that is not right: {error}") from None
+            raise ProtocolViolation(f"The payload of HEAD is invalid: {error}") from None
         self.has_head = True
         self.sink.write_head(self._initiator.filter_response(head))
 
     def receive_data(self, offset: int, data: bytes) -> None:
-        """Take a piece of the answer."""
+        """Pass on data of the response."""
         if self.state is not StreamState.LIVE:
-            return  # sent before the answerer saw our ATTACH; it comes again
+            return  # sent before the responder received ATTACH; it will be sent again
         if not self.has_head:
-            raise ProtocolViolation("an answer's bytes before its head")
+            raise ProtocolViolation("DATA of a response precedes its HEAD.")
         self.receive_window.receive(offset, len(data))
         self.sink.write(data)
         self._mark_consumed()
 
     def receive_ack(self, offset: int) -> None:
-        """Take how far the answerer has consumed the request body."""
+        """Apply an acknowledgement of the request body.
+
+        Ignored if another proxy sent the request, or if it was sent before the ATTACH.
+        """
         if self._is_adopted or self.state is not StreamState.LIVE:
-            return  # of a request that another proxy sent, or of before our ATTACH
+            return
         buffered = self.send_buffer.buffered
         can_resume = self._apply_ack(offset)
         self._initiator.budget.release(buffered - self.send_buffer.buffered)
@@ -180,7 +188,11 @@ class InitiatorStream(Stream):
 
 
 class Initiator(TunnelPeer[InitiatorStream]):
-    """The end that opens exchanges. `admit` makes of an answer's head what callers get of it."""
+    """The end of a tunnel that opens streams.
+
+    `filter_response` is applied to the head of each response. `budget` counts the bytes of request
+    bodies in memory.
+    """
 
     def __init__(
         self,
@@ -195,25 +207,23 @@ class Initiator(TunnelPeer[InitiatorStream]):
         self.budget = unlimited_budget() if budget is None else budget
         self.status: Status | None = None
 
-    @property
-    def peer_window(self) -> int:
-        """How far beyond its acknowledgements the bridge lets us send."""
-        return self._peer_window
-
     def start_request(
         self, head: RequestHead, sink: ResponseSink, resume_seconds: int = 0
     ) -> InitiatorStream:
-        """Begin an stream; raises DesktopOffline, Overloaded or HeadTooLarge."""
+        """Open a stream for a request.
+
+        Raises DesktopOffline, ServiceUnavailable or RequestHeaderFieldsTooLarge.
+        """
         if not self.is_established:
-            raise DesktopOffline("the desktop is not connected; it may be back in a moment")
+            raise DesktopOffline("The desktop is not connected. Try again in a moment.")
         if len(self.streams) >= self.max_streams:
             raise ServiceUnavailable(
-                f"{self.max_streams} requests are under way; try again when some ended"
+                f"{self.max_streams} requests are in progress. Try again when some have ended."
             )
         payload = encode_request(head, resume_seconds)
-        if len(payload) > MAX_HEAD:  # the bridge would take the frame for a broken tunnel
+        if len(payload) > MAX_HEAD:
             raise RequestHeaderFieldsTooLarge(
-                "the request line and headers are too large for a tunnel"
+                "The request line and headers are too large for a tunnel."
             )
         id = secrets.token_bytes(16)
         open_frame = encode_frame(FrameKind.OPEN, id, payload)
@@ -224,68 +234,67 @@ class Initiator(TunnelPeer[InitiatorStream]):
         return stream
 
     def resume_stream(self, id: bytes, offset: int, sink: ResponseSink) -> InitiatorStream:
-        """Ask for the answer of an stream again, from `offset`; raises DesktopOffline, NotFound.
+        """Request the response of the stream `id` again, from `offset`, for `sink`.
 
-        Whether the desktop still holds it shows later: `caller` hears Gone if not. Whoever had the
-        answer until now hears that somebody else has taken it up.
+        Raises DesktopOffline or NotFound. If the desktop no longer stores the response, `sink`
+        fails with Gone. A sink that received the response until now fails with
+        ClientDisconnected.
         """
         if not self.is_established:
-            raise DesktopOffline("the desktop that holds this answer is not connected")
+            raise DesktopOffline("The desktop that stores this response is not connected.")
         stream = self.streams.get(id)
         if stream is not None:
             if not stream.resume_seconds or not stream.send_buffer.ended:
-                raise NotFound("that answer cannot be taken up")
-            stream.sink.fail(ClientDisconnected("this answer was taken up by another connection"))
+                raise NotFound("This response cannot be resumed.")
+            stream.sink.fail(ClientDisconnected("Another connection has resumed this response."))
         else:
             stream = InitiatorStream(id, self, sink, b"")
             stream.is_confirmed = True
-            stream.send_buffer.ended = stream.send_buffer.end_sent = (
-                stream.send_buffer.end_acked
-            ) = True
+            stream.send_buffer.ended = True
+            stream.send_buffer.end_sent = stream.send_buffer.end_acked = True
             self.streams[id] = stream
             self._closed_ids.pop(id, None)
         stream.restart_response(sink, offset)
         return stream
 
     def cancel_stream(self, stream: InitiatorStream, error: CtllmError) -> None:
-        """End an stream from this side and tell the other."""
+        """End a stream on both ends without calling its sink."""
         if stream.id in self.streams:
             self._remove(stream)
             if not stream.is_unopened:
                 self._send_reset(stream.id, error)
 
     def _remove(self, stream: InitiatorStream) -> None:
-        """End an stream; what was kept of its request is free."""
+        """Remove a stream and release the memory of its request."""
         if stream.id in self.streams:
             self.budget.release(stream.send_buffer.clear())
         super()._remove(stream)
 
     def remove_expired(self, now: float) -> None:
-        """Give up exchanges whose desktop did not come back within the grace time."""
+        """Fail the streams whose desktop did not reconnect within the grace time."""
         for stream in list(self.streams.values()):
             if stream.expires_at is not None and stream.expires_at <= now:
-                self.cancel_stream(stream, DesktopLost("gave up"))
-                lost = "the desktop went away in the middle of this and did not come back"
-                self._fail_stream(stream, DesktopLost(lost))
+                error = DesktopLost("The desktop disconnected and did not reconnect in time.")
+                self.cancel_stream(stream, error)
+                self._fail_stream(stream, error)
 
     def _hello_received(self, hello: Hello) -> None:
-        held = frozenset(hello.streams)
-        known = tuple(id.hex() for id in self.streams)
+        super()._hello_received(hello)
+        desktop_ids = frozenset(hello.streams)
+        own_ids = tuple(id.hex() for id in self.streams)
         self._control_frames.insert(
             0,
             encode_json_frame(
-                FrameKind.HELLO, CONNECTION_ID, Hello(VERSION, self.window, streams=known)
+                FrameKind.HELLO, CONNECTION_ID, Hello(VERSION, self.window, streams=own_ids)
             ),
         )
         for stream in list(self.streams.values()):
-            if stream.id.hex() in held:
+            if stream.id.hex() in desktop_ids:
                 stream.attach()
             elif not stream.is_confirmed:
                 stream.reopen()
             else:
-                self._fail_stream(
-                    stream, DesktopLost("the desktop was restarted in the middle of this")
-                )
+                self._fail_stream(stream, DesktopLost("The desktop restarted during the request."))
 
     def _notify_failed(self, stream: InitiatorStream, error: CtllmError) -> None:
         stream.sink.fail(error)
@@ -308,15 +317,14 @@ class Initiator(TunnelPeer[InitiatorStream]):
         if stream.state is not StreamState.LIVE:
             return
         if not stream.has_head:
-            raise ProtocolViolation("an answer's end before its head")
-        stream.receive_window.receive_end(offset)
-        stream.receive_window.consume_all()  # the caller has it all; what its socket holds is its own affair
+            raise ProtocolViolation("END of a response precedes its HEAD.")
+        window = stream.receive_window
+        window.receive_end(offset)
+        window.consume_all()  # even if the reader is paused: the sink has everything
         self._remove(stream)
-        self._send_control(
-            encode_offset_frame(FrameKind.ACK, stream.id, stream.receive_window.acknowledge())
-        )
+        self._send_control(encode_offset_frame(FrameKind.ACK, stream.id, window.acknowledge()))
         if not stream.send_buffer.end_acked:
-            self._send_reset(stream.id, CtllmError("the answer was whole before the request was"))
+            self._send_reset(stream.id, CtllmError("The response ended before the request."))
         stream.sink.finish()
 
     def _receive_ack(self, stream: InitiatorStream, offset: int) -> None:
@@ -325,9 +333,9 @@ class Initiator(TunnelPeer[InitiatorStream]):
 
     def _receive_attach(self, stream: InitiatorStream, offset: int) -> None:
         if not stream.is_awaiting_attach:
-            raise ProtocolViolation("an ATTACH that nobody asked for")
+            raise ProtocolViolation("An ATTACH came that was not asked for.")
         stream.is_confirmed = True
         try:
             stream.receive_attach(offset)
         except Gone:
-            raise ProtocolViolation("an ATTACH for bytes that were acknowledged") from None
+            raise ProtocolViolation("An ATTACH asks for bytes that were acknowledged.") from None

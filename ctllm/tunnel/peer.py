@@ -1,15 +1,15 @@
-"""What both ends of a tunnel share: exchanges over one connection after another.
+"""What both ends of a tunnel share: streams that outlive the connection they began on.
 
-Sans-IO: the shell calls `receive` with each message, sends what `outgoing` returns whenever its
-transport has room, says `disconnected`, and calls `sweep` now and then. `wake` is called when
-there is something to send. Time is seconds from any clock, passed in.
+This code is sans-IO. The connection calls `receive_message` with each message, sends what
+`next_message` returns whenever its transport has room, and calls `connection_lost`. A timer calls
+`remove_expired` once a second. Times are seconds of any clock, and are passed in.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from ctllm.errors import CtllmError, ProtocolViolation, error_from_wire
 from ctllm.tunnel.frames import (
@@ -26,62 +26,93 @@ from ctllm.tunnel.frames import (
 )
 from ctllm.tunnel.stream import Stream
 
-_DATA_KIND = int(
-    FrameKind.DATA
-)  # an enumeration's members are slow to get at on the path of a token
+_DATA_KIND = int(FrameKind.DATA)  # access to a member of an enum is slow
+_OFFSET_SIZE = OFFSET.size
 
-#: One stream's turn, so that a fast one does not keep the others waiting.
+#: Bytes of data that a stream sends in its turn; a fast stream does not delay the others.
 MAX_TURN = 16 * 1024
-#: How full one message is made.
+#: Bytes after which nothing more is added to a message.
 TARGET_MESSAGE_SIZE = 128 * 1024
-_TURN_OVERHEAD = 64  # bytes that an stream's turn costs besides its data, or about
-#: How many ended exchanges are remembered: their last frames may still be under way.
+#: About the bytes that a turn costs besides its data.
+_TURN_OVERHEAD = 64
+#: Maximum number of closed streams whose ids are stored, because late frames may arrive for them.
 MAX_CLOSED_IDS = 8192
-#: More frames about nothing than this waiting to be sent means that the peer does not read.
+#: Maximum number of control frames that wait to be sent; more mean that the peer does not read.
 MAX_CONTROL_FRAMES = 16384
+#: Maximum characters of an error message in RESET and BYE.
+MAX_REASON = 500
 
-#: What both sides hear of a failure of this program.
-INTERNAL_ERROR_MESSAGE = "something in ctllm broke; its log says what"
+#: The message that both ends give for an exception in this program.
+INTERNAL_ERROR_MESSAGE = "An internal error occurred in ctllm; its log has the details."
 
 StreamT = TypeVar("StreamT", bound=Stream)
 
 
-def _raise(error: Exception) -> None:
-    raise error
+class TunnelConnection(Protocol):
+    """The connection that a tunnel currently uses."""
+
+    def schedule_flush(self) -> None:
+        """Send what `next_message` returns, soon."""
+
+    def stream_failed(self, stream_id: bytes, error: Exception) -> None:
+        """Log an exception raised by a sink of a stream."""
 
 
 def validate_hello(hello: Hello) -> None:
-    """Raise ProtocolViolation for a HELLO that no tunnel can begin with."""
+    """Raise ProtocolViolation if no tunnel can begin with `hello`."""
     if hello.version != VERSION:
-        raise ProtocolViolation(f"tunnel version {hello.version}; this side speaks {VERSION}")
+        raise ProtocolViolation(
+            f"The peer speaks tunnel version {hello.version}, this end version {VERSION}."
+        )
     if not 1 <= hello.window <= 1 << 30:
-        raise ProtocolViolation("a window of impossible size")
+        raise ProtocolViolation("The window in HELLO must be 1 to 2^30.")
 
 
 class TunnelPeer(Generic[StreamT]):
-    """One end of a tunnel."""
+    """One end of a tunnel.
+
+    `window` is the number of unacknowledged bytes that this end accepts in each direction of a
+    stream, `grace` the seconds for which a stream waits for another connection.
+    """
 
     def __init__(self, window: int, grace: float, max_streams: int) -> None:
         self.window = window
         self.grace = grace
         self.max_streams = max_streams
         self.streams: dict[bytes, StreamT] = {}
-        self.is_established = False
-        self.wake: Callable[[], None] = lambda: None
-        self.on_bye: Callable[[Reason], None] = lambda reason: None
-        self.on_crash: Callable[[Exception], None] = _raise
+        self.is_established = False  # whether the peer's HELLO came on this connection
+        self._connection: TunnelConnection | None = None
+        self._established_observers: list[Callable[[], None]] = []
+        self._bye_observers: list[Callable[[Reason], None]] = []
         self._peer_window = 0
         self._send_queue: deque[Stream] = deque()
         self._control_frames: list[bytes] = []
         self._closed_ids: dict[bytes, None] = {}
-        self._control_overflowed = False  # the peer does not read what it is told
+        self._control_overflowed = False
 
-    # -- the shell's side
+    @property
+    def peer_window(self) -> int:
+        """The number of unacknowledged bytes that the peer accepts in a direction of a stream."""
+        return self._peer_window
+
+    def add_established_observer(self, observer: Callable[[], None]) -> None:
+        """Call `observer` whenever the peer's HELLO was accepted."""
+        self._established_observers.append(observer)
+
+    def add_bye_observer(self, observer: Callable[[Reason], None]) -> None:
+        """Call `observer` with the reason of each BYE."""
+        self._bye_observers.append(observer)
+
+    # -- the connection's side
+
+    def attach_connection(self, connection: TunnelConnection) -> None:
+        """Use `connection` from now on."""
+        self._connection = connection
 
     def receive_message(self, message: bytes) -> None:
-        """Take one message; raises ProtocolViolation, after which the shell calls `violated`."""
+        """Process a message; raises ProtocolViolation, upon which the caller calls `terminate`."""
         if self._control_overflowed:
-            raise ProtocolViolation("frames are not being read")
+            raise ProtocolViolation("The peer does not read the frames sent to it.")
         for kind, id, payload in split_frames(message):
             if kind == _DATA_KIND:
                 self._handle_data(id, payload)
@@ -91,7 +122,7 @@ class TunnelPeer(Generic[StreamT]):
                 self._handle_stream_frame(kind, id, payload)
 
     def next_message(self) -> bytes:
-        """The next message to send, or nothing."""
+        """Return the next message to send, or b"" if there is none."""
         frames: list[bytes | bytearray] = [*self._control_frames]
         self._control_frames.clear()
         size = sum(map(len, frames))
@@ -106,32 +137,31 @@ class TunnelPeer(Generic[StreamT]):
         return b"".join(frames)
 
     def connection_lost(self, now: float) -> None:
-        """The connection was lost: exchanges wait for another, for the grace time."""
+        """Detach all streams: they wait for another connection until their time expires."""
         self.is_established = self._control_overflowed = False
         self._control_frames.clear()
         for stream in self._send_queue:
             stream.is_queued = False
         self._send_queue.clear()
-        for stream in self.streams.values():
-            stream.detach(now + self._retention(stream))
+        for each in self.streams.values():
+            each.detach(now + self._retention(each))
 
     def terminate(self, error: CtllmError) -> bytes:
-        """End every stream with `error`; returns the last message for the peer."""
+        """Fail all streams on this end with `error`; return the BYE to send last."""
         self.fail_all(error)
         self.is_established = False
         self._control_frames.clear()
-        return encode_json_frame(
-            FrameKind.BYE, CONNECTION_ID, Reason(error.code, error.message[:500])
-        )
+        reason = Reason(error.code, error.message[:MAX_REASON])
+        return encode_json_frame(FrameKind.BYE, CONNECTION_ID, reason)
 
     def reset_all(self, error: CtllmError) -> None:
-        """End every stream on both sides with `error`."""
+        """Fail all streams on both ends with `error`."""
         for stream in self.streams.values():
             self._send_reset(stream.id, error)
         self.fail_all(error)
 
     def fail_all(self, error: CtllmError) -> None:
-        """End every stream on this side with `error`."""
+        """Fail all streams on this end with `error`."""
         for stream in list(self.streams.values()):
             self._fail_stream(stream, error)
 
@@ -142,10 +172,10 @@ class TunnelPeer(Generic[StreamT]):
         if stream is None:
             self._check_late_frame(FrameKind.DATA, id)
             return
-        if len(payload) < 8:
-            raise ProtocolViolation("a DATA frame without its offset")
+        if len(payload) < _OFFSET_SIZE:
+            raise ProtocolViolation("A DATA frame has no offset.")
         try:
-            self._receive_data(stream, OFFSET.unpack_from(payload)[0], payload[8:])
+            self._receive_data(stream, OFFSET.unpack_from(payload)[0], payload[_OFFSET_SIZE:])
         except ProtocolViolation:
             raise
         except Exception as error:
@@ -154,13 +184,11 @@ class TunnelPeer(Generic[StreamT]):
     def _handle_connection_frame(self, kind: int, payload: bytes) -> None:
         if kind == FrameKind.BYE:
             reason = decode_json_payload(payload, Reason)
-            self.on_bye(reason)
+            for observer in self._bye_observers:
+                observer(reason)
             if reason.code == ProtocolViolation.code:
-                self.fail_all(
-                    error_from_wire(
-                        reason.code, f"the other end of the tunnel says: {reason.message}"
-                    )
-                )
+                message = f"The other end of the tunnel reports: {reason.message}"
+                self.fail_all(error_from_wire(reason.code, message))
         elif kind == FrameKind.HELLO:
             self.receive_hello(decode_json_payload(payload, Hello))
         else:
@@ -168,7 +196,7 @@ class TunnelPeer(Generic[StreamT]):
 
     def _handle_stream_frame(self, kind: int, id: bytes, payload: bytes) -> None:
         if not self.is_established:
-            raise ProtocolViolation("a frame before HELLO")
+            raise ProtocolViolation("A frame of a stream precedes HELLO.")
         stream = self.streams.get(id)
         if stream is None:
             self._receive_unknown(kind, id, payload)
@@ -194,97 +222,108 @@ class TunnelPeer(Generic[StreamT]):
             self._receive_head(stream, kind, payload)
 
     def receive_hello(self, hello: Hello) -> None:
-        """Take the peer's HELLO: frames may flow from now on."""
+        """Accept the peer's HELLO: frames flow from now on. Raises ProtocolViolation."""
         validate_hello(hello)
         if self.is_established:
-            raise ProtocolViolation("a second HELLO")
+            raise ProtocolViolation("A second HELLO came on the same connection.")
         self._peer_window = hello.window
         self.is_established = True
         self._hello_received(hello)
-        self.wake()
+        self._schedule_flush()
 
     def _check_late_frame(self, kind: int, id: bytes) -> None:
-        """A frame for an stream that is not (any more): late is fine, unknown is not."""
+        """Raise ProtocolViolation for a frame of a stream that was not recently closed."""
         if id not in self._closed_ids:
-            raise ProtocolViolation(f"a frame of kind {kind} for an unknown stream")
+            raise ProtocolViolation(f"A frame of kind {kind} is for an unknown stream.")
 
-    # -- one stream's end
+    # -- the end of a stream
 
     def _fail_stream(self, stream: StreamT, error: CtllmError) -> None:
-        """Forget an stream and tell this side's user of it; that this fails is nobody else's."""
+        """Remove a stream and report `error` to its sink on this end."""
         self._remove(stream)
         try:
             self._notify_failed(stream, error)
         except Exception as failure:
-            self.on_crash(failure)
+            self._report_failure(stream.id, failure)
 
     def _stream_crashed(self, stream: StreamT, failure: Exception) -> None:
-        """Whoever uses an stream on this side failed: it ends on both sides, and no other."""
-        self.on_crash(failure)
+        """End, on both ends, the stream whose sink raised an exception, and no other."""
+        self._report_failure(stream.id, failure)
         error = CtllmError(INTERNAL_ERROR_MESSAGE)
         if stream.id in self.streams:
             self._send_reset(stream.id, error)
         self._fail_stream(stream, error)
 
-    # -- bookkeeping
+    def _report_failure(self, stream_id: bytes, failure: Exception) -> None:
+        if self._connection is None:
+            raise failure
+        self._connection.stream_failed(stream_id, failure)
+
+    # -- sending
 
     def schedule(self, stream: Stream) -> None:
-        """An stream has something to send: give it a turn."""
+        """Queue `stream`, which has something to send, for a turn."""
         if not stream.is_queued and self.is_established:
             stream.is_queued = True
             self._send_queue.append(stream)
-            self.wake()
+            if self._connection is not None:
+                self._connection.schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if self._connection is not None:
+            self._connection.schedule_flush()
 
     def _send_control(self, frame: bytes) -> None:
         if not self.is_established:
             return
         if len(self._control_frames) >= MAX_CONTROL_FRAMES:
-            self._control_overflowed = (
-                True  # who is told of it is the peer, and not whoever is just calling
-            )
+            # Not raised here, because the caller may be a sink: the next message reports it.
+            self._control_overflowed = True
             return
         self._control_frames.append(frame)
-        self.wake()
+        self._schedule_flush()
 
     def _send_reset(self, id: bytes, error: CtllmError) -> None:
-        self._send_control(
-            encode_json_frame(FrameKind.RESET, id, Reason(error.code, error.message[:500]))
-        )
+        reason = Reason(error.code, error.message[:MAX_REASON])
+        self._send_control(encode_json_frame(FrameKind.RESET, id, reason))
+
+    # -- closed streams
 
     def _remove(self, stream: StreamT) -> None:
         if self.streams.pop(stream.id, None) is not None:
             self._remember_closed(stream.id)
 
     def _remember_closed(self, id: bytes) -> None:
-        """An stream ended: its last frames may still be under way."""
         self._closed_ids[id] = None
         if len(self._closed_ids) > MAX_CLOSED_IDS:
             del self._closed_ids[next(iter(self._closed_ids))]
 
-    # -- what the two ends do differently
+    # -- what initiator and responder do differently
 
     def _hello_received(self, hello: Hello) -> None:
-        raise NotImplementedError
+        for observer in self._established_observers:
+            observer()
 
     def remove_expired(self, now: float) -> None:
-        """Give up the exchanges whose time is over."""
+        """Fail the streams whose time has expired."""
         raise NotImplementedError
 
     def _retention(self, stream: StreamT) -> float:
+        """Return the seconds for which `stream` waits for another connection."""
         return self.grace
 
     def _notify_failed(self, stream: StreamT, error: CtllmError) -> None:
-        """Tell this side's user of a forgotten stream that it is over."""
+        """Report `error` to the sink of a removed stream."""
         raise NotImplementedError
 
     def _receive_connection_frame(self, kind: int, payload: bytes) -> None:
-        raise ProtocolViolation(f"a frame of kind {kind} where none is due")
+        raise ProtocolViolation(f"A frame of kind {kind} is not allowed here.")
 
     def _receive_unknown(self, kind: int, id: bytes, payload: bytes) -> None:
         self._check_late_frame(kind, id)
 
     def _receive_head(self, stream: StreamT, kind: int, payload: bytes) -> None:
-        raise ProtocolViolation(f"a frame of kind {kind} where none is due")
+        raise ProtocolViolation(f"A frame of kind {kind} is not allowed here.")
 
     def _receive_data(self, stream: StreamT, offset: int, data: bytes) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The bridge's end of a tunnel: answers exchanges, and keeps them for those who come back."""
+"""The desktop's end of a tunnel: it responds to streams, and stores responses for resumption."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from ctllm.tunnel.frames import (
 from ctllm.tunnel.peer import INTERNAL_ERROR_MESSAGE, TunnelPeer
 from ctllm.tunnel.stream import Stream, StreamState
 
-#: Given an stream (a Caller) and what it asks, starts the work and returns the Call.
-RequestHandler = Callable[["ResponderStream", RequestHead], RequestSink]
+#: Starts the request of a stream, which is the ResponseSink, and returns its RequestSink.
+RequestHandler = Callable[[RequestHead, "ResponderStream"], RequestSink]
 
-#: How many resumable answers keep a long tail at once; more are granted no resumption.
+#: Maximum number of resumable responses; each stores a long tail. More are not resumable.
 MAX_RESUMABLE = 16
 
 
 class ResponderStream(Stream):
-    """The answerer's end of an stream; a `Caller` for whatever does the work."""
+    """The responder's end of a stream; a ResponseSink that sends the response to the proxy."""
 
     request_sink: RequestSink
 
@@ -51,17 +51,17 @@ class ResponderStream(Stream):
             responder.schedule,
         )
         self.resume_seconds = resume_seconds
-        self.error: CtllmError | None = None
+        self.error: CtllmError | None = None  # to send after the data
         self._responder = responder
         self._head_frame = b""
 
-    # -- Caller
+    # -- ResponseSink
 
     def write_head(self, head: ResponseHead) -> None:
-        """Send the answer's status and headers."""
+        """Send the status and headers of the response; fail the stream if they are too large."""
         payload = encode_response(head)
-        if len(payload) > MAX_HEAD:  # the proxy would take the frame for a broken tunnel
-            error = BadGateway("the answer's headers are too large for a tunnel")
+        if len(payload) > MAX_HEAD:
+            error = BadGateway("The headers of the response are too large for a tunnel.")
             self.request_sink.cancel(error)
             self.fail(error)
             return
@@ -71,79 +71,78 @@ class ResponderStream(Stream):
             self._schedule(self)
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the answer."""
+        """Send data of the response."""
         if self._buffer(data):
             self.request_sink.pause_response()
 
     def finish(self) -> None:
-        """The answer is whole."""
+        """End the response."""
         self.send_buffer.ended = True
         self._schedule(self)
 
     def fail(self, error: CtllmError) -> None:
-        """There will be no more answer than what was given; told after that was sent."""
+        """End the stream with `error`, after the data that was written."""
         self.error = error
         self._schedule(self)
 
     def pause_request_body(self) -> None:
-        """Count nothing more of the request as consumed; the window then stops the opener."""
+        """Stop counting data as consumed, so that the window stops the initiator."""
         self._pause_reader()
 
     def resume_request_body(self) -> None:
-        """Whatever does the work reads again."""
+        """Count data as consumed again."""
         self._resume_reader()
 
-    # -- what the tunnel does
+    # -- the tunnel's side
 
     @property
     def is_finished(self) -> bool:
-        """Whether `call` has nothing left to do."""
+        """Whether the request sink has nothing left to do."""
         return self.error is not None or (
             self.send_buffer.ended and self.receive_window.end_offset is not None
         )
 
     def collect_frames(self, max_data: int, frames: list[bytes | bytearray]) -> int:
-        """Append what is to be sent now; after the last byte before a failure, the failure."""
+        """Append the frames to send now to `frames`; reset the stream after its last data."""
         size = super().collect_frames(max_data, frames)
-        if (
-            self.error
-            and self.state is StreamState.LIVE
-            and self.send_buffer.sent == self.send_buffer.written
-        ):
+        buffer = self.send_buffer
+        if self.error and self.state is StreamState.LIVE and buffer.sent == buffer.written:
             self._responder.reset_stream(self, self.error)
         return size
 
     def attach(self, offset: int) -> None:
-        """Go on from `offset`; raises Gone where that is not kept any more."""
-        if offset > self.send_buffer.written:  # whoever has the end has nothing left to ask for
-            raise Gone("the answer is not that long")
+        """Continue the response from `offset`; raises Gone if it is no longer stored."""
+        if offset > self.send_buffer.written:
+            raise Gone("The offset is beyond the end of the response.")
         self.send_buffer.rewind(offset)
         self._go_live()
-        self._preamble = (
-            encode_offset_frame(FrameKind.ATTACH, self.id, self.receive_window.next_offset)
-            + self._head_frame
-        )
+        attach = encode_offset_frame(FrameKind.ATTACH, self.id, self.receive_window.next_offset)
+        self._preamble = attach + self._head_frame
 
     def receive_data(self, offset: int, data: bytes) -> None:
-        """Take a piece of the request body."""
+        """Pass on data of the request body."""
         self.receive_window.receive(offset, len(data))
         self.request_sink.write(data)
         self._mark_consumed()
 
     def receive_end(self, offset: int) -> None:
-        """The request body is whole."""
+        """End the request body."""
         self.receive_window.receive_end(offset)
         self.request_sink.finish()
         self._mark_consumed()
 
     def receive_ack(self, offset: int) -> None:
-        """Take how far the opener has consumed the answer."""
+        """Apply an acknowledgement of the response."""
         if self._apply_ack(offset):
             self.request_sink.resume_response()
 
 
 class Responder(TunnelPeer[ResponderStream]):
-    """The end that answers. One lives as long as the desktop, over all connections and proxies."""
+    """The end of a tunnel that responds.
+
+    One lives as long as the desktop's program, over all connections and proxies. The last
+    `resume_buffer_bytes` of each resumable response are stored.
+    """
 
     def __init__(
         self,
@@ -151,61 +150,55 @@ class Responder(TunnelPeer[ResponderStream]):
         grace: float,
         max_streams: int,
         *,
+        request_handler: RequestHandler,
         resume_buffer_bytes: int,
         desktop: Desktop,
     ) -> None:
         super().__init__(window, grace, max_streams)
         self.resume_buffer_bytes = resume_buffer_bytes
         self.desktop = desktop
-        self.request_handler: RequestHandler | None = None
-        self.on_greeted: Callable[[], None] = lambda: None
-        self._status = b""
+        self._request_handler = request_handler
+        self._status_frame = b""
         self._now = 0.0
 
-    @property
-    def peer_window(self) -> int:
-        """How far beyond its acknowledgements the proxy lets us send."""
-        return self._peer_window
-
     def connection_made(self) -> None:
-        """A new connection is open: say HELLO, then what is known of Ollama."""
-        held = tuple(id.hex() for id in self.streams)
-        hello = Hello(VERSION, self.window, self.desktop, ("resume",), held)
+        """Send HELLO on a new connection."""
+        ids = tuple(id.hex() for id in self.streams)
+        hello = Hello(VERSION, self.window, self.desktop, ("resume",), ids)
         self._control_frames[:] = [encode_json_frame(FrameKind.HELLO, CONNECTION_ID, hello)]
-        self.wake()
+        self._schedule_flush()
 
     def send_status(self, status: Status) -> None:
-        """Tell the proxy, now and after each connection, what is known of Ollama."""
-        self._status = encode_json_frame(FrameKind.STATUS, CONNECTION_ID, status)
-        self._send_control(self._status)
+        """Send the state of Ollama, now and on each new connection."""
+        self._status_frame = encode_json_frame(FrameKind.STATUS, CONNECTION_ID, status)
+        self._send_control(self._status_frame)
 
     def reset_stream(self, stream: ResponderStream, error: CtllmError) -> None:
-        """End an stream from this side and tell the other."""
+        """End a stream on both ends without calling its request sink."""
         if stream.id in self.streams:
             self._remove(stream)
             self._send_reset(stream.id, error)
 
     def remove_expired(self, now: float) -> None:
-        """Give up what nobody came back for in time."""
+        """Cancel the streams for which no proxy came in time."""
         self._now = now
         for stream in list(self.streams.values()):
             if stream.expires_at is not None and stream.expires_at <= now:
-                self._fail_stream(
-                    stream, ClientDisconnected("nobody came back for the answer in time")
-                )
+                error = ClientDisconnected("The response was not resumed in time.")
+                self._fail_stream(stream, error)
 
     def _hello_received(self, hello: Hello) -> None:
-        self.on_greeted()
-        if self._status:
-            self._send_control(self._status)
-        held = frozenset(hello.streams)
+        super()._hello_received(hello)
+        if self._status_frame:
+            self._send_control(self._status_frame)
+        proxy_ids = frozenset(hello.streams)
         for stream in list(self.streams.values()):
-            if stream.id.hex() not in held and not self._is_resumable(stream):
-                gone = "the proxy does not hold this stream any more"
-                self._fail_stream(stream, ClientDisconnected(gone))
+            if stream.id.hex() not in proxy_ids and not self._is_resumable(stream):
+                error = ClientDisconnected("The proxy no longer has this stream.")
+                self._fail_stream(stream, error)
 
     def _is_resumable(self, stream: ResponderStream) -> bool:
-        """Whether an stream that this proxy does not hold may still be asked for."""
+        """Whether a proxy that does not have this stream may still ask for its response."""
         return stream.resume_seconds > 0 and stream.receive_window.end_offset is not None
 
     def _retention(self, stream: ResponderStream) -> float:
@@ -216,10 +209,10 @@ class Responder(TunnelPeer[ResponderStream]):
             stream.request_sink.cancel(error)
 
     def _receive_unknown(self, kind: int, id: bytes, payload: bytes) -> None:
-        if kind == FrameKind.OPEN:  # also of one that ended here, where its end was lost on the way
+        if kind == FrameKind.OPEN:  # also of a closed stream, if the proxy missed its end
             self._open_stream(id, payload)
         elif kind == FrameKind.ATTACH:
-            self._send_reset(id, Gone("the desktop does not hold this stream any more"))
+            self._send_reset(id, Gone("The desktop no longer has this stream."))
         else:
             self._check_late_frame(kind, id)
 
@@ -227,20 +220,19 @@ class Responder(TunnelPeer[ResponderStream]):
         try:
             head, resume_seconds = decode_request(payload)
         except ValueError as error:
-            raise ProtocolViolation(f"an OPEN frame that is not right: {error}") from None
+            raise ProtocolViolation(f"The payload of OPEN is invalid: {error}") from None
         if len(self.streams) >= self.max_streams:
             self._remember_closed(id)
-            self._send_reset(id, ServiceUnavailable("the desktop has too many requests under way"))
+            self._send_reset(id, ServiceUnavailable("The desktop has too many active requests."))
             return
-        assert self.request_handler is not None
         stream = ResponderStream(id, self, self._grant_resumption(resume_seconds))
         self.streams[id] = stream
         try:
-            stream.request_sink = self.request_handler(stream, head)
+            stream.request_sink = self._request_handler(head, stream)
         except CtllmError as error:
             self.reset_stream(stream, error)
         except Exception as error:
-            self.on_crash(error)
+            self._report_failure(id, error)
             self.reset_stream(stream, CtllmError(INTERNAL_ERROR_MESSAGE))
 
     def _grant_resumption(self, seconds: int) -> int:
@@ -259,10 +251,8 @@ class Responder(TunnelPeer[ResponderStream]):
             if self._is_resumable(stream):
                 stream.expires_at = self._now + stream.resume_seconds
             else:
-                self._close_stream(stream)
-
-    def _close_stream(self, stream: ResponderStream) -> None:
-        self._fail_stream(stream, ClientDisconnected("the answer was whole before the request was"))
+                error = ClientDisconnected("The response ended before the request.")
+                self._fail_stream(stream, error)
 
     def _receive_attach(self, stream: ResponderStream, offset: int) -> None:
         try:

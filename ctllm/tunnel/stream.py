@@ -1,4 +1,4 @@
-"""One stream of a tunnel: a direction in, a direction out, and whether its frames flow."""
+"""A stream of a tunnel: one request and its response, with flow control in both directions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from ctllm.tunnel.frames import FrameKind, encode_data_header, encode_offset_fra
 
 
 class StreamState(Enum):
-    """Whether an exchange's frames flow."""
+    """Whether the frames of a stream flow."""
 
     LIVE = "live"
     DETACHED = "detached"  # the connection was lost
-    ATTACHING = "attaching"  # the opener asked to go on and waits for the answerer's word
+    ATTACHING = "attaching"  # the initiator has asked to continue, the responder has not replied
 
 
 class Stream:
-    """One end of an exchange in a tunnel: a direction in, a direction out, and their link."""
+    """One end of a stream.
+
+    `schedule` is called with the stream when it has something to send.
+    """
 
     def __init__(
         self,
@@ -31,18 +34,18 @@ class Stream:
         self.receive_window = receive_window
         self.send_buffer = send_buffer
         self.state = StreamState.LIVE
-        self.expires_at: float | None = None  # when a detached or retained one is given up
-        self.is_queued = False  # in the tunnel's line of those with something to send
+        self.expires_at: float | None = None  # of a detached stream or a stored response
+        self.is_queued = False  # for a turn to send
         self._schedule = schedule
-        self._preamble = b""  # goes before anything else: OPEN, ATTACH, HEAD
+        self._preamble = b""  # sent before anything else: OPEN, ATTACH, HEAD
         self._is_ack_forced = False
         self._is_reader_paused = False
         self._is_writer_paused = False
 
     def collect_frames(self, max_data: int, frames: list[bytes | bytearray]) -> int:
-        """Append what is to be sent now, in whole frames, to `found`; gives how much, in bytes.
+        """Append the frames to send now to `frames`, with about `max_data` bytes of data.
 
-        That is about `share` of data, and what announces it; frames of a few bytes do not count.
+        Returns their size in bytes, in which frames of a few bytes do not count.
         """
         size = len(self._preamble)
         if size:
@@ -52,26 +55,25 @@ class Stream:
             return size
         if self._is_ack_forced or self.receive_window.is_ack_due:
             self._is_ack_forced = False
-            frames.append(
-                encode_offset_frame(FrameKind.ACK, self.id, self.receive_window.acknowledge())
-            )
-        out = self.send_buffer
-        chunk = out.next_chunk(max_data)
+            offset = self.receive_window.acknowledge()
+            frames.append(encode_offset_frame(FrameKind.ACK, self.id, offset))
+        buffer = self.send_buffer
+        chunk = buffer.next_chunk(max_data)
         if chunk is not None:
             length = len(chunk[1])
             frames += encode_data_header(self.id, chunk[0], length), chunk[1]
             size += length
-        if out.ended and out.mark_end_sent():
-            frames.append(encode_offset_frame(FrameKind.END, self.id, out.written))
+        if buffer.ended and buffer.mark_end_sent():
+            frames.append(encode_offset_frame(FrameKind.END, self.id, buffer.written))
         return size
 
     @property
     def can_send(self) -> bool:
-        """Whether there is more to send at once, in its next turn."""
+        """Whether there is more to send in the next turn."""
         return self.state is StreamState.LIVE and self.send_buffer.can_send
 
     def detach(self, expires_at: float) -> None:
-        """The connection was lost: wait until `expires` for another, if not until before that."""
+        """Wait for another connection until `expires_at`, or until an earlier time set before."""
         self.state = StreamState.DETACHED
         if self.expires_at is None:
             self.expires_at = expires_at
@@ -80,11 +82,11 @@ class Stream:
     def _go_live(self) -> None:
         self.state = StreamState.LIVE
         self.expires_at = None
-        self._is_ack_forced = True  # the last one may have been lost with the connection
+        self._is_ack_forced = True  # the last ACK may have been lost with the connection
         self._schedule(self)
 
     def _buffer(self, data: bytes) -> bool:
-        """Queue bytes to send; True when the writer is to pause from now on."""
+        """Buffer `data` to send; return whether the writer must pause now."""
         self.send_buffer.append(data)
         self._schedule(self)
         if self.send_buffer.is_full and not self._is_writer_paused:
@@ -93,7 +95,7 @@ class Stream:
         return False
 
     def _apply_ack(self, offset: int) -> bool:
-        """Take the peer's ACK; True when the paused writer is to go on."""
+        """Apply the peer's ACK; return whether a paused writer must resume."""
         self.send_buffer.acknowledge(offset)
         if self.send_buffer.can_send:
             self._schedule(self)

@@ -46,10 +46,10 @@ class Desk:
             1 << 18,
             30,
             8,
+            request_handler=self.refuse,
             resume_buffer_bytes=0,
             desktop=Desktop(self.file.load().desktop_id, f"desk {number}"),
         )
-        tunnel.request_handler = self.refuse
         self.bridge = Bridge(tunnel, self.session, reactor, (4, 4))
         self.bridge.on_state = self.changed
 

@@ -80,14 +80,21 @@ def initiator(rng: Random) -> Initiator:
 
 def responder(rng: Random) -> Responder:
     """A desktop's end, greeted; work answers by itself."""
-    made = Responder(WINDOW, 30, MOST, resume_buffer_bytes=WINDOW, desktop=Desktop("d", "d"))
     callers: list[Any] = []
 
-    def accept(caller: Any, head: RequestHead) -> Any:
+    def accept(head: RequestHead, caller: Any) -> Any:
         callers.append(caller)
         return SilentSink()
 
-    made.request_handler = accept
+    made = Responder(
+        WINDOW,
+        30,
+        MOST,
+        request_handler=accept,
+        resume_buffer_bytes=WINDOW,
+        desktop=Desktop("d", "d"),
+    )
+
     made.connection_made()
     made.receive_message(encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW)))
     for _ in range(rng.randrange(1, 8)):

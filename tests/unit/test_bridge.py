@@ -140,9 +140,13 @@ class Case(SynchronousTestCase):
         self.patch(module, "endpoint_for_url", lambda url, reactor: self.cloud)
         self.session = Session()
         self.tunnel = Responder(
-            1 << 18, 30, 8, resume_buffer_bytes=0, desktop=Desktop("a" * 32, "home")
+            1 << 18,
+            30,
+            8,
+            request_handler=self.accept,
+            resume_buffer_bytes=0,
+            desktop=Desktop("a" * 32, "home"),
         )
-        self.tunnel.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.calls: list[FakeRequestSink] = []
         self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
@@ -155,7 +159,7 @@ class Case(SynchronousTestCase):
         self.states.append(self.bridge.state)
         self.reasons.append(self.bridge.reason)
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
+    def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
         self.callers.append(caller)
         self.calls.append(FakeRequestSink())
         return self.calls[-1]

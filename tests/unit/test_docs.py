@@ -140,20 +140,22 @@ class TunnelPageTests(TestCase):
         told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
         said: dict[str, bytes] = {}
         desktop = Desktop("00112233445566778899aabbccddeeff", "attic")
-        bridge = Responder(262144, 30, 8, resume_buffer_bytes=0, desktop=desktop)
         proxy = Initiator(262144, 30, 8)
         works: list[ResponderStream] = []
 
-        def accept(work: ResponderStream, head: RequestHead) -> RequestSink:
+        def accept(head: RequestHead, work: ResponderStream) -> RequestSink:
             works.append(work)
             return mock.create_autospec(RequestSink, instance=True)
+
+        bridge = Responder(
+            262144, 30, 8, request_handler=accept, resume_buffer_bytes=0, desktop=desktop
+        )
 
         def speak(name: str) -> None:
             speaker, hearer = (bridge, proxy) if name.startswith("bridge") else (proxy, bridge)
             said[name] = speaker.next_message()
             hearer.receive_message(said[name])
 
-        bridge.request_handler = accept
         bridge.send_status(Status("up", "0.12.6", ("llama3.2:latest",)))
         bridge.connection_made()
         for name in ("bridge-1", "proxy-1", "bridge-2"):

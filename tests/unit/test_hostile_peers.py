@@ -106,8 +106,14 @@ class Frames(SynchronousTestCase):
     """At both ends of the tunnel."""
 
     def responder(self) -> Responder:
-        made = Responder(1000, 30, 4, resume_buffer_bytes=0, desktop=Desktop("d" * 32, "d"))
-        made.request_handler = lambda caller, head: FakeRequestSink()
+        made = Responder(
+            1000,
+            30,
+            4,
+            request_handler=lambda head, caller: FakeRequestSink(),
+            resume_buffer_bytes=0,
+            desktop=Desktop("d" * 32, "d"),
+        )
         made.connection_made()
         made.receive_message(encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000)))
         made.next_message()

@@ -20,10 +20,16 @@ from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import BadGateway, Unauthorized
+from ctllm.http.interfaces import RequestSink, ResponseSink
+from ctllm.http.message.head import RequestHead
 from ctllm.proxy.service import create_proxy_service
 from ctllm.reactor.periodic import PeriodicCall, PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.responder import Responder
+
+
+def reject(head: RequestHead, sink: ResponseSink) -> RequestSink:
+    raise NotImplementedError
 
 
 class Broken(Exception):
@@ -234,7 +240,9 @@ class EveryLoop(SynchronousTestCase):
         ollama.stopService()
 
     def test_the_tunnel(self) -> None:
-        tunnel = Responder(1 << 16, 30, 8, resume_buffer_bytes=0, desktop=Desktop("d", "n"))
+        tunnel = Responder(
+            1 << 16, 30, 8, request_handler=reject, resume_buffer_bytes=0, desktop=Desktop("d", "n")
+        )
         self.patch(tunnel, "remove_expired", self.work)
         session: Any = Session()
         session.looked.error = Unauthorized("nobody is signed in")
@@ -247,7 +255,14 @@ class EveryLoop(SynchronousTestCase):
         session: Any = Session()
         session.looked = self.work
         bridge = Bridge(
-            Responder(1 << 16, 30, 8, resume_buffer_bytes=0, desktop=Desktop("d", "n")),
+            Responder(
+                1 << 16,
+                30,
+                8,
+                request_handler=reject,
+                resume_buffer_bytes=0,
+                desktop=Desktop("d", "n"),
+            ),
             session,
             self.clock,
             (20, 10),

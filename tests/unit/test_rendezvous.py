@@ -58,7 +58,6 @@ class Socket:
     def attach_tunnel(self, tunnel: Initiator, on_closed: Callable[[], None]) -> None:
         self.tunnel = tunnel
         self.on_closed = on_closed
-        tunnel.wake = lambda: None
 
     def close_gracefully(self, message: bytes = b"") -> None:
         self.last_words.append(message)
@@ -73,9 +72,13 @@ class Desk:
         self.rendezvous = rendezvous
         self.id = f"{number:032x}"
         self.tunnel = Responder(
-            1 << 18, GRACE, 8, resume_buffer_bytes=1 << 16, desktop=Desktop(self.id, name)
+            1 << 18,
+            GRACE,
+            8,
+            request_handler=self.accept,
+            resume_buffer_bytes=1 << 16,
+            desktop=Desktop(self.id, name),
         )
-        self.tunnel.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.heads: list[RequestHead] = []
         self.calls: list[FakeRequestSink] = []
@@ -84,7 +87,7 @@ class Desk:
             self.tunnel.send_status(Status(ollama, "0.5.1", models or ("m:1",)))
         self.connect()
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
+    def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
         self.callers.append(caller)
         self.heads.append(head)
         self.calls.append(FakeRequestSink())

@@ -34,6 +34,18 @@ POST = RequestHead(b"POST", b"/api/chat", ((b"Content-Type", b"application/json"
 OK = ResponseHead(200, b"OK", ((b"Content-Type", b"application/x-ndjson"),))
 
 
+class FakeTunnelConnection:
+    """A connection that stores the failures of streams."""
+
+    def __init__(self) -> None:
+        self.failures: list[Exception] = []
+
+    def schedule_flush(self) -> None: ...
+
+    def stream_failed(self, stream_id: bytes, error: Exception) -> None:
+        self.failures.append(error)
+
+
 class Client:
     """A Caller that remembers all it hears."""
 
@@ -104,18 +116,32 @@ class Pair:
         self.now = 0.0
         self.initiator = Initiator(window, 30, 64)
         self.responder = Responder(
-            window, 30, 64, resume_buffer_bytes=keep, desktop=Desktop("d1", "desk")
+            window,
+            30,
+            64,
+            request_handler=self.accept,
+            resume_buffer_bytes=keep,
+            desktop=Desktop("d1", "desk"),
         )
-        self.responder.request_handler = self.accept
+        self.handler_error: Exception | None = None
         self.works: dict[bytes, Work] = {}
         self.up_wire: list[bytes] = []  # bridge -> proxy
         self.down_wire: list[bytes] = []  # proxy -> bridge
         self.connected = False
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> Work:
+    def accept(self, head: RequestHead, caller: ResponderStream) -> Work:
+        if self.handler_error is not None:
+            raise self.handler_error
         work = Work(caller, head)
         self.works[caller.id] = work
         return work
+
+    def record_failures(self) -> list[Exception]:
+        """Return a list to which exceptions of sinks are added from now on."""
+        connection = FakeTunnelConnection()
+        self.initiator.attach_connection(connection)
+        self.responder.attach_connection(connection)
+        return connection.failures
 
     def connect(self) -> None:
         self.connected = True
@@ -207,8 +233,7 @@ class Exchanges(SynchronousTestCase):
 
         for side in ("write_head", "write", "finish", "fail"):
             pair = connected()
-            crashes: list[Exception] = []
-            pair.initiator.on_crash = pair.responder.on_crash = crashes.append
+            crashes = pair.record_failures()
             client, other = pair.ask(), pair.ask()
             pair.settle()
             work, another = pair.works.values()
@@ -227,7 +252,7 @@ class Exchanges(SynchronousTestCase):
                 self.assertIsInstance(client.over, CtllmError)
         for side in ("write", "finish", "cancel"):
             pair = connected()
-            pair.initiator.on_crash = pair.responder.on_crash = crashes.append
+            crashes = pair.record_failures()
             client, other = pair.ask(), pair.ask()
             pair.settle()
             work, another = pair.works.values()
@@ -250,9 +275,8 @@ class Exchanges(SynchronousTestCase):
     def test_work_that_cannot_even_begin(self) -> None:
         """Whatever it is that fails there, its client hears of it, and the tunnel stays."""
         pair = connected()
-        crashes: list[Exception] = []
-        pair.responder.on_crash = crashes.append
-        pair.responder.request_handler = lambda caller, head: 1 // 0  # type: ignore[return-value]
+        crashes = pair.record_failures()
+        pair.handler_error = ZeroDivisionError()
         client = pair.ask()
         pair.settle()
         self.assertIsInstance(client.over, CtllmError)
@@ -414,8 +438,14 @@ class Cuts(SynchronousTestCase):
         work.caller.write_head(OK)
         pair.settle()
         pair.cut()
-        fresh = Responder(1 << 18, 30, 64, resume_buffer_bytes=0, desktop=Desktop("d1", "desk"))
-        fresh.request_handler = pair.accept
+        fresh = Responder(
+            1 << 18,
+            30,
+            64,
+            request_handler=pair.accept,
+            resume_buffer_bytes=0,
+            desktop=Desktop("d1", "desk"),
+        )
         pair.responder = fresh
         pair.connect()
         pair.settle()

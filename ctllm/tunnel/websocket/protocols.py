@@ -71,15 +71,20 @@ class TunnelWebSocket(KeepaliveMixin):
         """Exchange the messages of `tunnel` on this connection; call `on_closed` at its end."""
         self.tunnel = tunnel
         self._on_closed = on_closed
-        tunnel.wake = self._schedule_flush
-        tunnel.on_crash = self._stream_failed
+        tunnel.attach_connection(self)
 
-    def _stream_failed(self, error: Exception) -> None:
-        self._log.failure("A stream of a tunnel failed", make_failure(error))
+    def stream_failed(self, stream_id: bytes, error: Exception) -> None:
+        """Log an exception raised by a sink of a stream."""
+        self._log.failure(
+            "Stream {request_id} of a tunnel failed",
+            make_failure(error),
+            request_id=stream_id.hex(),
+        )
 
     # -- sending
 
-    def _schedule_flush(self) -> None:
+    def schedule_flush(self) -> None:
+        """Send what the tunnel has to send in the next turn of the reactor."""
         if self._scheduled_flush is None and not self._paused and not self.is_closing:
             self._scheduled_flush = self.clock.callLater(0, self._flush)
 
@@ -105,7 +110,7 @@ class TunnelWebSocket(KeepaliveMixin):
     def resumeProducing(self) -> None:
         """Send again."""
         self._paused = False
-        self._schedule_flush()
+        self.schedule_flush()
 
     def stopProducing(self) -> None:
         """Do nothing: `onClose` follows."""

@@ -41,9 +41,13 @@ class Case(SynchronousTestCase):
         self.patch(txaio.config, "loop", self.clock)
         self.initiator = Initiator(1 << 18, 30, 8)
         self.responder = Responder(
-            1 << 18, 30, 8, resume_buffer_bytes=0, desktop=Desktop("a" * 32, "home")
+            1 << 18,
+            30,
+            8,
+            request_handler=self.accept,
+            resume_buffer_bytes=0,
+            desktop=Desktop("a" * 32, "home"),
         )
-        self.responder.request_handler = self.accept
         self.callers: list[ResponderStream] = []
         self.calls: list[FakeRequestSink] = []
         self.closings: list[tuple[int | None, str]] = []
@@ -51,7 +55,7 @@ class Case(SynchronousTestCase):
         self.opened = 0
         self.connect()
 
-    def accept(self, caller: ResponderStream, head: RequestHead) -> FakeRequestSink:
+    def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
         self.callers.append(caller)
         self.calls.append(FakeRequestSink())
         return self.calls[-1]
