@@ -554,7 +554,7 @@ async def test_after_a_kill(desk: Desk) -> None:
     await desk.program.stop(signal.SIGKILL)
     await wait_until(lambda: desk.program.ended.called, "the end to be heard of")
     assert desk.state.joinpath(*protocol.ADDRESS_FILE).exists()
-    with pytest.raises(NotRunning, match=r"process \d+ is gone"):
+    with pytest.raises(NotRunning, match=r"process \d+ has ended"):
         await deferToThread(IpcClient, desk.state)
     assert (await desk.run("status"))[0] == 3
     await desk.start()
