@@ -176,7 +176,7 @@ class IpcClient:
             self._pending_lines.append(line)
 
 
-def _convert(value: Any, kind: type[T]) -> T:
+def _convert(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except ValueError as error:
@@ -228,7 +228,7 @@ def connect_unix(path: str, owner: int, timeout: float) -> socket.socket:
     return connection
 
 
-def _connect_socket(family: int, address: Any, timeout: float) -> socket.socket:
+def _connect_socket(family: int, address: str | tuple[str, int], timeout: float) -> socket.socket:
     connection = socket.socket(family)
     try:
         connection.settimeout(timeout)

@@ -7,7 +7,6 @@ same id; events have none. `docs/ipc.md` is the specification.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -150,8 +149,8 @@ _REQUEST: Any = Request
 
 
 class _LooseRequest(msgspec.Struct):
-    id: Any = None
-    command: Any = None
+    id: object = None
+    command: object = None
 
 
 def parse_request(line: bytes) -> Request:
@@ -207,10 +206,10 @@ def encode_event(event: str, data: object) -> bytes:
 
 def parse_message(line: bytes) -> Response | Event:
     """Parse a line of the daemon; raises BadRequest."""
-    kinds: Sequence[Any] = (Event, Response)
+    kinds: tuple[type[Event] | type[Response], ...] = (Event, Response)
     for kind in kinds:
         try:
-            return decode_json(line, kind)  # type: ignore[no-any-return]
+            return decode_json(line, kind)
         except InvalidJson:
             continue
     raise BadRequest("The server is not a ctllm desktop daemon: it sent an invalid message.")

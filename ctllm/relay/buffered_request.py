@@ -22,7 +22,7 @@ StartRequest = Callable[[str | None, ResponseSink], RequestSink]
 class BufferedRequest:
     """A `RequestSink` that buffers the request body until it has an upstream.
 
-    `on_ready` is called once: when `finder` knows the model, when the body is complete, when the
+    `on_ready` is called once: when `sniffer` knows the model, when the body is complete, when the
     buffer is full, or by `mark_ready`. It calls `start`, `attach` (at once or later) or `fail`.
     The client, which is `sink`, is asked to pause while the upstream accepts no data.
     """
@@ -31,15 +31,15 @@ class BufferedRequest:
         self,
         sink: ResponseSink,
         buffer: ReplayBuffer,
-        finder: ModelSniffer | None,
+        sniffer: ModelSniffer | None,
         on_ready: Callable[[BufferedRequest], None],
     ) -> None:
         self._sink = sink
         self._buffer = buffer
-        self._finder = finder
+        self._sniffer = sniffer
         self._on_ready = on_ready
         self._upstream_request: RequestSink | None = None
-        self._reads_model = finder is not None
+        self._reads_model = sniffer is not None
         self._is_ready = False
         self._is_closed = False
         self._end_sent = False
@@ -61,7 +61,7 @@ class BufferedRequest:
         self._buffer.append(data)
         if self._is_ready:
             self._send_body()
-        elif self._buffer.is_full or (self._finder is not None and not self._reads_model):
+        elif self._buffer.is_full or (self._sniffer is not None and not self._reads_model):
             self.mark_ready()
 
     def finish(self) -> None:
@@ -98,7 +98,7 @@ class BufferedRequest:
     @property
     def model(self) -> str | None:
         """The model's name, as far as the body has been read."""
-        return None if self._finder is None else self._finder.name
+        return None if self._sniffer is None else self._sniffer.name
 
     def mark_ready(self) -> None:
         """Choose the upstream with what is known of the body."""
@@ -141,8 +141,8 @@ class BufferedRequest:
     def stop_reading_model(self) -> None:
         """Read no more of the body for the model's name."""
         self._reads_model = False
-        if self._finder is not None:
-            self._finder.close()
+        if self._sniffer is not None:
+            self._sniffer.close()
 
     def close(self) -> None:
         """Free the buffer; ignore the rest of the body."""
@@ -151,9 +151,9 @@ class BufferedRequest:
         self._buffer.close()
 
     def _read_model(self, data: bytes) -> None:
-        assert self._finder is not None
-        self._finder.feed(data)
-        if self._finder.is_settled:
+        assert self._sniffer is not None
+        self._sniffer.feed(data)
+        if self._sniffer.is_settled:
             self.stop_reading_model()
 
     # -- the upstream's flow control

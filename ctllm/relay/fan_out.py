@@ -7,9 +7,9 @@ time than the request has, because they may fan it out themselves.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.python.failure import Failure
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import ClientDisconnected, CtllmError
@@ -50,10 +50,9 @@ async def fetch_all(
         for upstream, collector in zip(upstreams, collectors, strict=True)
     ]
     try:
-        results: list[tuple[bool, Any]] = await DeferredList(fetches, consumeErrors=True)
-        for is_success, failure in results:
-            if not is_success:
-                failure.trap(CtllmError)  # an upstream that refuses the request has no list
+        for _, result in await DeferredList(fetches, consumeErrors=True):
+            if isinstance(result, Failure):
+                result.trap(CtllmError)  # an upstream that refuses the request has no list
         return [bytes(each.body) for each in collectors if each.is_complete]
     finally:
         budget.release(sum(len(each.body) for each in collectors))

@@ -1,1 +1,1 @@
-"""Local or cloud? Each request of an app gets the side that suits it, or that is not failing."""
+"""The broker: it sends each request of a local app to this desktop's Ollama or to the cloud."""

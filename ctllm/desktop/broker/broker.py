@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import TimeoutError
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.common.sanitize import sanitize_line
@@ -35,6 +35,7 @@ from ctllm.ollama.api import (
 )
 from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
 from ctllm.ollama.requested_model import create_model_sniffer
+from ctllm.reactor.deferred_tools import run_with_timeout
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import MultiService
 from ctllm.relay.fan_out import LIST_TIMEOUT, fetch_all
@@ -185,10 +186,10 @@ class Broker(MultiService):
         if not self._routes_by_model:
             return False
         began = self._clock.seconds()
-        cloud = Deferred.fromCoroutine(self.remote_desktops.upstream())
-        cloud.addTimeout(LIST_TIMEOUT, cast(Any, self._clock))
+        connecting = self.remote_desktops.upstream()
         try:
-            upstreams = (self._ollama, await cloud)
+            cloud = await run_with_timeout(self._clock, LIST_TIMEOUT, connecting)
+            upstreams = (self._ollama, cloud)
         except (CtllmError, TimeoutError):
             return False
         elapsed = self._clock.seconds() - began

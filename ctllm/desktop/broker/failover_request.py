@@ -1,7 +1,7 @@
 """One request of an app, and its failover from one route to the other.
 
 Until the response begins, the request body is retained so that it can be sent again on the other
-route. After that a failure ends the response. `TABLE` below is the whole life of a request;
+route. After that a failure ends the response. `TABLE` below is the life of a request;
 `docs/brokered-request.svg` shows it.
 """
 
@@ -63,7 +63,7 @@ class State(StrEnum):
     BUFFERING = "buffering"  # until a route is chosen
     CONNECTING = "connecting"  # a route is chosen; its upstream has no request yet
     WAITING = "waiting"  # for the head of the response
-    FAILING_OVER = "failing_over"  # the route failed; another one is looked for
+    FAILING_OVER = "failing_over"  # the route failed; the other one is considered
     RESPONDING = "responding"
     DONE = "done"
 
@@ -148,7 +148,7 @@ class _Attempt:
 class FailoverRequest:
     """A `RequestSink` that tries one route and then the other.
 
-    The first route is chosen when `finder` knows the model, or by `choose_route`.
+    The first route is chosen when `sniffer` knows the model, or by `choose_route`.
     """
 
     _log = Logger()
@@ -158,12 +158,12 @@ class FailoverRequest:
         routes: RequestRoutes,
         head: RequestHead,
         sink: ResponseSink,
-        finder: ModelSniffer | None,
+        sniffer: ModelSniffer | None,
         buffer: ReplayBuffer,
     ) -> None:
         self.state = State.BUFFERING
         self.events: Events = _new_machine(self)
-        self.body = BufferedRequest(sink, buffer, finder, self._choose_first_route)
+        self.body = BufferedRequest(sink, buffer, sniffer, self._choose_first_route)
         self.write = self.body.write
         self.finish = self.body.finish
         self.pause_response = self.body.pause_response
@@ -302,7 +302,7 @@ class FailoverRequest:
 
 Output = Callable[..., None]
 
-#: By state and input: the next state and the output. Any other input is ignored.
+#: By state and input: the next state and the output. Other inputs are ignored.
 TABLE: dict[State, dict[str, tuple[State, Output]]] = {
     State.BUFFERING: {
         "start": (State.CONNECTING, FailoverRequest.start_attempt),

@@ -189,7 +189,7 @@ class RemoteDesktops(Service):
     # -- polling
 
     def poll_now(self) -> None:
-        """Poll at once, or when the poll under way is over."""
+        """Poll at once, or as soon as the current poll has ended."""
         self._last_poll = -math.inf
         if self.running:
             self._poll_if_due()

@@ -11,14 +11,13 @@ import os
 import secrets
 import socket
 import sys
-from typing import Any
 
 from ctllm.errors import Forbidden, Unauthorized
 from ctllm.ipc.protocol import Auth, compute_proof
 from ctllm.system.unix_sockets import peer_credentials
 
 
-def peer_uid(transport: Any) -> int | None:
+def peer_uid(transport: object) -> int | None:
     """Return the user id of the peer of a UNIX socket, or None where it is not known."""
     connection = getattr(transport, "socket", None)
     if connection is None or connection.family != getattr(socket, "AF_UNIX", None):
@@ -35,7 +34,7 @@ class Authenticator:
         self.is_authenticated = False
         self._secret = secret
 
-    def check_peer(self, transport: Any) -> None:
+    def check_peer(self, transport: object) -> None:
         """Authenticate by the peer's user id, or issue a challenge; raises Forbidden."""
         uid = peer_uid(transport)
         if sys.platform == "win32" or uid is None:

@@ -15,7 +15,7 @@ import webbrowser
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -42,7 +42,7 @@ _FILE = """<!doctype html><html lang="en"><meta charset="utf-8">
 class ThreadReactor(Clock, Protocol):
     """The reactor, as far as it is needed to run a function in a thread."""
 
-    def callFromThread(self, callable: Callable[..., Any], /, *args: Any) -> None:
+    def callFromThread(self, callable: Callable[..., object], /, *args: object) -> None:
         """Call `callable` in the reactor's thread."""
 
 

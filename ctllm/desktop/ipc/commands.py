@@ -12,7 +12,7 @@ import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
-from ctllm.desktop.cloud_client import parse_invite_link, require_https
+from ctllm.desktop.cloud_client import CloudClient, parse_invite_link, require_https
 from ctllm.desktop.cloud_session import CloudSession, log_in, log_out
 from ctllm.desktop.ipc.browser import ChatPage
 from ctllm.desktop.ipc.connection import IpcConnection
@@ -42,7 +42,7 @@ class CommandHandler:
         window: WebviewWindow,
         broker: Broker,
         session: CloudSession,
-        client_for: Callable[[str], Any],
+        client_for: Callable[[str], CloudClient],
         log_buffer: LogBuffer,
     ) -> None:
         self._get_status = get_status

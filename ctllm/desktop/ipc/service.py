@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -32,6 +32,8 @@ COALESCE_SECONDS = 0.1
 STATUS_INTERVAL = 1.0
 #: Bytes that a UNIX socket's path may have on every system (`sun_path` of macOS, without its NUL).
 MAX_SOCKET_PATH = 103
+
+T = TypeVar("T")
 
 
 class IpcService(MultiService):
@@ -103,7 +105,7 @@ class IpcService(MultiService):
         path = str(self._socket_path) if self._socket_path.exists() else ""
         return protocol.DaemonAddress(self.port, self._secret, os.getpid(), path)
 
-    def stopService(self) -> Deferred[Any]:
+    def stopService(self) -> Deferred[object]:
         """Send `quitting`, close the connections and remove the address file."""
         if self._periodic.is_running:
             self._periodic.stop()
@@ -114,10 +116,10 @@ class IpcService(MultiService):
             connection.transport.loseConnection()
         with suppress(OSError):
             os.unlink(self._address_file)
-        done: Deferred[Any] = maybeDeferred(super().stopService)
+        done: Deferred[object] = maybeDeferred(super().stopService)
         return done.addBoth(self._release_lock)  # after the sockets are closed
 
-    def _release_lock(self, result: Any) -> Any:
+    def _release_lock(self, result: T) -> T:
         self._lock.release()
         return result
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -46,7 +47,7 @@ class WebviewProcess(ProcessProtocol):
 
     _log = Logger()
 
-    transport: Any
+    transport: IProcessTransport
 
     def __init__(self) -> None:
         self.ready: Deferred[bool] = Deferred()
