@@ -10,7 +10,13 @@ import re
 from urllib.parse import quote
 
 from ctllm.errors import BadRequest
-from ctllm.http.message.head import Headers, RequestHead, ResponseHead, without_headers
+from ctllm.http.message.head import (
+    Headers,
+    RequestHead,
+    ResponseHead,
+    encode_field_value,
+    without_headers,
+)
 from ctllm.http.request_timeout import timeout_headers
 
 ASSERTION = b"Ctllm-Assertion"
@@ -135,7 +141,7 @@ def refuse_renamed_headers(headers: Headers) -> None:
 
 def quote_name(name: str) -> bytes:
     """Encode a name as a header's value."""
-    return quote(name, safe=_PLAIN).encode()
+    return encode_field_value(quote(name, safe=_PLAIN).encode())
 
 
 def _hop_by_hop_names(headers: Headers) -> frozenset[bytes]:

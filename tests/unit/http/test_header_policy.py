@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import h11
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,6 +15,7 @@ from ctllm.http.header_policy import (
     ASSERTION,
     RENAMED_HEADERS,
     end_to_end_headers,
+    quote_name,
     refuse_renamed_headers,
     request_to_ollama,
     request_to_proxy,
@@ -310,6 +312,15 @@ class ResponseTests(SynchronousTestCase):
 
 
 class FieldValueTests(SynchronousTestCase):
+    @given(st.text())
+    @example(" m")
+    @example("m\t")
+    def test_any_name_is_quoted_as_a_valid_field_value(self, name: str) -> None:
+        quoted = quote_name(name)
+        self.assertEqual(encode_field_value(quoted), quoted)
+        h11.Response(status_code=200, headers=[(b"X", quoted)])
+        self.assertEqual(unquote(quoted.decode()), name)
+
     @given(st.binary())
     def test_any_value_is_encoded_as_a_valid_field_value(self, value: bytes) -> None:
         written = encode_field_value(value)
