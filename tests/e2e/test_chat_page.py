@@ -24,7 +24,7 @@ from tests.ports import free_port
 #: Longer than any test waits: what ends must have been ended.
 LONG = 300.0
 NODES = ("browser", "cloud", "proxy", "desktop", "ollama")
-ANSWER = ".answered:last-child"
+ANSWER = ".response:last-child"
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +51,22 @@ def fresh(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("shared").ollama.reset()
 
 
-async def sign_in(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
+async def log_in(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
     await tab.open(await cluster.invite(name))
-    await tab.click(f"Sign in as {name}")
-    await tab.sees("#who", name)
+    await tab.click(f"Log in as {name}")
+    await tab.sees("#user-name", name)
 
 
 async def ready(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
-    """Sign in, and wait until a question may be asked."""
-    await sign_in(tab, cluster, name)
+    """Log in, and wait until a question may be asked."""
+    await log_in(tab, cluster, name)
     await tab.expect("#send", lambda it: it.to_be_enabled())
 
 
 async def ask(tab: Tab, question: str) -> None:
     """Write a question and send it as most people do."""
-    await tab.use("#words", lambda box: box.fill(question))
-    await tab.use("#words", lambda box: box.press("Enter"))
+    await tab.use("#message", lambda box: box.fill(question))
+    await tab.use("#message", lambda box: box.press("Enter"))
 
 
 async def path(tab: Tab, **states: str) -> None:
@@ -95,10 +95,10 @@ def questions(cluster: Cluster) -> list[dict[str, Any]]:
 
 async def text(tab: Tab) -> str:
     """Give what the model said last, as it is on the screen now."""
-    return await tab.do(lambda page: page.locator(f"{ANSWER} .words").inner_text())
+    return await tab.do(lambda page: page.locator(f"{ANSWER} .text").inner_text())
 
 
-# -- signing in and out
+# -- logging in and out
 
 
 @ensureDeferred
@@ -106,12 +106,12 @@ async def test_the_printed_link_signs_in(shared: Cluster, tab: Tab) -> None:
     """It asks, and says who is signed in; the secret is gone from the address and in no log."""
     link = await shared.invite("alice")
     await tab.open(link)
-    await tab.sees("#invited", "Sign in as alice?")
-    await tab.sees("#invited", "Nobody is signed in here.")
+    await tab.sees("#login", "Log in as alice?")
+    await tab.sees("#login", "You are not logged in.")
     assert await tab.find("location.href") == f"{shared.url}/"
-    await tab.click("Sign in as alice")
-    await tab.sees("#account", "Signed in as alice")
-    await tab.misses("#signed-out")
+    await tab.click("Log in as alice")
+    await tab.sees("#account", "Logged in as alice")
+    await tab.misses("#logged-out")
     assert await tab.find("location.href") == f"{shared.url}/"
     secret = link.partition("#invite=")[2]
     assert secret and all(secret not in program.output for program in shared.programs)
@@ -121,9 +121,9 @@ async def test_the_printed_link_signs_in(shared: Cluster, tab: Tab) -> None:
 async def test_who_is_not_signed_in_is_told_how(shared: Cluster, tab: Tab) -> None:
     """The path is known up to the cloud, and nothing else is offered."""
     await tab.open(shared.url)
-    await tab.sees("#signed-out", "ctllm invite")
+    await tab.sees("#logged-out", "ctllm invite")
     await path(tab, browser="ok", cloud="ok", proxy="unknown", desktop="unknown", ollama="unknown")
-    await tab.misses("#talk")
+    await tab.misses("#chat")
     await tab.misses("#account")
 
 
@@ -133,12 +133,12 @@ async def test_a_used_link_says_so(shared: Cluster, tab: Tab) -> None:
     link = await shared.invite("alice")
     await shared.session(link)
     await tab.open(link)
-    await tab.sees("#why", "This sign-in link was used before or is too old.")
+    await tab.sees("#logged-out-reason", "This login link has expired or was used before.")
     assert await tab.find("location.hash") == ""
-    await sign_in(tab, shared)
+    await log_in(tab, shared)
     await tab.open(link)
-    await tab.sees("#status", "used before or is too old. You are still signed in.")
-    await tab.sees("#who", "alice")
+    await tab.sees("#status", "or was used before. You are still logged in.")
+    await tab.sees("#user-name", "alice")
 
 
 @ensureDeferred
@@ -146,29 +146,29 @@ async def test_a_foreign_page_signs_nobody_in(shared: Cluster, tab: Tab) -> None
     """Led to a link, the user is asked; until a yes nothing changes and nothing is spent."""
     link = await shared.invite("bob")
     await tab.open(link)
-    await tab.click("Not now")
-    await tab.sees("#signed-out", "You are not signed in")
+    await tab.click("Cancel")
+    await tab.sees("#logged-out", "You are not logged in")
     await ready(tab, shared)
-    await tab.use("#words", lambda box: box.fill("for alice alone"))
+    await tab.use("#message", lambda box: box.fill("for alice alone"))
     await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
-    await tab.sees("#invited-title", "Sign in as bob?")
-    await tab.sees("#invited-why", "You are alice.")
-    assert await tab.find("document.activeElement.id") == "decline"
+    await tab.sees("#login-title", "Log in as bob?")
+    await tab.sees("#login-effect", "You are logged in as alice")
+    assert await tab.find("document.activeElement.id") == "decline-login"
     assert await tab.find("location.hash") == ""
     await tab.click("Stay alice")
-    await tab.sees("#who", "alice")
-    await tab.expect("#words", lambda it: it.to_have_value("for alice alone"))
+    await tab.sees("#user-name", "alice")
+    await tab.expect("#message", lambda it: it.to_have_value("for alice alone"))
     await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
-    await tab.click("Sign in as bob")
-    await tab.expect("#who", lambda it: it.to_have_text("bob"))
-    await tab.expect("#words", lambda it: it.to_have_value(""))
+    await tab.click("Log in as bob")
+    await tab.expect("#user-name", lambda it: it.to_have_text("bob"))
+    await tab.expect("#message", lambda it: it.to_have_value(""))
     assert not [each for each in questions(shared) if "alice alone" in str(each)]
 
 
 @ensureDeferred
 async def test_a_link_for_who_is_signed_in_already(shared: Cluster, tab: Tab) -> None:
     """There is nothing to ask: it is used at once."""
-    await sign_in(tab, shared)
+    await log_in(tab, shared)
     link = await shared.invite("alice")
     await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
 
@@ -177,8 +177,8 @@ async def test_a_link_for_who_is_signed_in_already(shared: Cluster, tab: Tab) ->
         return (await shared.http("POST", "/ctllm/session/introspect", body))[0] == 401
 
     await wait_until(spent, "the link to be used")
-    await tab.misses("#invited")
-    await tab.sees("#who", "alice")
+    await tab.misses("#login")
+    await tab.sees("#user-name", "alice")
 
 
 @ensureDeferred
@@ -187,18 +187,18 @@ async def test_other_tabs_notice_who_is_signed_in(shared: Cluster, tab: Tab) -> 
     await ready(tab, shared)
     await ask(tab, "a question of alice's")
     await tab.sees(f"{ANSWER} .end", "Complete.")
-    await tab.use("#words", lambda box: box.fill("what alice began to write"))
+    await tab.use("#message", lambda box: box.fill("what alice began to write"))
     link = await shared.invite("bob")
     other = await tab.do(lambda page: page.context.new_page())
     await tab.do(lambda _: other.goto(link))
-    await tab.do(lambda _: other.get_by_role("button", name="Sign in as bob").click())
-    await tab.expect("#who", lambda it: it.to_have_text("bob"))
-    await tab.sees("#status", "You are bob now: another tab signed in.")
-    await tab.expect("#words", lambda it: it.to_have_value(""))
+    await tab.do(lambda _: other.get_by_role("button", name="Log in as bob").click())
+    await tab.expect("#user-name", lambda it: it.to_have_text("bob"))
+    await tab.sees("#status", "You are logged in as bob now, from another tab.")
+    await tab.expect("#message", lambda it: it.to_have_value(""))
     await tab.expect("#log article", lambda it: it.to_have_count(0))
-    await tab.do(lambda _: other.get_by_role("button", name="Sign out").click())
-    await tab.sees("#why", "You signed out in another tab.")
-    await tab.misses("#talk")
+    await tab.do(lambda _: other.get_by_role("button", name="Log out").click())
+    await tab.sees("#logged-out-reason", "You logged out in another tab.")
+    await tab.misses("#chat")
 
 
 @ensureDeferred
@@ -206,16 +206,16 @@ async def test_settings(shared: Cluster, tab: Tab) -> None:
     """A link leads there, signed in; they are left for the page, and opened from it."""
     link = await shared.invite("alice")
     await tab.open(f"{link}&view=settings")
-    await tab.click("Sign in as alice")
-    await tab.sees("#settings-who", "alice")
-    await tab.sees("#settings-address", shared.url)
-    await tab.sees("#settings-desktops", "Ollama is up")
+    await tab.click("Log in as alice")
+    await tab.sees("#settings-user", "alice")
+    await tab.sees("#settings-url", shared.url)
+    await tab.sees("#settings-desktops", "Ollama is running")
     assert await tab.find("location.hash") == "#view=settings"
     await tab.click("Close")
     await tab.misses("#settings")
     await tab.do(lambda page: page.wait_for_url(f"{shared.url}/"))
     await tab.click("Settings")
-    await tab.sees("#settings-who", "alice")
+    await tab.sees("#settings-user", "alice")
 
 
 @ensureDeferred
@@ -223,22 +223,22 @@ async def test_a_reload_keeps_the_session_and_signing_out_ends_it(
     shared: Cluster, tab: Tab
 ) -> None:
     """A cookie that no script reads has it, until the user or the browser lets go."""
-    await sign_in(tab, shared)
+    await log_in(tab, shared)
     await tab.do(lambda page: page.reload())
-    await tab.sees("#who", "alice")
+    await tab.sees("#user-name", "alice")
     [cookie] = await tab.do(lambda page: page.context.cookies())
     assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (
         "ctllm-session", True, "Strict", "/ctllm/session",
     )  # fmt: skip
-    await tab.click("Sign out")
-    await tab.sees("#why", "You have signed out.")
-    await tab.misses("#talk")
+    await tab.click("Log out")
+    await tab.sees("#logged-out-reason", "You have logged out.")
+    await tab.misses("#chat")
     assert await tab.do(lambda page: page.context.cookies()) == []
     await tab.do(lambda page: page.reload())
-    await tab.sees("#signed-out", "You are not signed in")
+    await tab.sees("#logged-out", "You are not logged in")
     await tab.do(lambda page: page.context.add_cookies([cast(Any, cookie)]))
     await tab.do(lambda page: page.reload())
-    await tab.sees("#signed-out", "You are not signed in")
+    await tab.sees("#logged-out", "You are not logged in")
 
 
 @ensureDeferred
@@ -256,7 +256,7 @@ async def test_a_token_is_renewed_before_it_ends(shared: Cluster, tab: Tab) -> N
     await path(tab, proxy="ok", ollama="ok")
     await tab.do(lambda page: page.context.clear_cookies())
     assert await tab.do(lambda page: after(page, 20)) == 401
-    await tab.sees("#why", "You were signed out.")
+    await tab.sees("#logged-out-reason", "Your session has ended.")
 
 
 # -- the path
@@ -269,7 +269,7 @@ async def test_the_path_and_the_models_are_shown(shared: Cluster, tab: Tab) -> N
     await path(tab, **dict.fromkeys(NODES, "ok"))
     [desktop] = await shared.desktops(shared.alice)
     await tab.sees("#cloud .detail", f"ctllm {__version__}")
-    await tab.sees("#proxy .detail", "yours alone")
+    await tab.sees("#proxy .detail", "running")
     await tab.sees("#desktop .detail", desktop["name"])
     await tab.sees("#ollama .detail", f"version {desktop['version']}")
     await tab.expect("#models option", lambda it: it.to_have_text(shared.ollama.models))
@@ -280,14 +280,14 @@ async def test_the_path_and_the_models_are_shown(shared: Cluster, tab: Tab) -> N
 async def test_a_user_without_a_desktop_is_told_what_to_do(shared: Cluster, tab: Tab) -> None:
     """The proxy runs, and is asleep when it was stopped; the command to enter is there to copy."""
     await tab.hurry()
-    await sign_in(tab, shared, "carol")
+    await log_in(tab, shared, "carol")
     await path(tab, proxy="ok", desktop="off", ollama="unknown")
     await tab.sees("#hint", "ctllm login")
     await tab.expect("#send", lambda it: it.to_be_disabled())
     token = await shared.token("carol")
     assert (await shared.http("DELETE", "/ctllm/proxy", token=token))[0] == 204
     await path(tab, proxy="off", desktop="unknown", ollama="unknown")
-    await tab.sees("#proxy .detail", "asleep")
+    await tab.sees("#proxy .detail", "not running")
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ async def test_a_proxy_that_does_not_run_yet(
             ),
         )
     )
-    await sign_in(tab, shared)
+    await log_in(tab, shared)
     await path(tab, cloud="ok", proxy=state, desktop="unknown", ollama="unknown")
     await tab.sees("#proxy .detail", detail)
     await tab.expect("#hint", lambda it: it.to_contain_text(hint))
@@ -346,7 +346,7 @@ async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, ta
     await ready(tab, cluster)
     await running.stop(signal.SIGKILL)
     await path(tab, desktop="ok", ollama="off")
-    await tab.sees("#hint", "Ollama does not answer on attic. Start it there.")
+    await tab.sees("#hint", "Ollama is not running on attic. Start it there.")
     ollama(cluster, port)
     await path(tab, ollama="ok")
     await desktop.stop()
@@ -361,7 +361,7 @@ async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, ta
     await tab.sees("#hint", "The cloud cannot be reached. Trying again in 5 s.")
     await cluster.cloud("--reconnect-grace-seconds=1")
     await path(tab, **dict.fromkeys(NODES, "ok"))
-    await tab.sees("#who", "alice")
+    await tab.sees("#user-name", "alice")
 
 
 # -- talking
@@ -374,9 +374,9 @@ async def test_an_answer_grows_piece_by_piece(shared: Cluster, tab: Tab) -> None
     shared.ollama.script("/api/chat", Script(lines=words, line_interval=0.04))
     await ready(tab, shared)
     await ask(tab, "hello there")
-    await tab.sees(".asked", "hello there")
+    await tab.sees(".question", "hello there")
     await tab.sees(ANSWER, "word0")
-    await tab.sees("#status", "The answer is coming.")
+    await tab.sees("#status", "Receiving the response.")
     seen: list[str] = []
 
     async def last() -> bool:
@@ -388,7 +388,7 @@ async def test_an_answer_grows_piece_by_piece(shared: Cluster, tab: Tab) -> None
     assert all(later.startswith(sooner) for sooner, later in pairwise(seen))
     await tab.sees(f"{ANSWER} .end", "Complete.")
     assert await text(tab) == "".join(words)
-    await tab.expect("#words", lambda it: it.to_have_value(""))
+    await tab.expect("#message", lambda it: it.to_have_value(""))
     await tab.misses("#stop")
 
 
@@ -397,9 +397,9 @@ async def test_a_conversation_goes_on_and_starts_over(shared: Cluster, tab: Tab)
     """The model hears what was said before, in the order of it, until the user starts over."""
     await ready(tab, shared)
     await tab.use("#models", lambda box: box.select_option("nomic-embed-text:latest"))
-    await tab.use("#words", lambda box: box.fill("first"))
-    await tab.use("#words", lambda box: box.press("Shift+Enter"))
-    await tab.use("#words", lambda box: box.press_sequentially("line"))
+    await tab.use("#message", lambda box: box.fill("first"))
+    await tab.use("#message", lambda box: box.press("Shift+Enter"))
+    await tab.use("#message", lambda box: box.press_sequentially("line"))
     await tab.click("Send")
     await tab.sees(f"{ANSWER} .end", "Complete.")
     said = await text(tab)
@@ -413,7 +413,7 @@ async def test_a_conversation_goes_on_and_starts_over(shared: Cluster, tab: Tab)
         {"role": "assistant", "content": said},
         {"role": "user", "content": "second"},
     ]
-    await tab.click("Start over")
+    await tab.click("New chat")
     await tab.misses("article")
     await ask(tab, "third")
     await tab.sees(f"{ANSWER} .end", "Complete.")
@@ -439,7 +439,7 @@ async def test_stop_cancels(shared: Cluster, tab: Tab, script: Script) -> None:
     await tab.click("Stop")
     await record.closed
     assert record.closed_by == "client"
-    await tab.sees(f"{ANSWER} .end", "Stopped by you.")
+    await tab.sees(f"{ANSWER} .end", "Stopped.")
     await ask(tab, "and now?")
     await tab.sees(f"{ANSWER} .end", "Complete.")
 
@@ -448,7 +448,7 @@ async def test_stop_cancels(shared: Cluster, tab: Tab, script: Script) -> None:
     ("script", "words"),
     [
         # Which of the two is a race: what comes right before the end is lost with the connection.
-        (Script(break_after=2, pause_after=(2, 0.5)), "Broken off: .*|Error: .* broke off.*"),
+        (Script(break_after=2, pause_after=(2, 0.5)), r"The connection was interrupted\.|Error: .*"),
         (Script(error_in_stream=(2, "it fell over")), "Error: it fell over.*"),
     ],
     ids=["broken off", "error"],
@@ -461,7 +461,7 @@ async def test_half_an_answer_is_marked(
     shared.ollama.script("/api/chat", script)
     await ready(tab, shared)
     await ask(tab, "tell me something long")
-    marked = re.compile(rf"This answer is not complete\. ({words})")
+    marked = re.compile(rf"This response is incomplete\. ({words})")
     await tab.expect(f"{ANSWER} :is(.broken, .error)", lambda it: it.to_have_text(marked))
     assert await text(tab) == "This is"
 
@@ -474,8 +474,8 @@ async def test_a_question_that_was_refused_waits_in_the_box(shared: Cluster, tab
     await ready(tab, shared)
     await ask(tab, "hello")
     await tab.sees(f"{ANSWER} .error", "Error: out of memory")
-    await tab.expect("#words", lambda it: it.to_have_value("hello"))
-    await tab.use("#words", lambda box: box.press("Enter"))
+    await tab.expect("#message", lambda it: it.to_have_value("hello"))
+    await tab.use("#message", lambda box: box.press("Enter"))
     await tab.sees(f"{ANSWER} .end", "Complete.")
 
 
@@ -490,7 +490,7 @@ async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(cluster: Cluster
     await ask(tab, "hello")
     await tab.sees(ANSWER, "word")
     await cloud.stop(signal.SIGKILL)
-    marked = "This answer is not complete. Broken off: the connection ended early."
+    marked = "This response is incomplete. The connection was interrupted."
     await tab.sees(f"{ANSWER} .broken", marked)
 
 
@@ -502,7 +502,7 @@ async def test_the_demo_wears_a_badge(shared: Cluster, tab: Tab) -> None:
     await ready(tab, shared, "dora")
     await path(tab, desktop="ok", ollama="demo")
     await tab.expect("#desktop .detail", lambda it: it.to_have_text(name))
-    await tab.sees("#demo", "not a model")
+    await tab.sees("#demo", "demo model")
     await ask(tab, "hello there")
     await tab.sees(ANSWER, "demo:echo")
     await tab.sees(f"{ANSWER} .end", "Complete.")
@@ -523,7 +523,7 @@ async def test_markup_stays_text(shared: Cluster, tab: Tab) -> None:
     await ask(tab, MARKUP)
     await tab.sees(f"{ANSWER} .end", "Complete.")
     assert await text(tab) == f"{MARKUP} <b>done</b>"
-    await tab.expect(".asked .words", lambda it: it.to_have_text(MARKUP))
+    await tab.expect(".question .text", lambda it: it.to_have_text(MARKUP))
     assert await tab.find("document.querySelector('#log :is(img, script, b)')") is None
     assert await tab.find("document.title") == "ctllm"
 
@@ -575,19 +575,19 @@ async def test_the_page_fits(
 
     await tab.open(shared.url)
     await tab.sees("#cloud .detail", "ctllm")
-    await fits("signed-out")
+    await fits("logged-out")
     await tab.open(await shared.invite("a" * 64))
-    await tab.sees("#invited", "Sign in as aaa")
+    await tab.sees("#login", "Log in as aaa")
     await fits("asked")
-    await tab.click("Not now")
+    await tab.click("Cancel")
     await ready(tab, shared, "alice")
     await fits("ready")
     await tab.open(await shared.invite("bob"))
-    await tab.sees("#invited", "You are alice.")
+    await tab.sees("#login", "You are logged in as alice")
     await fits("asked-again")
     await tab.click("Stay alice")
     await tab.click("Settings")
-    await tab.sees("#settings-desktops", "Ollama is up")
+    await tab.sees("#settings-desktops", "Ollama is running")
     await fits("settings")
     await tab.click("Close")
     await ask(tab, "What is " + "long" * 60 + "?")
