@@ -448,7 +448,10 @@ async def test_stop_cancels(shared: Cluster, tab: Tab, script: Script) -> None:
     ("script", "words"),
     [
         # Which of the two is a race: what comes right before the end is lost with the connection.
-        (Script(break_after=2, pause_after=(2, 0.5)), r"The connection was interrupted\.|Error: .*"),
+        (
+            Script(break_after=2, pause_after=(2, 0.5)),
+            r"The connection was interrupted\.|Error: .*",
+        ),
         (Script(error_in_stream=(2, "it fell over")), "Error: it fell over.*"),
     ],
     ids=["broken off", "error"],
