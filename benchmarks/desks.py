@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -29,7 +29,7 @@ async def main(_: Any, folder: str, ollama: str, url: str) -> None:
         ollama_host=f"127.0.0.1:{ollama}", listen="off", ollama_check_interval_seconds=60
     )
     for number, invite in enumerate(sys.stdin.read().split()):
-        desk = DesktopService(reactor, settings, Proxy(), Path(folder) / str(number), {})
+        desk = DesktopService(cast(Any, reactor), settings, Proxy(), Path(folder) / str(number), {})
         await log_in(desk.file, desk.client_factory(url), invite)
         desks.append(desk)
     said = [-1]

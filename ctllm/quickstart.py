@@ -97,7 +97,7 @@ class Quickstart(Service):
             "",
             f"  Sign in here (once)   {link}",
             f"  The cloud             {self._cloud.url}",
-            f"  Ollama                {_told(status.ollama, status.version, ollama.real.url)}",
+            f"  Ollama                {_told(status.ollama, status.version, ollama.server.url)}",
         ]
         if self._desktop.endpoint is not None:
             port = self._desktop.endpoint.port.getHost().port

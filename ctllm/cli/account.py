@@ -194,9 +194,7 @@ def list_keys(config: Config, _: Namespace) -> None:
 def _credential_file(config: Config) -> CredentialFile:
     from ctllm.desktop.credential_file import CredentialFile
 
-    file = CredentialFile(Path(config.state_dir))
-    file.on_damage = print_error
-    return file
+    return CredentialFile(Path(config.state_dir), print_error)
 
 
 def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:

@@ -1,8 +1,6 @@
-"""API keys for programs: kept on the desktop, their hashes leased to the cloud while it runs."""
+"""API keys: stored on the desktop, with their hashes leased to the cloud while it runs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from msgspec.structs import replace
 from twisted.logger import Logger
@@ -11,29 +9,30 @@ from ctllm.auth.api_keys import generate_key, hash_key
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.credential_file import CredentialFile, Credentials
 from ctllm.errors import BadRequest, CtllmError, Unauthorized
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
 
-#: Seconds that a lease lasts, and between renewals: two may fail before keys stop working.
+#: Seconds that a lease lasts, and between two renewals: two may fail before keys stop working.
 LEASE_SECONDS = 180
 RENEWAL_INTERVAL = 60.0
-#: Seconds between looks at whether keys were made or revoked.
+#: Seconds between two checks of whether keys were created or revoked.
 POLL_INTERVAL = 1.0
-#: Seconds until the next attempt after one that failed.
+#: Seconds after a failed renewal.
 RETRY_DELAY = 2 * POLL_INTERVAL
 
 
 def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str:
-    """Make (and keep) a key called `name`; BadRequest if there is one, or no sign-in.
+    """Create, store and return an API key; with `manage` it may also change models.
 
-    It may use models; with `manage` it may change them too.
+    Raises BadRequest if there is one of that name, or no login.
     """
 
     def change(known: Credentials) -> Credentials:
         if known.login is None:
-            raise BadRequest("sign in first, with: ctllm login")
+            raise BadRequest("Not logged in. Run: ctllm login")
         if name in known.api_keys:
-            raise BadRequest(f"there is a key called {name!r} already")
+            raise BadRequest(f"There is already an API key called {name!r}.")
         keys = {**known.api_keys, name: generate_key(known.login.user_id)}
         managing = (*known.manage_keys, name) if manage else known.manage_keys
         return replace(known, api_keys=keys, manage_keys=managing)
@@ -42,11 +41,11 @@ def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str
 
 
 def revoke_api_key(file: CredentialFile, name: str) -> None:
-    """Forget the key called `name`; raises BadRequest if there is none."""
+    """Delete the API key called `name`; raises BadRequest if there is none."""
 
     def change(known: Credentials) -> Credentials:
         if name not in known.api_keys:
-            raise BadRequest(f"there is no key called {name!r}")
+            raise BadRequest(f"There is no API key called {name!r}.")
         keys = {other: key for other, key in known.api_keys.items() if other != name}
         managing = tuple(other for other in known.manage_keys if other != name)
         return replace(known, api_keys=keys, manage_keys=managing)
@@ -55,45 +54,45 @@ def revoke_api_key(file: CredentialFile, name: str) -> None:
 
 
 class ApiKeyLease(Service):
-    """Tells the cloud which keys count: at start, when they change, and before the lease ends."""
+    """Renews the lease: at the start, when the keys change, and before it expires."""
 
     _log = Logger()
 
-    def __init__(self, session: CloudSession, reactor: Any) -> None:
+    def __init__(self, session: CloudSession, clock: Clock) -> None:
         self._session = session
-        self._reactor = reactor
-        self._poller = PeriodicCall(self._poll, reactor, "telling the cloud which keys count")
+        self._clock = clock
+        self._poller = PeriodicCall(self._poll, clock, "leasing the API keys")
         self._leased: Credentials | None = None
         self._attempted: Credentials | None = None
         self._renew_at = 0.0
 
     def startService(self) -> None:
-        """Begin."""
+        """Start to renew."""
         super().startService()
         self._poller.start(POLL_INTERVAL)
 
     def stopService(self) -> None:
-        """The lease runs out by itself."""
+        """Stop renewing; the lease expires by itself."""
         super().stopService()
         self._poller.stop()
 
     @property
     def is_current(self) -> bool:
-        """Whether the cloud knows the keys that there are."""
+        """Whether the cloud has a lease of the current keys."""
         return self._leased is not None and self._leased == self._session.credentials
 
     def renew_now(self) -> None:
-        """The connection is new, and the cloud may be: it may know no keys."""
+        """Renew at the next poll: after a reconnect the cloud may have restarted without leases."""
         self._renew_at = 0.0
 
     async def _poll(self) -> None:
         try:
             credentials = self._session.credentials
         except CtllmError:
-            return  # the bridge says so
+            return  # the bridge reports the error
         if credentials.login is None:
             return
-        if credentials != self._attempted or self._reactor.seconds() >= self._renew_at:
+        if credentials != self._attempted or self._clock.seconds() >= self._renew_at:
             await self._renew(credentials)
 
     async def _renew(self, credentials: Credentials) -> None:
@@ -104,16 +103,18 @@ class ApiKeyLease(Service):
             if name in credentials.manage_keys
         )
         self._attempted = credentials
-        self._renew_at = self._reactor.seconds() + RETRY_DELAY
+        self._renew_at = self._clock.seconds() + RETRY_DELAY
         try:
             token = await self._session.access_token()
             await self._session.client().lease_keys(
                 token, credentials.desktop_id, hashes, LEASE_SECONDS, manage
             )
         except Unauthorized:
-            self._renew_at = self._reactor.seconds() + RENEWAL_INTERVAL  # the bridge says so
+            self._renew_at = (
+                self._clock.seconds() + RENEWAL_INTERVAL
+            )  # the bridge reports the error
         except CtllmError as error:
-            self._log.info("keys could not be told to the cloud: {error}", error=error.message)
+            self._log.info("Cannot lease API keys to the cloud: {error}", error=error.message)
         else:
             self._leased = credentials
-            self._renew_at = self._reactor.seconds() + RENEWAL_INTERVAL
+            self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL

@@ -1,282 +1,305 @@
-"""The bridge: dials the cloud, carries the tunnel, and comes back when the connection is lost."""
+"""The bridge: keeps the tunnel to the cloud connected."""
 
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
-from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
-from ctllm.desktop.cloud_endpoint import endpoint_for_url
+from ctllm.desktop.bridge_connection import BridgeConnection, TokenProvider
+from ctllm.desktop.bridge_state import TRANSITIONS, BridgeInputs, BridgeState
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.desktop.reconnect_backoff import reconnect_delay
-from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
+from ctllm.desktop.state_machine import build_machine
+from ctllm.errors import CtllmError, DesktopLost, Unauthorized
+from ctllm.ipc.messages import ConnectionState
+from ctllm.reactor.interfaces import Clock, Endpoint, Timer
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
 from ctllm.tunnel.frames import Reason
 from ctllm.tunnel.responder import Responder
-from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory
-from ctllm.tunnel.websocket.protocols import BridgeWebSocket
 
-#: Seconds between looks for a sign-in, while there is none.
+#: Seconds between two checks of whether somebody logged in or out.
 LOGIN_POLL_INTERVAL = 0.5
-#: Seconds after which a sign-in that the cloud refused is tried again, if it is still the same.
+#: Seconds after which a login that the cloud rejected is tried again.
 REJECTED_LOGIN_RETRY = 60.0
-#: Seconds after which a connection worked, whatever was said at its end.
+#: Seconds after which a connection counts as stable, also where the proxy ended it with a BYE.
 STABLE_AFTER = 30.0
 
-#: How autobahn says that the cloud did not believe the token.
-_REFUSED = re.compile(r"\[40[13]\]")
-
-
-class TokenProvider(Protocol):
-    """What the bridge needs of a `Session`."""
-
-    @property
-    def login(self) -> Any:
-        """Where to dial; raises Unauthenticated."""
-
-    async def access_token(self) -> str:
-        """What to show there; raises CtllmError."""
-
-    def discard_tokens(self) -> None:
-        """Get another token next time."""
-
-    def credentials_version(self) -> int:
-        """Changes when somebody signs in or out."""
+Observer = Callable[[ConnectionState, str], None]
 
 
 class Bridge(Service):
-    """Keeps one tunnel up. `state` is for people: signed out, connecting, connected, or why not."""
+    """Connects the tunnel, and connects it again when the connection is lost.
+
+    `state` and `reason` are for people; the states that the bridge goes through are in
+    `bridge_state`. `endpoint_for` returns the endpoint of a cloud's URL. `ping` is the interval and
+    the timeout of keep-alive pings.
+    """
 
     _log = Logger()
 
     def __init__(
-        self, tunnel: Responder, session: TokenProvider, reactor: Any, ping: tuple[float, float]
+        self,
+        tunnel: Responder,
+        session: TokenProvider,
+        clock: Clock,
+        ping: tuple[float, float],
+        endpoint_for: Callable[[str], Endpoint],
+        *,
+        login_poll_interval: float = LOGIN_POLL_INTERVAL,
+        rejected_login_retry: float = REJECTED_LOGIN_RETRY,
+        stable_after: float = STABLE_AFTER,
     ) -> None:
-        self._sent = self._heard = 0  # bytes, on connections that are over
-        self.peer = ""  # the address of the cloud's host, once there was a connection
-        self.state = "stopped"
+        self.state = ConnectionState.LOGGED_OUT
         self.reason = ""
-        self.on_state: Callable[[], None] = lambda: None
+        self.peer_host = ""  # the IP address of the cloud, once there was a connection
         self._tunnel = tunnel
-        tunnel.add_established_observer(self._greeted)
-        tunnel.add_bye_observer(self._dismissed)
+        tunnel.add_established_observer(self._tunnel_greeted)
+        tunnel.add_bye_observer(self._bye_received)
         self._session = session
-        self._reactor = reactor
+        self._clock = clock
         self._ping = ping
-        self._worked = False
-        self._bye = ""
-        self._life: Deferred[None] | None = None
-        self._socket: BridgeWebSocket | None = None
-        self._farewell: Deferred[None] | None = None
-        self._nap: Deferred[None] | None = None  # until the next attempt
-        self._dialling: Deferred[Any] | None = None
-        self._hurried = False
-        self._plain = ""  # the address of which it was said that it is not encrypted
-        self._signed_in: Any = None  # what the connection of now was made with
-        self._tick = PeriodicCall(self._every_second, reactor, "looking after the tunnel")
+        self._endpoint_for = endpoint_for
+        self._login_poll_interval = login_poll_interval
+        self._rejected_login_retry = rejected_login_retry
+        self._stable_after = stable_after
+        self._observers: list[Observer] = []
+        self._machine: BridgeInputs = _build(self)
+        self._connection: BridgeConnection | None = None
+        self._failures = 0  # attempts that failed in a row
+        self._retry_timer: Timer | None = None
+        self._rejected_version = 0  # of the credentials that the cloud rejected
+        self._login_retry_at = 0.0
+        self._bytes_sent = self._bytes_received = 0  # on connections that are closed
+        self._unencrypted_url = ""  # for which the warning is logged
+        self._stopped: Deferred[None] = Deferred()
+        self._poller = PeriodicCall(self._poll, clock, "watching the tunnel and the login")
+
+    def add_observer(self, observer: Observer) -> None:
+        """Call `observer` with state and reason after each change."""
+        self._observers.append(observer)
 
     def startService(self) -> None:
-        """Dial, for as long as the service runs."""
+        """Connect, and stay connected."""
         super().startService()
-        self._tick.start(1.0)
-        self._life = Deferred.fromCoroutine(self._live())
-        self._life.addErrback(self._died)
+        self._machine.start()
+        self._poller.start(self._login_poll_interval)
 
-    def stopService(self) -> Deferred[None] | None:
-        """Tell the clients that are being answered, and hang up; fires when that was sent."""
+    def stopService(self) -> Deferred[None]:
+        """End the requests with an error and close the connection; fires when it is closed."""
         super().stopService()
-        self._tick.stop()
-        if self._life is not None:
-            self._life.cancel()
-        self._tunnel.reset_all(DesktopLost("the desktop was stopped"))
-        socket = self._socket
-        if socket is None:
-            return None
-        self._farewell = Deferred()
-        socket.close_gracefully(self._tunnel.next_message())
-        return self._farewell
+        self._poller.stop()
+        self._stopped = Deferred()
+        self._machine.stop()
+        return self._stopped
+
+    def reconnect_now(self, why: str) -> None:
+        """Make a new connection at once; the requests in progress go on over it.
+
+        For when the network has changed or the machine has slept: connections and delays from
+        before are of no use. Ignored while there is no login.
+        """
+        self._log.info("Reconnecting to the cloud: {why}", why=why)
+        self._machine.reconnect()
 
     @property
     def traffic(self) -> tuple[int, int, int]:
-        """Exchanges under way, bytes sent and bytes received since the start."""
-        sent, heard = self._sent, self._heard
-        if self._socket is not None:
-            sent, heard = sent + self._socket.bytes_sent, heard + self._socket.bytes_received
-        return len(self._tunnel.streams), sent, heard
+        """Requests in progress, and the bytes sent and received since the start."""
+        sent, received = self._bytes_sent, self._bytes_received
+        if self._connection is not None:
+            more_sent, more_received = self._connection.bytes_transferred
+            sent, received = sent + more_sent, received + more_received
+        return len(self._tunnel.streams), sent, received
 
-    def reconnect_now(self, why: str) -> None:
-        """The network is another one, or time has jumped: what there was is worth nothing.
+    def _poll(self) -> None:
+        self._tunnel.remove_expired(self._clock.seconds())
+        if self._has_login_changed():
+            self._machine.login_changed()
 
-        Dial at once, whatever was being waited for. Answers under way go on over the new one.
-        """
-        self._log.info("bridge: dialling again, for {why}", why=why)
-        self._hurried = True
-        if self._nap is not None:
-            nap, self._nap = self._nap, None
-            nap.callback(None)
-        elif self._dialling is not None:
-            self._dialling.cancel()
-        elif self._socket is not None:
-            self._socket.transport.abortConnection()
-
-    def _every_second(self) -> None:
-        self._tunnel.remove_expired(self._reactor.seconds())
-        if self._socket is not None and not self._still_signed_in():
-            self._tunnel.reset_all(DesktopLost("the desktop was signed out"))
-            self._socket.close_gracefully(self._tunnel.next_message())
-
-    def _still_signed_in(self) -> bool:
-        """Whether the connection is whose it should be: `ctllm logout` is another process."""
-        try:
-            return bool(self._session.login == self._signed_in)
-        except Unauthorized:
+    def _has_login_changed(self) -> bool:
+        """Whether `ctllm login` or `ctllm logout`, in another process, has changed the login."""
+        if self.state is ConnectionState.LOGGED_OUT:
+            changed = self._session.credentials_version() != self._rejected_version
+            return changed or self._clock.seconds() >= self._login_retry_at
+        if self._connection is None or not self._connection.is_open:
             return False
+        try:
+            return self._session.login != self._connection.login
+        except Unauthorized:
+            return True
         except CtllmError:
-            return True  # a file that cannot be read just now signs nobody out
+            return False  # a file that cannot be read now logs nobody out
 
-    def _died(self, reason: Any) -> None:
-        if not isinstance(reason.value, CancelledError):
-            self._log.failure("the bridge broke", reason)
+    # -- events of the tunnel
 
-    async def _live(self) -> None:
-        failures = 0
-        while True:
-            began = self._reactor.seconds()
-            self._worked, self._bye, self._hurried = False, "", False
-            asked: int | None = None  # how long the cloud wants us to wait
-            seen = self._session.credentials_version()
-            try:
-                await self._connection(self._session.login.cloud_url)
-            except Unauthorized as error:
-                # Nobody takes up what is under way: whoever signs in next may be somebody else.
-                self._tunnel.fail_all(DesktopLost("the desktop was signed out"))
-                self._become("signed out", error.message)
-                await self._change_of_sign_in(seen)
-                continue
-            except CtllmError as error:
-                asked = error.retry_after
-                self._become("error", error.message)
-            except CancelledError:
-                raise
-            except Exception as error:
-                # A bug must not leave the desktop unreachable until somebody restarts it.
-                self._log.failure("the bridge stumbled")
-                self._become("error", f"something in ctllm broke: {error}")
-            if not self.running:
-                return  # being cancelled may have looked like any other failure
-            # A network that cuts again and again must not be answered by staying away for longer
-            # and longer. What was ended with a BYE may end in the same way at once.
-            good = self._worked and (
-                not self._bye or self._reactor.seconds() - began > STABLE_AFTER
-            )
-            failures = 0 if good else failures + 1
-            if not self._hurried:
-                awaited = bool(self._tunnel.streams)
-                await self._wait(reconnect_delay(failures, random.random, awaited, asked))
-            if self._hurried:  # before the wait or in it
-                failures = 0
+    def _tunnel_greeted(self) -> None:
+        self._machine.greeted()
 
-    async def _change_of_sign_in(self, seen: int) -> None:
-        until = self._reactor.seconds() + REJECTED_LOGIN_RETRY
-        while self._session.credentials_version() == seen and self._reactor.seconds() < until:
-            await self._wait(LOGIN_POLL_INTERVAL)
+    def _bye_received(self, reason: Reason) -> None:
+        if self._connection is not None:
+            self._connection.bye_message = sanitize_line(reason.message, MAX_LOGGED_CHARS)
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait, unless it is `hurry` that comes first."""
-        nap = self._nap = Deferred()
-        timer = self._reactor.callLater(seconds, nap.callback, None)
-        try:
-            await nap
-        finally:
-            self._nap = None
-            if timer.active():
-                timer.cancel()
+    # -- actions of the state machine
 
-    async def _connection(self, url: str) -> None:
-        """One connection, from dialling to its end; raises CtllmError with the reason."""
-        self._become("connecting")
-        self._signed_in = self._session.login
-        token = await self._session.access_token()
-        over: Deferred[tuple[bool, str, int | None]] = Deferred()
-        sockets = BridgeWebSocketFactory(
-            "ws" + url.removeprefix("http") + "/ws/tunnel",
-            {"Authorization": f"Bearer {token}"},
-            self._reactor,
-            lambda: BridgeWebSocket(self._reactor, self._tunnel, self._opened, self._closed(over)),
-            *self._ping,
+    def _connect(self) -> None:
+        self._report(ConnectionState.CONNECTING)
+        self._connection = BridgeConnection(
+            self._tunnel,
+            self._session,
+            self._clock,
+            self._ping,
+            self._endpoint_for,
+            self._machine,
         )
-        try:
-            self._dialling = endpoint_for_url(url, self._reactor).connect(sockets)
-            await self._dialling
-        except CancelledError:
-            if not self._hurried:
-                raise
-            raise BadGateway("dialling began anew") from None
-        except Exception as error:
-            # Whatever the network says (refused, no such name, bad certificate), it is the reason.
-            raise BadGateway(f"{url} cannot be reached: {error}") from error
-        finally:
-            self._dialling = None
-        opened, why, later = await over
-        if not opened and _REFUSED.search(why):
-            self._session.discard_tokens()
-        said = f"the connection to {url} ended: {self._bye or why}"
-        raise BadGateway(said, retry_after=later)
+        self._connection.connect()
 
-    def _greeted(self) -> None:
-        self._worked = True
-        self._warn_of_plain_http()
-        self._become("connected")
+    def _connect_at_once(self, error: CtllmError | None = None) -> None:
+        self._drop_attempt()
+        self._failures = 0
+        self._connect()
 
-    def _warn_of_plain_http(self) -> None:
-        url = self._signed_in.cloud_url
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not is_loopback(parts.hostname or "") and url != self._plain:
-            self._plain = url
-            self._log.warn("{url} is not encrypted: whoever is on the way reads all", url=url)
-
-    def _dismissed(self, reason: Reason) -> None:
-        self._bye = sanitize_line(reason.message, MAX_LOGGED_CHARS)
-
-    def _opened(self, socket: BridgeWebSocket) -> None:
-        self._socket = socket
-        self.peer = str(getattr(socket.transport.getPeer(), "host", ""))
+    def _greet(self) -> None:
+        assert self._connection is not None
+        self.peer_host = self._connection.peer_host
         self._tunnel.connection_made()
 
-    def _closed(
-        self, over: Deferred[tuple[bool, str, int | None]]
-    ) -> Callable[[int | None, str, int | None], None]:
-        def closed(code: int | None, reason: str, later: int | None) -> None:
-            socket, self._socket = self._socket, None
-            opened = socket is not None
-            if socket is not None:
-                self._sent += socket.bytes_sent
-                self._heard += socket.bytes_received
-            farewell, self._farewell = self._farewell, None
-            if farewell is not None:
-                farewell.callback(None)
-            if not over.called:
-                said = sanitize_line(
-                    reason, MAX_LOGGED_CHARS
-                )  # the cloud's word, or that of whoever answers there
-                over.callback((opened, said or f"closed with code {code}", later))
+    def _report_connected(self) -> None:
+        self._warn_if_unencrypted()
+        self._report(ConnectionState.CONNECTED)
 
-        return closed
+    def _retry_after_failure(self, error: CtllmError) -> None:
+        self._failures += 1
+        self._schedule_retry(error)
 
-    def _become(self, state: str, reason: str = "") -> None:
+    def _retry_after_loss(self, error: CtllmError) -> None:
+        """Retry soon where the network cut the connection, however often it does.
+
+        A proxy that ended it with a BYE may do so again at once, unless it was stable.
+        """
+        assert self._connection is not None
+        age = self._clock.seconds() - self._connection.started_at
+        if not self._connection.bye_message or age > self._stable_after:
+            self._failures = 0
+        else:
+            self._failures += 1
+        self._schedule_retry(error)
+
+    def _schedule_retry(self, error: CtllmError) -> None:
+        self._end_connection()
+        self._report(ConnectionState.ERROR, error.message)
+        delay = reconnect_delay(
+            self._failures, random.random, bool(self._tunnel.streams), error.retry_after
+        )
+        self._retry_timer = self._clock.callLater(delay, self._machine.retry)
+
+    def _await_login(self, error: Unauthorized) -> None:
+        assert self._connection is not None
+        self._rejected_version = self._connection.credentials_version
+        self._login_retry_at = self._clock.seconds() + self._rejected_login_retry
+        self._end_connection()
+        # Nobody can resume these requests: the next login may be another user's.
+        self._tunnel.fail_all(DesktopLost("The desktop was logged out"))
+        self._report(ConnectionState.LOGGED_OUT, error.message)
+
+    def _close_after_logout(self) -> None:
+        assert self._connection is not None
+        self._tunnel.reset_all(DesktopLost("The desktop was logged out"))
+        self._connection.close()
+
+    def _abort_connection(self) -> None:
+        assert self._connection is not None
+        self._connection.abort()
+
+    def _close_to_stop(self) -> None:
+        assert self._connection is not None
+        self._tunnel.reset_all(DesktopLost("The desktop was stopped"))
+        self._connection.close()
+
+    def _stop_at_once(self) -> None:
+        self._drop_attempt()
+        self._tunnel.reset_all(DesktopLost("The desktop was stopped"))
+        self._stopped.callback(None)
+
+    def _finish_stop(self, error: CtllmError) -> None:
+        self._end_connection()
+        self._stopped.callback(None)
+
+    def _drop_attempt(self) -> None:
+        if self._retry_timer is not None and self._retry_timer.active():
+            self._retry_timer.cancel()
+        if self._connection is not None and not self._connection.is_open:
+            self._connection.cancel()
+        self._end_connection()
+
+    def _end_connection(self) -> None:
+        if self._connection is not None:
+            sent, received = self._connection.bytes_transferred
+            self._bytes_sent += sent
+            self._bytes_received += received
+            self._connection = None
+
+    def _warn_if_unencrypted(self) -> None:
+        assert self._connection is not None and self._connection.login is not None
+        url = self._connection.login.cloud_url
+        parts = urlsplit(url)
+        if parts.scheme != "http" or is_loopback(parts.hostname or ""):
+            return
+        if url != self._unencrypted_url:
+            self._unencrypted_url = url
+            self._log.warn(
+                "The connection to {url} is not encrypted: others on the network can read it",
+                url=url,
+            )
+
+    def _report(self, state: ConnectionState, reason: str = "") -> None:
         if (state, reason) == (self.state, self.reason):
             return
-        if state != "connecting":
-            self._log.info("bridge: {state} {reason}", state=state, reason=reason)
+        if state is not ConnectionState.CONNECTING:
+            self._log.info("Cloud connection: {state} {reason}", state=state.value, reason=reason)
         self.state, self.reason = state, reason
-        try:
-            self.on_state()
-        except Exception:
-            self._log.failure("the bridge's state could not be told; the bridge goes on")
+        for observer in self._observers:
+            try:
+                observer(state, reason)
+            except Exception:
+                self._log.failure("An observer of the bridge failed")
+
+
+_ACTIONS: dict[tuple[BridgeState, str], Callable[..., None]] = {
+    (BridgeState.STOPPED, "start"): Bridge._connect,
+    (BridgeState.STOPPED, "stop"): Bridge._stop_at_once,
+    (BridgeState.CONNECTING, "opened"): Bridge._greet,
+    (BridgeState.CONNECTING, "failed"): Bridge._retry_after_failure,
+    (BridgeState.CONNECTING, "unauthorized"): Bridge._await_login,
+    (BridgeState.CONNECTING, "reconnect"): Bridge._connect_at_once,
+    (BridgeState.CONNECTING, "stop"): Bridge._stop_at_once,
+    (BridgeState.GREETING, "greeted"): Bridge._report_connected,
+    (BridgeState.GREETING, "failed"): Bridge._retry_after_failure,
+    (BridgeState.GREETING, "login_changed"): Bridge._close_after_logout,
+    (BridgeState.GREETING, "reconnect"): Bridge._abort_connection,
+    (BridgeState.GREETING, "stop"): Bridge._close_to_stop,
+    (BridgeState.CONNECTED, "failed"): Bridge._retry_after_loss,
+    (BridgeState.CONNECTED, "login_changed"): Bridge._close_after_logout,
+    (BridgeState.CONNECTED, "reconnect"): Bridge._abort_connection,
+    (BridgeState.CONNECTED, "stop"): Bridge._close_to_stop,
+    (BridgeState.CLOSING, "failed"): Bridge._connect_at_once,
+    (BridgeState.CLOSING, "reconnect"): Bridge._abort_connection,
+    (BridgeState.CLOSING, "stop"): Bridge._close_to_stop,
+    (BridgeState.WAITING, "retry"): Bridge._connect,
+    (BridgeState.WAITING, "reconnect"): Bridge._connect_at_once,
+    (BridgeState.WAITING, "stop"): Bridge._stop_at_once,
+    (BridgeState.LOGGED_OUT, "login_changed"): Bridge._connect,
+    (BridgeState.LOGGED_OUT, "stop"): Bridge._stop_at_once,
+    (BridgeState.STOPPING, "failed"): Bridge._finish_stop,
+}
+
+_build = build_machine(
+    BridgeInputs,  # type: ignore[type-abstract]
+    Bridge,
+    TRANSITIONS,
+    lambda state, name, new_state: _ACTIONS[state, name],
+)

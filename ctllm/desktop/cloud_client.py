@@ -1,14 +1,15 @@
-"""The desktop's calls to its cloud: sign in, renew, tell which API keys count.
+"""A client of the cloud's API: log in, refresh access tokens, lease API keys.
 
-What the cloud says is checked where it comes in: a cloud may be hostile, and what it calls itself
-and its user ends up in headers, files, programs and terminals.
+Responses are validated here, because a cloud may be hostile: its strings end up in headers, files,
+command lines and terminals.
 """
 
 from __future__ import annotations
 
 import re
 import socket
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -23,45 +24,48 @@ from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import fetch
 from ctllm.http.message.head import Headers, RequestHead
+from ctllm.reactor.interfaces import Clock, Endpoint
 
 T = TypeVar("T")
 
-#: Seconds that a call may take; these are small and the cloud answers them by itself.
+#: Seconds for a request, which the cloud answers without asking anybody else.
 REQUEST_TIMEOUT = 30
-#: Most bytes of an answer: a token, a link, an error.
+#: The most bytes of a response: a token, a link, an error.
 MAX_RESPONSE = 64 * 1024
-#: Most characters of an error's text.
+#: The most characters of an error message.
 MAX_ERROR_LENGTH = 1000
-#: A sign-in link's address: what a URL may have (RFC 3986), with no user and no query in it.
+#: The URL in an invite link: what RFC 3986 allows, without user and query.
 _CLOUD_URL = re.compile(
     r"https?://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[!-~]*)?"
 )
-#: What a pattern ends with is \Z: $ would let a line break pass at the end.
+#: Patterns end with \Z, because $ also matches before a line break.
 _INVITE = r"^[A-Za-z0-9_-]{1,256}\Z"
 
-#: What a header may carry as a token (RFC 6750, section 2.1: b64token).
+#: A token that a header can carry (RFC 6750, section 2.1: b64token).
 BearerToken = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", max_length=8192)]
 
 
 class User(msgspec.Struct, frozen=True):
-    """Who is signed in."""
+    """The user who is logged in."""
 
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     id: Annotated[str, Meta(min_length=1, max_length=512)]
 
     def __post_init__(self) -> None:
-        """Neither steers a terminal; raises ValueError, which is how msgspec is told."""
+        """Refuse control characters; msgspec turns a ValueError into a ValidationError."""
         if not (self.name.isprintable() and self.id.isprintable()):
-            raise ValueError("a name that cannot be printed")
+            raise ValueError("a name with control characters")
 
 
 class TokenResponse(msgspec.Struct, frozen=True):
-    """A short access token, and after a first sign-in what renews it."""
+    """An access token; after a login also the refresh token."""
 
     user: User
-    token: BearerToken
+    access_token: BearerToken = msgspec.field(name="token")
     expires_in: Annotated[float, Meta(ge=1, le=366 * 86400)]
-    refresh: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]*=*\Z", max_length=8192)] = ""
+    refresh_token: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]*=*\Z", max_length=8192)] = (
+        msgspec.field(default="", name="refresh")
+    )
 
 
 class _InviteResponse(msgspec.Struct, frozen=True):
@@ -78,95 +82,105 @@ class _ErrorResponse(msgspec.Struct, frozen=True):
 
 
 def parse_invite_link(link: str) -> tuple[str, str]:
-    """A sign-in link as (cloud's URL, invitation); raises BadRequest."""
-    address, _, fragment = link.strip().partition("#")
+    """Return the cloud's URL and the invite in an invite link; raises BadRequest."""
+    url, _, fragment = link.strip().partition("#")
     key, _, invite = fragment.partition("=")
-    if not _CLOUD_URL.fullmatch(address) or key != "invite" or not re.match(_INVITE, invite):
+    if not _CLOUD_URL.fullmatch(url) or key != "invite" or not re.match(_INVITE, invite):
         raise BadRequest(
-            "that is not a sign-in link; one looks like https://cloud.example/#invite=… "
-            "and is printed by: ctllm invite NAME"
+            "Not an invite link. It looks like https://cloud.example/#invite=… and is printed by "
+            "this command on the server: ctllm invite NAME"
         )
-    return address.rstrip("/"), invite
+    return url.rstrip("/"), invite
 
 
 def require_https(url: str) -> None:
-    """Raise BadRequest for a cloud that is reached over a network without TLS.
-
-    Who listens on the way could use the sign-in, and read what is said.
-    """
+    """Raise BadRequest for a cloud that is reached over a network without TLS."""
     parts = urlsplit(url)
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise BadRequest(
-            f"{url} is not encrypted: whoever is on the way reads everything, the sign-in too. "
-            "Use an https:// address (cloud.public_url); or, where the network itself is private, as a "
-            "VPN is: ctllm login --insecure-http"
+            f"The connection to {url} would not be encrypted: others on the network could read the "
+            "login and everything after it. Use an https:// address (cloud.public_url). On a private "
+            "network, such as a VPN, use: ctllm login --insecure-http"
         )
 
 
 class CloudClient:
-    """The cloud at `url`."""
+    """A client of the cloud at `url`.
 
-    def __init__(self, url: str, reactor: Any) -> None:
+    `endpoint_for` returns the endpoint of a URL; by default it is `endpoint_for_url`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        reactor: Clock,
+        endpoint_for: Callable[[str], Endpoint] | None = None,
+    ) -> None:
         self.url = url
-        self._reactor = reactor
+        self._clock = reactor
+        self._endpoint_for = endpoint_for or (lambda url: endpoint_for_url(url, reactor))
 
     async def redeem_invite(self, invite: str) -> TokenResponse:
-        """Sign this desktop in with an invitation."""
+        """Log this desktop in."""
         body = {"invite": invite, "client": "desktop"}
-        return await self._request_token("POST", "/ctllm/session", body)
+        return await self._request_token("/ctllm/session", body)
 
     async def refresh_access_token(self, refresh_token: str, scope: str = "") -> TokenResponse:
-        """A new access token; raises Unauthenticated when the sign-in is over.
+        """Return a new access token; raises Unauthorized once the session has ended.
 
-        With a `scope`, the token has no other.
+        With a `scope`, the token has only that one.
         """
         body = {"refresh": refresh_token, **({"scope": scope} if scope else {})}
-        return await self._request_token("POST", "/ctllm/session/token", body)
+        return await self._request_token("/ctllm/session/token", body)
 
-    async def create_login_code(self, token: str) -> str:
-        """What signs this user's browser in, once, within two minutes."""
-        headers = {"Authorization": f"Bearer {token}"}
+    async def create_login_code(self, access_token: str) -> str:
+        """Return a code that logs a browser in as this user, once, within two minutes."""
+        headers = {"Authorization": f"Bearer {access_token}"}
         response = await self._request("POST", "/ctllm/session/invite", None, headers)
         return self._decode(response, _InviteResponse).invite
 
     async def log_out(self, refresh_token: str) -> None:
-        """End the sign-in."""
+        """End the session."""
         await self._request("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh_token})
 
     async def lease_keys(
-        self, token: str, desktop: str, hashes: list[str], seconds: int, manage: list[str]
+        self,
+        access_token: str,
+        desktop_id: str,
+        hashes: list[str],
+        seconds: int,
+        manage_hashes: list[str],
     ) -> None:
-        """Tell the cloud the hashes of the API keys that count, for the next `seconds`.
+        """Lease the API keys with these hashes to the cloud for `seconds`.
 
-        Those that may change models are in `manage` too.
+        Those in `manage_hashes`, which are in `hashes` too, may change models.
         """
-        path = f"/ctllm/desktops/{desktop}/keys"
-        headers = {"Authorization": f"Bearer {token}"}
+        path = f"/ctllm/desktops/{desktop_id}/keys"
+        headers = {"Authorization": f"Bearer {access_token}"}
         body: dict[str, object] = {"hashes": hashes, "seconds": seconds}
-        if manage:
-            body["manage"] = manage
+        if manage_hashes:
+            body["manage"] = manage_hashes
         await self._request("PUT", path, body, headers)
 
-    async def _request_token(self, method: str, path: str, body: object) -> TokenResponse:
-        response = await self._request(method, path, body, {})
-        return self._decode(response, TokenResponse)
+    async def _request_token(self, path: str, body: object) -> TokenResponse:
+        return self._decode(await self._request("POST", path, body, {}), TokenResponse)
 
     def _decode(self, response: bytes, kind: type[T]) -> T:
         try:
             return decode_json(response, kind)
         except InvalidJson as error:
-            raise BadGateway(f"{self.url} does not answer like a ctllm cloud") from error
+            raise BadGateway(f"The response of {self.url} is not that of a ctllm cloud") from error
 
     async def _request(
         self, method: str, path: str, body: object, headers: dict[str, str]
     ) -> bytes:
         encoded = b"" if body is None else msgspec.json.encode(body)
         head = RequestHead(method.encode(), self._target(path), self._headers(encoded, headers))
-        endpoint = endpoint_for_url(self.url, self._reactor)
-        pool = ConnectionPool(endpoint, self._reactor, self.url, BadGateway, self._host)
+        endpoint = self._endpoint_for(self.url)
+        pool = ConnectionPool(endpoint, self._clock, self.url, BadGateway, self._host)
         try:
             status, response = await fetch(
-                pool, head, self._reactor, REQUEST_TIMEOUT, MAX_RESPONSE, encoded
+                pool, head, self._clock, REQUEST_TIMEOUT, MAX_RESPONSE, encoded
             )
         except BadGateway as error:
             raise BadGateway(self._with_url(error.message)) from error
@@ -184,7 +198,7 @@ class CloudClient:
         return f"{urlsplit(self.url).path}{path}".encode()
 
     def _headers(self, body: bytes, extra: dict[str, str]) -> Headers:
-        """What is decoded is JSON and nothing else: an answer that is compressed is none."""
+        # Responses are decoded as JSON, so they must not be compressed.
         headers = {
             "User-Agent": f"ctllm/{__version__}",
             "Accept": "application/json",
@@ -205,10 +219,10 @@ class CloudClient:
             error = decode_json(response, _ErrorResponse).error
         except InvalidJson:
             kind = Unauthorized if status == 401 else BadGateway
-            return kind(f"{self.url} answered with status {status}")
+            return kind(f"{self.url} responded with status {status}")
         return error_from_wire(error.code, sanitize_line(error.message, MAX_ERROR_LENGTH))
 
 
 def host_name() -> str:
-    """What this machine calls itself, for people."""
+    """Return the name of this machine, for people."""
     return socket.gethostname().partition(".")[0][:64] or "desktop"

@@ -1,7 +1,7 @@
-"""How the desktop dials its cloud: directly or through an HTTP proxy, and by TLS where it can.
+"""Endpoints for the cloud: directly or through an HTTP proxy, with TLS for https URLs.
 
-One endpoint serves every call and the tunnel. Its `connect` fires when bytes may be sent, that is
-after the handshake of TLS, and fails with `DialFailed`, which says what is wrong and what to do.
+`connect` fires after the TLS handshake, and fails with `ConnectFailed`, whose message says what is
+wrong and what to do.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from OpenSSL import SSL
+from OpenSSL.crypto import X509
 from service_identity import CertificateError, VerificationError
 from service_identity.pyopenssl import verify_hostname, verify_ip_address
 from twisted.internet.abstract import isIPAddress
@@ -21,6 +22,8 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IHandshakeListener,
     IOpenSSLClientConnectionCreator,
+    IProtocol,
+    IProtocolFactory,
     IStreamClientEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -32,23 +35,24 @@ from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.proxy_environment import HttpProxy, proxy_for
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.reactor.failures import make_failure
+from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.reactor.timeout import Timeout
 
-#: Seconds that making a connection may take.
+#: Seconds for the TCP handshake.
 CONNECT_TIMEOUT = 10
-#: Most bytes of a proxy's answer to CONNECT.
+#: The most bytes of a proxy's response to CONNECT.
 MAX_CONNECT_RESPONSE = 16 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: ([^\r\n]*))?\r?\n")
 
 
 class ConnectFailed(Exception):
-    """No connection was made; the message is a sentence for people."""
+    """The connection could not be made; the message is for people."""
 
 
-def endpoint_for_url(url: str, reactor: Any, environ: Mapping[str, str] = os.environ) -> Any:
-    """An endpoint for the host of `url` (http or https), whose certificate must be good.
+def endpoint_for_url(url: str, reactor: Clock, environ: Mapping[str, str] = os.environ) -> Endpoint:
+    """Return an endpoint for the host of `url`, through the HTTP proxy that `environ` names.
 
-    It goes through the proxy that `environ` names for that URL.
+    The certificate of an https URL is verified.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -59,7 +63,7 @@ def endpoint_for_url(url: str, reactor: Any, environ: Mapping[str, str] = os.env
     except ValueError as error:
         return _FailedEndpoint(ConnectFailed(str(error)))
     if proxy is None:
-        endpoint: Any = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
+        endpoint: Endpoint = HostnameEndpoint(reactor, host, port, timeout=CONNECT_TIMEOUT)
     else:
         endpoint = _ProxyTunnelEndpoint(
             _proxy_server_endpoint(proxy, reactor), proxy, host, port, reactor
@@ -67,52 +71,52 @@ def endpoint_for_url(url: str, reactor: Any, environ: Mapping[str, str] = os.env
     return _TlsEndpoint(endpoint, host, reactor) if secure else endpoint
 
 
-def _proxy_server_endpoint(proxy: HttpProxy, reactor: Any) -> Any:
-    endpoint: Any = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
+def _proxy_server_endpoint(proxy: HttpProxy, reactor: Clock) -> Endpoint:
+    endpoint: Endpoint = HostnameEndpoint(reactor, proxy.host, proxy.port, timeout=CONNECT_TIMEOUT)
     return _TlsEndpoint(endpoint, proxy.host, reactor) if proxy.is_tls else endpoint
 
 
 @implementer(IStreamClientEndpoint)
 class _FailedEndpoint:
-    """An endpoint that cannot be reached, for a reason that is known already."""
+    """An endpoint whose connections fail with `error`."""
 
     def __init__(self, error: ConnectFailed) -> None:
         self._error = error
 
-    def connect(self, factory: Any) -> Deferred[Any]:
-        """Fail."""
-        deferred: Deferred[Any] = Deferred()
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Return a Deferred that has failed."""
+        deferred: Deferred[IProtocol] = Deferred()
         deferred.errback(self._error)
         return deferred
 
 
 class _HandshakeProtocol(Protocol):
-    """What a connection speaks before it is the protocol's of `factory`, which `made` gets.
+    """A handshake at the start of a connection, before the protocol of `factory`.
 
-    After that it only passes on what comes; the protocol has the transport itself.
+    `done` fires with that protocol. It then has the transport, and this passes on what is received.
     """
 
     transport: Any
 
-    def __init__(self, factory: Any, clock: Any, timeout_message: str) -> None:
+    def __init__(self, factory: IProtocolFactory, clock: Clock, timeout_message: str) -> None:
         self._factory = factory
         self._timeout_message = timeout_message
         self._protocol: Any = None
         self._is_done = False
         self._timeout = Timeout(clock, self._timed_out)
-        self.done: Deferred[Any] = Deferred(self._cancel)
+        self.done: Deferred[IProtocol] = Deferred(self._cancel)
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Start the handshake's timeout."""
         self._timeout.start(HANDSHAKE_TIMEOUT)
 
     def dataReceived(self, data: bytes) -> None:
-        """For the protocol, once there is one."""
+        """Pass on data after the handshake."""
         if self._protocol is not None:
             self._protocol.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """The connection ended, before there was a protocol or after."""
+        """Fail the handshake, or pass on the loss of the connection."""
         if self._protocol is not None:
             self._protocol.connectionLost(reason)
         elif not self._is_done:
@@ -121,11 +125,13 @@ class _HandshakeProtocol(Protocol):
             self.done.errback(self.describe_failure(reason))
 
     def describe_failure(self, reason: Failure) -> ConnectFailed:
-        """Why a connection that ended could not be used."""
-        return ConnectFailed(f"the connection ended too early: {reason.getErrorMessage()}")
+        """Return the error for a connection that was closed during the handshake."""
+        return ConnectFailed(
+            f"The connection was closed during the handshake: {reason.getErrorMessage()}"
+        )
 
     def succeed(self) -> None:
-        """The connection is the protocol's from here on."""
+        """Complete the handshake, and build the protocol."""
         self._is_done = True
         self._timeout.cancel()
         self._protocol = self._factory.buildProtocol(self.transport.getPeer())
@@ -133,7 +139,7 @@ class _HandshakeProtocol(Protocol):
         self.done.callback(self._protocol)
 
     def fail(self, error: ConnectFailed) -> None:
-        """The connection is of no use."""
+        """Abort the connection with `error`."""
         if not self._is_done:
             self._is_done = True
             self._timeout.cancel()
@@ -143,7 +149,7 @@ class _HandshakeProtocol(Protocol):
     def _timed_out(self) -> None:
         self.fail(ConnectFailed(self._timeout_message))
 
-    def _cancel(self, _: Deferred[Any]) -> None:
+    def _cancel(self, _: Deferred[IProtocol]) -> None:
         self._is_done = True
         self._timeout.cancel()
         self.transport.abortConnection()
@@ -151,35 +157,38 @@ class _HandshakeProtocol(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class _HandshakeEndpoint:
-    """An endpoint whose connections go through a `_Stage`, made by `stage`, on those of another."""
+    """An endpoint whose connections start with a handshake; `handshake_for` makes it."""
 
-    def __init__(self, endpoint: Any, handshake_for: Callable[[Any], _HandshakeProtocol]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, handshake_for: Callable[[IProtocolFactory], _HandshakeProtocol]
+    ) -> None:
         self._endpoint = endpoint
         self._handshake_for = handshake_for
 
-    def connect(self, factory: Any) -> Deferred[Any]:
-        """Connect; fires with the protocol of `factory` after the stage."""
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; fires with the protocol of `factory` after the handshake."""
         handshakes = Factory.forProtocol(lambda: self._handshake_for(factory))
         handshakes.noisy = False
-        connecting: Deferred[Any] = self._endpoint.connect(handshakes)
-        connecting.addCallback(lambda handshake: handshake.done)
-        return connecting
+        connecting: Deferred[_HandshakeProtocol] = self._endpoint.connect(handshakes)
+        return connecting.addCallback(lambda handshake: handshake.done)
 
 
-# -- a proxy
+# -- HTTP proxies
 
 
 class _ProxyConnectProtocol(_HandshakeProtocol):
-    """Asks a proxy for a tunnel (RFC 9110, section 9.3.6)."""
+    """The CONNECT request to a proxy (RFC 9110, section 9.3.6)."""
 
-    def __init__(self, factory: Any, clock: Any, proxy: HttpProxy, authority: bytes) -> None:
-        super().__init__(factory, clock, f"the proxy {proxy} does not answer")
+    def __init__(
+        self, factory: IProtocolFactory, clock: Clock, proxy: HttpProxy, authority: bytes
+    ) -> None:
+        super().__init__(factory, clock, f"The proxy {proxy} does not respond")
         self._proxy = proxy
         self._authority = authority
         self._response = b""
 
     def connectionMade(self) -> None:
-        """Ask."""
+        """Send the request."""
         super().connectionMade()
         lines = [b"CONNECT %b HTTP/1.1" % self._authority, b"Host: %b" % self._authority]
         if self._proxy.authorization:
@@ -187,7 +196,7 @@ class _ProxyConnectProtocol(_HandshakeProtocol):
         self.transport.write(b"\r\n".join([*lines, b"", b""]))
 
     def dataReceived(self, data: bytes) -> None:
-        """Its answer, and what comes through the tunnel."""
+        """Parse the response, or pass on what is received through the tunnel."""
         if self._is_done:
             super().dataReceived(data)
             return
@@ -196,12 +205,12 @@ class _ProxyConnectProtocol(_HandshakeProtocol):
         if end:
             self._handle_response(head + b"\r\n", rest)
         elif len(self._response) > MAX_CONNECT_RESPONSE:
-            self.fail(ConnectFailed(f"the proxy {self._proxy} answers without end"))
+            self.fail(ConnectFailed(f"The response of the proxy {self._proxy} is too large"))
 
     def _handle_response(self, head: bytes, rest: bytes) -> None:
         status = _STATUS_LINE.match(head)
         if status is None:
-            self.fail(ConnectFailed(f"what answers at {self._proxy} is no HTTP proxy"))
+            self.fail(ConnectFailed(f"The server at {self._proxy} is not an HTTP proxy"))
         elif status[1].startswith(b"2"):
             self.succeed()
             if rest:
@@ -211,20 +220,26 @@ class _ProxyConnectProtocol(_HandshakeProtocol):
 
     def _describe_refusal(self, status: str, phrase: bytes) -> str:
         said = sanitize_line(f"{status} {phrase.decode('latin-1')}".strip(), MAX_LOGGED_CHARS)
-        what = f"the proxy {self._proxy} refused to connect to {self._authority.decode()} ({said})"
+        what = f"The proxy {self._proxy} refused to connect to {self._authority.decode()} ({said})"
         if status == "407":
-            return f"{what}; it wants a user and password: http://user:password@… in HTTPS_PROXY"
+            return (
+                f"{what}. It needs a user and password: set HTTPS_PROXY to http://user:password@…"
+            )
         return what
 
     def describe_failure(self, reason: Failure) -> ConnectFailed:
-        """It hung up."""
-        return ConnectFailed(f"the proxy {self._proxy} hung up: {reason.getErrorMessage()}")
+        """Return the error for a proxy that closed the connection."""
+        return ConnectFailed(
+            f"The proxy {self._proxy} closed the connection: {reason.getErrorMessage()}"
+        )
 
 
 class _ProxyTunnelEndpoint(_HandshakeEndpoint):
-    """Connects to a host and port through a proxy."""
+    """An endpoint for a host and port, reached through a proxy."""
 
-    def __init__(self, endpoint: Any, proxy: HttpProxy, host: str, port: int, clock: Any) -> None:
+    def __init__(
+        self, endpoint: Endpoint, proxy: HttpProxy, host: str, port: int, clock: Clock
+    ) -> None:
         self._proxy = proxy
         name = f"[{host}]" if ":" in host else host.encode("idna").decode()
         authority = f"{name}:{port}".encode()
@@ -232,59 +247,61 @@ class _ProxyTunnelEndpoint(_HandshakeEndpoint):
             endpoint, lambda factory: _ProxyConnectProtocol(factory, clock, proxy, authority)
         )
 
-    def connect(self, factory: Any) -> Deferred[Any]:
-        """As every endpoint; where the proxy is not there, that is what is said."""
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """Connect; an error of the proxy's connection names the proxy."""
         return super().connect(factory).addErrback(self._describe_unreachable)
 
     def _describe_unreachable(self, reason: Failure) -> Failure:
         if isinstance(reason.value, (ConnectFailed, CancelledError)):
             return reason
         said = reason.getErrorMessage()
-        return make_failure(ConnectFailed(f"the proxy {self._proxy} is not there: {said}"))
+        return make_failure(ConnectFailed(f"Cannot connect to the proxy {self._proxy}: {said}"))
 
 
 # -- TLS
 
-#: What is wrong with a certificate, by OpenSSL's number for it (x509_vfy.h), in our words.
+#: What is wrong with a certificate, by OpenSSL's error number (x509_vfy.h).
 _CERTIFICATE_ERRORS = {
-    9: "it is not valid yet; is this machine's clock right?",
+    9: "it is not valid yet; check this machine's clock",
     10: "it has expired",
-    18: "it is signed by itself, and this machine does not know it",
-    19: "its authority is not known to this machine",
-    20: "its authority is not known to this machine",
-    21: "its authority is not known to this machine",
+    18: "it is self-signed, and not one that this machine trusts",
+    19: "this machine does not trust its issuer",
+    20: "this machine does not trust its issuer",
+    21: "this machine does not trust its issuer",
     23: "it was revoked",
-    24: "it was signed by one that is no authority",
+    24: "it was signed by a certificate that is not an authority's",
 }
 _UNKNOWN_ISSUER = frozenset((18, 19, 20, 21))
 _CA_HINT = (
-    "If that is as it should be, as with a company's own authority, set SSL_CERT_FILE to a file "
-    "with the certificate of the authority (PEM)"
+    "If it was issued by an authority of your own, set SSL_CERT_FILE to a PEM file with that "
+    "authority's certificate"
 )
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _TlsConnectionCreator:
-    """Makes TLS connections as Twisted does, and notes why a certificate is refused."""
+    """Makes TLS connections as Twisted does, and stores why a certificate was refused."""
 
     def __init__(self, host: str) -> None:
         self._options: Any = optionsForClientTLS(host)
         self._host = host
         self.certificate_error = ""
 
-    def clientConnectionForTLS(self, protocol: Any) -> Any:
-        """A connection that verifies."""
-        connection = self._options.clientConnectionForTLS(protocol)
+    def clientConnectionForTLS(self, protocol: object) -> SSL.Connection:
+        """Return a TLS connection that verifies the certificate."""
+        connection: SSL.Connection = self._options.clientConnectionForTLS(protocol)
         connection.set_verify(SSL.VERIFY_PEER, self._on_verified)
         return connection
 
-    def _on_verified(self, _: Any, certificate: Any, number: int, depth: int, good: int) -> bool:
-        """OpenSSL has judged a certificate of the chain; its word counts."""
+    def _on_verified(
+        self, _: object, certificate: X509, number: int, depth: int, good: int
+    ) -> bool:
+        """Store OpenSSL's error for a certificate of the chain; return its verdict."""
         if not good and not self.certificate_error:
             what = _CERTIFICATE_ERRORS.get(number, f"OpenSSL's error {number}")
             issuer = sanitize_line(certificate.get_issuer().CN or "", MAX_LOGGED_CHARS)
             by = f" (issued by {issuer!r})" if issuer else ""
-            self.certificate_error = f"the certificate of {self._host} is not trusted: {what}{by}"
+            self.certificate_error = f"The certificate of {self._host} is not trusted: {what}{by}"
             if number in _UNKNOWN_ISSUER:
                 self.certificate_error += f". {_CA_HINT}"
         return bool(good)
@@ -292,17 +309,19 @@ class _TlsConnectionCreator:
 
 @implementer(IHandshakeListener)
 class _TlsHandshakeProtocol(_HandshakeProtocol):
-    """Waits for the handshake of TLS."""
+    """The TLS handshake."""
 
-    def __init__(self, factory: Any, clock: Any, host: str, creator: _TlsConnectionCreator) -> None:
-        super().__init__(factory, clock, f"{host} does not finish the handshake of TLS")
+    def __init__(
+        self, factory: IProtocolFactory, clock: Clock, host: str, creator: _TlsConnectionCreator
+    ) -> None:
+        super().__init__(factory, clock, f"{host} did not complete the TLS handshake")
         self._host = host
         self._creator = creator
 
     def handshakeCompleted(self) -> None:
-        """Be sure who is there; as a TLS transport does, tell a protocol that wants to know.
+        """Verify the name, then notify the protocol as a TLS transport does.
 
-        Twisted verifies the name as well and closes, but says here all the same that all is well.
+        Twisted also verifies the name and closes the connection, but calls this all the same.
         """
         if self._is_done:
             return
@@ -318,35 +337,38 @@ class _TlsHandshakeProtocol(_HandshakeProtocol):
             self._protocol.handshakeCompleted()
 
     def describe_failure(self, reason: Failure) -> ConnectFailed:
-        """The certificate, or that there is no TLS."""
+        """Return the error of the certificate, or of the handshake."""
         if self._creator.certificate_error:
             return ConnectFailed(self._creator.certificate_error)
         if isinstance(reason.value, (VerificationError, CertificateError)):
             return self._wrong_name()
         if isinstance(reason.value, SSL.Error):
             said = ", ".join(str(each[-1]) for each in (reason.value.args or ([],))[0])
-            said = sanitize_line(said or "it hung up", MAX_LOGGED_CHARS)
-            return ConnectFailed(f"{self._host} does not speak TLS as it should: {said}")
-        return ConnectFailed(f"{self._host} ended the handshake of TLS: {reason.getErrorMessage()}")
+            said = sanitize_line(said or "it closed the connection", MAX_LOGGED_CHARS)
+            return ConnectFailed(f"The TLS handshake with {self._host} failed: {said}")
+        return ConnectFailed(
+            f"{self._host} closed the connection during the TLS handshake: {reason.getErrorMessage()}"
+        )
 
     def _wrong_name(self) -> ConnectFailed:
         return ConnectFailed(
-            f"the certificate of {self._host} is not trusted: it is made out to another name. "
-            "Is the address the one that is in it?"
+            f"The certificate of {self._host} is not trusted: it is for another name. "
+            "Use the host name that the certificate has."
         )
 
 
 @implementer(IStreamClientEndpoint)
 class _TlsEndpoint:
-    """TLS over another endpoint, to `host`, which must show a good certificate."""
+    """An endpoint with TLS over another one; the certificate must be valid for `host`."""
 
-    def __init__(self, endpoint: Any, host: str, clock: Any) -> None:
+    def __init__(self, endpoint: Endpoint, host: str, clock: Clock) -> None:
         self._endpoint, self._host, self._clock = endpoint, host, clock
 
-    def connect(self, factory: Any) -> Deferred[Any]:
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
         """Connect; fires with the protocol of `factory` after the handshake."""
-        creator: Any = _TlsConnectionCreator(self._host)
-        secured = wrapClientTLS(creator, self._endpoint)
+        creator = _TlsConnectionCreator(self._host)
+        # zope's interfaces are implemented, which mypy does not see.
+        secured: Any = wrapClientTLS(creator, self._endpoint)  # type: ignore[arg-type]
         return _HandshakeEndpoint(
             secured, lambda inner: _TlsHandshakeProtocol(inner, self._clock, self._host, creator)
         ).connect(factory)

@@ -1,4 +1,4 @@
-"""This desktop's sign-in: short tokens, renewed before they end, as long as the sign-in lasts."""
+"""The desktop's session with its cloud: access tokens, refreshed before they expire."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
 from ctllm.errors import BadConfiguration, BadRequest, Unauthorized
 from ctllm.reactor.interfaces import Clock
 
-#: A token is renewed when less than this is left of it, in seconds.
+#: Seconds before its expiry at which an access token is refreshed.
 RENEW_BEFORE_EXPIRY = 60.0
 
 
 class CloudSession:
-    """Tokens for the cloud. `client_for` makes a client for the URL that was signed in to."""
+    """Access tokens for the cloud that this desktop is logged in to.
+
+    `client_factory` returns a client of a cloud's URL. `cloud_url` replaces the URL of the login,
+    for a cloud that is reached at another one.
+    """
 
     _log = Logger()
 
@@ -29,19 +33,21 @@ class CloudSession:
         cloud_url: str = "",
     ) -> None:
         self.file = file
-        self._cloud_url = cloud_url  # another way to the same cloud than the link had
+        self._cloud_url = cloud_url
         self._client_factory = client_factory
         self._clock = clock
-        self._tokens: dict[str, tuple[TokenResponse, float]] = {}  # by scope, with when each ends
+        self._tokens: dict[
+            str, tuple[TokenResponse, float]
+        ] = {}  # by scope, with the time of expiry
         self._loaded_version = -1
-        self._read_error = ""  # why the file cannot be read
+        self._read_error = ""
         self._credentials = Credentials("")
 
     @property
     def credentials(self) -> Credentials:
-        """What is on disk now, for `ctllm login` is another process.
+        """The credentials on disk, which other processes change.
 
-        While that cannot be read, it is what was there last: no request fails for want of it.
+        While the file cannot be read, these are the last ones, so that requests go on.
         """
         version = self.file.version()
         if version != self._loaded_version or not version:
@@ -54,54 +60,57 @@ class CloudSession:
                 self._tokens.clear()
         return self._credentials
 
-    def _report_unreadable(self, why: str) -> None:
-        if why != self._read_error:
-            self._read_error = why
-            self._log.error("{why}", why=why)
+    def _report_unreadable(self, error: str) -> None:
+        if error != self._read_error:
+            self._read_error = error
+            self._log.error("{error}", error=error)
 
     @property
     def login(self) -> Login:
-        """Where this desktop is signed in; raises Unauthenticated if nowhere."""
+        """The current login; raises Unauthorized without one."""
         found = self.credentials.login
         if found is None:
-            why = self._read_error or self.file.damage
-            raise Unauthorized(why or "this desktop is not signed in; run: ctllm login")
+            reason = self._read_error or self.file.damage
+            raise Unauthorized(reason or "This desktop is not logged in. Run: ctllm login")
         if self._cloud_url:
             return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found
 
     def client(self) -> CloudClient:
-        """The cloud that this desktop is signed in to; raises Unauthenticated."""
+        """Return a client of the cloud; raises Unauthorized without a login."""
         return self._client_factory(self.login.cloud_url)
 
     def credentials_version(self) -> int:
-        """Changes when somebody signs in or out, or makes a key."""
+        """Return a number that changes with the credentials."""
         return self.file.version()
 
     def discard_tokens(self) -> None:
-        """Get another token next time: this one may have been refused."""
+        """Forget the access tokens: the cloud rejected one, or they may have expired."""
         self._tokens.clear()
 
     async def access_token(self, scope: str = "") -> str:
-        """An access token good for a while; raises Unauthenticated when the sign-in is over.
+        """Return an access token that is still valid; raises Unauthorized once the session ended.
 
-        With a `scope`, the token has no other.
+        With a `scope`, the token has only that one.
         """
         login = self.login
         known, until = self._tokens.get(scope, (None, 0.0))
         if known is not None and until - self._clock.seconds() >= RENEW_BEFORE_EXPIRY:
-            return known.token
+            return known.access_token
         token = await self.client().refresh_access_token(login.refresh_token, scope)
-        if self.login == login:  # else it is no token for the cloud that is asked next
+        if self.login == login:  # else it belongs to an earlier login
             self._tokens[scope] = token, self._clock.seconds() + token.expires_in
-        return token.token
+        return token.access_token
 
 
 async def log_out(file: CredentialFile, client_factory: Callable[[str], CloudClient]) -> Login:
-    """End the sign-in, here whatever the cloud says; gives it. Raises BadRequest without one."""
+    """End the session and forget the login, which is returned; raises BadRequest without one.
+
+    The login is forgotten even if the cloud cannot be reached.
+    """
     known = file.load()
     if known.login is None:
-        raise BadRequest("this desktop is not signed in")
+        raise BadRequest("This desktop is not logged in.")
     try:
         await client_factory(known.login.cloud_url).log_out(known.login.refresh_token)
     finally:
@@ -110,9 +119,9 @@ async def log_out(file: CredentialFile, client_factory: Callable[[str], CloudCli
 
 
 async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> Login:
-    """Redeem an invitation and keep the sign-in; the keys that were made stay as they are."""
+    """Redeem an invite and store the login; API keys are kept if it is the same user."""
     token = await client.redeem_invite(invite)
-    login = Login(client.url, token.user.id, token.user.name, token.refresh)
+    login = Login(client.url, token.user.id, token.user.name, token.refresh_token)
 
     def change(known: Credentials) -> Credentials:
         same = known.login is not None and known.login.user_id == login.user_id

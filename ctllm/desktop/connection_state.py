@@ -1,156 +1,152 @@
-"""How this desktop stands: one state for people, out of the bridge's and Ollama's news.
+"""The desktop's connection state: what the bridge and the Ollama monitor report, as one value.
 
-The table below is the whole of it; `docs/states.svg` is its picture.
+`TRANSITIONS` is the state machine; docs/states.svg is its drawing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 from typing import Protocol
 
-from automat import TypeMachineBuilder
+from ctllm.desktop.state_machine import build_machine
+from ctllm.ipc.messages import ConnectionState
+
+OLLAMA_DOWN = "Ollama is not responding"
 
 
-class State(StrEnum):
-    """What is shown."""
+class ConnectionInputs(Protocol):
+    """The inputs of the state machine; each has the reason for it, or an empty string."""
 
-    SIGNED_OUT = "signed_out"
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    DEGRADED = "degraded"  # connected, and Ollama is down
-    ERROR = "error"  # with a reason; it is tried again all the time
+    def logged_out(self, reason: str) -> None:
+        """There is no login, or the cloud rejected it."""
 
+    def connecting(self, reason: str) -> None:
+        """The bridge starts to connect."""
 
-class News(Protocol):
-    """What may happen."""
+    def connected(self, reason: str) -> None:
+        """The tunnel is up."""
 
-    def signed_out(self, reason: str) -> None:
-        """There is no sign-in, or it is over."""
-
-    def dialling(self, reason: str) -> None:
-        """The bridge begins to make a connection."""
-
-    def greeted(self, reason: str) -> None:
-        """The cloud took the connection."""
-
-    def lost(self, reason: str) -> None:
-        """The connection ended, or could not be made."""
+    def disconnected(self, reason: str) -> None:
+        """The connection was lost, or the attempt to connect failed."""
 
     def ollama_up(self, reason: str) -> None:
-        """Ollama answers."""
+        """Ollama responds."""
 
     def ollama_down(self, reason: str) -> None:
-        """Ollama does not answer."""
+        """Ollama does not respond."""
 
 
-#: By state: what each piece of news leads to. What is not named changes nothing. A lost connection
-#: is first of all made again; only when that fails, too, something is wrong.
-TABLE: dict[State, dict[str, State]] = {
-    State.SIGNED_OUT: {
-        "dialling": State.CONNECTING,
-        "lost": State.ERROR,
-        "signed_out": State.SIGNED_OUT,
+#: The bridge connects again by itself, so a lost connection is `connecting`; `error` is for a failed
+#: attempt, and lasts until one succeeds.
+TRANSITIONS: dict[ConnectionState, dict[str, ConnectionState]] = {
+    ConnectionState.LOGGED_OUT: {
+        "connecting": ConnectionState.CONNECTING,
+        "disconnected": ConnectionState.ERROR,
+        "logged_out": ConnectionState.LOGGED_OUT,
     },
-    State.CONNECTING: {
-        "greeted": State.CONNECTED,
-        "lost": State.ERROR,
-        "signed_out": State.SIGNED_OUT,
+    ConnectionState.CONNECTING: {
+        "connected": ConnectionState.CONNECTED,
+        "disconnected": ConnectionState.ERROR,
+        "logged_out": ConnectionState.LOGGED_OUT,
     },
-    State.CONNECTED: {
-        "ollama_down": State.DEGRADED,
-        "lost": State.CONNECTING,
-        "signed_out": State.SIGNED_OUT,
+    ConnectionState.CONNECTED: {
+        "ollama_down": ConnectionState.DEGRADED,
+        "connecting": ConnectionState.CONNECTING,
+        "disconnected": ConnectionState.CONNECTING,
+        "logged_out": ConnectionState.LOGGED_OUT,
     },
-    State.DEGRADED: {
-        "ollama_up": State.CONNECTED,
-        "lost": State.CONNECTING,
-        "signed_out": State.SIGNED_OUT,
+    ConnectionState.DEGRADED: {
+        "ollama_up": ConnectionState.CONNECTED,
+        "connecting": ConnectionState.CONNECTING,
+        "disconnected": ConnectionState.CONNECTING,
+        "logged_out": ConnectionState.LOGGED_OUT,
     },
-    State.ERROR: {
-        "greeted": State.CONNECTED,
-        "lost": State.ERROR,
-        "signed_out": State.SIGNED_OUT,
+    ConnectionState.ERROR: {
+        "connected": ConnectionState.CONNECTED,
+        "disconnected": ConnectionState.ERROR,
+        "logged_out": ConnectionState.LOGGED_OUT,
     },
 }
-_INPUTS = ("signed_out", "dialling", "greeted", "lost", "ollama_up", "ollama_down")
 
 
-class Shown:
-    """What the machine leaves behind: the state, and why."""
+class _Core:
+    """The current state, and the reason for it."""
 
     def __init__(self) -> None:
-        self.state = State.SIGNED_OUT
+        self.state = ConnectionState.LOGGED_OUT
         self.reason = ""
 
 
-def _entering(state: State) -> Callable[[News, Shown, str], None]:
-    def enter(news: News, shown: Shown, reason: str) -> None:
-        shown.state, shown.reason = state, reason
+def _set_state(
+    state: ConnectionState, name: str, new_state: ConnectionState
+) -> Callable[[_Core, str], None]:
+    def set_state(core: _Core, reason: str) -> None:
+        core.state, core.reason = new_state, reason
 
-    return enter
-
-
-def _machine() -> Callable[[Shown], News]:
-    builder = TypeMachineBuilder(News, Shown)
-    states = {state: builder.state(state.value) for state in State}
-    for state, row in TABLE.items():
-        for name in _INPUTS:
-            given = getattr(News, name)
-            if name in row:
-                states[state].upon(given).to(states[row[name]])(_entering(row[name]))
-            else:
-                states[state].upon(given).loop().returns(None)
-    return builder.build()
+    return set_state
 
 
-_new = _machine()
+_build = build_machine(
+    ConnectionInputs,  # type: ignore[type-abstract]
+    _Core,
+    TRANSITIONS,
+    _set_state,
+)
 
 
 class ConnectionStateMachine:
-    """The machine at work. `on_change` is called when state or reason are others than before."""
+    """The connection's state. Observers are called when the state or its reason has changed."""
 
     def __init__(self) -> None:
-        self._shown = Shown()
-        self._news = _new(self._shown)
-        self._ollama_up = False
         self.last_error = ""
-        self.on_change: Callable[[], None] = lambda: None
+        self._core = _Core()
+        self._machine: ConnectionInputs = _build(self._core)
+        self._is_ollama_up = False
+        self._observers: list[Callable[[], None]] = []
+        self._bridge_inputs = {
+            ConnectionState.LOGGED_OUT: self._machine.logged_out,
+            ConnectionState.CONNECTING: self._machine.connecting,
+            ConnectionState.CONNECTED: self._machine.connected,
+            ConnectionState.ERROR: self._machine.disconnected,
+        }
 
     @property
-    def state(self) -> State:
-        """What to show."""
-        return self._shown.state
+    def state(self) -> ConnectionState:
+        """The current state."""
+        return self._core.state
 
     @property
     def reason(self) -> str:
-        """Why, where that is known."""
-        return self._shown.reason
+        """The reason for the current state, or an empty string."""
+        return self._core.reason
 
-    def link(self, name: str, reason: str) -> None:
-        """The bridge's news: signed_out, dialling, greeted or lost."""
+    def add_observer(self, observer: Callable[[], None]) -> None:
+        """Call `observer` after each change."""
+        self._observers.append(observer)
 
-        def happens() -> None:
-            getattr(self._news, name)(reason)
-            if name == "lost":
-                self.last_error = reason
-            self._look_at_ollama()
-
-        self._watching(happens)
-
-    def ollama(self, up: bool) -> None:
-        """Ollama's news."""
-        self._ollama_up = up
-        self._watching(self._look_at_ollama)
-
-    def _look_at_ollama(self) -> None:
-        if self._ollama_up:
-            self._news.ollama_up("")
-        else:
-            self._news.ollama_down("Ollama does not answer")
-
-    def _watching(self, happens: Callable[[], None]) -> None:
+    def set_bridge_state(self, state: ConnectionState, reason: str) -> None:
+        """Apply the bridge's state; `degraded` is not one that a bridge has."""
         before = self.state, self.reason
-        happens()
+        self._bridge_inputs[state](reason)
+        if state is ConnectionState.ERROR:
+            self.last_error = reason
+        self._apply_ollama()
+        self._notify_if_changed(before)
+
+    def set_ollama_up(self, is_up: bool) -> None:
+        """Apply whether Ollama responds."""
+        before = self.state, self.reason
+        self._is_ollama_up = is_up
+        self._apply_ollama()
+        self._notify_if_changed(before)
+
+    def _apply_ollama(self) -> None:
+        if self._is_ollama_up:
+            self._machine.ollama_up("")
+        else:
+            self._machine.ollama_down(OLLAMA_DOWN)
+
+    def _notify_if_changed(self, before: tuple[ConnectionState, str]) -> None:
         if (self.state, self.reason) != before:
-            self.on_change()
+            for observer in self._observers:
+                observer()

@@ -1,7 +1,7 @@
-"""What a desktop keeps on disk: where it signed in, its id, the keys it made. Nothing anyone said.
+"""The desktop's credentials on disk: its id, its login, its API keys.
 
-One JSON file, readable by its owner alone, replaced atomically. Several processes change it: the
-daemon, `ctllm login`, `ctllm keys`. So each change is made under a lock.
+They are one JSON file, readable by its owner alone and replaced atomically. Several processes change
+it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ctllm.errors import BadConfiguration
 from ctllm.system.atomic_write import rename_damaged, write_atomically
 from ctllm.system.file_lock import locked
 
-#: Seconds to wait for another process that is changing the file, which takes it milliseconds.
+#: Seconds to wait for the lock, which another process holds for milliseconds.
 LOCK_TIMEOUT = 5.0
-#: The id in a file of which the rest may be damaged: the cloud knows this desktop by it.
+#: The desktop's id in a damaged file, which is kept: the cloud knows the desktop by it.
 _DESKTOP_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where and as whom this desktop is signed in; `refresh` renews its short tokens."""
+    """The cloud and the user of a login, and the refresh token."""
 
     cloud_url: str
     user_id: str
@@ -36,9 +36,9 @@ class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that is kept. `keys` maps the names of API keys to the keys.
+    """The content of the file.
 
-    `managing` has the names of those that may change models.
+    `api_keys` maps names to keys; `manage_keys` has the names of those that may change models.
     """
 
     desktop_id: str
@@ -51,21 +51,28 @@ Update = Callable[[Credentials], Credentials]
 
 
 class CredentialFile:
-    """The file in the `state` folder; every read sees what another process wrote last.
+    """The credentials file in the folder `state_dir`.
 
-    A file that is damaged is set aside, and a new one begun: `on_damage` is told, in a sentence
-    that stays in `damage` until somebody signs in.
+    A damaged file is renamed and a new one created. `on_damage` is called with an error message,
+    which stays in `damage` until the next login; by default it is logged.
     """
 
     _log = Logger()
 
-    def __init__(self, state: Path) -> None:
-        self.path = state / "desktop" / "credentials.json"
+    def __init__(
+        self,
+        state_dir: Path,
+        on_damage: Callable[[str], None] | None = None,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+    ) -> None:
+        self.path = state_dir / "desktop" / "credentials.json"
         self.damage = ""
-        self.on_damage: Callable[[str], None] = lambda said: self._log.error("{said}", said=said)
+        self._on_damage = on_damage or self._log_damage
+        self._lock_timeout = lock_timeout
 
     def load(self) -> Credentials:
-        """Read it, or begin one; BadConfiguration where it cannot be read or written."""
+        """Return the credentials; raises BadConfiguration if the file cannot be read or created."""
         try:
             return self._read()
         except (FileNotFoundError, InvalidJson):
@@ -73,9 +80,9 @@ class CredentialFile:
                 return self._read_or_create()
 
     def update(self, change: Update) -> Credentials:
-        """Replace what is in it by what `change` makes of that, and give it.
+        """Apply `change` to the credentials under the lock, and return the result.
 
-        No other process changes it meanwhile. Raises what `change` raises, and BadConfiguration.
+        Raises what `change` raises, and BadConfiguration.
         """
         with self._locked():
             known = self._read_or_create()
@@ -87,29 +94,32 @@ class CredentialFile:
         return changed
 
     def save(self, credentials: Credentials) -> None:
-        """Replace the file, whatever is in it; BadConfiguration where that cannot be."""
+        """Replace the file; raises BadConfiguration."""
         write_atomically(self.path, msgspec.json.format(msgspec.json.encode(credentials)))
 
     def version(self) -> int:
-        """A number that changes whenever the file does; 0 without one."""
+        """Return a number that changes with the file; 0 without one."""
         try:
             found = self.path.stat()
         except OSError:
             return 0
-        # The clock of a file system stands still for milliseconds, hence more than the time.
+        # Two changes within the resolution of the file system's clock have the same time.
         return hash((found.st_mtime_ns, found.st_ino, found.st_size)) or 1
 
+    def _log_damage(self, message: str) -> None:
+        self._log.error("{message}", message=message)
+
     def _read(self) -> Credentials:
-        """Raises FileNotFoundError, InvalidJson, and BadConfiguration for what else is wrong."""
+        """Raises FileNotFoundError, InvalidJson, or BadConfiguration for other errors."""
         try:
             return decode_json(self.path.read_bytes(), Credentials)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise BadConfiguration(f"{self.path}: cannot be read ({error.strerror})") from error
+            raise BadConfiguration(f"Cannot read {self.path}: {error.strerror}") from error
 
     def _read_or_create(self) -> Credentials:
-        """Under the lock."""
+        """Must be called under the lock."""
         desktop_id = ""
         try:
             return self._read()
@@ -122,14 +132,14 @@ class CredentialFile:
         return fresh
 
     def _set_damaged_aside(self, error: InvalidJson) -> str:
-        """Set the file aside, and say so; gives the desktop's id as far as it can be made out."""
+        """Rename the file and report that; return the desktop's id if it can be found in it."""
         found = _DESKTOP_ID.search(self.path.read_bytes())
         kept = rename_damaged(self.path)
         self.damage = (
-            f"{self.path} was damaged ({error}) and is kept as {kept.name}. "
-            "Sign in again with: ctllm login; or mend that file and put it back"
+            f"{self.path} was damaged ({error}); it is now called {kept.name}. Run: ctllm login. "
+            "Or repair that file and rename it back."
         )
-        self.on_damage(self.damage)
+        self._on_damage(self.damage)
         return "" if found is None else found[1].decode()
 
     @contextmanager
@@ -138,12 +148,14 @@ class CredentialFile:
         with ExitStack() as held:
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                held.enter_context(locked(path, LOCK_TIMEOUT))
+                held.enter_context(locked(path, self._lock_timeout))
             except TimeoutError as error:
-                raise BadConfiguration(f"{path}: {error}; end it, then try again") from error
+                raise BadConfiguration(
+                    f"Cannot lock {path}: {error}. End it, then try again."
+                ) from error
             except OSError as error:
                 raise BadConfiguration(
-                    f"{path}: cannot be used ({error.strerror}); "
-                    "make its folder writable or choose another one with --state-dir"
+                    f"Cannot open {path}: {error.strerror}. Make its folder writable, or choose "
+                    "another one with --state-dir."
                 ) from error
             yield

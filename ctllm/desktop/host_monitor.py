@@ -1,90 +1,94 @@
-"""What happens to the machine: it slept, its clock was set, its network is another one.
+"""Detects that the machine slept, that its clock was set, or that its network changed.
 
-Of the network only the own address is looked at that would be used towards the cloud: the system
-says which one without a packet being sent. A sleep shows as a jump of the wall clock.
+A sleep shows as a jump of the wall clock against the monotonic clock. A change of network shows as
+another local address towards the cloud, which the system tells without sending a packet.
 """
 
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
-from typing import Any
 
-from twisted.logger import Logger
-
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 POLL_INTERVAL = 1.0
-#: Seconds by which wall clock and steady clock may come apart before it is a jump.
-CLOCK_JUMP = 5.0
-#: Addresses for documentation, which are nobody's (RFC 5737, RFC 3849): the default routes.
+#: Seconds by which the wall clock may drift from the monotonic clock between two polls.
+MAX_CLOCK_DRIFT = 5.0
+#: Addresses that no host has (RFC 5737, RFC 3849): packets to them take the default route.
 _DOCUMENTATION_ADDRESSES = ("192.0.2.1", "2001:db8::1")
 
 
 def local_address_towards(peer: str) -> str:
-    """The address of this machine that packets to `peer` (an IP address) would have, or nothing."""
+    """Return the local address of packets to `peer`, an IP address, or an empty string."""
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as trial:
-            trial.connect((peer, 9))
-            return str(trial.getsockname()[0])
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((peer, 9))
+            return str(probe.getsockname()[0])
     except OSError:
         return ""
 
 
 class HostMonitor(Service):
-    """Calls `on_change` with what happened. `peer` gives the cloud's IP address, if one is known.
+    """Polls clocks and addresses, and calls `on_change` with a description of the change.
 
-    `wall` is the time of day, which jumps; `steady` stands still while the machine sleeps.
+    `cloud_address` returns the cloud's IP address, or an empty string while it is not known.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
-        reactor: Any,
-        wall: Callable[[], float],
-        steady: Callable[[], float],
-        address: Callable[[str], str] = local_address_towards,
+        clock: Clock,
+        on_change: Callable[[str], None],
+        cloud_address: Callable[[], str],
+        *,
+        wall_time: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        local_address: Callable[[str], str] = local_address_towards,
+        poll_interval: float = POLL_INTERVAL,
     ) -> None:
-        self.on_change: Callable[[str], None] = lambda why: None
-        self.peer: Callable[[], str] = lambda: ""
-        self._wall, self._steady, self._address = wall, steady, address
-        self._loop = PeriodicCall(self._look, reactor, "watching for sleep and another network")
-        self._apart = 0.0
-        self._addresses: dict[str, str] = {}
+        self._on_change = on_change
+        self._cloud_address = cloud_address
+        self._wall_time, self._monotonic = wall_time, monotonic
+        self._local_address = local_address
+        self._poll_interval = poll_interval
+        self._poller = PeriodicCall(self._poll, clock, "watching the clock and the network")
+        self._clock_offset = 0.0
+        self._addresses: dict[str, str] = {}  # local addresses, by the peer's
 
     def startService(self) -> None:
-        """Look now and then."""
+        """Start to poll."""
         super().startService()
-        self._apart = self._wall() - self._steady()
-        self._addresses = self._seen()
-        self._loop.start(POLL_INTERVAL, now=False)
+        self._clock_offset = self._wall_time() - self._monotonic()
+        self._addresses = self._read_addresses()
+        self._poller.start(self._poll_interval, now=False)
 
     def stopService(self) -> None:
-        """Look no more."""
+        """Stop polling."""
         super().stopService()
-        self._loop.stop()
+        self._poller.stop()
 
     def update_address(self) -> None:
-        """There is a connection to the cloud: what is the own address towards it?"""
-        peer = self.peer()
-        self._addresses[peer] = self._address(peer)
+        """Read the local address towards the cloud, after a new connection to it."""
+        peer = self._cloud_address()
+        self._addresses[peer] = self._local_address(peer)
 
-    def _seen(self) -> dict[str, str]:
-        peers = (
-            (*_DOCUMENTATION_ADDRESSES, peer) if (peer := self.peer()) else _DOCUMENTATION_ADDRESSES
-        )
-        return {each: self._address(each) for each in peers}
+    def _read_addresses(self) -> dict[str, str]:
+        peers = [*_DOCUMENTATION_ADDRESSES]
+        if peer := self._cloud_address():
+            peers.append(peer)
+        return {each: self._local_address(each) for each in peers}
 
-    def _look(self) -> None:
-        apart = self._wall() - self._steady()
-        jumped, self._apart = abs(apart - self._apart) > CLOCK_JUMP, apart
-        before, self._addresses = self._addresses, self._seen()
-        moved = any(before.get(peer, own) != own for peer, own in self._addresses.items())
-        if jumped:
-            self.on_change("the clock jumped, as after a sleep")
-        elif moved:
-            self.on_change("the network changed")
+    def _poll(self) -> None:
+        offset = self._wall_time() - self._monotonic()
+        has_jumped = abs(offset - self._clock_offset) > MAX_CLOCK_DRIFT
+        self._clock_offset = offset
+        before, self._addresses = self._addresses, self._read_addresses()
+        has_moved = any(before.get(peer, own) != own for peer, own in self._addresses.items())
+        if has_jumped:
+            self._on_change("the clock jumped, as after a sleep")
+        elif has_moved:
+            self._on_change("the network changed")

@@ -1,30 +1,32 @@
-"""When the bridge dials again: soon where that helps one desktop, spread where there are many."""
+"""The delay before the bridge connects again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Seconds within which the first attempt is made after a connection that worked.
+#: The longest delay, in seconds, before the first attempt after a connection that worked.
 MAX_FIRST_DELAY = 1.0
-#: The most seconds between two attempts, and while there are answers that somebody waits for: those
-#: are given up after the grace time, which leaves room for several attempts.
+#: The longest delay before any other attempt.
 MAX_DELAY = 30.0
+#: The same while requests are in progress: they are aborted after the grace time, within which
+#: several attempts must fit.
 MAX_DELAY_WITH_REQUESTS = 5.0
-
-
-#: The most seconds that a cloud may ask to wait.
+#: The longest Retry-After that is obeyed.
 MAX_RETRY_AFTER = 300
 
 
 def reconnect_delay(
-    failures: int, random: Callable[[], float], has_requests: bool, retry_after: int | None = None
+    failures: int,
+    random: Callable[[], float],
+    has_requests: bool,
+    retry_after: int | None = None,
 ) -> float:
-    """Seconds to wait after so many failures in a row; `chance` gives 0 to 1, as random.random.
+    """Return the delay in seconds after `failures` in a row; `random` is as `random.random`.
 
-    Up to 1 s after a connection that worked; then 1 to 5, 1 to 15, and 1 to 30 s, but never more
-    than 5 while answers under way are `awaited`. The range is wide on purpose: when a cloud comes
-    back, all its desktops have been waiting for it. A cloud that `asked` to wait for longer
-    (Retry-After) is obeyed, and those that it asked do not come all at once either.
+    The delay is up to 1 s after a connection that worked, then 1 to 5 s, 1 to 15 s, and 1 to 30 s;
+    at most 5 s while requests are in progress. It is spread over the whole range because all
+    desktops of a cloud reconnect at the same time after it restarts. `retry_after` is the cloud's;
+    the delay is one to two times that, and it is ignored while requests are in progress.
     """
     if failures == 0:
         return MAX_FIRST_DELAY * random()

@@ -1,13 +1,13 @@
-"""The desktop's services, put together: Ollama, bridge, broker, keys, endpoint, IPC, demo."""
+"""The desktop: its services, and what connects them."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
 from ctllm.demo import DemoServer
@@ -24,41 +24,49 @@ from ctllm.desktop.connection_state import ConnectionStateMachine
 from ctllm.desktop.credential_file import CredentialFile
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
-from ctllm.desktop.ipc.browser import ChatPage, has_display
+from ctllm.desktop.ipc.browser import ChatPage, ThreadReactor, has_display
 from ctllm.desktop.ipc.commands import CommandHandler
 from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
-from ctllm.desktop.ipc.webview_process import WebviewWindow, can_have_window
+from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_policy import TunnelPolicy
+from ctllm.http.message.head import RequestHead
 from ctllm.http.origins import is_loopback_host, parse_host
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
+from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.ipc import messages
+from ctllm.ipc.messages import ConnectionState
+from ctllm.reactor.interfaces import Endpoint
 from ctllm.reactor.services import MultiService
 from ctllm.system.launch_commands import window_command
 from ctllm.tunnel import frames
 from ctllm.tunnel.frames import Status
 from ctllm.tunnel.responder import Responder
 
-#: What the bridge calls how it is, as news for `Standing`.
-_NEWS = {
-    "signed out": "signed_out",
-    "connecting": "dialling",
-    "connected": "greeted",
-    "error": "lost",
-}
+
+class Reactor(ProcessReactor, ThreadReactor, Protocol):
+    """Twisted's reactor, as far as a desktop uses it."""
+
+    def stop(self) -> None:
+        """Stop the services, then the program."""
 
 
 class DesktopService(MultiService):
-    """A desktop. Its parts are attributes, for those who show their state."""
+    """A desktop. Its parts are attributes, for the first page and benchmarks to read."""
 
     def __init__(
-        self, reactor: Any, settings: Desktop, limits: Proxy, state: Path, environ: Any
+        self,
+        reactor: Reactor,
+        settings: Desktop,
+        limits: Proxy,
+        state: Path,
+        environ: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._reactor = reactor
@@ -74,8 +82,11 @@ class DesktopService(MultiService):
             OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
             reactor,
             settings.ollama_check_interval_seconds,
+            self._is_watched,
         )
-        self.client_factory: Callable[[str], CloudClient] = lambda url: CloudClient(url, reactor)
+        self.client_factory: Callable[[str], CloudClient] = lambda url: CloudClient(
+            url, reactor, self._cloud_endpoint
+        )
         self.session = CloudSession(
             self.file, self.client_factory, reactor, settings.cloud_url.rstrip("/")
         )
@@ -88,64 +99,73 @@ class DesktopService(MultiService):
         self.endpoint: EndpointService | None = None
         self._demo: EndpointService | None = None
         if settings.listen != "off":
-            app = LoopbackEndpoint(self._handle_request, self._is_on_loopback)
-            factory = HttpServerFactory(
-                app,
-                reactor,
-                throttle=RequestThrottle(reactor),
-                response_headers=app.response_headers,
-            )
-            where = to_endpoint_string(settings.listen)
-            self.endpoint = EndpointService(reactor, where, factory, "endpoint")
-            self.endpoint.setServiceParent(self)
+            self._add_endpoint(to_endpoint_string(settings.listen))
         if settings.demo == "on":
             self.add_demo()
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request that comes now through the cloud can be answered."""
-        if self.bridge is None or self.bridge.state != "connected":
+        """Whether a request that arrives at the cloud now would be answered."""
+        if self.bridge is None or self.bridge.state is not ConnectionState.CONNECTED:
             return False
         return self.keys.is_current and self.ollama.status.ollama != "down"
 
     def add_demo(self) -> None:
-        """Let a stand-in answer until Ollama appears."""
+        """Serve the demo model until Ollama responds."""
         site = DemoServer(self._reactor).site
         self._demo = EndpointService(self._reactor, "tcp:0:interface=127.0.0.1", site, "demo")
         self._demo.setServiceParent(self)
 
     def privilegedStartService(self) -> None:
-        """Listen; raises BadConfiguration, first of all where another daemon runs already."""
+        """Listen; raises BadConfiguration, also where another daemon uses the state folder."""
         self._instance_lock.check()
         super().privilegedStartService()
 
     def startService(self) -> None:
-        """Make the parts that need the state folder, now that privileges are dropped; start all."""
+        """Make the parts that need the state folder, with privileges dropped, and start all."""
         self.broker = self._make_broker()
         self.bridge = self._make_bridge()
+        self._host_monitor = self._make_host_monitor(self.bridge)
         self.ipc = self._make_ipc(self.broker, self.bridge)
-        surroundings = self._host_monitor = self._make_host_monitor(self.bridge)
-        # The IPC is the first: it sees to it that there is no second daemon. And the last to end.
-        for part in (self.ipc, self.ollama, self.broker, self.keys, surroundings, self.bridge):
+        # The IPC takes the instance lock, so it starts first and stops last.
+        for part in (
+            self.ipc, self.ollama, self.broker, self.keys, self._host_monitor, self.bridge
+        ):  # fmt: skip
             part.setServiceParent(self)
         super().startService()
 
-    async def _handle_request(self, head: Any, incoming: Any) -> None:
+    async def _handle_request(self, head: RequestHead, request: ServerRequest) -> None:
         assert self.broker is not None
-        await self.broker.handle_request(head, incoming)
+        await self.broker.handle_request(head, request)
 
-    # -- the parts
+    def _cloud_endpoint(self, url: str) -> Endpoint:
+        return endpoint_for_url(url, self._reactor, self._environ)
+
+    def _is_watched(self) -> bool:
+        return self.ipc is not None and self.ipc.is_watched
+
+    # -- parts
+
+    def _add_endpoint(self, endpoint: str) -> None:
+        app = LoopbackEndpoint(self._handle_request, self._is_on_loopback)
+        factory = HttpServerFactory(
+            app,
+            self._reactor,
+            throttle=RequestThrottle(self._reactor),
+            response_headers=app.response_headers,
+        )
+        self.endpoint = EndpointService(self._reactor, endpoint, factory, "endpoint")
+        self.endpoint.setServiceParent(self)
 
     def _make_broker(self) -> Broker:
-        def wanted() -> bool:
-            watched = self.ipc is not None and self.ipc.is_watched
-            return watched or (self.broker is not None and self.broker.is_in_use)
+        def is_wanted() -> bool:
+            return self._is_watched() or (self.broker is not None and self.broker.is_in_use)
 
-        elsewhere = RemoteDesktops(
-            self.session, self._reactor, wanted, lambda url: endpoint_for_url(url, self._reactor)
+        remote_desktops = RemoteDesktops(
+            self.session, self._reactor, is_wanted, self._cloud_endpoint
         )
-        kept = PolicyStore(self._state, RoutingPolicy(self._settings.routing_policy))
-        return Broker(self.ollama, elsewhere, kept, self._reactor, self._name)
+        store = PolicyStore(self._state, RoutingPolicy(self._settings.routing_policy))
+        return Broker(self.ollama, remote_desktops, store, self._reactor, self._name)
 
     def _make_bridge(self) -> Bridge:
         if self._demo is not None:
@@ -164,43 +184,51 @@ class DesktopService(MultiService):
             request_handler=policy.start_request,
             resume_buffer_bytes=limits.resume_buffer_bytes, desktop=desktop,
         )  # fmt: skip
-        self.ollama.listeners.append(tunnel.send_status)
+        self.ollama.add_observer(tunnel.send_status)
         tunnel.send_status(self.ollama.status)
         bridge = Bridge(
             tunnel,
             self.session,
             self._reactor,
             (limits.ping_interval_seconds, limits.ping_timeout_seconds),
+            self._cloud_endpoint,
         )
-        bridge.on_state = self._on_bridge_state
+        bridge.add_observer(self._on_bridge_state)
         return bridge
 
-    def _on_bridge_state(self) -> None:
-        assert self.bridge is not None and self.broker is not None
+    def _on_bridge_state(self, state: ConnectionState, reason: str) -> None:
+        assert self.broker is not None and self._host_monitor is not None
         self.keys.renew_now()
-        self.connection.link(_NEWS[self.bridge.state], self.bridge.reason)
-        if self.bridge.state != "connecting":
+        self.connection.set_bridge_state(state, reason)
+        if state is not ConnectionState.CONNECTING:
             self.broker.remote_desktops.poll_now()
-        if self.bridge.state == "connected" and self._host_monitor is not None:
+        if state is ConnectionState.CONNECTED:
             self._host_monitor.update_address()
+
+    def _make_host_monitor(self, bridge: Bridge) -> HostMonitor:
+        def on_change(what: str) -> None:
+            self.session.discard_tokens()  # they may have expired while the machine slept
+            bridge.reconnect_now(what)
+
+        return HostMonitor(self._reactor, on_change, lambda: bridge.peer_host)
 
     def _make_ipc(self, broker: Broker, bridge: Bridge) -> IpcService:
         reactor, log = self._reactor, LogBuffer()
-        report = StatusReporter(
-            self._name, self.session, self.connection, self.ollama, broker, bridge, self._endpoint_address,
-            time.time(),
+        reporter = StatusReporter(
+            self._name, self.session, self.connection, self.ollama, broker, bridge,
+            self._endpoint_address, time.time(),
         )  # fmt: skip
-        window = WebviewWindow(reactor, self._window_program(), self._environ)
+        window = WebviewWindow(reactor, self._window_command(), self._environ)
         page = ChatPage(
             self.session, reactor, self._state,
             lambda: has_display(self._environ, sys.platform), window,
         )  # fmt: skip
-        leaving = GracefulShutdown(
+        shutdown = GracefulShutdown(
             reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
         )
         commands = CommandHandler(
-            self._fresh_status(report),
-            leaving.begin,
+            self._fresh_status(reporter),
+            shutdown.begin,
             page,
             window,
             broker,
@@ -214,52 +242,40 @@ class DesktopService(MultiService):
             self._settings.ipc_port,
             self._instance_lock,
             commands,
-            report.status,
+            reporter.status,
             log,
         )
-        window.setServiceParent(ipc)
-        page.setServiceParent(ipc)
-        leaving.setServiceParent(ipc)
-        self.ollama.listeners.append(self._on_ollama_status)
-        self.ollama.watched = lambda: ipc.is_watched
-        self.ollama.on_loaded = self.connection.on_change = ipc.status_changed
+        for part in (window, page, shutdown):
+            part.setServiceParent(ipc)
+        self.ollama.add_observer(self._on_ollama_status)
+        self.ollama.add_loaded_models_observer(ipc.status_changed)
+        self.connection.add_observer(ipc.status_changed)
         broker.add_observer(ipc.status_changed)
         return ipc
 
-    def _window_program(self) -> list[str] | None:
+    def _window_command(self) -> list[str] | None:
         wanted = self._settings.page_window == "auto"
         return window_command() if wanted and can_have_window(self._environ, sys.platform) else None
 
-    def _fresh_status(self, report: StatusReporter) -> Callable[[], Awaitable[messages.Status]]:
+    def _fresh_status(self, reporter: StatusReporter) -> Callable[[], Awaitable[messages.Status]]:
         async def status() -> messages.Status:
             await self.ollama.poll_loaded_models()
-            return report.status()
+            return reporter.status()
 
         return status
 
     def _on_ollama_status(self, status: Status) -> None:
         assert self.ipc is not None
-        self.connection.ollama(status.ollama != "down")
+        self.connection.set_ollama_up(status.ollama != "down")
         self.ipc.status_changed()
 
-    def _make_host_monitor(self, bridge: Bridge) -> HostMonitor:
-        surroundings = HostMonitor(self._reactor, time.time, time.monotonic)
-        surroundings.peer = lambda: bridge.peer
-
-        def changed(why: str) -> None:
-            self.session.discard_tokens()  # a token may have run out while the machine slept
-            bridge.reconnect_now(why)
-
-        surroundings.on_change = changed
-        return surroundings
-
     def _is_on_loopback(self) -> bool:
-        """Whether only this machine reaches the endpoint; so it does by a UNIX socket."""
+        """Return whether only this machine can reach the endpoint; a UNIX socket counts."""
         authority = "" if self.endpoint is None else self.endpoint.authority
         return not authority or is_loopback_host(parse_host(authority))
 
     def _endpoint_address(self) -> str:
-        """Where apps find their models: a URL, or the path of a UNIX socket; nothing if nowhere."""
+        """Return the endpoint's URL, or the path of its UNIX socket, or an empty string."""
         if self.endpoint is None or self.endpoint.port is None:
             return ""
         if authority := self.endpoint.authority:

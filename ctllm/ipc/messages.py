@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
 
 PolicyName = Literal["auto", "local", "cloud", "never"]
+
+
+class ConnectionState(StrEnum):
+    """The state of a desktop's connection to the cloud, by its name on the IPC."""
+
+    LOGGED_OUT = "signed_out"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    DEGRADED = "degraded"  # connected, and Ollama does not respond
+    ERROR = "error"  # the last attempt failed; another follows by itself
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the cloud can reach this desktop."""
+        return self in (ConnectionState.CONNECTED, ConnectionState.DEGRADED)
+
+    @property
+    def label(self) -> str:
+        """The state in words, for people."""
+        return _LABELS[self]
+
+
+_LABELS = {
+    ConnectionState.LOGGED_OUT: "Not logged in",
+    ConnectionState.CONNECTING: "Connecting",
+    ConnectionState.CONNECTED: "Connected",
+    ConnectionState.DEGRADED: "Connected, but Ollama is not responding",
+    ConnectionState.ERROR: "Not connected",
+}
 
 
 class OllamaStatus(msgspec.Struct, frozen=True):
@@ -55,7 +85,7 @@ class Status(msgspec.Struct, frozen=True):
 
     authentication_state: Literal["authenticated", "unauthenticated"]
     connection_status: Literal["connected", "disconnected", "error"]
-    state: str
+    state: ConnectionState
     reason: str
     user: str
     cloud_url: str

@@ -17,10 +17,12 @@ from twisted.internet.task import Cooperator, deferLater
 from ctllm.cloud.identity import Invites, PrivateDirectory
 from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.cloud_client import CloudClient
+from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_session import CloudSession, log_in
 from ctllm.desktop.credential_file import CredentialFile
 from ctllm.desktop.reconnect_backoff import MAX_FIRST_DELAY
 from ctllm.errors import OllamaDown
+from ctllm.ipc.messages import ConnectionState
 from ctllm.tunnel.frames import Desktop
 from ctllm.tunnel.responder import Responder
 from tests.e2e.cluster import Cluster, wait_until
@@ -50,18 +52,20 @@ class Desk:
             resume_buffer_bytes=0,
             desktop=Desktop(self.file.load().desktop_id, f"desk {number}"),
         )
-        self.bridge = Bridge(tunnel, self.session, reactor, (4, 4))
-        self.bridge.on_state = self.changed
+        self.bridge = Bridge(
+            tunnel, self.session, reactor, (4, 4), lambda url: endpoint_for_url(url, reactor)
+        )
+        self.bridge.add_observer(self.changed)
 
     def refuse(self, *_: Any) -> Any:
         raise OllamaDown("there is none")
 
-    def changed(self) -> None:
-        if self.bridge.state == "error":
+    def changed(self, state: ConnectionState, reason: str) -> None:
+        if state is ConnectionState.ERROR:
             self._failed = 0.0 if self._worked else reactor.seconds()
-        elif self.bridge.state == "connected":
+        elif state is ConnectionState.CONNECTED:
             self._worked = True
-        elif self.bridge.state == "connecting":
+        elif state is ConnectionState.CONNECTING:
             self._worked = False
             self.dials.append(reactor.seconds())
             if self._failed:
@@ -69,7 +73,7 @@ class Desk:
 
     @property
     def up(self) -> bool:
-        return self.bridge.state == "connected"
+        return self.bridge.state is ConnectionState.CONNECTED
 
 
 def cpu(pid: int) -> float:

@@ -155,7 +155,7 @@ class CommandTests(SynchronousTestCase):
         for host in ("cloud.example", "192.168.1.5:8080", "100.64.1.2", "[2001:db8::1]"):
             with redirect_stderr(io.StringIO()):
                 said = self.refused("login", f"http://{host}/#invite=x")
-            self.assertIn(f"http://{host} is not encrypted", said)
+            self.assertIn(f"The connection to http://{host} would not be encrypted", said)
             self.assertIn("--insecure-http", said)
         for words in (
             ["--insecure-http", "http://100.64.1.2/#invite=x"],

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cli.status_view import Style, format_status
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.ipc.messages import DesktopStatus, OllamaStatus
-from tests.unit.test_tray import status
+from tests.unit.ctllm_tray.test_tray import status
 
 
 class Broker:

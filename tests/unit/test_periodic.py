@@ -22,6 +22,7 @@ from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import BadGateway, Unauthorized
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
+from ctllm.ipc.messages import ConnectionState
 from ctllm.proxy.service import create_proxy_service
 from ctllm.reactor.periodic import PeriodicCall, PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
@@ -176,9 +177,14 @@ class EveryLoop(SynchronousTestCase):
         self.assertGreater(self.work.calls, before)
 
     def test_surroundings(self) -> None:
-        surroundings = HostMonitor(self.clock, self.clock.seconds, self.clock.seconds)
+        is_started = False
+        surroundings = HostMonitor(
+            self.clock,
+            lambda what: None,
+            lambda: self.work() or "" if is_started else "",
+        )
         surroundings.startService()
-        surroundings.peer = lambda: self.work() or ""
+        is_started = True
         self.clock.pump([1.0] * 3)
         self.assertEqual((self.work.calls, len(self.flushLoggedErrors(Broken))), (3, 1))
         surroundings.stopService()
@@ -233,7 +239,8 @@ class EveryLoop(SynchronousTestCase):
         """The others hear of it all the same."""
         ollama = OllamaMonitor(cast(Any, Server()), self.clock, 5.0)
         heard: list[Status] = []
-        ollama.listeners += [self.work, heard.append]
+        ollama.add_observer(cast(Any, self.work))
+        ollama.add_observer(heard.append)
         ollama.startService()
         self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
         self.assertEqual(len(heard), 1)
@@ -246,7 +253,7 @@ class EveryLoop(SynchronousTestCase):
         self.patch(tunnel, "remove_expired", self.work)
         session: Any = Session()
         session.looked.error = Unauthorized("nobody is signed in")
-        bridge = Bridge(tunnel, session, self.clock, (20, 10))
+        bridge = Bridge(tunnel, session, self.clock, (20, 10), cast(Any, None))
         self.goes_on(bridge)
         bridge.stopService()
 
@@ -266,15 +273,16 @@ class EveryLoop(SynchronousTestCase):
             session,
             self.clock,
             (20, 10),
+            cast(Any, None),
         )
         told = Work()
         told.error = Broken("a listener")
-        bridge.on_state = told
+        bridge.add_observer(told)
         bridge.startService()
         self.clock.pump([10.0] * 20)
         self.assertGreater(self.work.calls, 3)
         self.assertGreater(told.calls, 0)
-        self.assertEqual(bridge.state, "error")
+        self.assertEqual(bridge.state, ConnectionState.ERROR)
         self.flushLoggedErrors(Broken)
         bridge.stopService()
 

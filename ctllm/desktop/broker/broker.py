@@ -81,7 +81,7 @@ class Broker(MultiService):
         self._active: set[FailoverRequest] = set()
         self._local_models: frozenset[str] = frozenset()
         self._last_request = -IN_USE_SECONDS
-        ollama.listeners.append(self._local_status_changed)
+        ollama.add_observer(self._local_status_changed)
         remote_desktops.add_observer(self._remote_desktops_changed)
         remote_desktops.setServiceParent(self)
 

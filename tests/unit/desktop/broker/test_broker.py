@@ -31,15 +31,18 @@ class FakeOllama(FakeUpstream):
 
     def __init__(self) -> None:
         super().__init__()
-        self.listeners: list[Any] = []
+        self.observers: list[Any] = []
         self.polls = 0
+
+    def add_observer(self, observer: Any) -> None:
+        self.observers.append(observer)
 
     def request_poll(self) -> None:
         self.polls += 1
 
     def set_status(self, status: Status) -> None:
-        for listener in self.listeners:
-            listener(status)
+        for observer in self.observers:
+            observer(status)
 
 
 class FakeRemoteDesktops(Service):

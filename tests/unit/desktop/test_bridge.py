@@ -1,8 +1,10 @@
-"""The bridge: it dials, comes back when the connection is lost, and stops when told to."""
+"""The bridge connects, reconnects after a loss, and stops; its states are those of the drawing."""
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,12 +16,14 @@ from twisted.internet.task import Clock
 from twisted.test.iosim import IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop import bridge as module
+import ctllm
 from ctllm.desktop.bridge import LOGIN_POLL_INTERVAL, REJECTED_LOGIN_RETRY, STABLE_AFTER, Bridge
+from ctllm.desktop.bridge_state import TRANSITIONS
 from ctllm.desktop.reconnect_backoff import MAX_DELAY, MAX_FIRST_DELAY
 from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.ipc.messages import ConnectionState
 from ctllm.tunnel.frames import CONNECTION_ID, Desktop, FrameKind, Reason, encode_json_frame
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
@@ -29,30 +33,30 @@ from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.tunnel.websocket.test_protocols import Transport
 
 
-class Session:
-    """Tokens as a test wants them."""
+class FakeSession:
+    """A `TokenProvider`."""
 
     def __init__(self) -> None:
         self.serial = 0
-        self.refusal: CtllmError | None = None
-        self.waiting: Deferred[None] | None = None
-        self.signed_in = 1
-        self.asked = 0
-        self.out = False
+        self.error: CtllmError | None = None
+        self.pending: Deferred[None] | None = None
+        self.version = 1
+        self.token_requests = 0
+        self.is_logged_out = False
         self._fresh = True
 
     @property
     def login(self) -> Any:
-        if self.out:
-            raise Unauthorized("nobody is signed in")
+        if self.is_logged_out:
+            raise Unauthorized("not logged in")
         return SimpleNamespace(cloud_url="http://cloud.example:8080")
 
     async def access_token(self) -> str:
-        self.asked += 1
-        if self.waiting is not None:
-            await self.waiting
-        if self.refusal is not None:
-            raise self.refusal
+        self.token_requests += 1
+        if self.pending is not None:
+            await self.pending
+        if self.error is not None:
+            raise self.error
         if self._fresh:
             self.serial += 1
             self._fresh = False
@@ -62,10 +66,10 @@ class Session:
         self._fresh = True
 
     def credentials_version(self) -> int:
-        return self.signed_in
+        return self.version
 
 
-class Refusing(Protocol):
+class RejectingServer(Protocol):
     """A cloud that does not believe the token, or has no room yet."""
 
     def dataReceived(self, data: bytes) -> None:
@@ -76,34 +80,34 @@ class Refusing(Protocol):
         self.transport.loseConnection()  # type: ignore[union-attr]
 
 
-class Cloud:
-    """What is dialled: it refuses, answers with 401, or has an initiator behind a WebSocket."""
+class FakeCloud:
+    """What is dialled: it refuses, answers with 401, or has an opener behind a WebSocket."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock: Any = clock
-        self.refusal: Exception | None = None
-        self.hanging: Deferred[Any] | None = None
-        self.believes = True
+        self.error: Exception | None = None
+        self.pending: Deferred[Any] | None = None
+        self.accepts_token = True
         self.phrase = b"No"
-        self.unwelcome = b""  # connections are greeted with this BYE, or left without a word
-        self.dials: list[float] = []
+        self.bye_code = b""  # connections are greeted with this BYE, or left without a word
+        self.connect_times: list[float] = []
         self.seen: list[bytes] = []
         self.refuses = b""
-        self.silent = False  # takes connections and says nothing on them
+        self.is_silent = False  # takes connections and says nothing on them
         self.initiator = Initiator(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
 
     def connect(self, factory: Any) -> Deferred[Any]:
-        self.dials.append(self.clock.seconds())
-        if self.hanging is not None:
-            return self.hanging
-        if self.refusal is not None:
-            return fail(self.refusal)
-        server: Any = Refusing()
+        self.connect_times.append(self.clock.seconds())
+        if self.pending is not None:
+            return self.pending
+        if self.error is not None:
+            return fail(self.error)
+        server: Any = RejectingServer()
         server.factory = SimpleNamespace(cloud=self)
-        if self.silent:
+        if self.is_silent:
             server = Protocol()
-        elif self.believes:
+        elif self.accepts_token:
             server = ProxyWebSocketFactory(self.clock, self.greeted, 20, 10).buildProtocol(None)
         client = factory.buildProtocol(None)
         pump = connect(server, Transport(server, True), client, Transport(client, False))
@@ -111,16 +115,16 @@ class Cloud:
         return succeed(client)
 
     def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
-        if self.unwelcome == b"mute":
+        if self.bye_code == b"mute":
             return
-        if self.unwelcome == b"silently":
+        if self.bye_code == b"silently":
             socket.close_gracefully()
             return
         self.initiator.is_established = False
         socket.attach_tunnel(self.initiator)
         self.initiator.receive_message(message)
-        if self.unwelcome:
-            reason = Reason(self.unwelcome.decode(), "somebody took over")
+        if self.bye_code:
+            reason = Reason(self.bye_code.decode(), "somebody took over")
             socket.close_gracefully(
                 self.initiator.next_message()
                 + encode_json_frame(FrameKind.BYE, CONNECTION_ID, reason)
@@ -130,15 +134,12 @@ class Cloud:
         return any(pump.pump() for pump in self.pumps)
 
 
-class Case(SynchronousTestCase):
-    """A bridge, running."""
-
+class BridgeCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.patch(txaio.config, "loop", self.clock)
-        self.cloud = Cloud(self.clock)
-        self.patch(module, "endpoint_for_url", lambda url, reactor: self.cloud)
-        self.session = Session()
+        self.cloud = FakeCloud(self.clock)
+        self.session = FakeSession()
         self.tunnel = Responder(
             1 << 18,
             30,
@@ -149,15 +150,20 @@ class Case(SynchronousTestCase):
         )
         self.callers: list[ResponderStream] = []
         self.calls: list[FakeRequestSink] = []
-        self.bridge = Bridge(self.tunnel, self.session, self.clock, (20.0, 10.0))
-        self.states: list[str] = []
+        self.bridge = self.make_bridge()
+        self.states: list[ConnectionState] = []
         self.reasons: list[str] = []
-        self.bridge.on_state = self.changed
         self.addCleanup(self.end)
 
-    def changed(self) -> None:
-        self.states.append(self.bridge.state)
-        self.reasons.append(self.bridge.reason)
+    def make_bridge(self) -> Bridge:
+        session: Any = self.session
+        bridge = Bridge(self.tunnel, session, self.clock, (20.0, 10.0), lambda url: self.cloud)
+        bridge.add_observer(self.on_state)
+        return bridge
+
+    def on_state(self, state: ConnectionState, reason: str) -> None:
+        self.states.append(state)
+        self.reasons.append(reason)
 
     def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
         self.callers.append(caller)
@@ -183,29 +189,24 @@ class Case(SynchronousTestCase):
         if not self.bridge.running:
             return
         stopped = self.bridge.stopService()
-        dials = len(self.cloud.dials)
+        dials = len(self.cloud.connect_times)
         self.wait(90)
-        if stopped is not None:
-            self.successResultOf(stopped)
-        self.assertEqual(len(self.cloud.dials), dials)
+        self.successResultOf(stopped)
+        self.assertEqual(len(self.cloud.connect_times), dials)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
-class Dialling(Case):
-    """Getting a connection, and the next one."""
-
-    def test_connected(self) -> None:
-        """The tunnel is up, and whoever shows the state has heard so."""
+class ConnectTests(BridgeCase):
+    def test_reports_connecting_then_connected(self) -> None:
         self.start()
-        self.assertEqual(self.states, ["connecting", "connected"])
+        self.assertEqual(self.states, [ConnectionState.CONNECTING, ConnectionState.CONNECTED])
         self.assertTrue(self.cloud.initiator.is_established and self.tunnel.is_established)
 
-    def test_backoff(self) -> None:
-        """Attempts become rarer, down to one in half a minute, and nobody can say when."""
-        self.cloud.refusal = ConnectionRefusedError()
+    def test_delays_grow_to_half_a_minute_and_vary(self) -> None:
+        self.cloud.error = ConnectionRefusedError()
         self.start()
-        self.assertEqual(self.bridge.state, "error")
-        self.assertIn("http://cloud.example:8080 cannot be reached", self.bridge.reason)
+        self.assertEqual(self.bridge.state, ConnectionState.ERROR)
+        self.assertIn("Cannot connect to http://cloud.example:8080", self.bridge.reason)
         self.wait(1200)
         gaps = self.gaps()
         self.assertLess(gaps[0], 5.2)
@@ -215,192 +216,190 @@ class Dialling(Case):
         self.assertGreater(len(set(gaps[-10:])), 3)
 
     def gaps(self) -> list[float]:
-        return [round(b - a, 3) for a, b in pairwise(self.cloud.dials)]
+        return [round(b - a, 3) for a, b in pairwise(self.cloud.connect_times)]
 
     def lose(self) -> None:
         """The network cuts the connection."""
         self.cloud.pumps[-1].clientIO.loseConnection()
         self.settle()
 
-    def test_eager_again_after_a_connection_that_worked(self) -> None:
-        """Whatever went before, it is missed at once."""
-        self.cloud.refusal = ConnectionRefusedError()
+    def test_reconnects_within_a_second_after_a_connection_that_worked(self) -> None:
+        self.cloud.error = ConnectionRefusedError()
         self.start()
         self.wait(300)
-        self.cloud.refusal = None
+        self.cloud.error = None
         self.wait(MAX_DELAY + 1)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
         self.lose()
-        self.assertEqual(self.bridge.state, "error")
+        self.assertEqual(self.bridge.state, ConnectionState.ERROR)
         self.wait(MAX_FIRST_DELAY + 0.2)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_a_network_that_cuts_again_and_again(self) -> None:
-        """Each time the bridge is back at once: staying away longer would lose the answers."""
+    def test_delays_do_not_grow_while_the_network_cuts_connections(self) -> None:
         self.start()
         for _ in range(50):
             self.lose()
             self.wait(MAX_FIRST_DELAY + 0.2)
-            self.assertEqual(self.bridge.state, "connected")
+            self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_while_an_answer_waits(self) -> None:
-        """Attempts do not become rare before the answer's time is over; then they do."""
+    def test_delays_stay_short_while_a_request_is_in_progress(self) -> None:
         self.start()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
-        self.cloud.refusal = ConnectionRefusedError()
+        self.cloud.error = ConnectionRefusedError()
         self.lose()
         self.wait(29)
         self.assertLessEqual(max(self.gaps()[1:]), 5.2)
         self.wait(300)
         self.assertGreater(max(self.gaps()), 8)
 
-    def test_another_that_takes_its_place(self) -> None:
-        """Two desktops with one id, as of a copied folder, do not throw each other out all day."""
-        self.cloud.unwelcome = b"replaced"
+    def test_delays_grow_while_another_desktop_with_the_same_id_replaces_it(self) -> None:
+        self.cloud.bye_code = b"replaced"
         self.start()
         self.wait(600)
         self.assertIn("took over", self.bridge.reason)
-        self.assertLess(len(self.cloud.dials), 80)
-        self.cloud.unwelcome = b""
+        self.assertLess(len(self.cloud.connect_times), 80)
+        self.cloud.bye_code = b""
         self.wait(MAX_DELAY + STABLE_AFTER + 5)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
         self.lose()
         self.wait(MAX_FIRST_DELAY + 0.2)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_a_cloud_that_never_greets(self) -> None:
-        """A connection that opened and was of no use counts as a failed attempt."""
-        self.cloud.unwelcome = b"silently"
+    def test_delays_grow_while_the_proxy_closes_before_hello(self) -> None:
+        self.cloud.bye_code = b"silently"
         self.start()
         self.wait(600)
-        self.assertLess(len(self.cloud.dials), 80)
+        self.assertLess(len(self.cloud.connect_times), 80)
 
-    def test_a_cloud_that_answers_pings_and_never_greets(self) -> None:
-        """It is given up within the time of a handshake; the answers under way wait for another."""
+    def test_closes_a_connection_without_hello_and_keeps_its_requests(self) -> None:
         self.start()
         heard = FakeResponseSink()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
         self.settle()
         self.cloud.initiator.grace = self.tunnel.grace = 300
-        self.cloud.unwelcome = b"mute"
+        self.cloud.bye_code = b"mute"
         self.lose()
         self.wait(MAX_FIRST_DELAY + 0.2)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTING, 2)
+        )
         self.wait(HANDSHAKE_TIMEOUT - MAX_FIRST_DELAY - 1)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 2))
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTING, 2)
+        )
         self.wait(10)
-        self.assertGreater(len(self.cloud.dials), 2)
+        self.assertGreater(len(self.cloud.connect_times), 2)
         self.assertIn("no HELLO within 30 seconds", " ".join(self.reasons))
-        self.cloud.unwelcome = b""
+        self.cloud.bye_code = b""
         self.wait(HANDSHAKE_TIMEOUT + MAX_DELAY)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
         self.settle()
         self.assertEqual(heard.outcome, "end")
 
-    def test_a_cloud_that_takes_connections_and_says_nothing(self) -> None:
-        """The WebSocket's own handshake has its time, too."""
-        self.cloud.silent = True
+    def test_times_out_a_websocket_handshake_without_response(self) -> None:
+        self.cloud.is_silent = True
         self.start()
         self.wait(HANDSHAKE_TIMEOUT - 1)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connecting", 1))
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTING, 1)
+        )
         self.wait(10)
-        self.assertGreater(len(self.cloud.dials), 1)
+        self.assertGreater(len(self.cloud.connect_times), 1)
 
-    def test_a_refused_token_is_not_used_again(self) -> None:
-        """The next attempt has another one."""
-        self.cloud.believes = False
+    def test_requests_another_token_after_a_rejected_one(self) -> None:
+        self.cloud.accepts_token = False
         self.start()
         self.wait(7)
         tokens = [part for data in self.cloud.seen for part in data.split() if b"token-" in part]
         self.assertGreater(len(tokens), 1)
         self.assertEqual(len(set(tokens)), len(tokens))
-        self.cloud.believes = True
+        self.cloud.accepts_token = True
         self.wait(60)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_a_refusal_that_would_steer_a_terminal(self) -> None:
-        """It is told without what steers, and not at any length."""
-        self.cloud.believes = False
+    def test_sanitizes_and_truncates_the_reason_of_a_failed_handshake(self) -> None:
+        self.cloud.accepts_token = False
         self.cloud.phrase = b"No\x1b[2J \xc2\x9b2J" + b"x" * 5000
         self.start()
-        self.assertEqual(self.bridge.state, "error")
+        self.assertEqual(self.bridge.state, ConnectionState.ERROR)
         self.assertIn("401", self.bridge.reason)
         self.assertTrue(self.bridge.reason.isprintable(), repr(self.bridge.reason))
         self.assertLess(len(self.bridge.reason), 400)
 
-    def test_signing_out_hangs_up(self) -> None:
-        """What was being answered ends with an error, and nothing is dialled until a sign-in."""
+    def test_closes_the_connection_after_logout_and_waits_for_a_login(self) -> None:
         self.start()
         heard = FakeResponseSink()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
-        self.session.out = True
+        self.session.is_logged_out = True
         self.wait(1.5)
         self.assertIsInstance(heard.outcome, DesktopLost)
         self.assertFalse(self.tunnel.is_established)
         self.wait(5)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("signed out", 1))
-        self.session.out, self.session.signed_in = False, 2
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.LOGGED_OUT, 1)
+        )
+        self.session.is_logged_out, self.session.version = False, 2
         self.wait(5)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_a_sign_in_that_was_revoked(self) -> None:
-        """What Ollama was answering is told to stop, since nobody may take it up any more."""
+    def test_aborts_requests_when_the_login_is_revoked(self) -> None:
         self.start()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), FakeResponseSink())
         self.settle()
         self.assertEqual(len(self.tunnel.streams), 1)
-        self.session.refusal = Unauthorized("You were signed out.")
+        self.session.error = Unauthorized("You were signed out.")
         self.lose()
         self.wait(MAX_FIRST_DELAY + 0.2)
-        self.assertEqual(self.bridge.state, "signed out")
+        self.assertEqual(self.bridge.state, ConnectionState.LOGGED_OUT)
         self.assertEqual(len(self.tunnel.streams), 0)
         self.assertIsInstance(self.calls[0].calls[-1], DesktopLost)
 
-    def test_a_cloud_that_has_no_room_yet(self) -> None:
-        """It says when to come again, and is not asked before that."""
-        self.cloud.believes = False
+    def test_obeys_retry_after_of_a_failed_handshake(self) -> None:
+        self.cloud.accepts_token = False
         self.cloud.refuses = b"HTTP/1.1 503 No\r\nRetry-After: 90\r\nContent-Length: 0\r\n\r\n"
         self.start()
         self.wait(89)
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("error", 1))
-        self.cloud.believes = True
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.ERROR, 1)
+        )
+        self.cloud.accepts_token = True
         self.wait(92)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_a_token_that_worked_is_used_again(self) -> None:
-        """A connection that broke says nothing against its token."""
+    def test_reuses_the_token_after_a_lost_connection(self) -> None:
         self.start()
         self.cloud.pumps[-1].clientIO.loseConnection()
         self.wait(5)
-        self.assertEqual((self.session.serial, len(self.cloud.dials)), (1, 2))
+        self.assertEqual((self.session.serial, len(self.cloud.connect_times)), (1, 2))
 
-    def test_signed_out(self) -> None:
-        """It says so, asks nothing more of the cloud, and goes on when somebody signs in."""
-        self.session.refusal = Unauthorized("sign in first")
+    def test_waits_for_a_login(self) -> None:
+        self.session.error = Unauthorized("sign in first")
         self.start()
-        self.assertEqual((self.bridge.state, self.bridge.reason), ("signed out", "sign in first"))
+        self.assertEqual(
+            (self.bridge.state, self.bridge.reason), (ConnectionState.LOGGED_OUT, "sign in first")
+        )
         self.wait(REJECTED_LOGIN_RETRY / 2)
-        self.assertEqual((self.session.asked, self.cloud.dials), (1, []))
-        self.session.refusal = None
-        self.session.signed_in += 1
+        self.assertEqual((self.session.token_requests, self.cloud.connect_times), (1, []))
+        self.session.error = None
+        self.session.version += 1
         self.wait(LOGIN_POLL_INTERVAL * 2)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_no_token_to_be_had(self) -> None:
-        """A cloud that is not there when the token is asked for is a failed attempt."""
-        self.session.refusal = BadGateway("not there")
+    def test_retries_when_the_token_request_fails(self) -> None:
+        self.session.error = BadGateway("not there")
         self.start()
-        self.assertEqual((self.bridge.state, self.bridge.reason), ("error", "not there"))
-        self.session.refusal = None
+        self.assertEqual(
+            (self.bridge.state, self.bridge.reason), (ConnectionState.ERROR, "not there")
+        )
+        self.session.error = None
         self.wait(5.2)
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_an_exchange_outlives_its_connection(self) -> None:
-        """It goes on over the next one."""
+    def test_a_request_continues_over_the_next_connection(self) -> None:
         self.start()
         heard = FakeResponseSink()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
@@ -414,27 +413,23 @@ class Dialling(Case):
         self.assertEqual(heard.outcome, "end")
 
 
-class Hurrying(Case):
-    """The machine slept, or its network is another one."""
-
-    def test_while_waiting(self) -> None:
-        """It does not wait on, and later waits begin with the short ones again."""
-        self.cloud.refusal = ConnectionRefusedError()
+class ReconnectNowTests(BridgeCase):
+    def test_cuts_the_delay_short_and_resets_it(self) -> None:
+        self.cloud.error = ConnectionRefusedError()
         self.start()
         self.wait(300)
-        dials = len(self.cloud.dials)
+        dials = len(self.cloud.connect_times)
         self.bridge.reconnect_now("a test")
         self.settle()
-        self.assertEqual(len(self.cloud.dials), dials + 1)
+        self.assertEqual(len(self.cloud.connect_times), dials + 1)
         self.wait(5.2)
-        self.assertGreaterEqual(len(self.cloud.dials), dials + 2)
-        self.cloud.refusal = None
+        self.assertGreaterEqual(len(self.cloud.connect_times), dials + 2)
+        self.cloud.error = None
         self.bridge.reconnect_now("a test")
         self.settle()
-        self.assertEqual(self.bridge.state, "connected")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
-    def test_while_connected(self) -> None:
-        """At once over a new connection, where answers go on."""
+    def test_replaces_a_connection_without_ending_its_requests(self) -> None:
         self.start()
         heard = FakeResponseSink()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard).finish()
@@ -442,31 +437,32 @@ class Hurrying(Case):
         before = self.clock.seconds()
         self.bridge.reconnect_now("a test")
         self.settle()
-        self.assertEqual((len(self.cloud.dials), self.clock.seconds()), (2, before))
+        self.assertEqual((len(self.cloud.connect_times), self.clock.seconds()), (2, before))
         self.callers[0].write_head(ResponseHead(200))
         self.callers[0].finish()
         self.settle()
         self.assertEqual(heard.outcome, "end")
 
-    def test_while_dialling(self) -> None:
-        """What hangs there is given up."""
-        self.cloud.hanging = Deferred()
+    def test_cancels_an_attempt_in_progress(self) -> None:
+        self.cloud.pending = Deferred()
         self.start()
-        self.cloud.hanging = None
+        self.cloud.pending = None
         self.bridge.reconnect_now("a test")
         self.settle()
-        self.assertEqual((self.bridge.state, len(self.cloud.dials)), ("connected", 2))
+        self.assertEqual(
+            (self.bridge.state, len(self.cloud.connect_times)), (ConnectionState.CONNECTED, 2)
+        )
 
-    def test_while_signed_out(self) -> None:
-        """Nothing is dialled without a sign-in."""
-        self.session.out = True
+    def test_does_nothing_without_a_login(self) -> None:
+        self.session.is_logged_out = True
         self.start()
         self.bridge.reconnect_now("a test")
         self.wait(2)
-        self.assertEqual((self.bridge.state, self.cloud.dials), ("signed out", []))
+        self.assertEqual(
+            (self.bridge.state, self.cloud.connect_times), (ConnectionState.LOGGED_OUT, [])
+        )
 
-    def test_traffic(self) -> None:
-        """Is counted over all connections."""
+    def test_traffic_counts_all_connections(self) -> None:
         self.start()
         _, sent, heard = self.bridge.traffic
         self.assertGreater(min(sent, heard), 0)
@@ -477,25 +473,22 @@ class Hurrying(Case):
         self.assertGreater(now[2], heard)
 
 
-class Stopping(Case):
-    """It stops in every phase; `end` looks that nothing stays behind."""
+class StopTests(BridgeCase):
+    """The bridge stops in every state; `end` checks that no connection or timer is left."""
 
-    def test_before_anything(self) -> None:
-        """While it waits for the next attempt."""
-        self.cloud.refusal = ConnectionRefusedError()
+    def test_while_waiting_for_the_next_attempt(self) -> None:
+        self.cloud.error = ConnectionRefusedError()
         self.start()
 
-    def test_while_asking_for_a_token(self) -> None:
-        """The asking is cancelled."""
-        self.session.waiting = Deferred()
+    def test_while_requesting_a_token(self) -> None:
+        self.session.pending = Deferred()
         self.start()
         self.end()
-        self.assertTrue(self.session.waiting.called)
+        self.assertTrue(self.session.pending.called)
 
-    def test_while_asking_for_a_token_that_fails_on_the_way(self) -> None:
-        """Even if whoever asks makes another error of being cancelled."""
+    def test_while_requesting_a_token_whose_cancellation_becomes_another_error(self) -> None:
 
-        class Clumsy(Session):
+        class Clumsy(FakeSession):
             async def access_token(self) -> str:
                 try:
                     return await super().access_token()
@@ -503,35 +496,62 @@ class Stopping(Case):
                     raise BadGateway("it did not answer") from error
 
         self.session = Clumsy()
-        self.session.waiting = Deferred()
-        self.bridge._session = self.session
+        self.session.pending = Deferred()
+        self.bridge = self.make_bridge()
         self.start()
         self.end()
 
-    def test_while_dialling(self) -> None:
-        """The dialling is cancelled."""
-        self.cloud.hanging = Deferred()
+    def test_while_connecting(self) -> None:
+        self.cloud.pending = Deferred()
         self.start()
-        self.assertEqual(self.bridge.state, "connecting")
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTING)
         self.end()
-        self.assertTrue(self.cloud.hanging.called)
+        self.assertTrue(self.cloud.pending.called)
 
-    def test_while_connected(self) -> None:
-        """Clients that are being answered hear of it at once; their work is cancelled."""
+    def test_while_connected_ends_requests_with_an_error(self) -> None:
         self.start()
         heard = FakeResponseSink()
         self.cloud.initiator.start_request(RequestHead(b"GET", b"/"), heard)
         self.settle()
         stopped = self.bridge.stopService()
         self.settle()
-        assert stopped is not None
         self.successResultOf(stopped)
         self.assertIsInstance(heard.outcome, DesktopLost)
         self.assertIsInstance(self.calls[0].calls[-1], CtllmError)
         self.wait(90)
-        self.assertEqual((len(self.cloud.dials), self.clock.getDelayedCalls()), (1, []))
+        self.assertEqual((len(self.cloud.connect_times), self.clock.getDelayedCalls()), (1, []))
 
-    def test_while_signed_out(self) -> None:
-        """Nobody is waited for."""
-        self.session.refusal = Unauthorized("sign in first")
+    def test_while_logged_out(self) -> None:
+        self.session.error = Unauthorized("sign in first")
         self.start()
+
+
+class DrawingTests(SynchronousTestCase):
+    """docs/bridge-states.svg is drawn from bridge-states.dot, which has the table's transitions."""
+
+    def setUp(self) -> None:
+        docs = Path(ctllm.__file__).parents[1] / "docs"
+        self.dot = (docs / "bridge-states.dot").read_text()
+        self.svg = (docs / "bridge-states.svg").read_text()
+
+    def test_dot_has_the_transitions_of_the_table(self) -> None:
+        drawn = {
+            (old, new, name)
+            for old, new, label in re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', self.dot)
+            for name in label.split(r"\n")
+        }
+        self.assertEqual(
+            drawn,
+            {
+                (old.value, new.value, name)
+                for old, row in TRANSITIONS.items()
+                for name, new in row.items()
+                if old is not new
+            },
+        )
+
+    def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
+        self.assertEqual(
+            set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", self.svg)),
+            set(re.findall(r"(\w+) -> (\w+)", self.dot)),
+        )

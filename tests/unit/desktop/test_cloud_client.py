@@ -10,7 +10,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop import cloud_client as module
 from ctllm.desktop.cloud_client import MAX_RESPONSE, REQUEST_TIMEOUT, CloudClient, parse_invite_link
 from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, get_header
@@ -26,46 +25,42 @@ TOKEN = {
 CONTROLS = ("\n", "\r", "\0", "\x1b[2J", "\x9b2J", "\x7f", "\u202e", "\u2066", "\u2028")
 
 
-class Case(SynchronousTestCase):
-    """A cloud that answers as the test says."""
+class CloudClientCase(SynchronousTestCase):
+    """A client of a cloud that sends `status`, `headers` and `body`."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.status, self.body = 200, b""
         self.headers: tuple[tuple[bytes, bytes], ...] = ()
-        self.asked: list[tuple[RequestHead, bytes]] = []
-        self.silent = False
-        self.served = ServedEndpoint(self.answer, self.clock)
-        self.patch(module, "endpoint_for_url", lambda url, reactor: self.served)
-        self.client = CloudClient("https://cloud.example/base", self.clock)
+        self.requests: list[tuple[RequestHead, bytes]] = []
+        self.is_silent = False
+        self.served = ServedEndpoint(self.handle_request, self.clock)
+        self.client = CloudClient("https://cloud.example/base", self.clock, lambda url: self.served)
 
-    async def answer(self, incoming: ServerRequest) -> None:
-        self.asked.append((incoming.head, await incoming.read_body(10_000)))
-        if self.silent:
+    async def handle_request(self, request: ServerRequest) -> None:
+        self.requests.append((request.head, await request.read_body(10_000)))
+        if self.is_silent:
             await Deferred()
-        incoming.respond(self.status, self.body, self.headers)
+        request.respond(self.status, self.body, self.headers)
 
-    def doing(self, work: Any) -> Deferred[Any]:
-        doing = Deferred.fromCoroutine(work)
+    def run_request(self, work: Any) -> Deferred[Any]:
+        running = Deferred.fromCoroutine(work)
         self.served.flush()
-        return doing
+        return running
 
-    def says(self, value: object) -> None:
+    def respond_with(self, value: object) -> None:
         self.body = json.dumps(value).encode()
 
-    def failed(self, work: Any, kind: type[Exception]) -> str:
-        return str(self.failureResultOf(self.doing(work), kind).value)
+    def failure_of(self, work: Any, kind: type[Exception]) -> str:
+        return str(self.failureResultOf(self.run_request(work), kind).value)
 
 
-class Asking(Case):
-    """Calls."""
-
-    def test_a_call(self) -> None:
-        """Below the cloud's address; nothing compressed is asked for, no connection stays."""
-        self.says(TOKEN)
-        token = self.successResultOf(self.doing(self.client.redeem_invite("word")))
-        self.assertEqual((token.user.name, token.refresh), ("ann", "abc-_"))
-        ((head, body),) = self.asked
+class RequestTests(CloudClientCase):
+    def test_sends_json_below_the_clouds_path_and_closes_the_connection(self) -> None:
+        self.respond_with(TOKEN)
+        token = self.successResultOf(self.run_request(self.client.redeem_invite("word")))
+        self.assertEqual((token.user.name, token.refresh_token), ("ann", "abc-_"))
+        ((head, body),) = self.requests
         self.assertEqual((head.method, head.target), (b"POST", b"/base/ctllm/session"))
         self.assertEqual(get_header(head.headers, b"host"), b"cloud.example")
         self.assertEqual(get_header(head.headers, b"accept-encoding"), b"identity")
@@ -73,26 +68,22 @@ class Asking(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertTrue(all(pump.clientIO.disconnected for pump in self.served.pumps))
 
-    def test_nobody_there(self) -> None:
+    def test_error_of_the_connection_names_the_cloud(self) -> None:
         self.served.refusal = OSError("no route")
-        said = self.failed(self.client.redeem_invite("word"), BadGateway)
+        said = self.failure_of(self.client.redeem_invite("word"), BadGateway)
         self.assertIn("https://cloud.example/base", said)
         self.assertIn("no route", said)
 
-    def test_silence(self) -> None:
-        """Not for long."""
-        self.silent = True
-        doing = self.doing(self.client.redeem_invite("word"))
+    def test_times_out(self) -> None:
+        self.is_silent = True
+        running = self.run_request(self.client.redeem_invite("word"))
         self.clock.advance(REQUEST_TIMEOUT)
-        self.failureResultOf(doing, BadGateway)
+        self.failureResultOf(running, BadGateway)
         self.served.flush()
 
 
-class Answers(Case):
-    """What comes back."""
-
-    def test_tokens_that_are_none(self) -> None:
-        """Of no value anything would be made that acts: no header, no file, no terminal."""
+class ResponseTests(CloudClientCase):
+    def test_refuses_malformed_token_responses(self) -> None:
         wrong: list[tuple[str, Any]] = [
             ("expires_in", value) for value in (0, -1, 1e300, True, "600", None)
         ]
@@ -104,56 +95,55 @@ class Answers(Case):
             wrong.append(("user", {"name": "a", "id": f"i{control}"}))
         wrong += [("user", {"name": "", "id": "i"}), ("user", {"name": "a" * 300, "id": "i"})]
         for name, value in wrong:
-            self.says({**TOKEN, name: value})
-            said = self.failed(self.client.redeem_invite("word"), BadGateway)
-            self.assertIn("does not answer like a ctllm cloud", said, (name, value))
+            self.respond_with({**TOKEN, name: value})
+            said = self.failure_of(self.client.redeem_invite("word"), BadGateway)
+            self.assertIn("is not that of a ctllm cloud", said, (name, value))
         self.body = json.dumps(TOKEN).replace("600", "1e999").encode()
-        self.failed(self.client.redeem_invite("word"), BadGateway)
+        self.failure_of(self.client.redeem_invite("word"), BadGateway)
 
-    def test_invitations_that_are_none(self) -> None:
-        """One with a line break would be a second command of the window's process."""
+    def test_refuses_malformed_login_codes(self) -> None:
         for invite in ("x\nopen file:///etc/passwd", "x\n", "x y", "x&view=y", "", "x" * 300):
-            self.says({"invite": invite})
-            self.failed(self.client.create_login_code("token"), BadGateway)
-        self.says({"invite": "good_-1"})
+            self.respond_with({"invite": invite})
+            self.failure_of(self.client.create_login_code("token"), BadGateway)
+        self.respond_with({"invite": "good_-1"})
         self.assertEqual(
-            self.successResultOf(self.doing(self.client.create_login_code("token"))), "good_-1"
+            self.successResultOf(self.run_request(self.client.create_login_code("token"))),
+            "good_-1",
         )
 
-    def test_errors(self) -> None:
-        """Their text is cut, and steers no terminal; their codes are those that there are."""
+    def test_sanitizes_error_messages_and_checks_codes(self) -> None:
         self.status = 403
         for control in CONTROLS:
-            self.says({"error": {"code": "forbidden", "message": f"no{control}" + "x" * 9000}})
-            said = self.failed(self.client.redeem_invite("word"), Forbidden)
+            self.respond_with(
+                {"error": {"code": "forbidden", "message": f"no{control}" + "x" * 9000}}
+            )
+            said = self.failure_of(self.client.redeem_invite("word"), Forbidden)
             self.assertTrue(said.isprintable())
             self.assertLessEqual(len(said), 1000)
-        self.says({"error": {"code": "x\n", "message": "m"}})
-        self.failed(self.client.redeem_invite("word"), BadGateway)
+        self.respond_with({"error": {"code": "x\n", "message": "m"}})
+        self.failure_of(self.client.redeem_invite("word"), BadGateway)
         self.status = 401
         self.body = b"\x1b[2J"
-        self.assertTrue(self.failed(self.client.redeem_invite("word"), Unauthorized).isprintable())
+        self.assertTrue(
+            self.failure_of(self.client.redeem_invite("word"), Unauthorized).isprintable()
+        )
 
-    def test_compressed(self) -> None:
-        """Nothing is inflated, whatever it would become."""
+    def test_refuses_compressed_responses(self) -> None:
         self.body = gzip.compress(json.dumps(TOKEN).encode())
         self.headers = ((b"Content-Encoding", b"gzip"),)
-        self.failed(self.client.redeem_invite("word"), BadGateway)
+        self.failure_of(self.client.redeem_invite("word"), BadGateway)
 
-    def test_too_large(self) -> None:
-        """It is given up while it comes."""
+    def test_refuses_responses_over_the_limit(self) -> None:
         self.body = b" " * MAX_RESPONSE + json.dumps(TOKEN).encode()
-        self.failed(self.client.redeem_invite("word"), BadGateway)
+        self.failure_of(self.client.redeem_invite("word"), BadGateway)
 
-    def test_nested(self) -> None:
+    def test_refuses_deeply_nested_json(self) -> None:
         self.body = b'{"x": ' + b"[" * 30_000
-        self.failed(self.client.redeem_invite("word"), BadGateway)
+        self.failure_of(self.client.redeem_invite("word"), BadGateway)
 
 
-class Links(SynchronousTestCase):
-    """What is pasted."""
-
-    def test_good(self) -> None:
+class InviteLinkTests(SynchronousTestCase):
+    def test_parses_invite_links(self) -> None:
         for link, url in (
             ("https://cloud.example/#invite=a_-1", "https://cloud.example"),
             (" https://cloud.example:8443/base/#invite=a\n", "https://cloud.example:8443/base"),
@@ -162,8 +152,7 @@ class Links(SynchronousTestCase):
         ):
             self.assertEqual(parse_invite_link(link)[0], url)
 
-    def test_bad(self) -> None:
-        """Nothing in one that acts anywhere else."""
+    def test_refuses_links_with_credentials_control_characters_or_other_schemes(self) -> None:
         for link in (
             "https://user:password@cloud.example/#invite=a",
             "https://cloud.example/\x1b[2J#invite=a",

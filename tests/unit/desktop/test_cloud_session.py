@@ -177,7 +177,8 @@ class Damaged(Case):
         """It is as signed out, and the reason says what to do."""
         self.save(ANN, mine="key")
         self.token()
-        self.file.on_damage = lambda said: None
+        self.file = CredentialFile(self.file.path.parents[1], lambda message: None)
+        self.session = CloudSession(self.file, self.cloud.at, self.clock)
         with self.file.path.open("r+b") as file:
             file.truncate(60)
         self.assertEqual(self.session.credentials, Credentials("d" * 32))

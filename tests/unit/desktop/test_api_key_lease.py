@@ -19,7 +19,7 @@ from ctllm.desktop.api_key_lease import (
 )
 from ctllm.desktop.credential_file import Credentials
 from ctllm.errors import BadConfiguration, BadGateway, BadRequest, CtllmError, Unauthorized
-from tests.unit.test_session import ANN, BOB, Case
+from tests.unit.desktop.test_cloud_session import ANN, BOB, Case
 
 
 class Making(Case):

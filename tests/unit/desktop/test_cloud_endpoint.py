@@ -29,153 +29,150 @@ PROXY = {"HTTPS_PROXY": "http://alice:secret@proxy.example:3128", "HTTP_PROXY": 
 
 
 @implementer(IHandshakeListener)
-class Remembers(Protocol):
-    """A protocol for which a connection is made."""
+class RecordingProtocol(Protocol):
+    """The protocol that is connected; records what it is given."""
 
     def __init__(self) -> None:
-        self.heard = b""
-        self.lost: Failure | None = None
-        self.secured = False
+        self.received = b""
+        self.lost_reason: Failure | None = None
+        self.is_secured = False
 
     def handshakeCompleted(self) -> None:
-        self.secured = True
+        self.is_secured = True
 
     def dataReceived(self, data: bytes) -> None:
-        self.heard += data
+        self.received += data
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.lost = reason
+        self.lost_reason = reason
 
 
-class Case(SynchronousTestCase):
-    """Dialled are places that the test answers for."""
+class CloudEndpointCase(SynchronousTestCase):
+    """Endpoints on TCP connections that the test accepts or refuses."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.place = FakeEndpoint()
-        self.dialled: list[tuple[str, int]] = []
+        self.tcp = FakeEndpoint()
+        self.addresses: list[tuple[str, int]] = []
         self.patch(module, "HostnameEndpoint", self.endpoint)
-        self.protocols: list[Remembers] = []
+        self.protocols: list[RecordingProtocol] = []
 
     def endpoint(self, reactor: Any, host: str, port: int, timeout: float) -> Any:
-        self.dialled.append((host, port))
-        return self.place
+        self.addresses.append((host, port))
+        return self.tcp
 
-    def made(self) -> Remembers:
-        self.protocols.append(Remembers())
+    def build_protocol(self) -> RecordingProtocol:
+        self.protocols.append(RecordingProtocol())
         return self.protocols[-1]
 
-    def dial(self, url: str, **environ: str) -> Deferred[Any]:
-        factory = Factory.forProtocol(self.made)  # type: ignore[arg-type]
+    def connect(self, url: str, **environ: str) -> Deferred[Any]:
+        factory = Factory.forProtocol(self.build_protocol)  # type: ignore[arg-type]
         made: Deferred[Any] = endpoint_for_url(url, self.clock, environ).connect(factory)
         return made
 
-    def failed(self, dialling: Deferred[Any]) -> str:
-        return str(self.failureResultOf(dialling, ConnectFailed).value)
+    def failure_of(self, connecting: Deferred[Any]) -> str:
+        return str(self.failureResultOf(connecting, ConnectFailed).value)
 
 
-class Proxies(Case):
-    """A cloud by CONNECT; without TLS, to see what is said."""
+class ProxyTests(CloudEndpointCase):
+    """Connections through an HTTP proxy, without TLS."""
 
-    def asked(
+    def connect_to_proxy(
         self, url: str = "http://cloud.example:8080"
     ) -> tuple[Deferred[Any], MemoryTransport]:
-        dialling = self.dial(url, **PROXY)
-        return dialling, self.place.accept()
+        connecting = self.connect(url, **PROXY)
+        return connecting, self.tcp.accept()
 
-    def test_directly(self) -> None:
-        """Without a proxy nothing is asked."""
-        dialling = self.dial("http://cloud.example:8080")
-        wire = self.place.accept()
-        self.assertIs(self.successResultOf(dialling), self.protocols[0])
-        self.assertEqual((self.dialled, wire.take_written()), ([("cloud.example", 8080)], b""))
+    def test_connects_directly_without_a_proxy(self) -> None:
+        connecting = self.connect("http://cloud.example:8080")
+        wire = self.tcp.accept()
+        self.assertIs(self.successResultOf(connecting), self.protocols[0])
+        self.assertEqual((self.addresses, wire.take_written()), ([("cloud.example", 8080)], b""))
 
-    def test_asked_and_granted(self) -> None:
-        """What follows the answer is the cloud's; what the protocol writes goes to it."""
-        dialling, wire = self.asked()
-        self.assertEqual(self.dialled, [("proxy.example", 80)])
+    def test_sends_connect_and_passes_on_what_follows(self) -> None:
+        connecting, wire = self.connect_to_proxy()
+        self.assertEqual(self.addresses, [("proxy.example", 80)])
         self.assertEqual(
             wire.take_written(),
             b"CONNECT cloud.example:8080 HTTP/1.1\r\nHost: cloud.example:8080\r\n\r\n",
         )
         wire.protocol.dataReceived(b"HTTP/1.1 200 Conn")
-        self.assertNoResult(dialling)
+        self.assertNoResult(connecting)
         wire.protocol.dataReceived(b"ection established\r\nVia: x\r\n\r\nearly")
         (inner,) = self.protocols
-        self.assertIs(self.successResultOf(dialling), inner)
+        self.assertIs(self.successResultOf(connecting), inner)
         wire.protocol.dataReceived(b" late")
-        self.assertEqual(inner.heard, b"early late")
+        self.assertEqual(inner.received, b"early late")
         inner.transport.write(b"hello")
         self.assertEqual(wire.take_written(), b"hello")
         wire.disconnect()
-        assert inner.lost is not None
-        self.assertTrue(inner.lost.check(ConnectionDone))
+        assert inner.lost_reason is not None
+        self.assertTrue(inner.lost_reason.check(ConnectionDone))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_who_we_are_there(self) -> None:
-        """User and password of the variable; an address in brackets."""
-        _, wire = self.asked("https://[2001:db8::7]")
+    def test_sends_proxy_authorization_and_brackets_ipv6(self) -> None:
+        _, wire = self.connect_to_proxy("https://[2001:db8::7]")
         self.assertEqual(
             wire.take_written(),
             b"CONNECT [2001:db8::7]:443 HTTP/1.1\r\nHost: [2001:db8::7]:443\r\n"
             b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0\r\n\r\n",
         )
 
-    def test_refused(self) -> None:
-        """What the proxy says is said on, without what a terminal would obey, and no password."""
+    def test_reports_the_proxys_refusal_sanitized_and_without_password(self) -> None:
         for answer, words in (
             (b"HTTP/1.1 403 Not \x1b[2Jhere\r\n\r\n", ["403 Not \ufffd[2Jhere", "cloud.example:"]),
             (b"HTTP/1.0 407 Who\r\nProxy-Authenticate: Basic\r\n\r\n", ["407", "user:password@"]),
             (b"HTTP/1.1 502\r\n\r\n", ["(502)"]),
-            (b"SSH-2.0-x\r\n\r\n", ["is no HTTP proxy"]),
-            (b"HTTP/1.1 200 " + b"x" * MAX_CONNECT_RESPONSE, ["without end"]),
+            (b"SSH-2.0-x\r\n\r\n", ["is not an HTTP proxy"]),
+            (b"HTTP/1.1 200 " + b"x" * MAX_CONNECT_RESPONSE, ["too large"]),
         ):
-            dialling, wire = self.asked()
+            connecting, wire = self.connect_to_proxy()
             wire.protocol.dataReceived(answer)
-            said = self.failed(dialling)
+            said = self.failure_of(connecting)
             for word in [*words, "http://proxy.example:80"]:
                 self.assertIn(word, said)
             self.assertEqual((wire.closed, self.protocols), ("abort", []))
             wire.deliver_abort()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_silent(self) -> None:
-        """Not for long."""
-        dialling, wire = self.asked()
+    def test_times_out_a_proxy_without_response(self) -> None:
+        connecting, wire = self.connect_to_proxy()
         self.clock.advance(HANDSHAKE_TIMEOUT)
-        self.assertIn("does not answer", self.failed(dialling))
+        self.assertIn("does not respond", self.failure_of(connecting))
         self.assertEqual(wire.closed, "abort")
 
-    def test_hangs_up(self) -> None:
-        dialling, wire = self.asked()
+    def test_reports_a_proxy_that_closes_the_connection(self) -> None:
+        connecting, wire = self.connect_to_proxy()
         wire.disconnect()
-        self.assertIn("hung up", self.failed(dialling))
+        self.assertIn("closed the connection", self.failure_of(connecting))
 
-    def test_not_there(self) -> None:
-        dialling = self.dial("https://cloud.example", **PROXY)
-        self.place.refuse(ConnectionRefusedError())
-        self.assertIn("the proxy http://proxy.example:3128 is not there", self.failed(dialling))
+    def test_reports_a_proxy_that_refuses_the_connection(self) -> None:
+        connecting = self.connect("https://cloud.example", **PROXY)
+        self.tcp.refuse(ConnectionRefusedError())
+        self.assertIn(
+            "Cannot connect to the proxy http://proxy.example:3128", self.failure_of(connecting)
+        )
 
-    def test_given_up(self) -> None:
-        """In each phase."""
+    def test_cancel_aborts_in_each_phase(self) -> None:
         for phase in range(2):
-            dialling = self.dial("http://cloud.example", **PROXY)
-            wire = self.place.accept() if phase else None
-            dialling.cancel()
-            self.failureResultOf(dialling)
-            self.place.pending.clear()
-            self.assertEqual(self.place.cancelled if wire is None else wire.closed,
+            connecting = self.connect("http://cloud.example", **PROXY)
+            wire = self.tcp.accept() if phase else None
+            connecting.cancel()
+            self.failureResultOf(connecting)
+            self.tcp.pending.clear()
+            self.assertEqual(self.tcp.cancelled if wire is None else wire.closed,
                              1 if wire is None else "abort")  # fmt: skip
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_variable_that_names_none(self) -> None:
-        """Nobody is dialled."""
-        said = self.failed(self.dial("https://cloud.example", HTTPS_PROXY="socks5://proxy:1"))
+    def test_fails_without_connecting_for_an_unusable_proxy_variable(self) -> None:
+        said = self.failure_of(
+            self.connect("https://cloud.example", HTTPS_PROXY="socks5://proxy:1")
+        )
         self.assertIn("HTTPS_PROXY", said)
-        self.assertEqual(self.dialled, [])
+        self.assertEqual(self.addresses, [])
 
 
-def signed(name: str, days: int = 1, host: str = "cloud.example") -> PrivateCertificate:
+def self_self_signed(name: str, days: int = 1, host: str = "cloud.example") -> PrivateCertificate:
     """A certificate of `host` that was signed by itself, as `name`, and is good for so long."""
     key = ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -193,12 +190,12 @@ def signed(name: str, days: int = 1, host: str = "cloud.example") -> PrivateCert
     return PrivateCertificate.loadPEM(text)
 
 
-class Listening:
-    """An endpoint with a TLS server behind it, over memory."""
+class TlsServerEndpoint:
+    """An endpoint of a TLS server in memory."""
 
     def __init__(self, certificate: PrivateCertificate, clock: Clock) -> None:
         self.factory: Any = TLSMemoryBIOFactory(
-            certificate.options(), False, Factory.forProtocol(Remembers)
+            certificate.options(), False, Factory.forProtocol(RecordingProtocol)
         )
         self.pumps: list[IOPump] = []
 
@@ -220,55 +217,49 @@ class Listening:
             pump.flush()
 
 
-class Certificates(Case):
-    """A cloud by TLS."""
-
+class TlsTests(CloudEndpointCase):
     def shake_hands(self, shown: PrivateCertificate, trusted: Any = None) -> Deferred[Any]:
-        listening = Listening(shown, self.clock)
-        self.patch(module, "HostnameEndpoint", lambda *_, **__: listening)
+        tls_server = TlsServerEndpoint(shown, self.clock)
+        self.patch(module, "HostnameEndpoint", lambda *_, **__: tls_server)
         if trusted is not None:
             self.patch(
                 module, "optionsForClientTLS",
                 lambda host: optionsForClientTLS(host, Certificate.loadPEM(trusted.dumpPEM())),
             )  # fmt: skip
-        dialling = self.dial("https://cloud.example")
-        listening.flush()
-        self.listening = listening
-        return dialling
+        connecting = self.connect("https://cloud.example")
+        tls_server.flush()
+        self.tls_server = tls_server
+        return connecting
 
-    def test_good(self) -> None:
-        """The protocol is there once the handshake is over, and hears of it."""
-        certificate = signed("Cloud")
-        dialling = self.shake_hands(certificate, certificate)
-        inner = self.successResultOf(dialling)
-        self.assertTrue(inner.secured)
+    def test_connects_after_the_handshake_and_notifies_the_protocol(self) -> None:
+        certificate = self_self_signed("Cloud")
+        connecting = self.shake_hands(certificate, certificate)
+        inner = self.successResultOf(connecting)
+        self.assertTrue(inner.is_secured)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_unknown(self) -> None:
-        """What is wrong, whose it is, who signed it, and how to trust them."""
-        said = self.failed(self.shake_hands(signed("Corp\x1b[2J CA")))
+    def test_explains_an_unknown_issuer_and_how_to_trust_it(self) -> None:
+        said = self.failure_of(self.shake_hands(self_self_signed("Corp\x1b[2J CA")))
         for words in ("certificate of cloud.example", "Corp\ufffd[2J CA", "SSL_CERT_FILE"):
             self.assertIn(words, said)
         self.assertEqual(self.protocols, [])
 
-    def test_expired(self) -> None:
-        """No file helps against that."""
-        certificate = signed("Cloud", days=-1)
-        said = self.failed(self.shake_hands(certificate, certificate))
+    def test_explains_an_expired_certificate(self) -> None:
+        certificate = self_self_signed("Cloud", days=-1)
+        said = self.failure_of(self.shake_hands(certificate, certificate))
         self.assertIn("it has expired", said)
         self.assertNotIn("SSL_CERT_FILE", said)
 
-    def test_of_another(self) -> None:
-        certificate = signed("Cloud", host="other.example")
-        said = self.failed(self.shake_hands(certificate, certificate))
+    def test_explains_a_certificate_for_another_name(self) -> None:
+        certificate = self_self_signed("Cloud", host="other.example")
+        said = self.failure_of(self.shake_hands(certificate, certificate))
         self.assertIn("certificate of cloud.example is not trusted", said)
         self.assertIn("another name", said)
 
-    def test_no_tls(self) -> None:
-        """A server that speaks something else, or hangs up, or says nothing."""
+    def test_explains_a_server_without_tls(self) -> None:
         for what in (b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None):
-            dialling = self.dial("https://cloud.example")
-            wire = self.place.accept()
+            connecting = self.connect("https://cloud.example")
+            wire = self.tcp.accept()
             if what is None:
                 self.clock.advance(HANDSHAKE_TIMEOUT)
             elif what:
@@ -276,7 +267,7 @@ class Certificates(Case):
                 wire.disconnect()
             else:
                 wire.disconnect()
-            said = self.failed(dialling)
+            said = self.failure_of(connecting)
             self.assertIn("cloud.example", said)
             self.assertIn("TLS", said)
         self.assertEqual(self.protocols, [])
