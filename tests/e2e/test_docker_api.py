@@ -157,7 +157,7 @@ async def test_by_tcp_with_certificates(
     shutil.copy(strangers / "ca.pem", refusing)  # it trusts us, but we not it
     for folder in (refused, refusing):
         bad = DockerClient(create_transport(reactor, docker.tls_address, str(folder)), reactor)
-        with pytest.raises(DockerUnavailable, match="one of the certificates is not good"):
+        with pytest.raises(DockerUnavailable, match="one of the certificates was rejected"):
             await bad.list_networks()
 
 

@@ -79,7 +79,7 @@ async def test_ten_at_once_and_two_users(engine: ContainerInspector, cluster: Cl
 @pytest.mark.parametrize(
     ("doing", "said"),
     [
-        (("kill",), "its container exited with 137"),
+        (("kill",), "its container exited with code 137"),
         (("pause",), "its container was paused"),
         (("rm", "-f"), "its container"),
     ],
@@ -215,7 +215,7 @@ async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluste
     engine.run("create", f"--name={name}", "--network=none", BASE, "true")
     try:
         _, _, told = await start(cluster, token)
-        assert "not this cloud's" in told["error"]["message"]
+        assert "not of this cloud" in told["error"]["message"]
         assert engine.run("ps", "-aq", f"--filter=name={name}")
     finally:
         engine.run("rm", "-f", name)

@@ -245,7 +245,7 @@ class ProxySupervisor:
             description = f"did not respond within {timeout} seconds of its start"
             return Event(EventType.FAILED, Cause("start_timeout", description))
         except CtllmError as error:
-            description = f"could not be started: {error.message}"
+            description = f"could not be started: {error.message.rstrip('.')}"
             return Event(EventType.FAILED, Cause("spawner_error", description))
         return Event(EventType.READY)
 

@@ -45,12 +45,14 @@ class UidAllocator:
             self._free.append(uid)
 
 
-def can_switch_to(uids: Sequence[int], proc: Path = _PROC_SELF) -> bool:
-    """Return whether this process can start processes as these users and stop them.
+def can_switch_to(uids: Sequence[int], proc: Path = _PROC_SELF, euid: int | None = None) -> bool:
+    """Return whether a process with this effective user id can start and stop processes of `uids`.
+
+    The default is this process.
 
     Root cannot without the capabilities, nor as a user that its user namespace does not map.
     """
-    if sys.platform == "win32" or not uids or os.geteuid() != 0:
+    if sys.platform == "win32" or not uids or (os.geteuid() if euid is None else euid) != 0:
         return False
     with suppress(OSError, ValueError, IndexError):
         status = dict(

@@ -14,7 +14,7 @@ from ctllm.cloud.proxies.health import HEALTH_TIMEOUT
 from ctllm.cloud.proxies.info import ProxyInfo
 from ctllm.cloud.spawners.interfaces import ResourceUsage
 from ctllm.errors import ServiceUnavailable
-from tests.unit.proxies_case import START, A, B, C, ProxyManagerCase
+from tests.unit.cloud.proxies.manager_case import START, A, B, C, ProxyManagerCase
 
 
 class ListProxiesTests(ProxyManagerCase):

@@ -1,4 +1,4 @@
-"""Which commands close containers off: by a pretence of what iptables and ip would then print."""
+"""`ctllm.cloud.firewall`: commands, applied to a model of iptables and ip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROUTES = ["blackhole 10.128.0.0/12 metric 9999", "blackhole 10.144.0.0/16 metric
 
 
 def applied(found: FirewallState, commands: list[Command]) -> FirewallState:
-    """What there is afterwards; fails where the real programs would."""
+    """Return the state after the commands. Fails where the real programs would."""
     rules = {program: list(lines) for program, lines in found.rules.items()}
     routes = list(found.routes)
     for program, *words in commands:
@@ -80,11 +80,10 @@ tables = st.lists(st.sampled_from([*OURS[1:], *OTHERS[1:]]), max_size=12).map(
 
 
 class FirewallTests(SynchronousTestCase):
-    """Whatever there was before."""
-
     @given(st.one_of(tables, st.just(EMPTY)), st.lists(st.sampled_from(ROUTES), unique=True))
-    def test_closed(self, lines: list[str], routes: list[str]) -> None:
-        """The entrance is first, the chain is whole; rules of others stay; twice is once."""
+    def test_install_commands_add_what_is_missing_and_keep_other_rules(
+        self, lines: list[str], routes: list[str]
+    ) -> None:
         found = FirewallState({"iptables": lines, "ip6tables": EMPTY}, routes)
         then = applied(found, install_commands(found, POOL))
         for after in then.rules.values():
@@ -100,8 +99,9 @@ class FirewallTests(SynchronousTestCase):
         self.assertEqual(install_commands(then, POOL), [])
 
     @given(tables, st.lists(st.sampled_from(ROUTES), unique=True))
-    def test_opened(self, lines: list[str], routes: list[str]) -> None:
-        """Nothing of ours is left, and of others all."""
+    def test_removal_commands_remove_all_and_nothing_else(
+        self, lines: list[str], routes: list[str]
+    ) -> None:
         found = FirewallState({"iptables": lines}, routes)
         then = applied(found, removal_commands(found))
         kept = [line for line in lines if line not in OURS]
@@ -109,8 +109,7 @@ class FirewallTests(SynchronousTestCase):
         self.assertEqual(list(then.routes), [each for each in routes if "9999" not in each])
         self.assertEqual(removal_commands(then), [])
 
-    def test_never_open_on_the_way(self) -> None:
-        """Nothing is sent into the chain before it is full."""
+    def test_fills_the_chain_before_jumping_to_it(self) -> None:
         commands = install_commands(FirewallState({"iptables": EMPTY}, []), POOL)
         words = [" ".join(each) for each in commands]
         jump = words.index("iptables -w -I INPUT 1 -i ctl+ -j CTLLM")

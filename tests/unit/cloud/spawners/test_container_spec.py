@@ -1,4 +1,4 @@
-"""What a streaming proxy is to Docker, whatever its user's hash."""
+"""`ctllm.cloud.spawners.container_spec`: the configurations of networks and containers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,29 @@ from ctllm.cloud.spawners.container_spec import (
 )
 from ctllm.config import Proxy
 
-MARKS = CloudLabels(b"instance's secret", "k" * 43)
+LABELS = CloudLabels(b"instance's secret", "k" * 43)
 ids = st.text("0123456789abcdef", min_size=32, max_size=32).map(lambda each: f"ctllm-proxy-{each}")
 
 
-class ContainerTests(SynchronousTestCase):
-    """The bodies of two calls."""
-
+class ContainerSpecTests(SynchronousTestCase):
     @given(ids)
-    def test_bridge(self, proxy_id: str) -> None:
-        """The firewall knows it by its first letters, Linux takes it, and it is this user's own."""
-        body = network_config(MARKS, proxy_id, IPv4Network("10.128.0.0/28"))
-        name = body["Options"]["com.docker.network.bridge.name"]
+    def test_network_is_internal_and_its_bridge_has_the_firewalls_prefix(
+        self, proxy_id: str
+    ) -> None:
+        config = network_config(LABELS, proxy_id, IPv4Network("10.128.0.0/28"))
+        name = config["Options"]["com.docker.network.bridge.name"]
         self.assertTrue(name.startswith(BRIDGE_PREFIX) and len(name) == 15)
         self.assertEqual(name[3:], proxy_id[12:24])
-        self.assertTrue(body["Internal"] and not body["EnableIPv6"])
+        self.assertTrue(config["Internal"] and not config["EnableIPv6"])
 
-    def test_nothing_secret(self) -> None:
-        """The instance's secret is in no label and no argument; what an attachment wants is in."""
-        attached = ContainerConnectivity(
+    def test_container_config_has_no_secret_and_drops_privileges(self) -> None:
+        connectivity = ContainerConnectivity(
             ("--port", "1"), {"NetworkMode": "x", "Dns": ["192.0.2.1"]}, 7
         )
-        body = container_config("image", MARKS, "ctllm-proxy-1", Proxy(), attached)
-        self.assertNotIn("secret", str(body))
-        host = body["HostConfig"]
+        config = container_config("image", LABELS, "ctllm-proxy-1", Proxy(), connectivity)
+        self.assertNotIn("secret", str(config))
+        host = config["HostConfig"]
         self.assertEqual((host["NetworkMode"], host["Dns"]), ("x", ["192.0.2.1"]))
-        self.assertEqual(body["User"], "1001:7")
+        self.assertEqual(config["User"], "1001:7")
         self.assertEqual((host["CapDrop"], host["IpcMode"], host["ReadonlyRootfs"]),
                          (["ALL"], "none", True))  # fmt: skip

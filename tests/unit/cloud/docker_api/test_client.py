@@ -1,12 +1,13 @@
-"""Calls of the Docker Engine client, against canned answers as recorded from real engines."""
+"""`ctllm.cloud.docker_api.client`: requests, and responses as recorded from real engines."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectError
+from twisted.web.iweb import IAgent
 
 from ctllm.cloud.docker_api import (
     DockerClient,
@@ -16,7 +17,7 @@ from ctllm.cloud.docker_api import (
     DockerUnavailable,
 )
 from ctllm.cloud.docker_api.streams import MAX_BODY_BYTES
-from tests.unit.engine_case import DockerClientCase
+from tests.unit.cloud.docker_api.client_case import DockerClientCase
 
 INSPECTED: dict[str, Any] = {
     "Id": "b2",
@@ -36,11 +37,8 @@ NETWORK = {
 }  # fmt: skip
 
 
-class CallTests(DockerClientCase):
-    """What is asked, and what is read of the answers."""
-
-    def test_a_container(self) -> None:
-        """Its state, labels and address."""
+class DockerClientTests(DockerClientCase):
+    def test_inspect_container_returns_state_labels_and_address(self) -> None:
         self.respond_with(INSPECTED)
         found = self.call(self.docker.inspect_container("px-u7"))
         self.assertEqual(
@@ -49,8 +47,7 @@ class CallTests(DockerClientCase):
         self.assertEqual((found.address("px-u7"), found.address("other")), ("10.128.0.114", ""))
         self.assertEqual(found.state.started_at.year, 2026)
 
-    def test_lists_by_label(self) -> None:
-        """Those that ended, too."""
+    def test_list_containers_filters_by_label_and_includes_exited_ones(self) -> None:
         self.respond_with([LISTED])
         [found] = self.call(self.docker.list_containers("ctllm.instance=ab"))
         self.assertEqual((found.name, found.state), ("px-u7", "exited"))
@@ -58,23 +55,20 @@ class CallTests(DockerClientCase):
         self.assertEqual(json.loads(query["filters"][0]), {"label": ["ctllm.instance=ab"]})
         self.assertEqual(query["all"], ["1"])
 
-    def test_networks(self) -> None:
-        """Their subnets; one of another kind may have none."""
+    def test_list_networks_returns_subnets_also_without_ipam_config(self) -> None:
         bare = {**NETWORK, "Name": "host", "IPAM": {"Config": None}}
         self.respond_with([NETWORK, bare])
         networks = self.call(self.docker.list_networks())
         self.assertEqual([each.subnets for each in networks], [["10.128.0.112/28"], []])
 
-    def test_made(self) -> None:
-        """The body is JSON, the name is in the query, and the id is given."""
+    def test_create_container_sends_json_and_returns_the_id(self) -> None:
         self.respond_with({"Id": "c1", "Warnings": []}, 201)
         made = self.docker.create_container("a b/c", {"Image": "x"})
         self.assertEqual(self.call(made), "c1")
         self.assertEqual(self.api.queries[-1], {"name": ["a b/c"]})
         self.assertEqual(json.loads(self.api.bodies[-1]), {"Image": "x"})
 
-    def test_names_stay_within_their_path(self) -> None:
-        """Whatever is in them."""
+    def test_quotes_names_in_paths(self) -> None:
         self.respond_with(INSPECTED)
         self.call(self.docker.inspect_container("../networks?x#y"))
         self.assertEqual(self.api.requests[-1][1], "/v1.41/containers/..%2Fnetworks%3Fx%23y/json")
@@ -82,8 +76,7 @@ class CallTests(DockerClientCase):
         self.assertEqual(self.call(self.docker.inspect_image("a/b:1")).size, 5)
         self.assertEqual(self.api.requests[-1][1], "/v1.41/images/a%2Fb%3A1/json")
 
-    def test_stopping_may_take_longer(self) -> None:
-        """By as much as the container may take to end."""
+    def test_stop_container_waits_longer_by_the_containers_timeout(self) -> None:
         self.api.keeps_open, self.api.body = True, b""
         stopping = self.start(self.docker.stop_container("x", 10))
         self.assertEqual(self.api.queries[-1], {"t": ["10"]})
@@ -92,14 +85,12 @@ class CallTests(DockerClientCase):
         self.clock.advance(2)
         self.failureResultOf(stopping, DockerUnavailable)
 
-    def test_started_already(self) -> None:
-        """304 is as good as 204."""
+    def test_start_container_accepts_not_modified(self) -> None:
         for status in (204, 304):
             self.api.status, self.api.body = status, b""
             self.call(self.docker.start_container("x"))
 
-    def test_gone_already(self) -> None:
-        """404 is as good as 204 for those who remove, and for nobody else."""
+    def test_removing_accepts_not_found(self) -> None:
         self.respond_with({"message": "No such container: x"}, 404)
         self.call(self.docker.remove_container("x"))
         self.assertEqual(self.api.queries[-1], {"force": ["1"], "v": ["1"]})
@@ -108,8 +99,7 @@ class CallTests(DockerClientCase):
             "No such container", self.failure(self.docker.inspect_container("x"), DockerNotFound)
         )
 
-    def test_nonsense(self) -> None:
-        """An answer without what it should have, or of another kind, is refused in words."""
+    def test_refuses_invalid_responses(self) -> None:
         wrong = {**INSPECTED, "State": {"Status": "running", "Running": "yes", "Paused": False}}
         for body in (b"", b"<html>", b"[]", b'{"Id": 5}', json.dumps(wrong).encode()):
             self.api.body = body
@@ -117,46 +107,40 @@ class CallTests(DockerClientCase):
                 "invalid response", self.failure(self.docker.inspect_container("x"), DockerError)
             )
 
-    def test_last_words(self) -> None:
-        """Of both outputs."""
+    def test_container_logs_contain_both_streams(self) -> None:
         self.api.body = b"\x01\0\0\0\0\0\0\x06hello\n\x02\0\0\0\0\0\0\x04bye\n"
         self.assertEqual(self.call(self.docker.container_logs("x")), "hello\nbye")
 
-    def test_an_answer_without_end(self) -> None:
-        """Is hung up on at its limit."""
+    def test_closes_the_connection_of_a_body_over_the_limit(self) -> None:
         self.api.keeps_open, self.api.body = True, b"x" * (MAX_BODY_BYTES + 1)
         self.assertIn("exceeds", self.failure(self.docker.inspect_container("x"), DockerError))
         self.agent.flush()
         self.assertEqual(len(self.api.disconnected), 1)
 
-    def test_a_call_that_is_cancelled(self) -> None:
-        """Closes its connection and leaves no timer."""
+    def test_cancelling_during_the_body_closes_the_connection(self) -> None:
         self.api.keeps_open = True
-        calling = self.start(self.docker.inspect_container("x"))
-        calling.cancel()
+        running = self.start(self.docker.inspect_container("x"))
+        running.cancel()
         self.agent.flush()
-        self.failureResultOf(calling, CancelledError)
+        self.failureResultOf(running, CancelledError)
         self.assertEqual((len(self.api.disconnected), self.clock.getDelayedCalls()), (1, []))
 
-    def test_a_call_that_is_cancelled_before_its_answer(self) -> None:
-        """The same: whoever cancels hears of that, not of an engine that is not there."""
+    def test_cancelling_before_the_response_raises_cancelled_error(self) -> None:
         self.api.is_silent = True
-        calling = self.start(self.docker.inspect_container("x"))
-        calling.cancel()
+        running = self.start(self.docker.inspect_container("x"))
+        running.cancel()
         self.agent.flush()
-        self.failureResultOf(calling, CancelledError)
+        self.failureResultOf(running, CancelledError)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_an_answer_that_breaks_off(self) -> None:
-        """Is no answer."""
+    def test_a_truncated_response_is_an_error(self) -> None:
         self.api.keeps_open = True
-        calling = self.start(self.docker.inspect_container("x"))
+        running = self.start(self.docker.inspect_container("x"))
         self.api.open_requests[0].transport.abortConnection()
         self.agent.flush()
-        self.failureResultOf(calling, DockerUnavailable)
+        self.failureResultOf(running, DockerUnavailable)
 
-    def test_nobody_answers(self) -> None:
-        """Who cannot be reached is named, with what to do."""
+    def test_connection_errors_contain_the_address_and_advice(self) -> None:
 
         class Refuses:
             number = 0
@@ -164,18 +148,19 @@ class CallTests(DockerClientCase):
             def request(self, *_: Any, **__: Any) -> Deferred[Any]:
                 return fail(ConnectError(self.number))
 
-        for number, said in (
+        for number, advice in (
             (13, "group docker"),
             (2, "socket does not exist"),
             (111, "connection was refused"),
         ):
             Refuses.number = number
-            engine = DockerClient(
-                DockerTransport(Refuses(), "http://docker", "the engine at /x"), self.clock
+            docker = DockerClient(
+                DockerTransport(cast(IAgent, Refuses()), "http://docker", "the engine at /x"),
+                self.clock,
             )
             self.assertIn(
                 "the engine at /x: ",
-                refused := self.failure(engine.list_networks(), DockerUnavailable),
+                message := self.failure(docker.list_networks(), DockerUnavailable),
             )
-            self.assertIn(said, refused)
+            self.assertIn(advice, message)
         self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,4 +1,4 @@
-"""What engines complain of, and where they may be."""
+"""`ctllm.cloud.docker_api`: errors, logs and transports."""
 
 from __future__ import annotations
 
@@ -25,12 +25,9 @@ from ctllm.cloud.docker_api.streams import demultiplex_logs
 from ctllm.errors import BadConfiguration
 
 
-class ComplaintTests(SynchronousTestCase):
-    """What engines complain of."""
-
-    def test_kinds(self) -> None:
-        """Each has its type, and the engine's own words at the end."""
-        for status, said, kind in (
+class ResponseTests(SynchronousTestCase):
+    def test_classifies_responses_of_the_engine(self) -> None:
+        for status, text, error_type in (
             (404, "No such container: x", DockerNotFound),
             (404, "No such image: ctllm:1", ImageNotFound),
             (403, "error while removing network: network x has active endpoints", DockerConflict),
@@ -40,58 +37,55 @@ class ComplaintTests(SynchronousTestCase):
             (400, "client version 1.99 is too new. Maximum supported is 1.41", DockerTooOld),
             (500, "something", DockerError),
         ):
-            found = error_from_response(status, json.dumps({"message": said}).encode())
-            self.assertIs(type(found), kind)
-            self.assertTrue(found.message.endswith(said), found.message)
+            error = error_from_response(status, json.dumps({"message": text}).encode())
+            self.assertIs(type(error), error_type)
+            self.assertTrue(error.message.endswith(text), error.message)
 
     @given(st.integers(300, 599), st.binary(max_size=2000))
-    def test_anything(self, status: int, said: bytes) -> None:
-        """Is an error in one line of bounded length."""
-        message = error_from_response(status, said).message
+    def test_every_response_becomes_one_bounded_line(self, status: int, body: bytes) -> None:
+        message = error_from_response(status, body).message
         self.assertTrue(len(message) < 700 and "\n" not in message)
 
     @given(st.lists(st.binary(max_size=50)), st.integers(0, 60))
-    def test_logs(self, pieces: list[bytes], cut: int) -> None:
-        """Frames of both outputs in their order; a cut one gives what there is of it."""
-        framed = b"".join(bytes([1, 0, 0, 0]) + len(p).to_bytes(4, "big") + p for p in pieces)
-        self.assertEqual(demultiplex_logs(framed), b"".join(pieces))
+    def test_joins_the_frames_of_a_log(self, chunks: list[bytes], cut: int) -> None:
+        framed = b"".join(bytes([1, 0, 0, 0]) + len(p).to_bytes(4, "big") + p for p in chunks)
+        self.assertEqual(demultiplex_logs(framed), b"".join(chunks))
         shorter = demultiplex_logs(framed[: len(framed) - cut]) if cut else b""
-        self.assertTrue(b"".join(pieces).startswith(shorter))
+        self.assertTrue(b"".join(chunks).startswith(shorter))
 
 
-class WayTests(SynchronousTestCase):
-    """Addresses of engines."""
-
-    def test_good_ones(self) -> None:
-        """A socket, with and without a scheme, and loopback."""
-        for address, where in (
+class CreateTransportTests(SynchronousTestCase):
+    def test_accepts_sockets_and_loopback_addresses(self) -> None:
+        for address, description in (
             ("unix:///var/run/docker.sock", "Docker at /var/run/docker.sock"),
             ("/run/x.sock", "Docker at /run/x.sock"),
             ("tcp://127.0.0.1:2375", "Docker at 127.0.0.1:2375"),
             ("tcp://[::1]:2375", "Docker at [::1]:2375"),
         ):
-            self.assertEqual(create_transport(Clock(), address).description, where)
+            self.assertEqual(create_transport(Clock(), address).description, description)
 
-    def test_bad_ones(self) -> None:
-        """No scheme that we know, no host, no port, a path."""
+    def test_refuses_other_addresses(self) -> None:
         for address in ("", "docker", "ssh://host", "tcp://", "tcp://h:x", "unix://x/y",
                         "tcp://127.0.0.1:1/x"):  # fmt: skip
-            said = self.assertRaises(BadConfiguration, create_transport, Clock(), address).message
-            self.assertIn(repr(address), said)
+            message = self.assertRaises(
+                BadConfiguration, create_transport, Clock(), address
+            ).message
+            self.assertIn(repr(address), message)
 
-    def test_strangers_need_certificates(self) -> None:
-        """Plain TCP to another machine is refused; folders without them are named."""
+    def test_other_machines_require_valid_certificates(self) -> None:
         for address in ("tcp://192.0.2.1:2375", "tcp://example.org:2375"):
-            said = self.assertRaises(BadConfiguration, create_transport, Clock(), address).message
-            self.assertIn("docker_certs_dir", said)
+            message = self.assertRaises(
+                BadConfiguration, create_transport, Clock(), address
+            ).message
+            self.assertIn("docker_certs_dir", message)
         empty = Path(self.mktemp())
         empty.mkdir()
-        said = self.assertRaises(
+        message = self.assertRaises(
             BadConfiguration, create_transport, Clock(), "tcp://example.org", str(empty)
         ).message
-        self.assertIn("ca.pem", said)
+        self.assertIn("ca.pem", message)
         (empty / "ca.pem").write_text("none")
-        said = self.assertRaises(
+        message = self.assertRaises(
             BadConfiguration, create_transport, Clock(), "tcp://example.org", str(empty)
         ).message
-        self.assertIn("is invalid", said)
+        self.assertIn("is invalid", message)

@@ -1,4 +1,4 @@
-"""Subnets for the networks of proxies."""
+"""`ctllm.cloud.spawners.subnet_allocator`: which subnets are reserved, in which order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.cloud.spawners.subnet_allocator import SubnetAllocator
 from ctllm.errors import ServiceUnavailable
 
-SMALL = IPv4Network("10.128.0.0/24")  # 16 of them
+SMALL = IPv4Network("10.128.0.0/24")  # 16 subnets
 
 networks = st.builds(
     lambda at, prefix: str(IPv4Network((0x0A7FFF00 + at, prefix), strict=False)),
@@ -20,17 +20,14 @@ networks = st.builds(
 )
 
 
-class SubnetTests(SynchronousTestCase):
-    """Taking and giving back."""
-
+class SubnetAllocatorTests(SynchronousTestCase):
     @given(st.lists(networks, max_size=6))
-    def test_none_overlaps(self, taken: list[str]) -> None:
-        """Neither what there is nor each other, until there is none; and none is left over."""
+    def test_reserves_every_free_subnet_once(self, in_use: list[str]) -> None:
         subnets, found = SubnetAllocator(SMALL), []
-        others = [IPv4Network(each) for each in taken]
+        others = [IPv4Network(each) for each in in_use]
         try:
             while True:
-                found.append(subnets.reserve(taken))
+                found.append(subnets.reserve(in_use))
         except ServiceUnavailable as error:
             self.assertIn("16 subnets of 10.128.0.0/24", error.message)
         for each in found:
@@ -41,8 +38,7 @@ class SubnetTests(SynchronousTestCase):
                 if not any(each.overlaps(other) for other in others)]  # fmt: skip
         self.assertEqual(sorted(found), free)
 
-    def test_given_back_is_given_last(self) -> None:
-        """Whoever still knows the address finds nobody there for as long as can be."""
+    def test_reuses_a_released_subnet_last(self) -> None:
         subnets = SubnetAllocator(SMALL)
         first = subnets.reserve([])
         subnets.release(first)
@@ -50,8 +46,7 @@ class SubnetTests(SynchronousTestCase):
         self.assertNotIn(first, others)
         self.assertEqual(subnets.reserve([]), first)
 
-    def test_what_others_have(self) -> None:
-        """IPv6, and what is elsewhere, takes nothing; what holds all of it takes all."""
+    def test_ignores_ipv6_and_other_networks(self) -> None:
         subnets = SubnetAllocator(SMALL)
         self.assertEqual(str(subnets.reserve(["fd00::/64", "192.168.0.0/16"])), "10.128.0.0/28")
         self.assertRaises(ServiceUnavailable, subnets.reserve, ["10.0.0.0/8"])

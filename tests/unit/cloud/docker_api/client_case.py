@@ -1,15 +1,16 @@
-"""A Docker engine of canned answers, over memory."""
+"""A test case with a Docker client and a fake API, over memory."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 from treq.testing import RequestTraversalAgent
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.iweb import IAgent
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -17,7 +18,10 @@ from ctllm.cloud.docker_api import DockerClient, DockerTransport
 
 
 class FakeDockerApi(Resource):
-    """Answers whatever is asked with what the test put there; `open` are answers that go on."""
+    """Responds to every request with `status` and `body`.
+
+    With `keeps_open` the response does not end, and its request is in `open_requests`.
+    """
 
     isLeaf = True
 
@@ -53,21 +57,23 @@ class FakeDockerApi(Resource):
 
 
 class DockerClientCase(SynchronousTestCase):
-    """An engine that answers over memory."""
+    """A client of a `FakeDockerApi`."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.api = FakeDockerApi()
         self.agent = RequestTraversalAgent(self.api)
-        self.connection_error: Exception | None = None  # what a request meets instead of the engine
+        self.connection_error: Exception | None = (
+            None  # of the next requests, instead of a response
+        )
         self.docker = DockerClient(
-            DockerTransport(self, "http://docker", "the engine"), self.clock, 30
+            DockerTransport(cast(IAgent, self), "http://docker", "the engine"), self.clock, 30
         )
 
-    def request(self, *told: Any, **more: Any) -> Deferred[Any]:
-        """As an agent does."""
+    def request(self, *args: Any, **kwargs: Any) -> Deferred[Any]:
+        """Send a request, as an agent does."""
         return (
-            self.agent.request(*told, **more)
+            self.agent.request(*args, **kwargs)
             if self.connection_error is None
             else fail(self.connection_error)
         )

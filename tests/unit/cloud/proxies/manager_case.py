@@ -1,4 +1,4 @@
-"""Proxies for tests: a runtime of pretence, a clock, and HTTP over memory."""
+"""A test case with a proxy manager, a fake spawner, a clock, and HTTP over memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
@@ -25,15 +25,17 @@ from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
 
+T = TypeVar("T")
+
 A, B, C, D, E, F = (f"ctllm-proxy-{letter * 32}" for letter in "abcdef")
 START = 1_700_000_000.0
 
 
 class FakeProxy:
-    """What answers /health over memory; `up`, `hung` and the figures are the test's to set."""
+    """A proxy that responds to health checks as its attributes say, over memory."""
 
-    def __init__(self, up: bool) -> None:
-        self.is_listening = up
+    def __init__(self, is_listening: bool) -> None:
+        self.is_listening = is_listening
         self.is_hanging = False
         self.status = 200
         self.health: dict[str, float] = {"exchanges": 0, "desktops": 0, "idle_seconds": 0}
@@ -42,14 +44,14 @@ class FakeProxy:
         self.pumps: list[IOPump] = []
         self.factory = HttpServerFactory(self.handle, Clock())
 
-    async def handle(self, incoming: ServerRequest) -> None:
+    async def handle(self, request: ServerRequest) -> None:
         self.request_count += 1
-        await incoming.read_body(0)
+        await request.read_body(0)
         if self.is_hanging:
             await Deferred()
         if self.since_idle is not None:
             self.health["idle_seconds"] = self.since_idle()
-        incoming.respond(self.status, self.health)
+        request.respond(self.status, self.health)
 
     def connect(self, factory: Any) -> Deferred[Any]:
         if not self.is_listening:
@@ -66,7 +68,7 @@ class FakeProxy:
 
 
 class FakeSpawner:
-    """Starts pretend proxies: at once, or when the Deferred that a test puts in `slow` fires."""
+    """A spawner of fake proxies. Starts in `slow_starts` wait for the Deferred of the test."""
 
     def __init__(self, proxies_survive_restart: bool = False) -> None:
         self.proxies_survive_restart = proxies_survive_restart
@@ -82,7 +84,7 @@ class FakeSpawner:
         self.starts: Counter[str] = Counter()
         self.list_calls = 0
         self.slow_list: Deferred[None] | None = None
-        self.listed: list[str] | None = None  # what is listed, whatever is there
+        self.listed: list[str] | None = None  # replaces the true list
         self.removals: Counter[str] = Counter()
         self.problem = ""
         self.usages: dict[str, ResourceUsage] = {}
@@ -127,13 +129,14 @@ class FakeSpawner:
     def connect(self, instance: ProxyInstance) -> FakeProxy:
         return self.proxies[instance.id]
 
-    def die(self, proxy_id: str) -> None:
+    def exit(self, proxy_id: str) -> None:
+        """Have a proxy exit."""
         self.proxies.pop(proxy_id).is_listening = False
         self.exit_observers.notify(proxy_id, "it was ended by SIGKILL")
 
 
 class ProxyManagerCase(SynchronousTestCase):
-    """Proxies on a clock. However a test ends, stopping must leave no timer and no connection."""
+    """Starts a manager. After each test, stopping it must leave no timer and no connection."""
 
     settings = Cloud()
     proxies_survive_restart = False
@@ -159,17 +162,18 @@ class ProxyManagerCase(SynchronousTestCase):
         self.addCleanup(self.stop)
 
     def before_start(self) -> None:
-        """What a test wants to be there before the start."""
+        """Prepare the spawner before the manager starts."""
 
     def now(self) -> float:
         return START + self.clock.seconds()
 
     def revocation_time(self, proxy_id: str) -> float:
-        """When its user was revoked."""
         return -math.inf
 
     def stop(self) -> None:
-        self.successResultOf(self.manager.stopService())
+        stopping = self.manager.stopService()
+        assert stopping is not None
+        self.successResultOf(stopping)
         self.flush()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(sum(proxy.open_connections for proxy in self.spawner.started), 0)
@@ -180,7 +184,7 @@ class ProxyManagerCase(SynchronousTestCase):
                 pump.flush()
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, from one due call to the next, with HTTP flowing in between."""
+        """Advance the clock from one timer to the next, and flush the connections in between."""
         end = self.clock.seconds() + seconds
         self.flush()
         while due := [c for c in self.clock.getDelayedCalls() if c.getTime() <= end]:
@@ -189,10 +193,10 @@ class ProxyManagerCase(SynchronousTestCase):
         self.clock.advance(max(0.0, end - self.clock.seconds()))
         self.flush()
 
-    def run_coroutine(self, doing: Coroutine[Any, Any, Any]) -> Deferred[Any]:
-        doing_it = Deferred.fromCoroutine(doing)
+    def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
+        running = Deferred.fromCoroutine(coroutine)
         self.flush()
-        return doing_it
+        return running
 
     def ensure_running(self, proxy_id: str) -> Deferred[ConnectionPool]:
         return self.run_coroutine(self.manager.ensure_running(proxy_id))
@@ -200,8 +204,10 @@ class ProxyManagerCase(SynchronousTestCase):
     def start(self, proxy_id: str) -> ConnectionPool:
         return self.successResultOf(self.ensure_running(proxy_id))
 
-    def failure(self, doing: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable) -> Any:
-        return self.failureResultOf(doing, kind).value
+    def failure(
+        self, deferred: Deferred[Any], kind: type[CtllmError] = ProxyUnavailable
+    ) -> CtllmError:
+        return cast(CtllmError, self.failureResultOf(deferred, kind).value)
 
     def status(self, proxy_id: str = A) -> str:
         return self.manager.status(proxy_id).state

@@ -1,4 +1,4 @@
-"""Proxies that outlive the cloud are adopted, and what runs is compared with what should."""
+"""`ctllm.cloud.proxies.manager`: adoption and reconciliation of proxies that survive restarts."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from twisted.internet.defer import Deferred
 
 from ctllm.config import Cloud
 from ctllm.errors import ProxyUnavailable
-from tests.unit.proxies_case import A, B, C, FakeProxy, ProxyManagerCase
+from tests.unit.cloud.proxies.manager_case import A, B, C, FakeProxy, ProxyManagerCase
 
 
 class AdoptionTests(ProxyManagerCase):
-    """A cloud that starts, A and B run already; B does not answer."""
+    """A manager that starts when A and B run already; B does not listen."""
 
     proxies_survive_restart = True
     settings = Cloud(max_proxies=2, proxy_start_timeout_seconds=5)
 
     def before_start(self) -> None:
-        for proxy_id, up in ((A, True), (B, False)):
-            self.spawner.proxies[proxy_id] = FakeProxy(up)
+        for proxy_id, is_listening in ((A, True), (B, False)):
+            self.spawner.proxies[proxy_id] = FakeProxy(is_listening)
             self.spawner.started.append(self.spawner.proxies[proxy_id])
 
-    def test_who_answers_is_adopted(self) -> None:
-        """It runs without having been asked for, was not started, and the audit says so."""
+    def test_adopts_a_healthy_proxy_without_starting_it(self) -> None:
         self.flush()
         self.assertEqual(self.status(A), "running")
         self.assertEqual(self.audited("event", "proxy"), [("proxy.adopted", A)])
@@ -30,52 +29,44 @@ class AdoptionTests(ProxyManagerCase):
         self.assertTrue(self.has_metric("ctllm_proxy_adoptions_total 1.0"))
         self.assertTrue(self.has_metric("ctllm_proxy_starts_total 0.0"))
 
-    def test_who_does_not_answer_is_removed(self) -> None:
-        """After the time that a start may take; then its user gets another one."""
+    def test_removes_a_proxy_that_is_not_healthy_within_the_start_timeout(self) -> None:
         self.wait(5.5)
         self.assertEqual((self.status(B), self.spawner.removals[B]), ("failed", 1))
         self.assertEqual(self.spawner.removals[A], 0)
         self.start(B)
         self.assertEqual(self.spawner.starts[B], 1)
 
-    def test_who_was_idle_all_the_time_is_removed_at_once(self) -> None:
-        """Its idle time began before the cloud did."""
+    def test_idle_time_before_the_adoption_counts(self) -> None:
         self.flush()
         self.spawner.proxies[A].health["idle_seconds"] = 600
         self.wait(31)
         self.assertEqual(self.status(A), "absent")
         self.assertIn(("proxy.stopped", "idle"), self.audited("event", "reason"))
 
-    def test_adopted_ones_count(self) -> None:
-        """Against the most that there may be at once."""
+    def test_adopted_proxies_count_towards_the_maximum(self) -> None:
         self.flush()
         self.assertIn(
             "maximum number of users", self.failureResultOf(self.ensure_running(C)).value.message
         )
 
-    def test_a_cloud_that_stops_leaves_them(self) -> None:
-        """Nothing is removed, and nothing is said to have stopped."""
+    def test_stopping_does_not_remove_proxies(self) -> None:
         self.flush()
-        self.successResultOf(self.manager.stopService())
+        self.stop()
         self.assertEqual(sum(self.spawner.removals.values()), 0)
         self.assertEqual(self.audited("event"), [("proxy.adopted",)])
 
 
 class ReconcileTests(ProxyManagerCase):
-    """Each minute, with nothing there at first."""
-
     proxies_survive_restart = True
 
-    def test_one_that_appears(self) -> None:
-        """Somebody started it behind our back: it is adopted within a minute."""
+    def test_adopts_a_proxy_that_appears_later(self) -> None:
         self.start(A)
         self.spawner.proxies[B] = FakeProxy(True)
         self.spawner.started.append(self.spawner.proxies[B])
         self.wait(61)
         self.assertEqual((self.status(A), self.status(B)), ("running", "running"))
 
-    def test_one_that_vanished(self) -> None:
-        """It is given up though nobody told of its end, and comes back when it is wanted."""
+    def test_marks_a_proxy_that_vanished_as_failed(self) -> None:
         self.start(A)
         self.spawner.proxies.pop(A)
         self.wait(61)
@@ -87,12 +78,11 @@ class ReconcileTests(ProxyManagerCase):
         self.start(A)
         self.assertEqual(self.spawner.starts[A], 2)
 
-    def test_one_that_starts_while_the_list_is_made(self) -> None:
-        """The list is older than it: it stays."""
+    def test_keeps_a_proxy_that_started_after_the_list_was_made(self) -> None:
         self.start(A)
         self.spawner.slow_list = Deferred()
         self.wait(61)
-        self.successResultOf(self.run_coroutine(self.manager.remove(A, "asked")))
+        self.successResultOf(self.run_coroutine(self.manager.remove(A, "was stopped by its user")))
         listed, self.spawner.slow_list = self.spawner.slow_list, None
         proxies, self.spawner.proxies = self.spawner.proxies, {}
         self.wait(1)
@@ -102,27 +92,24 @@ class ReconcileTests(ProxyManagerCase):
         self.spawner.proxies = started
         self.assertEqual((self.status(A), self.spawner.removals[A]), ("running", 1))
 
-    def test_one_that_was_removed_while_the_list_was_made(self) -> None:
-        """The list has it still; nobody wants it, and nothing is started."""
+    def test_does_not_adopt_a_proxy_removed_after_the_list_was_made(self) -> None:
         self.start(A)
         self.spawner.slow_list = Deferred()
         self.wait(61)
-        self.successResultOf(self.run_coroutine(self.manager.remove(A, "asked")))
+        self.successResultOf(self.run_coroutine(self.manager.remove(A, "was stopped by its user")))
         gone, self.spawner.listed = self.spawner.slow_list, [A]
         gone.callback(None)
         self.flush()
         self.assertEqual((self.status(A), self.spawner.starts[A]), ("absent", 1))
 
-    def test_a_list_that_takes_for_ever(self) -> None:
-        """There is one question at a time, and stopping waits for no answer."""
+    def test_sends_one_list_request_at_a_time_and_cancels_it_on_stop(self) -> None:
         self.spawner.slow_list = Deferred()
         self.wait(200)
         self.assertEqual(self.spawner.list_calls, 2)
-        self.successResultOf(self.manager.stopService())
+        self.stop()
         self.assertTrue(self.spawner.slow_list.called)
 
-    def test_a_runtime_that_does_not_answer(self) -> None:
-        """Those that run go on; a minute later it is asked again."""
+    def test_keeps_proxies_while_the_spawner_fails(self) -> None:
         self.start(A)
         self.spawner.error = ProxyUnavailable("Docker does not answer.")
         self.wait(61)
@@ -131,17 +118,13 @@ class ReconcileTests(ProxyManagerCase):
         self.wait(61)
         self.assertEqual((self.status(A), self.spawner.list_calls), ("running", 3))
 
-    def test_a_fault_is_logged(self) -> None:
-        """And does not end the looking."""
+    def test_logs_an_unexpected_error_and_reconciles_again(self) -> None:
         self.spawner.error = RuntimeError("a fault")
         self.wait(121)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
 
 
-class MortalTests(ProxyManagerCase):
-    """Proxies that end with the cloud."""
-
-    def test_nobody_looks(self) -> None:
-        """There can be none that is not known."""
+class WithoutSurvivalTests(ProxyManagerCase):
+    def test_does_not_list_proxies_that_stop_with_the_cloud(self) -> None:
         self.wait(200)
         self.assertEqual(self.spawner.list_calls, 0)

@@ -1,4 +1,4 @@
-"""What goes into the streaming proxy's image."""
+"""The requirements of the streaming proxy's image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def bounds(lines: str) -> dict[str, str]:
-    """Names of packages (without extras and markers), each with its bound."""
+    """Return the bound of each package, by its name without extras and markers."""
     stripped = [re.split("[#;]", line)[0].strip() for line in lines.splitlines()]
     return {
         name.partition("[")[0].strip().lower(): bound.strip()
@@ -20,9 +20,8 @@ def bounds(lines: str) -> dict[str, str]:
     }
 
 
-class RequirementsTests(SynchronousTestCase):
-    def test_bounds(self) -> None:
-        """Are those of the package, for all that both name."""
+class ImageRequirementsTests(SynchronousTestCase):
+    def test_bounds_are_those_of_the_package(self) -> None:
         setup = configparser.ConfigParser()
         setup.read(ROOT / "setup.cfg")
         package = bounds(setup["options"]["install_requires"])

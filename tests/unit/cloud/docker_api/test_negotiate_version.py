@@ -1,4 +1,4 @@
-"""Which version of the Docker Engine API is spoken, and for how long."""
+"""`ctllm.cloud.docker_api.client`: the version of the API, and timeouts."""
 
 from __future__ import annotations
 
@@ -10,40 +10,33 @@ from ctllm.cloud.docker_api import (
     DockerTooOld,
     DockerUnavailable,
 )
-from tests.unit.engine_case import DockerClientCase
+from tests.unit.cloud.docker_api.client_case import DockerClientCase
 
 
 class VersionTests(DockerClientCase):
-    """Which version of the API is spoken."""
-
-    def test_the_older_of_both(self) -> None:
-        """Asked once, without a version, and in every path from then on."""
+    def test_uses_the_engines_version_and_asks_once(self) -> None:
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.call(self.docker.list_networks())
-        asked = [("GET", "/_ping"), *[("GET", "/v1.41/networks")] * 2]
-        self.assertEqual(self.api.requests, asked)
+        expected = [("GET", "/_ping"), *[("GET", "/v1.41/networks")] * 2]
+        self.assertEqual(self.api.requests, expected)
 
-    def test_a_newer_engine(self) -> None:
-        """Is spoken to as this was written."""
+    def test_uses_its_own_maximum_with_a_newer_engine(self) -> None:
         self.api.version = "1.99"
         self.assertEqual(self.call(self.docker.negotiate_version()), "1.47")
 
-    def test_an_old_engine(self) -> None:
-        """Is refused, with both versions in words; 1.9 is older than 1.40."""
+    def test_refuses_an_older_engine(self) -> None:
         for old in ("1.39", "1.9"):
             self.api.version = old
-            said = self.failure(self.docker.list_networks(), DockerTooOld)
-            self.assertIn(f"supports version {old}", said)
-            self.assertIn("requires 1.40", said)
+            message = self.failure(self.docker.list_networks(), DockerTooOld)
+            self.assertIn(f"supports version {old}", message)
+            self.assertIn("requires 1.40", message)
 
-    def test_something_else(self) -> None:
-        """What says no version is no engine."""
+    def test_refuses_a_server_without_a_version(self) -> None:
         self.api.version = "latest"
         self.assertIn("not a Docker engine", self.failure(self.docker.list_networks(), DockerError))
 
-    def test_another_engine_after_a_failure(self) -> None:
-        """It was replaced while it did not answer: its version is asked again."""
+    def test_negotiates_again_after_a_timeout(self) -> None:
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.api.keeps_open = True
@@ -54,8 +47,7 @@ class VersionTests(DockerClientCase):
         self.call(self.docker.list_networks())
         self.assertEqual(self.api.requests[-2:], [("GET", "/_ping"), ("GET", "/v1.43/networks")])
 
-    def test_another_engine_after_a_lost_connection(self) -> None:
-        """There was nobody for a moment."""
+    def test_negotiates_again_after_a_connection_error(self) -> None:
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.connection_error, self.api.version = ConnectError(111), "1.44"
@@ -64,8 +56,7 @@ class VersionTests(DockerClientCase):
         self.call(self.docker.list_networks())
         self.assertEqual(self.api.requests[-1], ("GET", "/v1.44/networks"))
 
-    def test_another_engine_that_nobody_missed(self) -> None:
-        """It refuses the old one's version, or ended its events: its own is asked for."""
+    def test_negotiates_again_after_the_version_was_refused(self) -> None:
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.api.version = "1.44"
@@ -75,27 +66,25 @@ class VersionTests(DockerClientCase):
         self.call(self.docker.list_networks())
         self.assertEqual(self.api.requests[-1], ("GET", "/v1.44/networks"))
 
-    def test_another_engine_after_events(self) -> None:
-        """However they ended."""
+    def test_negotiates_again_after_the_events_ended(self) -> None:
         self.api.keeps_open, self.api.body = True, b""
-        hearing = self.start(self.docker.follow_events({}, 0, self.fail))
+        following = self.start(self.docker.follow_events({}, 0, self.fail))
         self.api.open_requests[0].transport.abortConnection()
         self.agent.flush()
-        self.failureResultOf(hearing, DockerUnavailable)
+        self.failureResultOf(following, DockerUnavailable)
         self.api.version, self.api.keeps_open = "1.44", False
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.assertEqual(self.api.requests[-1], ("GET", "/v1.44/networks"))
 
-    def test_an_engine_that_says_nothing(self) -> None:
-        """Has its time, whatever it is asked: its version, events, anything."""
+    def test_every_request_times_out(self) -> None:
         self.api.is_silent = True
-        for asked in (
+        for request in (
             self.docker.negotiate_version(),
             self.docker.follow_events({}, 0, print),
             self.docker.list_networks(),
         ):
-            waiting = self.start(asked)
+            waiting = self.start(request)
             self.clock.advance(29)
             self.assertNoResult(waiting)
             self.clock.advance(2)
@@ -105,8 +94,7 @@ class VersionTests(DockerClientCase):
             )
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_events_that_do_not_begin(self) -> None:
-        """Have their time too, from an engine that told its version; silence afterwards is free."""
+    def test_events_time_out_before_the_response_but_not_during_it(self) -> None:
         self.respond_with([])
         self.call(self.docker.list_networks())
         self.api.is_silent = True
@@ -114,8 +102,8 @@ class VersionTests(DockerClientCase):
         self.clock.advance(31)
         self.failureResultOf(waiting, DockerUnavailable)
         self.api.is_silent, self.api.keeps_open, self.api.body = False, True, b""
-        hearing = self.start(self.docker.follow_events({}, 0, print))
+        following = self.start(self.docker.follow_events({}, 0, print))
         self.clock.advance(100_000)
-        self.assertNoResult(hearing)
-        hearing.cancel()
-        self.failureResultOf(hearing, CancelledError)
+        self.assertNoResult(following)
+        following.cancel()
+        self.failureResultOf(following, CancelledError)
