@@ -1,7 +1,7 @@
-"""API keys for programs, as text: `ctllm-k-<owner tag>-<secret>`.
+"""The format of API keys: `ctllm-k-<owner tag>-<secret>`.
 
-The owner's tag lies inside the key, so that a desktop of somebody else that learnt a key's hash
-and claims it for itself still does not receive what is sent with the key.
+The owner tag in the key prevents that the desktop of another user, which learnt the hash of a key
+and registers it, receives the requests that are sent with the key.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _KEY = re.compile(PREFIX + r"([0-9a-f]{16})-[A-Za-z0-9_-]{43}")
 
 
 def owner_tag(user_key: str) -> str:
-    """Give the 16 hex digits that mark the keys of the user whose identity is `user_key`."""
+    """Return the 16 hexadecimal digits in all keys of the user with the identity `user_key`."""
     return sha256(user_key.encode("utf-8")).hexdigest()[:16]
 
 
 def generate_key(user_key: str) -> str:
-    """Make a key for the user whose identity is `user_key`; show it once, keep only its hash."""
+    """Generate a key for the user with the identity `user_key`, of which only a hash is stored."""
     return f"{PREFIX}{owner_tag(user_key)}-{token_urlsafe(32)}"
 
 
 def hash_key(key: str) -> str:
-    """Give the hex SHA-256 of `key`: 32 random bytes inside, so neither salt nor stretching."""
+    """Return the hexadecimal SHA-256 of `key`; its 32 random bytes need no salt."""
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def parse_owner_tag(key: str) -> str | None:
-    """Give the owner's tag inside `key`, or None if this is not the text of a key."""
+    """Return the owner tag in `key`, or None if `key` does not have the format of a key."""
     match = _KEY.fullmatch(key)
     return match and match[1]

@@ -1,10 +1,10 @@
-"""Signed tokens: JWS in compact form (RFC 7515), Ed25519 only, one fixed header for each kind.
+"""Signed tokens: JWS in compact form (RFC 7515), with Ed25519 and one fixed header for each kind.
 
-A token whose first segment is not byte for byte its kind's header is read no further. So there is
-no algorithm to choose and none to confuse, and a token of one kind never passes for another.
-PyJWT would read these tokens too; it would cost every streaming proxy 13 MB to import. So would
-`cryptography` with 8 MB: it signs, in the cloud, which needs it anyway. PyNaCl, that is libsodium,
-verifies and costs less than one.
+A token whose header differs from that of its kind by a byte is rejected. So no other algorithm is
+possible, and a token of one kind does not pass for another.
+
+PyJWT could verify these tokens, but would cost each streaming proxy 13 MB to import; `cryptography`
+would cost 8 MB and is only imported to sign, in the cloud. PyNaCl costs less than 1 MB.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MAX_TOKEN_SIZE = 8 * 1024
-"""Bytes; a longer token is refused unread."""
+"""Maximum bytes of a token."""
 
 LEEWAY = 5.0
-"""Seconds after its end for which a token is taken: the verifier's clock may be fast."""
+"""Seconds for which a token is accepted after `exp`, because the verifier's clock may be fast."""
 
 MAX_TIMESTAMP = 2**53
-"""The latest time that a token may name, in epoch seconds: a float holds it exactly."""
+"""Maximum time in a token, in epoch seconds: a float represents it exactly."""
 
 FUTURE_LEEWAY = 30.0
-"""Seconds before its beginning (`iat`, `nbf`) for which a token is taken: the verifier's clock may
-be slow, or was set back since. A token that is taken early ends no later for it."""
+"""Seconds for which a token is accepted before `iat` and `nbf`, because the verifier's clock may be
+slow or was set back."""
 
 
 def encode_base64url(data: bytes) -> str:
-    """Give `data` as base64url without padding."""
+    """Encode `data` as base64url without padding."""
     return urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
 def decode_base64url(text: str | bytes) -> bytes:
-    """Give the bytes behind base64url `text`; ValueError unless it is their one exact spelling."""
+    """Decode canonical base64url without padding; raises ValueError."""
     given = text if isinstance(text, bytes) else text.encode("ascii")
     data = urlsafe_b64decode(given + b"=" * (-len(given) % 4))
-    # Python's decoder skips foreign characters and spare bits; then many texts mean one value.
+    # Python's decoder ignores invalid characters and spare bits, so that encodings were not unique.
     if encode_base64url(data).encode("ascii") != given:
-        raise ValueError("not base64url in its shortest form")
+        raise ValueError("not canonical base64url")
     return data
 
 
 def encode_public_key(key: Ed25519PrivateKey) -> str:
-    """Give the public half of `key` as base64url of its 32 raw bytes."""
+    """Encode the public key of `key` as base64url of its 32 bytes."""
     return encode_base64url(key.public_key().public_bytes_raw())
 
 
 def decode_public_key(text: str) -> VerifyKey:
-    """Read what `public_text` gave; BadConfiguration if that is not what it is."""
+    """Decode the result of `encode_public_key`; raises BadConfiguration."""
     try:
         return VerifyKey(decode_base64url(text))
     except ValueError as error:
@@ -68,32 +68,32 @@ def decode_public_key(text: str) -> VerifyKey:
 
 @dataclass(frozen=True)
 class TokenKind:
-    """A kind of token: `typ` stands in its header, `title` in sentences for people."""
+    """A kind of token: `typ` is in its header, `title` in messages for people."""
 
     typ: str
     title: str
 
     @cached_property
     def header(self) -> bytes:
-        """The first segment, with its dot, of every token of this kind."""
+        """The first segment of every token of this kind, with its dot."""
         return (
             encode_base64url(b'{"alg":"EdDSA","typ":"%s"}' % self.typ.encode("ascii")).encode()
             + b"."
         )
 
     def matches(self, token: str) -> bool:
-        """Whether `token` calls itself one of this kind; says nothing about its signature."""
+        """Return whether `token` has the header of this kind; the signature is not verified."""
         return token.startswith(self.header.decode("ascii"))
 
     def sign(self, key: Ed25519PrivateKey, claims: bytes) -> str:
-        """Give the token that carries `claims` (JSON)."""
+        """Return a token with `claims` (JSON)."""
         signed = self.header + encode_base64url(claims).encode("ascii")
         return f"{signed.decode('ascii')}.{encode_base64url(key.sign(signed))}"
 
     def verify(self, key: VerifyKey, token: str | bytes) -> bytes:
-        """Give the claims (JSON) of a `token` that `key` signed; Unauthenticated otherwise."""
+        """Return the claims (JSON) of a `token` that `key` verifies; raises Unauthorized."""
         if len(token) > MAX_TOKEN_SIZE:
-            raise Unauthorized(f"The {self.title} is too long to be one.")
+            raise Unauthorized(f"The {self.title} is longer than {MAX_TOKEN_SIZE} bytes.")
         try:
             return self._verify(key, token if isinstance(token, bytes) else token.encode("ascii"))
         except (BadSignatureError, ValueError) as error:
@@ -107,14 +107,14 @@ class TokenKind:
         return decode_base64url(signed.removeprefix(self.header))
 
     def invalid_token(self) -> Unauthorized:
-        """Give the one answer to all that is wrong with a token, save its age and length."""
-        return Unauthorized(f"The {self.title} is not valid here: sign in again.")
+        """Return the error for an invalid token; it does not say what is wrong."""
+        return Unauthorized(f"The {self.title} is not valid here: log in again.")
 
     def check_times(self, issued: float, expires: float, now: float) -> None:
-        """Raise Unauthenticated unless `now` lies within a token's life (epoch seconds)."""
+        """Raise Unauthorized unless `now` is between `issued` and `expires` (epoch seconds)."""
         if max(issued, expires) > MAX_TIMESTAMP:
             raise self.invalid_token()
         if now >= expires + LEEWAY:
-            raise Unauthorized(f"The {self.title} has expired: sign in again.")
+            raise Unauthorized(f"The {self.title} has expired: log in again.")
         if issued > now + FUTURE_LEEWAY:
             raise Unauthorized(f"The {self.title} is from the future: check the clocks.")

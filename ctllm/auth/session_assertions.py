@@ -1,4 +1,4 @@
-"""The session assertion: what the cloud signs and a streaming proxy believes, and nothing else."""
+"""Session assertions: signed by the cloud, they authenticate requests to a streaming proxy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ctllm.errors import Unauthorized
 ASSERTION = TokenKind("ctllm-assertion+jwt", "session assertion")
 ISSUER = "ctllm"
 LIFETIME_SECONDS = 300
-"""Seconds that an assertion is good for."""
+"""Seconds for which an assertion is valid."""
 
 USE = "use"
 MANAGE = "manage"
@@ -25,7 +25,7 @@ SERVE = "serve"
 
 
 class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The JSON inside. `sub` is the user as a hash: nothing personal reaches a proxy."""
+    """The claims in JSON. `sub` is a hash of the user, so that a proxy gets no personal data."""
 
     iss: str
     sub: str
@@ -37,7 +37,7 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a proxy knows of its caller: the user's hash, what is allowed, until when (epoch)."""
+    """The verified claims: the hash of the user, the scopes and the expiry (epoch seconds)."""
 
     subject: str
     scopes: frozenset[str]
@@ -45,10 +45,11 @@ class Claims:
 
 
 class AssertionVerifier:
-    """Tells whether the cloud vouches for a caller of this proxy.
+    """Verifies session assertions for one proxy.
 
-    `public_key_text` is the cloud's key in base64url (BadConfiguration if it is not), `proxy` the
-    id of this proxy, `now` gives epoch seconds, `size` bounds how many assertions are remembered.
+    `public_key_text` is the cloud's key in base64url, `proxy_id` the audience that assertions must
+    have. `now` returns epoch seconds. The last `cache_size` assertions are cached. Raises
+    BadConfiguration if the key is invalid.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class AssertionVerifier:
         self._cache: TtlCache[bytes, Claims] = TtlCache(cache_size, now)
 
     def verify(self, token: str | bytes) -> Claims:
-        """Give the claims of `token`; Unauthenticated unless it is the cloud's and for here."""
-        # A text that is not even UTF-8 gets a digest too, and its refusal below.
+        """Return the claims of `token`; raises Unauthorized unless it is valid for this proxy."""
+        # Invalid UTF-8 also gets a digest; the token is then rejected below.
         raw = token if isinstance(token, bytes) else token.encode("utf-8", "surrogatepass")
         digest = sha256(raw).digest()
         claims = self._cache.get(digest)

@@ -1,1 +1,1 @@
-"""Ollama's HTTP API: its paths, its dialects, and where a request names its model."""
+"""Ollama's HTTP API: endpoints, dialects, lists of models, and the model of a request."""

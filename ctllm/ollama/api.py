@@ -1,8 +1,7 @@
-"""Ollama's HTTP API as a table: which endpoints there are, what each needs, where it names a model.
+"""A table of the endpoints of Ollama's HTTP API: the scope that each needs, and its model fields.
 
-The table is the policy: what a caller may ask follows from the method and the path, and what is
-not in it is refused unless the machine with Ollama opens it (`desktop.allowed_requests`). The cloud and the
-desktop read the same table, and both read a path the way that Ollama's server reads it.
+Cloud and desktop authorize requests by this table. A method and path that are not in it are refused
+unless `desktop.allowed_requests` lists them. Paths are interpreted as Ollama's server does it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ctllm.http.message.head import RequestHead
 
 
 class Scope(StrEnum):
-    """What an endpoint needs: inference and lists, changes of any kind, or opening by name."""
+    """The scope that an endpoint needs; CLOSED ones must be listed in the configuration."""
 
     USE = "use"
     MANAGE = "manage"
@@ -25,13 +24,12 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One method of one path.
+    """A method of a path.
 
-    `model_fields` are the fields of the body that name the model which must be there, the one
-    that counts first in front; with `form`, the body may be `multipart/form-data` instead of JSON.
-    `changes_models` says whether the list of models may differ
-    afterwards, `names_registry` whether the body can make Ollama connect to a registry, and
-    `leaves_machine` whether Ollama sends the request on to ollama.com.
+    `model_fields` are the fields of the body that name a required model, in order of precedence.
+    `changes_models` is true if the request may change the list of models, `names_registry` if the
+    body can make Ollama connect to a registry, `leaves_machine` if Ollama forwards the request to
+    ollama.com, and `accepts_form` if the body may be `multipart/form-data` instead of JSON.
     """
 
     scope: Scope
@@ -51,7 +49,7 @@ _OLLAMA_COM = Endpoint(Scope.USE, leaves_machine=True)
 _BLOB = Endpoint(Scope.MANAGE)
 _CLOSED = Endpoint(Scope.CLOSED)
 
-#: A path that ends with a slash stands for every path with one parameter behind it.
+#: A path that ends with a slash stands for all paths with one parameter after it.
 ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/": {b"GET": _READ},
     b"/api/version": {b"GET": _READ},
@@ -74,7 +72,7 @@ ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/v1/audio/transcriptions": {b"POST": _FORM},
     b"/v1/messages": {b"POST": _INFERENCE},
     b"/v1/messages/count_tokens": {b"POST": _INFERENCE},
-    # These ask ollama.com, with the account of the machine's owner, as `:cloud` models do.
+    # These query ollama.com with the account of the machine's owner, as `:cloud` models do.
     b"/api/experimental/web_search": {b"POST": _OLLAMA_COM},
     b"/api/experimental/web_fetch": {b"POST": _OLLAMA_COM},
     b"/api/experimental/model-recommendations": {b"GET": _READ},
@@ -84,21 +82,21 @@ ENDPOINTS: dict[bytes, dict[bytes, Endpoint]] = {
     b"/api/copy": {b"POST": Endpoint(Scope.MANAGE, ("source",), True)},
     b"/api/delete": {b"DELETE": Endpoint(Scope.MANAGE, _MODEL_OR_NAME, True)},
     b"/api/blobs/": {b"HEAD": _BLOB, b"POST": _BLOB},
-    # The machine's account at ollama.com is its owner's alone.
+    # These concern the account of the machine's owner at ollama.com.
     b"/api/me": {b"POST": _CLOSED},
     b"/api/signout": {b"POST": _CLOSED},
     b"/api/user/keys/": {b"DELETE": _CLOSED},
 }
 _MODEL_PREFIX = b"/v1/models/"
-#: Where one parameter follows; models of registries have slashes in their names.
+#: Paths with one parameter, which may contain slashes as names of models do.
 _PREFIXES = tuple(path for path in ENDPOINTS if path.endswith(b"/") and path != b"/")
-#: What is the cloud's own and not Ollama's.
+#: Paths of ctllm itself.
 _CTLLM_PREFIXES = (b"/ctllm/", b"/ws/")
-#: What a path may contain as it is (RFC 3986, section 3.3).
+#: Characters of a path that are not percent-encoded (RFC 3986, section 3.3).
 _PATH_SAFE = "/:@!$&'()*+,;=~"
 
 
-# -- paths, as Ollama's server reads them
+# -- paths
 
 
 def clean_path(path: bytes) -> bytes:
@@ -113,10 +111,10 @@ def clean_path(path: bytes) -> bytes:
 
 
 def canonical_request(head: RequestHead) -> RequestHead:
-    """Give `head` with the path that it means, if that is one of Ollama's or of the cloud's.
+    """Return `head` with its path normalized, if that gives a path of Ollama or ctllm.
 
-    So `//api/chat`, `/api/chat/` and `/api/%63hat` become `/api/chat`: what is judged is what is
-    passed on. A path that means neither stays as it was sent, and is not in the table either.
+    `//api/chat`, `/api/chat/` and `/api/%63hat` become `/api/chat`, so that the path which is
+    authorized is the path that is sent. Any other path is unchanged, and is not in the table.
     """
     path = head.path
     if path in ENDPOINTS and not path.endswith(b"/"):
@@ -129,7 +127,7 @@ def canonical_request(head: RequestHead) -> RequestHead:
     ):
         return head
     if cleaned == unquote_to_bytes(path) and path.startswith(_PREFIXES):
-        return head  # only its parameter is quoted
+        return head  # only its parameter is percent-encoded
     query = head.target[len(path) :]
     target = quote_from_bytes(cleaned, safe=_PATH_SAFE).encode() + query
     return RequestHead(head.method, target, head.headers)
@@ -141,16 +139,15 @@ def _find_methods(path: bytes) -> dict[bytes, Endpoint] | None:
         return found
     for prefix in _PREFIXES:
         if path.startswith(prefix) and len(path) > len(prefix):
-            # A parameter with empty or dot segments would name another path behind a server that
-            # resolves them.
+            # A server that resolves empty and dot segments would see another path.
             return ENDPOINTS[prefix] if clean_path(path) == unquote_to_bytes(path) else None
     return None
 
 
 def find_endpoint(head: RequestHead) -> Endpoint | None:
-    """Give the endpoint that `head` asks, whose path is canonical; None if the table has none.
+    """Return the endpoint of `head`, whose path is canonical, or None if the table has none.
 
-    HEAD and OPTIONS change nothing, so they may be asked wherever something can be read.
+    HEAD is allowed wherever GET is, and OPTIONS on every path.
     """
     methods = _find_methods(head.path)
     if methods is None:
@@ -164,18 +161,18 @@ def find_endpoint(head: RequestHead) -> Endpoint | None:
 
 
 def refusal_error(head: RequestHead, message: str) -> CtllmError:
-    """Make the error for what the table lacks or has closed: 405 where only the method differs."""
+    """Return the error for a refused request: 405 if the path has other methods, else 403."""
     methods = _find_methods(head.path)
     if methods and head.method not in methods:
         allow = ", ".join(sorted(method.decode() for method in methods))
         return MethodNotAllowed(
-            f"{describe_request(head)} is no endpoint of Ollama's.", allow=allow
+            f"{describe_request(head)} is not an endpoint of Ollama.", allow=allow
         )
     return Forbidden(message + base_url_hint(head))
 
 
 def base_url_hint(head: RequestHead) -> str:
-    """Say what is wrong with a client's base URL, where that explains `head`; else nothing."""
+    """Return a sentence about a wrong base URL if that explains the path; else an empty string."""
     path = head.path
     if path.startswith(b"/v1/") and _find_methods(path[3:]):
         return " The base URL of your client has one /v1 too many."
@@ -185,7 +182,7 @@ def base_url_hint(head: RequestHead) -> str:
 
 
 def describe_request(head: RequestHead) -> str:
-    """Method and path, for sentences; a long path is shortened."""
+    """Return the method and the path, shortened to 100 characters, for a message."""
     path = head.path.decode("latin-1")
     return f"{head.method.decode('latin-1')} {path if len(path) <= 100 else f'{path[:100]}…'}"
 
@@ -194,48 +191,48 @@ def describe_request(head: RequestHead) -> str:
 
 
 def model_fields(head: RequestHead) -> tuple[str, ...]:
-    """The top-level fields of the body that name a model, the first that counts first, or none."""
+    """Return the top-level fields of the body that name a model, in order of precedence."""
     found = find_endpoint(head)
     return () if found is None else found.model_fields
 
 
 def accepts_form(head: RequestHead) -> bool:
-    """Whether the body may be `multipart/form-data`."""
+    """Return whether the body may be `multipart/form-data`."""
     found = find_endpoint(head)
     return found is not None and found.accepts_form
 
 
 def model_in_path(head: RequestHead) -> str | None:
-    """The model that the path names, or None."""
+    """Return the model that the path names, or None."""
     found = head.path.removeprefix(_MODEL_PREFIX)
     return unquote(found) if found and found != head.path else None
 
 
 def changes_models(head: RequestHead) -> bool:
-    """Whether there may be other models when this has been answered."""
+    """Return whether the request may change the list of models."""
     found = find_endpoint(head)
     return found is not None and found.changes_models
 
 
 def can_any_ollama_answer(head: RequestHead) -> bool:
-    """Whether any Ollama may answer: what only asks, and changes nothing of the machine's."""
+    """Return whether any Ollama can respond, because the request changes nothing."""
     found = find_endpoint(head)
     return found is not None and found.scope is Scope.USE
 
 
 def can_remote_ollama_answer(head: RequestHead) -> bool:
-    """Whether another machine's Ollama may be asked: only what its own API has."""
+    """Return whether the Ollama of another machine can respond: only its API is relayed."""
     return can_any_ollama_answer(head) and head.path.startswith((b"/api/", b"/v1/"))
 
 
 def is_remote_name(model: str) -> bool:
-    """Whether the name says that Ollama asks ollama.com for the model."""
+    """Return whether the name is that of a model which runs at ollama.com."""
     tag = canonical_model(model).rpartition(":")[2]
     return tag == "cloud" or tag.endswith("-cloud")
 
 
 def canonical_model(model: str) -> str:
-    """One name for all names of a model: Ollama minds neither case nor what it adds by itself."""
+    """Return one name for all names of a model: in lower case, without defaults, with a tag."""
     name = model.lower().removeprefix("http://").removeprefix("https://")
     name = name.removeprefix("registry.ollama.ai/").removeprefix("library/")
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

@@ -1,8 +1,8 @@
-"""The API dialects: how each one says that something went wrong, before an answer and inside it.
+"""Errors in the dialects of Ollama's API: as a whole response, and within a streamed one.
 
-Three dialects share one port: Ollama's own under ``/api``, OpenAI's under ``/v1`` (of which
-``/v1/responses`` streams typed events), Anthropic's at ``/v1/messages``. A client raises its own
-error only for its own dialect; an answer that merely stops may pass for a whole one.
+Ollama's own dialect is under ``/api``, OpenAI's under ``/v1`` (``/v1/responses`` streams typed
+events) and Anthropic's at ``/v1/messages``. Clients only recognize errors of their dialect, and may
+take a response that merely ends for a complete one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EVENTS = b"text/event-stream"
 
 
 class Dialect(Enum):
-    """Whose words a client understands."""
+    """The dialect that determines the format of errors."""
 
     OLLAMA = "ollama"
     OPENAI = "openai"
@@ -43,7 +43,7 @@ class Dialect(Enum):
 
 
 def dialect_of(path: bytes) -> Dialect:
-    """The dialect spoken at `path` (without query)."""
+    """Return the dialect of `path`, which has no query."""
     if path.startswith(b"/v1/messages"):
         return Dialect.ANTHROPIC
     if path.startswith(b"/v1/responses"):
@@ -68,7 +68,7 @@ def _anthropic_error(error: CtllmError) -> dict[str, object]:
 
 
 def error_body(dialect: Dialect, error: CtllmError) -> bytes:
-    """The JSON body of an answer that is an error from the start."""
+    """Return the JSON body of a response with an error status."""
     if dialect is Dialect.OLLAMA:
         return msgspec.json.encode({"error": error.message})
     if dialect is Dialect.ANTHROPIC:
@@ -79,7 +79,7 @@ def error_body(dialect: Dialect, error: CtllmError) -> bytes:
 
 
 def is_line_stream(content_type: bytes) -> bool:
-    """Whether clients read a stream of this type line by line, and so hear an error in it."""
+    """Return whether a stream of this type has lines or events, so that an error can be added."""
     return _media_type(content_type) in (_NDJSON, _EVENTS)
 
 
@@ -90,11 +90,11 @@ def _media_type(content_type: bytes) -> bytes:
 def error_in_stream(
     dialect: Dialect, content_type: bytes, error: CtllmError, last: bytes = b""
 ) -> bytes:
-    """What to write into an answer that breaks off, or nothing where no words would be heard.
+    """Return what to add to an incomplete response to report `error`, possibly nothing.
 
-    `last` is what was sent last, from the beginning of a line on. A line that is cut off is
-    completed first, for a client that could not read it would not hear what follows it. An answer
-    that ends with an error already needs no second: the stage before this one said what happened.
+    `last` is the end of what was sent, from the start of a line. An incomplete line is completed
+    first, because a client that cannot parse it does not read on. A response that already ends
+    with an error gets no second one.
     """
     kind = _media_type(content_type)
     line = last.rstrip(b"\n").rpartition(b"\n")[2]
@@ -107,7 +107,7 @@ def error_in_stream(
 
 
 def _ndjson_error(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
-    """The error as a line of NDJSON after `last`, or as a member of the line that is cut off."""
+    """Return the error as a line of NDJSON, or as a member of the incomplete line in `last`."""
     body = error_body(dialect, error)
     line = last.rpartition(b"\n")[2]
     if not line:
@@ -117,34 +117,34 @@ def _ndjson_error(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
 
 
 def _sse_error(dialect: Dialect, error: CtllmError, last: bytes) -> bytes:
-    """The error as a server-sent event after `last`.
+    """Return the error as a server-sent event after `last`.
 
-    Where `last` breaks off in an event's data, that has the error, too: nobody takes what is there
-    of an event for the whole. An event without data is not ended; the error takes its place.
+    If `last` ends within the data of an event, that event gets the error as well, so that it does
+    not pass for a complete one. An incomplete event without data is replaced by the error.
     """
-    body = told = error_body(dialect, error)
+    body = data = error_body(dialect, error)
     if dialect is Dialect.RESPONSES:
         fields = {"type": "error", "code": error.code, "message": error.message, "param": None}
-        told = msgspec.json.encode(fields)
+        data = msgspec.json.encode(fields)
     has_name = dialect in (Dialect.ANTHROPIC, Dialect.RESPONSES)
-    event = (b"event: error\n" if has_name else b"") + b"data: " + told + b"\n\n"
+    event = (b"event: error\n" if has_name else b"") + b"data: " + data + b"\n\n"
     *lines, line = last.rpartition(b"\n\n")[2].split(b"\n")
     rest = b"data:"[len(line) :] if line and b"data:".startswith(line) else b""
     field, _, value = (line + rest).partition(b":")
     if field != b"data":
         has_data = any(each.startswith(b"data:") for each in lines)
         return (b"\n" if line else b"") + (b"\n" if has_data else b"") + event
-    completed = missing_suffix(value, body[1:-1]) if value.strip() else told
+    completed = missing_suffix(value, body[1:-1]) if value.strip() else data
     if completed and not has_name:
         return rest + completed + b"\n\n"
     return rest + (completed or b"") + b"\n\n" + event
 
 
 def _is_error(line: bytes) -> bool:
-    """Whether a line of a stream is an error, in any dialect."""
+    """Return whether a line of a stream is an error in any dialect."""
     try:
-        said = decode_json(line, dict[str, msgspec.Raw])
+        fields = decode_json(line, dict[str, msgspec.Raw])
     except InvalidJson:
         return False
-    error, kind = (bytes(said.get(name, b"null")) for name in ("error", "type"))
+    error, kind = (bytes(fields.get(name, b"null")) for name in ("error", "type"))
     return error != b"null" or kind == b'"error"'

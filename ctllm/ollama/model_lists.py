@@ -1,6 +1,6 @@
-"""Lists of models of several sides (desktops; here and the cloud), made one.
+"""Merging of the lists of models of several desktops, or of the local and the cloud route.
 
-A side may be anything: what is no list is left out.
+Bodies that are not valid lists are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ctllm.ollama.api import canonical_model
 
 @dataclass(frozen=True)
 class ListFormat:
-    """What a list looks like: the fields that hold it, that name and that order its entries."""
+    """The format of a list: the fields with its entries, and with their name and their time."""
 
     entries: str
     name: str
@@ -35,14 +35,14 @@ _FORMATS = {
 
 
 def find_list_format(head: RequestHead) -> ListFormat | None:
-    """The form of the list that is asked for, or None where it is none."""
+    """Return the format of the list that is requested, or None if none is."""
     return _FORMATS.get(head.path) if head.method == b"GET" else None
 
 
 def merge_lists(list_format: ListFormat, bodies: Iterable[bytes]) -> bytes | None:
-    """One list of all `bodies` that are lists, each model once and as it came; None for none.
+    """Return one list of all `bodies`, newest models first as in Ollama; None if none is valid.
 
-    Of two that call a model the same, the first counts; the newest come first, as in Ollama.
+    Each model is listed once, as in the first list that has it.
     """
     merged: dict[str, Any] | None = None
     found: dict[str, tuple[float, msgspec.Raw]] = {}
@@ -65,11 +65,11 @@ def merge_lists(list_format: ListFormat, bodies: Iterable[bytes]) -> bytes | Non
 def _parse_list(
     list_format: ListFormat, body: bytes
 ) -> tuple[dict[str, Any], list[tuple[str, float, msgspec.Raw]]]:
-    """The fields of a list, and name, time and text of its entries.
+    """Return the fields of a list, and the name, time and JSON of its entries.
 
-    Raises ValueError or LookupError for what is none.
+    Raises ValueError or LookupError if `body` is not a list.
     """
-    body.decode("utf-8")  # what stays as it came is not looked at below
+    body.decode("utf-8")  # raw JSON is not checked below
     fields = decode_json(body, dict[str, msgspec.Raw])
     raw = fields[list_format.entries]
     entries = [] if bytes(raw) == b"null" else decode_json(raw, list[msgspec.Raw])
@@ -84,12 +84,12 @@ def _parse_entry(list_format: ListFormat, entry: msgspec.Raw) -> tuple[str, floa
     )
 
 
-def _parse_time(time: Any) -> float:
-    """A time as one of its dialects gives it, in whole seconds, by which Ollama sorts; or 0."""
+def _parse_time(time: object) -> float:
+    """Return epoch seconds of a time of any dialect, in whole seconds as Ollama sorts, or 0."""
     if isinstance(time, int | float):
-        return time  # of any size
+        return time
     try:
-        moment = datetime.fromisoformat(time)
+        moment = datetime.fromisoformat(str(time))
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() // 1
     except (TypeError, ValueError):
         return 0.0

@@ -1,11 +1,11 @@
-"""The model that a request is for, read out of a JSON body while it comes.
+"""Incremental search for the name of the model in a JSON body.
 
-Bodies are not parsed: a client may well send megabytes of pictures before the name. Brackets and
-strings are passed over, and of the outermost object the keys are read and the values that are
-wanted. Whether the rest is JSON is for Ollama to say.
+The body is scanned, not parsed, because megabytes of images may precede the name. The scanner
+tracks brackets and strings, and reads the keys of the outermost object and the wanted values. It
+does not check that the rest is valid JSON.
 
-Of a key that comes twice, Ollama takes the last value: the name is settled at the object's end, or
-where so much of the body was read that nobody should wait for another one.
+Ollama uses the last value of a repeated key. So the name is settled at the end of the object, or
+after SCAN_LIMIT bytes.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ import re
 
 from ctllm.common.json_decoder import decode_json
 
-#: Most bytes of a key or a name as it is written; longer ones are nobody's.
+#: Maximum bytes of a key or a name in JSON; longer ones are ignored.
 MAX_NAME = 1024
-#: Bytes of a body after which the name that came is believed to be the only one.
+#: Bytes of a body after which a name that was found is final.
 SCAN_LIMIT = 64 * 1024
 
 _SPACE = b" \t\r\n"
 _QUOTE, _COLON = b'":'
 _OPENING, _CLOSING = b"{[", b"}]"
-#: Whole strings, the quote of one that is cut off, and the marks that matter: in the outermost
-#: object, and deeper.
+#: Whole strings, the opening quote of an incomplete one, and structural characters: those of the
+#: outermost object, and those of nested values.
 _OBJECT_TOKENS = re.compile(rb'"[^"]*"|[",:{}\[\]]')
 _NESTED_TOKENS = re.compile(rb'"[^"]*"|["{}\[\]]')
 
 
 class JsonModelSniffer:
-    """Finds the first of `fields` that an object has; `settled` when more would change nothing.
+    """Finds the value of the first of `fields` that a JSON object has.
 
-    After `enough` bytes a name that came is believed to be the only one.
+    `is_settled` is true when more data cannot change the result. A name that was found is final
+    after `scan_limit` bytes.
     """
 
     def __init__(self, fields: tuple[str, ...], scan_limit: float = SCAN_LIMIT) -> None:
@@ -43,17 +44,17 @@ class JsonModelSniffer:
         self._depth = 0
         self._key = ""
         self._is_value = False
-        self._ends_in_escape = False  # the last byte began an escape
+        self._ends_in_escape = False  # the last byte is the backslash of an escape
         self._is_in_string = False
-        self._text: bytearray | None = None  # of a string that matters, as far as it came
+        self._text: bytearray | None = None  # the part of a wanted string that was read
 
     @property
     def name(self) -> str | None:
-        """The name as far as it is known."""
+        """The name that was found so far, or None."""
         return next(filter(None, map(self._values.get, self._fields)), None)
 
     def feed(self, data: bytes) -> None:
-        """The body goes on with `piece`."""
+        """Scan more of the body."""
         plain = self._mask_escapes(data)
         at = 0
         while at < len(data) and not self.is_settled:
@@ -71,32 +72,32 @@ class JsonModelSniffer:
 
     @property
     def is_certain(self) -> bool:
-        """Whether what was read is all that counts."""
+        """Whether the name is final."""
         return self.is_settled
 
     def close(self) -> None:
-        """Nothing more is read of the body."""
+        """Stop scanning."""
         self.is_settled = True
 
-    def _mask_escapes(self, piece: bytes) -> bytes:
-        """The same length, in which every quote begins or ends a string."""
+    def _mask_escapes(self, data: bytes) -> bytes:
+        """Return data of the same length in which every quote begins or ends a string."""
         if self._ends_in_escape:
-            piece = b"_" + piece[1:]
-        if b"\\" in piece:
-            piece = piece.replace(b"\\\\", b"__").replace(b'\\"', b"__")
-        self._ends_in_escape = piece.endswith(b"\\")
-        return piece
+            data = b"_" + data[1:]
+        if b"\\" in data:
+            data = data.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+        self._ends_in_escape = data.endswith(b"\\")
+        return data
 
-    def _scan_start(self, piece: bytes) -> int:
-        """Skip to the object's brace; what begins with anything else names no model."""
-        start = len(piece) - len(piece.lstrip(_SPACE))
-        if start < len(piece):
+    def _scan_start(self, data: bytes) -> int:
+        """Skip to the brace of the object; any other JSON is settled without a name."""
+        start = len(data) - len(data.lstrip(_SPACE))
+        if start < len(data):
             self._depth = 1
-            self.is_settled = not piece.startswith(b"{", start)
+            self.is_settled = not data.startswith(b"{", start)
         return start + 1
 
-    def _scan_object(self, piece: bytes, plain: bytes, at: int) -> int:
-        """Go on in the outermost object, until it goes deeper or is settled."""
+    def _scan_object(self, data: bytes, plain: bytes, at: int) -> int:
+        """Scan the outermost object up to a nested value or its end."""
         for token in _OBJECT_TOKENS.finditer(plain, at):
             start, end = token.span()
             mark = plain[start]
@@ -104,9 +105,9 @@ class JsonModelSniffer:
                 self._text = bytearray() if self._is_wanted() else None
                 if end - start == 1:
                     self._is_in_string = True
-                    self._collect(piece[end:])
-                    return len(piece)
-                self._collect(piece[start + 1 : end - 1])
+                    self._collect(data[end:])
+                    return len(data)
+                self._collect(data[start + 1 : end - 1])
                 self._end_string()
             elif mark in _OPENING:
                 self._depth += 1
@@ -116,10 +117,10 @@ class JsonModelSniffer:
                 self._is_value = mark == _COLON
             if self.is_settled or self._depth > 1:
                 return end
-        return len(piece)
+        return len(data)
 
     def _scan_nested(self, plain: bytes, at: int) -> int:
-        """Pass over what is deeper, until the outermost object goes on."""
+        """Scan nested values up to where the outermost object continues."""
         for token in _NESTED_TOKENS.finditer(plain, at):
             mark = plain[token.start()]
             if mark == _QUOTE:
@@ -136,12 +137,12 @@ class JsonModelSniffer:
 
     # -- strings
 
-    def _scan_string(self, piece: bytes, plain: bytes) -> int:
-        """Go on in a string that was cut off."""
+    def _scan_string(self, data: bytes, plain: bytes) -> int:
+        """Scan the rest of an incomplete string."""
         end = plain.find(b'"')
-        self._collect(piece[: end if end >= 0 else None])
+        self._collect(data[: end if end >= 0 else None])
         if end < 0:
-            return len(piece)
+            return len(data)
         self._is_in_string = False
         self._end_string()
         return end + 1
@@ -158,13 +159,13 @@ class JsonModelSniffer:
             return
         text, self._text = _decode_string(self._text), None
         if not self._is_value:
-            self._key = text.casefold()  # Go's decoder, and so Ollama, does not mind case
+            self._key = text.casefold()  # Ollama ignores case, as Go's decoder does
         else:
             self._values[self._key] = text
 
 
 def _decode_string(raw: bytearray) -> str:
-    """A string's text from what stood between its quotes, or nothing where that is no string."""
+    """Decode what is between the quotes of a string; "" if it is invalid or too long."""
     if len(raw) > MAX_NAME:
         return ""
     try:

@@ -1,4 +1,4 @@
-"""Which model a request is for, whatever its body is: JSON, JSON within zstd, or a form."""
+"""Search for the model in the body of a request: JSON, zstd-compressed JSON, or a form."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from ctllm.ollama.model_sniffer import JsonModelSniffer
 
 
 class ModelSniffer(Protocol):
-    """Reads a request's body for the model's name, in passing."""
+    """Searches a request's body for the name of the model while it is relayed."""
 
     @property
     def is_settled(self) -> bool:
-        """Whether more of the body would change nothing."""
+        """Whether more of the body cannot change the name."""
 
     @property
     def is_certain(self) -> bool:
-        """Whether it is settled because all that counts was read, and not because too much was."""
+        """Whether the name is final, and not only settled because a limit was reached."""
 
     @property
     def name(self) -> str | None:
-        """The name as far as it is known."""
+        """The name that was found so far, or None."""
 
     def feed(self, data: bytes) -> None:
-        """The body goes on with `piece`."""
+        """Read more of the body."""
 
     def close(self) -> None:
-        """Nothing more is read of the body."""
+        """Stop reading."""
 
 
 def create_model_sniffer(
     head: RequestHead, budget: BufferBudget, read_whole_body: bool = False
 ) -> ModelSniffer | None:
-    """What finds the model in the body of this request, or None where that names none.
+    """Return a sniffer for the body of a request, or None if its endpoint has no model field.
 
-    With `thorough` it reads on for a second name, however long the body is.
+    With `read_whole_body` it has no limit after which the first name is final.
     """
     fields = model_fields(head)
     if not fields:
@@ -55,7 +55,7 @@ def create_model_sniffer(
 
 
 class _ZstdModelSniffer:
-    """The model's name in JSON that is compressed; or that only claims to be, which JSON tells."""
+    """Searches zstd-compressed JSON, or JSON that is falsely declared to be compressed."""
 
     def __init__(self, sniffer: JsonModelSniffer, budget: BufferBudget) -> None:
         self._json = sniffer
@@ -85,7 +85,7 @@ class _ZstdModelSniffer:
 
 
 class _FormModelSniffer:
-    """The model's name in a form. The query's counts first, as it does in Go's `FormValue`."""
+    """Searches a form. A value in the query has precedence, as in Go's `FormValue`."""
 
     def __init__(self, head: RequestHead, field: str, boundary: bytes) -> None:
         query = head.target.partition(b"?")[2].decode("utf-8", "replace")

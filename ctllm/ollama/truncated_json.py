@@ -1,8 +1,7 @@
-"""JSON that was cut off: what has to follow, so that it can be read (RFC 8259).
+"""Completion of a truncated JSON object (RFC 8259).
 
-A client reads a streamed answer line by line, and a line that is cut off in the middle is an error
-of the parser to it. Completed, the line is an object again, with what had come of it and one more
-member, which says what went wrong.
+A client that parses a streamed response line by line fails at a truncated line. Completed, the line
+is an object again, which can have one more member for the error.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ _SCALAR = re.compile(rb"[-+.0-9A-Za-z]+")
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _ESCAPE = re.compile(rb"\\(?:u[0-9A-Fa-f]{0,3})?")
-#: A string that ends with the first half of a surrogate pair.
+#: A string that ends with a high surrogate.
 _HIGH_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9A-Fa-f]{2}\Z")
 _LITERALS = (b"true", b"false", b"null")
-#: The lowest second byte in UTF-8, where it is not 0x80.
+#: First bytes in UTF-8 whose second byte cannot be 0x80, with the lowest second byte.
 _SECOND_BYTES = {0xE0: b"\xa0", 0xF0: b"\x90"}
 
 
 class _Expected(Enum):
-    """What may come next."""
+    """The token that may follow."""
 
     VALUE = "value"
     VALUE_OR_END = "value or end"
@@ -36,7 +35,7 @@ class _Expected(Enum):
 _ALLOWS_END = (_Expected.VALUE_OR_END, _Expected.KEY_OR_END, _Expected.COMMA_OR_END)
 _ALLOWS_VALUE = (_Expected.VALUE, _Expected.VALUE_OR_END)
 _ALLOWS_KEY = (_Expected.KEY, _Expected.KEY_OR_END)
-#: What completes a container where one of these is expected.
+#: What to insert where one of these is expected, before a container can be closed.
 _FILLERS = {
     _Expected.COLON: b":null",
     _Expected.VALUE: b"null",
@@ -45,9 +44,9 @@ _FILLERS = {
 
 
 def missing_suffix(text: bytes, member: bytes = b"") -> bytes | None:
-    """What makes an object of `text`, the beginning of one, with `member` as its last member.
+    """Return what completes `text` to an object whose last member is `member`.
 
-    Nothing where it is whole, None where it is not the beginning of an object.
+    Returns b"" if `text` is a complete object, and None if it is not the beginning of one.
     """
     reader = _PrefixParser()
     tail = reader.parse(text)
@@ -70,15 +69,15 @@ def missing_suffix(text: bytes, member: bytes = b"") -> bytes | None:
 
 
 class _PrefixParser:
-    """Reads the beginning of an object, up to where it is cut off."""
+    """Parses the beginning of an object."""
 
     def __init__(self) -> None:
-        self.closers: list[bytes] = []  # of what is open, the outermost first
+        self.closers: list[bytes] = []  # of open containers, the outermost first
         self.expected = _Expected.VALUE
         self.has_begun = False
 
     def parse(self, text: bytes) -> bytes | None:
-        """What completes its last token; None where this is not the beginning of an object."""
+        """Return what completes the last token; None if `text` does not begin an object."""
         position = 0
         while True:
             found = _SPACE.match(text, position)
@@ -99,7 +98,7 @@ class _PrefixParser:
             position = end
 
     def _apply_structural(self, token: bytes) -> bool:
-        """Take one of the structural characters; whether it may stand here."""
+        """Apply a structural character; return whether it is valid here."""
         expected, closers = self.expected, self.closers
         if token == b"{" and expected in _ALLOWS_VALUE and not (self.has_begun and not closers):
             closers.append(b"}")
@@ -119,7 +118,7 @@ class _PrefixParser:
         return True
 
     def _parse_string(self, text: bytes, start: int) -> int | bytes | None:
-        """Where a string ends, or what completes it."""
+        """Return the end of a string, or what completes it; None if it is invalid."""
         is_key = self.expected in _ALLOWS_KEY
         if not is_key and self.expected not in _ALLOWS_VALUE:
             return None
@@ -138,7 +137,7 @@ class _PrefixParser:
         return missing + b'"'
 
     def _parse_scalar(self, text: bytes, start: int) -> int | bytes | None:
-        """Where a number or a literal ends, or what completes it."""
+        """Return the end of a number or literal, or what completes it; None if it is invalid."""
         found = _SCALAR.match(text, start)
         if found is None or self.expected not in _ALLOWS_VALUE or not self.closers:
             return None
@@ -160,7 +159,7 @@ def _missing_of_escape(begun: bytes) -> bytes:
 
 
 def _missing_of_character(text: bytes) -> bytes:
-    """What completes the character that `text` ends with, in UTF-8."""
+    """Return the bytes that complete the last character of `text` in UTF-8."""
     for back in range(1, min(4, len(text)) + 1):
         byte = text[-back]
         if byte >= 0xC0:

@@ -1,1 +1,1 @@
-"""Inside one user's proxy: where that user's desktops and clients meet."""
+"""The streaming proxy of one user: it relays the requests of clients to the user's desktops."""

@@ -1,7 +1,7 @@
-"""What a streaming proxy answers: its health, its desktops, tunnels, and everything else relayed.
+"""The HTTP application of a streaming proxy: health, desktops, tunnels and relayed requests.
 
-Only the cloud's session assertion counts here. Who may connect to the socket is the runtime's
-affair; who may ask for what is in the assertion.
+Every request but that for the health needs a session assertion of the cloud, which says what the
+client may do. The spawner restricts who can connect to the socket.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ctllm.proxy.resumption import parse_resume_target
 from ctllm.tunnel.frames import SUBPROTOCOL
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
-#: Most WebSockets at once: a desktop may have two for a moment, and some have yet to say HELLO.
+#: Maximum number of WebSockets. A desktop that reconnects has two, and some have not sent HELLO.
 MAX_TUNNELS = 2 * MAX_DESKTOPS
 
 
@@ -49,7 +49,7 @@ class ProxyApp:
         self._budget = budget
 
     async def __call__(self, request: ServerRequest) -> None:
-        """Answer one request; raises CtllmError."""
+        """Respond to a request; raises CtllmError."""
         path = request.head.path
         if path == b"/health":
             request.respond(200, self._health())
@@ -61,13 +61,13 @@ class ProxyApp:
             self._open_tunnel(request, claims)
         elif path == b"/ctllm/desktops":
             if request.head.method != b"GET":
-                raise MethodNotAllowed("desktops can only be listed", allow="GET")
+                raise MethodNotAllowed("Desktops can only be listed.", allow="GET")
             request.respond(200, {"desktops": self._registry.describe_desktops()})
         elif path.startswith(b"/ctllm/exchanges/"):
             request.reserve_memory()
             self._resume_response(request)
         elif path.startswith((b"/ctllm/", b"/ws/")):
-            raise NotFound("a streaming proxy has nothing there")
+            raise NotFound("A streaming proxy has no such path.")
         else:
             request.reserve_memory()
             original = request.head
@@ -90,27 +90,29 @@ class ProxyApp:
     def _verify_assertion(self, head: RequestHead) -> Claims:
         assertion = get_header(head.headers, ASSERTION.lower())
         if assertion is None:
-            raise Unauthorized("a streaming proxy believes only its cloud")
+            raise Unauthorized("The request has no session assertion of the cloud.")
         return self._verifier.verify(assertion)
 
     def _open_tunnel(self, request: ServerRequest, claims: Claims) -> None:
         if SERVE not in claims.scopes:
-            raise Forbidden("this sign-in may use models, not offer them")
+            raise Forbidden("This login may use models, but not connect a desktop.")
         if self._websocket_factory.open_connections >= MAX_TUNNELS:
-            raise ServiceUnavailable(f"{MAX_TUNNELS} desktops are connecting; is one in a loop?")
+            raise ServiceUnavailable(
+                f"{MAX_TUNNELS} desktops are connecting already. Is one reconnecting in a loop?"
+            )
         require_websocket(request)
         if SUBPROTOCOL.encode() not in header_elements(request.head.headers, _SUBPROTOCOL_HEADER):
-            raise BadRequest(f"the tunnel here speaks {SUBPROTOCOL}")
+            raise BadRequest(f"The subprotocol must be {SUBPROTOCOL}.")
         socket = self._websocket_factory.buildProtocol(None)
         transport, buffered = request.hijack()
-        request.release_connection()  # tunnels have a limit of their own
+        request.release_connection()  # tunnels have their own limit
         replace_protocol(transport, socket)
         socket.dataReceived(request.raw_head + buffered)
 
     def _resume_response(self, request: ServerRequest) -> None:
-        """Give an answer again to its user, from the byte that is asked for."""
+        """Send a stored response again, from the requested offset."""
         if request.head.method != b"GET":
-            raise MethodNotAllowed("an answer can only be taken up", allow="GET")
+            raise MethodNotAllowed("A response can only be resumed, with GET.", allow="GET")
         id, offset = parse_resume_target(request.head.target)
         sink = HeaderAddingSink(request)
         stream = self._registry.resume_stream(id, offset, sink)
@@ -119,10 +121,10 @@ class ProxyApp:
 
 
 _SUBPROTOCOL_HEADER = b"sec-websocket-protocol"
-#: What only the cloud and this proxy say, whoever else may have said it.
+#: Headers that only the cloud and this proxy may set; those of clients are dropped.
 _INTERNAL_HEADERS = (ASSERTION.lower(), SCOPE.lower())
 
 
 def _scope_value(claims: Claims) -> bytes:
-    """The scopes that concern a desktop, as a header's value."""
+    """Return the value of the header Ctllm-Scope: the scopes that matter to a desktop."""
     return b"use manage" if MANAGE in claims.scopes else b"use"

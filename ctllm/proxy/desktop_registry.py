@@ -1,10 +1,9 @@
-"""Where one user's desktops and clients meet: which tunnel does a request go down?"""
+"""The registry of a user's connected desktops, and the selection of one for each request."""
 
 from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
 
 from twisted.logger import Logger
 
@@ -44,17 +43,23 @@ from ctllm.tunnel.initiator import Initiator, InitiatorStream
 from ctllm.tunnel.peer import validate_hello
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
-#: Most desktops one user may have connected.
+#: Maximum number of connected desktops.
 MAX_DESKTOPS = 32
 
 _DESKTOP_ID = re.compile(r"[0-9a-f]{32}")
 _REPLACED_FRAME = encode_json_frame(
-    FrameKind.BYE, CONNECTION_ID, Reason("replaced", "a newer connection of this desktop took over")
+    FrameKind.BYE,
+    CONNECTION_ID,
+    Reason("replaced", "A newer connection of this desktop replaces this one."),
 )
 
 
 class DesktopRegistry:
-    """All desktops of the user, and where their exchanges are."""
+    """All connected desktops of the user, and their streams.
+
+    `window`, `grace` and `max_streams` apply to each desktop's tunnel. `max_resume_seconds` limits
+    the time for which a client may disconnect and resume. `budget` counts bytes in memory.
+    """
 
     _log = Logger()
 
@@ -75,13 +80,16 @@ class DesktopRegistry:
         self._desktops: dict[str, ConnectedDesktop] = {}
         self._last_active = clock.seconds()
 
-    # -- desktops come and go
+    # -- connections of desktops
 
     def hello_received(self, socket: ProxyWebSocket, message: bytes) -> None:
-        """Take a bridge's first message, which must begin with HELLO; ProtocolViolation if not."""
+        """Register the desktop that sent `message` first; raises ProtocolViolation.
+
+        A newer connection of a desktop replaces the older one, which may be dead.
+        """
         kind, _, payload = next(split_frames(message), (0, b"", b""))
         if kind != FrameKind.HELLO:
-            raise ProtocolViolation("the first frame of a tunnel must be HELLO")
+            raise ProtocolViolation("The first frame of a tunnel must be HELLO.")
         hello = decode_json_payload(payload, Hello)
         desktop = hello.desktop
         if (
@@ -89,8 +97,8 @@ class DesktopRegistry:
             or not _DESKTOP_ID.fullmatch(desktop.id)
             or not desktop.name.isprintable()
         ):
-            raise ProtocolViolation("a bridge must say which desktop it is of")
-        validate_hello(hello)  # before it takes the place of a connection that works
+            raise ProtocolViolation("HELLO must have the id and the name of the desktop.")
+        validate_hello(hello)  # before it replaces a connection that works
         stream_ids = [_parse_stream_id(id) for id in hello.streams]
         connected = self._find_or_add(desktop)
         self._replace_connection(connected, socket)
@@ -102,7 +110,7 @@ class DesktopRegistry:
         known = self._desktops.get(desktop.id)
         if known is None:
             if len(self._desktops) >= MAX_DESKTOPS:
-                raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are connected already")
+                raise ProtocolViolation(f"{MAX_DESKTOPS} desktops are already connected.")
             known = ConnectedDesktop(
                 desktop,
                 Initiator(
@@ -114,7 +122,6 @@ class DesktopRegistry:
         return known
 
     def _replace_connection(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
-        """The newest connection of a desktop is the one: the older may be dead without knowing."""
         older = desktop.socket
         if older is not None:
             older.tunnel = None
@@ -123,15 +130,15 @@ class DesktopRegistry:
         desktop.socket = socket
         desktop.connected_at = self._clock.seconds()
         socket.attach_tunnel(desktop.initiator, partial(self._connection_closed, desktop, socket))
-        self._log.info("desktop {name} is connected", name=desktop.identity.name)
+        self._log.info("Desktop {name} connected", name=desktop.identity.name)
 
     def _connection_closed(self, desktop: ConnectedDesktop, socket: ProxyWebSocket) -> None:
         if desktop.socket is socket:
             desktop.socket = None
-            self._log.info("desktop {name} left", name=desktop.identity.name)
+            self._log.info("Desktop {name} disconnected", name=desktop.identity.name)
 
     def remove_expired(self) -> None:
-        """Once a second: give up what nobody came back for, forget desktops that left."""
+        """Fail expired streams and remove disconnected desktops; called once a second."""
         now = self._clock.seconds()
         for id, desktop in list(self._desktops.items()):
             desktop.initiator.remove_expired(now)
@@ -141,15 +148,15 @@ class DesktopRegistry:
             self._last_active = now
 
     def close(self) -> None:
-        """Tell every bridge that this proxy goes away."""
+        """Close all connections of desktops in order."""
         for desktop in self._desktops.values():
             if desktop.socket is not None:
                 desktop.socket.close_gracefully()
 
-    # -- requests go to one of them
+    # -- requests
 
     def candidates(self, head: RequestHead) -> list[ConnectedDesktop]:
-        """The desktops that may answer `head`, the best first; none where it names one itself."""
+        """Return the desktops with an Ollama or demo for `head`, best first; [] if it names one."""
         if get_header(head.headers, DESKTOP.lower()) is not None:
             return []
         return [each for each in self._ranked(head) if each.rank]
@@ -157,10 +164,10 @@ class DesktopRegistry:
     def start_request(
         self, head: RequestHead, sink: ResponseSink, model: str | None = None
     ) -> InitiatorStream:
-        """Begin an exchange with the desktop that `Ctllm-Desktop` names, else with the best one.
+        """Open a stream to the desktop named by Ctllm-Desktop, or else to the best one.
 
-        With a `model`, that is the best of those that have it. Raises DesktopOffline, NotFound,
-        Overloaded or BadRequest.
+        With a `model`, that is the best desktop which has it. Raises DesktopOffline, NotFound,
+        ServiceUnavailable or BadRequest.
         """
         resume_seconds = parse_resume_seconds(head, self._max_resume_seconds)
         self._last_active = self._clock.seconds()
@@ -181,7 +188,7 @@ class DesktopRegistry:
         desktop.models_changed_at = self._clock.seconds()
 
     def resume_stream(self, id: bytes, offset: int, sink: ResponseSink) -> InitiatorStream:
-        """Give `caller` an answer again, from `offset`; raises NotFound or DesktopOffline."""
+        """Send a stored response to `sink` from `offset`; raises NotFound or DesktopOffline."""
         stream = self._resumable.find_initiator(id).resume_stream(
             id, offset, ResumedResponseSink(sink, offset)
         )
@@ -189,15 +196,17 @@ class DesktopRegistry:
         return stream
 
     def request_sink(self, stream: InitiatorStream, is_resumed: bool = False) -> RequestSink:
-        """What a client holds of its exchange: it may leave and come back, if it said so."""
+        """Return the sink for the request of `stream`, resumable if its client asked for that."""
         if not stream.resume_seconds:
             return stream
         return (ResumedRequest if is_resumed else ResumableRequest)(stream, self._clock)
 
     def response_headers(self, stream: InitiatorStream) -> Headers:
-        """What the client is told of its exchange: its id, and who answers it."""
+        """Return the headers that state the request's id and the desktop that responds."""
         id = stream.id
-        names = [m.identity.name for m in self._desktops.values() if id in m.initiator.streams]
+        names = [
+            each.identity.name for each in self._desktops.values() if id in each.initiator.streams
+        ]
         desktop = tuple((DESKTOP, quote_name(name)) for name in names)
         return ((REQUEST_ID, id.hex().encode()), *desktop)
 
@@ -214,7 +223,9 @@ class DesktopRegistry:
         ranked = self._ranked(head)
         if not ranked:
             other = "" if get_header(head.headers, EXCLUDE_DESKTOP.lower()) is None else "other "
-            raise DesktopOffline(f"none of your {other}desktops is connected; start ctllm on one")
+            raise DesktopOffline(
+                f"None of your {other}desktops is connected. Start ctllm on one of them."
+            )
         return (
             ranked[0] if model is None else select_for_model(ranked, model, self._clock.seconds())
         )
@@ -226,24 +237,24 @@ class DesktopRegistry:
                 and desktop.initiator.is_established
             ):
                 return desktop
-        raise NotFound(f"no desktop called {selector!r} is connected")
+        raise NotFound(f"No desktop with the name or id {selector!r} is connected.")
 
-    # -- what is known
+    # -- state
 
     @property
     def stream_count(self) -> int:
-        """How many are under way."""
-        return sum(len(meeting.initiator.streams) for meeting in self._desktops.values())
+        """Number of active streams."""
+        return sum(len(each.initiator.streams) for each in self._desktops.values())
 
     @property
     def idle_seconds(self) -> float:
-        """Since the last exchange or connected desktop; 0 while there is one."""
+        """Seconds since the last request or connected desktop; 0 while a desktop is connected."""
         if self._desktops:
             return 0.0
         return self._clock.seconds() - self._last_active
 
-    def describe_desktops(self) -> list[dict[str, Any]]:
-        """Each desktop for the API: who, since when (seconds ago), its Ollama, its models."""
+    def describe_desktops(self) -> list[dict[str, object]]:
+        """Return the JSON of all connected desktops for the API."""
         now = self._clock.seconds()
         return [
             each.describe(now) for each in self._desktops.values() if each.initiator.is_established
@@ -251,7 +262,7 @@ class DesktopRegistry:
 
 
 def _decode_header(value: bytes) -> str:
-    """A header's value as text: programs send UTF-8, browsers Latin-1."""
+    """Decode the value of a header: programs send UTF-8, browsers Latin-1."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -264,5 +275,5 @@ def _parse_stream_id(text: str) -> bytes:
     except ValueError:
         id = b""
     if len(id) != len(CONNECTION_ID):
-        raise ProtocolViolation("an exchange id that is not 32 hexadecimal digits")
+        raise ProtocolViolation("The id of a stream must be 32 hexadecimal digits.")
     return id

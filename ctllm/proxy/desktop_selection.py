@@ -1,49 +1,48 @@
-"""Which of a user's desktops gets a request."""
+"""Selection of the desktop for a request."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ctllm.ollama.api import canonical_model
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
-#: Seconds for which a desktop whose models were just changed may have more than it told.
+#: Seconds after a change of a desktop's models in which its list of models may be out of date.
 MODEL_CHANGE_TTL = 5.0
 
 
 @dataclass
 class ConnectedDesktop:
-    """One desktop: its end of the tunnel here, and the socket it is on now, if any."""
+    """A desktop: the proxy's end of its tunnel, and the socket that it currently uses, if any."""
 
     identity: Desktop
     initiator: Initiator
     socket: ProxyWebSocket | None = None
     connected_at: float = 0.0
-    models_changed_at: float = -math.inf  # when an exchange ended that may have changed its models
+    models_changed_at: float = -math.inf  # when a request ended that may have changed its models
     _indexed_status: Status | None = None
     _models: frozenset[str] = field(default_factory=frozenset)
 
     @property
     def rank(self) -> int:
-        """What its Ollama is worth: a real one more than a demo, and that more than none."""
+        """2 for a desktop with Ollama, 1 for one with the demo, 0 for neither."""
         status = self.initiator.status
         return {"up": 2, "demo": 1}.get(status.ollama if status else "", 0)
 
     def has_model(self, model: str) -> bool:
-        """Whether it told of `model`, by whichever of its names."""
+        """Whether its status lists `model`, under any of the model's names."""
         status = self.initiator.status
         if status is not self._indexed_status:
             self._indexed_status = status
             self._models = frozenset(map(canonical_model, status.models if status else ()))
         return canonical_model(model) in self._models
 
-    def describe(self, now: float) -> dict[str, Any]:
-        """It for the API: who, since when (seconds ago), its Ollama, its models."""
+    def describe(self, now: float) -> dict[str, object]:
+        """Return its JSON for the API; `since` is in seconds before `now`."""
         status = self.initiator.status
         return {
             "id": self.identity.id,
@@ -58,16 +57,17 @@ class ConnectedDesktop:
 
 
 def rank_desktops(desktops: Iterable[ConnectedDesktop]) -> list[ConnectedDesktop]:
-    """Those connected, the best first: real Ollama before demo before none, then the newest."""
+    """Return the connected desktops, best first: by rank, then the latest connection."""
     connected = [desktop for desktop in desktops if desktop.initiator.is_established]
     return sorted(connected, key=lambda desktop: (desktop.rank, desktop.connected_at), reverse=True)
 
 
 def select_for_model(ranked: list[ConnectedDesktop], model: str, now: float) -> ConnectedDesktop:
-    """The one of `preferred`, which is not empty, that should be asked for `model`.
+    """Return the desktop of `ranked`, which is not empty, for a request of `model`.
 
-    Of several that have it, the one with the fewest exchanges of those that are equally good. If
-    none has it, one that may have got it this moment, else the best: its Ollama says what is wrong.
+    Of several that have the model, the best rank and then the fewest streams decide. If none has
+    it, the desktop whose models changed within MODEL_CHANGE_TTL is used, or else the best, whose
+    Ollama then reports that there is no such model.
     """
     holders = [desktop for desktop in ranked if desktop.has_model(model)]
     if holders:

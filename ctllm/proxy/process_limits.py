@@ -1,4 +1,4 @@
-"""What a proxy process takes from itself before it serves anyone."""
+"""Limits and privileges that a proxy process sets for itself before it accepts connections."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import twisted
 from ctllm.http.message.content_coding import load_zstd
 from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges, restrict_file_access
 
-#: What the C library reads to tell the time of day here.
+#: Files that the C library reads to convert to local time.
 _TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
-#: What a proxy takes before it holds anything for anybody, with some to spare.
+#: Bytes that an idle proxy uses, with a margin.
 BASE_MEMORY = 48 << 20
-#: The least budget, whatever is configured.
+#: The minimum budget in bytes, whatever is configured.
 MIN_BUDGET = 8 << 20
 
 
 def memory_budget(memory_bytes: int) -> int:
-    """Give how many bytes a proxy that may take `memory_bytes` may hold for its exchanges.
+    """Return the budget in bytes for the streams of a proxy that may use `memory_bytes`.
 
-    That is two thirds of what is left: the rest is for buffers that are larger than what is in
-    them, and for memory that is free but in pieces.
+    That is two thirds of what an idle proxy leaves free. The rest covers the overhead of buffers
+    and fragmentation.
     """
     return max(MIN_BUDGET, (memory_bytes - BASE_MEMORY) * 2 // 3)
 
 
 def switch_user(uid: int) -> None:
-    """Be another user from now on, in a group of the same number alone; only root can.
+    """Switch to the user `uid` and to the group of the same number; only root can.
 
-    Where that user cannot read Python's files, as in root's home, what is otherwise imported when
-    it is first needed is imported now.
+    If that user cannot read Python's files, as in root's home, import now what is otherwise
+    imported on first use.
     """
     os.setgroups([])
     os.setegid(uid)
@@ -42,15 +42,14 @@ def switch_user(uid: int) -> None:
     if not can_read:
         load_zstd()
         import_module("multipart")
-    os.setgid(uid)  # of root this sets the real, the effective and the saved id (setuid(2))
+    os.setgid(uid)  # for root this sets the real, the effective and the saved id (setuid(2))
     os.setuid(uid)
 
 
 def set_resource_limits(memory_bytes: int, max_open_files: int) -> None:
-    """Set this process's resource limits, where the system has them: they cannot be raised again.
+    """Set the resource limits of this process, which it cannot raise again; none on Windows.
 
-    Files cannot grow past zero bytes: a proxy stores nothing, and now it could not. Nor can it
-    start a process, which might outlive the cloud.
+    They also prevent it from writing files and from starting processes.
     """
     if sys.platform == "win32":
         return
@@ -60,12 +59,12 @@ def set_resource_limits(memory_bytes: int, max_open_files: int) -> None:
     _lower_limit(resource.RLIMIT_FSIZE, 0)
     _lower_limit(resource.RLIMIT_NPROC, 0)
     _lower_limit(resource.RLIMIT_NOFILE, max_open_files)
-    if sys.platform == "linux":  # elsewhere the kernel counts shared libraries into it, or ignores
+    if sys.platform == "linux":  # other kernels ignore it or count shared libraries
         _lower_limit(resource.RLIMIT_DATA, memory_bytes)
 
 
 def enter_sandbox() -> None:
-    """Keep this process to the files of Python, which are read when a module is first used."""
+    """Restrict this process to reading the files of Python, needed for imports on first use."""
     forbid_new_privileges()
     restrict_file_access([*filter(os.path.isabs, sys.path), *_TIME_ZONES])
     forbid_inspection()

@@ -1,6 +1,6 @@
-"""A client's request on its way: to one of the user's desktops or, for lists, to all of them.
+"""Routing of a client's request to one of the user's desktops, or to all for lists of models.
 
-With one desktop to choose from nothing is looked at and nothing waits.
+If there is no choice of desktops, the body is neither read nor buffered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ctllm.relay.replay_buffer import ReplayBuffer
 
 
 class RequestRouter:
-    """The ways of a proxy. `room` is for what has to be held before it is known where to go."""
+    """Routes requests; `budget` counts the bytes of bodies buffered until the model is known."""
 
     def __init__(self, registry: DesktopRegistry, clock: Clock, budget: BufferBudget) -> None:
         self._registry = registry
@@ -29,7 +29,7 @@ class RequestRouter:
         self._budget = budget
 
     async def route(self, head: RequestHead, request: ServerRequest) -> None:
-        """Have `incoming`, which asks `head`, answered; raises CtllmError."""
+        """Relay `request`, with `head` instead of its own head; raises CtllmError."""
         sink = HeaderAddingSink(request)
         start_request = self._request_starter(head, sink)
         candidates = self._registry.candidates(head)
@@ -47,12 +47,12 @@ class RequestRouter:
             request.relay_to(start_request(model_in_path(head), sink))
 
     def _request_starter(self, head: RequestHead, client: HeaderAddingSink) -> StartRequest:
-        def begin(model: str | None, caller: ResponseSink) -> RequestSink:
-            asking = self._registry.start_request(head, caller, model)
-            client.add_headers(self._registry.response_headers(asking))
-            return self._registry.request_sink(asking)
+        def start_request(model: str | None, sink: ResponseSink) -> RequestSink:
+            stream = self._registry.start_request(head, sink, model)
+            client.add_headers(self._registry.response_headers(stream))
+            return self._registry.request_sink(stream)
 
-        return begin
+        return start_request
 
     async def _merge_lists(
         self,
@@ -61,11 +61,14 @@ class RequestRouter:
         request: ServerRequest,
         candidates: list[ConnectedDesktop],
     ) -> None:
-        """Answer with what the real ones have (a demo's model is not on offer beside them)."""
-        peers = [each for each in candidates if each.rank == candidates[0].rank]
+        """Respond with the merged lists of the desktops with the best rank.
+
+        So the model of a demo is not listed beside those of Ollama.
+        """
+        best = [each for each in candidates if each.rank == candidates[0].rank]
         bodies = (
-            await fetch_all([each.initiator for each in peers], head, self._clock, self._budget)
-            if len(peers) > 1
+            await fetch_all([each.initiator for each in best], head, self._clock, self._budget)
+            if len(best) > 1
             else []
         )
         merged = merge_lists(list_format, bodies)

@@ -1,7 +1,8 @@
-"""Answers that outlive their client: parked when it leaves, taken up when it comes back.
+"""Resumption: a client may disconnect during a response and request the rest of it later.
 
-A client that asked with ``Ctllm-Resume: <seconds>`` and leaves has not cancelled. The desktop keeps
-the answer's last bytes; what is remembered here is only which desktop that is.
+A client opts in with ``Ctllm-Resume: <seconds>``; then its disconnection does not cancel the
+request. The desktop stores the last bytes of the response. The proxy only stores which desktop has
+which stream.
 """
 
 from __future__ import annotations
@@ -16,55 +17,55 @@ from ctllm.http.message.head import RequestHead, ResponseHead, get_header, witho
 from ctllm.reactor.interfaces import Clock, Timer
 from ctllm.tunnel.initiator import Initiator, InitiatorStream
 
-#: How many exchanges are remembered for those who come back.
+#: Maximum number of streams whose desktop is stored.
 MAX_RESUMABLE_STREAMS = 10_000
 
 _TARGET = re.compile(rb"/ctllm/exchanges/([0-9a-f]{32})(?:\?from=([0-9]{1,18}))?")
 
 
 def parse_resume_seconds(head: RequestHead, limit: int) -> int:
-    """How long the client may stay away, by its Ctllm-Resume header; raises BadRequest."""
+    """Return the seconds in Ctllm-Resume, at most `limit`; raises BadRequest."""
     given = get_header(head.headers, RESUME.lower())
     if given is None:
         return 0
     if not given.isdigit() or len(given) > 9:
-        raise BadRequest("Ctllm-Resume must be a whole number of seconds")
+        raise BadRequest("Ctllm-Resume must be a whole number of seconds.")
     return min(int(given), limit)
 
 
 def parse_resume_target(target: bytes) -> tuple[bytes, int]:
-    """The exchange id and the offset that a target asks for; raises NotFound."""
+    """Return the stream id and the offset in the target of a request; raises NotFound."""
     found = _TARGET.fullmatch(target)
     if found is None:
-        raise NotFound("an answer is taken up at /ctllm/exchanges/<id>?from=<offset>")
+        raise NotFound("A response is resumed at /ctllm/exchanges/<id>?from=<offset>.")
     return bytes.fromhex(found[1].decode()), int(found[2] or 0)
 
 
 class ResumableRequest:
-    """A `Call` whose client may leave and come back within its time."""
+    """A RequestSink whose client may disconnect and resume within its time."""
 
     def __init__(self, stream: InitiatorStream, clock: Clock) -> None:
         self._stream = stream
         self._clock = clock
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the request body."""
+        """Send data of the request body."""
         self._stream.write(data)
 
     def finish(self) -> None:
-        """The request body is whole."""
+        """End the request body."""
         self._stream.finish()
 
     def pause_response(self) -> None:
-        """Stop sending the answer."""
+        """Pause the response."""
         self._stream.pause_response()
 
     def resume_response(self) -> None:
-        """Go on with the answer."""
+        """Resume the response after a pause."""
         self._stream.resume_response()
 
     def cancel(self, error: CtllmError) -> None:
-        """The client left; it may be back. One that left while still asking has cancelled."""
+        """Detach the response, because the client may return; cancel an incomplete request."""
         if self._stream.send_buffer.ended:
             DetachedSink(self._stream, self._clock)
         else:
@@ -72,40 +73,43 @@ class ResumableRequest:
 
 
 class ResumedRequest(ResumableRequest):
-    """A `Call` that took an answer up: its own request has no body that would go anywhere."""
+    """The RequestSink of a client that resumes a response; its request has no body to relay."""
 
     def write(self, data: bytes) -> None:
-        """The exchange has had its request."""
+        """Do nothing: the stream already has its request."""
 
     def finish(self) -> None:
-        """The exchange has had its request."""
+        """Do nothing: the stream already has its request."""
 
 
 class DetachedSink:
-    """A `Caller` in the place of a client that left: lets the answer pass, for its time."""
+    """A ResponseSink that replaces a disconnected client: it discards the response.
+
+    The desktop stores the response. The stream is cancelled if no client resumes it in time.
+    """
 
     def __init__(self, stream: InitiatorStream, clock: Clock) -> None:
         self._stream = stream
         self._timer: Timer = clock.callLater(stream.resume_seconds, self._expire)
         stream.sink = self
-        stream.resume_response()  # the desktop keeps what passes here
+        stream.resume_response()  # the desktop stores what is discarded here
 
     def _expire(self) -> None:
         if self._stream.sink is self:
-            self._stream.cancel(NotFound("the client did not come back in time"))
+            self._stream.cancel(NotFound("The client did not resume the response in time."))
 
     def write_head(self, head: ResponseHead) -> None:
-        """It comes again for whoever takes the answer up."""
+        """Discard it: the desktop sends it again when the response is resumed."""
 
     def write(self, data: bytes) -> None:
-        """It comes again for whoever takes the answer up."""
+        """Discard it: the desktop sends it again when the response is resumed."""
 
     def finish(self) -> None:
-        """Nothing more to wait for here; the desktop keeps the answer for its time."""
+        """Cancel the timer; the desktop stores the response for its own time."""
         self._cancel_timer()
 
     def fail(self, error: CtllmError) -> None:
-        """Nobody is there to hear it, or somebody else has taken it up."""
+        """Cancel the timer: the stream failed, or another connection has resumed it."""
         self._cancel_timer()
 
     def _cancel_timer(self) -> None:
@@ -113,35 +117,35 @@ class DetachedSink:
             self._timer.cancel()
 
     def pause_request_body(self) -> None:
-        """The request body is whole."""
+        """Do nothing: the request body is complete."""
 
     def resume_request_body(self) -> None:
-        """The request body is whole."""
+        """Do nothing: the request body is complete."""
 
 
 class ResumableStreams:
-    """Which desktop holds which exchange."""
+    """A bounded table of resumable streams and the desktops that have them."""
 
     def __init__(self) -> None:
         self._initiators: OrderedDict[bytes, Initiator] = OrderedDict()
 
     def add(self, id: bytes, initiator: Initiator) -> None:
-        """The desktop behind `opener` holds the exchange `id`."""
+        """Store that the desktop of `initiator` has the stream `id`."""
         self._initiators[id] = initiator
         self._initiators.move_to_end(id)
         if len(self._initiators) > MAX_RESUMABLE_STREAMS:
             self._initiators.popitem(last=False)
 
     def find_initiator(self, id: bytes) -> Initiator:
-        """The opener of the desktop that holds `id`; raises NotFound."""
+        """Return the initiator of the desktop with the stream `id`; raises NotFound."""
         initiator = self._initiators.get(id)
         if initiator is None:
-            raise NotFound("no answer of that id is kept, or not for this user")
+            raise NotFound("No response with this id is stored for this user.")
         return initiator
 
 
 class ResumedResponseSink:
-    """A `Caller` that gives another one an answer from its middle."""
+    """A ResponseSink that passes a response from `offset` to another sink."""
 
     def __init__(self, sink: ResponseSink, offset: int) -> None:
         self._sink = sink
@@ -153,7 +157,7 @@ class ResumedResponseSink:
         self.resume_request_body = sink.resume_request_body
 
     def write_head(self, head: ResponseHead) -> None:
-        """The length of the whole would be wrong for a part."""
+        """Pass on the head, without the Content-Length if only a part follows."""
         headers = (
             without_headers(head.headers, (b"content-length",)) if self._offset else head.headers
         )

@@ -1,4 +1,4 @@
-"""A streaming proxy as a service: limits, listener, sweeps, and an end with its parent."""
+"""The services of a streaming proxy: limits, listener, expiry and shutdown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import signal
 import stat
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol as TypingProtocol
 
 from twisted.internet import stdio
 from twisted.internet.protocol import Protocol, connectionDone
@@ -30,20 +31,31 @@ from ctllm.proxy.process_limits import (
     switch_user,
 )
 from ctllm.proxy.request_router import RequestRouter
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService, Service
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
-#: Which part of its budget a proxy takes to hold requests while it chooses their desktop.
-BUFFER_FRACTION = 4
-#: Seconds between sweeps of exchanges and desktops that are over.
+#: The budget divided by this may be used to buffer requests while their desktop is selected.
+BUFFER_DIVISOR = 4
+#: Seconds between removals of expired streams and disconnected desktops.
 EXPIRY_INTERVAL = 1.0
-#: Which part of its files is not for connections of clients, but for tunnels and itself.
-RESERVED_FILES_FRACTION = 8
+#: The maximum of open files divided by this is reserved for tunnels and the process itself.
+RESERVED_FILES_DIVISOR = 8
+
+
+class ProxyReactor(Clock, TypingProtocol):
+    """The reactor as far as a proxy's services use it."""
+
+    def callWhenRunning(self, callable: Callable[..., object], /, *args: object) -> object:
+        """Call `callable` once the reactor runs."""
+
+    def stop(self) -> None:
+        """Stop the reactor."""
 
 
 def create_proxy_service(
-    reactor: Any,
+    reactor: ProxyReactor,
     settings: Proxy,
     *,
     endpoint: str,
@@ -51,9 +63,10 @@ def create_proxy_service(
     cloud_key: str,
     uid: int | None = None,
 ) -> MultiService:
-    """A proxy that listens at `endpoint` and believes what `cloud_key` (base64url) signed.
+    """Return a proxy that listens at `endpoint`.
 
-    It becomes the user `uid`, if there is one, once it listens.
+    It accepts session assertions for the proxy `id` that `cloud_key` (base64url) verifies. With a
+    `uid`, it switches to that user once it listens.
     """
     budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
     registry = DesktopRegistry(
@@ -71,7 +84,7 @@ def create_proxy_service(
         settings.ping_timeout_seconds,
         budget,
     )
-    router = RequestRouter(registry, reactor, BufferBudget(budget.size // BUFFER_FRACTION, budget))
+    router = RequestRouter(registry, reactor, BufferBudget(budget.size // BUFFER_DIVISOR, budget))
     app = ProxyApp(
         registry, router, AssertionVerifier(cloud_key, id, time.time), websocket_factory, budget
     )
@@ -80,7 +93,7 @@ def create_proxy_service(
     RlimitService(settings, uid).setServiceParent(service)
     throttle = RequestThrottle(reactor)
     connection_limiter = ConnectionLimiter(
-        settings.max_open_files - settings.max_open_files // RESERVED_FILES_FRACTION
+        settings.max_open_files - settings.max_open_files // RESERVED_FILES_DIVISOR
     )
     memory_limiter = MemoryLimiter(budget, reactor)
     factory = HttpServerFactory(
@@ -95,7 +108,7 @@ def create_proxy_service(
     throttle.add_observer(listener.pause_accepting)
     listener.setServiceParent(service)
     PeriodicService(
-        EXPIRY_INTERVAL, registry.remove_expired, reactor, "forgetting what is over"
+        EXPIRY_INTERVAL, registry.remove_expired, reactor, "removing expired streams"
     ).setServiceParent(service)
     ShutdownNotifier(registry).setServiceParent(service)
     ParentWatcher(reactor).setServiceParent(service)
@@ -103,59 +116,60 @@ def create_proxy_service(
 
 
 class RlimitService(Service):
-    """Takes away what the process does not need, once it listens and before it serves anyone."""
+    """Drops the privileges of the process once it listens, before it accepts a connection."""
 
     def __init__(self, settings: Proxy, uid: int | None) -> None:
         self._settings, self._uid = settings, uid
 
     def startService(self) -> None:
-        """Set the limits."""
+        """Set the limits, enter the sandbox and switch the user."""
         super().startService()
         set_resource_limits(self._settings.max_memory_bytes, self._settings.max_open_files)
         enter_sandbox()
         if self._uid is not None:
-            switch_user(self._uid)  # last: what the others import may be only root's to read
+            switch_user(self._uid)  # last: the modules imported above may be readable only for root
 
 
 class ShutdownNotifier(Service):
-    """Tells the bridges when the proxy ends, so that they look for the next one at once."""
+    """Closes the tunnels in order when the proxy stops, so that desktops reconnect at once."""
 
     def __init__(self, registry: DesktopRegistry) -> None:
         self._registry = registry
 
     def stopService(self) -> None:
-        """Say so."""
+        """Close all tunnels."""
         super().stopService()
         self._registry.close()
 
 
-#: Seconds after which a proxy whose cloud is gone ends by itself.
+#: Seconds after the exit of the cloud's process until the proxy exits.
 ORPHAN_DELAY = 1.0
 
 
 class _ParentPipe(Protocol):
-    """Nothing is ever said on standard input; that it closes means that the parent is gone."""
+    """Standard input, a pipe from the parent; the end of it means that the parent exited."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: ProxyReactor) -> None:
         self._reactor = reactor
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        # A cloud that stops in order sends SIGTERM as well, and twistd takes only one stop.
+        # A cloud that stops in order also sends SIGTERM, and twistd accepts only one stop.
         self._reactor.callLater(ORPHAN_DELAY, self._reactor.stop)
 
 
 class ParentWatcher(Service):
-    """Ends the process when the one that started it dies, even by SIGKILL."""
+    """Stops the process when its parent exits, even by SIGKILL."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: ProxyReactor) -> None:
         self._reactor = reactor
-        self._pipe: Any = None
+        self._pipe: object = None
 
     def startService(self) -> None:
-        """Watch standard input."""
+        """Watch standard input, unless it is no pipe."""
         super().startService()
         if not stat.S_ISFIFO(os.fstat(0).st_mode):
-            return  # started by hand or as a daemon: nobody holds the other end
-        # Ctrl-C reaches the whole group; the cloud decides when its proxies end, in its order.
+            return  # started by hand or as a daemon
+        # Ctrl-C reaches the whole process group, but the cloud stops its proxies in its own order.
         self._reactor.callWhenRunning(signal.signal, signal.SIGINT, signal.SIG_IGN)
-        self._pipe = stdio.StandardIO(_ParentPipe(self._reactor), reactor=self._reactor)  # type: ignore[no-untyped-call]
+        protocol = _ParentPipe(self._reactor)
+        self._pipe = stdio.StandardIO(protocol, reactor=self._reactor)  # type: ignore[no-untyped-call]

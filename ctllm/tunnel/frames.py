@@ -151,7 +151,7 @@ def decode_offset(payload: bytes) -> int:
 
 
 def split_frames(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield (kind, stream id, payload) of each frame; raises ProtocolViolation at an invalid one."""
+    """Yield the kind, stream id and payload of each frame; raises ProtocolViolation."""
     position, end = 0, len(message)
     unpack_from: Callable[[bytes, int], tuple[int, int, bytes]] = HEADER.unpack_from
     while position < end:

@@ -130,10 +130,10 @@ class InitiatorStream(Stream):
         self._is_ack_forced = False  # nothing of the response was received
 
     def receive_attach(self, offset: int) -> None:
-        """Continue with the request body from `offset`, as the responder's ATTACH asks.
+        """Continue with the request body from `offset`, which the responder's ATTACH requests.
 
         If several ATTACH frames were sent, the responder replies to each. Only the last reply
-        counts: what follows an earlier one does not begin at the offset that was asked for last.
+        counts: what follows an earlier one does not begin at the offset that was requested last.
         """
         self._pending_attaches -= 1
         if self._pending_attaches or self._preamble:
@@ -333,9 +333,9 @@ class Initiator(TunnelPeer[InitiatorStream]):
 
     def _receive_attach(self, stream: InitiatorStream, offset: int) -> None:
         if not stream.is_awaiting_attach:
-            raise ProtocolViolation("An ATTACH came that was not asked for.")
+            raise ProtocolViolation("An ATTACH was received that was not requested.")
         stream.is_confirmed = True
         try:
             stream.receive_attach(offset)
         except Gone:
-            raise ProtocolViolation("An ATTACH asks for bytes that were acknowledged.") from None
+            raise ProtocolViolation("An ATTACH requests bytes that were acknowledged.") from None

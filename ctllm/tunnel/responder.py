@@ -198,7 +198,7 @@ class Responder(TunnelPeer[ResponderStream]):
                 self._fail_stream(stream, error)
 
     def _is_resumable(self, stream: ResponderStream) -> bool:
-        """Whether a proxy that does not have this stream may still ask for its response."""
+        """Whether a proxy that does not have this stream may still request its response."""
         return stream.resume_seconds > 0 and stream.receive_window.end_offset is not None
 
     def _retention(self, stream: ResponderStream) -> float:

@@ -14,7 +14,7 @@ class StreamState(Enum):
 
     LIVE = "live"
     DETACHED = "detached"  # the connection was lost
-    ATTACHING = "attaching"  # the initiator has asked to continue, the responder has not replied
+    ATTACHING = "attaching"  # the initiator sent ATTACH, the responder has not replied
 
 
 class Stream:

@@ -66,7 +66,7 @@ class WithoutModel(Case):
             RequestHead(b"GET", b"/", own),
             FakeResponseSink(),
         )
-        self.assertIn("none of your other desktops", alone.message)
+        self.assertIn("None of your other desktops", alone.message)
 
     def test_who_answers_is_told(self) -> None:
         """By a name that fits into a header."""
