@@ -27,9 +27,9 @@ from twisted.protocols.portforward import ProxyFactory, ProxyServer
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.e2e.desktop_session import DesktopSession
-from tests.e2e.process_info import megabytes
+from tests.e2e.process_info import resident_megabytes
 from tests.ports import free_port
 
 #: Seconds until everything must be well again after the last kill.
@@ -76,17 +76,19 @@ class Soak:
         self.session = DesktopSession(self.cluster)
         self.state = folder / "alice"
         self.ollama_port, self.endpoint = free_port(), free_port()
-        self.running: dict[str, Program] = {}
+        self.running: dict[str, ChildProcess] = {}
         self.counts: Counter[str] = Counter()
 
     async def begin(self) -> None:
         await self.session.start()
         self.start("cloud")
-        await wait_until(lambda: self.cluster.responds(self.running["cloud"]), "the cloud")
+        await wait_until(lambda: self.cluster.is_cloud_healthy(self.running["cloud"]), "the cloud")
         self.way = Way("127.0.0.1", self.cluster.cloud_port)
         self.way_port = self.reactor.listenTCP(0, self.way, interface="127.0.0.1")
         self.cluster.ports.append(self.way_port)
-        await self.cluster.run_ctllm_in(self.state, "login", await self.cluster.invite("alice"))
+        await self.cluster.run_ctllm_in(
+            self.state, "login", await self.cluster.create_invite("alice")
+        )
         for name in ("ollama", "desktop", "tray"):
             self.start(name)
 
@@ -97,19 +99,19 @@ class Soak:
                 "cloud", "cloud", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics-listen=off"
             )
         elif name == "ollama":
-            self.running[name] = cluster.run(
+            self.running[name] = cluster.start_process(
                 "ollama", "python", "-m", "tests.fake_ollama", f"--port={self.ollama_port}",
                 "--model=llama3.2",
             )  # fmt: skip
         elif name == "desktop":
-            self.running[name] = cluster.run(
+            self.running[name] = cluster.start_process(
                 "desktop", "python", "-m", "ctllm", "desktop", state,
                 f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
                 f"--cloud-url=http://127.0.0.1:{self.way_port.getHost().port}",
             )  # fmt: skip
         else:
             self.running[name] = self.session.tray(self.state, "--no-start", "--wait=60")
-        cluster.programs = [each for each in cluster.programs if not each.ended.called]
+        cluster.processes = [each for each in cluster.processes if not each.exited.called]
 
     async def kill(self) -> None:
         """One of them, in one of two ways, and it is started again."""
@@ -120,8 +122,8 @@ class Soak:
             return
         number = self.chance.choice((signal.SIGKILL, signal.SIGTERM))
         program = self.running[name]
-        program.send(number)
-        await wait_until(lambda: program.ended.called, f"{name} to end")
+        program.send_signal(number)
+        await wait_until(lambda: program.exited.called, f"{name} to end")
         self.counts[f"{name} {number.name}"] += 1
         self.start(name)
 
@@ -147,18 +149,18 @@ class Soak:
 
         async def answers() -> bool:
             path = "/api/generate"
-            return (await self.cluster.http("POST", path, body, port=self.endpoint))[0] == 200
+            return (await self.cluster.request("POST", path, body, port=self.endpoint))[0] == 200
 
         await wait_until(answers, "an answer", PATIENCE)
         return found
 
     def memory(self) -> dict[str, int]:
         """Megabytes of each process."""
-        return {name: round(megabytes(each.pid)) for name, each in self.running.items()}
+        return {name: round(resident_megabytes(each.pid)) for name, each in self.running.items()}
 
     def left_over(self) -> list[str]:
         """Processes that nobody started, and files that nobody needs."""
-        own = {program.pid for program in self.cluster.programs if not program.ended.called}
+        own = {program.pid for program in self.cluster.processes if not program.exited.called}
         wrong = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -166,7 +168,7 @@ class Soak:
                 parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
             except (OSError, ValueError):
                 continue
-            of_ours = any(str(self.cluster.folder) in word for word in words)
+            of_ours = any(str(self.cluster.directory) in word for word in words)
             if of_ours and int(entry.name) not in own and parent not in own:
                 wrong.append(f"process {entry.name}: {' '.join(words)}")
         kept = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
@@ -187,7 +189,7 @@ async def soak(reactor: Any, rounds: int, seed: int) -> None:
             wrong = await _rounds(one, rounds)
         finally:
             await one.session.close()
-            await one.cluster.close()
+            await one.cluster.stop()
     print(f"{rounds} kills: {dict(one.counts)}")
     if wrong:
         print("\n".join(["Left over:", *wrong]))

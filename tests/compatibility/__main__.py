@@ -56,7 +56,7 @@ async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Comparison], li
         compared = [each for client in chosen for each in await _one(made, client)]
         return compared, await compare_raw(made)
     finally:
-        await cluster.close()
+        await cluster.stop()
 
 
 def _wrong(compared: Sequence[Comparison], asked: Sequence[RawComparison]) -> list[str]:

@@ -66,7 +66,7 @@ async def _call(twice: MirroredCluster, driver: Driver, base: str, call: str) ->
     before = set(twice.fake_ollama.requests)
     work: Callable[..., Any] = driver.carry_out
     job = {"call": call, "text": TEXT}
-    [outcome] = await deferToThread(work, base, twice.cluster.key, [job])
+    [outcome] = await deferToThread(work, base, twice.cluster.api_key, [job])
     # The desktop asks too, but it does not say what it is.
     new = [record for record in twice.fake_ollama.requests if record not in before]
     return CallResult(outcome, tuple(record for record in new if record.header("user-agent")))

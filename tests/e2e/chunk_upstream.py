@@ -18,10 +18,10 @@ from tests.e2e.cluster import wait_until
 from tests.ports import listen, port_of
 
 #: What the desktop asks to know how its Ollama is.
-CHEAP = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
+HEALTH_RESPONSES = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
 
 
-def chunk(data: bytes) -> bytes:
+def encode_chunk(data: bytes) -> bytes:
     """`data` as one chunk."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -34,13 +34,13 @@ class ChunkRequest(Protocol):
 
     transport: Any
 
-    def __init__(self, ollama: ChunkUpstream) -> None:
-        self._ollama = ollama
+    def __init__(self, upstream: ChunkUpstream) -> None:
+        self._upstream = upstream
         self._unread = b""
-        self._left = 0  # bytes of a request's body that are still to come
+        self._body_remaining = 0  # bytes of a request's body that are still to come
         self.path = ""
         self.headers: dict[str, str] = {}
-        self.gone = False
+        self.closed = False
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
@@ -48,35 +48,43 @@ class ChunkRequest(Protocol):
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
         while True:
-            body, self._unread = self._unread[: self._left], self._unread[self._left :]
-            self._left -= len(body)
+            body, self._unread = (
+                self._unread[: self._body_remaining],
+                self._unread[self._body_remaining :],
+            )
+            self._body_remaining -= len(body)
             head, found, rest = self._unread.partition(b"\r\n\r\n")
-            if self._left or not found:
+            if self._body_remaining or not found:
                 return
             self._unread = rest
-            self._begun(head.decode("latin-1"))
+            self._handle_head(head.decode("latin-1"))
 
-    def _begun(self, head: str) -> None:
+    def _handle_head(self, head: str) -> None:
         first, *lines = head.split("\r\n")
         self.headers = {n.lower(): v for n, _, v in (line.partition(": ") for line in lines)}
         self.path = first.split(" ")[1]
-        self._left = int(self.headers.get("content-length", 0))
-        if self.path in CHEAP:
-            body = json.dumps(CHEAP[self.path]).encode()
+        self._body_remaining = int(self.headers.get("content-length", 0))
+        if self.path in HEALTH_RESPONSES:
+            body = json.dumps(HEALTH_RESPONSES[self.path]).encode()
             self.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
         else:
-            self._ollama.asked.append(self)
+            self._upstream.pending.append(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.gone = True
+        self.closed = True
 
     def write(self, data: bytes) -> None:
         """Send these bytes, now and in one write as far as the system takes them."""
         self.transport.write(data)
 
-    def begin(self, kind: str, *headers: str) -> None:
+    def start_response(self, content_type: str, *headers: str) -> None:
         """The head of an answer in chunks."""
-        lines = ["HTTP/1.1 200 OK", f"Content-Type: {kind}", "Transfer-Encoding: chunked", *headers]
+        lines = [
+            "HTTP/1.1 200 OK",
+            f"Content-Type: {content_type}",
+            "Transfer-Encoding: chunked",
+            *headers,
+        ]
         self.write("\r\n".join([*lines, "", ""]).encode())
 
 
@@ -87,27 +95,29 @@ class ChunkUpstream(Factory):
     cluster: Any  # the one that it is in
 
     def __init__(self) -> None:
-        self.asked: list[ChunkRequest] = []
-        self.made: list[ChunkRequest] = []
+        self.pending: list[ChunkRequest] = []
+        self.connections: list[ChunkRequest] = []
         self.listening = listen(reactor, self)
         self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> ChunkRequest:
         made = ChunkRequest(self)
-        self.made.append(made)
+        self.connections.append(made)
         return made
 
-    async def next(self) -> ChunkRequest:
+    async def next_request(self) -> ChunkRequest:
         """The next request, once it has come."""
-        await wait_until(lambda: self.asked, "a request to arrive")
-        return self.asked.pop(0)
+        await wait_until(lambda: self.pending, "a request to arrive")
+        return self.pending.pop(0)
 
     async def stopListening(self) -> None:
         await maybeDeferred(self.listening.stopListening)
-        for made in self.made:
-            if not made.gone:
+        for made in self.connections:
+            if not made.closed:
                 made.transport.abortConnection()
-        await wait_until(lambda: all(made.gone for made in self.made), "its connections to close")
+        await wait_until(
+            lambda: all(made.closed for made in self.connections), "its connections to close"
+        )
 
 
 class ChunkClient(Protocol):
@@ -115,17 +125,17 @@ class ChunkClient(Protocol):
 
     transport: Any
 
-    def __init__(self, asked: bytes) -> None:
-        self._asked = asked
+    def __init__(self, request: bytes) -> None:
+        self._request = request
         self._unread = bytearray()
         self.head = ""
         self.chunks: list[bytes] = []
-        self.whole = False
-        self.gone = False
+        self.complete = False
+        self.closed = False
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
-        self.transport.write(self._asked)
+        self.transport.write(self._request)
 
     def dataReceived(self, data: bytes) -> None:
         self._unread += data
@@ -135,10 +145,10 @@ class ChunkClient(Protocol):
                 return
             self.head = self._unread[:end].decode("latin-1")
             del self._unread[: end + 4]
-        while not self.whole and self._take():
+        while not self.complete and self._parse_chunk():
             pass
 
-    def _take(self) -> bool:
+    def _parse_chunk(self) -> bool:
         """Take one chunk, if it is all there."""
         size, found, _ = self._unread[:20].partition(b"\r\n")
         start = len(size) + 2
@@ -149,15 +159,15 @@ class ChunkClient(Protocol):
         if end > start:
             self.chunks.append(bytes(self._unread[start:end]))
         else:
-            self.whole = True
+            self.complete = True
         del self._unread[: end + 2]
         return True
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.gone = True
+        self.closed = True
 
     @property
-    def partial(self) -> bool:
+    def has_partial_chunk(self) -> bool:
         """Whether a part of a chunk has come that is not whole yet."""
         return bool(self._unread)
 
@@ -167,9 +177,9 @@ class ChunkClient(Protocol):
 
     async def close(self) -> None:
         """Leave, and wait until that is done."""
-        if not self.gone:
+        if not self.closed:
             self.transport.abortConnection()
-        await wait_until(lambda: self.gone, "the client's connection to close")
+        await wait_until(lambda: self.closed, "the client's connection to close")
 
 
 async def open_client(port: int, path: str, token: str, *headers: str) -> ChunkClient:
@@ -177,9 +187,9 @@ async def open_client(port: int, path: str, token: str, *headers: str) -> ChunkC
     body = json.dumps({"model": "m", "stream": True}).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
     lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]
-    made = Factory()
-    made.noisy = False
-    asked = "\r\n".join(lines).encode() + body
-    made.buildProtocol = lambda addr: ChunkClient(asked)  # type: ignore[method-assign]
+    factory = Factory()
+    factory.noisy = False
+    request = "\r\n".join(lines).encode() + body
+    factory.buildProtocol = lambda addr: ChunkClient(request)  # type: ignore[method-assign]
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-    return cast(ChunkClient, await endpoint.connect(made))
+    return cast(ChunkClient, await endpoint.connect(factory))

@@ -12,7 +12,7 @@ from twisted.internet.threads import deferToThread
 from tests.compatibility.clients import Client
 from tests.compatibility.driving import Driver, Outcome, calls_of
 from tests.compatibility.ends import streams_of
-from tests.e2e.cluster import Program, wait_until
+from tests.e2e.cluster import ChildProcess, wait_until
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 
 NDJSON = rb'\n{"error":"[^"]+"}\n$'
@@ -41,10 +41,14 @@ ENDLESS = {"lines": 10_000, "line_interval": 0.05}
 #: The same where it is not words that are streamed.
 SILENT = {"pause_after": (3, 600)}
 #: A desktop and a proxy that give up on each other soon.
-QUICK = ("--reconnect-grace-seconds=2", "--ping-interval-seconds=1", "--ping-timeout-seconds=1")
+FAST_TIMEOUTS = (
+    "--reconnect-grace-seconds=2",
+    "--ping-interval-seconds=1",
+    "--ping-timeout-seconds=1",
+)
 
 
-def calls(client: Client) -> list[str]:
+def streaming_calls(client: Client) -> list[str]:
     """What is asked of a client: each path that streams, in both ways, where it has both."""
     known = [call for call in calls_of(client) if call.split(" ")[1] in DIALECTS]
     wholes = [call for call in known if call.endswith(" whole")]
@@ -58,61 +62,61 @@ class ClientStreams:
 
     def __init__(self, faulty: FaultyCluster) -> None:
         self.faulty = faulty
-        self.ollama: Program
+        self.ollama: ChildProcess
         self.readers: dict[str, ResponseReader] = {}
         self.outcomes: Deferred[list[list[Outcome]]]
 
     async def start(self, drivers: list[Driver]) -> ClientStreams:
         """Everything runs, and every stream has begun to arrive."""
-        await self._ollama()
-        await self.faulty.start(*QUICK)
-        self.wire = await self.faulty.desktop(*QUICK)
+        await self._start_ollama()
+        await self.faulty.start(*FAST_TIMEOUTS)
+        self.relay = await self.faulty.add_desktop(*FAST_TIMEOUTS)
         self.outcomes = gatherResults([self._drive(driver) for driver in drivers])
-        asked = [call for driver in drivers for call in calls(driver.client)]
-        await wait_until(lambda: self._under_way(asked), "all of the clients' answers to begin")
+        asked = [call for driver in drivers for call in streaming_calls(driver.client)]
+        await wait_until(lambda: self._all_started(asked), "all of the clients' answers to begin")
         # Later than theirs, so whatever these have got of the streams the clients have too.
         for path in DIALECTS:
             front = self.faulty.cluster.cloud_port
             self.readers[path] = await send_request(front, "POST", path, self.faulty.token, BODY)
         self.faulty.readers.extend(self.readers.values())
         for path, reader in self.readers.items():
-            await wait_until(lambda reader=reader: reader.lines > 2, f"{path} to begin")
+            await wait_until(lambda reader=reader: reader.line_count > 2, f"{path} to begin")
         return self
 
-    async def _ollama(self) -> None:
+    async def _start_ollama(self) -> None:
         arguments = ("--port=0", "--model=llama3.2", "--control")
-        self.ollama = self.faulty.cluster.run(
+        self.ollama = self.faulty.cluster.start_process(
             "ollama", "python", "-m", "tests.fake_ollama", *arguments
         )
         await wait_until(lambda: '"port"' in self.ollama.output, "the fake Ollama to listen")
-        self.faulty.ollama = json.loads(self.ollama.output)["port"]
+        self.faulty.ollama_port = json.loads(self.ollama.output)["port"]
         for path in DIALECTS:
             order = {"path": path, "script": SILENT if path == "/api/pull" else ENDLESS}
             assert (await self._control("POST", "/fake/scripts", order))[0] == 204
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        status, _, answer = await self.faulty.cluster.http(
-            method, path, body, port=self.faulty.ollama
+        status, _, answer = await self.faulty.cluster.request(
+            method, path, body, port=self.faulty.ollama_port
         )
         return status, answer
 
     def _drive(self, driver: Driver) -> Deferred[list[Outcome]]:
-        jobs = [{"call": call, "text": "hello"} for call in calls(driver.client)]
+        jobs = [{"call": call, "text": "hello"} for call in streaming_calls(driver.client)]
         url, token = self.faulty.cluster.url, self.faulty.token
         return deferToThread(driver.carry_out, url, token, jobs, together=True)
 
-    async def _under_way(self, asked: list[str]) -> bool:
+    async def _all_started(self, calls: list[str]) -> bool:
         _, body = await self._control("GET", "/fake/requests")
         here = [record for record in json.loads(body) if record["target"] in DIALECTS]
         streaming = [record for record in here if record["lines_sent"] > 2]
-        whole = [call for call in asked if call.endswith(" whole")]
+        whole = [call for call in calls if call.endswith(" whole")]
         assert all(record["closed_by"] is None for record in here), here
-        return len(here) == len(asked) and len(streaming) == len(asked) - len(whole)
+        return len(here) == len(calls) and len(streaming) == len(calls) - len(whole)
 
-    async def heard(self) -> None:
+    async def assert_errors_received(self) -> None:
         """By raw HTTP: the dialect's error, the end of the connection, and no end of an answer."""
         for path, (error, end) in DIALECTS.items():
-            reader = await self.readers[path].end(30)
-            assert (path, reader.status, reader.whole) == (path, 200, False)
+            reader = await self.readers[path].wait_closed(30)
+            assert (path, reader.status, reader.complete) == (path, 200, False)
             assert re.search(error, reader.body, re.DOTALL), (path, bytes(reader.body[-500:]))
             assert end not in reader.body

@@ -49,7 +49,7 @@ async def cluster(tmp_path: Path) -> Any:
     """An empty world of one test."""
     made = Cluster(tmp_path)
     yield made
-    await made.close()
+    await made.stop()
 
 
 @pytest_twisted.async_yield_fixture()
@@ -57,7 +57,7 @@ async def faulty(cluster: Cluster) -> Any:
     """A world with a network under the test's control; nothing of it runs yet."""
     made = FaultyCluster(cluster)
     yield made
-    made.leave()
+    made.disconnect_clients()
 
 
 @pytest.fixture(scope="session")
@@ -87,16 +87,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made = Cluster(tmp_path_factory.mktemp("shared"))
 
     async def start() -> None:
-        await made.cloud()
-        made.ollama, port = made.start_ollama("llama3.2", "nomic-embed-text")
-        await made.desktop("alice", port)
-        made.key = await made.run_ctllm("alice", "keys", "add", "--manage", "tests")
-        made.alice = await made.token("alice")
-        await made.is_key_accepted()
+        await made.start_cloud()
+        made.ollama, port = made.start_fake_ollama("llama3.2", "nomic-embed-text")
+        await made.start_desktop("alice", port)
+        made.api_key = await made.run_ctllm("alice", "keys", "add", "--manage", "tests")
+        made.alice_token = await made.create_token("alice")
+        await made.wait_for_api_key()
 
     pytest_twisted.blockon(ensureDeferred(start()))
     yield made
-    pytest_twisted.blockon(ensureDeferred(made.close()))
+    pytest_twisted.blockon(ensureDeferred(made.stop()))
 
 
 @pytest.fixture(scope="module")
@@ -104,4 +104,4 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirroredClust
     """A stand-in that is asked directly and through ctllm, for the tests of one module."""
     made = Cluster(tmp_path_factory.mktemp("twice"))
     yield pytest_twisted.blockon(ensureDeferred(mirrored_cluster(made)))
-    pytest_twisted.blockon(ensureDeferred(made.close()))
+    pytest_twisted.blockon(ensureDeferred(made.stop()))

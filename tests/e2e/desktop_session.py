@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone
 from twisted.internet.protocol import ProcessProtocol
 
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 
 #: Where distributions put PyGObject, which is not made for each virtual environment.
 _NUMBER = re.compile(r"^\d+$", re.MULTILINE)
@@ -61,16 +61,16 @@ class DesktopSession:
 
     async def start(self, panel: bool = True) -> None:
         cluster = self.cluster
-        screen = cluster.run(
+        screen = cluster.start_process(
             "Xvfb", _found("Xvfb"), "-displayfd", "1", "-screen", "0", "1000x700x24",
             "-nolisten", "tcp",
         )  # fmt: skip
-        bus = cluster.run(
+        bus = cluster.start_process(
             "dbus-daemon", _found("dbus-daemon"), "--session", "--nofork", "--print-address=1"
         )
         number = await wait_until(lambda: _NUMBER.search(screen.output), "the screen")
         await wait_until(lambda: "unix:" in bus.output, "the bus")
-        modules = cluster.folder / "modules"
+        modules = cluster.directory / "modules"
         modules.mkdir(exist_ok=True)
         if _GI.exists() and not (modules / "gi").exists():
             (modules / "gi").symlink_to(_GI)
@@ -95,8 +95,8 @@ class DesktopSession:
         reactor.spawnProcess(self.panel, argv[0], argv, env=env)
         assert await ready == "ready"
 
-    def tray(self, state: Path, *options: str, env: dict[str, str] | None = None) -> Program:
-        return self.cluster.run(
+    def tray(self, state: Path, *options: str, env: dict[str, str] | None = None) -> ChildProcess:
+        return self.cluster.start_process(
             "tray", "ctllm-tray", f"--state-dir={state}", *options, env={**self.env, **(env or {})}
         )
 

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.e2e.fixed_response_upstream import FixedResponseUpstream
 from tests.e2e.network_relay import NetworkRelay
 
@@ -22,7 +22,7 @@ class ResponseReader(Protocol):
     transport: Any
 
     def __init__(self, head: bytes, body: bytes) -> None:
-        self._asked = head + body
+        self._request = head + body
         self._h11 = h11.Connection(h11.CLIENT)
         self._h11.send(
             h11.Request(method=head.split(b" ")[0], target=b"/", headers=[("Host", "x")])
@@ -31,15 +31,15 @@ class ResponseReader(Protocol):
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = bytearray()
-        self.whole = self.over = False
-        self.ended_at = 0.0
+        self.complete = self.closed = False
+        self.completed_at = 0.0
 
     def connectionMade(self) -> None:
-        self.transport.write(self._asked)
+        self.transport.write(self._request)
 
     def dataReceived(self, data: bytes) -> None:
         self._h11.receive_data(data)
-        while not self.whole:
+        while not self.complete:
             event = self._h11.next_event()
             if isinstance(event, h11.Response):
                 self.status = event.status_code
@@ -47,35 +47,35 @@ class ResponseReader(Protocol):
             elif isinstance(event, h11.Data):
                 self.body += event.data
             elif isinstance(event, h11.EndOfMessage):
-                self.whole = self.over = True
-                self.ended_at = reactor.seconds()
+                self.complete = self.closed = True
+                self.completed_at = reactor.seconds()
                 self.transport.loseConnection()
             else:
                 return
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.over = True
+        self.closed = True
 
     def disconnect(self) -> None:
-        if not self.over:
+        if not self.closed:
             self.transport.abortConnection()
 
     @property
-    def lines(self) -> int:
+    def line_count(self) -> int:
         return self.body.count(b"\n")
 
     @property
-    def kept(self) -> bytes:
+    def complete_lines(self) -> bytes:
         """The whole lines of the answer, without the error that ended it."""
         lines = bytes(self.body).splitlines(keepends=True)
         return b"".join(ln for ln in lines if ln.endswith(b"\n") and not ln.startswith(b'{"error"'))
 
-    async def until_lines(self, count: int) -> None:
-        await wait_until(lambda: self.lines >= count or self.over, f"{count} lines")
-        assert not self.over, (self.status, bytes(self.body[-300:]))
+    async def wait_for_lines(self, count: int) -> None:
+        await wait_until(lambda: self.line_count >= count or self.closed, f"{count} lines")
+        assert not self.closed, (self.status, bytes(self.body[-300:]))
 
-    async def end(self, patience: float = 60.0) -> ResponseReader:
-        await wait_until(lambda: self.over, f"the end, after {self.lines} lines", patience)
+    async def wait_closed(self, timeout: float = 60.0) -> ResponseReader:
+        await wait_until(lambda: self.closed, f"the end, after {self.line_count} lines", timeout)
         return self
 
 
@@ -99,45 +99,45 @@ class FaultyCluster:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.numbers = FixedResponseUpstream()
-        cluster.ports.append(self.numbers)
-        self.wires: list[NetworkRelay] = []
-        self.desktops: list[Program] = []
+        self.upstream = FixedResponseUpstream()
+        cluster.ports.append(self.upstream)
+        self.relays: list[NetworkRelay] = []
+        self.desktops: list[ChildProcess] = []
         self.readers: list[ResponseReader] = []
         self.cloud_options: tuple[str, ...] = ()
         self.token = ""
-        self.ollama = self.numbers.port
-        self.cloud: Program
+        self.ollama_port = self.upstream.port
+        self.cloud: ChildProcess
 
     async def start(self, *cloud_options: str) -> FaultyCluster:
         self.cloud_options = cloud_options
-        self.cloud = await self.cluster.cloud(*cloud_options)
-        self.front = NetworkRelay(self.cluster.cloud_port)
-        self.cluster.ports.append(self.front)
-        self.token = await self.cluster.token("alice")
+        self.cloud = await self.cluster.start_cloud(*cloud_options)
+        self.client_relay = NetworkRelay(self.cluster.cloud_port)
+        self.cluster.ports.append(self.client_relay)
+        self.token = await self.cluster.create_token("alice")
         return self
 
-    async def desktop(self, *options: str) -> NetworkRelay:
+    async def add_desktop(self, *options: str) -> NetworkRelay:
         """Another desktop of alice's, named by its number from 0; gives its half of the network."""
         wire = NetworkRelay(self.cluster.cloud_port)
         self.cluster.ports.append(wire)
-        state = f"alice-{len(self.wires)}"
-        link = await self.cluster.invite("alice")
+        state = f"alice-{len(self.relays)}"
+        link = await self.cluster.create_invite("alice")
         link = link.replace(f":{self.cluster.cloud_port}", f":{wire.port}")
         await self.cluster.run_ctllm(state, "login", link)
-        self.wires.append(wire)
-        self.desktops.append(self.run_desktop(len(self.wires) - 1, *options))
-        await self.connected(len(self.desktops) - 1)
+        self.relays.append(wire)
+        self.desktops.append(self.run_desktop(len(self.relays) - 1, *options))
+        await self.wait_connected(len(self.desktops) - 1)
         return wire
 
-    def run_desktop(self, number: int, *options: str) -> Program:
-        ollama = f"--ollama-host=127.0.0.1:{self.ollama}"
+    def run_desktop(self, number: int, *options: str) -> ChildProcess:
+        ollama = f"--ollama-host=127.0.0.1:{self.ollama_port}"
         name = f"--desktop-name={number}"
         return self.cluster.run_role(
             "desktop", f"alice-{number}", ollama, "--desktop-listen=off", name, *options
         )
 
-    async def connected(self, number: int) -> None:
+    async def wait_connected(self, number: int) -> None:
         """Wait until a desktop that was just run is connected."""
         program = self.desktops[number]
         try:
@@ -145,17 +145,21 @@ class FaultyCluster:
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{program.output}\n{self.cloud.output}") from None
 
-    async def chat(
+    async def start_chat(
         self, lines: int, interval: float = 0.0, pad: int = 0, **headers: str
     ) -> ResponseReader:
         """Ask for numbered lines, through the wire `front`."""
         body = {"model": "numbers", "lines": lines, "interval": interval, "pad": pad}
         token = headers.pop("token", self.token)
-        reader = await send_request(self.front.port, "POST", "/api/chat", token, body, **headers)
+        reader = await send_request(
+            self.client_relay.port, "POST", "/api/chat", token, body, **headers
+        )
         self.readers.append(reader)
         return reader
 
-    async def cluster_chat(self, lines: int, interval: float, **headers: str) -> ResponseReader:
+    async def start_direct_chat(
+        self, lines: int, interval: float, **headers: str
+    ) -> ResponseReader:
         """The same without a wire between the client and the cloud."""
         body = {"model": "numbers", "lines": lines, "interval": interval}
         port = self.cluster.cloud_port
@@ -163,22 +167,22 @@ class FaultyCluster:
         self.readers.append(reader)
         return reader
 
-    async def take_up(self, exchange: str, offset: int, token: str = "") -> ResponseReader:
+    async def resume(self, request_id: str, offset: int, token: str = "") -> ResponseReader:
         """Ask for the rest of an answer."""
-        path = f"/ctllm/exchanges/{exchange}?from={offset}"
-        reader = await send_request(self.front.port, "GET", path, token or self.token)
+        path = f"/ctllm/exchanges/{request_id}?from={offset}"
+        reader = await send_request(self.client_relay.port, "GET", path, token or self.token)
         self.readers.append(reader)
         return reader
 
-    async def proxy(self) -> dict[str, Any]:
+    async def proxy_status(self) -> dict[str, Any]:
         """What the proxy says of itself."""
-        _, _, body = await self.cluster.http("GET", "/ctllm/proxy", token=self.token)
+        _, _, body = await self.cluster.request("GET", "/ctllm/proxy", token=self.token)
         found: dict[str, Any] = json.loads(body)
         return found
 
     async def metric(self, name: str) -> float:
         port = self.cluster.metrics_port
-        _, _, body = await self.cluster.http("GET", "/metrics", port=port)
+        _, _, body = await self.cluster.request("GET", "/metrics", port=port)
         for found in body.decode().splitlines():
             if found.startswith(name + " "):
                 return float(found.split()[-1])
@@ -188,7 +192,7 @@ class FaultyCluster:
         children = Path(f"/proc/{self.cloud.pid}/task/{self.cloud.pid}/children").read_text()
         return int(children.split()[0])
 
-    def leave(self) -> None:
+    def disconnect_clients(self) -> None:
         """Let every reader go, so that nothing of them outlives the test."""
         for reader in self.readers:
             reader.disconnect()

@@ -13,16 +13,16 @@ from twisted.web import http
 from tests.ports import listen, port_of
 
 
-def line(number: int, pad: int, done: bool) -> bytes:
+def response_line(number: int, padding: int, done: bool) -> bytes:
     """One line of an answer: numbered, at least `pad` bytes long."""
-    word = f"{number:06d} ".ljust(pad, "x")
+    word = f"{number:06d} ".ljust(padding, "x")
     said = {"model": "numbers", "message": {"role": "assistant", "content": word}, "done": done}
     return json.dumps(said).encode() + b"\n"
 
 
-def whole(lines: int, pad: int = 0) -> bytes:
+def full_response(lines: int, padding: int = 0) -> bytes:
     """The answer that a direct run gives."""
-    return b"".join(line(number, pad, number == lines - 1) for number in range(lines))
+    return b"".join(response_line(number, padding, number == lines - 1) for number in range(lines))
 
 
 def sha256(body: bytes) -> str:
@@ -32,9 +32,9 @@ def sha256(body: bytes) -> str:
 class FixedResponse(http.Request):
     """One answer; a push producer to whoever reads it."""
 
-    def __init__(self, numbers: FixedResponseUpstream, *arguments: Any, **named: Any) -> None:
+    def __init__(self, upstream: FixedResponseUpstream, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._numbers = numbers
+        self._upstream = upstream
         self._next = self._lines = self._pad = 0
         self._interval = 0.0
         self._paused = False
@@ -42,33 +42,33 @@ class FixedResponse(http.Request):
 
     def process(self) -> None:
         if self.path == b"/api/chat":
-            self._begin(**json.loads(cast(IO[bytes], self.content).read()))
+            self._start(**json.loads(cast(IO[bytes], self.content).read()))
         else:
             known = {b"/api/version": {"version": "1"}, b"/api/tags": {"models": []}}
             self.write(json.dumps(known.get(self.path, {})).encode())
             self.finish()
 
-    def _begin(self, lines: int, interval: float = 0.0, pad: int = 0, **_: Any) -> None:
+    def _start(self, lines: int, interval: float = 0.0, pad: int = 0, **_: Any) -> None:
         self._lines, self._interval, self._pad = lines, interval, pad
-        self._numbers.asked += 1
-        self._numbers.under_way.add(self)
+        self._upstream.request_count += 1
+        self._upstream.active.add(self)
         self.setHeader(b"Content-Type", b"application/x-ndjson")
         self.registerProducer(self, True)
-        self._go()
+        self._write_lines()
 
-    def _go(self) -> None:
+    def _write_lines(self) -> None:
         self._timer = None
         for _ in range(1 if self._interval else 100):
             if self._paused:
                 return
-            self.write(line(self._next, self._pad, self._next == self._lines - 1))
+            self.write(response_line(self._next, self._pad, self._next == self._lines - 1))
             self._next += 1
             if self._next == self._lines:
                 self.unregisterProducer()
                 self.finish()
                 self.stop()
                 return
-        self._timer = reactor.callLater(self._interval, self._go)
+        self._timer = reactor.callLater(self._interval, self._write_lines)
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -76,7 +76,7 @@ class FixedResponse(http.Request):
     def resumeProducing(self) -> None:
         self._paused = False
         if self._timer is None:
-            self._go()
+            self._write_lines()
 
     def stopProducing(self) -> None:
         self.stop()
@@ -88,7 +88,7 @@ class FixedResponse(http.Request):
     def stop(self) -> None:
         """Say nothing more."""
         self._paused = True
-        self._numbers.under_way.discard(self)
+        self._upstream.active.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -102,8 +102,8 @@ class FixedResponseUpstream(http.HTTPFactory):
     def __init__(self) -> None:
         super().__init__(reactor=reactor)
         self.timeOut = None
-        self.asked = 0
-        self.under_way: set[FixedResponse] = set()
+        self.request_count = 0
+        self.active: set[FixedResponse] = set()
         self.listening = listen(reactor, self, backlog=4096)
         self.port = port_of(self.listening)
 
@@ -123,6 +123,6 @@ class FixedResponseUpstream(http.HTTPFactory):
         """Log nothing."""
 
     def stopListening(self) -> Any:
-        for request in list(self.under_way):
+        for request in list(self.active):
             request.stop()
         return self.listening.stopListening()

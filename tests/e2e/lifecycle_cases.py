@@ -9,7 +9,7 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.fake_ollama import Script
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
@@ -17,54 +17,54 @@ CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 BROKEN = (http.client.IncompleteRead, ConnectionError)
 
 
-async def start(cluster: Cluster, token: str) -> tuple[int, dict[str, str], dict[str, Any]]:
+async def start_proxy(cluster: Cluster, token: str) -> tuple[int, dict[str, str], dict[str, Any]]:
     """Ask for the proxy of whoever has this token."""
-    status, headers, body = await cluster.http("PUT", "/ctllm/proxy", token=token)
+    status, headers, body = await cluster.request("PUT", "/ctllm/proxy", token=token)
     return status, headers, json.loads(body)
 
 
-async def state(cluster: Cluster, token: str) -> dict[str, Any]:
+async def proxy_state(cluster: Cluster, token: str) -> dict[str, Any]:
     """How the proxy of whoever has this token is."""
-    _, _, body = await cluster.http("GET", "/ctllm/proxy", token=token)
+    _, _, body = await cluster.request("GET", "/ctllm/proxy", token=token)
     told: dict[str, Any] = json.loads(body)
     return told
 
 
-async def works(cluster: Cluster, token: str) -> bool:
+async def is_reachable(cluster: Cluster, token: str) -> bool:
     """Whether a request gets to the desktop; 503 says not yet, 502 that a dying proxy had it."""
-    status, headers, body = await cluster.http("GET", "/api/version", token=token)
+    status, headers, body = await cluster.request("GET", "/api/version", token=token)
     assert status in (200, 502) or (status == 503 and int(headers["retry-after"]) > 0), body
     return status == 200
 
 
-async def streaming(cluster: Cluster, token: str) -> Deferred[Any]:
+async def start_stream(cluster: Cluster, token: str) -> Deferred[Any]:
     """An answer of which some lines have come, and no end is in sight."""
     cluster.ollama.script("/api/chat", Script(lines=100_000, line_interval=0.05))
-    answer = Deferred.fromCoroutine(cluster.http("POST", "/api/chat", CHAT, token))
+    answer = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
     await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
     return answer
 
 
-async def broken(answer: Deferred[Any]) -> None:
+async def assert_broken(response: Deferred[Any]) -> None:
     """An answer that ends soon, and not as if it were whole."""
     try:
-        status, _, body = await answer.addTimeout(10, reactor)
+        status, _, body = await response.addTimeout(10, reactor)
     except BROKEN:
         return
     raise AssertionError(f"status {status} and a clean end: {body[-200:]!r}")
 
 
-def audit(cluster: Cluster) -> list[dict[str, Any]]:
+def audit_records(cluster: Cluster) -> list[dict[str, Any]]:
     """The lines of the audit."""
-    text = (cluster.state("cloud") / "cloud" / "audit.jsonl").read_text()
+    text = (cluster.state_dir("cloud") / "cloud" / "audit.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
-async def with_desktop(cluster: Cluster, *options: str) -> Program:
+async def start_with_desktop(cluster: Cluster, *options: str) -> ChildProcess:
     """A cloud, and alice's desktop connected to it."""
-    cloud = await cluster.cloud(*options)
-    cluster.ollama, ollama = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", ollama)
-    cluster.alice = await cluster.token("alice")
-    await wait_until(lambda: works(cluster, cluster.alice), "the way to be open")
+    cloud = await cluster.start_cloud(*options)
+    cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", ollama)
+    cluster.alice_token = await cluster.create_token("alice")
+    await wait_until(lambda: is_reachable(cluster, cluster.alice_token), "the way to be open")
     return cloud

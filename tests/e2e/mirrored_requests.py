@@ -276,7 +276,7 @@ class MirroredCluster:
             stream.clear()
         prepare(self.fake_ollama)
         self.asked += 1
-        marked = (("Authorization", f"Bearer {self.cluster.key}"), ("X-Try", str(self.asked)))
+        marked = (("Authorization", f"Bearer {self.cluster.api_key}"), ("X-Try", str(self.asked)))
         return await deferToThread(_visit, port, ask, host, marked), self._seen(str(self.asked))
 
     def _seen(self, number: str) -> ReceivedRequest:
@@ -329,14 +329,14 @@ def tapped(fake_ollama: FakeOllama) -> list[bytearray]:
 
 async def mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredCluster:
     """Start everything."""
-    await cluster.cloud(*cloud_options)
+    await cluster.start_cloud(*cloud_options)
     models = ("llama3.2", "nomic-embed-text")
     fake_ollama = FakeOllama(FrozenClock(), models, word_interval=0.0, now=FrozenClock().seconds)
     streams = tapped(fake_ollama)
     listening = listen(reactor, fake_ollama.site)
     cluster.ports.append(listening)
     port = port_of(listening)
-    await cluster.desktop("alice", port, "--allowed-requests=*")
-    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
-    await cluster.is_key_accepted()
+    await cluster.start_desktop("alice", port, "--allowed-requests=*")
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.wait_for_api_key()
     return MirroredCluster(cluster, fake_ollama, port, streams)

@@ -16,13 +16,13 @@ from twisted.internet.protocol import Factory, Protocol
 from tests.ports import listen, port_of
 
 #: Bytes that one direction of a connection holds before its sender has to wait.
-HELD = 64 * 1024
+MAX_BUFFERED = 64 * 1024
 #: The same where bytes are delayed: they are under way, not waiting.
-UNDER_WAY = 4 * 1024 * 1024
+MAX_IN_FLIGHT = 4 * 1024 * 1024
 #: Seconds between two pieces of a throttled direction.
-TICK = 0.05
+THROTTLE_INTERVAL = 0.05
 
-New = Literal["pass", "dark", "refuse"]
+AcceptMode = Literal["forward", "blackhole", "refuse"]
 
 
 @dataclass
@@ -33,17 +33,17 @@ class LinkState:
     rate: float = 0.0  # bytes a second of each connection; 0: as fast as it goes
     tamper: Callable[[bytes], bytes] | None = None  # what becomes of the bytes
 
-    def flip(self, rng: random.Random, times: int = 1) -> None:
+    def flip_bits(self, rng: random.Random, times: int = 1) -> None:
         """Flip one bit each in the next `times` pieces that pass."""
-        left = [times]
+        remaining = [times]
 
         def tamper(data: bytes) -> bytes:
-            if not left[0]:
+            if not remaining[0]:
                 return data
-            left[0] -= 1
-            broken = bytearray(data)
-            broken[rng.randrange(len(broken))] ^= 1 << rng.randrange(8)
-            return bytes(broken)
+            remaining[0] -= 1
+            corrupted = bytearray(data)
+            corrupted[rng.randrange(len(corrupted))] ^= 1 << rng.randrange(8)
+            return bytes(corrupted)
 
         self.tamper = tamper
 
@@ -51,28 +51,28 @@ class LinkState:
 class RelayDirection:
     """One direction of one connection: takes bytes from `source`, and gives them to `sink`."""
 
-    def __init__(self, way: LinkState) -> None:
-        self.way = way
+    def __init__(self, link: LinkState) -> None:
+        self.link = link
         self.source: Any = None
         self.sink: Any = None
-        self.dark = False
-        self._held: deque[tuple[float, bytes]] = deque()
+        self.blackholed = False
+        self._queue: deque[tuple[float, bytes]] = deque()
         self._size = 0
         self._full = False
         self._ended = False
         self._timer: Any = None
 
-    def take(self, data: bytes) -> None:
-        if self.way.tamper is not None:
-            data = self.way.tamper(data)
-        self._held.append((reactor.seconds() + self.way.delay, data))
+    def enqueue(self, data: bytes) -> None:
+        if self.link.tamper is not None:
+            data = self.link.tamper(data)
+        self._queue.append((reactor.seconds() + self.link.delay, data))
         self._size += len(data)
-        self.go()
+        self.flush()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """The source closed in order: so will the sink, after what is on its way."""
         self._ended = True
-        self.go()
+        self.flush()
 
     def stop(self) -> None:
         """Nothing passes any more."""
@@ -80,44 +80,44 @@ class RelayDirection:
             self._timer.cancel()
             self._timer = None
         self.sink = self.source = None
-        self._held.clear()
+        self._queue.clear()
 
-    def go(self) -> None:
-        while self._held and self._may_send():
-            due, data = self._held.popleft()
+    def flush(self) -> None:
+        while self._queue and self._may_send():
+            due, data = self._queue.popleft()
             wait = due - reactor.seconds()
             if wait > 0:
-                self._held.appendleft((due, data))
-                self._wait(wait)
+                self._queue.appendleft((due, data))
+                self._schedule_flush(wait)
                 break
-            if self.way.rate:
-                most = max(1, int(self.way.rate * TICK))
-                if len(data) > most:
-                    self._held.appendleft((due, data[most:]))
-                    data = data[:most]
-                self._wait(len(data) / self.way.rate)
+            if self.link.rate:
+                max_bytes = max(1, int(self.link.rate * THROTTLE_INTERVAL))
+                if len(data) > max_bytes:
+                    self._queue.appendleft((due, data[max_bytes:]))
+                    data = data[:max_bytes]
+                self._schedule_flush(len(data) / self.link.rate)
             self._size -= len(data)
             self.sink.write(data)
-        self._press()
-        if self._ended and not self._held and self.sink is not None and not self.dark:
+        self._apply_backpressure()
+        if self._ended and not self._queue and self.sink is not None and not self.blackholed:
             self.sink.unregisterProducer()
             self.sink.loseConnection()
 
     def _may_send(self) -> bool:
-        return not (self.dark or self._full or self.sink is None or self._timer is not None)
+        return not (self.blackholed or self._full or self.sink is None or self._timer is not None)
 
-    def _wait(self, seconds: float) -> None:
-        self._timer = reactor.callLater(seconds, self._woken)
+    def _schedule_flush(self, seconds: float) -> None:
+        self._timer = reactor.callLater(seconds, self._on_timer)
 
-    def _woken(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
-        self.go()
+        self.flush()
 
-    def _press(self) -> None:
+    def _apply_backpressure(self) -> None:
         """Let the sender go on only while there is room."""
         if self.source is None or self._ended:
             return
-        if self.dark or self._size >= (UNDER_WAY if self.way.delay else HELD):
+        if self.blackholed or self._size >= (MAX_IN_FLIGHT if self.link.delay else MAX_BUFFERED):
             self.source.pauseProducing()
         else:
             self.source.resumeProducing()
@@ -127,7 +127,7 @@ class RelayDirection:
 
     def resumeProducing(self) -> None:
         self._full = False
-        self.go()
+        self.flush()
 
     def stopProducing(self) -> None:
         """`Pair.lost` tells the rest."""
@@ -138,88 +138,95 @@ class RelayEndpoint(Protocol):
 
     transport: Any
 
-    def __init__(self, pair: RelayedConnection, out: RelayDirection, back: RelayDirection) -> None:
-        self.pair, self.out, self.back = pair, out, back
+    def __init__(
+        self, connection: RelayedConnection, outgoing: RelayDirection, incoming: RelayDirection
+    ) -> None:
+        self.connection, self.outgoing, self.incoming = connection, outgoing, incoming
 
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
-        self.transport.registerProducer(self.back, True)
-        self.out.source = self.back.sink = self.transport
-        self.out.go()
-        self.back.go()
+        self.transport.registerProducer(self.incoming, True)
+        self.outgoing.source = self.incoming.sink = self.transport
+        self.outgoing.flush()
+        self.incoming.flush()
 
     def dataReceived(self, data: bytes) -> None:
-        self.out.take(data)
+        self.outgoing.enqueue(data)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.out.source = self.back.sink = None
-        self.pair.lost(self, bool(reason.check(ConnectionDone)))
+        self.outgoing.source = self.incoming.sink = None
+        self.connection.endpoint_lost(self, bool(reason.check(ConnectionDone)))
 
 
 class RelayedConnection:
     """One connection through the wire."""
 
-    def __init__(self, wire: NetworkRelay) -> None:
-        self.wire = wire
-        self.up, self.down = RelayDirection(wire.up), RelayDirection(wire.down)
-        self.near = RelayEndpoint(self, self.up, self.down)
-        self.far = RelayEndpoint(self, self.down, self.up)
-        self.over = False
-        self._lost: list[tuple[RelayEndpoint, bool]] = []  # in the dark, for when there is light
-        self._dialled = False
+    def __init__(self, relay: NetworkRelay) -> None:
+        self.relay = relay
+        self.to_target, self.to_client = (
+            RelayDirection(relay.to_target),
+            RelayDirection(relay.to_client),
+        )
+        self.client = RelayEndpoint(self, self.to_target, self.to_client)
+        self.target = RelayEndpoint(self, self.to_client, self.to_target)
+        self.closed = False
+        self._pending_losses: list[
+            tuple[RelayEndpoint, bool]
+        ] = []  # in the dark, for when there is light
+        self._is_dialled = False
 
     def dial(self) -> None:
-        self._dialled = True
-        made = Factory()
-        made.noisy = False
-        made.buildProtocol = lambda addr: self.far  # type: ignore[method-assign]
-        dialling = TCP4ClientEndpoint(reactor, "127.0.0.1", self.wire.target).connect(made)
-        dialling.addCallbacks(lambda _: self._reached(), lambda _: self.cut())
+        self._is_dialled = True
+        factory = Factory()
+        factory.noisy = False
+        factory.buildProtocol = lambda addr: self.target  # type: ignore[method-assign]
+        dialling = TCP4ClientEndpoint(reactor, "127.0.0.1", self.relay.target).connect(factory)
+        dialling.addCallbacks(lambda _: self._connected(), lambda _: self.reset())
 
-    def _reached(self) -> None:
-        if self.over:
-            self.far.transport.abortConnection()
+    def _connected(self) -> None:
+        if self.closed:
+            self.target.transport.abortConnection()
 
-    def darken(self) -> None:
+    def blackhole(self) -> None:
         """Nothing passes, neither way, not even the end of either side."""
-        self.up.dark = self.down.dark = True
-        self.up.go()
-        self.down.go()
+        self.to_target.blackholed = self.to_client.blackholed = True
+        self.to_target.flush()
+        self.to_client.flush()
 
-    def lighten(self) -> None:
-        self.up.dark = self.down.dark = False
-        if not self._dialled:
+    def heal(self) -> None:
+        self.to_target.blackholed = self.to_client.blackholed = False
+        if not self._is_dialled:
             self.dial()
-        self.up.go()
-        self.down.go()
-        lost, self._lost = self._lost, []
+        self.to_target.flush()
+        self.to_client.flush()
+        lost, self._pending_losses = self._pending_losses, []
         for half, clean in lost:
-            self.lost(half, clean)
+            self.endpoint_lost(half, clean)
 
-    def lost(self, half: RelayEndpoint, clean: bool) -> None:
-        if self.over:
+    def endpoint_lost(self, endpoint: RelayEndpoint, clean: bool) -> None:
+        if self.closed:
             return
-        if self.up.dark:
-            self._lost.append((half, clean))
+        if self.to_target.blackholed:
+            self._pending_losses.append((endpoint, clean))
         elif clean:
-            half.out.end()
-            if half.out.sink is None:
-                self._finish()
+            endpoint.outgoing.finish()
+            if endpoint.outgoing.sink is None:
+                self._close()
         else:
-            self.cut()
+            self.reset()
 
-    def cut(self) -> None:
+    def reset(self) -> None:
         """Reset both sides."""
-        self._finish()
-        for half in (self.near, self.far):
+        self._close()
+        for half in (self.client, self.target):
             if half.transport is not None:
                 half.transport.abortConnection()
 
-    def _finish(self) -> None:
-        self.over = True
-        self.up.stop()
-        self.down.stop()
-        self.wire.pairs.discard(self)
+    def _close(self) -> None:
+        self.closed = True
+        self.to_target.stop()
+        self.to_client.stop()
+        self.relay.connections.discard(self)
 
 
 class NetworkRelay(Factory):
@@ -229,50 +236,50 @@ class NetworkRelay(Factory):
 
     def __init__(self, target: int) -> None:
         self.target = target
-        self.up, self.down = LinkState(), LinkState()
-        self.new: New = "pass"
+        self.to_target, self.to_client = LinkState(), LinkState()
+        self.accept_mode: AcceptMode = "forward"
         self.accepted = 0
-        self.pairs: set[RelayedConnection] = set()
+        self.connections: set[RelayedConnection] = set()
         self.listening = listen(reactor, self, backlog=4096)
         self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> RelayEndpoint:
         self.accepted += 1
         pair = RelayedConnection(self)
-        self.pairs.add(pair)
-        if self.new == "pass":
+        self.connections.add(pair)
+        if self.accept_mode == "forward":
             pair.dial()
-        elif self.new == "dark":
-            pair.up.dark = pair.down.dark = True
+        elif self.accept_mode == "blackhole":
+            pair.to_target.blackholed = pair.to_client.blackholed = True
         else:
-            reactor.callLater(0, pair.cut)
-        return pair.near
+            reactor.callLater(0, pair.reset)
+        return pair.client
 
-    def cut(self) -> None:
+    def reset(self) -> None:
         """Reset every connection, both ways."""
-        for pair in list(self.pairs):
-            pair.cut()
+        for pair in list(self.connections):
+            pair.reset()
 
-    def blackhole(self, new: New = "dark") -> None:
+    def blackhole(self, accept_mode: AcceptMode = "blackhole") -> None:
         """Let nothing pass on the connections there are, and tell nobody; `new` ones may."""
-        self.new = new
-        for pair in list(self.pairs):
-            pair.darken()
+        self.accept_mode = accept_mode
+        for pair in list(self.connections):
+            pair.blackhole()
 
     def heal(self) -> None:
         """Let everything pass again, also on the connections that were in the dark."""
-        self.new = "pass"
-        for pair in list(self.pairs):
-            pair.lighten()
+        self.accept_mode = "forward"
+        for pair in list(self.connections):
+            pair.heal()
 
     def delay(self, milliseconds: float) -> None:
         """Hold up every byte, each way."""
-        self.up.delay = self.down.delay = milliseconds / 1000
+        self.to_target.delay = self.to_client.delay = milliseconds / 1000
 
     def throttle(self, rate: float) -> None:
         """Let so many bytes a second pass, each way of each connection."""
-        self.up.rate = self.down.rate = rate
+        self.to_target.rate = self.to_client.rate = rate
 
     def stopListening(self) -> Any:
-        self.cut()
+        self.reset()
         return self.listening.stopListening()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 #: What a process was told and may do can be read from the outside only here.
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-def _table() -> list[tuple[int, int, str]]:
+def _processes() -> list[tuple[int, int, str]]:
     """Each process: its id, its parent's, its state."""
     argv = ["ps", "-A", "-o", "pid=,ppid=,stat="]
     if Path("/proc/self/stat").exists():  # small containers have no ps
@@ -31,24 +31,24 @@ def _stat(entry: Path) -> tuple[int, int, str]:
     return int(entry.name), int(parent), state
 
 
-def children(parent: int) -> list[int]:
+def child_pids(parent: int) -> list[int]:
     """The living children of a process."""
-    return [pid for pid, whose, state in _table() if whose == parent and state[0] != "Z"]
+    return [pid for pid, whose, state in _processes() if whose == parent and state[0] != "Z"]
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Whether a process has not ended; one that nobody has buried yet has."""
-    return any(each == pid and state[0] != "Z" for each, _, state in _table())
+    return any(each == pid and state[0] != "Z" for each, _, state in _processes())
 
 
-def argv(pid: int) -> list[str]:
+def command_line(pid: int) -> list[str]:
     """What a process was started with."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
 
 
 def option(pid: int, name: str) -> str:
     """The value of one option of a process, given as `--name value`."""
-    told = argv(pid)
+    told = command_line(pid)
     return told[told.index(f"--{name}") + 1]
 
 
@@ -58,12 +58,12 @@ def kill(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def status(pid: int) -> dict[str, str]:
+def proc_status(pid: int) -> dict[str, str]:
     """What the kernel says of a process."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-def megabytes(pid: int) -> float:
+def resident_megabytes(pid: int) -> float:
     """How much of a process is in memory."""
-    return int(status(pid)["VmRSS"].split()[0]) / 1024
+    return int(proc_status(pid)["VmRSS"].split()[0]) / 1024

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.e2e.network_relay import NetworkRelay
 
-__all__ = ["NetworkRelay", "RawClient", "body_of"]
+__all__ = ["NetworkRelay", "RawClient", "parse_chunked_body"]
 
 
 class RawClient:
@@ -18,31 +18,33 @@ class RawClient:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         self.received = b""
 
-    def ask(self, method: str, path: str, token: str, body: Any = None, *headers: str) -> RawClient:
+    def send_request(
+        self, method: str, path: str, token: str, body: Any = None, *headers: str
+    ) -> RawClient:
         data = body if isinstance(body, bytes) else json.dumps(body).encode() if body else b""
         lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
         lines += [f"Content-Length: {len(data)}", *headers, "", ""]
         self.socket.sendall("\r\n".join(lines).encode() + data)
         return self
 
-    def until(self, what: bytes) -> bytes:
+    def read_until(self, marker: bytes) -> bytes:
         """Read until `what` was received; gives all received so far."""
-        while what not in self.received:
+        while marker not in self.received:
             piece = self.socket.recv(65536)
-            assert piece, f"closed before {what!r}: {self.received[-500:]!r}"
+            assert piece, f"closed before {marker!r}: {self.received[-500:]!r}"
             self.received += piece
         return self.received
 
-    def lines(self, count: int) -> bytes:
+    def read_lines(self, count: int) -> bytes:
         """Read until so many lines of the body were received."""
-        self.until(b"\r\n\r\n")
+        self.read_until(b"\r\n\r\n")
         while self.received.count(b"\n{") + self.received.count(b"\r\n{") < count:
             piece = self.socket.recv(65536)
             assert piece, self.received
             self.received += piece
         return self.received
 
-    def rest(self) -> bytes:
+    def read_to_end(self) -> bytes:
         """Read until the other side closes."""
         while True:
             try:
@@ -56,15 +58,15 @@ class RawClient:
     def close(self) -> None:
         self.socket.close()
 
-    def head(self) -> dict[str, str]:
+    def read_head(self) -> dict[str, str]:
         """The answer's headers (lower-case names), with its status under "status"."""
-        raw = self.until(b"\r\n\r\n").partition(b"\r\n\r\n")[0].decode("latin-1")
+        raw = self.read_until(b"\r\n\r\n").partition(b"\r\n\r\n")[0].decode("latin-1")
         first, *lines = raw.split("\r\n")
         found = {name.lower(): value for name, _, value in (ln.partition(": ") for ln in lines)}
         return {**found, "status": first.split(" ")[1]}
 
 
-def body_of(received: bytes) -> tuple[bytes, bool]:
+def parse_chunked_body(received: bytes) -> tuple[bytes, bool]:
     """The body of a raw chunked answer, and whether its last chunk came."""
     _, _, rest = received.partition(b"\r\n\r\n")
     body = b""

@@ -15,8 +15,8 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.auth.session_assertions import MANAGE, USE
 from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys
-from tests.e2e.cluster import Cluster, Program, wait_until
-from tests.e2e.process_info import children, option
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
+from tests.e2e.process_info import child_pids, option
 from tests.ports import free_port, listen, port_of
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -127,14 +127,14 @@ class RawCluster:
     """A whole line with a raw Ollama at its end, and its three doors."""
 
     cluster: Cluster
-    cloud: Program
-    desktop: Program
+    cloud: ChildProcess
+    desktop: ChildProcess
     ollama: RawOllama
     doors: dict[str, EntryPoint]
 
     async def lives(self) -> None:
         """Fails the test unless a good request goes through now."""
-        status, _, said = await self.cluster.http("POST", "/alive", b"x", self.cluster.key)
+        status, _, said = await self.cluster.request("POST", "/alive", b"x", self.cluster.api_key)
         assert status == 200, said
 
 
@@ -142,21 +142,21 @@ async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     """A cloud, alice's desktop with its endpoint open, and her proxy."""
     endpoint = free_port()
     ollama = RawOllama(cluster)
-    cloud = await cluster.cloud(*options)
-    desktop = await cluster.desktop(
+    cloud = await cluster.start_cloud(*options)
+    desktop = await cluster.start_desktop(
         "alice", ollama.port, f"--desktop-listen=127.0.0.1:{endpoint}", "--allowed-requests=*"
     )
-    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
-    await cluster.is_key_accepted()
-    (proxy,) = children(cloud.pid)
-    keys = load_signing_keys(PrivateDirectory(cluster.state("cloud") / "cloud"))
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.wait_for_api_key()
+    (proxy,) = child_pids(cloud.pid)
+    keys = load_signing_keys(PrivateDirectory(cluster.state_dir("cloud") / "cloud"))
     word = AssertionSigner(keys.signing_key, time.time).sign(
         option(proxy, "id"), frozenset({USE, MANAGE})
     )
     await wait_until(lambda: ollama.bytes, "the desktop to ask its Ollama")
     doors = (
         EntryPoint(
-            "cloud", _tcp(cluster.cloud_port), f"Authorization: Bearer {cluster.key}".encode()
+            "cloud", _tcp(cluster.cloud_port), f"Authorization: Bearer {cluster.api_key}".encode()
         ),
         EntryPoint("proxy", _unix(option(proxy, "socket")), f"Ctllm-Assertion: {word}".encode()),
         EntryPoint("endpoint", _tcp(endpoint), b"X-Nothing: needed"),

@@ -27,17 +27,19 @@ METHODS = {"get", "put", "post", "delete"}
 @ensureDeferred
 async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> None:
     """All its checks over every operation, as a desktop that is connected and has an answer."""
-    cloud = await cluster.cloud()
-    _, ollama = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", ollama)
-    token = await cluster.token("alice", "desktop")  # it outlives the sign-outs that are tried
-    _, answer, _ = await cluster.http(
+    cloud = await cluster.start_cloud()
+    _, ollama = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", ollama)
+    token = await cluster.create_token(
+        "alice", "desktop"
+    )  # it outlives the sign-outs that are tried
+    _, answer, _ = await cluster.request(
         "GET", "/api/tags", token=token, headers={"Ctllm-Resume": "600"}
     )
     (tmp_path / "schemathesis.toml").write_text(
         CONFIGURATION.replace("EXCHANGE", answer["ctllm-request-id"])
     )
-    _, _, description = await cluster.http("GET", "/ctllm/openapi.json")
+    _, _, description = await cluster.request("GET", "/ctllm/openapi.json")
     (tmp_path / "openapi.json").write_bytes(description)
     paths = json.loads(description)["paths"].values()
     operations = sum(len(METHODS & set(path)) for path in paths)

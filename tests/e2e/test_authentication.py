@@ -23,8 +23,8 @@ from twisted.internet.threads import deferToThread
 from ctllm.auth.api_keys import hash_key
 from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys, proxy_id
-from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
-from tests.e2e.process_info import children, linux, option
+from tests.e2e.cluster import BIN, ChildProcess, Cluster, read_response, wait_until
+from tests.e2e.process_info import child_pids, linux_only, option
 from tests.fake_ollama import FakeOllama, Script
 
 SESSION, TOKEN = "/ctllm/session", "/ctllm/session/token"
@@ -54,7 +54,7 @@ class Town:
     """A cloud with two people in it, for all tests here."""
 
     cluster: Cluster
-    cloud: Program
+    cloud: ChildProcess
     alice: Person
     bob: Person
 
@@ -62,7 +62,7 @@ class Town:
         """What the Ollama says that this token, or API key, leads to."""
         told = {name.replace("_", "-"): value for name, value in headers.items()}
         asked = {"model": "llama3.2", "prompt": "whose are you?", "stream": False}
-        status, _, body = await self.cluster.http("POST", "/api/generate", asked, token, told)
+        status, _, body = await self.cluster.request("POST", "/api/generate", asked, token, told)
         assert status == 200, body
         return str(json.loads(body)["response"])
 
@@ -70,24 +70,24 @@ class Town:
 async def person(cluster: Cluster, name: str) -> Person:
     """Somebody signed in, with a desktop, and an API key that works."""
     _, port = echoing(cluster, name)
-    await cluster.desktop(name, port, f"--desktop-name=attic-of-{name}")
+    await cluster.start_desktop(name, port, f"--desktop-name=attic-of-{name}")
     key = await cluster.run_ctllm(name, "keys", "add", "app")
-    answer = await cluster.session(await cluster.invite(name))
-    kept = json.loads((cluster.state(name) / "desktop" / "credentials.json").read_text())
+    answer = await cluster.log_in(await cluster.create_invite(name))
+    kept = json.loads((cluster.state_dir(name) / "desktop" / "credentials.json").read_text())
     await wait_until(lambda: taken(cluster, key), f"the key of {name} to work")
     return Person(name, answer["user"]["id"], answer["token"], key, kept["desktop_id"])
 
 
 def echoing(cluster: Cluster, name: str) -> tuple[FakeOllama, int]:
     """An Ollama that says whose it is."""
-    ollama, port = cluster.start_ollama("llama3.2", f"model-of-{name}")
+    ollama, port = cluster.start_fake_ollama("llama3.2", f"model-of-{name}")
     ollama.script("/api/generate", Script(lines=(f"words of {name}",)))
     return ollama, port
 
 
 async def taken(cluster: Cluster, token: str) -> bool:
     """Whether a token, or API key, is good for anything."""
-    status, _, _ = await cluster.http("GET", "/api/version", token=token)
+    status, _, _ = await cluster.request("GET", "/api/version", token=token)
     assert status in (200, 401)
     return status == 200
 
@@ -98,11 +98,11 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster = Cluster(tmp_path_factory.mktemp("town"))
 
     async def start() -> Town:
-        cloud = await cluster.cloud()
+        cloud = await cluster.start_cloud()
         return Town(cluster, cloud, await person(cluster, "alice"), await person(cluster, "bob"))
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 def told(body: bytes) -> str:
@@ -122,11 +122,11 @@ def cookie(headers: dict[str, str]) -> Morsel[str]:
 @ensureDeferred
 async def test_an_invitation_works_once(town: Town) -> None:
     """The second who brings it is told kindly that it was used, and nothing else."""
-    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
-    first = await town.cluster.http("POST", SESSION, {"invite": invite, "client": "browser"})
+    invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
+    first = await town.cluster.request("POST", SESSION, {"invite": invite, "client": "browser"})
     assert first[0] == 201
     assert json.loads(first[2])["user"]["name"] == "carol"
-    status, headers, body = await town.cluster.http(
+    status, headers, body = await town.cluster.request(
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     assert status == 401
@@ -138,13 +138,13 @@ async def test_an_invitation_works_once(town: Town) -> None:
 @ensureDeferred
 async def test_an_invitation_ends(town: Town) -> None:
     """It is good for fifteen minutes, and a second later for nothing."""
-    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
-    folder = town.cluster.state("cloud") / "cloud" / "invites"
+    invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
+    folder = town.cluster.state_dir("cloud") / "cloud" / "invites"
     file = folder / f"{sha256(invite.encode()).hexdigest()}.json"
     kept = json.loads(file.read_text())
     assert 0 < time.time() + 15 * 60 - kept["expires"] < 60
     file.write_text(json.dumps({**kept, "expires": time.time() - 1}))
-    status, _, body = await town.cluster.http(
+    status, _, body = await town.cluster.request(
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert status == 401
@@ -154,8 +154,8 @@ async def test_an_invitation_ends(town: Town) -> None:
 @ensureDeferred
 async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) -> None:
     """The cookie renews tokens until the browser signs out, and is in no answer's body."""
-    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
-    _, headers, body = await town.cluster.http(
+    invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
+    _, headers, body = await town.cluster.request(
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     kept = cookie(headers)
@@ -165,28 +165,28 @@ async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) 
     assert kept.value not in body.decode()
 
     brought = {"Cookie": f"other=1; ctllm-session={kept.value}"}
-    status, _, body = await town.cluster.http("POST", TOKEN, {}, headers=brought)
+    status, _, body = await town.cluster.request("POST", TOKEN, {}, headers=brought)
     assert status == 200
     assert kept.value not in body.decode()
-    _, _, who = await town.cluster.http("GET", SESSION, token=json.loads(body)["token"])
+    _, _, who = await town.cluster.request("GET", SESSION, token=json.loads(body)["token"])
     assert json.loads(who)["user"]["name"] == "carol"
     assert json.loads(who)["scopes"] == ["manage", "use"]
 
-    status, headers, _ = await town.cluster.http("DELETE", SESSION, headers=brought)
+    status, headers, _ = await town.cluster.request("DELETE", SESSION, headers=brought)
     assert status == 204
     assert (cookie(headers).value, cookie(headers)["max-age"]) == ("", "0")
-    status, _, body = await town.cluster.http("POST", TOKEN, {}, headers=brought)
+    status, _, body = await town.cluster.request("POST", TOKEN, {}, headers=brought)
     assert (status, told(body)) == (401, "You are signed out: sign in again.")
 
 
 @ensureDeferred
 async def test_the_cookie_is_secure_where_people_come_by_https(cluster: Cluster) -> None:
     """Behind nginx the cloud itself is asked by http; its url says how people reach it."""
-    await cluster.cloud("--public-url=https://ctllm.example.org")
-    link = await cluster.invite("alice")
+    await cluster.start_cloud("--public-url=https://ctllm.example.org")
+    link = await cluster.create_invite("alice")
     assert link.startswith("https://ctllm.example.org/#invite=")
     body = {"invite": link.partition("#invite=")[2], "client": "browser"}
-    _, headers, _ = await cluster.http("POST", SESSION, body)
+    _, headers, _ = await cluster.request("POST", SESSION, body)
     assert headers["set-cookie"].startswith("__Host-ctllm-session=")
     assert cookie(headers)["secure"] and cookie(headers)["path"] == "/"
 
@@ -194,20 +194,20 @@ async def test_the_cookie_is_secure_where_people_come_by_https(cluster: Cluster)
 @ensureDeferred
 async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
     """It gets a refresh token and no cookie, and signs out with it."""
-    invite = (await town.cluster.invite("carol")).partition("#invite=")[2]
-    _, headers, body = await town.cluster.http(
+    invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
+    _, headers, body = await town.cluster.request(
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert "set-cookie" not in headers
     refresh = json.loads(body)["refresh"]
-    status, _, body = await town.cluster.http("POST", TOKEN, {"refresh": refresh})
+    status, _, body = await town.cluster.request("POST", TOKEN, {"refresh": refresh})
     assert status == 200
-    _, _, who = await town.cluster.http("GET", SESSION, token=json.loads(body)["token"])
+    _, _, who = await town.cluster.request("GET", SESSION, token=json.loads(body)["token"])
     assert json.loads(who)["scopes"] == ["manage", "serve", "use"]
-    status, _, _ = await town.cluster.http("DELETE", SESSION, headers={"Ctllm-Refresh": refresh})
+    status, _, _ = await town.cluster.request("DELETE", SESSION, headers={"Ctllm-Refresh": refresh})
     assert status == 204
-    assert (await town.cluster.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
-    state = town.cluster.state("alice") / "desktop"
+    assert (await town.cluster.request("POST", TOKEN, {"refresh": refresh}))[0] == 401
+    state = town.cluster.state_dir("alice") / "desktop"
     assert state.stat().st_mode & 0o777 == 0o700
     assert (state / "credentials.json").stat().st_mode & 0o777 == 0o600
 
@@ -215,36 +215,36 @@ async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
 @ensureDeferred
 async def test_pages_of_other_sites_cannot_touch_a_session(town: Town) -> None:
     """With a foreign Origin nothing is opened, renewed or ended; with the cloud's own it is."""
-    invite = {"invite": (await town.cluster.invite("carol")).partition("#invite=")[2]}
+    invite = {"invite": (await town.cluster.create_invite("carol")).partition("#invite=")[2]}
     invite["client"] = "browser"
     own = {"Origin": town.cluster.url}
-    assert (await town.cluster.http("POST", SESSION, invite, headers=EVIL))[0] == 403
-    status, headers, _ = await town.cluster.http("POST", SESSION, invite, headers=own)
+    assert (await town.cluster.request("POST", SESSION, invite, headers=EVIL))[0] == 403
+    status, headers, _ = await town.cluster.request("POST", SESSION, invite, headers=own)
     assert status == 201
     brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
-    assert (await town.cluster.http("POST", TOKEN, {}, headers=brought | EVIL))[0] == 403
-    assert (await town.cluster.http("DELETE", SESSION, headers=brought | EVIL))[0] == 403
-    assert (await town.cluster.http("POST", TOKEN, {}, headers=brought | own))[0] == 200
+    assert (await town.cluster.request("POST", TOKEN, {}, headers=brought | EVIL))[0] == 403
+    assert (await town.cluster.request("DELETE", SESSION, headers=brought | EVIL))[0] == 403
+    assert (await town.cluster.request("POST", TOKEN, {}, headers=brought | own))[0] == 200
     asks = {"Access-Control-Request-Method": "POST"}
-    assert (await town.cluster.http("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
+    assert (await town.cluster.request("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
     """`ctllm login` does not echo it, and it is in no argument and in no environment."""
-    cluster, state = town.cluster, town.cluster.state("dave")
-    link = await cluster.invite("dave")
+    cluster, state = town.cluster, town.cluster.state_dir("dave")
+    link = await cluster.create_invite("dave")
     argv = [str(BIN / "ctllm"), f"--state-dir={state}", "login"]
-    program = Program("login", argv, cluster.environment(), terminal=True)
-    cluster.programs.append(program)
+    program = ChildProcess("login", argv, cluster.environment(), use_pty=True)
+    cluster.processes.append(program)
     await wait_until(lambda: "Paste the sign-in link" in program.output, "the question")
     told = b"".join(
         Path(f"/proc/{program.pid}/{each}").read_bytes() for each in ("cmdline", "environ")
     )
     program.transport.write(f"{link}\n".encode())
-    await wait_until(lambda: program.code is not None, "the sign-in")
-    assert (program.code, link in program.output) == (0, False)
+    await wait_until(lambda: program.exit_code is not None, "the sign-in")
+    assert (program.exit_code, link in program.output) == (0, False)
     assert f"Logged in to {cluster.url} as dave." in program.output
     assert b"invite" not in told
 
@@ -256,13 +256,13 @@ async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
 async def test_each_sees_only_what_is_theirs(town: Town) -> None:
     """Desktops, models, and another's desktop by id or name, as if it did not exist."""
     for one, other in ((town.alice, town.bob), (town.bob, town.alice)):
-        (desktop,) = await town.cluster.desktops(one.token)
+        (desktop,) = await town.cluster.list_desktops(one.token)
         assert (desktop["id"], desktop["name"]) == (one.desktop, f"attic-of-{one.name}")
-        _, _, tags = await town.cluster.http("GET", "/api/tags", token=one.token)
+        _, _, tags = await town.cluster.request("GET", "/api/tags", token=one.token)
         assert f"model-of-{one.name}" in tags.decode()
         assert f"model-of-{other.name}" not in tags.decode()
         for name in (other.desktop, f"attic-of-{other.name}"):
-            status, _, _ = await town.cluster.http(
+            status, _, _ = await town.cluster.request(
                 "GET", "/api/tags", token=one.token, headers={"Ctllm-Desktop": name}
             )
             assert status == 404
@@ -284,19 +284,19 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
     """Alice's desktop with the id of bob's, and claiming his key: nothing of his goes there."""
     cluster = town.cluster
     stolen, port = echoing(cluster, "mallory")
-    await cluster.run_ctllm("mallory", "login", await cluster.invite("alice"))
-    file = cluster.state("mallory") / "desktop" / "credentials.json"
+    await cluster.run_ctllm("mallory", "login", await cluster.create_invite("alice"))
+    file = cluster.state_dir("mallory") / "desktop" / "credentials.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "desktop_id": town.bob.desktop}))
     mallory = cluster.run_role(
         "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
     )
     await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
     claim = {"hashes": [hash_key(town.bob.key)], "seconds": 60}
-    serve = await cluster.token("alice", "desktop")
+    serve = await cluster.create_token("alice", "desktop")
     path = f"/ctllm/desktops/{town.bob.desktop}/keys"
-    assert (await cluster.http("PUT", path, claim, serve))[0] == 204
+    assert (await cluster.request("PUT", path, claim, serve))[0] == 204
 
-    (desktop,) = await cluster.desktops(town.bob.token)
+    (desktop,) = await cluster.list_desktops(town.bob.token)
     assert desktop["name"] == "attic-of-bob"
     for token in (town.bob.token, town.bob.key):
         assert await town.chat(token) == "words of bob"
@@ -315,7 +315,7 @@ async def test_an_api_key_is_for_models_only(town: Town) -> None:
     key, cluster = town.alice.key, town.cluster
     for path in ("/api/tags", "/v1/models"):
         for headers in ({"Authorization": f"Bearer {key}"}, {"x-api-key": key}):
-            status, _, body = await cluster.http("GET", path, headers=headers)
+            status, _, body = await cluster.request("GET", path, headers=headers)
             assert status == 200
             assert b"model-of-alice" in body
     refused: tuple[tuple[str, str, object], ...] = (
@@ -327,7 +327,7 @@ async def test_an_api_key_is_for_models_only(town: Town) -> None:
         ("PUT", f"/ctllm/desktops/{town.alice.desktop}/keys", {"hashes": [], "seconds": 60}),
     )
     for method, path, sent in refused:
-        status, _, answer = await cluster.http(method, path, sent, key)
+        status, _, answer = await cluster.request(method, path, sent, key)
         assert (status, json.loads(answer)["error"]["code"]) == (403, "forbidden"), path
     assert await taken(cluster, key)
 
@@ -337,7 +337,7 @@ async def test_who_may_offer_models(town: Town) -> None:
     """A desktop's sign-in opens a tunnel; nobody, a key and a browser do not."""
 
     async def tunnel(token: str | None) -> int:
-        status, _, _ = await town.cluster.http("GET", "/ws/tunnel", token=token, headers=UPGRADE)
+        status, _, _ = await town.cluster.request("GET", "/ws/tunnel", token=token, headers=UPGRADE)
         return status
 
     assert await tunnel(None) == 401
@@ -357,7 +357,7 @@ async def test_a_revoked_key_stops_within_seconds(town: Town) -> None:
 
     await wait_until(refused, "the key to stop", 5)
     assert await taken(town.cluster, town.alice.key)
-    _, _, body = await town.cluster.http("GET", "/ctllm/session", token=key)
+    _, _, body = await town.cluster.request("GET", "/ctllm/session", token=key)
     assert "unknown or revoked" in told(body)
 
 
@@ -376,12 +376,12 @@ def ask_socket(path: str, headers: dict[str, str]) -> int:
         connection.close()
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
-    sockets = {option(pid, "id"): option(pid, "socket") for pid in children(town.cloud.pid)}
-    keys = load_signing_keys(PrivateDirectory(town.cluster.state("cloud") / "cloud"))
+    sockets = {option(pid, "id"): option(pid, "socket") for pid in child_pids(town.cloud.pid)}
+    keys = load_signing_keys(PrivateDirectory(town.cluster.state_dir("cloud") / "cloud"))
     alices, bobs = (proxy_id(keys.instance_secret, one.id) for one in (town.alice, town.bob))
     assert {alices, bobs} <= set(sockets)
     true, forged, late = (
@@ -418,7 +418,7 @@ async def test_tokens_that_were_touched_are_none(town: Town) -> None:
         town.alice.key[:-1] + "-",
         "x",
     ):
-        status, headers, answer = await town.cluster.http("GET", SESSION, token=token)
+        status, headers, answer = await town.cluster.request("GET", SESSION, token=token)
         assert status == 401
         assert headers["www-authenticate"].startswith("Bearer")
         assert told(answer)
@@ -435,21 +435,21 @@ async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> 
         [town.alice.token, town.alice.key, town.bob.token, town.bob.key],
     )
     for client in ("browser", "desktop"):
-        invite = (await cluster.invite("carol")).partition("#invite=")[2]
+        invite = (await cluster.create_invite("carol")).partition("#invite=")[2]
         asked = {"invite": invite, "client": client}
-        _, headers, body = await cluster.http("POST", SESSION, asked)
-        assert (await cluster.http("POST", SESSION, asked))[0] == 401
+        _, headers, body = await cluster.request("POST", SESSION, asked)
+        assert (await cluster.request("POST", SESSION, asked))[0] == 401
         answer = json.loads(body)
         refresh = answer.get("refresh") or cookie(headers).value
-        renewed, _, _ = await cluster.http("POST", TOKEN, {"refresh": refresh})
+        renewed, _, _ = await cluster.request("POST", TOKEN, {"refresh": refresh})
         assert renewed == (200 if client == "desktop" else 401)  # a browser's works as its cookie
-        assert (await cluster.http("POST", TOKEN, {"refresh": refresh, "x": 1}))[0] == 400
-        assert (await cluster.http("GET", f"/ctllm/nothing?{refresh}", token=refresh))[0] == 404
-        assert (await cluster.http("GET", "/api/tags", token=answer["token"]))[0] == 503
-        assert (await cluster.http("GET", "/api/tags", token=answer["token"] + "x"))[0] == 401
+        assert (await cluster.request("POST", TOKEN, {"refresh": refresh, "x": 1}))[0] == 400
+        assert (await cluster.request("GET", f"/ctllm/nothing?{refresh}", token=refresh))[0] == 404
+        assert (await cluster.request("GET", "/api/tags", token=answer["token"]))[0] == 503
+        assert (await cluster.request("GET", "/api/tags", token=answer["token"] + "x"))[0] == 401
         secrets += [invite, refresh, answer["token"]]
-    kept = [each for each in cluster.state("cloud").rglob("*") if each.is_file()]
-    texts = [program.output for program in cluster.programs]
+    kept = [each for each in cluster.state_dir("cloud").rglob("*") if each.is_file()]
+    texts = [program.output for program in cluster.processes]
     texts += [path.read_text() + str(path) for path in kept]
     assert len(texts) > 6
     for text in texts:
@@ -469,21 +469,21 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
     cluster, name = town.cluster, "mallory2"
     stolen, port = echoing(cluster, name)
     stolen.script("/api/chat", Script(lines=100_000, line_interval=0.02))
-    desktop = await cluster.desktop(name, port)
+    desktop = await cluster.start_desktop(name, port)
     key = await cluster.run_ctllm(name, "keys", "add", "app")
     await wait_until(lambda: taken(cluster, key), "the key to work")
-    session = await cluster.session(await cluster.invite(name), "desktop")
+    session = await cluster.log_in(await cluster.create_invite(name), "desktop")
     token, refresh = session["token"], session["refresh"]
-    _, _, answer = await cluster.http("POST", f"{SESSION}/invite", token=token)
+    _, _, answer = await cluster.request("POST", f"{SESSION}/invite", token=token)
     made = json.loads(answer)["invite"]
-    invite = (await cluster.invite(name)).partition("#invite=")[2]
+    invite = (await cluster.create_invite(name)).partition("#invite=")[2]
     lease = {"hashes": ["0" * 64], "seconds": 60}
     path = f"/ctllm/desktops/{'a' * 32}/keys"
-    assert (await cluster.http("PUT", path, lease, token))[0] == 204
+    assert (await cluster.request("PUT", path, lease, token))[0] == 204
     chat = json.dumps(
         {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
     ).encode()
-    stream = deferToThread(read_all, cluster.cloud_port, "/api/chat", chat, key)
+    stream = deferToThread(read_response, cluster.cloud_port, "/api/chat", chat, key)
     record = await wait_until(
         lambda: next((one for one in stolen.requests if one.lines_sent > 9), None), "the stream"
     )
@@ -499,18 +499,18 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
         {"invite": made, "client": "browser"},
         {"invite": invite, "client": "desktop"},
     ):
-        assert (await cluster.http("POST", SESSION, body))[0] == 401
-    assert (await cluster.http("POST", f"{SESSION}/introspect", {"invite": invite}))[0] == 401
-    assert (await cluster.http("POST", f"{SESSION}/invite", token=token))[0] == 401
-    assert (await cluster.http("PUT", path, lease, token))[0] == 401
-    assert (await cluster.http("POST", TOKEN, {"refresh": refresh}))[0] == 401
-    assert (await cluster.http("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
+        assert (await cluster.request("POST", SESSION, body))[0] == 401
+    assert (await cluster.request("POST", f"{SESSION}/introspect", {"invite": invite}))[0] == 401
+    assert (await cluster.request("POST", f"{SESSION}/invite", token=token))[0] == 401
+    assert (await cluster.request("PUT", path, lease, token))[0] == 401
+    assert (await cluster.request("POST", TOKEN, {"refresh": refresh}))[0] == 401
+    assert (await cluster.request("GET", "/ws/tunnel", token=token, headers=UPGRADE))[0] == 401
 
-    again, port = cluster.start_ollama("llama3.2")
+    again, port = cluster.start_fake_ollama("llama3.2")
     again.script("/api/generate", Script(lines=("words of another desktop",)))
-    fresh = await cluster.token(name)
-    assert (await cluster.http("GET", "/api/tags", token=fresh))[0] == 503
-    await cluster.desktop(name, port, state=f"{name}-again")
+    fresh = await cluster.create_token(name)
+    assert (await cluster.request("GET", "/api/tags", token=fresh))[0] == 503
+    await cluster.start_desktop(name, port, state=f"{name}-again")
     assert await town.chat(fresh) == "words of another desktop"
     assert not [each for each in stolen.requests if each.path == "/api/generate"]
     assert await town.chat(town.alice.token) == "words of alice"
@@ -520,34 +520,34 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
 @ensureDeferred
 async def test_a_revocation_while_the_cloud_is_down(cluster: Cluster) -> None:
     """It counts from the first request on."""
-    cloud = await cluster.cloud()
-    session = await cluster.session(await cluster.invite("alice"), "desktop")
-    kept = cluster.state("cloud") / "cloud" / "sessions"
+    cloud = await cluster.start_cloud()
+    session = await cluster.log_in(await cluster.create_invite("alice"), "desktop")
+    kept = cluster.state_dir("cloud") / "cloud" / "sessions"
     files = {file.name: file.read_bytes() for file in kept.iterdir()}
     await cloud.stop()
     await cluster.run_ctllm("cloud", "revoke", "alice")
     for file, data in files.items():  # as a backup would, that was made before
         (kept / file).write_bytes(data)
-    await cluster.cloud()
-    assert (await cluster.http("GET", SESSION, token=session["token"]))[0] == 401
-    assert (await cluster.http("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
-    fresh = await cluster.token("alice")
-    assert (await cluster.http("GET", SESSION, token=fresh))[0] == 200
+    await cluster.start_cloud()
+    assert (await cluster.request("GET", SESSION, token=session["token"]))[0] == 401
+    assert (await cluster.request("POST", TOKEN, {"refresh": session["refresh"]}))[0] == 401
+    fresh = await cluster.create_token("alice")
+    assert (await cluster.request("GET", SESSION, token=fresh))[0] == 200
 
 
 @ensureDeferred
 async def test_a_pass_belongs_to_the_desktop_that_made_it(town: Town) -> None:
     """It signs in no desktop, and what it signed in ends with that desktop's sign-in."""
     cluster = town.cluster
-    session = await cluster.session(await cluster.invite("carol"), "desktop")
-    _, _, answer = await cluster.http("POST", f"{SESSION}/invite", token=session["token"])
+    session = await cluster.log_in(await cluster.create_invite("carol"), "desktop")
+    _, _, answer = await cluster.request("POST", f"{SESSION}/invite", token=session["token"])
     asked = {"invite": json.loads(answer)["invite"], "client": "desktop"}
-    assert (await cluster.http("POST", SESSION, asked))[0] == 403
-    _, headers, answer = await cluster.http("POST", SESSION, {**asked, "client": "browser"})
+    assert (await cluster.request("POST", SESSION, asked))[0] == 403
+    _, headers, answer = await cluster.request("POST", SESSION, {**asked, "client": "browser"})
     brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
     child = json.loads(answer)["token"]
-    assert (await cluster.http("POST", TOKEN, {}, headers=brought))[0] == 200
+    assert (await cluster.request("POST", TOKEN, {}, headers=brought))[0] == 200
     gone = {"Ctllm-Refresh": session["refresh"]}
-    assert (await cluster.http("DELETE", SESSION, headers=gone))[0] == 204
-    assert (await cluster.http("POST", TOKEN, {}, headers=brought))[0] == 401
-    assert (await cluster.http("GET", SESSION, token=child))[0] == 401
+    assert (await cluster.request("DELETE", SESSION, headers=gone))[0] == 204
+    assert (await cluster.request("POST", TOKEN, {}, headers=brought))[0] == 401
+    assert (await cluster.request("GET", SESSION, token=child))[0] == 401

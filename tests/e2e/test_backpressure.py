@@ -12,7 +12,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster
-from tests.e2e.process_info import children, linux
+from tests.e2e.process_info import child_pids, linux_only
 from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
 
@@ -37,8 +37,8 @@ class Growth:
     """How much the processes of a world grow from here on."""
 
     def __init__(self, cluster: Cluster) -> None:
-        cloud, desktop = cluster.programs[:2]
-        (proxy,) = children(cloud.pid)
+        cloud, desktop = cluster.processes[:2]
+        (proxy,) = child_pids(cloud.pid)
         self._pids = {"cloud": cloud.pid, "desktop": desktop.pid, "proxy": proxy}
         self._before = {name: resident(pid, "VmRSS") for name, pid in self._pids.items()}
 
@@ -58,30 +58,30 @@ def pieces(amount: int) -> Iterator[bytes]:
 
 
 async def started(cluster: Cluster) -> Growth:
-    await cluster.cloud()
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
-    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
-    await cluster.is_key_accepted()
+    await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    await cluster.wait_for_api_key()
     return Growth(cluster)
 
 
 def upload(cluster: Cluster, digest: str) -> bytes:
     client = RawClient(cluster.cloud_port)
     lines = [f"POST /api/blobs/sha256:{digest} HTTP/1.1", "Host: x", f"Content-Length: {AMOUNT}"]
-    lines += [f"Authorization: Bearer {cluster.key}", "", ""]
+    lines += [f"Authorization: Bearer {cluster.api_key}", "", ""]
     client.socket.sendall("\r\n".join(lines).encode())
     for piece in pieces(AMOUNT):
         client.socket.sendall(piece)
-    return client.until(b"\r\n\r\n")
+    return client.read_until(b"\r\n\r\n")
 
 
 def download(cluster: Cluster, stall: float = 0.0) -> tuple[int, float]:
     """Read a chat to its end: how many bytes of it came, and when it was whole."""
-    client = RawClient(cluster.cloud_port).ask("POST", "/api/chat", cluster.key, CHAT)
+    client = RawClient(cluster.cloud_port).send_request("POST", "/api/chat", cluster.api_key, CHAT)
     got, tail = 0, b""
     if stall:
-        client.until(b"\r\n\r\n")
+        client.read_until(b"\r\n\r\n")
         time.sleep(stall)
     while not tail.endswith(b"\r\n0\r\n\r\n"):
         piece = client.socket.recv(MB)
@@ -91,7 +91,7 @@ def download(cluster: Cluster, stall: float = 0.0) -> tuple[int, float]:
     return got, time.monotonic()
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_large_upload(cluster: Cluster) -> None:
     """It arrives as it was sent, and passes through every process a little at a time."""
@@ -106,7 +106,7 @@ async def test_a_large_upload(cluster: Cluster) -> None:
     growth.check()
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_large_answer(cluster: Cluster) -> None:
     """All of it comes, and no process keeps it."""
@@ -117,7 +117,7 @@ async def test_a_large_answer(cluster: Cluster) -> None:
     growth.check()
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_who_stalls_slows_nobody_else(cluster: Cluster) -> None:
     """A reader beside one that stands still has all of its answer meanwhile."""

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from ctllm.http.message.content_coding import load_zstd
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.fake_ollama import FakeOllama
 from tests.fake_ollama.script import Script
 from tests.ports import free_port
@@ -34,12 +34,12 @@ class Home:
         self.state = secrets.token_hex(4)
         self.port = free_port()
         self.ollama_port = free_port()
-        self.ollama: Program
-        self.desktop: Program
+        self.ollama: ChildProcess
+        self.desktop: ChildProcess
 
     async def start(self) -> None:
         await self.start_ollama()
-        self.desktop = await self.cluster.desktop(
+        self.desktop = await self.cluster.start_desktop(
             "alice", self.ollama_port, "--desktop-name=home", f"--desktop-listen=127.0.0.1:{self.port}",
             state=self.state,
         )  # fmt: skip
@@ -48,12 +48,12 @@ class Home:
     async def stop(self) -> None:
         for program in (self.desktop, self.ollama):
             if program is not None:
-                program.send(signal.SIGCONT)
+                program.send_signal(signal.SIGCONT)
                 await program.stop()
         self.attic.reset()
 
     async def start_ollama(self) -> None:
-        self.ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2", "phi3")
+        self.ollama = await self.cluster.run_fake_ollama(self.ollama_port, "llama3.2", "phi3")
 
     async def up(self) -> bool:
         return "qwen3:latest" in await self.models()
@@ -65,7 +65,7 @@ class Home:
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        return await self.cluster.http(method, path, body, headers=headers, port=self.port)
+        return await self.cluster.request(method, path, body, headers=headers, port=self.port)
 
     async def generate(self, model: str = "llama3.2", **more: Any) -> tuple[int, str, str]:
         """Status, side and text of one answer."""
@@ -83,13 +83,13 @@ def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, F
     made = Cluster(tmp_path_factory.mktemp("attic"))
 
     async def start() -> FakeOllama:
-        await made.cloud()
-        ollama, port = made.start_ollama("llama3.2", "qwen3")
-        await made.desktop("alice", port, "--desktop-name=attic", state="attic")
+        await made.start_cloud()
+        ollama, port = made.start_fake_ollama("llama3.2", "qwen3")
+        await made.start_desktop("alice", port, "--desktop-name=attic", state="attic")
         return ollama
 
     yield made, pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))
 
 
 @pytest_twisted.async_yield_fixture()
@@ -133,7 +133,7 @@ async def test_compressed_bodies_and_forms(home: Home) -> None:
 
 async def script(home: Home, path: str, **script: Any) -> None:
     """What the Ollama at home does at `path`."""
-    await home.cluster.script(home.ollama_port, path, **script)
+    await home.cluster.set_script(home.ollama_port, path, **script)
 
 
 @ensureDeferred
@@ -151,8 +151,10 @@ async def test_lists_are_of_both(home: Home) -> None:
 @ensureDeferred
 async def test_one_of_three_stalls(home: Home) -> None:
     """The lists are of the two that answer: here, and the one of two behind the cloud."""
-    ollama, port = home.cluster.start_ollama("gemma3")
-    cellar = await home.cluster.desktop("alice", port, "--desktop-name=cellar", state="cellar")
+    ollama, port = home.cluster.start_fake_ollama("gemma3")
+    cellar = await home.cluster.start_desktop(
+        "alice", port, "--desktop-name=cellar", state="cellar"
+    )
     try:
 
         async def known() -> bool:
@@ -219,12 +221,12 @@ async def test_a_begun_answer_is_not_moved(home: Home) -> None:
 @ensureDeferred
 async def test_moved_when_ollama_freezes(home: Home) -> None:
     """Connections stand and nothing answers: what waits there is asked elsewhere within seconds."""
-    home.ollama.send(signal.SIGSTOP)
+    home.ollama.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     status, side, said = await home.generate()
     assert (status, side) == (200, "cloud"), said
     assert time.monotonic() - began < 15
-    home.ollama.send(signal.SIGCONT)
+    home.ollama.send_signal(signal.SIGCONT)
 
 
 @ensureDeferred
@@ -355,7 +357,7 @@ def leave_after(port: int, body: bytes, lines: int) -> int:
 async def test_credentials_of_apps_stay_here(home: Home) -> None:
     """What an app shows to localhost is shown to nobody else; the cloud hears the desktop's own."""
     await home.prefer("cloud")
-    status, _, _ = await home.cluster.http(
+    status, _, _ = await home.cluster.request(
         "POST", "/api/generate", {"model": "llama3.2"}, port=home.port,
         headers={"Authorization": "Bearer app", "X-Api-Key": "app", "Cookie": "a=b"},
     )  # fmt: skip
@@ -368,8 +370,8 @@ async def test_credentials_of_apps_stay_here(home: Home) -> None:
 @ensureDeferred
 async def test_the_only_desktop(cluster: Cluster) -> None:
     """One that is alone is not sent to itself through the cloud: its own error is told."""
-    await cluster.cloud()
+    await cluster.start_cloud()
     port, gone = free_port(), free_port()
-    await cluster.desktop("alice", gone, f"--desktop-listen=127.0.0.1:{port}", state="home")
-    status, _, body = await cluster.http("POST", "/api/generate", {"model": "x"}, port=port)
+    await cluster.start_desktop("alice", gone, f"--desktop-listen=127.0.0.1:{port}", state="home")
+    status, _, body = await cluster.request("POST", "/api/generate", {"model": "x"}, port=port)
     assert status == 503 and f"Ollama at http://127.0.0.1:{gone}" in json.loads(body)["error"]

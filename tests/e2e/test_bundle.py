@@ -11,9 +11,9 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, Cluster, Program, wait_until
+from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
 from tests.e2e.desktop_session import DesktopSession, labels
-from tests.e2e.process_info import alive
+from tests.e2e.process_info import is_running
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -49,9 +49,9 @@ def environment(cluster: Cluster) -> dict[str, str]:
 @ensureDeferred
 async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     """Signed in by its command, the bundled desktop connects, answers apps, and quits in order."""
-    await cluster.cloud()
-    fake_ollama, port = cluster.start_ollama("llama3.2")
-    state, endpoint = cluster.folder / "alice", free_port()
+    await cluster.start_cloud()
+    fake_ollama, port = cluster.start_fake_ollama("llama3.2")
+    state, endpoint = cluster.directory / "alice", free_port()
     env = environment(cluster)
 
     async def run(*words: str) -> str:
@@ -60,19 +60,21 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    await run("login", await cluster.invite("alice"))
+    await run("login", await cluster.create_invite("alice"))
     options = [
         f"--state-dir={state}",
         f"--ollama-host=127.0.0.1:{port}",
         f"--desktop-listen=127.0.0.1:{endpoint}",
     ]
-    desktop = Program("desktop", [str(bundle / "ctllm-desktop"), *options], env)
-    cluster.programs.append(desktop)
+    desktop = ChildProcess("desktop", [str(bundle / "ctllm-desktop"), *options], env)
+    cluster.processes.append(desktop)
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge of the bundle")
     body = {"model": "llama3.2", "prompt": "hello", "stream": False}
-    status, headers, _ = await cluster.http("POST", "/api/generate", body, port=endpoint)
+    status, headers, _ = await cluster.request("POST", "/api/generate", body, port=endpoint)
     assert (status, headers["ctllm-route"]) == (200, "local")
-    status, _, _ = await cluster.http("POST", "/api/generate", body, await cluster.token("alice"))
+    status, _, _ = await cluster.request(
+        "POST", "/api/generate", body, await cluster.create_token("alice")
+    )
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
     assert "● connected" in await run("status")
     assert await run("quit") == "The desktop stopped.\n"
@@ -83,10 +85,10 @@ async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
     """It starts the bundle's desktop, and both end when it is told to quit."""
     session = DesktopSession(cluster)
     await session.start()
-    state = cluster.folder / "state"
+    state = cluster.directory / "state"
     env = {**session.env, **environment(cluster), "PYTHONPATH": ""}
-    tray = Program("tray", [str(bundle / "ctllm-tray"), f"--state-dir={state}"], env)
-    cluster.programs.append(tray)
+    tray = ChildProcess("tray", [str(bundle / "ctllm-tray"), f"--state-dir={state}"], env)
+    cluster.processes.append(tray)
     look = await session.shows("signed out", 30)
     assert "Sign in …" in labels(look)
     argv = [str(bundle / "ctllm"), f"--state-dir={state}", "status", "--json"]
@@ -94,6 +96,6 @@ async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
     pid = json.loads(done.stdout)["pid"]
     assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
     await session.click("Quit")
-    await wait_until(lambda: tray.ended.called, "the tray to end")
-    assert not alive(pid)
+    await wait_until(lambda: tray.exited.called, "the tray to end")
+    assert not is_running(pid)
     await session.close()

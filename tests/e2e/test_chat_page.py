@@ -52,7 +52,7 @@ def fresh(request: pytest.FixtureRequest) -> None:
 
 
 async def log_in(tab: Tab, cluster: Cluster, name: str = "alice") -> None:
-    await tab.open(await cluster.invite(name))
+    await tab.open(await cluster.create_invite(name))
     await tab.click(f"Log in as {name}")
     await tab.sees("#user-name", name)
 
@@ -104,7 +104,7 @@ async def text(tab: Tab) -> str:
 @ensureDeferred
 async def test_the_printed_link_signs_in(shared: Cluster, tab: Tab) -> None:
     """It asks, and says who is signed in; the secret is gone from the address and in no log."""
-    link = await shared.invite("alice")
+    link = await shared.create_invite("alice")
     await tab.open(link)
     await tab.sees("#login", "Log in as alice?")
     await tab.sees("#login", "You are not logged in.")
@@ -114,7 +114,7 @@ async def test_the_printed_link_signs_in(shared: Cluster, tab: Tab) -> None:
     await tab.misses("#logged-out")
     assert await tab.find("location.href") == f"{shared.url}/"
     secret = link.partition("#invite=")[2]
-    assert secret and all(secret not in program.output for program in shared.programs)
+    assert secret and all(secret not in program.output for program in shared.processes)
 
 
 @ensureDeferred
@@ -130,8 +130,8 @@ async def test_who_is_not_signed_in_is_told_how(shared: Cluster, tab: Tab) -> No
 @ensureDeferred
 async def test_a_used_link_says_so(shared: Cluster, tab: Tab) -> None:
     """It signs nobody in, and whoever is signed in stays so."""
-    link = await shared.invite("alice")
-    await shared.session(link)
+    link = await shared.create_invite("alice")
+    await shared.log_in(link)
     await tab.open(link)
     await tab.sees("#logged-out-reason", "This login link has expired or was used before.")
     assert await tab.find("location.hash") == ""
@@ -144,7 +144,7 @@ async def test_a_used_link_says_so(shared: Cluster, tab: Tab) -> None:
 @ensureDeferred
 async def test_a_foreign_page_signs_nobody_in(shared: Cluster, tab: Tab) -> None:
     """Led to a link, the user is asked; until a yes nothing changes and nothing is spent."""
-    link = await shared.invite("bob")
+    link = await shared.create_invite("bob")
     await tab.open(link)
     await tab.click("Cancel")
     await tab.sees("#logged-out", "You are not logged in")
@@ -169,12 +169,12 @@ async def test_a_foreign_page_signs_nobody_in(shared: Cluster, tab: Tab) -> None
 async def test_a_link_for_who_is_signed_in_already(shared: Cluster, tab: Tab) -> None:
     """There is nothing to ask: it is used at once."""
     await log_in(tab, shared)
-    link = await shared.invite("alice")
+    link = await shared.create_invite("alice")
     await tab.do(lambda page: page.evaluate("link => { location.href = link; }", link))
 
     async def spent() -> bool:
         body = {"invite": link.partition("#invite=")[2]}
-        return (await shared.http("POST", "/ctllm/session/introspect", body))[0] == 401
+        return (await shared.request("POST", "/ctllm/session/introspect", body))[0] == 401
 
     await wait_until(spent, "the link to be used")
     await tab.misses("#login")
@@ -188,7 +188,7 @@ async def test_other_tabs_notice_who_is_signed_in(shared: Cluster, tab: Tab) -> 
     await ask(tab, "a question of alice's")
     await tab.sees(f"{ANSWER} .end", "Complete.")
     await tab.use("#message", lambda box: box.fill("what alice began to write"))
-    link = await shared.invite("bob")
+    link = await shared.create_invite("bob")
     other = await tab.do(lambda page: page.context.new_page())
     await tab.do(lambda _: other.goto(link))
     await tab.do(lambda _: other.get_by_role("button", name="Log in as bob").click())
@@ -204,7 +204,7 @@ async def test_other_tabs_notice_who_is_signed_in(shared: Cluster, tab: Tab) -> 
 @ensureDeferred
 async def test_settings(shared: Cluster, tab: Tab) -> None:
     """A link leads there, signed in; they are left for the page, and opened from it."""
-    link = await shared.invite("alice")
+    link = await shared.create_invite("alice")
     await tab.open(f"{link}&view=settings")
     await tab.click("Log in as alice")
     await tab.sees("#settings-user", "alice")
@@ -267,7 +267,7 @@ async def test_the_path_and_the_models_are_shown(shared: Cluster, tab: Tab) -> N
     """Each part says that it is there, and what it is."""
     await ready(tab, shared)
     await path(tab, **dict.fromkeys(NODES, "ok"))
-    [desktop] = await shared.desktops(shared.alice)
+    [desktop] = await shared.list_desktops(shared.alice_token)
     await tab.sees("#cloud .detail", f"ctllm {__version__}")
     await tab.sees("#proxy .detail", "running")
     await tab.sees("#desktop .detail", desktop["name"])
@@ -284,8 +284,8 @@ async def test_a_user_without_a_desktop_is_told_what_to_do(shared: Cluster, tab:
     await path(tab, proxy="ok", desktop="off", ollama="unknown")
     await tab.sees("#hint", "ctllm login")
     await tab.expect("#send", lambda it: it.to_be_disabled())
-    token = await shared.token("carol")
-    assert (await shared.http("DELETE", "/ctllm/proxy", token=token))[0] == 204
+    token = await shared.create_token("carol")
+    assert (await shared.request("DELETE", "/ctllm/proxy", token=token))[0] == 204
     await path(tab, proxy="off", desktop="unknown", ollama="unknown")
     await tab.sees("#proxy .detail", "not running")
 
@@ -329,7 +329,7 @@ async def test_a_browser_without_a_network_says_so(shared: Cluster, tab: Tab) ->
 
 def ollama(cluster: Cluster, port: int) -> Any:
     """An Ollama that can be killed."""
-    return cluster.run(
+    return cluster.start_process(
         "ollama", "python", "-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2"
     )
 
@@ -338,10 +338,10 @@ def ollama(cluster: Cluster, port: int) -> Any:
 async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, tab: Tab) -> None:
     """Ollama, the desktop, the cloud: the page sees each go and come without being touched."""
     port = free_port()
-    cloud = await cluster.cloud("--reconnect-grace-seconds=1")
+    cloud = await cluster.start_cloud("--reconnect-grace-seconds=1")
     options = ("--ollama-check-interval-seconds=1", "--desktop-name=attic")
     running = ollama(cluster, port)
-    desktop = await cluster.desktop("alice", port, *options)
+    desktop = await cluster.start_desktop("alice", port, *options)
     await tab.hurry()
     await ready(tab, cluster)
     await running.stop(signal.SIGKILL)
@@ -359,7 +359,7 @@ async def test_the_path_shows_what_goes_and_what_comes_back(cluster: Cluster, ta
     await cloud.stop(signal.SIGKILL)
     await path(tab, browser="ok", cloud="off", proxy="unknown", desktop="unknown")
     await tab.sees("#hint", "The cloud cannot be reached. Trying again in 5 s.")
-    await cluster.cloud("--reconnect-grace-seconds=1")
+    await cluster.start_cloud("--reconnect-grace-seconds=1")
     await path(tab, **dict.fromkeys(NODES, "ok"))
     await tab.sees("#user-name", "alice")
 
@@ -485,10 +485,10 @@ async def test_a_question_that_was_refused_waits_in_the_box(shared: Cluster, tab
 @ensureDeferred
 async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(cluster: Cluster, tab: Tab) -> None:
     """The connection is cut without a word, and the page says just that."""
-    cloud = await cluster.cloud()
-    cluster.ollama, port = cluster.start_ollama()
+    cloud = await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama()
     cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
-    await cluster.desktop("alice", port)
+    await cluster.start_desktop("alice", port)
     await ready(tab, cluster)
     await ask(tab, "hello")
     await tab.sees(ANSWER, "word")
@@ -501,7 +501,7 @@ async def test_a_cloud_that_dies_in_mid_answer_leaves_it_marked(cluster: Cluster
 async def test_the_demo_wears_a_badge(shared: Cluster, tab: Tab) -> None:
     """Nobody takes the fake Ollama for a model; the desktop's name is text, whatever is in it."""
     name = "<b>attic</b>"
-    await shared.desktop("dora", free_port(), "--demo=on", f"--desktop-name={name}")
+    await shared.start_desktop("dora", free_port(), "--demo=on", f"--desktop-name={name}")
     await ready(tab, shared, "dora")
     await path(tab, desktop="ok", ollama="demo")
     await tab.expect("#desktop .detail", lambda it: it.to_have_text(name))
@@ -579,13 +579,13 @@ async def test_the_page_fits(
     await tab.open(shared.url)
     await tab.sees("#cloud .detail", "ctllm")
     await fits("logged-out")
-    await tab.open(await shared.invite("a" * 64))
+    await tab.open(await shared.create_invite("a" * 64))
     await tab.sees("#login", "Log in as aaa")
     await fits("asked")
     await tab.click("Cancel")
     await ready(tab, shared, "alice")
     await fits("ready")
-    await tab.open(await shared.invite("bob"))
+    await tab.open(await shared.create_invite("bob"))
     await tab.sees("#login", "You are logged in as alice")
     await fits("asked-again")
     await tab.click("Stay alice")

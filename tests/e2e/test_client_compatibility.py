@@ -45,7 +45,7 @@ async def test_the_end_of_a_stream_is_told(mirrored: MirroredCluster, driver: Dr
     calls = [call for call in streams_of(driver.client) if (driver.client, call) not in WORDS]
     jobs = [{"call": call, "text": TEXT} for call in calls]
     outcomes = await deferToThread(
-        driver.carry_out, mirrored.cluster.url, mirrored.cluster.key, jobs
+        driver.carry_out, mirrored.cluster.url, mirrored.cluster.api_key, jobs
     )
     assert outcomes
     for outcome in outcomes:

@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.chunk_upstream import ChunkRequest, ChunkUpstream
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.raw_client import RawClient, body_of
+from tests.e2e.raw_client import RawClient, parse_chunked_body
 from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ async def connected(port: int) -> RawClient:
 def upload(cluster: Cluster, client: RawClient, sent: int, length: int, path: str = BLOB) -> None:
     """Begin an upload of `length` bytes, and send so many of them."""
     client.socket.sendall(
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cluster.key}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {cluster.api_key}\r\n"
         f"Content-Length: {length}\r\n\r\n".encode()
         + b"x" * sent
     )
@@ -107,10 +107,10 @@ async def test_while_it_is_answered(shared: Cluster, phase: str, way: Way) -> No
     script, body = PHASES[phase]
     shared.ollama.script("/api/chat", script)
     client = await connected(shared.cloud_port)
-    client.ask("POST", "/api/chat", shared.key, body)
+    client.send_request("POST", "/api/chat", shared.api_key, body)
     [record] = await seen(shared)
     if "stream" in phase and phase != "not streaming":
-        await thread(client.lines, 2)
+        await thread(client.read_lines, 2)
     await wait_until(lambda: record.phase != "receiving", "the work to begin")
     began = reactor.seconds()
     way(client)
@@ -155,13 +155,13 @@ async def test_while_its_upload_is_stalled(cluster: Cluster) -> None:
     """Ollama reads nothing, so neither does anybody on the way; that the client left is seen."""
     ollama = ChunkUpstream()
     cluster.ports.append(ollama)
-    await cluster.cloud()
-    await cluster.desktop("alice", ollama.port)
-    cluster.key = await cluster.token("alice")
+    await cluster.start_cloud()
+    await cluster.start_desktop("alice", ollama.port)
+    cluster.api_key = await cluster.create_token("alice")
     for way in (close, reset, half_close):
         client = await connected(cluster.cloud_port)
         upload(cluster, client, 0, 100_000_000)
-        asked = await ollama.next()
+        asked = await ollama.next_request()
         asked.transport.pauseProducing()
         while not unread(client):
             await thread(client.socket.sendall, bytes(65536))
@@ -181,7 +181,7 @@ async def test_while_it_does_not_read(shared: Cluster) -> None:
     shared.ollama.script("/api/generate", script)
     client = await connected(shared.cloud_port)
     body = {"model": "llama3.2", "prompt": "x"}
-    await thread(client.ask("POST", "/api/generate", shared.key, body).lines, 1)
+    await thread(client.send_request("POST", "/api/generate", shared.api_key, body).read_lines, 1)
     [record] = await seen(shared, "/api/generate")
     sent = -1
     while sent != record.lines_sent:
@@ -198,7 +198,7 @@ async def test_a_hundred_that_are_queued(shared: Cluster) -> None:
     shared.ollama.script("/api/chat", Script(delay_before_head=LONG))
     clients = [await connected(shared.cloud_port) for _ in range(100)]
     for client in clients:
-        client.ask("POST", "/api/chat", shared.key, CHAT)
+        client.send_request("POST", "/api/chat", shared.api_key, CHAT)
     records = await seen(shared, count=100)
     for client in clients:
         client.close()
@@ -209,22 +209,24 @@ async def test_a_hundred_that_are_queued(shared: Cluster) -> None:
 @ensureDeferred
 async def test_while_its_proxy_starts(cluster: Cluster) -> None:
     """Nothing is left of it, and the next one is served."""
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    cloud = await cluster.cloud()
-    await cluster.desktop("alice", port)
-    cluster.key = await cluster.token("alice")
-    carol = await cluster.token("carol")
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    cloud = await cluster.start_cloud()
+    await cluster.start_desktop("alice", port)
+    cluster.api_key = await cluster.create_token("alice")
+    carol = await cluster.create_token("carol")
     client = await connected(cluster.cloud_port)
-    client.ask("POST", "/api/chat", carol, CHAT)
+    client.send_request("POST", "/api/chat", carol, CHAT)
     client.close()
-    status, _, body = await cluster.http("GET", "/api/tags", token=carol)
+    status, _, body = await cluster.request("GET", "/api/tags", token=carol)
     assert (status, "none of your desktops" in body.decode()) == (503, True), cloud.output
-    status, _, _ = await cluster.http("POST", "/api/chat", {**CHAT, "stream": False}, cluster.key)
+    status, _, _ = await cluster.request(
+        "POST", "/api/chat", {**CHAT, "stream": False}, cluster.api_key
+    )
     assert status == 200
     assert len(await seen(cluster)) == 1
 
     async def nothing_is_left() -> bool:
-        _, _, metrics = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
+        _, _, metrics = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
         return b"\nctllm_requests_in_progress 0" in metrics
 
     await wait_until(nothing_is_left, "the exchanges to be over")
@@ -235,7 +237,7 @@ async def test_while_its_proxy_starts(cluster: Cluster) -> None:
 
 
 def two_requests(cluster: Cluster) -> bytes:
-    head = f"Host: x\r\nAuthorization: Bearer {cluster.key}\r\n"
+    head = f"Host: x\r\nAuthorization: Bearer {cluster.api_key}\r\n"
     body = json.dumps({**CHAT, "stream": True}).encode()
     length = f"Content-Length: {len(body)}\r\n\r\n"
     return b"".join(
@@ -250,17 +252,17 @@ async def test_pipelined_requests_are_answered_one_after_the_other(shared: Clust
     shared.ollama.script("/api/chat", Script(lines=("one ", "two ", "three "), line_interval=0.1))
     client = await connected(shared.cloud_port)
     client.socket.sendall(two_requests(shared))
-    await thread(client.lines, 2)
+    await thread(client.read_lines, 2)
     assert not [record for record in shared.ollama.requests if record.path.startswith("/v1/")]
-    first, end, rest = (await thread(client.until, b"0\r\n\r\n")).partition(b"0\r\n\r\n")
+    first, end, rest = (await thread(client.read_until, b"0\r\n\r\n")).partition(b"0\r\n\r\n")
     client.received = rest
-    second = await thread(client.until, b"0\r\n\r\n")
-    said, whole = body_of(first + end)
+    second = await thread(client.read_until, b"0\r\n\r\n")
+    said, whole = parse_chunked_body(first + end)
     assert whole
     assert "".join(json.loads(ln)["message"]["content"] for ln in said.splitlines()) == (
         "one two three "
     )
-    said, whole = body_of(second)
+    said, whole = parse_chunked_body(second)
     assert whole
     assert said.endswith(b"data: [DONE]\n\n")
     client.close()
@@ -277,7 +279,7 @@ async def test_pipelined_requests_of_one_that_left(shared: Cluster, way: Way) ->
     began = reactor.seconds()
     way(client)
     await left(record, began)
-    status, _, _ = await shared.http("GET", "/api/tags", token=shared.key)
+    status, _, _ = await shared.request("GET", "/api/tags", token=shared.api_key)
     assert status == 200
     assert not [record for record in shared.ollama.requests if record.path.startswith("/v1/")]
     client.close()
@@ -288,7 +290,7 @@ async def test_a_large_request_behind_one_that_is_answered(shared: Cluster) -> N
     """More is pipelined than is read ahead: that the client left is seen all the same."""
     shared.ollama.script("/api/chat", Script(load_seconds=LONG))
     client = await connected(shared.cloud_port)
-    client.ask("POST", "/api/chat", shared.key, CHAT)
+    client.send_request("POST", "/api/chat", shared.api_key, CHAT)
     [record] = await seen(shared)
     upload(shared, client, 100_000, 10_000_000)
     while not unread(client):

@@ -35,11 +35,11 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(64)).decode()
 
 
 def ollama_client(cluster: Cluster) -> ollama.Client:
-    return ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
+    return ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.api_key}"})
 
 
 def openai_client(cluster: Cluster) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key, max_retries=0)
+    return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.api_key, max_retries=0)
 
 
 async def by_ollama(cluster: Cluster, work: Callable[[ollama.Client], T]) -> T:
@@ -188,8 +188,8 @@ async def test_errors_before_the_stream_are_ollamas_own(shared: Cluster) -> None
     shared.ollama.script(
         "/api/chat", Script(error_before=(429, '{"error":"slow down"}', {"Retry-After": "7"}))
     )
-    status, headers, body = await shared.http(
-        "POST", "/api/chat", {"model": MODEL, "messages": HELLO}, shared.key
+    status, headers, body = await shared.request(
+        "POST", "/api/chat", {"model": MODEL, "messages": HELLO}, shared.api_key
     )
     assert (status, headers["retry-after"], body) == (429, "7", b'{"error":"slow down"}')
 

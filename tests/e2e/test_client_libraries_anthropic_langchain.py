@@ -28,12 +28,12 @@ def fresh(shared: Cluster) -> None:
 
 
 async def by_anthropic(cluster: Cluster, work: Callable[[anthropic.Anthropic], T]) -> T:
-    client = anthropic.Anthropic(base_url=cluster.url, api_key=cluster.key, max_retries=0)
+    client = anthropic.Anthropic(base_url=cluster.url, api_key=cluster.api_key, max_retries=0)
     return await deferToThread(lambda: work(client))
 
 
 def chat_model(cluster: Cluster) -> ChatOllama:
-    headers = {"headers": {"Authorization": f"Bearer {cluster.key}"}}
+    headers = {"headers": {"Authorization": f"Bearer {cluster.api_key}"}}
     return ChatOllama(model=MODEL, base_url=cluster.url, client_kwargs=headers)
 
 
@@ -92,7 +92,7 @@ async def test_langchain_says_embeds_and_calls(shared: Cluster) -> None:
     assert len(parts) > 3
     called = await deferToThread(model.bind_tools([weather]).invoke, "hello there")
     assert called.tool_calls[0]["name"] == "weather"
-    headers = {"headers": {"Authorization": f"Bearer {shared.key}"}}
+    headers = {"headers": {"Authorization": f"Bearer {shared.api_key}"}}
     embeddings = OllamaEmbeddings(
         model="nomic-embed-text", base_url=shared.url, client_kwargs=headers
     )

@@ -46,17 +46,17 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     cluster = Cluster(tmp_path_factory.mktemp("snippets"))
 
     async def start() -> Desk:
-        await cluster.cloud()
-        ollama, port = cluster.start_ollama(MODEL)
-        await cluster.desktop(
+        await cluster.start_cloud()
+        ollama, port = cluster.start_fake_ollama(MODEL)
+        await cluster.start_desktop(
             "alice", port, f"--desktop-listen=127.0.0.1:{free_port()}", state="desk"
         )
-        cluster.key = await cluster.run_ctllm("desk", "keys", "add", "tests")
-        await cluster.is_key_accepted()
+        cluster.api_key = await cluster.run_ctllm("desk", "keys", "add", "tests")
+        await cluster.wait_for_api_key()
         return Desk(cluster, ollama)
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 def shell(printed: str, home: Path) -> str:
@@ -91,7 +91,7 @@ async def test_as_printed(desk: Desk, name: str, where: str, tmp_path: Path) -> 
     """The client gets the answer of the model that this desktop has, and asks for no other."""
     desk.ollama.reset()
     printed = await desk.printed(name, f"--{where}")
-    assert (desk.cluster.key in printed) == (where == "cloud")
+    assert (desk.cluster.api_key in printed) == (where == "cloud")
     assert (str(desk.cluster.cloud_port) in printed) == (where == "cloud")
     done = await deferToThread(run, shell(printed, tmp_path), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -110,6 +110,6 @@ async def test_both_are_shown(desk: Desk) -> None:
     await wait_until(named, "the model to be known")
     printed = await desk.printed("codex")
     endpoint, cloud = printed.split("From anywhere")
-    assert "no key is needed" in endpoint and desk.cluster.key not in endpoint
-    assert f"{desk.cluster.url}/v1" in cloud and desk.cluster.key in cloud
+    assert "no key is needed" in endpoint and desk.cluster.api_key not in endpoint
+    assert f"{desk.cluster.url}/v1" in cloud and desk.cluster.api_key in cloud
     assert "sends no API key" in await desk.printed("ollama")

@@ -9,7 +9,7 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Cluster, read_all, wait_until
+from tests.e2e.cluster import Cluster, read_response, wait_until
 from tests.ports import free_port
 
 #: Makes a process see another time of day than there is, and the steady clock as it is.
@@ -20,12 +20,12 @@ FAKETIME = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None
 @ensureDeferred
 async def test_it_jumps(cluster: Cluster) -> None:
     """Forward and far back: the bridge dials again at once, and an answer under way is whole."""
-    await cluster.cloud()
+    await cluster.start_cloud()
     port, endpoint = free_port(), free_port()
-    await cluster.run_ollama(port, "llama3.2")
-    await cluster.script(port, "/api/generate", lines=60, line_interval=0.1)
-    await cluster.run_ctllm("alice", "login", await cluster.invite("alice"))
-    offset = cluster.folder / "offset"
+    await cluster.run_fake_ollama(port, "llama3.2")
+    await cluster.set_script(port, "/api/generate", lines=60, line_interval=0.1)
+    await cluster.run_ctllm("alice", "login", await cluster.create_invite("alice"))
+    offset = cluster.directory / "offset"
     offset.write_text("+0")
     fake = {
         "LD_PRELOAD": str(FAKETIME),
@@ -33,16 +33,18 @@ async def test_it_jumps(cluster: Cluster) -> None:
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    desktop = cluster.run(
-        "desktop", "python", "-m", "ctllm", "desktop", f"--state-dir={cluster.state('alice')}",
+    desktop = cluster.start_process(
+        "desktop", "python", "-m", "ctllm", "desktop", f"--state-dir={cluster.state_dir('alice')}",
         f"--ollama-host=127.0.0.1:{port}", f"--desktop-listen=127.0.0.1:{endpoint}",
         env={**cluster.environment(), **fake},
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
-    cluster.key = await cluster.run_ctllm("alice", "keys", "add", "tests")
-    await cluster.is_key_accepted()
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "tests")
+    await cluster.wait_for_api_key()
     body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-    answer = deferToThread(read_all, cluster.cloud_port, "/api/generate", body, cluster.key)
+    answer = deferToThread(
+        read_response, cluster.cloud_port, "/api/generate", body, cluster.api_key
+    )
     jumps, again = "the clock jumped", "bridge: connected"
     for number, jump in enumerate(("+2h", "-3h"), 1):
         offset.write_text(jump)

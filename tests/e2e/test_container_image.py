@@ -19,7 +19,7 @@ from ctllm.errors import ProxyUnavailable
 from ctllm.http.client.connection_pool import ConnectionPool
 from tests.e2e.cluster import wait_until
 from tests.e2e.dockerd import IMAGE, Dockerd
-from tests.e2e.process_info import megabytes
+from tests.e2e.process_info import resident_megabytes
 
 NAME, NETWORK = "ctllm-image", "ctllm-net-image"
 TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
@@ -123,7 +123,7 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
     endpoint = TCP4ClientEndpoint(reactor, found.address(NETWORK), 8080)
     origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
     await wait_until(lambda: well(origin), "the proxy to answer")
-    resident = megabytes(await pid(docker))
+    resident = resident_megabytes(await pid(docker))
     print(f"\nidle: {resident:.1f} MB")
     assert resident <= MOST
     origin.close()

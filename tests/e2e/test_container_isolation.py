@@ -16,7 +16,15 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, Cluster, wait_until
 from tests.e2e.containers import POOL, ContainerInspector
-from tests.e2e.lifecycle_cases import CHAT, audit, broken, start, streaming, with_desktop, works
+from tests.e2e.lifecycle_cases import (
+    CHAT,
+    assert_broken,
+    audit_records,
+    is_reachable,
+    start_proxy,
+    start_stream,
+    start_with_desktop,
+)
 from tests.fake_ollama import Script
 
 #: Prints which addresses answer, if only to refuse; and which names can be looked up, if any.
@@ -150,14 +158,14 @@ class Pair:
 
     async def begin(self, *options: str) -> None:
         cluster, engine = self.cluster, self.engine
-        await with_desktop(cluster, *engine.options, *options)
+        await start_with_desktop(cluster, *engine.options, *options)
         (self.alice,) = engine.containers()
-        other, ollama = cluster.start_ollama("llama3.2")
+        other, ollama = cluster.start_fake_ollama("llama3.2")
         other.script("/api/chat", Script(lines=100_000, line_interval=0.05))
-        await cluster.desktop("bob", ollama)
+        await cluster.start_desktop("bob", ollama)
         self.other = other
-        self.bobs = await cluster.token("bob")
-        await wait_until(lambda: works(cluster, self.bobs), "bob's way to be open")
+        self.bobs = await cluster.create_token("bob")
+        await wait_until(lambda: is_reachable(cluster, self.bobs), "bob's way to be open")
         (self.bob,) = (each for each in engine.containers() if each != self.alice)
 
     async def streaming(self) -> Any:
@@ -210,7 +218,9 @@ async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
     assert f"tcp {gateway}" in await deferToThread(reached), "so the next line can fail"
     with firewall(tmp_path):
         assert await deferToThread(reached) == []
-        status, _, body = await pair.cluster.http("POST", "/api/chat", CHAT, pair.cluster.alice)
+        status, _, body = await pair.cluster.request(
+            "POST", "/api/chat", CHAT, pair.cluster.alice_token
+        )
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
 
 
@@ -226,14 +236,16 @@ async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
     """Her answers break off, the next proxy serves her, and the audit has the reason."""
     await pair.begin("--max-memory-bytes=67108864")
     bobs = await pair.streaming()
-    answer = await streaming(pair.cluster, pair.cluster.alice)
+    answer = await start_stream(pair.cluster, pair.cluster.alice_token)
     await deferToThread(pair.engine.begin, pair.alice, MEMORY)
-    await broken(answer)
+    await assert_broken(answer)
     await wait_until(
-        lambda: works(pair.cluster, pair.cluster.alice), "alice's desktop to return", 30
+        lambda: is_reachable(pair.cluster, pair.cluster.alice_token),
+        "alice's desktop to return",
+        30,
     )
     await pair.unhurt(bobs)
-    (death,) = [line for line in audit(pair.cluster) if line["event"] == "proxy.died"]
+    (death,) = [line for line in audit_records(pair.cluster) if line["event"] == "proxy.died"]
     assert "needed more memory than its limit" in death["detail"]
     assert pair.bob in pair.engine.containers() and pair.alice not in pair.engine.containers()
     pair.enough = True
@@ -248,7 +260,7 @@ async def test_a_fork_bomb_ends_early(pair: Pair) -> None:
     started = await deferToThread(pair.engine.within, pair.alice, FORKS)
     assert 5 < started < 32
     await pair.unhurt(bobs)
-    assert await works(pair.cluster, pair.cluster.alice)
+    assert await is_reachable(pair.cluster, pair.cluster.alice_token)
     pair.enough = True
     await bobs
 
@@ -268,7 +280,7 @@ print(json.dumps(int(re.search(r"nr_throttled (\\d+)", open(found[0]).read())[1]
     await pair.unhurt(bobs)
     after = await deferToThread(pair.engine.within, pair.alice, reader)
     assert after > before + 3
-    status, _, _ = await start(pair.cluster, pair.cluster.alice)
+    status, _, _ = await start_proxy(pair.cluster, pair.cluster.alice_token)
     assert status == 200
     pair.enough = True
     await bobs

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
-from tests.e2e.fixed_response_upstream import whole
+from tests.e2e.fixed_response_upstream import full_response
 from tests.e2e.network_relay import LinkState
 
 LINES = 50
@@ -64,31 +64,31 @@ class Listening:
         self.outcomes: Counter[str] = Counter()
 
     async def run(self) -> None:
-        wire = self.faulty.wires[self.number]
-        way = wire.up if self.number % 2 else wire.down
+        wire = self.faulty.relays[self.number]
+        way = wire.to_target if self.number % 2 else wire.to_client
         for noise in NOISES:
             readers = [await self.served() for _ in range(2)]
             await deferLater(reactor, self.rng.uniform(0, 0.4))
             once(way, noise, self.rng)
             for reader in readers:
-                self.judge(await reader.end(30), noise)
+                self.judge(await reader.wait_closed(30), noise)
 
     async def served(self) -> ResponseReader:
         """An answer that begins: the desktop is back within seconds, whatever it heard."""
         began = reactor.seconds()
         while True:
-            reader = await self.faulty.chat(LINES, 0.02, ctllm_desktop=str(self.number))
-            while not (reader.lines or reader.over):
+            reader = await self.faulty.start_chat(LINES, 0.02, ctllm_desktop=str(self.number))
+            while not (reader.line_count or reader.closed):
                 await deferLater(reactor, 0.02)
-            if reader.status == 200 and reader.lines:
+            if reader.status == 200 and reader.line_count:
                 return reader
             assert reactor.seconds() - began < 20, (reader.status, bytes(reader.body))
             await deferLater(reactor, 0.1)
 
     def judge(self, reader: ResponseReader, noise: Noise) -> None:
         """A clean end is of the whole answer; of its content only one bit may be another."""
-        expected, body = whole(LINES), bytes(reader.body)
-        if not reader.whole:
+        expected, body = full_response(LINES), bytes(reader.body)
+        if not reader.complete:
             self.outcomes["broken"] += 1
             return
         assert len(body) == len(expected)
@@ -102,14 +102,14 @@ async def test_noise_on_the_desktops_half(faulty: FaultyCluster) -> None:
     """Each answer is exact or broken, and the next one is served; nothing crashes."""
     await faulty.start()
     for _ in range(4):
-        await faulty.desktop()
+        await faulty.add_desktop()
     pid = faulty.proxy_pid()
     listening = [Listening(faulty, number) for number in range(4)]
     runs = [Deferred.fromCoroutine(one.run()) for one in listening]
     await DeferredList(runs, fireOnOneErrback=True, consumeErrors=True)
     print(sum((one.outcomes for one in listening), Counter()))
     assert faulty.proxy_pid() == pid
-    assert [program.code for program in (faulty.cloud, *faulty.desktops)] == [None] * 5
+    assert [program.exit_code for program in (faulty.cloud, *faulty.desktops)] == [None] * 5
     assert "Traceback" not in "".join(p.output for p in (faulty.cloud, *faulty.desktops))
 
 
@@ -117,15 +117,17 @@ async def test_noise_on_the_desktops_half(faulty: FaultyCluster) -> None:
 async def test_noise_on_the_clients_half(faulty: FaultyCluster) -> None:
     """Whatever a request has become, the cloud answers something or waits, and serves others."""
     await faulty.start()
-    await faulty.desktop()
+    await faulty.add_desktop()
     pid, rng = faulty.proxy_pid(), random.Random(4)
     for number in range(60):
-        once(faulty.front.up, NOISES[number % len(NOISES)], rng)
+        once(faulty.client_relay.to_target, NOISES[number % len(NOISES)], rng)
         body = {"model": "numbers", "lines": 3}
-        reader = await send_request(faulty.front.port, "POST", "/api/chat", faulty.token, body)
+        reader = await send_request(
+            faulty.client_relay.port, "POST", "/api/chat", faulty.token, body
+        )
         faulty.readers.append(reader)
-        untouched = await (await faulty.cluster_chat(LINES, 0)).end(10)
-        assert (untouched.whole, bytes(untouched.body)) == (True, whole(LINES))
-    faulty.leave()
+        untouched = await (await faulty.start_direct_chat(LINES, 0)).wait_closed(10)
+        assert (untouched.complete, bytes(untouched.body)) == (True, full_response(LINES))
+    faulty.disconnect_clients()
     assert faulty.proxy_pid() == pid
     assert "Traceback" not in faulty.cloud.output + faulty.desktops[0].output

@@ -26,7 +26,9 @@ DIALECTS = {
 
 async def asked(faulty: FaultyCluster, path: str, **headers: str) -> ResponseReader:
     body = {**CHAT, "max_tokens": 1000}
-    reader = await send_request(faulty.front.port, "POST", path, faulty.token, body, **headers)
+    reader = await send_request(
+        faulty.client_relay.port, "POST", path, faulty.token, body, **headers
+    )
     faulty.readers.append(reader)
     return reader
 
@@ -41,10 +43,10 @@ def held_by(hello: bytes) -> Any:
 @ensureDeferred
 async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> None:
     """An error in each dialect and no end; generation is ended; nothing stays in any memory."""
-    ollama, faulty.ollama = faulty.cluster.start_ollama("llama3.2")
+    ollama, faulty.ollama_port = faulty.cluster.start_fake_ollama("llama3.2")
     quick = ("--reconnect-grace-seconds=3", "--ping-interval-seconds=1", "--ping-timeout-seconds=1")
     await faulty.start(*quick)
-    wire = await faulty.desktop(*quick)
+    wire = await faulty.add_desktop(*quick)
     readers = []
     for path in DIALECTS:
         ollama.script(path, Script(lines=10_000, line_interval=0.05))
@@ -56,14 +58,14 @@ async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> Non
     wire.blackhole()
     began = reactor.seconds()
     for reader, (error, end) in zip(readers, DIALECTS.values(), strict=False):
-        await reader.end(20)
-        assert (reader.status, reader.whole) == (200, False)
+        await reader.wait_closed(20)
+        assert (reader.status, reader.complete) == (200, False)
         assert re.search(error, reader.body, re.DOTALL), bytes(reader.body[-500:])
         assert b"did not come back" in reader.body
         assert end not in reader.body
     print("clients heard after", round(reactor.seconds() - began, 1))
-    await readers[-1].end(20)
-    await waiting.end()
+    await readers[-1].wait_closed(20)
+    await waiting.wait_closed()
     records = [r for r in ollama.requests if r.path in DIALECTS]
     assert len(records) == 4
     await wait_until(
@@ -78,15 +80,15 @@ async def test_gone_for_longer_than_the_grace_time(faulty: FaultyCluster) -> Non
             hellos.append(data)
         return data
 
-    wire.up.tamper = watch
-    wire.cut()
-    wire.new = "pass"
+    wire.to_target.tamper = watch
+    wire.reset()
+    wire.accept_mode = "forward"
     await wait_until(lambda: hellos, "the desktop to be back")
     assert held_by(hellos[0]) == []
 
 
 async def gone(faulty: FaultyCluster) -> bool:
-    proxy = await faulty.proxy()
+    proxy = await faulty.proxy_status()
     return (proxy["exchanges"], proxy["desktops"]) == (0, 0)
 
 
@@ -94,7 +96,7 @@ async def gone(faulty: FaultyCluster) -> bool:
 async def test_an_offline_desktop_is_known_at_once(cluster: Cluster) -> None:
     """503 with Retry-After in each dialect, in milliseconds, whether it was ever there or not."""
     faulty = await FaultyCluster(cluster).start()
-    await faulty.desktop()
+    await faulty.add_desktop()
     await faulty.desktops[0].stop()
     told = {
         "/api/chat": lambda body: body["error"],
@@ -105,9 +107,9 @@ async def test_an_offline_desktop_is_known_at_once(cluster: Cluster) -> None:
     took = []
     for path, message in list(told.items()) * 25:
         began = reactor.seconds()
-        reader = await (await asked(faulty, path)).end()
-        took.append(reader.ended_at - began)
-        assert (reader.status, reader.whole) == (503, True)
+        reader = await (await asked(faulty, path)).wait_closed()
+        took.append(reader.completed_at - began)
+        assert (reader.status, reader.complete) == (503, True)
         assert int(reader.headers["retry-after"]) > 0
         assert "desktop" in message(json.loads(bytes(reader.body)))
     print("median of", len(took), "refusals:", round(1000 * statistics.median(took), 1), "ms")

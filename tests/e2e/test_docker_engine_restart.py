@@ -9,7 +9,14 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.containers import ContainerInspector
-from tests.e2e.lifecycle_cases import CHAT, audit, broken, streaming, with_desktop, works
+from tests.e2e.lifecycle_cases import (
+    CHAT,
+    assert_broken,
+    audit_records,
+    is_reachable,
+    start_stream,
+    start_with_desktop,
+)
 
 
 async def goes_on(cluster: Cluster) -> None:
@@ -25,18 +32,20 @@ async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -
     await deferToThread(docker.stop)
     await deferToThread(docker.start, "--live-restore")
     try:
-        await with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
+        await start_with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
         (first,) = engine.containers()
-        answer = await streaming(cluster, cluster.alice)
+        answer = await start_stream(cluster, cluster.alice_token)
         await deferToThread(docker.stop)
         await goes_on(cluster)
         await deferToThread(docker.start, "--live-restore")
         assert engine.containers() == [first] and not answer.called
         await goes_on(cluster)
         await deferToThread(docker.docker, "kill", first)
-        await broken(answer)
-        await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
-        (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+        await assert_broken(answer)
+        await wait_until(
+            lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+        )
+        (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
         assert "its container" in death["detail"]
     finally:
         # Whatever runs still ends with the next one, which knows it.
@@ -47,14 +56,16 @@ async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -
 @ensureDeferred
 async def test_without_it(engine: ContainerInspector, cluster: Cluster) -> None:
     """The containers end with the engine; once it is back, so is everybody, on new ones."""
-    await with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
+    await start_with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
     (first,) = engine.containers()
-    answer = await streaming(cluster, cluster.alice)
+    answer = await start_stream(cluster, cluster.alice_token)
     await deferToThread(engine.docker.stop)
-    await broken(answer)
+    await assert_broken(answer)
     await deferToThread(engine.docker.start)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
     assert engine.containers() != [first]
     cluster.ollama.reset()
-    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+    status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True

@@ -16,16 +16,16 @@ from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import BASE
 from tests.e2e.faulty_cluster import FaultyCluster
-from tests.e2e.fixed_response_upstream import sha256, whole
+from tests.e2e.fixed_response_upstream import full_response, sha256
 from tests.e2e.lifecycle_cases import (
     CHAT,
-    audit,
-    broken,
-    start,
-    state,
-    streaming,
-    with_desktop,
-    works,
+    assert_broken,
+    audit_records,
+    is_reachable,
+    proxy_state,
+    start_proxy,
+    start_stream,
+    start_with_desktop,
 )
 from tests.e2e.test_killed_processes import taken_up
 
@@ -35,8 +35,8 @@ async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """The whole way works through it; its limits hold, and nothing that is told of it is secret."""
-    await with_desktop(cluster, *engine.options)
-    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+    await start_with_desktop(cluster, *engine.options)
+    status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     (made,) = engine.containers()
     found = engine.inspect(made)
@@ -55,24 +55,24 @@ async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
     assert len(network["Containers"]) == 1
     told = json.dumps([found, network]).encode()
     for secret in ("signing-key", "instance-secret"):
-        kept = (cluster.state("cloud") / "cloud" / secret).read_bytes().strip()
+        kept = (cluster.state_dir("cloud") / "cloud" / secret).read_bytes().strip()
         assert kept not in told
-    assert b"alice" not in told and cluster.alice.encode() not in told
+    assert b"alice" not in told and cluster.alice_token.encode() not in told
 
 
 @ensureDeferred
 async def test_ten_at_once_and_two_users(engine: ContainerInspector, cluster: Cluster) -> None:
     """One container each, on networks that do not overlap; one ends in order, the other stays."""
-    await cluster.cloud(*engine.options)
-    alice, bob = await cluster.token("alice"), await cluster.token("bob")
-    asking = [start(cluster, token) for token in (alice, bob) for _ in range(5)]
+    await cluster.start_cloud(*engine.options)
+    alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
+    asking = [start_proxy(cluster, token) for token in (alice, bob) for _ in range(5)]
     since = time.time()
     answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
     assert [status for status, _, _ in answers] == [200] * 10
     assert len(engine.containers()) == 2 and len(engine.all()) == 4
-    status, _, _ = await cluster.http("DELETE", "/ctllm/proxy", token=alice)
+    status, _, _ = await cluster.request("DELETE", "/ctllm/proxy", token=alice)
     assert status == 204
-    assert len(engine.all()) == 2 and (await state(cluster, bob))["state"] == "running"
+    assert len(engine.all()) == 2 and (await proxy_state(cluster, bob))["state"] == "running"
     assert engine.ends(since) == ["0"], "it had the time to tell its desktops"
 
 
@@ -89,15 +89,17 @@ async def test_a_container_that_is_no_more_is_replaced(
     engine: ContainerInspector, cluster: Cluster, doing: tuple[str, ...], said: str
 ) -> None:
     """Killed, paused or removed by hand: its answers break off, and the next one serves."""
-    await with_desktop(cluster, *engine.options)
+    await start_with_desktop(cluster, *engine.options)
     (first,) = engine.containers()
-    answer = await streaming(cluster, cluster.alice)
+    answer = await start_stream(cluster, cluster.alice_token)
     await deferToThread(engine.run, *doing, first)
-    await broken(answer)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    await assert_broken(answer)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
     (second,) = engine.containers()
     assert second != first
-    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
     assert death["reason"] == "exited" and said in death["detail"]
 
 
@@ -107,17 +109,17 @@ async def test_answers_outlive_their_container(
 ) -> None:
     """It is killed, the next starts, the desktop attaches: who asked to resume has every byte."""
     await faulty.start(*engine.options)
-    await faulty.desktop()
-    reader = await faulty.chat(150, 0.03, ctllm_resume="60")
-    await reader.until_lines(20)
+    await faulty.add_desktop()
+    reader = await faulty.start_chat(150, 0.03, ctllm_resume="60")
+    await reader.wait_for_lines(20)
     (first,) = engine.containers()
     await deferToThread(engine.run, "kill", first)
-    await reader.end(5)
-    assert not reader.whole
-    kept = reader.kept
+    await reader.wait_closed(5)
+    assert not reader.complete
+    kept = reader.complete_lines
     rest = await taken_up(faulty, reader.headers["ctllm-request-id"], len(kept), faulty.token)
-    assert rest.whole and sha256(kept + bytes(rest.body)) == sha256(whole(150))
-    assert engine.containers() != [first] and faulty.numbers.asked == 1
+    assert rest.complete and sha256(kept + bytes(rest.body)) == sha256(full_response(150))
+    assert engine.containers() != [first] and faulty.upstream.request_count == 1
 
 
 @ensureDeferred
@@ -125,9 +127,9 @@ async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """What is sound is adopted, what is left of others goes, and of strangers nothing."""
-    cloud = await with_desktop(cluster, *engine.options)
+    cloud = await start_with_desktop(cluster, *engine.options)
     (alices,) = engine.containers()
-    await start(cluster, await cluster.token("bob"))
+    await start_proxy(cluster, await cluster.create_token("bob"))
     (bobs,) = (each for each in engine.containers() if each != alices)
     bobs = engine.inspect(bobs)["Name"].strip("/")
     await cloud.stop(signal.SIGKILL)
@@ -141,13 +143,15 @@ async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
         "create", "--name=stranger", "--network=none", "--label=ctllm.instance=other", BASE, "true"
     )
     try:
-        await cluster.cloud(*engine.options)
-        await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+        await cluster.start_cloud(*engine.options)
+        await wait_until(
+            lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+        )
         assert engine.containers() == [alices]
         await wait_until(lambda: orphan not in engine.all(), "the orphan to go")
         await wait_until(lambda: bobs not in engine.all(), "the dead one to go")
         assert "stranger" in engine.all()
-        lines = [line["event"] for line in audit(cluster)]
+        lines = [line["event"] for line in audit_records(cluster)]
         assert lines.count("proxy.adopted") == 1
     finally:
         engine.run("rm", "-f", "stranger")
@@ -158,11 +162,11 @@ async def test_a_cloud_that_stops_leaves_its_proxies_too(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """So that a restart cuts no more than the connections through the front."""
-    cloud = await with_desktop(cluster, *engine.options)
+    cloud = await start_with_desktop(cluster, *engine.options)
     before = engine.containers()
     await cloud.stop()
     assert engine.containers() == before
-    assert "proxy.stopped" not in [line["event"] for line in audit(cluster)]
+    assert "proxy.stopped" not in [line["event"] for line in audit_records(cluster)]
 
 
 @ensureDeferred
@@ -170,20 +174,20 @@ async def test_an_engine_that_hangs_stops_nobody_who_is_in(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """Answers go on and new ones begin; who needs a container hears why, until it is back."""
-    await with_desktop(cluster, *engine.options, "--proxy-start-timeout-seconds=3")
-    bob = await cluster.token("bob")
+    await start_with_desktop(cluster, *engine.options, "--proxy-start-timeout-seconds=3")
+    bob = await cluster.create_token("bob")
     engine.docker.send(signal.SIGSTOP)
     try:
-        status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+        status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-        status, headers, told = await start(cluster, bob)
+        status, headers, told = await start_proxy(cluster, bob)
         assert status == 503 and "retry-after" in headers
         assert "did not respond within 3 seconds" in told["error"]["message"]
     finally:
         engine.docker.send(signal.SIGCONT)
 
     async def again() -> bool:
-        return (await start(cluster, bob))[0] == 200
+        return (await start_proxy(cluster, bob))[0] == 200
 
     await wait_until(again, "bob's proxy to start")
 
@@ -191,30 +195,32 @@ async def test_an_engine_that_hangs_stops_nobody_who_is_in(
 @ensureDeferred
 async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluster) -> None:
     """No engine, no image, a stranger with the name: each in its own words, in the answer."""
-    cloud = await cluster.cloud(*engine.options, "--docker-url=unix:///nonexistent/docker.sock")
-    token = await cluster.token("alice")
-    status, headers, told = await start(cluster, token)
+    cloud = await cluster.start_cloud(
+        *engine.options, "--docker-url=unix:///nonexistent/docker.sock"
+    )
+    token = await cluster.create_token("alice")
+    status, headers, told = await start_proxy(cluster, token)
     assert status == 503 and "retry-after" in headers
     assert "the socket does not exist" in told["error"]["message"]
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options, "--docker-image=ctllm-none:1")
-    _, _, told = await start(cluster, token)
+    cloud = await cluster.start_cloud(*engine.options, "--docker-image=ctllm-none:1")
+    _, _, told = await start_proxy(cluster, token)
     assert "make images" in told["error"]["message"]
     await wait_until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options, f"--docker-image={BASE}")
-    _, _, told = await start(cluster, token)
+    cloud = await cluster.start_cloud(*engine.options, f"--docker-image={BASE}")
+    _, _, told = await start_proxy(cluster, token)
     assert "executable file not found" in told["error"]["message"]
     await wait_until(lambda: engine.all() == [], "nothing to be left of it")
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options)
-    await start(cluster, token)
+    cloud = await cluster.start_cloud(*engine.options)
+    await start_proxy(cluster, token)
     (made,) = engine.containers()
     name = engine.inspect(made)["Name"].strip("/")
-    await cluster.http("DELETE", "/ctllm/proxy", token=token)
+    await cluster.request("DELETE", "/ctllm/proxy", token=token)
     engine.run("create", f"--name={name}", "--network=none", BASE, "true")
     try:
-        _, _, told = await start(cluster, token)
+        _, _, told = await start_proxy(cluster, token)
         assert "not of this cloud" in told["error"]["message"]
         assert engine.run("ps", "-aq", f"--filter=name={name}")
     finally:
@@ -228,8 +234,8 @@ async def test_where_the_host_has_a_network(engine: ContainerInspector, cluster:
                   "link set ctltest up"):  # fmt: skip
         subprocess.run(["ip", *words.split()], check=True)
     try:
-        await cluster.cloud(*engine.options)
-        assert (await start(cluster, await cluster.token("alice")))[0] == 200
+        await cluster.start_cloud(*engine.options)
+        assert (await start_proxy(cluster, await cluster.create_token("alice")))[0] == 200
         (made,) = engine.containers()
         assert engine.gateway(made) == "10.142.0.33"
     finally:
@@ -239,18 +245,21 @@ async def test_where_the_host_has_a_network(engine: ContainerInspector, cluster:
 @ensureDeferred
 async def test_a_label_that_lies(engine: ContainerInspector, cluster: Cluster) -> None:
     """A container with our label and another proxy's: it stays, and so does the proxy."""
-    await cluster.cloud(*engine.options, "--reconcile-interval-seconds=1")
-    token = await cluster.token("alice")
-    await start(cluster, token)
+    await cluster.start_cloud(*engine.options, "--reconcile-interval-seconds=1")
+    token = await cluster.create_token("alice")
+    await start_proxy(cluster, token)
     (made,) = engine.containers()
     labels = engine.inspect(made)["Config"]["Labels"]
     told = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
     engine.run("create", "--name=liar", "--network=none", *told, BASE, "true")
     try:
-        events = len(audit(cluster))
+        events = len(audit_records(cluster))
         began = time.monotonic()
         await wait_until(lambda: time.monotonic() > began + 3, "three times of looking")
         assert engine.run("ps", "-aq", "--filter=name=liar") and engine.containers() == [made]
-        assert len(audit(cluster)) == events and (await state(cluster, token))["state"] == "running"
+        assert (
+            len(audit_records(cluster)) == events
+            and (await proxy_state(cluster, token))["state"] == "running"
+        )
     finally:
         engine.run("rm", "-f", "liar")

@@ -44,14 +44,14 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     link = f"{cloud.url}/#invite=x"
 
     async def log_in() -> tuple[int, str]:
-        state = f"--state-dir={cluster.state('alice')}"
-        program = cluster.run("login", "ctllm", state, "login", link)
-        await program.ended
-        assert program.code is not None
+        state = f"--state-dir={cluster.state_dir('alice')}"
+        program = cluster.start_process("login", "ctllm", state, "login", link)
+        await program.exited
+        assert program.exit_code is not None
         plain = program.output.replace("\n", "")
         assert plain.isprintable(), repr(program.output)
         assert "Traceback" not in program.output
-        return program.code, program.output
+        return program.exit_code, program.output
 
     cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
     assert "no \ufffd[2J" in (await log_in())[1]
@@ -64,7 +64,7 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     assert "does not answer like a ctllm cloud" in (await log_in())[1]
     cloud.answer = (200, b" " * 50_000_000, ())
     assert "exceeds" in (await log_in())[1]
-    assert not (cluster.state("alice") / "desktop").exists()
+    assert not (cluster.state_dir("alice") / "desktop").exists()
 
     cloud.says(200, TOKEN)
     assert (await log_in())[0] == 0

@@ -28,13 +28,13 @@ from ctllm.tunnel.frames import (
     split_frames,
 )
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.process_info import children, linux
+from tests.e2e.process_info import child_pids, linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.e2e.test_hostile_load import MB, pour
 from tests.e2e.test_hostile_resources import resident
 from tests.e2e.test_hostile_tunnel import dialled
 
-pytestmark = linux
+pytestmark = linux_only
 HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("e" * 32, "evil")))
 STATUS = encode_json_frame(
     FrameKind.STATUS, CONNECTION_ID, Status("down", "1", ("evil\x00\x1b[2J\r\n",))
@@ -103,18 +103,18 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("desktop"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 async def dial(raw_cluster: RawCluster, *frames: bytes) -> Bridge:
-    token = await raw_cluster.cluster.token("alice", "desktop")
+    token = await raw_cluster.cluster.create_token("alice", "desktop")
     return await deferToThread(Bridge, raw_cluster.cluster.cloud_port, token, *frames)
 
 
 async def asked(raw_cluster: RawCluster) -> tuple[int, bytes]:
     """What a client hears who asks this desktop."""
-    status, _, body = await raw_cluster.cluster.http(
-        "GET", "/x", token=raw_cluster.cluster.key, headers={"Ctllm-Desktop": "e" * 32}
+    status, _, body = await raw_cluster.cluster.request(
+        "GET", "/x", token=raw_cluster.cluster.api_key, headers={"Ctllm-Desktop": "e" * 32}
     )
     return status, body
 
@@ -176,8 +176,8 @@ async def test_each_broken_rule_ends_the_connection_with_a_reason(raw_cluster: R
 
 
 async def _is_there(raw_cluster: RawCluster) -> bool:
-    token = await raw_cluster.cluster.token("alice")
-    return "evil" in [each["name"] for each in await raw_cluster.cluster.desktops(token)]
+    token = await raw_cluster.cluster.create_token("alice")
+    return "evil" in [each["name"] for each in await raw_cluster.cluster.list_desktops(token)]
 
 
 async def _is_gone(raw_cluster: RawCluster) -> bool:
@@ -187,7 +187,7 @@ async def _is_gone(raw_cluster: RawCluster) -> bool:
 @ensureDeferred
 async def test_floods_of_what_is_allowed(raw_cluster: RawCluster) -> None:
     """Pings whose pongs are not read, pieces, status upon status, lists: memory has a bound."""
-    (proxy,) = children(raw_cluster.cloud.pid)
+    (proxy,) = child_pids(raw_cluster.cloud.pid)
     models = tuple(f"{number:01000}" for number in range(1000))
     floods = {
         "pings": message(b"x" * 125, 0x89) * 500,
@@ -210,13 +210,13 @@ async def test_floods_of_what_is_allowed(raw_cluster: RawCluster) -> None:
         bridge.wire.close()
         await wait_until(lambda: _is_gone(raw_cluster), "it to be gone")
         await raw_cluster.lives()
-    assert children(raw_cluster.cloud.pid) == [proxy]
+    assert child_pids(raw_cluster.cloud.pid) == [proxy]
 
 
 @ensureDeferred
 async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
     """Beyond twice the desktops of a user 429; after half a minute they go, for all their pings."""
-    token = await raw_cluster.cluster.token("alice", "desktop")
+    token = await raw_cluster.cluster.create_token("alice", "desktop")
     silent: list[socket.socket] = []
 
     def fill() -> str:

@@ -19,13 +19,13 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import BIN, Cluster, Program, wait_until
-from tests.e2e.process_info import linux
+from tests.e2e.cluster import BIN, ChildProcess, Cluster, wait_until
+from tests.e2e.process_info import linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.e2e.test_hostile_resources import crowd, resident
 from tests.fake_ollama import Script
 
-pytestmark = linux
+pytestmark = linux_only
 MB = 1 << 20
 #: Connections that may wait at the cloud of these tests: a quarter of its --max-connections.
 WAITING = 400
@@ -37,7 +37,7 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster = Cluster(tmp_path_factory.mktemp("crowds"))
     options = (f"--max-connections={4 * WAITING}", "--max-requests-per-user=40")
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster, *options)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 def sockets(pid: int) -> int:
@@ -177,10 +177,10 @@ async def test_one_user_leaves_room_for_others(raw_cluster: RawCluster) -> None:
 
         heard = await wait_until(full, "the share to be taken")
         assert b"Retry-After" in heard and b"40 requests of yours are under way" in heard
-        bob = await raw_cluster.cluster.token("bob")
-        status, _, _ = await raw_cluster.cluster.http("PUT", "/ctllm/proxy", token=bob)
+        bob = await raw_cluster.cluster.create_token("bob")
+        status, _, _ = await raw_cluster.cluster.request("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
-        status, _, said = await raw_cluster.cluster.http("GET", "/api/tags", token=bob)
+        status, _, said = await raw_cluster.cluster.request("GET", "/api/tags", token=bob)
         assert status == 503 and b"none of your desktops" in said
     finally:
         for each in held:
@@ -192,15 +192,18 @@ async def test_one_user_leaves_room_for_others(raw_cluster: RawCluster) -> None:
 async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
     """300 requests at once of one user: 429 beyond a share, and no 503 for others."""
     twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics-listen=off"]
-    options = [f"--state-dir={cluster.state('cloud')}", f"--listen=127.0.0.1:{cluster.cloud_port}"]
+    options = [
+        f"--state-dir={cluster.state_dir('cloud')}",
+        f"--listen=127.0.0.1:{cluster.cloud_port}",
+    ]
     argv = ["/bin/sh", "-c", 'ulimit -n 1024 && exec "$0" "$@"', *twistd, *options]
-    cloud = Program("cloud", argv, cluster.environment())
-    cluster.programs.append(cloud)
-    await wait_until(lambda: cluster.responds(cloud), "the cloud")
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
+    cloud = ChildProcess("cloud", argv, cluster.environment())
+    cluster.processes.append(cloud)
+    await wait_until(lambda: cluster.is_cloud_healthy(cloud), "the cloud")
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
     cluster.ollama.script("/api/chat", Script(delay_before_head=600))
-    alice, bob = await cluster.token("alice"), await cluster.token("bob")
+    alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
     ask = json.dumps({"model": "llama3.2", "messages": [{"role": "user", "content": "x"}]}).encode()
     raw = (
         f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n"
@@ -221,11 +224,11 @@ async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
         await deferToThread(flood)
         await wait_until(lambda: refused() > 200, "most to be refused")
         for _ in range(20):
-            status, _, said = await cluster.http("GET", "/ctllm/proxy", token=bob)
+            status, _, said = await cluster.request("GET", "/ctllm/proxy", token=bob)
             assert status == 200, said
-        status, headers, _ = await cluster.http("GET", "/api/tags", token=alice)
+        status, headers, _ = await cluster.request("GET", "/api/tags", token=alice)
         assert status == 429 and "retry-after" in headers
-        status, _, said = await cluster.http("PUT", "/ctllm/proxy", token=bob)
+        status, _, said = await cluster.request("PUT", "/ctllm/proxy", token=bob)
         assert status == 200, said
     finally:
         for each in wires:
@@ -233,7 +236,9 @@ async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
 
 
 async def _lives(raw_cluster: RawCluster) -> bool:
-    status, _, _ = await raw_cluster.cluster.http("POST", "/alive", b"x", raw_cluster.cluster.key)
+    status, _, _ = await raw_cluster.cluster.request(
+        "POST", "/alive", b"x", raw_cluster.cluster.api_key
+    )
     return status == 200
 
 
@@ -246,15 +251,15 @@ async def test_a_compression_bomb_is_never_inflated(raw_cluster: RawCluster) -> 
     raw_cluster.ollama.requests.clear()
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
     for path in ("/api/chat", "/v1/chat/completions"):
-        status, _, _ = await raw_cluster.cluster.http(
-            "POST", path, bomb, raw_cluster.cluster.key, headers
+        status, _, _ = await raw_cluster.cluster.request(
+            "POST", path, bomb, raw_cluster.cluster.api_key, headers
         )
         assert status == 200
     assert [raw.endswith(bomb) for raw in raw_cluster.ollama.requests] == [True, True]
     grown = [resident(pid) - was for pid, was in zip(pids, before, strict=True)]
     assert max(grown) < 20 * MB, grown
     at = "/ctllm/session"
-    status, _, said = await raw_cluster.cluster.http(
+    status, _, said = await raw_cluster.cluster.request(
         "POST", at, gzip.compress(b"{}"), headers=headers
     )
     assert status == 400 and "invalid" in json.loads(said)["error"]["message"]

@@ -14,12 +14,19 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.process_info import alive, children, linux, megabytes, option, status
+from tests.e2e.process_info import (
+    child_pids,
+    is_running,
+    linux_only,
+    option,
+    proc_status,
+    resident_megabytes,
+)
 from tests.e2e.raw_client import RawClient
 from tests.e2e.test_hostile_resources import line, works
 from tests.fake_ollama import Script
 
-pytestmark = linux
+pytestmark = linux_only
 MEMORY = 128 << 20
 UPLOADS, SIZE = 300, 1_000_000
 
@@ -82,28 +89,28 @@ async def health(proxy: int) -> dict[str, Any]:
 async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
     cloud = (await line(cluster, f"--max-memory-bytes={MEMORY}")).pid
-    (proxy,) = children(cloud)
+    (proxy,) = child_pids(cloud)
     cluster.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
     stream = await deferToThread(RawClient, cluster.cloud_port)
     ask = {"model": "llama3.2", "prompt": "go on"}
-    await deferToThread(stream.ask, "POST", "/api/generate", cluster.alice, ask)
-    await deferToThread(stream.lines, 2)
-    uploads = Uploads(cluster.cloud_port, cluster.alice)
+    await deferToThread(stream.send_request, "POST", "/api/generate", cluster.alice_token, ask)
+    await deferToThread(stream.read_lines, 2)
+    uploads = Uploads(cluster.cloud_port, cluster.alice_token)
     await deferToThread(uploads.run, UPLOADS)
-    peak = int(status(proxy)["VmHWM"].split()[0]) / 1024
+    peak = int(proc_status(proxy)["VmHWM"].split()[0]) / 1024
     print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB at most")
     assert set(uploads.statuses) <= {200, 429, 503}, uploads.statuses
     assert uploads.statuses[200] > 0 and uploads.statuses.total() == UPLOADS
     assert uploads.without_retry == 0
     assert peak * (1 << 20) < MEMORY
-    assert children(cloud) == [proxy], "the proxy was not replaced"
-    await deferToThread(stream.lines, 50)
+    assert child_pids(cloud) == [proxy], "the proxy was not replaced"
+    await deferToThread(stream.read_lines, 50)
     assert (await health(proxy))["exchanges"] == 1
     stream.close()
 
     async def nothing_left() -> bool:
         told = await health(proxy)
-        _, _, page = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
+        _, _, page = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
         return (
             told["exchanges"] == told["held_bytes"] == 0
             and b"\nctllm_requests_in_progress 0.0\n" in page
@@ -118,16 +125,16 @@ async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     """At once, whatever it was doing; the log says why, and the next request has another one."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
     cloud = await line(cluster, "--proxy-uids=off")
-    (proxy,) = children(cloud.pid)
-    had = int(status(proxy)["VmData"].split()[0]) << 10
+    (proxy,) = child_pids(cloud.pid)
+    had = int(proc_status(proxy)["VmData"].split()[0]) << 10
     _, hard = resource.prlimit(proxy, resource.RLIMIT_DATA)
     resource.prlimit(proxy, resource.RLIMIT_DATA, (had + (2 << 20), hard))
-    uploads = Uploads(cluster.cloud_port, cluster.alice)
+    uploads = Uploads(cluster.cloud_port, cluster.alice_token)
     running = deferToThread(uploads.run, 30)
-    await wait_until(lambda: not alive(proxy), "the proxy to end")
+    await wait_until(lambda: not is_running(proxy), "the proxy to end")
     await running
     await wait_until(lambda: "needed more memory than its limit" in cloud.output, "the reason")
     assert "this proxy ends, and another takes its place" in cloud.output
     await wait_until(lambda: works(cluster), "another proxy")
-    (other,) = children(cloud.pid)
-    assert other != proxy and megabytes(other) < 100
+    (other,) = child_pids(cloud.pid)
+    assert other != proxy and resident_megabytes(other) < 100

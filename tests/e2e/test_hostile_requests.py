@@ -14,10 +14,10 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 
 from tests.e2e.cluster import Cluster
-from tests.e2e.process_info import linux
+from tests.e2e.process_info import linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 
-pytestmark = linux
+pytestmark = linux_only
 
 #: What would be a second request to whoever ends the first one too early.
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -100,7 +100,7 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("fort"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 def statuses(heard: bytes) -> list[bytes]:

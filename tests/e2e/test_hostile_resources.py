@@ -14,12 +14,12 @@ import pytest
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Cluster, Program, wait_until
-from tests.e2e.process_info import children, linux, option
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
+from tests.e2e.process_info import child_pids, linux_only, option
 from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
 
-pytestmark = linux
+pytestmark = linux_only
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -52,19 +52,19 @@ def fill(file: IO[bytes]) -> None:
             file.write(bytes(512))
 
 
-async def line(cluster: Cluster, *options: str) -> Program:
+async def line(cluster: Cluster, *options: str) -> ChildProcess:
     """A whole line; its cloud."""
-    cloud = await cluster.cloud(*options)
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
-    cluster.alice = await cluster.token("alice")
+    cloud = await cluster.start_cloud(*options)
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    cluster.alice_token = await cluster.create_token("alice")
     return cloud
 
 
 async def works(cluster: Cluster) -> bool:
     """Whether a chat goes through."""
     try:
-        status, _, _ = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+        status, _, _ = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     except OSError:
         return False
     return status == 200
@@ -76,13 +76,13 @@ async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
     """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
     cloud = (await line(cluster, "--proxy-uids=off")).pid
-    (proxy,) = children(cloud)
+    (proxy,) = child_pids(cloud)
     pid = cloud if which == "cloud" else proxy
     cluster.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
     client = await deferToThread(RawClient, cluster.cloud_port)
     ask = {"model": "llama3.2", "prompt": "x"}
-    await deferToThread(client.ask, "POST", "/api/generate", cluster.alice, ask)
-    await deferToThread(client.lines, 2)
+    await deferToThread(client.send_request, "POST", "/api/generate", cluster.alice_token, ask)
+    await deferToThread(client.read_lines, 2)
     open_now = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + 10, open_now + 10))
 
@@ -96,19 +96,19 @@ async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
 
     idle = await deferToThread(crowd, connect, 300)
     before = seconds_of_cpu(pid)
-    await deferToThread(client.lines, 25)
+    await deferToThread(client.read_lines, 25)
     assert seconds_of_cpu(pid) - before < 2.5, "it spins"
     for each in idle:
         each.close()
     await wait_until(lambda: works(cluster), "it to serve again")
-    await deferToThread(client.until, b"\r\n0\r\n\r\n")
+    await deferToThread(client.read_until, b"\r\n0\r\n\r\n")
     client.close()
 
 
 @ensureDeferred
 async def test_a_full_disk(cluster: Cluster) -> None:
     """Signing in gets 503 and spends no invitation; what runs goes on, and so do new chats."""
-    folder = cluster.state("cloud")
+    folder = cluster.state_dir("cloud")
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)]
     mounted = subprocess.run(mount)
@@ -116,19 +116,19 @@ async def test_a_full_disk(cluster: Cluster) -> None:
         pytest.skip("MOUNTING IS NOT ALLOWED HERE: nothing was tried on a full disk")
     try:
         await line(cluster)
-        link = await cluster.invite("bob")
+        link = await cluster.create_invite("bob")
         invite = {"invite": link.partition("#invite=")[2], "client": "desktop"}
         with open(folder / "filler", "wb", buffering=0) as filler:
             fill(filler)
-        status, headers, said = await cluster.http("POST", "/ctllm/session", invite)
+        status, headers, said = await cluster.request("POST", "/ctllm/session", invite)
         assert status == 503 and b"Free some space on the disk" in said, said
         assert "retry-after" in headers
         assert await works(cluster)
         (folder / "filler").unlink()
-        status, _, said = await cluster.http("POST", "/ctllm/session", invite)
+        status, _, said = await cluster.request("POST", "/ctllm/session", invite)
         assert status == 201, said
     finally:
-        await cluster.close()
-        cluster.programs.clear()
+        await cluster.stop()
+        cluster.processes.clear()
         cluster.ports.clear()
         subprocess.run(["umount", str(folder)], check=True)

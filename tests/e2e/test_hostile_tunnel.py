@@ -11,9 +11,9 @@ from twisted.internet.threads import deferToThread
 
 from ctllm.proxy.app import MAX_TUNNELS
 from tests.e2e.cluster import Cluster
-from tests.e2e.process_info import children, linux
+from tests.e2e.process_info import child_pids, linux_only
 
-pytestmark = linux
+pytestmark = linux_only
 SEED = 20261124
 
 
@@ -65,12 +65,12 @@ def ended(port: int, token: str, data: bytes) -> bool:
 @ensureDeferred
 async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
     """Compressed, unmasked, endless, reserved or garbled frames end that connection only."""
-    cloud = await cluster.cloud()
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
-    token = await cluster.token("alice", "desktop")
-    alice = await cluster.token("alice")
-    before = children(cloud.pid)
+    cloud = await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    token = await cluster.create_token("alice", "desktop")
+    alice = await cluster.create_token("alice")
+    before = child_pids(cloud.pid)
     rng = random.Random(SEED)
     cases = {
         "compressed": message(0xC2, b"x" * 30),
@@ -96,9 +96,9 @@ async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
         data = bytes([rng.randrange(256)]) + data[1:] if rng.random() < 0.5 else data
         with await deferToThread(dialled, cluster.cloud_port, token) as wire:
             wire.sendall(data + rng.randbytes(200))
-    status, _, _ = await cluster.http("GET", "/api/tags", token=alice)
+    status, _, _ = await cluster.request("GET", "/api/tags", token=alice)
     assert status == 200
-    assert children(cloud.pid) == before, "the proxy lives"
+    assert child_pids(cloud.pid) == before, "the proxy lives"
     assert "Traceback" not in cloud.output, cloud.output
 
 
@@ -115,11 +115,11 @@ def heard(port: int, data: bytes) -> bytes:
 @ensureDeferred
 async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(cluster: Cluster) -> None:
     """What a front end sends next on it, for another user, never reaches the first one's proxy."""
-    await cluster.cloud()
-    cluster.ollama, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
-    mallory = await cluster.token("mallory", "desktop")
-    alice = await cluster.token("alice")
+    await cluster.start_cloud()
+    cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    mallory = await cluster.create_token("mallory", "desktop")
+    alice = await cluster.create_token("alice")
     hers = f"GET /api/tags HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n\r\n".encode()
     open_now: list[socket.socket] = []
     try:
@@ -136,5 +136,5 @@ async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(cluster: C
     finally:
         for wire in open_now:
             wire.close()
-    status, _, _ = await cluster.http("GET", "/api/tags", token=alice)
+    status, _, _ = await cluster.request("GET", "/api/tags", token=alice)
     assert status == 200

@@ -16,11 +16,11 @@ from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.process_info import linux
+from tests.e2e.process_info import linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 from tests.ports import free_port
 
-pytestmark = linux
+pytestmark = linux_only
 
 OK = b"HTTP/1.1 200 OK\r\n"
 SIZED = OK + b"Content-Length: 5\r\n\r\n"
@@ -71,7 +71,7 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A line with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("answers"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 async def asked(raw_cluster: RawCluster, door: str, answer: bytes) -> bytes:
@@ -120,8 +120,8 @@ async def test_what_follows_an_answer_is_nobodys(raw_cluster: RawCluster, door: 
         heard = await asked(raw_cluster, door, answer)
         assert b"evil" not in heard, name
         assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
-        status, _, after = await raw_cluster.cluster.http(
-            "GET", "/alive", token=raw_cluster.cluster.key
+        status, _, after = await raw_cluster.cluster.request(
+            "GET", "/alive", token=raw_cluster.cluster.api_key
         )
         assert (status, after) == (200, b"{}"), name
     raw_cluster.ollama.answers.clear()
@@ -168,18 +168,18 @@ async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> N
 @ensureDeferred
 async def test_names_that_no_header_can_have(cluster: Cluster) -> None:
     """A model's, a desktop's: each request is answered, and others on that tunnel are, too."""
-    cluster.ollama, ollama = cluster.start_ollama("llama3.2")
+    cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
     endpoint = free_port()
-    await cluster.cloud()
+    await cluster.start_cloud()
     options = ("--desktop-name=attic ", f"--desktop-listen=127.0.0.1:{endpoint}")
-    await cluster.desktop("alice", ollama, *options)
-    token = await cluster.token("alice")
+    await cluster.start_desktop("alice", ollama, *options)
+    token = await cluster.create_token("alice")
     for model in (" m", "m ", "m\t", "a\r\nX: y", "caf\xe9", "\u65e5\u672c", "\x00", "\x7f"):
         for port, key in ((endpoint, None), (cluster.cloud_port, token)):
             other = Deferred.fromCoroutine(
-                cluster.http("POST", "/api/chat", {"model": "llama3.2"}, key, port=port)
+                cluster.request("POST", "/api/chat", {"model": "llama3.2"}, key, port=port)
             )
-            status, headers, _ = await cluster.http(
+            status, headers, _ = await cluster.request(
                 "POST", "/api/chat", {"model": model}, key, port=port
             )
             assert status in (400, 404), (model, status)  # by Ollama, which was asked
@@ -267,7 +267,7 @@ async def test_a_death_inside_a_line_is_the_dialects_error(
         answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
         raw_cluster.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
         with pytest.raises(kind) as raised:
-            await deferToThread(call, raw_cluster.cluster.url, raw_cluster.cluster.key)
+            await deferToThread(call, raw_cluster.cluster.url, raw_cluster.cluster.api_key)
         assert "broke off" in str(raised.value), (cut, raised.value)
     raw_cluster.ollama.answers.clear()
 
@@ -284,7 +284,9 @@ async def test_interim_answers_without_end_are_ended(raw_cluster: RawCluster) ->
         loops[0].start(0.01)
 
     raw_cluster.ollama.answers[b"/flood"] = (flood, False)
-    status, _, _ = await raw_cluster.cluster.http("GET", "/flood", token=raw_cluster.cluster.key)
+    status, _, _ = await raw_cluster.cluster.request(
+        "GET", "/flood", token=raw_cluster.cluster.api_key
+    )
     assert status == 502
     await wait_until(lambda: gone, "the connection to be closed")
     loops[0].stop()

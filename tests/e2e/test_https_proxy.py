@@ -93,7 +93,7 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
 
     unknown = {**secured.trusting, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
     refused = await secured.log_in(link, unknown)
-    assert refused.code == 1
+    assert refused.exit_code == 1
     assert f"the proxy http://{where} refused to connect to {HOST}" in refused.output
     assert "407" in refused.output
     assert "wrong" not in refused.output
@@ -101,29 +101,29 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     proxied = {**secured.trusting, "https_proxy": f"http://alice:secret@{where}"}
     suspicious = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
     refused = await secured.log_in(link, suspicious)
-    assert refused.code == 1
+    assert refused.exit_code == 1
     assert f"the certificate of {HOST} is not trusted" in refused.output
     excepted = await secured.log_in(link, {**proxied, "NO_PROXY": ".example"})
-    assert excepted.code == 1, "it cannot be reached without the proxy"
+    assert excepted.exit_code == 1, "it cannot be reached without the proxy"
 
     count = len(proxy.asked)
     signed_in = await secured.log_in(link, proxied)
-    assert signed_in.code == 0, signed_in.output
+    assert signed_in.exit_code == 0, signed_in.output
     authority = f"{HOST}:{cluster.cloud_port}"
     assert set(proxy.asked) == {authority}
     assert len(proxy.asked) == count + 1
 
-    state = f"--state-dir={cluster.state('alice')}"
-    _, ollama = cluster.start_ollama("llama3.2")
+    state = f"--state-dir={cluster.state_dir('alice')}"
+    _, ollama = cluster.start_fake_ollama("llama3.2")
     start = (
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
         f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off",
     )  # fmt: skip
-    desktop = cluster.run(*start, env=suspicious)
+    desktop = cluster.start_process(*start, env=suspicious)
 
     async def reason() -> bool:
-        program = cluster.run("status", "ctllm", state, "status", "--json")
-        await program.ended
+        program = cluster.start_process("status", "ctllm", state, "status", "--json")
+        await program.exited
         if not program.output.startswith("{"):
             return False  # it starts
         status = json.loads(program.output)
@@ -131,12 +131,12 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
 
     await wait_until(reason, "the reason in the status")
     await desktop.stop()
-    desktop = cluster.run(*start, env=proxied)
+    desktop = cluster.start_process(*start, env=proxied)
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
 
     async def listed() -> bool:
-        program = cluster.run("status", "ctllm", state, "status", "--json")
-        await program.ended
+        program = cluster.start_process("status", "ctllm", state, "status", "--json")
+        await program.exited
         return bool(json.loads(program.output)["desktops"])
 
     await wait_until(listed, "the list of desktops")

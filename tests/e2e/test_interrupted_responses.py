@@ -15,13 +15,13 @@ from tests.compatibility.driving import Driver
 from tests.compatibility.ends import ended
 from tests.e2e.client_streams import ClientStreams
 from tests.e2e.faulty_cluster import FaultyCluster
-from tests.e2e.process_info import linux
+from tests.e2e.process_info import linux_only
 
 DEATHS: dict[str, Callable[[ClientStreams], None]] = {
-    "Ollama": lambda broken: broken.ollama.send(signal.SIGKILL),
-    "desktop": lambda broken: broken.faulty.desktops[0].send(signal.SIGKILL),
+    "Ollama": lambda broken: broken.ollama.send_signal(signal.SIGKILL),
+    "desktop": lambda broken: broken.faulty.desktops[0].send_signal(signal.SIGKILL),
     "proxy": lambda broken: os.kill(broken.faulty.proxy_pid(), signal.SIGKILL),
-    "tunnel": lambda broken: broken.wire.blackhole(),
+    "tunnel": lambda broken: broken.relay.blackhole(),
 }
 
 
@@ -32,14 +32,14 @@ def drivers() -> Iterator[list[Driver]]:
         yield [stack.enter_context(closing(Driver(client))) for client in LIGHT]
 
 
-@linux
+@linux_only
 @pytest.mark.parametrize("what", DEATHS)
 @ensureDeferred
 async def test_every_client_raises(faulty: FaultyCluster, drivers: list[Driver], what: str) -> None:
     """In each call that it has, streamed or not; what it had got of a stream it keeps."""
     broken = await ClientStreams(faulty).start(drivers)
     DEATHS[what](broken)
-    await broken.heard()
+    await broken.assert_errors_received()
     for driver, outcomes in zip(drivers, await broken.outcomes, strict=True):
         for outcome in outcomes:
             told = (driver.client.title, outcome)

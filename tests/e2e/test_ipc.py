@@ -24,8 +24,8 @@ from twisted.internet.threads import deferToThread
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
-from tests.e2e.process_info import alive, argv, linux, megabytes
+from tests.e2e.cluster import BIN, ChildProcess, Cluster, read_response, wait_until
+from tests.e2e.process_info import command_line, is_running, linux_only, resident_megabytes
 from tests.ports import free_port
 
 BROWSER = """#!/bin/sh
@@ -43,38 +43,38 @@ class Desk:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._ollama: Program | None = None
+        self._ollama: ChildProcess | None = None
         self.ollama_port = free_port()
         self.endpoint = free_port()
-        self.browser = cluster.folder / "browser"
-        self._program: Program | None = None
+        self.browser = cluster.directory / "browser"
+        self._program: ChildProcess | None = None
 
     @property
-    def ollama(self) -> Program:
+    def ollama(self) -> ChildProcess:
         assert self._ollama is not None
         return self._ollama
 
     @property
-    def program(self) -> Program:
+    def program(self) -> ChildProcess:
         assert self._program is not None
         return self._program
 
     @property
     def state(self) -> Path:
-        return self.cluster.state("alice")
+        return self.cluster.state_dir("alice")
 
     async def start_ollama(self) -> None:
-        self._ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
+        self._ollama = await self.cluster.run_fake_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
-        await self.cluster.script(self.ollama_port, path, **script)
+        await self.cluster.set_script(self.ollama_port, path, **script)
 
     async def start(self) -> None:
-        if self._ollama is None or self.ollama.ended.called:
+        if self._ollama is None or self.ollama.exited.called:
             await self.start_ollama()
-        if self._program is not None and not self.program.ended.called:
+        if self._program is not None and not self.program.exited.called:
             return
-        self._program = self.cluster.run(
+        self._program = self.cluster.start_process(
             "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state-dir={self.state}",
             f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
             "--desktop-name=home",
@@ -86,8 +86,8 @@ class Desk:
         """End it by command; its process is gone when the command is over."""
         pid = self.program.pid
         done = await self.run("quit", *arguments)
-        assert not alive(pid), "the command did not wait for the end"
-        await wait_until(lambda: self.program.ended.called, "the end to be heard of")
+        assert not is_running(pid), "the command did not wait for the end"
+        await wait_until(lambda: self.program.exited.called, "the end to be heard of")
         return done
 
     async def run(self, *arguments: str) -> tuple[int, str, str]:
@@ -107,15 +107,15 @@ def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     made = Cluster(tmp_path_factory.mktemp("desk"))
 
     async def start() -> Desk:
-        await made.cloud()
+        await made.start_cloud()
         desk = Desk(made)
-        desk.browser.write_text(BROWSER.format(made.folder))
+        desk.browser.write_text(BROWSER.format(made.directory))
         desk.browser.chmod(0o755)
-        await made.run_ctllm("alice", "login", await made.invite("alice"))
+        await made.run_ctllm("alice", "login", await made.create_invite("alice"))
         return desk
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))
 
 
 @pytest_twisted.async_yield_fixture()
@@ -153,7 +153,7 @@ async def test_status(desk: Desk) -> None:
     assert status["ollama"]["models"] == ["llama3.2:latest"]
     assert status["traffic"]["bridge_bytes_sent"] > 0
     secret = json.loads(desk.state.joinpath(*protocol.ADDRESS_FILE).read_text())["secret"]
-    assert secret not in json.dumps(status) + "".join(argv(desk.program.pid))
+    assert secret not in json.dumps(status) + "".join(command_line(desk.program.pid))
 
 
 @ensureDeferred
@@ -246,7 +246,7 @@ async def test_ollama_goes_and_comes(desk: Desk) -> None:
     assert (await desk.run("status"))[0] == 2
     await desk.start_ollama()
     await news(lambda status: status["state"] == "connected", "Ollama is back")
-    await desk.cluster.http(
+    await desk.cluster.request(
         "POST", "/api/generate", {"model": "llama3.2", "prompt": ""}, port=desk.endpoint
     )
     await news(
@@ -282,7 +282,7 @@ async def test_show(desk: Desk) -> None:
     for command, view in (("show", ""), ("settings", "&view=settings")):
         code, said, _ = await desk.run(command)
         assert (code, said) == (0, "Opened in your browser.\n")
-        folder = desk.cluster.folder
+        folder = desk.cluster.directory
         told = (folder / "arguments").read_text()
         assert told.startswith("file://") and "invite" not in told
         path = Path(told.strip().removeprefix("file://"))
@@ -295,9 +295,9 @@ async def test_show(desk: Desk) -> None:
         )
         assert found, link
         body = {"invite": found[1], "client": "browser"}
-        status, _, answer = await desk.cluster.http("POST", "/ctllm/session", body)
+        status, _, answer = await desk.cluster.request("POST", "/ctllm/session", body)
         assert (status, json.loads(answer)["user"]["name"]) == (201, "alice")
-        assert (await desk.cluster.http("POST", "/ctllm/session", body))[0] == 401
+        assert (await desk.cluster.request("POST", "/ctllm/session", body))[0] == 401
     await desk.quit()
     assert not path.exists()
 
@@ -340,7 +340,9 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     assert code == 1 and "not signed in" in wrong
     with pytest.raises(CtllmError, match="sign-in link"):
         await deferToThread(ask, protocol.Login, link="https://example.org/")
-    answer = await deferToThread(ask, protocol.Login, link=await desk.cluster.invite("alice"))
+    answer = await deferToThread(
+        ask, protocol.Login, link=await desk.cluster.create_invite("alice")
+    )
     assert answer["user"] == "alice"
     await state("connected")
 
@@ -358,7 +360,7 @@ async def test_keys_made_at_once(desk: Desk) -> None:
     for key in printed:
 
         async def works(key: str = key) -> bool:
-            status, _, _ = await desk.cluster.http("GET", "/api/tags", token=key)
+            status, _, _ = await desk.cluster.request("GET", "/api/tags", token=key)
             return status == 200
 
         await wait_until(works, "a key to work")
@@ -377,7 +379,7 @@ async def test_a_damaged_file(desk: Desk) -> None:
     with path.open("r+b") as file:
         file.truncate(len(whole) - 20)
     for _ in range(3):
-        status, _, said = await desk.cluster.http("GET", "/api/tags", port=desk.endpoint)
+        status, _, said = await desk.cluster.request("GET", "/api/tags", port=desk.endpoint)
         assert status == 200, said
 
     async def signed_out() -> bool:
@@ -390,7 +392,7 @@ async def test_a_damaged_file(desk: Desk) -> None:
     assert aside.name in shown and "ctllm login" in shown
     assert aside.read_bytes() == whole[:-20]
     assert desk.program.output.count("was damaged") <= 2  # once, and as the bridge's state
-    await desk.cluster.run_ctllm("alice", "login", await desk.cluster.invite("alice"))
+    await desk.cluster.run_ctllm("alice", "login", await desk.cluster.create_invite("alice"))
 
     async def connected() -> bool:
         status = await desk.status()
@@ -411,14 +413,14 @@ async def test_logs(desk: Desk) -> None:
     code, said, _ = await desk.run("logs", "-n", "1000")
     assert code == 0 and "bridge: connected" in said
     assert len((await desk.run("logs", "-n", "2"))[1].splitlines()) == 2
-    follow = desk.cluster.run(
+    follow = desk.cluster.start_process(
         "logs", "ctllm", f"--state-dir={desk.state}", "logs", "--follow", "-n", "0"
     )
     quiet = await deferToThread(IpcClient, desk.state)
 
     async def following() -> bool:
         await deferToThread(quiet.call, protocol.Prefer, policy="auto")
-        await desk.cluster.run_ctllm("alice", "login", await desk.cluster.invite("alice"))
+        await desk.cluster.run_ctllm("alice", "login", await desk.cluster.create_invite("alice"))
         return "bridge:" in follow.output
 
     await wait_until(following, "a line of the log")
@@ -429,7 +431,7 @@ async def test_logs(desk: Desk) -> None:
 # -- who may ask
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_another_user(desk: Desk, tmp_path: Path) -> None:
     """Neither the file nor the socket is for him, and TCP wants what is in the file."""
@@ -474,7 +476,7 @@ async def test_by_tcp_too(desk: Desk) -> None:
     """Where there are no UNIX sockets; and what only listens on the same port is found out."""
     file = desk.state.joinpath(*protocol.ADDRESS_FILE)
     real = json.loads(file.read_text())
-    elsewhere = desk.cluster.folder / "by-tcp"
+    elsewhere = desk.cluster.directory / "by-tcp"
     told = elsewhere.joinpath(*protocol.ADDRESS_FILE)
     told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps({**real, "socket": ""}))
@@ -525,10 +527,10 @@ async def test_a_hundred_clients(desk: Desk) -> None:
         with IpcClient(desk.state) as daemon:
             return [daemon.status(subscribe=True) for _ in range(5)][-1].pid
 
-    before = megabytes(desk.program.pid)
+    before = resident_megabytes(desk.program.pid)
     pids = await gatherResults([deferToThread(one) for _ in range(100)])
     assert set(pids) == {desk.program.pid}
-    assert megabytes(desk.program.pid) - before < 20
+    assert resident_megabytes(desk.program.pid) - before < 20
     flood.close()
 
 
@@ -541,8 +543,8 @@ async def test_a_second_daemon(desk: Desk) -> None:
     second = desk.cluster.run_role(
         "desktop", "alice", "--desktop-listen=off", "--ollama-host=127.0.0.1:1"
     )
-    await wait_until(lambda: second.code is not None, "the second to end")
-    assert second.code == 1
+    await wait_until(lambda: second.exit_code is not None, "the second to end")
+    assert second.exit_code == 1
     assert f"process {desk.program.pid}, IPC at 127.0.0.1:" in second.output
     assert "Traceback" not in second.output
     assert (await desk.run("status"))[0] == 0
@@ -552,7 +554,7 @@ async def test_a_second_daemon(desk: Desk) -> None:
 async def test_after_a_kill(desk: Desk) -> None:
     """What a killed daemon left is no daemon, and hinders none."""
     await desk.program.stop(signal.SIGKILL)
-    await wait_until(lambda: desk.program.ended.called, "the end to be heard of")
+    await wait_until(lambda: desk.program.exited.called, "the end to be heard of")
     assert desk.state.joinpath(*protocol.ADDRESS_FILE).exists()
     with pytest.raises(NotRunning, match=r"process \d+ has ended"):
         await deferToThread(IpcClient, desk.state)
@@ -569,7 +571,7 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
 
     async def ask(path: str) -> list[dict[str, Any]]:
         body = {"model": "llama3.2", "prompt": "go", "messages": [{"role": "user", "content": "x"}]}
-        said = await deferToThread(read_all, desk.endpoint, path, json.dumps(body).encode())
+        said = await deferToThread(read_response, desk.endpoint, path, json.dumps(body).encode())
         return [json.loads(line) for line in said.splitlines()]
 
     short, long = deferred(ask("/api/chat")), deferred(ask("/api/generate"))

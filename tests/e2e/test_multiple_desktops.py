@@ -38,7 +38,7 @@ def multi(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MultiDesktopClus
     made = MultiDesktopCluster(tmp_path_factory.mktemp("house"))
     pytest_twisted.blockon(Deferred.fromCoroutine(made.start()))
     yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +120,7 @@ async def sent_as_is(
 ) -> None:
     """A body whose model only this room has: it comes there, and not a byte of it is another."""
     kinds = {"Content-Type": "application/json", **headers}
-    status, _, said = await multi.http("POST", path, body, multi.key, kinds)
+    status, _, said = await multi.request("POST", path, body, multi.api_key, kinds)
     assert status == 200, said
     (record,) = [each for each in multi.ollamas[room].requests if each.path == path]
     assert record.body_sha256 == hashlib.sha256(body).hexdigest()
@@ -173,7 +173,7 @@ async def test_forms(multi: MultiDesktopCluster, room: str, model: str) -> None:
 async def test_a_name_that_comes_twice(multi: MultiDesktopCluster) -> None:
     """Ollama takes the last one: the request goes where that is."""
     body = b'{"model": "llama3.2", "prompt": "x", "Model": "qwen3:4b", "stream": false}'
-    await multi.http("POST", "/api/generate", body, multi.key)
+    await multi.request("POST", "/api/generate", body, multi.api_key)
     assert multi.requested_desktops("/api/generate") == ["attic"]
 
 
@@ -193,17 +193,17 @@ async def test_a_client_that_waits_to_be_asked_for_its_body(multi: MultiDesktopC
 
     def work() -> bytes:
         client = RawClient(multi.cloud_port)
-        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
+        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.api_key}\r\n"
         head += "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
         client.socket.sendall(head.encode())
-        assert client.until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
+        assert client.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
         body = json.dumps({"messages": HELLO, "model": "llama3.2", "stream": False}).encode()
         for start in range(0, len(body), 7):
             piece = body[start : start + 7]
             client.socket.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
         client.socket.sendall(b"0\r\n\r\n")
         client.received = b""
-        answer = client.until(b'"done":true')
+        answer = client.read_until(b'"done":true')
         client.close()
         return answer
 
@@ -234,7 +234,7 @@ async def test_a_model_of_several_desktops_is_asked_of_an_idle_one(
     clients = []
     for count in (1, 2):
         clients.append(await thread(lambda: RawClient(multi.cloud_port)))
-        await thread(lambda: clients[-1].ask("POST", "/api/chat", multi.key, body))
+        await thread(lambda: clients[-1].send_request("POST", "/api/chat", multi.api_key, body))
         await wait_until(
             lambda count=count: len(multi.requested_desktops("/api/chat")) == count, "the request"
         )
@@ -269,7 +269,9 @@ async def test_a_client_that_leaves_before_its_model_is_known(multi: MultiDeskto
     def work() -> None:
         for _ in range(20):
             client = RawClient(multi.cloud_port)
-            head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
+            head = (
+                f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.api_key}\r\n"
+            )
             client.socket.sendall(head.encode() + b"Content-Length: 9000000\r\n\r\n" + start)
             client.close()
 
@@ -277,7 +279,7 @@ async def test_a_client_that_leaves_before_its_model_is_known(multi: MultiDeskto
     answer = await thread(lambda: multi.ollama_client().chat(model="llama3.2", messages=HELLO))
     assert answer.done
     assert multi.requested_desktops("/api/chat") == ["study"]
-    assert [each["exchanges"] for each in await multi.desktops(multi.alice)] == [0, 0]
+    assert [each["exchanges"] for each in await multi.list_desktops(multi.alice_token)] == [0, 0]
 
 
 @ensureDeferred
@@ -290,7 +292,7 @@ async def test_a_body_that_hides_its_model_is_not_held(multi: MultiDesktopCluste
     def work() -> RawClient:
         nonlocal peak
         client = RawClient(multi.cloud_port)
-        head = f"POST /api/embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.key}\r\n"
+        head = f"POST /api/embed HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {multi.api_key}\r\n"
         client.socket.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
         end = b'","model":"nomic-embed-text"}'
         client.socket.sendall(b'{"input":"')
@@ -341,15 +343,17 @@ async def test_the_newest_model_is_listed_first(multi: MultiDesktopCluster) -> N
     await wait_until(
         lambda: reactor.seconds() // 1 > then // 1, "the next second: Ollama's own measure"
     )
-    await multi.http("POST", "/api/pull", {"model": "newest"}, multi.key)
-    _, headers, body = await multi.http("GET", "/api/tags", token=multi.key)
+    await multi.request("POST", "/api/pull", {"model": "newest"}, multi.api_key)
+    _, headers, body = await multi.request("GET", "/api/tags", token=multi.api_key)
     entries = json.loads(body)["models"]
     assert entries[0]["name"] == "newest:latest"
     own = [
         entry
         for room in multi.ollamas
         for entry in json.loads(
-            (await multi.http("GET", "/api/tags", None, multi.key, {"Ctllm-Desktop": room}))[2]
+            (await multi.request("GET", "/api/tags", None, multi.api_key, {"Ctllm-Desktop": room}))[
+                2
+            ]
         )["models"]
     ]
     assert all(entry in own for entry in entries)
@@ -365,12 +369,14 @@ async def test_a_desktop_whose_list_does_not_come_is_left_out(multi: MultiDeskto
         return record.header("x-client") is not None
 
     multi.ollamas["attic"].script(asked_by_client, Script(delay_before_head=LONG))
-    _, _, body = await multi.http("GET", "/api/tags", None, multi.key, {"X-Client": "1"})
+    _, _, body = await multi.request("GET", "/api/tags", None, multi.api_key, {"X-Client": "1"})
     names = {model["name"] for model in json.loads(body)["models"]}
     assert names == set(multi.ollamas["study"].models)
     for fake_ollama in multi.ollamas.values():
         fake_ollama.script(asked_by_client, broken)
-    status, headers, body = await multi.http("GET", "/api/ps", None, multi.key, {"X-Client": "1"})
+    status, headers, body = await multi.request(
+        "GET", "/api/ps", None, multi.api_key, {"X-Client": "1"}
+    )
     assert (status, json.loads(body)) == (500, {"error": "broken"})
     assert headers.get("x-request-id") == "1"
 
@@ -422,7 +428,7 @@ async def test_what_changes_through_us_is_told_within_seconds(multi: MultiDeskto
         ("POST", "/api/copy", {"source": "shared-model", "destination": "copied"}),
         ("DELETE", "/api/delete", {"model": "copied"}),
     ):
-        status, _, answer = await multi.http(method, path, body, multi.key)
+        status, _, answer = await multi.request(method, path, body, multi.api_key)
         assert status == 200, answer
         await multi.wait_for_desktops("study", "attic")
 
@@ -430,10 +436,10 @@ async def test_what_changes_through_us_is_told_within_seconds(multi: MultiDeskto
 @ensureDeferred
 async def test_a_model_that_was_pulled_beside_us(multi: MultiDesktopCluster) -> None:
     """The desktop finds it when it looks next."""
-    cellar = await multi.add_desktop("cellar", "wine", looks=1)
+    cellar = await multi.add_desktop("cellar", "wine", check_interval=1)
     try:
         port = multi.ports[-1].getHost().port
-        await multi.http("POST", "/api/pull", {"model": "beside"}, port=port)
+        await multi.request("POST", "/api/pull", {"model": "beside"}, port=port)
         await multi.wait_for_desktops("study", "attic", "cellar")
         answer = await thread(lambda: multi.ollama_client().chat(model="beside", messages=HELLO))
         assert answer.done

@@ -68,18 +68,20 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
         "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics-listen=off",
     )  # fmt: skip
     await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud")
-    await cluster.run_ctllm("alice", "login", "--insecure-http", await cluster.invite("alice"))
+    await cluster.run_ctllm(
+        "alice", "login", "--insecure-http", await cluster.create_invite("alice")
+    )
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     def start(name: str, *words: str) -> Any:
         ip = shutil.which("ip") or "ip"
-        return cluster.run(name, ip, "netns", "exec", cable.name, sys.executable, *words)
+        return cluster.start_process(name, ip, "netns", "exec", cable.name, sys.executable, *words)
 
     fake_ollama = start("ollama", "-m", "tests.fake_ollama", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
     await wait_until(lambda: '"port"' in fake_ollama.output, "Ollama")
     desktop = start(
-        "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state('alice')}", "--desktop-listen=off",
+        "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state_dir('alice')}", "--desktop-listen=off",
         f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")

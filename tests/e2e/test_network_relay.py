@@ -111,14 +111,14 @@ async def test_bytes_pass_both_ways_and_so_does_the_end(ends: Ends) -> None:
     server.transport.loseConnection()
     await wait_until(lambda: client.lost, "the end")
     assert (bytes(client.got), client.lost) == (b"down" * 500_000, ConnectionDone)
-    await wait_until(lambda: not ends.wire.pairs, "nothing to be left")
+    await wait_until(lambda: not ends.wire.connections, "nothing to be left")
 
 
 @ensureDeferred
 async def test_a_cut_is_a_reset(ends: Ends) -> None:
     """Of both ends, and of every connection; the next one passes."""
     both = await ends.join()
-    ends.wire.cut()
+    ends.wire.reset()
     await wait_until(lambda: all(end.lost for end in both), "the resets")
     assert ConnectionDone not in {end.lost for end in both}
     await ends.join()
@@ -128,7 +128,7 @@ async def test_a_cut_is_a_reset(ends: Ends) -> None:
 async def test_in_the_dark_nothing_passes_not_even_an_end(ends: Ends) -> None:
     """No byte, no FIN, no RST; new connections as the test wants; then all of it comes late."""
     first, second = await ends.join(), await ends.join()
-    ends.wire.blackhole("pass")
+    ends.wire.blackhole("forward")
     moved = await ends.join()
     first[0].transport.write(b"unheard")
     second[0].transport.abortConnection()
@@ -138,10 +138,10 @@ async def test_in_the_dark_nothing_passes_not_even_an_end(ends: Ends) -> None:
     assert second[1].lost is None
     moved[0].transport.write(b"heard")
     await wait_until(lambda: moved[1].got == b"heard", "the new connection")
-    ends.wire.new = "refuse"
+    ends.wire.accept_mode = "refuse"
     refused = await ends.dial()
     await wait_until(lambda: refused.lost, "the refusal")
-    ends.wire.new = "dark"
+    ends.wire.accept_mode = "blackhole"
     served = len(ends.served)
     waiting = await ends.dial()
     waiting.transport.write(b"hello?")
@@ -207,7 +207,7 @@ async def test_delay_and_throttle(ends: Ends) -> None:
 async def test_one_bit_is_flipped(ends: Ends) -> None:
     """As often as was asked for, in one direction."""
     client, server = await ends.join()
-    ends.wire.up.flip(random.Random(1))
+    ends.wire.to_target.flip_bits(random.Random(1))
     client.transport.write(bytes(1000))
     await wait_until(lambda: len(server.got) == 1000, "the first")
     assert sum(byte.bit_count() for byte in server.got) == 1

@@ -98,26 +98,28 @@ def test_the_tray_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
 @ensureDeferred
 async def test_what_is_installed_runs(installed: Path, cluster: Cluster) -> None:
     """Everything in one program: health, page, description, and a proxy that serves the demo."""
-    config = cluster.folder / "ctllm.toml"
+    config = cluster.directory / "ctllm.toml"
     config.write_text(
-        f'state_dir = "{cluster.state("all")}"\n'
+        f'state_dir = "{cluster.state_dir("all")}"\n'
         f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics_listen = "off"\n'
         '[desktop]\nlisten = "off"\nollama_host = "127.0.0.1:9"\n'
     )
-    cluster.more_environment["CTLLM_CONFIG"] = str(config)
-    program = cluster.run("installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm")
+    cluster.extra_environment["CTLLM_CONFIG"] = str(config)
+    program = cluster.start_process(
+        "installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm"
+    )
     await wait_until(lambda: "OPENAI_API_KEY" in program.output, "the first screen")
-    cluster.key = program.output.rpartition("OPENAI_API_KEY=")[2].split()[0]
+    cluster.api_key = program.output.rpartition("OPENAI_API_KEY=")[2].split()[0]
 
     async def fetched(path: str, **more: Any) -> str:
-        status, _, body = await cluster.http("GET", path, **more)
+        status, _, body = await cluster.request("GET", path, **more)
         assert status == 200
         return body.decode()
 
     assert json.loads(await fetched("/health"))["version"] == __version__
     assert "<title>" in await fetched("/", headers={"Accept": "text/html"})
     assert json.loads(await fetched("/ctllm/openapi.json"))["info"]["version"] == __version__
-    assert "demo:echo" in await fetched("/api/tags", token=cluster.key)
+    assert "demo:echo" in await fetched("/api/tags", token=cluster.api_key)
     modules = (str(installed / "python"), "-c", "import ctllm; print(ctllm.__file__)")
-    where = await deferToThread(run, *modules, cwd=cluster.folder)
+    where = await deferToThread(run, *modules, cwd=cluster.directory)
     assert where.startswith(str(installed.parent))

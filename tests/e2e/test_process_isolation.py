@@ -12,8 +12,8 @@ from pytest_twisted import ensureDeferred
 
 from ctllm.system.sandbox import landlock_version
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.lifecycle_cases import CHAT, start, with_desktop
-from tests.e2e.process_info import children, linux, status
+from tests.e2e.lifecycle_cases import CHAT, start_proxy, start_with_desktop
+from tests.e2e.process_info import child_pids, linux_only, proc_status
 from tests.ports import free_port
 
 #: A proxy as the cloud starts it, that tries things once it serves, and prints what went well.
@@ -49,41 +49,42 @@ ctllm.proxy_main.main(rest)
 """
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_users_of_their_own(cluster: Cluster) -> None:
     """Each proxy of root's cloud is another user, with no groups, no privileges; and it works."""
     assert os.geteuid() == 0, "these tests run as root"
-    cloud = await with_desktop(cluster)
-    await start(cluster, await cluster.token("bob"))
-    found = [status(pid) for pid in children(cloud.pid)]
+    cloud = await start_with_desktop(cluster)
+    await start_proxy(cluster, await cluster.create_token("bob"))
+    found = [proc_status(pid) for pid in child_pids(cloud.pid)]
     users = [each["Uid"].split() for each in found]
     assert len(users) == 2 and all(len(set(each)) == 1 for each in users)
     assert {each[0] for each in users} == {"60706", "60707"}
     for each in found:
         assert each["Gid"].split() == each["Uid"].split() and each["Groups"].strip() == ""
         assert each["NoNewPrivs"] == "1" and int(each["CapEff"], 16) == 0
-    for pid in (cloud.pid, *children(cloud.pid)):
+    for pid in (cloud.pid, *child_pids(cloud.pid)):
         assert os.stat(f"/proc/{pid}/environ").st_uid == 0
-    code, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+    code, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert code == 200 and json.loads(body.splitlines()[-1])["done"] is True
     await cloud.stop()
     assert (
-        "Traceback" not in cloud.output and list((cluster.state("cloud") / "run").iterdir()) == []
+        "Traceback" not in cloud.output
+        and list((cluster.state_dir("cloud") / "run").iterdir()) == []
     )
 
 
-@linux
+@linux_only
 @pytest.mark.parametrize("user", [("--uid=60706",), ()], ids=["another", "the-clouds"])
 @ensureDeferred
 async def test_a_proxy_that_was_taken_over(cluster: Cluster, tmp_path: Path, user: Any) -> None:
     """Has neither the cloud's key nor its memory; it goes on serving, and ends in order."""
     assert landlock_version() >= 6, "this test needs Landlock 6 (Linux 6.12)"
-    cloud = await cluster.cloud("--proxy-uids=off")
-    key, port = cluster.state("cloud") / "cloud" / "signing-key", free_port()
+    cloud = await cluster.start_cloud("--proxy-uids=off")
+    key, port = cluster.state_dir("cloud") / "cloud" / "signing-key", free_port()
     assert key.exists()
     told = (str(key), str(cloud.pid), str(cluster.cloud_port), f"--port={port}", "--id=p")
-    program = cluster.run(
+    program = cluster.start_process(
         "proxy", "python", "-P", "-c", TAKEN_OVER, *told, f"--cloud-key={'A' * 43}", *user
     )
     await wait_until(lambda: "tried: " in program.output, f"the attempts:\n{program.output}")
@@ -95,6 +96,6 @@ async def test_a_proxy_that_was_taken_over(cluster: Cluster, tmp_path: Path, use
     # of a Python in root's own folders are nobody else's to read.
     assert went_well - {"module"} == (set() if user else {"process"})
     assert user or "module" in went_well
-    assert (await cluster.http("GET", "/health", port=port))[0] == 200
+    assert (await cluster.request("GET", "/health", port=port))[0] == 200
     await program.stop()
     assert "Main loop terminated." in program.output and "Traceback" not in program.output

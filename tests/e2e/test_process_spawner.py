@@ -13,34 +13,34 @@ from pytest_twisted import ensureDeferred
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.lifecycle_cases import (
     CHAT,
-    audit,
-    broken,
-    start,
-    state,
-    streaming,
-    with_desktop,
-    works,
+    assert_broken,
+    audit_records,
+    is_reachable,
+    proxy_state,
+    start_proxy,
+    start_stream,
+    start_with_desktop,
 )
-from tests.e2e.process_info import alive, children, kill, linux, option
+from tests.e2e.process_info import child_pids, is_running, kill, linux_only, option
 from tests.fake_ollama import Script
 
 # -- while it lives
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluster) -> None:
     """A child on a socket in a private folder, within limits, that knows no secret."""
     canary = "canary-of-the-environment"
-    cluster.more_environment["DATABASE_PASSWORD"] = canary
-    cloud = await cluster.cloud()
-    token = await cluster.token("alice")
-    assert (await state(cluster, token))["state"] == "absent"
-    assert await cluster.desktops(token) == []
-    assert children(cloud.pid) == []
+    cluster.extra_environment["DATABASE_PASSWORD"] = canary
+    cloud = await cluster.start_cloud()
+    token = await cluster.create_token("alice")
+    assert (await proxy_state(cluster, token))["state"] == "absent"
+    assert await cluster.list_desktops(token) == []
+    assert child_pids(cloud.pid) == []
 
-    assert (await start(cluster, token))[2]["state"] == "running"
-    (proxy,) = children(cloud.pid)
+    assert (await start_proxy(cluster, token))[2]["state"] == "running"
+    (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
     assert stat.S_ISSOCK(socket.stat().st_mode)
     assert stat.S_IMODE(socket.stat().st_mode) == 0o660  # in a folder that is closed
@@ -57,76 +57,76 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
 
     told = Path(f"/proc/{proxy}/environ").read_bytes() + Path(f"/proc/{proxy}/cmdline").read_bytes()
     secrets = [
-        (cluster.state("cloud") / "cloud" / name).read_bytes().strip()
+        (cluster.state_dir("cloud") / "cloud" / name).read_bytes().strip()
         for name in ("signing-key", "instance-secret")
     ]
     for secret in (*secrets, token.encode(), canary.encode(), b"alice"):
         assert secret not in told
 
     for _ in range(3):
-        status, _, _ = await cluster.http("GET", "/api/tags", token=token)
+        status, _, _ = await cluster.request("GET", "/api/tags", token=token)
         assert status == 503  # no desktop is connected
-    assert children(cloud.pid) == [proxy]
+    assert child_pids(cloud.pid) == [proxy]
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Cluster) -> None:
     """However short the time, silence is activity; when all have left, process and folder go."""
-    cloud = await with_desktop(
+    cloud = await start_with_desktop(
         cluster, "--proxy-idle-timeout-seconds=1", "--proxy-health-interval-seconds=1"
     )
-    (proxy,) = children(cloud.pid)
+    (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
     cluster.ollama.script("/api/chat", Script(lines=3, pause_after=(1, 4.0)))
-    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+    status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200
     assert json.loads(body.splitlines()[-1])["done"] is True
-    assert children(cloud.pid) == [proxy]
-    desktop = cluster.programs[-1]
+    assert child_pids(cloud.pid) == [proxy]
+    desktop = cluster.processes[-1]
     await desktop.stop()
-    await wait_until(lambda: not alive(proxy), "the idle proxy to be removed", 10)
+    await wait_until(lambda: not is_running(proxy), "the idle proxy to be removed", 10)
     await wait_until(lambda: not socket.parent.exists(), "its folder to go")
-    assert (await state(cluster, cluster.alice))["state"] == "absent"
-    assert audit(cluster)[-1]["reason"] == "idle"
+    assert (await proxy_state(cluster, cluster.alice_token))["state"] == "absent"
+    assert audit_records(cluster)[-1]["reason"] == "idle"
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_its_user_stops_it_and_starts_it(cluster: Cluster) -> None:
     """DELETE ends the process, PUT starts another; both may be said twice."""
-    cloud = await cluster.cloud()
-    token = await cluster.token("alice")
-    assert (await start(cluster, token))[0] == 200
-    (first,) = children(cloud.pid)
+    cloud = await cluster.start_cloud()
+    token = await cluster.create_token("alice")
+    assert (await start_proxy(cluster, token))[0] == 200
+    (first,) = child_pids(cloud.pid)
     socket = Path(option(first, "socket"))
     for _ in range(2):
-        status, _, body = await cluster.http("DELETE", "/ctllm/proxy", token=token)
+        status, _, body = await cluster.request("DELETE", "/ctllm/proxy", token=token)
         assert (status, body) == (204, b"")
-        assert not alive(first)
+        assert not is_running(first)
         assert not socket.parent.exists()
-        assert (await state(cluster, token))["state"] == "absent"
+        assert (await proxy_state(cluster, token))["state"] == "absent"
     for _ in range(2):
-        assert (await start(cluster, token))[2]["state"] == "running"
-    (second,) = children(cloud.pid)
+        assert (await start_proxy(cluster, token))[2]["state"] == "running"
+    (second,) = child_pids(cloud.pid)
     assert second != first
 
 
 @ensureDeferred
 async def test_no_more_users_than_there_is_room_for(cluster: Cluster) -> None:
     """The next gets 503 with Retry-After and a reason; who is in goes on, and makes room."""
-    await cluster.cloud("--max-proxies=1")
-    alice, bob = await cluster.token("alice"), await cluster.token("bob")
-    assert (await start(cluster, alice))[0] == 200
-    status, headers, told = await start(cluster, bob)
+    await cluster.start_cloud("--max-proxies=1")
+    alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
+    assert (await start_proxy(cluster, alice))[0] == 200
+    status, headers, told = await start_proxy(cluster, bob)
     assert (status, told["error"]["code"]) == (503, "overloaded")
     assert int(headers["retry-after"]) > 0
     assert "maximum number of users" in told["error"]["message"]
-    status, headers, _ = await cluster.http("GET", "/api/tags", token=bob)
+    status, headers, _ = await cluster.request("GET", "/api/tags", token=bob)
     assert status == 503 and "retry-after" in headers
-    assert (await state(cluster, alice))["state"] == "running"
-    await cluster.http("DELETE", "/ctllm/proxy", token=alice)
-    assert (await start(cluster, bob))[0] == 200
+    assert (await proxy_state(cluster, alice))["state"] == "running"
+    await cluster.request("DELETE", "/ctllm/proxy", token=alice)
+    assert (await start_proxy(cluster, bob))[0] == 200
 
 
 # -- when it dies
@@ -135,15 +135,17 @@ async def test_no_more_users_than_there_is_room_for(cluster: Cluster) -> None:
 @ensureDeferred
 async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(cluster: Cluster) -> None:
     """Its answers break off; a client that tries again after 503 is served within seconds."""
-    cloud = await with_desktop(cluster)
-    (first,) = children(cloud.pid)
-    answer = await streaming(cluster, cluster.alice)
+    cloud = await start_with_desktop(cluster)
+    (first,) = child_pids(cloud.pid)
+    answer = await start_stream(cluster, cluster.alice_token)
     kill(first, signal.SIGKILL)
-    await broken(answer)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 10)
-    (second,) = children(cloud.pid)
+    await assert_broken(answer)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 10
+    )
+    (second,) = child_pids(cloud.pid)
     assert second != first
-    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
     assert (death["reason"], death["detail"]) == (
         "exited",
         "exited unexpectedly: it was ended by SIGKILL",
@@ -153,29 +155,29 @@ async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(cluster: Clust
 @ensureDeferred
 async def test_a_proxy_that_dies_again_and_again_must_rest(cluster: Cluster) -> None:
     """Its user is told why and for how long; after that it starts as ever."""
-    cloud = await cluster.cloud()
-    token = await cluster.token("alice")
+    cloud = await cluster.start_cloud()
+    token = await cluster.create_token("alice")
     for _ in range(6):
-        status, headers, told = await start(cluster, token)
+        status, headers, told = await start_proxy(cluster, token)
         if status == 503:
             break
-        (proxy,) = children(cloud.pid)
+        (proxy,) = child_pids(cloud.pid)
         kill(proxy, signal.SIGKILL)
-        await wait_until(lambda pid=proxy: not alive(pid), "it to be gone")
+        await wait_until(lambda pid=proxy: not is_running(pid), "it to be gone")
     assert status == 503
     rest = int(headers["retry-after"])
     assert rest >= 1
     assert told["error"]["message"] == (
         f"Your streaming proxy exited unexpectedly: it was ended by SIGKILL. Try again in {rest} s."
     )
-    shown = await state(cluster, token)
+    shown = await proxy_state(cluster, token)
     assert (shown["state"], shown["error"]) == (
         "failed",
         "Your streaming proxy exited unexpectedly: it was ended by SIGKILL.",
     )
 
     async def again() -> bool:
-        return (await start(cluster, token))[0] == 200
+        return (await start_proxy(cluster, token))[0] == 200
 
     await wait_until(again, "its rest to be over", rest + 5)
 
@@ -183,53 +185,55 @@ async def test_a_proxy_that_dies_again_and_again_must_rest(cluster: Cluster) -> 
 @ensureDeferred
 async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
     """One that answers no question for its health is ended, however hard that is."""
-    cloud = await with_desktop(cluster, "--proxy-health-interval-seconds=1")
-    (hung,) = children(cloud.pid)
+    cloud = await start_with_desktop(cluster, "--proxy-health-interval-seconds=1")
+    (hung,) = child_pids(cloud.pid)
     kill(hung, signal.SIGSTOP)
     try:
-        await wait_until(lambda: not alive(hung), "the hung proxy to be ended", 40)
+        await wait_until(lambda: not is_running(hung), "the hung proxy to be ended", 40)
     finally:
         kill(hung, signal.SIGKILL)
-    await wait_until(lambda: works(cluster, cluster.alice), "another to serve", 10)
-    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    await wait_until(lambda: is_reachable(cluster, cluster.alice_token), "another to serve", 10)
+    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
     assert death["reason"] == "unresponsive"
 
 
 # -- when the cloud ends
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_cloud_that_stops_leaves_nothing(cluster: Cluster) -> None:
     """No child, no socket, no folder; answers break off at once instead of hanging."""
-    cloud = await with_desktop(cluster)
-    (proxy,) = children(cloud.pid)
+    cloud = await start_with_desktop(cluster)
+    (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await streaming(cluster, cluster.alice)
-    cloud.send(signal.SIGTERM)
-    await broken(answer)
+    answer = await start_stream(cluster, cluster.alice_token)
+    cloud.send_signal(signal.SIGTERM)
+    await assert_broken(answer)
     await wait_until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
-    assert not alive(proxy)
+    assert not is_running(proxy)
     assert not socket.parent.exists()
-    assert list((cluster.state("cloud") / "run").iterdir()) == []
+    assert list((cluster.state_dir("cloud") / "run").iterdir()) == []
     assert "Traceback" not in cloud.output
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_killed_cloud_leaves_nothing_that_runs(cluster: Cluster) -> None:
     """Its proxies end by themselves; the next start sweeps, and the desktop comes back."""
-    cloud = await with_desktop(cluster)
-    (proxy,) = children(cloud.pid)
+    cloud = await start_with_desktop(cluster)
+    (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await streaming(cluster, cluster.alice)
+    answer = await start_stream(cluster, cluster.alice_token)
     await cloud.stop(signal.SIGKILL)
-    await broken(answer)
-    await wait_until(lambda: not alive(proxy), "the orphan to end", 10)
-    again = await cluster.cloud()
+    await assert_broken(answer)
+    await wait_until(lambda: not is_running(proxy), "the orphan to end", 10)
+    again = await cluster.start_cloud()
     assert not socket.parent.exists()
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 10)
-    (other,) = children(again.pid)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 10
+    )
+    (other,) = child_pids(again.pid)
     assert option(other, "id") and other != proxy
 
 
@@ -239,20 +243,20 @@ async def test_a_killed_cloud_leaves_nothing_that_runs(cluster: Cluster) -> None
 @ensureDeferred
 async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> None:
     """Metrics and audit tell of proxies; no name, and nothing that anyone said, is anywhere."""
-    cloud = await cluster.cloud()
-    cluster.ollama, ollama = cluster.start_ollama("llama3.2")
-    await cluster.desktop("zaphod", ollama)
-    token = await cluster.token("zaphod")
-    await wait_until(lambda: works(cluster, token), "the way to be open")
+    cloud = await cluster.start_cloud()
+    cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("zaphod", ollama)
+    token = await cluster.create_token("zaphod")
+    await wait_until(lambda: is_reachable(cluster, token), "the way to be open")
     cluster.ollama.script("/api/chat", Script(lines=("said-by-", "the-model")))
     asked = {"model": "llama3.2", "messages": [{"role": "user", "content": "said-by-zaphod"}]}
-    status, _, body = await cluster.http("POST", "/api/chat", asked, token)
+    status, _, body = await cluster.request("POST", "/api/chat", asked, token)
     assert status == 200 and b"said-by-" in body
     missing = {**asked, "model": "said-to-be-missing"}
-    assert (await cluster.http("POST", "/api/chat", missing, token))[0] == 404
-    assert (await cluster.http("GET", "/api/tags", token="said-by-nobody"))[0] == 401
+    assert (await cluster.request("POST", "/api/chat", missing, token))[0] == 404
+    assert (await cluster.request("GET", "/api/tags", token="said-by-nobody"))[0] == 401
 
-    status, headers, page = await cluster.http("GET", "/metrics", port=cluster.metrics_port)
+    status, headers, page = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
     assert status == 200 and headers["content-type"].startswith("text/plain")
     counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
     assert counted['ctllm_proxies{state="running"}'] == "1.0"
@@ -261,18 +265,18 @@ async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> No
     assert counted["ctllm_requests_in_progress"] == "0.0"
     assert counted["ctllm_authentication_failures_total"] == "1.0"
     assert b"zaphod" not in page
-    assert (await cluster.http("GET", "/metrics", token=token))[0] != 200
+    assert (await cluster.request("GET", "/metrics", token=token))[0] != 200
 
-    for program in reversed(cluster.programs):
+    for program in reversed(cluster.processes):
         await program.stop()
-    lines = audit(cluster)
+    lines = audit_records(cluster)
     assert [line["event"] for line in lines] == ["proxy.started", "proxy.stopped"]
     assert all(re.fullmatch(r"ctllm-proxy-[0-9a-f]{32}", line["proxy"]) for line in lines)
     assert "zaphod" not in json.dumps(lines)
-    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    files = [path for path in cluster.directory.rglob("*") if path.is_file()]
     assert files
     for text in [path.read_bytes() for path in files] + [
-        program.output.encode() for program in cluster.programs
+        program.output.encode() for program in cluster.processes
     ]:
         assert b"said-" not in text
     assert "zaphod" not in cloud.output

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.cluster import Cluster, Program, wait_until
-from tests.e2e.process_info import children, linux, megabytes, status
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
+from tests.e2e.process_info import child_pids, linux_only, proc_status, resident_megabytes
 from tests.ports import free_port
 
 #: Megabytes that an idle proxy may keep in memory (VmRSS), shared libraries included.
@@ -23,15 +23,15 @@ TWISTD = ("twistd", "-n", "--pidfile=", "--rundir=/", "ctllm", "proxy")
 TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
 
 
-async def proxy(cluster: Cluster, way: tuple[str, ...], *options: str) -> tuple[Program, int]:
+async def proxy(cluster: Cluster, way: tuple[str, ...], *options: str) -> tuple[ChildProcess, int]:
     """A proxy started by hand, and its port, once it answers."""
     port = free_port()
-    program = cluster.run("proxy", *way, f"--port={port}", *TOLD, *options)
+    program = cluster.start_process("proxy", *way, f"--port={port}", *TOLD, *options)
 
     async def answers() -> bool:
-        assert program.code is None, program.output
+        assert program.exit_code is None, program.output
         try:
-            return (await cluster.http("GET", "/health", port=port))[0] == 200
+            return (await cluster.request("GET", "/health", port=port))[0] == 200
         except OSError:
             return False
 
@@ -44,37 +44,37 @@ async def facts(cluster: Cluster, way: tuple[str, ...]) -> dict[str, Any]:
     program, port = await proxy(cluster, way)
     told = Path(f"/proc/{program.pid}")
     found: dict[str, Any] = {
-        path: (await cluster.http(method, path, port=port))[::2]
+        path: (await cluster.request(method, path, port=port))[::2]
         for method, path in (("GET", "/api/tags"), ("POST", "/api/chat"), ("GET", "/ws/tunnel"))
     }
     found |= {
-        "health": sorted(json.loads((await cluster.http("GET", "/health", port=port))[2])),
+        "health": sorted(json.loads((await cluster.request("GET", "/health", port=port))[2])),
         "limits": (told / "limits").read_text(),
         "folder": (told / "cwd").readlink(),
-        "umask": status(program.pid)["Umask"],
+        "umask": proc_status(program.pid)["Umask"],
     }
     await program.stop()
-    found["end"] = program.code
+    found["end"] = program.exit_code
     return found
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_an_idle_proxy_is_small(cluster: Cluster) -> None:
     """With a desktop connected, and after it was of use: at most 32 MB resident."""
-    cloud = await cluster.cloud()
-    _, port = cluster.start_ollama("llama3.2")
-    await cluster.desktop("alice", port)
-    (pid,) = children(cloud.pid)
-    assert megabytes(pid) <= MOST
-    token = await cluster.token("alice")
+    cloud = await cluster.start_cloud()
+    _, port = cluster.start_fake_ollama("llama3.2")
+    await cluster.start_desktop("alice", port)
+    (pid,) = child_pids(cloud.pid)
+    assert resident_megabytes(pid) <= MOST
+    token = await cluster.create_token("alice")
     for _ in range(20):
-        assert (await cluster.http("POST", "/api/chat", CHAT, token))[0] == 200
-    assert children(cloud.pid) == [pid]
-    assert megabytes(pid) <= MOST
+        assert (await cluster.request("POST", "/api/chat", CHAT, token))[0] == 200
+    assert child_pids(cloud.pid) == [pid]
+    assert resident_megabytes(pid) <= MOST
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_it_is_what_twistd_would_start(cluster: Cluster) -> None:
     """The same answers, limits, folder, umask and end."""
@@ -109,7 +109,7 @@ async def test_its_log(cluster: Cluster, way: tuple[str, ...]) -> None:
 @ensureDeferred
 async def test_what_it_cannot_do(cluster: Cluster, options: tuple[str, ...], words: str) -> None:
     """It ends with one sentence that says what is wrong."""
-    program = cluster.run("proxy", *LEAN, *options, *TOLD)
-    assert await program.ended == 1
+    program = cluster.start_process("proxy", *LEAN, *options, *TOLD)
+    assert await program.exited == 1
     assert words in program.output
     assert "Traceback" not in program.output

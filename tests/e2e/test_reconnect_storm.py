@@ -37,7 +37,7 @@ class Desk:
     """What of a desktop makes work for a cloud: its sign-in, its bridge; no Ollama."""
 
     def __init__(self, cluster: Cluster, url: str, number: int) -> None:
-        self.file = CredentialFile(cluster.folder / f"desk-{number}")
+        self.file = CredentialFile(cluster.directory / f"desk-{number}")
         self.client = CloudClient(url, reactor)
         self.session = CloudSession(self.file, lambda url: self.client, reactor)
         self.dials: list[float] = []
@@ -91,7 +91,7 @@ class Herd:
         self.desks = [Desk(cluster, url, number) for number in range(USERS * EACH)]
 
     async def sign_in(self) -> None:
-        folder = PrivateDirectory(self.cluster.state("cloud") / "cloud").subdirectory("invites")
+        folder = PrivateDirectory(self.cluster.state_dir("cloud") / "cloud").subdirectory("invites")
         invites = Invites(folder, time.time)
 
         def each() -> Any:
@@ -136,7 +136,7 @@ class Herd:
         reached: list[str] = []
         while most < len(self.desks):
             asked = reactor.seconds()
-            status, _, _ = await self.cluster.http("GET", "/health")
+            status, _, _ = await self.cluster.request("GET", "/health")
             slowest = max(slowest, reactor.seconds() - asked)
             assert status == 200
             count = sum(desk.up for desk in self.desks)
@@ -151,14 +151,14 @@ class Herd:
         print(f"slowest answer to others: {slowest:.2f} s")
 
     def cpu(self) -> float:
-        return cpu(self.cluster.programs[-1].pid)
+        return cpu(self.cluster.processes[-1].pid)
 
 
 @ensureDeferred
 async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
     """All of them, however slow the machine is; and the cloud answers others meanwhile."""
     options = (f"--max-proxies={USERS}",)
-    cloud = await cluster.cloud(*options)
+    cloud = await cluster.start_cloud(*options)
     wire = NetworkRelay(cluster.cloud_port)
     cluster.ports.append(wire)
     herd = Herd(cluster, f"http://127.0.0.1:{wire.port}")
@@ -170,7 +170,7 @@ async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
             lambda: not any(desk.up for desk in herd.desks), "all to notice", STANDSTILL
         )
         noticed = reactor.seconds()
-        await cluster.cloud(*options)
+        await cluster.start_cloud(*options)
         await herd.back(reactor.seconds())
         after = herd.dials_since(
             noticed + MAX_FIRST_DELAY
@@ -183,7 +183,7 @@ async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
         assert min(waited) > 0.99
         assert sum(pause > 3 for pause in waited) > len(waited) / 4
         began = reactor.seconds()
-        wire.cut()  # and once more, with the cloud there all the time
+        wire.reset()  # and once more, with the cloud there all the time
         await wait_until(
             lambda: not all(desk.up for desk in herd.desks), "some to notice", STANDSTILL
         )

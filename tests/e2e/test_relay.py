@@ -15,7 +15,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.raw_client import NetworkRelay, RawClient, body_of
+from tests.e2e.raw_client import NetworkRelay, RawClient, parse_chunked_body
 from tests.fake_ollama import Record, Script
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ async def test_nothing_about_the_client_reaches_ollama(shared: Cluster) -> None:
         "Ctllm-Assertion": "forged",
         "X-Kept": "yes",
     }
-    status, _, _ = await shared.http("GET", "/api/tags", None, shared.key, headers)
+    status, _, _ = await shared.request("GET", "/api/tags", None, shared.api_key, headers)
     assert status == 200
     record = [r for r in shared.ollama.requests if r.header("x-kept")][-1]
     names = {name.lower() for name, _ in record.headers}
@@ -72,15 +72,17 @@ async def test_nothing_about_the_client_reaches_ollama(shared: Cluster) -> None:
 @ensureDeferred
 async def test_every_method_and_path_passes(shared: Cluster) -> None:
     """HEAD has no body, DELETE has one."""
-    status, _, body = await shared.http("HEAD", "/", token=shared.key)
+    status, _, body = await shared.request("HEAD", "/", token=shared.api_key)
     assert (status, body) == (200, b"")
-    status, _, body = await shared.http("GET", "/", token=shared.key)
+    status, _, body = await shared.request("GET", "/", token=shared.api_key)
     assert (status, body) == (200, b"Ollama is running")
     copy = {"source": "llama3.2", "destination": "doomed"}
-    assert (await shared.http("POST", "/api/copy", copy, shared.key))[0] == 200
-    assert (await shared.http("DELETE", "/api/delete", {"model": "doomed"}, shared.key))[0] == 200
+    assert (await shared.request("POST", "/api/copy", copy, shared.api_key))[0] == 200
+    assert (await shared.request("DELETE", "/api/delete", {"model": "doomed"}, shared.api_key))[
+        0
+    ] == 200
     assert json.loads(latest(shared, "/api/delete").body or b"") == {"model": "doomed"}
-    status, _, _ = await shared.http("PUT", "/api/tags", token=shared.key)
+    status, _, _ = await shared.request("PUT", "/api/tags", token=shared.api_key)
     assert status == 403
 
 
@@ -89,15 +91,17 @@ async def test_each_line_comes_by_itself(shared: Cluster) -> None:
     """A line is a chunk, there before the next is written; the end is clean."""
     shared.ollama.script("/api/chat", Script(lines=3, line_interval=0.2))
     client = await thread(lambda: RawClient(shared.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", shared.key, CHAT).lines(1))
+    await thread(
+        lambda: client.send_request("POST", "/api/chat", shared.api_key, CHAT).read_lines(1)
+    )
     assert client.received.count(b'"done":false') == 1
-    received = await thread(lambda: client.until(b"0\r\n\r\n"))
-    body, whole = body_of(received)
+    received = await thread(lambda: client.read_until(b"0\r\n\r\n"))
+    body, whole = parse_chunked_body(received)
     assert whole
     lines = body.splitlines(keepends=True)
     chunks = [f"{len(line):x}\r\n".encode() + line + b"\r\n" for line in lines]
     assert received.endswith(b"".join(chunks) + b"0\r\n\r\n")
-    assert client.head()["content-type"] == "application/x-ndjson"
+    assert client.read_head()["content-type"] == "application/x-ndjson"
     client.close()
 
 
@@ -106,7 +110,9 @@ async def test_a_large_upload_passes_whole(shared: Cluster) -> None:
     """A blob of many windows arrives as it was sent."""
     blob = bytes(range(256)) * (4 * 1024 * 20)
     digest = hashlib.sha256(blob).hexdigest()
-    status, _, body = await shared.http("POST", f"/api/blobs/sha256:{digest}", blob, shared.key)
+    status, _, body = await shared.request(
+        "POST", f"/api/blobs/sha256:{digest}", blob, shared.api_key
+    )
     assert (status, body) == (201, b"")
     record = latest(shared, f"/api/blobs/sha256:{digest}")
     assert (record.body_length, record.body_sha256) == (len(blob), digest)
@@ -116,8 +122,8 @@ async def test_a_large_upload_passes_whole(shared: Cluster) -> None:
 async def test_a_large_answer_passes_whole(shared: Cluster) -> None:
     """Many windows of an answer arrive once and in order."""
     shared.ollama.script("/api/generate", Script(size=8_000_000, line_interval=0))
-    _, _, body = await shared.http(
-        "POST", "/api/generate", {"model": "llama3.2", "prompt": "x"}, shared.key
+    _, _, body = await shared.request(
+        "POST", "/api/generate", {"model": "llama3.2", "prompt": "x"}, shared.api_key
     )
     lines = [json.loads(line) for line in body.splitlines()]
     assert len(body) >= 8_000_000
@@ -130,7 +136,9 @@ async def test_an_upload_with_an_early_answer_gets_the_answer(shared: Cluster) -
     client = await thread(lambda: RawClient(shared.cloud_port))
     await thread(
         lambda: (
-            client.ask("POST", "/api/chat", "nonsense", b"x" * 10, "Content-Length: 100000000")
+            client.send_request(
+                "POST", "/api/chat", "nonsense", b"x" * 10, "Content-Length: 100000000"
+            )
             if False
             else client.socket.sendall(
                 b"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n"
@@ -138,7 +146,7 @@ async def test_an_upload_with_an_early_answer_gets_the_answer(shared: Cluster) -
             )
         )
     )
-    assert (await thread(client.head))["status"] == "401"
+    assert (await thread(client.read_head))["status"] == "401"
     client.close()
 
 
@@ -162,10 +170,10 @@ async def test_a_client_that_leaves_stops_ollama(
     """Whatever Ollama is doing, its connection closes when the client's does."""
     shared.ollama.script("/api/chat", script)
     client = await thread(lambda: RawClient(shared.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", shared.key, body))
+    await thread(lambda: client.send_request("POST", "/api/chat", shared.api_key, body))
     record = await seen(shared, "/api/chat")
     if "stream" in phase:
-        await thread(lambda: client.lines(2))
+        await thread(lambda: client.read_lines(2))
     assert record.closed_by is None
     client.close()
     await record.closed
@@ -179,7 +187,7 @@ async def test_a_client_that_leaves_while_uploading_stops_the_upload(shared: Clu
     client = await thread(lambda: RawClient(shared.cloud_port))
     await thread(
         lambda: client.socket.sendall(
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shared.key}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shared.api_key}\r\n"
             "Content-Length: 1000000\r\n\r\n".encode()
             + b"x" * 100_000
         )
@@ -199,13 +207,15 @@ async def test_a_stalled_reader_stalls_only_itself(shared: Cluster) -> None:
     )
     stalled = await thread(lambda: RawClient(shared.cloud_port))
     ask = {"model": "llama3.2", "prompt": "x"}
-    await thread(lambda: stalled.ask("POST", "/api/generate", shared.key, ask).lines(1))
+    await thread(
+        lambda: stalled.send_request("POST", "/api/generate", shared.api_key, ask).read_lines(1)
+    )
     record = await seen(shared, "/api/generate")
     sent = -1
     while sent != record.lines_sent:  # it goes on until every buffer on the way is full
         sent = record.lines_sent
         for _ in range(20):
-            status, _, _ = await shared.http("POST", "/api/chat", CHAT, shared.key)
+            status, _, _ = await shared.request("POST", "/api/chat", CHAT, shared.api_key)
             assert status == 200
     assert record.lines_sent < 50_000
     await thread(lambda: stalled.socket.recv(65536))
@@ -220,11 +230,11 @@ async def test_a_burst_of_clients_is_served(shared: Cluster) -> None:
     def burst() -> list[str]:
         clients = [RawClient(shared.cloud_port) for _ in range(300)]
         for client in clients:
-            client.ask("POST", "/api/chat", shared.key, CHAT)
+            client.send_request("POST", "/api/chat", shared.api_key, CHAT)
         for client in clients:
-            client.until(b"0\r\n\r\n")
+            client.read_until(b"0\r\n\r\n")
             client.close()
-        return [client.head()["status"] for client in clients]
+        return [client.read_head()["status"] for client in clients]
 
     assert await thread(burst) == ["200"] * 300
 
@@ -235,35 +245,37 @@ async def test_a_burst_of_clients_is_served(shared: Cluster) -> None:
 @ensureDeferred
 async def test_two_users_at_once_each_get_their_own(shared: Cluster) -> None:
     """Each user's clients reach that user's desktop, with a proxy of its own between."""
-    _, port = shared.start_ollama("bobs-model")
-    await shared.desktop("bob", port)
-    bob = await shared.token("bob")
-    for token, model in ((shared.key, "llama3.2"), (bob, "bobs-model")) * 3:
-        _, _, body = await shared.http("GET", "/api/tags", token=token)
+    _, port = shared.start_fake_ollama("bobs-model")
+    await shared.start_desktop("bob", port)
+    bob = await shared.create_token("bob")
+    for token, model in ((shared.api_key, "llama3.2"), (bob, "bobs-model")) * 3:
+        _, _, body = await shared.request("GET", "/api/tags", token=token)
         names = [m["name"] for m in json.loads(body)["models"]]
         assert any(name.startswith(model) for name in names), names
-    status, _, _ = await shared.http(
-        "POST", "/api/chat", {**CHAT, "model": "bobs-model"}, shared.key
+    status, _, _ = await shared.request(
+        "POST", "/api/chat", {**CHAT, "model": "bobs-model"}, shared.api_key
     )
     assert status == 404
-    [alices] = await shared.desktops(shared.alice)
-    [bobs] = await shared.desktops(bob)
+    [alices] = await shared.list_desktops(shared.alice_token)
+    [bobs] = await shared.list_desktops(bob)
     assert alices["id"] != bobs["id"]
-    status, _, _ = await shared.http("GET", "/api/tags", None, bob, {"Ctllm-Desktop": alices["id"]})
+    status, _, _ = await shared.request(
+        "GET", "/api/tags", None, bob, {"Ctllm-Desktop": alices["id"]}
+    )
     assert status == 404
 
 
 @ensureDeferred
 async def test_two_desktops_of_one_user(shared: Cluster) -> None:
     """Both are listed; a request may name one; one that leaves leaves the other serving."""
-    _, port = shared.start_ollama("second-model")
-    second = await shared.desktop("alice", port, "--desktop-name=attic", state="alice-2")
+    _, port = shared.start_fake_ollama("second-model")
+    second = await shared.start_desktop("alice", port, "--desktop-name=attic", state="alice-2")
     named = {"Ctllm-Desktop": "attic"}
-    both = await shared.desktops(shared.alice)
+    both = await shared.list_desktops(shared.alice_token)
     assert {"attic"} < {desktop["name"] for desktop in both}
 
     async def models(headers: dict[str, str]) -> list[str]:
-        _, _, body = await shared.http("GET", "/api/tags", None, shared.key, headers)
+        _, _, body = await shared.request("GET", "/api/tags", None, shared.api_key, headers)
         return [model["name"] for model in json.loads(body)["models"]]
 
     assert any(name.startswith("second-model") for name in await models(named))
@@ -272,11 +284,11 @@ async def test_two_desktops_of_one_user(shared: Cluster) -> None:
     await second.stop()
 
     async def alone() -> bool:
-        return len(await shared.desktops(shared.alice)) == 1
+        return len(await shared.list_desktops(shared.alice_token)) == 1
 
     await wait_until(alone, "the second desktop to be gone")
     assert any(name.startswith("llama3.2") for name in await models({}))
-    assert (await shared.http("GET", "/api/tags", None, shared.key, named))[0] == 404
+    assert (await shared.request("GET", "/api/tags", None, shared.api_key, named))[0] == 404
 
 
 # -- what breaks
@@ -290,11 +302,11 @@ class Wired:
 
     async def start(self) -> Wired:
         cluster = self.cluster
-        self.cloud = await cluster.cloud("--reconnect-grace-seconds=3")
+        self.cloud = await cluster.start_cloud("--reconnect-grace-seconds=3")
         self.wire = NetworkRelay(cluster.cloud_port)
         cluster.ports.append(self.wire)
-        cluster.ollama, port = cluster.start_ollama("llama3.2")
-        link = (await cluster.invite("alice")).replace(
+        cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
+        link = (await cluster.create_invite("alice")).replace(
             f":{cluster.cloud_port}", f":{self.wire.port}"
         )
         await cluster.run_ctllm("alice", "login", link)
@@ -306,7 +318,7 @@ class Wired:
             "--reconnect-grace-seconds=3",
         )
         await wait_until(lambda: "bridge: connected" in self.desktop.output, "the bridge")
-        cluster.key = await cluster.token("alice")
+        cluster.api_key = await cluster.create_token("alice")
         return self
 
     async def proxy_pid(self) -> int:
@@ -326,12 +338,14 @@ async def test_a_cut_network_does_not_cut_the_answer(cluster: Cluster) -> None:
     words = tuple(f"word{n} " for n in range(60))
     cluster.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
     client = await thread(lambda: RawClient(cluster.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(5))
+    await thread(
+        lambda: client.send_request("POST", "/api/chat", cluster.api_key, CHAT).read_lines(5)
+    )
     for lines in (6, 25):
-        await thread(partial(client.lines, lines))
-        wired.wire.cut()
-    received = await thread(lambda: client.until(b"0\r\n\r\n"))
-    body, whole = body_of(received)
+        await thread(partial(client.read_lines, lines))
+        wired.wire.reset()
+    received = await thread(lambda: client.read_until(b"0\r\n\r\n"))
+    body, whole = parse_chunked_body(received)
     assert whole
     assert "".join(said(body)) == "".join(words)
     assert len(cluster.ollama.requests) >= 1
@@ -345,13 +359,15 @@ async def test_a_desktop_that_dies_ends_the_answer_uncleanly(cluster: Cluster) -
     wired = await Wired(cluster).start()
     cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
     client = await thread(lambda: RawClient(cluster.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
-    wired.desktop.send(signal.SIGKILL)
+    await thread(
+        lambda: client.send_request("POST", "/api/chat", cluster.api_key, CHAT).read_lines(3)
+    )
+    wired.desktop.send_signal(signal.SIGKILL)
     _, headers, body = await until_offline(cluster)
     assert headers["retry-after"]
     assert "error" in json.loads(body)
-    received = await thread(client.rest)
-    body, whole = body_of(received)
+    received = await thread(client.read_to_end)
+    body, whole = parse_chunked_body(received)
     assert not whole
     assert "error" in json.loads(body.splitlines()[-1])
     client.close()
@@ -359,7 +375,7 @@ async def test_a_desktop_that_dies_ends_the_answer_uncleanly(cluster: Cluster) -
 
 async def until_offline(cluster: Cluster) -> Any:
     async def offline() -> Any:
-        answer = await cluster.http("GET", "/api/tags", token=cluster.key)
+        answer = await cluster.request("GET", "/api/tags", token=cluster.api_key)
         return answer if answer[0] == 503 else None
 
     return await wait_until(offline, "503 for an offline desktop")
@@ -373,20 +389,24 @@ async def test_a_killed_proxy_ends_plain_answers_and_resumable_ones_go_on(cluste
     cluster.ollama.script("/api/chat", Script(lines=words, line_interval=0.05))
     plain = await thread(lambda: RawClient(cluster.cloud_port))
     patient = await thread(lambda: RawClient(cluster.cloud_port))
-    await thread(lambda: plain.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
     await thread(
-        lambda: patient.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(3)
+        lambda: plain.send_request("POST", "/api/chat", cluster.api_key, CHAT).read_lines(3)
     )
-    exchange = patient.head()["ctllm-request-id"]
+    await thread(
+        lambda: patient.send_request(
+            "POST", "/api/chat", cluster.api_key, CHAT, "Ctllm-Resume: 60"
+        ).read_lines(3)
+    )
+    exchange = patient.read_head()["ctllm-request-id"]
     os.kill(await wired.proxy_pid(), signal.SIGKILL)
-    assert not body_of(await thread(plain.rest))[1]
-    first, whole = body_of(await thread(patient.rest))
+    assert not parse_chunked_body(await thread(plain.read_to_end))[1]
+    first, whole = parse_chunked_body(await thread(patient.read_to_end))
     assert not whole
     kept = first[: first.rfind(b"\n", 0, first.rfind(b'{"error"')) + 1]
     path = f"/ctllm/exchanges/{exchange}?from={len(kept)}"
 
     async def taken_up() -> Any:
-        status, _, body = await cluster.http("GET", path, token=cluster.key)
+        status, _, body = await cluster.request("GET", path, token=cluster.api_key)
         return body if status == 200 else None
 
     rest = await wait_until(taken_up, "the answer to be taken up")
@@ -399,25 +419,25 @@ async def test_an_answer_is_taken_up_from_any_byte_and_by_its_user_alone(cluster
     await Wired(cluster).start()
     client = await thread(lambda: RawClient(cluster.cloud_port))
     await thread(
-        lambda: client.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").until(
-            b"0\r\n\r\n"
-        )
+        lambda: client.send_request(
+            "POST", "/api/chat", cluster.api_key, CHAT, "Ctllm-Resume: 60"
+        ).read_until(b"0\r\n\r\n")
     )
-    exchange = client.head()["ctllm-request-id"]
-    body, _ = body_of(client.received)
+    exchange = client.read_head()["ctllm-request-id"]
+    body, _ = parse_chunked_body(client.received)
     client.close()
     for offset in (0, 1, len(body) // 2, len(body)):
-        status, _, again = await cluster.http(
-            "GET", f"/ctllm/exchanges/{exchange}?from={offset}", token=cluster.key
+        status, _, again = await cluster.request(
+            "GET", f"/ctllm/exchanges/{exchange}?from={offset}", token=cluster.api_key
         )
         assert (status, again) == (200, body[offset:])
-    status, _, _ = await cluster.http(
-        "GET", f"/ctllm/exchanges/{exchange}?from={len(body) + 1}", token=cluster.key
+    status, _, _ = await cluster.request(
+        "GET", f"/ctllm/exchanges/{exchange}?from={len(body) + 1}", token=cluster.api_key
     )
     assert status == 410
-    mallory = await cluster.token("mallory")
+    mallory = await cluster.create_token("mallory")
     for token in (mallory, None):
-        status, _, told = await cluster.http("GET", f"/ctllm/exchanges/{exchange}", token=token)
+        status, _, told = await cluster.request("GET", f"/ctllm/exchanges/{exchange}", token=token)
         assert status in (401, 404), told
         assert b"hello" not in told
 
@@ -429,14 +449,18 @@ async def test_a_client_that_asked_to_resume_may_leave(cluster: Cluster) -> None
     cluster.ollama.script("/api/chat", Script(lines=20, line_interval=0.05))
     client = await thread(lambda: RawClient(cluster.cloud_port))
     await thread(
-        lambda: client.ask("POST", "/api/chat", cluster.key, CHAT, "Ctllm-Resume: 60").lines(2)
+        lambda: client.send_request(
+            "POST", "/api/chat", cluster.api_key, CHAT, "Ctllm-Resume: 60"
+        ).read_lines(2)
     )
-    exchange = client.head()["ctllm-request-id"]
+    exchange = client.read_head()["ctllm-request-id"]
     client.close()
     [record] = [r for r in cluster.ollama.requests if r.path == "/api/chat"]
     await record.closed
     assert record.closed_by == "server"
-    status, _, body = await cluster.http("GET", f"/ctllm/exchanges/{exchange}", token=cluster.key)
+    status, _, body = await cluster.request(
+        "GET", f"/ctllm/exchanges/{exchange}", token=cluster.api_key
+    )
     lines = [json.loads(line) for line in body.splitlines()]
     assert (status, lines[-1]["done"], len(lines)) == (200, True, 21)
 
@@ -447,9 +471,11 @@ async def test_a_desktop_that_signs_out_hangs_up(cluster: Cluster) -> None:
     await Wired(cluster).start()
     cluster.ollama.script("/api/chat", Script(lines=1000, line_interval=0.05))
     client = await thread(lambda: RawClient(cluster.cloud_port))
-    await thread(lambda: client.ask("POST", "/api/chat", cluster.key, CHAT).lines(3))
+    await thread(
+        lambda: client.send_request("POST", "/api/chat", cluster.api_key, CHAT).read_lines(3)
+    )
     await cluster.run_ctllm("alice", "logout")
-    body, whole = body_of(await thread(client.rest))
+    body, whole = parse_chunked_body(await thread(client.read_to_end))
     assert not whole
     assert "signed out" in json.loads(body.splitlines()[-1])["error"]
     await until_offline(cluster)

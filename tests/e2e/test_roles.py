@@ -26,7 +26,7 @@ import ctllm
 import twisted
 from ctllm.config import KEYS
 from tests.e2e.cluster import BIN, Cluster, wait_until
-from tests.e2e.process_info import alive, children, kill, linux
+from tests.e2e.process_info import child_pids, is_running, kill, linux_only
 from tests.ports import free_port, listen, port_of
 
 
@@ -62,7 +62,7 @@ async def ran(
         text=True,
         stdin=subprocess.DEVNULL,
         env={**cluster.environment(), **(env or {})},
-        cwd=cluster.folder,
+        cwd=cluster.directory,
         timeout=60,
         user=user,
     )
@@ -98,18 +98,19 @@ async def pasted(cluster: Cluster, lines: str) -> str:
 
 async def all_in_one(cluster: Cluster, ollama: int) -> Any:
     """`twistd -n ctllm` as a newcomer types it, only with ports that are free; its screen."""
-    config = cluster.folder / "ctllm.toml"
+    config = cluster.directory / "ctllm.toml"
     config.write_text(
-        f'state_dir = "{cluster.state("all")}"\n'
+        f'state_dir = "{cluster.state_dir("all")}"\n'
         f'[cloud]\nlisten = "127.0.0.1:{cluster.cloud_port}"\nmetrics_listen = "off"\n'
         f'[desktop]\nlisten = "127.0.0.1:{free_port()}"\nollama_check_interval_seconds = 1\n'
     )
     env = {"CTLLM_CONFIG": str(config), "OLLAMA_HOST": f"127.0.0.1:{ollama}"}
-    program = cluster.run(
+    program = cluster.start_process(
         "all", "twistd", "-n", "--pidfile=", "ctllm", env={**cluster.environment(), **env}
     )
     await wait_until(
-        lambda: "OPENAI_API_KEY" in program.output or program.code is not None, "the first screen"
+        lambda: "OPENAI_API_KEY" in program.output or program.exit_code is not None,
+        "the first screen",
     )
     return program
 
@@ -129,7 +130,7 @@ async def test_the_lines_of_the_first_screen_work_as_printed(cluster: Cluster) -
         assert "demo, not a model" in answer
         assert answer.endswith(("by ollama\n", "by openai\n"))
     link = found(r"http://\S+/#invite=(\S+)", screen)
-    status, _, _ = await cluster.http(
+    status, _, _ = await cluster.request(
         "POST", "/ctllm/session", {"invite": link, "client": "browser"}
     )
     assert status == 201
@@ -141,12 +142,12 @@ async def test_the_lines_of_the_first_screen_work_as_printed(cluster: Cluster) -
 async def test_the_demo_knows_the_date(cluster: Cluster) -> None:
     """What its answers tell of the time is the time of day: header, NDJSON and OpenAI's number."""
     program = await all_in_one(cluster, free_port())
-    cluster.key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
+    cluster.api_key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
     asked = {"model": "demo:echo", "stream": False}
     asked |= {"prompt": "x", "messages": [{"role": "user", "content": "x"}], "input": "x"}
     told = []
     for path in ("/api/generate", "/v1/chat/completions", "/v1/responses"):
-        status, headers, said = await cluster.http("POST", path, asked, cluster.key)
+        status, headers, said = await cluster.request("POST", path, asked, cluster.api_key)
         assert status == 200, said
         told.append(parsedate_to_datetime(headers["date"]).timestamp())
         answer = json.loads(said)
@@ -165,27 +166,27 @@ async def test_the_demo_says_so_until_the_real_ollama_is_noticed(cluster: Cluste
     program = await all_in_one(cluster, port)
     assert f"none answers at http://127.0.0.1:{port}" in program.output
     assert "a demo, not a model" in program.output
-    cluster.key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
+    cluster.api_key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
     invite = found(r"#invite=(\S+)", program.output)
-    _, _, body = await cluster.http(
+    _, _, body = await cluster.request(
         "POST", "/ctllm/session", {"invite": invite, "client": "browser"}
     )
     token = json.loads(body)["token"]
 
     async def ollama(state: str) -> bool:
-        return [each["ollama"] for each in await cluster.desktops(token)] == [state]
+        return [each["ollama"] for each in await cluster.list_desktops(token)] == [state]
 
     async def ask(model: str) -> tuple[int, dict[str, str], bytes]:
         asked = {"model": model, "prompt": "hi", "stream": False}
-        return await cluster.http("POST", "/api/generate", asked, cluster.key)
+        return await cluster.request("POST", "/api/generate", asked, cluster.api_key)
 
     assert await ollama("demo")
-    _, _, tags = await cluster.http("GET", "/api/tags", token=cluster.key)
+    _, _, tags = await cluster.request("GET", "/api/tags", token=cluster.api_key)
     (model,) = json.loads(tags)["models"]
     assert (model["name"], model["details"]["family"]) == ("demo:echo", "demo")
 
     argv = ("-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2", "--word-interval=0")
-    real = cluster.run("ollama", "python", *argv)
+    real = cluster.start_process("ollama", "python", *argv)
     await wait_until(lambda: ollama("up"), "the real Ollama to be noticed", 10)
     assert (await ask("llama3.2"))[0] == 200
     assert (await ask("demo:echo"))[0] == 404
@@ -213,13 +214,13 @@ async def test_started_again_it_keeps_its_sign_in_and_its_key(cluster: Cluster) 
 @ensureDeferred
 async def test_two_processes_do_as_one(cluster: Cluster) -> None:
     """The cloud here, the desktop there: apps find their models on both."""
-    await cluster.cloud()
-    _, ollama = cluster.start_ollama("llama3.2")
+    await cluster.start_cloud()
+    _, ollama = cluster.start_fake_ollama("llama3.2")
     endpoint = free_port()
-    await cluster.desktop("alice", ollama, f"--desktop-listen=127.0.0.1:{endpoint}")
-    token = await cluster.token("alice")
-    there = await cluster.http("GET", "/api/tags", token=token)
-    here = await cluster.http("GET", "/api/tags", port=endpoint)
+    await cluster.start_desktop("alice", ollama, f"--desktop-listen=127.0.0.1:{endpoint}")
+    token = await cluster.create_token("alice")
+    there = await cluster.request("GET", "/api/tags", token=token)
+    here = await cluster.request("GET", "/api/tags", port=endpoint)
     assert there[0] == here[0] == 200
     assert there[2] == here[2]
     assert b"llama3.2" in here[2]
@@ -274,26 +275,26 @@ async def open_python(cluster: Cluster) -> str:
 async def used_and_stopped(cluster: Cluster, folder: Path, pid: int) -> list[int]:
     """Sign in, have a proxy, stop the daemon: gives the user ids of its processes."""
     invite = await cluster.run_ctllm_in(folder / "state", "invite", "alice")
-    token = (await cluster.session(invite))["token"]
-    status, _, _ = await cluster.http("PUT", "/ctllm/proxy", token=token)
+    token = (await cluster.log_in(invite))["token"]
+    status, _, _ = await cluster.request("PUT", "/ctllm/proxy", token=token)
     assert status == 200
-    family = [pid, *children(pid)]
+    family = [pid, *child_pids(pid)]
     assert len(family) == 2
     users = [Path(f"/proc/{each}").stat().st_uid for each in family]
     kill(pid, signal.SIGTERM)
-    await wait_until(lambda: not any(map(alive, family)), "the daemon and its proxy to end")
+    await wait_until(lambda: not any(map(is_running, family)), "the daemon and its proxy to end")
     assert not list((folder / "state" / "run").iterdir())
     return users
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_daemon_logs_to_its_file_and_ends_whole(
     cluster: Cluster, open_folder: Path
 ) -> None:
     """It says nothing on the terminal, logs to the file, and SIGTERM leaves nothing."""
     pid = await daemon(cluster, open_folder)
-    assert alive(pid)
+    assert is_running(pid)
     await used_and_stopped(cluster, open_folder, pid)
     log = (open_folder / "log").read_text()
     assert "starting up" in log
@@ -302,7 +303,7 @@ async def test_a_daemon_logs_to_its_file_and_ends_whole(
     assert not (open_folder / "pid").exists()
 
 
-@linux
+@linux_only
 @ensureDeferred
 async def test_a_daemon_of_roots_becomes_whom_it_is_told(
     cluster: Cluster, open_folder: Path
@@ -344,7 +345,7 @@ async def test_a_port_that_is_taken_ends_the_start(
 ) -> None:
     """With a sentence that names the address and the option."""
     others = ["--listen=127.0.0.1:0", "--metrics-listen=off"] if faulty == "cloud" else []
-    state = f"--state-dir={cluster.state('state')}"
+    state = f"--state-dir={cluster.state_dir('state')}"
     here = f"--{option}=127.0.0.1:{taken}"
     done = await ran(cluster, "twistd", "-n", "--pidfile=", "ctllm", faulty, state, *others, here)
     refused(done, str(taken), f"--{option}")
@@ -353,9 +354,9 @@ async def test_a_port_that_is_taken_ends_the_start(
 @ensureDeferred
 async def test_a_daemon_that_cannot_start_says_so(cluster: Cluster, taken: int) -> None:
     """The first process ends with an error and the sentence; the log has it; no pid file stays."""
-    pid, log = cluster.folder / "pid", cluster.folder / "log"
+    pid, log = cluster.directory / "pid", cluster.directory / "log"
     faulty = [
-        f"--state-dir={cluster.state('state')}",
+        f"--state-dir={cluster.state_dir('state')}",
         f"--listen=127.0.0.1:{taken}",
         "--metrics-listen=off",
     ]
@@ -388,7 +389,7 @@ async def test_a_mistake_in_the_file_ends_the_start(
     cluster: Cluster, faulty: str, line: str, words: tuple[str, ...]
 ) -> None:
     """The message names the file, the key and what would be right."""
-    file = cluster.folder / "ctllm.toml"
+    file = cluster.directory / "ctllm.toml"
     file.write_text(line)
     done = await ran(cluster, "twistd", "-n", "--pidfile=", "ctllm", faulty, f"--config={file}")
     refused(done, str(file), *words)
@@ -398,8 +399,8 @@ async def test_a_mistake_in_the_file_ends_the_start(
 @ensureDeferred
 async def test_a_state_folder_that_cannot_be_ends_the_start(cluster: Cluster, faulty: str) -> None:
     """The message names the folder; as root a file in the way, else the folder's own rights."""
-    (cluster.folder / "file").write_text("")
-    state = cluster.folder / "file" / "state"
+    (cluster.directory / "file").write_text("")
+    state = cluster.directory / "file" / "state"
     ports = (
         ["--listen=127.0.0.1:0", "--metrics-listen=off"]
         if faulty == "cloud"
@@ -408,7 +409,7 @@ async def test_a_state_folder_that_cannot_be_ends_the_start(cluster: Cluster, fa
     start = ("twistd", "-n", "--pidfile=", "ctllm", faulty)
     refused(await ran(cluster, *start, *ports, f"--state-dir={state}"), str(state))
     if os.geteuid() != 0:
-        locked = cluster.folder / "locked"
+        locked = cluster.directory / "locked"
         locked.mkdir(mode=0o500)
         refused(await ran(cluster, *start, *ports, f"--state-dir={locked}"), str(locked))
 
@@ -416,7 +417,7 @@ async def test_a_state_folder_that_cannot_be_ends_the_start(cluster: Cluster, fa
 @ensureDeferred
 async def test_the_command_says_what_it_cannot_do(cluster: Cluster) -> None:
     """Each mistake is one line on standard error and status 1."""
-    state = f"--state-dir={cluster.state('nowhere')}"
+    state = f"--state-dir={cluster.state_dir('nowhere')}"
     for arguments, words in [
         (["invite", "alice"], "no cloud has run"),
         (["login", "https://example.org/"], "ctllm invite NAME"),
@@ -492,8 +493,8 @@ async def test_the_help_of_the_command_teaches(
 @ensureDeferred
 async def test_logs_for_programs_are_json_lines(cluster: Cluster) -> None:
     """Each line is an object with time, level and message, also what a proxy says."""
-    program = await cluster.cloud("--log-format=json")
-    await cluster.http("PUT", "/ctllm/proxy", token=await cluster.token("alice"))
+    program = await cluster.start_cloud("--log-format=json")
+    await cluster.request("PUT", "/ctllm/proxy", token=await cluster.create_token("alice"))
     await program.stop()
     lines = [json.loads(line) for line in program.output.splitlines()]
     assert all({"time", "level", "message"} <= set(line) for line in lines)

@@ -13,7 +13,7 @@ from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import Cluster
-from tests.e2e.raw_client import RawClient, body_of
+from tests.e2e.raw_client import RawClient, parse_chunked_body
 from tests.fake_ollama import Record, Script
 
 #: Longer than the minute after which most things between two machines hang up.
@@ -27,19 +27,19 @@ def asking(word: str) -> Any:
 
 
 def by_ollama(cluster: Cluster, word: str) -> str:
-    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
+    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.api_key}"})
     parts = list(client.chat(model="llama3.2", messages=asking(word), stream=True))
     assert parts[-1].done
     return "".join(part.message.content or "" for part in parts)
 
 
 def by_ollama_at_once(cluster: Cluster, word: str) -> str:
-    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.key}"})
+    client = ollama.Client(host=cluster.url, headers={"Authorization": f"Bearer {cluster.api_key}"})
     return client.chat(model="llama3.2", messages=asking(word)).message.content or ""
 
 
 def by_openai(cluster: Cluster, word: str) -> str:
-    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.key)
+    client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.api_key)
     chunks: Any = client.chat.completions.create(
         model="llama3.2", messages=asking(word), stream=True
     )
@@ -49,7 +49,7 @@ def by_openai(cluster: Cluster, word: str) -> str:
 def by_curl(cluster: Cluster, word: str) -> str:
     body = json.dumps({"model": "llama3.2", "messages": asking(word)})
     argv = ["curl", "-sSN", "--fail", f"{cluster.url}/api/chat", "-d", body]
-    secret = f'header = "Authorization: Bearer {cluster.key}"\n'
+    secret = f'header = "Authorization: Bearer {cluster.api_key}"\n'
     done = subprocess.run([*argv, "-K", "-"], input=secret, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return "".join(json.loads(line)["message"]["content"] for line in done.stdout.splitlines())
@@ -59,7 +59,9 @@ def by_hand(cluster: Cluster, word: str) -> str:
     client = RawClient(cluster.cloud_port)
     body = {"model": "llama3.2", "messages": asking(word)}
     client.socket.settimeout(SILENCE + 60)
-    got, whole = body_of(client.ask("POST", "/api/chat", cluster.key, body).until(b"\r\n0\r\n\r\n"))
+    got, whole = parse_chunked_body(
+        client.send_request("POST", "/api/chat", cluster.api_key, body).read_until(b"\r\n0\r\n\r\n")
+    )
     client.socket.close()
     assert whole
     return "".join(json.loads(line)["message"]["content"] for line in got.splitlines())

@@ -29,7 +29,13 @@ from ctllm.config import Proxy
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import IMAGE
-from tests.e2e.lifecycle_cases import CHAT, audit, start, with_desktop, works
+from tests.e2e.lifecycle_cases import (
+    CHAT,
+    audit_records,
+    is_reachable,
+    start_proxy,
+    start_with_desktop,
+)
 
 NONE = "--docker-network=none"
 #: Prints the interfaces and where a file can be made.
@@ -68,7 +74,7 @@ CREATE = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
 
 def folders(cluster: Cluster) -> list[Path]:
     """The folders of sockets."""
-    return sorted((cluster.state("cloud") / "sockets").iterdir())
+    return sorted((cluster.state_dir("cloud") / "sockets").iterdir())
 
 
 @ensureDeferred
@@ -76,8 +82,8 @@ async def test_the_whole_way_without_a_network(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """It works; nothing but loopback is in there, and nothing can be made beside the socket."""
-    await with_desktop(cluster, *engine.options, NONE)
-    status, _, body = await cluster.http("POST", "/api/chat", CHAT, cluster.alice)
+    await start_with_desktop(cluster, *engine.options, NONE)
+    status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     (made,) = engine.containers()
     assert engine.all() == [engine.inspect(made)["Name"].strip("/")], "there is no network"
@@ -90,12 +96,12 @@ async def test_the_whole_way_without_a_network(
 @ensureDeferred
 async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> None:
     """Though it may not remove its socket; the cloud does."""
-    await cluster.cloud(*engine.options, NONE)
-    token = await cluster.token("alice")
-    await start(cluster, token)
+    await cluster.start_cloud(*engine.options, NONE)
+    token = await cluster.create_token("alice")
+    await start_proxy(cluster, token)
 
     since = time.time()
-    status, _, _ = await cluster.http("DELETE", "/ctllm/proxy", token=token)
+    status, _, _ = await cluster.request("DELETE", "/ctllm/proxy", token=token)
     assert status == 204 and engine.all() == [] and folders(cluster) == []
     assert engine.ends(since) == ["0"]
 
@@ -103,21 +109,27 @@ async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> No
 @ensureDeferred
 async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster) -> None:
     """A killed cloud's is adopted; with the other kind of network it is replaced, and back."""
-    cloud = await with_desktop(cluster, *engine.options, NONE)
+    cloud = await start_with_desktop(cluster, *engine.options, NONE)
     first = engine.containers()
     await cloud.stop(signal.SIGKILL)
-    cloud = await cluster.cloud(*engine.options, NONE)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    cloud = await cluster.start_cloud(*engine.options, NONE)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
     assert engine.containers() == first
-    assert [line["event"] for line in audit(cluster)].count("proxy.adopted") == 1
+    assert [line["event"] for line in audit_records(cluster)].count("proxy.adopted") == 1
     await cloud.stop()
-    cloud = await cluster.cloud(*engine.options)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    cloud = await cluster.start_cloud(*engine.options)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
     assert engine.containers() != first and folders(cluster) == []
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["net-", "prox"]
     await cloud.stop()
-    await cluster.cloud(*engine.options, NONE)
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 20)
+    await cluster.start_cloud(*engine.options, NONE)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
+    )
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["prox"]
 
 
@@ -127,9 +139,9 @@ async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluste
 
     What was put in the place of the socket meanwhile leads nobody to the engine.
     """
-    cloud = await cluster.cloud(*engine.options, NONE)
-    token = await cluster.token("alice")
-    starting = Deferred.fromCoroutine(start(cluster, token))
+    cloud = await cluster.start_cloud(*engine.options, NONE)
+    token = await cluster.create_token("alice")
+    starting = Deferred.fromCoroutine(start_proxy(cluster, token))
     starting.addErrback(lambda reason: None)
     await wait_until(engine.containers, "the container to start")
     await cloud.stop()
@@ -141,8 +153,10 @@ async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluste
     assert engine.within(first[0], REPLACE, str(engine.docker.socket)) == 1001
     assert (folder / "proxy.sock").is_socket(), "the link leads to the engine"
 
-    await with_desktop(cluster, *engine.options, NONE)
-    status, _, said = await cluster.http("POST", "/containers/create", CREATE, cluster.alice)
+    await start_with_desktop(cluster, *engine.options, NONE)
+    status, _, said = await cluster.request(
+        "POST", "/containers/create", CREATE, cluster.alice_token
+    )
     assert status not in (200, 201), said
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
     (folder,) = folders(cluster)
@@ -154,20 +168,22 @@ async def test_a_socket_that_is_replaced_while_the_cloud_runs(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
     """Though that cannot be: the next connection is to nobody, and the container is replaced."""
-    await with_desktop(cluster, *engine.options, NONE)
-    token = await cluster.token("alice", "desktop")
+    await start_with_desktop(cluster, *engine.options, NONE)
+    token = await cluster.create_token("alice", "desktop")
     first = engine.containers()
     (folder,) = folders(cluster)
     folder.chmod(0o770)
     engine.within(first[0], REPLACE, str(engine.docker.socket))
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "A" * 22 + "=="}  # fmt: skip
-    status, headers, said = await cluster.http("GET", "/ws/tunnel", token=token, headers=upgrade)
+    status, headers, said = await cluster.request("GET", "/ws/tunnel", token=token, headers=upgrade)
     assert status == 503 and "docker" not in headers.get("server", "").lower(), said
     assert b"proxy.sock is not a socket" in said
-    await wait_until(lambda: works(cluster, cluster.alice), "the desktop to return", 30)
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 30
+    )
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
-    (death,) = [line for line in audit(cluster) if line["event"] == "proxy.died"]
+    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
     assert "is not a socket" in death["detail"]
 
 
@@ -179,8 +195,8 @@ async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path
         f"--state-dir={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics-listen=off",
         "--spawner=docker", NONE,
     ]  # fmt: skip
-    program = cluster.run("cloud", "python", "-c", AS_1001, "cloud", *told)
-    assert await program.ended == 1
+    program = cluster.start_process("cloud", "python", "-c", AS_1001, "cloud", *told)
+    assert await program.exited == 1
     assert "the cloud runs as user 1001" in program.output
     assert "docker_network = bridge" in program.output and "Traceback" not in program.output
 

@@ -20,7 +20,7 @@ from tests.e2e.chunk_upstream import (
     ChunkClient,
     ChunkRequest,
     ChunkUpstream,
-    chunk,
+    encode_chunk,
     open_client,
 )
 from tests.e2e.cluster import Cluster, wait_until
@@ -66,14 +66,14 @@ def ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     cluster.ports.append(made)
 
     async def start() -> None:
-        await cluster.cloud()
-        await cluster.desktop("alice", made.port)
+        await cluster.start_cloud()
+        await cluster.start_desktop("alice", made.port)
         made.cluster = cluster
-        cluster.key = await cluster.token("alice")
+        cluster.api_key = await cluster.create_token("alice")
 
     pytest_twisted.blockon(Deferred.fromCoroutine(start()))
     yield made
-    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.close()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 @asynccontextmanager
@@ -82,15 +82,15 @@ async def streaming(
 ) -> AsyncIterator[tuple[ChunkRequest, ChunkClient]]:
     """A stream that has begun: where it is written and where it is read."""
     client = await open_client(
-        ollama.cluster.cloud_port, dialect.path, ollama.cluster.key, *headers
+        ollama.cluster.cloud_port, dialect.path, ollama.cluster.api_key, *headers
     )
-    asked = await ollama.next()
-    asked.begin(dialect.kind)
+    asked = await ollama.next_request()
+    asked.start_response(dialect.kind)
     await wait_until(lambda: client.head, "the head")
     assert client.chunks == []
     yield asked, client
     await client.close()
-    await wait_until(lambda: asked.gone or client.whole, "the end of the request")
+    await wait_until(lambda: asked.closed or client.complete, "the end of the request")
 
 
 async def got(client: ChunkClient, chunks: int) -> None:
@@ -104,13 +104,13 @@ async def test_each_line_is_a_chunk_of_its_own(ollama: Any, dialect: Dialect) ->
     async with streaming(ollama, dialect, "Accept-Encoding: gzip, deflate, br") as (asked, client):
         lines = [dialect.line(size) for size in SIZES + LARGE]
         for number, line in enumerate(lines, 1):
-            asked.write(chunk(line))
+            asked.write(encode_chunk(line))
             await got(client, number)
         assert [len(found) for found in client.chunks] == [len(line) for line in lines]
         assert client.chunks == lines
-        assert not client.whole
+        assert not client.complete
         asked.write(LAST_CHUNK)
-        await wait_until(lambda: client.whole, "the end")
+        await wait_until(lambda: client.complete, "the end")
     assert "content-encoding" not in client.head.lower()
     assert f"content-type: {dialect.kind}" in client.head.lower()
 
@@ -129,14 +129,14 @@ async def test_lines_without_a_pause_are_never_split(ollama: Any, dialect: Diale
         ends.add(end)
     async with streaming(ollama, dialect) as (asked, client):
         client.transport.pauseProducing()
-        asked.write(b"".join(map(chunk, lines)) + LAST_CHUNK)
+        asked.write(b"".join(map(encode_chunk, lines)) + LAST_CHUNK)
         for _ in range(20):
             await deferLater(reactor, 0.05)
             client.transport.resumeProducing()
             await deferLater(reactor, 0)
             client.transport.pauseProducing()
         client.transport.resumeProducing()
-        await wait_until(lambda: client.whole, "the end")
+        await wait_until(lambda: client.complete, "the end")
         assert client.body == b"".join(lines)
         reached = 0
         for found in client.chunks:
@@ -153,13 +153,13 @@ def like_go(data: bytes) -> list[bytes]:
 
 def byte_by_byte(data: bytes) -> list[bytes]:
     """As badly as it can be done."""
-    framed = chunk(data)
+    framed = encode_chunk(data)
     return [framed[at : at + 1] for at in range(len(framed))]
 
 
 def in_segments(data: bytes) -> list[bytes]:
     """As a network with small packets delivers it."""
-    framed = chunk(data)
+    framed = encode_chunk(data)
     return [framed[at : at + 1448] for at in range(0, len(framed), 1448)]
 
 
@@ -189,7 +189,7 @@ async def test_a_line_that_comes_in_pieces_goes_on_whole(
 async def test_half_a_chunk_is_not_held_for_long(ollama: Any, dialect: Dialect) -> None:
     """A chunk that stops in its middle: what has come of it goes on, and so does the rest."""
     line = dialect.line(1000)
-    framed = chunk(line)
+    framed = encode_chunk(line)
     async with streaming(ollama, dialect) as (asked, client):
         asked.write(framed[:500])
         await got(client, 1)
@@ -209,13 +209,13 @@ async def test_lines_longer_than_everything(ollama: Any, dialect: Dialect) -> No
         sent = b""
         for size in (256 * 1024 - 1, 256 * 1024, 256 * 1024 + 1, 300_000, 1_000_000, 5_000_000):
             line = dialect.before + rng.randbytes(size).replace(b"\n", b"_") + dialect.after
-            asked.write(chunk(line))
+            asked.write(encode_chunk(line))
             sent += line
             length = len(sent)
             await wait_until(lambda length=length: len(client.body) >= length, f"a line of {size}")
             assert client.body == sent
-            assert not client.partial
-        asked.write(chunk(dialect.line(50)))
+            assert not client.has_partial_chunk
+        asked.write(encode_chunk(dialect.line(50)))
         await wait_until(lambda: client.body.endswith(dialect.line(50)), "a short line after it")
         assert client.chunks[-1] == dialect.line(50)
 
@@ -225,15 +225,15 @@ async def test_an_ollama_that_compresses_is_not_undone(ollama: Any) -> None:
     """What Ollama, or something beside it, encodes goes on as it is and says so."""
     async with streaming(ollama, DIALECTS[0]) as (asked, client):
         await client.close()
-    client = await open_client(ollama.cluster.cloud_port, "/api/chat", ollama.cluster.key,
+    client = await open_client(ollama.cluster.cloud_port, "/api/chat", ollama.cluster.api_key,
                        "Accept-Encoding: gzip")  # fmt: skip
-    asked = await ollama.next()
+    asked = await ollama.next_request()
     assert asked.headers["accept-encoding"] == "gzip"
-    asked.begin("application/x-ndjson", "Content-Encoding: gzip")
+    asked.start_response("application/x-ndjson", "Content-Encoding: gzip")
     packed = bytes(range(256)) * 3
-    asked.write(chunk(packed))
+    asked.write(encode_chunk(packed))
     await got(client, 1)
     assert client.chunks == [packed]
     assert "content-encoding: gzip" in client.head.lower()
     await client.close()
-    await wait_until(lambda: asked.gone, "the end of the request")
+    await wait_until(lambda: asked.closed, "the end of the request")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pytest_twisted import ensureDeferred
 from twisted.internet.threads import deferToThread
 
-from tests.e2e.cluster import Cluster, Program, wait_until
+from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 
 
 def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
@@ -62,7 +62,7 @@ class Secured:
 
     def __init__(self, cluster: Cluster, host: str = "") -> None:
         self.cluster = cluster
-        self.key, self.trusted = certificate(cluster.folder, host)
+        self.key, self.trusted = certificate(cluster.directory, host)
         self.url = f"https://{host or '127.0.0.1'}:{cluster.cloud_port}"
         self.trusting = {**cluster.environment(), "SSL_CERT_FILE": str(self.trusted)}
 
@@ -74,16 +74,16 @@ class Secured:
         )
         options = (f"--listen={listen}", f"--public-url={self.url}", "--metrics-listen=off")
         self.cluster.run_role("cloud", "cloud", *options)
-        address = self.cluster.state("cloud") / "cloud" / "url"
+        address = self.cluster.state_dir("cloud") / "cloud" / "url"
         await wait_until(address.exists, "the cloud to start")
-        link = await self.cluster.invite("alice")
+        link = await self.cluster.create_invite("alice")
         assert link.startswith(self.url)
         return link
 
-    async def log_in(self, link: str, env: dict[str, str]) -> Program:
-        state = f"--state-dir={self.cluster.state('alice')}"
-        program = self.cluster.run("login", "ctllm", state, "login", link, env=env)
-        await program.ended
+    async def log_in(self, link: str, env: dict[str, str]) -> ChildProcess:
+        state = f"--state-dir={self.cluster.state_dir('alice')}"
+        program = self.cluster.start_process("login", "ctllm", state, "login", link, env=env)
+        await program.exited
         return program
 
 
@@ -92,14 +92,14 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
     """Sign-in, the desktop's tunnel and an answer; the certificate is checked by all."""
     secured = Secured(cluster)
     signed_in = await secured.log_in(await secured.link(), secured.trusting)
-    assert signed_in.code == 0, signed_in.output
-    _, port = cluster.start_ollama("llama3.2")
+    assert signed_in.exit_code == 0, signed_in.output
+    _, port = cluster.start_fake_ollama("llama3.2")
     options = (
-        f"--state-dir={cluster.state('alice')}",
+        f"--state-dir={cluster.state_dir('alice')}",
         f"--ollama-host=127.0.0.1:{port}",
         "--desktop-listen=off",
     )
-    desktop = cluster.run(
+    desktop = cluster.start_process(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
     )
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
@@ -122,9 +122,9 @@ async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(cluster: 
     secured = Secured(cluster)
     link = await secured.link()
     refused = await secured.log_in(link, cluster.environment())
-    assert refused.code == 1
+    assert refused.exit_code == 1
     assert secured.url in refused.output
     assert "the certificate of 127.0.0.1 is not trusted" in refused.output
     assert "SSL_CERT_FILE" in refused.output
     assert "Traceback" not in refused.output
-    assert (await secured.log_in(link, secured.trusting)).code == 0
+    assert (await secured.log_in(link, secured.trusting)).exit_code == 0

@@ -23,9 +23,9 @@ from ctllm.errors import CtllmError
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from tests.e2e.cluster import BIN, Cluster, Program, read_all, wait_until
+from tests.e2e.cluster import BIN, ChildProcess, Cluster, read_response, wait_until
 from tests.e2e.desktop_session import DesktopSession, entry, labels
-from tests.e2e.process_info import alive
+from tests.e2e.process_info import is_running
 from tests.e2e.test_ipc import BROWSER
 from tests.ports import free_port
 
@@ -38,31 +38,31 @@ class Desk:
         self.session = DesktopSession(cluster)
         self.ollama_port = free_port()
         self.endpoint = free_port()
-        self.config = cluster.folder / "ctllm.toml"
-        self.state = cluster.folder / "alice"
-        self._ollama: Program | None = None
-        self._program: Program | None = None
+        self.config = cluster.directory / "ctllm.toml"
+        self.state = cluster.directory / "alice"
+        self._ollama: ChildProcess | None = None
+        self._program: ChildProcess | None = None
 
     @property
-    def ollama(self) -> Program:
+    def ollama(self) -> ChildProcess:
         assert self._ollama is not None
         return self._ollama
 
     @property
-    def program(self) -> Program:
+    def program(self) -> ChildProcess:
         assert self._program is not None
         return self._program
 
     async def begin(self) -> None:
         cluster = self.cluster
-        browser = cluster.folder / "browser"
-        browser.write_text(BROWSER.format(cluster.folder))
+        browser = cluster.directory / "browser"
+        browser.write_text(BROWSER.format(cluster.directory))
         browser.chmod(0o755)
-        dialog = cluster.folder / "bin" / "zenity"
+        dialog = cluster.directory / "bin" / "zenity"
         dialog.parent.mkdir()
-        dialog.write_text(f'#!/bin/sh\ncat "{cluster.folder}/typed"\n')
+        dialog.write_text(f'#!/bin/sh\ncat "{cluster.directory}/typed"\n')
         dialog.chmod(0o755)
-        cluster.more_environment = {
+        cluster.extra_environment = {
             "BROWSER": f"{browser} %s", "PATH": f"{dialog.parent}:{os.environ['PATH']}",
         }  # fmt: skip
         self.config.write_text(
@@ -70,15 +70,15 @@ class Desk:
             f'listen = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
             'page_window = "off"\n'
         )
-        await cluster.cloud()
+        await cluster.start_cloud()
         await self.session.start()
-        await cluster.run_ctllm_in(self.state, "login", await cluster.invite("alice"))
+        await cluster.run_ctllm_in(self.state, "login", await cluster.create_invite("alice"))
 
     async def start(self) -> None:
-        if self._ollama is None or self.ollama.ended.called:
+        if self._ollama is None or self.ollama.exited.called:
             await self.start_ollama()
-        if self._program is None or self.program.ended.called:
-            self._program = self.cluster.run(
+        if self._program is None or self.program.exited.called:
+            self._program = self.cluster.start_process(
                 "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
             )
         await self.session.shows("")
@@ -87,10 +87,10 @@ class Desk:
         await self.session.shows(": connected")
 
     async def start_ollama(self) -> None:
-        self._ollama = await self.cluster.run_ollama(self.ollama_port, "llama3.2")
+        self._ollama = await self.cluster.run_fake_ollama(self.ollama_port, "llama3.2")
 
     async def script(self, path: str, **script: Any) -> None:
-        await self.cluster.script(self.ollama_port, path, **script)
+        await self.cluster.set_script(self.ollama_port, path, **script)
 
     async def ask(self, kind: Any, **told: Any) -> Any:
         def work() -> Any:
@@ -109,7 +109,7 @@ class Desk:
     async def streaming(self) -> Deferred[bytes]:
         """An answer that has begun; fires when it is over."""
         body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-        answer = deferToThread(read_all, self.endpoint, "/api/generate", body)
+        answer = deferToThread(read_response, self.endpoint, "/api/generate", body)
 
         async def begun() -> bool:
             return (await self.status()).traffic.active_requests == 1
@@ -131,7 +131,7 @@ def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 
     async def close() -> None:
         await made.end()
-        await made.cluster.close()
+        await made.cluster.stop()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(close()))
 
@@ -177,16 +177,16 @@ async def test_icons_follow(desk: Desk) -> None:
     await desk.session.shows(": connected")
     await desk.ask(protocol.Logout)
     seen["disconnected"] = (await desk.session.shows("signed out"))["pixels"]
-    await desk.cluster.run_ctllm_in(desk.state, "login", await desk.cluster.invite("alice"))
+    await desk.cluster.run_ctllm_in(desk.state, "login", await desk.cluster.create_invite("alice"))
     await desk.session.shows(": connected")
-    cloud = desk.cluster.programs[0]
-    cloud.send(signal.SIGSTOP)
+    cloud = desk.cluster.processes[0]
+    cloud.send_signal(signal.SIGSTOP)
     seen["connecting"] = (await desk.session.shows("connecting …", 30))["pixels"]
-    cloud.send(signal.SIGCONT)
+    cloud.send_signal(signal.SIGCONT)
     await desk.session.shows(": connected", 30)
     await cloud.stop(signal.SIGKILL)
     seen["error"] = (await desk.session.shows("", 15, "not connected: "))["pixels"]
-    await desk.cluster.cloud()
+    await desk.cluster.start_cloud()
     await desk.session.shows(": connected", 60)
     assert len(set(seen.values())) == 5, seen
 
@@ -219,7 +219,7 @@ async def test_preferences(desk: Desk) -> None:
 @ensureDeferred
 async def test_show_and_settings(desk: Desk) -> None:
     """The browser opens the page."""
-    noted = desk.cluster.folder / "file"
+    noted = desk.cluster.directory / "file"
     for label, view in (("Show CloudToLocalLLM", ""), ("Settings", "view=settings")):
         noted.unlink(missing_ok=True)
         await desk.session.click(label)
@@ -239,7 +239,7 @@ async def test_about(desk: Desk) -> None:
 async def test_models_in_memory(desk: Desk) -> None:
     """Those that Ollama has loaded."""
     body = {"model": "llama3.2", "prompt": ""}
-    await desk.cluster.http("POST", "/api/generate", body, port=desk.endpoint)
+    await desk.cluster.request("POST", "/api/generate", body, port=desk.endpoint)
 
     async def shown() -> bool:
         menu = entry(await desk.session.look(), "Models in memory")["menu"]
@@ -254,11 +254,11 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     await desk.session.click("Sign out")
     look = await desk.session.shows("signed out")
     assert not entry(look, "Show CloudToLocalLLM")["enabled"]
-    typed = desk.cluster.folder / "typed"
+    typed = desk.cluster.directory / "typed"
     typed.write_text("https://example.org/\n")
     await desk.session.click("Sign in …")
     await desk.session.notified("that is not a sign-in link")
-    typed.write_text(await desk.cluster.invite("alice"))
+    typed.write_text(await desk.cluster.create_invite("alice"))
     await desk.session.click("Sign in …")
     await desk.session.shows(": connected")
 
@@ -270,7 +270,7 @@ async def test_the_daemon_is_killed(desk: Desk) -> None:
     os.kill(pid, signal.SIGKILL)
     look = await desk.session.shows("daemon not running", 5)
     assert labels(look) == ["daemon not running", "Start the daemon", "Quit"]
-    other = desk.cluster.run(
+    other = desk.cluster.start_process(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desk.config}"
     )
     await desk.session.shows(": connected")
@@ -278,7 +278,7 @@ async def test_the_daemon_is_killed(desk: Desk) -> None:
     await desk.session.shows("daemon not running")
     await desk.session.click("Start the daemon")
     await desk.session.shows(": connected")
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
 @ensureDeferred
@@ -291,7 +291,7 @@ async def test_the_tray_is_killed(desk: Desk) -> None:
     lines = [json.loads(line) for line in (await answer).splitlines()]
     assert len(lines) == 31 and lines[-1]["done"] is True
     assert Path(before).exists(), "nothing cleans up after a kill but the next start"
-    await wait_until(lambda: desk.program.ended.called, "the end to be heard of")
+    await wait_until(lambda: desk.program.exited.called, "the end to be heard of")
     await desk.start()
     assert not Path(before).exists()
 
@@ -299,9 +299,11 @@ async def test_the_tray_is_killed(desk: Desk) -> None:
 @ensureDeferred
 async def test_a_second_tray(desk: Desk) -> None:
     """One icon is enough."""
-    second = desk.cluster.run("tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env)
-    await wait_until(lambda: second.ended.called, "the second to end")
-    assert second.code == 0 and "runs already" in second.output
+    second = desk.cluster.start_process(
+        "tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env
+    )
+    await wait_until(lambda: second.exited.called, "the second to end")
+    assert second.exit_code == 0 and "runs already" in second.output
     assert (await desk.session.look())["there"]
 
 
@@ -312,10 +314,10 @@ async def test_quit(desk: Desk) -> None:
     answer = await desk.streaming()
     pid = (await desk.status()).pid
     await desk.session.click("Quit")
-    await wait_until(lambda: desk.program.ended.called, "the tray to end")
-    assert desk.program.code == 0, desk.program.output
+    await wait_until(lambda: desk.program.exited.called, "the tray to end")
+    assert desk.program.exit_code == 0, desk.program.output
     assert json.loads((await answer).splitlines()[-1])["done"] is True
-    assert not alive(pid)
+    assert not is_running(pid)
     assert not (await desk.session.look())["there"]
     assert not (desk.state / "tray").exists()
     left = {path.name for path in (desk.state / "desktop").iterdir()}
@@ -339,7 +341,7 @@ async def test_told_to_end(desk: Desk) -> None:
     """By SIGTERM, as at the end of a session: the tray goes, the daemon stays."""
     pid = (await desk.status()).pid
     await desk.program.stop()
-    assert alive(pid) and not (desk.state / "tray").exists()
+    assert is_running(pid) and not (desk.state / "tray").exists()
 
 
 # -- where there is no place for it
@@ -350,17 +352,19 @@ async def test_no_panel(cluster: Cluster) -> None:
     """A clear word, with what helps; and how things can be seen without a tray."""
     session = DesktopSession(cluster)
     await session.start(panel=False)
-    tray = session.tray(cluster.folder / "state", "--no-start", "--wait=0.5")
-    await wait_until(lambda: tray.ended.called, "the tray to give up")
-    assert tray.code == 1
+    tray = session.tray(cluster.directory / "state", "--no-start", "--wait=0.5")
+    await wait_until(lambda: tray.exited.called, "the tray to give up")
+    assert tray.exit_code == 1
     assert re.search("shows no tray icons.*GNOME.*ctllm status", tray.output, re.DOTALL)
 
 
 @ensureDeferred
 async def test_no_session(cluster: Cluster) -> None:
-    tray = cluster.run("tray", "ctllm-tray", f"--state-dir={cluster.folder}", "--no-start")
-    await wait_until(lambda: tray.ended.called, "the tray to give up")
-    assert tray.code == 1 and "DISPLAY" in tray.output and "Traceback" not in tray.output
+    tray = cluster.start_process(
+        "tray", "ctllm-tray", f"--state-dir={cluster.directory}", "--no-start"
+    )
+    await wait_until(lambda: tray.exited.called, "the tray to give up")
+    assert tray.exit_code == 1 and "DISPLAY" in tray.output and "Traceback" not in tray.output
 
 
 @ensureDeferred
@@ -368,11 +372,11 @@ async def test_a_panel_that_comes_late(cluster: Cluster) -> None:
     """As at the start of a session; and no daemon is started where none is wanted."""
     session = DesktopSession(cluster)
     await session.start(panel=False)
-    tray = session.tray(cluster.folder / "state", "--no-start", "--wait=20", "--panel=light")
+    tray = session.tray(cluster.directory / "state", "--no-start", "--wait=20", "--panel=light")
     await session.start_panel()
     look = await session.shows("daemon not running")
-    assert tray.code is None and labels(look)[0] == "daemon not running"
-    assert not (cluster.folder / "state" / "desktop").exists()
+    assert tray.exit_code is None and labels(look)[0] == "daemon not running"
+    assert not (cluster.directory / "state" / "desktop").exists()
     await tray.stop()
     await session.close()
 
@@ -385,8 +389,8 @@ async def test_autostart(cluster: Cluster) -> None:
     """The entry, started as by a session, brings up tray and desktop; `off` leaves nothing."""
     session = DesktopSession(cluster)
     await session.start()
-    state = cluster.folder / "some state"
-    config = cluster.folder / "config"
+    state = cluster.directory / "some state"
+    config = cluster.directory / "config"
     env = {**session.env, "XDG_CONFIG_HOME": str(config), "PATH": str(BIN)}
 
     async def autostart(word: str) -> None:
@@ -420,12 +424,12 @@ async def test_autostart(cluster: Cluster) -> None:
 @ensureDeferred
 async def test_the_unit_is_sound(cluster: Cluster) -> None:
     """As systemd reads it."""
-    env = {**cluster.environment(), "XDG_CONFIG_HOME": str(cluster.folder)}
-    env["XDG_RUNTIME_DIR"] = str(cluster.folder)
-    state = cluster.folder / "a $tate of 100%"
+    env = {**cluster.environment(), "XDG_CONFIG_HOME": str(cluster.directory)}
+    env["XDG_RUNTIME_DIR"] = str(cluster.directory)
+    state = cluster.directory / "a $tate of 100%"
     argv = [str(BIN / "ctllm"), f"--state-dir={state}", "autostart", "on"]
     await deferToThread(subprocess.run, argv, capture_output=True, env=env, check=True)
-    unit = cluster.folder / "systemd" / "user" / "ctllm-desktop.service"
+    unit = cluster.directory / "systemd" / "user" / "ctllm-desktop.service"
     verify = ["systemd-analyze", "--user", "verify", str(unit)]
     done = await deferToThread(subprocess.run, verify, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")

@@ -16,7 +16,7 @@ from Xlib.display import Display
 from ctllm.webview_main import TITLE
 from tests.e2e.cluster import BIN, Cluster, wait_until
 from tests.e2e.desktop_session import DesktopSession
-from tests.e2e.process_info import argv, children
+from tests.e2e.process_info import child_pids, command_line
 
 
 class Room:
@@ -29,18 +29,18 @@ class Room:
 
     async def start(self) -> None:
         cluster = self.cluster
-        await cluster.cloud()
+        await cluster.start_cloud()
         await self.session.start(panel=False)
-        await cluster.run_ctllm("alice", "login", await cluster.invite("alice"))
-        self.program = cluster.run(
+        await cluster.run_ctllm("alice", "login", await cluster.create_invite("alice"))
+        self.program = cluster.start_process(
             "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", "--desktop-listen=off",
-            f"--state-dir={cluster.state('alice')}", "--ollama-host=127.0.0.1:9",
-            env={**self.session.env, "HOME": str(cluster.folder)},
+            f"--state-dir={cluster.state_dir('alice')}", "--ollama-host=127.0.0.1:9",
+            env={**self.session.env, "HOME": str(cluster.directory)},
         )  # fmt: skip
         await wait_until(lambda: "bridge: connected" in self.program.printed, "the bridge")
 
     async def run(self, *words: str) -> tuple[int, str]:
-        argv = [str(BIN / "ctllm"), f"--state-dir={self.cluster.state('alice')}", *words]
+        argv = [str(BIN / "ctllm"), f"--state-dir={self.cluster.state_dir('alice')}", *words]
         env = self.cluster.environment()
         done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
         return done.returncode, done.stdout + done.stderr
@@ -75,17 +75,19 @@ async def test_a_window(room: Room) -> None:
     code, said = await room.run("show")
     assert (code, said) == (0, "Opened in its window.\n"), room.program.printed
     await wait_until(lambda: room.windows() == [True], "the window")
-    (child,) = [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)]
-    assert "invite" not in " ".join(argv(child))
-    kept = room.cluster.state("cloud") / "cloud" / "sessions"
+    (child,) = [
+        pid for pid in child_pids(room.program.pid) if "ctllm.webview_main" in command_line(pid)
+    ]
+    assert "invite" not in " ".join(command_line(child))
+    kept = room.cluster.state_dir("cloud") / "cloud" / "sessions"
     await wait_until(lambda: len(list(kept.iterdir())) == 2, "the page to be signed in, unasked")
     assert await room.run("hide") == (0, "Hidden.\n")
     await wait_until(lambda: True not in room.windows(), "the window to be hidden")
     assert await room.run("show") == (0, "Opened in its window.\n")
     await wait_until(lambda: True in room.windows(), "the window to be back")
-    assert [pid for pid in children(room.program.pid) if "ctllm.webview_main" in argv(pid)] == [
-        child
-    ]
+    assert [
+        pid for pid in child_pids(room.program.pid) if "ctllm.webview_main" in command_line(pid)
+    ] == [child]
     subprocess.run(["kill", str(child)], check=True)
     await wait_until(lambda: not room.windows(), "the window to be gone")
 
