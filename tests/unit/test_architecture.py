@@ -1,9 +1,10 @@
-"""The shape of the tree: which way imports point, and what the sans-IO part does without."""
+"""Which modules may import which, and which names only some modules may use."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase as TestCase
@@ -12,9 +13,10 @@ import ctllm
 
 ROOT = Path(ctllm.__file__).parent
 
-#: What each unit of the tree may import of the others. A unit is a package or module of this table:
-#: the longest name that a module's own name begins with. `ctllm` itself is the version alone.
-MAY = {
+#: What each unit may import of other units. A unit is a package or a module. A module belongs to
+#: the longest unit that its name begins with. A grant of a package includes the units within it.
+#: Every unit may import `ctllm` itself, which has the version only.
+MAY_IMPORT = {
     "errors": set(),
     "common": {"errors"},
     "config": {"errors"},
@@ -62,15 +64,64 @@ MAY = {
         "relay", "tunnel", "ollama", "auth", "http", "reactor", "fastpath", "config", "system",
         "common", "errors",
     },
-    "cloud.docker_api": {"http", "fastpath", "reactor", "common", "errors"},
-    "cloud.identity": {"auth", "http", "reactor", "common", "errors", "system"},
-    "cloud": {
-        "cloud.docker_api", "cloud.identity", "relay", "tunnel", "ollama", "auth", "http",
-        "reactor", "fastpath", "config", "system", "common", "errors",
+    "cloud": set(),
+    "cloud.audit": {"common"},
+    "cloud.user_limits": {"errors"},
+    "cloud.web_ui": {"http.message"},
+    "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
+    "cloud.identity": {"auth", "common", "errors", "system"},
+    "cloud.spawners.interfaces": set(),
+    "cloud.spawners": {
+        "cloud.spawners.interfaces", "cloud.docker_api", "http.client", "reactor", "config",
+        "system", "common", "errors",
+    },
+    "cloud.spawners.factory": {
+        "cloud.spawners", "cloud.docker_api", "cloud.identity", "config", "errors",
+    },
+    "cloud.firewall": {"cloud.spawners"},
+    "cloud.metrics": {"cloud.spawners.interfaces"},
+    "cloud.proxies.states": set(),
+    "cloud.proxies": {
+        "cloud.proxies.states", "cloud.audit", "cloud.metrics", "cloud.spawners", "http.client",
+        "http.header_policy", "http.interfaces", "reactor", "config", "common", "errors",
+    },
+    "cloud.active_requests": {"cloud.identity", "errors"},
+    "cloud.revocation_enforcer": {"cloud.active_requests", "cloud.identity", "cloud.proxies"},
+    "cloud.admin": {
+        "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",
+        "http.server", "reactor", "system", "common", "errors",
+    },
+    "cloud.session_api": {"cloud.identity", "http.message", "http.server", "errors"},
+    "cloud.api": {
+        "cloud.session_api", "cloud.identity", "cloud.proxies", "auth", "http.client",
+        "http.header_policy", "http.message", "http.server", "reactor", "errors",
+    },
+    "cloud.gateway": {
+        "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.metrics", "cloud.proxies",
+        "cloud.user_limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
+    },
+    "cloud.application": {
+        "cloud.active_requests", "cloud.admin", "cloud.api", "cloud.audit", "cloud.gateway",
+        "cloud.identity", "cloud.metrics", "cloud.proxies", "cloud.revocation_enforcer",
+        "cloud.session_api", "cloud.spawners.factory", "cloud.user_limits", "reactor", "config",
+    },
+    "cloud.service": {
+        "cloud.application", "cloud.metrics", "cloud.user_limits", "http.message", "http.server",
+        "reactor", "config", "errors",
+    },
+    "desktop.broker": {
+        "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
+    },
+    "desktop.ipc": {
+        "desktop", "desktop.broker", "ipc", "http.server", "reactor", "system", "common", "errors",
+    },
+    "desktop.service": {
+        "desktop", "desktop.broker", "desktop.ipc", "demo", "tunnel", "ipc", "http.origins",
+        "http.server", "reactor", "config", "system",
     },
     "desktop": {
-        "relay", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath", "config",
-        "system", "demo", "common", "errors",
+        "desktop.broker", "relay", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath",
+        "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},
@@ -91,10 +142,10 @@ MAY = {
     "__main__": {"tap"},
 }  # fmt: skip
 
-#: Packages without input, output or a clock.
+#: Packages that must not do input or output, or read a clock.
 SANS_IO = {"common", "auth", "http.message", "ollama", "tunnel", "ipc"}
 
-#: What would be input, output or a clock.
+#: Modules for input, output and clocks.
 NOT_SANS_IO = {
     "asyncio", "autobahn", "datetime", "os", "pathlib", "select", "selectors", "socket", "ssl",
     "subprocess", "threading", "time", "twisted", "zope",
@@ -102,42 +153,49 @@ NOT_SANS_IO = {
 
 
 class Import:
-    """One import: what is named, and whether it happens when the module is imported."""
+    """An imported name, and whether it is imported when the module is (not in a function)."""
 
-    def __init__(self, path: Path, line: int, name: str, at_once: bool) -> None:
+    def __init__(self, path: Path, line: int, name: str, is_top_level: bool) -> None:
         self.name = name
-        self.at_once = at_once
+        self.is_top_level = is_top_level
         self.where = f"{path.relative_to(ROOT.parent)}:{line}: {name}"
 
 
 def modules() -> list[Path]:
-    """Every module of the product."""
+    """Return the path of every module of the package."""
     return sorted(ROOT.rglob("*.py"))
 
 
 def unit_of(name: str) -> str:
-    """The unit of the table that a module or a name in it belongs to: the longest that fits."""
+    """Return the unit of a module, or of a name in a module."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
-        if ".".join(parts[:length]) in MAY:
+        if ".".join(parts[:length]) in MAY_IMPORT:
             return ".".join(parts[:length])
     return parts[0]
 
 
-def part_of(path: Path) -> str:
-    """The unit that a module belongs to."""
-    return unit_of(".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"))
+def module_name(path: Path) -> str:
+    """Return the name of a module within `ctllm`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def allowed(unit: str, named: str) -> bool:
-    """Whether a unit may import from another: itself, or one that the table grants, or below it."""
-    return named == unit or any(named == each or named.startswith(f"{each}.") for each in MAY[unit])
+def unit_of_path(path: Path) -> str:
+    """Return the unit of a module."""
+    return unit_of(module_name(path))
+
+
+def is_allowed(unit: str, named: str) -> bool:
+    """Return whether `unit` may import from the unit `named`."""
+    return named == unit or any(
+        named == each or named.startswith(f"{each}.") for each in MAY_IMPORT[unit]
+    )
 
 
 def imports(path: Path) -> Iterator[Import]:
-    """Every import of a module, those within functions and for type checkers included."""
+    """Yield every import of a module, including those in functions and for type checkers."""
     tree = ast.parse(path.read_text())
-    later = {
+    in_functions = {
         id(inner)
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -147,77 +205,95 @@ def imports(path: Path) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}:{node.lineno}: imports are written out in full"
+            assert not node.level, f"{path}:{node.lineno}: relative imports are not used"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
-            yield Import(path, node.lineno, name, id(node) not in later)
+            yield Import(path, node.lineno, name, id(node) not in in_functions)
 
 
-def everything() -> list[tuple[str, Import]]:
-    """(part, import) of the whole tree."""
-    return [(part_of(path), found) for path in modules() for found in imports(path)]
+def all_imports() -> list[tuple[str, Import]]:
+    """Return the imports of every module, each with the unit of the module."""
+    return [(unit_of_path(path), found) for path in modules() for found in imports(path)]
 
 
 class ArchitectureTests(TestCase):
-    def test_every_part_is_known(self) -> None:
-        """A new part of the tree says here what it may import."""
-        self.assertLessEqual({part_of(path) for path in modules()} - {"__init__"}, set(MAY))
+    def test_every_module_belongs_to_a_unit(self) -> None:
+        self.assertLessEqual(
+            {unit_of_path(path) for path in modules()} - {"__init__"}, set(MAY_IMPORT)
+        )
 
-    def test_imports_point_one_way(self) -> None:
-        """From tap and cli down to errors, as the table says; never back."""
+    def test_units_import_only_what_the_table_grants(self) -> None:
         wrong = [
-            f"{found.where} ({part} may not import {named})"
-            for part, found in everything()
-            if found.name.startswith("ctllm.") and part != "__init__"
+            f"{found.where} ({unit} may not import {named})"
+            for unit, found in all_imports()
+            if found.name.startswith("ctllm.") and unit != "__init__"
             for named in [unit_of(found.name.removeprefix("ctllm."))]
-            if named in MAY and not allowed(part, named)
+            if named in MAY_IMPORT and not is_allowed(unit, named)
         ]
         self.assertEqual(wrong, [])
 
-    def test_the_places_never_import_each_other(self) -> None:
-        """Desktop, cloud and proxy meet on the wire alone; the table above cannot say otherwise."""
-        places = {"desktop", "cloud", "proxy"}
-        for place in places:
-            self.assertEqual(MAY[place] & places, set())
+    def test_modules_do_not_import_each_other_in_cycles(self) -> None:
+        """Within packages, too."""
+        names = {module_name(path) for path in modules()}
+        graph: dict[str, set[str]] = {}
+        for path in modules():
+            imported = (found.name.removeprefix("ctllm.") for found in imports(path))
+            known = {name if name in names else name.rpartition(".")[0] for name in imported}
+            graph[module_name(path)] = (known & names) - {module_name(path)}
+        try:
+            order = tuple(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            self.fail(f"cycle: {' -> '.join(error.args[1])}")
+        self.assertEqual(set(order), names)
 
-    def test_the_demo_is_for_the_desktop(self) -> None:
-        """No other part knows the demo."""
-        users = {part for part, found in everything() if found.name.startswith("ctllm.demo")} - {
+    def test_desktop_cloud_and_proxy_do_not_import_each_other(self) -> None:
+        """They communicate over HTTP and WebSocket only, whatever the table grants."""
+        roles = {"desktop", "cloud", "proxy"}
+        wrong = [
+            found.where
+            for path in modules()
+            for found in imports(path)
+            for role in roles & {module_name(path).split(".")[0]}
+            if found.name.startswith("ctllm.") and found.name.split(".")[1] in roles - {role}
+        ]
+        self.assertEqual(wrong, [])
+
+    def test_only_the_desktop_imports_the_demo(self) -> None:
+        users = {unit for unit, found in all_imports() if found.name.startswith("ctllm.demo")} - {
             "demo"
         }
-        self.assertEqual(users, {"desktop"})
+        self.assertEqual(users, {"desktop.service"})
 
-    def test_only_the_composition_root_names_the_reactor(self) -> None:
-        """Time and transports are passed in."""
+    def test_only_tap_imports_the_reactor(self) -> None:
+        """Other modules get clocks and transports as arguments."""
         named = {
-            part
-            for part, found in everything()
+            unit
+            for unit, found in all_imports()
             if found.name.startswith("twisted.internet.reactor")
         }
         self.assertEqual(named, {"tap"})
 
-    def test_nobody_installs_a_reactor_by_importing(self) -> None:
-        """Not even the composition root names the reactor at import: twistd chooses it first."""
+    def test_importing_a_module_does_not_install_a_reactor(self) -> None:
+        """Twistd installs one according to its options."""
         wrong = [
             found.where
-            for _, found in everything()
-            if found.at_once and found.name.startswith("twisted.internet.reactor")
+            for _, found in all_imports()
+            if found.is_top_level and found.name.startswith("twisted.internet.reactor")
         ]
         self.assertEqual(wrong, [])
 
-    def test_protocols_are_sans_io(self) -> None:
-        """Bytes to values and back: no Twisted, no sockets, no files, no clock."""
+    def test_sans_io_packages_import_no_io_and_no_clock(self) -> None:
         wrong = [
             found.where
-            for part, found in everything()
-            if part in SANS_IO and found.name.split(".")[0] in NOT_SANS_IO
+            for unit, found in all_imports()
+            if unit in SANS_IO and found.name.split(".")[0] in NOT_SANS_IO
         ]
         self.assertEqual(wrong, [])
 
-    def test_one_decoder_of_json(self) -> None:
-        """Only `ctllm.common.json_decoder` decodes: msgspec raises errors of several kinds."""
+    def test_only_json_decoder_decodes_json(self) -> None:
+        """Msgspec raises errors of several kinds, which `json_decoder` converts to one."""
         wrong = [
             f"{path}:{node.lineno}"
             for path in [*modules(), *(ROOT.parent / "tray").rglob("*.py")]
@@ -240,11 +316,11 @@ class ArchitectureTests(TestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_one_way_to_repeat(self) -> None:
-        """Nobody but `ctllm.reactor.periodic`: Twisted's own loops end at the first exception."""
+    def test_only_periodic_uses_loops_of_twisted(self) -> None:
+        """They end at the first exception."""
         wrong = [
             found.where
-            for _, found in everything()
+            for _, found in all_imports()
             if found.name.endswith((".LoopingCall", ".TimerService"))
             and "reactor/periodic.py" not in found.where
         ]

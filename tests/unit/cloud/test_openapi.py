@@ -110,7 +110,7 @@ class OpenApiTests(SynchronousTestCase):
     def test_body_schemas_have_the_limits_of_the_code(self) -> None:
         secret, digest = "A" * 43, "0f" * 32
         valid: list[tuple[str, object]] = [
-            ("SignIn", {"invite": secret, "client": "browser"}),
+            ("LoginRequest", {"invite": secret, "client": "browser"}),
             ("Link", {"invite": secret}),
             ("Renewal", {}),
             ("Renewal", {"refresh": f"ctllm-r-{secret}"}),
@@ -120,10 +120,10 @@ class OpenApiTests(SynchronousTestCase):
         for schema, value in valid:
             self.assertTrue(_accepts(schema, value), (schema, value))
         invalid: list[tuple[str, object]] = [
-            ("SignIn", {"invite": secret}),
-            ("SignIn", {"invite": f"{secret}\n", "client": "browser"}),
-            ("SignIn", {"invite": secret, "client": "tray"}),
-            ("SignIn", {"invite": secret, "client": "browser", "more": 1}),
+            ("LoginRequest", {"invite": secret}),
+            ("LoginRequest", {"invite": f"{secret}\n", "client": "browser"}),
+            ("LoginRequest", {"invite": secret, "client": "tray"}),
+            ("LoginRequest", {"invite": secret, "client": "browser", "more": 1}),
             ("Link", {"invite": secret, "client": "browser"}),
             ("Renewal", {"refresh": None}),
             ("Renewal", {"refresh": secret}),
