@@ -113,11 +113,11 @@ MAY_IMPORT = {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
     "desktop.ipc": {
-        "desktop", "desktop.broker", "ipc", "http.server", "reactor", "system", "common", "errors",
+        "desktop", "desktop.broker", "ipc", "http", "reactor", "system", "common", "errors",
     },
     "desktop.service": {
-        "desktop", "desktop.broker", "desktop.ipc", "demo", "tunnel", "ipc", "http.origins",
-        "http.server", "reactor", "config", "system",
+        "desktop", "desktop.broker", "desktop.ipc", "demo", "tunnel", "ollama", "auth", "ipc",
+        "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
         "desktop.broker", "relay", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath",
