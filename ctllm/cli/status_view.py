@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping
 from typing import TextIO
 
 from ctllm.common.sanitize import sanitize_line
-from ctllm.ipc.messages import DesktopStatus, OllamaStatus, Status
+from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus, Status
 from ctllm.ollama.api import is_remote_name
 
-#: Mark, colour (SGR code) and text of each state. The marks differ without colours, too.
-_STATES = {
-    "connected": ("●", "32", "connected"),
-    "degraded": ("◐", "33", "connected, but Ollama is down"),
-    "connecting": ("◌", "33", "connecting"),
-    "signed_out": ("○", "2", "logged out"),
-    "error": ("✕", "31", "not connected"),
+#: Mark and colour (SGR code) of each state. The marks differ without colours, too.
+_MARKS = {
+    ConnectionState.CONNECTED: ("●", "32"),
+    ConnectionState.DEGRADED: ("◐", "33"),
+    ConnectionState.CONNECTING: ("◌", "33"),
+    ConnectionState.LOGGED_OUT: ("○", "2"),
+    ConnectionState.ERROR: ("✕", "31"),
 }
 _ROUTES = {"local": "this machine", "cloud": "your other desktops"}
 _POLICIES = {
@@ -45,8 +45,8 @@ class Style:
 
 def format_status(status: Status, style: Style) -> str:
     """Return the status as lines."""
-    mark, colour, text = _STATES[status.state]
-    head = f"{mark} {text}" if style.has_marks else text
+    mark, colour = _MARKS[status.state]
+    head = f"{mark} {status.state.label}" if style.has_marks else status.state.label
     lines = [style(colour, head) + (f": {sanitize_line(status.reason)}" if status.reason else "")]
     lines += _format_rows(
         ("Logged in", f"{status.user} at {status.cloud_url}" if status.cloud_url else "no"),

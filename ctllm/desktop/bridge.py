@@ -104,7 +104,7 @@ class Bridge(Service):
         For when the network has changed or the machine has slept: connections and delays from
         before are of no use. Ignored while there is no login.
         """
-        self._log.info("Reconnecting to the cloud: {why}", why=why)
+        self._log.info("bridge: reconnecting, because {why}", why=why)
         self._machine.reconnect()
 
     @property
@@ -260,7 +260,11 @@ class Bridge(Service):
         if (state, reason) == (self.state, self.reason):
             return
         if state is not ConnectionState.CONNECTING:
-            self._log.info("Cloud connection: {state} {reason}", state=state.value, reason=reason)
+            self._log.info(
+                "bridge: {state}{reason}",
+                state=state.label.lower(),
+                reason=f": {reason}" if reason else "",
+            )
         self.state, self.reason = state, reason
         for observer in self._observers:
             try:

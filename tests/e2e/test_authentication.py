@@ -491,7 +491,9 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
     ended = await cluster.run_ctllm("cloud", "revoke", name)
     assert ended == f"Ended 2 sessions and 1 open invites of {name}."
     assert b"signed out by whoever runs this cloud" in (await stream)
-    await wait_until(lambda: "bridge: signed out" in desktop.output, "the desktop to be signed out")
+    await wait_until(
+        lambda: "bridge: not logged in" in desktop.output, "the desktop to be signed out"
+    )
     await wait_until(lambda: record.closed_by is not None, "Ollama to be told to stop")
     assert not await taken(cluster, key)
     for body in (

@@ -89,8 +89,8 @@ async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
     env = {**session.env, **environment(cluster), "PYTHONPATH": ""}
     tray = ChildProcess("tray", [str(bundle / "ctllm-tray"), f"--state-dir={state}"], env)
     cluster.processes.append(tray)
-    look = await session.shows("signed out", 30)
-    assert "Sign in …" in labels(look)
+    look = await session.shows("Not logged in", 30)
+    assert "Log in …" in labels(look)
     argv = [str(bundle / "ctllm"), f"--state-dir={state}", "status", "--json"]
     done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
     pid = json.loads(done.stdout)["pid"]

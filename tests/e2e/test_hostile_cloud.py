@@ -61,7 +61,7 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     assert (await log_in())[0] == 1
     bomb = gzip.compress(b" " * 50_000_000 + json.dumps(TOKEN).encode())
     cloud.answer = (200, bomb, ((b"Content-Encoding", b"gzip"),))
-    assert "does not answer like a ctllm cloud" in (await log_in())[1]
+    assert "is not that of a ctllm cloud" in (await log_in())[1]
     cloud.answer = (200, b" " * 50_000_000, ())
     assert "exceeds" in (await log_in())[1]
     assert not (cluster.state_dir("alice") / "desktop").exists()
@@ -72,5 +72,5 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     desktop = cluster.run_role(
         "desktop", "alice", f"--ollama-host=127.0.0.1:{free_port()}", "--desktop-listen=off"
     )
-    await wait_until(lambda: "bridge: error no" in desktop.output, "the reason in the log")
+    await wait_until(lambda: "bridge: not connected: no" in desktop.output, "the reason in the log")
     assert desktop.output.replace("\n", "").replace("\t", "").isprintable()

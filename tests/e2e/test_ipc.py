@@ -335,10 +335,10 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     assert (await deferToThread(ask, protocol.Logout))["cloud_url"] == desk.cluster.url
     await state("signed_out")
     code, said, _ = await desk.run("status")
-    assert code == 4 and "signed out" in said
+    assert code == 4 and "Not logged in" in said
     code, _, wrong = await desk.run("show")
     assert code == 1 and "not signed in" in wrong
-    with pytest.raises(CtllmError, match="sign-in link"):
+    with pytest.raises(CtllmError, match="invite link"):
         await deferToThread(ask, protocol.Login, link="https://example.org/")
     answer = await deferToThread(
         ask, protocol.Login, link=await desk.cluster.create_invite("alice")

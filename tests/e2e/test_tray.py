@@ -82,9 +82,9 @@ class Desk:
                 "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
             )
         await self.session.shows("")
-        if "daemon not running" in (await self.session.look())["title"]:
-            await self.session.click("Start the daemon")
-        await self.session.shows(": connected")
+        if "Not running" in (await self.session.look())["title"]:
+            await self.session.click("Start")
+        await self.session.shows(": Connected")
 
     async def start_ollama(self) -> None:
         self._ollama = await self.cluster.run_fake_ollama(self.ollama_port, "llama3.2")
@@ -150,13 +150,13 @@ async def test_it_starts_the_daemon(desk: Desk) -> None:
     assert status.endpoint == f"http://127.0.0.1:{desk.endpoint}"
     assert os.getsid(status.pid) != os.getsid(desk.program.pid)
     look = await desk.session.look()
-    assert look["title"] == "CloudToLocalLLM: connected"
+    assert look["title"] == "CloudToLocalLLM: Connected"
     assert labels(look) == [
-        "connected", "Show CloudToLocalLLM", "Hide CloudToLocalLLM", "Requests of apps",
-        "Models in memory", "Sign out", "Settings", "About", "Quit",
+        "Connected", "Show CloudToLocalLLM", "Hide CloudToLocalLLM", "Routing",
+        "Models in memory", "Log out", "Settings", "About", "Quit",
     ]  # fmt: skip
-    assert not entry(look, "connected")["enabled"]
-    chosen = [each["label"] for each in entry(look, "Requests of apps")["menu"] if each["checked"]]
+    assert not entry(look, "Connected")["enabled"]
+    chosen = [each["label"] for each in entry(look, "Routing")["menu"] if each["checked"]]
     assert chosen == ["Automatic"]
 
 
@@ -165,29 +165,29 @@ async def test_icons_follow(desk: Desk) -> None:
     """Each state has pixels and words of its own; a flap is not notified, what lasts is."""
     seen = {"connected": (await desk.session.look())["pixels"]}
     await desk.ollama.stop(signal.SIGKILL)
-    seen["degraded"] = (await desk.session.shows("Ollama is down", 6))["pixels"]
+    seen["degraded"] = (await desk.session.shows("Ollama is not responding", 6))["pixels"]
     await desk.start_ollama()
-    assert (await desk.session.shows(": connected", 6))["pixels"] == seen["connected"]
+    assert (await desk.session.shows(": Connected", 6))["pixels"] == seen["connected"]
     assert not [
         each for each in (await desk.session.look())["notifications"] if "Ollama" in each[0]
     ]
     await desk.ollama.stop(signal.SIGKILL)
-    assert "Ollama is down" in await desk.session.notified("Ollama is down")
+    assert "Ollama is not responding" in await desk.session.notified("Ollama is not responding")
     await desk.start_ollama()
-    await desk.session.shows(": connected")
+    await desk.session.shows(": Connected")
     await desk.ask(protocol.Logout)
-    seen["disconnected"] = (await desk.session.shows("signed out"))["pixels"]
+    seen["disconnected"] = (await desk.session.shows("Not logged in"))["pixels"]
     await desk.cluster.run_ctllm_in(desk.state, "login", await desk.cluster.create_invite("alice"))
-    await desk.session.shows(": connected")
+    await desk.session.shows(": Connected")
     cloud = desk.cluster.processes[0]
     cloud.send_signal(signal.SIGSTOP)
-    seen["connecting"] = (await desk.session.shows("connecting …", 30))["pixels"]
+    seen["connecting"] = (await desk.session.shows("Connecting", 30))["pixels"]
     cloud.send_signal(signal.SIGCONT)
-    await desk.session.shows(": connected", 30)
+    await desk.session.shows(": Connected", 30)
     await cloud.stop(signal.SIGKILL)
-    seen["error"] = (await desk.session.shows("", 15, "not connected: "))["pixels"]
+    seen["error"] = (await desk.session.shows("", 15, "Not connected: "))["pixels"]
     await desk.cluster.start_cloud()
-    await desk.session.shows(": connected", 60)
+    await desk.session.shows(": Connected", 60)
     assert len(set(seen.values())) == 5, seen
 
 
@@ -198,10 +198,10 @@ async def test_preferences(desk: Desk) -> None:
         ("This machine first", "local"), ("Other desktops first", "cloud"),
         ("Never the cloud", "never"), ("Automatic", "auto"),
     ):  # fmt: skip
-        await desk.session.click("Requests of apps", label)
+        await desk.session.click("Routing", label)
 
         async def counts(name: str = name, label: str = label) -> bool:
-            entries = entry(await desk.session.look(), "Requests of apps")["menu"]
+            entries = entry(await desk.session.look(), "Routing")["menu"]
             checked = [each["label"] for each in entries if each["checked"]]
             return (await desk.status()).policy == name and checked == [label]
 
@@ -209,7 +209,7 @@ async def test_preferences(desk: Desk) -> None:
     await desk.cluster.run_ctllm_in(desk.state, "prefer", "never")
 
     async def shown() -> bool:
-        entries = entry(await desk.session.look(), "Requests of apps")["menu"]
+        entries = entry(await desk.session.look(), "Routing")["menu"]
         return [each["label"] for each in entries if each["checked"]] == ["Never the cloud"]
 
     await wait_until(shown, "the check mark to move")
@@ -226,7 +226,7 @@ async def test_show_and_settings(desk: Desk) -> None:
         await wait_until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
         assert view in noted.read_text()
     await desk.session.click("Hide CloudToLocalLLM")
-    assert "no window" in await desk.session.notified("That did not work")
+    assert "no window" in await desk.session.notified("Command failed")
 
 
 @ensureDeferred
@@ -251,16 +251,16 @@ async def test_models_in_memory(desk: Desk) -> None:
 @ensureDeferred
 async def test_signing_out_and_in(desk: Desk) -> None:
     """A link is asked for in a window; a bad one is answered with why."""
-    await desk.session.click("Sign out")
-    look = await desk.session.shows("signed out")
+    await desk.session.click("Log out")
+    look = await desk.session.shows("Not logged in")
     assert not entry(look, "Show CloudToLocalLLM")["enabled"]
     typed = desk.cluster.directory / "typed"
     typed.write_text("https://example.org/\n")
-    await desk.session.click("Sign in …")
-    await desk.session.notified("that is not a sign-in link")
+    await desk.session.click("Log in …")
+    await desk.session.notified("Not an invite link")
     typed.write_text(await desk.cluster.create_invite("alice"))
-    await desk.session.click("Sign in …")
-    await desk.session.shows(": connected")
+    await desk.session.click("Log in …")
+    await desk.session.shows(": Connected")
 
 
 @ensureDeferred
@@ -268,16 +268,16 @@ async def test_the_daemon_is_killed(desk: Desk) -> None:
     """The icon stays and says so; when the daemon is back, whoever started it, so is the icon."""
     pid = (await desk.status()).pid
     os.kill(pid, signal.SIGKILL)
-    look = await desk.session.shows("daemon not running", 5)
-    assert labels(look) == ["daemon not running", "Start the daemon", "Quit"]
+    look = await desk.session.shows("Not running", 5)
+    assert labels(look) == ["Not running", "Start", "Quit"]
     other = desk.cluster.start_process(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desk.config}"
     )
-    await desk.session.shows(": connected")
+    await desk.session.shows(": Connected")
     await other.stop()
-    await desk.session.shows("daemon not running")
-    await desk.session.click("Start the daemon")
-    await desk.session.shows(": connected")
+    await desk.session.shows("Not running")
+    await desk.session.click("Start")
+    await desk.session.shows(": Connected")
     assert not is_running(pid)
 
 
@@ -303,7 +303,7 @@ async def test_a_second_tray(desk: Desk) -> None:
         "tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env
     )
     await wait_until(lambda: second.exited.called, "the second to end")
-    assert second.exit_code == 0 and "runs already" in second.output
+    assert second.exit_code == 0 and "already running" in second.output
     assert (await desk.session.look())["there"]
 
 
@@ -333,7 +333,7 @@ async def test_a_command_that_quits(desk: Desk) -> None:
     said = await desk.cluster.run_ctllm_in(desk.state, "quit")
     assert said.endswith("The desktop stopped.")
     assert not Path(f"/proc/{pid}").exists(), "nobody has buried it"
-    await desk.session.shows("daemon not running")
+    await desk.session.shows("Not running")
 
 
 @ensureDeferred
@@ -374,8 +374,8 @@ async def test_a_panel_that_comes_late(cluster: Cluster) -> None:
     await session.start(panel=False)
     tray = session.tray(cluster.directory / "state", "--no-start", "--wait=20", "--panel=light")
     await session.start_panel()
-    look = await session.shows("daemon not running")
-    assert tray.exit_code is None and labels(look)[0] == "daemon not running"
+    look = await session.shows("Not running")
+    assert tray.exit_code is None and labels(look)[0] == "Not running"
     assert not (cluster.directory / "state" / "desktop").exists()
     await tray.stop()
     await session.close()
@@ -407,8 +407,8 @@ async def test_autostart(cluster: Cluster) -> None:
     await deferToThread(
         subprocess.run, ["/usr/bin/python3", "-c", launch, str(path)], env=session.env, check=True
     )
-    look = await session.shows("signed out")
-    assert "Sign in …" in labels(look)
+    look = await session.shows("Not logged in")
+    assert "Log in …" in labels(look)
     await session.click("Quit")
 
     async def gone() -> bool:

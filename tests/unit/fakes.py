@@ -13,6 +13,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from ctllm.errors import CtllmError
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
+from ctllm.ipc.messages import ConnectionState, OllamaStatus, Status, Traffic
 
 
 class MemoryTransport(StringTransport):
@@ -176,3 +177,19 @@ class FakeUpstream:
         self.sinks.append(caller)
         self.requests.append(FakeRequestSink())
         return self.requests[-1]
+
+
+def make_status(state: ConnectionState = ConnectionState.CONNECTED, **more: Any) -> Status:
+    """Return a status; `more` replaces its fields."""
+    fields: dict[str, Any] = {
+        "authentication_state": (
+            "unauthenticated" if state is ConnectionState.LOGGED_OUT else "authenticated"
+        ),
+        "connection_status": "connected", "state": state, "reason": "", "user": "ann",
+        "cloud_url": "https://c.example", "desktop_id": "d" * 32, "desktop_name": "attic",
+        "ollama": OllamaStatus("http://127.0.0.1:11434", "up", "1", (), ()), "desktops": (),
+        "desktops_error": "", "policy": "auto", "route": "local", "proxy": "running",
+        "endpoint": "", "last_error": "", "traffic": Traffic(0, 0, 0, 0, 0, 0, 0, 0),
+        "version": "1", "pid": 1, "started": 0.0,
+    }  # fmt: skip
+    return Status(**{**fields, **more})

@@ -1,1 +1,1 @@
-"""The tray icon: a thin process that shows how the desktop's daemon is, and passes clicks on."""
+"""The tray icon: a separate process that shows the daemon's status and sends it commands."""

@@ -1,117 +1,121 @@
-"""What each entry of the menu does. It may take a while, so it is done in a thread of its own."""
+"""What the entries of the menu do."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from ctllm_tray.login_dialog import ask_for_link
+from ctllm_tray.login_dialog import ask_for_invite_link
 
-#: Shows a title and words.
+#: Shows a notification with a title and a text.
 Notify = Callable[[str, str], None]
 
 
-class Clicks:
-    """Does what was clicked, one after the other. `end` is called when the tray is to end."""
+class TrayActions:
+    """Runs actions one after another, in a thread of its own because they block.
+
+    `launch_daemon` starts the daemon; `stop_tray` is called after Quit.
+    """
 
     def __init__(
-        self, state: Path, notify: Notify, begin: Callable[[], None], end: Callable[[], None]
+        self,
+        state_dir: Path,
+        notify: Notify,
+        launch_daemon: Callable[[], None],
+        stop_tray: Callable[[], None],
+        connect: Callable[[Path], IpcClient] = IpcClient,
     ) -> None:
-        self._state = state
+        self._state_dir = state_dir
         self._notify = notify
-        self._begin = begin
-        self._end = end
-        self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="clicks", daemon=True).start()
+        self._launch_daemon = launch_daemon
+        self._stop_tray = stop_tray
+        self._connect = connect
+        self._queue: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="actions", daemon=True).start()
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
-            what = self._waiting.get()
+            action = self._queue.get()
             try:
-                what()
+                action()
             except CtllmError as error:
-                self._notify("That did not work", error.message)
-            except Exception as error:  # a bug in one entry must not take the others with it
-                self._notify("That did not work", str(error) or repr(error))
+                self._notify("Command failed", error.message)
+            except Exception as error:  # a defect in one action must not end the thread
+                self._notify("Command failed", str(error) or repr(error))
 
-    def _ask(self, kind: type[Any], **told: Any) -> Any:
-        with IpcClient(self._state) as daemon:
-            return daemon.call(kind, **told)
-
-    def _later(self, what: Callable[[], None]) -> None:
-        self._waiting.put(what)
+    def _call(self, command: type[Any], **arguments: object) -> Any:
+        with self._connect(self._state_dir) as daemon:
+            return daemon.call(command, **arguments)
 
     def show(self) -> None:
         """Open the chat page."""
-        self._later(lambda: self._opened(self._ask(protocol.Show)))
+        self._queue.put(lambda: self._report_open(self._call(protocol.Show)))
 
     def hide(self) -> None:
-        """Hide its window."""
-        self._later(lambda: self._ask(protocol.Hide))
+        """Hide the chat page's window."""
+        self._queue.put(lambda: self._call(protocol.Hide))
 
     def settings(self) -> None:
         """Open the settings."""
-        self._later(lambda: self._opened(self._ask(protocol.Settings)))
+        self._queue.put(lambda: self._report_open(self._call(protocol.Settings)))
 
-    def _opened(self, answer: Any) -> None:
-        if not answer["opened"]:
-            # The address would sign in whoever reads it, in a log or a list of notifications.
-            self._notify(
-                "There is no browser to open", "Run in a terminal, for a link to open: ctllm show"
-            )
+    def _report_open(self, result: Mapping[str, Any]) -> None:
+        if not result["opened"]:
+            # The address logs in whoever reads it, and notifications are kept in lists and logs.
+            self._notify("Cannot open a browser", "Run in a terminal: ctllm show")
 
-    def prefer(self, preference: str) -> None:
-        """Say where requests go."""
-        self._later(lambda: self._ask(protocol.Prefer, policy=preference))
+    def set_policy(self, policy: str) -> None:
+        """Set the routing policy."""
+        self._queue.put(lambda: self._call(protocol.Prefer, preference=policy))
 
-    def sign_in(self) -> None:
-        """Ask for a link, and sign in with it."""
-        self._later(self._sign_in)
+    def log_in(self) -> None:
+        """Ask for an invite link, and log in with it."""
+        self._queue.put(self._log_in)
 
-    def _sign_in(self) -> None:
-        link = ask_for_link()
+    def _log_in(self) -> None:
+        link = ask_for_invite_link()
         if link is None:
-            self._notify("Sign in with a command", "Run: ctllm login")
+            self._notify("Log in from a terminal", "Run: ctllm login")
         elif link:
-            self._ask(protocol.Login, link=link)
+            self._call(protocol.Login, link=link)
 
-    def sign_out(self) -> None:
-        """Sign out."""
-        self._later(lambda: self._ask(protocol.Logout))
+    def log_out(self) -> None:
+        """Log out."""
+        self._queue.put(lambda: self._call(protocol.Logout))
 
     def about(self) -> None:
-        """Say what this is."""
-        self._later(self._about)
+        """Show the version, the homepage and the state folder."""
+        self._queue.put(self._about)
 
     def _about(self) -> None:
-        about = self._ask(protocol.About)
+        about = self._call(protocol.About)
         title = f"{about['name']} {about['version']}"
-        self._notify(title, f"{about['homepage']}\nState: {about['state_folder']}")
+        self._notify(title, f"{about['homepage']}\nState folder: {about['state_folder']}")
 
-    def start(self) -> None:
+    def start_daemon(self) -> None:
         """Start the daemon."""
-        self._later(self._begin)
+        self._queue.put(self._launch_daemon)
 
     def quit(self) -> None:
-        """End the daemon in order, and then the tray."""
-        self._later(self._quit)
+        """Stop the daemon once its requests are finished, then the tray."""
+        self._queue.put(self._quit)
 
     def _quit(self) -> None:
         try:
-            with IpcClient(self._state) as daemon:
-                waits = daemon.call(protocol.Quit)["under_way"]
-                if waits:
-                    self._notify("Quitting", f"Waiting for {waits} answers under way")
+            with self._connect(self._state_dir) as daemon:
+                requests = daemon.call(protocol.Quit)["under_way"]
+                if requests:
+                    self._notify("Quitting", f"Waiting for {requests} requests to finish")
                 for _ in daemon.events():
                     pass
         except NotRunning:
-            pass  # there is nothing to end but ourselves
+            pass
         except CtllmError:
-            pass  # it has ended, which is how this goes well
-        self._end()
+            pass  # the daemon closed the connection: it has stopped
+        self._stop_tray()

@@ -1,4 +1,4 @@
-"""What the desktop is like: is its panel dark, and does it have a place for icons at all?"""
+"""The desktop environment: the theme of its panel, and whether it shows tray icons."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-#: Runs a program and gives what it printed, or nothing where it failed or is not there.
-Run = Callable[[Sequence[str]], str]
+#: Runs a program and returns its output, or an empty string if it fails or is not installed.
+RunCommand = Callable[[Sequence[str]], str]
 
 NO_TRAY = """\
-This desktop shows no tray icons: nothing here answers for StatusNotifier or the system tray.
-On GNOME install the extension "AppIndicator and KStatusNotifierItem Support"; on other desktops
-add the status (or notification) area to the panel. The daemon does not need the tray:
-ctllm status says how it is, ctllm show opens the page."""
+This desktop shows no tray icons: it has neither a StatusNotifier host nor a system tray.
+On GNOME, install the extension "AppIndicator and KStatusNotifierItem Support". On other desktops,
+add the status (or notification) area to the panel. The daemon runs without the tray:
+ctllm status shows its status, ctllm show opens the chat page."""
 NO_SESSION = """\
-There is no desktop session here: neither DISPLAY nor WAYLAND_DISPLAY is set. Start ctllm-tray from
-a desktop. Without one, ctllm status says how the daemon is."""
+No desktop session: neither DISPLAY nor WAYLAND_DISPLAY is set. Start ctllm-tray from a desktop, or
+see the daemon's status with: ctllm status"""
 
 
-def run(argv: Sequence[str]) -> str:
-    """A `Run` that really does it."""
+def run_command(argv: Sequence[str]) -> str:
+    """Run a program; a `RunCommand`."""
     program = shutil.which(argv[0])
     if program is None:
         return ""
@@ -34,8 +34,8 @@ def run(argv: Sequence[str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def panel_kind(platform: str, environ: Mapping[str, str], run: Run = run) -> str:
-    """Whether the panel is "dark" or "light", as far as the desktop says; most are dark."""
+def panel_theme(platform: str, environ: Mapping[str, str], run: RunCommand = run_command) -> str:
+    """Return "dark" or "light"; "dark", as most panels are, where it is not known."""
     if platform == "darwin":
         return (
             "dark" if run(["defaults", "read", "-g", "AppleInterfaceStyle"]) == "Dark" else "light"
@@ -44,7 +44,7 @@ def panel_kind(platform: str, environ: Mapping[str, str], run: Run = run) -> str
         return "light" if _windows_is_light() else "dark"
     desktops = environ.get("XDG_CURRENT_DESKTOP", "").upper().split(":")
     if "GNOME" in desktops:
-        return "dark"  # whatever the windows are like
+        return "dark"  # the panel is dark with light windows, too
     if "XFCE" in desktops:
         dark = run(["xfconf-query", "-c", "xfce4-panel", "-p", "/panels/dark-mode"])
         if dark:
@@ -58,43 +58,43 @@ def _windows_is_light() -> bool:
         return False
     import winreg
 
-    where = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
+    path = r"Software\Microsoft\Windows\CurrentVersion\Themes\Personalize"
     try:
-        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, where) as key:
+        with winreg.OpenKey(winreg.HKEY_CURRENT_USER, path) as key:
             return bool(winreg.QueryValueEx(key, "SystemUsesLightTheme")[0])
     except OSError:
         return False
 
 
 def has_tray(platform: str) -> bool:
-    """Whether something shows icons: by StatusNotifier, or the older system tray of X."""
+    """Return whether tray icons are shown: by StatusNotifier, or the older system tray of X."""
     if platform in ("darwin", "win32"):
         return True
-    return _has_watcher() or _has_x_tray()
+    return _has_status_notifier() or _has_system_tray()
 
 
-def _has_watcher() -> bool:
+def _has_status_notifier() -> bool:
     try:
         from gi.repository import Gio, GLib
 
         bus = Gio.bus_get_sync(Gio.BusType.SESSION, None)
         name = GLib.Variant("(s)", ("org.kde.StatusNotifierWatcher",))
-        place = "org.freedesktop.DBus"
-        answer = bus.call_sync(
-            place, "/org/freedesktop/DBus", place, "NameHasOwner", name, None, 0, 2000, None
+        dbus = "org.freedesktop.DBus"
+        response = bus.call_sync(
+            dbus, "/org/freedesktop/DBus", dbus, "NameHasOwner", name, None, 0, 2000, None
         )
     except Exception:
-        return False  # no gi, no bus: whatever it is, nobody watches there
-    return bool(answer.unpack()[0])
+        return False  # without gi or a session bus there is none
+    return bool(response.unpack()[0])
 
 
-def _has_x_tray() -> bool:
+def _has_system_tray() -> bool:
     try:
         from Xlib.display import Display
 
         display = Display()
     except Exception:
-        return False  # no X, or none that lets us in
+        return False  # without X there is none
     try:
         owner = display.get_selection_owner(display.intern_atom("_NET_SYSTEM_TRAY_S0"))
         return bool(owner)

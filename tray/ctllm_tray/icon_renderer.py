@@ -1,4 +1,4 @@
-"""The icons as pictures: drawn once, as SVG, and rendered at the size that is wanted."""
+"""Renders the SVG icons as images."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ import io
 import sys
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import resvg_py
 from PIL import Image
 
 from ctllm_tray.view_model import Icon
 
-#: The colour on panels of each kind.
+#: The icon's colour, by the panel's theme.
 COLOURS = {"dark": "#f4f4f4", "light": "#2b2b2b"}
-#: Pixels of a side, by system: what their panels take for screens of high density.
+#: Width and height in pixels, for panels of high-resolution screens.
 _SIZES = {"darwin": 44, "win32": 64}
+_DEFAULT_SIZE = 64
 
 
 @lru_cache(maxsize=16)
-def picture(icon: Icon, panel: str, platform: str = sys.platform) -> Any:
-    """The image of `icon` for a "dark" or "light" panel."""
+def render_icon(icon: Icon, theme: str, platform: str = sys.platform) -> Image.Image:
+    """Return the image of `icon` for a panel whose theme is "dark" or "light"."""
     source = files("ctllm_tray").joinpath("icons", f"{icon.value}.svg").read_text("utf-8")
-    size = _SIZES.get(platform, 64)
-    style = f"svg {{ color: {COLOURS[panel]} }}"
+    size = _SIZES.get(platform, _DEFAULT_SIZE)
+    style = f"svg {{ color: {COLOURS[theme]} }}"
     png = resvg_py.svg_to_bytes(svg_string=source, width=size, height=size, style_sheet=style)
     image = Image.open(io.BytesIO(bytes(png)))
     image.load()

@@ -1,4 +1,4 @@
-"""The icon and its menu, by pystray."""
+"""The icon and its menu, with pystray."""
 
 from __future__ import annotations
 
@@ -8,106 +8,116 @@ from collections.abc import Iterator
 from typing import Any
 
 from ctllm.common.sanitize import sanitize_line
-from ctllm_tray.actions import Clicks
-from ctllm_tray.icon_renderer import picture
-from ctllm_tray.notifications import News
-from ctllm_tray.view_model import PREFERENCES, STARTING, View
+from ctllm_tray.actions import TrayActions
+from ctllm_tray.icon_renderer import render_icon
+from ctllm_tray.notifications import NotificationPolicy
+from ctllm_tray.view_model import POLICY_LABELS, STARTING, View
 
-#: Seconds between two looks whether a notification is due.
-OFTEN = 0.5
+#: Seconds between two checks for a notification that is due.
+NOTIFICATION_INTERVAL = 0.5
 
 
-class Shown:
-    """What is on the panel. `see` and `notify` may be called from any thread."""
+class Indicator:
+    """The icon in the panel. `show_view`, `notify` and `stop` may be called from any thread.
 
-    def __init__(self, pystray: Any, panel: str) -> None:
+    `actions` must be set before `run`: actions and indicator refer to each other.
+    """
+
+    actions: TrayActions
+
+    def __init__(self, pystray: Any, theme: str) -> None:
         self._pystray = pystray
-        self._panel = panel
+        self._theme = theme
         self._view = STARTING
-        self._news = News()
-        self._news_lock = threading.Lock()
-        self._over = threading.Event()
+        self._notifications = NotificationPolicy()
+        self._notifications_lock = threading.Lock()
+        self._stopped = threading.Event()
         self.icon = pystray.Icon(
-            "ctllm", picture(STARTING.icon, panel), STARTING.title, menu=pystray.Menu(self._entries)
+            "ctllm",
+            render_icon(STARTING.icon, theme),
+            STARTING.title,
+            menu=pystray.Menu(self._menu),
         )
-        self.clicks: Clicks
 
     def run(self) -> None:
-        """Show it until `end`; to be called from the main thread."""
-        threading.Thread(target=self._tell_news, name="news", daemon=True).start()
-        self.icon.run(self._begin)
+        """Show the icon until `stop`; must be called from the main thread."""
+        threading.Thread(target=self._send_notifications, name="notifications", daemon=True).start()
+        self.icon.run(self._set_up)
 
-    def _begin(self, icon: Any) -> None:
+    def _set_up(self, icon: Any) -> None:
         icon.visible = True
-        if self._over.is_set():  # it was told to end before there was anything to end
+        if self._stopped.is_set():  # pystray ignores a stop before it runs
             icon.stop()
 
-    def end(self) -> None:
-        """Take it away."""
-        self._over.set()
+    def stop(self) -> None:
+        """Remove the icon."""
+        self._stopped.set()
         self.icon.stop()
 
-    def see(self, view: View) -> None:
-        """Show another view."""
+    def show_view(self, view: View) -> None:
+        """Replace the view."""
         before, self._view = self._view, view
-        with self._news_lock:
-            self._news.see(view, time.monotonic())
+        with self._notifications_lock:
+            self._notifications.set_view(view, time.monotonic())
         if view.icon is not before.icon:
-            self.icon.icon = picture(view.icon, self._panel)
+            self.icon.icon = render_icon(view.icon, self._theme)
         if view != before:
             self.icon.title = view.title
             self.icon.update_menu()
 
-    def notify(self, title: str, words: str) -> None:
-        """A notification of the desktop; where it has none, a line of the log."""
-        words = sanitize_line(words)  # it may be the daemon's word for what the cloud said
-        print(f"{title}: {words}", flush=True)
+    def notify(self, title: str, text: str) -> None:
+        """Show a notification, and print it."""
+        text = sanitize_line(text)  # it may come from the cloud
+        print(f"{title}: {text}", flush=True)
         if self.icon.HAS_NOTIFICATION:
-            self.icon.notify(words, title)
+            self.icon.notify(text, title)
 
-    def _tell_news(self) -> None:
-        while not self._over.wait(OFTEN):
-            with self._news_lock:
-                due = self._news.due(time.monotonic())
-            if due is not None:
-                self.notify(*due)
+    def _send_notifications(self) -> None:
+        while not self._stopped.wait(NOTIFICATION_INTERVAL):
+            with self._notifications_lock:
+                notification = self._notifications.next_notification(time.monotonic())
+            if notification is not None:
+                self.notify(*notification)
 
     # -- the menu
 
-    def _entries(self) -> Iterator[Any]:
-        view, clicks = self._view, self.clicks
-        item, rule = self._pystray.MenuItem, self._pystray.Menu.SEPARATOR
-        yield item(view.line, None, enabled=False)
-        yield rule
-        if view.running:
-            yield item("Show CloudToLocalLLM", clicks.show, enabled=view.signed_in)
-            yield item("Hide CloudToLocalLLM", clicks.hide)
-            yield item("Requests of apps", self._pystray.Menu(*self._preferences()))
-            yield item("Models in memory", self._pystray.Menu(*self._models()))
-            yield rule
-            if view.signed_in:
-                yield item("Sign out", clicks.sign_out)
+    def _menu(self) -> Iterator[Any]:
+        view, actions = self._view, self.actions
+        item, menu = self._pystray.MenuItem, self._pystray.Menu
+        yield item(view.status_line, None, enabled=False)
+        yield menu.SEPARATOR
+        if view.is_running:
+            yield item("Show CloudToLocalLLM", actions.show, enabled=view.is_logged_in)
+            yield item("Hide CloudToLocalLLM", actions.hide)
+            yield item("Routing", menu(*self._policy_items()))
+            yield item("Models in memory", menu(*self._model_items()))
+            yield menu.SEPARATOR
+            if view.is_logged_in:
+                yield item("Log out", actions.log_out)
             else:
-                yield item("Sign in …", clicks.sign_in)
-            yield item("Settings", clicks.settings, enabled=view.signed_in)
-            yield item("About", clicks.about)
+                yield item("Log in …", actions.log_in)
+            yield item("Settings", actions.settings, enabled=view.is_logged_in)
+            yield item("About", actions.about)
         else:
-            yield item("Start the daemon", clicks.start)
-        yield rule
-        yield item("Quit", clicks.quit)
+            yield item("Start", actions.start_daemon)
+        yield menu.SEPARATOR
+        yield item("Quit", actions.quit)
 
-    def _preferences(self) -> Iterator[Any]:
-        for name, words in PREFERENCES.items():
-            yield self._preference(name, words, self._view.preference == name)
+    def _policy_items(self) -> Iterator[Any]:
+        for policy, label in POLICY_LABELS.items():
+            yield self._policy_item(policy, label, self._view.policy == policy)
 
-    def _preference(self, name: str, words: str, chosen: bool) -> Any:
+    def _policy_item(self, policy: str, label: str, is_current: bool) -> Any:
         return self._pystray.MenuItem(
-            words, lambda: self.clicks.prefer(name), checked=lambda _: chosen, radio=True
+            label,
+            lambda: self.actions.set_policy(policy),
+            checked=lambda _: is_current,
+            radio=True,
         )
 
-    def _models(self) -> Iterator[Any]:
+    def _model_items(self) -> Iterator[Any]:
         view = self._view
-        for model in view.models or ("none",):
+        for model in view.loaded_models or ("None",):
             yield self._pystray.MenuItem(model, None, enabled=False)
         if view.more_models:
             yield self._pystray.MenuItem(f"and {view.more_models} more", None, enabled=False)

@@ -1,44 +1,46 @@
-"""Which changes are worth a notification: those that matter, once they have lasted.
+"""Decides which changes of the status are notified.
 
-A connection that is lost and made again within seconds is no news, nor is the same state again.
+A state is notified once it has lasted for some seconds, and if it differs from the last one that
+was: a connection that is lost and restored at once is not.
 """
 
 from __future__ import annotations
 
 from ctllm_tray.view_model import Icon, View
 
-#: Seconds for which a state must last before anybody is told of it.
-LASTING = 5.0
+#: Seconds that a state must last.
+MIN_DURATION = 5.0
 _TITLES = {
     Icon.CONNECTED: "Connected",
     Icon.DISCONNECTED: "Not connected",
-    Icon.DEGRADED: "Ollama is down",
+    Icon.DEGRADED: "Ollama is not responding",
     Icon.ERROR: "Not connected",
 }
 
 
-class News:
-    """Told of each view; gives what to notify. Times are of one clock, in seconds."""
+class NotificationPolicy:
+    """Gets each view, and returns the notifications that are due. Times are in seconds."""
 
-    def __init__(self) -> None:
-        self._told: Icon | None = None
-        self._now: View | None = None
+    def __init__(self, min_duration: float = MIN_DURATION) -> None:
+        self._min_duration = min_duration
+        self._notified: Icon | None = None
+        self._view: View | None = None
         self._since = 0.0
 
-    def see(self, view: View, now: float) -> None:
-        """The tray shows `view` from now on."""
-        if self._now is None or view.icon is not self._now.icon:
+    def set_view(self, view: View, now: float) -> None:
+        """Record that the tray shows `view` from `now` on."""
+        if self._view is None or view.icon is not self._view.icon:
             self._since = now
-        self._now = view
+        self._view = view
 
-    def due(self, now: float) -> tuple[str, str] | None:
-        """Title and words of a notification that is due, once."""
-        view = self._now
-        if view is None or view.icon not in _TITLES or now - self._since < LASTING:
+    def next_notification(self, now: float) -> tuple[str, str] | None:
+        """Return the title and the text of a notification that is due, once."""
+        view = self._view
+        if view is None or view.icon not in _TITLES or now - self._since < self._min_duration:
             return None
-        told, self._told = self._told, view.icon
-        if told is view.icon or view.quitting:
+        previous, self._notified = self._notified, view.icon
+        if previous is view.icon or view.is_quitting:
             return None
-        if told is None and view.icon is Icon.CONNECTED:
-            return None  # that all is well at the start is what everybody expects
-        return _TITLES[view.icon], view.line
+        if previous is None and view.icon is Icon.CONNECTED:
+            return None  # the normal case at the start
+        return _TITLES[view.icon], view.status_line

@@ -1,4 +1,4 @@
-"""Follows the daemon for ever: a thread that hears of changes, and looks for it when it is gone."""
+"""Follows the daemon's status in a thread, and reconnects when the daemon stops."""
 
 from __future__ import annotations
 
@@ -11,75 +11,83 @@ from ctllm.common.json_decoder import decode_json
 from ctllm.errors import CtllmError
 from ctllm.ipc.client import IpcClient
 from ctllm.ipc.messages import Status
-from ctllm_tray.view_model import NOT_RUNNING, Icon, View, shortened, view_of
+from ctllm_tray.view_model import NOT_RUNNING, Icon, View, truncate, view_from_status
 
-#: Seconds between two attempts to reach it: the first, and at most.
-SOON, LATE = 0.2, 3.0
+#: Seconds between two attempts to connect: at first, and at most.
+MIN_DELAY, MAX_DELAY = 0.2, 3.0
 
 
-class Watch:
-    """Calls `on_view` from its own thread, for every change."""
+class StatusWatcher:
+    """Calls `on_view` from its thread with each new view."""
 
-    def __init__(self, state: Path, on_view: Callable[[View], None]) -> None:
-        self._state = state
+    def __init__(
+        self,
+        state_dir: Path,
+        on_view: Callable[[View], None],
+        connect: Callable[[Path], IpcClient] = IpcClient,
+        *,
+        min_delay: float = MIN_DELAY,
+        max_delay: float = MAX_DELAY,
+    ) -> None:
+        self._state_dir = state_dir
         self._on_view = on_view
+        self._connect = connect
+        self._min_delay, self._max_delay = min_delay, max_delay
         self._stopping = threading.Event()
-        self._sooner = threading.Event()
+        self._wake = threading.Event()
         self._daemon: IpcClient | None = None
-        self._absent = NOT_RUNNING
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._view_without_daemon = NOT_RUNNING
+        self._thread = threading.Thread(target=self._run, name="status watcher", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End, also in the middle of waiting."""
+        """Stop the thread, also while it waits."""
         self._stopping.set()
-        self._sooner.set()
+        self._wake.set()
         daemon = self._daemon
         if daemon is not None:
             daemon.close()
         self._thread.join(5)
 
-    def expect(self, view: View) -> None:
-        """Somebody has started the daemon: show `view` until it is there, and look at once."""
-        self._absent = view
-        self._sooner.set()
+    def expect_daemon(self, view: View) -> None:
+        """Show `view` until the daemon that was just started responds; try at once."""
+        self._view_without_daemon = view
+        self._wake.set()
 
     def _run(self) -> None:
-        pause = SOON
+        delay = self._min_delay
         while not self._stopping.is_set():
             try:
                 self._follow()
-                pause = SOON
+                delay = self._min_delay
             except CtllmError:
-                self._on_view(self._absent)
-            except Exception as error:  # a daemon of another version, say: it may be replaced
-                self._on_view(
-                    View(Icon.ERROR, shortened(f"what the daemon says is no use: {error}"))
-                )
-            if self._sooner.wait(pause):
-                self._sooner.clear()
-                pause = SOON
+                self._on_view(self._view_without_daemon)
+            except Exception as error:  # for example a daemon of another version
+                self._on_view(View(Icon.ERROR, truncate(f"Unknown response: {error}")))
+            if self._wake.wait(delay):
+                self._wake.clear()
+                delay = self._min_delay
             else:
-                pause = min(pause * 1.5, LATE)
-                if pause == LATE:
-                    self._absent = NOT_RUNNING  # what was started does not come
+                delay = min(delay * 1.5, self._max_delay)
+                if delay == self._max_delay:
+                    self._view_without_daemon = NOT_RUNNING  # it did not start
 
     def _follow(self) -> None:
-        """Follow one daemon to its end; raises CtllmError where there is none."""
-        with IpcClient(self._state) as daemon:
+        """Follow a daemon until it stops; raises CtllmError where none is running."""
+        with self._connect(self._state_dir) as daemon:
             self._daemon = daemon
-            view = view_of(daemon.status(subscribe=True))
-            self._absent = NOT_RUNNING
+            view = view_from_status(daemon.status(subscribe=True))
+            self._view_without_daemon = NOT_RUNNING
             self._on_view(view)
             try:
                 for event in daemon.events():
                     if event.event == "status":
-                        view = view_of(decode_json(event.data, Status))
+                        view = view_from_status(decode_json(event.data, Status))
                     elif event.event == "quitting":
-                        view = replace(view, line="quitting …", quitting=True)
+                        view = replace(view, status_line="Quitting", is_quitting=True)
                     self._on_view(view)
             except CtllmError:
                 self._on_view(NOT_RUNNING)

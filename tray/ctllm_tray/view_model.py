@@ -1,4 +1,4 @@
-"""What the tray shows for each status of the daemon; nothing here draws or asks."""
+"""What the tray shows for each status of the daemon."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from ctllm.common.sanitize import sanitize_line
-from ctllm.ipc.messages import Status
+from ctllm.ipc.messages import ConnectionState, Status
 
-#: Models that the menu names, and the longest name and reason that it shows.
-MOST_MODELS = 10
-LONGEST = 60
+#: The most models in the menu, and the most characters of a model's name or a reason.
+MAX_MODELS = 10
+MAX_TEXT_LENGTH = 60
 
 
 class Icon(StrEnum):
@@ -24,20 +24,14 @@ class Icon(StrEnum):
 
 
 _ICONS = {
-    "connected": Icon.CONNECTED,
-    "connecting": Icon.CONNECTING,
-    "signed_out": Icon.DISCONNECTED,
-    "degraded": Icon.DEGRADED,
-    "error": Icon.ERROR,
+    ConnectionState.LOGGED_OUT: Icon.DISCONNECTED,
+    ConnectionState.CONNECTING: Icon.CONNECTING,
+    ConnectionState.CONNECTED: Icon.CONNECTED,
+    ConnectionState.DEGRADED: Icon.DEGRADED,
+    ConnectionState.ERROR: Icon.ERROR,
 }
-_WORDS = {
-    "connected": "connected",
-    "connecting": "connecting …",
-    "signed_out": "signed out",
-    "degraded": "connected, but Ollama is down",
-    "error": "not connected",
-}
-PREFERENCES = {
+#: Labels of the routing policies.
+POLICY_LABELS = {
     "auto": "Automatic",
     "local": "This machine first",
     "cloud": "Other desktops first",
@@ -47,45 +41,45 @@ PREFERENCES = {
 
 @dataclass(frozen=True)
 class View:
-    """One picture of everything: the icon, its title, and what the menu says and allows."""
+    """The icon, the status line, and what the menu shows and enables."""
 
     icon: Icon
-    line: str
-    running: bool = False
-    signed_in: bool = False
-    preference: str = ""
-    models: tuple[str, ...] = ()
+    status_line: str
+    is_running: bool = False
+    is_logged_in: bool = False
+    policy: str = ""
+    loaded_models: tuple[str, ...] = ()
     more_models: int = 0
-    quitting: bool = False
+    is_quitting: bool = False
 
     @property
     def title(self) -> str:
         """The icon's tooltip."""
-        return f"CloudToLocalLLM: {self.line}"
+        return f"CloudToLocalLLM: {self.status_line}"
 
 
-NOT_RUNNING = View(Icon.DISCONNECTED, "daemon not running")
-STARTING = View(Icon.CONNECTING, "starting the daemon …")
+NOT_RUNNING = View(Icon.DISCONNECTED, "Not running")
+STARTING = View(Icon.CONNECTING, "Starting")
 
 
-def view_of(status: Status) -> View:
-    """The view of a daemon that told its status."""
-    line = _WORDS[status.state]
-    if status.state == "error" and status.reason:
-        line = f"{line}: {shortened(status.reason)}"
+def view_from_status(status: Status) -> View:
+    """Return the view of a status."""
+    line = status.state.label
+    if status.state is ConnectionState.ERROR and status.reason:
+        line = f"{line}: {truncate(status.reason)}"
     loaded = status.ollama.loaded
     return View(
         icon=_ICONS[status.state],
-        line=line,
-        running=True,
-        signed_in=status.authentication_state == "authenticated",
-        preference=status.policy,
-        models=tuple(map(shortened, loaded[:MOST_MODELS])),
-        more_models=max(0, len(loaded) - MOST_MODELS),
+        status_line=line,
+        is_running=True,
+        is_logged_in=status.authentication_state == "authenticated",
+        policy=status.policy,
+        loaded_models=tuple(map(truncate, loaded[:MAX_MODELS])),
+        more_models=max(0, len(loaded) - MAX_MODELS),
     )
 
 
-def shortened(text: str) -> str:
-    """A text that fits into a menu, with its end shown as missing."""
+def truncate(text: str) -> str:
+    """Return a text that fits into a menu, with an ellipsis where it was cut."""
     text = sanitize_line(text)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= MAX_TEXT_LENGTH else text[: MAX_TEXT_LENGTH - 1] + "…"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import txaio
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Protocol
@@ -31,6 +31,11 @@ from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.tunnel.websocket.test_protocols import Transport
+
+
+def txaio_config() -> Any:
+    """Return autobahn's configuration, whose clock is not an argument."""
+    return import_module("txaio").config  # untyped
 
 
 class FakeSession:
@@ -70,14 +75,19 @@ class FakeSession:
 
 
 class RejectingServer(Protocol):
-    """A cloud that does not believe the token, or has no room yet."""
+    """A cloud that answers the handshake with 401, or with the response `rejection`."""
+
+    transport: Any
+
+    def __init__(self, cloud: FakeCloud) -> None:
+        self._cloud = cloud
 
     def dataReceived(self, data: bytes) -> None:
-        self.factory.cloud.seen.append(data)  # type: ignore[union-attr]
-        cloud: Any = self.factory.cloud  # type: ignore[union-attr]
-        said = cloud.refuses or b"HTTP/1.1 401 %b\r\nContent-Length: 0\r\n\r\n" % cloud.phrase
-        self.transport.write(said)  # type: ignore[union-attr]
-        self.transport.loseConnection()  # type: ignore[union-attr]
+        cloud = self._cloud
+        cloud.handshakes.append(data)
+        unauthorized = b"HTTP/1.1 401 %b\r\nContent-Length: 0\r\n\r\n" % cloud.phrase
+        self.transport.write(cloud.rejection or unauthorized)
+        self.transport.loseConnection()
 
 
 class FakeCloud:
@@ -91,8 +101,8 @@ class FakeCloud:
         self.phrase = b"No"
         self.bye_code = b""  # connections are greeted with this BYE, or left without a word
         self.connect_times: list[float] = []
-        self.seen: list[bytes] = []
-        self.refuses = b""
+        self.handshakes: list[bytes] = []
+        self.rejection = b""
         self.is_silent = False  # takes connections and says nothing on them
         self.initiator = Initiator(1 << 18, 30, 8)
         self.pumps: list[IOPump] = []
@@ -103,8 +113,7 @@ class FakeCloud:
             return self.pending
         if self.error is not None:
             return fail(self.error)
-        server: Any = RejectingServer()
-        server.factory = SimpleNamespace(cloud=self)
+        server: Any = RejectingServer(self)
         if self.is_silent:
             server = Protocol()
         elif self.accepts_token:
@@ -137,7 +146,7 @@ class FakeCloud:
 class BridgeCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.patch(txaio.config, "loop", self.clock)
+        self.patch(txaio_config(), "loop", self.clock)
         self.cloud = FakeCloud(self.clock)
         self.session = FakeSession()
         self.tunnel = Responder(
@@ -313,7 +322,9 @@ class ConnectTests(BridgeCase):
         self.cloud.accepts_token = False
         self.start()
         self.wait(7)
-        tokens = [part for data in self.cloud.seen for part in data.split() if b"token-" in part]
+        tokens = [
+            part for data in self.cloud.handshakes for part in data.split() if b"token-" in part
+        ]
         self.assertGreater(len(tokens), 1)
         self.assertEqual(len(set(tokens)), len(tokens))
         self.cloud.accepts_token = True
@@ -360,7 +371,7 @@ class ConnectTests(BridgeCase):
 
     def test_obeys_retry_after_of_a_failed_handshake(self) -> None:
         self.cloud.accepts_token = False
-        self.cloud.refuses = b"HTTP/1.1 503 No\r\nRetry-After: 90\r\nContent-Length: 0\r\n\r\n"
+        self.cloud.rejection = b"HTTP/1.1 503 No\r\nRetry-After: 90\r\nContent-Length: 0\r\n\r\n"
         self.start()
         self.wait(89)
         self.assertEqual(

@@ -32,6 +32,8 @@ PROXY = {"HTTPS_PROXY": "http://alice:secret@proxy.example:3128", "HTTP_PROXY": 
 class RecordingProtocol(Protocol):
     """The protocol that is connected; records what it is given."""
 
+    transport: Any
+
     def __init__(self) -> None:
         self.received = b""
         self.lost_reason: Failure | None = None
@@ -66,7 +68,7 @@ class CloudEndpointCase(SynchronousTestCase):
         return self.protocols[-1]
 
     def connect(self, url: str, **environ: str) -> Deferred[Any]:
-        factory = Factory.forProtocol(self.build_protocol)  # type: ignore[arg-type]
+        factory = Factory.forProtocol(self.build_protocol)
         made: Deferred[Any] = endpoint_for_url(url, self.clock, environ).connect(factory)
         return made
 

@@ -191,8 +191,9 @@ class Damaged(Case):
         self.save(ANN)
         self.token()
         said: list[LogEvent] = []
-        globalLogPublisher.addObserver(said.append)
-        self.addCleanup(globalLogPublisher.removeObserver, said.append)
+        observer: Any = said.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         self.file.path.unlink()
         self.file.path.mkdir()
         for _ in range(3):
