@@ -203,4 +203,4 @@ def _refused_without_network(cluster: Cluster, *where: str) -> bool:
     ran = subprocess.run(
         argv, capture_output=True, text=True, env=cluster.environment(), timeout=60
     )
-    return ran.returncode == 1 and "needs an engine on this machine" in ran.stdout + ran.stderr
+    return ran.returncode == 1 and "requires Docker on this machine" in ran.stdout + ran.stderr

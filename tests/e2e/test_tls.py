@@ -102,7 +102,7 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
     desktop = cluster.start_process(
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
     )
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     async def answer() -> dict[str, str] | None:

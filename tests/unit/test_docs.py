@@ -6,6 +6,7 @@ import hmac
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 from unittest import mock
 
 from twisted.scripts.twistd import ServerOptions
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm import cli, errors, tap_options
 from ctllm.cli.parser import Parser
+from ctllm.cloud.audit import AuditEvent
 from ctllm.cloud.metrics import Metrics
 from ctllm.config import KEYS
 from ctllm.desktop.ipc.connection import IpcLimits
@@ -270,7 +272,7 @@ class NamesTests(TestCase):
 
     def test_keys(self) -> None:
         """Every key of the configuration that the documents name exists, in that section."""
-        known = set(KEYS)
+        known = {*KEYS, *get_args(AuditEvent)}
         named = 0
         for page in PAGES:
             for name in re.findall(r"`((?:cloud|desktop|proxy)\.[a-z_]+)`", page.read_text()):
