@@ -33,45 +33,45 @@ from tests.e2e.process_info import resident_megabytes
 from tests.ports import free_port
 
 #: Seconds until everything must be well again after the last kill.
-PATIENCE = 60.0
+HEALTHY_TIMEOUT = 60.0
 
 
-class Cut(ProxyServer):
+class RelayedConnection(ProxyServer):
     """One connection from the desktop to its cloud."""
 
     def connectionMade(self) -> None:
-        cast(Way, self.factory).open.add(self)
+        cast(CloudRelay, self.factory).connections.add(self)
         super().connectionMade()
 
     def connectionLost(self, reason: Any = None) -> None:
-        cast(Way, self.factory).open.discard(self)
+        cast(CloudRelay, self.factory).connections.discard(self)
         super().connectionLost(reason)
 
 
-class Way(ProxyFactory):
+class CloudRelay(ProxyFactory):
     """The network between them."""
 
-    protocol = Cut
+    protocol = RelayedConnection
     noisy = False
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
-        self.open: set[Cut] = set()
+        self.connections: set[RelayedConnection] = set()
 
-    def cut(self) -> int:
+    def abort_connections(self) -> int:
         """Every connection that there is; gives how many."""
-        found = list(self.open)
-        for each in found:
+        connections = list(self.connections)
+        for each in connections:
             cast(Any, each.transport).abortConnection()
-        return len(found)
+        return len(connections)
 
 
 class Soak:
     """One machine with a session, and a cloud beside it."""
 
-    def __init__(self, reactor: Any, folder: Path, chance: random.Random) -> None:
+    def __init__(self, reactor: Any, folder: Path, rng: random.Random) -> None:
         self.reactor = reactor
-        self.chance = chance
+        self.rng = rng
         self.cluster = Cluster(folder)
         self.session = DesktopSession(self.cluster)
         self.state = folder / "alice"
@@ -79,13 +79,13 @@ class Soak:
         self.running: dict[str, ChildProcess] = {}
         self.counts: Counter[str] = Counter()
 
-    async def begin(self) -> None:
+    async def start_all(self) -> None:
         await self.session.start()
         self.start("cloud")
         await wait_until(lambda: self.cluster.is_cloud_healthy(self.running["cloud"]), "the cloud")
-        self.way = Way("127.0.0.1", self.cluster.cloud_port)
-        self.way_port = self.reactor.listenTCP(0, self.way, interface="127.0.0.1")
-        self.cluster.ports.append(self.way_port)
+        self.relay = CloudRelay("127.0.0.1", self.cluster.cloud_port)
+        self.relay_port = self.reactor.listenTCP(0, self.relay, interface="127.0.0.1")
+        self.cluster.ports.append(self.relay_port)
         await self.cluster.run_ctllm_in(
             self.state, "login", await self.cluster.create_invite("alice")
         )
@@ -107,27 +107,27 @@ class Soak:
             self.running[name] = cluster.start_process(
                 "desktop", "python", "-m", "ctllm", "desktop", state,
                 f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
-                f"--cloud-url=http://127.0.0.1:{self.way_port.getHost().port}",
+                f"--cloud-url=http://127.0.0.1:{self.relay_port.getHost().port}",
             )  # fmt: skip
         else:
             self.running[name] = self.session.tray(self.state, "--no-start", "--wait=60")
         cluster.processes = [each for each in cluster.processes if not each.exited.called]
 
-    async def kill(self) -> None:
+    async def restart_one(self) -> None:
         """One of them, in one of two ways, and it is started again."""
-        name = self.chance.choice(("ollama", "bridge", "tray"))
-        await deferLater(self.reactor, self.chance.random() * 0.5, lambda: None)
+        name = self.rng.choice(("ollama", "bridge", "tray"))
+        await deferLater(self.reactor, self.rng.random() * 0.5, lambda: None)
         if name == "bridge":
-            self.counts["bridge cut"] += self.way.cut()
+            self.counts["bridge cut"] += self.relay.abort_connections()
             return
-        number = self.chance.choice((signal.SIGKILL, signal.SIGTERM))
+        signal_number = self.rng.choice((signal.SIGKILL, signal.SIGTERM))
         program = self.running[name]
-        program.send_signal(number)
+        program.send_signal(signal_number)
         await wait_until(lambda: program.exited.called, f"{name} to end")
-        self.counts[f"{name} {number.name}"] += 1
+        self.counts[f"{name} {signal_number.name}"] += 1
         self.start(name)
 
-    async def well(self) -> Status:
+    async def wait_until_healthy(self) -> Status:
         """Wait until everything is as it should be."""
 
         def status() -> Status | None:
@@ -143,25 +143,25 @@ class Soak:
                 return None
             return found if [each.is_this for each in found.desktops] == [True] else None
 
-        found: Status = await wait_until(good, "everything to be well", PATIENCE)
-        await self.session.shows(": connected", PATIENCE)
+        found: Status = await wait_until(good, "everything to be well", HEALTHY_TIMEOUT)
+        await self.session.shows(": connected", HEALTHY_TIMEOUT)
         body = {"model": "llama3.2", "prompt": "hello", "stream": False}
 
         async def answers() -> bool:
             path = "/api/generate"
             return (await self.cluster.request("POST", path, body, port=self.endpoint))[0] == 200
 
-        await wait_until(answers, "an answer", PATIENCE)
+        await wait_until(answers, "an answer", HEALTHY_TIMEOUT)
         return found
 
-    def memory(self) -> dict[str, int]:
+    def memory_megabytes(self) -> dict[str, int]:
         """Megabytes of each process."""
         return {name: round(resident_megabytes(each.pid)) for name, each in self.running.items()}
 
-    def left_over(self) -> list[str]:
+    def leftovers(self) -> list[str]:
         """Processes that nobody started, and files that nobody needs."""
         own = {program.pid for program in self.cluster.processes if not program.exited.called}
-        wrong = []
+        found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 words = (entry / "cmdline").read_bytes().decode().split("\0")
@@ -170,59 +170,64 @@ class Soak:
                 continue
             of_ours = any(str(self.cluster.directory) in word for word in words)
             if of_ours and int(entry.name) not in own and parent not in own:
-                wrong.append(f"process {entry.name}: {' '.join(words)}")
-        kept = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
-        wrong += [
-            f"file {each}" for each in (self.state / "desktop").iterdir() if each.name not in kept
+                found.append(f"process {entry.name}: {' '.join(words)}")
+        expected_files = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
+        found += [
+            f"file {each}"
+            for each in (self.state / "desktop").iterdir()
+            if each.name not in expected_files
         ]
         icons = list((self.state / "tray").iterdir())
         if len(icons) > 2:
-            wrong.append(f"icons {icons}")
-        return wrong
+            found.append(f"icons {icons}")
+        return found
 
 
 async def soak(reactor: Any, rounds: int, seed: int) -> None:
     """Do it; ends with status 1 where something is wrong."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        one = Soak(reactor, Path(folder), random.Random(seed))
+        run = Soak(reactor, Path(folder), random.Random(seed))
         try:
-            wrong = await _rounds(one, rounds)
+            leftovers = await _run_rounds(run, rounds)
         finally:
-            await one.session.close()
-            await one.cluster.stop()
-    print(f"{rounds} kills: {dict(one.counts)}")
-    if wrong:
-        print("\n".join(["Left over:", *wrong]))
+            await run.session.close()
+            await run.cluster.stop()
+    print(f"{rounds} kills: {dict(run.counts)}")
+    if leftovers:
+        print("\n".join(["Left over:", *leftovers]))
         raise SystemExit(1)
     print("Nothing is left over.")
 
 
-async def _rounds(one: Soak, rounds: int) -> list[str]:
+async def _run_rounds(run: Soak, rounds: int) -> list[str]:
     """All the kills; what is wrong afterwards."""
-    await one.begin()
-    await one.well()
+    await run.start_all()
+    await run.wait_until_healthy()
     before: dict[str, int] = {}
     first_files = 0
     began = time.monotonic()
     for number in range(1, rounds + 1):
-        await one.kill()
+        await run.restart_one()
         if number % 50 == 0 or number == rounds:
-            files = _files(await one.well())
-            before, first_files = before or one.memory(), first_files or files
+            files = _open_file_count(await run.wait_until_healthy())
+            before, first_files = before or run.memory_megabytes(), first_files or files
             took = time.monotonic() - began
             print(
-                f"{number} kills, {took:.0f} s: {one.memory()} MB, {files} open files", flush=True
+                f"{number} kills, {took:.0f} s: {run.memory_megabytes()} MB, {files} open files",
+                flush=True,
             )
-    await deferLater(one.reactor, 25, lambda: None)  # kept connections are let go after 20 s
-    files = _files(await one.well())
-    wrong = one.left_over()
+    await deferLater(run.reactor, 25, lambda: None)  # kept connections are let go after 20 s
+    files = _open_file_count(await run.wait_until_healthy())
+    leftovers = run.leftovers()
     if files > first_files + 3:
-        wrong.append(f"{files} open files of the desktop, at first {first_files}")
-    grown = {name: (before[name], now) for name, now in one.memory().items()}
-    return wrong + [f"{name} grew: {a} to {b} MB" for name, (a, b) in grown.items() if b > a + 8]
+        leftovers.append(f"{files} open files of the desktop, at first {first_files}")
+    grown = {name: (before[name], now) for name, now in run.memory_megabytes().items()}
+    return leftovers + [
+        f"{name} grew: {a} to {b} MB" for name, (a, b) in grown.items() if b > a + 8
+    ]
 
 
-def _files(status: Status) -> int:
+def _open_file_count(status: Status) -> int:
     return len(os.listdir(f"/proc/{status.pid}/fd"))
 
 
@@ -230,8 +235,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
-    told = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(soak(reactor, told.rounds, told.seed)))
+    options = parser.parse_args()
+    react(lambda reactor: Deferred.fromCoroutine(soak(reactor, options.rounds, options.seed)))
 
 
 if __name__ == "__main__":

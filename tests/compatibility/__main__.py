@@ -19,12 +19,12 @@ from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
 from tests.compatibility.clients import CLIENTS, Client
-from tests.compatibility.comparing import Comparison, compare
-from tests.compatibility.driving import Driver
-from tests.compatibility.raw import RawComparison, compare_raw
-from tests.compatibility.table import tables, write
+from tests.compatibility.comparison import Comparison, compare
+from tests.compatibility.driver import Driver
+from tests.compatibility.raw_comparison import RawComparison, compare_raw
+from tests.compatibility.table import render, write
 from tests.e2e.cluster import Cluster
-from tests.e2e.mirrored_requests import MirroredCluster, mirrored_cluster
+from tests.e2e.mirrored_requests import MirroredCluster, start_mirrored_cluster
 
 
 def _options() -> argparse.Namespace:
@@ -40,44 +40,46 @@ def _options() -> argparse.Namespace:
     return options
 
 
-async def _one(made: MirroredCluster, client: Client) -> list[Comparison]:
+async def _compare_client(cluster: MirroredCluster, client: Client) -> list[Comparison]:
     print(f"{client.title} ...", file=sys.stderr)
     driver = Driver(client)
     try:
-        return await compare(made, client, driver)
+        return await compare(cluster, client, driver)
     finally:
         await deferToThread(driver.close)
 
 
-async def _all(folder: Path, chosen: list[Client]) -> tuple[list[Comparison], list[RawComparison]]:
+async def _compare_all(
+    folder: Path, chosen: list[Client]
+) -> tuple[list[Comparison], list[RawComparison]]:
     cluster = Cluster(folder)
     try:
-        made = await mirrored_cluster(cluster)
-        compared = [each for client in chosen for each in await _one(made, client)]
-        return compared, await compare_raw(made)
+        mirrored = await start_mirrored_cluster(cluster)
+        compared = [each for client in chosen for each in await _compare_client(mirrored, client)]
+        return compared, await compare_raw(mirrored)
     finally:
         await cluster.stop()
 
 
-def _wrong(compared: Sequence[Comparison], asked: Sequence[RawComparison]) -> list[str]:
-    told = [(f"{each.client.title}, {each.call}", each.wrong) for each in compared]
-    told += [(each.row, each.wrong) for each in asked]
-    return [f"{what}: {wrong}" for what, wrong in told if wrong]
+def _failures(compared: Sequence[Comparison], raw: Sequence[RawComparison]) -> list[str]:
+    results = [(f"{each.client.title}, {each.call}", each.difference) for each in compared]
+    results += [(each.row, each.difference) for each in raw]
+    return [f"{name}: {difference}" for name, difference in results if difference]
 
 
 async def _main() -> None:
     options = _options()
     chosen = [each for each in CLIENTS if not options.client or each.package in options.client]
     with tempfile.TemporaryDirectory() as folder:
-        compared, asked = await _all(Path(folder), chosen)
-    made = tables(compared, asked)
-    print(made)
+        compared, raw = await _compare_all(Path(folder), chosen)
+    text = render(compared, raw)
+    print(text)
     if options.write:
-        write(made)
-    if wrong := _wrong(compared, asked):
-        print(*wrong, sep="\n")
+        write(text)
+    if failures := _failures(compared, raw):
+        print(*failures, sep="\n")
         raise SystemExit(1)
-    print(f"All the same: {len(compared)} calls of clients, {len(asked)} requests by raw HTTP.")
+    print(f"All the same: {len(compared)} calls of clients, {len(raw)} requests by raw HTTP.")
 
 
 def _start(_: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: An endpoint, and in how many ways a client may call it. One way alone has no name.
-_WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
+_VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("POST /api/chat", ("whole", "streamed", "tools", "images", "thinking", "structured")),
     ("POST /api/generate", ("whole", "streamed", "images", "thinking", "structured")),
     ("POST /api/embed", ("",)),
@@ -30,7 +30,7 @@ _WAYS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("POST /v1/messages", ("whole", "streamed", "tools", "images", "thinking", "structured")),
 )
 #: Every row: an endpoint and, where there are several, the way of calling it.
-CALLS = tuple(f"{at} {way}".strip() for at, ways in _WAYS for way in ways)
+CALLS = tuple(f"{at} {way}".strip() for at, ways in _VARIANTS for way in ways)
 
 
 def endpoint(call: str) -> tuple[str, str]:

@@ -16,19 +16,19 @@ class Client:
 
     package: str
     driver: str
-    light: bool = True
+    is_light: bool = True
 
     @property
-    def of_node(self) -> bool:
+    def uses_node(self) -> bool:
         return self.driver.endswith(".cjs")
 
     @property
     def title(self) -> str:
-        return f"{self.package} ({'npm' if self.of_node else 'Python'})"
+        return f"{self.package} ({'npm' if self.uses_node else 'Python'})"
 
     def version(self, modules: Path) -> str:
         """The version that is installed; `modules` is npm's folder. Raises where there is none."""
-        if self.of_node:
+        if self.uses_node:
             return str(loads((modules / self.package / "package.json").read_text())["version"])
         return metadata.version(self.package)
 
@@ -40,7 +40,7 @@ CLIENTS = (
     Client("openai", "openai_node.cjs"),
     Client("anthropic", "anthropic_python.py"),
     Client("langchain-ollama", "langchain_ollama_python.py"),
-    Client("llm-ollama", "llm_ollama_python.py", light=False),
-    Client("litellm", "litellm_python.py", light=False),
+    Client("llm-ollama", "llm_ollama_python.py", is_light=False),
+    Client("litellm", "litellm_python.py", is_light=False),
 )
-LIGHT = tuple(client for client in CLIENTS if client.light)
+LIGHT = tuple(client for client in CLIENTS if client.is_light)

@@ -11,41 +11,41 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-LIFE = timedelta(days=1)
+LIFETIME = timedelta(days=1)
 
 
-class Authority:
+class CertificateAuthority:
     """Signs certificates of 127.0.0.1."""
 
     def __init__(self, name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        self._own = self._signed(self._name, self._key, x509.BasicConstraints(True, None))
+        self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, None))
 
     def issue(self, folder: Path) -> Path:
         """Put ca.pem, cert.pem and key.pem, as a docker command wants them, into a new folder."""
         folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
-        made = self._signed(name, key, x509.BasicConstraints(False, None))
+        certificate = self._sign(name, key, x509.BasicConstraints(False, None))
         pem = serialization.Encoding.PEM
-        (folder / "ca.pem").write_bytes(self._own.public_bytes(pem))
-        (folder / "cert.pem").write_bytes(made.public_bytes(pem))
+        (folder / "ca.pem").write_bytes(self._certificate.public_bytes(pem))
+        (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
         plain = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         (folder / "key.pem").write_bytes(key.private_bytes(pem, *plain))
         return folder
 
-    def _signed(
-        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, what: x509.BasicConstraints
+    def _sign(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, constraints: x509.BasicConstraints
     ) -> x509.Certificate:
         now = datetime.now(UTC)
-        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         return (
             x509.CertificateBuilder(self._name, name, key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - LIFE)
-            .not_valid_after(now + LIFE)
-            .add_extension(what, critical=True)
-            .add_extension(here, critical=False)
+            .not_valid_before(now - LIFETIME)
+            .not_valid_after(now + LIFETIME)
+            .add_extension(constraints, critical=True)
+            .add_extension(address, critical=False)
             .sign(self._key, hashes.SHA256())
         )

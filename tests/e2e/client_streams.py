@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
 from tests.compatibility.clients import Client
-from tests.compatibility.driving import Driver, Outcome, calls_of
-from tests.compatibility.ends import streams_of
+from tests.compatibility.driver import Driver, Outcome, client_calls
+from tests.compatibility.stream_ends import streamed_calls
 from tests.e2e.cluster import ChildProcess, wait_until
 from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 
@@ -50,11 +50,11 @@ FAST_TIMEOUTS = (
 
 def streaming_calls(client: Client) -> list[str]:
     """What is asked of a client: each path that streams, in both ways, where it has both."""
-    known = [call for call in calls_of(client) if call.split(" ")[1] in DIALECTS]
+    known = [call for call in client_calls(client) if call.split(" ")[1] in DIALECTS]
     wholes = [call for call in known if call.endswith(" whole")]
     if client.package == "langchain-ollama":
         wholes = []  # it streams whatever it is asked for
-    return [*(call for call in streams_of(client) if call in known), *wholes]
+    return [*(call for call in streamed_calls(client) if call in known), *wholes]
 
 
 class ClientStreams:
@@ -103,7 +103,7 @@ class ClientStreams:
     def _drive(self, driver: Driver) -> Deferred[list[Outcome]]:
         jobs = [{"call": call, "text": "hello"} for call in streaming_calls(driver.client)]
         url, token = self.faulty.cluster.url, self.faulty.token
-        return deferToThread(driver.carry_out, url, token, jobs, together=True)
+        return deferToThread(driver.run_jobs, url, token, jobs, concurrently=True)
 
     async def _all_started(self, calls: list[str]) -> bool:
         _, body = await self._control("GET", "/fake/requests")

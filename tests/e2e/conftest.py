@@ -19,7 +19,7 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.containers import ContainerInspector
 from tests.e2e.dockerd import Dockerd, dockerd
 from tests.e2e.faulty_cluster import FaultyCluster
-from tests.e2e.mirrored_requests import MirroredCluster, mirrored_cluster
+from tests.e2e.mirrored_requests import MirroredCluster, start_mirrored_cluster
 
 
 @pytest.fixture(autouse=True)
@@ -103,5 +103,5 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirroredCluster]:
     """A stand-in that is asked directly and through ctllm, for the tests of one module."""
     made = Cluster(tmp_path_factory.mktemp("twice"))
-    yield pytest_twisted.blockon(ensureDeferred(mirrored_cluster(made)))
+    yield pytest_twisted.blockon(ensureDeferred(start_mirrored_cluster(made)))
     pytest_twisted.blockon(ensureDeferred(made.stop()))

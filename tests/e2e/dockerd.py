@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ctllm import __version__
-from tests.e2e.certificates import Authority
+from tests.e2e.certificates import CertificateAuthority
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ class Dockerd:
         self.socket = folder / "docker.sock"
         self.address = f"unix://{self.socket}"
         self.tls_address = f"tcp://127.0.0.1:{free_port()}"
-        authority = Authority("the tests'")
+        authority = CertificateAuthority("the tests'")
         own = authority.issue(folder / "engine")
         self.certificates = authority.issue(folder / "client")
         self.tls = ["--tlsverify", f"--tlscacert={own}/ca.pem", f"--tlscert={own}/cert.pem",

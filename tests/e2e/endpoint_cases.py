@@ -48,7 +48,7 @@ OLLAMA = (
     RawRequest("GET", "/api/version"),
 )
 #: What Ollama has besides: the older ones, blobs, and the dialects of others.
-OTHERS = (
+COMPATIBLE = (
     RawRequest("GET", "/"),
     RawRequest("POST", "/api/embeddings", {"model": MODEL, "prompt": "one"}),
     RawRequest("POST", BLOB_PATH, BLOB),
@@ -68,7 +68,7 @@ OTHERS = (
 )
 #: HEAD of all that answers GET, and of what streams: its refusal.
 HEADS = (
-    *(RawRequest("HEAD", ask.target) for ask in (*OLLAMA, *OTHERS) if ask.method == "GET"),
+    *(RawRequest("HEAD", ask.target) for ask in (*OLLAMA, *COMPATIBLE) if ask.method == "GET"),
     RawRequest("HEAD", "/api/chat"),
     RawRequest("HEAD", "/v1/messages"),
     RawRequest("HEAD", BLOB_PATH),
@@ -100,7 +100,7 @@ UNKNOWN = (
     RawRequest("GET", "/api/version", b"a body that nobody wants"),
 )
 #: Ways to write a path that Ollama's server, and so every check before it, reads as /api/tags.
-WRITTEN = (
+TAGS_PATHS = (
     "/api/%74ags",
     "/api/../api/./tags",
     "//api//tags//",

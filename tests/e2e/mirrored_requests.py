@@ -19,21 +19,21 @@ from tests.ports import listen, port_of
 Headers = tuple[tuple[str, str], ...]
 
 #: What browsers are told about pages is the cloud's to say: see test_cors.
-CORS = "access-control-"
+CORS_PREFIX = "access-control-"
 #: What concerns one connection (RFC 9110, section 7.6.1), in any request or answer.
-HOPS = {
+HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     "expect", "proxy-authenticate", "proxy-authorization",
 }  # fmt: skip
-OURS = "ctllm-"
+OWN_PREFIX = "ctllm-"
 #: What answers may say, written down here once more; ctllm lets nothing else pass on purpose, for
 #: by headers servers and browsers on the way take orders.
-PASSED = {
+RESPONSE_HEADERS = {
     "content-type", "content-length", "content-encoding", "content-range", "date", "etag", "allow",
     "location", "cache-control", "retry-after", "x-request-id",
 }  # fmt: skip
 #: What ctllm adds to each answer that it relays, so that a browser does nothing by it.
-ADDED = (
+ADDED_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
@@ -70,7 +70,7 @@ class RawRequest:
             return self.body
         return json.dumps(self.body).encode()
 
-    def head(self, host: str, more: Headers) -> bytes:
+    def head(self, host: str, extra_headers: Headers) -> bytes:
         """The head on the wire; `more` comes last."""
         content = self.content
         framing: Headers = ()
@@ -78,24 +78,24 @@ class RawRequest:
             framing = (("Transfer-Encoding", "chunked"),)
         elif content is not None:
             framing = (("Content-Length", str(len(content))),)
-        kind = (
+        content_type = (
             () if isinstance(self.body, bytes | None) else (("Content-Type", "application/json"),)
         )
         lines = [f"{self.method} {self.target} HTTP/1.1", f"Host: {host}"]
-        lines += [f"{n}: {v}" for n, v in (*kind, *self.headers, *framing, *more)]
+        lines += [f"{n}: {v}" for n, v in (*content_type, *self.headers, *framing, *extra_headers)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
-    def pieces(self) -> list[bytes]:
+    def body_chunks(self) -> list[bytes]:
         """The body on the wire; in chunks of growing sizes where it is chunked."""
         content = self.content or b""
         if not self.chunked:
             return [content]
-        found, size = [], 1
+        chunks, size = [], 1
         while content:
-            piece, content = content[:size], content[size:]
-            found.append(b"%x\r\n%b\r\n" % (len(piece), piece))
+            chunk, content = content[:size], content[size:]
+            chunks.append(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             size *= 3
-        return [*found, b"0\r\n\r\n"]
+        return [*chunks, b"0\r\n\r\n"]
 
 
 @dataclass(frozen=True)
@@ -107,25 +107,25 @@ class RawResponse:
     headers: Headers
     body: bytes
     framing: str
-    whole: bool
-    early: tuple[int, ...] = ()
+    is_complete: bool
+    interim_statuses: tuple[int, ...] = ()
 
     def header(self, name: str) -> str | None:
         return next((v for n, v in self.headers if n.lower() == name.lower()), None)
 
     @property
-    def told(self) -> tuple[int, str, Headers, bytes, bool]:
+    def relayed_parts(self) -> tuple[int, str, Headers, bytes, bool]:
         """All that a client may go by, of what is meant to pass."""
-        kept = tuple(header for header in self.headers if header[0].lower() in PASSED)
-        return self.status, self.reason, kept, self.body, self.whole
+        headers = tuple(header for header in self.headers if header[0].lower() in RESPONSE_HEADERS)
+        return self.status, self.reason, headers, self.body, self.is_complete
 
 
-def end_to_end(headers: Headers) -> Headers:
+def end_to_end_headers(headers: Headers) -> Headers:
     """Less what concerns one connection, and less what is ctllm's to say."""
     return tuple(
         (name, value)
         for name, value in headers
-        if name.lower() not in HOPS and not name.lower().startswith((OURS, CORS))
+        if name.lower() not in HOP_BY_HOP and not name.lower().startswith((OWN_PREFIX, CORS_PREFIX))
     )
 
 
@@ -134,84 +134,86 @@ class RawConnection:
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        self._read = b""
+        self._unread = b""
 
     def close(self) -> None:
         self.socket.close()
 
-    def request(self, ask: RawRequest, host: str, more: Headers) -> RawResponse:
+    def request(self, request: RawRequest, host: str, extra_headers: Headers) -> RawResponse:
         """Ask and read the answer; where 100 is expected the body waits for it."""
-        self.socket.sendall(ask.head(host, more))
-        early: tuple[int, ...] = ()
-        if any(name.lower() == "expect" for name, _ in ask.headers):
-            early = (self._head()[0],)
-        for piece in ask.pieces():
-            self.socket.sendall(piece)
-        return self._answer(ask.method, early)
+        self.socket.sendall(request.head(host, extra_headers))
+        interim_statuses: tuple[int, ...] = ()
+        if any(name.lower() == "expect" for name, _ in request.headers):
+            interim_statuses = (self._read_head()[0],)
+        for chunk in request.body_chunks():
+            self.socket.sendall(chunk)
+        return self._read_response(request.method, interim_statuses)
 
-    def _answer(self, method: str, early: tuple[int, ...]) -> RawResponse:
-        status, reason, headers = self._head()
+    def _read_response(self, method: str, interim_statuses: tuple[int, ...]) -> RawResponse:
+        status, reason, headers = self._read_head()
         while status < 200:
-            early = (*early, status)
-            status, reason, headers = self._head()
-        named = {name.lower(): value for name, value in headers}
+            interim_statuses = (*interim_statuses, status)
+            status, reason, headers = self._read_head()
+        by_name = {name.lower(): value for name, value in headers}
         framing = "close"
-        if "transfer-encoding" in named:
+        if "transfer-encoding" in by_name:
             framing = "chunked"
-        elif "content-length" in named:
+        elif "content-length" in by_name:
             framing = "length"
         if method == "HEAD" or status in (204, 304):
-            return RawResponse(status, reason, headers, b"", framing, True, early)
-        read = {"chunked": self._chunks, "close": self._to_the_end}.get(framing)
-        body, whole = read() if read else self._exactly(int(named["content-length"]))
-        return RawResponse(status, reason, headers, body, framing, whole, early)
+            return RawResponse(status, reason, headers, b"", framing, True, interim_statuses)
+        read_body = {"chunked": self._read_chunks, "close": self._read_until_close}.get(framing)
+        body, is_complete = (
+            read_body() if read_body else self._read_exactly(int(by_name["content-length"]))
+        )
+        return RawResponse(status, reason, headers, body, framing, is_complete, interim_statuses)
 
-    def _head(self) -> tuple[int, str, Headers]:
-        while b"\r\n\r\n" not in self._read:
-            assert self._more(), f"closed within a head: {self._read!r}"
-        head, _, self._read = self._read.partition(b"\r\n\r\n")
+    def _read_head(self) -> tuple[int, str, Headers]:
+        while b"\r\n\r\n" not in self._unread:
+            assert self._receive(), f"closed within a head: {self._unread!r}"
+        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         _, status, reason = (first + " ").split(" ", 2)
         pairs = (line.partition(":") for line in lines)
         return int(status), reason[:-1], tuple((n, v.strip(" \t")) for n, _, v in pairs)
 
-    def _more(self) -> bool:
+    def _receive(self) -> bool:
         try:
-            piece = self.socket.recv(1 << 20)
+            data = self.socket.recv(1 << 20)
         except ConnectionResetError:
-            piece = b""
-        self._read += piece
-        return bool(piece)
+            data = b""
+        self._unread += data
+        return bool(data)
 
-    def _exactly(self, length: int) -> tuple[bytes, bool]:
-        parts, got = [self._read], len(self._read)
-        self._read = b""
-        while got < length and self._more():
-            parts.append(self._read)
-            got += len(self._read)
-            self._read = b""
-        whole = b"".join(parts)
-        self._read = whole[length:]
-        return whole[:length], got >= length
+    def _read_exactly(self, length: int) -> tuple[bytes, bool]:
+        parts, received = [self._unread], len(self._unread)
+        self._unread = b""
+        while received < length and self._receive():
+            parts.append(self._unread)
+            received += len(self._unread)
+            self._unread = b""
+        data = b"".join(parts)
+        self._unread = data[length:]
+        return data[:length], received >= length
 
-    def _to_the_end(self) -> tuple[bytes, bool]:
-        while self._more():
+    def _read_until_close(self) -> tuple[bytes, bool]:
+        while self._receive():
             pass
-        return self._read, True
+        return self._unread, True
 
-    def _chunks(self) -> tuple[bytes, bool]:
+    def _read_chunks(self) -> tuple[bytes, bool]:
         parts: list[bytes] = []
         while True:
-            while b"\r\n" not in self._read:
-                if not self._more():
+            while b"\r\n" not in self._unread:
+                if not self._receive():
                     return b"".join(parts), False
-            size, _, self._read = self._read.partition(b"\r\n")
-            piece, whole = self._exactly(int(size.partition(b";")[0], 16) + 2)
-            if not whole:
-                return b"".join(parts) + piece, False
-            if piece == b"\r\n":
+            size, _, self._unread = self._unread.partition(b"\r\n")
+            chunk, is_complete = self._read_exactly(int(size.partition(b";")[0], 16) + 2)
+            if not is_complete:
+                return b"".join(parts) + chunk, False
+            if chunk == b"\r\n":
                 return b"".join(parts), True
-            parts.append(piece[:-2])
+            parts.append(chunk[:-2])
 
 
 @dataclass(frozen=True)
@@ -226,20 +228,20 @@ class ReceivedRequest:
     def framing(self) -> tuple[str | None, ...]:
         return tuple(self.record.header(name) for name in ("content-length", "transfer-encoding"))
 
-    def passed(self, stripped: set[str]) -> Headers:
+    def forwarded_headers(self, stripped: set[str]) -> Headers:
         """The headers, in order and as spelled, less those that are to be stripped."""
-        kept = end_to_end(self.headers)
-        return tuple(header for header in kept if header[0].lower() not in {*stripped, "x-try"})
+        headers = end_to_end_headers(self.headers)
+        return tuple(header for header in headers if header[0].lower() not in {*stripped, "x-try"})
 
 
 @dataclass(frozen=True)
 class MirroredResult:
     """What came of one request, asked directly and through ctllm."""
 
-    direct: RawResponse
-    through: RawResponse
-    sent: ReceivedRequest
-    arrived: ReceivedRequest
+    direct_response: RawResponse
+    relayed_response: RawResponse
+    direct_request: ReceivedRequest
+    relayed_request: ReceivedRequest
 
 
 @dataclass
@@ -249,94 +251,109 @@ class MirroredCluster:
     cluster: Cluster
     fake_ollama: FakeOllama
     port: int
-    streams: list[bytearray] = field(default_factory=list)
-    asked: int = 0
+    received_by_connection: list[bytearray] = field(default_factory=list)
+    request_count: int = 0
 
     async def send_both(
-        self, ask: RawRequest, prepare: Callable[[FakeOllama], object] = lambda _: None
+        self, request: RawRequest, prepare: Callable[[FakeOllama], object] = lambda _: None
     ) -> MirroredResult:
         """Ask directly, then through; before each the fake Ollama is as new and `prepare`d."""
-        direct, sent = await self._ask(ask, prepare, self.port, f"127.0.0.1:{self.port}")
-        cloud = self.cluster.cloud_port
-        through, arrived = await self._ask(ask, prepare, cloud, "ctllm.example.org")
-        passed = end_to_end(through.headers)
-        unmeant = [each for each in passed if each[0].lower() not in PASSED and each not in ADDED]
-        assert not unmeant, unmeant
+        direct, sent = await self._send(request, prepare, self.port, f"127.0.0.1:{self.port}")
+        cloud_port = self.cluster.cloud_port
+        through, arrived = await self._send(request, prepare, cloud_port, "ctllm.example.org")
+        headers = end_to_end_headers(through.headers)
+        unexpected = [
+            each
+            for each in headers
+            if each[0].lower() not in RESPONSE_HEADERS and each not in ADDED_HEADERS
+        ]
+        assert not unexpected, unexpected
         return MirroredResult(direct, through, sent, arrived)
 
-    async def send_through(self, ask: RawRequest, host: str) -> RawResponse:
+    async def send_relayed(self, request: RawRequest, host: str) -> RawResponse:
         """Ask through ctllm alone, by any name of the cloud."""
-        return (await self._ask(ask, lambda _: None, self.cluster.cloud_port, host))[0]
+        return (await self._send(request, lambda _: None, self.cluster.cloud_port, host))[0]
 
-    async def _ask(
-        self, ask: RawRequest, prepare: Callable[[FakeOllama], object], port: int, host: str
+    async def _send(
+        self, request: RawRequest, prepare: Callable[[FakeOllama], object], port: int, host: str
     ) -> tuple[RawResponse, ReceivedRequest]:
         self.fake_ollama.reset()
-        for stream in self.streams:
-            stream.clear()
+        for received in self.received_by_connection:
+            received.clear()
         prepare(self.fake_ollama)
-        self.asked += 1
-        marked = (("Authorization", f"Bearer {self.cluster.api_key}"), ("X-Try", str(self.asked)))
-        return await deferToThread(_visit, port, ask, host, marked), self._seen(str(self.asked))
+        self.request_count += 1
+        extra_headers = (
+            ("Authorization", f"Bearer {self.cluster.api_key}"),
+            ("X-Try", str(self.request_count)),
+        )
+        return await deferToThread(
+            _send_request, port, request, host, extra_headers
+        ), self._find_received(str(self.request_count))
 
-    def _seen(self, number: str) -> ReceivedRequest:
+    def _find_received(self, number: str) -> ReceivedRequest:
         record = next(r for r in self.fake_ollama.requests if r.header("x-try") == number)
         pattern = re.compile(_HEAD % number.encode())
-        head = next(found[0] for data in self.streams if (found := pattern.search(data)))
+        head = next(
+            found[0] for data in self.received_by_connection if (found := pattern.search(data))
+        )
         line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         pairs = (each.partition(": ") for each in lines)
         return ReceivedRequest(line, tuple((name, value) for name, _, value in pairs), record)
 
 
-def _visit(port: int, ask: RawRequest, host: str, more: Headers) -> RawResponse:
-    client = RawConnection(port)
+def _send_request(port: int, request: RawRequest, host: str, extra_headers: Headers) -> RawResponse:
+    connection = RawConnection(port)
     try:
-        answer = client.request(ask, host, more)
-        if answer.framing != "close" and answer.header("connection") != "close" and answer.whole:
-            _still_in_step(client, host, more)
-        return answer
+        response = connection.request(request, host, extra_headers)
+        if (
+            response.framing != "close"
+            and response.header("connection") != "close"
+            and response.is_complete
+        ):
+            _check_next_response(connection, host, extra_headers)
+        return response
     finally:
-        client.close()
+        connection.close()
 
 
-def _still_in_step(client: RawConnection, host: str, more: Headers) -> None:
+def _check_next_response(connection: RawConnection, host: str, extra_headers: Headers) -> None:
     """The next answer on the same connection is that of the next request."""
-    credentials = tuple(header for header in more if header[0] == "Authorization")
-    after = client.request(RawRequest("GET", "/api/version"), host, credentials)
-    assert (after.status, after.body) == (200, b'{"version":"0.12.6"}'), after
+    credentials = tuple(header for header in extra_headers if header[0] == "Authorization")
+    response = connection.request(RawRequest("GET", "/api/version"), host, credentials)
+    assert (response.status, response.body) == (200, b'{"version":"0.12.6"}'), response
 
 
-def tapped(fake_ollama: FakeOllama) -> list[bytearray]:
+def record_received(fake_ollama: FakeOllama) -> list[bytearray]:
     """What arrives at the fake Ollama from now on, a byte string for each connection."""
-    streams: list[bytearray] = []
-    build = fake_ollama.site.buildProtocol
+    by_connection: list[bytearray] = []
+    build_protocol = fake_ollama.site.buildProtocol
 
     def buildProtocol(addr: Any) -> Any:
-        protocol, read = build(addr), bytearray()
-        streams.append(read)
-        receive = protocol.dataReceived
+        protocol, received = build_protocol(addr), bytearray()
+        by_connection.append(received)
+        data_received = protocol.dataReceived
 
         def dataReceived(data: bytes) -> None:
-            read.extend(data)
-            receive(data)
+            received.extend(data)
+            data_received(data)
 
         protocol.dataReceived = dataReceived
         return protocol
 
     fake_ollama.site.buildProtocol = buildProtocol  # type: ignore[method-assign]
-    return streams
+    return by_connection
 
 
-async def mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredCluster:
+async def start_mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredCluster:
     """Start everything."""
     await cluster.start_cloud(*cloud_options)
     models = ("llama3.2", "nomic-embed-text")
     fake_ollama = FakeOllama(FrozenClock(), models, word_interval=0.0, now=FrozenClock().seconds)
-    streams = tapped(fake_ollama)
+    received_by_connection = record_received(fake_ollama)
     listening = listen(reactor, fake_ollama.site)
     cluster.ports.append(listening)
     port = port_of(listening)
     await cluster.start_desktop("alice", port, "--allowed-requests=*")
     cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
     await cluster.wait_for_api_key()
-    return MirroredCluster(cluster, fake_ollama, port, streams)
+    return MirroredCluster(cluster, fake_ollama, port, received_by_connection)

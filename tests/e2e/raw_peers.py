@@ -19,11 +19,11 @@ from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.e2e.process_info import child_pids, option
 from tests.ports import free_port, listen, port_of
 
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+OK_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
-class _Ollama(Protocol):
+class _RawOllamaConnection(Protocol):
     """One connection: answers each request as it was told to."""
 
     factory: Any
@@ -33,13 +33,13 @@ class _Ollama(Protocol):
         self.read = b""
 
     def dataReceived(self, data: bytes) -> None:
-        self.factory.ollama.bytes += data
+        self.factory.ollama.received += data
         self.read += data
-        while (end := self._end()) is not None:
+        while (end := self._request_end()) is not None:
             raw, self.read = self.read[:end], self.read[end:]
-            self._answer(raw)
+            self._respond(raw)
 
-    def _end(self) -> int | None:
+    def _request_end(self) -> int | None:
         """Where the first request ends, if it is whole."""
         head = self.read.find(b"\r\n\r\n") + 4
         if head < 4:
@@ -47,20 +47,20 @@ class _Ollama(Protocol):
         if b"\r\ntransfer-encoding:" in self.read[:head].lower():
             last = self.read.find(b"0\r\n\r\n", head)
             return None if last < 0 else last + 5
-        said = _LENGTH.search(self.read[:head])
-        end = head + (int(said[1]) if said else 0)
+        content_length = _CONTENT_LENGTH.search(self.read[:head])
+        end = head + (int(content_length[1]) if content_length else 0)
         return end if len(self.read) >= end else None
 
-    def _answer(self, raw: bytes) -> None:
+    def _respond(self, raw: bytes) -> None:
         ollama = self.factory.ollama
         target = raw.split(b" ", 2)[1]
         if target not in (b"/api/version", b"/api/tags", b"/api/ps"):
             ollama.requests.append(raw)
-        answer, close = ollama.answers.get(target, (GOOD, False))
-        if callable(answer):
-            answer(self.transport)
+        response, close = ollama.responses.get(target, (OK_RESPONSE, False))
+        if callable(response):
+            response(self.transport)
             return
-        self.transport.write(answer)
+        self.transport.write(response)
         if close:
             self.transport.loseConnection()
 
@@ -73,10 +73,10 @@ class RawOllama:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self.bytes = b""
+        self.received = b""
         self.requests: list[bytes] = []
-        self.answers: dict[bytes, tuple[bytes | Callable[[Any], None], bool]] = {}
-        factory = Factory.forProtocol(_Ollama)
+        self.responses: dict[bytes, tuple[bytes | Callable[[Any], None], bool]] = {}
+        factory = Factory.forProtocol(_RawOllamaConnection)
         factory.ollama = self  # type: ignore[attr-defined]
         port = listen(reactor, factory)
         cluster.ports.append(port)
@@ -89,24 +89,24 @@ class EntryPoint:
 
     name: str
     connect: Callable[[], socket.socket]
-    credential: bytes
+    credential_header: bytes
 
-    async def send(self, data: bytes, patience: float = 30.0) -> bytes:
+    async def send(self, data: bytes, timeout: float = 30.0) -> bytes:
         """Send bytes on a new connection; all that comes until it closes or is silent for 1 s."""
-        return await deferToThread(self._say, data, patience)
+        return await deferToThread(self._exchange, data, timeout)
 
-    def _say(self, data: bytes, patience: float) -> bytes:
-        heard = b""
-        with self.connect() as wire:
-            wire.settimeout(patience)
+    def _exchange(self, data: bytes, timeout: float) -> bytes:
+        received = b""
+        with self.connect() as connection:
+            connection.settimeout(timeout)
             try:
-                wire.sendall(data)
-                while piece := wire.recv(65536):
-                    heard += piece
-                    wire.settimeout(1.0)
+                connection.sendall(data)
+                while chunk := connection.recv(65536):
+                    received += chunk
+                    connection.settimeout(1.0)
             except (TimeoutError, ConnectionResetError, BrokenPipeError):
                 pass
-        return heard
+        return received
 
 
 def _tcp(port: int) -> Callable[[], socket.socket]:
@@ -130,12 +130,12 @@ class RawCluster:
     cloud: ChildProcess
     desktop: ChildProcess
     ollama: RawOllama
-    doors: dict[str, EntryPoint]
+    entry_points: dict[str, EntryPoint]
 
-    async def lives(self) -> None:
+    async def check_serves(self) -> None:
         """Fails the test unless a good request goes through now."""
-        status, _, said = await self.cluster.request("POST", "/alive", b"x", self.cluster.api_key)
-        assert status == 200, said
+        status, _, body = await self.cluster.request("POST", "/alive", b"x", self.cluster.api_key)
+        assert status == 200, body
 
 
 async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
@@ -150,15 +150,17 @@ async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     await cluster.wait_for_api_key()
     (proxy,) = child_pids(cloud.pid)
     keys = load_signing_keys(PrivateDirectory(cluster.state_dir("cloud") / "cloud"))
-    word = AssertionSigner(keys.signing_key, time.time).sign(
+    assertion = AssertionSigner(keys.signing_key, time.time).sign(
         option(proxy, "id"), frozenset({USE, MANAGE})
     )
-    await wait_until(lambda: ollama.bytes, "the desktop to ask its Ollama")
-    doors = (
+    await wait_until(lambda: ollama.received, "the desktop to ask its Ollama")
+    entry_points = (
         EntryPoint(
             "cloud", _tcp(cluster.cloud_port), f"Authorization: Bearer {cluster.api_key}".encode()
         ),
-        EntryPoint("proxy", _unix(option(proxy, "socket")), f"Ctllm-Assertion: {word}".encode()),
+        EntryPoint(
+            "proxy", _unix(option(proxy, "socket")), f"Ctllm-Assertion: {assertion}".encode()
+        ),
         EntryPoint("endpoint", _tcp(endpoint), b"X-Nothing: needed"),
     )
-    return RawCluster(cluster, cloud, desktop, ollama, {door.name: door for door in doors})
+    return RawCluster(cluster, cloud, desktop, ollama, {door.name: door for door in entry_points})

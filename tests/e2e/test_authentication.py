@@ -28,7 +28,7 @@ from tests.e2e.process_info import child_pids, linux_only, option
 from tests.fake_ollama import FakeOllama, Script
 
 SESSION, TOKEN = "/ctllm/session", "/ctllm/session/token"
-EVIL = {"Origin": "https://evil.example"}
+FOREIGN_ORIGIN = {"Origin": "https://evil.example"}
 UPGRADE = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
@@ -39,7 +39,7 @@ UPGRADE = {
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """A user with a desktop, of whose Ollama nobody else must see anything."""
 
     name: str
@@ -50,15 +50,15 @@ class Person:
 
 
 @dataclass
-class Town:
+class TwoUsers:
     """A cloud with two people in it, for all tests here."""
 
     cluster: Cluster
     cloud: ChildProcess
-    alice: Person
-    bob: Person
+    alice: User
+    bob: User
 
-    async def chat(self, token: str, **headers: str) -> str:
+    async def generate(self, token: str, **headers: str) -> str:
         """What the Ollama says that this token, or API key, leads to."""
         told = {name.replace("_", "-"): value for name, value in headers.items()}
         asked = {"model": "llama3.2", "prompt": "whose are you?", "stream": False}
@@ -67,25 +67,25 @@ class Town:
         return str(json.loads(body)["response"])
 
 
-async def person(cluster: Cluster, name: str) -> Person:
+async def start_user(cluster: Cluster, name: str) -> User:
     """Somebody signed in, with a desktop, and an API key that works."""
-    _, port = echoing(cluster, name)
+    _, port = start_named_ollama(cluster, name)
     await cluster.start_desktop(name, port, f"--desktop-name=attic-of-{name}")
     key = await cluster.run_ctllm(name, "keys", "add", "app")
     answer = await cluster.log_in(await cluster.create_invite(name))
     kept = json.loads((cluster.state_dir(name) / "desktop" / "credentials.json").read_text())
-    await wait_until(lambda: taken(cluster, key), f"the key of {name} to work")
-    return Person(name, answer["user"]["id"], answer["token"], key, kept["desktop_id"])
+    await wait_until(lambda: is_accepted(cluster, key), f"the key of {name} to work")
+    return User(name, answer["user"]["id"], answer["token"], key, kept["desktop_id"])
 
 
-def echoing(cluster: Cluster, name: str) -> tuple[FakeOllama, int]:
+def start_named_ollama(cluster: Cluster, name: str) -> tuple[FakeOllama, int]:
     """An Ollama that says whose it is."""
     ollama, port = cluster.start_fake_ollama("llama3.2", f"model-of-{name}")
     ollama.script("/api/generate", Script(lines=(f"words of {name}",)))
     return ollama, port
 
 
-async def taken(cluster: Cluster, token: str) -> bool:
+async def is_accepted(cluster: Cluster, token: str) -> bool:
     """Whether a token, or API key, is good for anything."""
     status, _, _ = await cluster.request("GET", "/api/version", token=token)
     assert status in (200, 401)
@@ -97,20 +97,22 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Alice and bob."""
     cluster = Cluster(tmp_path_factory.mktemp("town"))
 
-    async def start() -> Town:
+    async def start() -> TwoUsers:
         cloud = await cluster.start_cloud()
-        return Town(cluster, cloud, await person(cluster, "alice"), await person(cluster, "bob"))
+        return TwoUsers(
+            cluster, cloud, await start_user(cluster, "alice"), await start_user(cluster, "bob")
+        )
 
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start()))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-def told(body: bytes) -> str:
+def error_message(body: bytes) -> str:
     """The sentence of an error."""
     return str(json.loads(body)["error"]["message"])
 
 
-def cookie(headers: dict[str, str]) -> Morsel[str]:
+def only_cookie(headers: dict[str, str]) -> Morsel[str]:
     """The one cookie that there is."""
     (found,) = SimpleCookie(headers["set-cookie"]).values()
     return found
@@ -120,7 +122,7 @@ def cookie(headers: dict[str, str]) -> Morsel[str]:
 
 
 @ensureDeferred
-async def test_an_invitation_works_once(town: Town) -> None:
+async def test_an_invitation_works_once(town: TwoUsers) -> None:
     """The second who brings it is told kindly that it was used, and nothing else."""
     invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
     first = await town.cluster.request("POST", SESSION, {"invite": invite, "client": "browser"})
@@ -130,13 +132,13 @@ async def test_an_invitation_works_once(town: Town) -> None:
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     assert status == 401
-    assert "used before or is too old: get a new one" in told(body)
+    assert "used before or is too old: get a new one" in error_message(body)
     assert headers["www-authenticate"] == 'Bearer realm="ctllm"'
     assert "set-cookie" not in headers
 
 
 @ensureDeferred
-async def test_an_invitation_ends(town: Town) -> None:
+async def test_an_invitation_ends(town: TwoUsers) -> None:
     """It is good for fifteen minutes, and a second later for nothing."""
     invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
     folder = town.cluster.state_dir("cloud") / "cloud" / "invites"
@@ -148,17 +150,17 @@ async def test_an_invitation_ends(town: Town) -> None:
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert status == 401
-    assert "too old" in told(body)
+    assert "too old" in error_message(body)
 
 
 @ensureDeferred
-async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) -> None:
+async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: TwoUsers) -> None:
     """The cookie renews tokens until the browser signs out, and is in no answer's body."""
     invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
     _, headers, body = await town.cluster.request(
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
-    kept = cookie(headers)
+    kept = only_cookie(headers)
     assert kept["httponly"] and kept["samesite"] == "Strict" and kept["path"] == SESSION
     assert not kept["secure"]  # this cloud is reached by http
     assert int(kept["max-age"]) == 30 * 24 * 3600
@@ -174,9 +176,9 @@ async def test_a_browser_keeps_its_session_where_no_script_reads_it(town: Town) 
 
     status, headers, _ = await town.cluster.request("DELETE", SESSION, headers=brought)
     assert status == 204
-    assert (cookie(headers).value, cookie(headers)["max-age"]) == ("", "0")
+    assert (only_cookie(headers).value, only_cookie(headers)["max-age"]) == ("", "0")
     status, _, body = await town.cluster.request("POST", TOKEN, {}, headers=brought)
-    assert (status, told(body)) == (401, "You are signed out: sign in again.")
+    assert (status, error_message(body)) == (401, "You are signed out: sign in again.")
 
 
 @ensureDeferred
@@ -188,11 +190,11 @@ async def test_the_cookie_is_secure_where_people_come_by_https(cluster: Cluster)
     body = {"invite": link.partition("#invite=")[2], "client": "browser"}
     _, headers, _ = await cluster.request("POST", SESSION, body)
     assert headers["set-cookie"].startswith("__Host-ctllm-session=")
-    assert cookie(headers)["secure"] and cookie(headers)["path"] == "/"
+    assert only_cookie(headers)["secure"] and only_cookie(headers)["path"] == "/"
 
 
 @ensureDeferred
-async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
+async def test_a_desktop_keeps_its_session_in_its_file(town: TwoUsers) -> None:
     """It gets a refresh token and no cookie, and signs out with it."""
     invite = (await town.cluster.create_invite("carol")).partition("#invite=")[2]
     _, headers, body = await town.cluster.request(
@@ -213,25 +215,31 @@ async def test_a_desktop_keeps_its_session_in_its_file(town: Town) -> None:
 
 
 @ensureDeferred
-async def test_pages_of_other_sites_cannot_touch_a_session(town: Town) -> None:
+async def test_pages_of_other_sites_cannot_touch_a_session(town: TwoUsers) -> None:
     """With a foreign Origin nothing is opened, renewed or ended; with the cloud's own it is."""
     invite = {"invite": (await town.cluster.create_invite("carol")).partition("#invite=")[2]}
     invite["client"] = "browser"
     own = {"Origin": town.cluster.url}
-    assert (await town.cluster.request("POST", SESSION, invite, headers=EVIL))[0] == 403
+    assert (await town.cluster.request("POST", SESSION, invite, headers=FOREIGN_ORIGIN))[0] == 403
     status, headers, _ = await town.cluster.request("POST", SESSION, invite, headers=own)
     assert status == 201
-    brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
-    assert (await town.cluster.request("POST", TOKEN, {}, headers=brought | EVIL))[0] == 403
-    assert (await town.cluster.request("DELETE", SESSION, headers=brought | EVIL))[0] == 403
+    brought = {"Cookie": f"ctllm-session={only_cookie(headers).value}"}
+    assert (await town.cluster.request("POST", TOKEN, {}, headers=brought | FOREIGN_ORIGIN))[
+        0
+    ] == 403
+    assert (await town.cluster.request("DELETE", SESSION, headers=brought | FOREIGN_ORIGIN))[
+        0
+    ] == 403
     assert (await town.cluster.request("POST", TOKEN, {}, headers=brought | own))[0] == 200
     asks = {"Access-Control-Request-Method": "POST"}
-    assert (await town.cluster.request("OPTIONS", "/api/chat", headers=EVIL | asks))[0] == 403
+    assert (await town.cluster.request("OPTIONS", "/api/chat", headers=FOREIGN_ORIGIN | asks))[
+        0
+    ] == 403
 
 
 @linux_only
 @ensureDeferred
-async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
+async def test_a_link_is_asked_for_where_nobody_reads_it(town: TwoUsers) -> None:
     """`ctllm login` does not echo it, and it is in no argument and in no environment."""
     cluster, state = town.cluster, town.cluster.state_dir("dave")
     link = await cluster.create_invite("dave")
@@ -253,7 +261,7 @@ async def test_a_link_is_asked_for_where_nobody_reads_it(town: Town) -> None:
 
 
 @ensureDeferred
-async def test_each_sees_only_what_is_theirs(town: Town) -> None:
+async def test_each_sees_only_what_is_theirs(town: TwoUsers) -> None:
     """Desktops, models, and another's desktop by id or name, as if it did not exist."""
     for one, other in ((town.alice, town.bob), (town.bob, town.alice)):
         (desktop,) = await town.cluster.list_desktops(one.token)
@@ -266,24 +274,26 @@ async def test_each_sees_only_what_is_theirs(town: Town) -> None:
                 "GET", "/api/tags", token=one.token, headers={"Ctllm-Desktop": name}
             )
             assert status == 404
-        assert await town.chat(one.token, Ctllm_Desktop=one.desktop) == f"words of {one.name}"
+        assert await town.generate(one.token, Ctllm_Desktop=one.desktop) == f"words of {one.name}"
 
 
 @ensureDeferred
-async def test_two_at_once_each_get_their_own_answers(town: Town) -> None:
+async def test_two_at_once_each_get_their_own_answers(town: TwoUsers) -> None:
     """Many requests of both, by token and by key, all at the same time."""
     people = [town.alice, town.bob] * 4
-    asked = [Deferred.fromCoroutine(town.chat(one.token)) for one in people]
-    asked += [Deferred.fromCoroutine(town.chat(one.key)) for one in people]
+    asked = [Deferred.fromCoroutine(town.generate(one.token)) for one in people]
+    asked += [Deferred.fromCoroutine(town.generate(one.key)) for one in people]
     said = await gatherResults(asked, consumeErrors=True)
     assert said == [f"words of {one.name}" for one in people * 2]
 
 
 @ensureDeferred
-async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(town: Town) -> None:
+async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(
+    town: TwoUsers,
+) -> None:
     """Alice's desktop with the id of bob's, and claiming his key: nothing of his goes there."""
     cluster = town.cluster
-    stolen, port = echoing(cluster, "mallory")
+    stolen, port = start_named_ollama(cluster, "mallory")
     await cluster.run_ctllm("mallory", "login", await cluster.create_invite("alice"))
     file = cluster.state_dir("mallory") / "desktop" / "credentials.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "desktop_id": town.bob.desktop}))
@@ -299,9 +309,11 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
     (desktop,) = await cluster.list_desktops(town.bob.token)
     assert desktop["name"] == "attic-of-bob"
     for token in (town.bob.token, town.bob.key):
-        assert await town.chat(token) == "words of bob"
-        assert await town.chat(token, Ctllm_Desktop=town.bob.desktop) == "words of bob"
-    assert await town.chat(town.alice.token, Ctllm_Desktop=town.bob.desktop) == "words of mallory"
+        assert await town.generate(token) == "words of bob"
+        assert await town.generate(token, Ctllm_Desktop=town.bob.desktop) == "words of bob"
+    assert (
+        await town.generate(town.alice.token, Ctllm_Desktop=town.bob.desktop) == "words of mallory"
+    )
     assert len([each for each in stolen.requests if each.path == "/api/generate"]) == 1
     await mallory.stop()
 
@@ -310,7 +322,7 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(tow
 
 
 @ensureDeferred
-async def test_an_api_key_is_for_models_only(town: Town) -> None:
+async def test_an_api_key_is_for_models_only(town: TwoUsers) -> None:
     """It uses them in every dialect's way, and manages or offers nothing."""
     key, cluster = town.alice.key, town.cluster
     for path in ("/api/tags", "/v1/models"):
@@ -329,11 +341,11 @@ async def test_an_api_key_is_for_models_only(town: Town) -> None:
     for method, path, sent in refused:
         status, _, answer = await cluster.request(method, path, sent, key)
         assert (status, json.loads(answer)["error"]["code"]) == (403, "forbidden"), path
-    assert await taken(cluster, key)
+    assert await is_accepted(cluster, key)
 
 
 @ensureDeferred
-async def test_who_may_offer_models(town: Town) -> None:
+async def test_who_may_offer_models(town: TwoUsers) -> None:
     """A desktop's sign-in opens a tunnel; nobody, a key and a browser do not."""
 
     async def tunnel(token: str | None) -> int:
@@ -346,25 +358,25 @@ async def test_who_may_offer_models(town: Town) -> None:
 
 
 @ensureDeferred
-async def test_a_revoked_key_stops_within_seconds(town: Town) -> None:
+async def test_a_revoked_key_stops_within_seconds(town: TwoUsers) -> None:
     """The others go on."""
     key = await town.cluster.run_ctllm("alice", "keys", "add", "short-lived")
-    await wait_until(lambda: taken(town.cluster, key), "the key to work", 5)
+    await wait_until(lambda: is_accepted(town.cluster, key), "the key to work", 5)
     await town.cluster.run_ctllm("alice", "keys", "rm", "short-lived")
 
     async def refused() -> bool:
-        return not await taken(town.cluster, key)
+        return not await is_accepted(town.cluster, key)
 
     await wait_until(refused, "the key to stop", 5)
-    assert await taken(town.cluster, town.alice.key)
+    assert await is_accepted(town.cluster, town.alice.key)
     _, _, body = await town.cluster.request("GET", "/ctllm/session", token=key)
-    assert "unknown or revoked" in told(body)
+    assert "unknown or revoked" in error_message(body)
 
 
 # -- the way round the front door
 
 
-def ask_socket(path: str, headers: dict[str, str]) -> int:
+def request_socket(path: str, headers: dict[str, str]) -> int:
     """Ask a proxy directly for the models; gives the status."""
     connection = http.client.HTTPConnection("localhost", timeout=10)
     connection.sock = socket.socket(socket.AF_UNIX)
@@ -378,7 +390,7 @@ def ask_socket(path: str, headers: dict[str, str]) -> int:
 
 @linux_only
 @ensureDeferred
-async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
+async def test_a_proxy_believes_only_its_cloud(town: TwoUsers) -> None:
     """Who gets to the socket, with nothing, a token, or what is forged or another's, gets 401."""
     sockets = {option(pid, "id"): option(pid, "socket") for pid in child_pids(town.cloud.pid)}
     keys = load_signing_keys(PrivateDirectory(town.cluster.state_dir("cloud") / "cloud"))
@@ -392,7 +404,7 @@ async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
 
     async def ask(proxy: str, assertion: str | None, **more: str) -> int:
         headers = {} if assertion is None else {"Ctllm-Assertion": assertion}
-        return await deferToThread(ask_socket, sockets[proxy], headers | more)
+        return await deferToThread(request_socket, sockets[proxy], headers | more)
 
     scopes = frozenset({USE, SERVE})
     assert await ask(alices, true.sign(alices, scopes)) == 200
@@ -403,11 +415,11 @@ async def test_a_proxy_believes_only_its_cloud(town: Town) -> None:
     assert await ask(alices, town.alice.token) == 401
     assert await ask(alices, None, Authorization=f"Bearer {town.alice.token}") == 401
     smuggled = true.sign(bobs, scopes)
-    assert await town.chat(town.alice.token, Ctllm_Assertion=smuggled) == "words of alice"
+    assert await town.generate(town.alice.token, Ctllm_Assertion=smuggled) == "words of alice"
 
 
 @ensureDeferred
-async def test_tokens_that_were_touched_are_none(town: Town) -> None:
+async def test_tokens_that_were_touched_are_none(town: TwoUsers) -> None:
     """One with another's name in it, without a signature, empty: all 401, with a sentence."""
     head, body, signature = town.alice.token.split(".")
     bobs = town.bob.token.split(".")
@@ -421,14 +433,14 @@ async def test_tokens_that_were_touched_are_none(town: Town) -> None:
         status, headers, answer = await town.cluster.request("GET", SESSION, token=token)
         assert status == 401
         assert headers["www-authenticate"].startswith("Bearer")
-        assert told(answer)
+        assert error_message(answer)
 
 
 # -- what is written down
 
 
 @ensureDeferred
-async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> None:
+async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: TwoUsers) -> None:
     """Invitations, tokens, refresh tokens and API keys, used well and badly, leave no trace."""
     cluster, secrets = (
         town.cluster,
@@ -440,7 +452,7 @@ async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> 
         _, headers, body = await cluster.request("POST", SESSION, asked)
         assert (await cluster.request("POST", SESSION, asked))[0] == 401
         answer = json.loads(body)
-        refresh = answer.get("refresh") or cookie(headers).value
+        refresh = answer.get("refresh") or only_cookie(headers).value
         renewed, _, _ = await cluster.request("POST", TOKEN, {"refresh": refresh})
         assert renewed == (200 if client == "desktop" else 401)  # a browser's works as its cookie
         assert (await cluster.request("POST", TOKEN, {"refresh": refresh, "x": 1}))[0] == 400
@@ -461,17 +473,17 @@ async def test_no_secret_gets_into_a_log_or_is_kept_by_the_cloud(town: Town) -> 
 
 
 @ensureDeferred
-async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
+async def test_revoking_ends_all_that_a_user_has(town: TwoUsers) -> None:
     """Mallory's stream, tunnel, tokens, keys, passes, links: all end, and none of it comes back.
 
     Who signs in as mallory afterwards never reaches the desktop of before.
     """
     cluster, name = town.cluster, "mallory2"
-    stolen, port = echoing(cluster, name)
+    stolen, port = start_named_ollama(cluster, name)
     stolen.script("/api/chat", Script(lines=100_000, line_interval=0.02))
     desktop = await cluster.start_desktop(name, port)
     key = await cluster.run_ctllm(name, "keys", "add", "app")
-    await wait_until(lambda: taken(cluster, key), "the key to work")
+    await wait_until(lambda: is_accepted(cluster, key), "the key to work")
     session = await cluster.log_in(await cluster.create_invite(name), "desktop")
     token, refresh = session["token"], session["refresh"]
     _, _, answer = await cluster.request("POST", f"{SESSION}/invite", token=token)
@@ -495,7 +507,7 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
         lambda: "bridge: not logged in" in desktop.output, "the desktop to be signed out"
     )
     await wait_until(lambda: record.closed_by is not None, "Ollama to be told to stop")
-    assert not await taken(cluster, key)
+    assert not await is_accepted(cluster, key)
     for body in (
         {"invite": made, "client": "desktop"},
         {"invite": made, "client": "browser"},
@@ -513,9 +525,9 @@ async def test_revoking_ends_all_that_a_user_has(town: Town) -> None:
     fresh = await cluster.create_token(name)
     assert (await cluster.request("GET", "/api/tags", token=fresh))[0] == 503
     await cluster.start_desktop(name, port, state=f"{name}-again")
-    assert await town.chat(fresh) == "words of another desktop"
+    assert await town.generate(fresh) == "words of another desktop"
     assert not [each for each in stolen.requests if each.path == "/api/generate"]
-    assert await town.chat(town.alice.token) == "words of alice"
+    assert await town.generate(town.alice.token) == "words of alice"
     await desktop.stop()
 
 
@@ -538,7 +550,7 @@ async def test_a_revocation_while_the_cloud_is_down(cluster: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_a_pass_belongs_to_the_desktop_that_made_it(town: Town) -> None:
+async def test_a_pass_belongs_to_the_desktop_that_made_it(town: TwoUsers) -> None:
     """It signs in no desktop, and what it signed in ends with that desktop's sign-in."""
     cluster = town.cluster
     session = await cluster.log_in(await cluster.create_invite("carol"), "desktop")
@@ -546,7 +558,7 @@ async def test_a_pass_belongs_to_the_desktop_that_made_it(town: Town) -> None:
     asked = {"invite": json.loads(answer)["invite"], "client": "desktop"}
     assert (await cluster.request("POST", SESSION, asked))[0] == 403
     _, headers, answer = await cluster.request("POST", SESSION, {**asked, "client": "browser"})
-    brought = {"Cookie": f"ctllm-session={cookie(headers).value}"}
+    brought = {"Cookie": f"ctllm-session={only_cookie(headers).value}"}
     child = json.loads(answer)["token"]
     assert (await cluster.request("POST", TOKEN, {}, headers=brought))[0] == 200
     gone = {"Ctllm-Refresh": session["refresh"]}

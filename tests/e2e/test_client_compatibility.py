@@ -10,16 +10,16 @@ from twisted.internet.threads import deferToThread
 
 from tests.compatibility.calls import CALLS
 from tests.compatibility.clients import CLIENTS, LIGHT, Client
-from tests.compatibility.comparing import TEXT, Comparison, compare
-from tests.compatibility.driving import Driver, calls_of
-from tests.compatibility.ends import ended, streams_of
-from tests.compatibility.raw import RawComparison
-from tests.compatibility.table import NO, NONE, PAGE, YES, raw_rows, rows
+from tests.compatibility.comparison import TEXT, Comparison, compare
+from tests.compatibility.driver import Driver, client_calls
+from tests.compatibility.raw_comparison import RawComparison
+from tests.compatibility.stream_ends import is_complete, streamed_calls
+from tests.compatibility.table import NO, NONE, PAGE, YES, client_rows, raw_rows
 from tests.e2e.mirrored_requests import MirroredCluster
 
 TITLES = [client.title for client in LIGHT]
 #: What gives nothing but text.
-WORDS = {(c, "POST /api/generate streamed") for c in LIGHT if c.package == "langchain-ollama"}
+TEXT_ONLY = {(c, "POST /api/generate streamed") for c in LIGHT if c.package == "langchain-ollama"}
 
 
 @pytest.fixture(scope="module", params=LIGHT, ids=TITLES)
@@ -34,23 +34,25 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
 async def test_every_call_of_a_client(mirrored: MirroredCluster, driver: Driver) -> None:
     """It gives the same value as directly, and Ollama got the same requests."""
     compared = await compare(mirrored, driver.client, driver)
-    assert not [(each.call, each.wrong) for each in compared if each.wrong]
-    assert [each.call for each in compared] == calls_of(driver.client)
+    assert not [(each.call, each.difference) for each in compared if each.difference]
+    assert [each.call for each in compared] == client_calls(driver.client)
 
 
 @ensureDeferred
 async def test_the_end_of_a_stream_is_told(mirrored: MirroredCluster, driver: Driver) -> None:
     """A whole answer says that it is; test_broken_off is about those that are not."""
     mirrored.fake_ollama.reset()
-    calls = [call for call in streams_of(driver.client) if (driver.client, call) not in WORDS]
+    calls = [
+        call for call in streamed_calls(driver.client) if (driver.client, call) not in TEXT_ONLY
+    ]
     jobs = [{"call": call, "text": TEXT} for call in calls]
     outcomes = await deferToThread(
-        driver.carry_out, mirrored.cluster.url, mirrored.cluster.api_key, jobs
+        driver.run_jobs, mirrored.cluster.url, mirrored.cluster.api_key, jobs
     )
     assert outcomes
     for outcome in outcomes:
-        assert ended(outcome["value"]), outcome
-        assert not ended(outcome["value"][:-2]), outcome
+        assert is_complete(outcome["value"]), outcome
+        assert not is_complete(outcome["value"][:-2]), outcome
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.title)
@@ -63,7 +65,7 @@ def test_the_page_has_every_call(client: Client) -> None:
     del marks["Call"], marks["---"]
     assert list(marks) == list(CALLS)
     assert [call for call in CALLS if marks[call] == YES] == sorted(
-        calls_of(client), key=CALLS.index
+        client_calls(client), key=CALLS.index
     )
 
 
@@ -71,7 +73,7 @@ def test_the_tables_tell_what_is_wrong() -> None:
     """One difference marks its row, and a call that was not made is no success."""
     first, second = CLIENTS[:2]
     compared = [Comparison(first, CALLS[0], ""), Comparison(second, CALLS[0], "differs")]
-    head, row, *others = rows(compared)
+    head, row, *others = client_rows(compared)
     assert row[:4] == [f"`{CALLS[0]}`", YES, NO, NONE]
     assert all(set(each[1:]) == {NONE} for each in others)
     asked = [

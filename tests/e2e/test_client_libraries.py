@@ -42,23 +42,23 @@ def openai_client(cluster: Cluster) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{cluster.url}/v1", api_key=cluster.api_key, max_retries=0)
 
 
-async def by_ollama(cluster: Cluster, work: Callable[[ollama.Client], T]) -> T:
+async def with_ollama(cluster: Cluster, work: Callable[[ollama.Client], T]) -> T:
     return await deferToThread(lambda: work(ollama_client(cluster)))
 
 
-async def by_openai(cluster: Cluster, work: Callable[[openai.OpenAI], T]) -> T:
+async def with_openai(cluster: Cluster, work: Callable[[openai.OpenAI], T]) -> T:
     return await deferToThread(lambda: work(openai_client(cluster)))
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: Cluster) -> None:
+def reset_ollama(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
 @ensureDeferred
 async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
     """Each piece arrives by itself, and the last says that it is done."""
-    parts = await by_ollama(
+    parts = await with_ollama(
         shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True))
     )
     said = "".join(part.message.content or "" for part in parts)
@@ -70,7 +70,7 @@ async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
 @ensureDeferred
 async def test_ollama_chats_at_once(shared: Cluster) -> None:
     """`stream: false` gives one answer."""
-    answer = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
+    answer = await with_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
     assert "hello there" in (answer.message.content or "")
     assert answer.done
 
@@ -78,8 +78,8 @@ async def test_ollama_chats_at_once(shared: Cluster) -> None:
 @ensureDeferred
 async def test_ollama_generates_both_ways(shared: Cluster) -> None:
     """generate, streaming and not, says the same."""
-    whole = await by_ollama(shared, lambda c: c.generate(model=MODEL, prompt="echo me"))
-    parts = await by_ollama(
+    whole = await with_ollama(shared, lambda c: c.generate(model=MODEL, prompt="echo me"))
+    parts = await with_ollama(
         shared, lambda c: list(c.generate(model=MODEL, prompt="echo me", stream=True))
     )
     assert "".join(part.response or "" for part in parts) == whole.response
@@ -89,37 +89,39 @@ async def test_ollama_generates_both_ways(shared: Cluster) -> None:
 @ensureDeferred
 async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: Cluster) -> None:
     """The calls that do not stream."""
-    embedded = await by_ollama(
+    embedded = await with_ollama(
         shared, lambda c: c.embed(model="nomic-embed-text", input=["one", "two"])
     )
     assert len(embedded.embeddings) == 2
-    listed = await by_ollama(shared, lambda c: c.list())
+    listed = await with_ollama(shared, lambda c: c.list())
     assert {model.model for model in listed.models} >= {"llama3.2", "nomic-embed-text"} or {
         model.model for model in listed.models
     } >= {"llama3.2:latest", "nomic-embed-text:latest"}
-    shown = await by_ollama(shared, lambda c: c.show(MODEL))
+    shown = await with_ollama(shared, lambda c: c.show(MODEL))
     assert shown.details is not None
-    assert (await by_ollama(shared, lambda c: c.ps())) is not None
+    assert (await with_ollama(shared, lambda c: c.ps())) is not None
 
 
 @ensureDeferred
 async def test_ollama_pulls_with_progress(shared: Cluster) -> None:
     """The progress arrives line by line, and the model is there afterwards."""
-    steps = await by_ollama(shared, lambda c: list(c.pull("tiny", stream=True)))
+    steps = await with_ollama(shared, lambda c: list(c.pull("tiny", stream=True)))
     assert len(steps) > 2
     assert any(step.completed for step in steps)
     assert steps[-1].status == "success"
-    names = [m.model for m in (await by_ollama(shared, lambda c: c.list())).models]
+    names = [m.model for m in (await with_ollama(shared, lambda c: c.list())).models]
     assert any(str(name).startswith("tiny") for name in names)
 
 
 @ensureDeferred
 async def test_ollama_calls_tools_and_sees_images(shared: Cluster) -> None:
     """Tools come back as calls; images go up as they are."""
-    called = await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER]))
+    called = await with_ollama(
+        shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER])
+    )
     assert (called.message.tool_calls or ())[0].function.name == "weather"
     message = [{"role": "user", "content": "what is this", "images": [PNG]}]
-    await by_ollama(shared, lambda c: c.chat(model=MODEL, messages=message))
+    await with_ollama(shared, lambda c: c.chat(model=MODEL, messages=message))
     record = [r for r in shared.ollama.requests if r.target == "/api/chat"][-1]
     assert json.loads(record.body or b"")["messages"][0]["images"] == [PNG]
 
@@ -132,28 +134,28 @@ async def test_openai_chats_both_ways(shared: Cluster) -> None:
         chunks: Any = client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
         return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
 
-    whole: Any = await by_openai(
+    whole: Any = await with_openai(
         shared, lambda c: c.chat.completions.create(model=MODEL, messages=HELLO)
     )
-    assert whole.choices[0].message.content == await by_openai(shared, streamed)
+    assert whole.choices[0].message.content == await with_openai(shared, streamed)
     assert "hello there" in whole.choices[0].message.content
 
 
 @ensureDeferred
 async def test_openai_tools_embeddings_models_and_responses(shared: Cluster) -> None:
     """The rest of OpenAI's dialect that Ollama speaks."""
-    called: Any = await by_openai(
+    called: Any = await with_openai(
         shared,
         lambda c: c.chat.completions.create(model=MODEL, messages=HELLO, tools=[WEATHER]),
     )
     assert called.choices[0].message.tool_calls[0].function.name == "weather"
-    embedded = await by_openai(
+    embedded = await with_openai(
         shared, lambda c: c.embeddings.create(model="nomic-embed-text", input="one")
     )
     assert embedded.data[0].embedding
-    listed = await by_openai(shared, lambda c: [model.id for model in c.models.list()])
+    listed = await with_openai(shared, lambda c: [model.id for model in c.models.list()])
     assert any(name.startswith(MODEL) for name in listed)
-    events = await by_openai(
+    events = await with_openai(
         shared,
         lambda c: [e.type for e in c.responses.create(model=MODEL, input="hi", stream=True)],
     )
@@ -169,7 +171,7 @@ async def test_openai_sends_images(shared: Cluster) -> None:
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
     ]
     messages: Any = [{"role": "user", "content": content}]
-    await by_openai(shared, lambda c: c.chat.completions.create(model=MODEL, messages=messages))
+    await with_openai(shared, lambda c: c.chat.completions.create(model=MODEL, messages=messages))
     record = [r for r in shared.ollama.requests if r.target == "/v1/chat/completions"][-1]
     assert json.loads(record.body or b"")["messages"][0]["content"] == content
 
@@ -178,11 +180,11 @@ async def test_openai_sends_images(shared: Cluster) -> None:
 async def test_errors_before_the_stream_are_ollamas_own(shared: Cluster) -> None:
     """Status and words as Ollama gave them, in each client's own error."""
     with pytest.raises(ollama.ResponseError) as by_own:
-        await by_ollama(shared, lambda c: c.chat(model="missing", messages=HELLO))
+        await with_ollama(shared, lambda c: c.chat(model="missing", messages=HELLO))
     assert by_own.value.status_code == 404
     assert "missing" in by_own.value.error
     with pytest.raises(openai.NotFoundError):
-        await by_openai(
+        await with_openai(
             shared, lambda c: c.chat.completions.create(model="missing", messages=HELLO)
         )
     shared.ollama.script(
@@ -199,7 +201,7 @@ async def test_errors_in_the_stream_pass_on(shared: Cluster) -> None:
     """A line with an error after status 200 makes the client raise."""
     shared.ollama.script("/api/chat", Script(error_in_stream=(2, "the model fell over")))
     with pytest.raises(ollama.ResponseError, match="fell over"):
-        await by_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
+        await with_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
 
 
 @ensureDeferred
@@ -207,10 +209,10 @@ async def test_an_ollama_that_dies_in_mid_answer_is_no_success(shared: Cluster) 
     """Both clients raise: nothing pretends that the answer was whole."""
     shared.ollama.script("/api/chat", Script(break_after=2))
     with pytest.raises(ollama.ResponseError, match="broke off"):
-        await by_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
+        await with_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
     shared.ollama.script("/v1/chat/completions", Script(break_after=2))
     with pytest.raises(openai.APIError):
-        await by_openai(
+        await with_openai(
             shared,
             lambda c: list(c.chat.completions.create(model=MODEL, messages=HELLO, stream=True)),
         )

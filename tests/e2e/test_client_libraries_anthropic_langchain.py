@@ -23,11 +23,11 @@ HELLO: Any = [{"role": "user", "content": "hello there"}]
 
 
 @pytest.fixture(autouse=True)
-def fresh(shared: Cluster) -> None:
+def reset_ollama(shared: Cluster) -> None:
     shared.ollama.reset()
 
 
-async def by_anthropic(cluster: Cluster, work: Callable[[anthropic.Anthropic], T]) -> T:
+async def with_anthropic(cluster: Cluster, work: Callable[[anthropic.Anthropic], T]) -> T:
     client = anthropic.Anthropic(base_url=cluster.url, api_key=cluster.api_key, max_retries=0)
     return await deferToThread(lambda: work(client))
 
@@ -37,7 +37,7 @@ def chat_model(cluster: Cluster) -> ChatOllama:
     return ChatOllama(model=MODEL, base_url=cluster.url, client_kwargs=headers)
 
 
-def streamed(client: anthropic.Anthropic) -> tuple[str, str | None]:
+def stream_message(client: anthropic.Anthropic) -> tuple[str, str | None]:
     """What was said, and how the message says that it ended."""
     with client.messages.stream(model=MODEL, max_tokens=99, messages=HELLO) as stream:
         said = "".join(stream.text_stream)
@@ -53,10 +53,10 @@ def weather(city: str) -> str:
 @ensureDeferred
 async def test_anthropic_both_ways(shared: Cluster) -> None:
     """Streaming or not, the same is said, and the end is Anthropic's."""
-    whole: Any = await by_anthropic(
+    whole: Any = await with_anthropic(
         shared, lambda c: c.messages.create(model=MODEL, max_tokens=99, messages=HELLO)
     )
-    said, reason = await by_anthropic(shared, streamed)
+    said, reason = await with_anthropic(shared, stream_message)
     assert "hello there" in said
     assert (whole.content[0].text, whole.stop_reason) == (said, reason)
 
@@ -65,12 +65,12 @@ async def test_anthropic_both_ways(shared: Cluster) -> None:
 async def test_anthropic_errors(shared: Cluster) -> None:
     """Before the stream its own error with the status; a model that dies in mid-answer raises."""
     with pytest.raises(anthropic.NotFoundError):
-        await by_anthropic(
+        await with_anthropic(
             shared, lambda c: c.messages.create(model="missing", max_tokens=9, messages=HELLO)
         )
     shared.ollama.script("/v1/messages", Script(break_after=3))
     with pytest.raises((anthropic.APIError, httpx.HTTPError)):
-        await by_anthropic(shared, streamed)
+        await with_anthropic(shared, stream_message)
 
 
 @ensureDeferred
@@ -78,7 +78,7 @@ async def test_anthropic_errors_in_the_stream(shared: Cluster) -> None:
     """An error event passes on, and raises."""
     shared.ollama.script("/v1/messages", Script(error_in_stream=(3, "the model fell over")))
     with pytest.raises(anthropic.APIError, match="fell over"):
-        await by_anthropic(shared, streamed)
+        await with_anthropic(shared, stream_message)
 
 
 @ensureDeferred

@@ -26,7 +26,7 @@ from ctllm.cloud.docker_api import (
     SubnetOverlap,
     create_transport,
 )
-from tests.e2e.certificates import Authority
+from tests.e2e.certificates import CertificateAuthority
 from tests.e2e.cluster import wait_until
 from tests.e2e.dockerd import BASE, Dockerd
 
@@ -149,7 +149,7 @@ async def test_by_tcp_with_certificates(
         create_transport(reactor, docker.tls_address, str(docker.certificates)), reactor
     )
     assert {each.name for each in await good.list_networks()} >= {"bridge", "none"}
-    strangers = Authority("strangers").issue(tmp_path / "strangers")
+    strangers = CertificateAuthority("strangers").issue(tmp_path / "strangers")
     refused, refusing = tmp_path / "refused", tmp_path / "refusing"
     shutil.copytree(strangers, refused)
     shutil.copy(docker.certificates / "ca.pem", refused)  # we trust the engine, but it not us

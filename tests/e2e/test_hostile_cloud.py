@@ -15,32 +15,32 @@ from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port, listen, port_of
 
 #: Clear the screen, set the title (OSC), C1's CSI, an override of direction.
-STEERS = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
+CONTROL_SEQUENCES = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
 USER = {"name": "alice", "id": "ctllm|alice"}
 TOKEN = {"user": USER, "token": "t", "expires_in": 600, "refresh": "r"}
 
 
-class Cloud:
+class HostileCloud:
     """Answers every call with what the test says, a tunnel with a phrase that steers."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self.answer: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
+        self.response: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
         port = listen(reactor, HttpServerFactory(self, reactor))
         cluster.ports.append(port)
         self.url = f"http://127.0.0.1:{port_of(port)}"
 
-    def says(self, status: int, value: Any) -> None:
-        self.answer = (status, json.dumps(value).encode(), ())
+    def set_json_response(self, status: int, value: Any) -> None:
+        self.response = (status, json.dumps(value).encode(), ())
 
-    async def __call__(self, incoming: ServerRequest) -> None:
-        await incoming.read_body(100_000)
-        incoming.respond(*self.answer)
+    async def __call__(self, request: ServerRequest) -> None:
+        await request.read_body(100_000)
+        request.respond(*self.response)
 
 
 @ensureDeferred
 async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
     """No byte that steers a terminal is printed, nothing is inflated, nothing of it is kept."""
-    cloud = Cloud(cluster)
+    cloud = HostileCloud(cluster)
     link = f"{cloud.url}/#invite=x"
 
     async def log_in() -> tuple[int, str]:
@@ -53,22 +53,26 @@ async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
         assert "Traceback" not in program.output
         return program.exit_code, program.output
 
-    cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
+    cloud.set_json_response(
+        403, {"error": {"code": "forbidden", "message": f"no {CONTROL_SEQUENCES}"}}
+    )
     assert "no \ufffd[2J" in (await log_in())[1]
-    cloud.says(200, {**TOKEN, "user": {**USER, "name": STEERS}})
+    cloud.set_json_response(200, {**TOKEN, "user": {**USER, "name": CONTROL_SEQUENCES}})
     assert (await log_in())[0] == 1
-    cloud.says(200, {**TOKEN, "refresh": "r\r\nX: y"})
+    cloud.set_json_response(200, {**TOKEN, "refresh": "r\r\nX: y"})
     assert (await log_in())[0] == 1
     bomb = gzip.compress(b" " * 50_000_000 + json.dumps(TOKEN).encode())
-    cloud.answer = (200, bomb, ((b"Content-Encoding", b"gzip"),))
+    cloud.response = (200, bomb, ((b"Content-Encoding", b"gzip"),))
     assert "is not that of a ctllm cloud" in (await log_in())[1]
-    cloud.answer = (200, b" " * 50_000_000, ())
+    cloud.response = (200, b" " * 50_000_000, ())
     assert "exceeds" in (await log_in())[1]
     assert not (cluster.state_dir("alice") / "desktop").exists()
 
-    cloud.says(200, TOKEN)
+    cloud.set_json_response(200, TOKEN)
     assert (await log_in())[0] == 0
-    cloud.says(403, {"error": {"code": "forbidden", "message": f"no {STEERS}"}})
+    cloud.set_json_response(
+        403, {"error": {"code": "forbidden", "message": f"no {CONTROL_SEQUENCES}"}}
+    )
     desktop = cluster.run_role(
         "desktop", "alice", f"--ollama-host=127.0.0.1:{free_port()}", "--desktop-listen=off"
     )

@@ -30,59 +30,59 @@ from ctllm.tunnel.frames import (
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.process_info import child_pids, linux_only
 from tests.e2e.raw_peers import RawCluster, start_raw_cluster
-from tests.e2e.test_hostile_load import MB, pour
-from tests.e2e.test_hostile_resources import resident
-from tests.e2e.test_hostile_tunnel import dialled
+from tests.e2e.test_hostile_load import MB, send_without_reading
+from tests.e2e.test_hostile_resources import resident_bytes
+from tests.e2e.test_hostile_tunnel import open_tunnel
 
 pytestmark = linux_only
 HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("e" * 32, "evil")))
 STATUS = encode_json_frame(
     FrameKind.STATUS, CONNECTION_ID, Status("down", "1", ("evil\x00\x1b[2J\r\n",))
 )
-GOOD = b'{"status":200,"reason":"","headers":[]}'
+VALID_HEAD = b'{"status":200,"reason":"","headers":[]}'
 
 
-def message(payload: bytes, first: int = 0x82) -> bytes:
+def masked_frame(payload: bytes, first_byte: int = 0x82) -> bytes:
     """One masked WebSocket frame."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size & 0xFFFF)
     length = length if size < 65536 else b"\xff" + struct.pack("!Q", size)
-    return bytes([first]) + length + bytes(4) + payload
+    return bytes([first_byte]) + length + bytes(4) + payload
 
 
-class Bridge:
+class RawBridge:
     """A bridge on a bare socket."""
 
     def __init__(self, port: int, token: str, *frames: bytes) -> None:
-        self.wire = dialled(port, token)
-        self._read = b""
-        self.say(HELLO, *frames)
+        self.connection = open_tunnel(port, token)
+        self._unread = b""
+        self.send(HELLO, *frames)
 
-    def say(self, *frames: bytes) -> None:
-        self.wire.sendall(message(b"".join(frames)))
+    def send(self, *frames: bytes) -> None:
+        self.connection.sendall(masked_frame(b"".join(frames)))
 
     def messages(self) -> Iterator[tuple[int, bytes]]:
         """Opcode and payload of what the proxy says, until it closes or is silent for 10 s."""
-        self.wire.settimeout(10)
+        self.connection.settimeout(10)
         with suppress(OSError):
-            while piece := self.wire.recv(65536):
-                self._read += piece
-                while (whole := self._whole()) is not None:
-                    yield whole
+            while data := self.connection.recv(65536):
+                self._unread += data
+                while (frame := self._next_frame()) is not None:
+                    yield frame
 
-    def _whole(self) -> tuple[int, bytes] | None:
-        if len(self._read) < 4:
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        if len(self._unread) < 4:
             return None
-        size, start = self._read[1], 2
+        size, start = self._unread[1], 2
         if size == 126:
-            size, start = struct.unpack_from("!H", self._read, 2)[0], 4
-        if len(self._read) < start + size:
+            size, start = struct.unpack_from("!H", self._unread, 2)[0], 4
+        if len(self._unread) < start + size:
             return None
-        opcode, payload = self._read[0] & 15, self._read[start : start + size]
-        self._read = self._read[start + size :]
+        opcode, payload = self._unread[0] & 15, self._unread[start : start + size]
+        self._unread = self._unread[start + size :]
         return opcode, payload
 
-    def opened(self) -> bytes:
+    def next_stream_id(self) -> bytes:
         """The id of the next exchange that the proxy opens."""
         for opcode, payload in self.messages():
             for kind, id, _ in split_frames(payload) if opcode == 2 else ():
@@ -90,7 +90,7 @@ class Bridge:
                     return id
         raise AssertionError("nothing was opened")
 
-    def closing(self) -> int:
+    def close_code(self) -> int:
         """The code with which the proxy closes."""
         for opcode, payload in self.messages():
             if opcode == 8:
@@ -106,12 +106,12 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-async def dial(raw_cluster: RawCluster, *frames: bytes) -> Bridge:
+async def connect_bridge(raw_cluster: RawCluster, *frames: bytes) -> RawBridge:
     token = await raw_cluster.cluster.create_token("alice", "desktop")
-    return await deferToThread(Bridge, raw_cluster.cluster.cloud_port, token, *frames)
+    return await deferToThread(RawBridge, raw_cluster.cluster.cloud_port, token, *frames)
 
 
-async def asked(raw_cluster: RawCluster) -> tuple[int, bytes]:
+async def request_evil_desktop(raw_cluster: RawCluster) -> tuple[int, bytes]:
     """What a client hears who asks this desktop."""
     status, _, body = await raw_cluster.cluster.request(
         "GET", "/x", token=raw_cluster.cluster.api_key, headers={"Ctllm-Desktop": "e" * 32}
@@ -119,40 +119,42 @@ async def asked(raw_cluster: RawCluster) -> tuple[int, bytes]:
     return status, body
 
 
-def _data(id: bytes, offset: int, piece: bytes) -> bytes:
-    return encode_frame(FrameKind.DATA, id, struct.pack("!Q", offset) + piece)
+def _data_frame(id: bytes, offset: int, data: bytes) -> bytes:
+    return encode_frame(FrameKind.DATA, id, struct.pack("!Q", offset) + data)
 
 
-def _number(kind: FrameKind, id: bytes, offset: int) -> bytes:
+def _offset_frame(kind: FrameKind, id: bytes, offset: int) -> bytes:
     return encode_frame(kind, id, struct.pack("!Q", offset))
 
 
-def _headers(*lines: tuple[str, str]) -> bytes:
+def _head_with(*lines: tuple[str, str]) -> bytes:
     return json.dumps({"status": 200, "reason": "", "headers": lines}).encode()
 
 
 #: What is said in answer to an exchange of that id; each ends the connection with 1002.
-ANSWERS: dict[str, Callable[[bytes], bytes]] = {
+VIOLATIONS: dict[str, Callable[[bytes], bytes]] = {
     "a header that is two": lambda id: encode_frame(
-        FrameKind.HEAD, id, _headers(("A", "b\r\nEvil: 1"))
+        FrameKind.HEAD, id, _head_with(("A", "b\r\nEvil: 1"))
     ),
-    "a name that is two": lambda id: encode_frame(FrameKind.HEAD, id, _headers(("A\r\nEvil", "b"))),
-    "a giant head": lambda id: encode_frame(FrameKind.HEAD, id, _headers(("A", "b" * 140_000))),
-    "bytes before the head": lambda id: _data(id, 0, b"x"),
+    "a name that is two": lambda id: encode_frame(
+        FrameKind.HEAD, id, _head_with(("A\r\nEvil", "b"))
+    ),
+    "a giant head": lambda id: encode_frame(FrameKind.HEAD, id, _head_with(("A", "b" * 140_000))),
+    "bytes before the head": lambda id: _data_frame(id, 0, b"x"),
     "bytes over the window": lambda id: (
-        encode_frame(FrameKind.HEAD, id, GOOD)
-        + b"".join(_data(id, at, bytes(262_144)) for at in (0, 262_144, 524_288))
+        encode_frame(FrameKind.HEAD, id, VALID_HEAD)
+        + b"".join(_data_frame(id, at, bytes(262_144)) for at in (0, 262_144, 524_288))
     ),
     "bytes from elsewhere": lambda id: (
-        encode_frame(FrameKind.HEAD, id, GOOD) + _data(id, 1 << 40, b"x")
+        encode_frame(FrameKind.HEAD, id, VALID_HEAD) + _data_frame(id, 1 << 40, b"x")
     ),
-    "an acknowledgement of what was not sent": lambda id: _number(FrameKind.ACK, id, 1 << 40),
+    "an acknowledgement of what was not sent": lambda id: _offset_frame(FrameKind.ACK, id, 1 << 40),
     "an end elsewhere": lambda id: (
-        encode_frame(FrameKind.HEAD, id, GOOD) + _number(FrameKind.END, id, 5)
+        encode_frame(FrameKind.HEAD, id, VALID_HEAD) + _offset_frame(FrameKind.END, id, 5)
     ),
-    "an attachment that nobody asked for": lambda id: _number(FrameKind.ATTACH, id, 0),
+    "an attachment that nobody asked for": lambda id: _offset_frame(FrameKind.ATTACH, id, 0),
     "an exchange that it opens itself": lambda id: encode_frame(FrameKind.OPEN, b"y" * 16, b"{}"),
-    "bytes of somebody else's exchange": lambda id: _data(b"z" * 16, 0, b"x"),
+    "bytes of somebody else's exchange": lambda id: _data_frame(b"z" * 16, 0, b"x"),
     "a second greeting": lambda id: HELLO,
 }
 
@@ -160,28 +162,28 @@ ANSWERS: dict[str, Callable[[bytes], bytes]] = {
 @ensureDeferred
 async def test_each_broken_rule_ends_the_connection_with_a_reason(raw_cluster: RawCluster) -> None:
     """1002; the client that waited gets 502, or an answer that breaks off, and no byte of it."""
-    for name, answer in ANSWERS.items():
-        bridge = await dial(raw_cluster, STATUS)
-        await wait_until(lambda: _is_there(raw_cluster), "the desktop to be known")
-        waiting = Deferred.fromCoroutine(asked(raw_cluster))
+    for name, answer in VIOLATIONS.items():
+        bridge = await connect_bridge(raw_cluster, STATUS)
+        await wait_until(lambda: _is_listed(raw_cluster), "the desktop to be known")
+        waiting = Deferred.fromCoroutine(request_evil_desktop(raw_cluster))
         waiting.addErrback(lambda _: (0, b""))
-        id = await deferToThread(bridge.opened)
-        await deferToThread(bridge.say, answer(id))
-        assert await deferToThread(bridge.closing) == 1002, name
+        id = await deferToThread(bridge.next_stream_id)
+        await deferToThread(bridge.send, answer(id))
+        assert await deferToThread(bridge.close_code) == 1002, name
         status, body = await waiting
         assert status in (0, 502) and b"Evil" not in body, (name, status, body)
-        bridge.wire.close()
-    await wait_until(lambda: _is_gone(raw_cluster), "it to be gone")
-    await raw_cluster.lives()
+        bridge.connection.close()
+    await wait_until(lambda: _is_unlisted(raw_cluster), "it to be gone")
+    await raw_cluster.check_serves()
 
 
-async def _is_there(raw_cluster: RawCluster) -> bool:
+async def _is_listed(raw_cluster: RawCluster) -> bool:
     token = await raw_cluster.cluster.create_token("alice")
     return "evil" in [each["name"] for each in await raw_cluster.cluster.list_desktops(token)]
 
 
-async def _is_gone(raw_cluster: RawCluster) -> bool:
-    return not await _is_there(raw_cluster)
+async def _is_unlisted(raw_cluster: RawCluster) -> bool:
+    return not await _is_listed(raw_cluster)
 
 
 @ensureDeferred
@@ -190,26 +192,26 @@ async def test_floods_of_what_is_allowed(raw_cluster: RawCluster) -> None:
     (proxy,) = child_pids(raw_cluster.cloud.pid)
     models = tuple(f"{number:01000}" for number in range(1000))
     floods = {
-        "pings": message(b"x" * 125, 0x89) * 500,
-        "empty pieces": message(b"", 0x00) * 5000,
-        "status upon status": message(STATUS * 1000),
-        "long lists": message(
+        "pings": masked_frame(b"x" * 125, 0x89) * 500,
+        "empty pieces": masked_frame(b"", 0x00) * 5000,
+        "status upon status": masked_frame(STATUS * 1000),
+        "long lists": masked_frame(
             encode_json_frame(FrameKind.STATUS, CONNECTION_ID, Status("down", "1", models))
         ),
-        "resets of nothing": message(_number(FrameKind.ACK, b"y" * 16, 0) * 1000),
+        "resets of nothing": masked_frame(_offset_frame(FrameKind.ACK, b"y" * 16, 0) * 1000),
     }
     for name, flood in floods.items():
-        bridge = await dial(raw_cluster)
-        before = resident(proxy)
+        bridge = await connect_bridge(raw_cluster)
+        before = resident_bytes(proxy)
         if name == "empty pieces":
-            bridge.wire.sendall(message(b"", 0x02))
-        taken = await deferToThread(pour, bridge.wire, flood, 5.0, 40 * MB)
-        grown = resident(proxy) - before
+            bridge.connection.sendall(masked_frame(b"", 0x02))
+        taken = await deferToThread(send_without_reading, bridge.connection, flood, 5.0, 40 * MB)
+        grown = resident_bytes(proxy) - before
         print(f"\n{name}: {taken / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
         assert grown < 16 * MB, name
-        bridge.wire.close()
-        await wait_until(lambda: _is_gone(raw_cluster), "it to be gone")
-        await raw_cluster.lives()
+        bridge.connection.close()
+        await wait_until(lambda: _is_unlisted(raw_cluster), "it to be gone")
+        await raw_cluster.check_serves()
     assert child_pids(raw_cluster.cloud.pid) == [proxy]
 
 
@@ -222,7 +224,7 @@ async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
     def fill() -> str:
         try:
             while len(silent) < 200:
-                silent.append(dialled(raw_cluster.cluster.cloud_port, token))
+                silent.append(open_tunnel(raw_cluster.cluster.cloud_port, token))
         except AssertionError as refused:
             return str(refused)
         return ""
@@ -234,7 +236,7 @@ async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
         for _ in range(25):
             for wire in silent:
                 with suppress(OSError):
-                    wire.send(message(b"", 0x89))
+                    wire.send(masked_frame(b"", 0x89))
             time.sleep(1)
         for wire in silent:
             wire.settimeout(30)
@@ -243,6 +245,6 @@ async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
 
     words = await deferToThread(last_words)
     assert all(b"\x03\xea" in each for each in words), words
-    bridge = await dial(raw_cluster, STATUS)
-    await wait_until(lambda: _is_there(raw_cluster), "another to be let in")
-    bridge.wire.close()
+    bridge = await connect_bridge(raw_cluster, STATUS)
+    await wait_until(lambda: _is_listed(raw_cluster), "another to be let in")
+    bridge.connection.close()

@@ -23,12 +23,12 @@ from tests.e2e.process_info import (
     resident_megabytes,
 )
 from tests.e2e.raw_client import RawClient
-from tests.e2e.test_hostile_resources import line, works
+from tests.e2e.test_hostile_resources import chat_succeeds, start_cluster
 from tests.fake_ollama import Script
 
 pytestmark = linux_only
-MEMORY = 128 << 20
-UPLOADS, SIZE = 300, 1_000_000
+MEMORY_LIMIT = 128 << 20
+UPLOADS, UPLOAD_BYTES = 300, 1_000_000
 
 
 class Uploads:
@@ -36,8 +36,8 @@ class Uploads:
 
     def __init__(self, port: int, token: str) -> None:
         self.statuses: Counter[int] = Counter()
-        self.without_retry = 0
-        messages = [{"role": "user", "content": "x" * SIZE}]
+        self.without_retry_after = 0
+        messages = [{"role": "user", "content": "x" * UPLOAD_BYTES}]
         body = {"model": "llama3.2", "messages": messages, "stream": False}
         self._body = json.dumps(body).encode()
         self._head = (
@@ -48,28 +48,30 @@ class Uploads:
 
     def run(self, count: int) -> None:
         """Send them; returns when the last was answered or closed."""
-        wires = [socket.create_connection(("127.0.0.1", self._port), 120) for _ in range(count)]
-        threads = [threading.Thread(target=self._one, args=(wire,)) for wire in wires]
+        connections = [
+            socket.create_connection(("127.0.0.1", self._port), 120) for _ in range(count)
+        ]
+        threads = [threading.Thread(target=self._upload, args=(wire,)) for wire in connections]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def _one(self, wire: socket.socket) -> None:
-        answer = b""
-        with wire:
+    def _upload(self, connection: socket.socket) -> None:
+        response = b""
+        with connection:
             with suppress(OSError):  # refused while it is being sent: the answer is there
-                wire.sendall(self._head)
-                wire.sendall(self._body)
+                connection.sendall(self._head)
+                connection.sendall(self._body)
             with suppress(OSError):  # counted as no answer
-                answer = wire.recv(65536)
-        code = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
+                response = connection.recv(65536)
+        code = int(response.split(b" ", 2)[1]) if response.startswith(b"HTTP/1.1 ") else 0
         self.statuses[code] += 1
         if code in (429, 503):
-            self.without_retry += b"\r\nRetry-After: " not in answer
+            self.without_retry_after += b"\r\nRetry-After: " not in response
 
 
-async def health(proxy: int) -> dict[str, Any]:
+async def read_health(proxy: int) -> dict[str, Any]:
     """What a proxy says of itself."""
 
     def ask() -> bytes:
@@ -88,7 +90,7 @@ async def health(proxy: int) -> dict[str, Any]:
 @ensureDeferred
 async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
-    cloud = (await line(cluster, f"--max-memory-bytes={MEMORY}")).pid
+    cloud = (await start_cluster(cluster, f"--max-memory-bytes={MEMORY_LIMIT}")).pid
     (proxy,) = child_pids(cloud)
     cluster.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
     stream = await deferToThread(RawClient, cluster.cloud_port)
@@ -101,15 +103,15 @@ async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB at most")
     assert set(uploads.statuses) <= {200, 429, 503}, uploads.statuses
     assert uploads.statuses[200] > 0 and uploads.statuses.total() == UPLOADS
-    assert uploads.without_retry == 0
-    assert peak * (1 << 20) < MEMORY
+    assert uploads.without_retry_after == 0
+    assert peak * (1 << 20) < MEMORY_LIMIT
     assert child_pids(cloud) == [proxy], "the proxy was not replaced"
     await deferToThread(stream.read_lines, 50)
-    assert (await health(proxy))["exchanges"] == 1
+    assert (await read_health(proxy))["exchanges"] == 1
     stream.close()
 
     async def nothing_left() -> bool:
-        told = await health(proxy)
+        told = await read_health(proxy)
         _, _, page = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
         return (
             told["exchanges"] == told["held_bytes"] == 0
@@ -117,14 +119,14 @@ async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
         )
 
     await wait_until(nothing_left, "everything to be given back")
-    assert await works(cluster)
+    assert await chat_succeeds(cluster)
 
 
 @ensureDeferred
 async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     """At once, whatever it was doing; the log says why, and the next request has another one."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
-    cloud = await line(cluster, "--proxy-uids=off")
+    cloud = await start_cluster(cluster, "--proxy-uids=off")
     (proxy,) = child_pids(cloud.pid)
     had = int(proc_status(proxy)["VmData"].split()[0]) << 10
     _, hard = resource.prlimit(proxy, resource.RLIMIT_DATA)
@@ -135,6 +137,6 @@ async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     await running
     await wait_until(lambda: "needed more memory than its limit" in cloud.output, "the reason")
     assert "this proxy ends, and another takes its place" in cloud.output
-    await wait_until(lambda: works(cluster), "another proxy")
+    await wait_until(lambda: chat_succeeds(cluster), "another proxy")
     (other,) = child_pids(cloud.pid)
     assert other != proxy and resident_megabytes(other) < 100

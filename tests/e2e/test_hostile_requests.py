@@ -20,15 +20,15 @@ from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 pytestmark = linux_only
 
 #: What would be a second request to whoever ends the first one too early.
-HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SMUGGLED = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked"
-FIVE = b"5\r\nhello\r\n"
+HELLO_CHUNK = b"5\r\nhello\r\n"
 
 #: Header lines after a good request line and Host, and the body: each is refused.
 REFUSED: dict[str, tuple[bytes, bytes]] = {
-    "CL.TE": (b"Content-Length: 5\r\n" + CHUNKED, b"0\r\n\r\n" + HIDDEN),
-    "TE.CL": (CHUNKED + b"\r\nContent-Length: 5", b"0\r\n\r\n" + HIDDEN),
-    "two lengths": (b"Content-Length: 5\r\nContent-Length: 50", b"hello" + HIDDEN),
+    "CL.TE": (b"Content-Length: 5\r\n" + CHUNKED, b"0\r\n\r\n" + SMUGGLED),
+    "TE.CL": (CHUNKED + b"\r\nContent-Length: 5", b"0\r\n\r\n" + SMUGGLED),
+    "two lengths": (b"Content-Length: 5\r\nContent-Length: 50", b"hello" + SMUGGLED),
     "one length twice": (b"Content-Length: 5\r\nContent-Length: 5", b"hello"),
     "a list of lengths": (b"Content-Length: 5, 5", b"hello"),
     "a list of two lengths": (b"Content-Length: 5, 6", b"hello!"),
@@ -40,20 +40,20 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "a length in words": (b"Content-Length: five", b"hello"),
     "a length beyond all machines": (b"Content-Length: " + b"9" * 400, b"hello"),
     "a space before the colon": (b"Content-Length : 5", b"hello"),
-    "a tab before the colon": (b"Transfer-Encoding\t: chunked", FIVE + b"0\r\n\r\n"),
+    "a tab before the colon": (b"Transfer-Encoding\t: chunked", HELLO_CHUNK + b"0\r\n\r\n"),
     "a space before a name": (b" Content-Length: 5", b"hello"),
     "a bare line feed": (b"A: b\nContent-Length: 5", b"hello"),
     "a bare carriage return": (b"A: b\rContent-Length: 5", b"hello"),
     "a NUL": (b"A: b\0c", b""),
     "a folded line": (b"A: b\r\n Content-Length: 5", b"hello"),
-    "a folded coding": (b"Transfer-Encoding:\r\n chunked", FIVE + b"0\r\n\r\n"),
-    "another coding": (b"Transfer-Encoding: xchunked", FIVE + b"0\r\n\r\n"),
-    "a coding more": (b"Transfer-Encoding: chunked, identity", FIVE + b"0\r\n\r\n"),
-    "a coding before": (b"Transfer-Encoding: gzip, chunked", FIVE + b"0\r\n\r\n"),
-    "a coding in quotes": (b'Transfer-Encoding: "chunked"', FIVE + b"0\r\n\r\n"),
-    "a coding with a vertical tab": (b"Transfer-Encoding: \x0bchunked", FIVE + b"0\r\n\r\n"),
-    "the coding twice": (CHUNKED + b"\r\n" + CHUNKED, FIVE + b"0\r\n\r\n"),
-    "no coding and one": (b"Transfer-Encoding: identity\r\n" + CHUNKED, FIVE + b"0\r\n\r\n"),
+    "a folded coding": (b"Transfer-Encoding:\r\n chunked", HELLO_CHUNK + b"0\r\n\r\n"),
+    "another coding": (b"Transfer-Encoding: xchunked", HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding more": (b"Transfer-Encoding: chunked, identity", HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding before": (b"Transfer-Encoding: gzip, chunked", HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding in quotes": (b'Transfer-Encoding: "chunked"', HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding with a vertical tab": (b"Transfer-Encoding: \x0bchunked", HELLO_CHUNK + b"0\r\n\r\n"),
+    "the coding twice": (CHUNKED + b"\r\n" + CHUNKED, HELLO_CHUNK + b"0\r\n\r\n"),
+    "no coding and one": (b"Transfer-Encoding: identity\r\n" + CHUNKED, HELLO_CHUNK + b"0\r\n\r\n"),
     "two hosts": (b"Host: evil.example", b""),
     "a line without a colon": (b"nothing", b""),
     "a name of no letters": (b": x", b""),
@@ -68,12 +68,12 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "a chunk without a size": (CHUNKED, b"\r\nhello\r\n0\r\n\r\n"),
     "a bare line feed in an extension": (CHUNKED, b"5;\nx\r\nhello\r\n0\r\n\r\n"),
     "a giant extension": (CHUNKED, b"5;" + b"x" * 200_000 + b"\r\nhello\r\n0\r\n\r\n"),
-    "giant trailers": (CHUNKED, FIVE + b"0\r\n" + b"A: b\r\n" * 40_000 + b"\r\n"),
+    "giant trailers": (CHUNKED, HELLO_CHUNK + b"0\r\n" + b"A: b\r\n" * 40_000 + b"\r\n"),
 }
 
 REST = b"HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n"
 #: Whole requests: what reaches Ollama as its target, or None where nothing may.
-LINES: dict[str, tuple[bytes, bytes | None]] = {
+REQUEST_LINES: dict[str, tuple[bytes, bytes | None]] = {
     "a coding in HTTP/1.0": (
         b"POST /probe HTTP/1.0\r\nHost: localhost\r\n%b\r\n" + CHUNKED + b"\r\n\r\n0\r\n\r\n",
         None,
@@ -103,38 +103,40 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-def statuses(heard: bytes) -> list[bytes]:
+def statuses(received: bytes) -> list[bytes]:
     """The statuses of all answers in what was heard."""
-    return [part[:3] for part in heard.split(b"HTTP/1.1 ")[1:]]
+    return [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
 async def test_what_reads_two_ways_reaches_nobody(raw_cluster: RawCluster, door: str) -> None:
     """One 4xx or 501, never a second answer; of the body Ollama sees no request at all."""
-    at = raw_cluster.doors[door]
+    at = raw_cluster.entry_points[door]
     wrong = {}
     for name, (lines, body) in REFUSED.items():
         raw_cluster.ollama.requests.clear()
-        head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n" + lines
-        heard = await at.send(head + b"\r\n\r\n" + body + HIDDEN)
+        head = (
+            b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n" + lines
+        )
+        heard = await at.send(head + b"\r\n\r\n" + body + SMUGGLED)
         found = statuses(heard)
         if len(found) != 1 or not (found[0][:1] == b"4" or found[0] == b"501"):
             wrong[name] = heard[:300]
-        elif raw_cluster.ollama.requests or b"/hidden" in raw_cluster.ollama.bytes:
+        elif raw_cluster.ollama.requests or b"/hidden" in raw_cluster.ollama.received:
             wrong[name] = b"reached Ollama: " + b"".join(raw_cluster.ollama.requests)[:300]
     assert not wrong, "\n".join(f"{name}: {what!r}" for name, what in wrong.items())
-    await raw_cluster.lives()
+    await raw_cluster.check_serves()
 
 
 @pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
 async def test_request_lines_have_one_meaning(raw_cluster: RawCluster, door: str) -> None:
     """Odd ones are refused; those that HTTP allows reach Ollama as a path, with its own Host."""
-    at = raw_cluster.doors[door]
-    for name, (request, target) in LINES.items():
+    at = raw_cluster.entry_points[door]
+    for name, (request, target) in REQUEST_LINES.items():
         raw_cluster.ollama.requests.clear()
-        heard = await at.send(request % at.credential)
+        heard = await at.send(request % at.credential_header)
         seen = [raw.split(b" ", 2)[1] for raw in raw_cluster.ollama.requests]
         if target is None:
             assert [status[:1] for status in statuses(heard)] == [b"4"], (name, heard)
@@ -145,8 +147,8 @@ async def test_request_lines_have_one_meaning(raw_cluster: RawCluster, door: str
             hosts = [line for line in raw_cluster.ollama.requests[0].split(b"\r\n")
                      if line.lower().startswith(b"host:")]  # fmt: skip
             assert hosts == [b"Host: 127.0.0.1:%d" % raw_cluster.ollama.port], name
-    assert b"/hidden" not in raw_cluster.ollama.bytes
-    await raw_cluster.lives()
+    assert b"/hidden" not in raw_cluster.ollama.received
+    await raw_cluster.check_serves()
 
 
 @ensureDeferred
@@ -154,10 +156,10 @@ async def test_the_host_of_an_absolute_address_is_the_one_that_counts(
     raw_cluster: RawCluster,
 ) -> None:
     """What Host says beside it does not: a page cannot reach the endpoint by another name."""
-    at = raw_cluster.doors["endpoint"]
+    at = raw_cluster.entry_points["endpoint"]
     raw_cluster.ollama.requests.clear()
     for line in (b"GET http://evil.example/probe ", b"GET http://evil.example?x=/probe "):
-        heard = await at.send(line + REST % at.credential)
+        heard = await at.send(line + REST % at.credential_header)
         assert statuses(heard) == [b"403"], heard
     assert raw_cluster.ollama.requests == []
 
@@ -166,12 +168,12 @@ async def test_the_host_of_an_absolute_address_is_the_one_that_counts(
 @ensureDeferred
 async def test_good_bodies_arrive_as_they_were_meant(raw_cluster: RawCluster, door: str) -> None:
     """By length, in chunks with extensions and trailers, and compressed: one request each."""
-    at = raw_cluster.doors[door]
-    start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
+    at = raw_cluster.entry_points[door]
+    start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n"
     bomb = b"\x1f\x8b" + bytes(50)
     for lines, body, arrives in (
         (b"Content-Length: 5", b"hello", b"\r\n\r\nhello"),
-        (CHUNKED, FIVE + b"0\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        (CHUNKED, HELLO_CHUNK + b"0\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (b"Content-Encoding: gzip\r\nContent-Length: 52", bomb, b"\r\n\r\n" + bomb),
     ):
@@ -187,8 +189,8 @@ async def test_good_bodies_arrive_as_they_were_meant(raw_cluster: RawCluster, do
 @ensureDeferred
 async def test_heads_have_a_limit(raw_cluster: RawCluster, door: str) -> None:
     """431 with the limit in words: for many headers, one giant one, a giant target, no end."""
-    at = raw_cluster.doors[door]
-    start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential + b"\r\n"
+    at = raw_cluster.entry_points[door]
+    start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n"
     raw_cluster.ollama.requests.clear()
     for head in (
         start + b"A: b\r\n" * 20_000 + b"\r\n",
@@ -200,13 +202,13 @@ async def test_heads_have_a_limit(raw_cluster: RawCluster, door: str) -> None:
         assert statuses(heard) == [b"431"], heard[:300]
         assert b"exceed 65536 bytes" in heard
     assert raw_cluster.ollama.requests == []
-    await raw_cluster.lives()
+    await raw_cluster.check_serves()
 
 
 @ensureDeferred
 async def test_management_takes_small_bodies_only(raw_cluster: RawCluster) -> None:
     """413 with the limit in words, whether the length is said or not."""
-    at = raw_cluster.doors["cloud"]
+    at = raw_cluster.entry_points["cloud"]
     start = b"POST /ctllm/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for rest in (
         b"Content-Length: 100000\r\n\r\n" + b"x" * 100_000,
@@ -215,4 +217,4 @@ async def test_management_takes_small_bodies_only(raw_cluster: RawCluster) -> No
         heard = await at.send(start + rest)
         assert statuses(heard) == [b"413"], heard[:300]
         assert b"exceeds 16384 bytes" in heard
-    await raw_cluster.lives()
+    await raw_cluster.check_serves()

@@ -23,36 +23,36 @@ pytestmark = linux_only
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def seconds_of_cpu(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """What a process has used so far."""
     used = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
     return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
-def resident(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     """Bytes of memory that a process has."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def crowd(connect: object, count: int) -> list[socket.socket]:
+def open_connections(connect: object, count: int) -> list[socket.socket]:
     """So many connections that say nothing; fewer where no more can be made."""
-    made = []
+    connections = []
     for _ in range(count):
         try:
-            made.append(connect())  # type: ignore[operator]
+            connections.append(connect())  # type: ignore[operator]
         except OSError:
             break
-    return made
+    return connections
 
 
-def fill(file: IO[bytes]) -> None:
+def fill_disk(file: IO[bytes]) -> None:
     """Write until there is no room."""
     with suppress(OSError):
         while True:
             file.write(bytes(512))
 
 
-async def line(cluster: Cluster, *options: str) -> ChildProcess:
+async def start_cluster(cluster: Cluster, *options: str) -> ChildProcess:
     """A whole line; its cloud."""
     cloud = await cluster.start_cloud(*options)
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
@@ -61,7 +61,7 @@ async def line(cluster: Cluster, *options: str) -> ChildProcess:
     return cloud
 
 
-async def works(cluster: Cluster) -> bool:
+async def chat_succeeds(cluster: Cluster) -> bool:
     """Whether a chat goes through."""
     try:
         status, _, _ = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
@@ -75,7 +75,7 @@ async def works(cluster: Cluster) -> bool:
 async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
     """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
     # Of root's user, too: to limit another user's process takes more than root has everywhere.
-    cloud = (await line(cluster, "--proxy-uids=off")).pid
+    cloud = (await start_cluster(cluster, "--proxy-uids=off")).pid
     (proxy,) = child_pids(cloud)
     pid = cloud if which == "cloud" else proxy
     cluster.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
@@ -94,13 +94,13 @@ async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
         made.connect(option(proxy, "socket"))
         return made
 
-    idle = await deferToThread(crowd, connect, 300)
-    before = seconds_of_cpu(pid)
+    idle = await deferToThread(open_connections, connect, 300)
+    before = cpu_seconds(pid)
     await deferToThread(client.read_lines, 25)
-    assert seconds_of_cpu(pid) - before < 2.5, "it spins"
+    assert cpu_seconds(pid) - before < 2.5, "it spins"
     for each in idle:
         each.close()
-    await wait_until(lambda: works(cluster), "it to serve again")
+    await wait_until(lambda: chat_succeeds(cluster), "it to serve again")
     await deferToThread(client.read_until, b"\r\n0\r\n\r\n")
     client.close()
 
@@ -115,15 +115,15 @@ async def test_a_full_disk(cluster: Cluster) -> None:
     if mounted.returncode:
         pytest.skip("MOUNTING IS NOT ALLOWED HERE: nothing was tried on a full disk")
     try:
-        await line(cluster)
+        await start_cluster(cluster)
         link = await cluster.create_invite("bob")
         invite = {"invite": link.partition("#invite=")[2], "client": "desktop"}
         with open(folder / "filler", "wb", buffering=0) as filler:
-            fill(filler)
+            fill_disk(filler)
         status, headers, said = await cluster.request("POST", "/ctllm/session", invite)
         assert status == 503 and b"Free some space on the disk" in said, said
         assert "retry-after" in headers
-        assert await works(cluster)
+        assert await chat_succeeds(cluster)
         (folder / "filler").unlink()
         status, _, said = await cluster.request("POST", "/ctllm/session", invite)
         assert status == 201, said

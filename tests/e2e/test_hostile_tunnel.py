@@ -17,7 +17,7 @@ pytestmark = linux_only
 SEED = 20261124
 
 
-def handshake(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
+def upgrade_request(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
     """A bridge's request."""
     return (
         "GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -28,32 +28,32 @@ def handshake(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
     ).encode()
 
 
-def dialled(port: int, token: str) -> socket.socket:
+def open_tunnel(port: int, token: str) -> socket.socket:
     """A bridge's WebSocket, just after its 101."""
-    wire = socket.create_connection(("127.0.0.1", port), timeout=20)
-    wire.sendall(handshake(token))
-    said = b""
-    while b"\r\n\r\n" not in said:
-        piece = wire.recv(1)
-        assert piece, said
-        said += piece
-    assert b" 101 " in said.split(b"\r\n")[0], said
-    assert b"extensions" not in said.lower(), "nothing is compressed"
-    return wire
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(upgrade_request(token))
+    received = b""
+    while b"\r\n\r\n" not in received:
+        byte = connection.recv(1)
+        assert byte, received
+        received += byte
+    assert b" 101 " in received.split(b"\r\n")[0], received
+    assert b"extensions" not in received.lower(), "nothing is compressed"
+    return connection
 
 
-def message(first: int, payload: bytes, masked: bool = True) -> bytes:
+def websocket_frame(first: int, payload: bytes, masked: bool = True) -> bytes:
     """One WebSocket frame whose first byte is `first`."""
     length = bytes([(0x80 if masked else 0) | 126]) + struct.pack("!H", len(payload))
     return bytes([first]) + length + (bytes(4) if masked else b"") + payload
 
 
-def ended(port: int, token: str, data: bytes) -> bool:
+def is_closed_after(port: int, token: str, data: bytes) -> bool:
     """Whether the connection is closed on us after `data`, within 20 s."""
-    with dialled(port, token) as wire:
+    with open_tunnel(port, token) as connection:
         try:
-            wire.sendall(data)
-            while wire.recv(65536):
+            connection.sendall(data)
+            while connection.recv(65536):
                 pass
         except TimeoutError:
             return False
@@ -73,28 +73,28 @@ async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
     before = child_pids(cloud.pid)
     rng = random.Random(SEED)
     cases = {
-        "compressed": message(0xC2, b"x" * 30),
-        "unmasked": message(0x82, b"x" * 30, masked=False),
-        "reserved bits": message(0xB2, b"x" * 30),
-        "an unknown opcode": message(0x83, b"x" * 30),
-        "a text": message(0x81, b"hello"),
-        "a continuation of nothing": message(0x80, b"x" * 30),
-        "a ping in pieces": message(0x09, b"x"),
-        "a giant ping": message(0x89, b"x" * 200),
+        "compressed": websocket_frame(0xC2, b"x" * 30),
+        "unmasked": websocket_frame(0x82, b"x" * 30, masked=False),
+        "reserved bits": websocket_frame(0xB2, b"x" * 30),
+        "an unknown opcode": websocket_frame(0x83, b"x" * 30),
+        "a text": websocket_frame(0x81, b"hello"),
+        "a continuation of nothing": websocket_frame(0x80, b"x" * 30),
+        "a ping in pieces": websocket_frame(0x09, b"x"),
+        "a giant ping": websocket_frame(0x89, b"x" * 200),
         "more than a message may have": b"\x82\xff" + struct.pack("!Q", 1 << 40) + bytes(4),
         "a negative length": b"\x82\xff" + b"\xff" * 8 + bytes(4),
-        "a frame of the tunnel's before HELLO": message(0x82, b"\x05" + bytes(20)),
-        "no HELLO but rubbish": message(0x82, rng.randbytes(300)),
-        "a HELLO of another version": message(
+        "a frame of the tunnel's before HELLO": websocket_frame(0x82, b"\x05" + bytes(20)),
+        "no HELLO but rubbish": websocket_frame(0x82, rng.randbytes(300)),
+        "a HELLO of another version": websocket_frame(
             0x82, b"\x01" + struct.pack("!I", 26) + bytes(16) + b'{"version":9,"window":999}'
         ),
     }
     for name, data in cases.items():
-        assert await deferToThread(ended, cluster.cloud_port, token, data), name
+        assert await deferToThread(is_closed_after, cluster.cloud_port, token, data), name
     for _ in range(150):
-        data = message(0x82, rng.randbytes(rng.randrange(1, 400)))
+        data = websocket_frame(0x82, rng.randbytes(rng.randrange(1, 400)))
         data = bytes([rng.randrange(256)]) + data[1:] if rng.random() < 0.5 else data
-        with await deferToThread(dialled, cluster.cloud_port, token) as wire:
+        with await deferToThread(open_tunnel, cluster.cloud_port, token) as wire:
             wire.sendall(data + rng.randbytes(200))
     status, _, _ = await cluster.request("GET", "/api/tags", token=alice)
     assert status == 200
@@ -102,14 +102,14 @@ async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
     assert "Traceback" not in cloud.output, cloud.output
 
 
-def heard(port: int, data: bytes) -> bytes:
+def read_until_closed(port: int, data: bytes) -> bytes:
     """All that comes on one connection after `data`, until it is closed on us."""
-    said = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as wire:
-        wire.sendall(data)
-        while piece := wire.recv(65536):
-            said += piece
-    return said
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(data)
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
 
 
 @ensureDeferred
@@ -125,14 +125,14 @@ async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(cluster: C
     try:
         for number in range(MAX_TUNNELS + 2):
             full = number == MAX_TUNNELS + 1
-            refused = handshake(mallory) if full else handshake(mallory, "chat")
+            refused = upgrade_request(mallory) if full else upgrade_request(mallory, "chat")
             if full or not number:  # first for its protocol, in the end for lack of room
-                said = await deferToThread(heard, cluster.cloud_port, refused + hers)
+                said = await deferToThread(read_until_closed, cluster.cloud_port, refused + hers)
                 assert said.startswith(b"HTTP/1.1 429 " if full else b"HTTP/1.1 400 "), said
                 assert b"\r\nConnection: close\r\n" in said, said
                 assert said.count(b"HTTP/1.1") == 1, said
             else:
-                open_now.append(await deferToThread(dialled, cluster.cloud_port, mallory))
+                open_now.append(await deferToThread(open_tunnel, cluster.cloud_port, mallory))
     finally:
         for wire in open_now:
             wire.close()

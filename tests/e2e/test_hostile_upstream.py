@@ -23,11 +23,11 @@ from tests.ports import free_port
 pytestmark = linux_only
 
 OK = b"HTTP/1.1 200 OK\r\n"
-SIZED = OK + b"Content-Length: 5\r\n\r\n"
-CHUNKS = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+WITH_LENGTH = OK + b"Content-Length: 5\r\n\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 #: Refused before a byte of them is passed on: 502, whole.
-NONSENSE = {
+INVALID = {
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     "a later version": b"HTTP/2 200 OK\r\n\r\n",
     "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
@@ -46,21 +46,21 @@ NONSENSE = {
     "nothing": b"",
 }
 #: Begun, so broken off.
-BROKEN = {
-    "a length not reached": SIZED + b"hel",
-    "no last chunk": CHUNKS + b"5\r\nhello\r\n",
-    "a chunk cut short": CHUNKS + b"9\r\nhello",
-    "a chunk's size in words": CHUNKS + b"5\r\nhello\r\nfive\r\n",
-    "a chunk longer than it says": CHUNKS + b"5\r\nhello!\r\n0\r\n\r\n",
-    "a chunk beyond 64 bits": CHUNKS + b"5\r\nhello\r\n" + b"f" * 30 + b"\r\n",
-    "a giant extension": CHUNKS + b"5\r\nhello\r\n5;" + b"x" * 100_000,
-    "endless trailers": CHUNKS + b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 40_000,
+INCOMPLETE = {
+    "a length not reached": WITH_LENGTH + b"hel",
+    "no last chunk": CHUNKED + b"5\r\nhello\r\n",
+    "a chunk cut short": CHUNKED + b"9\r\nhello",
+    "a chunk's size in words": CHUNKED + b"5\r\nhello\r\nfive\r\n",
+    "a chunk longer than it says": CHUNKED + b"5\r\nhello!\r\n0\r\n\r\n",
+    "a chunk beyond 64 bits": CHUNKED + b"5\r\nhello\r\n" + b"f" * 30 + b"\r\n",
+    "a giant extension": CHUNKED + b"5\r\nhello\r\n5;" + b"x" * 100_000,
+    "endless trailers": CHUNKED + b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 40_000,
 }
 #: Fine, and the body that arrives.
-FINE = {
+VALID = {
     "to the end": (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
-    "with trailers": (CHUNKS + b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", b"hello"),
-    "with words after it": (SIZED + b"hello" + OK + b"Content-Length: 4\r\n\r\nevil", b"hello"),
+    "with trailers": (CHUNKED + b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", b"hello"),
+    "with words after it": (WITH_LENGTH + b"hello" + OK + b"Content-Length: 4\r\n\r\nevil", b"hello"),
     "an empty one with words": (b"HTTP/1.1 204 No Content\r\n\r\nevil", b""),
     "gzipped": (OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b", b"\x1f\x8b"),
 }  # fmt: skip
@@ -74,25 +74,25 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-async def asked(raw_cluster: RawCluster, door: str, answer: bytes) -> bytes:
+async def request_response(raw_cluster: RawCluster, door: str, response: bytes) -> bytes:
     """What a client hears where Ollama says `answer` and closes."""
-    raw_cluster.ollama.answers[b"/probe"] = (answer, True)
-    at = raw_cluster.doors[door]
+    raw_cluster.ollama.responses[b"/probe"] = (response, True)
+    at = raw_cluster.entry_points[door]
     head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
-    return await at.send(head + at.credential + b"\r\nConnection: close\r\n\r\nx")
+    return await at.send(head + at.credential_header + b"\r\nConnection: close\r\n\r\nx")
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
 async def test_nonsense_is_a_502(raw_cluster: RawCluster, door: str) -> None:
     """A whole answer with a sentence; nothing that Ollama said is in it. The next is served."""
-    for name, answer in NONSENSE.items():
-        heard = await asked(raw_cluster, door, answer)
+    for name, answer in INVALID.items():
+        heard = await request_response(raw_cluster, door, answer)
         assert heard.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, heard[:300])
         assert heard.count(b"HTTP/1.1") <= 2 and b"Ollama" in heard, (name, heard[:300])
         assert b"Set-Cookie" not in heard, name
-    raw_cluster.ollama.answers.clear()
-    await raw_cluster.lives()
+    raw_cluster.ollama.responses.clear()
+    await raw_cluster.check_serves()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
@@ -101,34 +101,34 @@ async def test_what_breaks_in_the_middle_never_ends_well(
     raw_cluster: RawCluster, door: str
 ) -> None:
     """What came is passed on; then neither a last chunk nor as many bytes as were said."""
-    for name, answer in BROKEN.items():
-        heard = await asked(raw_cluster, door, answer)
+    for name, answer in INCOMPLETE.items():
+        heard = await request_response(raw_cluster, door, answer)
         head, _, body = heard.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 "), (name, heard[:300])
         assert not body.endswith(b"0\r\n\r\n"), (name, heard[-300:])
         if b"content-length: 5" in head.lower():
             assert len(body) < 5, name
-    raw_cluster.ollama.answers.clear()
-    await raw_cluster.lives()
+    raw_cluster.ollama.responses.clear()
+    await raw_cluster.check_serves()
 
 
 @pytest.mark.parametrize("door", ["cloud", "endpoint"])
 @ensureDeferred
 async def test_what_follows_an_answer_is_nobodys(raw_cluster: RawCluster, door: str) -> None:
     """Each good body arrives as it was; bytes after it are no part of it and no next answer."""
-    for name, (answer, body) in FINE.items():
-        heard = await asked(raw_cluster, door, answer)
+    for name, (answer, body) in VALID.items():
+        heard = await request_response(raw_cluster, door, answer)
         assert b"evil" not in heard, name
         assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
         status, _, after = await raw_cluster.cluster.request(
             "GET", "/alive", token=raw_cluster.cluster.api_key
         )
         assert (status, after) == (200, b"{}"), name
-    raw_cluster.ollama.answers.clear()
+    raw_cluster.ollama.responses.clear()
 
 
 #: What servers and browsers on the way would obey.
-ORDERS = (
+CONTROL_HEADERS = (
     b"X-Accel-Redirect: /internal/secret", b"X-Accel-Buffering: yes", b"X-Sendfile: /etc/passwd",
     b"Set-Cookie: ctllm-session=evil", b'Clear-Site-Data: "*"', b"Alt-Svc: h3=evil:443",
     b"Strict-Transport-Security: max-age=9", b"Refresh: 0; url=//evil", b"Link: </evil>",
@@ -142,7 +142,7 @@ ORDERS = (
 @ensureDeferred
 async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> None:
     """None of them passes, in the head, before it or after the body; what is HTML is inert."""
-    lines = b"\r\n".join(ORDERS)
+    lines = b"\r\n".join(CONTROL_HEADERS)
     body = b"<script>evil()</script>"
     for answer in (
         OK + b"Content-Type: text/html\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
@@ -151,10 +151,10 @@ async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> N
         + b"\r\n0\r\n" + lines + b"\r\n\r\n",
         b"HTTP/1.1 307 See\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
     ):  # fmt: skip
-        heard = await asked(raw_cluster, door, answer)
+        heard = await request_response(raw_cluster, door, answer)
         head = heard.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
         assert body in heard, heard
-        for line in ORDERS:
+        for line in CONTROL_HEADERS:
             assert line.lower() + b"\r\n" not in head, line
             if not line.startswith((b"Content-Security", b"Ctllm-")):
                 assert b"\r\n" + line.partition(b":")[0].lower() + b":" not in head, line
@@ -162,7 +162,7 @@ async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> N
         assert b"\r\nx-content-type-options: nosniff\r\n" in head
         assert b"\r\ncontent-security-policy: default-src 'none'; sandbox\r\n" in head
         assert heard.count(b"HTTP/1.1") == 1
-    raw_cluster.ollama.answers.clear()
+    raw_cluster.ollama.responses.clear()
 
 
 @ensureDeferred
@@ -238,7 +238,7 @@ _MESSAGE = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
     b'{"type":"text_delta","text":"'
 )
-CUT: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
+STREAMS: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
     "ollama": (
         _ollama, b"/api/chat", _CHAT, b'he"},"done":false}\n', ollama.ResponseError,
     ),
@@ -253,23 +253,23 @@ CUT: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("client", CUT)
+@pytest.mark.parametrize("client", STREAMS)
 @ensureDeferred
 async def test_a_death_inside_a_line_is_the_dialects_error(
     raw_cluster: RawCluster, client: str
 ) -> None:
     """The official clients raise what they raise for any error; never one of their parsers."""
-    call, target, begun, rest, kind = CUT[client]
+    call, target, begun, rest, kind = STREAMS[client]
     media = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
     whole = begun + rest
     for cut in (len(begun), len(begun) + 1, len(whole) - 1, len(whole) - 4, len(whole) // 2, 9):
         said = whole[:cut]
         answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
-        raw_cluster.ollama.answers[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
+        raw_cluster.ollama.responses[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
         with pytest.raises(kind) as raised:
             await deferToThread(call, raw_cluster.cluster.url, raw_cluster.cluster.api_key)
         assert "broke off" in str(raised.value), (cut, raised.value)
-    raw_cluster.ollama.answers.clear()
+    raw_cluster.ollama.responses.clear()
 
 
 @ensureDeferred
@@ -283,11 +283,11 @@ async def test_interim_answers_without_end_are_ended(raw_cluster: RawCluster) ->
         loops.append(LoopingCall(transport.write, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
         loops[0].start(0.01)
 
-    raw_cluster.ollama.answers[b"/flood"] = (flood, False)
+    raw_cluster.ollama.responses[b"/flood"] = (flood, False)
     status, _, _ = await raw_cluster.cluster.request(
         "GET", "/flood", token=raw_cluster.cluster.api_key
     )
     assert status == 502
     await wait_until(lambda: gone, "the connection to be closed")
     loops[0].stop()
-    await raw_cluster.lives()
+    await raw_cluster.check_serves()

@@ -11,31 +11,31 @@ from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Factory, Protocol
 
 from tests.e2e.cluster import Cluster, wait_until
-from tests.e2e.test_tls import Secured
+from tests.e2e.test_tls import TlsCloud
 from tests.ports import listen, port_of
 
 #: A name that no resolver knows: whoever reaches it was led there by the proxy.
 HOST = "cloud.example"
 #: alice:secret
-RIGHT = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
+CREDENTIAL_HEADER = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
 
 
-class Far(Protocol):
+class CloudConnection(Protocol):
     """The proxy's connection to the cloud."""
 
     transport: Any
 
-    def __init__(self, near: Near) -> None:
-        self.near = near
+    def __init__(self, client: ClientConnection) -> None:
+        self.client = client
 
     def dataReceived(self, data: bytes) -> None:
-        self.near.transport.write(data)
+        self.client.transport.write(data)
 
     def connectionLost(self, reason: Any = None) -> None:
-        self.near.transport.loseConnection()
+        self.client.transport.loseConnection()
 
 
-class Near(Protocol):
+class ClientConnection(Protocol):
     """One connection to the proxy."""
 
     factory: Any
@@ -43,62 +43,62 @@ class Near(Protocol):
 
     def __init__(self) -> None:
         self.head = b""
-        self.far: Far | None = None
+        self.cloud: CloudConnection | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        if self.far is not None:
-            self.far.transport.write(data)
+        if self.cloud is not None:
+            self.cloud.transport.write(data)
             return
         self.head += data
         if not self.head.endswith(b"\r\n\r\n"):
             return
-        if RIGHT not in self.head:
+        if CREDENTIAL_HEADER not in self.head:
             self.transport.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
             self.transport.loseConnection()
             return
-        self.factory.asked.append(self.head.split(b" ")[1].decode())
+        self.factory.authorities.append(self.head.split(b" ")[1].decode())
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", self.factory.cloud_port)
-        connectProtocol(endpoint, Far(self)).addCallbacks(
-            self.joined, lambda _: self.transport.loseConnection()
+        connectProtocol(endpoint, CloudConnection(self)).addCallbacks(
+            self.cloud_connected, lambda _: self.transport.loseConnection()
         )
 
-    def joined(self, far: Far) -> None:
-        self.far = far
+    def cloud_connected(self, cloud: CloudConnection) -> None:
+        self.cloud = cloud
         self.transport.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
     def connectionLost(self, reason: Any = None) -> None:
-        if self.far is not None:
-            self.far.transport.loseConnection()
+        if self.cloud is not None:
+            self.cloud.transport.loseConnection()
 
 
 class HttpsProxy(Factory):
     """Leads every name to the cloud; `asked` has those that it was asked for."""
 
-    protocol = Near
+    protocol = ClientConnection
 
     def __init__(self, cloud_port: int) -> None:
         self.cloud_port = cloud_port
-        self.asked: list[str] = []
+        self.authorities: list[str] = []
 
 
 @ensureDeferred
 async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     """Sign-in, the tunnel, what apps ask of other desktops; who is not known there is told."""
-    secured = Secured(cluster, HOST)
+    secured = TlsCloud(cluster, HOST)
     proxy = HttpsProxy(cluster.cloud_port)
     port = listen(reactor, proxy)
     cluster.ports.append(port)
     where = f"127.0.0.1:{port_of(port)}"
-    link = await secured.link()
+    link = await secured.start_and_invite()
 
-    unknown = {**secured.trusting, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
+    unknown = {**secured.trusting_environment, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
     refused = await secured.log_in(link, unknown)
     assert refused.exit_code == 1
     assert f"the proxy http://{where} refused to connect to {HOST}" in refused.output
     assert "407" in refused.output
     assert "wrong" not in refused.output
 
-    proxied = {**secured.trusting, "https_proxy": f"http://alice:secret@{where}"}
+    proxied = {**secured.trusting_environment, "https_proxy": f"http://alice:secret@{where}"}
     suspicious = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
     refused = await secured.log_in(link, suspicious)
     assert refused.exit_code == 1
@@ -106,12 +106,12 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     excepted = await secured.log_in(link, {**proxied, "NO_PROXY": ".example"})
     assert excepted.exit_code == 1, "it cannot be reached without the proxy"
 
-    count = len(proxy.asked)
+    count = len(proxy.authorities)
     signed_in = await secured.log_in(link, proxied)
     assert signed_in.exit_code == 0, signed_in.output
     authority = f"{HOST}:{cluster.cloud_port}"
-    assert set(proxy.asked) == {authority}
-    assert len(proxy.asked) == count + 1
+    assert set(proxy.authorities) == {authority}
+    assert len(proxy.authorities) == count + 1
 
     state = f"--state-dir={cluster.state_dir('alice')}"
     _, ollama = cluster.start_fake_ollama("llama3.2")
@@ -140,4 +140,4 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
         return bool(json.loads(program.output)["desktops"])
 
     await wait_until(listed, "the list of desktops")
-    assert set(proxy.asked) == {authority}
+    assert set(proxy.authorities) == {authority}

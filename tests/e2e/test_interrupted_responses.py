@@ -11,8 +11,8 @@ import pytest
 from pytest_twisted import ensureDeferred
 
 from tests.compatibility.clients import LIGHT
-from tests.compatibility.driving import Driver
-from tests.compatibility.ends import ended
+from tests.compatibility.driver import Driver
+from tests.compatibility.stream_ends import is_complete
 from tests.e2e.client_streams import ClientStreams
 from tests.e2e.faulty_cluster import FaultyCluster
 from tests.e2e.process_info import linux_only
@@ -48,6 +48,6 @@ async def test_every_client_raises(faulty: FaultyCluster, drivers: list[Driver],
             assert "broke off" in said or "did not come back" in said, told
             if outcome["call"].endswith(" streamed"):
                 assert outcome["pieces"], told
-                assert not ended(outcome["pieces"]), told
+                assert not is_complete(outcome["pieces"]), told
             else:
                 assert outcome["error"]["status"] in (502, 503, 504), told

@@ -19,7 +19,7 @@ from twisted.internet.threads import deferToThread
 from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 
 
-def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
+def create_certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
     """A key, and a certificate for 127.0.0.1, or for `host`, that it signed itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
@@ -43,7 +43,7 @@ def certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
     return key_file, certificate_file
 
 
-def ask_like_a_browser(url: str, trusted: Path, key: str) -> dict[str, str]:
+def generate_over_tls(url: str, trusted: Path, key: str) -> dict[str, str]:
     """One question by a client that offers HTTP/2 as well."""
     context = ssl.create_default_context(cafile=str(trusted))
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -57,20 +57,23 @@ def ask_like_a_browser(url: str, trusted: Path, key: str) -> dict[str, str]:
         return found
 
 
-class Secured:
+class TlsCloud:
     """A cloud with a certificate that only those who are told so trust."""
 
     def __init__(self, cluster: Cluster, host: str = "") -> None:
         self.cluster = cluster
-        self.key, self.trusted = certificate(cluster.directory, host)
+        self.key, self.certificate = create_certificate(cluster.directory, host)
         self.url = f"https://{host or '127.0.0.1'}:{cluster.cloud_port}"
-        self.trusting = {**cluster.environment(), "SSL_CERT_FILE": str(self.trusted)}
+        self.trusting_environment = {
+            **cluster.environment(),
+            "SSL_CERT_FILE": str(self.certificate),
+        }
 
-    async def link(self) -> str:
+    async def start_and_invite(self) -> str:
         """Start the cloud and invite alice."""
         listen = (
             f"ssl:{self.cluster.cloud_port}:privateKey={self.key}"
-            f":certKey={self.trusted}:interface=127.0.0.1"
+            f":certKey={self.certificate}:interface=127.0.0.1"
         )
         options = (f"--listen={listen}", f"--public-url={self.url}", "--metrics-listen=off")
         self.cluster.run_role("cloud", "cloud", *options)
@@ -90,8 +93,8 @@ class Secured:
 @ensureDeferred
 async def test_everything_works_over_tls(cluster: Cluster) -> None:
     """Sign-in, the desktop's tunnel and an answer; the certificate is checked by all."""
-    secured = Secured(cluster)
-    signed_in = await secured.log_in(await secured.link(), secured.trusting)
+    secured = TlsCloud(cluster)
+    signed_in = await secured.log_in(await secured.start_and_invite(), secured.trusting_environment)
     assert signed_in.exit_code == 0, signed_in.output
     _, port = cluster.start_fake_ollama("llama3.2")
     options = (
@@ -100,14 +103,21 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
         "--desktop-listen=off",
     )
     desktop = cluster.start_process(
-        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", *options, env=secured.trusting
+        "desktop",
+        "twistd",
+        "-n",
+        "--pidfile=",
+        "ctllm",
+        "desktop",
+        *options,
+        env=secured.trusting_environment,
     )
     await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     async def answer() -> dict[str, str] | None:
         try:
-            return await deferToThread(ask_like_a_browser, secured.url, secured.trusted, key)
+            return await deferToThread(generate_over_tls, secured.url, secured.certificate, key)
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
@@ -119,12 +129,12 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
 @ensureDeferred
 async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(cluster: Cluster) -> None:
     """The desktop says so in a sentence, and the invitation is not spent."""
-    secured = Secured(cluster)
-    link = await secured.link()
+    secured = TlsCloud(cluster)
+    link = await secured.start_and_invite()
     refused = await secured.log_in(link, cluster.environment())
     assert refused.exit_code == 1
     assert secured.url in refused.output
     assert "the certificate of 127.0.0.1 is not trusted" in refused.output
     assert "SSL_CERT_FILE" in refused.output
     assert "Traceback" not in refused.output
-    assert (await secured.log_in(link, secured.trusting)).exit_code == 0
+    assert (await secured.log_in(link, secured.trusting_environment)).exit_code == 0

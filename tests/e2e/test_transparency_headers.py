@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_twisted import ensureDeferred
 
-from tests.e2e.mirrored_requests import HOPS, MirroredCluster, RawRequest
+from tests.e2e.mirrored_requests import HOP_BY_HOP, MirroredCluster, RawRequest
 
 #: Each ends before Ollama. Written down here once more, so that the product cannot agree with
 #: itself; names in the case in which clients and proxies have them.
@@ -22,7 +22,7 @@ CREDENTIALS = (
     ("X-Client-Cert", "secret"),
     ("Set-Cookie", "a=b"),
 )
-WHEREABOUTS = (
+CLIENT_METADATA = (
     ("Origin", "https://page.example"),
     ("Referer", "https://page.example/private?secret"),
     ("Forwarded", "for=192.0.2.1;host=ctllm.example.org;proto=https"),
@@ -62,14 +62,14 @@ WHEREABOUTS = (
     ("Ctllm-Anything", "1"),
     ("Ctllm-Resume", "10"),
 )
-ON_THE_WAY = (
+HOP_BY_HOP_HEADERS = (
     ("Keep-Alive", "timeout=5"),
     ("Proxy-Connection", "keep-alive"),
     ("TE", "trailers"),
     ("Connection", "X-Hop"),
     ("X-Hop", "1"),
 )
-KEPT = (
+FORWARDED = (
     ("accept", "application/json"),
     ("Accept-Encoding", "gzip, deflate"),
     ("Accept-Language", "en"),
@@ -93,7 +93,7 @@ KEPT = (
     ("X-Latin", "\xe9\xff"),
     ("X-Empty", ""),
 )
-ASKS = (
+REQUESTS = (
     RawRequest("GET", "/api/tags"),
     RawRequest("POST", "/api/chat", {"model": "llama3.2", "messages": []}),
     RawRequest("POST", "/v1/messages", {"model": "llama3.2"}, chunked=True),
@@ -102,46 +102,48 @@ ASKS = (
 )
 
 
-@pytest.mark.parametrize("ask", ASKS, ids=str)
+@pytest.mark.parametrize("ask", REQUESTS, ids=str)
 @ensureDeferred
 async def test_nothing_about_the_client_reaches_ollama(
     mirrored: MirroredCluster, ask: RawRequest
 ) -> None:
     """All at once, in both halves of the head: of these none arrives, of the others every one."""
-    mixed = (*WHEREABOUTS, *KEPT, *CREDENTIALS, *ON_THE_WAY)
+    mixed = (*CLIENT_METADATA, *FORWARDED, *CREDENTIALS, *HOP_BY_HOP_HEADERS)
     through = RawRequest(ask.method, ask.target, ask.body, mixed, ask.chunked)
     mirrored.fake_ollama.settings.guard_host = False  # or the direct request would be refused
     both = await mirrored.send_both(through)
-    stripped = {name.lower() for name, _ in (*CREDENTIALS, *WHEREABOUTS, *ON_THE_WAY)}
+    stripped = {name.lower() for name, _ in (*CREDENTIALS, *CLIENT_METADATA, *HOP_BY_HOP_HEADERS)}
     stripped |= {"host", "authorization"}
-    assert both.arrived.passed({"host"}) == both.sent.passed(stripped)
-    names = {name.lower() for name, _ in both.arrived.headers}
+    assert both.relayed_request.forwarded_headers(
+        {"host"}
+    ) == both.direct_request.forwarded_headers(stripped)
+    names = {name.lower() for name, _ in both.relayed_request.headers}
     assert names & (stripped - {"host"}) == set()
-    assert names & HOPS <= {"transfer-encoding"}
-    assert [value for name, value in both.arrived.headers if name.lower() == "host"] == [
+    assert names & HOP_BY_HOP <= {"transfer-encoding"}
+    assert [value for name, value in both.relayed_request.headers if name.lower() == "host"] == [
         f"127.0.0.1:{mirrored.port}"
     ]
-    assert "ctllm.example.org" not in str(both.arrived.headers)
+    assert "ctllm.example.org" not in str(both.relayed_request.headers)
 
 
 HOSTS = ("ctllm.example.org", "CTLLM.example.org:443", "192.0.2.7", "[2001:db8::1]:80", "", "a_b")
 ORIGINS = ("https://page.example", "null", "chrome-extension://abc", "http://evil.example:81", "x")
 
 
-@pytest.mark.parametrize("ask", ASKS, ids=str)
+@pytest.mark.parametrize("ask", REQUESTS, ids=str)
 @ensureDeferred
 async def test_no_host_and_no_origin_is_refused(mirrored: MirroredCluster, ask: RawRequest) -> None:
     """Ollama refuses them with 403 where it is asked directly; through ctllm it never hears any."""
     mirrored.fake_ollama.settings.guard_host = True
     client = RawRequest(ask.method, ask.target, ask.body, chunked=ask.chunked)
-    usual = (await mirrored.send_both(client)).through
+    usual = (await mirrored.send_both(client)).relayed_response
     assert usual.status != 403
     for origin in ORIGINS:
         both = await mirrored.send_both(
             RawRequest(ask.method, ask.target, ask.body, (("Origin", origin),))
         )
-        assert both.direct.status == 403
-        assert both.through.told == usual.told
+        assert both.direct_response.status == 403
+        assert both.relayed_response.relayed_parts == usual.relayed_parts
     for host in HOSTS:
-        answer = await mirrored.send_through(client, host)
-        assert answer.told == usual.told
+        answer = await mirrored.send_relayed(client, host)
+        assert answer.relayed_parts == usual.relayed_parts

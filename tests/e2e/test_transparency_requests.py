@@ -14,13 +14,13 @@ from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequ
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def received(both: MirroredResult, content: bytes) -> None:
+def check_received(both: MirroredResult, content: bytes) -> None:
     """The body arrived, and the answer to it is the direct one."""
     digest = hashlib.sha256(content).hexdigest()
-    for seen in (both.sent.record, both.arrived.record):
-        assert (seen.body_length, seen.body_sha256) == (len(content), digest)
-    assert both.arrived.framing == both.sent.framing
-    assert both.through.told == both.direct.told
+    for record in (both.direct_request.record, both.relayed_request.record):
+        assert (record.body_length, record.body_sha256) == (len(content), digest)
+    assert both.relayed_request.framing == both.direct_request.framing
+    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -31,8 +31,8 @@ async def test_blobs(mirrored: MirroredCluster, size: int, chunked: bool) -> Non
     blob = os.urandom(size)
     path = f"/api/blobs/sha256:{hashlib.sha256(blob).hexdigest()}"
     both = await mirrored.send_both(RawRequest("POST", path, blob, chunked=chunked))
-    assert both.through.status == 201
-    received(both, blob)
+    assert both.relayed_response.status == 201
+    check_received(both, blob)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -44,7 +44,7 @@ async def test_bodies_of_every_method(
     """Whatever the method, a body goes with it."""
     content = json.dumps(CHAT).encode()
     both = await mirrored.send_both(RawRequest(method, "/api/chat", CHAT, chunked=chunked))
-    received(both, content)
+    check_received(both, content)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -56,9 +56,9 @@ async def test_expect_100_continue(mirrored: MirroredCluster, chunked: bool) -> 
     both = await mirrored.send_both(
         RawRequest("POST", path, blob, (("Expect", "100-continue"),), chunked)
     )
-    assert both.through.early == both.direct.early == (100,)
-    assert both.through.status == 201
-    received(both, blob)
+    assert both.relayed_response.interim_statuses == both.direct_response.interim_statuses == (100,)
+    assert both.relayed_response.status == 201
+    check_received(both, blob)
 
 
 @ensureDeferred
@@ -70,7 +70,7 @@ async def test_an_empty_body_is_not_none(mirrored: MirroredCluster) -> None:
         RawRequest("DELETE", "/api/x"),
     ):
         both = await mirrored.send_both(ask)
-        received(both, b"")
+        check_received(both, b"")
 
 
 @ensureDeferred
@@ -79,4 +79,4 @@ async def test_text_of_every_script_arrives(mirrored: MirroredCluster) -> None:
     odd = '{ "model" : "llama3.2",\r\n\t"prompt":"\\u0000é漢字🙂\\ud83d","messages":[],'
     odd += '"options":{"seed":1e400,"big":123456789012345678901234567890},"stop":null}\n\n'
     for content in (odd.encode(), odd.encode("utf-16"), b"\xff\xfe{", b"not JSON"):
-        received(await mirrored.send_both(RawRequest("POST", "/api/chat", content)), content)
+        check_received(await mirrored.send_both(RawRequest("POST", "/api/chat", content)), content)

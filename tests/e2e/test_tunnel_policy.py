@@ -47,7 +47,7 @@ async def town(tmp_path: Path) -> Any:
     await cluster.stop()
 
 
-def arrived(cluster: Cluster) -> list[str]:
+def client_requests(cluster: Cluster) -> list[str]:
     """What Ollama was asked, but for what the desktop itself asks."""
     own = ("/api/version", "/api/tags", "/api/ps")
     return [f"{r.method} {r.path}" for r in cluster.ollama.requests if r.path not in own]
@@ -60,12 +60,12 @@ async def test_a_key_may_use_models_and_no_more(town: Cluster) -> None:
         status, _, said = await town.request(method, path, body, town.api_key)
         assert status == 403, (method, path, said)
         assert "ctllm keys add NAME --manage" in json.loads(said)["error"]
-    assert arrived(town) == []
+    assert client_requests(town) == []
     chat = {"model": "llama3.2", "messages": [], "stream": False}
     for path in ("/api/chat", "//api/chat", "/api/chat/"):
         status, _, said = await town.request("POST", path, chat, town.api_key)
         assert status == 200, said
-    assert arrived(town) == ["POST /api/chat"] * 3
+    assert client_requests(town) == ["POST /api/chat"] * 3
     status, headers, _ = await town.request("GET", "/api/chat", token=town.api_key)
     assert (status, headers["allow"]) == (405, "POST")
 
@@ -90,7 +90,7 @@ async def test_who_may_manage(town: Cluster) -> None:
             assert status == 403, said
             assert "desktop.allowed_requests" in json.loads(said)["error"]
     expected = ["POST /api/copy", "DELETE /api/delete", "POST /api/pull"] * 2
-    assert arrived(town) == expected
+    assert client_requests(town) == expected
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ async def test_the_desktop_has_the_last_word(
         assert (
             status == 403 and "desktop.allowed_requests" in json.loads(said)["error"]
         ) or passes, said
-    assert arrived(cluster) == passes
+    assert client_requests(cluster) == passes
 
 
 @ensureDeferred

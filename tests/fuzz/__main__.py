@@ -11,12 +11,12 @@ from collections.abc import Callable
 from tests.fuzz import http, tunnel, websocket
 
 
-def timed(what: str, count: int, attack: Callable[[random.Random, int], int], seed: int) -> None:
+def run_timed(name: str, count: int, fuzz: Callable[[random.Random, int], int], seed: int) -> None:
     """Run one attack and print its figures."""
     began = time.monotonic()
-    refused = attack(random.Random(seed), count)
+    refused = fuzz(random.Random(seed), count)
     took = time.monotonic() - began
-    print(f"{what}: {count:,} in {took:.1f} s ({count / took:,.0f} a second), {refused:,} refused")
+    print(f"{name}: {count:,} in {took:.1f} s ({count / took:,.0f} a second), {refused:,} refused")
 
 
 def main() -> None:
@@ -24,12 +24,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tests.fuzz")
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    told = parser.parse_args()
-    print(f"seed {told.seed}")
-    timed("tunnel frames", told.frames, tunnel.attack, told.seed)
-    timed("WebSocket frames", told.frames, websocket.attack, told.seed)
-    timed("connections to the server", told.frames // 20, http.server, told.seed)
-    timed("answers to the client", told.frames // 20, http.answers, told.seed)
+    options = parser.parse_args()
+    print(f"seed {options.seed}")
+    run_timed("tunnel frames", options.frames, tunnel.fuzz_tunnel, options.seed)
+    run_timed("WebSocket frames", options.frames, websocket.fuzz_websocket, options.seed)
+    run_timed("connections to the server", options.frames // 20, http.fuzz_server, options.seed)
+    run_timed(
+        "answers to the client", options.frames // 20, http.fuzz_response_parser, options.seed
+    )
     print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
 

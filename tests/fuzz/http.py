@@ -16,9 +16,9 @@ from ctllm.http.message.response_parser import MAX_HEAD, ResponseParser
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
-from tests.fuzz.tunnel import SilentSink, mutated
+from tests.fuzz.tunnel import CheckingSink, mutated
 
-MOST_HEAD = 4096
+MAX_HEAD_BYTES = 4096
 REQUESTS = (
     b"GET /api/tags HTTP/1.1\r\nHost: x\r\n\r\n",
     b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello",
@@ -29,7 +29,7 @@ REQUESTS = (
     b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
     b"HEAD http://x/y HTTP/1.0\r\nConnection: keep-alive\r\nA: " + b"b" * 300 + b"\r\n\r\n",
 )
-ANSWERS = (
+RESPONSES = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     b"5\r\nhello\r\n3;x\r\n{}\n\r\n0\r\nA: b\r\n\r\n",
@@ -41,11 +41,11 @@ ANSWERS = (
 class ClosingTransport(StringTransport):
     """A transport that closes as a real one does, but at once."""
 
-    gone = False
+    is_closed = False
     reason = Failure(ConnectionDone())
 
     def abortConnection(self) -> None:
-        self.gone = True
+        self.is_closed = True
 
     loseConnection = abortConnection
     loseWriteConnection = abortConnection
@@ -54,27 +54,27 @@ class ClosingTransport(StringTransport):
         self.producer = None
 
 
-def pieces(rng: Random, data: bytes) -> list[bytes]:
+def split_randomly(rng: Random, data: bytes) -> list[bytes]:
     """`data` as a network may cut it."""
-    found = []
+    chunks = []
     while data:
         cut = rng.choice((1, 2, 7, 50, len(data)))
-        found.append(data[:cut])
+        chunks.append(data[:cut])
         data = data[cut:]
-    return found
+    return chunks
 
 
-def some(rng: Random, seeds: tuple[bytes, ...]) -> bytes:
+def mutated_messages(rng: Random, seeds: tuple[bytes, ...]) -> bytes:
     """One to three messages after each other, most of them mutated."""
     chosen = [rng.choice(seeds) for _ in range(rng.randrange(1, 4))]
     return b"".join(mutated(rng, one) if rng.random() < 0.7 else one for one in chosen)
 
 
-def server(rng: Random, count: int) -> int:
+def fuzz_server(rng: Random, count: int) -> int:
     """So many connections to a server; each ends, and what it says is HTTP. Gives the refused."""
     refused = 0
     for _ in range(count):
-        clock, wire = Clock(), ClosingTransport()
+        clock, transport = Clock(), ClosingTransport()
         broken: list[Any] = []
 
         async def app(incoming: ServerRequest, broken: list[Any] = broken) -> None:
@@ -86,39 +86,39 @@ def server(rng: Random, count: int) -> int:
             incoming.respond(200, taken)
 
         budget = MemoryBudget(1 << 30)
-        served = HttpServerFactory(
-            app, clock, max_head_bytes=MOST_HEAD, memory_limiter=MemoryLimiter(budget, clock)
+        protocol = HttpServerFactory(
+            app, clock, max_head_bytes=MAX_HEAD_BYTES, memory_limiter=MemoryLimiter(budget, clock)
         ).buildProtocol(None)
-        served.makeConnection(wire)
-        for piece in pieces(rng, some(rng, REQUESTS)):
-            if not wire.gone:
-                served.dataReceived(piece)
-                assert budget.reserved <= MOST_HEAD + 70_000 + SOCKET_BUFFER_SIZE
-        said = wire.value()
-        assert said == b"" or said.startswith(b"HTTP/1.1 "), said
-        assert b" 500 " not in said.split(b"\r\n", 1)[0], said
-        refused += b"HTTP/1.1 4" in said
-        served.connectionLost()
+        protocol.makeConnection(transport)
+        for chunk in split_randomly(rng, mutated_messages(rng, REQUESTS)):
+            if not transport.is_closed:
+                protocol.dataReceived(chunk)
+                assert budget.reserved <= MAX_HEAD_BYTES + 70_000 + SOCKET_BUFFER_SIZE
+        response = transport.value()
+        assert response == b"" or response.startswith(b"HTTP/1.1 "), response
+        assert b" 500 " not in response.split(b"\r\n", 1)[0], response
+        refused += b"HTTP/1.1 4" in response
+        protocol.connectionLost()
         assert budget.reserved == 0, "memory stays reserved"
         assert not clock.getDelayedCalls(), "a timer outlives its connection"
     return refused
 
 
-def answers(rng: Random, count: int) -> int:
+def fuzz_response_parser(rng: Random, count: int) -> int:
     """So many connections' bytes to the reader of answers. Gives how many made no sense."""
     refused = 0
     for _ in range(count):
-        answer = ResponseParser(rng.choice((b"GET", b"HEAD", b"POST")))
-        caller = SilentSink()
+        parser = ResponseParser(rng.choice((b"GET", b"HEAD", b"POST")))
+        sink = CheckingSink()
         try:
-            for piece in pieces(rng, some(rng, ANSWERS)):
-                rest: bytes | None = piece
-                if answer.head is None:
-                    rest = answer.feed_head(piece)
-                if rest is not None and not answer.body.is_complete:
-                    caller.write(answer.body.feed(rest))
-                assert len(answer._unread) <= MAX_HEAD
-            answer.body.feed_eof()
+            for chunk in split_randomly(rng, mutated_messages(rng, RESPONSES)):
+                rest: bytes | None = chunk
+                if parser.head is None:
+                    rest = parser.feed_head(chunk)
+                if rest is not None and not parser.body.is_complete:
+                    sink.write(parser.body.feed(rest))
+                assert len(parser._unread) <= MAX_HEAD
+            parser.body.feed_eof()
         except BadFraming:
             refused += 1
     return refused

@@ -24,36 +24,36 @@ from ctllm.tunnel.frames import (
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder
 
-WINDOW, MOST = 1000, 16
-OK = ResponseHead(200, b"OK", ())
-POST = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
+WINDOW, MAX_STREAMS = 1000, 16
+RESPONSE_HEAD = ResponseHead(200, b"OK", ())
+REQUEST_HEAD = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
 
 
-class SilentSink:
+class CheckingSink:
     """A Caller and a Call that take everything, and now and then wait a while."""
 
     def __init__(self) -> None:
-        self.over = False
-        self.got = 0
+        self.is_closed = False
+        self.received_bytes = 0
 
     def write_head(self, head: ResponseHead) -> None:
-        assert not self.over
+        assert not self.is_closed
 
-    def write(self, piece: bytes) -> None:
-        assert not self.over
-        self.got += len(piece)
+    def write(self, data: bytes) -> None:
+        assert not self.is_closed
+        self.received_bytes += len(data)
 
     write = write
 
     def finish(self) -> None:
-        assert not self.over
+        assert not self.is_closed
 
     def fail(self, error: Exception) -> None:
-        assert not self.over
-        self.over = True
+        assert not self.is_closed
+        self.is_closed = True
 
     def cancel(self, error: Exception) -> None:
-        self.over = True
+        self.is_closed = True
 
     def pause_response(self) -> None: ...
     def resume_response(self) -> None: ...
@@ -63,33 +63,33 @@ class SilentSink:
 
 def initiator(rng: Random) -> Initiator:
     """A proxy's end, greeted, with some exchanges under way."""
-    made = Initiator(WINDOW, 30, MOST)
-    made.receive_message(
+    peer = Initiator(WINDOW, 30, MAX_STREAMS)
+    peer.receive_message(
         encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW, Desktop("d", "d")))
     )
     for _ in range(rng.randrange(1, 8)):
-        asked = made.start_request(POST, SilentSink(), rng.choice((0, 0, 60)))
-        asked.write(bytes(rng.randrange(1, 2000)))
+        request_sink = peer.start_request(REQUEST_HEAD, CheckingSink(), rng.choice((0, 0, 60)))
+        request_sink.write(bytes(rng.randrange(1, 2000)))
         if rng.random() < 0.7:
-            asked.finish()
+            request_sink.finish()
         if rng.random() < 0.2:
-            asked.pause_response()
-    made.next_message()
-    return made
+            request_sink.pause_response()
+    peer.next_message()
+    return peer
 
 
 def responder(rng: Random) -> Responder:
     """A desktop's end, greeted; work answers by itself."""
-    callers: list[Any] = []
+    sinks: list[Any] = []
 
     def accept(head: RequestHead, caller: Any) -> Any:
-        callers.append(caller)
-        return SilentSink()
+        sinks.append(caller)
+        return CheckingSink()
 
     made = Responder(
         WINDOW,
         30,
-        MOST,
+        MAX_STREAMS,
         request_handler=accept,
         resume_buffer_bytes=WINDOW,
         desktop=Desktop("d", "d"),
@@ -100,18 +100,18 @@ def responder(rng: Random) -> Responder:
     for _ in range(rng.randrange(1, 8)):
         payload = b'{"method":"GET","target":"/","headers":[],"resume":%d}' % rng.choice((0, 9))
         made.receive_message(encode_frame(FrameKind.OPEN, rng.randbytes(16), payload))
-    for caller in callers:
-        caller.write_head(OK)
-        caller.write(bytes(rng.randrange(1, 500)))
+    for sink in sinks:
+        sink.write_head(RESPONSE_HEAD)
+        sink.write(bytes(rng.randrange(1, 500)))
         if rng.random() < 0.5:
-            caller.finish()
+            sink.finish()
     made.next_message()
     return made
 
 
-def held(end: Any) -> int:
+def buffered_bytes(peer: Any) -> int:
     """How many bytes of bodies an end keeps."""
-    return sum(stream.send_buffer.buffered for stream in end.streams.values())
+    return sum(stream.send_buffer.buffered for stream in peer.streams.values())
 
 
 _HEADS: tuple[Any, ...] = ({"status": 200, "reason": "", "headers": []},
@@ -125,7 +125,7 @@ _HEADS: tuple[Any, ...] = ({"status": 200, "reason": "", "headers": []},
 _OFFSETS = (0, 1, 2, 100, WINDOW, WINDOW + 1, 65536, 1 << 31, (1 << 63) - 1, (1 << 64) - 1)
 
 
-def some_frame(rng: Random, ids: list[bytes]) -> bytes:
+def random_frame(rng: Random, ids: list[bytes]) -> bytes:
     """One frame, as a rule of a right form."""
     kind = rng.choice((3, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8, 9, rng.randrange(256)))
     unknown = rng.choice((CONNECTION_ID, bytes(15) + b"x"))
@@ -135,47 +135,51 @@ def some_frame(rng: Random, ids: list[bytes]) -> bytes:
         payload += rng.randbytes(rng.randrange(1, 50)) if kind == 5 else b""
     else:
         payload = json.dumps(rng.choice(_HEADS)).encode()
-    made = encode_frame(kind, id, payload)  # type: ignore[arg-type]
-    return mutated(rng, made) if rng.random() < 0.3 else made
+    frame = encode_frame(kind, id, payload)  # type: ignore[arg-type]
+    return mutated(rng, frame) if rng.random() < 0.3 else frame
 
 
 def mutated(rng: Random, data: bytes) -> bytes:
     """`data` with a few bytes changed, cut out or doubled."""
     changed = bytearray(data)
     for _ in range(rng.randrange(1, 4)):
-        at = rng.randrange(len(changed) + 1)
-        how = rng.randrange(4)
-        if how == 0 and at < len(changed):
-            changed[at] = rng.randrange(256)
-        elif how == 1:
-            del changed[at : at + rng.randrange(1, 9)]
-        elif how == 2:
-            changed[at:at] = changed[at : at + rng.randrange(1, 30)]
-        elif how == 3:
-            changed[at:at] = rng.choice((b"\0", b"\xff" * 4, b"\r\n", b"{", b'"', b"\x7f\xff"))
+        position = rng.randrange(len(changed) + 1)
+        mutation = rng.randrange(4)
+        if mutation == 0 and position < len(changed):
+            changed[position] = rng.randrange(256)
+        elif mutation == 1:
+            del changed[position : position + rng.randrange(1, 9)]
+        elif mutation == 2:
+            changed[position:position] = changed[position : position + rng.randrange(1, 30)]
+        elif mutation == 3:
+            changed[position:position] = rng.choice(
+                (b"\0", b"\xff" * 4, b"\r\n", b"{", b'"', b"\x7f\xff")
+            )
     return bytes(changed)
 
 
-def attack(rng: Random, frames: int) -> int:
+def fuzz_tunnel(rng: Random, frames: int) -> int:
     """Send so many frames, at new ends after each violation; give how many violations."""
     violations, sent = 0, 0
     while sent < frames:
-        end: Any = rng.choice((initiator, responder))(rng)
-        bound = (MOST + 1) * 4 * WINDOW
+        peer: Any = rng.choice((initiator, responder))(rng)
+        max_buffered = (MAX_STREAMS + 1) * 4 * WINDOW
         for _ in range(rng.randrange(1, 40)):
             count = rng.choice((1, 1, 1, 3))
-            message = b"".join(some_frame(rng, list(end.streams)) for _ in range(count))
+            message = b"".join(random_frame(rng, list(peer.streams)) for _ in range(count))
             sent += count
             try:
-                end.receive_message(message)
-                end.next_message()
+                peer.receive_message(message)
+                peer.next_message()
             except ProtocolViolation as violation:
                 violations += 1
-                end.terminate(violation)
-                assert not end.streams
+                peer.terminate(violation)
+                assert not peer.streams
                 break
-            assert len(end.streams) <= MOST and held(end) <= bound, held(end)
-        end.connection_lost(0.0)
-        end.remove_expired(1e9)
-        assert not end.streams
+            assert len(peer.streams) <= MAX_STREAMS and buffered_bytes(peer) <= max_buffered, (
+                buffered_bytes(peer)
+            )
+        peer.connection_lost(0.0)
+        peer.remove_expired(1e9)
+        assert not peer.streams
     return violations

@@ -113,16 +113,16 @@ class Fuzzed(GatewayCase):
 
     def test_frames(self) -> None:
         """At both ends of the tunnel."""
-        self.assertGreater(tunnel.attack(Random(7), 60_000), 1000)
+        self.assertGreater(tunnel.fuzz_tunnel(Random(7), 60_000), 1000)
 
     def test_websockets(self) -> None:
         """At both ends of the tunnel's WebSocket."""
-        self.assertGreater(websocket.attack(Random(7), 20_000), 1000)
+        self.assertGreater(websocket.fuzz_websocket(Random(7), 20_000), 1000)
 
     def test_requests(self) -> None:
         """At the server."""
-        self.assertGreater(http.server(Random(7), 6_000), 1000)
+        self.assertGreater(http.fuzz_server(Random(7), 6_000), 1000)
 
     def test_answers(self) -> None:
         """At the client's side."""
-        self.assertGreater(http.answers(Random(7), 30_000), 1000)
+        self.assertGreater(http.fuzz_response_parser(Random(7), 30_000), 1000)

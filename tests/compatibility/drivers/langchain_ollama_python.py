@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 
-from tests.compatibility.drivers.serving import EMBEDDER, MODEL, PNG, SCHEMA, TOOL, serve
+from tests.compatibility.drivers.common import EMBEDDER, MODEL, PNG, SCHEMA, TOOL, serve
 
 
 class Client:
@@ -16,42 +16,42 @@ class Client:
 
     def __init__(self, base: str, key: str) -> None:
         headers = {"headers": {"Authorization": f"Bearer {key}"}}
-        self._at: dict[str, Any] = {"base_url": base, "client_kwargs": headers}
+        self._options: dict[str, Any] = {"base_url": base, "client_kwargs": headers}
 
     def chat(self, **more: Any) -> ChatOllama:
-        return ChatOllama(model=MODEL, **self._at, **more)
+        return ChatOllama(model=MODEL, **self._options, **more)
 
     def llm(self, **more: Any) -> OllamaLLM:
-        return OllamaLLM(model=MODEL, **self._at, **more)
+        return OllamaLLM(model=MODEL, **self._options, **more)
 
     def embedder(self) -> OllamaEmbeddings:
-        return OllamaEmbeddings(model=EMBEDDER, **self._at)
+        return OllamaEmbeddings(model=EMBEDDER, **self._options)
 
 
-def told(message: BaseMessage) -> dict[str, Any]:
+def without_ids(message: BaseMessage) -> dict[str, Any]:
     """A message less the ids that the client draws for it."""
-    said = message.model_dump(mode="json", exclude={"id"})
+    fields = message.model_dump(mode="json", exclude={"id"})
     for name in ("tool_calls", "tool_call_chunks", "invalid_tool_calls"):
-        said[name] = [{**call, "id": ""} for call in said.get(name) or []]
-    return said
+        fields[name] = [{**call, "id": ""} for call in fields.get(name) or []]
+    return fields
 
 
 def stream(model: Any, text: Any) -> Iterator[Any]:
-    for piece in model.stream(text):
-        yield piece if isinstance(piece, str) else told(piece)
+    for chunk in model.stream(text):
+        yield chunk if isinstance(chunk, str) else without_ids(chunk)
 
 
-def look(client: Client, text: str) -> dict[str, Any]:
+def chat_with_image(client: Client, text: str) -> dict[str, Any]:
     url = f"data:image/png;base64,{PNG}"
     content: list[Any] = [{"type": "text", "text": text}, {"type": "image_url", "image_url": url}]
-    return told(client.chat().invoke([HumanMessage(content=content)]))
+    return without_ids(client.chat().invoke([HumanMessage(content=content)]))
 
 
 CALLS = {
-    "POST /api/chat whole": lambda c, text: told(c.chat().invoke(text)),
+    "POST /api/chat whole": lambda c, text: without_ids(c.chat().invoke(text)),
     "POST /api/chat streamed": lambda c, text: stream(c.chat(), text),
-    "POST /api/chat tools": lambda c, text: told(c.chat().bind_tools([TOOL]).invoke(text)),
-    "POST /api/chat images": look,
+    "POST /api/chat tools": lambda c, text: without_ids(c.chat().bind_tools([TOOL]).invoke(text)),
+    "POST /api/chat images": chat_with_image,
     "POST /api/chat thinking": lambda c, text: stream(c.chat(reasoning=True), text),
     "POST /api/chat structured": lambda c, text: (
         c.chat()

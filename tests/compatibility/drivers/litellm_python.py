@@ -8,16 +8,16 @@ from typing import Any
 import litellm
 from litellm.llms.ollama.common_utils import OllamaModelInfo
 
-from tests.compatibility.drivers.serving import (
+from tests.compatibility.drivers.common import (
     EMBEDDER,
     MODEL,
     PARAMETERS,
     PNG,
     SCHEMA,
     TOOL,
-    plain,
     serve,
-    user,
+    to_json_types,
+    user_messages,
 )
 
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
@@ -25,7 +25,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCH
 JSON = {"type": "json_object"}
 FUNCTION = {"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": False}
 #: What the client draws by itself.
-ITS_OWN = {"id", "item_id", "created", "created_at", "completed_at"}
+GENERATED_FIELDS = {"id", "item_id", "created", "created_at", "completed_at"}
 
 
 class Client:
@@ -36,54 +36,56 @@ class Client:
         self.v1: dict[str, Any] = {**self.at, "api_base": f"{base}/v1", "max_retries": 0}
 
     def chat(self, said: Any, **more: Any) -> Any:
-        return told(complete(f"ollama_chat/{MODEL}", said, **self.at, **more))
+        return comparable(complete(f"ollama_chat/{MODEL}", said, **self.at, **more))
 
     def generate(self, said: Any, **more: Any) -> Any:
-        return told(complete(f"ollama/{MODEL}", said, **self.at, **more))
+        return comparable(complete(f"ollama/{MODEL}", said, **self.at, **more))
 
     def openai(self, said: Any, **more: Any) -> Any:
-        return told(complete(f"openai/{MODEL}", said, **self.v1, **more))
+        return comparable(complete(f"openai/{MODEL}", said, **self.v1, **more))
 
     def text(self, prompt: str, **more: Any) -> Any:
         model = f"text-completion-openai/{MODEL}"
-        return told(litellm.text_completion(prompt, model=model, **self.v1, **more))
+        return comparable(litellm.text_completion(prompt, model=model, **self.v1, **more))
 
     def respond(self, said: Any, **more: Any) -> Any:
-        return told(litellm.responses(input=said, model=f"openai/{MODEL}", **self.v1, **more))
+        return comparable(litellm.responses(input=said, model=f"openai/{MODEL}", **self.v1, **more))
 
     def anthropic(self, said: Any, **more: Any) -> Any:
         more = {"max_tokens": 999, "max_retries": 0, **more}
-        return told(complete(f"anthropic/{MODEL}", said, **self.at, **more))
+        return comparable(complete(f"anthropic/{MODEL}", said, **self.at, **more))
 
     def embed(self, model: str, at: dict[str, Any], text: str) -> Any:
-        return told(litellm.embedding(model=model, input=[text, "two"], **at))
+        return comparable(litellm.embedding(model=model, input=[text, "two"], **at))
 
 
 def complete(model: str, said: Any, **more: Any) -> Any:
-    return litellm.completion(model=model, messages=user(said), **more)
+    return litellm.completion(model=model, messages=user_messages(said), **more)
 
 
-def told(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """What the client gave, piece by piece where it streams, less what it drew by itself."""
     if hasattr(value, "model_dump"):
-        return scrubbed(plain(value))
-    return pieces(value) if isinstance(value, Iterator) else scrubbed(value)
+        return without_generated(to_json_types(value))
+    return comparable_chunks(value) if isinstance(value, Iterator) else without_generated(value)
 
 
-def pieces(stream: Iterator[Any]) -> Iterator[Any]:
-    for piece in stream:
-        yield scrubbed(plain(piece))
+def comparable_chunks(stream: Iterator[Any]) -> Iterator[Any]:
+    for chunk in stream:
+        yield without_generated(to_json_types(chunk))
 
 
-def scrubbed(value: Any) -> Any:
+def without_generated(value: Any) -> Any:
     if isinstance(value, list):
-        return [scrubbed(each) for each in value]
+        return [without_generated(each) for each in value]
     if isinstance(value, dict):
-        return {name: scrubbed(v) for name, v in value.items() if name not in ITS_OWN}
+        return {
+            name: without_generated(v) for name, v in value.items() if name not in GENERATED_FIELDS
+        }
     return value
 
 
-def seen(text: str) -> Any:
+def with_image(text: str) -> Any:
     return [{"type": "text", "text": text}, IMAGE]
 
 
@@ -91,12 +93,12 @@ CALLS = {
     "POST /api/chat whole": Client.chat,
     "POST /api/chat streamed": lambda c, text: c.chat(text, stream=True),
     "POST /api/chat tools": lambda c, text: c.chat(text, tools=[TOOL]),
-    "POST /api/chat images": lambda c, text: c.chat(seen(text)),
+    "POST /api/chat images": lambda c, text: c.chat(with_image(text)),
     "POST /api/chat thinking": lambda c, text: c.chat(text, reasoning_effort="low", stream=True),
     "POST /api/chat structured": lambda c, text: c.chat(text, response_format=FORMAT),
     "POST /api/generate whole": Client.generate,
     "POST /api/generate streamed": lambda c, text: c.generate(text, stream=True),
-    "POST /api/generate images": lambda c, text: c.generate(seen(text)),
+    "POST /api/generate images": lambda c, text: c.generate(with_image(text)),
     "POST /api/generate thinking": lambda c, text: c.generate(text, reasoning_effort="low"),
     "POST /api/generate structured": lambda c, text: c.generate(text, response_format=JSON),
     "POST /api/embed": lambda c, text: c.embed(f"ollama/{EMBEDDER}", c.at, text),
@@ -107,7 +109,7 @@ CALLS = {
         text, stream=True, stream_options={"include_usage": True}
     ),
     "POST /v1/chat/completions tools": lambda c, text: c.openai(text, tools=[TOOL]),
-    "POST /v1/chat/completions images": lambda c, text: c.openai(seen(text)),
+    "POST /v1/chat/completions images": lambda c, text: c.openai(with_image(text)),
     "POST /v1/chat/completions thinking": lambda c, text: c.openai(
         text, reasoning_effort="low", allowed_openai_params=["reasoning_effort"], stream=True
     ),
@@ -121,7 +123,7 @@ CALLS = {
     "POST /v1/messages whole": Client.anthropic,
     "POST /v1/messages streamed": lambda c, text: c.anthropic(text, stream=True),
     "POST /v1/messages tools": lambda c, text: c.anthropic(text, tools=[TOOL]),
-    "POST /v1/messages images": lambda c, text: c.anthropic(seen(text)),
+    "POST /v1/messages images": lambda c, text: c.anthropic(with_image(text)),
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import llm
 from llm_ollama import registry
 
-from tests.compatibility.drivers.serving import EMBEDDER, MODEL, PARAMETERS, PNG, SCHEMA, serve
+from tests.compatibility.drivers.common import EMBEDDER, MODEL, PARAMETERS, PNG, SCHEMA, serve
 
 
 class Client:
@@ -20,9 +20,9 @@ class Client:
 
     def __init__(self, base: str, key: str) -> None:
         os.environ |= {"OLLAMA_HOST": base, "OLLAMA_API_KEY": key}
-        self.learn()
+        self.clear_cache()
 
-    def learn(self) -> None:
+    def clear_cache(self) -> None:
         """Let it ask anew what models can do."""
         registry.cache.set_dir(tempfile.mkdtemp(dir=os.environ["LLM_USER_PATH"]))
 
@@ -30,7 +30,7 @@ class Client:
         return llm.get_model(f"ollama/{MODEL}").prompt(text, **more)
 
 
-def program(*arguments: str) -> str:
+def run_llm(*arguments: str) -> str:
     environment = {**os.environ, "LLM_USER_PATH": tempfile.mkdtemp(dir=os.environ["HOME"])}
     done = subprocess.run(["llm", *arguments], capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -48,17 +48,17 @@ def call_tools(client: Client, text: str) -> Any:
         return f"fair in {city}"
 
     tool = llm.Tool("weather", "The weather", PARAMETERS, weather)
-    answer = client.prompt(text, stream=False, tools=[tool])
-    return [(call.name, call.arguments) for call in answer.tool_calls()]
+    response = client.prompt(text, stream=False, tools=[tool])
+    return [(call.name, call.arguments) for call in response.tool_calls()]
 
 
-def look(client: Client, text: str) -> Any:
+def chat_with_image(client: Client, text: str) -> Any:
     image = llm.Attachment(type="image/png", content=base64.b64decode(PNG))
     return client.prompt(text, stream=False, attachments=[image]).text()
 
 
 def show(client: Client, _: str) -> Any:
-    client.learn()
+    client.clear_cache()
     return [str(model) for model in llm.get_models()]
 
 
@@ -66,13 +66,13 @@ CALLS = {
     "POST /api/chat whole": lambda c, text: c.prompt(text, stream=False).json(),
     "POST /api/chat streamed": stream,
     "POST /api/chat tools": call_tools,
-    "POST /api/chat images": look,
+    "POST /api/chat images": chat_with_image,
     "POST /api/chat thinking": lambda c, text: stream(c, text, think=True),
     "POST /api/chat structured": lambda c, text: c.prompt(text, stream=False, schema=SCHEMA).text(),
     "POST /api/embed": lambda c, text: list(
         llm.get_embedding_model(f"ollama/{EMBEDDER}").embed_multi([text, "two"])
     ),
-    "GET /api/tags": lambda c, _: program("ollama", "models"),
+    "GET /api/tags": lambda c, _: run_llm("ollama", "models"),
     "POST /api/show": show,
 }
 

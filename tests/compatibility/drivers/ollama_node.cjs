@@ -2,7 +2,7 @@
 "use strict";
 
 const { Ollama } = require("ollama");
-const { EMBEDDER, MODEL, PNG, SCHEMA, TOOL, serve, user } = require("./serving.cjs");
+const { EMBEDDER, MODEL, PNG, SCHEMA, TOOL, serve, user } = require("./common.cjs");
 
 const make = (host, key) => new Ollama({ host, headers: { Authorization: `Bearer ${key}` } });
 const chat = (client, text, more) =>

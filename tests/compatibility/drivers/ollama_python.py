@@ -8,23 +8,23 @@ from typing import Any
 
 import ollama
 
-from tests.compatibility.drivers.serving import (
+from tests.compatibility.drivers.common import (
     EMBEDDER,
     MODEL,
     PNG,
     SCHEMA,
     TOOL,
     serve,
-    user,
+    user_messages,
 )
 
 
-def make(base: str, key: str) -> ollama.Client:
+def make_client(base: str, key: str) -> ollama.Client:
     return ollama.Client(host=base, headers={"Authorization": f"Bearer {key}"})
 
 
 def chat(client: ollama.Client, text: str, **more: Any) -> Any:
-    return client.chat(model=MODEL, messages=user(text), **more)
+    return client.chat(model=MODEL, messages=user_messages(text), **more)
 
 
 def generate(client: ollama.Client, text: str, **more: Any) -> Any:
@@ -41,7 +41,9 @@ CALLS = {
     "POST /api/chat whole": chat,
     "POST /api/chat streamed": lambda c, text: chat(c, text, stream=True),
     "POST /api/chat tools": lambda c, text: chat(c, text, tools=[TOOL]),
-    "POST /api/chat images": lambda c, text: c.chat(model=MODEL, messages=user(text, images=[PNG])),
+    "POST /api/chat images": lambda c, text: c.chat(
+        model=MODEL, messages=user_messages(text, images=[PNG])
+    ),
     "POST /api/chat thinking": lambda c, text: chat(c, text, think=True, stream=True),
     "POST /api/chat structured": lambda c, text: chat(c, text, format=SCHEMA),
     "POST /api/generate whole": generate,
@@ -66,4 +68,4 @@ CALLS = {
 }
 
 if __name__ == "__main__":
-    serve(make, CALLS)
+    serve(make_client, CALLS)

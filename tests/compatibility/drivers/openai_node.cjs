@@ -2,7 +2,7 @@
 "use strict";
 
 const { OpenAI } = require("openai");
-const { EMBEDDER, MODEL, PARAMETERS, PNG, SCHEMA, TOOL, serve, user } = require("./serving.cjs");
+const { EMBEDDER, MODEL, PARAMETERS, PNG, SCHEMA, TOOL, serve, user } = require("./common.cjs");
 
 const url = `data:image/png;base64,${PNG}`;
 const format = { name: "answer", schema: SCHEMA, strict: true };

@@ -6,7 +6,7 @@ from typing import Any
 
 import openai
 
-from tests.compatibility.drivers.serving import (
+from tests.compatibility.drivers.common import (
     EMBEDDER,
     MODEL,
     PARAMETERS,
@@ -14,23 +14,23 @@ from tests.compatibility.drivers.serving import (
     SCHEMA,
     TOOL,
     serve,
-    user,
+    user_messages,
 )
 
 IMAGE = f"data:image/png;base64,{PNG}"
 FORMAT = {"name": "answer", "schema": SCHEMA, "strict": True}
 
 
-def make(base: str, key: str) -> openai.OpenAI:
+def make_client(base: str, key: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{base}/v1", api_key=key, max_retries=0)
 
 
-def chat(client: openai.OpenAI, said: Any, **more: Any) -> Any:
-    return client.chat.completions.create(model=MODEL, messages=user(said), **more)
+def chat(client: openai.OpenAI, content: Any, **more: Any) -> Any:
+    return client.chat.completions.create(model=MODEL, messages=user_messages(content), **more)
 
 
-def respond(client: openai.OpenAI, said: Any, **more: Any) -> Any:
-    return client.responses.create(model=MODEL, input=said, **more)
+def respond(client: openai.OpenAI, input: Any, **more: Any) -> Any:
+    return client.responses.create(model=MODEL, input=input, **more)
 
 
 def stream(made: Any) -> Any:
@@ -69,7 +69,10 @@ CALLS = {
         tools=[{"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": False}],
     ),
     "POST /v1/responses images": lambda c, text: respond(
-        c, user([{"type": "input_text", "text": text}, {"type": "input_image", "image_url": IMAGE}])
+        c,
+        user_messages(
+            [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": IMAGE}]
+        ),
     ),
     "POST /v1/responses thinking": lambda c, text: stream(
         respond(c, text, reasoning={"effort": "low"}, stream=True)
@@ -80,4 +83,4 @@ CALLS = {
 }
 
 if __name__ == "__main__":
-    serve(make, CALLS)
+    serve(make_client, CALLS)

@@ -22,15 +22,15 @@ Job = dict[str, str]
 Outcome = dict[str, Any]
 
 
-class Missing(Exception):
+class NotInstalled(Exception):
     """A client, or Node, is not installed."""
 
 
-def node() -> str:
+def find_node() -> str:
     """The Node of this machine, or the one that `make` installed where there was none."""
     found = shutil.which("node", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None or not MODULES.is_dir():
-        raise Missing(f"the clients from npm are not in {MODULES}: run `make npm`")
+        raise NotInstalled(f"the clients from npm are not in {MODULES}: run `make npm`")
     return found
 
 
@@ -42,29 +42,29 @@ class Driver:
         self._folder = tempfile.TemporaryDirectory()
         program = DRIVERS / client.driver
         argv = [sys.executable, "-m", f"tests.compatibility.drivers.{program.stem}"]
-        if client.of_node:
-            argv = [node(), str(program)]
+        if client.uses_node:
+            argv = [find_node(), str(program)]
         self._process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env=_environment(self._folder.name),
+            env=_clean_environment(self._folder.name),
             text=True,
         )
 
-    def carry_out(
-        self, base: str, key: str, jobs: list[Job], *, together: bool = False
+    def run_jobs(
+        self, base_url: str, key: str, jobs: list[Job], *, concurrently: bool = False
     ) -> list[Outcome]:
         """Let the client do all `jobs` at an address, one by one or at once; gives the outcomes."""
-        order = {"base": base, "key": key, "jobs": jobs, "together": together}
+        order = {"base": base_url, "key": key, "jobs": jobs, "together": concurrently}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise Missing(f"the driver of {self.client.title} ended; see above")
+            raise NotInstalled(f"the driver of {self.client.title} ended; see above")
         outcomes: list[Outcome] = json.loads(line)
         return outcomes
 
@@ -75,7 +75,7 @@ class Driver:
         self._folder.cleanup()
 
 
-def _environment(home: str) -> dict[str, str]:
+def _clean_environment(home: str) -> dict[str, str]:
     """Nothing of the user's: no keys, no proxies, no settings, no news from the internet."""
     return {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -88,7 +88,7 @@ def _environment(home: str) -> dict[str, str]:
     }
 
 
-def calls_of(client: Client) -> list[str]:
+def client_calls(client: Client) -> list[str]:
     """The calls that a client's driver knows, in its order."""
     text = (DRIVERS / client.driver).read_text()
     return [

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.compatibility.clients import Client
-from tests.compatibility.driving import calls_of
+from tests.compatibility.driver import client_calls
 
 #: In the pieces of a stream, as the clients give them; `[DONE]` they keep to themselves.
-_MARKS = (
+_END_MARKERS = (
     '"done": true',
     '"status": "success"',
     '"finish_reason": "stop"',
@@ -20,12 +20,12 @@ _MARKS = (
 )
 
 
-def ended(pieces: Sequence[Any]) -> bool:
+def is_complete(chunks: Sequence[Any]) -> bool:
     """Whether any of these says that the answer is whole."""
-    said = json.dumps(pieces)
-    return any(mark in said for mark in _MARKS)
+    text = json.dumps(chunks)
+    return any(mark in text for mark in _END_MARKERS)
 
 
-def streams_of(client: Client) -> list[str]:
+def streamed_calls(client: Client) -> list[str]:
     """The calls of a client that give an answer piece by piece."""
-    return [call for call in calls_of(client) if call.endswith(" streamed")]
+    return [call for call in client_calls(client) if call.endswith(" streamed")]

@@ -1,4 +1,4 @@
-// What the drivers in Node share; the orders and outcomes are those of serving.py.
+// What the drivers in Node share; the orders and outcomes are those of common.py.
 "use strict";
 
 const readline = require("node:readline");

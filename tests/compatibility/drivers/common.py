@@ -37,7 +37,7 @@ SCHEMA = {
 Call = Callable[[Any, str], Any]
 
 
-def user(text: Any, **more: Any) -> Any:
+def user_messages(text: Any, **more: Any) -> Any:
     """The messages of a conversation in which one thing was said."""
     return [{"role": "user", "content": text, **more}]
 
@@ -57,21 +57,21 @@ def serve(make: Callable[[str, str], Any], calls: Mapping[str, Any]) -> None:
 
 
 def _outcome(client: Any, calls: Mapping[str, Any], job: dict[str, str]) -> dict[str, Any]:
-    pieces: list[Any] = []
-    said: dict[str, Any] = {"call": job["call"]}
+    chunks: list[Any] = []
+    outcome: dict[str, Any] = {"call": job["call"]}
     try:
         value = calls[job["call"]](client, job["text"])
         if isinstance(value, Iterator):
-            for piece in value:
-                pieces.append(plain(piece))
-            value = pieces
-        return {**said, "value": plain(value)}
+            for chunk in value:
+                chunks.append(to_json_types(chunk))
+            value = chunks
+        return {**outcome, "value": to_json_types(value)}
     except Exception as error:
         # Whatever a client raises is its outcome.
-        return {**said, "pieces": pieces, "error": _told(error)}
+        return {**outcome, "pieces": chunks, "error": _describe_error(error)}
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _describe_error(error: Exception) -> dict[str, Any]:
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None) or {}
     return {
@@ -82,12 +82,12 @@ def _told(error: Exception) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """A client's value as JSON's types."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [to_json_types(each) for each in value]
     if isinstance(value, dict):
-        return {str(name): plain(each) for name, each in value.items()}
+        return {str(name): to_json_types(each) for name, each in value.items()}
     return value
