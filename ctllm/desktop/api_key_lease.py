@@ -30,7 +30,7 @@ def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str
 
     def change(known: Credentials) -> Credentials:
         if known.login is None:
-            raise BadRequest("Not logged in. Run: ctllm login")
+            raise BadRequest("This desktop is not logged in. Run `ctllm login`.")
         if name in known.api_keys:
             raise BadRequest(f"There is already an API key called {name!r}.")
         keys = {**known.api_keys, name: generate_key(known.login.user_id)}

@@ -203,12 +203,12 @@ class Bridge(Service):
         self._login_retry_at = self._clock.seconds() + self._rejected_login_retry
         self._end_connection()
         # Nobody can resume these requests: the next login may be another user's.
-        self._tunnel.fail_all(DesktopLost("The desktop was logged out"))
+        self._tunnel.fail_all(DesktopLost("The desktop was logged out."))
         self._report(ConnectionState.LOGGED_OUT, error.message)
 
     def _close_after_logout(self) -> None:
         assert self._connection is not None
-        self._tunnel.reset_all(DesktopLost("The desktop was logged out"))
+        self._tunnel.reset_all(DesktopLost("The desktop was logged out."))
         self._connection.close()
 
     def _abort_connection(self) -> None:
@@ -217,12 +217,12 @@ class Bridge(Service):
 
     def _close_to_stop(self) -> None:
         assert self._connection is not None
-        self._tunnel.reset_all(DesktopLost("The desktop was stopped"))
+        self._tunnel.reset_all(DesktopLost("The desktop was stopped."))
         self._connection.close()
 
     def _stop_at_once(self) -> None:
         self._drop_attempt()
-        self._tunnel.reset_all(DesktopLost("The desktop was stopped"))
+        self._tunnel.reset_all(DesktopLost("The desktop was stopped."))
         self._stopped.callback(None)
 
     def _finish_stop(self, error: CtllmError) -> None:

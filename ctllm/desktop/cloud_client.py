@@ -88,7 +88,7 @@ def parse_invite_link(link: str) -> tuple[str, str]:
     if not _CLOUD_URL.fullmatch(url) or key != "invite" or not re.match(_INVITE, invite):
         raise BadRequest(
             "Not an invite link. It looks like https://cloud.example/#invite=… and is printed by "
-            "this command on the server: ctllm invite NAME"
+            "the command `ctllm invite NAME` on the server."
         )
     return url.rstrip("/"), invite
 
@@ -99,8 +99,8 @@ def require_https(url: str) -> None:
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise BadRequest(
             f"The connection to {url} would not be encrypted: others on the network could read the "
-            "login and everything after it. Use an https:// address (cloud.public_url). On a private "
-            "network, such as a VPN, use: ctllm login --insecure-http"
+            "login and everything after it. Use an https:// address (cloud.public_url). On a "
+            "private network, such as a VPN, use `ctllm login --insecure-http`."
         )
 
 
@@ -169,7 +169,7 @@ class CloudClient:
         try:
             return decode_json(response, kind)
         except InvalidJson as error:
-            raise BadGateway(f"The response of {self.url} is not that of a ctllm cloud") from error
+            raise BadGateway(f"The response of {self.url} is not that of a ctllm cloud.") from error
 
     async def _request(
         self, method: str, path: str, body: object, headers: dict[str, str]
@@ -219,7 +219,7 @@ class CloudClient:
             error = decode_json(response, _ErrorResponse).error
         except InvalidJson:
             kind = Unauthorized if status == 401 else BadGateway
-            return kind(f"{self.url} responded with status {status}")
+            return kind(f"{self.url} responded with status {status}.")
         return error_from_wire(error.code, sanitize_line(error.message, MAX_ERROR_LENGTH))
 
 

@@ -347,7 +347,8 @@ class _TlsHandshakeProtocol(_HandshakeProtocol):
             said = sanitize_line(said or "it closed the connection", MAX_LOGGED_CHARS)
             return ConnectFailed(f"The TLS handshake with {self._host} failed: {said}")
         return ConnectFailed(
-            f"{self._host} closed the connection during the TLS handshake: {reason.getErrorMessage()}"
+            f"{self._host} closed the connection during the TLS handshake: "
+            f"{reason.getErrorMessage()}"
         )
 
     def _wrong_name(self) -> ConnectFailed:

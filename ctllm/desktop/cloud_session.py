@@ -71,7 +71,7 @@ class CloudSession:
         found = self.credentials.login
         if found is None:
             reason = self._read_error or self.file.damage
-            raise Unauthorized(reason or "This desktop is not logged in. Run: ctllm login")
+            raise Unauthorized(reason or "This desktop is not logged in. Run `ctllm login`.")
         if self._cloud_url:
             return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found

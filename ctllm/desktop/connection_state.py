@@ -36,8 +36,8 @@ class ConnectionInputs(Protocol):
         """Ollama does not respond."""
 
 
-#: The bridge connects again by itself, so a lost connection is `connecting`; `error` is for a failed
-#: attempt, and lasts until one succeeds.
+#: The bridge connects again by itself, so a lost connection is `connecting`; `error` is for a
+#: failed attempt, and lasts until one succeeds.
 TRANSITIONS: dict[ConnectionState, dict[str, ConnectionState]] = {
     ConnectionState.LOGGED_OUT: {
         "connecting": ConnectionState.CONNECTING,

@@ -1,7 +1,7 @@
 """The desktop's credentials on disk: its id, its login, its API keys.
 
-They are one JSON file, readable by its owner alone and replaced atomically. Several processes change
-it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
+They are one JSON file, readable by its owner alone and replaced atomically. Several processes
+change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class CredentialFile:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise BadConfiguration(f"Cannot read {self.path}: {error.strerror}") from error
+            raise BadConfiguration(f"Cannot read {self.path}: {error.strerror}.") from error
 
     def _read_or_create(self) -> Credentials:
         """Must be called under the lock."""
@@ -136,7 +136,7 @@ class CredentialFile:
         found = _DESKTOP_ID.search(self.path.read_bytes())
         kept = rename_damaged(self.path)
         self.damage = (
-            f"{self.path} was damaged ({error}); it is now called {kept.name}. Run: ctllm login. "
+            f"{self.path} was damaged ({error}); it is now called {kept.name}. Run `ctllm login`. "
             "Or repair that file and rename it back."
         )
         self._on_damage(self.damage)
@@ -156,6 +156,6 @@ class CredentialFile:
             except OSError as error:
                 raise BadConfiguration(
                     f"Cannot open {path}: {error.strerror}. Make its folder writable, or choose "
-                    "another one with --state-dir."
+                    "another one with `--state-dir`."
                 ) from error
             yield

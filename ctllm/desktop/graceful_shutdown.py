@@ -59,4 +59,4 @@ class GracefulShutdown(Service):
         """End the requests of apps with an error, whatever stops the daemon."""
         super().stopService()
         self._poller.stop()
-        self._broker.abort_requests(DesktopLost("The desktop was stopped"))
+        self._broker.abort_requests(DesktopLost("The desktop was stopped."))

@@ -1,4 +1,4 @@
-"""The loopback endpoint: Ollama for the apps of this machine, always at the same place."""
+"""The loopback endpoint, where apps of this machine find Ollama's API at a fixed address."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from ctllm.http.origins import (
 )
 from ctllm.http.server.request import ServerRequest
 
+#: Handles a request that has passed the checks.
 Handler = Callable[[RequestHead, ServerRequest], Awaitable[None]]
 
 _is_ollama_default = origin_matcher(OLLAMA_ORIGINS)
 
 
 class LoopbackEndpoint:
-    """Has `answer` do the rest, once sure that no web page of elsewhere is behind a request.
+    """Refuses requests of foreign web pages; `handler` gets the others.
 
-    `on_loopback` says whether the endpoint listens for this machine alone. Where it does not,
-    its owner has opened it to others, who reach it by names that only they know.
+    The Host header is checked while `is_on_loopback` returns true. An endpoint that listens for
+    other machines is reached under names that are not known here.
     """
 
     def __init__(self, handler: Handler, is_on_loopback: Callable[[], bool] = lambda: True) -> None:
@@ -35,7 +36,7 @@ class LoopbackEndpoint:
         self._hostname = socket.gethostname()
 
     async def __call__(self, request: ServerRequest) -> None:
-        """Answer one request; raises CtllmError."""
+        """Handle a request; raises CtllmError."""
         head = request.head
         if self._is_on_loopback():
             self._refuse_foreign_host(head)
@@ -47,14 +48,14 @@ class LoopbackEndpoint:
             await self._handler(head, request)
 
     def response_headers(self, head: RequestHead) -> Headers:
-        """Return the headers of CORS that any response to `head` has."""
+        """Return the CORS headers of any response to `head`."""
         return _CORS.response_headers(head)
 
     def _refuse_foreign_host(self, head: RequestHead) -> None:
         """Raise Forbidden for a Host that is not of this machine or its network.
 
-        What goes on to Ollama has Ollama's own, so Ollama's guard against names that were made to
-        point here has to stand at this door. Programs of HTTP/1.0 need not name one.
+        This replaces Ollama's own protection against DNS rebinding: requests to Ollama have its
+        own Host. HTTP/1.0 requests may lack the header.
         """
         host = get_header(head.headers, b"host")
         if host is None:
@@ -64,31 +65,33 @@ class LoopbackEndpoint:
         except ValueError:
             name = ""
         if not is_local_host(name, self._hostname):
-            raise Forbidden("this endpoint is for this machine; its Host must be localhost")
+            raise Forbidden(
+                "This endpoint is for this machine only: the Host header must be localhost."
+            )
 
 
 def refuse_cross_site(head: RequestHead) -> None:
-    """Raise Forbidden where a page of elsewhere is behind this, as far as browsers say so.
+    """Raise Forbidden for a request of a page of another site.
 
-    Of requests that a page cannot read (images, navigation) they tell no Origin, but that the page
-    is of another site.
+    Browsers send no Origin for requests whose response a page cannot read (images, navigation);
+    those have Sec-Fetch-Site: cross-site.
     """
     origins = [value for name, value in head.headers if name.lower() == b"origin"]
     site = get_header(head.headers, b"sec-fetch-site") or b""
-    foreign = site.strip().lower() == b"cross-site" and not origins
-    if foreign or not all(map(_is_local_origin, origins)):
-        raise Forbidden("pages of other sites may not use this endpoint")
+    is_foreign = site.strip().lower() == b"cross-site" and not origins
+    if is_foreign or not all(map(_is_local_origin, origins)):
+        raise Forbidden("Pages of other sites must not use this endpoint.")
 
 
 def _is_local_origin(origin: bytes) -> bool:
-    """Whether an Origin is a page that this machine serves, or an app that is installed on it."""
+    """Return whether an Origin is a page of this machine, or an app that is installed on it."""
     if _is_ollama_default(origin):
         return True
-    scheme, found, authority = origin.decode("latin-1").partition("://")
+    scheme, separator, authority = origin.decode("latin-1").partition("://")
+    if not separator or scheme not in ("http", "https"):
+        return False
     try:
-        return (
-            bool(found) and scheme in ("http", "https") and is_loopback_host(parse_host(authority))
-        )
+        return is_loopback_host(parse_host(authority))
     except ValueError:
         return False
 

@@ -1,6 +1,6 @@
-"""The HTTP proxy that the environment names: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
+"""The HTTP proxy of the environment: HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
 
-Read as curl and requests read them. A lower-case name goes before the same in capitals.
+They are interpreted as by curl and requests. The name in lower case has precedence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class HttpProxy:
-    """A proxy that is asked to CONNECT; `authorization` is the value of Proxy-Authorization."""
+    """A proxy for CONNECT requests; `authorization` is the value of Proxy-Authorization."""
 
     host: str
     port: int
@@ -25,15 +25,15 @@ class HttpProxy:
     authorization: bytes = field(default=b"", repr=False)
 
     def __str__(self) -> str:
-        """Where it is, for people; never who we are there."""
+        """Return the proxy's URL, without user and password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> HttpProxy | None:
-    """The proxy by which to reach the host of `url` (http or https), or None for none.
+    """Return the proxy for the host of `url` (http or https), or None.
 
-    Raises ValueError, with a sentence, where the one that is named cannot be used.
+    Raises ValueError, with a message for people, if the variable's value cannot be used.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme]
@@ -44,7 +44,7 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> HttpProxy | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the name or address is this machine's own."""
+    """Return whether a host name or IP address is this machine's own."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -68,10 +68,9 @@ def _parse_proxy(name: str, value: str) -> HttpProxy:
     except ValueError:
         host, port, parts = "", None, urlsplit("")
     if parts.scheme not in _DEFAULT_PORTS or not host or not host.isprintable():
-        # Not the value itself: there may be a password in it.
+        # The value itself may contain a password.
         raise ValueError(
-            f"{name} does not name a proxy that ctllm can use; "
-            "one looks like http://user:password@proxy.example:3128"
+            f"Cannot use the proxy in {name}. Its format is http://user:password@proxy.example:3128"
         )
     authorization = b""
     if parts.username is not None:
@@ -88,7 +87,7 @@ def _is_excluded(host: str, port: int, environ: Mapping[str, str]) -> bool:
 
 
 def _matches(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY is about the host: `*`, a network, or a domain's end."""
+    """Return whether an entry of NO_PROXY (`*`, a network, or a domain) matches the host."""
     if entry == "*":
         return True
     try:

@@ -1,7 +1,7 @@
-"""Models that Ollama does not run itself but asks ollama.com for, and how to do without them.
+"""Refuses requests for models that Ollama does not run itself but forwards to ollama.com.
 
-Their names end with `:cloud` or `-cloud`, or Ollama's list says which host they are on: a copy of
-one may have any name.
+Their names end with `:cloud` or `-cloud`, or Ollama's list of models has a remote host for them:
+a copy of such a model can have any name.
 """
 
 from __future__ import annotations
@@ -25,107 +25,108 @@ StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
 class RemoteModelFilter:
-    """Opens with `open` what this machine answers itself, and refuses what it would pass on.
+    """Passes requests for local models to `start_request`, and refuses the rest. An `Upstream`.
 
-    It is an `Upstream`. `room` is for what is held of compressed bodies while they are read.
+    `buffer_budget` limits what is buffered of compressed bodies to read the model from them.
     """
 
-    def __init__(self, start_request: StartRequest, room: BufferBudget) -> None:
+    def __init__(self, start_request: StartRequest, buffer_budget: BufferBudget) -> None:
         self._start_request = start_request
-        self._room = room
+        self._buffer_budget = buffer_budget
         self._remote: frozenset[str] = frozenset()
 
     def set_remote(self, models: Iterable[str]) -> None:
-        """Take the names of the models that Ollama's list says are on another host."""
+        """Set the names of the models for which Ollama's list has a remote host."""
         self._remote = frozenset(map(canonical_model, models))
 
     def is_remote(self, model: str) -> bool:
-        """Whether `model` is one of them."""
+        """Return whether Ollama would forward requests for `model`."""
         return is_remote_name(model) or canonical_model(model) in self._remote
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Begin an exchange; raises Forbidden where its head shows that it would leave."""
+        """Start a request; raises Forbidden where its head is enough to refuse it."""
         endpoint = find_endpoint(head)
-        named = model_in_path(head)
-        if (endpoint is not None and endpoint.leaves_machine) or (named and self.is_remote(named)):
+        model = model_in_path(head)
+        if (endpoint is not None and endpoint.leaves_machine) or (model and self.is_remote(model)):
             raise self.forbidden(describe_request(head))
-        finder = create_model_sniffer(head, self._room, read_whole_body=True)
-        if finder is None:
+        sniffer = create_model_sniffer(head, self._buffer_budget, read_whole_body=True)
+        if sniffer is None:
             return self._start_request(head, sink)
-        return _FilteredRequest(self, finder, self._start_request(head, sink), sink)
+        return _FilteredRequest(self, sniffer, self._start_request(head, sink), sink)
 
     def forbidden(self, what: str) -> Forbidden:
-        """Make the error that says how to allow it."""
+        """Return the error for `what`, which Ollama would forward."""
         return Forbidden(
-            f"{what} would leave this machine for ollama.com, which its owner does not want: "
-            'desktop.remote_models is "refuse" in the configuration of this desktop.'
+            f"{what} would be forwarded to ollama.com, which this desktop refuses: its "
+            'configuration has desktop.remote_models = "refuse".'
         )
 
 
 class _FilteredRequest:
-    """A `Call` whose body is read as it passes: Ollama never gets the end of one that is refused.
+    """A `RequestSink` that reads the model from the body while it is passed on.
 
-    Each piece is read before it goes on, and Ollama acts when the JSON is whole, so nothing waits.
+    Each chunk is read before it is passed on, and Ollama acts once the JSON is complete: it never
+    gets the end of a body that is refused, and no chunk has to wait.
     """
 
     def __init__(
         self,
-        models: RemoteModelFilter,
-        finder: ModelSniffer,
+        model_filter: RemoteModelFilter,
+        sniffer: ModelSniffer,
         upstream_request: RequestSink,
         sink: ResponseSink,
     ) -> None:
-        self._filter = models
-        self._finder = finder
+        self._filter = model_filter
+        self._sniffer = sniffer
         self._upstream_request = upstream_request
         self._sink = sink
-        self._is_refused = False
+        self._is_done = False
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the request body."""
-        if self._is_refused:
+        """Read a chunk of the body, and pass it on."""
+        if self._is_done:
             return
-        if not self._finder.is_settled:
-            self._finder.feed(data)
-            name = self._finder.name
+        if not self._sniffer.is_settled:
+            self._sniffer.feed(data)
+            name = self._sniffer.name
             if name is not None and self._filter.is_remote(name):
                 self._refuse(self._filter.forbidden(f"The model {name[:100]!r}"))
                 return
-        if self._finder.is_settled and not self._finder.is_certain:
+        if self._sniffer.is_settled and not self._sniffer.is_certain:
             self._refuse(
                 Forbidden(
-                    "The model of this request cannot be read, and this desktop refuses models "
-                    "that leave the machine (desktop.remote_models)."
+                    "Cannot read the model of this request, and this desktop refuses models that "
+                    'are forwarded to ollama.com (desktop.remote_models = "refuse").'
                 )
             )
             return
         self._upstream_request.write(data)
 
     def finish(self) -> None:
-        """The request body is whole."""
-        if not self._is_refused:
-            self._finder.close()
+        """Finish the body."""
+        if not self._is_done:
+            self._sniffer.close()
             self._upstream_request.finish()
 
     def cancel(self, error: CtllmError) -> None:
-        """Stop everything."""
-        self._finder.close()
-        if not self._is_refused:
-            self._is_refused = True
+        """Cancel the request."""
+        self._sniffer.close()
+        if not self._is_done:
+            self._is_done = True
             self._upstream_request.cancel(error)
 
     def pause_response(self) -> None:
-        """Stop sending the answer."""
-        if not self._is_refused:
+        """Pause the response."""
+        if not self._is_done:
             self._upstream_request.pause_response()
 
     def resume_response(self) -> None:
-        """Go on with the answer."""
-        if not self._is_refused:
+        """Resume the response."""
+        if not self._is_done:
             self._upstream_request.resume_response()
 
     def _refuse(self, error: CtllmError) -> None:
-        self._finder.close()
-        self._is_refused = True
+        self._sniffer.close()
+        self._is_done = True
         self._upstream_request.cancel(error)
         self._sink.fail(error)

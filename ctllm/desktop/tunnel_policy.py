@@ -1,8 +1,8 @@
-"""What may reach this machine's Ollama through the tunnel, whoever the cloud says is asking.
+"""Authorizes the requests that reach this machine's Ollama through the tunnel.
 
-The cloud checks the same table first; this is the check that does not depend on the cloud. A cloud
-that lies about a caller's scope still cannot pass on what `desktop.allowed_requests` does not name, nor make
-Ollama connect to registries that `desktop.allowed_registries` does not name.
+The cloud checks the same table; this check does not trust the cloud. Whatever scope a cloud claims
+for a request, `desktop.allowed_requests` limits what is passed on, and `desktop.allowed_registries`
+limits the registries that Ollama is made to connect to.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ctllm.ollama.api import (
 from ctllm.relay.buffered_request import BufferedRequest
 from ctllm.relay.replay_buffer import ReplayBuffer
 
-#: In `desktop.allowed_requests`: whatever Ollama has, known to ctllm or not.
+#: In `desktop.allowed_requests`: all requests, also those that ctllm does not know.
 ALLOW_ALL = "*"
-#: The largest body that is held to be judged, and the most bytes of all of them together.
+#: The largest body that is buffered to be checked, and the limit of all of them together.
 MAX_BODY = 1024 * 1024
 MAX_BUFFERED = 16 * MAX_BODY
 
@@ -35,9 +35,9 @@ StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
 
 
 class TunnelPolicy:
-    """Opens with `open` what the configuration lets in, and refuses the rest with a reason.
+    """Passes allowed requests to `start_request`, and refuses the rest. An `Upstream`.
 
-    `allow` and `registries` are the keys of those names. It is an `Upstream`.
+    `allow` and `registries` are `desktop.allowed_requests` and `desktop.allowed_registries`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class TunnelPolicy:
         self._buffer_budget = BufferBudget(MAX_BUFFERED + 1)  # full only beyond MAX_BUFFERED
 
     def start_request(self, head: RequestHead, sink: ResponseSink) -> RequestSink:
-        """Begin an exchange; raises Forbidden."""
+        """Start a request; raises Forbidden."""
         head = canonical_request(head)
         endpoint = self._authorize(head)
         if endpoint is None or not endpoint.names_registry or ALLOW_ALL in self._allow:
@@ -57,84 +57,89 @@ class TunnelPolicy:
         return self._buffer(head, sink)
 
     def _authorize(self, head: RequestHead) -> Endpoint | None:
-        """The endpoint that may be asked; None for one that only the configuration knows."""
+        """Return the endpoint of an allowed request; None if only the configuration knows it.
+
+        Raises Forbidden.
+        """
         endpoint = find_endpoint(head)
-        asked = describe_request(head)
+        request = describe_request(head)
         scopes = (get_header(head.headers, SCOPE.lower()) or b"use").decode("latin-1").split()
-        if ALLOW_ALL in self._allow or asked in self._allow:
+        if ALLOW_ALL in self._allow or request in self._allow:
             if endpoint is not None and endpoint.scope is Scope.USE:
                 return endpoint
-            self._require_manage(scopes, asked)
+            self._require_manage(scopes, request)
             return endpoint
         if endpoint is None or endpoint.scope is Scope.CLOSED:
             raise Forbidden(
-                f"{asked} is not passed on to this machine's Ollama. To open it, put "
-                f'"{asked}" into desktop.allowed_requests in the configuration of this desktop.'
+                f"{request} is not passed on to this machine's Ollama. To allow it, add "
+                f'"{request}" to desktop.allowed_requests in the configuration of this desktop.'
             )
         if endpoint.scope not in self._allow:
             raise Forbidden(
-                f"{asked} is not passed on to this machine's Ollama: desktop.allowed_requests in the "
-                f'configuration of this desktop does not have "{endpoint.scope}".'
+                f"{request} is not passed on to this machine's Ollama: desktop.allowed_requests in "
+                f'the configuration of this desktop does not have "{endpoint.scope}".'
             )
         if endpoint.scope is Scope.MANAGE:
-            self._require_manage(scopes, asked)
+            self._require_manage(scopes, request)
         return endpoint
 
-    def _require_manage(self, scopes: list[str], asked: str) -> None:
+    def _require_manage(self, scopes: list[str], request: str) -> None:
         if Scope.MANAGE not in scopes:
             raise Forbidden(
-                f"{asked} needs the scope manage, which only the owner's sign-in and keys made "
-                "with `ctllm keys add NAME --manage` have."
+                f"{request} needs the scope manage, which only the owner's login has, and API keys "
+                "created with `ctllm keys add NAME --manage`."
             )
 
     def _buffer(self, head: RequestHead, sink: ResponseSink) -> BufferedRequest:
-        """Return a request that Ollama gets once its whole body was checked."""
-        asked = describe_request(head)
+        """Return a request that is started once its whole body was checked."""
+        description = describe_request(head)
         buffer = ReplayBuffer(self._buffer_budget, limit=MAX_BODY + 1)
 
         def start_checked_request(_: str | None, sink: ResponseSink) -> RequestSink:
-            self._check_registries(asked, buffer.data)
+            self._check_registries(description, buffer.data)
             return self._start_request(head, sink)
 
         def on_ready(request: BufferedRequest) -> None:
             if buffer.is_complete:
                 request.start(start_checked_request)
             elif buffer.size > MAX_BODY:
-                limit = f"{asked} takes at most {MAX_BODY} bytes through the cloud."
-                request.fail(ContentTooLarge(limit))
+                message = f"{description} takes at most {MAX_BODY} bytes through the cloud."
+                request.fail(ContentTooLarge(message))
             else:
-                request.fail(ServiceUnavailable("Too many requests wait to be checked."))
+                request.fail(
+                    ServiceUnavailable("Too many requests wait for their body to be checked.")
+                )
 
         return BufferedRequest(sink, buffer, None, on_ready)
 
-    def _check_registries(self, asked: str, body: bytes) -> None:
-        """Raise Forbidden for a body that names another registry, or gives up verifying it."""
+    def _check_registries(self, request: str, body: bytes) -> None:
+        """Raise Forbidden for a body with another registry, or that turns off its verification."""
         for field, value in _members(body):
             if field == "insecure" and value is not False and value is not None:
                 raise Forbidden(
-                    f"{asked} with `insecure` is not passed on through the cloud; run it on the "
+                    f"{request} with `insecure` is not passed on through the cloud. Run it on the "
                     "machine with Ollama."
                 )
             if field in ("modelfile", "path") and value:
                 raise Forbidden(
-                    f"{asked} with `{field}`, as older versions of Ollama take it, is not passed "
-                    "on through the cloud; use the other fields."
+                    f"{request} with `{field}`, a field of older versions of Ollama, is not passed "
+                    "on through the cloud. Use the other fields."
                 )
             if field not in ("model", "name", "from") or not isinstance(value, str):
                 continue
             registry = registry_of(value)
             if registry is not None and registry not in self._registries:
                 raise Forbidden(
-                    f"{asked}: the registry {registry[:100]!r} is not one that this machine's "
-                    "Ollama is told to connect to through the cloud. To allow it, put it into "
-                    "desktop.allowed_registries in the configuration of this desktop."
+                    f"{request}: requests through the cloud must not use the registry "
+                    f"{registry[:100]!r}. To allow it, add it to desktop.allowed_registries in the "
+                    "configuration of this desktop."
                 )
 
 
 def registry_of(model: str) -> str | None:
-    """Give the registry that `model` names, as Ollama reads it; None where it names none.
+    """Return the registry in the name of a model, as Ollama parses it; None without one.
 
-    A scheme other than https stays in front of it, so that no list of hosts has it.
+    A scheme other than https is part of the result, so that it is in no list of hosts.
     """
     name, colon, tag = model.rpartition(":")
     if not colon or "/" in tag:
@@ -147,11 +152,11 @@ def registry_of(model: str) -> str | None:
 
 
 def _members(body: bytes) -> list[tuple[str, object]]:
-    """Every member of the outermost JSON object, doubled ones too, with its name folded.
+    """Return all members of the JSON object, also repeated ones, with their names case-folded.
 
-    Ollama minds no case and takes the last of two. Raises BadRequest where it is no object.
+    Ollama ignores case and uses the last of two. Raises BadRequest if it is not an object.
     """
     try:
         return [(name.casefold(), value) for name, value in decode_object_pairs(body)]
     except InvalidJson:
-        raise BadRequest("The body is no JSON object.") from None
+        raise BadRequest("The body is not a JSON object.") from None

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ctllm-tray",
-        description="Show the status of the ctllm desktop in the panel; start it if none is running.",
+        description="Show the status of the ctllm desktop in the panel, and start the desktop.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"ctllm {__version__}")

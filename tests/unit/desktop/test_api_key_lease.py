@@ -19,36 +19,30 @@ from ctllm.desktop.api_key_lease import (
 )
 from ctllm.desktop.credential_file import Credentials
 from ctllm.errors import BadConfiguration, BadGateway, BadRequest, CtllmError, Unauthorized
-from tests.unit.desktop.test_cloud_session import ANN, BOB, Case
+from tests.unit.desktop.test_cloud_session import ANN, BOB, CloudSessionCase
 
 
-class Making(Case):
-    """The file keeps them."""
-
-    def test_made(self) -> None:
-        """It is its owner's, it is kept, and no other is touched."""
+class CreateApiKeyTests(CloudSessionCase):
+    def test_stores_a_key_of_the_user(self) -> None:
         self.save(ANN, old="k")
         key = create_api_key(self.file, "new")
         self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
         self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"old": "k", "new": key}))
 
-    def test_refused(self) -> None:
-        """Without a sign-in, or where there is one of that name; nothing changes."""
+    def test_refuses_without_login_or_with_a_used_name(self) -> None:
         self.save(None)
         self.assertRaises(BadRequest, create_api_key, self.file, "new")
         self.save(ANN, old="k")
         self.assertRaises(BadRequest, create_api_key, self.file, "old")
         self.assertEqual(self.file.load().api_keys, {"old": "k"})
 
-    def test_revoked(self) -> None:
-        """It is gone, the others stay; one that is not there is told."""
+    def test_revoke_deletes_that_key_only(self) -> None:
         self.save(ANN, one="1", two="2")
         revoke_api_key(self.file, "one")
         self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"two": "2"}))
         self.assertRaises(BadRequest, revoke_api_key, self.file, "one")
 
-    def test_managing(self) -> None:
-        """Only keys that were asked for so may change models; the name's next owner may not."""
+    def test_manage_keys_are_only_those_created_so(self) -> None:
         self.save(ANN)
         create_api_key(self.file, "plain")
         create_api_key(self.file, "wide", manage=True)
@@ -58,8 +52,8 @@ class Making(Case):
         self.assertEqual(self.file.load().manage_keys, ())
 
 
-class Session:
-    """What the lease needs of one."""
+class FakeSession:
+    """What the lease needs of a `CloudSession`."""
 
     def __init__(self) -> None:
         self.known: Credentials | CtllmError = Credentials("d" * 32, ANN, {"one": "1"})
@@ -96,12 +90,10 @@ class Session:
         self.managing = manage
 
 
-class Leasing(SynchronousTestCase):
-    """The cloud is told."""
-
+class LeaseTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.session = Session()
+        self.session = FakeSession()
         session: Any = self.session
         self.lease = ApiKeyLease(session, self.clock)
         self.addCleanup(self.stop)
@@ -114,29 +106,25 @@ class Leasing(SynchronousTestCase):
         for _ in range(int(seconds / POLL_INTERVAL)):
             self.clock.advance(POLL_INTERVAL)
 
-    def test_at_once(self) -> None:
-        """Hashes, not keys."""
+    def test_leases_hashes_at_the_start(self) -> None:
         self.assertFalse(self.lease.is_current)
         self.lease.startService()
         self.assertEqual(self.session.told, [[hash_key("1")]])
         self.assertTrue(self.lease.is_current)
 
-    def test_which_may_manage(self) -> None:
-        """They are told apart by their hashes."""
+    def test_lease_has_the_hashes_of_manage_keys(self) -> None:
         self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"}, ("two",))
         self.lease.startService()
         self.assertEqual(self.session.told, [sorted([hash_key("1"), hash_key("2")])])
         self.assertEqual(self.session.managing, [hash_key("2")])
 
-    def test_renewed(self) -> None:
-        """Often enough that one failure does no harm, and no more often."""
+    def test_renews_before_the_lease_expires(self) -> None:
         self.lease.startService()
         self.wait(RENEWAL_INTERVAL * 3)
         self.assertEqual(len(self.session.told), 4)
         self.assertLess(RENEWAL_INTERVAL * 2, LEASE_SECONDS)
 
-    def test_changes_are_told_at_once(self) -> None:
-        """A new key works, and a revoked one stops working, within a look."""
+    def test_renews_when_keys_change(self) -> None:
         self.lease.startService()
         self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"})
         self.assertFalse(self.lease.is_current)
@@ -146,15 +134,13 @@ class Leasing(SynchronousTestCase):
         self.wait(POLL_INTERVAL)
         self.assertEqual(self.session.told[-1], [])
 
-    def test_a_new_connection(self) -> None:
-        """The cloud may have been restarted, and know none."""
+    def test_renew_now_renews_at_the_next_poll(self) -> None:
         self.lease.startService()
         self.lease.renew_now()
         self.wait(POLL_INTERVAL)
         self.assertEqual(len(self.session.told), 2)
 
-    def test_failures_are_tried_again_soon(self) -> None:
-        """Until it is told; but not with every look."""
+    def test_retries_a_failed_renewal_after_a_delay(self) -> None:
         self.session.refusal = BadGateway("not now")
         self.lease.startService()
         self.wait(20)
@@ -164,8 +150,7 @@ class Leasing(SynchronousTestCase):
         self.wait(2 * POLL_INTERVAL)
         self.assertTrue(self.lease.is_current)
 
-    def test_a_sign_in_that_is_over(self) -> None:
-        """The cloud is not asked again and again; a new sign-in is told at once."""
+    def test_a_rejected_login_is_not_retried_until_it_changes(self) -> None:
         self.session.no_token = Unauthorized("signed out")
         self.lease.startService()
         self.wait(RENEWAL_INTERVAL - POLL_INTERVAL)
@@ -175,15 +160,13 @@ class Leasing(SynchronousTestCase):
         self.wait(POLL_INTERVAL)
         self.assertEqual(self.session.told, [[]])
 
-    def test_signed_out(self) -> None:
-        """There is nobody to tell."""
+    def test_does_nothing_without_a_login(self) -> None:
         self.session.known = Credentials("d" * 32)
         self.lease.startService()
         self.wait(10)
         self.assertEqual(self.session.asked, 0)
 
-    def test_a_file_that_cannot_be_read(self) -> None:
-        """It is looked at again; the bridge is who says so, once."""
+    def test_goes_on_after_a_file_that_cannot_be_read(self) -> None:
         good, self.session.known = self.session.known, BadConfiguration("broken")
         self.lease.startService()
         self.wait(3)
@@ -192,8 +175,7 @@ class Leasing(SynchronousTestCase):
         self.wait(POLL_INTERVAL)
         self.assertTrue(self.lease.is_current)
 
-    def test_stopped_while_telling(self) -> None:
-        """The telling is cancelled, in silence."""
+    def test_stop_cancels_a_renewal_silently(self) -> None:
         self.session.waiting = Deferred()
         self.lease.startService()
         self.lease.stopService()

@@ -20,8 +20,8 @@ ANN = Login("https://one.example", "ctllm|ann", "ann", "refresh-ann")
 BOB = Login("https://two.example", "ctllm|bob", "bob", "refresh-bob")
 
 
-class Cloud:
-    """Every cloud that is asked, at any URL."""
+class FakeCloud:
+    """The clouds at all URLs."""
 
     def __init__(self) -> None:
         self.renewals: list[tuple[str, str]] = []
@@ -34,7 +34,7 @@ class Cloud:
 
 
 class _Client:
-    def __init__(self, cloud: Cloud, url: str) -> None:
+    def __init__(self, cloud: FakeCloud, url: str) -> None:
         self.cloud = cloud
         self.url = url
 
@@ -58,12 +58,12 @@ class _Client:
         return TokenResponse(User("ann", "ctllm|ann"), "token", 600.0, f"refresh-of-{invite}")
 
 
-class Case(SynchronousTestCase):
-    """A session on a file of its own; each save is a new version of it."""
+class CloudSessionCase(SynchronousTestCase):
+    """A session on a file of its own."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.cloud = Cloud()
+        self.cloud = FakeCloud()
         self.file = CredentialFile(Path(self.mktemp()))
         self.saves = 0
         self.session = CloudSession(self.file, self.cloud.at, self.clock)
@@ -80,11 +80,8 @@ class Case(SynchronousTestCase):
         return self.successResultOf(self.asking())
 
 
-class Tokens(Case):
-    """How long they are used."""
-
-    def test_one_for_each_scope(self) -> None:
-        """A narrow token is never a wide one, and each is used again."""
+class AccessTokenTests(CloudSessionCase):
+    def test_each_scope_has_its_own_token(self) -> None:
         self.save(ANN)
         for _ in range(2):
             self.assertEqual(self.token(), "token-1")
@@ -95,8 +92,7 @@ class Tokens(Case):
         self.successResultOf(Deferred.fromCoroutine(self.session.access_token("use")))
         self.assertEqual(self.cloud.scopes, ["", "use", "use"])
 
-    def test_one_for_a_while(self) -> None:
-        """It is used again until shortly before its end, then there is another."""
+    def test_reuses_a_token_until_shortly_before_its_expiry(self) -> None:
         self.save(ANN)
         self.assertEqual((self.token(), self.token()), ("token-1", "token-1"))
         self.clock.advance(600 - RENEW_BEFORE_EXPIRY)
@@ -105,22 +101,19 @@ class Tokens(Case):
         self.assertEqual(self.token(), "token-2")
         self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.refresh_token)] * 2)
 
-    def test_distrusted(self) -> None:
-        """One that was refused is not given again."""
+    def test_requests_another_token_after_discard(self) -> None:
         self.save(ANN)
         self.token()
         self.session.discard_tokens()
         self.assertEqual(self.token(), "token-2")
 
-    def test_signed_out(self) -> None:
-        """Nobody is asked, and the message says what to do."""
+    def test_raises_without_a_login(self) -> None:
         self.save(None)
         error = self.failureResultOf(self.asking(), Unauthorized).value
         self.assertIn("ctllm login", str(error))
         self.assertEqual(self.cloud.renewals, [])
 
-    def test_a_failed_renewal(self) -> None:
-        """It is an error, not an old token; the next one may succeed."""
+    def test_a_failed_refresh_raises_and_is_retried(self) -> None:
         self.save(ANN)
         self.token()
         self.clock.advance(600)
@@ -130,11 +123,10 @@ class Tokens(Case):
         self.assertEqual(self.token(), "token-3")
 
 
-class OtherProcesses(Case):
-    """`ctllm login` and `ctllm keys` change the file under a running desktop."""
+class FileChangeTests(CloudSessionCase):
+    """`ctllm login` and `ctllm keys` change the file while the desktop runs."""
 
-    def test_signed_in_elsewhere(self) -> None:
-        """The next token is of the new sign-in, from the new cloud."""
+    def test_uses_the_new_login(self) -> None:
         self.save(ANN)
         self.token()
         self.save(BOB)
@@ -142,15 +134,13 @@ class OtherProcesses(Case):
         self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
         self.assertEqual(self.session.client().url, BOB.cloud_url)
 
-    def test_signed_out_elsewhere(self) -> None:
-        """A token that would still be good is not used any more."""
+    def test_does_not_use_a_token_after_logout(self) -> None:
         self.save(ANN)
         self.token()
         self.save(None)
         self.failureResultOf(self.asking(), Unauthorized)
 
-    def test_signed_in_elsewhere_during_a_renewal(self) -> None:
-        """The token of the one cloud is never shown to the other."""
+    def test_a_token_of_the_old_login_is_not_stored(self) -> None:
         self.save(ANN)
         self.cloud.waiting = Deferred()
         first = self.asking()
@@ -162,19 +152,15 @@ class OtherProcesses(Case):
         self.assertEqual(self.token(), "token-2")
         self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
 
-    def test_another_way_to_the_same_cloud(self) -> None:
-        """The configured address goes before the one of the link."""
+    def test_the_configured_url_replaces_that_of_the_login(self) -> None:
         self.session = CloudSession(self.file, self.cloud.at, self.clock, "http://inside:1")
         self.save(ANN)
         self.token()
         self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh_token)])
 
 
-class Damaged(Case):
-    """A file that cannot be read fails no request."""
-
-    def test_cut(self) -> None:
-        """It is as signed out, and the reason says what to do."""
+class UnreadableFileTests(CloudSessionCase):
+    def test_a_damaged_file_is_no_login_and_says_so(self) -> None:
         self.save(ANN, mine="key")
         self.token()
         self.file = CredentialFile(self.file.path.parents[1], lambda message: None)
@@ -186,8 +172,7 @@ class Damaged(Case):
         self.assertIn("damaged", error.message)
         self.assertIn("ctllm login", error.message)
 
-    def test_unreadable_for_a_while(self) -> None:
-        """What was there last counts; the log says why, once."""
+    def test_keeps_the_last_credentials_and_logs_the_error_once(self) -> None:
         self.save(ANN)
         self.token()
         said: list[LogEvent] = []
@@ -204,18 +189,14 @@ class Damaged(Case):
         self.save(BOB)
         self.assertEqual(self.session.credentials.login, BOB)
 
-    def test_unreadable_from_the_start(self) -> None:
-        """It is no sign-in, and why is said."""
+    def test_an_unreadable_file_is_no_login_and_says_so(self) -> None:
         self.file.path.mkdir(parents=True)
         error = self.failureResultOf(self.asking(), Unauthorized).value
         self.assertIn(str(self.file.path), error.message)
 
 
-class LogOut(Case):
-    """Ending a sign-in."""
-
-    def test_somebody_else_signs_in_meanwhile(self) -> None:
-        """That sign-in stays."""
+class LogOutTests(CloudSessionCase):
+    def test_keeps_a_login_that_replaced_it_meanwhile(self) -> None:
         self.save(ANN)
         self.cloud.waiting = Deferred()
         leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
@@ -224,8 +205,7 @@ class LogOut(Case):
         self.assertEqual(self.successResultOf(leaving), ANN)
         self.assertEqual(self.file.load().login, BOB)
 
-    def test_signed_out(self) -> None:
-        """Whatever the cloud says; keys go too, the id stays."""
+    def test_forgets_login_and_keys_even_if_the_cloud_fails(self) -> None:
         self.save(ANN, mine="key")
         self.cloud.refusal = BadGateway("gone")
         leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
@@ -233,22 +213,18 @@ class LogOut(Case):
         self.assertEqual(self.file.load(), Credentials("d" * 32))
 
 
-class LogIn(Case):
-    """Redeeming an invitation."""
-
+class LogInTests(CloudSessionCase):
     def log_in(self) -> Login:
         client = self.cloud.at("https://one.example")
         return self.successResultOf(Deferred.fromCoroutine(log_in(self.file, client, "i")))
 
-    def test_kept(self) -> None:
-        """The sign-in is on disk; the desktop stays the same one."""
+    def test_stores_the_login_and_keeps_the_desktop_id(self) -> None:
         self.save(None)
         sign_in = self.log_in()
         self.assertEqual(sign_in.refresh_token, "refresh-of-i")
         self.assertEqual(self.file.load(), Credentials("d" * 32, sign_in))
 
-    def test_keys_stay_with_their_user(self) -> None:
-        """Those of the same user stay, those of another go."""
+    def test_keeps_the_api_keys_of_the_same_user_only(self) -> None:
         self.save(ANN, mine="key")
         self.log_in()
         self.assertEqual(self.file.load().api_keys, {"mine": "key"})

@@ -63,9 +63,7 @@ ELSEWHERE = (
 )
 
 
-class EndpointTests(SynchronousTestCase):
-    """Requests at the door."""
-
+class LoopbackEndpointTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
         self.factory = self._factory(LoopbackEndpoint(self.answer))
@@ -100,22 +98,19 @@ class EndpointTests(SynchronousTestCase):
             self.assertTrue(said.startswith((b"HTTP/1.1 403", b"HTTP/1.1 400")), said)
         return asked
 
-    def test_hosts_of_this_machine(self) -> None:
-        """By any of its names, with any port; and programs that name none."""
+    def test_accepts_the_hosts_of_this_machine_and_none(self) -> None:
         for host in (*HERE, *NEARBY, "0.0.0.0", "0.0.0.0:11435"):
             self.assertTrue(self.passes(f"Host: {host}\r\n"), host)
         self.assertTrue(self.passes("", "1.0"))
 
-    def test_where_more_machines_are_let_in(self) -> None:
-        """An endpoint that its owner put on the network is reached by any name, as Ollama is."""
+    def test_accepts_any_host_where_it_listens_for_other_machines(self) -> None:
         app = LoopbackEndpoint(self.answer, is_on_loopback=lambda: False)
         self.factory = self._factory(app)
         self.assertTrue(self.passes("Host: models.example:11435\r\n"))
         page = "Host: models.example:11435\r\nOrigin: http://models.example:11435\r\n"
         self.assertFalse(self.passes(page))
 
-    def test_targets_with_a_host(self) -> None:
-        """A target in absolute form names the host, whatever the Host header says."""
+    def test_checks_the_host_of_an_absolute_target(self) -> None:
         for target, passes in (
             ("http://localhost:11435/api/tags", True),
             ("http://host.docker.internal/api/tags", True),
@@ -128,8 +123,7 @@ class EndpointTests(SynchronousTestCase):
         self.ask("Host: x\r\n", target="http://localhost?/ctllm/desktops")
         self.assertEqual(self.upstream.heads[-1].path, b"/")
 
-    def test_what_pages_cannot_read(self) -> None:
-        """Of an image or a navigation a browser says no Origin, but that another site is behind."""
+    def test_refuses_cross_site_requests_without_origin(self) -> None:
         site = "Host: localhost\r\nSec-Fetch-Site: "
         self.assertFalse(self.passes(f"{site}cross-site\r\nSec-Fetch-Mode: no-cors\r\n"))
         self.assertFalse(self.passes(f"{site}Cross-Site\r\nSec-Fetch-Mode: navigate\r\n"))
@@ -138,32 +132,27 @@ class EndpointTests(SynchronousTestCase):
         for origin in ("http://localhost:3000", "vscode-webview://x", "app://obsidian.md"):
             self.assertTrue(self.passes(f"{site}cross-site\r\nOrigin: {origin}\r\n"), origin)
 
-    def test_names_that_only_point_here(self) -> None:
-        """A page whose name was made to point to this machine is not of this machine."""
+    def test_refuses_names_that_resolve_to_this_machine(self) -> None:
         for host in ELSEWHERE:
             self.assertFalse(self.passes(f"Host: {host}\r\n"), host)
 
-    def test_two_hosts(self) -> None:
-        """One that is right does not make up for one that is not."""
+    def test_refuses_two_hosts(self) -> None:
         self.assertFalse(self.passes("Host: localhost\r\nHost: evil.example\r\n"))
 
-    def test_pages_of_this_machine(self) -> None:
-        """Under development, say."""
+    def test_accepts_local_pages(self) -> None:
         for host in (*HERE, "0.0.0.0", "0.0.0.0:8080"):
             for scheme in ("http", "https"):
                 headers = f"Host: localhost\r\nOrigin: {scheme}://{host}\r\n"
                 self.assertTrue(self.passes(headers), host)
 
-    def test_pages_of_elsewhere(self) -> None:
-        """And those that do not say where they are from."""
+    def test_refuses_foreign_pages(self) -> None:
         for host in (*ELSEWHERE, *NEARBY, "0.0.0.0.evil.example"):
             headers = f"Host: localhost\r\nOrigin: http://{host}\r\n"
             self.assertFalse(self.passes(headers), host)
         for origin in ("null", "localhost", "", "http://evil.example http://localhost"):
             self.assertFalse(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
 
-    def test_apps_of_this_machine(self) -> None:
-        """Those of Electron, Tauri and VS Code name themselves so, as Ollama knows."""
+    def test_accepts_the_origins_of_installed_apps(self) -> None:
         for origin in (
             "app://obsidian.md",
             "tauri://localhost",
@@ -174,8 +163,7 @@ class EndpointTests(SynchronousTestCase):
         for origin in ("appp://x", "chrome-extension://x", "http://app://x", "xapp://x"):
             self.assertFalse(self.passes(f"Host: localhost\r\nOrigin: {origin}\r\n"), origin)
 
-    def test_browsers_are_told(self) -> None:
-        """Ollama hears of no Origin: the endpoint says itself that a local page may read."""
+    def test_sends_cors_headers_itself(self) -> None:
         origin = "Host: localhost\r\nOrigin: http://localhost:3000\r\n"
         protocol = self.connect(origin)
         self.upstream.sinks[-1].write_head(ResponseHead(200))
@@ -189,12 +177,10 @@ class EndpointTests(SynchronousTestCase):
         self.assertIn(b"Access-Control-Allow-Origin: http://localhost:3000\r\n", said)
         self.assertEqual(len(self.upstream.heads), asked)
 
-    def test_two_origins(self) -> None:
-        """No browser sends two; who does is up to something."""
+    def test_refuses_two_origins_with_one_foreign(self) -> None:
         both = "Host: localhost\r\nOrigin: http://localhost\r\nOrigin: http://evil.example\r\n"
         self.assertFalse(self.passes(both))
 
-    def test_refused_in_ollamas_words(self) -> None:
-        """Its clients show the sentence."""
+    def test_refuses_with_an_error_in_ollamas_format(self) -> None:
         said = self.ask("Host: evil.example\r\n")
-        self.assertIn(b'{"error":"this endpoint is for this machine', said)
+        self.assertIn(b'{"error":"This endpoint is for this machine', said)

@@ -10,14 +10,11 @@ CLOUD = "https://cloud.example"
 P = "http://proxy.example:3128"
 
 
-class NamedTests(SynchronousTestCase):
-    """Which variable counts."""
-
+class ProxyVariableTests(SynchronousTestCase):
     def proxy(self, url: str, **environ: str) -> str:
         return str(proxy_for(url, environ) or "")
 
-    def test_names(self) -> None:
-        """By the scheme of the URL, or ALL_PROXY; lower case goes before capitals."""
+    def test_scheme_then_all_proxy_with_lower_case_first(self) -> None:
         for url, environ, found in (
             (CLOUD, {}, ""),
             (CLOUD, {"HTTPS_PROXY": P}, P),
@@ -36,8 +33,7 @@ class NamedTests(SynchronousTestCase):
         ):
             self.assertEqual(self.proxy(url, **environ), found, (url, environ))
 
-    def test_what_a_proxy_looks_like(self) -> None:
-        """With a scheme or without, a port or none, a user or none."""
+    def test_parses_scheme_port_and_user(self) -> None:
         for value, found in (
             ("proxy.example:3128", HttpProxy("proxy.example", 3128)),
             ("http://proxy.example", HttpProxy("proxy.example", 80)),
@@ -50,13 +46,12 @@ class NamedTests(SynchronousTestCase):
         ):
             self.assertEqual(proxy_for(CLOUD, {"HTTPS_PROXY": value}), found)
 
-    def test_secrets_are_not_shown(self) -> None:
+    def test_password_is_not_in_str_or_repr(self) -> None:
         proxy = proxy_for(CLOUD, {"HTTPS_PROXY": "http://alice:hunter2@proxy.example:1"})
         self.assertEqual(str(proxy), "http://proxy.example:1")
         self.assertNotIn("Basic", repr(proxy))
 
-    def test_what_is_none(self) -> None:
-        """The variable is named, and not its value."""
+    def test_refuses_unusable_values_without_showing_them(self) -> None:
         for value in (
             "socks5://u:hunter2@proxy.example:1080",
             "http://",
@@ -69,14 +64,11 @@ class NamedTests(SynchronousTestCase):
             self.assertNotIn("hunter2", str(error))
 
 
-class ExceptedTests(SynchronousTestCase):
-    """What NO_PROXY covers."""
-
+class NoProxyTests(SynchronousTestCase):
     def direct(self, url: str, no_proxy: str) -> bool:
         return proxy_for(url, {"ALL_PROXY": P, "NO_PROXY": no_proxy}) is None
 
-    def test_covered(self) -> None:
-        """Names, the ends of names, networks, all; with a port, that port alone."""
+    def test_matches_names_domains_networks_and_ports(self) -> None:
         for url, entries in (
             (CLOUD, "*"),
             (CLOUD, "cloud.example"),
@@ -98,7 +90,7 @@ class ExceptedTests(SynchronousTestCase):
             self.assertTrue(self.direct(url, entries), (url, entries))
         self.assertIsNone(proxy_for(CLOUD, {"ALL_PROXY": P, "no_proxy": "example"}))
 
-    def test_not_covered(self) -> None:
+    def test_does_not_match_other_hosts(self) -> None:
         for url, entries in (
             (CLOUD, ""),
             (CLOUD, ","),
@@ -113,8 +105,7 @@ class ExceptedTests(SynchronousTestCase):
         ):
             self.assertFalse(self.direct(url, entries), (url, entries))
 
-    def test_this_machine(self) -> None:
-        """It is never reached by a proxy, whatever is said."""
+    def test_loopback_never_uses_a_proxy(self) -> None:
         for host in ("localhost", "cloud.localhost", "127.0.0.1", "127.1.2.3", "[::1]"):
             self.assertTrue(self.direct(f"http://{host}:8080", ""), host)
             self.assertTrue(is_loopback(host.strip("[]")))

@@ -1,4 +1,4 @@
-"""When the bridge dials again: one desktop soon, a thousand not at once."""
+"""The delays before the bridge reconnects: short for one desktop, spread for a thousand."""
 
 from __future__ import annotations
 
@@ -28,52 +28,44 @@ def dials(chance: random.Random, until: float) -> list[float]:
     return found
 
 
-class PauseTests(SynchronousTestCase):
-    """One bridge."""
-
-    def test_the_range_of_each(self) -> None:
-        """Soon at first, then rarer, never longer than half a minute, whatever chance says."""
+class ReconnectDelayTests(SynchronousTestCase):
+    def test_delays_grow_to_the_maximum(self) -> None:
         shortest = [reconnect_delay(failures, lambda: 0.0, False) for failures in range(6)]
         longest = [reconnect_delay(failures, lambda: 1.0, False) for failures in range(6)]
         self.assertEqual(shortest, [0.0] + [1.0] * 5)
         self.assertEqual(longest, [MAX_FIRST_DELAY, 5.0, 15.0, MAX_DELAY, MAX_DELAY, MAX_DELAY])
         self.assertEqual(reconnect_delay(10**9, lambda: 1.0, False), MAX_DELAY)
 
-    def test_the_range_while_an_answer_is_awaited(self) -> None:
-        """As soon at first, and not rarer later: the answer has only its grace time."""
+    def test_delays_stay_short_with_requests_in_progress(self) -> None:
         longest = [reconnect_delay(failures, lambda: 1.0, True) for failures in range(4)]
         self.assertEqual(longest, [MAX_FIRST_DELAY] + [MAX_DELAY_WITH_REQUESTS] * 3)
 
 
-class HerdTests(SynchronousTestCase):
-    """A thousand that lose the same cloud in the same moment, by the same seed each time."""
+class ThousandBridgesTests(SynchronousTestCase):
+    """A thousand bridges that lose the same cloud at the same time; the seed is fixed."""
 
     def returns(self, away: float) -> list[float]:
         """For how long after the cloud's return each is still away."""
         chance = random.Random(3)
         return [dials(chance, away)[-1] - away for _ in range(BRIDGES)]
 
-    def test_all_are_back_within_half_a_minute(self) -> None:
-        """However long the cloud was away."""
+    def test_all_reconnect_within_half_a_minute(self) -> None:
         for away in (1.5, 5, 20, 120, 3600):
             self.assertLess(max(self.returns(away)), MAX_DELAY, away)
 
-    def test_none_of_them_is_a_herd(self) -> None:
-        """In no second do more than three in ten come back; after an hour one in ten."""
+    def test_reconnects_are_spread(self) -> None:
         for away, most in ((1.5, 0.3), (5, 0.2), (20, 0.15), (120, 0.1), (3600, 0.1)):
             seconds = Counter(int(late) for late in self.returns(away))
             self.assertLess(max(seconds.values()), most * BRIDGES, away)
 
-    def test_a_cloud_that_asks_to_wait_is_obeyed(self) -> None:
-        """Those that it asked come spread over as long again; an absurd wish has a bound."""
+    def test_obeys_retry_after_up_to_a_limit(self) -> None:
         pauses = [reconnect_delay(1, random.Random(seed).random, False, 60) for seed in range(100)]
         self.assertTrue(60 <= min(pauses) < 70 and 110 < max(pauses) <= 120)
         self.assertLessEqual(reconnect_delay(9, lambda: 1.0, False, 10**8), 2 * MAX_RETRY_AFTER)
         self.assertLessEqual(reconnect_delay(1, lambda: 1.0, True, 60), MAX_DELAY_WITH_REQUESTS)
         self.assertGreater(reconnect_delay(9, lambda: 1.0, False, 0), 20)
 
-    def test_they_do_not_hammer_a_cloud_that_is_away(self) -> None:
-        """While it is away for long, each dials about four times a minute."""
+    def test_attempts_are_rare_while_the_cloud_is_away(self) -> None:
         chance = random.Random(3)
         counts = [len(dials(chance, 600.0)) for _ in range(100)]
         self.assertLess(sum(counts) / len(counts), 45)

@@ -1,4 +1,4 @@
-"""Models that Ollama passes on to ollama.com, where the desktop's owner does not want that."""
+"""Requests for models that Ollama forwards to ollama.com are refused."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from tests.unit.fakes import FakeResponseSink, FakeUpstream
 ZSTD = (b"Content-Encoding", b"zstd")
 
 
-class RemoteModelsTests(SynchronousTestCase):
-    """One desktop that refuses them."""
-
+class RemoteModelFilterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
         self.room = BufferBudget(1 << 24)
@@ -47,8 +45,7 @@ class RemoteModelsTests(SynchronousTestCase):
         self.assertNotIn(b"}", b"".join(told[:-1]))
         return True
 
-    def test_by_name(self) -> None:
-        """The names that Ollama gives them, and copies that its list tells of."""
+    def test_refuses_names_of_remote_models_and_their_copies(self) -> None:
         for name in ("gpt-oss:120b-cloud", "glm-4.6:cloud", "GLM-4.6:CLOUD", "me/x:cloud", "alias"):
             self.assertTrue(self.refused(b'{"model":"%b"}' % name.encode()), name)
             self.assertTrue(self.models.is_remote(name))
@@ -56,8 +53,7 @@ class RemoteModelsTests(SynchronousTestCase):
             self.assertFalse(self.refused(b'{"model":"%b"}' % name.encode()), name)
         self.assertFalse(is_remote_name("alias"))
 
-    def test_however_it_is_written(self) -> None:
-        """In any case, escaped, doubled, late, in small pieces, after pictures."""
+    def test_finds_the_model_however_the_json_is_written(self) -> None:
         for body in (
             b'{"MODEL": "x:cloud"}',
             b'{"\\u006dodel": "x:\\u0063loud"}',
@@ -69,8 +65,7 @@ class RemoteModelsTests(SynchronousTestCase):
             self.assertTrue(self.refused(body, step=7), body[:60])
         self.assertFalse(self.refused(b'{"messages":[{"model":"x:cloud"}],"model":"m"}'))
 
-    def test_compressed(self) -> None:
-        """What is compressed is read; what cannot be read is refused."""
+    def test_reads_compressed_bodies_and_refuses_unreadable_ones(self) -> None:
         compress = load_zstd().compress
         self.assertTrue(self.refused(compress(b'{"model":"x:cloud"}'), ZSTD))
         self.assertFalse(self.refused(compress(b'{"model":"llama3.2"}'), ZSTD))
@@ -78,8 +73,7 @@ class RemoteModelsTests(SynchronousTestCase):
         self.assertTrue(self.refused(bad, ZSTD))
         self.assertEqual(self.room.reserved, 0)
 
-    def test_heads(self) -> None:
-        """What shows in the head: searches of the web, and details of a model."""
+    def test_refuses_by_path_and_query(self) -> None:
         for line in (
             "POST /api/experimental/web_search",
             "POST /api/experimental/web_fetch",
@@ -92,8 +86,7 @@ class RemoteModelsTests(SynchronousTestCase):
         self.open("GET /api/tags")
         self.assertEqual(len(self.upstream.heads), 2)
 
-    def test_the_rest(self) -> None:
-        """Pauses and cancels reach Ollama, and nothing does after a refusal."""
+    def test_passes_on_pause_and_cancel_until_refused(self) -> None:
         call = self.open("POST /api/chat")
         call.pause_response()
         call.resume_response()

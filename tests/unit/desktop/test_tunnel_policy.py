@@ -29,8 +29,8 @@ CLOSED = (
 )  # fmt: skip
 
 
-class Case(SynchronousTestCase):
-    """A desktop's policy before a pretended Ollama."""
+class TunnelPolicyCase(SynchronousTestCase):
+    """A policy in front of a fake Ollama."""
 
     def setUp(self) -> None:
         self.upstream = FakeUpstream()
@@ -59,11 +59,8 @@ class Case(SynchronousTestCase):
         return len(self.upstream.heads) > before
 
 
-class Scopes(Case):
-    """By method, path and scope."""
-
-    def test_as_it_comes(self) -> None:
-        """Inference and lists for everybody, changes for who may manage, the rest for nobody."""
+class ScopeTests(TunnelPolicyCase):
+    def test_default_allows_use_and_manage_with_their_scopes(self) -> None:
         for line in READS:
             self.assertTrue(self.passes(line, "use"), line)
             self.assertTrue(self.passes(line, None), line)
@@ -76,8 +73,7 @@ class Scopes(Case):
             self.assertFalse(self.passes(line), line)
         self.assertRaises(Forbidden, self.open, "DELETE /api/chat")
 
-    def test_no_changes_at_all(self) -> None:
-        """Without manage not even a cloud that lies about who asks changes a model."""
+    def test_without_manage_no_scope_allows_changes(self) -> None:
         self.use(allowed_requests=("use",))
         for line in (*CHANGES, *CLOSED, "POST /api/pull", "DELETE //api/%64elete"):
             self.assertFalse(self.passes(line), line)
@@ -85,8 +81,7 @@ class Scopes(Case):
         self.use(allowed_requests=())
         self.assertFalse(self.passes("POST /api/chat"))
 
-    def test_opened(self) -> None:
-        """One more endpoint by its name, or everything; never for a key that may only use."""
+    def test_allows_further_requests_by_name_or_all(self) -> None:
         self.use(allowed_requests=("use", "POST /api/me"))
         self.assertTrue(self.passes("POST /api/me"))
         self.assertFalse(self.passes("POST /api/me", "use"))
@@ -98,17 +93,14 @@ class Scopes(Case):
         for line in (*CHANGES, *CLOSED):
             self.assertFalse(self.passes(line, "use"), line)
 
-    def test_what_is_judged_is_what_is_sent(self) -> None:
-        """However the path is written."""
+    def test_sends_the_canonical_path_that_was_checked(self) -> None:
         self.open("DELETE //api/%64elete/?x=1")
         self.assertEqual(self.upstream.heads[-1].target, b"/api/delete?x=1")
         for line in ("DELETE //api/%64elete/", "DELETE /api%2fdelete", "DELETE /v1/../api/delete"):
             self.assertFalse(self.passes(line, "use"), line)
 
 
-class Registries(Case):
-    """What pull, push and create may name."""
-
+class RegistryTests(TunnelPolicyCase):
     def send(self, line: str, *pieces: bytes) -> CtllmError | None:
         """Send a request with a body; what it fails with, if it does."""
         before = len(self.upstream.heads)
@@ -122,8 +114,7 @@ class Registries(Case):
         assert failed is None or isinstance(failed, CtllmError)
         return failed
 
-    def test_those_that_pass(self) -> None:
-        """Ollama's own and Hugging Face's; the body arrives as it was sent."""
+    def test_allowed_registries_pass_with_an_unchanged_body(self) -> None:
         for body in (
             {"model": "llama3.2"},
             {"model": "me/mine:1b", "insecure": False},
@@ -137,8 +128,7 @@ class Registries(Case):
                 self.assertIsNone(self.send(line, raw[:5], raw[5:]), body)
                 self.assertEqual(self.upstream.requests[-1].calls, [raw, "end"])
 
-    def test_those_that_do_not(self) -> None:
-        """Machines of the network, and any other registry, in every way of writing them."""
+    def test_refuses_other_registries_however_they_are_written(self) -> None:
         for body in (
             b'{"model": "192.168.1.1:8080/library/x"}',
             b'{"name": "http://192.168.1.1/library/x"}',
@@ -161,8 +151,7 @@ class Registries(Case):
             self.assertIsInstance(self.send("POST /api/pull", body), Forbidden, body)
             self.assertIsInstance(self.send("POST //api/create/", body), Forbidden, body)
 
-    def test_what_cannot_be_judged(self) -> None:
-        """No object, no JSON, too deep, too long."""
+    def test_refuses_bodies_that_cannot_be_checked(self) -> None:
         deep = b"[" * 100_000
         for body in (b"", b"[]", b"{", b"nonsense", b"{} {}", b"\xff", b'{"a":%b' % deep):
             self.assertIsInstance(self.send("POST /api/pull", body), BadRequest, body[:20])
@@ -170,8 +159,7 @@ class Registries(Case):
         self.assertIsInstance(self.send("POST /api/pull", *[piece] * 17), ContentTooLarge)
         self.assertIsInstance(self.send("POST /api/pull", b" " * (MAX_BODY + 1)), ContentTooLarge)
 
-    def test_the_room_for_them(self) -> None:
-        """All that wait have one bound, and give it back however they end."""
+    def test_buffered_bodies_share_a_limit_and_release_it(self) -> None:
         piece = b" " * MAX_BODY
         waiting = []
         for _ in range(MAX_BUFFERED // MAX_BODY):
@@ -186,8 +174,7 @@ class Registries(Case):
             self.send("POST /api/pull", piece)
         self.assertIsNone(self.send("POST /api/pull", b'{"model": "m"}'))
 
-    def test_the_answer(self) -> None:
-        """Pauses and cancels reach Ollama, also those that came before it was asked."""
+    def test_passes_on_pause_and_cancel(self) -> None:
         call = self.open("POST /api/pull")
         call.pause_response()
         call.write(b'{"model": "m"}')
@@ -198,8 +185,7 @@ class Registries(Case):
         told = self.upstream.requests[-1].calls
         self.assertEqual(told, ["pause", b'{"model": "m"}', "end", "resume", error])
 
-    def test_more_registries(self) -> None:
-        """The configuration names them; with everything allowed none is looked at."""
+    def test_configuration_adds_registries(self) -> None:
         self.use(allowed_registries=("registry.home.arpa:5000",))
         named = b'{"model": "registry.home.arpa:5000/a/b"}'
         self.assertIsNone(self.send("POST /api/pull", named))
@@ -207,8 +193,7 @@ class Registries(Case):
         self.use(allowed_requests=("*",))
         self.assertTrue(self.passes("POST /api/pull"))
 
-    def test_names(self) -> None:
-        """A registry is what stands before the last two parts."""
+    def test_registry_is_what_precedes_the_last_two_parts(self) -> None:
         for name, registry in (
             ("llama3.2", None),
             ("a/b:c", None),
