@@ -1,4 +1,4 @@
-"""`python -m ctllm PLACE` runs what `twistd -n ctllm PLACE` runs, without twistd's own options."""
+"""`python -m ctllm ROLE` runs `twistd -n ctllm ROLE` without twistd's own options."""
 
 from __future__ import annotations
 

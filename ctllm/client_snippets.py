@@ -1,8 +1,8 @@
-"""What each client needs to use ctllm: one table for `ctllm connect`, docs/clients.md and tests.
+"""Setup instructions for clients: one table for `ctllm connect`, docs/clients.md and tests.
 
-Each entry has the lines for the endpoint of a desktop, which needs no key, and for the cloud. They
-are for a POSIX shell and work as they are printed. A key stands in the environment or in a file of
-the client, never among the arguments of a program, which others on the machine can read.
+Each client has steps for a desktop's endpoint, which needs no API key, and for the cloud. Shell
+lines are for a POSIX shell and work as printed. A key is in the environment or in a file of the
+client, never among the arguments of a program, which other users of the machine can read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from difflib import get_close_matches
 
 from ctllm.errors import BadRequest
 
-#: Stands for a model where none is known.
+#: The model in examples if none is known.
 PLACEHOLDER_MODEL = "MODEL"
-#: Where a client insists on a key that the endpoint does not need.
+#: The key for clients that require one when the endpoint does not.
 DUMMY_KEY = "none"
 _EXAMPLES = ("http://127.0.0.1:11435", "https://ctllm.example.org", "YOUR-KEY")
-#: What may stand in a shell's line, in JSON and in YAML without being more than itself.
+#: Values that need no quoting in shell, JSON and YAML.
 _SAFE_URL = re.compile(r"https?://[A-Za-z0-9._~:%\[\]/-]+")
 _SAFE_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _SAFE_KEY = re.compile(r"[A-Za-z0-9._-]+")
@@ -27,7 +27,7 @@ _SAFE_KEY = re.compile(r"[A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class Step:
-    """Lines for the shell, or, where `file` names it, for a file or a form."""
+    """Lines for the shell, or for the file or settings form that `file` names."""
 
     text: str
     file: str = ""
@@ -35,10 +35,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Client:
-    """A client as `ctllm connect` knows it; <URL>, <KEY> and <MODEL> stand for themselves.
+    """A client of `ctllm connect`. Its steps have the placeholders <URL>, <KEY> and <MODEL>.
 
-    `endpoint` are its steps at the endpoint, `cloud` those at the cloud where they differ; where it
-    cannot use the cloud, `cloud_unsupported` says why. `verified` says how the lines are known to be right.
+    `cloud_override` has the steps for the cloud if they differ from `endpoint_steps`. A client that
+    cannot use the cloud has the reason in `cloud_unsupported`. `verified` tells how the steps were
+    tested.
     """
 
     name: str
@@ -51,64 +52,63 @@ class Client:
 
     @property
     def cloud_steps(self) -> tuple[Step, ...]:
-        """The steps at the cloud; none where it cannot be used."""
+        """The steps for the cloud; empty if the client cannot use it."""
         return () if self.cloud_unsupported else self.cloud_override or self.endpoint_steps
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a client is pointed at: a URL, a key if one is needed, and a model."""
+    """The URL, API key (if needed) and model for a client."""
 
     url: str
     key: str = ""
     model: str = PLACEHOLDER_MODEL
 
     def render(self, step: Step) -> Step:
-        """The step for this target; raises BadRequest for what would not stay one word."""
+        """Return the step with its placeholders replaced. Raises BadRequest for unsafe values."""
         if not _SAFE_URL.fullmatch(self.url):
-            raise BadRequest(f"{self.url!r} is no address that can be pasted")
+            raise BadRequest(f"{self.url!r} is not a URL that can be pasted safely")
         if self.key and not _SAFE_KEY.fullmatch(self.key):
-            raise BadRequest("the API key has characters that no key has")
+            raise BadRequest("the API key contains characters that are not valid in a key")
         model = self.model if _SAFE_MODEL.fullmatch(self.model) else PLACEHOLDER_MODEL
         text = step.text.replace("<URL>", self.url.rstrip("/"))
         text = text.replace("<KEY>", self.key or DUMMY_KEY).replace("<MODEL>", model)
         return Step(text, step.file)
 
 
-#: How the lines of a step are headed.
+#: Headings of steps.
 FILE_HEADING, SHELL_HEADING = "In ", "In a shell:"
-_ENDPOINT_HEADING = "On this machine, by its endpoint (no key is needed):"
-_CLOUD_HEADING = "From anywhere, by the cloud:"
+_ENDPOINT_HEADING = "On this machine, with its desktop (no API key needed):"
+_CLOUD_HEADING = "From anywhere, with the cloud:"
 _PREFACE = """\
 # Clients
 
-What each client needs to use your models. `ctllm connect CLIENT` prints the same with your
-addresses, an API key of yours and a model that you have; `ctllm connect` lists the clients. The
-endpoint is that of a ctllm desktop on the machine of the client (`desktop.listen`). Lines are for
-a POSIX shell. On this page the endpoint has its default address, `https://ctllm.example.org` stands
-for your cloud, `YOUR-KEY` for an API key and `MODEL` for a model's name.
+How to set up each client. `ctllm connect CLIENT` prints the same with your URLs, an API key and one of
+your models; `ctllm connect` lists the clients. Shell lines are for a POSIX shell. On this page,
+`http://127.0.0.1:11435` is the desktop on the client's machine (`desktop.listen`),
+`https://ctllm.example.org` is your cloud, `YOUR-KEY` an API key and `MODEL` the name of a model.
 
-This page is made from the table in `ctllm/client_snippets.py`: `make clients` writes it."""
+This page is generated from `ctllm/client_snippets.py`. To update it: `make clients`."""
 
-#: How it is known that lines are right.
-TESTED = "run by the tests"
-COMPATIBILITY = "run by `make compatibility`"
+#: How steps were verified.
+TESTED = "tested"
+COMPATIBILITY = "tested by `make compatibility`"
 _CLI_SENDS_NO_KEY = (
-    "The program `ollama` sends no API key, so it cannot use the cloud by itself. Install a ctllm "
-    "desktop beside it and use that desktop's endpoint."
+    "The command `ollama` sends no API key, so it cannot use the cloud directly. Install a ctllm "
+    "desktop on the same machine and use its endpoint."
 )
 
 
 def _by_hand(version: str) -> str:
-    return f"run by hand with {version}"
+    return f"tested by hand with {version}"
 
 
 def _documented(source: str) -> str:
-    return f"from {source}, not run"
+    return f"from {source}, untested"
 
 
 def _shell(*texts: str) -> tuple[Step, ...]:
-    """Lines for the shell. The endpoint does not look at a key: the same lines do for both."""
+    """Return steps for the shell. The endpoint ignores a key, so they work for the cloud, too."""
     return tuple(map(Step, texts))
 
 
@@ -138,11 +138,11 @@ CLIENTS = (
             ),
         ),
         verified=TESTED,
-        note="`-H @-` reads the header from standard input: arguments can be read by others.",
+        note="`-H @-` reads the header from standard input, because other users can read arguments.",
     ),
     Client(
         "ollama",
-        "Ollama's program (`ollama run`, `ollama list`)",
+        "The `ollama` command (`ollama run`, `ollama list`)",
         endpoint_steps=(Step('export OLLAMA_HOST=<URL>\nollama run <MODEL> "Say hello."'),),
         verified=_documented("Ollama's source"),
         cloud_unsupported=_CLI_SENDS_NO_KEY,
@@ -183,11 +183,11 @@ console.log((await ollama.chat({ model: "<MODEL>", messages })).message.content)
 """,
         ),
         verified=TESTED,
-        note="It reads neither variable by itself: its key goes to ollama.com alone.",
+        note="It does not read the variables by itself: it sends its key to ollama.com only.",
     ),
     Client(
         "openai",
-        "OpenAI's client for Python, and whatever is built on it",
+        "OpenAI's client for Python, and libraries that use it",
         _python(
             _OPENAI,
             """
@@ -202,7 +202,7 @@ print(answer.choices[0].message.content)
     ),
     Client(
         "openai-js",
-        "OpenAI's client for JavaScript, and whatever is built on it",
+        "OpenAI's client for JavaScript, and libraries that use it",
         _node(
             _OPENAI,
             """
@@ -238,7 +238,7 @@ print(answer.content[0].text)
             "claude --model <MODEL>"
         ),
         verified=_by_hand("2.1.197"),
-        note="It needs a context of 64k tokens or more (`OLLAMA_CONTEXT_LENGTH` at Ollama).",
+        note="It needs a context of at least 64k tokens (set `OLLAMA_CONTEXT_LENGTH` for Ollama).",
     ),
     Client(
         "codex",
@@ -258,7 +258,7 @@ print(answer.content[0].text)
             Step("export CTLLM_API_KEY=<KEY>\ncodex --profile ctllm"),
         ),
         verified=_by_hand("0.171.0"),
-        note="It needs a context of 64k tokens or more (`OLLAMA_CONTEXT_LENGTH` at Ollama).",
+        note="It needs a context of at least 64k tokens (set `OLLAMA_CONTEXT_LENGTH` for Ollama).",
     ),
     Client(
         "opencode",
@@ -305,7 +305,7 @@ print(answer.content[0].text)
             ),
             Step("CTLLM_API_KEY=<KEY>", "~/.continue/.env"),
         ),
-        verified=_documented("its documents"),
+        verified=_documented("its documentation"),
     ),
     Client(
         "aider",
@@ -316,14 +316,14 @@ print(answer.content[0].text)
                 "export OPENAI_API_BASE=<URL>/v1 OPENAI_API_KEY=<KEY>\naider --model openai/<MODEL>"
             ),
         ),
-        verified=_documented("its documents"),
+        verified=_documented("its documentation"),
     ),
     Client(
         "llm",
         "llm (with llm-ollama)",
         _shell(f'export {_OLLAMA}\nllm -m ollama/<MODEL> "Say hello."'),
         verified=COMPATIBILITY,
-        note="Once: `llm install llm-ollama`.",
+        note="Run once: `llm install llm-ollama`.",
     ),
     Client(
         "open-webui",
@@ -336,8 +336,8 @@ print(answer.content[0].text)
                 "open-webui serve"
             ),
         ),
-        verified=_documented("its documents"),
-        note="It keeps what it was told first: later changes are made in its admin settings.",
+        verified=_documented("its documentation"),
+        note="It stores these values at its first start. Change them later in its admin settings.",
     ),
     Client(
         "litellm",
@@ -406,7 +406,7 @@ print(Runner.run_sync(agent, "Say hello.").final_output)
 """,
         ),
         verified=TESTED,
-        note="Without OPENAI_AGENTS_DISABLE_TRACING it sends traces, and the key, to its vendor.",
+        note="Without OPENAI_AGENTS_DISABLE_TRACING it sends traces and the key to OpenAI.",
     ),
     Client(
         "instructor",
@@ -470,17 +470,17 @@ console.log((await generateText({ model: ctllm("<MODEL>"), prompt: "Say hello." 
             ),
         ),
         cloud_override=(Step(_cline.text + "\nOllama API Key: <KEY>", _cline.file),),
-        verified=_documented("Ollama's documents"),
+        verified=_documented("Ollama's documentation"),
     ),
     Client(
         "copilot",
-        "GitHub Copilot's program",
+        "GitHub Copilot CLI",
         _shell(
             "export COPILOT_PROVIDER_BASE_URL=<URL>/v1 COPILOT_PROVIDER_API_KEY=<KEY>\n"
             "export COPILOT_PROVIDER_WIRE_API=responses COPILOT_MODEL=<MODEL>\n"
             "copilot"
         ),
-        verified=_documented("Ollama's documents"),
+        verified=_documented("Ollama's documentation"),
     ),
     Client(
         "qwen-code",
@@ -493,31 +493,31 @@ _BY_NAME = {client.name: client for client in CLIENTS}
 
 
 def find_client(name: str) -> Client:
-    """The client of that name; raises BadRequest with the nearest one, and where all are."""
-    found = _BY_NAME.get(name.lower())
-    if found is None:
+    """Return the client `name`. Raises BadRequest with the most similar name."""
+    client = _BY_NAME.get(name.lower())
+    if client is None:
         near = get_close_matches(name.lower(), _BY_NAME, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadRequest(f"no client is called {name!r}{hint} (ctllm connect lists them)")
-    return found
+        raise BadRequest(f"there is no client {name!r}{hint} (for a list: ctllm connect)")
+    return client
 
 
 def format_instructions(client: Client, endpoint: Target | None, cloud: Target | None) -> str:
-    """What to paste for a client, by each target that there is; the endpoint comes first."""
+    """Return the instructions for a client and each target that is not None."""
     parts = [client.title]
     if client.note:
         parts.append(client.note)
     if endpoint is not None:
-        parts += [_ENDPOINT_HEADING, *_texts(client.endpoint_steps, endpoint)]
+        parts += [_ENDPOINT_HEADING, *_format_steps(client.endpoint_steps, endpoint)]
     if cloud is not None:
         parts += [
             _CLOUD_HEADING,
-            *(_texts(client.cloud_steps, cloud) or [client.cloud_unsupported]),
+            *(_format_steps(client.cloud_steps, cloud) or [client.cloud_unsupported]),
         ]
     return "\n\n".join(parts)
 
 
-def _texts(steps: tuple[Step, ...], target: Target) -> list[str]:
+def _format_steps(steps: tuple[Step, ...], target: Target) -> list[str]:
     texts = []
     for step in map(target.render, steps):
         texts += (
@@ -527,44 +527,48 @@ def _texts(steps: tuple[Step, ...], target: Target) -> list[str]:
 
 
 def format_common_clients(cloud: Target) -> str:
-    """For the clients that most have: shell lines that work as they are."""
+    """Return shell lines for curl, Ollama's client and OpenAI's client."""
     steps = (
         ("curl", _BY_NAME["curl"].cloud_steps[0]),
         ("Ollama's client for Python", Step(f"export {_OLLAMA}")),
-        ("OpenAI's clients, and whatever is built on them", Step(f"export {_OPENAI}")),
+        ("OpenAI's clients and libraries that use them", Step(f"export {_OPENAI}")),
     )
-    blocks = [f"# {what}\n{cloud.render(step).text}" for what, step in steps]
-    pasted = "\n\n".join(blocks).replace("\n", "\n  ").replace("\n  \n", "\n\n")
+    blocks = [f"# {title}\n{cloud.render(step).text}" for title, step in steps]
+    lines = "\n\n".join(blocks).replace("\n", "\n  ").replace("\n  \n", "\n\n")
     return (
-        "Paste these, here or on any machine that reaches the cloud:\n\n"
-        f"  {pasted}\n\nFor any other client: ctllm connect CLIENT\n"
+        "To use your models here, or on any machine that reaches the cloud, paste:\n\n"
+        f"  {lines}\n\nFor other clients: ctllm connect CLIENT\n"
     )
 
 
 def format_client_list() -> str:
-    """The names and titles of all clients."""
+    """Return the names and titles of all clients, in columns."""
     width = max(map(len, _BY_NAME))
     return "\n".join(f"  {client.name:{width}}  {client.title}" for client in CLIENTS)
 
 
 def format_page() -> str:
-    """docs/clients.md as it should be."""
+    """Return the text of docs/clients.md."""
     endpoint, cloud = Target(_EXAMPLES[0]), Target(_EXAMPLES[1], _EXAMPLES[2])
     return (
-        "\n\n".join([_PREFACE, *(_section(client, endpoint, cloud) for client in CLIENTS)]) + "\n"
+        "\n\n".join([_PREFACE, *(_format_section(client, endpoint, cloud) for client in CLIENTS)])
+        + "\n"
     )
 
 
-def _section(client: Client, endpoint: Target, cloud: Target) -> str:
+def _format_section(client: Client, endpoint: Target, cloud: Target) -> str:
     parts = [f"## {client.title}", f"`ctllm connect {client.name}`; {client.verified}."]
-    parts += [_ENDPOINT_HEADING, *_fenced(client.endpoint_steps, endpoint)]
-    parts += [_CLOUD_HEADING, *(_fenced(client.cloud_steps, cloud) or [client.cloud_unsupported])]
+    parts += [_ENDPOINT_HEADING, *_format_fenced_steps(client.endpoint_steps, endpoint)]
+    parts += [
+        _CLOUD_HEADING,
+        *(_format_fenced_steps(client.cloud_steps, cloud) or [client.cloud_unsupported]),
+    ]
     if client.note:
         parts.append(client.note)
     return "\n\n".join(parts)
 
 
-def _fenced(steps: tuple[Step, ...], target: Target) -> list[str]:
+def _format_fenced_steps(steps: tuple[Step, ...], target: Target) -> list[str]:
     texts = []
     for step in map(target.render, steps):
         if step.file:

@@ -1,13 +1,10 @@
-"""Imports that a lean process puts off, or does without.
+"""Lazy imports, to save memory.
 
-Libraries import whatever any of their users might need; of a streaming proxy's memory that was
-more than a third. Python's import system has a way out for each of the two kinds:
+Libraries import modules that most of their users need, but not all: more than a third of a
+streaming proxy's memory. `install` prevents that in two ways:
 
-- what a library tries to import and can do without is as if it were not installed;
-- all else can be imported, but its code does not run before something of it is used. So nothing
-  is missing: at worst it comes late.
-
-What is named is not loaded here and now; call `install` before anything imports it.
+- Optional modules raise ImportError, as if they were not installed.
+- Other modules are imported, but their code runs only when an attribute is used.
 """
 
 from __future__ import annotations
@@ -23,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.abc import Loader
 else:
-    Loader = object  # a tenth of the standard library comes with the real one, and no behaviour
+    Loader = object  # importlib.abc has no behaviour that is needed, and imports much
 
 LazyNames = Mapping[str, str]
-"""What may be imported by name from a module without running it, and the submodule where that
-is; "" for what is itself looked up when it is used.
+"""Names that may be imported from a module without running it.
+
+Each maps to the submodule that defines the name, or to "" for a proxy that resolves it when used.
 """
 
-#: autobahn's other half: WAMP, which is another protocol on top of WebSockets.
+#: autobahn's implementation of WAMP, a protocol on top of WebSocket that ctllm does not use.
 LAZY_WAMP: Mapping[str, LazyNames] = {
     "autobahn.twisted": {},
     "autobahn.wamp": {},
@@ -40,22 +38,25 @@ LAZY_WAMP: Mapping[str, LazyNames] = {
 
 
 def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
-    """Let the modules `without` not be installed, and those of `later` run when they are used."""
+    """Make the modules `missing` unavailable and the modules `lazy` run when they are used.
+
+    Modules that are imported already stay as they are.
+    """
     for name in missing:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # a documented meaning
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importlib: None raises ImportError
     sys.meta_path.insert(0, _LazyFinder(lazy))
 
 
 class _LazyFinder:
-    """Finds the modules of `later`, and nothing else, for a loader that puts them off."""
+    """A meta path finder for lazy modules."""
 
-    def __init__(self, later: Mapping[str, LazyNames]) -> None:
-        self._later = later
+    def __init__(self, lazy: Mapping[str, LazyNames]) -> None:
+        self._lazy = lazy
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        names = self._later.get(fullname)
+        names = self._lazy.get(fullname)
         if names is None:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
@@ -65,7 +66,7 @@ class _LazyFinder:
 
 
 class _LazyLoader(Loader):
-    """Makes modules that `loader` is to run later."""
+    """A loader of modules that `loader` executes when they are used."""
 
     def __init__(self, loader: Loader, names: LazyNames) -> None:
         self.loader = loader
@@ -79,13 +80,13 @@ class _LazyLoader(Loader):
 
 
 class _LazyModule(ModuleType):
-    """A module that has not run yet."""
+    """A module whose code has not run yet."""
 
     __spec__: ModuleSpec
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name != "__all__":
-            raise AttributeError(name)  # what Python itself asks any module for
+            raise AttributeError(name)  # the import system looks these up
         names = self.__spec__.loader.names  # type: ignore[union-attr]
         if home := names.get(name):
             return getattr(importlib.import_module(home), name)
@@ -103,7 +104,7 @@ class _LazyModule(ModuleType):
 
 
 def _execute(module: ModuleType) -> ModuleType:
-    """Run a module, unless it ran."""
+    """Run the code of a lazy module, unless it has run."""
     spec = module.__spec__
     if spec is not None and isinstance(spec.loader, _LazyLoader):
         spec.loader = module.__loader__ = spec.loader.loader
@@ -113,9 +114,9 @@ def _execute(module: ModuleType) -> ModuleType:
 
 
 class _ClassProxy(type):
-    """Names of modules that have not run: what is done with one is done with the real one.
+    """The metaclass of proxies of names of lazy modules. Each delegates to the real object.
 
-    They are classes, since that is what most names are, and what some are used as at import.
+    They are classes, because most of these names are used as classes or bases at import.
     """
 
     _module: ModuleType

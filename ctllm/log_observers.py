@@ -1,15 +1,15 @@
-"""The log's two forms, text for people and JSON lines for programs.
+"""Log observers: text for people, JSON lines for programs.
 
-What is logged has been said by others, too: nothing in either form steers a terminal.
+Messages may contain text from other machines. Both formats escape control characters.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 from twisted.logger import (
@@ -20,13 +20,22 @@ from twisted.logger import (
 )
 from twisted.python.logfile import LogFile
 
+if TYPE_CHECKING:
+    from twisted.internet.interfaces import IReactorFromThreads
+
 from ctllm.common.sanitize import escape_unprintable, sanitize_text
+
+#: The options of twistd itself, such as logfile and nodaemon.
+TwistdOptions = Mapping[str, Any]
+
+#: An ILogObserver.
+LogObserver = Callable[[LogEvent], None]
 
 _LEVELS = {"debug", "info", "warn", "error", "critical"}
 
 
 class JsonLogObserver:
-    """A log observer that writes one object a line: time (UTC), level, system, message, trace."""
+    """A log observer that writes a JSON object a line: time (UTC), level, system, message, trace."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -38,9 +47,9 @@ class JsonLogObserver:
 
 
 def format_json_line(event: LogEvent) -> str:
-    """One event as a line of JSON."""
+    """Return an event as a line of JSON."""
     level = event.get("log_level")
-    line: dict[str, Any] = {
+    line = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": level.name if level is not None and level.name in _LEVELS else "info",
         "system": event.get("log_namespace", "-"),
@@ -53,18 +62,23 @@ def format_json_line(event: LogEvent) -> str:
 
 
 def _encodable(text: str) -> str:
-    """What JSON may hold: a file's name, say, may have bytes that are no text."""
+    """Escape surrogates, which JSON cannot encode. File names may contain them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def format_text_lines(event: LogEvent) -> str | None:
-    """One event as twistd writes it, with further lines indented."""
+    """Return an event in twistd's format with its continuation lines indented."""
     text = formatEventAsClassicLogText(event)
     return None if text is None else f"{sanitize_text(text.rstrip(chr(10)))}\n"
 
 
-def make_text_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver | None:
-    """Writes text to where twistd's own options say; None for what only twistd itself can do."""
+def make_text_observer(
+    twistd: TwistdOptions, reactor: IReactorFromThreads
+) -> FileLogObserver | None:
+    """Return an observer for the log that twistd's options name.
+
+    Returns None for syslog, and without options, which leave the log to twistd.
+    """
     if not twistd or twistd.get("syslog"):
         return None
     out = _open_log(twistd)
@@ -73,8 +87,8 @@ def make_text_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserv
     return FileLogObserver(out, format_text_lines)
 
 
-def _rotate_on_sigusr1(file: LogFile, reactor: Any) -> None:
-    """On SIGUSR1, as twistd does."""
+def _rotate_on_sigusr1(file: LogFile, reactor: IReactorFromThreads) -> None:
+    """Rotate the log on SIGUSR1, as twistd does."""
     if not hasattr(signal, "SIGUSR1") or signal.getsignal(signal.SIGUSR1):
         return
 
@@ -84,15 +98,16 @@ def _rotate_on_sigusr1(file: LogFile, reactor: Any) -> None:
     signal.signal(signal.SIGUSR1, rotate)
 
 
-def make_json_observer(twistd: Mapping[str, Any]) -> JsonLogObserver:
-    """Writes to where twistd's own options say: --logfile, or standard output with -n."""
+def make_json_observer(twistd: TwistdOptions) -> JsonLogObserver:
+    """Return an observer for the log that twistd's options name: --logfile, or stdout with -n."""
     return JsonLogObserver(_open_log(twistd))
 
 
-def _open_log(twistd: Mapping[str, Any]) -> Any:
+def _open_log(twistd: TwistdOptions) -> TextIO:
     name = twistd.get("logfile")
     if name in (None, "-") and (twistd.get("nodaemon") or name == "-"):
-        # By now twistd may have put its log in the place of sys.stdout.
+        # twistd may have replaced sys.stdout by its log.
         assert sys.__stdout__ is not None
         return sys.__stdout__
-    return LogFile.fromFullPath(name or "twistd.log")  # type: ignore[no-untyped-call]
+    file = LogFile.fromFullPath(name or "twistd.log")  # type: ignore[no-untyped-call]
+    return cast("TextIO", file)

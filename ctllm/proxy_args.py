@@ -1,6 +1,6 @@
-"""What a streaming proxy is told at its start, and how that is read from the command line.
+"""The arguments of one streaming proxy, and their conversion from the command line.
 
-Each reader raises twisted.python.usage.UsageError, which names the option and what would be right.
+Each function raises twisted.python.usage.UsageError with the option and what it must be.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from msgspec import Struct
 from twisted.python import usage
 
-_SOCKET_PATH_MAX = 107  # bytes: what the kernel takes for a UNIX socket
-
-_NO_USER = 2**32 - 1  # what the kernel takes for "leave it as it is"
+#: Maximum length of a UNIX socket's path, in bytes (unix(7)).
+_MAX_SOCKET_PATH = 107
+#: The user id that setresuid(2) takes for "no change".
+_NO_UID = 2**32 - 1
 
 
 class ProxyArguments(Struct, frozen=True, kw_only=True):
-    """What one streaming proxy is told at its start: exactly one of `socket` and `port` is set.
+    """The arguments of one streaming proxy. Exactly one of `socket` and `port` is set.
 
-    `host` is the address that goes with the port. `cloud_key` is the raw Ed25519 public key
-    (32 bytes) that session assertions are signed with. `uid` is the user to become.
+    `host` belongs to the port. `cloud_key` is the Ed25519 public key (32 bytes) that verifies
+    session assertions. `uid` is the user to change to once the proxy listens.
     """
 
     socket: Path | None
@@ -35,14 +36,14 @@ class ProxyArguments(Struct, frozen=True, kw_only=True):
 
 
 def read_port(text: str) -> int:
-    """A port."""
+    """Convert --port."""
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
         raise usage.UsageError(f"--port={text}: must be a whole number from 0 to 65535")
     return int(text)
 
 
 def read_host(text: str) -> str:
-    """An IPv4 address."""
+    """Convert --host."""
     try:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
@@ -50,29 +51,29 @@ def read_host(text: str) -> str:
 
 
 def read_socket(text: str) -> Path:
-    """The path of a UNIX socket."""
+    """Convert --socket: an absolute path of a UNIX socket."""
     path = Path(text).absolute()
-    if not text or len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+    if not text or len(os.fsencode(path)) > _MAX_SOCKET_PATH:
         raise usage.UsageError(f"--socket={text}: must be a path of at most 107 bytes")
     return path
 
 
 def read_id(text: str) -> str:
-    """A proxy's id."""
+    """Convert --id."""
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text):
         raise usage.UsageError(f"--id={text}: must be 1 to 128 letters, digits, dots or dashes")
     return text
 
 
 def read_uid(text: str) -> int:
-    """The number of a user who is not root."""
-    if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) < _NO_USER:
-        raise usage.UsageError(f"--uid={text}: must be the number of a user other than root")
+    """Convert --uid: a user id other than root's."""
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not 0 < int(text) < _NO_UID:
+        raise usage.UsageError(f"--uid={text}: must be a user id other than root's")
     return int(text)
 
 
 def read_cloud_key(text: str) -> bytes:
-    """An Ed25519 public key in base64url, as bytes."""
+    """Convert --cloud-key: an Ed25519 public key in base64url."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", text):
         raise usage.UsageError(
             f"--cloud-key={text}: must be an Ed25519 public key in base64url (43 characters)"

@@ -1,7 +1,7 @@
-"""Starts one streaming proxy in little memory: `python -m ctllm.proxy_main` with its options.
+"""Runs one streaming proxy: `python -m ctllm.proxy_main` with the options of the role proxy.
 
-It runs what `twistd -n ctllm proxy` runs, by way of the same options and services. A cloud has
-such a process for each of its users, hence the trouble: half the memory, two thirds of the time.
+It has the options and services of `twistd -n ctllm proxy`, but takes half the memory and two thirds
+of the time to start. A cloud runs such a process for each of its users.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from collections.abc import Sequence
 
 from ctllm.lazy_imports import LAZY_WAMP, LazyNames, install
 
-#: Optional to those who import them, and of no use here. A proxy's socket is within one machine:
-#: it needs no TLS, and thereby neither pyOpenSSL nor OpenSSL (10 MB).
+#: Optional dependencies of libraries, unused in a proxy. Its sockets are local, so it needs no TLS:
+#: neither pyOpenSSL nor OpenSSL (10 MB).
 UNUSED_MODULES = (
     "OpenSSL",
     "_ssl",
-    # autobahn's: for texts, of which a tunnel has none; colours, compression.
+    # autobahn: text messages, coloured output, compression.
     "_nvx_utf8validator",
     "click",
     "snappy",
     "brotli",
     "brotlicffi",
-    # Twisted's: for Windows. For a few calls of our own it is imported all the same (200 kB).
+    # Twisted: Windows. The sandbox removes this entry for its own system calls (200 kB).
     "ctypes",
 )
 
-#: Needed by nothing that a proxy does, but by the word of an import at the top of a module.
+#: Modules that libraries import at the top of a module, but that a proxy never uses.
 LAZY_MODULES: dict[str, LazyNames] = {
-    # Twisted's: half of an HTTP client, asyncio beside its own reactor, Python code within
-    # archives, applications kept in files.
+    # Twisted: its HTTP client, asyncio, imports from archives, persistent applications.
     "http.cookiejar": {},
     "html.entities": {"html5": ""},
     "asyncio": {
@@ -44,13 +43,13 @@ LAZY_MODULES: dict[str, LazyNames] = {
     "twisted.persisted.sob": {},
     "subprocess": {},
     **LAZY_WAMP,
-    # Our own: the nearest option to one that does not exist.
+    # ctllm: suggestions for unknown options.
     "difflib": {},
 }
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the proxy that `arguments` describe until it is stopped."""
+    """Run a proxy until it is stopped."""
     install_lazy_imports()
     from ctllm.tap import run
 
@@ -58,12 +57,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def install_lazy_imports() -> None:
-    """Have this process, which has imported none of it yet, spare what a proxy does not use."""
+    """Prevent imports that a proxy does not use. Call this before anything imports them."""
     install([*UNUSED_MODULES, *_unused_hash_modules()], LAZY_MODULES)
 
 
 def _unused_hash_modules() -> list[str]:
-    """OpenSSL's hashes (4 MB), where Python was built with its own; not all distributions do."""
+    """Return OpenSSL's hashes (4 MB), if Python has its own. Some distributions omit those."""
     sha2 = ["_sha2"] if sys.version_info >= (3, 12) else ["_sha256", "_sha512"]
     own = ["_md5", "_sha1", *sha2, "_sha3", "_blake2"]
     return ["_hashlib"] if all(map(importlib.util.find_spec, own)) else []

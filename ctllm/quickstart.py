@@ -1,4 +1,4 @@
-"""When everything runs in one program: sign this machine in, and print what to do next, once."""
+"""Setup for the role all: log in this machine and print how to use it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from ctllm import __version__
 from ctllm.client_snippets import PLACEHOLDER_MODEL, Target, format_common_clients
@@ -21,14 +22,18 @@ from ctllm.desktop.service import DesktopService
 from ctllm.errors import CtllmError, Unauthorized
 from ctllm.reactor.services import Service
 
-#: The name of the API key that the printed lines use.
+#: The name of the API key in the printed examples.
 API_KEY_NAME = "welcome"
-#: Seconds to wait for everything to be connected before saying how things stand.
+#: Seconds to wait until desktop and cloud are connected. Then print the status as it is.
 READY_TIMEOUT = 15.0
+_POLL_INTERVAL = 0.05
 
 
 class Quickstart(Service):
-    """Signs the desktop in to the cloud beside it, then prints the first screen."""
+    """Logs the desktop in to the cloud of the same process, then prints what to do next.
+
+    The reactor must provide IReactorCore and IReactorTime.
+    """
 
     _log = Logger()
 
@@ -36,7 +41,7 @@ class Quickstart(Service):
         self._reactor = reactor
         self._cloud = cloud
         self._desktop = desktop
-        self._work: Deferred[None] | None = None
+        self._setup: Deferred[None] | None = None
 
     def startService(self) -> None:
         """Begin once the reactor runs."""
@@ -44,82 +49,80 @@ class Quickstart(Service):
         self._reactor.callWhenRunning(self._begin)
 
     def stopService(self) -> None:
-        """Say nothing more."""
+        """Cancel the setup."""
         super().stopService()
-        if self._work is not None:
-            self._work.cancel()
+        if self._setup is not None:
+            self._setup.cancel()
 
     def _begin(self) -> None:
-        self._work = Deferred.fromCoroutine(self._welcome())
-        self._work.addErrback(self._failed)
+        self._setup = Deferred.fromCoroutine(self._set_up())
+        self._setup.addErrback(self._log_failure)
 
-    def _failed(self, reason: Any) -> None:
+    def _log_failure(self, reason: Failure) -> None:
         if isinstance(reason.value, CtllmError):
             self._log.error("{error}", error=reason.value.message)
         elif not isinstance(reason.value, CancelledError):
-            self._log.failure("the first screen could not be made", reason)
+            self._log.failure("Cannot set up this machine", reason)
 
-    async def _welcome(self) -> None:
-        await self._sign_in()
+    async def _set_up(self) -> None:
+        await self._log_in()
         file = self._desktop.file
         key = file.load().api_keys.get(API_KEY_NAME) or create_api_key(file, API_KEY_NAME)
-        await self._connected()
-        # The log may own sys.stdout by now; this is for the person who started us.
-        print(sanitize_text(self._screen(key)), file=sys.__stdout__, flush=True)
+        await self._wait_until_ready()
+        # The log may have replaced sys.stdout.
+        print(sanitize_text(self._format_screen(key)), file=sys.__stdout__, flush=True)
 
-    async def _sign_in(self) -> None:
-        """Keep the sign-in that there is, if it is to this cloud and still good."""
+    async def _log_in(self) -> None:
+        """Log in, unless there is a valid session at this cloud."""
         file, session = self._desktop.file, self._desktop.session
-        known = file.load().login
-        if known is not None and known.cloud_url == self._cloud.local_url:
+        login = file.load().login
+        if login is not None and login.cloud_url == self._cloud.local_url:
             try:
                 await session.access_token()
             except Unauthorized:
-                self._log.info("the sign-in of this machine is over; signing in anew")
+                self._log.info("The session of this machine has ended; logging in again")
             else:
                 return
         client = self._desktop.client_factory(self._cloud.local_url)
         await log_in(file, client, self._cloud.create_invite(_user_name()))
 
-    async def _connected(self) -> None:
-        """Wait until the printed lines work, or for a while."""
-        until = self._reactor.seconds() + READY_TIMEOUT
-        while not self._desktop.is_ready and self._reactor.seconds() < until:
-            await deferLater(self._reactor, 0.05)
+    async def _wait_until_ready(self) -> None:
+        """Wait until requests reach the desktop, at most READY_TIMEOUT seconds."""
+        deadline = self._reactor.seconds() + READY_TIMEOUT
+        while not self._desktop.is_ready and self._reactor.seconds() < deadline:
+            await deferLater(self._reactor, _POLL_INTERVAL)
 
-    def _screen(self, key: str) -> str:
+    def _format_screen(self, key: str) -> str:
         ollama = self._desktop.ollama
         status = ollama.status
         link = f"{self._cloud.url}/#invite={self._cloud.create_invite(_user_name())}"
         model = next(iter(status.models), PLACEHOLDER_MODEL)
-        where = [
-            f"ctllm {__version__} is running; Ctrl-C stops it.",
+        lines = [
+            f"ctllm {__version__} is running. Press Ctrl-C to stop it.",
             "",
-            f"  Sign in here (once)   {link}",
-            f"  The cloud             {self._cloud.url}",
-            f"  Ollama                {_told(status.ollama, status.version, ollama.server.url)}",
+            f"  Open once to log in   {link}",
+            f"  Cloud                 {self._cloud.url}",
+            f"  Ollama                {_describe(status.ollama, status.version, ollama.server.url)}",
         ]
         if self._desktop.endpoint is not None:
             port = self._desktop.endpoint.port.getHost().port
-            where.append(f"  Apps on this machine  http://127.0.0.1:{port}")
-        return "\n".join([*where, "", format_common_clients(Target(self._cloud.url, key, model))])
+            lines.append(f"  Apps on this machine  http://127.0.0.1:{port}")
+        return "\n".join([*lines, "", format_common_clients(Target(self._cloud.url, key, model))])
 
 
-def _told(state: str, version: str, url: str) -> str:
+def _describe(state: str, version: str, url: str) -> str:
     if state == "up":
         return f"{url} (version {version})"
+    missing = f"not found at {url};\n                        "
     if state == "demo":
-        return (
-            f"none answers at {url};\n"
-            "                        demo:echo stands in (a demo, not a model) until one does"
-        )
-    return f"none answers at {url}; start it, and it will be noticed"
+        return f"{missing}until you start it, the demo model demo:echo responds"
+    return f"{missing}start it and it is found within seconds"
 
 
 def _user_name() -> str:
-    """This machine's user as a name that an invitation may have."""
+    """Return the name of this machine's user, changed to a valid user name of ctllm."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):
-        return "owner"  # a container may run as a uid without a name
+        return "owner"  # a container may run as a user id without a name
     return re.sub(r"[^a-z0-9._@-]", "-", name.lower()).lstrip("._@-")[:64] or "owner"

@@ -1,6 +1,6 @@
-"""The composition root: which services each place of `twistd ctllm` is made of.
+"""The composition root: the services of each role of `twistd ctllm`.
 
-The one module that names the reactor; everything else is handed what it needs.
+No other module imports the reactor; the others get it as an argument.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.main import installReactor
 from twisted.logger import ILogObserver, globalLogBeginner
@@ -22,105 +22,113 @@ from ctllm.config import Config
 from ctllm.errors import CtllmError
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.lazy_imports import LAZY_WAMP, install
-from ctllm.log_observers import make_json_observer, make_text_observer
+from ctllm.log_observers import (
+    LogObserver,
+    TwistdOptions,
+    make_json_observer,
+    make_text_observer,
+)
 from ctllm.proxy_args import ProxyArguments
 from ctllm.reactor.exit_signal import ExitSignal
 from ctllm.reactor.services import MultiService
 from ctllm.tap_options import Options
 
+if TYPE_CHECKING:
+    from ctllm.cloud.service import CloudService
+    from ctllm.desktop.service import DesktopService
+
 __all__ = ["Options", "makeService", "run"]
 
-#: Bytes of news that a daemon's first process reads.
+#: Bytes that twistd's first process reads from the daemon's status pipe.
 _MAX_STATUS_BYTES = 100
 
 
 class RoleService(MultiService):
-    """A place as a whole. A start that cannot be ends with a sentence instead of a traceback.
+    """All services of a role. An error at start exits with its message, without a traceback.
 
-    `observer` is where the log goes, if not where twistd puts it; `twistd` are its own options.
+    Args:
+        observer: The log observer; None leaves the log to twistd.
+        twistd: The options of twistd itself.
+
     """
 
-    def __init__(self, observer: Any, twistd: Mapping[str, Any]) -> None:
+    def __init__(self, observer: LogObserver | None, twistd: TwistdOptions) -> None:
         super().__init__()
         self.observer = observer
         self._twistd = twistd
 
     def setServiceParent(self, parent: Any) -> None:
-        """Join twistd's application, which looks there for where to log."""
+        """Add this service to twistd's application and set the application's log observer."""
         if self.observer is not None:
             parent.setComponent(ILogObserver, self.observer)
         super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
-        """Listen, as whoever started us."""
+        """Listen, with the privileges of the user who started the process."""
         try:
             super().privilegedStartService()
         except CtllmError as error:
             raise self._exit(error.message) from None
 
     def startService(self) -> None:
-        """Start, as whom we were told to be."""
+        """Start, with the privileges of the configured user."""
         try:
             super().startService()
         except CtllmError as error:
             raise self._exit(error.message) from None
 
-    def _exit(self, why: str) -> SystemExit:
-        """Do what twistd would do for an exception, but for the traceback."""
+    def _exit(self, message: str) -> SystemExit:
+        """Do what twistd does for an exception, except for the traceback."""
         pipe, pid_file = self._twistd.get("statusPipe"), self._twistd.get("pidfile")
-        if pipe is not None:  # we are a daemon: the process that was started waits for news
-            os.write(pipe, f"1 {why}".encode("ascii", "replace")[:_MAX_STATUS_BYTES])
+        if pipe is not None:  # a daemon: the first process waits for the status
+            os.write(pipe, f"1 {message}".encode("ascii", "replace")[:_MAX_STATUS_BYTES])
         if pid_file:
             with suppress(OSError):
                 os.unlink(pid_file)
-        return SystemExit(f"ctllm: {why}")
+        return SystemExit(f"ctllm: {message}")
 
 
 def makeService(options: Options) -> RoleService:
-    """The services of the place that `options` names."""
+    """Return the services of the role in `options`."""
     reactor = installed_reactor()
     config = options.configuration()
     _raise_file_limit()
-    json = config.log_format == "json"
-    twistd: Mapping[str, Any] = options.parent or {}
-    place = RoleService(
-        make_json_observer(twistd) if json else make_text_observer(twistd, reactor), twistd
-    )
+    twistd: TwistdOptions = options.parent or {}
+    is_json = config.log_format == "json"
+    observer = make_json_observer(twistd) if is_json else make_text_observer(twistd, reactor)
+    role = RoleService(observer, twistd)
     if options.role == "proxy":
-        _make_proxy(reactor, config, options.proxy_arguments()).setServiceParent(place)
+        _make_proxy(reactor, config, options.proxy_arguments()).setServiceParent(role)
     elif options.role == "cloud":
-        _make_cloud(reactor, config).setServiceParent(place)
+        _make_cloud(reactor, config).setServiceParent(role)
     elif options.role == "desktop":
-        _make_desktop(reactor, config).setServiceParent(place)
+        _make_desktop(reactor, config).setServiceParent(role)
     else:
-        _add_all(reactor, config, place)
-    return place
+        _add_all(reactor, config, role)
+    return role
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Run what `twistd -n --logfile=- --rundir=/ ctllm` and `arguments` would run, and no more.
+    """Run `twistd -n --logfile=- --rundir=/ ctllm` with `arguments`, but without twistd.
 
-    twistd's own machinery is most of what twistd imports.
+    Most modules that twistd imports are for options that are not used here.
     """
     reactor = installed_reactor()
-    place = makeService(_parse_options(arguments))
-    globalLogBeginner.beginLoggingTo([place.observer])
+    role = makeService(_parse_options(arguments))
+    globalLogBeginner.beginLoggingTo([cast("ILogObserver", role.observer)])
     os.chdir("/")
-    place.privilegedStartService()
-    place.startService()
-    reactor.addSystemEventTrigger("before", "shutdown", place.stopService)
+    role.privilegedStartService()
+    role.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", role.stopService)
     gc.collect()
-    gc.freeze()  # what is there now stays: searching it again and again for garbage finds none
+    gc.freeze()  # these objects live as long as the process: exclude them from collections
     exit_signal = ExitSignal(reactor)
     reactor.run()
     exit_signal.raise_again()
 
 
 def installed_reactor() -> Any:
-    """Give the process's reactor, which is a `MonotonicReactor` unless another one was chosen.
-
-    That is by twistd's option --reactor; its timers follow the clock that it has.
-    """
+    """Return the reactor of the process: a `MonotonicReactor`, or what twistd --reactor chose."""
     if "twisted.internet.reactor" not in sys.modules:
         installReactor(MonotonicReactor())  # type: ignore[no-untyped-call]
     from twisted.internet import reactor
@@ -140,38 +148,38 @@ def _parse_options(arguments: Sequence[str]) -> Options:
 
 
 def _raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard one: a stream is two sockets here."""
+    """Raise the soft limit of open files to the hard limit: each stream takes two sockets."""
     if sys.platform == "win32":
         return
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # some systems refuse what they call unlimited
+    with suppress(ValueError, OSError):  # macOS refuses its own "unlimited"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _make_proxy(reactor: Any, config: Config, told: ProxyArguments) -> Any:
+def _make_proxy(reactor: Any, config: Config, arguments: ProxyArguments) -> MultiService:
     from ctllm.proxy.service import create_proxy_service
 
-    endpoint = f"tcp:{told.port}:interface={told.host}"
-    if told.socket is not None:
-        # In a container the cloud is of its group; nobody else gets as far as the socket's folder.
-        # No lock file: the folder is new, and holds the socket alone.
-        endpoint = f"unix:{str(told.socket).replace(':', chr(92) + ':')}:mode=660:lockfile=0"
-    key = encode_base64url(told.cloud_key)
+    endpoint = f"tcp:{arguments.port}:interface={arguments.host}"
+    if arguments.socket is not None:
+        # Group: in a container, the cloud connects as a member of the proxy's group. Others cannot
+        # enter the directory. No lock file: the directory is new and has only the socket.
+        endpoint = f"unix:{str(arguments.socket).replace(':', chr(92) + ':')}:mode=660:lockfile=0"
+    key = encode_base64url(arguments.cloud_key)
     return create_proxy_service(
-        reactor, config.proxy, endpoint=endpoint, id=told.id, cloud_key=key, uid=told.uid
+        reactor, config.proxy, endpoint=endpoint, id=arguments.id, cloud_key=key, uid=arguments.uid
     )
 
 
-def _make_cloud(reactor: Any, config: Config) -> Any:
+def _make_cloud(reactor: Any, config: Config) -> CloudService:
     from ctllm.cloud.service import CloudService
 
     return CloudService(reactor, config.cloud, config.proxy, Path(config.state_dir))
 
 
-def _make_desktop(reactor: Any, config: Config) -> Any:
-    os.environ.setdefault("AUTOBAHN_USE_NVX", "0")  # of its parts in C we use one: http.masking
+def _make_desktop(reactor: Any, config: Config) -> DesktopService:
+    os.environ.setdefault("AUTOBAHN_USE_NVX", "0")  # only its masking in C is used: see fastpath
     install((), LAZY_WAMP)
     from ctllm.desktop.service import DesktopService
 
@@ -179,12 +187,12 @@ def _make_desktop(reactor: Any, config: Config) -> Any:
     return DesktopService(reactor, config.desktop, config.proxy, state, os.environ)
 
 
-def _add_all(reactor: Any, config: Config, place: MultiService) -> None:
+def _add_all(reactor: Any, config: Config, role: MultiService) -> None:
     from ctllm.quickstart import Quickstart
 
     cloud, desktop = _make_cloud(reactor, config), _make_desktop(reactor, config)
     if config.desktop.demo == "auto":
         desktop.add_demo()
-    cloud.setServiceParent(place)
-    desktop.setServiceParent(place)
-    Quickstart(reactor, cloud, desktop).setServiceParent(place)
+    cloud.setServiceParent(role)
+    desktop.setServiceParent(role)
+    Quickstart(reactor, cloud, desktop).setServiceParent(role)

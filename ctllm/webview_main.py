@@ -1,8 +1,8 @@
-"""The page in a window of its own: what the extra `window` (pywebview) is for.
+"""The process with the chat page's window. It needs the extra `window` (pywebview).
 
-A process that the desktop starts, since a window wants the main thread. It is told what to do by
-lines on its input, where no other user sees the links: `open URL`, `show`, `hide`. It says `ready`
-once its window is there, and ends when that is closed or its input ends.
+The desktop starts it, because a window needs the main thread. It reads commands from standard
+input, where other users cannot see URLs: `open URL`, `show`, `hide`. It prints `ready` once the
+window is open, and exits when the window closes or its input ends.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from ctllm import __version__
 
 TITLE = "CloudToLocalLLM"
 _SIZE = 960, 760
-#: What the page's address begins with; no file of this machine, and no script, is one.
+#: Prefixes of URLs that the window opens: no files, no scripts.
 URL_PREFIXES = ("http://", "https://")
 
 
 def main() -> None:
-    """Show the page that the first line names."""
+    """Open the page that the first command names."""
     import webview
 
     verb, _, url = sys.stdin.readline().strip().partition(" ")
     if verb != "open" or not url.startswith(URL_PREFIXES):
-        raise SystemExit("the first line must be: open URL")
+        raise SystemExit("The first line must be: open URL")
     window = webview.create_window(TITLE, url, width=_SIZE[0], height=_SIZE[1])
     assert window is not None
     window.events.shown += lambda: print("ready", flush=True)
     threading.Thread(target=_read_commands, args=(window,), daemon=True).start()
-    # The page signs in here without a question: only the desktop leads this window anywhere.
+    # By the user agent the page knows that the desktop opened it, and logs in without asking.
     webview.start(user_agent=f"ctllm-window/{__version__}")
 
 

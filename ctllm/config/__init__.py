@@ -1,4 +1,4 @@
-"""etc/ctllm.toml and options -> frozen typed configuration, with errors that name the key."""
+"""The configuration: its schema, and how it is loaded from a file and options."""
 
 from ctllm.config.fields import KEYS, OPTIONS, Key, to_options
 from ctllm.config.loader import load

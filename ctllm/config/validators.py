@@ -1,8 +1,7 @@
-"""The addresses that people write, judged and brought into the form that programs want.
+"""Validation and conversion of configured values.
 
-Each function raises `BadConfiguration` with a sentence that says what would be right; whoever
-knows the file and the key puts them in front. No sentence repeats the value: a password that
-somebody put into a URL stays out of the logs.
+Each function raises `BadConfiguration` with the rest of a sentence ("must be …"); `loader` prefixes
+the file and the key. Messages do not repeat the value: a URL may contain a password.
 """
 
 from __future__ import annotations
@@ -27,49 +26,49 @@ _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S10
 
 
 def check_printable_name(text: str) -> str:
-    """Give `text` if it may be the name of a desktop, which other people read."""
+    """Return `text` if it is a valid name of a desktop, which other users may see."""
     if not text.isprintable():
-        raise BadConfiguration("must be one line of characters that can be seen")
+        raise BadConfiguration("must be one line of printable characters")
     return text
 
 
 def to_endpoint_string(listen: str) -> str:
-    """Turn `listen` (host:port, or already an endpoint string) into Twisted's endpoint string."""
+    """Return the Twisted endpoint string of `listen`: host:port, or an endpoint string already."""
     if endpoint := _ENDPOINT.fullmatch(listen):
         _check_endpoint(endpoint[1], endpoint[2])
         return listen
     host, port = _host_and_port(listen, None)
     if not host:
-        raise BadConfiguration("names no host; for every address of this machine write 0.0.0.0")
+        raise BadConfiguration("has no host; write 0.0.0.0 for all addresses of this machine")
     kind = "tcp6" if ":" in host else "tcp"
     return f"{kind}:{port}:interface=" + host.replace(":", r"\:")
 
 
 def check_listen_or_off(listen: str) -> None:
-    """Take what `endpoint_string` takes, and "off"."""
+    """Accept what `to_endpoint_string` accepts, and "off"."""
     if listen != OFF:
         to_endpoint_string(listen)
 
 
 def check_web_address(url: str) -> None:
-    """Take a web address of a whole site (http or https, no path), or nothing."""
+    """Accept an http or https URL without user, path or query, or an empty string."""
     if not url:
         return
     if not (address := _WEB_ADDRESS.fullmatch(url)):
         raise BadConfiguration(
-            "must be a web address without user, path or query, such as https://ctllm.example.org"
+            "must be a URL without user, path or query, such as https://ctllm.example.org"
         )
     _check_has_host(_host_and_port(address[1], 443))
 
 
 def check_origin(origin: str) -> None:
-    """Take a browser's origin: a scheme and a host in lower case, and nothing after them.
+    """Accept an origin (RFC 6454) in lower case. A port `:*` matches any port.
 
-    `:*` stands for any port, and `//*` for all of a scheme that is not the web's.
+    `//*` matches all origins of a scheme, other than http and https.
     """
     if not (parts := _ORIGIN.fullmatch(origin)):
         raise BadConfiguration(
-            "must be origins as browsers send them, in lower case and without a slash at the end,"
+            "must be origins as browsers send them, in lower case and without a trailing slash,"
             " such as https://chat.example.org"
         )
     scheme, host = origin.partition(":")[0], parts[1]
@@ -79,7 +78,7 @@ def check_origin(origin: str) -> None:
 
 
 def check_allowed_request(entry: str) -> None:
-    """Take a scope, a method with a path, or an asterisk."""
+    """Accept a scope, a method with a path, or an asterisk."""
     if not _ALLOWED_REQUEST.fullmatch(entry):
         raise BadConfiguration(
             'must be use, manage, a method and a path such as "POST /v1/rerank", or *'
@@ -87,49 +86,47 @@ def check_allowed_request(entry: str) -> None:
 
 
 def check_registry(host: str) -> None:
-    """Take the host of a registry, with a port if it has one."""
+    """Accept the host of a registry, with or without a port."""
     if host != host.lower() or "/" in host or "@" in host:
         raise BadConfiguration("must be hosts in lower case, such as registry.example.org:5000")
     _check_has_host(_host_and_port(host, 443))
 
 
 def check_ollama_host(value: str) -> None:
-    """Take what `ollama_url` takes."""
+    """Accept what `resolve_ollama_url` accepts."""
     resolve_ollama_url(value, {})
 
 
 def parse_network_pool(text: str) -> ipaddress.IPv4Network:
-    """Give a private network (RFC 1918) with room for several of /28."""
+    """Return a private network (RFC 1918) that has room for several /28 networks."""
     try:
         found = ipaddress.IPv4Network(text)
     except ValueError:
         raise BadConfiguration(
-            "must be an IPv4 network such as 10.128.0.0/12, with no bits behind its prefix"
+            "must be an IPv4 network such as 10.128.0.0/12, without host bits"
         ) from None
     if not any(found.subnet_of(private) for private in _PRIVATE):
         raise BadConfiguration("must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")
     if found.prefixlen > 27:
-        raise BadConfiguration("must be larger than the /28 that each proxy gets of it")
+        raise BadConfiguration("must be larger than /28, the size of each proxy's subnet")
     return found
 
 
 def parse_uid_range(text: str) -> range:
-    """Give the users' numbers from "60706-61183"; none for "off"."""
+    """Return the user ids of a range such as "60706-61183"; an empty range for "off"."""
     if text == OFF:
         return range(0)
     parts = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text)
     first, last = (int(parts[1]), int(parts[2])) if parts else (0, 0)
     if not 0 < first <= last < 2**32 - 1:
-        raise BadConfiguration(
-            'must be the first and the last of a range, as 60706-61183, or "off"'
-        )
+        raise BadConfiguration('must be a range of user ids such as 60706-61183, or "off"')
     return range(first, last + 1)
 
 
 def resolve_public_url(url: str, listen: str) -> str:
-    """Give the address for links, without a slash at its end: `url`, or what follows from `listen`.
+    """Return the URL for links, without a trailing slash: `url`, else the one of `listen`.
 
-    An endpoint string does not tell where people reach it: then there must be a `url`.
+    An endpoint string has no URL. Raises BadConfiguration if `url` is empty then.
     """
     if url:
         return url.rstrip("/")
@@ -142,10 +139,10 @@ def resolve_public_url(url: str, listen: str) -> str:
 
 
 def resolve_ollama_url(value: str, environ: Mapping[str, str]) -> str:
-    """Give the URL of Ollama (no slash at its end) from `value`, else `$OLLAMA_HOST`, else 11434.
+    """Return Ollama's URL, without a trailing slash, from `value`, else from `$OLLAMA_HOST`.
 
-    Takes every form that Ollama takes: host, host:port, :port, http(s)://host:port/path, quoted
-    or not. An address for listening everywhere (0.0.0.0) becomes one to connect to.
+    Accepts the forms that Ollama accepts: host, host:port, :port, http(s)://host:port/path, quoted
+    or not. Replaces the wildcard addresses 0.0.0.0 and :: by loopback addresses.
     """
     if text := _unquoted(value):
         return _ollama_url(text)
@@ -174,7 +171,7 @@ def _in_url(host: str) -> str:
 
 
 def _host_and_port(text: str, default_port: int | None) -> tuple[str, int]:
-    """Split host:port, [ipv6]:port or a bare IPv6 address; the host may be empty."""
+    """Split host:port, [ipv6]:port or a bare IPv6 address. The host may be empty."""
     if _is_ip(text):
         text = f"[{text}]" if ":" in text else text
     parts = _AUTHORITY.fullmatch(text)
@@ -182,13 +179,13 @@ def _host_and_port(text: str, default_port: int | None) -> tuple[str, int]:
         raise BadConfiguration("must be host:port, such as 127.0.0.1:8434 or [::1]:8434")
     host = parts[1].strip("[]")
     if not (_is_ip(host) if parts[1] != host else _is_host(host)):
-        raise BadConfiguration("names a host that is neither a name nor an IP address")
+        raise BadConfiguration("has an invalid host")
     return host, _port(parts[2]) if parts[2] else default_port or 0
 
 
 def _check_has_host(address: tuple[str, int]) -> None:
     if not address[0]:
-        raise BadConfiguration("names no host")
+        raise BadConfiguration("has no host")
 
 
 def _is_host(host: str) -> bool:
@@ -200,12 +197,12 @@ def _is_ip(host: str) -> bool:
         ipaddress.ip_address(host)
     except ValueError:
         return False
-    return "%" not in host  # a zone means nothing in a URL
+    return "%" not in host  # a zone id is not valid in a URL
 
 
 def _port(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
-        raise BadConfiguration("names a port that is not a number from 0 to 65535")
+        raise BadConfiguration("has an invalid port; it must be a number from 0 to 65535")
     return int(text)
 
 

@@ -164,8 +164,8 @@ async def test_the_demo_says_so_until_the_real_ollama_is_noticed(cluster: Cluste
     """Wherever it shows it is a demo; the real one takes over by itself, and for good."""
     port = free_port()
     program = await all_in_one(cluster, port)
-    assert f"none answers at http://127.0.0.1:{port}" in program.output
-    assert "a demo, not a model" in program.output
+    assert f"not found at http://127.0.0.1:{port}" in program.output
+    assert "the demo model demo:echo responds" in program.output
     cluster.api_key = found(r"OLLAMA_API_KEY=(\S+)", program.output)
     invite = found(r"#invite=(\S+)", program.output)
     _, _, body = await cluster.request(

@@ -117,19 +117,19 @@ class CommandTests(SynchronousTestCase):
         """By the endpoint, which needs no sign-in and comes first, and by the cloud."""
         printed = self.run_("connect", "codex")
         self.assertIn('base_url = "http://127.0.0.1:11435/v1"', printed)
-        self.assertNotIn("by the cloud", printed)
+        self.assertNotIn("From anywhere", printed)
         self.assertIn("ctllm login", self.refused("connect", "codex", "--cloud"))
         self.signed_in()
         both = self.run_("connect", "Codex", "--model", "qwen3:4b")
         (key,) = self.file.load().api_keys.values()
-        here, there = both.split("by the cloud")
+        here, there = both.split("From anywhere")
         self.assertNotIn(key, here)
         for part in (key, f'base_url = "{ANN.cloud_url}/v1"', 'model = "qwen3:4b"'):
             self.assertIn(part, there)
         self.assertNotIn(key, self.run_("connect", "--endpoint", "codex"))
         self.assertNotIn("11435", self.run_("connect", "codex", "--cloud"))
         self.config.write_text('[desktop]\nlisten = "off"\n')
-        self.assertNotIn("no key is needed", self.run_("connect", "codex"))
+        self.assertNotIn("no API key needed", self.run_("connect", "codex"))
 
     def test_connect_an_unknown_client(self) -> None:
         """It says which one was probably meant, and how to see all."""

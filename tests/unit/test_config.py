@@ -200,8 +200,8 @@ class RefusalTests(_WithFile):
     def test_wrong_values(self) -> None:
         """Each kind of value says what would be right."""
         number = "must be a whole number, at least 60 and at most 3600"
-        network = "must be an IPv4 network such as 10.128.0.0/12, with no bits behind its prefix"
-        small = "must be larger than the /28 that each proxy gets of it"
+        network = "must be an IPv4 network such as 10.128.0.0/12, without host bits"
+        small = "must be larger than /28, the size of each proxy's subnet"
         private = "must be within 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16"
         for key, value, expected in (
             ("access_token_ttl_seconds", "59", number),
@@ -223,7 +223,7 @@ class RefusalTests(_WithFile):
         ):
             self.assert_refused(f"[cloud]\n{key} = {value}\n", f", line 2: cloud.{key}: {expected}")
         long = "must be a string of at most 100 characters, in one line"
-        invisible = "must be one line of characters that can be seen"
+        invisible = "must be one line of printable characters"
         for name, expected in (
             ("x" * 101, long),
             (r"a\nb", invisible),
@@ -272,7 +272,7 @@ class RefusalTests(_WithFile):
         """A password that somebody put into a URL does not come back in the message."""
         url = "http://ada:sesame@a.example"
         error = self.assertRaises(BadConfiguration, load, None, {"cloud-url": url}, ENVIRON)
-        self.assertIn("--cloud-url=…: must be a web address without user", error.message)
+        self.assertIn("--cloud-url=…: must be a URL without user", error.message)
         path = self.file(f'[desktop]\nollama_host = "{url}"\n')
         error = self.assertRaises(BadConfiguration, load, path, {}, ENVIRON)
         self.assertIn("line 2: desktop.ollama_host: must be host:port", error.message)

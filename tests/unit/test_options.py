@@ -200,7 +200,7 @@ class RefusalTests(_Case):
         self.assert_refused("cloud", "--listen=unix:/a", sentence=url)
         self.assert_refused("all", "--listen=unix:/a", sentence=url)
         parsed("cloud", "--listen=unix:/a", "--public-url=https://a")
-        port = "$OLLAMA_HOST: names a port that is not a number from 0 to 65535"
+        port = "$OLLAMA_HOST: has an invalid port; it must be a number from 0 to 65535"
         self.assert_refused("desktop", sentence=port, OLLAMA_HOST="a:66000")
         self.assert_refused(sentence=port, OLLAMA_HOST="a:66000")
         parsed("cloud", OLLAMA_HOST="a:66000")
