@@ -1,4 +1,4 @@
-"""JSON of others: whatever is wrong with it, it is one error."""
+"""Any defect of JSON is one error."""
 
 from __future__ import annotations
 
@@ -15,16 +15,14 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 class Named(msgspec.Struct):
-    """What the decoder looks for; other fields are passed over."""
+    """The fields that are decoded; others are ignored."""
 
     name: str = ""
 
 
-class DecoderTests(SynchronousTestCase):
-    """Alone."""
-
-    def test_what_is_wrong(self) -> None:
-        """Text that is no JSON, of another type, no UTF-8, out of range or nested without end."""
+class DecodeTests(SynchronousTestCase):
+    def test_refuses_invalid_json(self) -> None:
+        """Text that is not JSON, of another type, not UTF-8, out of range or nested deeply."""
         for text in (
             b"",
             b"{",
@@ -45,21 +43,18 @@ class DecoderTests(SynchronousTestCase):
         self.assertRaises(InvalidJson, decode_json, DEEP, object)
         self.assertRaises(InvalidJson, decode_json, DEEP, msgspec.Raw)
 
-    def test_what_is_right(self) -> None:
-        """Bytes, text and a part of a text that was put aside."""
+    def test_accepts_bytes_text_and_raw(self) -> None:
         for text in (b'{"name": "m"}', '{"name": "m"}', msgspec.Raw(b'{"name": "m"}')):
             self.assertEqual(decode_json(text, Named), Named("m"))
 
-    def test_members(self) -> None:
-        """Every member of an object, in its order, the second of a name too."""
+    def test_decode_object_pairs_keeps_order_and_duplicates(self) -> None:
         members = decode_object_pairs(b'{"a": 1, "A": {"b": 2}, "a": [3]}')
         self.assertEqual(members, [("a", 1), ("A", [("b", 2)]), ("a", [3])])
         for text in (b"[]", b"", b'{"a": \xff}', b'{"a": ' + DEEP + b"}", DEEP):
             self.assertRaises(InvalidJson, decode_object_pairs, text)
         self.assertRaises(InvalidJson, decode_object_pairs, b'{"a": 1}', 7)
 
-    def test_the_size(self) -> None:
-        """What is longer is not read."""
+    def test_refuses_text_over_the_maximum_size(self) -> None:
         text = b'"%b"' % (b"a" * 10)
         self.assertEqual(decode_json(text, str, 12), "a" * 10)
         for given in (text, text.decode(), msgspec.Raw(text)):
@@ -67,14 +62,14 @@ class DecoderTests(SynchronousTestCase):
 
 
 class CallerTests(SynchronousTestCase):
-    """What peers say is refused in the way of each protocol, nested as deeply as it may be."""
+    """Each protocol refuses deeply nested JSON in its own way."""
 
-    def test_a_tunnel(self) -> None:
+    def test_the_tunnel_raises_its_errors(self) -> None:
         self.assertRaises(ProtocolViolation, decode_json_payload, DEEP, Reason)
         self.assertRaises(ValueError, decode_request, b'{"method": ' + DEEP + b"}")
         self.assertRaises(ValueError, decode_response, b'{"status": ' + DEEP + b"}")
 
-    def test_the_ipc(self) -> None:
+    def test_the_ipc_raises_bad_request(self) -> None:
         line = b'{"command": "STATUS", "id": ' + DEEP + b"}"
         self.assertRaises(BadRequest, parse_request, line)
         self.assertIsNone(parse_request_id(line))

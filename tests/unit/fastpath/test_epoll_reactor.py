@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 from unittest import skipUnless
 
 from twisted.internet.abstract import FileDescriptor
@@ -17,19 +18,33 @@ from ctllm.fastpath import epoll_reactor
 from ctllm.fastpath.epoll_reactor import MonotonicReactor
 from ctllm.tap import installed_reactor
 
+if TYPE_CHECKING:
+    Base = SynchronousTestCase
+else:
+    Base = object
+
+
+class ClosableReactor(MonotonicReactor):
+    """A reactor that is never run, whose epoll descriptor is closed after the test."""
+
+    def close(self) -> None:
+        self._poller.close()
+
 
 class Reader(FileDescriptor):
     """One end of a socket pair; `on_read` is called after each read."""
 
-    def __init__(self, reactor: object, on_read: Callable[[], object]) -> None:
+    def __init__(self, reactor: Any, on_read: Callable[[], object]) -> None:
         super().__init__(reactor)
         self.near, self.far = socket.socketpair()
         self.near.setblocking(False)
-        self.fileno = self.near.fileno
         self.on_read = on_read
         self.read = b""
         self.lost: list[Failure] = []
         self.startReading()
+
+    def fileno(self) -> int:
+        return self.near.fileno()
 
     def doRead(self) -> object:
         self.read += self.near.recv(100)
@@ -46,15 +61,15 @@ class Reader(FileDescriptor):
         self.far.close()
 
 
-class EventLoopTests:
+class EventLoopTestsMixin(Base):
     """The same tests for both loops."""
 
     def setUp(self) -> None:
         self.reactor = self.make_reactor()
-        self.addCleanup(self.reactor._poller.close)
+        self.addCleanup(self.reactor.close)
 
-    def make_reactor(self) -> MonotonicReactor:
-        return MonotonicReactor()
+    def make_reactor(self) -> Any:
+        return ClosableReactor()
 
     def reader(self, on_read: Callable[[], object]) -> Reader:
         reader = Reader(self.reactor, on_read)
@@ -107,7 +122,7 @@ class EventLoopTests:
 
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")
-class FastLoopTests(EventLoopTests, SynchronousTestCase):
+class FastLoopTests(EventLoopTestsMixin, SynchronousTestCase):
     """The loop by way of private attributes, which the installed Twisted has."""
 
     def test_is_used(self) -> None:
@@ -115,11 +130,12 @@ class FastLoopTests(EventLoopTests, SynchronousTestCase):
 
 
 @skipUnless(platform.isLinux(), "epoll is Linux's")
-class FallbackLoopTests(EventLoopTests, SynchronousTestCase):
+class FallbackLoopTests(EventLoopTestsMixin, SynchronousTestCase):
     """Twisted's own loop, as if a private attribute were missing."""
 
-    def make_reactor(self) -> MonotonicReactor:
-        return MonotonicReactor(private_names=(*epoll_reactor.PRIVATE_NAMES, "_missing"))
+    def make_reactor(self) -> Any:
+        reactor_class: Any = ClosableReactor
+        return reactor_class(private_names=(*epoll_reactor.PRIVATE_NAMES, "_missing"))
 
     def test_is_used(self) -> None:
         self.assertFalse(self.reactor.is_fast)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.fastpath.websocket_internals import drop, is_between_messages, send_close
-from ctllm.tunnel.websocket.frames import encode_frame
+from ctllm.tunnel.websocket import protocols
+from tests.unit.tunnel.websocket import test_protocols
 from tests.unit.tunnel.websocket.test_protocols import Case
 
 
@@ -58,15 +58,16 @@ class InstalledAutobahnTests(Case):
         self.assertIn("the peer was silent", reason)
 
 
+class ReadByAutobahnTests(test_protocols.CarryingTests):
+    """The tunnel does the same where autobahn lacks the attributes and reads every frame."""
+
+    def setUp(self) -> None:
+        self.patch(protocols, "is_between_messages", lambda protocol: False)
+        super().setUp()
+
+
 class FallbackTests(Case):
     """autobahn without the internals: the public way has the same result."""
-
-    def test_frames_are_read_by_autobahn(self) -> None:
-        received: list[bytes] = []
-        self.proxy.onMessage = lambda payload, isBinary: received.append(payload)
-        with mock.patch("ctllm.tunnel.websocket.protocols.is_between_messages", return_value=False):
-            self.proxy.dataReceived(encode_frame(b"whole", True))
-        self.assertEqual(received, [b"whole"])
 
     def test_send_close_closes_with_a_code_that_is_public(self) -> None:
         send_close(self.without(self.proxy, "sendCloseFrame"), 1001, b"bye")

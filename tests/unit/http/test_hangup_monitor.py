@@ -1,9 +1,10 @@
-"""Connections that are not read, and what becomes of them when their other side hangs up."""
+"""Peers that hang up while their connection is not read."""
 
 from __future__ import annotations
 
 import socket
 import struct
+from typing import Any
 
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -17,8 +18,8 @@ from ctllm.http.hangup_monitor import (
 )
 
 
-class Held(StringTransport):
-    """A transport on one end of a real connection."""
+class SocketTransport(StringTransport):
+    """A transport of one end of a real connection."""
 
     aborted = False
 
@@ -33,96 +34,92 @@ class Held(StringTransport):
         self.aborted = True
 
 
-class AttentionTests(SynchronousTestCase):
-    """One connection."""
+class HangupMonitorTests(SynchronousTestCase):
+    """A connection, one end of a socket pair."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         ours, self.theirs = socket.socketpair()
         self.addCleanup(ours.close)
         self.addCleanup(self.theirs.close)
-        self.held = Held(ours)
-        self.attention = HangupMonitor(self.clock)
+        self.transport = SocketTransport(ours)
+        self.monitor = HangupMonitor(self.clock)
         self.theirs.sendall(b"unread")
 
-    def pass_time(self) -> None:
+    def advance(self) -> None:
         self.clock.pump([FIRST_INTERVAL] * 5)
 
-    def test_while_it_lives(self) -> None:
-        """Nothing happens to one that is merely not read; read again, it is not looked at."""
-        self.attention.set_reading(self.held, False)
-        self.assertEqual(self.held.producerState, "paused")
-        self.pass_time()
-        self.assertFalse(self.held.aborted)
-        self.attention.set_reading(self.held, True)
-        self.assertEqual((self.held.producerState, self.clock.getDelayedCalls()), ("producing", []))
+    def test_leaves_a_paused_connection_alone_while_its_peer_lives(self) -> None:
+        self.monitor.set_reading(self.transport, False)
+        self.assertEqual(self.transport.producerState, "paused")
+        self.advance()
+        self.assertFalse(self.transport.aborted)
+        self.monitor.set_reading(self.transport, True)
+        self.assertEqual(
+            (self.transport.producerState, self.clock.getDelayedCalls()), ("producing", [])
+        )
 
-    def test_closed(self) -> None:
-        """It is aborted soon after the other side closed, though there is something to read."""
-        self.attention.set_reading(self.held, False)
-        self.pass_time()
+    def test_aborts_a_paused_connection_that_the_peer_closed(self) -> None:
+        self.monitor.set_reading(self.transport, False)
+        self.advance()
         self.theirs.close()
-        self.assertFalse(self.held.aborted)
-        self.pass_time()
-        self.assertTrue(self.held.aborted)
+        self.assertFalse(self.transport.aborted)
+        self.advance()
+        self.assertTrue(self.transport.aborted)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_half_closed(self) -> None:
-        """Saying no more is hanging up."""
-        self.attention.set_reading(self.held, False)
+    def test_aborts_a_paused_connection_that_the_peer_half_closed(self) -> None:
+        self.monitor.set_reading(self.transport, False)
         self.theirs.shutdown(socket.SHUT_WR)
-        self.pass_time()
-        self.assertTrue(self.held.aborted)
+        self.advance()
+        self.assertTrue(self.transport.aborted)
 
-    def test_over(self) -> None:
-        """One that is over is not looked at any more."""
-        self.attention.set_reading(self.held, False)
-        self.attention.stop()
+    def test_does_not_poll_after_stop(self) -> None:
+        self.monitor.set_reading(self.transport, False)
+        self.monitor.stop()
         self.theirs.close()
-        self.pass_time()
-        self.assertFalse(self.held.aborted)
+        self.advance()
+        self.assertFalse(self.transport.aborted)
 
-    def test_said_twice(self) -> None:
-        """To ignore what is ignored, or read what is read, changes nothing."""
-        self.attention.set_reading(self.held, True)
-        self.attention.set_reading(self.held, False)
-        self.attention.set_reading(self.held, False)
+    def test_pausing_or_resuming_twice_changes_nothing(self) -> None:
+        self.monitor.set_reading(self.transport, True)
+        self.monitor.set_reading(self.transport, False)
+        self.monitor.set_reading(self.transport, False)
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
 
-    def test_a_reset(self) -> None:
-        """The same over TCP, closed without order."""
+    def test_has_hung_up_after_a_reset(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             theirs = socket.create_connection(server.getsockname())
             ours, _ = server.accept()
         self.addCleanup(ours.close)
         theirs.sendall(b"unread")
-        self.assertFalse(has_hung_up(Held(ours)))
+        self.assertFalse(has_hung_up(SocketTransport(ours)))
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         theirs.close()
-        self.assertTrue(has_hung_up(Held(ours)))
+        self.assertTrue(has_hung_up(SocketTransport(ours)))
 
-    def test_what_cannot_be_known(self) -> None:
-        """A transport without a socket has not hung up; one under TLS is asked for its socket."""
+    def test_has_hung_up_asks_the_socket_beneath_tls(self) -> None:
+        """And is False for a transport without a socket."""
         self.assertFalse(has_hung_up(StringTransport()))
-        secured = StringTransport()
+        secured: Any = StringTransport()
         secured.wrappedProtocol = None
-        secured.transport = self.held
+        secured.transport = self.transport
         self.assertFalse(has_hung_up(secured))
         self.theirs.close()
         self.assertTrue(has_hung_up(secured))
 
-    def test_the_system_asks_silent_ones(self) -> None:
-        """A client that left with much unsent may never tell of its end."""
-        with socket.socket() as plain:
-            held = Held(plain)
-            held.setTcpKeepAlive = lambda on: plain.setsockopt(  # type: ignore[attr-defined]
+    def test_enable_tcp_keepalive_sets_the_options_of_tcp_alone(self) -> None:
+        """And leaves a UNIX socket alone."""
+        with socket.socket() as sock:
+            transport = SocketTransport(sock)
+            transport.setTcpKeepAlive = lambda on: sock.setsockopt(  # type: ignore[attr-defined]
                 socket.SOL_SOCKET, socket.SO_KEEPALIVE, on
             )
-            enable_tcp_keepalive(held)
-            self.assertTrue(plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+            enable_tcp_keepalive(transport)
+            self.assertTrue(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
             if hasattr(socket, "TCP_KEEPIDLE"):
-                idle = plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                idle = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
                 self.assertLessEqual(idle, 60)
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            enable_tcp_keepalive(Held(ours))
+            enable_tcp_keepalive(SocketTransport(ours))

@@ -1,4 +1,4 @@
-"""Two connections made one."""
+"""Two connections spliced into one."""
 
 from __future__ import annotations
 
@@ -11,48 +11,47 @@ from tests.unit.fakes import MemoryTransport
 
 
 class SpliceTests(SynchronousTestCase):
-    """One connection taken out of HTTP, and one made for it."""
+    """A connection that has left HTTP, and one that was made for it."""
 
     def setUp(self) -> None:
-        self.taken, self.made = MemoryTransport(), MemoryTransport()
+        self.client, self.upstream = MemoryTransport(), MemoryTransport()
         self.hung_up: list[object] = []
-        self.taken.protocol = Protocol()
+        self.client.protocol = Protocol()
         self.clock = Clock()
-        self.made.protocol = Protocol()
+        self.upstream.protocol = Protocol()
         splice(
-            self.taken,  # type: ignore[arg-type]
-            self.made,  # type: ignore[arg-type]
+            self.client,
+            self.upstream,
             self.clock,
             b"101",
             b"read",
             has_hung_up=lambda transport: transport in self.hung_up,
         )
 
-    def test_what_goes_first(self) -> None:
-        """The answer that left HTTP, and what had been read before that."""
-        self.assertEqual((self.made.take_written(), self.taken.take_written()), (b"read", b"101"))
-
-    def test_both_ways(self) -> None:
-        """Unchanged, and at once."""
-        self.made.take_written(), self.taken.take_written()
-        self.taken.protocol.dataReceived(b"\x00up")
-        self.made.protocol.dataReceived(b"\xffdown")
+    def test_writes_the_given_data_first(self) -> None:
+        """The 101 response, and the data that was read with the request."""
         self.assertEqual(
-            (self.made.take_written(), self.taken.take_written()), (b"\x00up", b"\xffdown")
+            (self.upstream.take_written(), self.client.take_written()), (b"read", b"101")
         )
 
-    def test_a_slow_reader_stops_the_other(self) -> None:
-        """Each way for itself."""
-        for slow, other in ((self.taken, self.made), (self.made, self.taken)):
+    def test_passes_data_both_ways_unchanged(self) -> None:
+        self.upstream.take_written(), self.client.take_written()
+        self.client.protocol.dataReceived(b"\x00up")
+        self.upstream.protocol.dataReceived(b"\xffdown")
+        self.assertEqual(
+            (self.upstream.take_written(), self.client.take_written()), (b"\x00up", b"\xffdown")
+        )
+
+    def test_a_full_buffer_pauses_the_other_connection(self) -> None:
+        for slow, other in ((self.client, self.upstream), (self.upstream, self.client)):
             assert slow.producer is not None
             slow.producer.pauseProducing()
             self.assertEqual((other.producerState, slow.producerState), ("paused", "producing"))
             slow.producer.resumeProducing()
             self.assertEqual(other.producerState, "producing")
 
-    def test_a_side_that_closes_while_the_other_is_full(self) -> None:
-        """It is not read, so somebody has to look; then the other must not take for ever."""
-        for full, closing in (("made", "taken"), ("taken", "made")):
+    def test_aborts_a_full_connection_some_time_after_the_paused_one_hung_up(self) -> None:
+        for full, closing in (("upstream", "client"), ("client", "upstream")):
             self.setUp()
             slow, other = getattr(self, full), getattr(self, closing)
             slow.producer.pauseProducing()
@@ -64,32 +63,29 @@ class SpliceTests(SynchronousTestCase):
             self.clock.pump([0.1])
             self.assertEqual(slow.closed, "abort")
 
-    def test_a_side_that_was_only_slow(self) -> None:
-        """Nobody looks any more."""
-        assert self.taken.producer is not None
-        self.taken.producer.pauseProducing()
+    def test_stops_polling_after_resumption(self) -> None:
+        assert self.client.producer is not None
+        self.client.producer.pauseProducing()
         self.clock.advance(1)
-        self.taken.producer.resumeProducing()
+        self.client.producer.resumeProducing()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_side_that_closes(self) -> None:
-        """The other closes too, after what was said; what it still says goes nowhere."""
-        self.taken.take_written()
-        self.made.protocol.dataReceived(b"last words")
-        self.made.disconnect()
-        self.assertEqual((self.taken.take_written(), self.taken.closed), (b"last words", "close"))
-        self.made.take_written()
-        self.taken.protocol.dataReceived(b"too late")
-        self.assertEqual(self.made.take_written(), b"")
-        self.taken.disconnect()
-        self.assertEqual((self.made.closed, self.clock.getDelayedCalls()), ("", []))
+    def test_closes_the_other_connection_after_its_data(self) -> None:
+        self.client.take_written()
+        self.upstream.protocol.dataReceived(b"last data")
+        self.upstream.disconnect()
+        self.assertEqual((self.client.take_written(), self.client.closed), (b"last data", "close"))
+        self.upstream.take_written()
+        self.client.protocol.dataReceived(b"too late")
+        self.assertEqual(self.upstream.take_written(), b"")
+        self.client.disconnect()
+        self.assertEqual((self.upstream.closed, self.clock.getDelayedCalls()), ("", []))
 
-    def test_a_side_that_does_not_take_the_last_words(self) -> None:
-        """It is dropped after a while: its network may be gone without a word."""
-        for closing, staying in (("made", "taken"), ("taken", "made")):
+    def test_aborts_a_connection_that_does_not_flush_in_time(self) -> None:
+        for closing, staying in (("upstream", "client"), ("client", "upstream")):
             self.setUp()
             side, other = getattr(self, closing), getattr(self, staying)
-            side.protocol.dataReceived(b"last words")
+            side.protocol.dataReceived(b"last data")
             side.disconnect()
             self.clock.advance(CLOSE_TIMEOUT - 1)
             self.assertEqual(other.closed, "close")

@@ -1,4 +1,4 @@
-"""What a process of Linux gives up for good, tried in processes of the tests' own."""
+"""The restrictions of a process, attempts in processes of the test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from ctllm.system import sandbox
 from ctllm.system.sandbox import landlock_version, restrict_file_access
 
-#: Prints what went well: a word for each attempt.
+#: Prints a word for each attempt that succeeds.
 TRY = """
 import json, os, socket, sys
 from ctllm.system.sandbox import restrict_file_access, forbid_inspection, forbid_new_privileges
@@ -60,9 +60,9 @@ ALL = [
 
 
 class SandboxTests(SynchronousTestCase):
-    """A process, and a folder that is none of its business."""
+    """A process and a directory that it must not reach."""
 
-    def tried(self, before: str) -> list[str]:
+    def attempts(self, before: str) -> list[str]:
         folder, allowed = (Path(tempfile.mkdtemp(prefix="ctllm-")) for _ in range(2))
         for each in (folder, allowed):
             self.addCleanup(shutil.rmtree, each)
@@ -75,12 +75,10 @@ class SandboxTests(SynchronousTestCase):
         found: list[str] = json.loads(ran.stdout)
         return found
 
-    def test_otherwise(self) -> None:
-        """Without it each attempt goes well, so that the next test can fail."""
-        self.assertEqual(self.tried(""), ALL)
+    def test_every_attempt_succeeds_without_restrictions(self) -> None:
+        self.assertEqual(self.attempts(""), ALL)
 
-    def test_confined(self) -> None:
-        """Only what is allowed can be read; what else the kernel knows is closed, too."""
+    def test_allows_only_reading_of_what_is_listed(self) -> None:
         version = landlock_version()
         if not version:
             raise SkipTest("this kernel has no Landlock")
@@ -89,44 +87,42 @@ class SandboxTests(SynchronousTestCase):
             left |= {"dial", "bind"}
         if version < 6:
             left |= {"signal"}
-        self.assertEqual(set(self.tried(CONFINED)), left)
+        self.assertEqual(set(self.attempts(CONFINED)), left)
 
-    def test_for_good(self) -> None:
-        """No new privileges, and nobody looks in: the kernel says so."""
+    def test_the_kernel_reports_no_new_privileges_and_no_inspection(self) -> None:
         code = (
             "import ctypes\n"
             "from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges\n"
-            "def told(): return [ctypes.CDLL(None).prctl(each, 0, 0, 0, 0) for each in (3, 39)]\n"
-            "before = told()\nforbid_new_privileges()\nforbid_inspection()\nprint(before, told())"
+            "def arguments(): return [ctypes.CDLL(None).prctl(each, 0, 0, 0, 0) for each in (3, 39)]\n"
+            "before = arguments()\nforbid_new_privileges()\nforbid_inspection()\nprint(before, arguments())"
         )
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         self.assertIn(b"] [0, 1]", ran.stdout)
 
 
-class OldKernelTests(SynchronousTestCase):
-    """Kernels of other versions, as far as the calls show."""
+class LandlockVersionTests(SynchronousTestCase):
+    """Kernels of other versions, as far as the system calls show."""
 
     def calls(self, version: int) -> list[Any]:
         made: list[Any] = []
 
-        def call(name: str, *told: Any) -> int:
-            if told[0] == 444 and told[1] is None:
+        def call(name: str, *arguments: Any) -> int:
+            if arguments[0] == 444 and arguments[1] is None:
                 if version:
                     return version
                 raise OSError(38, "Function not implemented")
-            made.append(told)
-            return os.open(os.devnull, os.O_RDONLY) if told[0] == 444 else 0
+            made.append(arguments)
+            return os.open(os.devnull, os.O_RDONLY) if arguments[0] == 444 else 0
 
         self.patch(sandbox, "_call", call)
         restrict_file_access(["/"])
         return made
 
-    def test_none(self) -> None:
-        """Nothing is done, and nothing fails."""
+    def test_does_nothing_without_landlock(self) -> None:
         self.assertEqual((self.calls(0), landlock_version()), ([], 0))
 
-    def test_versions(self) -> None:
-        """Each is asked for what it knows, and no more: it would refuse all."""
+    def test_asks_each_version_for_the_rights_that_it_knows(self) -> None:
+        """The kernel refuses unknown ones."""
         for version, files, tcp, scopes in (
             (1, 0x1FFF, 0, 0), (2, 0x3FFF, 0, 0), (3, 0x7FFF, 0, 0), (4, 0x7FFF, 3, 0),
             (5, 0xFFFF, 3, 0), (6, 0xFFFF, 3, 3), (9, 0xFFFF, 3, 3),

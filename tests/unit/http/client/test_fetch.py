@@ -1,4 +1,4 @@
-"""One small question: the answer as a whole, in time, and not too large."""
+"""Small requests whose response is read as a whole."""
 
 from __future__ import annotations
 
@@ -12,57 +12,53 @@ from ctllm.http.message.head import RequestHead, ResponseHead
 from tests.unit.fakes import FakeUpstream
 
 
-class AskingTests(SynchronousTestCase):
-    """Asked of an Upstream that the test answers for."""
+class FetchTests(SynchronousTestCase):
+    """With an Upstream whose response the test writes."""
 
     def setUp(self) -> None:
         self.clock = Clock()
         self.upstream = FakeUpstream()
-        self.asking: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
+        self.fetching: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
             get(self.upstream, b"/x", self.clock, 5.0, 4)
         )
-        self.caller, self.call = self.upstream.sinks[0], self.upstream.requests[0]
+        self.sink, self.request = self.upstream.sinks[0], self.upstream.requests[0]
 
-    def over(self) -> list[object]:
-        """No timer is left; gives what the call was told."""
+    def request_calls(self) -> list[object]:
+        """Check that no timer is left, and return the calls of the request."""
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        return self.call.calls
+        return self.request.calls
 
-    def test_whole(self) -> None:
-        """Status and body; an end that came by itself needs no cancel."""
+    def test_returns_status_and_body(self) -> None:
         self.assertEqual(self.upstream.heads, [RequestHead(b"GET", b"/x")])
-        self.caller.write_head(ResponseHead(404))
-        self.caller.write(b"ab")
-        self.caller.write(b"cd")
-        self.assertNoResult(self.asking)
-        self.caller.finish()
-        self.assertEqual(self.successResultOf(self.asking), (404, b"abcd"))
-        self.assertEqual(self.over(), ["end"])
+        self.sink.write_head(ResponseHead(404))
+        self.sink.write(b"ab")
+        self.sink.write(b"cd")
+        self.assertNoResult(self.fetching)
+        self.sink.finish()
+        self.assertEqual(self.successResultOf(self.fetching), (404, b"abcd"))
+        self.assertEqual(self.request_calls(), ["end"])
 
-    def test_failed(self) -> None:
-        """With the error that it failed with."""
-        self.caller.fail(OllamaDown("no"))
-        self.failureResultOf(self.asking, OllamaDown)
-        self.assertEqual(self.over(), ["end"])
+    def test_raises_the_error_of_the_upstream(self) -> None:
+        self.sink.fail(OllamaDown("no"))
+        self.failureResultOf(self.fetching, OllamaDown)
+        self.assertEqual(self.request_calls(), ["end"])
 
-    def test_too_large(self) -> None:
-        """It is given up at the first byte too many, and not listened to any more."""
-        self.caller.write_head(ResponseHead(200))
-        self.caller.write(b"abcde")
-        self.failureResultOf(self.asking, BadGateway)
-        self.assertEqual(len(self.over()), 2)
+    def test_cancels_a_response_over_the_maximum_size(self) -> None:
+        self.sink.write_head(ResponseHead(200))
+        self.sink.write(b"abcde")
+        self.failureResultOf(self.fetching, BadGateway)
+        self.assertEqual(len(self.request_calls()), 2)
 
-    def test_too_late(self) -> None:
-        """However much of it has come, and slowly: the time is for the whole."""
-        self.caller.write_head(ResponseHead(200))
+    def test_cancels_a_response_that_is_not_complete_in_time(self) -> None:
+        """However much of it has arrived."""
+        self.sink.write_head(ResponseHead(200))
         self.clock.advance(4.9)
-        self.caller.write(b"a")
+        self.sink.write(b"a")
         self.clock.advance(0.1)
-        self.failureResultOf(self.asking, BadGateway)
-        self.assertEqual(len(self.over()), 2)
+        self.failureResultOf(self.fetching, BadGateway)
+        self.assertEqual(len(self.request_calls()), 2)
 
-    def test_cancelled(self) -> None:
-        """So is the exchange."""
-        self.asking.cancel()
-        self.failureResultOf(self.asking, CancelledError)
-        self.assertEqual(len(self.over()), 2)
+    def test_cancelling_cancels_the_request(self) -> None:
+        self.fetching.cancel()
+        self.failureResultOf(self.fetching, CancelledError)
+        self.assertEqual(len(self.request_calls()), 2)

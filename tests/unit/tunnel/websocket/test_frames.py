@@ -1,4 +1,4 @@
-"""Plain WebSocket frames: written as the library reads them, read as it writes them."""
+"""Plain WebSocket frames: encoded and decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.tunnel.websocket.frames import FrameDecoder, apply_mask, encode_frame
+from ctllm.fastpath.websocket_mask import apply_mask
+from ctllm.tunnel.websocket.frames import FrameDecoder, encode_frame
 
 SIZES = (0, 1, 125, 126, 127, 511, 512, 513, 1025, 65535, 65536, 70_000)
 LIMIT = 70_000
@@ -16,10 +17,7 @@ KEY = b"\x01\x80\xff\x5a"
 
 
 class MaskTests(SynchronousTestCase):
-    """XOR with a key."""
-
-    def test_each_byte(self) -> None:
-        """By definition (RFC 6455, 5.3), at every length around the two ways of doing it."""
+    def test_masks_by_definition(self) -> None:
         for size in SIZES:
             payload = bytes(byte % 251 for byte in range(size))
             expected = bytes(
@@ -28,16 +26,15 @@ class MaskTests(SynchronousTestCase):
             self.assertEqual(apply_mask(payload, KEY), expected)
 
 
-class Frames(SynchronousTestCase):
-    """Off a stream."""
-
+class FrameTests(SynchronousTestCase):
     @given(
         st.lists(st.sampled_from(SIZES), max_size=4),
         st.lists(st.integers(0, 300_000), max_size=8),
         st.booleans(),
     )
-    def test_any_cut(self, sizes: list[int], cuts: list[int], masked: bool) -> None:
-        """Messages come out as they went in, however the bytes are cut."""
+    def test_decodes_the_messages_for_any_split(
+        self, sizes: list[int], cuts: list[int], masked: bool
+    ) -> None:
         sent = [bytes([number + 1]) * size for number, size in enumerate(sizes)]
         wire = b"".join(encode_frame(payload, masked) for payload in sent)
         messages, got = FrameDecoder(masked, LIMIT), []
@@ -49,10 +46,9 @@ class Frames(SynchronousTestCase):
         self.assertEqual((got, len(messages)), (sent, 0))
 
     @given(st.lists(st.booleans(), max_size=6), st.lists(st.integers(0, 3000)), st.booleans())
-    def test_control_frames_between_them(
+    def test_passes_control_frames_on_complete(
         self, pings: list[bool], cuts: list[int], masked: bool
     ) -> None:
-        """Each is left to the library, whole and without what comes after it."""
         key = KEY if masked else b""
         frames = [
             bytes((0x89, (0x80 if masked else 0) | 3)) + key + b"abc" if ping
@@ -70,21 +66,20 @@ class Frames(SynchronousTestCase):
         self.assertEqual((got, len(messages)), ([b"x" * 300] * pings.count(False), 0))
         self.assertEqual(left, b"".join(f for f, ping in zip(frames, pings, strict=True) if ping))
 
-    def test_keys_differ(self) -> None:
-        """No mask is like the one before (RFC 6455, section 5.3)."""
+    def test_each_frame_has_another_key(self) -> None:
+        """RFC 6455, section 5.3."""
         self.assertNotEqual(encode_frame(bytes(20), True), encode_frame(bytes(20), True))
 
-    def test_everything_else_is_left_over(self) -> None:
-        """From the first frame that is not plain on, the library reads."""
+    def test_passes_everything_from_another_kind_of_frame_on(self) -> None:
         plain = encode_frame(b"ok", False)
         for other in (
-            b"\x89\x80keys",  # a ping that is masked, where it should not be
-            b"\x89\x7e\x00\x7e",  # and one that is too long for a control frame
-            b"\x09\x00",  # and one in pieces
+            b"\x89\x80keys",  # a ping, masked by a server
+            b"\x89\x7e\x00\x7e",  # one that is too long for a control frame
+            b"\x09\x00",  # one that is fragmented
             b"\x02\x01a",  # a first fragment
             b"\x81\x01a",  # text
             b"\xc2\x01a",  # with a reserved bit, as of compression
-            b"\x82\x81keysa",  # masked, where it should not be
+            b"\x82\x81keysa",  # masked by a server
             b"\x82\x7e\x00\x01a",  # a length that is not the shortest
             b"\x82\x7f" + (65535).to_bytes(8, "big"),
             b"\x82\x7f" + (LIMIT + 1).to_bytes(8, "big"),  # too large
@@ -92,8 +87,7 @@ class Frames(SynchronousTestCase):
             self.assertEqual(FrameDecoder(False, LIMIT).feed(plain + other), ([b"ok"], other))
         self.assertEqual(FrameDecoder(True, LIMIT).feed(plain), ([], plain))
 
-    def test_held_back_and_then_not_plain(self) -> None:
-        """A head that came in two pieces is given on whole."""
+    def test_passes_a_head_on_that_came_in_two_parts(self) -> None:
         messages = FrameDecoder(False, LIMIT)
         self.assertEqual(messages.feed(b"\x82"), ([], b""))
         self.assertEqual(messages.feed(b"\x81keysa"), ([], b"\x82\x81keysa"))

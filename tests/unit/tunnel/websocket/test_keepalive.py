@@ -1,4 +1,4 @@
-"""Is the other side of a connection alive? Silence tells, and only silence."""
+"""Only silence shows that a peer is dead."""
 
 from __future__ import annotations
 
@@ -7,89 +7,79 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.tunnel.websocket.keepalive import CONFIRMATION_DELAY, INCOMPLETE_FRAME_TIMEOUT, Keepalive
 
-PING, DEADLINE = 4.0, 3.0
+PING_INTERVAL, PING_TIMEOUT = 4.0, 3.0
 
 
-class LivenessTests(SynchronousTestCase):
-    """One side of one connection."""
-
+class KeepaliveTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.pings: list[float] = []
-        self.died: list[float] = []
-        self.life = Keepalive(
+        self.dead_at: list[float] = []
+        self.keepalive = Keepalive(
             self.clock,
             lambda: self.pings.append(self.clock.seconds()),
-            lambda: self.died.append(self.clock.seconds()),
+            lambda: self.dead_at.append(self.clock.seconds()),
         )
-        self.life.start(PING, DEADLINE)
+        self.keepalive.start(PING_INTERVAL, PING_TIMEOUT)
 
     def wait(self, seconds: float) -> None:
         self.clock.pump([0.1] * round(seconds * 10))
 
-    def test_silence(self) -> None:
-        """Who says nothing for the whole time is dead, once, and no timer is left."""
+    def test_a_silent_peer_is_dead_once_and_no_timer_is_left(self) -> None:
         self.wait(100)
-        [died] = self.died
-        self.assertLess(abs(died - (PING + DEADLINE + CONFIRMATION_DELAY)), 0.25)
+        [dead_at] = self.dead_at
+        self.assertLess(abs(dead_at - (PING_INTERVAL + PING_TIMEOUT + CONFIRMATION_DELAY)), 0.25)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_pings_go_on_whatever_comes(self) -> None:
-        """The other side may depend on hearing them: what it waits for may be behind much else."""
+    def test_pings_whatever_arrives(self) -> None:
         for _ in range(200):
-            self.life.frame_received()
+            self.keepalive.frame_received()
             self.wait(0.1)
         self.assertEqual(len(self.pings), 4)
 
-    def test_any_bytes_are_life(self) -> None:
-        """Though no frame is whole, on a slow network, for as long as a minute."""
+    def test_data_without_a_complete_frame_counts_for_a_while(self) -> None:
+        """On a slow network."""
         for _ in range(int(INCOMPLETE_FRAME_TIMEOUT)):
-            self.life.data_received()
+            self.keepalive.data_received()
             self.wait(1)
-        self.assertEqual(self.died, [])
+        self.assertEqual(self.dead_at, [])
 
-    def test_a_frame_that_never_becomes_whole(self) -> None:
-        """Its length was garbled, and it swallows whatever comes after."""
-        for _ in range(int(INCOMPLETE_FRAME_TIMEOUT + PING + DEADLINE) + 2):
-            self.life.data_received()
+    def test_a_frame_that_never_ends_is_no_sign_of_life(self) -> None:
+        for _ in range(int(INCOMPLETE_FRAME_TIMEOUT + PING_INTERVAL + PING_TIMEOUT) + 2):
+            self.keepalive.data_received()
             self.wait(1)
-        self.assertEqual(len(self.died), 1)
+        self.assertEqual(len(self.dead_at), 1)
 
-    def test_whole_frames(self) -> None:
-        """They are life for as long as they come."""
+    def test_frames_are_a_sign_of_life(self) -> None:
         for _ in range(100):
-            self.life.frame_received()
-            self.wait(PING)
-        self.assertEqual(self.died, [])
+            self.keepalive.frame_received()
+            self.wait(PING_INTERVAL)
+        self.assertEqual(self.dead_at, [])
 
-    def test_late_but_there(self) -> None:
-        """Bytes count from when they came."""
-        self.wait(PING + DEADLINE - 0.5)
-        self.life.data_received()
-        self.wait(PING + DEADLINE - 0.5)
-        self.assertEqual(self.died, [])
+    def test_silence_counts_from_the_last_data(self) -> None:
+        self.wait(PING_INTERVAL + PING_TIMEOUT - 0.5)
+        self.keepalive.data_received()
+        self.wait(PING_INTERVAL + PING_TIMEOUT - 0.5)
+        self.assertEqual(self.dead_at, [])
         self.wait(1)
-        self.assertEqual(len(self.died), 1)
+        self.assertEqual(len(self.dead_at), 1)
 
-    def test_who_slept_looks_before_judging(self) -> None:
-        """A process that was stopped for long finds its timers first, then what came meanwhile."""
+    def test_checks_again_after_a_suspension_of_the_process(self) -> None:
         self.clock.advance(1000)
-        self.life.frame_received()
-        self.wait(PING)
-        self.assertEqual(self.died, [])
+        self.keepalive.frame_received()
+        self.wait(PING_INTERVAL)
+        self.assertEqual(self.dead_at, [])
 
-    def test_who_is_slow_itself_waits_as_much_longer(self) -> None:
-        """What was said in time and is not read yet shows that the other side lives."""
+    def test_waits_longer_if_its_own_timers_were_late(self) -> None:
         late = 5.0
-        self.clock.advance(PING + DEADLINE + late)
+        self.clock.advance(PING_INTERVAL + PING_TIMEOUT + late)
         self.wait(late)
-        self.assertEqual(self.died, [])
+        self.assertEqual(self.dead_at, [])
         self.wait(CONFIRMATION_DELAY + 0.1)
-        self.assertEqual(len(self.died), 1)
+        self.assertEqual(len(self.dead_at), 1)
 
-    def test_the_end(self) -> None:
-        """Nothing happens any more."""
-        self.life.stop()
+    def test_does_nothing_after_stop(self) -> None:
+        self.keepalive.stop()
         self.wait(100)
-        self.assertEqual((self.pings, self.died), ([], []))
+        self.assertEqual((self.pings, self.dead_at), ([], []))
         self.assertEqual(self.clock.getDelayedCalls(), [])

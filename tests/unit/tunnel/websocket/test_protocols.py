@@ -1,8 +1,8 @@
-"""A tunnel on a WebSocket: both real ends, over memory."""
+"""The tunnel on a WebSocket: both real ends, over memory."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import txaio
 from twisted.internet.address import IPv4Address
@@ -19,12 +19,12 @@ from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory, ProxyWebSoc
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 
-PING, DEADLINE = 20.0, 10.0
+PING_INTERVAL, PING_TIMEOUT = 20.0, 10.0
 POST = RequestHead(b"POST", b"/api/chat")
 
 
 class Transport(FakeTransport):
-    """One that has addresses, as autobahn wants them."""
+    """A transport with addresses, which autobahn needs."""
 
     def getPeer(self) -> Any:
         return IPv4Address("TCP", "127.0.0.1", 1)
@@ -33,12 +33,12 @@ class Transport(FakeTransport):
 
 
 class Case(SynchronousTestCase):
-    """An initiator and an responder, each on its end."""
+    """An initiator and a responder, each at its end."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        # autobahn keeps its time by this, whatever reactor it is given.
-        self.patch(txaio.config, "loop", self.clock)
+        # autobahn takes its timers from here, not from the reactor that it is given.
+        self.patch(cast(Any, txaio).config, "loop", self.clock)
         self.initiator = Initiator(1 << 18, 30, 8)
         self.responder = Responder(
             1 << 18,
@@ -48,24 +48,26 @@ class Case(SynchronousTestCase):
             resume_buffer_bytes=0,
             desktop=Desktop("a" * 32, "home"),
         )
-        self.callers: list[ResponderStream] = []
-        self.calls: list[FakeRequestSink] = []
+        self.streams: list[ResponderStream] = []
+        self.requests: list[FakeRequestSink] = []
         self.closings: list[tuple[int | None, str]] = []
         self.refused: str = ""
         self.opened = 0
         self.connect()
 
-    def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
-        self.callers.append(caller)
-        self.calls.append(FakeRequestSink())
-        return self.calls[-1]
+    def accept(self, head: RequestHead, stream: ResponderStream) -> FakeRequestSink:
+        self.streams.append(stream)
+        self.requests.append(FakeRequestSink())
+        return self.requests[-1]
 
     def connect(self) -> None:
         clock: Any = self.clock
-        self.proxy = ProxyWebSocketFactory(clock, self.greeted, PING, DEADLINE).buildProtocol(None)
+        self.proxy = ProxyWebSocketFactory(
+            clock, self.first_message_received, PING_INTERVAL, PING_TIMEOUT
+        ).buildProtocol(None)
         factory = BridgeWebSocketFactory(
-            "ws://127.0.0.1:1/ws/tunnel", {"Authorization": "Bearer t"}, clock, self.make,
-            PING, DEADLINE,
+            "ws://127.0.0.1:1/ws/tunnel", {"Authorization": "Bearer t"}, clock, self.build,
+            PING_INTERVAL, PING_TIMEOUT,
         )  # fmt: skip
         self.bridge = factory.buildProtocol(None)
         self.pump = connect(
@@ -73,19 +75,19 @@ class Case(SynchronousTestCase):
         )
         self.settle()
 
-    def make(self) -> BridgeWebSocket:
+    def build(self) -> BridgeWebSocket:
         return BridgeWebSocket(
             self.clock,
             self.responder,
-            self.open,
+            self.bridge_opened,
             lambda *closing: self.closings.append(closing[:2]),
         )
 
-    def open(self, socket: BridgeWebSocket) -> None:
+    def bridge_opened(self, socket: BridgeWebSocket) -> None:
         self.opened += 1
         self.responder.connection_made()
 
-    def greeted(self, socket: ProxyWebSocket, message: bytes) -> None:
+    def first_message_received(self, socket: ProxyWebSocket, message: bytes) -> None:
         if self.refused:
             raise ProtocolViolation(self.refused)
         socket.attach_tunnel(self.initiator)
@@ -101,76 +103,75 @@ class Case(SynchronousTestCase):
             self.clock.advance(0.5)
             self.settle()
 
-    def ask(self) -> FakeResponseSink:
-        heard = FakeResponseSink()
-        self.initiator.start_request(POST, heard).finish()
+    def start_request(self) -> FakeResponseSink:
+        sink = FakeResponseSink()
+        self.initiator.start_request(POST, sink).finish()
         self.settle()
-        return heard
+        return sink
 
     @property
     def connected(self) -> bool:
         return self.initiator.is_established and self.responder.is_established
 
 
-class Carrying(Case):
-    """While it is open."""
+class CarryingTests(Case):
+    """An open connection."""
 
-    def test_an_exchange(self) -> None:
-        """It goes over and comes back."""
-        heard = self.ask()
-        self.callers[0].write_head(ResponseHead(200))
-        self.callers[0].write(b"hi")
-        self.callers[0].finish()
+    def test_carries_a_request_and_its_response(self) -> None:
+        sink = self.start_request()
+        self.streams[0].write_head(ResponseHead(200))
+        self.streams[0].write(b"hi")
+        self.streams[0].finish()
         self.settle()
-        self.assertEqual((bytes(heard.body), heard.outcome), (b"hi", "end"))
+        self.assertEqual((bytes(sink.body), sink.outcome), (b"hi", "end"))
 
-    def test_one_turn_is_one_message(self) -> None:
-        """Whatever became ready in one turn leaves together, in the next."""
-        self.ask()
+    def test_sends_what_becomes_ready_in_one_turn_in_one_message(self) -> None:
+        self.start_request()
         sent: list[bytes] = []
-        hear = self.proxy.onMessage
-        self.proxy.onMessage = lambda m, isBinary: (sent.append(m), hear(m, isBinary))
-        self.callers[0].write_head(ResponseHead(200))
+        process = self.proxy.onMessage
+
+        def on_message(message: bytes, is_binary: bool) -> None:
+            sent.append(message)
+            process(message, is_binary)
+
+        self.patch(self.proxy, "onMessage", on_message)
+        self.streams[0].write_head(ResponseHead(200))
         for _ in range(5):
-            self.callers[0].write(b"line\n")
+            self.streams[0].write(b"line\n")
         self.assertEqual(sent, [])
         self.settle()
         self.assertEqual(len(sent), 1)
 
-    def test_a_full_socket_keeps_the_bytes_in_the_tunnel(self) -> None:
-        """Nothing is written while there is no room; then it goes on."""
-        heard = self.ask()
+    def test_writes_nothing_while_the_transport_is_full(self) -> None:
+        sink = self.start_request()
         self.bridge.pauseProducing()
-        self.callers[0].write_head(ResponseHead(200))
-        self.callers[0].finish()
+        self.streams[0].write_head(ResponseHead(200))
+        self.streams[0].finish()
         self.settle()
-        self.assertIsNone(heard.head)
+        self.assertIsNone(sink.head)
         self.bridge.resumeProducing()
         self.settle()
-        self.assertEqual(heard.outcome, "end")
+        self.assertEqual(sink.outcome, "end")
 
-    def test_silence_is_no_death(self) -> None:
-        """While pings are answered an exchange may be silent for as long as it likes."""
-        heard = self.ask()
+    def test_stays_open_while_pings_are_answered(self) -> None:
+        sink = self.start_request()
         self.wait(400)
-        self.assertEqual((self.connected, heard.outcome, self.closings), (True, None, []))
+        self.assertEqual((self.connected, sink.outcome, self.closings), (True, None, []))
 
-    def test_no_answer_to_pings_is(self) -> None:
-        """A dead network is noticed by both ends, each for itself, within its time."""
-        self.ask()
-        for _ in range(int(PING + DEADLINE + 5)):
+    def test_both_ends_close_when_the_network_is_dead(self) -> None:
+        self.start_request()
+        for _ in range(int(PING_INTERVAL + PING_TIMEOUT + 5)):
             self.clock.advance(1)  # and the pump moves nothing
         self.assertTrue(self.pump.clientIO.disconnecting)
         self.assertTrue(self.pump.serverIO.disconnecting)
 
 
-class Closing(Case):
-    """How connections end."""
+class ClosingTests(Case):
+    """The ends of connections."""
 
-    def test_leaving(self) -> None:
-        """Either side may; the other hears that it was going away, and no exchange is lost."""
+    def test_a_graceful_close_by_either_end_loses_no_stream(self) -> None:
         for leaver in ("proxy", "bridge"):
-            heard = self.ask()
+            sink = self.start_request()
             getattr(self, leaver).close_gracefully()
             self.settle()
             self.wait(5)
@@ -180,18 +181,17 @@ class Closing(Case):
                 leaver,
             )
             self.connect()
-            self.callers[-1].write_head(ResponseHead(200))
-            self.callers[-1].finish()
+            self.streams[-1].write_head(ResponseHead(200))
+            self.streams[-1].finish()
             self.settle()
-            self.assertEqual(heard.outcome, "end")
+            self.assertEqual(sink.outcome, "end")
         self.assertEqual(self.closings[0][0], 1001)
         self.assertEqual((self.opened, len(self.closings)), (3, 2))
 
-    def test_what_becomes_ready_while_it_closes(self) -> None:
-        """It waits for the next connection, on whichever side; nothing is raised."""
-        heard = self.ask()
+    def test_what_becomes_ready_during_the_close_waits_for_the_next_connection(self) -> None:
+        sink = self.start_request()
         self.bridge.close_gracefully()
-        self.callers[0].write_head(ResponseHead(200))
+        self.streams[0].write_head(ResponseHead(200))
         self.clock.advance(0)
         self.proxy.sendCloseFrame(1001, b"")
         self.initiator.start_request(POST, FakeResponseSink())
@@ -201,29 +201,26 @@ class Closing(Case):
         self.wait(5)
         self.assertFalse(self.initiator.is_established)
         self.connect()
-        self.callers[0].finish()
+        self.streams[0].finish()
         self.settle()
-        self.assertEqual((heard.outcome, len(self.callers)), ("end", 2))
+        self.assertEqual((sink.outcome, len(self.streams)), ("end", 2))
 
-    def test_a_violation(self) -> None:
-        """The other end is told why, and every exchange ends with the error, on both sides."""
-        heard = self.ask()
+    def test_a_violation_ends_every_stream_on_both_ends(self) -> None:
+        sink = self.start_request()
         self.bridge.sendMessage(bytes(21), isBinary=True)
         self.settle()
         self.wait(5)
-        self.assertIsInstance(heard.outcome, ProtocolViolation)
-        self.assertIsInstance(self.calls[0].calls[-1], ProtocolViolation)
+        self.assertIsInstance(sink.outcome, ProtocolViolation)
+        self.assertIsInstance(self.requests[0].calls[-1], ProtocolViolation)
         self.assertEqual(self.closings[0][0], 1002)
 
-    def test_a_text_message(self) -> None:
-        """It is a violation too."""
+    def test_a_text_message_is_a_violation(self) -> None:
         self.proxy.sendMessage(b"hello", isBinary=False)
         self.settle()
         self.wait(5)
         self.assertEqual(len(self.closings), 1)
 
-    def test_refused_at_the_greeting(self) -> None:
-        """A bridge that the proxy does not want hears why, in whatever language."""
+    def test_a_refused_bridge_gets_the_reason(self) -> None:
         self.bridge.close_gracefully()
         self.settle()
         self.wait(5)
@@ -234,13 +231,12 @@ class Closing(Case):
         ((code, reason),) = self.closings
         self.assertEqual((code, reason[:1]), (1002, "ü"))
 
-    def test_lost_without_a_word(self) -> None:
-        """The exchanges wait for their time; then they are lost. No timer stays behind."""
-        heard = self.ask()
+    def test_streams_of_a_lost_connection_expire(self) -> None:
+        sink = self.start_request()
         self.pump.clientIO.abortConnection()
         self.settle()
         self.assertFalse(self.initiator.is_established)
         self.initiator.remove_expired(self.clock.seconds() + 31)
-        self.assertIsInstance(heard.outcome, DesktopLost)
+        self.assertIsInstance(sink.outcome, DesktopLost)
         self.wait(60)
         self.assertEqual(self.clock.getDelayedCalls(), [])
