@@ -8,7 +8,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ProtocolViolation
 from ctllm.http.message.head import RequestHead
-from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.proxy.app import MAX_TUNNELS
 from ctllm.tunnel.frames import (
     CONNECTION_ID,
@@ -24,59 +23,11 @@ from ctllm.tunnel.frames import (
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_CLOSED_IDS, MAX_CONTROL_FRAMES
 from ctllm.tunnel.responder import Responder
-from ctllm.tunnel.websocket.protocols import MAX_FRAGMENTS
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.test_proxy_app import Case as ProxyCase
-from tests.unit.tunnel.websocket.test_protocols import Case as SocketCase
 
 HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("d" * 32, "d")))
 OPEN = b'{"method":"GET","target":"/","headers":[],"resume":9}'
-
-
-class Sockets(SocketCase):
-    """At the WebSocket."""
-
-    def test_who_never_says_hello_is_dropped(self) -> None:
-        """Pings alone keep nobody connected who has not said whose tunnel it is."""
-        self.bridge.close_gracefully()
-        self.wait(5)
-        self.closings.clear()
-        self.patch(self, "open", lambda socket: None)
-        self.connect()
-        self.wait(HANDSHAKE_TIMEOUT - 1)
-        self.assertEqual(self.closings, [])
-        self.wait(2)
-        self.assertEqual([code for code, _ in self.closings], [1002])
-        self.assertEqual(self.proxy.factory.open_connections, 0)
-
-    def test_who_has_said_it_stays(self) -> None:
-        """However little is said after it; and each socket is counted once."""
-        self.wait(HANDSHAKE_TIMEOUT * 3)
-        self.assertEqual((self.connected, self.proxy.factory.open_connections), (True, 1))
-
-    def test_pings_of_one_that_reads_no_pongs(self) -> None:
-        """Are not answered while what was said before is still in the way."""
-        self.proxy.pauseProducing()
-        said: list[bytes] = []
-        self.patch(self.proxy.transport, "write", said.append)
-        for _ in range(100):
-            self.bridge.sendPing(b"x")
-        self.settle()
-        self.assertEqual(said, [])
-        self.proxy.resumeProducing()
-        self.bridge.sendPing(b"x")
-        self.settle()
-        self.assertEqual(len(said), 1)
-
-    def test_a_message_in_endless_pieces(self) -> None:
-        """Those that networks make are fine; empty ones without end are a violation."""
-        for pieces, fine in ((MAX_FRAGMENTS - 2, True), (MAX_FRAGMENTS + 1, False)):
-            self.bridge.beginMessage(isBinary=True)
-            for _ in range(pieces):
-                self.bridge.sendMessageFrame(b"")
-            self.bridge.endMessage()
-            self.settle()
-            self.assertEqual(self.connected, fine)
 
 
 class Proxy(ProxyCase):
