@@ -154,24 +154,24 @@ class TunnelPageTests(TestCase):
         )
 
         def speak(name: str) -> None:
-            speaker, hearer = (bridge, proxy) if name.startswith("bridge") else (proxy, bridge)
+            speaker, hearer = (bridge, proxy) if name.startswith("desktop") else (proxy, bridge)
             said[name] = speaker.next_message()
             hearer.receive_message(said[name])
 
         bridge.send_status(Status("up", "0.12.6", ("llama3.2:latest",)))
         bridge.connection_made()
-        for name in ("bridge-1", "proxy-1", "bridge-2"):
+        for name in ("desktop-1", "proxy-1", "desktop-2"):
             speak(name)
         client = Client()
         with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=EXCHANGE):
             asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
             proxy.start_request(asked, client).finish()
-        for name in ("proxy-2", "bridge-3"):
+        for name in ("proxy-2", "desktop-3"):
             speak(name)
         works[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"20"),)))
         works[0].write(ANSWER)
         works[0].finish()
-        for name in ("bridge-4", "proxy-3"):
+        for name in ("desktop-4", "proxy-3"):
             speak(name)
         self.assertEqual((client.got, client.ended), (ANSWER, True))
         self.assertEqual((proxy.streams, bridge.streams), ({}, {}))
@@ -180,11 +180,11 @@ class TunnelPageTests(TestCase):
     def test_other_frames(self) -> None:
         """So are the frames that the example did not need."""
         told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
-        replaced = Reason("replaced", "a newer connection of this desktop took over")
+        replaced = Reason("replaced", "A newer connection of this desktop replaces this one.")
         true = {
             "attach": frames.encode_offset_frame(FrameKind.ATTACH, EXCHANGE, 12),
             "reset": frames.encode_json_frame(
-                FrameKind.RESET, EXCHANGE, Reason("cancelled", "the client left")
+                FrameKind.RESET, EXCHANGE, Reason("cancelled", "The client disconnected.")
             ),
             "bye": frames.encode_json_frame(FrameKind.BYE, CONNECTION_ID, replaced),
         }
