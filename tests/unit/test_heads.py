@@ -16,7 +16,7 @@ from ctllm.http.message.head import (
 )
 from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, decode_json_payload
 from tests.unit.fakes import FakeResponseSink
-from tests.unit.test_tunnel import Client, connected
+from tests.unit.tunnel.test_tunnel import Client, connected
 
 TOKEN = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1).map(str.encode)
 VALUE = st.binary().map(lambda raw: raw.translate(None, b"\r\n\0"))

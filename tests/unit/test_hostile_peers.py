@@ -24,7 +24,7 @@ from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_CLOSED_IDS, MAX_CONTROL_FRAMES
 from ctllm.tunnel.responder import Responder
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
-from tests.unit.test_proxy_app import Case as ProxyCase
+from tests.unit.proxy.test_app import Case as ProxyCase
 
 HELLO = encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, 1000, Desktop("d" * 32, "d")))
 OPEN = b'{"method":"GET","target":"/","headers":[],"resume":9}'

@@ -7,29 +7,26 @@ from ctllm.http.message.head import RequestHead
 from ctllm.proxy.desktop_selection import MODEL_CHANGE_TTL
 from ctllm.tunnel.frames import Status
 from tests.unit.fakes import FakeResponseSink
-from tests.unit.test_rendezvous import CHAT, OK, Desk, asking
-from tests.unit.test_rendezvous import Case as Case
+from tests.unit.proxy.test_desktop_registry import CHAT, OK, Desk, asking
+from tests.unit.proxy.test_desktop_registry import Case as Case
 
 COPY = RequestHead(b"POST", b"/api/copy")
 
 
-class WithoutModel(Case):
-    """Which desktop gets a request."""
+class SelectionWithoutModelTests(Case):
+    """Selection of a desktop for a request without a model."""
 
-    def test_nobody(self) -> None:
-        """An offline user hears so, and when to try again."""
+    def test_raises_desktop_offline_without_a_desktop(self) -> None:
         error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(error.retry_after, 5)
         self.assertEqual(self.here.stream_count, 0)
 
-    def test_the_one_there_is(self) -> None:
-        """Whatever its Ollama: it says for itself what is wrong."""
+    def test_selects_the_only_desktop_whatever_its_status(self) -> None:
         desk = self.desk(ollama="down")
         self.open()
         self.assertEqual(desk.heads, [CHAT])
 
-    def test_real_before_demo_before_none_then_the_newest(self) -> None:
-        """However they came; and a change of status counts at once."""
+    def test_prefers_ollama_to_demo_to_none_then_the_newest(self) -> None:
         real, demo, down = self.desk("a", "up"), self.desk("b", "demo"), self.desk("c", "down")
         silent = self.desk("d", "")
         self.open()
@@ -44,8 +41,7 @@ class WithoutModel(Case):
         self.assertEqual(len(demo.heads), 1)
         self.assertEqual((down.heads, silent.heads), ([], []))
 
-    def test_by_id_or_name(self) -> None:
-        """Ctllm-Desktop decides, in any case and language, though another would be better."""
+    def test_selects_by_id_or_name(self) -> None:
         _, other = self.desk("home"), self.desk("Büro", "down")
         self.open(asking(to=other.id))
         self.open(asking(to="Büro"))
@@ -53,8 +49,7 @@ class WithoutModel(Case):
         self.open(latin)  # as a browser's fetch sends it
         self.assertEqual(len(other.heads), 3)
 
-    def test_one_that_asks_for_itself(self) -> None:
-        """It has looked at home already, however good it is."""
+    def test_excludes_the_desktop_of_ctllm_exclude_desktop(self) -> None:
         best, other = self.desk("home"), self.desk("attic", "down")
         own = ((b"ctllm-exclude-desktop", best.id.encode()),)
         self.open(RequestHead(b"GET", b"/", own))
@@ -68,31 +63,27 @@ class WithoutModel(Case):
         )
         self.assertIn("None of your other desktops", alone.message)
 
-    def test_who_answers_is_told(self) -> None:
-        """By a name that fits into a header."""
+    def test_states_the_desktop_in_a_response_header(self) -> None:
         self.desk("Büro 100%")
         asking = self.here.start_request(CHAT, FakeResponseSink())
         told = dict(self.here.response_headers(asking))
         self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
         self.assertEqual(told[b"Ctllm-Request-Id"], asking.id.hex().encode())
 
-    def test_no_such_desktop(self) -> None:
-        """It does not go elsewhere instead."""
+    def test_raises_not_found_for_an_unknown_name(self) -> None:
         self.desk("home")
         for wanted in ("work", "", "\x00\xff"):
             self.assertRaises(
                 NotFound, self.here.start_request, asking(to=wanted), FakeResponseSink()
             )
 
-    def test_one_that_left_gets_nothing(self) -> None:
-        """Neither by choice nor by name, though it may come back."""
+    def test_does_not_select_a_disconnected_desktop(self) -> None:
         desk = self.desk()
         desk.lose(self.clock.seconds())
         self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertRaises(NotFound, self.here.start_request, asking(to="home"), FakeResponseSink())
 
-    def test_limit(self) -> None:
-        """One exchange too many is refused; when one ends there is room again."""
+    def test_refuses_a_stream_over_the_limit(self) -> None:
         desk = self.desk()
         for _ in range(4):
             self.open()
@@ -103,8 +94,7 @@ class WithoutModel(Case):
         self.settle()
         self.open()
 
-    def test_who_is_able(self) -> None:
-        """Those whose Ollama or demo is there, the best first; a desktop that is named is alone."""
+    def test_candidates_have_ollama_or_demo_best_first(self) -> None:
         down, demo, real, silent = (self.desk(name, name) for name in ("down", "demo", "up", ""))
         newest = self.desk("newest", "up")
         able = [meeting.identity.id for meeting in self.here.candidates(CHAT)]
@@ -117,8 +107,8 @@ class WithoutModel(Case):
         self.assertEqual(able, [silent.id, real.id, demo.id])
 
 
-class ByModel(Case):
-    """A request that names a model goes to a desktop that has it."""
+class SelectionByModelTests(Case):
+    """Selection of a desktop for a request with a model."""
 
     def where(self, model: str, head: RequestHead = CHAT) -> Desk:
         """The desktop that gets a request for `model`; its answer is given at once."""
@@ -130,8 +120,7 @@ class ByModel(Case):
         self.settle()
         return found
 
-    def test_the_one_that_has_it(self) -> None:
-        """Whatever else is better, and by any of the model's names."""
+    def test_selects_the_desktop_with_the_model(self) -> None:
         one, two, demo = (
             self.desk("a", "up", "llama3.2:latest", "both:1"),
             self.desk("b", "up", "hf.co/Me/Own:q4", "both:1"),
@@ -146,16 +135,14 @@ class ByModel(Case):
         ):
             self.assertIs(self.where(model), desk, model)
 
-    def test_nobody_has_it(self) -> None:
-        """Then the best one, whose Ollama says so in its own words."""
+    def test_selects_the_best_desktop_if_none_has_the_model(self) -> None:
         self.desk("a", "up", "x:1")
         best = self.desk("b", "up", "y:1")
         self.desk("c", "demo", "demo:echo")
         for model in ("z:1", "x", "x:1:2", ""):
             self.assertIs(self.where(model), best, model)
 
-    def test_several_have_it(self) -> None:
-        """The one with the fewest exchanges under way, of the same merit; then the newest."""
+    def test_prefers_the_fewest_streams_of_equal_rank(self) -> None:
         older, newer = self.desk("a"), self.desk("b")
         self.desk("c", "demo")
         for _ in range(2):
@@ -165,8 +152,7 @@ class ByModel(Case):
         self.open(CHAT, "m:1")
         self.assertIs(self.where("m:1"), newer)
 
-    def test_what_a_desktop_tells_counts_at_once(self) -> None:
-        """Also that it has a model no more."""
+    def test_uses_a_new_status_at_once(self) -> None:
         one, two = self.desk("a", "up", "x:1"), self.desk("b", "up", "y:1")
         self.assertIs(self.where("x:1"), one)
         one.tunnel.send_status(Status("up", "0.5.1", ("z:1",)))
@@ -174,14 +160,12 @@ class ByModel(Case):
         self.assertIs(self.where("x:1"), two)
         self.assertIs(self.where("z:1"), one)
 
-    def test_one_that_left(self) -> None:
-        """It has nothing for anybody."""
+    def test_ignores_the_models_of_a_disconnected_desktop(self) -> None:
         one, two = self.desk("a", "up", "x:1"), self.desk("b", "up", "y:1")
         one.lose(self.clock.seconds())
         self.assertIs(self.where("x:1"), two)
 
-    def test_a_model_that_was_made_this_moment(self) -> None:
-        """Until its desktop can have told, that desktop is asked for what nobody has."""
+    def test_tries_a_desktop_whose_models_just_changed(self) -> None:
         one, two = self.desk("a", "up", "x:1"), self.desk("b", "up", "y:1")
         self.assertIs(self.where("new"), two)
         self.assertIs(self.where("x:1", COPY), one)
@@ -190,8 +174,7 @@ class ByModel(Case):
         self.clock.advance(MODEL_CHANGE_TTL + 1)
         self.assertIs(self.where("new"), two)
 
-    def test_a_desktop_that_is_named(self) -> None:
-        """It gets the request though it does not have the model."""
+    def test_named_desktop_gets_the_request_without_the_model(self) -> None:
         one = self.desk("a", "up", "x:1")
         self.desk("b", "up", "y:1")
         self.assertIs(self.where("y:1", asking(to="a")), one)

@@ -151,11 +151,10 @@ class Case(SynchronousTestCase):
                 desk.tunnel.remove_expired(self.clock.seconds())
 
 
-class Coming(Case):
-    """Desktops connect, again and wrongly."""
+class ConnectionTests(Case):
+    """Desktops that connect, reconnect and disconnect."""
 
-    def test_the_newest_connection_replaces_the_older(self) -> None:
-        """The older is told and closed; what it carried goes on where it was."""
+    def test_newer_connection_replaces_the_older(self) -> None:
         desk = self.desk()
         heard = self.open()
         desk.callers[0].write_head(OK)
@@ -174,8 +173,7 @@ class Coming(Case):
         self.assertEqual(len(self.here.describe_desktops()), 1)
         self.open()
 
-    def test_a_late_message_of_a_replaced_connection(self) -> None:
-        """It disturbs nothing."""
+    def test_ignores_a_late_message_of_a_replaced_connection(self) -> None:
         desk = self.desk()
         heard = self.open()
         desk.callers[0].write_head(OK)
@@ -189,8 +187,7 @@ class Coming(Case):
         desk.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one", "end"))
 
-    def test_lost_and_back(self) -> None:
-        """Within the grace time the answer goes on."""
+    def test_continues_a_response_after_a_reconnection(self) -> None:
         desk = self.desk()
         heard = self.open()
         desk.lose(self.clock.seconds())
@@ -201,8 +198,7 @@ class Coming(Case):
         desk.settle()
         self.assertEqual(heard.outcome, "end")
 
-    def test_lost_for_good(self) -> None:
-        """After the grace time its clients hear that it is lost, and it is forgotten."""
+    def test_fails_streams_after_the_grace_time(self) -> None:
         desk = self.desk()
         heard = self.open()
         desk.lose(self.clock.seconds())
@@ -217,8 +213,7 @@ class Coming(Case):
         fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
         return encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(**fields))  # type: ignore[arg-type]
 
-    def test_bad_greetings(self) -> None:
-        """None of them is a desktop afterwards."""
+    def test_refuses_an_invalid_hello(self) -> None:
         for message in (
             b"",
             b"\x01",
@@ -237,8 +232,7 @@ class Coming(Case):
                 self.here.hello_received(Socket(), message)  # type: ignore[arg-type]
         self.assertEqual((self.here.stream_count, self.here.describe_desktops()), (0, []))
 
-    def test_a_bad_greeting_does_not_replace_a_good_connection(self) -> None:
-        """The one that works stays, with all that it carries."""
+    def test_invalid_hello_does_not_replace_a_connection(self) -> None:
         desk = self.desk()
         heard = self.open()
         mine = Desktop(desk.id, "home")
@@ -252,8 +246,7 @@ class Coming(Case):
         desk.settle()
         self.assertEqual(heard.outcome, "end")
 
-    def test_so_many_desktops(self) -> None:
-        """One more is refused; those that are there stay, and may reconnect."""
+    def test_refuses_a_desktop_over_the_limit(self) -> None:
         for number in range(MAX_DESKTOPS):
             self.desk(f"d{number}")
         with self.assertRaises(ProtocolViolation):
@@ -262,19 +255,17 @@ class Coming(Case):
         self.desks[0].connect()
         self.assertEqual(len(self.here.describe_desktops()), MAX_DESKTOPS)
 
-    def test_farewell(self) -> None:
-        """Every bridge that is connected hears when the proxy ends."""
+    def test_close_closes_all_connections(self) -> None:
         one, two = self.desk("a"), self.desk("b")
         two.lose(self.clock.seconds())
         self.here.close()
         self.assertEqual((len(one.socket.last_words), len(two.socket.last_words)), (1, 0))
 
 
-class Known(Case):
-    """What the API and the runtime are told."""
+class DescriptionTests(Case):
+    """What the registry reports."""
 
-    def test_desktops(self) -> None:
-        """Who, since when, and what its Ollama can do."""
+    def test_describes_connected_desktops(self) -> None:
         self.desk()
         self.open()
         (told,) = self.here.describe_desktops()
@@ -282,13 +273,11 @@ class Known(Case):
         expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
         self.assertEqual(told, expected)
 
-    def test_a_silent_one_counts_as_down(self) -> None:
-        """Until it says how its Ollama is."""
+    def test_desktop_without_status_is_down(self) -> None:
         self.desk(ollama="")
         self.assertEqual(self.here.describe_desktops()[0]["ollama"], "down")
 
-    def test_idle(self) -> None:
-        """From the start, never while a desktop is there, and again from when it left."""
+    def test_idle_seconds_count_from_the_last_desktop(self) -> None:
         self.clock.advance(7)
         self.assertEqual(self.here.idle_seconds, 7)
         desk = self.desk()
@@ -298,15 +287,14 @@ class Known(Case):
         self.wait(10)
         self.assertAlmostEqual(self.here.idle_seconds, 10, delta=1)
 
-    def test_asking_is_activity(self) -> None:
-        """A user who asks while no desktop is there still needs the proxy."""
+    def test_request_resets_the_idle_time(self) -> None:
         self.clock.advance(100)
         self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
         self.assertEqual(self.here.idle_seconds, 0)
 
 
-class Resumption(Case):
-    """Clients that leave and come back."""
+class ResumptionTests(Case):
+    """Clients that disconnect and resume a response."""
 
     def answer(self, resume: str = "20") -> tuple[Desk, FakeResponseSink, bytes]:
         """A desktop in the middle of its answer, and the client that waits for it."""
@@ -333,8 +321,7 @@ class Resumption(Case):
         self.settle()
         return heard
 
-    def test_back_in_time(self) -> None:
-        """The rest from the byte asked for, without the length of the whole."""
+    def test_resumes_from_the_offset_without_content_length(self) -> None:
         desk, _, id = self.answer()
         self.leave()
         desk.callers[0].write(b"two ")
@@ -346,8 +333,7 @@ class Resumption(Case):
         self.assertIsNone(get_header(heard.head.headers, b"content-length"))
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_from_the_beginning(self) -> None:
-        """All of it, as it was, also after its end."""
+    def test_resumes_a_complete_response_from_the_beginning(self) -> None:
         desk, _, id = self.answer()
         self.leave()
         desk.callers[0].write(b"two ")
@@ -358,8 +344,7 @@ class Resumption(Case):
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
         self.assertEqual(heard.head, response_from_desktop(OK))
 
-    def test_a_body_with_the_return_goes_nowhere(self) -> None:
-        """The exchange has had its request."""
+    def test_discards_the_body_of_a_resuming_request(self) -> None:
         desk, _, id = self.answer()
         self.leave()
         heard = self.back(id, 4)
@@ -370,8 +355,7 @@ class Resumption(Case):
         self.settle()
         self.assertEqual((heard.outcome, desk.calls[0].calls), (None, ["end"]))
 
-    def test_too_late(self) -> None:
-        """After its time the work is cancelled, and the answer is gone."""
+    def test_cancels_the_stream_after_its_time(self) -> None:
         desk, _, id = self.answer("20")
         self.leave()
         self.clock.advance(19)
@@ -383,8 +367,7 @@ class Resumption(Case):
         self.assertEqual(self.here.stream_count, 0)
         self.assertIsInstance(self.back(id, 0).outcome, Gone)
 
-    def test_the_other_client_hears(self) -> None:
-        """Who had the answer is told that another connection has it; only that one goes on."""
+    def test_fails_the_client_whose_response_another_resumes(self) -> None:
         desk, older, id = self.answer()
         newer = self.back(id, 0)
         self.assertIsInstance(older.outcome, ClientDisconnected)
@@ -392,8 +375,7 @@ class Resumption(Case):
         self.settle()
         self.assertEqual((bytes(newer.body), newer.outcome), (b"one ", "end"))
 
-    def test_leaving_while_asking_is_cancelling(self) -> None:
-        """Half a request has no answer to come back for."""
+    def test_cancels_an_incomplete_request_of_a_disconnected_client(self) -> None:
         desk, heard = self.desk(), FakeResponseSink()
         call = self.here.request_sink(self.here.start_request(asking(resume="20"), heard))
         call.write(b"half")
@@ -403,8 +385,7 @@ class Resumption(Case):
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
         self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
 
-    def test_without_asking_for_it(self) -> None:
-        """A client that says nothing of coming back and leaves has cancelled."""
+    def test_cancels_a_request_without_ctllm_resume(self) -> None:
         desk, heard = self.desk(), FakeResponseSink()
         asked = self.here.start_request(CHAT, heard)
         call = self.here.request_sink(asked)
@@ -415,16 +396,14 @@ class Resumption(Case):
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
         self.assertRaises(NotFound, self.here.resume_stream, asked.id, 0, FakeResponseSink())
 
-    def test_for_no_longer_than_allowed(self) -> None:
-        """Whatever the client wishes for."""
+    def test_limits_the_resume_time(self) -> None:
         desk, _, _ = self.answer("999999999")
         self.leave()
         self.clock.advance(61)
         self.settle()
         self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
 
-    def test_wishes_that_make_no_sense(self) -> None:
-        """They are refused before anything begins."""
+    def test_refuses_an_invalid_ctllm_resume(self) -> None:
         self.desk()
         for wish in ("", "soon", "-1", "1.5", "1" * 10, "٣"):
             self.assertRaises(
@@ -432,16 +411,14 @@ class Resumption(Case):
             )
         self.assertEqual(self.here.stream_count, 0)
 
-    def test_a_desktop_that_is_lost_ends_the_waiting(self) -> None:
-        """No timer is left behind for a client that waits for nothing."""
+    def test_lost_desktop_cancels_the_timer_of_a_detached_client(self) -> None:
         desk, _, _ = self.answer()
         self.leave()
         desk.lose(self.clock.seconds())
         self.wait(GRACE + 1)
         self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
 
-    def test_in_the_next_proxy(self) -> None:
-        """A new proxy learns from the bridge which answers live where."""
+    def test_new_proxy_resumes_responses_listed_in_hello(self) -> None:
         desk, _, id = self.answer()
         desk.callers[0].write(b"two ")
         desk.callers[0].finish()

@@ -44,12 +44,13 @@ def expected(value: Any, fields: tuple[str, ...]) -> str | None:
     return None
 
 
-class AsAParserReadsIt(TestCase):
-    """Whatever the body and however it comes."""
+class ParserEquivalenceTests(TestCase):
+    """The sniffer finds what a JSON parser finds."""
 
     @given(st.dictionaries(keys, values, max_size=6), st.booleans(), cuts)
-    def test_objects(self, value: dict[str, Any], ascii: bool, at: list[int]) -> None:
-        """The name of any object, cut anywhere, escaped or not."""
+    def test_finds_the_name_however_the_body_is_cut(
+        self, value: dict[str, Any], ascii: bool, at: list[int]
+    ) -> None:
         if len({key.casefold() for key in value}) < len(value):
             return  # the same key in two cases: see below
         body = json.dumps(value, ensure_ascii=ascii).encode()
@@ -57,8 +58,7 @@ class AsAParserReadsIt(TestCase):
             self.assertEqual(read(body, fields, *at).name, expected(value, fields))
 
     @given(st.dictionaries(keys, values, max_size=6), st.sampled_from([None, 0, 1, "\t", " \n"]))
-    def test_spaces(self, value: dict[str, Any], indent: Any) -> None:
-        """However it is laid out."""
+    def test_finds_the_name_in_any_layout(self, value: dict[str, Any], indent: Any) -> None:
         others = {key: each for key, each in value.items() if key.lower() != "model"}
         body = json.dumps({**others, "model": "m:1", "x": 1}, indent=indent).encode()
         self.assertEqual(read(b" \r\n" + body).name, "m:1")
@@ -70,23 +70,20 @@ class AsAParserReadsIt(TestCase):
     @example(b'{"model": "\xff"}', [])
     @example(b"]]]]", [])
     @example(b'{"a":]}', [])
-    def test_anything(self, body: bytes, at: list[int]) -> None:
-        """Nothing breaks it, and cuts change nothing."""
+    def test_result_of_any_bytes_does_not_depend_on_cuts(self, body: bytes, at: list[int]) -> None:
         whole, cut = read(body), read(body, MODEL, *at)
         self.assertEqual((whole.name, whole.is_settled), (cut.name, cut.is_settled))
 
     @given(texts)
-    def test_byte_by_byte(self, name: str) -> None:
-        """A client may write as slowly as it likes."""
+    def test_finds_the_name_byte_by_byte(self, name: str) -> None:
         body = json.dumps({"x": [{"model": "no"}, "}"], "mo\\del": 1, "model": name}).encode()
         self.assertEqual(read(body, MODEL, *range(len(body))).name, name or None)
 
 
-class Settled(TestCase):
-    """When it is known that more would change nothing."""
+class SettledTests(TestCase):
+    """When the result is settled."""
 
-    def test_where_enough_was_read(self) -> None:
-        """Of a long body the rest is not waited for once the name has come."""
+    def test_settles_at_the_scan_limit_with_a_name(self) -> None:
         before = b'{"messages": [{"model": "other"}], "x": {"model": "other"}, "model": "m:1'
         name = read(before)
         self.assertIsNone(name.name)
@@ -97,14 +94,12 @@ class Settled(TestCase):
         name.feed(b'", "model": "late"}')
         self.assertEqual(name.name, "m:1")
 
-    def test_where_too_much_was_read_before_it(self) -> None:
-        """A name that comes late is settled at once."""
+    def test_settles_at_a_name_after_the_scan_limit(self) -> None:
         name = read(b'{"x": "' + b"y" * SCAN_LIMIT)
         name.feed(b'", "model": "m:1"')
         self.assertEqual((name.is_settled, name.name), (True, "m:1"))
 
-    def test_by_a_less_wanted_field(self) -> None:
-        """The wanted one may still come: only the end of the object tells."""
+    def test_waits_for_a_field_of_higher_precedence(self) -> None:
         name = read(b'{"name": "older"', EITHER)
         self.assertEqual((name.is_settled, name.name), (False, "older"))
         name.feed(b"}")
@@ -112,14 +107,12 @@ class Settled(TestCase):
         self.assertEqual(read(b'{"name": "older", "model": "newer"', EITHER).name, "newer")
         self.assertEqual(read(b'{"name": "older", "model": ""}', EITHER).name, "older")
 
-    def test_at_the_end_of_the_object(self) -> None:
-        """What has no name has none, whatever follows."""
+    def test_settles_at_the_end_of_the_object(self) -> None:
         for body in (b"{}", b'{"model": null}', b'{"model": ["m"]}', b'{"model": {"model": "m"}}'):
             name = read(body + b'"model":"m"')
             self.assertEqual((name.is_settled, name.name), (True, None), body)
 
-    def test_what_is_no_object(self) -> None:
-        """It is given up at the first byte that is not a space."""
+    def test_settles_at_once_for_other_json(self) -> None:
         for body in (
             b'["model"]',
             b'"model"',
@@ -131,8 +124,7 @@ class Settled(TestCase):
             self.assertEqual((name.is_settled, name.name), (True, None), body)
         self.assertFalse(read(b" \n").is_settled)
 
-    def test_the_same_key_twice(self) -> None:
-        """The last counts, as for Ollama; null changes nothing there."""
+    def test_last_value_of_a_repeated_key_wins(self) -> None:
         for body, expected in (
             (b'{"model": "a", "Model": "b"}', "b"),
             (b'{"model": "a", "x": {"model": "no"}, "model": "b"}', "b"),
@@ -145,21 +137,18 @@ class Settled(TestCase):
             self.assertEqual((cut.name, cut.is_settled), (expected, True), body[:60])
         self.assertEqual(read(b'{"name": "a", "model": "b", "model": ""}', EITHER).name, "a")
 
-    def test_keys_in_any_case(self) -> None:
-        """As Go's decoder takes them; and however they are escaped."""
+    def test_ignores_case_and_escapes_of_keys(self) -> None:
         for key in (b"MODEL", b"Model", b"m\\u006fdel"):
             self.assertEqual(read(b'{"%b": "m"' % key).name, "m")
         self.assertEqual(read('{"\u017fource": "m"}'.encode(), ("source",)).name, "m")
 
-    def test_very_long_names(self) -> None:
-        """They are nobody's, and are not kept."""
+    def test_ignores_names_over_the_limit(self) -> None:
         longest = b"m" * MAX_NAME
         self.assertEqual(read(b'{"model": "%b"}' % longest).name, longest.decode())
         self.assertIsNone(read(b'{"model": "%bm"}' % longest).name)
         self.assertEqual(read(b'{"%bm": 1, "model": "m"}' % longest).name, "m")
 
-    def test_megabytes_leave_nothing_behind(self) -> None:
-        """Pictures, long keys and long names cost no memory here."""
+    def test_stores_no_long_strings(self) -> None:
         name = JsonModelSniffer(MODEL)
         tracemalloc.start()
         for before in (b'{"messages":[{"images":["', b'"]}],"x":{"', b'":1},"', b'":1,"model":"'):
@@ -172,7 +161,6 @@ class Settled(TestCase):
         name.feed(b'"')
         self.assertEqual((name.is_settled, name.name), (False, None))
 
-    def test_deep_nesting(self) -> None:
-        """It is counted, not followed."""
+    def test_deep_nesting_uses_no_recursion(self) -> None:
         name = read(b'{"x":' + b"[" * 100_000 + b'"model":"no"' + b"]" * 100_000 + b',"model":"m"}')
         self.assertEqual((name.is_settled, name.name), (True, "m"))

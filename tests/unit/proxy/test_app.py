@@ -29,7 +29,7 @@ from ctllm.tunnel.frames import (
 )
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from tests.unit.fakes import MemoryTransport
-from tests.unit.test_rendezvous import Desk
+from tests.unit.proxy.test_desktop_registry import Desk
 
 HERE = "ctllm-proxy-" + "a" * 32
 ELSEWHERE = "ctllm-proxy-" + "b" * 32
@@ -81,18 +81,16 @@ class Case(SynchronousTestCase):
         return status, error["code"] if isinstance(error, dict) else ""
 
 
-class Believing(Case):
-    """Only what the cloud signed for this proxy counts."""
+class AuthenticationTests(Case):
+    """Requests with and without a session assertion."""
 
-    def test_health_needs_nothing(self) -> None:
-        """The runtime asks it, which has no assertion."""
+    def test_reports_health_without_an_assertion(self) -> None:
         self.clock.advance(2.04)
         expected = {"exchanges": 0, "desktops": 0, "idle_seconds": 2.0}
         expected |= {"held_bytes": 0, "budget_bytes": self.budget.size}
         self.assertEqual(self.ask("GET /health"), (200, expected))
 
-    def test_everything_else_does(self) -> None:
-        """Nobody gets anywhere without one."""
+    def test_refuses_other_paths_without_an_assertion(self) -> None:
         for path in ("/", "/api/chat", "/ctllm/desktops", "/ctllm/exchanges/x", "/ws/tunnel"):
             self.assertEqual(self.ask(f"GET {path}")[0], 401, path)
 
@@ -101,8 +99,7 @@ class Believing(Case):
         self.assertEqual(status, 400)
         self.assertIn("is now called Ctllm-Request-Id", str(body))
 
-    def test_forged_ones(self) -> None:
-        """Another key, another proxy, an old one, rubbish."""
+    def test_refuses_forged_and_expired_assertions(self) -> None:
         other = Ed25519PrivateKey.generate()
         good = self.sign(USE)
         for assertion in (
@@ -120,16 +117,14 @@ class Believing(Case):
         self.wire = self.connect()
         self.assertEqual(self.code("GET /ctllm/desktops", good), (401, "unauthenticated"))
 
-    def test_without_serve(self) -> None:
-        """Whoever may only use models cannot pass for a desktop."""
+    def test_refuses_a_tunnel_without_the_scope_serve(self) -> None:
         self.assertEqual(self.code("GET /ws/tunnel", self.sign(USE)), (403, "forbidden"))
 
 
-class Answering(Case):
-    """What is where."""
+class RelayTests(Case):
+    """Requests that are relayed to a desktop."""
 
-    def test_nothing_there(self) -> None:
-        """The cloud's own paths are not relayed to Ollama by a proxy."""
+    def test_responds_404_to_paths_of_the_cloud(self) -> None:
         use = self.sign(USE)
         for path in ("/ctllm/session", "/ctllm/", "/ws/other"):
             self.assertEqual(self.code(f"GET {path}", use), (404, "not_found"))
@@ -138,15 +133,13 @@ class Answering(Case):
         self.assertEqual(self.code("DELETE /ctllm/desktops", use), (405, "method_not_allowed"))
         self.assertIn(b"Allow: GET", self.head)
 
-    def test_offline(self) -> None:
-        """Told in the words of the path, with a time to come back."""
+    def test_reports_an_offline_desktop_in_the_dialect_of_the_path(self) -> None:
         status, body = self.ask("GET /api/tags", self.sign(USE))
         assert isinstance(body, dict)
         self.assertEqual((status, type(body["error"])), (503, str))
         self.assertIn(b"Retry-After: 5", self.head)
 
-    def test_the_scopes_of_who_asks(self) -> None:
-        """The desktop is told what the cloud signed, and nothing that a client says."""
+    def test_sends_the_scopes_of_the_assertion_not_those_of_the_client(self) -> None:
         desk = Desk(self.rendezvous, 1, "home", "up")
         forged = "ctllm-scope: use manage\r\nContent-Length: 0\r\n"
         for scopes in ((USE,), (USE, MANAGE)):
@@ -159,8 +152,7 @@ class Answering(Case):
         ]
         self.assertEqual(told, [[b"use"], [b"use manage"]])
 
-    def test_a_relayed_exchange(self) -> None:
-        """It goes to the desktop without the assertion, and its answer names the exchange."""
+    def test_relays_without_the_assertion_and_states_the_request_id(self) -> None:
         desk = Desk(self.rendezvous, 1, "home", "up")
         assertion = self.sign(USE)
         self.ask("POST /api/chat", assertion, "Content-Length: 0\r\nCTLLM-RESUME: 9\r\n")
@@ -182,8 +174,7 @@ class Answering(Case):
         self.assertIn(b"Ctllm-Request-Id: " + id.encode(), self.head)
         self.assertEqual(self.code(f"POST /ctllm/exchanges/{id}", assertion)[0], 405)
 
-    def test_a_client_that_leaves(self) -> None:
-        """Its work on the desktop is cancelled."""
+    def test_cancels_the_request_of_a_client_that_disconnects(self) -> None:
         desk = Desk(self.rendezvous, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()
@@ -193,8 +184,8 @@ class Answering(Case):
         self.assertEqual(self.rendezvous.stream_count, 0)
 
 
-class Tunnels(Case):
-    """Bridges connect their WebSockets."""
+class TunnelTests(Case):
+    """WebSockets of desktops."""
 
     UPGRADE = (
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -215,8 +206,7 @@ class Tunnels(Case):
         hello = Hello(1, 1 << 18, Desktop("a" * 32, "home"), ("resume",))
         return encode_json_frame(FrameKind.HELLO, CONNECTION_ID, hello)
 
-    def test_a_bridge(self) -> None:
-        """It speaks our subprotocol, says HELLO, hears HELLO, and is one of the desktops."""
+    def test_registers_a_desktop_after_its_hello(self) -> None:
         self.upgrade()
         self.assertTrue(self.head.startswith(b"HTTP/1.1 101"), self.head)
         self.send(self.hello())
@@ -229,13 +219,11 @@ class Tunnels(Case):
         self.assertEqual(self.rendezvous.describe_desktops(), [])
         self.wire = self.connect()
 
-    def test_another_protocol(self) -> None:
-        """Whatever else would be spoken is refused."""
+    def test_refuses_another_subprotocol(self) -> None:
         self.upgrade("chat")
         self.assertTrue(self.head.startswith(b"HTTP/1.1 400"), self.head)
 
-    def test_what_is_refused_stays_http(self) -> None:
-        """The next request on that connection is one, and is judged by its own assertion."""
+    def test_keeps_the_connection_after_a_refused_upgrade(self) -> None:
         for line, more in (
             ("GET /ws/tunnel", self.UPGRADE + "Sec-WebSocket-Protocol: chat\r\n"),
             ("GET /ws/tunnel", "Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n"),
@@ -245,16 +233,14 @@ class Tunnels(Case):
             self.assertEqual(self.ask("GET /ctllm/desktops", self.sign(USE))[0], 200)
             self.assertEqual(self.ask("GET /ctllm/desktops")[0], 401)
 
-    def test_not_a_greeting(self) -> None:
-        """The connection is closed as a violation of the protocol; there is no desktop."""
+    def test_closes_a_tunnel_whose_first_message_is_not_hello(self) -> None:
         self.upgrade()
         self.send(bytes(200))
         said = self.wire.take_written()
         self.assertEqual((said[:1], said[2:4]), (b"\x88", (1002).to_bytes(2, "big")))
         self.assertEqual(self.rendezvous.describe_desktops(), [])
 
-    def test_a_late_message_of_a_replaced_connection(self) -> None:
-        """It is dropped with the connection; the newer one stays."""
+    def test_ignores_a_late_message_of_a_replaced_connection(self) -> None:
         self.upgrade()
         self.send(self.hello())
         older, self.wire = self.wire, self.connect()
@@ -270,11 +256,10 @@ class Tunnels(Case):
         self.assertIn(b"replaced", older.take_written())
 
 
-class Hostile(Case):
-    """A desktop's answer that is not HTTP."""
+class HostileDesktopTests(Case):
+    """A desktop that violates HTTP."""
 
-    def test_headers_that_no_answer_may_have(self) -> None:
-        """Its client hears of a failure; the tunnel and other exchanges stay."""
+    def test_fails_a_response_with_invalid_headers_only(self) -> None:
         desk = Desk(self.rendezvous, 1, "home", "up")
         for bad, status in (
             ((b"Content-Length", b"many"), 502),
@@ -293,8 +278,7 @@ class Hostile(Case):
             self.assertNotIn(b"%b: %b" % bad, self.head)
         self.assertTrue(self.rendezvous.describe_desktops())
 
-    def test_more_than_it_said(self) -> None:
-        """An answer beyond its length is cut off at once, and its work cancelled."""
+    def test_ends_a_response_beyond_its_content_length(self) -> None:
         desk = Desk(self.rendezvous, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()

@@ -20,13 +20,14 @@ OBJECTS = st.dictionaries(st.text(), VALUES, max_size=5)
 MEMBER = b'"error":{"message":"gone"}'
 
 
-class Completed(SynchronousTestCase):
-    """Wherever it is cut, it is an object again."""
+class CompletionTests(SynchronousTestCase):
+    """Completion of truncated objects."""
 
     @given(OBJECTS, st.booleans(), st.sampled_from([None, 1]), st.data())
     @example({"a": "\u00e9\u65e5\U0001f600"}, False, None, None)
-    def test_at_any_byte(self, whole: Any, ascii: bool, indent: int | None, data: Any) -> None:
-        """With the member where one is asked for, and what was there before the cut."""
+    def test_completes_an_object_cut_at_any_byte(
+        self, whole: Any, ascii: bool, indent: int | None, data: Any
+    ) -> None:
         text = json.dumps(whole, ensure_ascii=ascii, indent=indent).encode("utf-8", "replace")
         cuts = range(1, len(text)) if data is None else [data.draw(st.integers(1, len(text) - 1))]
         for cut in cuts:
@@ -38,8 +39,7 @@ class Completed(SynchronousTestCase):
                 if member:
                     self.assertEqual(found["error"], {"message": "gone"})
 
-    def test_what_had_come_stays(self) -> None:
-        """Values as far as they are there."""
+    def test_keeps_partial_values(self) -> None:
         for text, found in (
             ('{"a":"b', {"a": "b"}),
             ('{"a":{"b":[1,2', {"a": {"b": [1, 2]}}),
@@ -59,8 +59,7 @@ class Completed(SynchronousTestCase):
             assert rest is not None, text
             self.assertEqual(json.loads(text.encode() + rest), found)
 
-    def test_what_is_no_object(self) -> None:
-        """There is nothing to complete."""
+    def test_rejects_other_json(self) -> None:
         for text in (
             b"", b" ", b"x", b"[1", b'"a', b"1", b"}", b"{1", b'{"a"1', b'{"a":x', b'{"a":1,,',
             b'{"a":1}x', b'{"a":1}{', b'{"a":1]', b'{"a":[1}', b'{"a":"\\x', b"{,",
@@ -69,6 +68,5 @@ class Completed(SynchronousTestCase):
             self.assertIsNone(missing_suffix(text, MEMBER), text)
 
     @given(st.binary())
-    def test_rubbish(self, text: bytes) -> None:
-        """No exception, whatever it is."""
+    def test_accepts_any_bytes(self, text: bytes) -> None:
         missing_suffix(text, MEMBER)

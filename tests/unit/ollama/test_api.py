@@ -83,9 +83,10 @@ def asked(line: str) -> RequestHead:
     return RequestHead(method.encode(), target.encode())
 
 
-class Endpoints(TestCase):
-    def test_where_a_body_names_its_model(self) -> None:
-        """By the method and the path together, whatever the query."""
+class EndpointTests(TestCase):
+    """The table of endpoints."""
+
+    def test_model_fields_depend_on_method_and_path(self) -> None:
         for line, fields in (
             ("POST /api/chat", ("model",)),
             ("POST /v1/chat/completions?beta=true", ("model",)),
@@ -101,8 +102,7 @@ class Endpoints(TestCase):
         ):
             self.assertEqual(model_fields(asked(line)), fields, line)
 
-    def test_where_a_path_names_it(self) -> None:
-        """Written as paths write it."""
+    def test_model_in_path_is_decoded(self) -> None:
         for line, model in (
             ("GET /v1/models/llama3.2", "llama3.2"),
             ("GET /v1/models/m%3A1?x=y", "m:1"),
@@ -113,8 +113,7 @@ class Endpoints(TestCase):
         ):
             self.assertEqual(model_in_path(asked(line)), model, line)
 
-    def test_every_endpoint_is_decided_about(self) -> None:
-        """All that Ollama has, and all that its description says it has, is in the table."""
+    def test_table_has_every_endpoint_of_ollama(self) -> None:
         if DESCRIPTION.exists():
             operations = described()
             self.assertGreater(len(operations), 10)
@@ -128,8 +127,7 @@ class Endpoints(TestCase):
             there = path.decode() in decided or any(path.decode() in line for line in DECIDED)
             self.assertTrue(there or path == b"/v1/messages/count_tokens", path)
 
-    def test_what_is_in_no_table(self) -> None:
-        """Other methods are refused with 405 and the ones that there are, other paths with 403."""
+    def test_refuses_other_methods_with_405_and_paths_with_403(self) -> None:
         for line in (
             "GET /debug/pprof/heap", "GET /debug/pprof", "POST /api/future", "POST /v1/rerank",
             "POST /chat/completions", "GET /API/tags", "POST /api/chat/more", "GET /metrics",
@@ -152,8 +150,7 @@ class Endpoints(TestCase):
             assert found is not None
             self.assertEqual(found.scope, Scope.USE, line)
 
-    def test_paths_as_ollama_reads_them(self) -> None:
-        """Go's server decodes a path and merges slashes before its router sees it."""
+    def test_normalizes_paths_as_ollama_does(self) -> None:
         for target, meant in (
             ("/api/chat", "/api/chat"),
             ("//api/chat", "/api/chat"),
@@ -182,8 +179,7 @@ class Endpoints(TestCase):
             self.assertEqual((head.method, head.headers), (b"POST", ((b"A", b"b"),)))
             self.assertEqual(canonical_request(head), head, "reading it again changes nothing")
 
-    def test_paths_that_mean_nothing(self) -> None:
-        """They stay as they are, and are in no table."""
+    def test_keeps_unknown_paths(self) -> None:
         for target in (
             "/api/%2564elete", "/api/delete;x", "/api/delete%00", "/api\\delete", "/api/delete#x",
             "/API/delete", "/api/delete%20", "/api/future/%2e%2e/%2F%00%ff", "*", "/api/%zzchat",
@@ -195,16 +191,14 @@ class Endpoints(TestCase):
                 self.assertEqual(canonical_request(head), head, target)
                 self.assertIsNone(find_endpoint(head), target)
 
-    def test_what_changes_models(self) -> None:
-        """Pushing does not; reading does not."""
+    def test_only_some_endpoints_change_models(self) -> None:
         changing = ("POST /api/pull", "POST /api/create", "POST /api/copy", "DELETE /api/delete")
         for line in changing:
             self.assertTrue(changes_models(asked(line)), line)
         for line in ("POST /api/push", "GET /api/pull", "POST /api/delete", "POST /api/show"):
             self.assertFalse(changes_models(asked(line)), line)
 
-    def test_names(self) -> None:
-        """All that Ollama takes for the same model is the same; nothing else is."""
+    def test_canonical_model_unifies_equivalent_names(self) -> None:
         for name in (
             "llama3.2",
             "Llama3.2:LATEST",

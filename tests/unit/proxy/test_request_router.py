@@ -15,7 +15,7 @@ from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.relay.fan_out import LIST_TIMEOUT, MAX_LIST
 from tests.unit.fakes import MemoryTransport
-from tests.unit.test_rendezvous import Desk
+from tests.unit.proxy.test_desktop_registry import Desk
 
 JSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/json"),))
 
@@ -86,11 +86,10 @@ class Case(SynchronousTestCase):
         self.assertEqual(timers, [])
 
 
-class StraightOn(Case):
-    """Where there is nothing to choose, nothing waits."""
+class DirectRoutingTests(Case):
+    """Requests for which there is no choice of desktops."""
 
-    def test_one_desktop(self) -> None:
-        """The exchange begins before the body does, and each piece passes as it comes."""
+    def test_streams_the_body_to_the_only_desktop(self) -> None:
         desk = self.desk("up", "m:1")
         self.desk("down")
         self.ask("POST /api/chat", "Content-Length: 100")
@@ -99,16 +98,14 @@ class StraightOn(Case):
         self.assertEqual(desk.calls[0].calls, [b'{"mess'])
         self.assertEqual(self.room.reserved, 0)
 
-    def test_a_desktop_that_is_named(self) -> None:
-        """Likewise, though others have the model."""
+    def test_streams_the_body_to_a_named_desktop(self) -> None:
         one = self.desk("up", "x:1")
         self.desk("up", "y:1")
         self.ask("POST /api/chat", f"Ctllm-Desktop: {one.id}", "Content-Length: 100")
         self.send(b'{"model":"y:1"')
         self.assertEqual(one.calls[0].calls, [b'{"model":"y:1"'])
 
-    def test_one_desktop_lists(self) -> None:
-        """Its list is passed on as it is, whatever it is, with its headers."""
+    def test_relays_the_list_of_the_only_desktop_unchanged(self) -> None:
         desk = self.desk("up", "m:1")
         self.desk("demo", "demo:echo")
         self.ask("GET /api/tags")
@@ -118,8 +115,7 @@ class StraightOn(Case):
         self.assertIn(b"Ctllm-Request-Id: ", head)
         self.assertIn(b"what[ever", body)
 
-    def test_what_names_no_model(self) -> None:
-        """It goes to the best one, unread."""
+    def test_sends_a_request_without_model_to_the_best_desktop(self) -> None:
         self.desk("up", "x:1")
         best = self.desk("up", "y:1")
         for line in ("POST /api/pull", "POST /api/blobs/sha256:00", "PUT /api/chat", "GET /"):
@@ -129,23 +125,21 @@ class StraightOn(Case):
             self.assertEqual(best.heads[-1].method.decode(), line.split(" ")[0])
         self.assertEqual(len(best.heads), 4)
 
-    def test_a_head_of_a_list(self) -> None:
-        """It goes to the best one."""
+    def test_sends_head_of_a_list_to_the_best_desktop(self) -> None:
         other, best = self.desk("up", "x:1"), self.desk("up", "y:1")
         self.ask("HEAD /api/tags")
         self.assertEqual((len(other.heads), len(best.heads)), (0, 1))
 
 
-class ByModel(Case):
-    """With several desktops the body is looked at."""
+class RoutingByModelTests(Case):
+    """Requests whose model selects the desktop."""
 
     def setUp(self) -> None:
         super().setUp()
         self.one = self.desk("up", "x:1")
         self.two = self.desk("up", "y:1")
 
-    def test_in_the_body(self) -> None:
-        """It goes where the model is, whole, and the answer names its exchange."""
+    def test_routes_by_the_model_in_the_body(self) -> None:
         body = b'{"messages":[{"content":"' + b"x" * 500_000 + b'"}],"model":"x:1"}'
         self.ask("POST /v1/chat/completions", f"Content-Length: {len(body)}")
         for start in range(0, len(body), 65536):
@@ -160,25 +154,21 @@ class ByModel(Case):
         self.assertEqual(self.two.heads, [])
         self.nothing_is_left()
 
-    def test_in_the_path(self) -> None:
-        """GET /v1/models/{model}."""
+    def test_routes_by_the_model_in_the_path(self) -> None:
         self.ask("GET /v1/models/x%3A1")
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 0))
 
-    def test_a_client_that_waits_to_be_asked(self) -> None:
-        """Expect: 100-continue: it is asked for its body before anything is decided."""
+    def test_requests_the_body_of_an_expect_100_continue(self) -> None:
         self.ask("POST /api/chat", "Content-Length: 15", "Expect: 100-continue")
         self.assertTrue(self.wire.take_written().startswith(b"HTTP/1.1 100 "))
         self.send(b'{"model":"x:1"}')
         self.assertEqual(self.one.calls[0].calls, [b'{"model":"x:1"}', "end"])
 
-    def test_no_body(self) -> None:
-        """The best one says what is wrong."""
+    def test_sends_a_request_without_body_to_the_best_desktop(self) -> None:
         self.ask("POST /api/chat", "Content-Length: 0")
         self.assertEqual(len(self.two.heads), 1)
 
-    def test_a_client_that_leaves_before_its_model_is_known(self) -> None:
-        """No desktop ever hears of it, and nothing is left."""
+    def test_disconnection_before_the_model_starts_no_request(self) -> None:
         self.ask("POST /api/chat", "Content-Length: 1000000")
         self.send(b'{"messages":["' + bytes(100_000))
         self.assertGreater(self.room.reserved, 100_000)
@@ -187,16 +177,14 @@ class ByModel(Case):
         self.assertEqual((self.one.heads, self.two.heads), ([], []))
         self.nothing_is_left()
 
-    def test_a_client_that_leaves_after(self) -> None:
-        """Its work is cancelled."""
+    def test_disconnection_after_the_model_cancels_the_request(self) -> None:
         self.ask("POST /api/chat", body=b'{"model":"x:1"}')
         self.wire.disconnect()
         self.settle()
         self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
-    def test_desktops_that_leave_meanwhile(self) -> None:
-        """The one that is still there is asked; when none is, the client hears it."""
+    def test_uses_a_remaining_desktop_if_others_disconnect(self) -> None:
         self.ask("POST /api/chat", "Content-Length: 15")
         self.one.lose(self.clock.seconds())
         self.send(b'{"model":"x:1"}')
@@ -210,8 +198,7 @@ class ByModel(Case):
         self.assertEqual(self.said()[0], 503)
         self.assertEqual(self.room.reserved, 0)
 
-    def test_one_that_may_come_back(self) -> None:
-        """With its whole request on its way, leaving is not cancelling here either."""
+    def test_detaches_a_resumable_request(self) -> None:
         for body in (b'{"model":"x:1"}', b'{"messages":"%b","model":"x:1"}' % bytes(500_000)):
             self.wire = self.connect()
             self.ask("POST /api/chat", "Ctllm-Resume: 60", body=body)
@@ -223,16 +210,15 @@ class ByModel(Case):
         self.ask("POST /api/chat", "Ctllm-Resume: soon", body=b'{"model":"x:1"}')
         self.assertEqual(self.said()[0], 400)
 
-    def test_the_next_request_of_the_connection(self) -> None:
-        """It is another choice."""
+    def test_routes_each_request_of_a_connection_anew(self) -> None:
         for desk, model in ((self.one, "x:1"), (self.two, "y:1"), (self.one, "X:1")):
             self.ask("POST /api/chat", body=b'{"model":"%b"}' % model.encode())
             self.answer(desk, b"hi")
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (2, 1))
 
 
-class Lists(Case):
-    """With several desktops their lists are merged."""
+class ListMergingTests(Case):
+    """ListMergingTests of models of several desktops."""
 
     def setUp(self) -> None:
         super().setUp()
@@ -248,8 +234,7 @@ class Lists(Case):
     def give(self, desk: Desk, *names: str) -> None:
         self.answer(desk, json.dumps({"models": [{"name": name} for name in names]}).encode())
 
-    def test_of_all(self) -> None:
-        """All are asked at once; the answer comes with the last; the preferred one's come first."""
+    def test_merges_the_lists_of_all_desktops(self) -> None:
         self.ask("GET /api/tags?x=1", "Accept-Encoding: gzip", "X-Kept: 1")
         for desk in (self.one, self.two):
             (head,) = desk.heads
@@ -262,8 +247,7 @@ class Lists(Case):
         self.assertEqual(self.listed(), ["y:1", "both:latest", "x:1"])
         self.nothing_is_left()
 
-    def test_openai(self) -> None:
-        """In its shape and with its content type."""
+    def test_merges_lists_in_the_dialect_of_openai(self) -> None:
         self.ask("GET /v1/models")
         self.answer(self.one, b'{"object":"list","data":[{"id":"x:1"}]}')
         self.answer(self.two, b'{"object":"list","data":[{"id":"y:1"}]}')
@@ -271,14 +255,12 @@ class Lists(Case):
         self.assertIn(b"Content-Type: application/json\r\n", head)
         self.assertEqual(body, b'{"object":"list","data":[{"id":"y:1"},{"id":"x:1"}]}')
 
-    def test_a_demo_beside_real_ones(self) -> None:
-        """It is not asked; nor is one without Ollama."""
+    def test_omits_demo_and_desktops_without_ollama(self) -> None:
         demo, down = self.desk("demo", "demo:echo"), self.desk("down")
         self.ask("GET /api/tags")
         self.assertEqual((demo.heads, down.heads), ([], []))
 
-    def test_one_that_fails(self) -> None:
-        """It is left out, however it fails."""
+    def test_omits_a_desktop_that_fails(self) -> None:
         for head, body in (
             (ResponseHead(500), b'{"models":[{"name":"no"}]}'),
             (JSON, b"<html>"),
@@ -291,8 +273,7 @@ class Lists(Case):
             self.assertEqual(self.listed(), ["y:1"])
             self.nothing_is_left()
 
-    def test_one_that_does_not_answer(self) -> None:
-        """After three seconds it is left out, and told to stop."""
+    def test_omits_and_cancels_a_desktop_after_the_timeout(self) -> None:
         self.ask("GET /api/tags")
         self.one.callers[0].write_head(JSON)
         self.give(self.two, "y:1")
@@ -305,8 +286,7 @@ class Lists(Case):
         self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
-    def test_a_client_that_waits_no_longer(self) -> None:
-        """It is answered with what came in its time; the desktops have less of it."""
+    def test_uses_the_timeout_of_the_client(self) -> None:
         self.ask("GET /api/tags", "Ctllm-Timeout: 1500")
         for desk in (self.one, self.two):
             timeouts = [each for each in desk.heads[0].headers if each[0] == b"Ctllm-Timeout"]
@@ -320,8 +300,7 @@ class Lists(Case):
         self.assertEqual(self.listed(), ["y:1"])
         self.nothing_is_left()
 
-    def test_one_that_sends_without_end(self) -> None:
-        """It is cut off at the most that is read, at once."""
+    def test_omits_and_cancels_a_list_over_the_limit(self) -> None:
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
         self.one.callers[0].write_head(JSON)
@@ -332,8 +311,7 @@ class Lists(Case):
         self.assertNotEqual(self.one.calls[0].calls[-1], "end")
         self.nothing_is_left()
 
-    def test_more_than_may_be_held_for_all(self) -> None:
-        """Lists count with the bodies that wait."""
+    def test_omits_lists_over_the_budget(self) -> None:
         self.room.reserve((1 << 23) - 100)
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
@@ -341,8 +319,7 @@ class Lists(Case):
         self.assertEqual(self.listed(), ["y:1"])
         self.assertEqual(self.room.reserved, (1 << 23) - 100)
 
-    def test_one_that_is_lost(self) -> None:
-        """It is left out."""
+    def test_omits_a_lost_desktop(self) -> None:
         self.ask("GET /api/tags")
         self.one.lose(self.clock.seconds())
         self.give(self.two, "y:1")
@@ -350,8 +327,7 @@ class Lists(Case):
         self.settle()
         self.assertEqual(self.listed(), ["y:1"])
 
-    def test_all_fail(self) -> None:
-        """The best one is asked again, and its answer passes as it is."""
+    def test_relays_the_best_desktop_if_all_lists_fail(self) -> None:
         self.ask("GET /api/tags")
         for desk in (self.one, self.two):
             self.answer(desk, b'{"error":"broken"}', ResponseHead(500))
@@ -362,8 +338,7 @@ class Lists(Case):
         self.assertEqual((status, body), (503, b"no, sorry"))
         self.assertIn(b"Retry-After: 7", said)
 
-    def test_a_client_that_leaves(self) -> None:
-        """All that was asked for it is cancelled; nobody is asked anew."""
+    def test_disconnection_cancels_all_list_requests(self) -> None:
         self.ask("GET /api/tags")
         self.give(self.one, "x:1")
         self.wire.disconnect()
@@ -372,16 +347,14 @@ class Lists(Case):
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 1))
         self.nothing_is_left()
 
-    def test_a_client_that_leaves_before_any_list(self) -> None:
-        """Nobody is asked in its name any more."""
+    def test_disconnection_before_any_list_starts_no_request(self) -> None:
         self.ask("GET /api/tags")
         self.wire.disconnect()
         self.settle()
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 1))
         self.nothing_is_left()
 
-    def test_one_that_is_full(self) -> None:
-        """A desktop that takes no more exchanges is left out."""
+    def test_omits_a_desktop_at_its_stream_limit(self) -> None:
         for _ in range(8):
             self.wire = self.connect()
             self.ask("GET /", f"Ctllm-Desktop: {self.one.id}")

@@ -28,7 +28,7 @@ class Case(SynchronousTestCase):
         self.assertGreater(self.exits, 0)
         self.flushLoggedErrors(MemoryError)
 
-    def test_in_an_application(self) -> None:
+    def test_exits_on_an_error_in_an_application(self) -> None:
         async def app(incoming: ServerRequest) -> None:
             raise MemoryError
 
@@ -38,7 +38,7 @@ class Case(SynchronousTestCase):
         server.dataReceived(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         self.ended()
 
-    def test_in_work_that_is_repeated(self) -> None:
+    def test_exits_on_an_error_in_a_periodic_call(self) -> None:
         def work() -> None:
             raise MemoryError
 
@@ -48,11 +48,11 @@ class Case(SynchronousTestCase):
         self.ended()
         each.stop()
 
-    def test_in_a_deferred_that_nobody_watches(self) -> None:
+    def test_exits_on_an_unhandled_error_in_a_deferred(self) -> None:
         fail(MemoryError())
         self.ended()
 
-    def test_where_nobody_can_catch_it(self) -> None:
+    def test_exits_on_an_unraisable_error(self) -> None:
         class Held:
             def __del__(self) -> None:
                 raise MemoryError
@@ -61,14 +61,14 @@ class Case(SynchronousTestCase):
         held.clear()
         self.assertEqual(self.exits, 1)
 
-    def test_other_errors_end_nothing(self) -> None:
+    def test_ignores_other_errors(self) -> None:
         try:
             raise ValueError
         except ValueError:
             Logger().failure("something else")
         self.assertEqual((self.exits, len(self.flushLoggedErrors(ValueError))), (0, 1))
 
-    def test_stopped(self) -> None:
+    def test_ignores_errors_when_stopped(self) -> None:
         self.service.stopService()
         try:
             raise MemoryError

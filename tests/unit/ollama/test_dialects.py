@@ -26,11 +26,10 @@ SSE = b"text/event-stream; charset=utf-8"
 LOST = DesktopLost("it went away")
 
 
-class Dialects(SynchronousTestCase):
-    """Which words belong to which path."""
+class DialectTests(SynchronousTestCase):
+    """The dialect of a path."""
 
-    def test_paths(self) -> None:
-        """Ollama's are the rest: whatever Ollama has or will have."""
+    def test_other_paths_are_of_ollama(self) -> None:
         for path, dialect in {
             b"/": Dialect.OLLAMA,
             b"/api/chat": Dialect.OLLAMA,
@@ -48,18 +47,16 @@ class Dialects(SynchronousTestCase):
             self.assertIs(dialect_of(path), dialect, path)
 
 
-class BeforeTheAnswer(SynchronousTestCase):
-    """Whole answers that are errors."""
+class ErrorBodyTests(SynchronousTestCase):
+    """The body of a response with an error status."""
 
     def body(self, dialect: Dialect, error: Exception) -> object:
         return json.loads(error_body(dialect, error))  # type: ignore[arg-type]
 
-    def test_ollama(self) -> None:
-        """A sentence under "error"."""
+    def test_ollama_has_a_sentence(self) -> None:
         self.assertEqual(self.body(Dialect.OLLAMA, LOST), {"error": "it went away"})
 
-    def test_openai(self) -> None:
-        """Message, type, param and code, and the type follows the status."""
+    def test_openai_has_message_type_param_and_code(self) -> None:
         for dialect in (Dialect.OPENAI, Dialect.RESPONSES):
             for error, kind in (
                 (Unauthorized("m"), "authentication_error"),
@@ -72,8 +69,7 @@ class BeforeTheAnswer(SynchronousTestCase):
                 told = {"message": "m", "type": kind, "param": None, "code": error.code}
                 self.assertEqual(self.body(dialect, error), {"error": told})
 
-    def test_anthropic(self) -> None:
-        """Type "error" around type and message."""
+    def test_anthropic_has_type_and_message(self) -> None:
         for error, kind in (
             (Unauthorized("m"), "authentication_error"),
             (ContentTooLarge("m"), "request_too_large"),
@@ -85,24 +81,21 @@ class BeforeTheAnswer(SynchronousTestCase):
             expected = {"type": "error", "error": {"type": kind, "message": error.message}}
             self.assertEqual(self.body(Dialect.ANTHROPIC, error), expected)
 
-    def test_ctllm(self) -> None:
-        """Code and sentence."""
+    def test_ctllm_has_code_and_message(self) -> None:
         expected = {"error": {"code": "desktop_lost", "message": "it went away"}}
         self.assertEqual(self.body(Dialect.CTLLM, LOST), expected)
 
 
-class InTheStream(SynchronousTestCase):
-    """Last words in an answer that breaks off."""
+class ErrorInStreamTests(SynchronousTestCase):
+    """Errors within a streamed response."""
 
-    def test_ndjson(self) -> None:
-        """One more line, on a line of its own; with parameters and in any case."""
+    def test_ndjson_gets_a_line(self) -> None:
         for kind in (NDJSON, b"Application/X-NDJSON; charset=utf-8"):
             self.assertEqual(
                 error_in_stream(Dialect.OLLAMA, kind, LOST), b'{"error":"it went away"}\n'
             )
 
-    def test_events(self) -> None:
-        """Each dialect's error event, with its fields."""
+    def test_events_get_the_error_event_of_the_dialect(self) -> None:
         for dialect, start in (
             (Dialect.OPENAI, b"data: "),
             (Dialect.OLLAMA, b"data: "),
@@ -116,13 +109,11 @@ class InTheStream(SynchronousTestCase):
         expected = {"type": "error", "code": "desktop_lost", "message": "it went away"}
         self.assertEqual(json.loads(said), {**expected, "param": None})
 
-    def test_no_words_where_none_are_heard(self) -> None:
-        """In JSON, a blob or a page they would only be rubbish."""
+    def test_other_types_get_nothing(self) -> None:
         for kind in (b"", b"application/json", b"application/octet-stream", b"text/html"):
             self.assertEqual(error_in_stream(Dialect.OLLAMA, kind, LOST), b"")
 
-    def test_a_line_that_is_cut_off_is_completed(self) -> None:
-        """It has the error itself, so that its parser has nothing to complain about."""
+    def test_incomplete_line_is_completed_with_the_error(self) -> None:
         error = b'"error":"it went away"}\n'
         for last, said in (
             (b'{"a":1}\n', b"{" + error),
@@ -135,8 +126,7 @@ class InTheStream(SynchronousTestCase):
         ):
             self.assertEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), said, last)
 
-    def test_an_event_that_is_cut_off_is_completed(self) -> None:
-        """Its data is whole and has the error; one without data yet becomes the error."""
+    def test_incomplete_event_is_completed_with_the_error(self) -> None:
         for dialect in (Dialect.OPENAI, Dialect.RESPONSES, Dialect.ANTHROPIC):
             for last in (
                 b"",
@@ -176,16 +166,14 @@ class InTheStream(SynchronousTestCase):
                 data.append(value)
         return name, json.loads(b"\n".join(data))
 
-    def test_an_error_that_was_told_is_told_once(self) -> None:
-        """However it was told: alone in its line, or at the end of one that was cut off."""
+    def test_response_that_ends_with_an_error_gets_no_second(self) -> None:
         for last in (b'{"error":"x"}\n', b'{"a":1,"error":"x"}\n', b'{"a":1}\n{"error":"x"}\n'):
             self.assertEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), b"")
         for last in (b'{"error":null}\n', b'{"a":"error"}\n', b'["error"]\n'):
             self.assertNotEqual(error_in_stream(Dialect.OLLAMA, NDJSON, LOST, last), b"")
 
     @given(st.text(), st.sampled_from(list(Dialect)))
-    def test_whatever_the_message(self, message: str, dialect: Dialect) -> None:
-        """No message breaks out of its line, its event or its JSON."""
+    def test_any_message_is_encoded_safely(self, message: str, dialect: Dialect) -> None:
         error = DesktopLost(message)
         line = error_in_stream(dialect, NDJSON, error)
         self.assertEqual(line.count(b"\n"), 1)

@@ -38,9 +38,10 @@ def names(merged: bytes | None) -> list[str]:
     return [model["name"] for model in json.loads(merged)["models"]]
 
 
-class Forms(TestCase):
-    def test_what_is_a_list(self) -> None:
-        """These paths, asked with GET, whatever the query."""
+class ListFormatTests(TestCase):
+    """Which requests are for lists."""
+
+    def test_lists_are_gets_of_known_paths(self) -> None:
         for method, target, is_list in (
             (b"GET", b"/api/tags", True),
             (b"GET", b"/v1/models?limit=5", True),
@@ -54,36 +55,33 @@ class Forms(TestCase):
             self.assertEqual(found is not None, is_list, (method, target))
 
 
-class Merging(TestCase):
-    def test_newest_first(self) -> None:
-        """Of all desktops together, by the moment and not by how it is written."""
+class MergeTests(TestCase):
+    """MergeTests of lists."""
+
+    def test_sorts_newest_first_by_the_instant(self) -> None:
         one = tags(("a", "2025-10-03T23:34:03.409490317-07:00"), ("b", "2025-01-01T00:00:00Z"))
         two = tags(("c", "2025-10-04T06:00:00Z"), ("d", "2025-10-04T07:00:00+00:00"))
         self.assertEqual(names(merge_lists(TAGS, [one, two])), ["d", "a", "c", "b"])
 
-    def test_within_a_second(self) -> None:
-        """Ollama looks at seconds: the preferred desktop's comes first, in its order."""
+    def test_keeps_the_order_within_a_second(self) -> None:
         one = tags(("a", "2025-10-03T10:00:00.1Z"), ("b", "2025-10-03T10:00:00.9Z"))
         two = tags(("c", "2025-10-03T10:00:00.5Z"))
         self.assertEqual(names(merge_lists(TAGS, [one, two])), ["a", "b", "c"])
 
-    def test_times_that_are_none(self) -> None:
-        """Such entries come last; nothing breaks."""
+    def test_sorts_invalid_times_last(self) -> None:
         odd = [("a", "yesterday"), ("b", 7), ("c", None), ("d", "2025-10-03T10:00:00"), ("e", [])]
         odd += [("f", "0001-01-01T00:00:00+14:00"), {"name": "g"}]
         merged = names(merge_lists(TAGS, [tags(*odd)]))
         self.assertEqual((merged[:2], sorted(merged)), (["d", "b"], list("abcdefg")))
 
-    def test_the_same_model_twice(self) -> None:
-        """The preferred desktop's counts, though the other's is newer or named otherwise."""
+    def test_first_list_wins_for_a_duplicate_model(self) -> None:
         one = tags({"name": "m:latest", "modified_at": "2025-01-01T00:00:00Z", "size": 1})
         two = tags({"name": "M", "modified_at": "2025-02-01T00:00:00Z", "size": 2}, ("n", ""))
         merged = merge_lists(TAGS, [one, two])
         assert merged is not None
         self.assertEqual([model.get("size") for model in json.loads(merged)["models"]], [1, None])
 
-    def test_entries_are_kept_as_they_are(self) -> None:
-        """Byte for byte: fields that nobody knows, numbers, escapes, order, spaces."""
+    def test_keeps_entries_byte_for_byte(self) -> None:
         entry = (
             b'{"x": 1.50, "n":1e3,  "name":"m\\u003a1", "size":12345678901234567890123,"z":[{}]}'
         )
@@ -92,8 +90,7 @@ class Merging(TestCase):
         merged = merge_lists(TAGS, [body, b'{"models":[' + other + b"]}"])
         self.assertEqual(merged, b'{"future":{"a":  1},"models":[' + entry + b"," + other + b"]}")
 
-    def test_openai(self) -> None:
-        """Its shape stays; the newest come first here too."""
+    def test_merges_the_format_of_openai(self) -> None:
         one = b'{"object":"list","data":[{"id":"a","object":"model","created":5,"owned_by":"x"}]}'
         two = b'{"object":"list","data":[{"id":"b","created":9},{"id":"c"},{"id":"a"}]}'
         merged = merge_lists(MODELS, [one, two])
@@ -101,8 +98,7 @@ class Merging(TestCase):
         told = json.loads(merged)
         self.assertEqual((told["object"], [m["id"] for m in told["data"]]), ("list", list("bac")))
 
-    def test_numbers_of_any_size(self) -> None:
-        """A time may be anything that JSON calls a number."""
+    def test_accepts_any_number_as_time(self) -> None:
         numbers = ("1" + "0" * 400, "-1", "1.5", "1e300", "true", '"5"', "null")
         data = ",".join(f'{{"id":"{n}","created":{each}}}' for n, each in enumerate(numbers))
         merged = merge_lists(MODELS, [b'{"data":[' + data.encode() + b"]}"])
@@ -110,14 +106,12 @@ class Merging(TestCase):
         told = [model["id"] for model in json.loads(merged)["data"]]
         self.assertEqual((told[:3], told[-1]), (["0", "3", "2"], "1"))
 
-    def test_running(self) -> None:
-        """Those that stay loaded longest come first."""
+    def test_sorts_running_models_by_expiry(self) -> None:
         one = b'{"models":[{"name":"a","expires_at":"2025-10-03T10:05:00Z"}]}'
         two = b'{"models":[{"name":"b","expires_at":"2318-01-01T00:00:00Z"}]}'
         self.assertEqual(names(merge_lists(PS, [one, two])), ["b", "a"])
 
-    def test_empty(self) -> None:
-        """An empty list stays what it was: Ollama's `null` in OpenAI's dialect, `[]` in its own."""
+    def test_keeps_an_empty_list(self) -> None:
         none = b'{"object":"list","data":null}'
         self.assertEqual(merge_lists(MODELS, [none, none]), none)
         self.assertEqual(
@@ -125,8 +119,7 @@ class Merging(TestCase):
         )
         self.assertEqual(names(merge_lists(TAGS, [b'{"models":null}', tags(("a", ""))])), ["a"])
 
-    def test_garbage(self) -> None:
-        """Whatever is no list is left out; when nothing is one, there is none."""
+    def test_omits_invalid_lists(self) -> None:
         good = tags(("a", ""))
         garbage: tuple[bytes, ...] = (
             b"",
@@ -154,7 +147,6 @@ class Merging(TestCase):
         self.assertIsNone(merge_lists(TAGS, []))
 
     @given(st.lists(st.binary(max_size=60), max_size=3))
-    def test_anything(self, bodies: list[bytes]) -> None:
-        """No answer breaks it."""
+    def test_accepts_any_bodies(self, bodies: list[bytes]) -> None:
         merged = merge_lists(TAGS, [b'{"models":[' + body + b"]}" for body in bodies])
         assert merged is None or json.loads(merged)

@@ -186,11 +186,10 @@ def connected(**options: int) -> Pair:
     return pair
 
 
-class Exchanges(SynchronousTestCase):
-    """What one exchange does on a tunnel that holds."""
+class StreamTests(SynchronousTestCase):
+    """A stream on a connection that is not lost."""
 
-    def test_both_bodies_and_the_head_arrive(self) -> None:
-        """A request and its answer come over unchanged, and both ends forget the exchange."""
+    def test_relays_request_and_response(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.write(b'{"model":')
@@ -210,8 +209,7 @@ class Exchanges(SynchronousTestCase):
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\n", "end"))
         self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
-    def test_pieces_of_one_turn_go_in_one_frame(self) -> None:
-        """Small pieces that are ready together make one DATA frame and one message."""
+    def test_joins_data_of_one_turn_in_a_frame(self) -> None:
         pair = connected()
         pair.ask().call.finish()
         pair.settle()
@@ -222,8 +220,7 @@ class Exchanges(SynchronousTestCase):
         kinds = [kind for kind, _, _ in split_frames(pair.responder.next_message())]
         self.assertEqual(kinds, [FrameKind.HEAD, FrameKind.DATA])
 
-    def test_whoever_fails_ends_its_own_exchange(self) -> None:
-        """At either end, at any point: the tunnel stays, and so does every other exchange."""
+    def test_exception_of_a_sink_ends_only_its_stream(self) -> None:
 
         class Broken(RuntimeError):
             pass
@@ -272,8 +269,7 @@ class Exchanges(SynchronousTestCase):
                 self.assertIsInstance(client.over, CtllmError)
                 self.assertIsNone(other.over)
 
-    def test_work_that_cannot_even_begin(self) -> None:
-        """Whatever it is that fails there, its client hears of it, and the tunnel stays."""
+    def test_exception_of_the_request_handler_fails_the_stream(self) -> None:
         pair = connected()
         crashes = pair.record_failures()
         pair.handler_error = ZeroDivisionError()
@@ -283,8 +279,7 @@ class Exchanges(SynchronousTestCase):
         self.assertIsInstance(crashes[0], ZeroDivisionError)
         self.assertTrue(pair.responder.is_established)
 
-    def test_a_client_that_leaves_cancels_the_work(self) -> None:
-        """Cancelling reaches the desktop's call and leaves nothing behind."""
+    def test_cancel_reaches_the_request_sink(self) -> None:
         pair = connected()
         client = pair.ask()
         pair.settle()
@@ -294,16 +289,14 @@ class Exchanges(SynchronousTestCase):
         self.assertIsInstance(work.over, CtllmError)
         self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
-    def test_a_client_that_leaves_before_the_open_was_sent_is_never_heard_of(self) -> None:
-        """No RESET goes out for an exchange that the bridge does not know."""
+    def test_cancel_before_open_sends_nothing(self) -> None:
         pair = connected()
         pair.ask().call.cancel(CtllmError("left"))
         pair.settle()
         self.assertEqual(pair.works, {})
         self.assertTrue(pair.initiator.is_established)
 
-    def test_bytes_before_a_failure_arrive_before_it(self) -> None:
-        """Whatever Ollama said before it died reaches the client, then the error does."""
+    def test_sends_data_before_the_failure(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.finish()
@@ -317,8 +310,7 @@ class Exchanges(SynchronousTestCase):
         self.assertIsInstance(client.over, DesktopLost)
         self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
-    def test_a_failure_waits_for_the_window(self) -> None:
-        """Bytes that the window held back still come before the failure."""
+    def test_failure_waits_for_data_blocked_by_the_window(self) -> None:
         pair = connected(window=4)
         client = pair.ask()
         client.call.finish()
@@ -335,8 +327,7 @@ class Exchanges(SynchronousTestCase):
         self.assertEqual(bytes(client.got), b"abcdefgh")
         self.assertIsInstance(client.over, DesktopLost)
 
-    def test_a_reader_that_stalls_stops_its_own_answer_only(self) -> None:
-        """The window stops one exchange; the one beside it goes on; memory stays bounded."""
+    def test_slow_reader_stalls_only_its_stream(self) -> None:
         pair = connected(window=1000)
         slow, fast = pair.ask(), pair.ask()
         pair.settle()
@@ -356,8 +347,7 @@ class Exchanges(SynchronousTestCase):
         pair.settle()
         self.assertTrue(first.may_send)
 
-    def test_status_arrives_and_is_told_again_after_a_cut(self) -> None:
-        """What the desktop knows of Ollama is there after every connection."""
+    def test_sends_status_on_each_connection(self) -> None:
         pair = connected()
         pair.responder.send_status(Status("up", "0.5", ("m",)))
         pair.settle()
@@ -368,8 +358,7 @@ class Exchanges(SynchronousTestCase):
         pair.settle()
         self.assertEqual(pair.initiator.status, Status("up", "0.5", ("m",)))
 
-    def test_nothing_opens_while_the_desktop_is_away_or_the_tunnel_is_full(self) -> None:
-        """An offline desktop and a full tunnel are told at once, each by its own error."""
+    def test_refuses_requests_when_offline_or_over_the_limit(self) -> None:
         pair = Pair()
         self.assertRaises(DesktopOffline, pair.ask)
         pair.connect()
@@ -379,11 +368,10 @@ class Exchanges(SynchronousTestCase):
         self.assertRaises(ServiceUnavailable, pair.ask)
 
 
-class Cuts(SynchronousTestCase):
-    """What a lost connection does."""
+class LostConnectionTests(SynchronousTestCase):
+    """Streams whose connection is lost."""
 
-    def test_an_answer_goes_on_where_it_was(self) -> None:
-        """Bytes lost with the connection come again, once, and the head does not."""
+    def test_continues_a_response_on_a_new_connection(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.finish()
@@ -401,8 +389,7 @@ class Cuts(SynchronousTestCase):
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\nthree\n", "end"))
 
-    def test_a_desktop_that_stays_away_ends_both_sides(self) -> None:
-        """After the grace time the client has an error and the work is cancelled."""
+    def test_fails_both_ends_after_the_grace_time(self) -> None:
         pair = connected()
         client = pair.ask()
         pair.settle()
@@ -416,8 +403,7 @@ class Cuts(SynchronousTestCase):
         self.assertIsInstance(work.over, CtllmError)
         self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
 
-    def test_a_cancel_lost_with_the_connection_still_cancels(self) -> None:
-        """The desktop learns from HELLO that nobody holds the exchange any more."""
+    def test_cancels_a_stream_whose_reset_was_lost(self) -> None:
         pair = connected()
         client = pair.ask()
         pair.settle()
@@ -428,8 +414,7 @@ class Cuts(SynchronousTestCase):
         (work,) = pair.works.values()
         self.assertIsInstance(work.over, CtllmError)
 
-    def test_a_desktop_that_was_restarted_fails_what_it_had_taken(self) -> None:
-        """A new bridge does not hold the exchange: the client hears so and does not wait."""
+    def test_fails_streams_of_a_restarted_desktop(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.finish()
@@ -451,8 +436,7 @@ class Cuts(SynchronousTestCase):
         pair.settle()
         self.assertIsInstance(client.over, DesktopLost)
 
-    def test_an_open_that_was_lost_is_sent_again(self) -> None:
-        """A request that the desktop never heard of starts on the next connection."""
+    def test_repeats_a_lost_open(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.write(b"body")
@@ -466,8 +450,7 @@ class Cuts(SynchronousTestCase):
 
     @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
-    def test_every_byte_arrives_once_and_in_order(self, data: st.DataObject) -> None:
-        """Whatever is cut, stalled or reordered in readiness, the bytes are exact."""
+    def test_delivers_every_byte_once_in_order(self, data: st.DataObject) -> None:
         window = data.draw(st.sampled_from([1, 2, 7, 64, 1000, 70_000]), "window")
         pair = connected(window=window)
         clients = [pair.ask() for _ in range(data.draw(st.integers(1, 3), "clients"))]
@@ -529,8 +512,8 @@ class Cuts(SynchronousTestCase):
         pair.settle()
 
 
-class TakingUp(SynchronousTestCase):
-    """Answers that another connection, or another proxy, gives again."""
+class ResumptionTests(SynchronousTestCase):
+    """Responses that are requested again."""
 
     def answered(self, pair: Pair, *, end: bool) -> tuple[Client, Work]:
         client = pair.ask(resume=60)
@@ -551,8 +534,7 @@ class TakingUp(SynchronousTestCase):
         pair.settle()
         return second
 
-    def test_an_ended_answer_can_be_had_again_from_any_byte(self) -> None:
-        """Head, bytes from the offset, and the end; as often as asked."""
+    def test_resumes_a_complete_response_from_any_offset(self) -> None:
         pair = connected()
         client, _ = self.answered(pair, end=True)
         for offset in (0, 4, 10, 0):
@@ -560,8 +542,7 @@ class TakingUp(SynchronousTestCase):
             self.assertEqual(second.heard, OK)
             self.assertEqual((bytes(second.got), second.over), (b"0123456789"[offset:], "end"))
 
-    def test_an_answer_under_way_changes_hands(self) -> None:
-        """The first reader hears of it, the second has the rest as it comes."""
+    def test_resumes_an_active_response_for_another_sink(self) -> None:
         pair = connected()
         client, work = self.answered(pair, end=False)
         second = self.again(pair, client.call.id, 7)
@@ -571,8 +552,7 @@ class TakingUp(SynchronousTestCase):
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"789abc", "end"))
 
-    def test_a_new_proxy_takes_up_what_the_old_one_held(self) -> None:
-        """The desktop keeps a resumable answer for a proxy that never saw it."""
+    def test_new_proxy_resumes_a_stored_response(self) -> None:
         pair = connected()
         client, work = self.answered(pair, end=False)
         pair.cut()
@@ -585,8 +565,7 @@ class TakingUp(SynchronousTestCase):
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"89abc", "end"))
 
-    def test_what_is_not_kept_is_gone(self) -> None:
-        """Beyond the end, before the tail, after its time, and what nobody asked to keep."""
+    def test_fails_with_gone_for_bytes_not_stored(self) -> None:
         pair = connected(keep=4)
         client, _ = self.answered(pair, end=True)
         for offset in (5, 11, 12):
@@ -597,8 +576,7 @@ class TakingUp(SynchronousTestCase):
         self.assertIsInstance(self.again(pair, client.call.id, 10).over, Gone)
         self.assertEqual(pair.responder.streams, {})
 
-    def test_a_plain_exchange_cannot_be_taken_up(self) -> None:
-        """Only those who said so share their answer with their other connections."""
+    def test_refuses_to_resume_a_stream_that_is_not_resumable(self) -> None:
         pair = connected()
         client = pair.ask()
         client.call.finish()
@@ -606,8 +584,7 @@ class TakingUp(SynchronousTestCase):
         self.assertRaises(NotFound, pair.initiator.resume_stream, client.call.id, 0, Client())
         self.assertIsNone(client.over)
 
-    def test_taken_up_twice_before_the_desktop_replied(self) -> None:
-        """Each ATTACH is replied to; only what follows the last reply counts."""
+    def test_only_the_last_attach_counts(self) -> None:
         pair = connected()
         client, work = self.answered(pair, end=False)
         seconds = []
@@ -622,8 +599,7 @@ class TakingUp(SynchronousTestCase):
 
     @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.data())
-    def test_a_client_that_returns_again_and_again(self, data: st.DataObject) -> None:
-        """Whatever is cut at whatever moment, it has every byte in the end, and each once."""
+    def test_resumes_repeatedly_without_loss(self, data: st.DataObject) -> None:
         pair = connected(window=data.draw(st.sampled_from([2, 7, 64, 70_000]), "window"))
         client = pair.ask(resume=60)
         client.call.finish()
@@ -662,14 +638,13 @@ class TakingUp(SynchronousTestCase):
         return second, had
 
 
-class Hostile(SynchronousTestCase):
-    """A peer that breaks the rules is told, and its exchanges end with an error."""
+class ViolationTests(SynchronousTestCase):
+    """Peers that violate the protocol."""
 
     def refused(self, pair: Pair, message: bytes) -> ProtocolViolation:
         return self.assertRaises(ProtocolViolation, pair.initiator.receive_message, message)
 
-    def test_each_broken_rule_is_a_violation(self) -> None:
-        """Unknown kinds and exchanges, cut frames, bytes out of order or before the head."""
+    def test_raises_for_each_violation(self) -> None:
         pair = connected(window=1000)
         client = pair.ask()
         client.call.finish()
@@ -698,8 +673,7 @@ class Hostile(SynchronousTestCase):
         ):
             self.refused(pair, message)
 
-    def test_bytes_out_of_order_are_a_violation(self) -> None:
-        """Neither a gap nor a repetition passes for the answer."""
+    def test_raises_for_data_out_of_order(self) -> None:
         for offset in (1, 3, 9):
             pair = connected()
             client = pair.ask()
@@ -713,8 +687,7 @@ class Hostile(SynchronousTestCase):
                 pair, encode_frame(FrameKind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x")
             )
 
-    def test_bytes_beyond_the_window_are_a_violation(self) -> None:
-        """A peer cannot make this side hold more than it granted."""
+    def test_raises_for_data_beyond_the_window(self) -> None:
         pair = connected(window=10)
         client = pair.ask()
         client.call.finish()
@@ -726,8 +699,7 @@ class Hostile(SynchronousTestCase):
         piece = (0).to_bytes(8, "big") + b"x" * 11
         self.refused(pair, encode_frame(FrameKind.DATA, client.call.id, piece))
 
-    def test_a_violation_ends_exchanges_on_both_sides(self) -> None:
-        """The offender is told by BYE, and nobody waits for ever."""
+    def test_violation_fails_the_streams_of_both_ends(self) -> None:
         pair = connected()
         client = pair.ask()
         pair.settle()
@@ -739,8 +711,7 @@ class Hostile(SynchronousTestCase):
 
     @settings(max_examples=500, deadline=None)
     @given(st.binary(max_size=200), st.booleans())
-    def test_any_bytes_are_taken_or_refused(self, message: bytes, framed: bool) -> None:
-        """Rubbish is a violation and nothing worse, at either end."""
+    def test_raises_nothing_but_protocol_violations(self, message: bytes, framed: bool) -> None:
         for side in ("initiator", "responder"):
             pair = connected()
             client = pair.ask()

@@ -41,8 +41,8 @@ def fed(finder: ModelSniffer, body: bytes, *at: int) -> ModelSniffer:
     return finder
 
 
-class Compressed(TestCase):
-    """With zstd, as Codex sends it."""
+class ZstdTests(TestCase):
+    """Bodies compressed with zstd."""
 
     @given(st.lists(st.integers(0, 200), max_size=8), st.sampled_from([-5, 1, 3, 19]))
     def test_however_it_comes(self, cuts: list[int], level: int) -> None:
@@ -51,29 +51,25 @@ class Compressed(TestCase):
         found = fed(finder(b"/v1/chat/completions", ZSTD), body, *cuts)
         self.assertEqual((found.name, found.is_settled), ("m:1", True))
 
-    def test_byte_by_byte(self) -> None:
-        """And in frames, of which some hold nothing."""
+    def test_finds_the_name_byte_by_byte(self) -> None:
         first, rest = b'{"messages": [], "mod', b'el": "m:1"}'
         skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
         body = skippable + zstd.compress(first) + skippable + zstd.compress(rest)
         found = fed(finder(b"/v1/responses", ZSTD), body, *range(len(body)))
         self.assertEqual((found.name, found.is_settled), ("m:1", True))
 
-    def test_what_is_no_zstd(self) -> None:
-        """JSON is read as what it is, as an Ollama does that knows no zstd; noise names none."""
+    def test_reads_uncompressed_json(self) -> None:
         body = json.dumps(CHAT).encode()
         self.assertEqual(fed(finder(b"/v1/responses", ZSTD), body, 1, 7).name, "m:1")
         noise = fed(finder(b"/v1/responses", ZSTD), zstd.compress(body)[:6] + b"\xff" * 100)
         self.assertEqual((noise.name, noise.is_settled), (None, True))
         self.assertIsNone(fed(finder(b"/v1/responses"), zstd.compress(body)).name)
 
-    def test_other_codings(self) -> None:
-        """Ollama takes none of them."""
+    def test_ignores_other_content_codings(self) -> None:
         found = finder(b"/v1/responses", (b"Content-Encoding", b"gzip"))
         self.assertEqual((fed(found, b"\x1f\x8b\x08").name, found.is_settled), (None, True))
 
-    def test_a_bomb(self) -> None:
-        """A gigabyte is not made of 32 kB: a little of it is decoded, and then no more."""
+    def test_stops_at_a_decompression_bomb(self) -> None:
         compressor = zstd.ZstdCompressor()
         pieces = [compressor.compress(b'{"messages": "')]
         pieces += [compressor.compress(b"a" * (1 << 20)) for _ in range(256)]
@@ -87,15 +83,13 @@ class Compressed(TestCase):
         self.assertEqual((found.name, found.is_settled), (None, True))
         self.assertLess(peak, 1 << 20)
 
-    def test_how_much_is_decoded(self) -> None:
-        """A megabyte, wherever in it the name comes; what comes later is not found."""
+    def test_decodes_up_to_the_limit(self) -> None:
         for length, name in ((MAX_DECODED - 100, "m"), (MAX_DECODED, None)):
             text = json.dumps({"x": "y" * length, "model": "m"}).encode()
             found = fed(finder(b"/v1/responses", ZSTD), zstd.compress(text))
             self.assertEqual((found.name, found.is_settled), (name, True))
 
-    def test_windows(self) -> None:
-        """A frame may need 8 MiB, as at Ollama, and no more."""
+    def test_limits_the_window_of_a_frame(self) -> None:
         option = zstd.CompressionParameter.window_log
         for log, name in ((23, "m:1"), (24, None)):
             compressor = zstd.ZstdCompressor(options={option: log})
@@ -103,14 +97,12 @@ class Compressed(TestCase):
             found = fed(finder(b"/v1/responses", ZSTD), body)
             self.assertEqual((found.name, found.is_settled), (name, True), log)
 
-    def test_many_frames(self) -> None:
-        """Each needs a decoder: they are counted."""
+    def test_limits_the_number_of_frames(self) -> None:
         body = zstd.compress(b"{") + zstd.compress(b" ") * 100 + zstd.compress(b'"model": "m"}')
         found = fed(finder(b"/v1/responses", ZSTD), body)
         self.assertEqual((found.name, found.is_settled), (None, True))
 
-    def test_decoders_count(self) -> None:
-        """One that waits for more of its body takes room, and gives it back when it ends."""
+    def test_decoder_counts_in_the_budget(self) -> None:
         room = BufferBudget(1 << 20)
         half = zstd.compress(json.dumps(CHAT).encode())[:20]
         found = fed(finder(b"/v1/responses", ZSTD, room=room), half)
@@ -137,8 +129,8 @@ FILE = (b'name="file"; filename="a.wav"', b"RIFF\r\n--" + bytes(range(256)) * 64
 MODEL = (b'name="model"', b"whisper:1")
 
 
-class Forms(TestCase):
-    """Bodies of multipart/form-data."""
+class FormTests(TestCase):
+    """Bodies that are forms."""
 
     def form_finder(self, target: bytes = b"/v1/audio/transcriptions") -> ModelSniffer:
         kind = b'multipart/form-data; boundary="%b"' % BOUNDARY
@@ -152,26 +144,22 @@ class Forms(TestCase):
             found = fed(self.form_finder(target), body, *cuts)
             self.assertEqual((found.name, found.is_settled), ("whisper:1", True))
 
-    def test_at_the_field_s_end(self) -> None:
-        """Nothing after it is waited for."""
+    def test_settles_at_the_end_of_the_field(self) -> None:
         found = fed(self.form_finder(), form(MODEL, end=b""))
         self.assertEqual((found.name, found.is_settled), (None, False))
         found.feed(b"\r\n")
         self.assertEqual((found.name, found.is_settled), ("whisper:1", True))
 
-    def test_the_first_value_counts(self) -> None:
-        """Files and other fields are not values of it; a second one is none either."""
+    def test_first_value_of_the_field_wins(self) -> None:
         file = (b'name="model"; filename="x"', b"file")
         body = form(file, (b'name="Model"', b"no"), MODEL, (b'name="model"', b"late"))
         self.assertEqual(fed(self.form_finder(), body).name, "whisper:1")
 
-    def test_the_query_counts_before_it(self) -> None:
-        """As in Go's FormValue."""
+    def test_query_has_precedence(self) -> None:
         found = fed(self.form_finder(b"/v1/audio/transcriptions?model=a%3A1&model=b"), form(MODEL))
         self.assertEqual((found.name, found.is_settled), ("a:1", True))
 
-    def test_what_is_no_form(self) -> None:
-        """It names no model, and is not waited for; nor does one without the field name one."""
+    def test_invalid_form_names_no_model(self) -> None:
         for body in (
             b"--" + BOUNDARY + b"xy",
             b"x--" + BOUNDARY + b"\r\n",
@@ -185,21 +173,18 @@ class Forms(TestCase):
         other = form(MODEL).replace(b'"model"', b'"other"')
         self.assertIsNone(fed(self.form_finder(), other).name)
 
-    def test_json_where_both_may_be(self) -> None:
-        """Ollama's images are JSON."""
+    def test_reads_json_where_forms_are_accepted(self) -> None:
         json_type = (b"Content-Type", b"application/json")
         found = fed(finder(b"/v1/images/edits", json_type), b'{"prompt": "", "model": "m"}')
         self.assertEqual(found.name, "m")
         odd = (b"Content-Type", b"multipart/form-data")
         self.assertIsNone(fed(finder(b"/v1/images/edits", odd), form(MODEL)).name)
 
-    def test_forms_elsewhere(self) -> None:
-        """Only where Ollama takes them: it reads any other body as JSON, whatever it is called."""
+    def test_reads_forms_only_where_ollama_does(self) -> None:
         kind = (b"Content-Type", b"multipart/form-data; boundary=x")
         self.assertEqual(fed(finder(b"/api/chat", kind), b'{"model": "m"}').name, "m")
 
-    def test_a_large_file_leaves_nothing_behind(self) -> None:
-        """It passes."""
+    def test_stores_no_large_file(self) -> None:
         found = self.form_finder()
         found.feed(form(FILE, end=b"")[:-100])
         tracemalloc.start()
@@ -210,8 +195,9 @@ class Forms(TestCase):
         self.assertLess(peak, 1 << 20)
 
 
-class Nowhere(TestCase):
-    def test_what_names_no_model(self) -> None:
-        """There is nothing to find."""
+class NoModelTests(TestCase):
+    """Requests that name no model."""
+
+    def test_creates_no_sniffer(self) -> None:
         head = RequestHead(b"POST", b"/api/pull", (ZSTD,))
         self.assertIsNone(create_model_sniffer(head, BufferBudget(1)))

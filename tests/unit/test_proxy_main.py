@@ -93,26 +93,22 @@ def imported(code: str) -> set[str]:
     return set(json.loads(said(code + SHOW)))
 
 
-class LeanTests(SynchronousTestCase):
-    """Each in an interpreter of its own."""
+class ProxyImportTests(SynchronousTestCase):
+    """What a proxy process imports."""
 
-    def test_nothing_heavy(self) -> None:
-        """None of what costs much and does nothing here is imported."""
+    def test_imports_no_heavy_module(self) -> None:
         found = imported(SPARED + COMPOSED)
         self.assertIn("ctllm.proxy.service", found)
         self.assertEqual({name: kb for name, kb in HEAVY.items() if name in found}, {})
 
-    def test_heavy_otherwise(self) -> None:
-        """Without that care most of it is: the list is not of what nobody imports."""
+    def test_heavy_modules_are_imported_without_lazy_imports(self) -> None:
         self.assertGreater(len(set(HEAVY) & imported(COMPOSED)), len(HEAVY) // 2)
 
-    def test_nothing_is_missing(self) -> None:
-        """Whoever needs what was put off has it."""
+    def test_lazy_modules_work_on_first_use(self) -> None:
         self.assertEqual(
             said(SPARED + COMPOSED + NEEDED).split(), ["é", "0", "7", "a", "Hello", "7"]
         )
 
-    def test_hashes(self) -> None:
-        """Without OpenSSL's, the hashes that a proxy needs are as they were."""
+    def test_hashes_work_without_openssl(self) -> None:
         code = "import hashlib; print(hashlib.sha1(b'x').digest(), hashlib.sha256(b'x').digest())"
         self.assertEqual(said(SPARED + code), said(code))

@@ -28,8 +28,8 @@ SOURCES = {
 }
 
 
-class LaterTests(SynchronousTestCase):
-    """Modules in a folder of their own."""
+class LazyImportTests(SynchronousTestCase):
+    """Modules and names that are imported on first use."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -55,50 +55,43 @@ class LaterTests(SynchronousTestCase):
         install((), {name: given})
         return importlib.import_module(name)
 
-    def test_not_before_it_is_used(self) -> None:
-        """Importing runs nothing; the first use of anything runs it, once."""
+    def test_runs_a_module_once_on_first_use(self) -> None:
         package = self.later("tt_later")
         self.assertEqual(self.ran, [])
         self.assertEqual(package.own, 7)
         self.assertEqual((package.own, self.ran), (7, ["tt_later", "part"]))
 
-    def test_looked_at(self) -> None:
-        """What Python and its tools ask of every module is not a use."""
+    def test_introspection_does_not_run_a_module(self) -> None:
         package = self.later("tt_later")
         self.assertFalse(hasattr(package, "__warningregistry__"))
         self.assertEqual((package.__name__, self.ran), ("tt_later", []))
 
-    def test_a_part(self) -> None:
-        """Parts of a package are imported without it, by each way of importing."""
+    def test_imports_submodules_without_the_package(self) -> None:
         package = self.later("tt_later")
         namespace: dict[str, Any] = {}
         exec("from tt_later import part\nimport tt_later.other", namespace)
         self.assertEqual((namespace["part"].call(), self.ran), ("called", ["part", "other"]))
         self.assertIs(package.part, namespace["part"])
 
-    def test_a_name_of_a_part(self) -> None:
-        """A name whose home is known is the real one, and the package does not run for it."""
+    def test_known_name_does_not_run_the_package(self) -> None:
         package = self.later("tt_later", Thing="tt_later.part")
         thing = package.Thing
         self.assertEqual(self.ran, ["part"])
         self.assertEqual(package.own, 7)
         self.assertIs(package.Thing, thing)
 
-    def test_an_unknown_name(self) -> None:
-        """What is not there is not there; the whole module was asked."""
+    def test_unknown_name_raises_after_the_import(self) -> None:
         package = self.later("tt_later")
         self.assertFalse(hasattr(package, "nothing"))
         self.assertIn("tt_later", self.ran)
 
-    def test_everything(self) -> None:
-        """A star takes the whole module."""
+    def test_star_import_runs_the_module(self) -> None:
         self.later("tt_later")
         namespace: dict[str, Any] = {}
         exec("from tt_later import *", namespace)
         self.assertEqual(namespace["own"], 7)
 
-    def test_promises(self) -> None:
-        """Names may be imported and stand in annotations; what is done, is done to the real one."""
+    def test_lazy_names_act_as_the_real_ones(self) -> None:
         names = self.later("tt_names", Kind="", table="", double="")
         kind, table, double = names.Kind, names.table, names.double
         annotated: Any = {"a": kind, "b": list[kind]}
@@ -111,8 +104,7 @@ class LaterTests(SynchronousTestCase):
         self.assertNotIsInstance(7, kind)
         self.assertIs(type(kind()), names.Kind)
 
-    def test_a_promised_base(self) -> None:
-        """A class made from a promise is a class of the real one."""
+    def test_lazy_base_gives_a_subclass_of_the_real_class(self) -> None:
         names = self.later("tt_names", Kind="")
 
         class Own(names.Kind):  # type: ignore[misc, name-defined]
@@ -120,18 +112,15 @@ class LaterTests(SynchronousTestCase):
 
         self.assertEqual((Own.__mro__[1], Own.own), (names.Kind, 1))
 
-    def test_its_own_errors(self) -> None:
-        """Errors are those of the real one."""
+    def test_raises_the_errors_of_the_module(self) -> None:
         broken = self.later("tt_names", broken="").broken
         self.assertRaises(KeyError, broken)
 
-    def test_without(self) -> None:
-        """What is done without is as if it were not installed, unless it is there already."""
+    def test_excluded_module_is_not_found_unless_imported(self) -> None:
         install(("tt_names", "json"), {})
         self.assertRaises(ImportError, importlib.import_module, "tt_names")
         self.assertEqual((importlib.import_module("json").loads("7"), self.ran), (7, []))
 
-    def test_not_there(self) -> None:
-        """What cannot be found is not found."""
+    def test_missing_module_is_not_found(self) -> None:
         install((), {"tt_nowhere": {}})
         self.assertRaises(ImportError, importlib.import_module, "tt_nowhere")
