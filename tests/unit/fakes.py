@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -14,6 +15,10 @@ from ctllm.errors import CtllmError
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.ipc.messages import ConnectionState, OllamaStatus, Status, Traffic
+from ctllm.proxy.desktop_registry import DesktopRegistry
+from ctllm.tunnel import frames
+from ctllm.tunnel.initiator import Initiator
+from ctllm.tunnel.responder import Responder, ResponderStream
 
 
 class MemoryTransport(StringTransport):
@@ -193,3 +198,77 @@ def make_status(state: ConnectionState = ConnectionState.CONNECTED, **more: Any)
         "version": "1", "pid": 1, "started": 0.0,
     }  # fmt: skip
     return Status(**{**fields, **more})
+
+
+class FakeProxyWebSocket:
+    """A connection of a desktop, for a DesktopRegistry."""
+
+    tunnel: Initiator | None = None
+
+    def __init__(self) -> None:
+        self.on_closed: Callable[[], None] = lambda: None
+        self.closing_messages: list[bytes] = []
+
+    def attach_tunnel(self, tunnel: Initiator, on_closed: Callable[[], None]) -> None:
+        self.tunnel = tunnel
+        self.on_closed = on_closed
+
+    def close_gracefully(self, message: bytes = b"") -> None:
+        self.closing_messages.append(message)
+
+
+class FakeDesktop:
+    """A desktop whose requests are answered by the test, on one connection after another."""
+
+    def __init__(
+        self, registry: DesktopRegistry, number: int, name: str, ollama: str = "", *models: str
+    ) -> None:
+        self.registry = registry
+        self.id = f"{number:032x}"
+        self.tunnel = Responder(
+            1 << 18,
+            30.0,
+            8,
+            request_handler=self.accept,
+            resume_buffer_bytes=1 << 16,
+            desktop=frames.Desktop(self.id, name),
+        )
+        self.sinks: list[ResponderStream] = []
+        self.heads: list[RequestHead] = []
+        self.request_sinks: list[FakeRequestSink] = []
+        self.socket = FakeProxyWebSocket()
+        if ollama:
+            self.tunnel.send_status(frames.Status(ollama, "0.5.1", models or ("m:1",)))
+        self.connect()
+
+    def accept(self, head: RequestHead, sink: ResponderStream) -> FakeRequestSink:
+        self.sinks.append(sink)
+        self.heads.append(head)
+        self.request_sinks.append(FakeRequestSink())
+        return self.request_sinks[-1]
+
+    def connect(self) -> None:
+        self.socket = FakeProxyWebSocket()
+        self.tunnel.connection_made()
+        self.settle()
+
+    def settle(self) -> None:
+        while True:
+            up = self.tunnel.next_message()
+            if up and self.socket.tunnel is None:
+                self.registry.hello_received(self.socket, up)  # type: ignore[arg-type]
+            elif up:
+                self.socket.tunnel.receive_message(up)
+            down = self.socket.tunnel.next_message() if self.socket.tunnel else b""
+            if down:
+                self.tunnel.receive_message(down)
+            if not up and not down:
+                return
+
+    def lose(self, now: float) -> None:
+        """Lose the connection on both ends."""
+        self.tunnel.connection_lost(now)
+        tunnel, self.socket.tunnel = self.socket.tunnel, None
+        assert tunnel is not None
+        tunnel.connection_lost(now)
+        self.socket.on_closed()

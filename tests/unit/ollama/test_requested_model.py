@@ -45,7 +45,7 @@ class ZstdTests(TestCase):
     """Bodies compressed with zstd."""
 
     @given(st.lists(st.integers(0, 200), max_size=8), st.sampled_from([-5, 1, 3, 19]))
-    def test_however_it_comes(self, cuts: list[int], level: int) -> None:
+    def test_finds_the_name_however_the_body_is_cut(self, cuts: list[int], level: int) -> None:
         """The name, and whether anything more would change it."""
         body = zstd.compress(json.dumps(CHAT).encode(), level)
         found = fed(finder(b"/v1/chat/completions", ZSTD), body, *cuts)
@@ -137,7 +137,7 @@ class FormTests(TestCase):
         return finder(target, (b"Content-Type", kind))
 
     @given(st.lists(st.integers(0, 20_000), max_size=8), st.booleans())
-    def test_however_it_comes(self, cuts: list[int], first: bool) -> None:
+    def test_finds_the_name_however_the_body_is_cut(self, cuts: list[int], first: bool) -> None:
         """Before the file or after it."""
         body = form(MODEL, FILE) if first else form(FILE, MODEL)
         for target in (b"/v1/audio/transcriptions", b"/v1/images/edits"):

@@ -28,8 +28,7 @@ from ctllm.tunnel.frames import (
     split_frames,
 )
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
-from tests.unit.fakes import MemoryTransport
-from tests.unit.proxy.test_desktop_registry import Desk
+from tests.unit.fakes import FakeDesktop, MemoryTransport
 
 HERE = "ctllm-proxy-" + "a" * 32
 ELSEWHERE = "ctllm-proxy-" + "b" * 32
@@ -43,12 +42,12 @@ class Case(SynchronousTestCase):
         # autobahn keeps its time by this, whatever reactor it is given.
         self.patch(txaio.config, "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
-        self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
-        sockets = ProxyWebSocketFactory(self.clock, self.rendezvous.hello_received, 20, 10)
+        self.registry = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
+        sockets = ProxyWebSocketFactory(self.clock, self.registry.hello_received, 20, 10)
         verifier = AssertionVerifier(encode_public_key(self.key), HERE, self.clock.seconds)
-        relay = RequestRouter(self.rendezvous, self.clock, BufferBudget(1 << 20))
+        relay = RequestRouter(self.registry, self.clock, BufferBudget(1 << 20))
         self.budget = MemoryBudget(1 << 24)
-        app = ProxyApp(self.rendezvous, relay, verifier, sockets, self.budget)
+        app = ProxyApp(self.registry, relay, verifier, sockets, self.budget)
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 
@@ -140,7 +139,7 @@ class RelayTests(Case):
         self.assertIn(b"Retry-After: 5", self.head)
 
     def test_sends_the_scopes_of_the_assertion_not_those_of_the_client(self) -> None:
-        desk = Desk(self.rendezvous, 1, "home", "up")
+        desk = FakeDesktop(self.registry, 1, "home", "up")
         forged = "ctllm-scope: use manage\r\nContent-Length: 0\r\n"
         for scopes in ((USE,), (USE, MANAGE)):
             self.wire = self.connect()
@@ -153,16 +152,16 @@ class RelayTests(Case):
         self.assertEqual(told, [[b"use"], [b"use manage"]])
 
     def test_relays_without_the_assertion_and_states_the_request_id(self) -> None:
-        desk = Desk(self.rendezvous, 1, "home", "up")
+        desk = FakeDesktop(self.registry, 1, "home", "up")
         assertion = self.sign(USE)
         self.ask("POST /api/chat", assertion, "Content-Length: 0\r\nCTLLM-RESUME: 9\r\n")
         desk.settle()
         (head,) = desk.heads
         self.assertEqual((head.method, head.target), (b"POST", b"/api/chat"))
         self.assertNotIn(assertion.encode(), b"".join(sum(head.headers, ())))
-        desk.callers[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
-        desk.callers[0].write(b"hi")
-        desk.callers[0].finish()
+        desk.sinks[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.sinks[0].write(b"hi")
+        desk.sinks[0].finish()
         desk.settle()
         self.assertEqual(self.answer(), (200, b"hi"))
         id = self.head.partition(b"Ctllm-Request-Id: ")[2][:32].decode()
@@ -175,13 +174,13 @@ class RelayTests(Case):
         self.assertEqual(self.code(f"POST /ctllm/exchanges/{id}", assertion)[0], 405)
 
     def test_cancels_the_request_of_a_client_that_disconnects(self) -> None:
-        desk = Desk(self.rendezvous, 1, "home", "up")
+        desk = FakeDesktop(self.registry, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()
         self.wire.disconnect()
         desk.settle()
-        self.assertNotEqual(desk.calls[0].calls[-1], "end")
-        self.assertEqual(self.rendezvous.stream_count, 0)
+        self.assertNotEqual(desk.request_sinks[0].calls[-1], "end")
+        self.assertEqual(self.registry.stream_count, 0)
 
 
 class TunnelTests(Case):
@@ -214,9 +213,9 @@ class TunnelTests(Case):
         said = self.wire.take_written()
         ((kind, _, _),) = split_frames(said[2 if said[1] < 126 else 4 :])
         self.assertEqual(kind, FrameKind.HELLO)
-        self.assertEqual([desk["name"] for desk in self.rendezvous.describe_desktops()], ["home"])
+        self.assertEqual([desk["name"] for desk in self.registry.describe_desktops()], ["home"])
         self.wire.disconnect()
-        self.assertEqual(self.rendezvous.describe_desktops(), [])
+        self.assertEqual(self.registry.describe_desktops(), [])
         self.wire = self.connect()
 
     def test_refuses_another_subprotocol(self) -> None:
@@ -238,7 +237,7 @@ class TunnelTests(Case):
         self.send(bytes(200))
         said = self.wire.take_written()
         self.assertEqual((said[:1], said[2:4]), (b"\x88", (1002).to_bytes(2, "big")))
-        self.assertEqual(self.rendezvous.describe_desktops(), [])
+        self.assertEqual(self.registry.describe_desktops(), [])
 
     def test_ignores_a_late_message_of_a_replaced_connection(self) -> None:
         self.upgrade()
@@ -252,7 +251,7 @@ class TunnelTests(Case):
         self.clock.advance(0)
         self.assertEqual(newer.closed, "")
         ends = [frame for frame in (newer.take_written(),) if b"replaced" in frame]
-        self.assertEqual((ends, len(self.rendezvous.describe_desktops())), ([], 1))
+        self.assertEqual((ends, len(self.registry.describe_desktops())), ([], 1))
         self.assertIn(b"replaced", older.take_written())
 
 
@@ -260,7 +259,7 @@ class HostileDesktopTests(Case):
     """A desktop that violates HTTP."""
 
     def test_fails_a_response_with_invalid_headers_only(self) -> None:
-        desk = Desk(self.rendezvous, 1, "home", "up")
+        desk = FakeDesktop(self.registry, 1, "home", "up")
         for bad, status in (
             ((b"Content-Length", b"many"), 502),
             ((b"Transfer-Encoding", b"gzip"), 200),  # these do not even pass
@@ -271,21 +270,21 @@ class HostileDesktopTests(Case):
             self.wire = self.connect()
             self.ask("GET /api/tags", self.sign(USE))
             desk.settle()
-            desk.callers[-1].write_head(ResponseHead(200, b"OK", (bad,)))
-            desk.callers[-1].write(b"x")
+            desk.sinks[-1].write_head(ResponseHead(200, b"OK", (bad,)))
+            desk.sinks[-1].write(b"x")
             desk.settle()
             self.assertEqual(self.answer()[0], status, bad)
             self.assertNotIn(b"%b: %b" % bad, self.head)
-        self.assertTrue(self.rendezvous.describe_desktops())
+        self.assertTrue(self.registry.describe_desktops())
 
     def test_ends_a_response_beyond_its_content_length(self) -> None:
-        desk = Desk(self.rendezvous, 1, "home", "up")
+        desk = FakeDesktop(self.registry, 1, "home", "up")
         self.ask("GET /api/tags", self.sign(USE))
         desk.settle()
-        desk.callers[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
-        desk.callers[0].write(b"too long")
+        desk.sinks[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"2"),)))
+        desk.sinks[0].write(b"too long")
         desk.settle()
         self.assertNotIn(b"long", self.wire.take_written())
         self.assertNotEqual(self.wire.closed, "")
-        self.assertEqual(self.rendezvous.stream_count, 0)
-        self.assertTrue(self.rendezvous.describe_desktops())
+        self.assertEqual(self.registry.stream_count, 0)
+        self.assertTrue(self.registry.describe_desktops())

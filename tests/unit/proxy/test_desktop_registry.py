@@ -1,11 +1,6 @@
-"""Where desktops and clients meet, with the real tunnel on both sides and no sockets."""
+"""The registry of desktops, with the real tunnel on both ends and no sockets."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import (
     BadRequest,
@@ -18,7 +13,7 @@ from ctllm.errors import (
     ProtocolViolation,
 )
 from ctllm.http.header_policy import response_from_desktop
-from ctllm.http.message.head import RequestHead, ResponseHead, get_header
+from ctllm.http.message.head import get_header
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.tunnel.frames import (
     CONNECTION_ID,
@@ -26,164 +21,46 @@ from ctllm.tunnel.frames import (
     FrameKind,
     Hello,
     Reason,
-    Status,
     encode_json_frame,
     split_frames,
 )
-from ctllm.tunnel.initiator import Initiator
-from ctllm.tunnel.responder import Responder, ResponderStream
-from tests.unit.fakes import FakeRequestSink, FakeResponseSink
-
-GRACE = 30.0
-CHAT = RequestHead(b"POST", b"/api/chat")
-OK = ResponseHead(200, b"OK", ((b"Content-Length", b"8"),))
+from tests.unit.fakes import FakeDesktop, FakeProxyWebSocket, FakeResponseSink
+from tests.unit.proxy.registry_case import CHAT, GRACE, OK, RegistryCase, request_head
 
 
-def asking(**headers: str) -> RequestHead:
-    named = {"to": b"Ctllm-Desktop", "resume": b"CTLLM-resume"}
-    return RequestHead(
-        b"POST", b"/api/chat", tuple((named[k], v.encode("utf-8")) for k, v in headers.items())
-    )
-
-
-class Socket:
-    """What the rendezvous needs of a `ProxyWebSocket`."""
-
-    tunnel: Initiator | None = None
-
-    def __init__(self) -> None:
-        self.on_closed: Callable[[], None] = lambda: None
-        self.last_words: list[bytes] = []
-
-    def attach_tunnel(self, tunnel: Initiator, on_closed: Callable[[], None]) -> None:
-        self.tunnel = tunnel
-        self.on_closed = on_closed
-
-    def close_gracefully(self, message: bytes = b"") -> None:
-        self.last_words.append(message)
-
-
-class Desk:
-    """A desktop that answers with `Told`s, on one socket after another."""
-
-    def __init__(
-        self, rendezvous: DesktopRegistry, number: int, name: str, ollama: str = "", *models: str
-    ) -> None:
-        self.rendezvous = rendezvous
-        self.id = f"{number:032x}"
-        self.tunnel = Responder(
-            1 << 18,
-            GRACE,
-            8,
-            request_handler=self.accept,
-            resume_buffer_bytes=1 << 16,
-            desktop=Desktop(self.id, name),
-        )
-        self.callers: list[ResponderStream] = []
-        self.heads: list[RequestHead] = []
-        self.calls: list[FakeRequestSink] = []
-        self.socket = Socket()
-        if ollama:
-            self.tunnel.send_status(Status(ollama, "0.5.1", models or ("m:1",)))
-        self.connect()
-
-    def accept(self, head: RequestHead, caller: ResponderStream) -> FakeRequestSink:
-        self.callers.append(caller)
-        self.heads.append(head)
-        self.calls.append(FakeRequestSink())
-        return self.calls[-1]
-
-    def connect(self) -> None:
-        self.socket = Socket()
-        self.tunnel.connection_made()
-        self.settle()
-
-    def settle(self) -> None:
-        while True:
-            up = self.tunnel.next_message()
-            if up and self.socket.tunnel is None:
-                self.rendezvous.hello_received(self.socket, up)  # type: ignore[arg-type]
-            elif up:
-                self.socket.tunnel.receive_message(up)
-            down = self.socket.tunnel.next_message() if self.socket.tunnel else b""
-            if down:
-                self.tunnel.receive_message(down)
-            if not up and not down:
-                return
-
-    def lose(self, now: float) -> None:
-        """The connection breaks, and both sides notice."""
-        self.tunnel.connection_lost(now)
-        tunnel, self.socket.tunnel = self.socket.tunnel, None
-        assert tunnel is not None
-        tunnel.connection_lost(now)
-        self.socket.on_closed()
-
-
-class Case(SynchronousTestCase):
-    """A rendezvous on a clock."""
-
-    def setUp(self) -> None:
-        self.clock = Clock()
-        self.here = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
-        self.desks: list[Desk] = []
-
-    def desk(self, name: str = "home", ollama: str = "up", *models: str) -> Desk:
-        self.desks.append(Desk(self.here, len(self.desks) + 1, name, ollama, *models))
-        self.clock.advance(1)
-        return self.desks[-1]
-
-    def open(self, head: RequestHead = CHAT, model: str | None = None) -> FakeResponseSink:
-        heard = FakeResponseSink()
-        self.here.start_request(head, heard, model)
-        self.settle()
-        return heard
-
-    def settle(self) -> None:
-        for desk in self.desks:
-            desk.settle()
-
-    def wait(self, seconds: float) -> None:
-        for _ in range(int(seconds)):
-            self.clock.advance(1)
-            self.here.remove_expired()
-            for desk in self.desks:
-                desk.tunnel.remove_expired(self.clock.seconds())
-
-
-class ConnectionTests(Case):
+class ConnectionTests(RegistryCase):
     """Desktops that connect, reconnect and disconnect."""
 
     def test_newer_connection_replaces_the_older(self) -> None:
         desk = self.desk()
         heard = self.open()
-        desk.callers[0].write_head(OK)
-        desk.callers[0].write(b"one ")
+        desk.sinks[0].write_head(OK)
+        desk.sinks[0].write(b"one ")
         desk.settle()
         older = desk.socket
         desk.tunnel.connection_lost(self.clock.seconds())  # the proxy has not noticed yet
-        desk.callers[0].write(b"two ")
+        desk.sinks[0].write(b"two ")
         desk.connect()
-        ((kind, _, payload),) = split_frames(older.last_words[0])
+        ((kind, _, payload),) = split_frames(older.closing_messages[0])
         self.assertEqual((kind, b"replaced" in payload), (FrameKind.BYE, True))
-        desk.callers[0].finish()
+        desk.sinks[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one two ", "end"))
         older.on_closed()
-        self.assertEqual(len(self.here.describe_desktops()), 1)
+        self.assertEqual(len(self.registry.describe_desktops()), 1)
         self.open()
 
     def test_ignores_a_late_message_of_a_replaced_connection(self) -> None:
         desk = self.desk()
         heard = self.open()
-        desk.callers[0].write_head(OK)
-        desk.callers[0].write(b"one")
+        desk.sinks[0].write_head(OK)
+        desk.sinks[0].write(b"one")
         late, older = desk.tunnel.next_message(), desk.socket
         desk.tunnel.connection_lost(self.clock.seconds())
         desk.connect()
         with self.assertRaises(ProtocolViolation):  # which the socket, being closed, swallows
-            self.here.hello_received(older, late)  # type: ignore[arg-type]
-        desk.callers[0].finish()
+            self.registry.hello_received(older, late)  # type: ignore[arg-type]
+        desk.sinks[0].finish()
         desk.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"one", "end"))
 
@@ -192,9 +69,9 @@ class ConnectionTests(Case):
         heard = self.open()
         desk.lose(self.clock.seconds())
         self.wait(GRACE - 2)
-        desk.callers[0].write_head(OK)
+        desk.sinks[0].write_head(OK)
         desk.connect()
-        desk.callers[0].finish()
+        desk.sinks[0].finish()
         desk.settle()
         self.assertEqual(heard.outcome, "end")
 
@@ -206,8 +83,8 @@ class ConnectionTests(Case):
         self.assertIsNone(heard.outcome)
         self.wait(2)
         self.assertIsInstance(heard.outcome, DesktopLost)
-        self.assertEqual((self.here.stream_count, self.here.describe_desktops()), (0, []))
-        self.assertIsInstance(desk.calls[0].calls[-1], ClientDisconnected)
+        self.assertEqual((self.registry.stream_count, self.registry.describe_desktops()), (0, []))
+        self.assertIsInstance(desk.request_sinks[0].calls[-1], ClientDisconnected)
 
     def hello(self, **changed: object) -> bytes:
         fields = {"version": 1, "window": 1 << 18, "desktop": Desktop("a" * 32, "x"), **changed}
@@ -229,8 +106,8 @@ class ConnectionTests(Case):
             self.hello(streams=("ab",)),
         ):
             with self.assertRaises(ProtocolViolation, msg=message):
-                self.here.hello_received(Socket(), message)  # type: ignore[arg-type]
-        self.assertEqual((self.here.stream_count, self.here.describe_desktops()), (0, []))
+                self.registry.hello_received(FakeProxyWebSocket(), message)  # type: ignore[arg-type]
+        self.assertEqual((self.registry.stream_count, self.registry.describe_desktops()), (0, []))
 
     def test_invalid_hello_does_not_replace_a_connection(self) -> None:
         desk = self.desk()
@@ -239,10 +116,10 @@ class ConnectionTests(Case):
         for changed in ({"streams": ("zz",)}, {"version": 2}, {"window": 0}):
             with self.assertRaises(ProtocolViolation):
                 hello = self.hello(desktop=mine, **changed)
-                self.here.hello_received(Socket(), hello)  # type: ignore[arg-type]
-        self.assertEqual(desk.socket.last_words, [])
-        desk.callers[0].write_head(OK)
-        desk.callers[0].finish()
+                self.registry.hello_received(FakeProxyWebSocket(), hello)  # type: ignore[arg-type]
+        self.assertEqual(desk.socket.closing_messages, [])
+        desk.sinks[0].write_head(OK)
+        desk.sinks[0].finish()
         desk.settle()
         self.assertEqual(heard.outcome, "end")
 
@@ -253,59 +130,61 @@ class ConnectionTests(Case):
             self.desk("more")
         self.desks[0].lose(self.clock.seconds())
         self.desks[0].connect()
-        self.assertEqual(len(self.here.describe_desktops()), MAX_DESKTOPS)
+        self.assertEqual(len(self.registry.describe_desktops()), MAX_DESKTOPS)
 
     def test_close_closes_all_connections(self) -> None:
         one, two = self.desk("a"), self.desk("b")
         two.lose(self.clock.seconds())
-        self.here.close()
-        self.assertEqual((len(one.socket.last_words), len(two.socket.last_words)), (1, 0))
+        self.registry.close()
+        self.assertEqual(
+            (len(one.socket.closing_messages), len(two.socket.closing_messages)), (1, 0)
+        )
 
 
-class DescriptionTests(Case):
+class DescriptionTests(RegistryCase):
     """What the registry reports."""
 
     def test_describes_connected_desktops(self) -> None:
         self.desk()
         self.open()
-        (told,) = self.here.describe_desktops()
+        (told,) = self.registry.describe_desktops()
         expected = {"id": "0" * 31 + "1", "name": "home", "connected": True, "since": 1.0}
         expected |= {"ollama": "up", "version": "0.5.1", "models": ["m:1"], "exchanges": 1}
         self.assertEqual(told, expected)
 
     def test_desktop_without_status_is_down(self) -> None:
         self.desk(ollama="")
-        self.assertEqual(self.here.describe_desktops()[0]["ollama"], "down")
+        self.assertEqual(self.registry.describe_desktops()[0]["ollama"], "down")
 
     def test_idle_seconds_count_from_the_last_desktop(self) -> None:
         self.clock.advance(7)
-        self.assertEqual(self.here.idle_seconds, 7)
+        self.assertEqual(self.registry.idle_seconds, 7)
         desk = self.desk()
         self.wait(100)
-        self.assertEqual(self.here.idle_seconds, 0)
+        self.assertEqual(self.registry.idle_seconds, 0)
         desk.lose(self.clock.seconds())
         self.wait(10)
-        self.assertAlmostEqual(self.here.idle_seconds, 10, delta=1)
+        self.assertAlmostEqual(self.registry.idle_seconds, 10, delta=1)
 
     def test_request_resets_the_idle_time(self) -> None:
         self.clock.advance(100)
-        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
-        self.assertEqual(self.here.idle_seconds, 0)
+        self.assertRaises(DesktopOffline, self.registry.start_request, CHAT, FakeResponseSink())
+        self.assertEqual(self.registry.idle_seconds, 0)
 
 
-class ResumptionTests(Case):
+class ResumptionTests(RegistryCase):
     """Clients that disconnect and resume a response."""
 
-    def answer(self, resume: str = "20") -> tuple[Desk, FakeResponseSink, bytes]:
+    def answer(self, resume: str = "20") -> tuple[FakeDesktop, FakeResponseSink, bytes]:
         """A desktop in the middle of its answer, and the client that waits for it."""
         desk = self.desk()
         heard = FakeResponseSink()
-        asked = self.here.start_request(asking(resume=resume), heard)
-        self.call = self.here.request_sink(asked)
+        asked = self.registry.start_request(request_head(resume=resume), heard)
+        self.call = self.registry.request_sink(asked)
         self.call.finish()
         self.settle()
-        desk.callers[0].write_head(OK)
-        desk.callers[0].write(b"one ")
+        desk.sinks[0].write_head(OK)
+        desk.sinks[0].write(b"one ")
         self.settle()
         return desk, heard, asked.id
 
@@ -315,8 +194,8 @@ class ResumptionTests(Case):
 
     def back(self, id: bytes, offset: int) -> FakeResponseSink:
         heard = FakeResponseSink()
-        self.call = self.here.request_sink(
-            self.here.resume_stream(id, offset, heard), is_resumed=True
+        self.call = self.registry.request_sink(
+            self.registry.resume_stream(id, offset, heard), is_resumed=True
         )
         self.settle()
         return heard
@@ -324,9 +203,9 @@ class ResumptionTests(Case):
     def test_resumes_from_the_offset_without_content_length(self) -> None:
         desk, _, id = self.answer()
         self.leave()
-        desk.callers[0].write(b"two ")
+        desk.sinks[0].write(b"two ")
         heard = self.back(id, 4)
-        desk.callers[0].finish()
+        desk.sinks[0].finish()
         self.settle()
         self.assertEqual((bytes(heard.body), heard.outcome), (b"two ", "end"))
         assert heard.head is not None
@@ -336,8 +215,8 @@ class ResumptionTests(Case):
     def test_resumes_a_complete_response_from_the_beginning(self) -> None:
         desk, _, id = self.answer()
         self.leave()
-        desk.callers[0].write(b"two ")
-        desk.callers[0].finish()
+        desk.sinks[0].write(b"two ")
+        desk.sinks[0].finish()
         self.settle()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         heard = self.back(id, 0)
@@ -353,77 +232,82 @@ class ResumptionTests(Case):
         self.call.pause_response()
         self.call.resume_response()
         self.settle()
-        self.assertEqual((heard.outcome, desk.calls[0].calls), (None, ["end"]))
+        self.assertEqual((heard.outcome, desk.request_sinks[0].calls), (None, ["end"]))
 
     def test_cancels_the_stream_after_its_time(self) -> None:
         desk, _, id = self.answer("20")
         self.leave()
         self.clock.advance(19)
         self.settle()
-        self.assertEqual(desk.calls[0].calls, ["end"])
+        self.assertEqual(desk.request_sinks[0].calls, ["end"])
         self.clock.advance(1)
         self.settle()
-        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertEqual(self.here.stream_count, 0)
+        self.assertIsInstance(desk.request_sinks[0].calls[-1], CtllmError)
+        self.assertEqual(self.registry.stream_count, 0)
         self.assertIsInstance(self.back(id, 0).outcome, Gone)
 
     def test_fails_the_client_whose_response_another_resumes(self) -> None:
         desk, older, id = self.answer()
         newer = self.back(id, 0)
         self.assertIsInstance(older.outcome, ClientDisconnected)
-        desk.callers[0].finish()
+        desk.sinks[0].finish()
         self.settle()
         self.assertEqual((bytes(newer.body), newer.outcome), (b"one ", "end"))
 
     def test_cancels_an_incomplete_request_of_a_disconnected_client(self) -> None:
         desk, heard = self.desk(), FakeResponseSink()
-        call = self.here.request_sink(self.here.start_request(asking(resume="20"), heard))
+        call = self.registry.request_sink(
+            self.registry.start_request(request_head(resume="20"), heard)
+        )
         call.write(b"half")
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
-        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
+        self.assertIsInstance(desk.request_sinks[0].calls[-1], CtllmError)
+        self.assertEqual((self.registry.stream_count, self.clock.getDelayedCalls()), (0, []))
 
     def test_cancels_a_request_without_ctllm_resume(self) -> None:
         desk, heard = self.desk(), FakeResponseSink()
-        asked = self.here.start_request(CHAT, heard)
-        call = self.here.request_sink(asked)
+        asked = self.registry.start_request(CHAT, heard)
+        call = self.registry.request_sink(asked)
         call.finish()
         self.settle()
         call.cancel(ClientDisconnected("left"))
         self.settle()
-        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
-        self.assertRaises(NotFound, self.here.resume_stream, asked.id, 0, FakeResponseSink())
+        self.assertIsInstance(desk.request_sinks[0].calls[-1], CtllmError)
+        self.assertRaises(NotFound, self.registry.resume_stream, asked.id, 0, FakeResponseSink())
 
     def test_limits_the_resume_time(self) -> None:
         desk, _, _ = self.answer("999999999")
         self.leave()
         self.clock.advance(61)
         self.settle()
-        self.assertIsInstance(desk.calls[0].calls[-1], CtllmError)
+        self.assertIsInstance(desk.request_sinks[0].calls[-1], CtllmError)
 
     def test_refuses_an_invalid_ctllm_resume(self) -> None:
         self.desk()
         for wish in ("", "soon", "-1", "1.5", "1" * 10, "٣"):
             self.assertRaises(
-                BadRequest, self.here.start_request, asking(resume=wish), FakeResponseSink()
+                BadRequest,
+                self.registry.start_request,
+                request_head(resume=wish),
+                FakeResponseSink(),
             )
-        self.assertEqual(self.here.stream_count, 0)
+        self.assertEqual(self.registry.stream_count, 0)
 
     def test_lost_desktop_cancels_the_timer_of_a_detached_client(self) -> None:
         desk, _, _ = self.answer()
         self.leave()
         desk.lose(self.clock.seconds())
         self.wait(GRACE + 1)
-        self.assertEqual((self.here.stream_count, self.clock.getDelayedCalls()), (0, []))
+        self.assertEqual((self.registry.stream_count, self.clock.getDelayedCalls()), (0, []))
 
     def test_new_proxy_resumes_responses_listed_in_hello(self) -> None:
         desk, _, id = self.answer()
-        desk.callers[0].write(b"two ")
-        desk.callers[0].finish()
+        desk.sinks[0].write(b"two ")
+        desk.sinks[0].finish()
         desk.tunnel.connection_lost(self.clock.seconds())
-        self.here = desk.rendezvous = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
+        self.registry = desk.registry = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         desk.connect()
         heard = self.back(id, 4)
         self.assertEqual((bytes(heard.body), heard.outcome), (b"two ", "end"))

@@ -6,20 +6,21 @@ from ctllm.errors import DesktopOffline, NotFound, ServiceUnavailable
 from ctllm.http.message.head import RequestHead
 from ctllm.proxy.desktop_selection import MODEL_CHANGE_TTL
 from ctllm.tunnel.frames import Status
-from tests.unit.fakes import FakeResponseSink
-from tests.unit.proxy.test_desktop_registry import CHAT, OK, Desk, asking
-from tests.unit.proxy.test_desktop_registry import Case as Case
+from tests.unit.fakes import FakeDesktop, FakeResponseSink
+from tests.unit.proxy.registry_case import CHAT, OK, RegistryCase, request_head
 
 COPY = RequestHead(b"POST", b"/api/copy")
 
 
-class SelectionWithoutModelTests(Case):
+class SelectionWithoutModelTests(RegistryCase):
     """Selection of a desktop for a request without a model."""
 
     def test_raises_desktop_offline_without_a_desktop(self) -> None:
-        error = self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
+        error = self.assertRaises(
+            DesktopOffline, self.registry.start_request, CHAT, FakeResponseSink()
+        )
         self.assertEqual(error.retry_after, 5)
-        self.assertEqual(self.here.stream_count, 0)
+        self.assertEqual(self.registry.stream_count, 0)
 
     def test_selects_the_only_desktop_whatever_its_status(self) -> None:
         desk = self.desk(ollama="down")
@@ -43,8 +44,8 @@ class SelectionWithoutModelTests(Case):
 
     def test_selects_by_id_or_name(self) -> None:
         _, other = self.desk("home"), self.desk("Büro", "down")
-        self.open(asking(to=other.id))
-        self.open(asking(to="Büro"))
+        self.open(request_head(to=other.id))
+        self.open(request_head(to="Büro"))
         latin = RequestHead(b"GET", b"/", ((b"ctllm-desktop", "Büro".encode("latin-1")),))
         self.open(latin)  # as a browser's fetch sends it
         self.assertEqual(len(other.heads), 3)
@@ -57,7 +58,7 @@ class SelectionWithoutModelTests(Case):
         other.lose(self.clock.seconds())
         alone = self.assertRaises(
             DesktopOffline,
-            self.here.start_request,
+            self.registry.start_request,
             RequestHead(b"GET", b"/", own),
             FakeResponseSink(),
         )
@@ -65,8 +66,8 @@ class SelectionWithoutModelTests(Case):
 
     def test_states_the_desktop_in_a_response_header(self) -> None:
         self.desk("Büro 100%")
-        asking = self.here.start_request(CHAT, FakeResponseSink())
-        told = dict(self.here.response_headers(asking))
+        asking = self.registry.start_request(CHAT, FakeResponseSink())
+        told = dict(self.registry.response_headers(asking))
         self.assertEqual(told[b"Ctllm-Desktop"], b"B%C3%BCro 100%25")
         self.assertEqual(told[b"Ctllm-Request-Id"], asking.id.hex().encode())
 
@@ -74,49 +75,51 @@ class SelectionWithoutModelTests(Case):
         self.desk("home")
         for wanted in ("work", "", "\x00\xff"):
             self.assertRaises(
-                NotFound, self.here.start_request, asking(to=wanted), FakeResponseSink()
+                NotFound, self.registry.start_request, request_head(to=wanted), FakeResponseSink()
             )
 
     def test_does_not_select_a_disconnected_desktop(self) -> None:
         desk = self.desk()
         desk.lose(self.clock.seconds())
-        self.assertRaises(DesktopOffline, self.here.start_request, CHAT, FakeResponseSink())
-        self.assertRaises(NotFound, self.here.start_request, asking(to="home"), FakeResponseSink())
+        self.assertRaises(DesktopOffline, self.registry.start_request, CHAT, FakeResponseSink())
+        self.assertRaises(
+            NotFound, self.registry.start_request, request_head(to="home"), FakeResponseSink()
+        )
 
     def test_refuses_a_stream_over_the_limit(self) -> None:
         desk = self.desk()
         for _ in range(4):
             self.open()
-        self.assertRaises(ServiceUnavailable, self.here.start_request, CHAT, FakeResponseSink())
-        self.assertEqual(self.here.stream_count, 4)
-        desk.callers[0].write_head(OK)
-        desk.callers[0].finish()
+        self.assertRaises(ServiceUnavailable, self.registry.start_request, CHAT, FakeResponseSink())
+        self.assertEqual(self.registry.stream_count, 4)
+        desk.sinks[0].write_head(OK)
+        desk.sinks[0].finish()
         self.settle()
         self.open()
 
     def test_candidates_have_ollama_or_demo_best_first(self) -> None:
         down, demo, real, silent = (self.desk(name, name) for name in ("down", "demo", "up", ""))
         newest = self.desk("newest", "up")
-        able = [meeting.identity.id for meeting in self.here.candidates(CHAT)]
+        able = [meeting.identity.id for meeting in self.registry.candidates(CHAT)]
         self.assertEqual(able, [newest.id, real.id, demo.id])
-        self.assertEqual(self.here.candidates(asking(to=down.id)), [])
+        self.assertEqual(self.registry.candidates(request_head(to=down.id)), [])
         newest.lose(self.clock.seconds())
         silent.tunnel.send_status(Status("up"))
         self.settle()
-        able = [meeting.identity.id for meeting in self.here.candidates(CHAT)]
+        able = [meeting.identity.id for meeting in self.registry.candidates(CHAT)]
         self.assertEqual(able, [silent.id, real.id, demo.id])
 
 
-class SelectionByModelTests(Case):
+class SelectionByModelTests(RegistryCase):
     """Selection of a desktop for a request with a model."""
 
-    def where(self, model: str, head: RequestHead = CHAT) -> Desk:
+    def where(self, model: str, head: RequestHead = CHAT) -> FakeDesktop:
         """The desktop that gets a request for `model`; its answer is given at once."""
         before = [len(desk.heads) for desk in self.desks]
         self.open(head, model)
         (found,) = (d for d, n in zip(self.desks, before, strict=True) if len(d.heads) > n)
-        found.callers[-1].write_head(OK)
-        found.callers[-1].finish()
+        found.sinks[-1].write_head(OK)
+        found.sinks[-1].finish()
         self.settle()
         return found
 
@@ -177,4 +180,4 @@ class SelectionByModelTests(Case):
     def test_named_desktop_gets_the_request_without_the_model(self) -> None:
         one = self.desk("a", "up", "x:1")
         self.desk("b", "up", "y:1")
-        self.assertIs(self.where("y:1", asking(to="a")), one)
+        self.assertIs(self.where("y:1", request_head(to="a")), one)

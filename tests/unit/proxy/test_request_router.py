@@ -14,8 +14,7 @@ from ctllm.http.server.request import ServerRequest
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.relay.fan_out import LIST_TIMEOUT, MAX_LIST
-from tests.unit.fakes import MemoryTransport
-from tests.unit.proxy.test_desktop_registry import Desk
+from tests.unit.fakes import FakeDesktop, MemoryTransport
 
 JSON = ResponseHead(200, b"OK", ((b"Content-Type", b"application/json"),))
 
@@ -25,15 +24,15 @@ class Case(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.rendezvous = DesktopRegistry(self.clock, 1 << 18, 30, 8, 60)
+        self.registry = DesktopRegistry(self.clock, 1 << 18, 30, 8, 60)
         self.room = BufferBudget(1 << 23)
-        relay = RequestRouter(self.rendezvous, self.clock, self.room)
+        relay = RequestRouter(self.registry, self.clock, self.room)
 
         async def answer(incoming: ServerRequest) -> None:
             await relay.route(incoming.head, incoming)
 
         self.factory = HttpServerFactory(answer, self.clock)
-        self.desks: list[Desk] = []
+        self.desks: list[FakeDesktop] = []
         self.wire = self.connect()
 
     def connect(self) -> MemoryTransport:
@@ -42,10 +41,10 @@ class Case(SynchronousTestCase):
         protocol.makeConnection(wire)
         return wire
 
-    def desk(self, ollama: str, *models: str) -> Desk:
+    def desk(self, ollama: str, *models: str) -> FakeDesktop:
         """Another desktop, newer than those before it."""
         self.clock.advance(1)
-        self.desks.append(Desk(self.rendezvous, len(self.desks) + 1, "d", ollama, *models))
+        self.desks.append(FakeDesktop(self.registry, len(self.desks) + 1, "d", ollama, *models))
         return self.desks[-1]
 
     def settle(self) -> None:
@@ -63,12 +62,12 @@ class Case(SynchronousTestCase):
         head = "\r\n".join([f"{line} HTTP/1.1", "Host: x", *length, *headers, "", ""])
         self.send(head.encode() + body)
 
-    def answer(self, desk: Desk, body: bytes, head: ResponseHead = JSON) -> None:
+    def answer(self, desk: FakeDesktop, body: bytes, head: ResponseHead = JSON) -> None:
         """The newest request of a desktop is answered."""
-        desk.callers[-1].write_head(head)
+        desk.sinks[-1].write_head(head)
         if body:
-            desk.callers[-1].write(body)
-        desk.callers[-1].finish()
+            desk.sinks[-1].write(body)
+        desk.sinks[-1].finish()
         self.settle()
 
     def said(self) -> tuple[int, bytes, bytes]:
@@ -77,7 +76,7 @@ class Case(SynchronousTestCase):
         return int(head.split(b" ")[1]) if head else 0, head, body
 
     def nothing_is_left(self) -> None:
-        self.assertEqual((self.rendezvous.stream_count, self.room.reserved), (0, 0))
+        self.assertEqual((self.registry.stream_count, self.room.reserved), (0, 0))
         timers = [
             call
             for call in self.clock.getDelayedCalls()
@@ -95,7 +94,7 @@ class DirectRoutingTests(Case):
         self.ask("POST /api/chat", "Content-Length: 100")
         self.assertEqual(len(desk.heads), 1)
         self.send(b'{"mess')
-        self.assertEqual(desk.calls[0].calls, [b'{"mess'])
+        self.assertEqual(desk.request_sinks[0].calls, [b'{"mess'])
         self.assertEqual(self.room.reserved, 0)
 
     def test_streams_the_body_to_a_named_desktop(self) -> None:
@@ -103,7 +102,7 @@ class DirectRoutingTests(Case):
         self.desk("up", "y:1")
         self.ask("POST /api/chat", f"Ctllm-Desktop: {one.id}", "Content-Length: 100")
         self.send(b'{"model":"y:1"')
-        self.assertEqual(one.calls[0].calls, [b'{"model":"y:1"'])
+        self.assertEqual(one.request_sinks[0].calls, [b'{"model":"y:1"'])
 
     def test_relays_the_list_of_the_only_desktop_unchanged(self) -> None:
         desk = self.desk("up", "m:1")
@@ -145,7 +144,7 @@ class RoutingByModelTests(Case):
         for start in range(0, len(body), 65536):
             self.assertEqual((self.one.heads, self.two.heads), ([], []))
             self.send(body[start : start + 65536])
-        told = self.one.calls[0].calls
+        told = self.one.request_sinks[0].calls
         self.assertEqual((b"".join(told[:-1]), told[-1]), (body, "end"))
         self.answer(self.one, b"hi")
         status, head, _ = self.said()
@@ -162,7 +161,7 @@ class RoutingByModelTests(Case):
         self.ask("POST /api/chat", "Content-Length: 15", "Expect: 100-continue")
         self.assertTrue(self.wire.take_written().startswith(b"HTTP/1.1 100 "))
         self.send(b'{"model":"x:1"}')
-        self.assertEqual(self.one.calls[0].calls, [b'{"model":"x:1"}', "end"])
+        self.assertEqual(self.one.request_sinks[0].calls, [b'{"model":"x:1"}', "end"])
 
     def test_sends_a_request_without_body_to_the_best_desktop(self) -> None:
         self.ask("POST /api/chat", "Content-Length: 0")
@@ -181,7 +180,7 @@ class RoutingByModelTests(Case):
         self.ask("POST /api/chat", body=b'{"model":"x:1"}')
         self.wire.disconnect()
         self.settle()
-        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
+        self.assertNotEqual(self.one.request_sinks[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_uses_a_remaining_desktop_if_others_disconnect(self) -> None:
@@ -204,7 +203,7 @@ class RoutingByModelTests(Case):
             self.ask("POST /api/chat", "Ctllm-Resume: 60", body=body)
             self.wire.disconnect()
             self.settle()
-            self.assertEqual(self.one.calls[-1].calls[-1], "end")
+            self.assertEqual(self.one.request_sinks[-1].calls[-1], "end")
             self.answer(self.one, b"hi")
         self.wire = self.connect()
         self.ask("POST /api/chat", "Ctllm-Resume: soon", body=b'{"model":"x:1"}')
@@ -231,7 +230,7 @@ class ListMergingTests(Case):
         self.assertIn(b"Content-Type: application/json; charset=utf-8", head)
         return [model["name"] for model in json.loads(body)["models"]]
 
-    def give(self, desk: Desk, *names: str) -> None:
+    def give(self, desk: FakeDesktop, *names: str) -> None:
         self.answer(desk, json.dumps({"models": [{"name": name} for name in names]}).encode())
 
     def test_merges_the_lists_of_all_desktops(self) -> None:
@@ -275,7 +274,7 @@ class ListMergingTests(Case):
 
     def test_omits_and_cancels_a_desktop_after_the_timeout(self) -> None:
         self.ask("GET /api/tags")
-        self.one.callers[0].write_head(JSON)
+        self.one.sinks[0].write_head(JSON)
         self.give(self.two, "y:1")
         self.clock.advance(LIST_TIMEOUT - 0.1)
         self.settle()
@@ -283,7 +282,7 @@ class ListMergingTests(Case):
         self.clock.advance(0.2)
         self.settle()
         self.assertEqual(self.listed(), ["y:1"])
-        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
+        self.assertNotEqual(self.one.request_sinks[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_uses_the_timeout_of_the_client(self) -> None:
@@ -303,12 +302,12 @@ class ListMergingTests(Case):
     def test_omits_and_cancels_a_list_over_the_limit(self) -> None:
         self.ask("GET /api/tags")
         self.give(self.two, "y:1")
-        self.one.callers[0].write_head(JSON)
+        self.one.sinks[0].write_head(JSON)
         for _ in range(MAX_LIST // 65536 + 1):
-            self.one.callers[0].write(b" " * 65536)
+            self.one.sinks[0].write(b" " * 65536)
             self.settle()
         self.assertEqual(self.listed(), ["y:1"])
-        self.assertNotEqual(self.one.calls[0].calls[-1], "end")
+        self.assertNotEqual(self.one.request_sinks[0].calls[-1], "end")
         self.nothing_is_left()
 
     def test_omits_lists_over_the_budget(self) -> None:
@@ -343,7 +342,7 @@ class ListMergingTests(Case):
         self.give(self.one, "x:1")
         self.wire.disconnect()
         self.settle()
-        self.assertNotEqual(self.two.calls[0].calls[-1], "end")
+        self.assertNotEqual(self.two.request_sinks[0].calls[-1], "end")
         self.assertEqual((len(self.one.heads), len(self.two.heads)), (1, 1))
         self.nothing_is_left()
 

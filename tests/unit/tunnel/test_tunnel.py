@@ -1,4 +1,4 @@
-"""Two ends of a tunnel against each other, over a network that cuts wherever it likes."""
+"""Both ends of a tunnel, over a network that loses the connection at any point."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeTunnelConnection:
 
 
 class Client:
-    """A Caller that remembers all it hears."""
+    """A ResponseSink that stores what it receives."""
 
     call: InitiatorStream
 
@@ -81,10 +81,10 @@ class Client:
 
 
 class Work:
-    """A Call that remembers what it is given and lets a test answer."""
+    """A RequestSink that stores what it receives, so that a test can respond."""
 
-    def __init__(self, caller: ResponderStream, head: RequestHead) -> None:
-        self.caller = caller
+    def __init__(self, sink: ResponderStream, head: RequestHead) -> None:
+        self.sink = sink
         self.asked = head
         self.got = bytearray()
         self.over: str | CtllmError | None = None
@@ -110,7 +110,7 @@ class Work:
 
 
 class Pair:
-    """A proxy's and a desktop's end, and the wires between them."""
+    """The initiator and the responder of a tunnel, and the messages between them."""
 
     def __init__(self, window: int = 1 << 18, keep: int = 1 << 16) -> None:
         self.now = 0.0
@@ -129,11 +129,11 @@ class Pair:
         self.down_wire: list[bytes] = []  # proxy -> bridge
         self.connected = False
 
-    def accept(self, head: RequestHead, caller: ResponderStream) -> Work:
+    def accept(self, head: RequestHead, sink: ResponderStream) -> Work:
         if self.handler_error is not None:
             raise self.handler_error
-        work = Work(caller, head)
-        self.works[caller.id] = work
+        work = Work(sink, head)
+        self.works[sink.id] = work
         return work
 
     def record_failures(self) -> list[Exception]:
@@ -199,12 +199,12 @@ class StreamTests(SynchronousTestCase):
         (work,) = pair.works.values()
         self.assertEqual(work.asked, POST)
         self.assertEqual((bytes(work.got), work.over), (b'{"model":"m"}', "end"))
-        work.caller.write_head(OK)
-        work.caller.write(b"one\n")
+        work.sink.write_head(OK)
+        work.sink.write(b"one\n")
         pair.settle()
         self.assertEqual((client.heard, bytes(client.got), client.over), (OK, b"one\n", None))
-        work.caller.write(b"two\n")
-        work.caller.finish()
+        work.sink.write(b"two\n")
+        work.sink.finish()
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\n", "end"))
         self.assertEqual((pair.initiator.streams, pair.responder.streams), ({}, {}))
@@ -214,9 +214,9 @@ class StreamTests(SynchronousTestCase):
         pair.ask().call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
+        work.sink.write_head(OK)
         for _ in range(10):
-            work.caller.write(b"line\n")
+            work.sink.write(b"line\n")
         kinds = [kind for kind, _, _ in split_frames(pair.responder.next_message())]
         self.assertEqual(kinds, [FrameKind.HEAD, FrameKind.DATA])
 
@@ -235,11 +235,11 @@ class StreamTests(SynchronousTestCase):
             pair.settle()
             work, another = pair.works.values()
             setattr(client, side, breaks)
-            work.caller.write_head(OK)
-            work.caller.write(b"one\n")
-            work.caller.fail(Gone("x")) if side == "fail" else work.caller.finish()
-            another.caller.write_head(OK)
-            another.caller.finish()
+            work.sink.write_head(OK)
+            work.sink.write(b"one\n")
+            work.sink.fail(Gone("x")) if side == "fail" else work.sink.finish()
+            another.sink.write_head(OK)
+            another.sink.finish()
             pair.settle()
             self.assertIsInstance(crashes[0], Broken, side)
             self.assertEqual((other.heard, other.over), (OK, "end"), side)
@@ -302,9 +302,9 @@ class StreamTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
-        work.caller.write(b"almost")
-        work.caller.fail(DesktopLost("it died"))
+        work.sink.write_head(OK)
+        work.sink.write(b"almost")
+        work.sink.fail(DesktopLost("it died"))
         pair.settle()
         self.assertEqual(bytes(client.got), b"almost")
         self.assertIsInstance(client.over, DesktopLost)
@@ -316,10 +316,10 @@ class StreamTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
+        work.sink.write_head(OK)
         client.call.pause_response()
-        work.caller.write(b"abcdefgh")
-        work.caller.fail(DesktopLost("it died"))
+        work.sink.write(b"abcdefgh")
+        work.sink.fail(DesktopLost("it died"))
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"abcd", None))
         client.call.resume_response()
@@ -334,15 +334,15 @@ class StreamTests(SynchronousTestCase):
         first, second = pair.works.values()
         slow.call.pause_response()
         for work in (first, second):
-            work.caller.write_head(OK)
+            work.sink.write_head(OK)
             for _ in range(100):
                 if work.may_send:
-                    work.caller.write(b"x" * 100)
+                    work.sink.write(b"x" * 100)
                 pair.settle()
         self.assertEqual(len(fast.got), 10_000)
         self.assertLessEqual(len(slow.got), 1000)
         self.assertFalse(first.may_send)
-        self.assertLessEqual(first.caller.send_buffer.buffered, 1000)
+        self.assertLessEqual(first.sink.send_buffer.buffered, 1000)
         slow.call.resume_response()
         pair.settle()
         self.assertTrue(first.may_send)
@@ -377,14 +377,14 @@ class LostConnectionTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
-        work.caller.write(b"one\n")
+        work.sink.write_head(OK)
+        work.sink.write(b"one\n")
         pair.settle()
-        work.caller.write(b"two\n")
+        work.sink.write(b"two\n")
         pair.step(up=False)  # sent, and lost
         pair.cut()
-        work.caller.write(b"three\n")
-        work.caller.finish()
+        work.sink.write(b"three\n")
+        work.sink.finish()
         pair.connect()
         pair.settle()
         self.assertEqual((bytes(client.got), client.over), (b"one\ntwo\nthree\n", "end"))
@@ -420,7 +420,7 @@ class LostConnectionTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
+        work.sink.write_head(OK)
         pair.settle()
         pair.cut()
         fresh = Responder(
@@ -479,8 +479,8 @@ class LostConnectionTests(SynchronousTestCase):
         elif action == "answer" and work and work.may_send:
             if not work.answered:
                 work.answered = True
-                work.caller.write_head(OK)
-            work.caller.write(piece)
+                work.sink.write_head(OK)
+            work.sink.write(piece)
             answered.setdefault(client.call.id, bytearray()).extend(piece)
         elif action == "pause":
             client.call.pause_response()
@@ -507,8 +507,8 @@ class LostConnectionTests(SynchronousTestCase):
             work = pair.works[client.call.id]
             answered.setdefault(client.call.id, bytearray())
             if not work.answered:
-                work.caller.write_head(OK)
-            work.caller.finish()
+                work.sink.write_head(OK)
+            work.sink.finish()
         pair.settle()
 
 
@@ -521,10 +521,10 @@ class ResumptionTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
-        work.caller.write(b"0123456789")
+        work.sink.write_head(OK)
+        work.sink.write(b"0123456789")
         if end:
-            work.caller.finish()
+            work.sink.finish()
         pair.settle()
         return client, work
 
@@ -547,8 +547,8 @@ class ResumptionTests(SynchronousTestCase):
         client, work = self.answered(pair, end=False)
         second = self.again(pair, client.call.id, 7)
         self.assertIsInstance(client.over, ClientDisconnected)
-        work.caller.write(b"abc")
-        work.caller.finish()
+        work.sink.write(b"abc")
+        work.sink.finish()
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"789abc", "end"))
 
@@ -557,11 +557,11 @@ class ResumptionTests(SynchronousTestCase):
         client, work = self.answered(pair, end=False)
         pair.cut()
         pair.initiator = Initiator(1 << 18, 30, 64)
-        work.caller.write(b"abc")
+        work.sink.write(b"abc")
         pair.connect()
         pair.settle()
         second = self.again(pair, client.call.id, 8)
-        work.caller.finish()
+        work.sink.finish()
         pair.settle()
         self.assertEqual((bytes(second.got), second.over), (b"89abc", "end"))
 
@@ -592,8 +592,8 @@ class ResumptionTests(SynchronousTestCase):
             seconds.append(Client())
             seconds[-1].call = pair.initiator.resume_stream(client.call.id, offset, seconds[-1])
             pair.step(up=False, down=False)
-        work.caller.write(b"abc")
-        work.caller.finish()
+        work.sink.write(b"abc")
+        work.sink.finish()
         pair.settle()
         self.assertEqual((bytes(seconds[2].got), seconds[2].over), (b"56789abc", "end"))
 
@@ -605,14 +605,14 @@ class ResumptionTests(SynchronousTestCase):
         client.call.finish()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
+        work.sink.write_head(OK)
         pair.settle()
         said, had = bytearray(), bytearray()
         actions = st.sampled_from("answer return stall go step up down cut".split())
         for action in data.draw(st.lists(actions, max_size=60), "actions"):
             if action == "answer" and work.may_send:
                 said += b"0123456789"
-                work.caller.write(b"0123456789")
+                work.sink.write(b"0123456789")
             elif action == "return" and pair.initiator.is_established:
                 client, had = self.returned(pair, client, had)
             elif action == "stall" and client.over is None:
@@ -626,7 +626,7 @@ class ResumptionTests(SynchronousTestCase):
                 pair.step(up=action != "down", down=action != "up")
         pair.settle()
         client, had = self.returned(pair, client, had)
-        work.caller.finish()
+        work.sink.finish()
         pair.settle()
         self.assertEqual((bytes(had + client.got), client.over), (bytes(said), "end"))
 
@@ -680,8 +680,8 @@ class ViolationTests(SynchronousTestCase):
             client.call.finish()
             pair.settle()
             (work,) = pair.works.values()
-            work.caller.write_head(OK)
-            work.caller.write(b"ab")
+            work.sink.write_head(OK)
+            work.sink.write(b"ab")
             pair.settle()
             self.refused(
                 pair, encode_frame(FrameKind.DATA, client.call.id, offset.to_bytes(8, "big") + b"x")
@@ -694,7 +694,7 @@ class ViolationTests(SynchronousTestCase):
         client.call.pause_response()
         pair.settle()
         (work,) = pair.works.values()
-        work.caller.write_head(OK)
+        work.sink.write_head(OK)
         pair.settle()
         piece = (0).to_bytes(8, "big") + b"x" * 11
         self.refused(pair, encode_frame(FrameKind.DATA, client.call.id, piece))
