@@ -218,7 +218,7 @@ async def test_while_its_proxy_starts(cluster: Cluster) -> None:
     client.send_request("POST", "/api/chat", carol, CHAT)
     client.close()
     status, _, body = await cluster.request("GET", "/api/tags", token=carol)
-    assert (status, "none of your desktops" in body.decode()) == (503, True), cloud.output
+    assert (status, "None of your desktops" in body.decode()) == (503, True), cloud.output
     status, _, _ = await cluster.request(
         "POST", "/api/chat", {**CHAT, "stream": False}, cluster.api_key
     )

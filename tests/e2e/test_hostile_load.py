@@ -185,7 +185,7 @@ async def test_one_user_leaves_room_for_others(raw_cluster: RawCluster) -> None:
         status, _, _ = await raw_cluster.cluster.request("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
         status, _, said = await raw_cluster.cluster.request("GET", "/api/tags", token=bob)
-        assert status == 503 and b"none of your desktops" in said
+        assert status == 503 and b"None of your desktops" in said
     finally:
         for each in held:
             each.close()

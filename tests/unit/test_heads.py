@@ -58,8 +58,8 @@ class TooLargeForAFrame(SynchronousTestCase):
         asked: list[Client] = [pair.ask(), pair.ask()]
         pair.settle()
         large, other = pair.works.values()
-        large.caller.write_head(ResponseHead(200, b"", ((b"X", b'"' * MAX_HEAD),)))
-        other.caller.write_head(ResponseHead(200))
+        large.sink.write_head(ResponseHead(200, b"", ((b"X", b'"' * MAX_HEAD),)))
+        other.sink.write_head(ResponseHead(200))
         pair.settle()
         self.assertIsInstance(asked[0].over, BadGateway)
         self.assertIsInstance(large.over, BadGateway)
