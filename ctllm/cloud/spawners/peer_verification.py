@@ -43,7 +43,7 @@ def is_expected_peer(expected: ProxySocket, peer: PeerCredentials, proc: Path = 
     """Return whether `peer` is the proxy's process, or a process in its container.
 
     The names of a process's control groups contain its container. Where they cannot be read
-    (hidepid), Docker tells the process id of the container's first process.
+    (hidepid), Docker reports the process id of the container's first process.
     """
     if peer.uid != expected.uid or peer.pid <= 0:
         return False

@@ -1,4 +1,4 @@
-"""`ctllm.cloud.proxies.states`: the table, its drawing in docs/proxy-states.dot, and the backoff."""
+"""`ctllm.cloud.proxies.states`: the table, its drawing (docs/proxy-states.dot) and the backoff."""
 
 from __future__ import annotations
 
