@@ -166,9 +166,7 @@ class Cluster:
         program = self.run_role(
             "desktop", state, f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off", *options
         )
-        await wait_until(
-            lambda: "Cloud connection: connected" in program.output, "the bridge to connect"
-        )
+        await wait_until(lambda: "bridge: connected" in program.output, "the bridge to connect")
         return program
 
     async def run_ctllm(self, state: str, *arguments: str, stdin: str = "") -> str:

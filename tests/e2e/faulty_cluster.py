@@ -141,9 +141,7 @@ class FaultyCluster:
         """Wait until a desktop that was just run is connected."""
         program = self.desktops[number]
         try:
-            await wait_until(
-                lambda: "Cloud connection: connected" in program.output, f"desktop {number}"
-            )
+            await wait_until(lambda: "bridge: connected" in program.output, f"desktop {number}")
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{program.output}\n{self.cloud.output}") from None
 

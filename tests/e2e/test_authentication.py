@@ -300,7 +300,7 @@ async def test_a_desktop_that_calls_itself_anothers_serves_only_its_own_user(
     mallory = cluster.run_role(
         "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
     )
-    await wait_until(lambda: "Cloud connection: connected" in mallory.output, "mallory to connect")
+    await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
     claim = {"hashes": [hash_key(town.bob.key)], "seconds": 60}
     serve = await cluster.create_token("alice", "desktop")
     path = f"/ctllm/desktops/{town.bob.desktop}/keys"

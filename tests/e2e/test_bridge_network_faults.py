@@ -100,7 +100,7 @@ async def test_a_slow_network_is_not_a_dead_one(faulty: FaultyCluster) -> None:
         assert reader.complete
     assert {sha256(bytes(answer.body)) for answer in answers} == {sha256(full_response(60, 1000))}
     assert bytes(upload.body) == full_response(10)
-    assert faulty.desktops[0].output.count("Cloud connection: connected") == 1
+    assert faulty.desktops[0].output.count("bridge: connected") == 1
 
 
 @ensureDeferred

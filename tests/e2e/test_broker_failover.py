@@ -272,9 +272,7 @@ async def test_preferences(home: Home) -> None:
         "desktop", home.state, f"--ollama-host=127.0.0.1:{home.ollama_port}",
         f"--desktop-listen=127.0.0.1:{home.port}",
     )  # fmt: skip
-    await wait_until(
-        lambda: "Cloud connection: connected" in again.output, "the desktop to be back"
-    )
+    await wait_until(lambda: "bridge: connected" in again.output, "the desktop to be back")
     assert (await home.generate())[0] == 503, "it has forgotten"
     await home.prefer("local")
 

@@ -132,7 +132,7 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
     await wait_until(reason, "the reason in the status")
     await desktop.stop()
     desktop = cluster.start_process(*start, env=proxied)
-    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
 
     async def listed() -> bool:
         program = cluster.start_process("status", "ctllm", state, "status", "--json")

@@ -112,7 +112,7 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
         *options,
         env=secured.trusting_environment,
     )
-    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     async def answer() -> dict[str, str] | None:

@@ -37,9 +37,7 @@ class Room:
             f"--state-dir={cluster.state_dir('alice')}", "--ollama-host=127.0.0.1:9",
             env={**self.session.env, "HOME": str(cluster.directory)},
         )  # fmt: skip
-        await wait_until(
-            lambda: "Cloud connection: connected" in self.program.printed, "the bridge"
-        )
+        await wait_until(lambda: "bridge: connected" in self.program.printed, "the bridge")
 
     async def run(self, *words: str) -> tuple[int, str]:
         argv = [str(BIN / "ctllm"), f"--state-dir={self.cluster.state_dir('alice')}", *words]
