@@ -6,6 +6,7 @@ adapts that number upwards under load. Ports without that attribute accept as Tw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,6 @@ def limit_accepts(port: Any, limit: int) -> None:
         port.doRead = partial(_accept_limited, port, port.doRead, limit)
 
 
-def _accept_limited(port: Any, accept: Any, limit: int) -> None:
+def _accept_limited(port: Any, accept: Callable[[], None], limit: int) -> None:
     port.numberAccepts = min(port.numberAccepts, limit)
     accept()

@@ -6,12 +6,10 @@ private attribute. Without that attribute the log has two more lines for each co
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.web.client import HTTPConnectionPool
 
 
-def quiet_pool(reactor: Any) -> HTTPConnectionPool:
+def quiet_pool(reactor: object) -> HTTPConnectionPool:
     """Return a pool whose connections are closed after one request.
 
     For servers that may restart at any time, and whose requests cost more than a connection.

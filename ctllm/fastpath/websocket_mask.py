@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-_native_masker: tuple[Any, Any] | None
+#: The `ffi` and `lib` of a module that cffi compiled.
+NativeMasker = tuple[Any, Any]
+
+_native_masker: NativeMasker | None
 try:
     from _nvx_xormasker import ffi, lib
 
@@ -23,9 +26,7 @@ KEY_LENGTH = 4
 MIN_NATIVE_LENGTH = 512
 
 
-def apply_mask(
-    payload: bytes, key: bytes, native: tuple[Any, Any] | None = _native_masker
-) -> bytes:
+def apply_mask(payload: bytes, key: bytes, native: NativeMasker | None = _native_masker) -> bytes:
     """XOR `payload` with the repeated `key`; masking and unmasking are the same."""
     if native is not None and len(payload) >= MIN_NATIVE_LENGTH:
         return _mask_natively(payload, key, *native)

@@ -10,7 +10,7 @@ import select
 import socket
 from typing import Any
 
-from ctllm.reactor.interfaces import Clock, is_tls
+from ctllm.reactor.interfaces import Clock, Transport, is_tls
 from ctllm.reactor.timeout import Timeout
 
 #: Seconds until the first poll of a paused connection, the growth of the interval between two
@@ -32,26 +32,28 @@ class HangupMonitor:
     """Pauses and resumes a transport, and aborts it if its peer hangs up while it is paused."""
 
     def __init__(self, clock: Clock) -> None:
-        self._transport: Any = None  # while it is paused
+        self._transport: Transport | None = None  # while it is paused
         self._next_poll = Timeout(clock, self._poll)
         self._interval = FIRST_INTERVAL
 
-    def set_reading(self, transport: Any, reading: bool) -> None:
+    def set_reading(self, transport: Transport, reading: bool) -> None:
         """Resume or pause `transport`, if it is not already so."""
         if reading is not (self._transport is None):
             (self._resume if reading else self._pause)(transport)
 
-    def _resume(self, transport: Any) -> None:
+    def _resume(self, transport: Transport) -> None:
         self.stop()
         transport.resumeProducing()
 
-    def _pause(self, transport: Any) -> None:
+    def _pause(self, transport: Transport) -> None:
         self._transport = transport
         transport.pauseProducing()
         self._interval = FIRST_INTERVAL
         self._next_poll.start(FIRST_INTERVAL)
 
     def _poll(self) -> None:
+        if self._transport is None:
+            return
         if has_hung_up(self._transport):
             self._transport.abortConnection()
         else:
@@ -79,12 +81,12 @@ def enable_tcp_keepalive(transport: Any) -> None:
         handle.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def has_hung_up(transport: Any) -> bool:
+def has_hung_up(transport: object) -> bool:
     """Whether the peer has closed the connection, though data that it sent may be unread.
 
     False where that is unknown: on systems without poll(2), and for transports without a socket.
     """
-    socket_transport = transport.transport if is_tls(transport) else transport
+    socket_transport = getattr(transport, "transport", None) if is_tls(transport) else transport
     handle = getattr(socket_transport, "getHandle", None)
     if handle is None or not hasattr(select, "poll"):
         return False

@@ -43,7 +43,7 @@ class SplicedConnection(Protocol):
         self,
         clock: Clock,
         on_closed: Callable[[], None],
-        has_hung_up: Callable[[Any], bool] = has_hung_up,
+        has_hung_up: Callable[[object], bool] = has_hung_up,
     ) -> None:
         self._on_closed = on_closed
         self._has_hung_up = has_hung_up
@@ -109,7 +109,7 @@ def splice(
     to_client: bytes,
     to_upstream: bytes,
     on_closed: Callable[[], None] = lambda: None,
-    has_hung_up: Callable[[Any], bool] = has_hung_up,
+    has_hung_up: Callable[[object], bool] = has_hung_up,
 ) -> None:
     """Splice two connections that have both left HTTP.
 

@@ -6,6 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 
 from ctllm.reactor.interfaces import Clock
 
@@ -50,4 +51,4 @@ def sleep(clock: Clock, seconds: float) -> Deferred[None]:
 async def run_with_timeout(clock: Clock, timeout: float, coroutine: Coroutine[Any, Any, T]) -> T:
     """Return the result of `coroutine`; cancel it and raise TimeoutError after `timeout` s."""
     running = Deferred.fromCoroutine(coroutine)
-    return cast(T, await running.addTimeout(timeout, cast(Any, clock)))
+    return cast(T, await running.addTimeout(timeout, cast(IReactorTime, clock)))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet import endpoints
 
 from ctllm.reactor.interfaces import Endpoint, ServerEndpoint
 
 
-def client_from_string(reactor: Any, description: str) -> Endpoint:
+def client_from_string(reactor: object, description: str) -> Endpoint:
     """Return the client endpoint that `description` names, such as ``tcp:localhost:11434``."""
     endpoint = endpoints.clientFromString(reactor, description)  # type: ignore[no-untyped-call]
     return cast(Endpoint, endpoint)
 
 
-def server_from_string(reactor: Any, description: str) -> ServerEndpoint:
+def server_from_string(reactor: object, description: str) -> ServerEndpoint:
     """Return the server endpoint that `description` names, such as ``tcp:8080``.
 
     Raises ValueError (and, for some descriptions, TypeError or KeyError) if there is none.
@@ -24,7 +24,7 @@ def server_from_string(reactor: Any, description: str) -> ServerEndpoint:
     return cast(ServerEndpoint, endpoint)
 
 
-def unix_client_endpoint(reactor: Any, path: str, timeout: float = 30) -> Endpoint:
+def unix_client_endpoint(reactor: object, path: str, timeout: float = 30) -> Endpoint:
     """Return an endpoint for the UNIX socket at `path`; connecting fails after `timeout` s."""
     endpoint = endpoints.UNIXClientEndpoint(  # type: ignore[no-untyped-call]
         reactor, path, timeout=timeout

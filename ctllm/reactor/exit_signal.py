@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+
+from twisted.internet.interfaces import IReactorCore
 
 _SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 )
+
+
+Handler = Callable[[int, FrameType | None], object]
 
 
 class ExitSignal:
@@ -19,7 +24,7 @@ class ExitSignal:
     when the reactor starts.
     """
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: IReactorCore) -> None:
         self.number: int | None = None
         reactor.callWhenRunning(self._wrap_handlers)
 
@@ -35,7 +40,7 @@ class ExitSignal:
             if not callable(handler):
                 continue  # ignored, or not a handler of Python
 
-            def record(number: int, frame: FrameType | None, handler: Any = handler) -> None:
+            def record(number: int, frame: FrameType | None, handler: Handler = handler) -> None:
                 self.number = number
                 handler(number, frame)
 

@@ -27,7 +27,7 @@ class Clock(Protocol):
     def seconds(self) -> float:
         """Return the seconds since an unspecified moment."""
 
-    def callLater(self, delay: float, callable: Callable[..., Any], /, *args: Any) -> Timer:
+    def callLater(self, delay: float, callable: Callable[..., object], /, *args: object) -> Timer:
         """Call `callable` after `delay` seconds; 0 is the reactor's next turn."""
 
 
@@ -35,7 +35,7 @@ class Transport(Protocol):
     """Twisted's ITCPTransport and IUNIXTransport, as far as they are used here."""
 
     protocol: Any
-    disconnecting: Any
+    disconnecting: bool
 
     def write(self, data: bytes, /) -> None:
         """Send data, or buffer it."""
@@ -52,7 +52,7 @@ class Transport(Protocol):
     def resumeProducing(self) -> None:
         """Read again."""
 
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
+    def registerProducer(self, producer: object, streaming: bool) -> None:
         """Pause `producer` when the buffer is full and resume it when it is empty."""
 
     def unregisterProducer(self) -> None:
@@ -74,5 +74,5 @@ class Endpoint(Protocol):
 class ServerEndpoint(Protocol):
     """Twisted's IStreamServerEndpoint."""
 
-    def listen(self, factory: Any, /) -> Deferred[Any]:
+    def listen(self, factory: object, /) -> Deferred[Any]:
         """Listen; fires with the port (IListeningPort)."""

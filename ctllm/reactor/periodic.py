@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm.errors import CtllmError
+from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.services import Service
 
 
@@ -23,12 +25,12 @@ class PeriodicCall:
 
     _log = Logger()
 
-    def __init__(self, work: Callable[[], Any], clock: Any, description: str) -> None:
+    def __init__(self, work: Callable[[], object], clock: Clock, description: str) -> None:
         self._work = work
         self._description = description
         self._loop = LoopingCall(self._call)
-        self._loop.clock = clock
-        self._current_call: Deferred[Any] | None = None
+        self._loop.clock = cast(IReactorTime, clock)
+        self._current_call: Deferred[object] | None = None
         self._last_failure = ""
 
     @property
@@ -73,7 +75,7 @@ class PeriodicService(Service):
     """A service that calls `work` when it starts, and then every `interval` seconds."""
 
     def __init__(
-        self, interval: float, work: Callable[[], Any], clock: Any, description: str
+        self, interval: float, work: Callable[[], object], clock: Clock, description: str
     ) -> None:
         self._interval = interval
         self._periodic = PeriodicCall(work, clock, description)

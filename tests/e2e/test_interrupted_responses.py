@@ -45,7 +45,7 @@ async def test_every_client_raises(faulty: FaultyCluster, drivers: list[Driver],
             told = (driver.client.title, outcome)
             assert "error" in outcome, told
             said = f"{outcome['pieces'][-1:]} {outcome['error']}"  # OpenAI's responses: in an event
-            assert "No complete response" in said or "did not come back" in said, told
+            assert "No complete response" in said or "did not reconnect" in said, told
             if outcome["call"].endswith(" streamed"):
                 assert outcome["pieces"], told
                 assert not is_complete(outcome["pieces"]), told

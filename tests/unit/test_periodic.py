@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,110 +18,19 @@ from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
-from ctllm.errors import BadGateway, Unauthorized
+from ctllm.errors import Unauthorized
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.ipc.messages import ConnectionState
 from ctllm.proxy.service import create_proxy_service
-from ctllm.reactor.periodic import PeriodicCall, PeriodicService
+from ctllm.reactor.periodic import PeriodicService
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.responder import Responder
+from tests.unit.reactor.test_periodic import Broken, Work
 
 
 def reject(head: RequestHead, sink: ResponseSink) -> RequestSink:
     raise NotImplementedError
-
-
-class Broken(Exception):
-    """What nobody has thought of."""
-
-
-class Work:
-    """Counts how often it was called; raises `error`, or waits for `waiting`."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.error: Exception | None = None
-        self.waiting: Deferred[None] | None = None
-
-    def __call__(self, *_: Any) -> Any:
-        self.calls += 1
-        if self.error is not None:
-            raise self.error
-        return self.waiting
-
-
-class PeriodicTests(SynchronousTestCase):
-    """By a clock of the test's own."""
-
-    def setUp(self) -> None:
-        self.clock, self.work = Clock(), Work()
-        self.service = PeriodicService(1.0, self.work, self.clock, "the work")
-        self.service.startService()
-
-    def test_each_second(self) -> None:
-        """Once at the start and then each second, until it is stopped."""
-        self.clock.pump([1.0, 1.0, 1.0])
-        self.assertEqual(self.work.calls, 4)
-        self.service.stopService()
-        self.clock.pump([1.0, 1.0])
-        self.assertEqual((self.work.calls, self.clock.getDelayedCalls()), (4, []))
-
-    def test_a_defect(self) -> None:
-        """It is in the log, once while it stays the same, and the next call comes."""
-        self.work.error = Broken("one")
-        self.clock.pump([1.0] * 5)
-        self.assertEqual(self.work.calls, 6)
-        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
-        self.work.error = Broken("two")
-        self.clock.pump([1.0] * 5)
-        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
-        self.work.error = None
-        self.clock.advance(1.0)
-        self.work.error = Broken("two")
-        self.clock.advance(1.0)
-        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
-        self.service.stopService()
-
-    def test_an_error_with_a_sentence(self) -> None:
-        """It is no defect, so it has no traceback."""
-        self.work.error = BadGateway("nobody is there")
-        self.clock.pump([1.0] * 2)
-        self.assertEqual(self.work.calls, 3)
-        self.service.stopService()
-
-    def test_one_at_a_time(self) -> None:
-        """A call that takes longer is waited for; its failure is one like any other."""
-        waiting = self.work.waiting = Deferred()
-        self.clock.pump([1.0] * 5)
-        self.assertEqual(self.work.calls, 2)
-        self.work.waiting = None
-        waiting.errback(Broken())
-        self.clock.pump([1.0] * 2)
-        self.assertEqual(self.work.calls, 4)
-        self.assertEqual(len(self.flushLoggedErrors(Broken)), 1)
-        self.service.stopService()
-
-    def test_stopped_in_the_middle(self) -> None:
-        """The call under way is cancelled, which is no failure."""
-        cancelled: list[Any] = []
-        self.work.waiting = Deferred(cancelled.append)
-        self.clock.advance(1.0)
-        self.service.stopService()
-        self.assertEqual(len(cancelled), 1)
-
-    def test_a_coroutine(self) -> None:
-        """Work may be one."""
-
-        async def work() -> None:
-            self.work.calls += 10
-
-        periodic = PeriodicCall(work, self.clock, "that")
-        periodic.start(2.0, now=False)
-        self.service.stopService()
-        self.clock.pump([1.0] * 4)
-        self.assertEqual(self.work.calls, 21)
-        periodic.stop()
 
 
 class Session:

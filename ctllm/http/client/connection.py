@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 from twisted.internet import protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IHandshakeListener, ITCPTransport
+from twisted.internet.interfaces import IHandshakeListener, IReactorTime, ITCPTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -62,7 +62,7 @@ class ClientConnection(protocol.Protocol):
         if not is_tls(self.transport):
             return self
         self._handshake = Deferred(lambda _: self.transport.abortConnection())
-        return self._handshake.addTimeout(HANDSHAKE_TIMEOUT, cast(Any, clock))
+        return self._handshake.addTimeout(HANDSHAKE_TIMEOUT, cast(IReactorTime, clock))
 
     def handshakeCompleted(self) -> None:
         """Fire what `when_ready` returned."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.protocol import Factory
@@ -88,7 +88,7 @@ class ConnectionPool:
         connecting: Deferred[ClientConnection] = self._connect_limit.run(self._connect_now)
         return connecting
 
-    def _connect_now(self) -> Deferred[Any]:
+    def _connect_now(self) -> Deferred[ClientConnection]:
         return self._endpoint.connect(self._factory).addCallback(
             lambda connection: connection.when_ready(self.clock)
         )

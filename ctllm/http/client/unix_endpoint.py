@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
 
 from ctllm.http.splice import replace_protocol
@@ -30,7 +31,7 @@ class VerifiedUNIXEndpoint:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: object,
         path: str,
         accepts_peer: Callable[[PeerCredentials], bool],
         on_refused: Callable[[str], None] = lambda reason: None,
@@ -40,11 +41,11 @@ class VerifiedUNIXEndpoint:
         self._accepts_peer = accepts_peer
         self._on_refused = on_refused
 
-    def connect(self, factory: Any) -> Deferred[Any]:
+    def connect(self, factory: IProtocolFactory) -> Deferred[Any]:
         """Connect; fires with the protocol of `factory`, built after the check."""
         return Deferred.fromCoroutine(self._connect(factory))
 
-    async def _connect(self, factory: Any) -> Any:
+    async def _connect(self, factory: IProtocolFactory) -> object:
         try:
             with pinned_path(self._path) as path:
                 # The path is needed until the connection is made, which may take several turns.
@@ -59,6 +60,7 @@ class VerifiedUNIXEndpoint:
             transport.abortConnection()
             raise self._refuse(f"process {peer.pid} of user {peer.uid} listens at {self._path}")
         protocol = factory.buildProtocol(transport.getPeer())
+        assert isinstance(protocol, Protocol)
         replace_protocol(transport, protocol)
         return protocol
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
 
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
+from ctllm.reactor.interfaces import Clock
 from ctllm.tunnel.frames import MAX_MESSAGE, SUBPROTOCOL
 from ctllm.tunnel.websocket.protocols import BridgeWebSocket, ProxyWebSocket
 
@@ -31,7 +31,7 @@ class ProxyWebSocketFactory(WebSocketServerFactory):
 
     def __init__(
         self,
-        clock: Any,
+        clock: Clock,
         on_first_message: Callable[[ProxyWebSocket, bytes], None],
         ping_interval: float,
         ping_timeout: float,
@@ -60,7 +60,7 @@ class BridgeWebSocketFactory(WebSocketClientFactory):
         self,
         url: str,
         headers: dict[str, str],
-        clock: Any,
+        clock: Clock,
         build: Callable[[], BridgeWebSocket],
         ping_interval: float,
         ping_timeout: float,

@@ -15,7 +15,7 @@ from autobahn.twisted.websocket import (
     WebSocketClientProtocol,
     WebSocketServerProtocol,
 )
-from autobahn.websocket.types import ConnectionDeny
+from autobahn.websocket.types import ConnectionDeny, ConnectionRequest
 from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 
@@ -251,10 +251,12 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         super().__init__(clock, budget)
         self._on_first_message = on_first_message
 
-    def onConnect(self, request: Any) -> str:
+    def onConnect(self, request: ConnectionRequest) -> str:
         """Accept the tunnel's subprotocol only."""
         if SUBPROTOCOL not in request.protocols:
-            raise ConnectionDeny(400, f"The subprotocol must be {SUBPROTOCOL}.")  # type: ignore[no-untyped-call]
+            raise ConnectionDeny(  # type: ignore[no-untyped-call]
+                400, f"The subprotocol must be {SUBPROTOCOL}."
+            )
         return SUBPROTOCOL
 
     def message_received(self, message: bytes) -> None:
