@@ -1,4 +1,4 @@
-"""Every endpoint that Ollama has, with a request that it answers, and some that it has not."""
+"""A request to every endpoint of Ollama, and requests to unknown endpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}}
 _CHAT = {"model": MODEL, "messages": MESSAGES}
 _GENERATE = {"model": MODEL, "prompt": "hello"}
 
-#: Ollama's own dialect: all that its description lists.
+#: Ollama's own API: every endpoint of its documentation.
 OLLAMA = (
     RawRequest("POST", "/api/generate", _GENERATE),
     RawRequest("POST", "/api/generate", {**_GENERATE, "stream": False}),
@@ -47,7 +47,7 @@ OLLAMA = (
     RawRequest("DELETE", "/api/delete", {"model": MODEL}),
     RawRequest("GET", "/api/version"),
 )
-#: What Ollama has besides: the older ones, blobs, and the dialects of others.
+#: Deprecated endpoints, blobs, and the APIs of OpenAI and Anthropic.
 COMPATIBLE = (
     RawRequest("GET", "/"),
     RawRequest("POST", "/api/embeddings", {"model": MODEL, "prompt": "one"}),
@@ -66,7 +66,7 @@ COMPATIBLE = (
     RawRequest("POST", "/v1/messages", {**_CHAT, "max_tokens": 99}),
     RawRequest("POST", "/v1/messages", {**_CHAT, "max_tokens": 99, "stream": True}),
 )
-#: HEAD of all that answers GET, and of what streams: its refusal.
+#: HEAD of every endpoint with GET, and of endpoints that refuse it.
 HEADS = (
     *(RawRequest("HEAD", ask.target) for ask in (*OLLAMA, *COMPATIBLE) if ask.method == "GET"),
     RawRequest("HEAD", "/api/chat"),
@@ -74,7 +74,7 @@ HEADS = (
     RawRequest("HEAD", BLOB_PATH),
     RawRequest("HEAD", "/api/future"),
 )
-#: Paths, queries and methods of a future Ollama, or of none.
+#: Paths, queries and methods that ctllm does not know.
 UNKNOWN = (
     RawRequest("GET", "/api/future"),
     RawRequest("POST", "/api/future", {"model": MODEL, "more": [1, 2]}),
@@ -97,9 +97,9 @@ UNKNOWN = (
     RawRequest("GET", "/v1/models/team%2Fmodel:latest"),
     RawRequest("GET", "/" + "long/" * 1500 + "?" + "q" * 8000),
     RawRequest("POST", "/api/tags"),
-    RawRequest("GET", "/api/version", b"a body that nobody wants"),
+    RawRequest("GET", "/api/version", b"an unexpected body"),
 )
-#: Ways to write a path that Ollama's server, and so every check before it, reads as /api/tags.
+#: Paths that Ollama's server, and so ctllm's access checks, normalise to /api/tags.
 TAGS_PATHS = (
     "/api/%74ags",
     "/api/../api/./tags",

@@ -1,4 +1,4 @@
-"""The same request twice: straight to the fake Ollama, and through cloud, proxy and desktop."""
+"""Send each request twice, directly to the fake Ollama and through ctllm, to compare both."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from tests.ports import listen, port_of
 
 Headers = tuple[tuple[str, str], ...]
 
-#: What browsers are told about pages is the cloud's to say: see test_cors.
+#: CORS headers are the cloud's own: see test_cors.
 CORS_PREFIX = "access-control-"
-#: What concerns one connection (RFC 9110, section 7.6.1), in any request or answer.
+#: Headers of one connection (RFC 9110, section 7.6.1), in requests and responses.
 HOP_BY_HOP = {
     "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
     "expect", "proxy-authenticate", "proxy-authorization",
 }  # fmt: skip
 OWN_PREFIX = "ctllm-"
-#: What answers may say, written down here once more; ctllm lets nothing else pass on purpose, for
-#: by headers servers and browsers on the way take orders.
+#: The response headers that ctllm relays; repeated here, so that the tests do not depend on the
+#: product's list. Others could control browsers or reverse proxies.
 RESPONSE_HEADERS = {
     "content-type", "content-length", "content-encoding", "content-range", "date", "etag", "allow",
     "location", "cache-control", "retry-after", "x-request-id",
 }  # fmt: skip
-#: What ctllm adds to each answer that it relays, so that a browser does nothing by it.
+#: What ctllm adds to each response that it relays, so that a browser does not execute it.
 ADDED_HEADERS = (
     ("X-Content-Type-Options", "nosniff"),
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
 )
-#: A request's head, by the number in it.
+#: Matches a request's head by its X-Try number.
 _HEAD = rb"[A-Z]+ /\S* HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*X-Try: %s\r\n(?:[^\r\n]+\r\n)*\r\n"
 
 
 class FrozenClock:
-    """A clock whose timers run while its time stands still, so that time stamps are equal."""
+    """A clock with a constant time, for equal time stamps; its timers run."""
 
     def seconds(self) -> float:
         return 1_700_000_000.0
@@ -53,7 +53,7 @@ class FrozenClock:
 
 @dataclass(frozen=True)
 class RawRequest:
-    """One request. A body that is not bytes goes as JSON; `chunked` says how its length is told."""
+    """One request. A body that is not bytes is sent as JSON; `chunked` selects its framing."""
 
     method: str
     target: str
@@ -71,7 +71,7 @@ class RawRequest:
         return json.dumps(self.body).encode()
 
     def head(self, host: str, extra_headers: Headers) -> bytes:
-        """The head on the wire; `more` comes last."""
+        """Return the encoded head; `extra_headers` are last."""
         content = self.content
         framing: Headers = ()
         if self.chunked:
@@ -86,7 +86,7 @@ class RawRequest:
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
     def body_chunks(self) -> list[bytes]:
-        """The body on the wire; in chunks of growing sizes where it is chunked."""
+        """Return the encoded body, in chunks of growing sizes if it is chunked."""
         content = self.content or b""
         if not self.chunked:
             return [content]
@@ -100,7 +100,7 @@ class RawRequest:
 
 @dataclass(frozen=True)
 class RawResponse:
-    """An answer as it was on the wire. `early` are the statuses that came before (100, 103)."""
+    """A response as received; `interim_statuses` are those before the final one (100, 103)."""
 
     status: int
     reason: str
@@ -115,13 +115,13 @@ class RawResponse:
 
     @property
     def relayed_parts(self) -> tuple[int, str, Headers, bytes, bool]:
-        """All that a client may go by, of what is meant to pass."""
+        """Everything of the response that ctllm must relay unchanged."""
         headers = tuple(header for header in self.headers if header[0].lower() in RESPONSE_HEADERS)
         return self.status, self.reason, headers, self.body, self.is_complete
 
 
 def end_to_end_headers(headers: Headers) -> Headers:
-    """Less what concerns one connection, and less what is ctllm's to say."""
+    """Return the headers without hop-by-hop headers and ctllm's own."""
     return tuple(
         (name, value)
         for name, value in headers
@@ -130,7 +130,7 @@ def end_to_end_headers(headers: Headers) -> Headers:
 
 
 class RawConnection:
-    """A connection of a client that looks at every byte. Blocks: for use in a thread."""
+    """A client's connection that parses responses itself. It blocks: use it in a thread."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -140,7 +140,7 @@ class RawConnection:
         self.socket.close()
 
     def request(self, request: RawRequest, host: str, extra_headers: Headers) -> RawResponse:
-        """Ask and read the answer; where 100 is expected the body waits for it."""
+        """Send a request and return its response; with Expect the body waits for 100."""
         self.socket.sendall(request.head(host, extra_headers))
         interim_statuses: tuple[int, ...] = ()
         if any(name.lower() == "expect" for name, _ in request.headers):
@@ -170,7 +170,7 @@ class RawConnection:
 
     def _read_head(self) -> tuple[int, str, Headers]:
         while b"\r\n\r\n" not in self._unread:
-            assert self._receive(), f"closed within a head: {self._unread!r}"
+            assert self._receive(), f"closed in a head: {self._unread!r}"
         head, _, self._unread = self._unread.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         _, status, reason = (first + " ").split(" ", 2)
@@ -229,14 +229,14 @@ class ReceivedRequest:
         return tuple(self.record.header(name) for name in ("content-length", "transfer-encoding"))
 
     def forwarded_headers(self, stripped: set[str]) -> Headers:
-        """The headers, in order and as spelled, less those that are to be stripped."""
+        """Return the end-to-end headers in order, without those in `stripped` and X-Try."""
         headers = end_to_end_headers(self.headers)
         return tuple(header for header in headers if header[0].lower() not in {*stripped, "x-try"})
 
 
 @dataclass(frozen=True)
 class MirroredResult:
-    """What came of one request, asked directly and through ctllm."""
+    """Both responses to a request, and both forms in which the fake Ollama received it."""
 
     direct_response: RawResponse
     relayed_response: RawResponse
@@ -246,7 +246,7 @@ class MirroredResult:
 
 @dataclass
 class MirroredCluster:
-    """A stand-in with a cloud and a desktop before it; asks everything twice."""
+    """A fake Ollama behind a cloud and a desktop; sends requests directly and through them."""
 
     cluster: Cluster
     fake_ollama: FakeOllama
@@ -257,7 +257,7 @@ class MirroredCluster:
     async def send_both(
         self, request: RawRequest, prepare: Callable[[FakeOllama], object] = lambda _: None
     ) -> MirroredResult:
-        """Ask directly, then through; before each the fake Ollama is as new and `prepare`d."""
+        """Send directly, then through ctllm; before each the fake Ollama is reset and prepared."""
         direct, sent = await self._send(request, prepare, self.port, f"127.0.0.1:{self.port}")
         cloud_port = self.cluster.cloud_port
         through, arrived = await self._send(request, prepare, cloud_port, "ctllm.example.org")
@@ -271,7 +271,7 @@ class MirroredCluster:
         return MirroredResult(direct, through, sent, arrived)
 
     async def send_relayed(self, request: RawRequest, host: str) -> RawResponse:
-        """Ask through ctllm alone, by any name of the cloud."""
+        """Send only through ctllm, with any Host."""
         return (await self._send(request, lambda _: None, self.cluster.cloud_port, host))[0]
 
     async def _send(
@@ -317,14 +317,14 @@ def _send_request(port: int, request: RawRequest, host: str, extra_headers: Head
 
 
 def _check_next_response(connection: RawConnection, host: str, extra_headers: Headers) -> None:
-    """The next answer on the same connection is that of the next request."""
+    """Check that the next response on the connection is that of the next request."""
     credentials = tuple(header for header in extra_headers if header[0] == "Authorization")
     response = connection.request(RawRequest("GET", "/api/version"), host, credentials)
     assert (response.status, response.body) == (200, b'{"version":"0.12.6"}'), response
 
 
 def record_received(fake_ollama: FakeOllama) -> list[bytearray]:
-    """What arrives at the fake Ollama from now on, a byte string for each connection."""
+    """Record what the fake Ollama receives from now on, one byte string a connection."""
     by_connection: list[bytearray] = []
     build_protocol = fake_ollama.site.buildProtocol
 
@@ -345,7 +345,7 @@ def record_received(fake_ollama: FakeOllama) -> list[bytearray]:
 
 
 async def start_mirrored_cluster(cluster: Cluster, *cloud_options: str) -> MirroredCluster:
-    """Start everything."""
+    """Start a fake Ollama, a cloud, and alice's desktop with an API key."""
     await cluster.start_cloud(*cloud_options)
     models = ("llama3.2", "nomic-embed-text")
     fake_ollama = FakeOllama(FrozenClock(), models, word_interval=0.0, now=FrozenClock().seconds)

@@ -1,4 +1,4 @@
-"""For tests of what hostile peers send: an Ollama that keeps every byte, and doors to send at."""
+"""A raw Ollama that records every byte, and raw connections to each entry point."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 class _RawOllamaConnection(Protocol):
-    """One connection: answers each request as it was told to."""
+    """One connection; sends the configured response to each request."""
 
     factory: Any
     transport: Any
@@ -40,7 +40,7 @@ class _RawOllamaConnection(Protocol):
             self._respond(raw)
 
     def _request_end(self) -> int | None:
-        """Where the first request ends, if it is whole."""
+        """Return where the first request ends, or None while it is incomplete."""
         head = self.read.find(b"\r\n\r\n") + 4
         if head < 4:
             return None
@@ -66,10 +66,10 @@ class _RawOllamaConnection(Protocol):
 
 
 class RawOllama:
-    """A bare server: keeps the requests as bytes, and answers with whatever it is told.
+    """A server that records requests as bytes and sends any bytes as responses.
 
-    `answers` maps a target to the answer's bytes (or a function of the transport) and whether
-    the connection closes after it. What the desktop asks by itself is not in `requests`.
+    `responses` maps a target to the response's bytes (or a function of the transport) and whether
+    the connection closes after it. The desktop's own requests are not in `requests`.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -85,14 +85,14 @@ class RawOllama:
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """A place that takes requests: how to connect to it, and the line that lets one in."""
+    """A server that accepts clients' requests, and the header that authenticates there."""
 
     name: str
     connect: Callable[[], socket.socket]
     credential_header: bytes
 
     async def send(self, data: bytes, timeout: float = 30.0) -> bytes:
-        """Send bytes on a new connection; all that comes until it closes or is silent for 1 s."""
+        """Send bytes on a new connection; return what is received until close or 1 s of silence."""
         return await deferToThread(self._exchange, data, timeout)
 
     def _exchange(self, data: bytes, timeout: float) -> bytes:
@@ -115,16 +115,16 @@ def _tcp(port: int) -> Callable[[], socket.socket]:
 
 def _unix(path: str) -> Callable[[], socket.socket]:
     def connect() -> socket.socket:
-        made = socket.socket(socket.AF_UNIX)
-        made.connect(path)
-        return made
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(path)
+        return connection
 
     return connect
 
 
 @dataclass
 class RawCluster:
-    """A whole line with a raw Ollama at its end, and its three doors."""
+    """A cloud, proxy and desktop in front of a raw Ollama, and their three entry points."""
 
     cluster: Cluster
     cloud: ChildProcess
@@ -133,13 +133,13 @@ class RawCluster:
     entry_points: dict[str, EntryPoint]
 
     async def check_serves(self) -> None:
-        """Fails the test unless a good request goes through now."""
+        """Fail the test unless a valid request succeeds."""
         status, _, body = await self.cluster.request("POST", "/alive", b"x", self.cluster.api_key)
         assert status == 200, body
 
 
 async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
-    """A cloud, alice's desktop with its endpoint open, and her proxy."""
+    """Start a cloud, and alice's proxy and desktop; the desktop's endpoint listens."""
     endpoint = free_port()
     ollama = RawOllama(cluster)
     cloud = await cluster.start_cloud(*options)
@@ -153,7 +153,7 @@ async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     assertion = AssertionSigner(keys.signing_key, time.time).sign(
         option(proxy, "id"), frozenset({USE, MANAGE})
     )
-    await wait_until(lambda: ollama.received, "the desktop to ask its Ollama")
+    await wait_until(lambda: ollama.received, "the desktop to send a request to its Ollama")
     entry_points = (
         EntryPoint(
             "cloud", _tcp(cluster.cloud_port), f"Authorization: Bearer {cluster.api_key}".encode()
@@ -163,4 +163,4 @@ async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
         ),
         EntryPoint("endpoint", _tcp(endpoint), b"X-Nothing: needed"),
     )
-    return RawCluster(cluster, cloud, desktop, ollama, {door.name: door for door in entry_points})
+    return RawCluster(cluster, cloud, desktop, ollama, {each.name: each for each in entry_points})

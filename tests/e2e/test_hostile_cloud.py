@@ -1,4 +1,4 @@
-"""A cloud that means harm to whoever signs in: its words, its sizes, its ends."""
+"""Responses of a hostile cloud to `ctllm login` and to a desktop."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ctllm.http.server.request import ServerRequest
 from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port, listen, port_of
 
-#: Clear the screen, set the title (OSC), C1's CSI, an override of direction.
+#: Clear the screen, set the title (OSC), CSI as a C1 control, right-to-left override.
 CONTROL_SEQUENCES = "\x1b[2J\x1b]0;title\x07\x9b2J\u202e"
 USER = {"name": "alice", "id": "ctllm|alice"}
 TOKEN = {"user": USER, "token": "t", "expires_in": 600, "refresh": "r"}
 
 
 class HostileCloud:
-    """Answers every call with what the test says, a tunnel with a phrase that steers."""
+    """A server that sends the same configured response to every request."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.response: tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] = (200, b"", ())
@@ -38,8 +38,10 @@ class HostileCloud:
 
 
 @ensureDeferred
-async def test_what_it_says_when_somebody_signs_in(cluster: Cluster) -> None:
-    """No byte that steers a terminal is printed, nothing is inflated, nothing of it is kept."""
+async def test_a_hostile_cloud_cannot_control_the_terminal_or_exhaust_memory(
+    cluster: Cluster,
+) -> None:
+    """Control characters are not printed, compressed bodies not inflated, invalid tokens not stored."""
     cloud = HostileCloud(cluster)
     link = f"{cloud.url}/#invite=x"
 

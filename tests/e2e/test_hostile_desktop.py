@@ -1,4 +1,4 @@
-"""A desktop that knows the tunnel well and means harm: only its own connection suffers."""
+"""A hostile desktop that violates the tunnel's protocol: only its own connection is closed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VALID_HEAD = b'{"status":200,"reason":"","headers":[]}'
 
 
 def masked_frame(payload: bytes, first_byte: int = 0x82) -> bytes:
-    """One masked WebSocket frame."""
+    """Return a masked WebSocket frame."""
     size = len(payload)
     length = bytes([0x80 | size]) if size < 126 else b"\xfe" + struct.pack("!H", size & 0xFFFF)
     length = length if size < 65536 else b"\xff" + struct.pack("!Q", size)
@@ -51,7 +51,7 @@ def masked_frame(payload: bytes, first_byte: int = 0x82) -> bytes:
 
 
 class RawBridge:
-    """A bridge on a bare socket."""
+    """A desktop's end of a tunnel on a plain socket."""
 
     def __init__(self, port: int, token: str, *frames: bytes) -> None:
         self.connection = open_tunnel(port, token)
@@ -62,7 +62,7 @@ class RawBridge:
         self.connection.sendall(masked_frame(b"".join(frames)))
 
     def messages(self) -> Iterator[tuple[int, bytes]]:
-        """Opcode and payload of what the proxy says, until it closes or is silent for 10 s."""
+        """Yield each frame's opcode and payload until the proxy closes or is silent for 10 s."""
         self.connection.settimeout(10)
         with suppress(OSError):
             while data := self.connection.recv(65536):
@@ -83,15 +83,15 @@ class RawBridge:
         return opcode, payload
 
     def next_stream_id(self) -> bytes:
-        """The id of the next exchange that the proxy opens."""
+        """Return the id of the next stream that the proxy opens."""
         for opcode, payload in self.messages():
             for kind, id, _ in split_frames(payload) if opcode == 2 else ():
                 if kind == FrameKind.OPEN:
                     return id
-        raise AssertionError("nothing was opened")
+        raise AssertionError("no stream was opened")
 
     def close_code(self) -> int:
-        """The code with which the proxy closes."""
+        """Return the proxy's close code, or 0 without a close frame."""
         for opcode, payload in self.messages():
             if opcode == 8:
                 return int(struct.unpack_from("!H", payload)[0])
@@ -100,7 +100,7 @@ class RawBridge:
 
 @pytest.fixture(scope="module")
 def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A line with a raw Ollama."""
+    """A cluster with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("desktop"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
@@ -112,7 +112,7 @@ async def connect_bridge(raw_cluster: RawCluster, *frames: bytes) -> RawBridge:
 
 
 async def request_evil_desktop(raw_cluster: RawCluster) -> tuple[int, bytes]:
-    """What a client hears who asks this desktop."""
+    """Send a client's request to this desktop; return status and body."""
     status, _, body = await raw_cluster.cluster.request(
         "GET", "/x", token=raw_cluster.cluster.api_key, headers={"Ctllm-Desktop": "e" * 32}
     )
@@ -131,49 +131,53 @@ def _head_with(*lines: tuple[str, str]) -> bytes:
     return json.dumps({"status": 200, "reason": "", "headers": lines}).encode()
 
 
-#: What is said in answer to an exchange of that id; each ends the connection with 1002.
+#: Frames sent on a stream of that id; each closes the connection with 1002.
 VIOLATIONS: dict[str, Callable[[bytes], bytes]] = {
-    "a header that is two": lambda id: encode_frame(
+    "CR LF in a header value": lambda id: encode_frame(
         FrameKind.HEAD, id, _head_with(("A", "b\r\nEvil: 1"))
     ),
-    "a name that is two": lambda id: encode_frame(
+    "CR LF in a header name": lambda id: encode_frame(
         FrameKind.HEAD, id, _head_with(("A\r\nEvil", "b"))
     ),
-    "a giant head": lambda id: encode_frame(FrameKind.HEAD, id, _head_with(("A", "b" * 140_000))),
-    "bytes before the head": lambda id: _data_frame(id, 0, b"x"),
-    "bytes over the window": lambda id: (
+    "an oversized head": lambda id: encode_frame(
+        FrameKind.HEAD, id, _head_with(("A", "b" * 140_000))
+    ),
+    "DATA before HEAD": lambda id: _data_frame(id, 0, b"x"),
+    "DATA over the window": lambda id: (
         encode_frame(FrameKind.HEAD, id, VALID_HEAD)
         + b"".join(_data_frame(id, at, bytes(262_144)) for at in (0, 262_144, 524_288))
     ),
-    "bytes from elsewhere": lambda id: (
+    "DATA at a wrong offset": lambda id: (
         encode_frame(FrameKind.HEAD, id, VALID_HEAD) + _data_frame(id, 1 << 40, b"x")
     ),
-    "an acknowledgement of what was not sent": lambda id: _offset_frame(FrameKind.ACK, id, 1 << 40),
-    "an end elsewhere": lambda id: (
+    "ACK of bytes not sent": lambda id: _offset_frame(FrameKind.ACK, id, 1 << 40),
+    "END at a wrong offset": lambda id: (
         encode_frame(FrameKind.HEAD, id, VALID_HEAD) + _offset_frame(FrameKind.END, id, 5)
     ),
-    "an attachment that nobody asked for": lambda id: _offset_frame(FrameKind.ATTACH, id, 0),
-    "an exchange that it opens itself": lambda id: encode_frame(FrameKind.OPEN, b"y" * 16, b"{}"),
-    "bytes of somebody else's exchange": lambda id: _data_frame(b"z" * 16, 0, b"x"),
-    "a second greeting": lambda id: HELLO,
+    "ATTACH without a request": lambda id: _offset_frame(FrameKind.ATTACH, id, 0),
+    "OPEN by the desktop": lambda id: encode_frame(FrameKind.OPEN, b"y" * 16, b"{}"),
+    "DATA of an unknown stream": lambda id: _data_frame(b"z" * 16, 0, b"x"),
+    "a second HELLO": lambda id: HELLO,
 }
 
 
 @ensureDeferred
-async def test_each_broken_rule_ends_the_connection_with_a_reason(raw_cluster: RawCluster) -> None:
-    """1002; the client that waited gets 502, or an answer that breaks off, and no byte of it."""
-    for name, answer in VIOLATIONS.items():
+async def test_each_protocol_violation_closes_the_connection_with_1002(
+    raw_cluster: RawCluster,
+) -> None:
+    """The waiting client gets 502 or an incomplete response, without any injected header."""
+    for name, violation in VIOLATIONS.items():
         bridge = await connect_bridge(raw_cluster, STATUS)
-        await wait_until(lambda: _is_listed(raw_cluster), "the desktop to be known")
+        await wait_until(lambda: _is_listed(raw_cluster), "the desktop to be listed")
         waiting = Deferred.fromCoroutine(request_evil_desktop(raw_cluster))
         waiting.addErrback(lambda _: (0, b""))
         id = await deferToThread(bridge.next_stream_id)
-        await deferToThread(bridge.send, answer(id))
+        await deferToThread(bridge.send, violation(id))
         assert await deferToThread(bridge.close_code) == 1002, name
         status, body = await waiting
         assert status in (0, 502) and b"Evil" not in body, (name, status, body)
         bridge.connection.close()
-    await wait_until(lambda: _is_unlisted(raw_cluster), "it to be gone")
+    await wait_until(lambda: _is_unlisted(raw_cluster), "the desktop to be removed")
     await raw_cluster.check_serves()
 
 
@@ -187,64 +191,66 @@ async def _is_unlisted(raw_cluster: RawCluster) -> bool:
 
 
 @ensureDeferred
-async def test_floods_of_what_is_allowed(raw_cluster: RawCluster) -> None:
-    """Pings whose pongs are not read, pieces, status upon status, lists: memory has a bound."""
+async def test_floods_of_valid_frames_do_not_grow_the_proxy(raw_cluster: RawCluster) -> None:
+    """Pings whose pongs are not read, empty fragments, STATUS frames, long lists of models."""
     (proxy,) = child_pids(raw_cluster.cloud.pid)
     models = tuple(f"{number:01000}" for number in range(1000))
     floods = {
         "pings": masked_frame(b"x" * 125, 0x89) * 500,
-        "empty pieces": masked_frame(b"", 0x00) * 5000,
-        "status upon status": masked_frame(STATUS * 1000),
-        "long lists": masked_frame(
+        "empty fragments": masked_frame(b"", 0x00) * 5000,
+        "repeated STATUS": masked_frame(STATUS * 1000),
+        "long lists of models": masked_frame(
             encode_json_frame(FrameKind.STATUS, CONNECTION_ID, Status("down", "1", models))
         ),
-        "resets of nothing": masked_frame(_offset_frame(FrameKind.ACK, b"y" * 16, 0) * 1000),
+        "ACKs of an unknown stream": masked_frame(
+            _offset_frame(FrameKind.ACK, b"y" * 16, 0) * 1000
+        ),
     }
     for name, flood in floods.items():
         bridge = await connect_bridge(raw_cluster)
         before = resident_bytes(proxy)
-        if name == "empty pieces":
+        if name == "empty fragments":
             bridge.connection.sendall(masked_frame(b"", 0x02))
-        taken = await deferToThread(send_without_reading, bridge.connection, flood, 5.0, 40 * MB)
+        sent = await deferToThread(send_without_reading, bridge.connection, flood, 5.0, 40 * MB)
         grown = resident_bytes(proxy) - before
-        print(f"\n{name}: {taken / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
+        print(f"\n{name}: {sent / MB:.1f} MB sent, {grown / MB:.1f} MB grown")
         assert grown < 16 * MB, name
         bridge.connection.close()
-        await wait_until(lambda: _is_unlisted(raw_cluster), "it to be gone")
+        await wait_until(lambda: _is_unlisted(raw_cluster), "the desktop to be removed")
         await raw_cluster.check_serves()
     assert child_pids(raw_cluster.cloud.pid) == [proxy]
 
 
 @ensureDeferred
-async def test_sockets_that_never_say_hello(raw_cluster: RawCluster) -> None:
-    """Beyond twice the desktops of a user 429; after half a minute they go, for all their pings."""
+async def test_tunnels_without_a_hello_are_limited_and_time_out(raw_cluster: RawCluster) -> None:
+    """More than twice a user's desktops get 429; pings do not extend the timeout of 30 s."""
     token = await raw_cluster.cluster.create_token("alice", "desktop")
-    silent: list[socket.socket] = []
+    tunnels: list[socket.socket] = []
 
     def fill() -> str:
         try:
-            while len(silent) < 200:
-                silent.append(open_tunnel(raw_cluster.cluster.cloud_port, token))
+            while len(tunnels) < 200:
+                tunnels.append(open_tunnel(raw_cluster.cluster.cloud_port, token))
         except AssertionError as refused:
             return str(refused)
         return ""
 
-    assert "429" in await deferToThread(fill) and len(silent) < 70
+    assert "429" in await deferToThread(fill) and len(tunnels) < 70
 
-    def last_words() -> list[bytes]:
-        heard = []
+    def ping_until_closed() -> list[bytes]:
+        received = []
         for _ in range(25):
-            for wire in silent:
+            for tunnel in tunnels:
                 with suppress(OSError):
-                    wire.send(masked_frame(b"", 0x89))
+                    tunnel.send(masked_frame(b"", 0x89))
             time.sleep(1)
-        for wire in silent:
-            wire.settimeout(30)
-            heard.append(b"".join(iter(partial(wire.recv, 4096), b"")))
-        return heard
+        for tunnel in tunnels:
+            tunnel.settimeout(30)
+            received.append(b"".join(iter(partial(tunnel.recv, 4096), b"")))
+        return received
 
-    words = await deferToThread(last_words)
-    assert all(b"\x03\xea" in each for each in words), words
+    closing_bytes = await deferToThread(ping_until_closed)
+    assert all(b"\x03\xea" in each for each in closing_bytes), closing_bytes
     bridge = await connect_bridge(raw_cluster, STATUS)
-    await wait_until(lambda: _is_listed(raw_cluster), "another to be let in")
+    await wait_until(lambda: _is_listed(raw_cluster), "a new desktop to be accepted")
     bridge.connection.close()

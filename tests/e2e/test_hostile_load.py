@@ -1,4 +1,4 @@
-"""Very many connections, and few that want very much: memory has a bound and others are served."""
+"""Floods of connections and of requests: memory is bounded and other clients are served."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.fake_ollama import Script
 
 pytestmark = linux_only
 MB = 1 << 20
-#: Connections that may wait at the cloud of these tests: a quarter of its --max-connections.
+#: The idle connections that the cloud of these tests allows: a quarter of --max-connections.
 MAX_IDLE = 400
 
 
 @pytest.fixture(scope="module")
 def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A line with a raw Ollama, whose cloud has little room."""
+    """A cluster with a raw Ollama, whose cloud allows few connections."""
     cluster = Cluster(tmp_path_factory.mktemp("crowds"))
     options = (f"--max-connections={4 * MAX_IDLE}", "--max-requests-per-user=40")
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster, *options)))
@@ -41,32 +41,32 @@ def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 def open_file_count(pid: int) -> int:
-    """Open files of a process."""
+    """Return how many files a process has open."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def check_health_responds(raw_cluster: RawCluster, seconds: float = 10.0) -> None:
-    """Fails the test unless the cloud answers somebody else in time."""
+    """Fail the test unless the cloud responds to another client within `seconds`."""
     began = time.monotonic()
     connection = raw_cluster.entry_points["cloud"].connect()
     connection.settimeout(seconds)
     with connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200 "), "an answer"
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 "), "no response"
     assert time.monotonic() - began < seconds
 
 
 def repeat_in_threads(action: Callable[[], object], seconds: float, threads: int = 4) -> int:
-    """Do it again and again; how often."""
+    """Repeat `action` in each thread for `seconds`; return how often it succeeded."""
     end, completed = time.monotonic() + seconds, []
 
-    def again() -> None:
+    def repeat() -> None:
         while time.monotonic() < end:
             with suppress(OSError):
                 action()
                 completed.append(1)
 
-    running = [threading.Thread(target=again) for _ in range(threads)]
+    running = [threading.Thread(target=repeat) for _ in range(threads)]
     for each in running:
         each.start()
     for each in running:
@@ -77,7 +77,7 @@ def repeat_in_threads(action: Callable[[], object], seconds: float, threads: int
 def send_without_reading(
     connection: socket.socket, data: bytes, seconds: float, max_bytes: int
 ) -> int:
-    """Send again and again and read nothing; how much was taken."""
+    """Send `data` repeatedly and read nothing; return how many bytes were accepted."""
     connection.settimeout(1.0)
     sent, end = 0, time.monotonic() + seconds
     with suppress(OSError):
@@ -87,8 +87,10 @@ def send_without_reading(
 
 
 @ensureDeferred
-async def test_ten_thousand_connections_from_one_address(raw_cluster: RawCluster) -> None:
-    """The oldest go, with 503; those who ask are served; the rest are closed within their time."""
+async def test_ten_thousand_idle_connections_do_not_block_active_clients(
+    raw_cluster: RawCluster,
+) -> None:
+    """The oldest are closed with 503; clients that send too slowly are closed by the timeouts."""
     before = resident_bytes(raw_cluster.cloud.pid)
     connect = raw_cluster.entry_points["cloud"].connect
     trickling = await deferToThread(open_connections, connect, 50)
@@ -97,9 +99,9 @@ async def test_ten_thousand_connections_from_one_address(raw_cluster: RawCluster
         assert len(idle) == 10_000, "this machine allows too few open files: see ulimit -Hn"
         await deferToThread(check_health_responds, raw_cluster)
         await raw_cluster.check_serves()
-        most = MAX_IDLE + 150
+        max_open = MAX_IDLE + 150
         await wait_until(
-            lambda: open_file_count(raw_cluster.cloud.pid) < most, "the oldest to be closed"
+            lambda: open_file_count(raw_cluster.cloud.pid) < max_open, "the oldest to be closed"
         )
         grown = resident_bytes(raw_cluster.cloud.pid) - before
         print(f"\n10,000 connections: {grown / MB:.1f} MB")
@@ -119,23 +121,23 @@ async def test_ten_thousand_connections_from_one_address(raw_cluster: RawCluster
                 with suppress(OSError):
                     each.send(b" ")
             await deferToThread(time.sleep, 1)
-        assert open_file_count(raw_cluster.cloud.pid) < 60, "who only trickles is closed in time"
+        assert open_file_count(raw_cluster.cloud.pid) < 60, "slow senders are not closed in time"
     finally:
         for each in idle + trickling:
             each.close()
 
 
 @ensureDeferred
-async def test_heads_faster_than_they_are_answered(raw_cluster: RawCluster) -> None:
-    """They wait outside, where they cost nothing, and whoever asks meanwhile has an answer."""
+async def test_a_flood_of_large_heads_does_not_delay_other_clients(raw_cluster: RawCluster) -> None:
+    """Heads over the budget stay unread in the kernel's socket buffers."""
     before = resident_bytes(raw_cluster.cloud.pid)
     large = b"GET /x HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 60_000 + b"\r\n\r\n"
 
-    def hit_and_run() -> None:
+    def send_head_and_close() -> None:
         with raw_cluster.entry_points["cloud"].connect() as wire:
             wire.sendall(large)
 
-    flood = deferToThread(repeat_in_threads, hit_and_run, 6.0)
+    flood = deferToThread(repeat_in_threads, send_head_and_close, 6.0)
     for _ in range(3):
         await deferToThread(check_health_responds, raw_cluster)
     count = await flood
@@ -147,15 +149,19 @@ async def test_heads_faster_than_they_are_answered(raw_cluster: RawCluster) -> N
 
 @pytest.mark.parametrize("target", ["/alive", "/ctllm/openapi.json"])
 @ensureDeferred
-async def test_questions_without_end_and_no_answer_read(
+async def test_pipelined_requests_whose_responses_are_not_read_are_not_buffered(
     raw_cluster: RawCluster, target: str
 ) -> None:
-    """Neither questions nor answers are collected, here or further on."""
-    door = raw_cluster.entry_points["cloud"]
-    head = f"GET {target} HTTP/1.1\r\nHost: x\r\n".encode() + door.credential_header + b"\r\n\r\n"
+    """Neither the cloud nor the desktop grows."""
+    entry_point = raw_cluster.entry_points["cloud"]
+    head = (
+        f"GET {target} HTTP/1.1\r\nHost: x\r\n".encode()
+        + entry_point.credential_header
+        + b"\r\n\r\n"
+    )
     pids = (raw_cluster.cloud.pid, raw_cluster.desktop.pid)
     before = [resident_bytes(pid) for pid in pids]
-    with await deferToThread(door.connect) as wire:
+    with await deferToThread(entry_point.connect) as wire:
         await deferToThread(send_without_reading, wire, head * 1000, 6.0, 60 * MB)
         await deferToThread(check_health_responds, raw_cluster)
         grown = [resident_bytes(pid) - was for pid, was in zip(pids, before, strict=True)]
@@ -165,36 +171,40 @@ async def test_questions_without_end_and_no_answer_read(
 
 
 @ensureDeferred
-async def test_one_user_leaves_room_for_others(raw_cluster: RawCluster) -> None:
-    """Beyond a user's share 429 in the words of the path; others are served as ever."""
-    door = raw_cluster.entry_points["cloud"]
-    start = b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + door.credential_header
-    held = await deferToThread(open_connections, door.connect, 40)
+async def test_requests_over_a_users_limit_get_429_and_others_are_served(
+    raw_cluster: RawCluster,
+) -> None:
+    """The error has the format of the path's API."""
+    entry_point = raw_cluster.entry_points["cloud"]
+    start = (
+        b"POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n" + entry_point.credential_header
+    )
+    open_requests = await deferToThread(open_connections, entry_point.connect, 40)
     try:
-        for each in held:
+        for each in open_requests:
             each.sendall(start + b"\r\n\r\n")
 
-        async def full() -> bytes:
-            heard = await door.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + door.credential_header
+        async def refused() -> bytes:
+            response = await entry_point.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + entry_point.credential_header
                                    + b"\r\nConnection: close\r\n\r\n")  # fmt: skip
-            return heard if b" 429 " in heard else b""
+            return response if b" 429 " in response else b""
 
-        heard = await wait_until(full, "the share to be taken")
-        assert b"Retry-After" in heard and b"40 requests of yours are under way" in heard
+        response = await wait_until(refused, "the limit to be reached")
+        assert b"Retry-After" in response and b"40 requests of yours are under way" in response
         bob = await raw_cluster.cluster.create_token("bob")
         status, _, _ = await raw_cluster.cluster.request("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
-        status, _, said = await raw_cluster.cluster.request("GET", "/api/tags", token=bob)
-        assert status == 503 and b"None of your desktops" in said
+        status, _, response_body = await raw_cluster.cluster.request("GET", "/api/tags", token=bob)
+        assert status == 503 and b"None of your desktops" in response_body
     finally:
-        for each in held:
+        for each in open_requests:
             each.close()
-    await wait_until(lambda: _is_serving(raw_cluster), "the share to be given back")
+    await wait_until(lambda: _is_serving(raw_cluster), "requests to succeed again")
 
 
 @ensureDeferred
-async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
-    """300 requests at once of one user: 429 beyond a share, and no 503 for others."""
+async def test_one_user_cannot_exhaust_1024_file_descriptors(cluster: Cluster) -> None:
+    """Of 300 concurrent requests most get 429; another user gets no 503."""
     twistd = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "cloud", "--metrics-listen=off"]
     options = [
         f"--state-dir={cluster.state_dir('cloud')}",
@@ -208,34 +218,38 @@ async def test_one_key_at_1024_descriptors(cluster: Cluster) -> None:
     await cluster.start_desktop("alice", port)
     cluster.ollama.script("/api/chat", Script(delay_before_head=600))
     alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
-    ask = json.dumps({"model": "llama3.2", "messages": [{"role": "user", "content": "x"}]}).encode()
+    body = json.dumps(
+        {"model": "llama3.2", "messages": [{"role": "user", "content": "x"}]}
+    ).encode()
     raw = (
         f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(ask)}\r\n\r\n"
-    ).encode() + ask
-    wires: list[socket.socket] = []
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    connections: list[socket.socket] = []
 
     def flood() -> None:
         for _ in range(300):
-            wires.append(socket.create_connection(("127.0.0.1", cluster.cloud_port), timeout=30))
-            wires[-1].sendall(raw)
+            connections.append(
+                socket.create_connection(("127.0.0.1", cluster.cloud_port), timeout=30)
+            )
+            connections[-1].sendall(raw)
 
-    def refused() -> int:
-        ready, _, _ = select.select(wires, [], [], 0)
+    def refused_count() -> int:
+        ready, _, _ = select.select(connections, [], [], 0)
         return sum(b" 429 " in each.recv(100, socket.MSG_PEEK) for each in ready)
 
     try:
         await deferToThread(flood)
-        await wait_until(lambda: refused() > 200, "most to be refused")
+        await wait_until(lambda: refused_count() > 200, "most to be refused")
         for _ in range(20):
-            status, _, said = await cluster.request("GET", "/ctllm/proxy", token=bob)
-            assert status == 200, said
+            status, _, response_body = await cluster.request("GET", "/ctllm/proxy", token=bob)
+            assert status == 200, response_body
         status, headers, _ = await cluster.request("GET", "/api/tags", token=alice)
         assert status == 429 and "retry-after" in headers
-        status, _, said = await cluster.request("PUT", "/ctllm/proxy", token=bob)
-        assert status == 200, said
+        status, _, response_body = await cluster.request("PUT", "/ctllm/proxy", token=bob)
+        assert status == 200, response_body
     finally:
-        for each in wires:
+        for each in connections:
             each.close()
 
 
@@ -248,7 +262,7 @@ async def _is_serving(raw_cluster: RawCluster) -> bool:
 
 @ensureDeferred
 async def test_a_compression_bomb_is_never_inflated(raw_cluster: RawCluster) -> None:
-    """It arrives as it was sent, and nobody on the way grows by what is in it."""
+    """It is relayed as it is, and neither cloud nor desktop grows by its content."""
     bomb = gzip.compress(bytes(256 * MB), 1)
     pids = (raw_cluster.cloud.pid, raw_cluster.desktop.pid)
     before = [resident_bytes(pid) for pid in pids]
@@ -262,8 +276,8 @@ async def test_a_compression_bomb_is_never_inflated(raw_cluster: RawCluster) -> 
     assert [raw.endswith(bomb) for raw in raw_cluster.ollama.requests] == [True, True]
     grown = [resident_bytes(pid) - was for pid, was in zip(pids, before, strict=True)]
     assert max(grown) < 20 * MB, grown
-    at = "/ctllm/session"
-    status, _, said = await raw_cluster.cluster.request(
-        "POST", at, gzip.compress(b"{}"), headers=headers
+    path = "/ctllm/session"
+    status, _, response_body = await raw_cluster.cluster.request(
+        "POST", path, gzip.compress(b"{}"), headers=headers
     )
-    assert status == 400 and "invalid" in json.loads(said)["error"]["message"]
+    assert status == 400 and "invalid" in json.loads(response_body)["error"]["message"]

@@ -1,4 +1,4 @@
-"""One user sends more than a proxy can hold: each request is answered, and memory has a bound."""
+"""One user uploads more than a proxy may buffer: every request gets a response."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UPLOADS, UPLOAD_BYTES = 300, 1_000_000
 
 
 class Uploads:
-    """Many large requests at once, from threads, and how each was answered."""
+    """Many large requests at once, from threads; `statuses` counts the responses by status."""
 
     def __init__(self, port: int, token: str) -> None:
         self.statuses: Counter[int] = Counter()
@@ -47,11 +47,13 @@ class Uploads:
         self._port = port
 
     def run(self, count: int) -> None:
-        """Send them; returns when the last was answered or closed."""
+        """Send all requests; return when each has a response or is closed."""
         connections = [
             socket.create_connection(("127.0.0.1", self._port), 120) for _ in range(count)
         ]
-        threads = [threading.Thread(target=self._upload, args=(wire,)) for wire in connections]
+        threads = [
+            threading.Thread(target=self._upload, args=(connection,)) for connection in connections
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -60,10 +62,10 @@ class Uploads:
     def _upload(self, connection: socket.socket) -> None:
         response = b""
         with connection:
-            with suppress(OSError):  # refused while it is being sent: the answer is there
+            with suppress(OSError):  # refused while it is being sent; the response can be read
                 connection.sendall(self._head)
                 connection.sendall(self._body)
-            with suppress(OSError):  # counted as no answer
+            with suppress(OSError):  # counted as status 0
                 response = connection.recv(65536)
         code = int(response.split(b" ", 2)[1]) if response.startswith(b"HTTP/1.1 ") else 0
         self.statuses[code] += 1
@@ -72,35 +74,37 @@ class Uploads:
 
 
 async def read_health(proxy: int) -> dict[str, Any]:
-    """What a proxy says of itself."""
+    """Return a proxy's /health."""
 
-    def ask() -> bytes:
-        with socket.socket(socket.AF_UNIX) as wire:
-            wire.settimeout(30)
-            wire.connect(option(proxy, "socket"))
-            wire.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            heard = b""
-            while piece := wire.recv(65536):
-                heard += piece
-            return heard
+    def request() -> bytes:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            connection.connect(option(proxy, "socket"))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            response = b""
+            while chunk := connection.recv(65536):
+                response += chunk
+            return response
 
-    return json.loads((await deferToThread(ask)).partition(b"\r\n\r\n")[2])
+    return json.loads((await deferToThread(request)).partition(b"\r\n\r\n")[2])
 
 
 @ensureDeferred
-async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
-    """200 or 429 for each; the stream beside goes on; the proxy lives and holds nothing after."""
+async def test_uploads_beyond_the_memory_limit_are_refused(cluster: Cluster) -> None:
+    """Each gets 200, 429 or 503; another stream continues; all memory is released at the end."""
     cloud = (await start_cluster(cluster, f"--max-memory-bytes={MEMORY_LIMIT}")).pid
     (proxy,) = child_pids(cloud)
     cluster.ollama.script("/api/generate", Script(lines=3000, line_interval=0.05))
     stream = await deferToThread(RawClient, cluster.cloud_port)
-    ask = {"model": "llama3.2", "prompt": "go on"}
-    await deferToThread(stream.send_request, "POST", "/api/generate", cluster.alice_token, ask)
+    request_body = {"model": "llama3.2", "prompt": "go on"}
+    await deferToThread(
+        stream.send_request, "POST", "/api/generate", cluster.alice_token, request_body
+    )
     await deferToThread(stream.read_lines, 2)
     uploads = Uploads(cluster.cloud_port, cluster.alice_token)
     await deferToThread(uploads.run, UPLOADS)
     peak = int(proc_status(proxy)["VmHWM"].split()[0]) / 1024
-    print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB at most")
+    print(f"\n{dict(uploads.statuses)}, {peak:.0f} MB peak")
     assert set(uploads.statuses) <= {200, 429, 503}, uploads.statuses
     assert uploads.statuses[200] > 0 and uploads.statuses.total() == UPLOADS
     assert uploads.without_retry_after == 0
@@ -110,27 +114,27 @@ async def test_uploads_beyond_all_memory(cluster: Cluster) -> None:
     assert (await read_health(proxy))["exchanges"] == 1
     stream.close()
 
-    async def nothing_left() -> bool:
-        told = await read_health(proxy)
+    async def is_everything_released() -> bool:
+        health = await read_health(proxy)
         _, _, page = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
         return (
-            told["exchanges"] == told["held_bytes"] == 0
+            health["exchanges"] == health["held_bytes"] == 0
             and b"\nctllm_requests_in_progress 0.0\n" in page
         )
 
-    await wait_until(nothing_left, "everything to be given back")
+    await wait_until(is_everything_released, "all memory to be released")
     assert await chat_succeeds(cluster)
 
 
 @ensureDeferred
 async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
-    """At once, whatever it was doing; the log says why, and the next request has another one."""
-    # Of root's user, too: to limit another user's process takes more than root has everywhere.
+    """The log states the reason, and the next request starts another proxy."""
+    # The proxy keeps root's user: root in a container may not limit another user's process.
     cloud = await start_cluster(cluster, "--proxy-uids=off")
     (proxy,) = child_pids(cloud.pid)
-    had = int(proc_status(proxy)["VmData"].split()[0]) << 10
+    data_bytes = int(proc_status(proxy)["VmData"].split()[0]) << 10
     _, hard = resource.prlimit(proxy, resource.RLIMIT_DATA)
-    resource.prlimit(proxy, resource.RLIMIT_DATA, (had + (2 << 20), hard))
+    resource.prlimit(proxy, resource.RLIMIT_DATA, (data_bytes + (2 << 20), hard))
     uploads = Uploads(cluster.cloud_port, cluster.alice_token)
     running = deferToThread(uploads.run, 30)
     await wait_until(lambda: not is_running(proxy), "the proxy to end")

@@ -1,6 +1,6 @@
-"""Requests that two servers might read two ways, or that are too much: refused at every door.
+"""Ambiguous or oversized requests are refused at every entry point.
 
-What reaches "Ollama" is judged by its bytes: exactly the one request that was meant, or nothing.
+The bytes that reach the raw Ollama are compared: exactly the intended request, or none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from tests.e2e.raw_peers import RawCluster, start_raw_cluster
 
 pytestmark = linux_only
 
-#: What would be a second request to whoever ends the first one too early.
+#: A request that a server sees if it ends the one before it too early.
 SMUGGLED = b"GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHUNKED = b"Transfer-Encoding: chunked"
 HELLO_CHUNK = b"5\r\nhello\r\n"
 
-#: Header lines after a good request line and Host, and the body: each is refused.
+#: Header lines after a valid request line and Host, and the body: each is refused.
 REFUSED: dict[str, tuple[bytes, bytes]] = {
     "CL.TE": (b"Content-Length: 5\r\n" + CHUNKED, b"0\r\n\r\n" + SMUGGLED),
     "TE.CL": (CHUNKED + b"\r\nContent-Length: 5", b"0\r\n\r\n" + SMUGGLED),
@@ -36,9 +36,9 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "a negative length": (b"Content-Length: -5", b"hello"),
     "a hexadecimal length": (b"Content-Length: 0x5", b"hello"),
     "a length with an underscore": (b"Content-Length: 1_0", b"helloworld"),
-    "a length of no digits": (b"Content-Length: ", b"hello"),
+    "an empty length": (b"Content-Length: ", b"hello"),
     "a length in words": (b"Content-Length: five", b"hello"),
-    "a length beyond all machines": (b"Content-Length: " + b"9" * 400, b"hello"),
+    "a length of 400 digits": (b"Content-Length: " + b"9" * 400, b"hello"),
     "a space before the colon": (b"Content-Length : 5", b"hello"),
     "a tab before the colon": (b"Transfer-Encoding\t: chunked", HELLO_CHUNK + b"0\r\n\r\n"),
     "a space before a name": (b" Content-Length: 5", b"hello"),
@@ -48,21 +48,24 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
     "a folded line": (b"A: b\r\n Content-Length: 5", b"hello"),
     "a folded coding": (b"Transfer-Encoding:\r\n chunked", HELLO_CHUNK + b"0\r\n\r\n"),
     "another coding": (b"Transfer-Encoding: xchunked", HELLO_CHUNK + b"0\r\n\r\n"),
-    "a coding more": (b"Transfer-Encoding: chunked, identity", HELLO_CHUNK + b"0\r\n\r\n"),
-    "a coding before": (b"Transfer-Encoding: gzip, chunked", HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding after chunked": (b"Transfer-Encoding: chunked, identity", HELLO_CHUNK + b"0\r\n\r\n"),
+    "a coding before chunked": (b"Transfer-Encoding: gzip, chunked", HELLO_CHUNK + b"0\r\n\r\n"),
     "a coding in quotes": (b'Transfer-Encoding: "chunked"', HELLO_CHUNK + b"0\r\n\r\n"),
     "a coding with a vertical tab": (b"Transfer-Encoding: \x0bchunked", HELLO_CHUNK + b"0\r\n\r\n"),
     "the coding twice": (CHUNKED + b"\r\n" + CHUNKED, HELLO_CHUNK + b"0\r\n\r\n"),
-    "no coding and one": (b"Transfer-Encoding: identity\r\n" + CHUNKED, HELLO_CHUNK + b"0\r\n\r\n"),
+    "identity and chunked": (
+        b"Transfer-Encoding: identity\r\n" + CHUNKED,
+        HELLO_CHUNK + b"0\r\n\r\n",
+    ),
     "two hosts": (b"Host: evil.example", b""),
     "a line without a colon": (b"nothing", b""),
-    "a name of no letters": (b": x", b""),
+    "an empty header name": (b": x", b""),
     "a name with a bracket": (b"Content-Length]: 5", b"hello"),
     "a chunk's size with 0x": (CHUNKED, b"0x5\r\nhello\r\n0\r\n\r\n"),
     "a negative chunk": (CHUNKED, b"-5\r\nhello\r\n0\r\n\r\n"),
     "a chunk's size with a sign": (CHUNKED, b"+5\r\nhello\r\n0\r\n\r\n"),
     "a chunk beyond 64 bits": (CHUNKED, b"1" + b"0" * 30 + b"\r\nhello\r\n0\r\n\r\n"),
-    "no end of a chunk": (CHUNKED, b"5\r\nhello0\r\n\r\n"),
+    "a chunk without its end": (CHUNKED, b"5\r\nhello0\r\n\r\n"),
     "a chunk longer than it says": (CHUNKED, b"5\r\nhello!\r\n0\r\n\r\n"),
     "chunk lines of bare line feeds": (CHUNKED, b"5\nhello\n0\n\n"),
     "a chunk without a size": (CHUNKED, b"\r\nhello\r\n0\r\n\r\n"),
@@ -72,7 +75,7 @@ REFUSED: dict[str, tuple[bytes, bytes]] = {
 }
 
 REST = b"HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n"
-#: Whole requests: what reaches Ollama as its target, or None where nothing may.
+#: Complete requests, and the target that reaches Ollama, or None if none may.
 REQUEST_LINES: dict[str, tuple[bytes, bytes | None]] = {
     "a coding in HTTP/1.0": (
         b"POST /probe HTTP/1.0\r\nHost: localhost\r\n%b\r\n" + CHUNKED + b"\r\n\r\n0\r\n\r\n",
@@ -81,13 +84,13 @@ REQUEST_LINES: dict[str, tuple[bytes, bytes | None]] = {
     "no host": (b"GET /probe HTTP/1.1\r\n%b\r\n\r\n", None),
     "a later version": (b"GET /probe HTTP/2.0\r\nHost: localhost\r\n%b\r\n\r\n", None),
     "an authority as the target": (b"GET evil.example:80 " + REST, None),
-    "a tunnel to elsewhere": (b"CONNECT evil.example:80 " + REST, None),
+    "a CONNECT to another host": (b"CONNECT evil.example:80 " + REST, None),
     "a space in the target": (b"GET /probe /x " + REST, None),
     "a line feed in the target": (b"GET /probe\n " + REST, None),
     "an absolute address": (b"GET http://localhost/probe " + REST, b"/probe"),
     "a query without a path": (b"GET http://localhost?/probe " + REST, b"/?/probe"),
     "bytes beyond ASCII": (b"GET /caf\xc3\xa9/\xff?\xfe " + REST, b"/caf\xc3\xa9/\xff?\xfe"),
-    "a user's name before the host": (b"GET http://evil@localhost/probe " + REST, None),
+    "user information in the target": (b"GET http://evil@localhost/probe " + REST, None),
     "an authority inside the target": (
         b"GET //evil.example/probe " + REST, b"//evil.example/probe",
     ),
@@ -97,53 +100,58 @@ REQUEST_LINES: dict[str, tuple[bytes, bytes | None]] = {
 
 @pytest.fixture(scope="module")
 def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A line with a raw Ollama."""
+    """A cluster with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("fort"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 def statuses(received: bytes) -> list[bytes]:
-    """The statuses of all answers in what was heard."""
+    """Return the status of each response in the received bytes."""
     return [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
-@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_what_reads_two_ways_reaches_nobody(raw_cluster: RawCluster, door: str) -> None:
-    """One 4xx or 501, never a second answer; of the body Ollama sees no request at all."""
-    at = raw_cluster.entry_points[door]
-    wrong = {}
+async def test_ambiguous_requests_are_refused(raw_cluster: RawCluster, entry_point: str) -> None:
+    """The client gets one 4xx or 501, and no request reaches Ollama."""
+    client = raw_cluster.entry_points[entry_point]
+    failures = {}
     for name, (lines, body) in REFUSED.items():
         raw_cluster.ollama.requests.clear()
         head = (
-            b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n" + lines
+            b"POST /probe HTTP/1.1\r\nHost: localhost\r\n"
+            + client.credential_header
+            + b"\r\n"
+            + lines
         )
-        heard = await at.send(head + b"\r\n\r\n" + body + SMUGGLED)
-        found = statuses(heard)
-        if len(found) != 1 or not (found[0][:1] == b"4" or found[0] == b"501"):
-            wrong[name] = heard[:300]
+        received = await client.send(head + b"\r\n\r\n" + body + SMUGGLED)
+        status_codes = statuses(received)
+        if len(status_codes) != 1 or not (status_codes[0][:1] == b"4" or status_codes[0] == b"501"):
+            failures[name] = received[:300]
         elif raw_cluster.ollama.requests or b"/hidden" in raw_cluster.ollama.received:
-            wrong[name] = b"reached Ollama: " + b"".join(raw_cluster.ollama.requests)[:300]
-    assert not wrong, "\n".join(f"{name}: {what!r}" for name, what in wrong.items())
+            failures[name] = b"reached Ollama: " + b"".join(raw_cluster.ollama.requests)[:300]
+    assert not failures, "\n".join(f"{name}: {received!r}" for name, received in failures.items())
     await raw_cluster.check_serves()
 
 
-@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_request_lines_have_one_meaning(raw_cluster: RawCluster, door: str) -> None:
-    """Odd ones are refused; those that HTTP allows reach Ollama as a path, with its own Host."""
-    at = raw_cluster.entry_points[door]
+async def test_request_targets_are_normalised_or_refused(
+    raw_cluster: RawCluster, entry_point: str
+) -> None:
+    """Valid targets reach Ollama as a path, with Ollama's own Host."""
+    client = raw_cluster.entry_points[entry_point]
     for name, (request, target) in REQUEST_LINES.items():
         raw_cluster.ollama.requests.clear()
-        heard = await at.send(request % at.credential_header)
-        seen = [raw.split(b" ", 2)[1] for raw in raw_cluster.ollama.requests]
+        received = await client.send(request % client.credential_header)
+        targets = [raw.split(b" ", 2)[1] for raw in raw_cluster.ollama.requests]
         if target is None:
-            assert [status[:1] for status in statuses(heard)] == [b"4"], (name, heard)
-            assert seen == [], name
+            assert [status[:1] for status in statuses(received)] == [b"4"], (name, received)
+            assert targets == [], name
         else:
-            assert statuses(heard) == [b"200"], (name, heard)
-            assert seen == [target], name
+            assert statuses(received) == [b"200"], (name, received)
+            assert targets == [target], name
             hosts = [line for line in raw_cluster.ollama.requests[0].split(b"\r\n")
                      if line.lower().startswith(b"host:")]  # fmt: skip
             assert hosts == [b"Host: 127.0.0.1:%d" % raw_cluster.ollama.port], name
@@ -152,45 +160,47 @@ async def test_request_lines_have_one_meaning(raw_cluster: RawCluster, door: str
 
 
 @ensureDeferred
-async def test_the_host_of_an_absolute_address_is_the_one_that_counts(
+async def test_the_host_of_an_absolute_target_overrides_the_host_header(
     raw_cluster: RawCluster,
 ) -> None:
-    """What Host says beside it does not: a page cannot reach the endpoint by another name."""
-    at = raw_cluster.entry_points["endpoint"]
+    """A web page cannot reach the endpoint by another host name."""
+    client = raw_cluster.entry_points["endpoint"]
     raw_cluster.ollama.requests.clear()
     for line in (b"GET http://evil.example/probe ", b"GET http://evil.example?x=/probe "):
-        heard = await at.send(line + REST % at.credential_header)
-        assert statuses(heard) == [b"403"], heard
+        received = await client.send(line + REST % client.credential_header)
+        assert statuses(received) == [b"403"], received
     assert raw_cluster.ollama.requests == []
 
 
-@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_good_bodies_arrive_as_they_were_meant(raw_cluster: RawCluster, door: str) -> None:
-    """By length, in chunks with extensions and trailers, and compressed: one request each."""
-    at = raw_cluster.entry_points[door]
-    start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n"
+async def test_valid_bodies_reach_ollama_unchanged(
+    raw_cluster: RawCluster, entry_point: str
+) -> None:
+    """With a length, in chunks with extensions and trailers, and compressed."""
+    client = raw_cluster.entry_points[entry_point]
+    start = b"POST /probe HTTP/1.1\r\nHost: localhost\r\n" + client.credential_header + b"\r\n"
     bomb = b"\x1f\x8b" + bytes(50)
-    for lines, body, arrives in (
+    for lines, body, expected in (
         (b"Content-Length: 5", b"hello", b"\r\n\r\nhello"),
         (CHUNKED, HELLO_CHUNK + b"0\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (CHUNKED, b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n", b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
         (b"Content-Encoding: gzip\r\nContent-Length: 52", bomb, b"\r\n\r\n" + bomb),
     ):
         raw_cluster.ollama.requests.clear()
-        heard = await at.send(start + lines + b"\r\n\r\n" + body)
-        assert statuses(heard) == [b"200"], heard
+        received = await client.send(start + lines + b"\r\n\r\n" + body)
+        assert statuses(received) == [b"200"], received
         (raw,) = raw_cluster.ollama.requests
-        assert raw.endswith(arrives), raw
+        assert raw.endswith(expected), raw
         assert (b"Content-Encoding: gzip" in raw) == (b"gzip" in lines)
 
 
-@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_heads_have_a_limit(raw_cluster: RawCluster, door: str) -> None:
-    """431 with the limit in words: for many headers, one giant one, a giant target, no end."""
-    at = raw_cluster.entry_points[door]
-    start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + at.credential_header + b"\r\n"
+async def test_heads_over_the_limit_get_431(raw_cluster: RawCluster, entry_point: str) -> None:
+    """Many headers, one large header, a large target, and a head without an end."""
+    client = raw_cluster.entry_points[entry_point]
+    start = b"GET /probe HTTP/1.1\r\nHost: localhost\r\n" + client.credential_header + b"\r\n"
     raw_cluster.ollama.requests.clear()
     for head in (
         start + b"A: b\r\n" * 20_000 + b"\r\n",
@@ -198,23 +208,23 @@ async def test_heads_have_a_limit(raw_cluster: RawCluster, door: str) -> None:
         b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         start + b"A: " + b"b" * 100_000,
     ):
-        heard = await at.send(head)
-        assert statuses(heard) == [b"431"], heard[:300]
-        assert b"exceed 65536 bytes" in heard
+        received = await client.send(head)
+        assert statuses(received) == [b"431"], received[:300]
+        assert b"exceed 65536 bytes" in received
     assert raw_cluster.ollama.requests == []
     await raw_cluster.check_serves()
 
 
 @ensureDeferred
-async def test_management_takes_small_bodies_only(raw_cluster: RawCluster) -> None:
-    """413 with the limit in words, whether the length is said or not."""
-    at = raw_cluster.entry_points["cloud"]
+async def test_management_bodies_over_the_limit_get_413(raw_cluster: RawCluster) -> None:
+    """With a Content-Length and chunked; the error states the limit."""
+    client = raw_cluster.entry_points["cloud"]
     start = b"POST /ctllm/session HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for rest in (
         b"Content-Length: 100000\r\n\r\n" + b"x" * 100_000,
         CHUNKED + b"\r\n\r\n" + (b"1000\r\n" + b"x" * 4096 + b"\r\n") * 20 + b"0\r\n\r\n",
     ):
-        heard = await at.send(start + rest)
-        assert statuses(heard) == [b"413"], heard[:300]
-        assert b"exceeds 16384 bytes" in heard
+        received = await client.send(start + rest)
+        assert statuses(received) == [b"413"], received[:300]
+        assert b"exceeds 16384 bytes" in received
     await raw_cluster.check_serves()

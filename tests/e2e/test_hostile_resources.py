@@ -1,4 +1,4 @@
-"""What runs out: connections, file descriptors, room on the disk. The service lives on."""
+"""File descriptors or disk space run out: the service recovers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used so far."""
+    """Return the CPU time that a process has used, in seconds."""
     used = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[11:13]
     return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """Return the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def open_connections(connect: object, count: int) -> list[socket.socket]:
-    """So many connections that say nothing; fewer where no more can be made."""
+    """Open idle connections: `count`, or as many as the system allows."""
     connections = []
     for _ in range(count):
         try:
@@ -46,14 +46,14 @@ def open_connections(connect: object, count: int) -> list[socket.socket]:
 
 
 def fill_disk(file: IO[bytes]) -> None:
-    """Write until there is no room."""
+    """Write to a file until the disk is full."""
     with suppress(OSError):
         while True:
             file.write(bytes(512))
 
 
 async def start_cluster(cluster: Cluster, *options: str) -> ChildProcess:
-    """A whole line; its cloud."""
+    """Start a cloud, an Ollama and alice's desktop; return the cloud."""
     cloud = await cluster.start_cloud(*options)
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)
@@ -62,7 +62,7 @@ async def start_cluster(cluster: Cluster, *options: str) -> ChildProcess:
 
 
 async def chat_succeeds(cluster: Cluster) -> bool:
-    """Whether a chat goes through."""
+    """Return whether a chat request succeeds."""
     try:
         status, _, _ = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     except OSError:
@@ -72,16 +72,18 @@ async def chat_succeeds(cluster: Cluster) -> bool:
 
 @pytest.mark.parametrize("which", ["cloud", "proxy"])
 @ensureDeferred
-async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
-    """An answer under way goes on, nothing spins, and as soon as some are free all is well."""
-    # Of root's user, too: to limit another user's process takes more than root has everywhere.
+async def test_recovers_from_running_out_of_file_descriptors(cluster: Cluster, which: str) -> None:
+    """A response in progress continues and the process does not spin meanwhile."""
+    # The proxy keeps root's user: root in a container may not limit another user's process.
     cloud = (await start_cluster(cluster, "--proxy-uids=off")).pid
     (proxy,) = child_pids(cloud)
     pid = cloud if which == "cloud" else proxy
     cluster.ollama.script("/api/generate", Script(lines=40, line_interval=0.2))
     client = await deferToThread(RawClient, cluster.cloud_port)
-    ask = {"model": "llama3.2", "prompt": "x"}
-    await deferToThread(client.send_request, "POST", "/api/generate", cluster.alice_token, ask)
+    request_body = {"model": "llama3.2", "prompt": "x"}
+    await deferToThread(
+        client.send_request, "POST", "/api/generate", cluster.alice_token, request_body
+    )
     await deferToThread(client.read_lines, 2)
     open_now = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (open_now + 10, open_now + 10))
@@ -89,44 +91,44 @@ async def test_no_file_descriptors_left(cluster: Cluster, which: str) -> None:
     def connect() -> socket.socket:
         if which == "cloud":
             return socket.create_connection(("127.0.0.1", cluster.cloud_port), timeout=5)
-        made = socket.socket(socket.AF_UNIX)
-        made.settimeout(5)
-        made.connect(option(proxy, "socket"))
-        return made
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(5)
+        connection.connect(option(proxy, "socket"))
+        return connection
 
     idle = await deferToThread(open_connections, connect, 300)
     before = cpu_seconds(pid)
     await deferToThread(client.read_lines, 25)
-    assert cpu_seconds(pid) - before < 2.5, "it spins"
+    assert cpu_seconds(pid) - before < 2.5, "the process spins"
     for each in idle:
         each.close()
-    await wait_until(lambda: chat_succeeds(cluster), "it to serve again")
+    await wait_until(lambda: chat_succeeds(cluster), "requests to succeed again")
     await deferToThread(client.read_until, b"\r\n0\r\n\r\n")
     client.close()
 
 
 @ensureDeferred
-async def test_a_full_disk(cluster: Cluster) -> None:
-    """Signing in gets 503 and spends no invitation; what runs goes on, and so do new chats."""
+async def test_a_full_disk_refuses_logins_and_serves_chats(cluster: Cluster) -> None:
+    """A login gets 503 and does not use up the invite."""
     folder = cluster.state_dir("cloud")
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", str(folder)]
     mounted = subprocess.run(mount)
     if mounted.returncode:
-        pytest.skip("MOUNTING IS NOT ALLOWED HERE: nothing was tried on a full disk")
+        pytest.skip("mount(2) is not permitted here: the full disk is not tested")
     try:
         await start_cluster(cluster)
         link = await cluster.create_invite("bob")
         invite = {"invite": link.partition("#invite=")[2], "client": "desktop"}
         with open(folder / "filler", "wb", buffering=0) as filler:
             fill_disk(filler)
-        status, headers, said = await cluster.request("POST", "/ctllm/session", invite)
-        assert status == 503 and b"Free some space on the disk" in said, said
+        status, headers, body = await cluster.request("POST", "/ctllm/session", invite)
+        assert status == 503 and b"Free some space on the disk" in body, body
         assert "retry-after" in headers
         assert await chat_succeeds(cluster)
         (folder / "filler").unlink()
-        status, _, said = await cluster.request("POST", "/ctllm/session", invite)
-        assert status == 201, said
+        status, _, body = await cluster.request("POST", "/ctllm/session", invite)
+        assert status == 201, body
     finally:
         await cluster.stop()
         cluster.processes.clear()

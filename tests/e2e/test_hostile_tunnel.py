@@ -1,4 +1,4 @@
-"""A desktop that sends rubbish: it is dropped, and nothing of it reaches anybody else."""
+"""Invalid frames in a tunnel: its connection is closed, and no other connection is affected."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 20261124
 
 
 def upgrade_request(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
-    """A bridge's request."""
+    """Return a desktop's request to open a tunnel."""
     return (
         "GET /ws/tunnel HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
@@ -29,7 +29,7 @@ def upgrade_request(token: str, protocol: str = "ctllm.tunnel.v1") -> bytes:
 
 
 def open_tunnel(port: int, token: str) -> socket.socket:
-    """A bridge's WebSocket, just after its 101."""
+    """Open a tunnel's WebSocket; return the socket after the 101 response."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     connection.sendall(upgrade_request(token))
     received = b""
@@ -38,18 +38,18 @@ def open_tunnel(port: int, token: str) -> socket.socket:
         assert byte, received
         received += byte
     assert b" 101 " in received.split(b"\r\n")[0], received
-    assert b"extensions" not in received.lower(), "nothing is compressed"
+    assert b"extensions" not in received.lower(), "compression was negotiated"
     return connection
 
 
 def websocket_frame(first: int, payload: bytes, masked: bool = True) -> bytes:
-    """One WebSocket frame whose first byte is `first`."""
+    """Return a WebSocket frame whose first byte is `first`."""
     length = bytes([(0x80 if masked else 0) | 126]) + struct.pack("!H", len(payload))
     return bytes([first]) + length + (bytes(4) if masked else b"") + payload
 
 
 def is_closed_after(port: int, token: str, data: bytes) -> bool:
-    """Whether the connection is closed on us after `data`, within 20 s."""
+    """Return whether the proxy closes the tunnel within 20 s after `data`."""
     with open_tunnel(port, token) as connection:
         try:
             connection.sendall(data)
@@ -63,8 +63,7 @@ def is_closed_after(port: int, token: str, data: bytes) -> bool:
 
 
 @ensureDeferred
-async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
-    """Compressed, unmasked, endless, reserved or garbled frames end that connection only."""
+async def test_invalid_frames_close_only_their_own_connection(cluster: Cluster) -> None:
     cloud = await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)
@@ -77,14 +76,14 @@ async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
         "unmasked": websocket_frame(0x82, b"x" * 30, masked=False),
         "reserved bits": websocket_frame(0xB2, b"x" * 30),
         "an unknown opcode": websocket_frame(0x83, b"x" * 30),
-        "a text": websocket_frame(0x81, b"hello"),
-        "a continuation of nothing": websocket_frame(0x80, b"x" * 30),
-        "a ping in pieces": websocket_frame(0x09, b"x"),
+        "a text frame": websocket_frame(0x81, b"hello"),
+        "a continuation without a message": websocket_frame(0x80, b"x" * 30),
+        "a fragmented ping": websocket_frame(0x09, b"x"),
         "a giant ping": websocket_frame(0x89, b"x" * 200),
-        "more than a message may have": b"\x82\xff" + struct.pack("!Q", 1 << 40) + bytes(4),
+        "a message over the limit": b"\x82\xff" + struct.pack("!Q", 1 << 40) + bytes(4),
         "a negative length": b"\x82\xff" + b"\xff" * 8 + bytes(4),
-        "a frame of the tunnel's before HELLO": websocket_frame(0x82, b"\x05" + bytes(20)),
-        "no HELLO but rubbish": websocket_frame(0x82, rng.randbytes(300)),
+        "a tunnel frame before HELLO": websocket_frame(0x82, b"\x05" + bytes(20)),
+        "random bytes instead of HELLO": websocket_frame(0x82, rng.randbytes(300)),
         "a HELLO of another version": websocket_frame(
             0x82, b"\x01" + struct.pack("!I", 26) + bytes(16) + b'{"version":9,"window":999}'
         ),
@@ -94,16 +93,16 @@ async def test_rubbish_on_the_tunnel(cluster: Cluster) -> None:
     for _ in range(150):
         data = websocket_frame(0x82, rng.randbytes(rng.randrange(1, 400)))
         data = bytes([rng.randrange(256)]) + data[1:] if rng.random() < 0.5 else data
-        with await deferToThread(open_tunnel, cluster.cloud_port, token) as wire:
-            wire.sendall(data + rng.randbytes(200))
+        with await deferToThread(open_tunnel, cluster.cloud_port, token) as connection:
+            connection.sendall(data + rng.randbytes(200))
     status, _, _ = await cluster.request("GET", "/api/tags", token=alice)
     assert status == 200
-    assert child_pids(cloud.pid) == before, "the proxy lives"
+    assert child_pids(cloud.pid) == before, "the proxy was replaced"
     assert "Traceback" not in cloud.output, cloud.output
 
 
 def read_until_closed(port: int, data: bytes) -> bytes:
-    """All that comes on one connection after `data`, until it is closed on us."""
+    """Send `data` on a new connection; return what is received until it closes."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(data)
@@ -113,28 +112,32 @@ def read_until_closed(port: int, data: bytes) -> bytes:
 
 
 @ensureDeferred
-async def test_a_refused_tunnel_leaves_nobody_elses_connection_behind(cluster: Cluster) -> None:
-    """What a front end sends next on it, for another user, never reaches the first one's proxy."""
+async def test_a_connection_is_not_reused_after_a_refused_tunnel(cluster: Cluster) -> None:
+    """A reverse proxy's next request on it, for another user, never reaches the first user's proxy."""
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)
     mallory = await cluster.create_token("mallory", "desktop")
     alice = await cluster.create_token("alice")
-    hers = f"GET /api/tags HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n\r\n".encode()
+    alice_request = (
+        f"GET /api/tags HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {alice}\r\n\r\n".encode()
+    )
     open_now: list[socket.socket] = []
     try:
         for number in range(MAX_TUNNELS + 2):
             full = number == MAX_TUNNELS + 1
             refused = upgrade_request(mallory) if full else upgrade_request(mallory, "chat")
-            if full or not number:  # first for its protocol, in the end for lack of room
-                said = await deferToThread(read_until_closed, cluster.cloud_port, refused + hers)
-                assert said.startswith(b"HTTP/1.1 429 " if full else b"HTTP/1.1 400 "), said
-                assert b"\r\nConnection: close\r\n" in said, said
-                assert said.count(b"HTTP/1.1") == 1, said
+            if full or not number:  # first for its protocol, at the end for the limit
+                response = await deferToThread(
+                    read_until_closed, cluster.cloud_port, refused + alice_request
+                )
+                assert response.startswith(b"HTTP/1.1 429 " if full else b"HTTP/1.1 400 "), response
+                assert b"\r\nConnection: close\r\n" in response, response
+                assert response.count(b"HTTP/1.1") == 1, response
             else:
                 open_now.append(await deferToThread(open_tunnel, cluster.cloud_port, mallory))
     finally:
-        for wire in open_now:
-            wire.close()
+        for connection in open_now:
+            connection.close()
     status, _, _ = await cluster.request("GET", "/api/tags", token=alice)
     assert status == 200

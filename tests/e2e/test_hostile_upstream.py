@@ -1,4 +1,7 @@
-"""An Ollama that answers nonsense, without end, or twice: an error, never passed for whole."""
+"""An Ollama with invalid, endless or incomplete responses: clients get an error.
+
+An incomplete response never looks complete.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ OK = b"HTTP/1.1 200 OK\r\n"
 WITH_LENGTH = OK + b"Content-Length: 5\r\n\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
-#: Refused before a byte of them is passed on: 502, whole.
+#: Refused before any byte is relayed: a complete 502 response.
 INVALID = {
     "another protocol": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     "a later version": b"HTTP/2 200 OK\r\n\r\n",
     "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
-    "a status of no meaning": b"HTTP/1.1 999 OK\r\n\r\n",
+    "a status over 599": b"HTTP/1.1 999 OK\r\n\r\n",
     "a missing colon": OK + b"nothing\r\n\r\n",
     "a folded line": OK + b"A: b\r\n c\r\n\r\n",
     "a bare line feed": OK + b"A: b\nSet-Cookie: c=d\r\n\r\n",
@@ -42,10 +45,10 @@ INVALID = {
     "another coding": OK + b"Transfer-Encoding: gzip\r\n\r\nhello",
     "a switch of protocols": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
     "a giant head": OK + b"A: " + b"b" * 1_000_000 + b"\r\n\r\n",
-    "endless interim answers": b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
-    "nothing": b"",
+    "endless interim responses": b"HTTP/1.1 100 Continue\r\n\r\n" * 40_000,
+    "an empty response": b"",
 }
-#: Begun, so broken off.
+#: Invalid after the head: relayed, then broken off.
 INCOMPLETE = {
     "a length not reached": WITH_LENGTH + b"hel",
     "no last chunk": CHUNKED + b"5\r\nhello\r\n",
@@ -56,70 +59,74 @@ INCOMPLETE = {
     "a giant extension": CHUNKED + b"5\r\nhello\r\n5;" + b"x" * 100_000,
     "endless trailers": CHUNKED + b"5\r\nhello\r\n0\r\n" + b"A: b\r\n" * 40_000,
 }
-#: Fine, and the body that arrives.
+#: Valid responses, and the body that reaches the client.
 VALID = {
-    "to the end": (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
+    "until close": (b"HTTP/1.0 200 OK\r\n\r\nhello", b"hello"),
     "with trailers": (CHUNKED + b"5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n", b"hello"),
-    "with words after it": (WITH_LENGTH + b"hello" + OK + b"Content-Length: 4\r\n\r\nevil", b"hello"),
-    "an empty one with words": (b"HTTP/1.1 204 No Content\r\n\r\nevil", b""),
+    "with bytes after it": (
+        WITH_LENGTH + b"hello" + OK + b"Content-Length: 4\r\n\r\nevil", b"hello",
+    ),
+    "without a body, with bytes after it": (b"HTTP/1.1 204 No Content\r\n\r\nevil", b""),
     "gzipped": (OK + b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n\x1f\x8b", b"\x1f\x8b"),
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def raw_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A line with a raw Ollama."""
+    """A cluster with a raw Ollama."""
     cluster = Cluster(tmp_path_factory.mktemp("answers"))
     yield pytest_twisted.blockon(Deferred.fromCoroutine(start_raw_cluster(cluster)))
     pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
-async def request_response(raw_cluster: RawCluster, door: str, response: bytes) -> bytes:
-    """What a client hears where Ollama says `answer` and closes."""
+async def request_response(raw_cluster: RawCluster, entry_point: str, response: bytes) -> bytes:
+    """Return what a client receives if Ollama sends `response` and closes."""
     raw_cluster.ollama.responses[b"/probe"] = (response, True)
-    at = raw_cluster.entry_points[door]
+    client = raw_cluster.entry_points[entry_point]
     head = b"POST /probe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
-    return await at.send(head + at.credential_header + b"\r\nConnection: close\r\n\r\nx")
+    return await client.send(head + client.credential_header + b"\r\nConnection: close\r\n\r\nx")
 
 
-@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_nonsense_is_a_502(raw_cluster: RawCluster, door: str) -> None:
-    """A whole answer with a sentence; nothing that Ollama said is in it. The next is served."""
-    for name, answer in INVALID.items():
-        heard = await request_response(raw_cluster, door, answer)
-        assert heard.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, heard[:300])
-        assert heard.count(b"HTTP/1.1") <= 2 and b"Ollama" in heard, (name, heard[:300])
-        assert b"Set-Cookie" not in heard, name
+async def test_invalid_responses_become_502(raw_cluster: RawCluster, entry_point: str) -> None:
+    """The error names Ollama and contains nothing of its response; the next request succeeds."""
+    for name, response in INVALID.items():
+        received = await request_response(raw_cluster, entry_point, response)
+        assert received.startswith((b"HTTP/1.1 502 ", b"HTTP/1.1 503 ")), (name, received[:300])
+        assert received.count(b"HTTP/1.1") <= 2 and b"Ollama" in received, (name, received[:300])
+        assert b"Set-Cookie" not in received, name
     raw_cluster.ollama.responses.clear()
     await raw_cluster.check_serves()
 
 
-@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_breaks_in_the_middle_never_ends_well(
-    raw_cluster: RawCluster, door: str
+async def test_incomplete_responses_do_not_look_complete(
+    raw_cluster: RawCluster, entry_point: str
 ) -> None:
-    """What came is passed on; then neither a last chunk nor as many bytes as were said."""
-    for name, answer in INCOMPLETE.items():
-        heard = await request_response(raw_cluster, door, answer)
-        head, _, body = heard.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 "), (name, heard[:300])
-        assert not body.endswith(b"0\r\n\r\n"), (name, heard[-300:])
+    """What arrived is relayed, without a last chunk and with fewer bytes than Content-Length."""
+    for name, response in INCOMPLETE.items():
+        received = await request_response(raw_cluster, entry_point, response)
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), (name, received[:300])
+        assert not body.endswith(b"0\r\n\r\n"), (name, received[-300:])
         if b"content-length: 5" in head.lower():
             assert len(body) < 5, name
     raw_cluster.ollama.responses.clear()
     await raw_cluster.check_serves()
 
 
-@pytest.mark.parametrize("door", ["cloud", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "endpoint"])
 @ensureDeferred
-async def test_what_follows_an_answer_is_nobodys(raw_cluster: RawCluster, door: str) -> None:
-    """Each good body arrives as it was; bytes after it are no part of it and no next answer."""
-    for name, (answer, body) in VALID.items():
-        heard = await request_response(raw_cluster, door, answer)
-        assert b"evil" not in heard, name
-        assert body in heard and heard.startswith(b"HTTP/1.1 20"), (name, heard)
+async def test_bytes_after_a_response_are_discarded(
+    raw_cluster: RawCluster, entry_point: str
+) -> None:
+    """They belong neither to the response's body nor to the next response."""
+    for name, (response, body) in VALID.items():
+        received = await request_response(raw_cluster, entry_point, response)
+        assert b"evil" not in received, name
+        assert body in received and received.startswith(b"HTTP/1.1 20"), (name, received)
         status, _, after = await raw_cluster.cluster.request(
             "GET", "/alive", token=raw_cluster.cluster.api_key
         )
@@ -127,7 +134,7 @@ async def test_what_follows_an_answer_is_nobodys(raw_cluster: RawCluster, door: 
     raw_cluster.ollama.responses.clear()
 
 
-#: What servers and browsers on the way would obey.
+#: Headers that reverse proxies or browsers would act on.
 CONTROL_HEADERS = (
     b"X-Accel-Redirect: /internal/secret", b"X-Accel-Buffering: yes", b"X-Sendfile: /etc/passwd",
     b"Set-Cookie: ctllm-session=evil", b'Clear-Site-Data: "*"', b"Alt-Svc: h3=evil:443",
@@ -138,22 +145,24 @@ CONTROL_HEADERS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("door", ["cloud", "proxy", "endpoint"])
+@pytest.mark.parametrize("entry_point", ["cloud", "proxy", "endpoint"])
 @ensureDeferred
-async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> None:
-    """None of them passes, in the head, before it or after the body; what is HTML is inert."""
+async def test_headers_that_control_browsers_or_proxies_are_removed(
+    raw_cluster: RawCluster, entry_point: str
+) -> None:
+    """In the head, in interim responses and in trailers; HTML is sandboxed."""
     lines = b"\r\n".join(CONTROL_HEADERS)
     body = b"<script>evil()</script>"
-    for answer in (
+    for response in (
         OK + b"Content-Type: text/html\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
         b"HTTP/1.1 103 Early Hints\r\n" + lines + b"\r\n\r\n" + OK
         + b"Content-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n17\r\n" + body
         + b"\r\n0\r\n" + lines + b"\r\n\r\n",
         b"HTTP/1.1 307 See\r\n" + lines + b"\r\nContent-Length: 23\r\n\r\n" + body,
     ):  # fmt: skip
-        heard = await request_response(raw_cluster, door, answer)
-        head = heard.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
-        assert body in heard, heard
+        received = await request_response(raw_cluster, entry_point, response)
+        head = received.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
+        assert body in received, received
         for line in CONTROL_HEADERS:
             assert line.lower() + b"\r\n" not in head, line
             if not line.startswith((b"Content-Security", b"Ctllm-")):
@@ -161,13 +170,13 @@ async def test_headers_that_give_orders(raw_cluster: RawCluster, door: str) -> N
         assert head.count(b"\r\nctllm-desktop:") <= 1
         assert b"\r\nx-content-type-options: nosniff\r\n" in head
         assert b"\r\ncontent-security-policy: default-src 'none'; sandbox\r\n" in head
-        assert heard.count(b"HTTP/1.1") == 1
+        assert received.count(b"HTTP/1.1") == 1
     raw_cluster.ollama.responses.clear()
 
 
 @ensureDeferred
-async def test_names_that_no_header_can_have(cluster: Cluster) -> None:
-    """A model's, a desktop's: each request is answered, and others on that tunnel are, too."""
+async def test_names_that_are_invalid_in_a_header_do_not_break_responses(cluster: Cluster) -> None:
+    """Names of models and of a desktop; concurrent requests in the tunnel succeed."""
     cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
     endpoint = free_port()
     await cluster.start_cloud()
@@ -182,7 +191,7 @@ async def test_names_that_no_header_can_have(cluster: Cluster) -> None:
             status, headers, _ = await cluster.request(
                 "POST", "/api/chat", {"model": model}, key, port=port
             )
-            assert status in (400, 404), (model, status)  # by Ollama, which was asked
+            assert status in (400, 404), (model, status)  # from Ollama
             assert "x" not in headers
             if port == cluster.cloud_port:
                 assert headers["ctllm-desktop"] == "attic"
@@ -255,31 +264,36 @@ STREAMS: dict[str, tuple[Any, bytes, bytes, bytes, type[Exception]]] = {
 
 @pytest.mark.parametrize("client", STREAMS)
 @ensureDeferred
-async def test_a_death_inside_a_line_is_the_dialects_error(
+async def test_clients_raise_their_api_error_when_a_line_is_cut(
     raw_cluster: RawCluster, client: str
 ) -> None:
-    """The official clients raise what they raise for any error; never one of their parsers."""
-    call, target, begun, rest, kind = STREAMS[client]
-    media = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
-    whole = begun + rest
-    for cut in (len(begun), len(begun) + 1, len(whole) - 1, len(whole) - 4, len(whole) // 2, 9):
-        said = whole[:cut]
-        answer = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media
-        raw_cluster.ollama.responses[target] = (answer + b"%x\r\n%b\r\n" % (len(said), said), True)
-        with pytest.raises(kind) as raised:
+    """Never an error of their parsers."""
+    call, target, start, rest, error_class = STREAMS[client]
+    media_type = b"application/x-ndjson" if client == "ollama" else b"text/event-stream"
+    complete = start + rest
+    for cut in (
+        len(start), len(start) + 1, len(complete) - 1, len(complete) - 4, len(complete) // 2, 9
+    ):  # fmt: skip
+        sent = complete[:cut]
+        response = OK + b"Content-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % media_type
+        raw_cluster.ollama.responses[target] = (
+            response + b"%x\r\n%b\r\n" % (len(sent), sent),
+            True,
+        )
+        with pytest.raises(error_class) as raised:
             await deferToThread(call, raw_cluster.cluster.url, raw_cluster.cluster.api_key)
         assert "No complete response" in str(raised.value), (cut, raised.value)
     raw_cluster.ollama.responses.clear()
 
 
 @ensureDeferred
-async def test_interim_answers_without_end_are_ended(raw_cluster: RawCluster) -> None:
-    """An Ollama that never stops saying 100 is hung up on; its client hears 502."""
-    gone: list[bool] = []
+async def test_endless_interim_responses_are_aborted(raw_cluster: RawCluster) -> None:
+    """The connection to Ollama is closed, and the client gets 502."""
+    closed: list[bool] = []
     loops: list[LoopingCall] = []
 
     def flood(transport: Any) -> None:
-        transport.protocol.connectionLost = lambda reason: gone.append(True)
+        transport.protocol.connectionLost = lambda reason: closed.append(True)
         loops.append(LoopingCall(transport.write, b"HTTP/1.1 100 Continue\r\n\r\n" * 100))
         loops[0].start(0.01)
 
@@ -288,6 +302,6 @@ async def test_interim_answers_without_end_are_ended(raw_cluster: RawCluster) ->
         "GET", "/flood", token=raw_cluster.cluster.api_key
     )
     assert status == 502
-    await wait_until(lambda: gone, "the connection to be closed")
+    await wait_until(lambda: closed, "the connection to be closed")
     loops[0].stop()
     await raw_cluster.check_serves()

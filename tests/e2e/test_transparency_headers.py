@@ -1,4 +1,4 @@
-"""What Ollama is told of whoever asks: nothing. What it is told of what is asked: everything."""
+"""Request headers: those that identify the client are removed, all others reach Ollama."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pytest_twisted import ensureDeferred
 
 from tests.e2e.mirrored_requests import HOP_BY_HOP, MirroredCluster, RawRequest
 
-#: Each ends before Ollama. Written down here once more, so that the product cannot agree with
-#: itself; names in the case in which clients and proxies have them.
+#: Removed before Ollama. Repeated here, so that the tests do not depend on the product's list;
+#: names in the case that clients and reverse proxies use.
 CREDENTIALS = (
     ("Cookie", "ctllm-session=secret; a=b"),
     ("X-Api-Key", "secret"),
@@ -102,48 +102,56 @@ REQUESTS = (
 )
 
 
-@pytest.mark.parametrize("ask", REQUESTS, ids=str)
+@pytest.mark.parametrize("raw_request", REQUESTS, ids=str)
 @ensureDeferred
 async def test_nothing_about_the_client_reaches_ollama(
-    mirrored: MirroredCluster, ask: RawRequest
+    mirrored: MirroredCluster, raw_request: RawRequest
 ) -> None:
-    """All at once, in both halves of the head: of these none arrives, of the others every one."""
-    mixed = (*CLIENT_METADATA, *FORWARDED, *CREDENTIALS, *HOP_BY_HOP_HEADERS)
-    through = RawRequest(ask.method, ask.target, ask.body, mixed, ask.chunked)
-    mirrored.fake_ollama.settings.guard_host = False  # or the direct request would be refused
-    both = await mirrored.send_both(through)
+    """All headers in one request: of these none reaches Ollama, of the others every one."""
+    headers = (*CLIENT_METADATA, *FORWARDED, *CREDENTIALS, *HOP_BY_HOP_HEADERS)
+    sent = RawRequest(
+        raw_request.method, raw_request.target, raw_request.body, headers, raw_request.chunked
+    )
+    mirrored.fake_ollama.settings.guard_host = False  # otherwise the direct request is refused
+    result = await mirrored.send_both(sent)
     stripped = {name.lower() for name, _ in (*CREDENTIALS, *CLIENT_METADATA, *HOP_BY_HOP_HEADERS)}
     stripped |= {"host", "authorization"}
-    assert both.relayed_request.forwarded_headers(
+    assert result.relayed_request.forwarded_headers(
         {"host"}
-    ) == both.direct_request.forwarded_headers(stripped)
-    names = {name.lower() for name, _ in both.relayed_request.headers}
+    ) == result.direct_request.forwarded_headers(stripped)
+    names = {name.lower() for name, _ in result.relayed_request.headers}
     assert names & (stripped - {"host"}) == set()
     assert names & HOP_BY_HOP <= {"transfer-encoding"}
-    assert [value for name, value in both.relayed_request.headers if name.lower() == "host"] == [
+    assert [value for name, value in result.relayed_request.headers if name.lower() == "host"] == [
         f"127.0.0.1:{mirrored.port}"
     ]
-    assert "ctllm.example.org" not in str(both.relayed_request.headers)
+    assert "ctllm.example.org" not in str(result.relayed_request.headers)
 
 
 HOSTS = ("ctllm.example.org", "CTLLM.example.org:443", "192.0.2.7", "[2001:db8::1]:80", "", "a_b")
 ORIGINS = ("https://page.example", "null", "chrome-extension://abc", "http://evil.example:81", "x")
 
 
-@pytest.mark.parametrize("ask", REQUESTS, ids=str)
+@pytest.mark.parametrize("raw_request", REQUESTS, ids=str)
 @ensureDeferred
-async def test_no_host_and_no_origin_is_refused(mirrored: MirroredCluster, ask: RawRequest) -> None:
-    """Ollama refuses them with 403 where it is asked directly; through ctllm it never hears any."""
+async def test_requests_of_any_host_and_origin_are_accepted(
+    mirrored: MirroredCluster, raw_request: RawRequest
+) -> None:
+    """Ollama itself refuses unknown origins with 403; ctllm does not relay Host and Origin."""
     mirrored.fake_ollama.settings.guard_host = True
-    client = RawRequest(ask.method, ask.target, ask.body, chunked=ask.chunked)
-    usual = (await mirrored.send_both(client)).relayed_response
-    assert usual.status != 403
+    plain = RawRequest(
+        raw_request.method, raw_request.target, raw_request.body, chunked=raw_request.chunked
+    )
+    expected = (await mirrored.send_both(plain)).relayed_response
+    assert expected.status != 403
     for origin in ORIGINS:
-        both = await mirrored.send_both(
-            RawRequest(ask.method, ask.target, ask.body, (("Origin", origin),))
+        result = await mirrored.send_both(
+            RawRequest(
+                raw_request.method, raw_request.target, raw_request.body, (("Origin", origin),)
+            )
         )
-        assert both.direct_response.status == 403
-        assert both.relayed_response.relayed_parts == usual.relayed_parts
+        assert result.direct_response.status == 403
+        assert result.relayed_response.relayed_parts == expected.relayed_parts
     for host in HOSTS:
-        answer = await mirrored.send_relayed(client, host)
-        assert answer.relayed_parts == usual.relayed_parts
+        response = await mirrored.send_relayed(plain, host)
+        assert response.relayed_parts == expected.relayed_parts

@@ -1,4 +1,4 @@
-"""Requests of every shape: Ollama receives what was sent."""
+"""Request bodies of every kind reach Ollama unchanged."""
 
 from __future__ import annotations
 
@@ -14,68 +14,72 @@ from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequ
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
 
 
-def check_received(both: MirroredResult, content: bytes) -> None:
-    """The body arrived, and the answer to it is the direct one."""
+def check_received(result: MirroredResult, content: bytes) -> None:
+    """Check that Ollama received this body, and that the response is the direct one."""
     digest = hashlib.sha256(content).hexdigest()
-    for record in (both.direct_request.record, both.relayed_request.record):
+    for record in (result.direct_request.record, result.relayed_request.record):
         assert (record.body_length, record.body_sha256) == (len(content), digest)
-    assert both.relayed_request.framing == both.direct_request.framing
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+    assert result.relayed_request.framing == result.direct_request.framing
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("size", [0, 1, 65536, 300_000, 6_000_000])
 @ensureDeferred
-async def test_blobs(mirrored: MirroredCluster, size: int, chunked: bool) -> None:
-    """Uploads of any size and any bytes, with a length or in chunks."""
+async def test_uploads_of_any_size_are_relayed_unchanged(
+    mirrored: MirroredCluster, size: int, chunked: bool
+) -> None:
     blob = os.urandom(size)
     path = f"/api/blobs/sha256:{hashlib.sha256(blob).hexdigest()}"
-    both = await mirrored.send_both(RawRequest("POST", path, blob, chunked=chunked))
-    assert both.relayed_response.status == 201
-    check_received(both, blob)
+    result = await mirrored.send_both(RawRequest("POST", path, blob, chunked=chunked))
+    assert result.relayed_response.status == 201
+    check_received(result, blob)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS"])
 @ensureDeferred
-async def test_bodies_of_every_method(
+async def test_requests_of_every_method_keep_their_body(
     mirrored: MirroredCluster, method: str, chunked: bool
 ) -> None:
-    """Whatever the method, a body goes with it."""
     content = json.dumps(CHAT).encode()
-    both = await mirrored.send_both(RawRequest(method, "/api/chat", CHAT, chunked=chunked))
-    check_received(both, content)
+    result = await mirrored.send_both(RawRequest(method, "/api/chat", CHAT, chunked=chunked))
+    check_received(result, content)
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @ensureDeferred
 async def test_expect_100_continue(mirrored: MirroredCluster, chunked: bool) -> None:
-    """A client that waits to be asked for its body is asked."""
+    """A client that waits for 100 Continue receives it."""
     blob = os.urandom(200_000)
     path = f"/api/blobs/sha256:{hashlib.sha256(blob).hexdigest()}"
-    both = await mirrored.send_both(
+    result = await mirrored.send_both(
         RawRequest("POST", path, blob, (("Expect", "100-continue"),), chunked)
     )
-    assert both.relayed_response.interim_statuses == both.direct_response.interim_statuses == (100,)
-    assert both.relayed_response.status == 201
-    check_received(both, blob)
+    assert (
+        result.relayed_response.interim_statuses
+        == result.direct_response.interim_statuses
+        == (100,)
+    )
+    assert result.relayed_response.status == 201
+    check_received(result, blob)
 
 
 @ensureDeferred
-async def test_an_empty_body_is_not_none(mirrored: MirroredCluster) -> None:
-    """Content-Length: 0 and no length at all arrive as they were."""
-    for ask in (
+async def test_an_empty_body_differs_from_no_body(mirrored: MirroredCluster) -> None:
+    """`Content-Length: 0` and no length are relayed as they are."""
+    for raw_request in (
         RawRequest("POST", "/api/chat", b""),
         RawRequest("POST", "/api/chat"),
         RawRequest("DELETE", "/api/x"),
     ):
-        both = await mirrored.send_both(ask)
-        check_received(both, b"")
+        result = await mirrored.send_both(raw_request)
+        check_received(result, b"")
 
 
 @ensureDeferred
-async def test_text_of_every_script_arrives(mirrored: MirroredCluster) -> None:
-    """JSON is not read, so neither its spaces nor its escapes nor broken characters change."""
+async def test_json_is_not_reencoded(mirrored: MirroredCluster) -> None:
+    """Spaces, escapes, other encodings and invalid text reach Ollama unchanged."""
     odd = '{ "model" : "llama3.2",\r\n\t"prompt":"\\u0000é漢字🙂\\ud83d","messages":[],'
     odd += '"options":{"seed":1e400,"big":123456789012345678901234567890},"stop":null}\n\n'
     for content in (odd.encode(), odd.encode("utf-16"), b"\xff\xfe{", b"not JSON"):

@@ -1,4 +1,4 @@
-"""Answers of every shape, errors and broken ones included: the same through ctllm as directly."""
+"""Responses of every kind, including errors and incomplete ones, are relayed unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STREAMS = tuple(
 async def send_scripted(
     mirrored: MirroredCluster, request: RawRequest, script: Script
 ) -> MirroredResult:
-    """Ask twice what the fake Ollama answers by a script."""
+    """Send a request that the fake Ollama answers by `script`."""
 
     def prepare(fake_ollama: FakeOllama) -> None:
         fake_ollama.script(lambda record: record.header("x-try") is not None, script)
@@ -50,51 +50,63 @@ def raw_response(status_line: str, *headers: str, body: str = "", interim: str =
     "status", [400, 401, 403, 404, 405, 413, 422, 429, 499, 500, 502, 503, 504]
 )
 @ensureDeferred
-async def test_errors_before_the_stream(mirrored: MirroredCluster, status: int) -> None:
-    """Status, body and Retry-After are Ollama's own in every dialect; nothing is made of them."""
+async def test_errors_before_the_stream_are_relayed_unchanged(
+    mirrored: MirroredCluster, status: int
+) -> None:
+    """Status, body and Retry-After, in each API."""
     headers = {"Retry-After": "17", "WWW-Authenticate": 'Basic realm="x"', "Allow": "GET"}
     for stream in STREAMS:
         body = json.dumps({"error": {"message": f"no: {status}", "type": "t", "code": None}})
-        both = await send_scripted(mirrored, stream, Script(error_before=(status, body, headers)))
-        assert (both.relayed_response.status, both.relayed_response.body) == (status, body.encode())
-        assert both.relayed_response.header("retry-after") == "17"
-        assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+        result = await send_scripted(mirrored, stream, Script(error_before=(status, body, headers)))
+        assert (result.relayed_response.status, result.relayed_response.body) == (
+            status,
+            body.encode(),
+        )
+        assert result.relayed_response.header("retry-after") == "17"
+        assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=str)
 @ensureDeferred
-async def test_an_error_in_the_stream(mirrored: MirroredCluster, stream: RawRequest) -> None:
-    """Ollama's line stands where it stood, once, and the answer ends as Ollama ended it."""
-    both = await send_scripted(mirrored, stream, Script(error_in_stream=(3, "the model fell over")))
-    assert both.direct_response.status == 200
-    assert both.direct_response.body.count(b"the model fell over") == 1
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+async def test_an_error_in_the_stream_is_relayed_once(
+    mirrored: MirroredCluster, stream: RawRequest
+) -> None:
+    """At its position; the response ends as Ollama ended it."""
+    result = await send_scripted(
+        mirrored, stream, Script(error_in_stream=(3, "the model fell over"))
+    )
+    assert result.direct_response.status == 200
+    assert result.direct_response.body.count(b"the model fell over") == 1
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=str)
 @ensureDeferred
-async def test_a_stream_that_breaks(mirrored: MirroredCluster, stream: RawRequest) -> None:
-    """What came is passed on, then the dialect's error follows; neither end is a clean one."""
-    both = await send_scripted(mirrored, stream, Script(break_after=3))
-    assert not both.direct_response.is_complete
-    assert not both.relayed_response.is_complete
-    assert both.relayed_response.body.startswith(both.direct_response.body)
-    error = both.relayed_response.body.removeprefix(both.direct_response.body)
+async def test_an_incomplete_stream_ends_with_an_error(
+    mirrored: MirroredCluster, stream: RawRequest
+) -> None:
+    """What arrived is relayed, then the API's error follows, and the framing is incomplete."""
+    result = await send_scripted(mirrored, stream, Script(break_after=3))
+    assert not result.direct_response.is_complete
+    assert not result.relayed_response.is_complete
+    assert result.relayed_response.body.startswith(result.direct_response.body)
+    error = result.relayed_response.body.removeprefix(result.direct_response.body)
     assert b"No complete response" in error
     assert error.endswith(b"\n")
     for success in (b'"done":true', b"[DONE]", b"response.completed", b"message_stop"):
-        assert success not in both.relayed_response.body
+        assert success not in result.relayed_response.body
 
 
 @ensureDeferred
-async def test_an_answer_that_breaks(mirrored: MirroredCluster) -> None:
-    """One with a length ends short of it, as it did."""
-    both = await send_scripted(mirrored, RawRequest("GET", "/api/tags"), Script(break_after=0))
-    assert not both.direct_response.is_complete
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+async def test_an_incomplete_response_with_a_length_stays_incomplete(
+    mirrored: MirroredCluster,
+) -> None:
+    result = await send_scripted(mirrored, RawRequest("GET", "/api/tags"), Script(break_after=0))
+    assert not result.direct_response.is_complete
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
-# -- shapes
+# -- framing and headers
 
 BINARY = bytes(range(256)).decode("latin-1") * 40
 CHUNKED = "Transfer-Encoding: chunked"
@@ -102,7 +114,9 @@ RESPONSES = {
     "a length": raw_response("HTTP/1.1 200 OK", "Content-Length: 5", body="hello"),
     "binary": raw_response("HTTP/1.1 200 OK", f"Content-Length: {len(BINARY)}", body=BINARY),
     "nothing": raw_response("HTTP/1.1 200 OK", "Content-Length: 0"),
-    "chunks": raw_response("HTTP/1.1 200 OK", CHUNKED, body="1\r\na\r\n0A\r\n0123456789\r\n0\r\n\r\n"),
+    "chunks": raw_response(
+        "HTTP/1.1 200 OK", CHUNKED, body="1\r\na\r\n0A\r\n0123456789\r\n0\r\n\r\n",
+    ),
     "no chunks": raw_response("HTTP/1.1 200 OK", CHUNKED, body="0\r\n\r\n"),
     "chunks with extensions": raw_response(
         "HTTP/1.1 200 OK", CHUNKED, body='3;a=b;c="d"\r\nabc\r\n0;last\r\n\r\n'
@@ -140,62 +154,70 @@ RESPONSES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", RESPONSES)
+@pytest.mark.parametrize("case", RESPONSES)
 @ensureDeferred
-async def test_shapes(mirrored: MirroredCluster, shape: str) -> None:
-    """Every way in which an answer may lie on the wire, followed by another on the connection."""
-    for request in (RawRequest("GET", "/api/future"), RawRequest("POST", "/api/future", b"")):
-        both = await send_scripted(mirrored, request, Script(verbatim=RESPONSES[shape]))
-        assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
-        assert both.relayed_response.framing == both.direct_response.framing
-
-
-@ensureDeferred
-async def test_a_reason_that_is_left_out_is_filled_in(mirrored: MirroredCluster) -> None:
-    """With the standard one: some clients show nothing else."""
-    shape = raw_response("HTTP/1.1 404 ", "Content-Length: 0")
-    both = await send_scripted(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=shape))
-    assert (both.direct_response.reason, both.relayed_response.reason) == ("", "Not Found")
-
-
-@ensureDeferred
-async def test_an_answer_without_content_has_no_length(mirrored: MirroredCluster) -> None:
-    """As RFC 9110 wants it, whatever Ollama says."""
-    shape = raw_response("HTTP/1.1 204 No Content", "Content-Length: 0")
-    both = await send_scripted(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=shape))
-    assert both.relayed_response.status == 204
-    assert both.relayed_response.header("content-length") is None
-
-
-@ensureDeferred
-async def test_compressed_answers_stay_so(mirrored: MirroredCluster) -> None:
-    """Nothing is unpacked, and nothing is packed however much the client would like it."""
-    packed = gzip.compress(b"hello" * 100).decode("latin-1")
-    packing = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
-    wanted = (("Accept-Encoding", "gzip, br"),)
-    both = await send_scripted(
-        mirrored, RawRequest("GET", "/x", headers=wanted), Script(verbatim=packing + packed)
-    )
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
-    for stream in STREAMS:
-        both = await mirrored.send_both(
-            RawRequest(stream.method, stream.target, stream.body, wanted)
-        )
-        assert both.relayed_response.header("content-encoding") is None
-        assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
-
-
-@pytest.mark.parametrize("first", ["HTTP/1.1 200 OK", "HTTP/1.0 200 OK"])
-@ensureDeferred
-async def test_an_answer_that_ends_with_its_connection(
-    mirrored: MirroredCluster, first: str
+async def test_responses_of_every_framing_are_relayed_unchanged(
+    mirrored: MirroredCluster, case: str
 ) -> None:
-    """That was its end, and so it is for the client: nobody knows whether it was whole."""
-    script = Script(verbatim=raw_response(first, "X-A: b", body="all of it"), break_after=0)
-    both = await send_scripted(mirrored, RawRequest("GET", "/api/future"), script)
-    assert both.direct_response.framing == "close"
-    assert both.relayed_response.framing == "close"
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+    """A second request on the connection succeeds."""
+    for request in (RawRequest("GET", "/api/future"), RawRequest("POST", "/api/future", b"")):
+        result = await send_scripted(mirrored, request, Script(verbatim=RESPONSES[case]))
+        assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
+        assert result.relayed_response.framing == result.direct_response.framing
+
+
+@ensureDeferred
+async def test_a_missing_reason_is_filled_in(mirrored: MirroredCluster) -> None:
+    """With the standard one, because some clients show only the reason."""
+    response = raw_response("HTTP/1.1 404 ", "Content-Length: 0")
+    result = await send_scripted(
+        mirrored, RawRequest("GET", "/api/future"), Script(verbatim=response)
+    )
+    assert (result.direct_response.reason, result.relayed_response.reason) == ("", "Not Found")
+
+
+@ensureDeferred
+async def test_a_204_response_has_no_content_length(mirrored: MirroredCluster) -> None:
+    """RFC 9110, section 8.6."""
+    response = raw_response("HTTP/1.1 204 No Content", "Content-Length: 0")
+    result = await send_scripted(
+        mirrored, RawRequest("GET", "/api/future"), Script(verbatim=response)
+    )
+    assert result.relayed_response.status == 204
+    assert result.relayed_response.header("content-length") is None
+
+
+@ensureDeferred
+async def test_compression_is_not_changed(mirrored: MirroredCluster) -> None:
+    """Whatever Accept-Encoding says, nothing is compressed or decompressed."""
+    compressed = gzip.compress(b"hello" * 100).decode("latin-1")
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(compressed)}\r\n\r\n"
+    accept_encoding = (("Accept-Encoding", "gzip, br"),)
+    result = await send_scripted(
+        mirrored,
+        RawRequest("GET", "/x", headers=accept_encoding),
+        Script(verbatim=head + compressed),
+    )
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
+    for stream in STREAMS:
+        result = await mirrored.send_both(
+            RawRequest(stream.method, stream.target, stream.body, accept_encoding)
+        )
+        assert result.relayed_response.header("content-encoding") is None
+        assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
+
+
+@pytest.mark.parametrize("status_line", ["HTTP/1.1 200 OK", "HTTP/1.0 200 OK"])
+@ensureDeferred
+async def test_a_close_delimited_response_stays_so(
+    mirrored: MirroredCluster, status_line: str
+) -> None:
+    """Neither Ollama's client nor ctllm's can tell whether it is complete."""
+    script = Script(verbatim=raw_response(status_line, "X-A: b", body="all of it"), break_after=0)
+    result = await send_scripted(mirrored, RawRequest("GET", "/api/future"), script)
+    assert result.direct_response.framing == "close"
+    assert result.relayed_response.framing == "close"
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
 HEAD_RESPONSES = {
@@ -206,15 +228,17 @@ HEAD_RESPONSES = {
 }
 
 
-@pytest.mark.parametrize("shape", HEAD_RESPONSES)
+@pytest.mark.parametrize("case", HEAD_RESPONSES)
 @ensureDeferred
-async def test_heads_of_every_shape(mirrored: MirroredCluster, shape: str) -> None:
-    """What GET would have had is told and does not follow; the connection goes on."""
-    both = await send_scripted(
-        mirrored, RawRequest("HEAD", "/api/future"), Script(verbatim=HEAD_RESPONSES[shape])
+async def test_responses_to_head_are_relayed_unchanged(
+    mirrored: MirroredCluster, case: str
+) -> None:
+    """The headers of GET without a body; the connection stays open."""
+    result = await send_scripted(
+        mirrored, RawRequest("HEAD", "/api/future"), Script(verbatim=HEAD_RESPONSES[case])
     )
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
-    assert both.relayed_response.header("content-length") == both.direct_response.header(
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
+    assert result.relayed_response.header("content-length") == result.direct_response.header(
         "content-length"
     )
 
@@ -224,25 +248,26 @@ async def test_heads_of_every_shape(mirrored: MirroredCluster, shape: str) -> No
 
 @pytest.mark.parametrize("size", [1, 65535, 65536, 262144, 262145, 5_000_000])
 @ensureDeferred
-async def test_sizes(mirrored: MirroredCluster, size: int) -> None:
-    """Answers up to many windows, with a length and in a stream."""
+async def test_bodies_larger_than_the_windows_are_relayed(
+    mirrored: MirroredCluster, size: int
+) -> None:
+    """With a Content-Length, and streamed."""
     body = (bytes(range(256)) * (size // 256 + 1))[:size].decode("latin-1")
     fixed = raw_response("HTTP/1.1 200 OK", f"Content-Length: {size}", body=body)
-    both = await send_scripted(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=fixed))
-    assert len(both.relayed_response.body) == size
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
-    both = await send_scripted(mirrored, STREAMS[0], Script(size=size, line_bytes=1000))
-    assert len(both.relayed_response.body) >= size
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+    result = await send_scripted(mirrored, RawRequest("GET", "/api/future"), Script(verbatim=fixed))
+    assert len(result.relayed_response.body) == size
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
+    result = await send_scripted(mirrored, STREAMS[0], Script(size=size, line_bytes=1000))
+    assert len(result.relayed_response.body) >= size
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts
 
 
 @ensureDeferred
-async def test_one_very_long_line(mirrored: MirroredCluster) -> None:
-    """A line longer than every buffer on the way."""
+async def test_a_line_longer_than_every_buffer_is_relayed(mirrored: MirroredCluster) -> None:
     line = '{"response":"' + "x" * 3_000_000 + '"}\n'
-    kind = "Content-Type: application/x-ndjson"
+    content_type = "Content-Type: application/x-ndjson"
     chunk = f"{len(line):x}\r\n{line}\r\n0\r\n\r\n"
-    script = Script(verbatim=raw_response("HTTP/1.1 200 OK", CHUNKED, kind, body=chunk))
-    both = await send_scripted(mirrored, STREAMS[0], script)
-    assert both.relayed_response.body == line.encode()
-    assert both.relayed_response.relayed_parts == both.direct_response.relayed_parts
+    script = Script(verbatim=raw_response("HTTP/1.1 200 OK", CHUNKED, content_type, body=chunk))
+    result = await send_scripted(mirrored, STREAMS[0], script)
+    assert result.relayed_response.body == line.encode()
+    assert result.relayed_response.relayed_parts == result.direct_response.relayed_parts

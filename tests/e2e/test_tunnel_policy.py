@@ -1,4 +1,4 @@
-"""Who may ask what of whose Ollama: a real cloud, a real desktop, and what reaches Ollama."""
+"""Which requests API keys and tokens may send to Ollama, and what reaches it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pytest_twisted import ensureDeferred
 from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
-#: What a key that may use models must not reach, in the ways that Ollama's server reads as one.
+#: Requests that a key for models may not send, with paths that Ollama's server normalises.
 REFUSED = (
     ("DELETE", "/api/delete", {"model": "llama3.2"}),
     ("DELETE", "//api/%64elete/", {"model": "llama3.2"}),
@@ -34,8 +34,8 @@ REFUSED = (
 
 
 @pytest_twisted.async_yield_fixture()
-async def town(tmp_path: Path) -> Any:
-    """A cloud, alice's desktop, and two of her keys."""
+async def started(tmp_path: Path) -> Any:
+    """A cloud, alice's desktop, and an API key and an access token of hers."""
     cluster = Cluster(tmp_path)
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
@@ -48,74 +48,75 @@ async def town(tmp_path: Path) -> Any:
 
 
 def client_requests(cluster: Cluster) -> list[str]:
-    """What Ollama was asked, but for what the desktop itself asks."""
+    """Return the requests that reached Ollama, without the desktop's own."""
     own = ("/api/version", "/api/tags", "/api/ps")
     return [f"{r.method} {r.path}" for r in cluster.ollama.requests if r.path not in own]
 
 
 @ensureDeferred
-async def test_a_key_may_use_models_and_no_more(town: Cluster) -> None:
-    """Each refusal says how to allow it, and nothing of it reaches Ollama."""
+async def test_a_key_can_use_models_but_not_manage_them(started: Cluster) -> None:
+    """Each refusal states how to allow the request, which does not reach Ollama."""
     for method, path, body in REFUSED:
-        status, _, said = await town.request(method, path, body, town.api_key)
-        assert status == 403, (method, path, said)
-        assert "ctllm keys add NAME --manage" in json.loads(said)["error"]
-    assert client_requests(town) == []
+        status, _, response_body = await started.request(method, path, body, started.api_key)
+        assert status == 403, (method, path, response_body)
+        assert "ctllm keys add NAME --manage" in json.loads(response_body)["error"]
+    assert client_requests(started) == []
     chat = {"model": "llama3.2", "messages": [], "stream": False}
     for path in ("/api/chat", "//api/chat", "/api/chat/"):
-        status, _, said = await town.request("POST", path, chat, town.api_key)
-        assert status == 200, said
-    assert client_requests(town) == ["POST /api/chat"] * 3
-    status, headers, _ = await town.request("GET", "/api/chat", token=town.api_key)
+        status, _, response_body = await started.request("POST", path, chat, started.api_key)
+        assert status == 200, response_body
+    assert client_requests(started) == ["POST /api/chat"] * 3
+    status, headers, _ = await started.request("GET", "/api/chat", token=started.api_key)
     assert (status, headers["allow"]) == (405, "POST")
 
 
 @ensureDeferred
-async def test_who_may_manage(town: Cluster) -> None:
-    """A key made for that, and the owner's page: models, no other registries, not the account."""
-    wide = await town.run_ctllm("alice", "keys", "add", "--manage", "wide")
-    assert await town.run_ctllm("alice", "keys", "ls") == "app\nwide (manage)"
-    town.api_key = wide
-    await town.wait_for_api_key()
-    for token in (wide, town.alice_token):
+async def test_a_manage_key_and_the_owner_can_manage_models(started: Cluster) -> None:
+    """But not pull from other registries, or use Ollama's account."""
+    manage_key = await started.run_ctllm("alice", "keys", "add", "--manage", "wide")
+    assert await started.run_ctllm("alice", "keys", "ls") == "app\nwide (manage)"
+    started.api_key = manage_key
+    await started.wait_for_api_key()
+    for token in (manage_key, started.alice_token):
         copy = {"source": "llama3.2", "destination": "doomed"}
-        assert (await town.request("POST", "/api/copy", copy, token))[0] == 200
-        assert (await town.request("DELETE", "/api/delete", {"model": "doomed"}, token))[0] == 200
-        assert (await town.request("POST", "/api/pull", {"model": "tiny"}, token))[0] == 200
+        assert (await started.request("POST", "/api/copy", copy, token))[0] == 200
+        assert (await started.request("DELETE", "/api/delete", {"model": "doomed"}, token))[
+            0
+        ] == 200
+        assert (await started.request("POST", "/api/pull", {"model": "tiny"}, token))[0] == 200
         for pull in ({"model": "192.168.1.1:8080/a/b"}, {"model": "tiny", "insecure": True}):
-            status, _, said = await town.request("POST", "/api/pull", pull, token)
-            assert status == 403, said
+            status, _, response_body = await started.request("POST", "/api/pull", pull, token)
+            assert status == 403, response_body
         for method, path, body in REFUSED[-5:]:
-            status, _, said = await town.request(method, path, body, token)
-            assert status == 403, said
-            assert "desktop.allowed_requests" in json.loads(said)["error"]
+            status, _, response_body = await started.request(method, path, body, token)
+            assert status == 403, response_body
+            assert "desktop.allowed_requests" in json.loads(response_body)["error"]
     expected = ["POST /api/copy", "DELETE /api/delete", "POST /api/pull"] * 2
-    assert client_requests(town) == expected
+    assert client_requests(started) == expected
 
 
 @pytest.mark.parametrize(
-    ("allow", "passes"), [("use", []), ("*", ["DELETE /api/delete", "POST /api/me"])]
+    ("allowed", "forwarded"), [("use", []), ("*", ["DELETE /api/delete", "POST /api/me"])]
 )
 @ensureDeferred
-async def test_the_desktop_has_the_last_word(
-    cluster: Cluster, allow: str, passes: list[str]
+async def test_the_desktops_configuration_overrides_the_clouds_permission(
+    cluster: Cluster, allowed: str, forwarded: list[str]
 ) -> None:
-    """Whatever the cloud lets its owner do, the desktop's own configuration decides."""
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
-    await cluster.start_desktop("alice", port, f"--allowed-requests={allow}")
+    await cluster.start_desktop("alice", port, f"--allowed-requests={allowed}")
     token = await cluster.create_token("alice")
     for method, path, body in (REFUSED[0], ("POST", "/api/me", None)):
-        status, _, said = await cluster.request(method, path, body, token)
+        status, _, response_body = await cluster.request(method, path, body, token)
         assert (
-            status == 403 and "desktop.allowed_requests" in json.loads(said)["error"]
-        ) or passes, said
-    assert client_requests(cluster) == passes
+            status == 403 and "desktop.allowed_requests" in json.loads(response_body)["error"]
+        ) or forwarded, response_body
+    assert client_requests(cluster) == forwarded
 
 
 @ensureDeferred
-async def test_never_leaves_my_machine(cluster: Cluster) -> None:
-    """Models of ollama.com are refused, through the cloud and at the endpoint; others are not."""
+async def test_remote_models_can_be_refused(cluster: Cluster) -> None:
+    """Models of ollama.com are refused by cloud and endpoint; local models are not."""
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2", "gpt-oss:120b-cloud")
     endpoint = free_port()
@@ -127,32 +128,34 @@ async def test_never_leaves_my_machine(cluster: Cluster) -> None:
     async def models() -> list[str]:
         return [model for each in await cluster.list_desktops(token) for model in each["models"]]
 
-    await wait_until(models, "the desktop to have told its models")
+    await wait_until(models, "the desktop's models to be listed")
     assert await models() == ["llama3.2:latest"]
-    for at in (cluster.cloud_port, endpoint):
+    for port_number in (cluster.cloud_port, endpoint):
         for path in ("/api/chat", "/v1/chat/completions", "/v1/messages"):
             body = {"messages": [], "model": "gpt-oss:120b-cloud"}
-            status, _, said = await cluster.request("POST", path, body, token, port=at)
-            assert (status, b"desktop.remote_models" in said) == (403, True), said
+            status, _, response_body = await cluster.request(
+                "POST", path, body, token, port=port_number
+            )
+            assert (status, b"desktop.remote_models" in response_body) == (403, True), response_body
         chat = {"messages": [], "model": "llama3.2", "stream": False}
-        assert (await cluster.request("POST", "/api/chat", chat, token, port=at))[0] == 200
+        assert (await cluster.request("POST", "/api/chat", chat, token, port=port_number))[0] == 200
     bodies = [each.body for each in cluster.ollama.requests if each.lines_sent and each.body]
     assert {json.loads(body)["model"] for body in bodies} == {"llama3.2"}
 
 
 @ensureDeferred
-async def test_who_is_at_the_door(town: Cluster) -> None:
-    """What clients see that bring no key, a key in other clothes, or a WebSocket."""
-    assert (await town.request("HEAD", "/"))[0] == 200
+async def test_requests_without_a_bearer_key(started: Cluster) -> None:
+    """HEAD /, the ollama command without a key, keys in other headers, and a WebSocket."""
+    assert (await started.request("HEAD", "/"))[0] == 200
     command = {"User-Agent": "ollama/0.12.6 (amd64 linux) Go/go1.24.1"}
-    status, _, said = await town.request("GET", "/api/tags", headers=command)
-    assert (status, "OLLAMA_HOST" in json.loads(said)["error"]) == (403, True)
-    basic = base64.b64encode(f"me:{town.api_key}".encode()).decode()
+    status, _, response_body = await started.request("GET", "/api/tags", headers=command)
+    assert (status, "OLLAMA_HOST" in json.loads(response_body)["error"]) == (403, True)
+    basic = base64.b64encode(f"me:{started.api_key}".encode()).decode()
     for headers in (
         {"Authorization": f"Basic {basic}"},
-        {"api-key": town.api_key},
-        {"Authorization": "Bearer ollama", "x-api-key": town.api_key},
+        {"api-key": started.api_key},
+        {"Authorization": "Bearer ollama", "x-api-key": started.api_key},
     ):
-        assert (await town.request("GET", "/api/tags", headers=headers))[0] == 200, headers
+        assert (await started.request("GET", "/api/tags", headers=headers))[0] == 200, headers
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    assert (await town.request("GET", "/v1/responses", headers=upgrade))[0] == 426
+    assert (await started.request("GET", "/v1/responses", headers=upgrade))[0] == 426
