@@ -1,11 +1,11 @@
-"""A thousand kills and restarts of tray, bridge and Ollama fake Ollama, in random order.
+"""Kill and restart the tray, the connection to the cloud and Ollama at random, a thousand times.
 
-The desktop lives through them all. Then its state must be right, and no process, socket, timer or
-file be left over, and its memory be what it was:
+The desktop keeps running. Afterwards it must be connected, with no process, socket or file left
+over, and without memory growth:
 
     python -m tests.soak [--rounds 1000] [--seed 1]
 
-Prints a line for every fifty, and ends with status 1 where something is wrong.
+Prints a line for every fifty kills; exits with status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tests.e2e.desktop_session import DesktopSession
 from tests.e2e.process_info import resident_megabytes
 from tests.ports import free_port
 
-#: Seconds until everything must be well again after the last kill.
+#: Seconds within which everything must be connected again after a kill.
 HEALTHY_TIMEOUT = 60.0
 
 
 class RelayedConnection(ProxyServer):
-    """One connection from the desktop to its cloud."""
+    """A connection from the desktop to its cloud."""
 
     def connectionMade(self) -> None:
         cast(CloudRelay, self.factory).connections.add(self)
@@ -49,7 +49,7 @@ class RelayedConnection(ProxyServer):
 
 
 class CloudRelay(ProxyFactory):
-    """The network between them."""
+    """A TCP relay between desktop and cloud whose connections can be aborted."""
 
     protocol = RelayedConnection
     noisy = False
@@ -59,7 +59,7 @@ class CloudRelay(ProxyFactory):
         self.connections: set[RelayedConnection] = set()
 
     def abort_connections(self) -> int:
-        """Every connection that there is; gives how many."""
+        """Abort every connection; return how many."""
         connections = list(self.connections)
         for each in connections:
             cast(Any, each.transport).abortConnection()
@@ -67,7 +67,7 @@ class CloudRelay(ProxyFactory):
 
 
 class Soak:
-    """One machine with a session, and a cloud beside it."""
+    """A desktop session with a desktop, a tray and Ollama, and a cloud."""
 
     def __init__(self, reactor: Any, folder: Path, rng: random.Random) -> None:
         self.reactor = reactor
@@ -106,7 +106,8 @@ class Soak:
         elif name == "desktop":
             self.running[name] = cluster.start_process(
                 "desktop", "python", "-m", "ctllm", "desktop", state,
-                f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
+                f"--ollama-host=127.0.0.1:{self.ollama_port}",
+                f"--desktop-listen=127.0.0.1:{self.endpoint}",
                 f"--cloud-url=http://127.0.0.1:{self.relay_port.getHost().port}",
             )  # fmt: skip
         else:
@@ -114,7 +115,7 @@ class Soak:
         cluster.processes = [each for each in cluster.processes if not each.exited.called]
 
     async def restart_one(self) -> None:
-        """One of them, in one of two ways, and it is started again."""
+        """Kill or terminate a random process and start it again, or abort the connections."""
         name = self.rng.choice(("ollama", "bridge", "tray"))
         await deferLater(self.reactor, self.rng.random() * 0.5, lambda: None)
         if name == "bridge":
@@ -128,7 +129,7 @@ class Soak:
         self.start(name)
 
     async def wait_until_healthy(self) -> Status:
-        """Wait until everything is as it should be."""
+        """Wait until all are connected and a request succeeds; return the status."""
 
         def status() -> Status | None:
             try:
@@ -137,29 +138,31 @@ class Soak:
             except CtllmError:
                 return None
 
-        def good() -> Status | None:
+        def healthy_status() -> Status | None:
             found = status()
             if found is None or found.state != "connected" or found.route != "local":
                 return None
             return found if [each.is_this for each in found.desktops] == [True] else None
 
-        found: Status = await wait_until(good, "everything to be well", HEALTHY_TIMEOUT)
+        found: Status = await wait_until(
+            healthy_status, "everything to be connected", HEALTHY_TIMEOUT
+        )
         await self.session.shows(": connected", HEALTHY_TIMEOUT)
         body = {"model": "llama3.2", "prompt": "hello", "stream": False}
 
-        async def answers() -> bool:
+        async def request_succeeds() -> bool:
             path = "/api/generate"
             return (await self.cluster.request("POST", path, body, port=self.endpoint))[0] == 200
 
-        await wait_until(answers, "an answer", HEALTHY_TIMEOUT)
+        await wait_until(request_succeeds, "a request to succeed", HEALTHY_TIMEOUT)
         return found
 
     def memory_megabytes(self) -> dict[str, int]:
-        """Megabytes of each process."""
+        """Return each process's memory, in MB."""
         return {name: round(resident_megabytes(each.pid)) for name, each in self.running.items()}
 
     def leftovers(self) -> list[str]:
-        """Processes that nobody started, and files that nobody needs."""
+        """Return processes that this test did not start, and unexpected files."""
         own = {program.pid for program in self.cluster.processes if not program.exited.called}
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
@@ -184,7 +187,7 @@ class Soak:
 
 
 async def soak(reactor: Any, rounds: int, seed: int) -> None:
-    """Do it; ends with status 1 where something is wrong."""
+    """Run the test; exit with status 1 if a check fails."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         run = Soak(reactor, Path(folder), random.Random(seed))
         try:
@@ -194,13 +197,13 @@ async def soak(reactor: Any, rounds: int, seed: int) -> None:
             await run.cluster.stop()
     print(f"{rounds} kills: {dict(run.counts)}")
     if leftovers:
-        print("\n".join(["Left over:", *leftovers]))
+        print("\n".join(["Left over or grown:", *leftovers]))
         raise SystemExit(1)
     print("Nothing is left over.")
 
 
 async def _run_rounds(run: Soak, rounds: int) -> list[str]:
-    """All the kills; what is wrong afterwards."""
+    """Restart at random `rounds` times; return what is left over."""
     await run.start_all()
     await run.wait_until_healthy()
     before: dict[str, int] = {}
@@ -216,7 +219,7 @@ async def _run_rounds(run: Soak, rounds: int) -> list[str]:
                 f"{number} kills, {took:.0f} s: {run.memory_megabytes()} MB, {files} open files",
                 flush=True,
             )
-    await deferLater(run.reactor, 25, lambda: None)  # kept connections are let go after 20 s
+    await deferLater(run.reactor, 25, lambda: None)  # idle connections are closed after 20 s
     files = _open_file_count(await run.wait_until_healthy())
     leftovers = run.leftovers()
     if files > first_files + 3:

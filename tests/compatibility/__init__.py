@@ -1,1 +1,1 @@
-"""Which client can call what, directly and through ctllm: run it with `make compatibility`."""
+"""Compare each client's calls directly and through ctllm: `make compatibility`."""

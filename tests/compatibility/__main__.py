@@ -1,8 +1,8 @@
-"""Drives every client directly and through ctllm, asks by raw HTTP too, and prints the tables.
+"""Compare every client's calls and raw HTTP requests directly and through ctllm; print tables.
 
     python -m tests.compatibility [--write] [CLIENT ...]
 
-`--write` puts them into docs/compatibility.md; clients are named as the registries have them.
+`--write` writes them to docs/compatibility.md. CLIENT is a package name.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from tests.e2e.mirrored_requests import MirroredCluster, start_mirrored_cluster
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.compatibility")
-    parser.add_argument("--write", action="store_true", help="keep it in docs/compatibility.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables to docs/compatibility.md"
+    )
     names = sorted({client.package for client in CLIENTS})
-    parser.add_argument("client", nargs="*", help=f"any of {', '.join(names)}; all, if none")
+    parser.add_argument("client", nargs="*", help=f"any of {', '.join(names)}; default: all")
     options = parser.parse_args()
     if unknown := set(options.client) - {*names}:
-        parser.error(f"no such client: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown client: {', '.join(sorted(unknown))}")
     if options.write and options.client:
-        parser.error("what is written is of all clients")
+        parser.error("--write requires all clients")
     return options
 
 
@@ -79,7 +81,7 @@ async def _main() -> None:
     if failures := _failures(compared, raw):
         print(*failures, sep="\n")
         raise SystemExit(1)
-    print(f"All the same: {len(compared)} calls of clients, {len(raw)} requests by raw HTTP.")
+    print(f"No differences: {len(compared)} calls of clients, {len(raw)} raw HTTP requests.")
 
 
 def _start(_: Any) -> Any:

@@ -1,8 +1,8 @@
-"""What a client may be able to call: the rows of the table."""
+"""The calls that a client may support: the rows of the table."""
 
 from __future__ import annotations
 
-#: An endpoint, and in how many ways a client may call it. One way alone has no name.
+#: Endpoints and their variants; an only variant has no name.
 _VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("POST /api/chat", ("whole", "streamed", "tools", "images", "thinking", "structured")),
     ("POST /api/generate", ("whole", "streamed", "images", "thinking", "structured")),
@@ -29,11 +29,11 @@ _VARIANTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("POST /v1/responses", ("whole", "streamed", "tools", "images", "thinking", "structured")),
     ("POST /v1/messages", ("whole", "streamed", "tools", "images", "thinking", "structured")),
 )
-#: Every row: an endpoint and, where there are several, the way of calling it.
-CALLS = tuple(f"{at} {way}".strip() for at, ways in _VARIANTS for way in ways)
+#: The rows: an endpoint and, if it has several, the variant.
+CALLS = tuple(f"{path} {variant}".strip() for path, variants in _VARIANTS for variant in variants)
 
 
 def endpoint(call: str) -> tuple[str, str]:
-    """The method of a row, and the path or, where that goes on, its beginning."""
+    """Return a call's method and its path, or the start of a variable path."""
     method, path, *_ = call.split(" ")
     return method, path.rstrip("…")

@@ -1,4 +1,4 @@
-"""The clients: the columns of the table, and the program that drives each."""
+"""The clients, which are the columns of the table, and their driver programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DRIVERS = Path(__file__).parent / "drivers"
 
 @dataclass(frozen=True)
 class Client:
-    """A client as its registry calls it. `light` ones are driven by `make test` too."""
+    """A client's package and driver. `make test` drives the light ones too."""
 
     package: str
     driver: str
@@ -27,7 +27,7 @@ class Client:
         return f"{self.package} ({'npm' if self.uses_node else 'Python'})"
 
     def version(self, modules: Path) -> str:
-        """The version that is installed; `modules` is npm's folder. Raises where there is none."""
+        """Return the installed version; `modules` is npm's folder. Raises if there is none."""
         if self.uses_node:
             return str(loads((modules / self.package / "package.json").read_text())["version"])
         return metadata.version(self.package)

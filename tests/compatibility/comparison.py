@@ -1,4 +1,4 @@
-"""The same calls of a client twice: straight to the fake Ollama, and through ctllm."""
+"""Compare a client's calls to the fake Ollama with the same calls through ctllm."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ TEXT = "hello ünïcode \N{SNOWMAN}"
 
 @dataclass(frozen=True)
 class CallResult:
-    """What a client said of one call, and what Ollama was asked."""
+    """A call's outcome in the client, and the requests that reached Ollama."""
 
     outcome: Outcome
     records: tuple[Record, ...]
 
     @property
     def requests(self) -> list[tuple[str, str, str]]:
-        """Methods, targets, hashes of bodies."""
+        """The requests' methods, targets and body hashes."""
         return [(r.method, r.target, r.body_sha256) for r in self.records]
 
     @property
     def with_credentials(self) -> CallResult:
-        """Less what the client asked without its key: that gets no further than the cloud."""
+        """Without requests that have no credentials: the cloud refuses those."""
         records = [r for r in self.records if r.header("authorization") or r.header("x-api-key")]
         return CallResult(self.outcome, tuple(records))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One call of one client. `wrong` says what is, and is empty where nothing is."""
+    """One call of one client; `difference` is empty if there is none."""
 
     client: Client
     call: str
@@ -46,7 +46,7 @@ class Comparison:
 
 
 async def compare(cluster: MirroredCluster, client: Client, driver: Driver) -> list[Comparison]:
-    """All calls that a client knows."""
+    """Compare all calls of a client."""
     direct = await _run_calls(cluster, client, driver, f"http://127.0.0.1:{cluster.port}")
     relayed = await _run_calls(cluster, client, driver, cluster.cluster.url)
     return [
@@ -67,7 +67,7 @@ async def _run_call(cluster: MirroredCluster, driver: Driver, base: str, call: s
     work: Callable[..., Any] = driver.run_jobs
     job = {"call": call, "text": TEXT}
     [outcome] = await deferToThread(work, base, cluster.cluster.api_key, [job])
-    # The desktop asks too, but it does not say what it is.
+    # The desktop's own requests have no User-Agent.
     new = [record for record in cluster.fake_ollama.requests if record not in before]
     return CallResult(outcome, tuple(record for record in new if record.header("user-agent")))
 
@@ -75,18 +75,18 @@ async def _run_call(cluster: MirroredCluster, driver: Driver, base: str, call: s
 def _difference(direct: CallResult, relayed: CallResult) -> str:
     expected, actual = direct.outcome, relayed.outcome
     if "value" not in expected:
-        return f"fails where it asks directly: {expected['error']}"
+        return f"fails directly: {expected['error']}"
     if "value" not in actual:
-        return f"fails: {actual['error']}"
+        return f"fails through ctllm: {actual['error']}"
     if expected["value"] != actual["value"]:
         return f"differs: {str(actual['value'])[:500]} for {str(expected['value'])[:500]}"
     if direct.with_credentials.requests != relayed.requests:
-        return f"Ollama is asked {relayed.requests} for {direct.with_credentials.requests}"
+        return f"Ollama receives {relayed.requests} for {direct.with_credentials.requests}"
     return ""
 
 
 def _missing_request(call: str, relayed: CallResult) -> str:
     method, path = endpoint(call)
-    if any(each == method and at.startswith(path) for each, at, _ in relayed.requests):
+    if any(verb == method and target.startswith(path) for verb, target, _ in relayed.requests):
         return ""
-    return f"never asked for {method} {path}"
+    return f"sent no request for {method} {path}"

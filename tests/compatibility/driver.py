@@ -1,4 +1,4 @@
-"""Drivers as processes: orders in, outcomes out. Blocks: for use in a thread."""
+"""Processes that drive a client. Calls block: use them in a thread."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Outcome = dict[str, Any]
 
 
 class NotInstalled(Exception):
-    """A client, or Node, is not installed."""
+    """A client or Node.js is not installed."""
 
 
 def find_node() -> str:
-    """The Node of this machine, or the one that `make` installed where there was none."""
+    """Return the path of Node.js: the system's, or the one that `make` installed."""
     found = shutil.which("node", path=f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}")
     if found is None or not MODULES.is_dir():
         raise NotInstalled(f"the clients from npm are not in {MODULES}: run `make npm`")
@@ -35,7 +35,7 @@ def find_node() -> str:
 
 
 class Driver:
-    """One client, driven by a process of its own; as many orders as one likes."""
+    """A client in a process of its own, which runs any number of jobs."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -56,7 +56,7 @@ class Driver:
     def run_jobs(
         self, base_url: str, key: str, jobs: list[Job], *, concurrently: bool = False
     ) -> list[Outcome]:
-        """Let the client do all `jobs` at an address, one by one or at once; gives the outcomes."""
+        """Run `jobs` against a base URL, in sequence or concurrently; return their outcomes."""
         order = {"base": base_url, "key": key, "jobs": jobs, "together": concurrently}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -64,19 +64,19 @@ class Driver:
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
-            raise NotInstalled(f"the driver of {self.client.title} ended; see above")
+            raise NotInstalled(f"the driver of {self.client.title} exited; see its output above")
         outcomes: list[Outcome] = json.loads(line)
         return outcomes
 
     def close(self) -> None:
-        """End it."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()
         self._folder.cleanup()
 
 
 def _clean_environment(home: str) -> dict[str, str]:
-    """Nothing of the user's: no keys, no proxies, no settings, no news from the internet."""
+    """Return an environment without the user's keys, proxies and settings."""
     return {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "HOME": home,
@@ -89,7 +89,7 @@ def _clean_environment(home: str) -> dict[str, str]:
 
 
 def client_calls(client: Client) -> list[str]:
-    """The calls that a client's driver knows, in its order."""
+    """Return the calls of a client's driver, in its order."""
     text = (DRIVERS / client.driver).read_text()
     return [
         line.strip().split('"')[1]

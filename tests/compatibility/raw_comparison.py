@@ -1,4 +1,4 @@
-"""Every endpoint by raw HTTP, straight to the fake Ollama and through ctllm: the second table."""
+"""Compare raw HTTP requests to every endpoint, directly and through ctllm: the second table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from tests.e2e.endpoint_cases import BLOB_PATH, COMPATIBLE, HEADS, MODEL, OLLAMA, UNKNOWN
 from tests.e2e.mirrored_requests import MirroredCluster, MirroredResult, RawRequest
 
-#: What a request has on its way that Ollama is not told.
+#: Request headers that ctllm does not relay.
 STRIPPED = {"host", "authorization"}
-#: The requests, by what they are of. Those of the last have no rows of their own.
+#: Requests by group. The last group has one row.
 GROUPS = {
-    "Ollama's description": OLLAMA,
-    "others that it has": COMPATIBLE,
+    "Ollama's documented API": OLLAMA,
+    "other endpoints of Ollama": COMPATIBLE,
     "HEAD": HEADS,
     "unknown methods, paths and queries": UNKNOWN,
 }
@@ -20,7 +20,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class RawComparison:
-    """One request that was asked twice. `wrong` says what is, and is empty where nothing is."""
+    """A request sent directly and through ctllm; `difference` is empty if there is none."""
 
     group: str
     row: str
@@ -29,7 +29,7 @@ class RawComparison:
 
 
 def differences(result: MirroredResult) -> str:
-    """What Ollama or the client got otherwise than directly; nothing where all is the same."""
+    """Return the differences between the direct and the relayed request and response."""
     direct_request, relayed_request, direct_response, relayed_response = (
         result.direct_request,
         result.relayed_request,
@@ -45,15 +45,15 @@ def differences(result: MirroredResult) -> str:
         "request framing": (direct_request.framing, relayed_request.framing),
         "request length": (direct_request.record.body_length, relayed_request.record.body_length),
         "request body": (direct_request.record.body_sha256, relayed_request.record.body_sha256),
-        "answer": (direct_response.relayed_parts, relayed_response.relayed_parts),
-        "answer framing": (direct_response.framing, relayed_response.framing),
+        "response": (direct_response.relayed_parts, relayed_response.relayed_parts),
+        "response framing": (direct_response.framing, relayed_response.framing),
     }
     found = [f"{name}: {b!r} for {a!r}" for name, (a, b) in pairs.items() if a != b]
     return "\n".join(found)
 
 
 async def compare_raw(cluster: MirroredCluster) -> list[RawComparison]:
-    """All requests of all groups."""
+    """Compare the requests of all groups."""
     comparisons = []
     for group, requests in GROUPS.items():
         for request in requests:

@@ -1,4 +1,4 @@
-"""How each client is told that an answer is whole."""
+"""Markers by which clients recognise a complete streamed response."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.compatibility.clients import Client
 from tests.compatibility.driver import client_calls
 
-#: In the pieces of a stream, as the clients give them; `[DONE]` they keep to themselves.
+#: In a stream's chunks, as clients return them; they do not return `[DONE]`.
 _END_MARKERS = (
     '"done": true',
     '"status": "success"',
@@ -21,11 +21,11 @@ _END_MARKERS = (
 
 
 def is_complete(chunks: Sequence[Any]) -> bool:
-    """Whether any of these says that the answer is whole."""
+    """Return whether a chunk marks the response as complete."""
     text = json.dumps(chunks)
     return any(mark in text for mark in _END_MARKERS)
 
 
 def streamed_calls(client: Client) -> list[str]:
-    """The calls of a client that give an answer piece by piece."""
+    """Return the streamed calls of a client."""
     return [call for call in client_calls(client) if call.endswith(" streamed")]

@@ -1,4 +1,4 @@
-"""The tables of clients and calls, and of what was asked by raw HTTP, as a page."""
+"""The Markdown tables of docs/compatibility.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ YES, NO, NONE = "✓", "✗", "–"  # noqa: RUF001
 
 
 def client_rows(compared: Iterable[Comparison]) -> list[list[str]]:
-    """The head and the rows: a mark for each client."""
+    """Return the header and a row for each call, with a mark for each client."""
     marks = {(each.client, each.call): NO if each.difference else YES for each in compared}
     head = ["Call", *(client.title for client in CLIENTS)]
     body = [[f"`{call}`", *(marks.get((c, call), NONE) for c in CLIENTS)] for call in CALLS]
@@ -25,7 +25,7 @@ def client_rows(compared: Iterable[Comparison]) -> list[list[str]]:
 
 
 def raw_rows(comparisons: Iterable[RawComparison]) -> list[list[str]]:
-    """The head, and a row for each endpoint: how many requests, their statuses, whether all fit."""
+    """Return the header and a row for each endpoint: number of requests, statuses, a mark."""
     by_row: dict[str, list[RawComparison]] = {}
     for each in comparisons:
         by_row.setdefault(each.row, []).append(each)
@@ -38,19 +38,19 @@ def raw_rows(comparisons: Iterable[RawComparison]) -> list[list[str]]:
 
 
 def version_rows(compared: Iterable[Comparison]) -> list[list[str]]:
-    """Which version of each client that was."""
+    """Return the header and a row with each client's version."""
     driven = dict.fromkeys(each.client for each in compared)
     return [["Client", "Version"], *([c.title, c.version(MODULES)] for c in driven)]
 
 
 def markdown(table: list[list[str]]) -> str:
-    """A table as Markdown has it."""
+    """Return a table as Markdown."""
     head, *body = (f"| {' | '.join(cells)} |" for cells in table)
     return "\n".join([head, "| " + " | ".join("---" for _ in table[0]) + " |", *body]) + "\n"
 
 
 def render(compared: Sequence[Comparison], raw: Sequence[RawComparison]) -> str:
-    """All of them, with their headings."""
+    """Return all tables with their headings."""
     return "\n".join(
         [
             "## Clients\n",
@@ -63,7 +63,7 @@ def render(compared: Sequence[Comparison], raw: Sequence[RawComparison]) -> str:
 
 
 def write(text: str, page: Path = PAGE) -> None:
-    """Put the tables into the page, in the place of the old ones."""
+    """Replace the tables in the page."""
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")

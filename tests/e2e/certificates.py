@@ -1,4 +1,4 @@
-"""An authority of the tests' own, and certificates that it signs."""
+"""A certificate authority for tests, and certificates that it issues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIFETIME = timedelta(days=1)
 
 
 class CertificateAuthority:
-    """Signs certificates of 127.0.0.1."""
+    """Issues certificates for 127.0.0.1."""
 
     def __init__(self, name: str) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -23,7 +23,7 @@ class CertificateAuthority:
         self._certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, None))
 
     def issue(self, folder: Path) -> Path:
-        """Put ca.pem, cert.pem and key.pem, as a docker command wants them, into a new folder."""
+        """Write ca.pem, cert.pem and key.pem, as docker reads them, to a new directory."""
         folder.mkdir()
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])

@@ -1,4 +1,4 @@
-"""The cloud's own API against its own description."""
+"""The cloud's API, compared with its OpenAPI description."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from twisted.internet.threads import deferToThread
 
 from tests.e2e.cluster import BIN, Cluster
 
-#: For each operation; the cases that follow from the description alone come on top.
+#: Generated examples an operation, besides those derived from the description.
 EXAMPLES = 40
-#: There is an answer to take up; that it has no byte so far back is as right as giving the byte.
+#: A response can be resumed; 404 and 410 are valid if the requested bytes are gone.
 CONFIGURATION = """
 [[operations]]
 include-path = "/ctllm/exchanges/{exchange}"
@@ -25,25 +25,25 @@ METHODS = {"get", "put", "post", "delete"}
 
 
 @ensureDeferred
-async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> None:
-    """All its checks over every operation, as a desktop that is connected and has an answer."""
+async def test_the_api_matches_its_description(cluster: Cluster, tmp_path: Path) -> None:
+    """All checks of schemathesis, with a connected desktop's token and a response to resume."""
     cloud = await cluster.start_cloud()
     _, ollama = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", ollama)
     token = await cluster.create_token(
         "alice", "desktop"
-    )  # it outlives the sign-outs that are tried
-    _, answer, _ = await cluster.request(
+    )  # of a session that the generated logouts do not end
+    _, headers, _ = await cluster.request(
         "GET", "/api/tags", token=token, headers={"Ctllm-Resume": "600"}
     )
     (tmp_path / "schemathesis.toml").write_text(
-        CONFIGURATION.replace("EXCHANGE", answer["ctllm-request-id"])
+        CONFIGURATION.replace("EXCHANGE", headers["ctllm-request-id"])
     )
     _, _, description = await cluster.request("GET", "/ctllm/openapi.json")
     (tmp_path / "openapi.json").write_bytes(description)
     paths = json.loads(description)["paths"].values()
     operations = sum(len(METHODS & set(path)) for path in paths)
-    done = await deferToThread(
+    completed = await deferToThread(
         subprocess.run,
         [
             str(BIN / "st"),
@@ -64,8 +64,8 @@ async def test_schemathesis_finds_no_fault(cluster: Cluster, tmp_path: Path) -> 
         env={**cluster.environment(), "COLUMNS": "120"},
         timeout=200,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"Tested: +{operations}\b", done.stdout), done.stdout
-    cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
-    assert cases is not None and int(cases[2]) > 20 * operations, done.stdout
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert re.search(rf"Tested: +{operations}\b", completed.stdout), completed.stdout
+    cases = re.search(r"(\d+) generated, (\d+) passed", completed.stdout)
+    assert cases is not None and int(cases[2]) > 20 * operations, completed.stdout
     assert "Traceback" not in cloud.output

@@ -1,4 +1,4 @@
-"""The clients that are quick to install, asked directly and through ctllm, each by its driver."""
+"""Each client that installs quickly makes its calls directly and through ctllm."""
 
 from __future__ import annotations
 
@@ -18,29 +18,33 @@ from tests.compatibility.table import NO, NONE, PAGE, YES, client_rows, raw_rows
 from tests.e2e.mirrored_requests import MirroredCluster
 
 TITLES = [client.title for client in LIGHT]
-#: What gives nothing but text.
+#: Streamed calls whose chunks are only text, without a marker of the end.
 TEXT_ONLY = {(c, "POST /api/generate streamed") for c in LIGHT if c.package == "langchain-ollama"}
 
 
 @pytest.fixture(scope="module", params=LIGHT, ids=TITLES)
 def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
-    """A client at work."""
-    made = Driver(request.param)
-    yield made
-    made.close()
+    """The process that drives a client."""
+    driver = Driver(request.param)
+    yield driver
+    driver.close()
 
 
 @ensureDeferred
-async def test_every_call_of_a_client(mirrored: MirroredCluster, driver: Driver) -> None:
-    """It gives the same value as directly, and Ollama got the same requests."""
+async def test_every_call_gives_the_same_value_as_directly(
+    mirrored: MirroredCluster, driver: Driver
+) -> None:
+    """Ollama receives the same requests."""
     compared = await compare(mirrored, driver.client, driver)
     assert not [(each.call, each.difference) for each in compared if each.difference]
     assert [each.call for each in compared] == client_calls(driver.client)
 
 
 @ensureDeferred
-async def test_the_end_of_a_stream_is_told(mirrored: MirroredCluster, driver: Driver) -> None:
-    """A whole answer says that it is; test_broken_off is about those that are not."""
+async def test_a_complete_stream_has_its_end_marker(
+    mirrored: MirroredCluster, driver: Driver
+) -> None:
+    """test_interrupted_responses checks that an incomplete stream has none."""
     mirrored.fake_ollama.reset()
     calls = [
         call for call in streamed_calls(driver.client) if (driver.client, call) not in TEXT_ONLY
@@ -56,8 +60,8 @@ async def test_the_end_of_a_stream_is_told(mirrored: MirroredCluster, driver: Dr
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.title)
-def test_the_page_has_every_call(client: Client) -> None:
-    """What a driver calls has a row, and docs/compatibility.md says that it works."""
+def test_the_documentation_lists_every_call(client: Client) -> None:
+    """docs/compatibility.md has a row for each call of a driver, marked as working."""
     lines = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines()]
     head = next(cells for cells in lines if cells[0] == "Call")
     column = head.index(client.title)
@@ -69,16 +73,16 @@ def test_the_page_has_every_call(client: Client) -> None:
     )
 
 
-def test_the_tables_tell_what_is_wrong() -> None:
-    """One difference marks its row, and a call that was not made is no success."""
+def test_a_difference_marks_its_row_in_the_tables() -> None:
+    """A call that was not made is not marked as working."""
     first, second = CLIENTS[:2]
     compared = [Comparison(first, CALLS[0], ""), Comparison(second, CALLS[0], "differs")]
     head, row, *others = client_rows(compared)
     assert row[:4] == [f"`{CALLS[0]}`", YES, NO, NONE]
     assert all(set(each[1:]) == {NONE} for each in others)
-    asked = [
+    raw = [
         RawComparison("HEAD", "`HEAD /`", 200, ""),
-        RawComparison("HEAD", "`HEAD /`", 405, "answer: …"),
+        RawComparison("HEAD", "`HEAD /`", 405, "response: …"),
     ]
-    assert raw_rows(asked)[1:] == [["`HEAD /`", "2", "200, 405", NO]]
+    assert raw_rows(raw)[1:] == [["`HEAD /`", "2", "200, 405", NO]]
     assert len(head) == len(CLIENTS) + 1

@@ -1,4 +1,4 @@
-"""The real clients, unchanged, through the real processes."""
+"""The client libraries of Ollama and OpenAI, through a cloud, proxy and desktop."""
 
 from __future__ import annotations
 
@@ -56,28 +56,26 @@ def reset_ollama(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_ollama_chats_in_a_stream(shared: Cluster) -> None:
-    """Each piece arrives by itself, and the last says that it is done."""
+async def test_ollama_streams_a_chat(shared: Cluster) -> None:
+    """Each chunk arrives separately, and the last one is marked as done."""
     parts = await with_ollama(
         shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True))
     )
-    said = "".join(part.message.content or "" for part in parts)
-    assert "hello there" in said
+    text = "".join(part.message.content or "" for part in parts)
+    assert "hello there" in text
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert len(parts) > 3
 
 
 @ensureDeferred
-async def test_ollama_chats_at_once(shared: Cluster) -> None:
-    """`stream: false` gives one answer."""
-    answer = await with_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
-    assert "hello there" in (answer.message.content or "")
-    assert answer.done
+async def test_ollama_chats_without_streaming(shared: Cluster) -> None:
+    response = await with_ollama(shared, lambda c: c.chat(model=MODEL, messages=HELLO))
+    assert "hello there" in (response.message.content or "")
+    assert response.done
 
 
 @ensureDeferred
-async def test_ollama_generates_both_ways(shared: Cluster) -> None:
-    """generate, streaming and not, says the same."""
+async def test_ollama_generates_the_same_text_with_and_without_streaming(shared: Cluster) -> None:
     whole = await with_ollama(shared, lambda c: c.generate(model=MODEL, prompt="echo me"))
     parts = await with_ollama(
         shared, lambda c: list(c.generate(model=MODEL, prompt="echo me", stream=True))
@@ -87,8 +85,7 @@ async def test_ollama_generates_both_ways(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: Cluster) -> None:
-    """The calls that do not stream."""
+async def test_ollama_embeds_lists_models_and_shows_them(shared: Cluster) -> None:
     embedded = await with_ollama(
         shared, lambda c: c.embed(model="nomic-embed-text", input=["one", "two"])
     )
@@ -104,7 +101,7 @@ async def test_ollama_embeds_lists_shows_and_tells_what_runs(shared: Cluster) ->
 
 @ensureDeferred
 async def test_ollama_pulls_with_progress(shared: Cluster) -> None:
-    """The progress arrives line by line, and the model is there afterwards."""
+    """Progress arrives line by line, and the model is listed afterwards."""
     steps = await with_ollama(shared, lambda c: list(c.pull("tiny", stream=True)))
     assert len(steps) > 2
     assert any(step.completed for step in steps)
@@ -114,21 +111,21 @@ async def test_ollama_pulls_with_progress(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_ollama_calls_tools_and_sees_images(shared: Cluster) -> None:
-    """Tools come back as calls; images go up as they are."""
+async def test_ollama_calls_tools_and_sends_images(shared: Cluster) -> None:
+    """Images reach Ollama unchanged."""
     called = await with_ollama(
         shared, lambda c: c.chat(model=MODEL, messages=HELLO, tools=[WEATHER])
     )
     assert (called.message.tool_calls or ())[0].function.name == "weather"
     message = [{"role": "user", "content": "what is this", "images": [PNG]}]
     await with_ollama(shared, lambda c: c.chat(model=MODEL, messages=message))
-    record = [r for r in shared.ollama.requests if r.target == "/api/chat"][-1]
-    assert json.loads(record.body or b"")["messages"][0]["images"] == [PNG]
+    recorded = [r for r in shared.ollama.requests if r.target == "/api/chat"][-1]
+    assert json.loads(recorded.body or b"")["messages"][0]["images"] == [PNG]
 
 
 @ensureDeferred
-async def test_openai_chats_both_ways(shared: Cluster) -> None:
-    """Server-sent events up to [DONE], and one answer without streaming."""
+async def test_openai_chats_with_and_without_streaming(shared: Cluster) -> None:
+    """Both have the same text."""
 
     def streamed(client: openai.OpenAI) -> str:
         chunks: Any = client.chat.completions.create(model=MODEL, messages=HELLO, stream=True)
@@ -142,8 +139,7 @@ async def test_openai_chats_both_ways(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_openai_tools_embeddings_models_and_responses(shared: Cluster) -> None:
-    """The rest of OpenAI's dialect that Ollama speaks."""
+async def test_openai_calls_tools_embeddings_models_and_responses(shared: Cluster) -> None:
     called: Any = await with_openai(
         shared,
         lambda c: c.chat.completions.create(model=MODEL, messages=HELLO, tools=[WEATHER]),
@@ -164,25 +160,24 @@ async def test_openai_tools_embeddings_models_and_responses(shared: Cluster) -> 
 
 
 @ensureDeferred
-async def test_openai_sends_images(shared: Cluster) -> None:
-    """A data URL goes up as it is."""
+async def test_openai_sends_images_unchanged(shared: Cluster) -> None:
     content = [
         {"type": "text", "text": "what is this"},
         {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}},
     ]
     messages: Any = [{"role": "user", "content": content}]
     await with_openai(shared, lambda c: c.chat.completions.create(model=MODEL, messages=messages))
-    record = [r for r in shared.ollama.requests if r.target == "/v1/chat/completions"][-1]
-    assert json.loads(record.body or b"")["messages"][0]["content"] == content
+    recorded = [r for r in shared.ollama.requests if r.target == "/v1/chat/completions"][-1]
+    assert json.loads(recorded.body or b"")["messages"][0]["content"] == content
 
 
 @ensureDeferred
-async def test_errors_before_the_stream_are_ollamas_own(shared: Cluster) -> None:
-    """Status and words as Ollama gave them, in each client's own error."""
-    with pytest.raises(ollama.ResponseError) as by_own:
+async def test_errors_before_the_stream_raise_the_clients_error(shared: Cluster) -> None:
+    """With Ollama's status and message."""
+    with pytest.raises(ollama.ResponseError) as ollama_error:
         await with_ollama(shared, lambda c: c.chat(model="missing", messages=HELLO))
-    assert by_own.value.status_code == 404
-    assert "missing" in by_own.value.error
+    assert ollama_error.value.status_code == 404
+    assert "missing" in ollama_error.value.error
     with pytest.raises(openai.NotFoundError):
         await with_openai(
             shared, lambda c: c.chat.completions.create(model="missing", messages=HELLO)
@@ -197,16 +192,16 @@ async def test_errors_before_the_stream_are_ollamas_own(shared: Cluster) -> None
 
 
 @ensureDeferred
-async def test_errors_in_the_stream_pass_on(shared: Cluster) -> None:
-    """A line with an error after status 200 makes the client raise."""
+async def test_an_error_in_the_stream_raises(shared: Cluster) -> None:
+    """After status 200, in Ollama's client."""
     shared.ollama.script("/api/chat", Script(error_in_stream=(2, "the model fell over")))
     with pytest.raises(ollama.ResponseError, match="fell over"):
         await with_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))
 
 
 @ensureDeferred
-async def test_an_ollama_that_dies_in_mid_answer_is_no_success(shared: Cluster) -> None:
-    """Both clients raise: nothing pretends that the answer was whole."""
+async def test_an_incomplete_response_raises(shared: Cluster) -> None:
+    """In both clients."""
     shared.ollama.script("/api/chat", Script(break_after=2))
     with pytest.raises(ollama.ResponseError, match="No complete response"):
         await with_ollama(shared, lambda c: list(c.chat(model=MODEL, messages=HELLO, stream=True)))

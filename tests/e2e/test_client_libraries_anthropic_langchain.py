@@ -1,4 +1,4 @@
-"""Anthropic's SDK and LangChain, unchanged, through the real processes."""
+"""Anthropic's SDK and LangChain, through a cloud, proxy and desktop."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def chat_model(cluster: Cluster) -> ChatOllama:
 
 
 def stream_message(client: anthropic.Anthropic) -> tuple[str, str | None]:
-    """What was said, and how the message says that it ended."""
+    """Return a streamed message's text and stop reason."""
     with client.messages.stream(model=MODEL, max_tokens=99, messages=HELLO) as stream:
-        said = "".join(stream.text_stream)
-        return said, stream.get_final_message().stop_reason
+        text = "".join(stream.text_stream)
+        return text, stream.get_final_message().stop_reason
 
 
 @tool
@@ -51,19 +51,19 @@ def weather(city: str) -> str:
 
 
 @ensureDeferred
-async def test_anthropic_both_ways(shared: Cluster) -> None:
-    """Streaming or not, the same is said, and the end is Anthropic's."""
+async def test_anthropic_messages_are_the_same_with_and_without_streaming(shared: Cluster) -> None:
+    """Text and stop reason."""
     whole: Any = await with_anthropic(
         shared, lambda c: c.messages.create(model=MODEL, max_tokens=99, messages=HELLO)
     )
-    said, reason = await with_anthropic(shared, stream_message)
-    assert "hello there" in said
-    assert (whole.content[0].text, whole.stop_reason) == (said, reason)
+    text, reason = await with_anthropic(shared, stream_message)
+    assert "hello there" in text
+    assert (whole.content[0].text, whole.stop_reason) == (text, reason)
 
 
 @ensureDeferred
-async def test_anthropic_errors(shared: Cluster) -> None:
-    """Before the stream its own error with the status; a model that dies in mid-answer raises."""
+async def test_anthropic_raises_for_errors_and_incomplete_responses(shared: Cluster) -> None:
+    """A missing model raises NotFoundError."""
     with pytest.raises(anthropic.NotFoundError):
         await with_anthropic(
             shared, lambda c: c.messages.create(model="missing", max_tokens=9, messages=HELLO)
@@ -74,16 +74,14 @@ async def test_anthropic_errors(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_anthropic_errors_in_the_stream(shared: Cluster) -> None:
-    """An error event passes on, and raises."""
+async def test_anthropic_raises_for_an_error_in_the_stream(shared: Cluster) -> None:
     shared.ollama.script("/v1/messages", Script(error_in_stream=(3, "the model fell over")))
     with pytest.raises(anthropic.APIError, match="fell over"):
         await with_anthropic(shared, stream_message)
 
 
 @ensureDeferred
-async def test_langchain_says_embeds_and_calls(shared: Cluster) -> None:
-    """invoke, stream, tools and embeddings."""
+async def test_langchain_chats_embeds_and_calls_tools(shared: Cluster) -> None:
     model = chat_model(shared)
     whole = await deferToThread(model.invoke, "hello there")
     parts = await deferToThread(lambda: list(model.stream("hello there")))
@@ -100,8 +98,8 @@ async def test_langchain_says_embeds_and_calls(shared: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_langchain_errors(shared: Cluster) -> None:
-    """A missing model, an error in the stream, and a model that dies in mid-answer raise."""
+async def test_langchain_raises_for_errors_and_incomplete_responses(shared: Cluster) -> None:
+    """A missing model, an error in the stream, and a response that breaks off."""
     model = chat_model(shared)
     shared.ollama.script("/api/chat", Script(error_before=(404, '{"error":"no such model"}', {})))
     with pytest.raises(ollama.ResponseError, match="no such model"):

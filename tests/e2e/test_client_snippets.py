@@ -1,6 +1,6 @@
-"""What `ctllm connect CLIENT` prints works as it is printed, at the endpoint and at the cloud.
+"""The output of `ctllm connect CLIENT` works as printed, for the endpoint and for the cloud.
 
-The heavy clients are not installed for the tests: `make compatibility` sets CTLLM_HEAVY_CLIENTS.
+Large clients are not installed for the tests: `make compatibility` sets CTLLM_HEAVY_CLIENTS.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class SnippetCluster:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnippetCluster]:
+def snippets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnippetCluster]:
     cluster = Cluster(tmp_path_factory.mktemp("snippets"))
 
     async def start() -> SnippetCluster:
@@ -60,7 +60,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnippetCluster]:
 
 
 def write_files(printed: str, home: Path) -> str:
-    """Do what is to be done with files; gives what is to be pasted into a shell."""
+    """Write the files of printed instructions; return the shell commands."""
     sections = re.split(rf"^{FILE_HEADING}(.+):$", printed, flags=re.M)
     commands = []
     for heading, text in zip(sections[1::2], sections[2::2], strict=True):
@@ -74,7 +74,7 @@ def write_files(printed: str, home: Path) -> str:
 
 
 def run_shell(commands: str, home: Path) -> subprocess.CompletedProcess[str]:
-    """In a shell that knows nothing but what was printed."""
+    """Run commands in a shell with only PATH and HOME in its environment."""
     modules = BIN.parent / "npm" / "node_modules"
     if not (home / "node_modules").exists():
         (home / "node_modules").symlink_to(modules)
@@ -86,30 +86,32 @@ def run_shell(commands: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 @ensureDeferred
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("where", ["endpoint", "cloud"])
-async def test_as_printed(desk: SnippetCluster, name: str, where: str, tmp_path: Path) -> None:
-    """The client gets the answer of the model that this desktop has, and asks for no other."""
-    desk.ollama.reset()
-    printed = await desk.connect(name, f"--{where}")
-    assert (desk.cluster.api_key in printed) == (where == "cloud")
-    assert (str(desk.cluster.cloud_port) in printed) == (where == "cloud")
-    done = await deferToThread(run_shell, write_files(printed, tmp_path), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip(), done.stderr
-    asked = [each for each in desk.ollama.requests if each.method == "POST"]
-    assert asked and all(MODEL.encode() in (each.body or b"") for each in asked), asked
+@pytest.mark.parametrize("target", ["endpoint", "cloud"])
+async def test_a_client_works_as_printed(
+    snippets: SnippetCluster, name: str, target: str, tmp_path: Path
+) -> None:
+    """It gets a response, and requests only the model that this desktop has."""
+    snippets.ollama.reset()
+    printed = await snippets.connect(name, f"--{target}")
+    assert (snippets.cluster.api_key in printed) == (target == "cloud")
+    assert (str(snippets.cluster.cloud_port) in printed) == (target == "cloud")
+    completed = await deferToThread(run_shell, write_files(printed, tmp_path), tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.strip(), completed.stderr
+    requests = [each for each in snippets.ollama.requests if each.method == "POST"]
+    assert requests and all(MODEL.encode() in (each.body or b"") for each in requests), requests
 
 
 @ensureDeferred
-async def test_both_are_shown(desk: SnippetCluster) -> None:
-    """The endpoint first; a client that cannot use the cloud is told why."""
+async def test_connect_shows_the_endpoint_and_the_cloud(snippets: SnippetCluster) -> None:
+    """The endpoint first; for a client that cannot use the cloud, the reason."""
 
-    async def named() -> bool:
-        return MODEL in await desk.connect("codex")
+    async def is_model_shown() -> bool:
+        return MODEL in await snippets.connect("codex")
 
-    await wait_until(named, "the model to be known")
-    printed = await desk.connect("codex")
+    await wait_until(is_model_shown, "the model to be shown")
+    printed = await snippets.connect("codex")
     endpoint, cloud = printed.split("From anywhere")
-    assert "no key is needed" in endpoint and desk.cluster.api_key not in endpoint
-    assert f"{desk.cluster.url}/v1" in cloud and desk.cluster.api_key in cloud
-    assert "sends no API key" in await desk.connect("ollama")
+    assert "no key is needed" in endpoint and snippets.cluster.api_key not in endpoint
+    assert f"{snippets.cluster.url}/v1" in cloud and snippets.cluster.api_key in cloud
+    assert "sends no API key" in await snippets.connect("ollama")

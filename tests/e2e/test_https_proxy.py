@@ -1,4 +1,4 @@
-"""A desktop whose network has one way out: a proxy that is asked to CONNECT."""
+"""A desktop whose network reaches the cloud only through an HTTPS proxy (CONNECT)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.test_tls import TlsCloud
 from tests.ports import listen, port_of
 
-#: A name that no resolver knows: whoever reaches it was led there by the proxy.
+#: A name that does not resolve: only the proxy can connect to it.
 HOST = "cloud.example"
 #: alice:secret
 CREDENTIAL_HEADER = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0"
@@ -72,7 +72,7 @@ class ClientConnection(Protocol):
 
 
 class HttpsProxy(Factory):
-    """Leads every name to the cloud; `asked` has those that it was asked for."""
+    """An HTTPS proxy that connects every name to the cloud; `authorities` lists them."""
 
     protocol = ClientConnection
 
@@ -82,33 +82,39 @@ class HttpsProxy(Factory):
 
 
 @ensureDeferred
-async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
-    """Sign-in, the tunnel, what apps ask of other desktops; who is not known there is told."""
-    secured = TlsCloud(cluster, HOST)
+async def test_every_connection_to_the_cloud_uses_the_proxy(cluster: Cluster) -> None:
+    """Login, the tunnel, and the list of desktops; wrong credentials are reported."""
+    tls_cloud = TlsCloud(cluster, HOST)
     proxy = HttpsProxy(cluster.cloud_port)
     port = listen(reactor, proxy)
     cluster.ports.append(port)
-    where = f"127.0.0.1:{port_of(port)}"
-    link = await secured.start_and_invite()
+    proxy_address = f"127.0.0.1:{port_of(port)}"
+    link = await tls_cloud.start_and_invite()
 
-    unknown = {**secured.trusting_environment, "HTTPS_PROXY": f"http://alice:wrong@{where}"}
-    refused = await secured.log_in(link, unknown)
+    wrong_password = {
+        **tls_cloud.trusting_environment,
+        "HTTPS_PROXY": f"http://alice:wrong@{proxy_address}",
+    }
+    refused = await tls_cloud.log_in(link, wrong_password)
     assert refused.exit_code == 1
-    assert f"the proxy http://{where} refused to connect to {HOST}" in refused.output
+    assert f"the proxy http://{proxy_address} refused to connect to {HOST}" in refused.output
     assert "407" in refused.output
     assert "wrong" not in refused.output
 
-    proxied = {**secured.trusting_environment, "https_proxy": f"http://alice:secret@{where}"}
-    suspicious = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
-    refused = await secured.log_in(link, suspicious)
+    proxied = {
+        **tls_cloud.trusting_environment,
+        "https_proxy": f"http://alice:secret@{proxy_address}",
+    }
+    untrusting = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
+    refused = await tls_cloud.log_in(link, untrusting)
     assert refused.exit_code == 1
     assert f"the certificate of {HOST} is not trusted" in refused.output
-    excepted = await secured.log_in(link, {**proxied, "NO_PROXY": ".example"})
-    assert excepted.exit_code == 1, "it cannot be reached without the proxy"
+    bypassed = await tls_cloud.log_in(link, {**proxied, "NO_PROXY": ".example"})
+    assert bypassed.exit_code == 1, "the cloud was reached without the proxy"
 
     count = len(proxy.authorities)
-    signed_in = await secured.log_in(link, proxied)
-    assert signed_in.exit_code == 0, signed_in.output
+    logged_in = await tls_cloud.log_in(link, proxied)
+    assert logged_in.exit_code == 0, logged_in.output
     authority = f"{HOST}:{cluster.cloud_port}"
     assert set(proxy.authorities) == {authority}
     assert len(proxy.authorities) == count + 1
@@ -119,25 +125,25 @@ async def test_everything_goes_through_the_proxy(cluster: Cluster) -> None:
         "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", state,
         f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off",
     )  # fmt: skip
-    desktop = cluster.start_process(*start, env=suspicious)
+    desktop = cluster.start_process(*start, env=untrusting)
 
-    async def reason() -> bool:
+    async def is_reason_shown() -> bool:
         program = cluster.start_process("status", "ctllm", state, "status", "--json")
         await program.exited
         if not program.output.startswith("{"):
-            return False  # it starts
+            return False  # it is starting
         status = json.loads(program.output)
         return status["state"] == "error" and "SSL_CERT_FILE" in status["reason"]
 
-    await wait_until(reason, "the reason in the status")
+    await wait_until(is_reason_shown, "the reason in the status")
     await desktop.stop()
     desktop = cluster.start_process(*start, env=proxied)
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
 
-    async def listed() -> bool:
+    async def are_desktops_listed() -> bool:
         program = cluster.start_process("status", "ctllm", state, "status", "--json")
         await program.exited
         return bool(json.loads(program.output)["desktops"])
 
-    await wait_until(listed, "the list of desktops")
+    await wait_until(are_desktops_listed, "the list of desktops")
     assert set(proxy.authorities) == {authority}

@@ -1,4 +1,4 @@
-"""The cloud behind TLS of its own: what browsers, SDKs and desktops dial."""
+"""A cloud that serves TLS itself."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 
 
 def create_certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
-    """A key, and a certificate for 127.0.0.1, or for `host`, that it signed itself."""
+    """Create a key and a self-signed certificate for `host`, by default 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)
     address: x509.GeneralName = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     if host:
         address = x509.DNSName(host)
-    made = (
+    certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
@@ -39,12 +39,12 @@ def create_certificate(folder: Path, host: str = "") -> tuple[Path, Path]:
     plain = serialization.NoEncryption()
     pem = serialization.Encoding.PEM
     key_file.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    certificate_file.write_bytes(made.public_bytes(pem))
+    certificate_file.write_bytes(certificate.public_bytes(pem))
     return key_file, certificate_file
 
 
 def generate_over_tls(url: str, trusted: Path, key: str) -> dict[str, str]:
-    """One question by a client that offers HTTP/2 as well."""
+    """Send a request as a client that also offers HTTP/2."""
     context = ssl.create_default_context(cafile=str(trusted))
     context.set_alpn_protocols(["h2", "http/1.1"])
     request = urllib.request.Request(
@@ -52,13 +52,13 @@ def generate_over_tls(url: str, trusted: Path, key: str) -> dict[str, str]:
         json.dumps({"model": "llama3.2", "prompt": "hello", "stream": False}).encode(),
         {"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=20, context=context) as answer:
-        found: dict[str, str] = json.load(answer)
-        return found
+    with urllib.request.urlopen(request, timeout=20, context=context) as response:
+        generated: dict[str, str] = json.load(response)
+        return generated
 
 
 class TlsCloud:
-    """A cloud with a certificate that only those who are told so trust."""
+    """A cloud with a self-signed certificate."""
 
     def __init__(self, cluster: Cluster, host: str = "") -> None:
         self.cluster = cluster
@@ -70,7 +70,7 @@ class TlsCloud:
         }
 
     async def start_and_invite(self) -> str:
-        """Start the cloud and invite alice."""
+        """Start the cloud; return an invite link for alice."""
         listen = (
             f"ssl:{self.cluster.cloud_port}:privateKey={self.key}"
             f":certKey={self.certificate}:interface=127.0.0.1"
@@ -91,11 +91,13 @@ class TlsCloud:
 
 
 @ensureDeferred
-async def test_everything_works_over_tls(cluster: Cluster) -> None:
-    """Sign-in, the desktop's tunnel and an answer; the certificate is checked by all."""
-    secured = TlsCloud(cluster)
-    signed_in = await secured.log_in(await secured.start_and_invite(), secured.trusting_environment)
-    assert signed_in.exit_code == 0, signed_in.output
+async def test_login_tunnel_and_requests_work_over_tls(cluster: Cluster) -> None:
+    """Each client verifies the certificate."""
+    tls_cloud = TlsCloud(cluster)
+    logged_in = await tls_cloud.log_in(
+        await tls_cloud.start_and_invite(), tls_cloud.trusting_environment
+    )
+    assert logged_in.exit_code == 0, logged_in.output
     _, port = cluster.start_fake_ollama("llama3.2")
     options = (
         f"--state-dir={cluster.state_dir('alice')}",
@@ -110,31 +112,31 @@ async def test_everything_works_over_tls(cluster: Cluster) -> None:
         "ctllm",
         "desktop",
         *options,
-        env=secured.trusting_environment,
+        env=tls_cloud.trusting_environment,
     )
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
-    async def answer() -> dict[str, str] | None:
+    async def generate() -> dict[str, str] | None:
         try:
-            return await deferToThread(generate_over_tls, secured.url, secured.certificate, key)
+            return await deferToThread(generate_over_tls, tls_cloud.url, tls_cloud.certificate, key)
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
-            return None  # the cloud has not heard of the key yet
+            return None  # the key is not leased yet
 
-    assert "hello" in (await wait_until(answer, "the key to work"))["response"]
+    assert "hello" in (await wait_until(generate, "the key to work"))["response"]
 
 
 @ensureDeferred
-async def test_a_certificate_that_nobody_vouches_for_stops_the_sign_in(cluster: Cluster) -> None:
-    """The desktop says so in a sentence, and the invitation is not spent."""
-    secured = TlsCloud(cluster)
-    link = await secured.start_and_invite()
-    refused = await secured.log_in(link, cluster.environment())
+async def test_an_untrusted_certificate_stops_the_login(cluster: Cluster) -> None:
+    """The error names the certificate, and the invite is not used up."""
+    tls_cloud = TlsCloud(cluster)
+    link = await tls_cloud.start_and_invite()
+    refused = await tls_cloud.log_in(link, cluster.environment())
     assert refused.exit_code == 1
-    assert secured.url in refused.output
+    assert tls_cloud.url in refused.output
     assert "the certificate of 127.0.0.1 is not trusted" in refused.output
     assert "SSL_CERT_FILE" in refused.output
     assert "Traceback" not in refused.output
-    assert (await secured.log_in(link, secured.trusting_environment)).exit_code == 0
+    assert (await tls_cloud.log_in(link, tls_cloud.trusting_environment)).exit_code == 0

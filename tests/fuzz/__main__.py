@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz [--frames N] [--seed N]`: says what it did, fails at the first fault."""
+"""Fuzz the parsers: `python -m tests.fuzz [--frames N] [--seed N]`; fails at the first fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fuzz import http, tunnel, websocket
 
 
 def run_timed(name: str, count: int, fuzz: Callable[[random.Random, int], int], seed: int) -> None:
-    """Run one attack and print its figures."""
+    """Run one fuzzer and print its figures."""
     began = time.monotonic()
     refused = fuzz(random.Random(seed), count)
     took = time.monotonic() - began
@@ -20,7 +20,7 @@ def run_timed(name: str, count: int, fuzz: Callable[[random.Random, int], int], 
 
 
 def main() -> None:
-    """All four; the connections of HTTP are a twentieth of the frames."""
+    """Run the four fuzzers; HTTP gets a twentieth of the number of frames."""
     parser = argparse.ArgumentParser(prog="tests.fuzz")
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
@@ -28,11 +28,9 @@ def main() -> None:
     print(f"seed {options.seed}")
     run_timed("tunnel frames", options.frames, tunnel.fuzz_tunnel, options.seed)
     run_timed("WebSocket frames", options.frames, websocket.fuzz_websocket, options.seed)
-    run_timed("connections to the server", options.frames // 20, http.fuzz_server, options.seed)
-    run_timed(
-        "answers to the client", options.frames // 20, http.fuzz_response_parser, options.seed
-    )
-    print(f"most memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
+    run_timed("HTTP requests", options.frames // 20, http.fuzz_server, options.seed)
+    run_timed("HTTP responses", options.frames // 20, http.fuzz_response_parser, options.seed)
+    print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
 
 if __name__ == "__main__":

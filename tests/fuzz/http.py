@@ -1,4 +1,4 @@
-"""Mutated bytes of HTTP against both readers of it: requests to a server, answers to a client."""
+"""Mutated HTTP messages for both parsers: requests to a server, responses to a client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RESPONSES = (
 
 
 class ClosingTransport(StringTransport):
-    """A transport that closes as a real one does, but at once."""
+    """A transport that closes immediately."""
 
     is_closed = False
     reason = Failure(ConnectionDone())
@@ -55,7 +55,7 @@ class ClosingTransport(StringTransport):
 
 
 def split_randomly(rng: Random, data: bytes) -> list[bytes]:
-    """`data` as a network may cut it."""
+    """Split `data` into chunks of random sizes."""
     chunks = []
     while data:
         cut = rng.choice((1, 2, 7, 50, len(data)))
@@ -65,13 +65,13 @@ def split_randomly(rng: Random, data: bytes) -> list[bytes]:
 
 
 def mutated_messages(rng: Random, seeds: tuple[bytes, ...]) -> bytes:
-    """One to three messages after each other, most of them mutated."""
+    """Return one to three messages, most of them mutated."""
     chosen = [rng.choice(seeds) for _ in range(rng.randrange(1, 4))]
     return b"".join(mutated(rng, one) if rng.random() < 0.7 else one for one in chosen)
 
 
 def fuzz_server(rng: Random, count: int) -> int:
-    """So many connections to a server; each ends, and what it says is HTTP. Gives the refused."""
+    """Send random requests on `count` connections; return how many got a 4xx response."""
     refused = 0
     for _ in range(count):
         clock, transport = Clock(), ClosingTransport()
@@ -105,7 +105,7 @@ def fuzz_server(rng: Random, count: int) -> int:
 
 
 def fuzz_response_parser(rng: Random, count: int) -> int:
-    """So many connections' bytes to the reader of answers. Gives how many made no sense."""
+    """Parse `count` random responses; return how many were invalid."""
     refused = 0
     for _ in range(count):
         parser = ResponseParser(rng.choice((b"GET", b"HEAD", b"POST")))

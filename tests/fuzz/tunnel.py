@@ -1,8 +1,8 @@
 """Frames of a hostile peer against both ends of a tunnel.
 
-A frame is made by a small grammar from what the end under attack knows (its exchange ids, offsets
-near its own), then some are mutated. After every message the end must hold no more than its
-windows allow, and nothing but `ProtocolViolation` may be raised.
+Frames are generated from the peer's own stream ids and offsets, then some are mutated. After every
+message the peer must buffer no more than its windows allow, and only `ProtocolViolation` may be
+raised.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REQUEST_HEAD = RequestHead(b"POST", b"/api/chat", ((b"A", b"b"),))
 
 
 class CheckingSink:
-    """A Caller and a Call that take everything, and now and then wait a while."""
+    """A response and request sink that fails if it is used after its end."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -62,7 +62,7 @@ class CheckingSink:
 
 
 def initiator(rng: Random) -> Initiator:
-    """A proxy's end, greeted, with some exchanges under way."""
+    """Return a proxy's end after HELLO, with some open streams."""
     peer = Initiator(WINDOW, 30, MAX_STREAMS)
     peer.receive_message(
         encode_json_frame(FrameKind.HELLO, CONNECTION_ID, Hello(1, WINDOW, Desktop("d", "d")))
@@ -79,7 +79,7 @@ def initiator(rng: Random) -> Initiator:
 
 
 def responder(rng: Random) -> Responder:
-    """A desktop's end, greeted; work answers by itself."""
+    """Return a desktop's end after HELLO, with some open streams and responses."""
     sinks: list[Any] = []
 
     def accept(head: RequestHead, caller: Any) -> Any:
@@ -110,7 +110,7 @@ def responder(rng: Random) -> Responder:
 
 
 def buffered_bytes(peer: Any) -> int:
-    """How many bytes of bodies an end keeps."""
+    """Return how many bytes of bodies a peer buffers."""
     return sum(stream.send_buffer.buffered for stream in peer.streams.values())
 
 
@@ -126,7 +126,7 @@ _OFFSETS = (0, 1, 2, 100, WINDOW, WINDOW + 1, 65536, 1 << 31, (1 << 63) - 1, (1 
 
 
 def random_frame(rng: Random, ids: list[bytes]) -> bytes:
-    """One frame, as a rule of a right form."""
+    """Return one frame, in most cases of a valid form."""
     kind = rng.choice((3, 4, 4, 5, 5, 5, 5, 6, 7, 8, 8, 9, rng.randrange(256)))
     unknown = rng.choice((CONNECTION_ID, bytes(15) + b"x"))
     id = rng.choice(ids) if ids and rng.random() < 0.9 else unknown
@@ -140,7 +140,7 @@ def random_frame(rng: Random, ids: list[bytes]) -> bytes:
 
 
 def mutated(rng: Random, data: bytes) -> bytes:
-    """`data` with a few bytes changed, cut out or doubled."""
+    """Return `data` with a few bytes changed, removed, repeated or inserted."""
     changed = bytearray(data)
     for _ in range(rng.randrange(1, 4)):
         position = rng.randrange(len(changed) + 1)
@@ -159,7 +159,7 @@ def mutated(rng: Random, data: bytes) -> bytes:
 
 
 def fuzz_tunnel(rng: Random, frames: int) -> int:
-    """Send so many frames, at new ends after each violation; give how many violations."""
+    """Send `frames` frames, to a new peer after each violation; return how many violations."""
     violations, sent = 0, 0
     while sent < frames:
         peer: Any = rng.choice((initiator, responder))(rng)

@@ -1,7 +1,7 @@
-"""Frames of WebSocket, right and wrong, against both ends of a tunnel's.
+"""Valid and invalid WebSocket frames for both ends of a tunnel.
 
-What a frame carries is now and then a tunnel's message, else anything. Nothing may be raised, what
-is kept has a bound, and no timer outlives its connection.
+A payload is a tunnel frame or random bytes. Nothing may be raised, the buffered bytes are bounded,
+and no timer outlives its connection.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _LENGTHS = (0, 1, 125, 126, 65535, 65536, MAX_MESSAGE, MAX_MESSAGE + 1, 1 << 40,
 
 
 def open_proxy_socket(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
-    """The proxy's end, open, and most often greeted."""
+    """Return the proxy's end, open, in most cases after HELLO."""
     peer: Any = initiator(rng)
     peer.connection_lost(0.0)
 
-    def greeted(socket: Any, message: bytes) -> None:
+    def hello_received(socket: Any, message: bytes) -> None:
         socket.attach_tunnel(peer)
         peer.receive_message(message)
 
     socket, transport = (
-        ProxyWebSocketFactory(clock, greeted, 20, 10).buildProtocol(None),
+        ProxyWebSocketFactory(clock, hello_received, 20, 10).buildProtocol(None),
         ClosingTransport(),
     )
     socket.makeConnection(transport)
@@ -63,7 +63,7 @@ def open_proxy_socket(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
 
 
 def open_bridge_socket(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
-    """The bridge's end, open."""
+    """Return the desktop's end, open."""
     peer: Any = responder(rng)
     peer.connection_lost(0.0)
 
@@ -85,7 +85,7 @@ def open_bridge_socket(rng: Random, clock: Any) -> tuple[Any, ClosingTransport]:
 
 
 def websocket_frame(rng: Random, payload: bytes, first_byte: int, masked: bool) -> bytes:
-    """One frame; its length is written in the shortest way."""
+    """Return a frame with the shortest encoding of its length."""
     size, bit, key = len(payload), 0x80 if masked else 0, bytes(4) if masked else b""
     if size < 126:
         return bytes((first_byte, bit | size)) + key + payload
@@ -95,7 +95,7 @@ def websocket_frame(rng: Random, payload: bytes, first_byte: int, masked: bool) 
 
 
 def random_websocket_frame(rng: Random, masked: bool) -> bytes:
-    """One frame: right, of any kind, of a wrong length, or mutated."""
+    """Return a frame: valid, of any opcode, of a wrong length, or mutated."""
     ids = [bytes(16), b"x" * 16]
     payload = random_frame(rng, ids) if rng.random() < 0.5 else rng.randbytes(rng.randrange(140))
     first = rng.choice((0x82, 0x82, 0x82, 0x02, 0x00, 0x80, 0x81, 0x88, 0x89, 0x8A, 0xC2, 0x09,
@@ -109,7 +109,7 @@ def random_websocket_frame(rng: Random, masked: bool) -> bytes:
 
 
 def fuzz_websocket(rng: Random, frames: int) -> int:
-    """Send so many frames, at new ends once one closed; give how many closed."""
+    """Send `frames` frames, to a new socket after each close; return how many closed."""
     closed, sent = 0, 0
     txaio_config: Any = vars(txaio)["config"]
     original_loop, txaio_config.loop = txaio_config.loop, None
@@ -130,7 +130,7 @@ def fuzz_websocket(rng: Random, frames: int) -> int:
                     closed += 1
                     break
             socket.connectionLost(transport.reason)
-            clock.advance(100)  # autobahn's timers do nothing, but stay a while
+            clock.advance(100)  # autobahn's own timers expire
             pending_calls = [call for call in clock.getDelayedCalls() if call.active()]
             assert not pending_calls, pending_calls
     finally:
@@ -139,6 +139,6 @@ def fuzz_websocket(rng: Random, frames: int) -> int:
 
 
 def buffered_bytes(socket: Any) -> int:
-    """How many bytes an end keeps of what is not whole."""
+    """Return how many bytes of incomplete frames and messages a socket buffers."""
     parts = getattr(socket, "message_data", None) or ()
     return len(socket._frame_decoder) + len(socket.data or b"") + sum(map(len, parts))

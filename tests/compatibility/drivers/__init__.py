@@ -1,1 +1,1 @@
-"""Programs that each drive one client: orders on standard input, outcomes on standard output."""
+"""Programs that drive one client each: jobs on standard input, outcomes on standard output."""

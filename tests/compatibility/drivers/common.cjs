@@ -1,4 +1,4 @@
-// What the drivers in Node share; the orders and outcomes are those of common.py.
+// What the drivers in Node.js share; common.py documents the protocol.
 "use strict";
 
 const readline = require("node:readline");
@@ -34,16 +34,16 @@ async function outcome(client, calls, { call, text }) {
   try {
     let value = await calls[call](client, text);
     if (value && value[Symbol.asyncIterator]) {
-      for await (const piece of value) pieces.push(piece);
+      for await (const chunk of value) pieces.push(chunk);
       value = pieces;
     }
     return { call, value: value ?? null };
   } catch (error) {
-    return { call, pieces, error: told(error) };
+    return { call, pieces, error: describeError(error) };
   }
 }
 
-function told(error) {
+function describeError(error) {
   return {
     class: error.name === "Error" ? error.constructor.name : error.name,
     status: error.status_code ?? error.status ?? null,
@@ -52,9 +52,9 @@ function told(error) {
   };
 }
 
-// Carry out orders until there are no more; `make` gives a client for an address and a key.
+// Run jobs until the end of input; `make` creates a client for a base URL and a key.
 exports.serve = async (make, calls) => {
-  console.log = console.error; // what a library prints is not an outcome
+  console.log = console.error; // libraries may print: keep that out of the outcomes
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const { base, key, jobs, together } = JSON.parse(line);
     const client = make(base, key);

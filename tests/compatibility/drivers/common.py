@@ -1,8 +1,8 @@
-"""What the drivers in Python share.
+"""The protocol of the drivers, and what those in Python share.
 
-An order is a line of JSON: `{"base", "key", "jobs": [{"call", "text"}], "together"}`. The outcomes
-are one line too, a list in the order of the jobs: `{"call", "value"}`; where the client raised
-`{"call", "error"}`; and `pieces` where it had given some of a stream.
+A line of input is a JSON object: `{"base", "key", "jobs": [{"call", "text"}], "together"}`. The
+outcomes are one line of output, a list in the order of the jobs: `{"call", "value"}`, or, if the
+client raised, `{"call", "error", "pieces"}` with the chunks of a stream that came before.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ Call = Callable[[Any, str], Any]
 
 
 def user_messages(text: Any, **more: Any) -> Any:
-    """The messages of a conversation in which one thing was said."""
+    """Return the messages of a conversation with one user message."""
     return [{"role": "user", "content": text, **more}]
 
 
 def serve(make: Callable[[str, str], Any], calls: Mapping[str, Any]) -> None:
-    """Carry out orders until there are no more; `make` gives a client for an address and a key."""
+    """Run jobs until the end of input; `make` creates a client for a base URL and a key."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is not an outcome
+    os.dup2(2, 1)  # libraries may print: keep that out of the outcomes
     for line in sys.stdin:
         order = json.loads(line)
         client = make(order["base"], order["key"])
@@ -67,7 +67,7 @@ def _outcome(client: Any, calls: Mapping[str, Any], job: dict[str, str]) -> dict
             value = chunks
         return {**outcome, "value": to_json_types(value)}
     except Exception as error:
-        # Whatever a client raises is its outcome.
+        # Any exception of a client is an outcome.
         return {**outcome, "pieces": chunks, "error": _describe_error(error)}
 
 
@@ -83,7 +83,7 @@ def _describe_error(error: Exception) -> dict[str, Any]:
 
 
 def to_json_types(value: Any) -> Any:
-    """A client's value as JSON's types."""
+    """Return a client's value as JSON types."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Drives `langchain-ollama`. It streams from Ollama whatever it is asked for."""
+"""Drives `langchain-ollama`, which always streams from Ollama."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.compatibility.drivers.common import EMBEDDER, MODEL, PNG, SCHEMA, TOO
 
 
 class Client:
-    """Its models, all at one address."""
+    """The client's models with one base URL."""
 
     def __init__(self, base: str, key: str) -> None:
         headers = {"headers": {"Authorization": f"Bearer {key}"}}
@@ -29,7 +29,7 @@ class Client:
 
 
 def without_ids(message: BaseMessage) -> dict[str, Any]:
-    """A message less the ids that the client draws for it."""
+    """Return a message without the ids that the client generates."""
     fields = message.model_dump(mode="json", exclude={"id"})
     for name in ("tool_calls", "tool_call_chunks", "invalid_tool_calls"):
         fields[name] = [{**call, "id": ""} for call in fields.get(name) or []]

@@ -24,12 +24,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
 JSON = {"type": "json_object"}
 FUNCTION = {"type": "function", "name": "weather", "parameters": PARAMETERS, "strict": False}
-#: What the client draws by itself.
+#: Fields that the client generates.
 GENERATED_FIELDS = {"id", "item_id", "created", "created_at", "completed_at"}
 
 
 class Client:
-    """Its providers, all at one address. Those for OpenAI want the path's beginning too."""
+    """The client's providers with one base URL, which has `/v1` for OpenAI's."""
 
     def __init__(self, base: str, key: str) -> None:
         self.at: dict[str, Any] = {"api_base": base, "api_key": key}
@@ -64,7 +64,7 @@ def complete(model: str, said: Any, **more: Any) -> Any:
 
 
 def comparable(value: Any) -> Any:
-    """What the client gave, piece by piece where it streams, less what it drew by itself."""
+    """Return the client's value, or its chunks, without generated fields."""
     if hasattr(value, "model_dump"):
         return without_generated(to_json_types(value))
     return comparable_chunks(value) if isinstance(value, Iterator) else without_generated(value)

@@ -16,14 +16,14 @@ from tests.compatibility.drivers.common import EMBEDDER, MODEL, PARAMETERS, PNG,
 
 
 class Client:
-    """It takes its address and its key from the environment, and keeps what it learns on disk."""
+    """The plugin, which reads base URL and key from the environment and caches on disk."""
 
     def __init__(self, base: str, key: str) -> None:
         os.environ |= {"OLLAMA_HOST": base, "OLLAMA_API_KEY": key}
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        """Let it ask anew what models can do."""
+        """Clear the cache of models' capabilities."""
         registry.cache.set_dir(tempfile.mkdtemp(dir=os.environ["LLM_USER_PATH"]))
 
     def prompt(self, text: str, **more: Any) -> Any:
