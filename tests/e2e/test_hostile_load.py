@@ -190,7 +190,7 @@ async def test_requests_over_a_users_limit_get_429_and_others_are_served(
             return response if b" 429 " in response else b""
 
         response = await wait_until(refused, "the limit to be reached")
-        assert b"Retry-After" in response and b"40 requests of yours are under way" in response
+        assert b"Retry-After" in response and b"40 of your requests are in progress" in response
         bob = await raw_cluster.cluster.create_token("bob")
         status, _, _ = await raw_cluster.cluster.request("PUT", "/ctllm/proxy", token=bob)
         assert status == 200
