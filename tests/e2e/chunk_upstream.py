@@ -1,6 +1,6 @@
-"""An Ollama whose every write a test makes itself, and a client that keeps the chunks as they come.
+"""An upstream whose writes the test makes itself, and a client that records each received chunk.
 
-Neither knows more of HTTP than it needs: what one writes and the other gets is what is on the wire.
+Both work on plain sockets, so that the test sees the bytes on the wire.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from tests.e2e.cluster import wait_until
+from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import listen, port_of
 
-#: What the desktop asks to know how its Ollama is.
+#: The responses to the requests of the desktop's health check.
 HEALTH_RESPONSES = {"/api/version": {"version": "1"}, "/api/tags": {"models": []}}
 
 
 def encode_chunk(data: bytes) -> bytes:
-    """`data` as one chunk."""
+    """Encode `data` as one chunk of the chunked transfer coding."""
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
@@ -30,14 +30,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 class ChunkRequest(Protocol):
-    """One connection of the desktop's, and what was asked on it last."""
+    """A connection of the desktop, and the latest request on it."""
 
     transport: Any
 
     def __init__(self, upstream: ChunkUpstream) -> None:
         self._upstream = upstream
         self._unread = b""
-        self._body_remaining = 0  # bytes of a request's body that are still to come
+        self._body_remaining = 0  # bytes of the request's body not yet received
         self.path = ""
         self.headers: dict[str, str] = {}
         self.closed = False
@@ -53,8 +53,8 @@ class ChunkRequest(Protocol):
                 self._unread[self._body_remaining :],
             )
             self._body_remaining -= len(body)
-            head, found, rest = self._unread.partition(b"\r\n\r\n")
-            if self._body_remaining or not found:
+            head, separator, rest = self._unread.partition(b"\r\n\r\n")
+            if self._body_remaining or not separator:
                 return
             self._unread = rest
             self._handle_head(head.decode("latin-1"))
@@ -74,11 +74,11 @@ class ChunkRequest(Protocol):
         self.closed = True
 
     def write(self, data: bytes) -> None:
-        """Send these bytes, now and in one write as far as the system takes them."""
+        """Write the bytes now, in one write as far as the system accepts them."""
         self.transport.write(data)
 
     def start_response(self, content_type: str, *headers: str) -> None:
-        """The head of an answer in chunks."""
+        """Write the head of a chunked response."""
         lines = [
             "HTTP/1.1 200 OK",
             f"Content-Type: {content_type}",
@@ -89,10 +89,10 @@ class ChunkRequest(Protocol):
 
 
 class ChunkUpstream(Factory):
-    """Listens as an Ollama; `asked` are the requests that wait for the test to answer them."""
+    """A fake Ollama; `pending` are the requests that the test has to answer."""
 
     noisy = False
-    cluster: Any  # the one that it is in
+    cluster: Cluster  # assigned by the fixture that starts it
 
     def __init__(self) -> None:
         self.pending: list[ChunkRequest] = []
@@ -101,27 +101,28 @@ class ChunkUpstream(Factory):
         self.port = port_of(self.listening)
 
     def buildProtocol(self, addr: Any) -> ChunkRequest:
-        made = ChunkRequest(self)
-        self.connections.append(made)
-        return made
+        connection = ChunkRequest(self)
+        self.connections.append(connection)
+        return connection
 
     async def next_request(self) -> ChunkRequest:
-        """The next request, once it has come."""
+        """Wait for a request; return it."""
         await wait_until(lambda: self.pending, "a request to arrive")
         return self.pending.pop(0)
 
     async def stopListening(self) -> None:
         await maybeDeferred(self.listening.stopListening)
-        for made in self.connections:
-            if not made.closed:
-                made.transport.abortConnection()
+        for connection in self.connections:
+            if not connection.closed:
+                connection.transport.abortConnection()
         await wait_until(
-            lambda: all(made.closed for made in self.connections), "its connections to close"
+            lambda: all(connection.closed for connection in self.connections),
+            "its connections to close",
         )
 
 
 class ChunkClient(Protocol):
-    """A client that asks once and keeps the answer's chunks, each as the wire delimits it."""
+    """A client that sends one request and records each chunk of the response."""
 
     transport: Any
 
@@ -149,11 +150,11 @@ class ChunkClient(Protocol):
             pass
 
     def _parse_chunk(self) -> bool:
-        """Take one chunk, if it is all there."""
-        size, found, _ = self._unread[:20].partition(b"\r\n")
+        """Parse one chunk; return whether it was received completely."""
+        size, separator, _ = self._unread[:20].partition(b"\r\n")
         start = len(size) + 2
-        end = start + int(size, 16) if found else 0
-        if not found or len(self._unread) < end + 2:
+        end = start + int(size, 16) if separator else 0
+        if not separator or len(self._unread) < end + 2:
             return False
         assert self._unread[end : end + 2] == b"\r\n"
         if end > start:
@@ -168,7 +169,7 @@ class ChunkClient(Protocol):
 
     @property
     def has_partial_chunk(self) -> bool:
-        """Whether a part of a chunk has come that is not whole yet."""
+        """Whether an incomplete chunk has been received."""
         return bool(self._unread)
 
     @property
@@ -176,14 +177,14 @@ class ChunkClient(Protocol):
         return b"".join(self.chunks)
 
     async def close(self) -> None:
-        """Leave, and wait until that is done."""
+        """Abort the connection and wait until it is closed."""
         if not self.closed:
             self.transport.abortConnection()
         await wait_until(lambda: self.closed, "the client's connection to close")
 
 
 async def open_client(port: int, path: str, token: str, *headers: str) -> ChunkClient:
-    """Ask `path` for a stream."""
+    """Connect and request a streamed response at `path`."""
     body = json.dumps({"model": "m", "stream": True}).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
     lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", *headers, "", ""]

@@ -1,4 +1,4 @@
-"""Answers under way to every official client, in every dialect, until something dies."""
+"""Streamed responses to every official client, in every dialect, for tests that interrupt them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.faulty_cluster import FaultyCluster, ResponseReader, send_request
 NDJSON = rb'\n{"error":"[^"]+"}\n$'
 DATA = rb'\n\ndata: {"error":{"message":"[^"]+",[^}]*}}\n\n$'
 EVENT = rb'\n\nevent: error\ndata: {"type":"error",.*"message":"[^"]+".*}\n\n$'
-#: For each path that streams: how an error in the stream looks, and what only a whole answer says.
+#: For each streaming path: the pattern of an error in the stream, and the mark of a complete one.
 DIALECTS = {
     "/api/chat": (NDJSON, b'"done":true'),
     "/api/generate": (NDJSON, b'"done":true'),
@@ -36,11 +36,11 @@ BODY = {
     "max_tokens": 1000,
     "stream": True,
 }
-#: An answer for longer than any test waits: what ends must have been ended.
+#: A stream that lasts longer than any test waits.
 ENDLESS = {"lines": 10_000, "line_interval": 0.05}
-#: The same where it is not words that are streamed.
+#: The same for a path that does not stream words.
 SILENT = {"pause_after": (3, 600)}
-#: A desktop and a proxy that give up on each other soon.
+#: Options with which a desktop and a proxy detect a lost tunnel soon.
 FAST_TIMEOUTS = (
     "--reconnect-grace-seconds=2",
     "--ping-interval-seconds=1",
@@ -49,16 +49,16 @@ FAST_TIMEOUTS = (
 
 
 def streaming_calls(client: Client) -> list[str]:
-    """What is asked of a client: each path that streams, in both ways, where it has both."""
+    """Return the client's calls of streaming paths, both streamed and not where it has both."""
     known = [call for call in client_calls(client) if call.split(" ")[1] in DIALECTS]
     wholes = [call for call in known if call.endswith(" whole")]
     if client.package == "langchain-ollama":
-        wholes = []  # it streams whatever it is asked for
+        wholes = []  # it always streams
     return [*(call for call in streamed_calls(client) if call in known), *wholes]
 
 
 class ClientStreams:
-    """A place with an Ollama that can be killed, and all clients asking it."""
+    """A cluster whose Ollama can be killed, and responses in progress to all clients."""
 
     def __init__(self, faulty: FaultyCluster) -> None:
         self.faulty = faulty
@@ -67,17 +67,19 @@ class ClientStreams:
         self.outcomes: Deferred[list[list[Outcome]]]
 
     async def start(self, drivers: list[Driver]) -> ClientStreams:
-        """Everything runs, and every stream has begun to arrive."""
+        """Start the cluster and the clients; wait until every stream has begun."""
         await self._start_ollama()
         await self.faulty.start(*FAST_TIMEOUTS)
         self.relay = await self.faulty.add_desktop(*FAST_TIMEOUTS)
         self.outcomes = gatherResults([self._drive(driver) for driver in drivers])
-        asked = [call for driver in drivers for call in streaming_calls(driver.client)]
-        await wait_until(lambda: self._all_started(asked), "all of the clients' answers to begin")
-        # Later than theirs, so whatever these have got of the streams the clients have too.
+        expected = [call for driver in drivers for call in streaming_calls(driver.client)]
+        await wait_until(
+            lambda: self._all_started(expected), "the responses to all clients to begin"
+        )
+        # These begin later, so once they have received data, so have the clients.
         for path in DIALECTS:
-            front = self.faulty.cluster.cloud_port
-            self.readers[path] = await send_request(front, "POST", path, self.faulty.token, BODY)
+            port = self.faulty.cluster.cloud_port
+            self.readers[path] = await send_request(port, "POST", path, self.faulty.token, BODY)
         self.faulty.readers.extend(self.readers.values())
         for path, reader in self.readers.items():
             await wait_until(lambda reader=reader: reader.line_count > 2, f"{path} to begin")
@@ -91,14 +93,14 @@ class ClientStreams:
         await wait_until(lambda: '"port"' in self.ollama.output, "the fake Ollama to listen")
         self.faulty.ollama_port = json.loads(self.ollama.output)["port"]
         for path in DIALECTS:
-            order = {"path": path, "script": SILENT if path == "/api/pull" else ENDLESS}
-            assert (await self._control("POST", "/fake/scripts", order))[0] == 204
+            command = {"path": path, "script": SILENT if path == "/api/pull" else ENDLESS}
+            assert (await self._control("POST", "/fake/scripts", command))[0] == 204
 
     async def _control(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        status, _, answer = await self.faulty.cluster.request(
+        status, _, response = await self.faulty.cluster.request(
             method, path, body, port=self.faulty.ollama_port
         )
-        return status, answer
+        return status, response
 
     def _drive(self, driver: Driver) -> Deferred[list[Outcome]]:
         jobs = [{"call": call, "text": "hello"} for call in streaming_calls(driver.client)]
@@ -107,14 +109,14 @@ class ClientStreams:
 
     async def _all_started(self, calls: list[str]) -> bool:
         _, body = await self._control("GET", "/fake/requests")
-        here = [record for record in json.loads(body) if record["target"] in DIALECTS]
-        streaming = [record for record in here if record["lines_sent"] > 2]
+        records = [record for record in json.loads(body) if record["target"] in DIALECTS]
+        streaming = [record for record in records if record["lines_sent"] > 2]
         whole = [call for call in calls if call.endswith(" whole")]
-        assert all(record["closed_by"] is None for record in here), here
-        return len(here) == len(calls) and len(streaming) == len(calls) - len(whole)
+        assert all(record["closed_by"] is None for record in records), records
+        return len(records) == len(calls) and len(streaming) == len(calls) - len(whole)
 
     async def assert_errors_received(self) -> None:
-        """By raw HTTP: the dialect's error, the end of the connection, and no end of an answer."""
+        """Assert that each raw response has its dialect's error and is not complete."""
         for path, (error, end) in DIALECTS.items():
             reader = await self.readers[path].wait_closed(30)
             assert (path, reader.status, reader.complete) == (path, 200, False)

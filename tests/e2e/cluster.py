@@ -1,4 +1,4 @@
-"""A small world for end-to-end tests: real processes, on free ports, in folders of their own."""
+"""A cluster for end-to-end tests: real processes on free ports, each with a state directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ WAIT_TIMEOUT = 30.0
 
 
 async def wait_until(condition: Any, description: str, timeout: float = WAIT_TIMEOUT) -> Any:
-    """Wait for `condition()` to be true (it may be async); fails the test after `patience`."""
+    """Poll `condition`, which may be async; return its first true result.
+
+    Raises AssertionError after `timeout` seconds.
+    """
     deadline = reactor.seconds() + timeout
     while True:
         result = condition()
@@ -33,12 +36,14 @@ async def wait_until(condition: Any, description: str, timeout: float = WAIT_TIM
             result = await result
         if result:
             return result
-        assert reactor.seconds() < deadline, f"waited {timeout} s in vain for {description}"
+        assert reactor.seconds() < deadline, (
+            f"Timed out after {timeout} s waiting for {description}."
+        )
         await deferLater(reactor, 0.02)
 
 
 class ChildProcess(ProcessProtocol):
-    """A child process and what it printed."""
+    """A child process and its output."""
 
     def __init__(
         self, name: str, argv: list[str], env: dict[str, str], use_pty: bool = False
@@ -68,21 +73,21 @@ class ChildProcess(ProcessProtocol):
             os.kill(self.transport.pid, signal_number)
 
     async def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End it and wait until it is gone."""
+        """Send the signal and wait until the process has ended."""
         self.send_signal(signal_number)
         await wait_until(lambda: self.transport.pid is None, f"{self.name} to end:\n{self.output}")
 
 
 class Cluster:
-    """Everything a test started; `close` ends it all."""
+    """The processes and ports of one test."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.processes: list[ChildProcess] = []
         self.ports: list[Any] = []
-        self.api_key = ""  # an API key of alice's
-        self.alice_token = ""  # an access token of hers
-        self.ollama: FakeOllama  # set by whoever starts it
+        self.api_key = ""  # an API key of user alice
+        self.alice_token = ""  # an access token of user alice
+        self.ollama: FakeOllama  # assigned by the test or fixture that starts it
         self.extra_environment: dict[str, str] = {}
         self.cloud_port = free_port()
         self.metrics_port = free_port()
@@ -95,59 +100,59 @@ class Cluster:
         return self.directory / name
 
     def environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ}
+        inherited = {
+            name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ
+        }
         fixed = {"CTLLM_CONFIG": "/dev/null", "PYTHONUNBUFFERED": "1"}
-        return {**kept, **fixed, **self.extra_environment}
-
-    # -- parts
+        return {**inherited, **fixed, **self.extra_environment}
 
     def start_fake_ollama(self, *models: str) -> tuple[FakeOllama, int]:
-        """A stand-in for Ollama, served from the test itself, and its port."""
+        """Serve a fake Ollama from the test's own process; return it and its port."""
         fake_ollama = FakeOllama(reactor, models=models or ("llama3.2",), word_interval=0.0)
         port = listen(reactor, fake_ollama.site)
         self.ports.append(port)
         return fake_ollama, port_of(port)
 
     async def run_fake_ollama(self, port: int, *models: str) -> ChildProcess:
-        """A stand-in that is a process of its own, and so may be frozen or killed."""
-        words = [f"--model={model}" for model in models]
+        """Run a fake Ollama as a process that the test can stop or kill."""
+        model_options = [f"--model={model}" for model in models]
         module = ("python", "-m", "tests.fake_ollama", f"--port={port}", "--control")
-        program = self.start_process("ollama", *module, *words)
-        await wait_until(lambda: '"port"' in program.output, "Ollama")
-        return program
+        process = self.start_process("ollama", *module, *model_options)
+        await wait_until(lambda: '"port"' in process.output, "Ollama")
+        return process
 
     async def set_script(self, port: int, path: str, **script: Any) -> None:
-        """What such a fake Ollama does at `path` from now on."""
+        """Set the script for `path` of a fake Ollama that runs as a process."""
         body = {"path": path, "script": script}
-        status, _, said = await self.request("POST", "/fake/scripts", body, port=port)
-        assert status == 204, said
+        status, _, response = await self.request("POST", "/fake/scripts", body, port=port)
+        assert status == 204, response
 
     def start_process(
         self, name: str, *arguments: str, env: dict[str, str] | None = None
     ) -> ChildProcess:
-        program = ChildProcess(
+        process = ChildProcess(
             name, [str(BIN / arguments[0]), *arguments[1:]], env or self.environment()
         )
-        self.processes.append(program)
-        return program
+        self.processes.append(process)
+        return process
 
     def run_role(self, role: str, state: str, *options: str) -> ChildProcess:
-        folder = str(self.state_dir(state))
+        directory = str(self.state_dir(state))
         return self.start_process(
-            role, "twistd", "-n", "--pidfile=", "ctllm", role, f"--state-dir={folder}", *options
+            role, "twistd", "-n", "--pidfile=", "ctllm", role, f"--state-dir={directory}", *options
         )
 
     async def start_cloud(self, *options: str) -> ChildProcess:
-        """A cloud that answers."""
-        program = self.run_role(
+        """Start a cloud and wait until it is healthy."""
+        process = self.run_role(
             "cloud",
             "cloud",
             f"--listen=127.0.0.1:{self.cloud_port}",
             f"--metrics-listen=127.0.0.1:{self.metrics_port}",
             *options,
         )
-        await wait_until(lambda: self.is_cloud_healthy(program), f"the cloud:\n{program.output}")
-        return program
+        await wait_until(lambda: self.is_cloud_healthy(process), f"the cloud:\n{process.output}")
+        return process
 
     async def is_cloud_healthy(self, process: ChildProcess) -> bool:
         assert process.exit_code is None, process.output
@@ -160,23 +165,23 @@ class Cluster:
     async def start_desktop(
         self, user: str, ollama: int, *options: str, state: str = ""
     ) -> ChildProcess:
-        """A desktop of `user` beside the Ollama at a port, signed in and connected."""
+        """Start a desktop of `user` for the Ollama at port `ollama`: logged in and connected."""
         state = state or user
         await self.run_ctllm(state, "login", "-", stdin=await self.create_invite(user))
-        program = self.run_role(
+        process = self.run_role(
             "desktop", state, f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off", *options
         )
-        await wait_until(lambda: "bridge: connected" in program.output, "the bridge to connect")
-        return program
+        await wait_until(lambda: "bridge: connected" in process.output, "the bridge to connect")
+        return process
 
     async def run_ctllm(self, state: str, *arguments: str, stdin: str = "") -> str:
-        """Run `ctllm`; gives what it printed, fails the test if it failed."""
+        """Run the `ctllm` command; return its output. Raises AssertionError if it fails."""
         return await self.run_ctllm_in(self.state_dir(state), *arguments, stdin=stdin)
 
     async def run_ctllm_in(self, state_dir: Path, *arguments: str, stdin: str = "") -> str:
-        """Run `ctllm` with any folder as its state, and `given` on its standard input."""
+        """Run `ctllm` with any state directory, and `stdin` as its standard input."""
         argv = [str(BIN / "ctllm"), f"--state-dir={state_dir}", *arguments]
-        done = await deferToThread(
+        completed = await deferToThread(
             subprocess.run,
             argv,
             input=stdin,
@@ -184,22 +189,22 @@ class Cluster:
             text=True,
             env=self.environment(),
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout.strip()
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout.strip()
 
     async def create_invite(self, name: str) -> str:
         return await self.run_ctllm("cloud", "invite", name)
 
     async def create_token(self, name: str, client: str = "browser") -> str:
-        """An access token of user `name`."""
+        """Return an access token of user `name`."""
         return (await self.log_in(await self.create_invite(name), client))["token"]
 
     async def log_in(self, link: str, client: str = "browser") -> dict[str, Any]:
-        """Sign in with a link; what the cloud answers."""
+        """Log in with an invite link; return the session that the cloud creates."""
         body = {"invite": link.partition("#invite=")[2], "client": client}
-        status, _, answer = await self.request("POST", "/ctllm/session", body)
-        assert status == 201, answer
-        return json.loads(answer)
+        status, _, response = await self.request("POST", "/ctllm/session", body)
+        assert status == 201, response
+        return json.loads(response)
 
     async def request(
         self,
@@ -210,27 +215,27 @@ class Cluster:
         headers: dict[str, str] | None = None,
         port: int | None = None,
     ) -> tuple[int, dict[str, str], bytes]:
-        """One request by a plain HTTP client in a thread: status, headers (lower case), body."""
+        """Send a request from a thread; return status, headers (lower-case names) and body."""
         return await deferToThread(
             blocking_request, port or self.cloud_port, method, path, body, token, headers or {}
         )
 
     async def wait_for_api_key(self) -> None:
-        """Wait until the cloud has heard of the key."""
+        """Wait until the cloud accepts the API key."""
 
-        async def works() -> bool:
+        async def is_accepted() -> bool:
             status, _, _ = await self.request("GET", "/api/version", token=self.api_key)
             return status == 200
 
-        await wait_until(works, "the API key to work")
+        await wait_until(is_accepted, "the API key to work")
 
     async def list_desktops(self, token: str) -> list[dict[str, Any]]:
         _, _, body = await self.request("GET", "/ctllm/desktops", token=token)
         return json.loads(body)["desktops"]
 
     async def stop(self) -> None:
-        for program in reversed(self.processes):
-            await program.stop()
+        for process in reversed(self.processes):
+            await process.stop()
         for port in self.ports:
             await port.stopListening()
 
@@ -248,15 +253,15 @@ def blocking_request(
         if token is not None:
             headers = {"Authorization": f"Bearer {token}", **headers}
         connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        found = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, found, answer.read()
+        response = connection.getresponse()
+        response_headers = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, response_headers, response.read()
     finally:
         connection.close()
 
 
 def read_response(port: int, path: str, body: bytes, key: str = "") -> bytes:
-    """The whole answer; of one that breaks off, what came."""
+    """Return a response's body; of an incomplete one, the part that was received."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests, and a watch over what pytest-twisted passes in silence."""
+"""Fixtures of the end-to-end tests, and a check for leaks that pytest-twisted does not report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.e2e.mirrored_requests import MirroredCluster, start_mirrored_cluster
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """Fail a test that leaves a timer, or during which a failure was logged."""
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a delayed call, or during which a failure was logged."""
     failures: list[str] = []
 
     @provider(ILogObserver)
@@ -35,73 +35,74 @@ def nothing_left_behind() -> Iterator[None]:
     before = set(reactor.getDelayedCalls())
     globalLogPublisher.addObserver(observe)
     yield
-    # A test may end inside the very call that is about to clean up: let that call return.
+    # A test may end inside the call that cleans up: let that call return.
     pytest_twisted.blockon(deferLater(reactor, 0))
     gc.collect()  # an unhandled error in a Deferred is logged when it is collected
     globalLogPublisher.removeObserver(observe)
-    left = [call for call in reactor.getDelayedCalls() if call not in before and call.active()]
+    leaked = [call for call in reactor.getDelayedCalls() if call not in before and call.active()]
     assert not failures, "\n".join(failures)
-    assert not left, f"timers left: {left}"
+    assert not leaked, f"The test leaves delayed calls: {leaked}"
 
 
 @pytest_twisted.async_yield_fixture()
 async def cluster(tmp_path: Path) -> Any:
-    """An empty world of one test."""
-    made = Cluster(tmp_path)
-    yield made
-    await made.stop()
+    """A cluster of one test, without any process."""
+    cluster = Cluster(tmp_path)
+    yield cluster
+    await cluster.stop()
 
 
 @pytest_twisted.async_yield_fixture()
 async def faulty(cluster: Cluster) -> Any:
-    """A world with a network under the test's control; nothing of it runs yet."""
-    made = FaultyCluster(cluster)
-    yield made
-    made.disconnect_clients()
+    """A cluster behind network relays that the test controls; nothing is started."""
+    faulty_cluster = FaultyCluster(cluster)
+    yield faulty_cluster
+    faulty_cluster.disconnect_clients()
 
 
 @pytest.fixture(scope="session")
 def docker() -> Iterator[Dockerd]:
-    """A Docker engine of this run's own, with the streaming proxy's image and its base."""
-    with dockerd() as made:
-        made.build()
-        yield made
+    """A Docker Engine of this test run, with the streaming proxy's image and its base."""
+    with dockerd() as engine:
+        engine.build()
+        yield engine
 
 
 @pytest.fixture
 def engine(docker: Dockerd) -> Iterator[ContainerInspector]:
-    """The engine; nothing of ctllm's is there before, nor left afterwards.
+    """The engine, without containers and networks of ctllm before and after the test.
 
-    Named before `world` where both are wanted: what would start containers again ends first.
+    A test that also uses `cluster` lists it after this fixture: the cloud, which would start
+    containers again, has to stop first.
     """
-    made = ContainerInspector(docker)
-    assert made.all() == []
-    yield made
-    for each in reversed(made.all()):  # networks are the first, and must be empty
-        made.run(*(("rm", "-f") if "proxy" in each else ("network", "rm")), each)
+    inspector = ContainerInspector(docker)
+    assert inspector.all() == []
+    yield inspector
+    for name in reversed(inspector.all()):  # networks are listed first, and must be empty
+        inspector.run(*(("rm", "-f") if "proxy" in name else ("network", "rm")), name)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A cloud and alice's desktop beside a fake Ollama, for the tests of one module."""
-    made = Cluster(tmp_path_factory.mktemp("shared"))
+    cluster = Cluster(tmp_path_factory.mktemp("shared"))
 
     async def start() -> None:
-        await made.start_cloud()
-        made.ollama, port = made.start_fake_ollama("llama3.2", "nomic-embed-text")
-        await made.start_desktop("alice", port)
-        made.api_key = await made.run_ctllm("alice", "keys", "add", "--manage", "tests")
-        made.alice_token = await made.create_token("alice")
-        await made.wait_for_api_key()
+        await cluster.start_cloud()
+        cluster.ollama, port = cluster.start_fake_ollama("llama3.2", "nomic-embed-text")
+        await cluster.start_desktop("alice", port)
+        cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+        cluster.alice_token = await cluster.create_token("alice")
+        await cluster.wait_for_api_key()
 
     pytest_twisted.blockon(ensureDeferred(start()))
-    yield made
-    pytest_twisted.blockon(ensureDeferred(made.stop()))
+    yield cluster
+    pytest_twisted.blockon(ensureDeferred(cluster.stop()))
 
 
 @pytest.fixture(scope="module")
 def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MirroredCluster]:
-    """A stand-in that is asked directly and through ctllm, for the tests of one module."""
-    made = Cluster(tmp_path_factory.mktemp("twice"))
-    yield pytest_twisted.blockon(ensureDeferred(start_mirrored_cluster(made)))
-    pytest_twisted.blockon(ensureDeferred(made.stop()))
+    """A fake Ollama that is requested directly and through ctllm, for the tests of one module."""
+    cluster = Cluster(tmp_path_factory.mktemp("mirrored"))
+    yield pytest_twisted.blockon(ensureDeferred(start_mirrored_cluster(cluster)))
+    pytest_twisted.blockon(ensureDeferred(cluster.stop()))

@@ -1,4 +1,4 @@
-"""A cloud with a wire in each half of its network, and a client that never blocks."""
+"""A cluster with a network relay before the cloud and before each desktop; an async client."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from tests.e2e.network_relay import NetworkRelay
 
 
 class ResponseReader(Protocol):
-    """One request and its answer as it comes. `whole` is a clean end, `over` any end."""
+    """A client connection with one request; collects the response.
+
+    `complete` is true after a clean end of the response, `closed` after any end.
+    """
 
     transport: Any
 
@@ -66,7 +69,7 @@ class ResponseReader(Protocol):
 
     @property
     def complete_lines(self) -> bytes:
-        """The whole lines of the answer, without the error that ended it."""
+        """The complete lines of the body, without an error line."""
         lines = bytes(self.body).splitlines(keepends=True)
         return b"".join(ln for ln in lines if ln.endswith(b"\n") and not ln.startswith(b'{"error"'))
 
@@ -82,20 +85,23 @@ class ResponseReader(Protocol):
 async def send_request(
     port: int, method: str, path: str, token: str, body: Any = None, **headers: str
 ) -> ResponseReader:
-    """Ask; gives the reader as soon as it is connected. `ctllm_resume` is the header's name."""
+    """Send a request; return the reader once it is connected.
+
+    Underscores in the names of `headers` become hyphens.
+    """
     data = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode()
-    made = Factory()
-    made.noisy = False
-    made.buildProtocol = lambda addr: ResponseReader(head, data)  # type: ignore[method-assign]
+    factory = Factory()
+    factory.noisy = False
+    factory.buildProtocol = lambda addr: ResponseReader(head, data)  # type: ignore[method-assign]
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
-    return cast(ResponseReader, await endpoint.connect(made))
+    return cast(ResponseReader, await endpoint.connect(factory))
 
 
 class FaultyCluster:
-    """A cloud behind the wire `front`, and desktops of alice's, each behind a wire of its own."""
+    """A cloud and desktops of alice, each behind a network relay; clients use `client_relay`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -118,17 +124,17 @@ class FaultyCluster:
         return self
 
     async def add_desktop(self, *options: str) -> NetworkRelay:
-        """Another desktop of alice's, named by its number from 0; gives its half of the network."""
-        wire = NetworkRelay(self.cluster.cloud_port)
-        self.cluster.ports.append(wire)
+        """Start a desktop of alice, named by its number from 0; return its network relay."""
+        relay = NetworkRelay(self.cluster.cloud_port)
+        self.cluster.ports.append(relay)
         state = f"alice-{len(self.relays)}"
         link = await self.cluster.create_invite("alice")
-        link = link.replace(f":{self.cluster.cloud_port}", f":{wire.port}")
+        link = link.replace(f":{self.cluster.cloud_port}", f":{relay.port}")
         await self.cluster.run_ctllm(state, "login", link)
-        self.relays.append(wire)
+        self.relays.append(relay)
         self.desktops.append(self.run_desktop(len(self.relays) - 1, *options))
         await self.wait_connected(len(self.desktops) - 1)
-        return wire
+        return relay
 
     def run_desktop(self, number: int, *options: str) -> ChildProcess:
         ollama = f"--ollama-host=127.0.0.1:{self.ollama_port}"
@@ -138,17 +144,17 @@ class FaultyCluster:
         )
 
     async def wait_connected(self, number: int) -> None:
-        """Wait until a desktop that was just run is connected."""
-        program = self.desktops[number]
+        """Wait until a newly started desktop is connected."""
+        process = self.desktops[number]
         try:
-            await wait_until(lambda: "bridge: connected" in program.output, f"desktop {number}")
+            await wait_until(lambda: "bridge: connected" in process.output, f"desktop {number}")
         except AssertionError as error:
-            raise AssertionError(f"{error}:\n{program.output}\n{self.cloud.output}") from None
+            raise AssertionError(f"{error}:\n{process.output}\n{self.cloud.output}") from None
 
     async def start_chat(
         self, lines: int, interval: float = 0.0, pad: int = 0, **headers: str
     ) -> ResponseReader:
-        """Ask for numbered lines, through the wire `front`."""
+        """Request numbered lines through `client_relay`."""
         body = {"model": "numbers", "lines": lines, "interval": interval, "pad": pad}
         token = headers.pop("token", self.token)
         reader = await send_request(
@@ -160,7 +166,7 @@ class FaultyCluster:
     async def start_direct_chat(
         self, lines: int, interval: float, **headers: str
     ) -> ResponseReader:
-        """The same without a wire between the client and the cloud."""
+        """Request numbered lines without a relay between the client and the cloud."""
         body = {"model": "numbers", "lines": lines, "interval": interval}
         port = self.cluster.cloud_port
         reader = await send_request(port, "POST", "/api/chat", self.token, body, **headers)
@@ -168,31 +174,31 @@ class FaultyCluster:
         return reader
 
     async def resume(self, request_id: str, offset: int, token: str = "") -> ResponseReader:
-        """Ask for the rest of an answer."""
+        """Request a response's body from byte `offset` on."""
         path = f"/ctllm/exchanges/{request_id}?from={offset}"
         reader = await send_request(self.client_relay.port, "GET", path, token or self.token)
         self.readers.append(reader)
         return reader
 
     async def proxy_status(self) -> dict[str, Any]:
-        """What the proxy says of itself."""
+        """Return the status of alice's proxy."""
         _, _, body = await self.cluster.request("GET", "/ctllm/proxy", token=self.token)
-        found: dict[str, Any] = json.loads(body)
-        return found
+        status: dict[str, Any] = json.loads(body)
+        return status
 
     async def metric(self, name: str) -> float:
         port = self.cluster.metrics_port
         _, _, body = await self.cluster.request("GET", "/metrics", port=port)
-        for found in body.decode().splitlines():
-            if found.startswith(name + " "):
-                return float(found.split()[-1])
-        raise AssertionError(f"no metric {name}")
+        for line in body.decode().splitlines():
+            if line.startswith(name + " "):
+                return float(line.split()[-1])
+        raise AssertionError(f"The cloud has no metric {name}.")
 
     def proxy_pid(self) -> int:
         children = Path(f"/proc/{self.cloud.pid}/task/{self.cloud.pid}/children").read_text()
         return int(children.split()[0])
 
     def disconnect_clients(self) -> None:
-        """Let every reader go, so that nothing of them outlives the test."""
+        """Abort the connections of all readers."""
         for reader in self.readers:
             reader.disconnect()

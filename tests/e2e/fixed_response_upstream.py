@@ -1,4 +1,4 @@
-"""An Ollama that says the same each time it is asked, so that two runs can be compared by hash."""
+"""A fake Ollama whose responses are always the same, so that tests can compare them by hash."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from tests.ports import listen, port_of
 
 
 def response_line(number: int, padding: int, done: bool) -> bytes:
-    """One line of an answer: numbered, at least `pad` bytes long."""
-    word = f"{number:06d} ".ljust(padding, "x")
-    said = {"model": "numbers", "message": {"role": "assistant", "content": word}, "done": done}
-    return json.dumps(said).encode() + b"\n"
+    """Return a numbered line of a response, its content at least `padding` characters long."""
+    content = f"{number:06d} ".ljust(padding, "x")
+    message = {
+        "model": "numbers",
+        "message": {"role": "assistant", "content": content},
+        "done": done,
+    }
+    return json.dumps(message).encode() + b"\n"
 
 
 def full_response(lines: int, padding: int = 0) -> bytes:
-    """The answer that a direct run gives."""
+    """Return the body of a response with `lines` lines."""
     return b"".join(response_line(number, padding, number == lines - 1) for number in range(lines))
 
 
@@ -30,7 +34,7 @@ def sha256(body: bytes) -> str:
 
 
 class FixedResponse(http.Request):
-    """One answer; a push producer to whoever reads it."""
+    """A request and its response, which is written as a push producer."""
 
     def __init__(self, upstream: FixedResponseUpstream, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -44,8 +48,8 @@ class FixedResponse(http.Request):
         if self.path == b"/api/chat":
             self._start(**json.loads(cast(IO[bytes], self.content).read()))
         else:
-            known = {b"/api/version": {"version": "1"}, b"/api/tags": {"models": []}}
-            self.write(json.dumps(known.get(self.path, {})).encode())
+            responses = {b"/api/version": {"version": "1"}, b"/api/tags": {"models": []}}
+            self.write(json.dumps(responses.get(self.path, {})).encode())
             self.finish()
 
     def _start(self, lines: int, interval: float = 0.0, pad: int = 0, **_: Any) -> None:
@@ -86,7 +90,7 @@ class FixedResponse(http.Request):
         self.stop()
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Stop writing."""
         self._paused = True
         self._upstream.active.discard(self)
         if self._timer is not None:
@@ -95,7 +99,7 @@ class FixedResponse(http.Request):
 
 
 class FixedResponseUpstream(http.HTTPFactory):
-    """Answers POST /api/chat with {"lines", "interval" (seconds between two), "pad" (bytes)}."""
+    """Serve POST /api/chat; the body has "lines", "interval" (seconds) and "pad" (characters)."""
 
     noisy = False
 

@@ -1,4 +1,4 @@
-"""The life of a user's streaming proxy, whatever runs it, as its user sees it."""
+"""The lifecycle of a user's streaming proxy as a client sees it, for tests of each spawner."""
 
 from __future__ import annotations
 
@@ -13,58 +13,60 @@ from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 from tests.fake_ollama import Script
 
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-#: What a client sees whose answer broke off.
+#: The exceptions of a client whose response is incomplete.
 BROKEN = (http.client.IncompleteRead, ConnectionError)
 
 
 async def start_proxy(cluster: Cluster, token: str) -> tuple[int, dict[str, str], dict[str, Any]]:
-    """Ask for the proxy of whoever has this token."""
+    """Start the proxy of the token's user; return status, headers and body."""
     status, headers, body = await cluster.request("PUT", "/ctllm/proxy", token=token)
     return status, headers, json.loads(body)
 
 
 async def proxy_state(cluster: Cluster, token: str) -> dict[str, Any]:
-    """How the proxy of whoever has this token is."""
+    """Return the state of the proxy of the token's user."""
     _, _, body = await cluster.request("GET", "/ctllm/proxy", token=token)
-    told: dict[str, Any] = json.loads(body)
-    return told
+    state: dict[str, Any] = json.loads(body)
+    return state
 
 
 async def is_reachable(cluster: Cluster, token: str) -> bool:
-    """Whether a request gets to the desktop; 503 says not yet, 502 that a dying proxy had it."""
+    """Return whether a request reaches the desktop; until then the status is 503 or 502."""
     status, headers, body = await cluster.request("GET", "/api/version", token=token)
     assert status in (200, 502) or (status == 503 and int(headers["retry-after"]) > 0), body
     return status == 200
 
 
 async def start_stream(cluster: Cluster, token: str) -> Deferred[Any]:
-    """An answer of which some lines have come, and no end is in sight."""
+    """Start an endless response; wait until some lines are sent."""
     cluster.ollama.script("/api/chat", Script(lines=100_000, line_interval=0.05))
-    answer = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
+    response = Deferred.fromCoroutine(cluster.request("POST", "/api/chat", CHAT, token))
     await cluster.ollama.wait_for(lambda record: record.lines_sent > 3)
-    return answer
+    return response
 
 
 async def assert_broken(response: Deferred[Any]) -> None:
-    """An answer that ends soon, and not as if it were whole."""
+    """Assert that the response ends within seconds and is incomplete."""
     try:
         status, _, body = await response.addTimeout(10, reactor)
     except BROKEN:
         return
-    raise AssertionError(f"status {status} and a clean end: {body[-200:]!r}")
+    raise AssertionError(f"The response is complete, with status {status}: {body[-200:]!r}")
 
 
 def audit_records(cluster: Cluster) -> list[dict[str, Any]]:
-    """The lines of the audit."""
+    """Return the records of the audit log."""
     text = (cluster.state_dir("cloud") / "cloud" / "audit.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
 async def start_with_desktop(cluster: Cluster, *options: str) -> ChildProcess:
-    """A cloud, and alice's desktop connected to it."""
+    """Start a cloud and a desktop of alice; wait until requests reach the desktop."""
     cloud = await cluster.start_cloud(*options)
     cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", ollama)
     cluster.alice_token = await cluster.create_token("alice")
-    await wait_until(lambda: is_reachable(cluster, cluster.alice_token), "the way to be open")
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "requests to reach the desktop"
+    )
     return cloud

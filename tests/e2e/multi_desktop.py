@@ -1,7 +1,8 @@
-"""A world with several desktops of one user."""
+"""A cluster with several desktops of one user."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ollama
@@ -12,9 +13,9 @@ from tests.fake_ollama import FakeOllama
 
 
 class MultiDesktopCluster(Cluster):
-    """A world with a cloud, and desktops of alice's in the study and the attic."""
+    """A cloud and two desktops of alice, named "study" and "attic"."""
 
-    def __init__(self, directory: Any) -> None:
+    def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.ollamas: dict[str, FakeOllama] = {}
         self.cloud_pid = 0
@@ -29,38 +30,38 @@ class MultiDesktopCluster(Cluster):
         await self.wait_for_desktops("study", "attic")
 
     async def add_desktop(self, name: str, *models: str, check_interval: int = 600) -> Any:
-        """A desktop that looks for changes so seldom that only exchanges make it look."""
+        """Start a desktop; by default only requests make it check its models before a test ends."""
         self.ollamas[name], port = self.start_fake_ollama(*models)
         options = (f"--desktop-name={name}", f"--ollama-check-interval-seconds={check_interval}")
         return await self.start_desktop("alice", port, *options, state=name)
 
     async def remove_desktop(self, name: str, desktop: Any) -> None:
-        """Stop a desktop for good."""
+        """Stop a desktop and wait until it is not listed."""
         await desktop.stop()
         del self.ollamas[name]
         await self.wait_for_desktops(*self.ollamas)
 
     async def reset(self) -> None:
-        """The models that there were at first, and no memory of requests."""
-        for room, fake_ollama in self.ollamas.items():
+        """Restore the initial models and forget the recorded requests."""
+        for name, fake_ollama in self.ollamas.items():
             fake_ollama.reset()
             await self.request(
-                "DELETE", "/api/delete", {"model": "-"}, self.api_key, {"Ctllm-Desktop": room}
+                "DELETE", "/api/delete", {"model": "-"}, self.api_key, {"Ctllm-Desktop": name}
             )
         await self.wait_for_desktops(*self.ollamas)
         for fake_ollama in self.ollamas.values():
             fake_ollama.reset()
 
     async def wait_for_desktops(self, *names: str) -> None:
-        """Wait until these desktops are connected, and have told of the models they have."""
+        """Wait until exactly these desktops are listed, each with its present models."""
 
-        async def known() -> bool:
-            told = {
+        async def are_listed() -> bool:
+            listed = {
                 each["name"]: each["models"] for each in await self.list_desktops(self.alice_token)
             }
-            return told == {room: self.ollamas[room].models for room in names}
+            return listed == {name: self.ollamas[name].models for name in names}
 
-        await wait_until(known, f"{names} to be known with their models")
+        await wait_until(are_listed, f"{names} to be listed with their models")
 
     def ollama_client(self, **headers: str) -> ollama.Client:
         headers = {"Authorization": f"Bearer {self.api_key}", **headers}
@@ -70,10 +71,10 @@ class MultiDesktopCluster(Cluster):
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.api_key, max_retries=0)
 
     def requested_desktops(self, path: str) -> list[str]:
-        """The rooms whose Ollama got a request for `path`, in the order of rooms."""
+        """Return the desktops whose Ollama received a request for `path`, once per request."""
         return [
-            room
-            for room, fake_ollama in self.ollamas.items()
+            name
+            for name, fake_ollama in self.ollamas.items()
             for record in fake_ollama.requests
             if record.path == path
         ]

@@ -1,4 +1,4 @@
-"""A piece of network under a test's control: a TCP relay that can do what networks do."""
+"""A TCP relay that simulates network faults: resets, black holes, delay, low rates, corruption."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from twisted.internet.protocol import Factory, Protocol
 
 from tests.ports import listen, port_of
 
-#: Bytes that one direction of a connection holds before its sender has to wait.
+#: Bytes that one direction of a connection buffers before it pauses the sender.
 MAX_BUFFERED = 64 * 1024
-#: The same where bytes are delayed: they are under way, not waiting.
+#: The same while there is a delay: these bytes are in flight, not waiting for the receiver.
 MAX_IN_FLIGHT = 4 * 1024 * 1024
-#: Seconds between two pieces of a throttled direction.
+#: Seconds between two writes of a throttled direction.
 THROTTLE_INTERVAL = 0.05
 
 AcceptMode = Literal["forward", "blackhole", "refuse"]
@@ -27,20 +27,21 @@ AcceptMode = Literal["forward", "blackhole", "refuse"]
 
 @dataclass
 class LinkState:
-    """How one direction of the wire is now, for all connections; may be changed at any time."""
+    """The state of one direction of a relay, for all connections; may change at any time."""
 
     delay: float = 0.0  # seconds
-    rate: float = 0.0  # bytes a second of each connection; 0: as fast as it goes
-    tamper: Callable[[bytes], bytes] | None = None  # what becomes of the bytes
+    rate: float = 0.0  # bytes per second of each connection; 0: no limit
+    tamper: Callable[[bytes], bytes] | None = None  # returns the bytes to forward
 
     def flip_bits(self, rng: random.Random, times: int = 1) -> None:
-        """Flip one bit each in the next `times` pieces that pass."""
-        remaining = [times]
+        """Flip one bit in each of the next `times` chunks that are received."""
+        remaining = times
 
         def tamper(data: bytes) -> bytes:
-            if not remaining[0]:
+            nonlocal remaining
+            if not remaining:
                 return data
-            remaining[0] -= 1
+            remaining -= 1
             corrupted = bytearray(data)
             corrupted[rng.randrange(len(corrupted))] ^= 1 << rng.randrange(8)
             return bytes(corrupted)
@@ -49,7 +50,7 @@ class LinkState:
 
 
 class RelayDirection:
-    """One direction of one connection: takes bytes from `source`, and gives them to `sink`."""
+    """One direction of one connection: forwards bytes from `source` to `sink`."""
 
     def __init__(self, link: LinkState) -> None:
         self.link = link
@@ -70,12 +71,12 @@ class RelayDirection:
         self.flush()
 
     def finish(self) -> None:
-        """The source closed in order: so will the sink, after what is on its way."""
+        """Close the sink after the queued bytes: the source has closed its connection."""
         self._ended = True
         self.flush()
 
     def stop(self) -> None:
-        """Nothing passes any more."""
+        """Discard the queue and stop forwarding."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -114,7 +115,7 @@ class RelayDirection:
         self.flush()
 
     def _apply_backpressure(self) -> None:
-        """Let the sender go on only while there is room."""
+        """Pause the source while the queue is full or the direction blackholed; else resume it."""
         if self.source is None or self._ended:
             return
         if self.blackholed or self._size >= (MAX_IN_FLIGHT if self.link.delay else MAX_BUFFERED):
@@ -130,11 +131,11 @@ class RelayDirection:
         self.flush()
 
     def stopProducing(self) -> None:
-        """`Pair.lost` tells the rest."""
+        """Do nothing: `RelayedConnection.endpoint_lost` handles the end."""
 
 
 class RelayEndpoint(Protocol):
-    """One end of one connection."""
+    """One endpoint of a relayed connection: the client's or the target's."""
 
     transport: Any
 
@@ -159,20 +160,17 @@ class RelayEndpoint(Protocol):
 
 
 class RelayedConnection:
-    """One connection through the wire."""
+    """One client's connection through the relay."""
 
     def __init__(self, relay: NetworkRelay) -> None:
         self.relay = relay
-        self.to_target, self.to_client = (
-            RelayDirection(relay.to_target),
-            RelayDirection(relay.to_client),
-        )
+        self.to_target = RelayDirection(relay.to_target)
+        self.to_client = RelayDirection(relay.to_client)
         self.client = RelayEndpoint(self, self.to_target, self.to_client)
         self.target = RelayEndpoint(self, self.to_client, self.to_target)
         self.closed = False
-        self._pending_losses: list[
-            tuple[RelayEndpoint, bool]
-        ] = []  # in the dark, for when there is light
+        # Endpoints that were lost while the connection was blackholed; handled by heal().
+        self._pending_losses: list[tuple[RelayEndpoint, bool]] = []
         self._is_dialled = False
 
     def dial(self) -> None:
@@ -180,15 +178,15 @@ class RelayedConnection:
         factory = Factory()
         factory.noisy = False
         factory.buildProtocol = lambda addr: self.target  # type: ignore[method-assign]
-        dialling = TCP4ClientEndpoint(reactor, "127.0.0.1", self.relay.target).connect(factory)
-        dialling.addCallbacks(lambda _: self._connected(), lambda _: self.reset())
+        connecting = TCP4ClientEndpoint(reactor, "127.0.0.1", self.relay.target).connect(factory)
+        connecting.addCallbacks(lambda _: self._connected(), lambda _: self.reset())
 
     def _connected(self) -> None:
         if self.closed:
             self.target.transport.abortConnection()
 
     def blackhole(self) -> None:
-        """Nothing passes, neither way, not even the end of either side."""
+        """Forward nothing in either direction, not even the end of an endpoint's connection."""
         self.to_target.blackholed = self.to_client.blackholed = True
         self.to_target.flush()
         self.to_client.flush()
@@ -200,8 +198,8 @@ class RelayedConnection:
         self.to_target.flush()
         self.to_client.flush()
         lost, self._pending_losses = self._pending_losses, []
-        for half, clean in lost:
-            self.endpoint_lost(half, clean)
+        for endpoint, clean in lost:
+            self.endpoint_lost(endpoint, clean)
 
     def endpoint_lost(self, endpoint: RelayEndpoint, clean: bool) -> None:
         if self.closed:
@@ -216,11 +214,11 @@ class RelayedConnection:
             self.reset()
 
     def reset(self) -> None:
-        """Reset both sides."""
+        """Reset the connections of both endpoints."""
         self._close()
-        for half in (self.client, self.target):
-            if half.transport is not None:
-                half.transport.abortConnection()
+        for endpoint in (self.client, self.target):
+            if endpoint.transport is not None:
+                endpoint.transport.abortConnection()
 
     def _close(self) -> None:
         self.closed = True
@@ -230,7 +228,10 @@ class RelayedConnection:
 
 
 class NetworkRelay(Factory):
-    """Listens on `port` and forwards to `target`. `up` is towards the target, `down` back."""
+    """A TCP relay that listens on `port` and forwards to the port `target`.
+
+    `to_target` and `to_client` are the states of its two directions.
+    """
 
     noisy = False
 
@@ -245,39 +246,42 @@ class NetworkRelay(Factory):
 
     def buildProtocol(self, addr: Any) -> RelayEndpoint:
         self.accepted += 1
-        pair = RelayedConnection(self)
-        self.connections.add(pair)
+        connection = RelayedConnection(self)
+        self.connections.add(connection)
         if self.accept_mode == "forward":
-            pair.dial()
+            connection.dial()
         elif self.accept_mode == "blackhole":
-            pair.to_target.blackholed = pair.to_client.blackholed = True
+            connection.to_target.blackholed = connection.to_client.blackholed = True
         else:
-            reactor.callLater(0, pair.reset)
-        return pair.client
+            reactor.callLater(0, connection.reset)
+        return connection.client
 
     def reset(self) -> None:
-        """Reset every connection, both ways."""
-        for pair in list(self.connections):
-            pair.reset()
+        """Reset every connection."""
+        for connection in list(self.connections):
+            connection.reset()
 
     def blackhole(self, accept_mode: AcceptMode = "blackhole") -> None:
-        """Let nothing pass on the connections there are, and tell nobody; `new` ones may."""
+        """Forward nothing on the present connections, without closing them.
+
+        `accept_mode` applies to new connections.
+        """
         self.accept_mode = accept_mode
-        for pair in list(self.connections):
-            pair.blackhole()
+        for connection in list(self.connections):
+            connection.blackhole()
 
     def heal(self) -> None:
-        """Let everything pass again, also on the connections that were in the dark."""
+        """Forward again, also on the blackholed connections."""
         self.accept_mode = "forward"
-        for pair in list(self.connections):
-            pair.heal()
+        for connection in list(self.connections):
+            connection.heal()
 
     def delay(self, milliseconds: float) -> None:
-        """Hold up every byte, each way."""
+        """Delay the bytes of each direction."""
         self.to_target.delay = self.to_client.delay = milliseconds / 1000
 
     def throttle(self, rate: float) -> None:
-        """Let so many bytes a second pass, each way of each connection."""
+        """Limit each direction of each connection to `rate` bytes per second."""
         self.to_target.rate = self.to_client.rate = rate
 
     def stopListening(self) -> Any:

@@ -1,4 +1,4 @@
-"""What the system says of processes that are not this one's children."""
+"""Information about processes that are not children of the test process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-#: What a process was told and may do can be read from the outside only here.
+#: Command lines and rights of other processes are read from /proc.
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 def _processes() -> list[tuple[int, int, str]]:
-    """Each process: its id, its parent's, its state."""
+    """Return the id, the parent's id and the state of each process."""
     argv = ["ps", "-A", "-o", "pid=,ppid=,stat="]
     if Path("/proc/self/stat").exists():  # small containers have no ps
         return [_stat(entry) for entry in Path("/proc").glob("[0-9]*") if _stat(entry)[0]]
@@ -27,43 +27,43 @@ def _stat(entry: Path) -> tuple[int, int, str]:
     try:
         state, parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
     except OSError:
-        return 0, 0, ""  # it ended while we looked
+        return 0, 0, ""  # the process has ended meanwhile
     return int(entry.name), int(parent), state
 
 
 def child_pids(parent: int) -> list[int]:
-    """The living children of a process."""
-    return [pid for pid, whose, state in _processes() if whose == parent and state[0] != "Z"]
+    """Return the process ids of the running children of a process."""
+    return [pid for pid, ppid, state in _processes() if ppid == parent and state[0] != "Z"]
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process has not ended; one that nobody has buried yet has."""
+    """Return whether a process runs; a zombie does not."""
     return any(each == pid and state[0] != "Z" for each, _, state in _processes())
 
 
 def command_line(pid: int) -> list[str]:
-    """What a process was started with."""
+    """Return the command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
 
 
 def option(pid: int, name: str) -> str:
-    """The value of one option of a process, given as `--name value`."""
-    told = command_line(pid)
-    return told[told.index(f"--{name}") + 1]
+    """Return the value of a process's option, given as `--name value`."""
+    arguments = command_line(pid)
+    return arguments[arguments.index(f"--{name}") + 1]
 
 
 def kill(pid: int, number: int) -> None:
-    """Send a signal to a process, which may be gone already."""
+    """Send a signal to a process; do nothing if it has ended."""
     with suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def proc_status(pid: int) -> dict[str, str]:
-    """What the kernel says of a process."""
+    """Return the fields of /proc/PID/status."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def resident_megabytes(pid: int) -> float:
-    """How much of a process is in memory."""
+    """Return the resident memory of a process in megabytes."""
     return int(proc_status(pid)["VmRSS"].split()[0]) / 1024

@@ -1,4 +1,4 @@
-"""A blocking client that sees bytes as they are, and the network that it may be put behind."""
+"""A blocking HTTP client on a plain socket, for tests that check the bytes on the wire."""
 
 from __future__ import annotations
 
@@ -6,13 +6,9 @@ import json
 import socket
 from typing import Any
 
-from tests.e2e.network_relay import NetworkRelay
-
-__all__ = ["NetworkRelay", "RawClient", "parse_chunked_body"]
-
 
 class RawClient:
-    """A blocking client on a plain socket, for use in a thread: sees bytes as they are."""
+    """A blocking client that records the received bytes; for use in a thread."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -28,46 +24,46 @@ class RawClient:
         return self
 
     def read_until(self, marker: bytes) -> bytes:
-        """Read until `what` was received; gives all received so far."""
+        """Read until `marker` is received; return all bytes received so far."""
         while marker not in self.received:
-            piece = self.socket.recv(65536)
-            assert piece, f"closed before {marker!r}: {self.received[-500:]!r}"
-            self.received += piece
+            data = self.socket.recv(65536)
+            assert data, f"The connection closed before {marker!r}: {self.received[-500:]!r}"
+            self.received += data
         return self.received
 
     def read_lines(self, count: int) -> bytes:
-        """Read until so many lines of the body were received."""
+        """Read until `count` lines of the body are received; return all bytes received so far."""
         self.read_until(b"\r\n\r\n")
         while self.received.count(b"\n{") + self.received.count(b"\r\n{") < count:
-            piece = self.socket.recv(65536)
-            assert piece, self.received
-            self.received += piece
+            data = self.socket.recv(65536)
+            assert data, self.received
+            self.received += data
         return self.received
 
     def read_to_end(self) -> bytes:
-        """Read until the other side closes."""
+        """Read until the connection closes; return all bytes received."""
         while True:
             try:
-                piece = self.socket.recv(65536)
+                data = self.socket.recv(65536)
             except ConnectionResetError:
                 return self.received
-            if not piece:
+            if not data:
                 return self.received
-            self.received += piece
+            self.received += data
 
     def close(self) -> None:
         self.socket.close()
 
     def read_head(self) -> dict[str, str]:
-        """The answer's headers (lower-case names), with its status under "status"."""
+        """Return the response's headers (lower-case names) and, under "status", its status."""
         raw = self.read_until(b"\r\n\r\n").partition(b"\r\n\r\n")[0].decode("latin-1")
         first, *lines = raw.split("\r\n")
-        found = {name.lower(): value for name, _, value in (ln.partition(": ") for ln in lines)}
-        return {**found, "status": first.split(" ")[1]}
+        headers = {name.lower(): value for name, _, value in (ln.partition(": ") for ln in lines)}
+        return {**headers, "status": first.split(" ")[1]}
 
 
 def parse_chunked_body(received: bytes) -> tuple[bytes, bool]:
-    """The body of a raw chunked answer, and whether its last chunk came."""
+    """Parse a raw chunked response; return its body and whether the last chunk was received."""
     _, _, rest = received.partition(b"\r\n\r\n")
     body = b""
     while rest:
