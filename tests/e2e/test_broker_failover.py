@@ -1,4 +1,4 @@
-"""The endpoint of one desktop, with another one behind the cloud: who answers, and what then?"""
+"""The endpoint of a desktop with another desktop behind the cloud: routing and failover."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.ports import free_port
 
 
 class Home:
-    """Alice's desktop with an endpoint; `attic` is the Ollama beside her other one."""
+    """Alice's desktop with an endpoint; `attic` is the Ollama of her other desktop."""
 
     def __init__(self, cluster: Cluster, attic: FakeOllama) -> None:
         self.cluster = cluster
@@ -40,253 +40,255 @@ class Home:
     async def start(self) -> None:
         await self.start_ollama()
         self.desktop = await self.cluster.start_desktop(
-            "alice", self.ollama_port, "--desktop-name=home", f"--desktop-listen=127.0.0.1:{self.port}",
+            "alice",
+            self.ollama_port,
+            "--desktop-name=home",
+            f"--desktop-listen=127.0.0.1:{self.port}",
             state=self.state,
-        )  # fmt: skip
-        await wait_until(self.up, "the endpoint to have looked at both sides")
+        )
+        await wait_until(self.is_ready, "the endpoint to list the models of both routes")
 
     async def stop(self) -> None:
-        for program in (self.desktop, self.ollama):
-            if program is not None:
-                program.send_signal(signal.SIGCONT)
-                await program.stop()
+        for process in (self.desktop, self.ollama):
+            if process is not None:
+                process.send_signal(signal.SIGCONT)
+                await process.stop()
         self.attic.reset()
 
     async def start_ollama(self) -> None:
         self.ollama = await self.cluster.run_fake_ollama(self.ollama_port, "llama3.2", "phi3")
 
-    async def up(self) -> bool:
+    async def is_ready(self) -> bool:
         return "qwen3:latest" in await self.models()
 
     async def models(self) -> list[str]:
-        status, _, body = await self.ask("GET", "/api/tags")
-        return [each["name"] for each in json.loads(body)["models"]] if status == 200 else []
+        status, _, body = await self.request("GET", "/api/tags")
+        return [model["name"] for model in json.loads(body)["models"]] if status == 200 else []
 
-    async def ask(
+    async def request(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         return await self.cluster.request(method, path, body, headers=headers, port=self.port)
 
     async def generate(self, model: str = "llama3.2", **more: Any) -> tuple[int, str, str]:
-        """Status, side and text of one answer."""
+        """Return status, route and body of a response to /api/generate."""
         body = {"model": model, "prompt": "say four little words", "stream": False, **more}
-        status, headers, said = await self.ask("POST", "/api/generate", body)
-        return status, headers.get("ctllm-route", ""), said.decode()
+        status, headers, response = await self.request("POST", "/api/generate", body)
+        return status, headers.get("ctllm-route", ""), response.decode()
 
-    async def prefer(self, preference: str) -> None:
-        await self.cluster.run_ctllm(self.state, "prefer", preference)
+    async def set_policy(self, policy: str) -> None:
+        await self.cluster.run_ctllm(self.state, "prefer", policy)
 
 
 @pytest.fixture(scope="module")
 def attic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, FakeOllama]]:
-    """A cloud, and alice's other desktop."""
-    made = Cluster(tmp_path_factory.mktemp("attic"))
+    """A cloud and alice's other desktop."""
+    cluster = Cluster(tmp_path_factory.mktemp("attic"))
 
     async def start() -> FakeOllama:
-        await made.start_cloud()
-        ollama, port = made.start_fake_ollama("llama3.2", "qwen3")
-        await made.start_desktop("alice", port, "--desktop-name=attic", state="attic")
+        await cluster.start_cloud()
+        ollama, port = cluster.start_fake_ollama("llama3.2", "qwen3")
+        await cluster.start_desktop("alice", port, "--desktop-name=attic", state="attic")
         return ollama
 
-    yield made, pytest_twisted.blockon(Deferred.fromCoroutine(start()))
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.stop()))
+    yield cluster, pytest_twisted.blockon(Deferred.fromCoroutine(start()))
+    pytest_twisted.blockon(Deferred.fromCoroutine(cluster.stop()))
 
 
 @pytest_twisted.async_yield_fixture()
 async def home(attic: tuple[Cluster, FakeOllama]) -> Any:
-    """Her desktop at home, new for each test."""
-    made = Home(*attic)
-    await made.start()
-    yield made
-    await made.stop()
+    """Alice's desktop at home, started for each test."""
+    desktop = Home(*attic)
+    await desktop.start()
+    yield desktop
+    await desktop.stop()
 
 
 @ensureDeferred
-async def test_who_answers_is_said(home: Home) -> None:
-    """By side, machine and model; in every dialect."""
+async def test_responses_name_route_desktop_and_model(home: Home) -> None:
     body = {"model": "llama3.2", "prompt": "hello"}
-    status, headers, _ = await home.ask("POST", "/api/generate", body)
+    status, headers, _ = await home.request("POST", "/api/generate", body)
     assert status == 200
     assert (headers["ctllm-route"], headers["ctllm-desktop"]) == ("local", "home")
     assert headers["ctllm-model"] == "llama3.2"
-    status, headers, _ = await home.ask("POST", "/api/generate", {**body, "model": "qwen3"})
+    status, headers, _ = await home.request("POST", "/api/generate", {**body, "model": "qwen3"})
     assert (headers["ctllm-route"], headers["ctllm-desktop"]) == ("cloud", "attic")
     assert (status, headers["ctllm-model"]) == (200, "qwen3")
 
 
 @ensureDeferred
-async def test_compressed_bodies_and_forms(home: Home) -> None:
-    """Their model is seen, here and on the way to the other desktop."""
-    for model, side in (("phi3", "local"), ("qwen3", "cloud")):
-        asked = {"input": "hello", "model": model}
-        body = load_zstd().compress(json.dumps(asked).encode())
-        status, headers, said = await home.ask(
+async def test_compressed_bodies_and_forms_are_routed_by_model(home: Home) -> None:
+    """On the local route and on the way to the other desktop."""
+    for model, route in (("phi3", "local"), ("qwen3", "cloud")):
+        request = {"input": "hello", "model": model}
+        body = load_zstd().compress(json.dumps(request).encode())
+        status, headers, response = await home.request(
             "POST", "/v1/responses", body, {"Content-Encoding": "zstd"}
         )
-        assert (status, headers.get("ctllm-route")) == (200, side), said
+        assert (status, headers.get("ctllm-route")) == (200, route), response
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{home.port}/v1", api_key="-")
         transcribe = client.audio.transcriptions.with_raw_response.create
         file = ("a.wav", bytes(100_000))
-        answer = await deferToThread(partial(transcribe, model=model, file=file))
-        assert answer.headers["ctllm-route"] == side
+        transcription = await deferToThread(partial(transcribe, model=model, file=file))
+        assert transcription.headers["ctllm-route"] == route
 
 
-async def script(home: Home, path: str, **script: Any) -> None:
-    """What the Ollama at home does at `path`."""
+async def set_script(home: Home, path: str, **script: Any) -> None:
+    """Set the script for `path` of the Ollama at home."""
     await home.cluster.set_script(home.ollama_port, path, **script)
 
 
 @ensureDeferred
-async def test_lists_are_of_both(home: Home) -> None:
-    """An app sees every model that it may use, each once; in OpenAI's words, too."""
+async def test_model_lists_of_both_routes_are_merged(home: Home) -> None:
+    """Each model is listed once, in both dialects; the policy "never" omits the remote ones."""
     assert sorted(await home.models()) == ["llama3.2:latest", "phi3:latest", "qwen3:latest"]
     url = f"http://127.0.0.1:{home.port}"
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="-", max_retries=0)
-    listed = await deferToThread(lambda: [each.id for each in client.models.list()])
+    listed = await deferToThread(lambda: [model.id for model in client.models.list()])
     assert sorted(listed) == ["llama3.2:latest", "phi3:latest", "qwen3:latest"]
-    await home.prefer("never")
+    await home.set_policy("never")
     assert sorted(await home.models()) == ["llama3.2:latest", "phi3:latest"]
 
 
 @ensureDeferred
-async def test_one_of_three_stalls(home: Home) -> None:
-    """The lists are of the two that answer: here, and the one of two behind the cloud."""
+async def test_a_stalled_desktop_is_omitted_from_the_lists(home: Home) -> None:
+    """The local models and those of the other remote desktop are listed."""
     ollama, port = home.cluster.start_fake_ollama("gemma3")
     cellar = await home.cluster.start_desktop(
         "alice", port, "--desktop-name=cellar", state="cellar"
     )
     try:
 
-        async def known() -> bool:
+        async def is_listed() -> bool:
             return "gemma3:latest" in await home.models()
 
-        await wait_until(known, "the third desktop's models to be listed")
-        for path, ids in (("/v1/models", "data"), ("/api/tags", "models")):
+        await wait_until(is_listed, "the third desktop's models to be listed")
+        for path, key in (("/v1/models", "data"), ("/api/tags", "models")):
             ollama.script(path, Script(delay_before_head=300.0))
-            _, _, body = await home.ask("GET", path)
-            listed = sorted(each.get("id", each.get("name")) for each in json.loads(body)[ids])
+            _, _, body = await home.request("GET", path)
+            listed = sorted(model.get("id", model.get("name")) for model in json.loads(body)[key])
             assert listed == ["llama3.2:latest", "phi3:latest", "qwen3:latest"]
-        records = [each for each in ollama.requests if each.path == "/v1/models"]
-        assert records and not any(each.header("ctllm-timeout") for each in records)
+        records = [record for record in ollama.requests if record.path == "/v1/models"]
+        assert records and not any(record.header("ctllm-timeout") for record in records)
     finally:
         await cellar.stop()
 
 
 @ensureDeferred
-async def test_moved_when_ollama_is_gone(home: Home) -> None:
-    """The very next request is answered, by the other desktop; and later ones by this one again."""
+async def test_requests_fail_over_while_ollama_is_down(home: Home) -> None:
+    """The next request is served remotely; a while after Ollama is back, they are local again."""
     await home.ollama.stop(signal.SIGKILL)
-    status, side, said = await home.generate()
-    assert (status, side) == (200, "cloud"), said
+    status, route, response = await home.generate()
+    assert (status, route) == (200, "cloud"), response
     ids = {"llama3.2", "llama3.2:latest"}
-    assert json.loads(said)["model"] in ids and json.loads(said)["done"]
+    assert json.loads(response)["model"] in ids and json.loads(response)["done"]
     await home.start_ollama()
 
-    async def back() -> bool:
+    async def is_local() -> bool:
         return (await home.generate())[1] == "local"
 
     began = time.monotonic()
-    await wait_until(back, "this machine to be preferred again")
-    assert time.monotonic() - began > 3, "it came back at once, and may be gone again as soon"
+    await wait_until(is_local, "requests to be local again")
+    assert time.monotonic() - began > 3, "The local route was used at once; Ollama may be flapping."
 
 
 @ensureDeferred
-async def test_moved_with_its_whole_body(home: Home) -> None:
-    """A request whose Ollama reads it and then breaks off before any answer is sent once more."""
-    await script(home, "/api/generate", verbatim="", break_after=0)
+async def test_a_request_without_a_response_fails_over_with_its_complete_body(home: Home) -> None:
+    """Ollama reads the request and closes the connection before the response."""
+    await set_script(home, "/api/generate", verbatim="", break_after=0)
     picture = "A" * 3_000_000
-    status, side, said = await home.generate(images=[picture])
-    assert (status, side) == (200, "cloud"), said
-    (record,) = [each for each in home.attic.requests if each.path == "/api/generate"]
+    status, route, response = await home.generate(images=[picture])
+    assert (status, route) == (200, "cloud"), response
+    (record,) = [record for record in home.attic.requests if record.path == "/api/generate"]
     assert record.body_length > len(picture)
 
 
 @ensureDeferred
-async def test_a_begun_answer_is_not_moved(home: Home) -> None:
-    """Ollama's own client raises; nobody else is asked, and the end is not a clean one."""
-    await script(home, "/api/generate", lines=8, break_after=3)
+async def test_a_response_that_has_begun_does_not_fail_over(home: Home) -> None:
+    """Ollama's client raises, and the other desktop gets no request."""
+    await set_script(home, "/api/generate", lines=8, break_after=3)
     client = ollama.Client(f"http://127.0.0.1:{home.port}")
     words: list[str] = []
 
-    def talk() -> None:
+    def read_stream() -> None:
         for part in client.generate("llama3.2", "go", stream=True):
             words.append(part.response or "")
 
     with pytest.raises(ollama.ResponseError, match="closed the connection"):
-        await deferToThread(talk)
+        await deferToThread(read_stream)
     assert len(words) == 3
-    assert not [each for each in home.attic.requests if each.path == "/api/generate"]
+    assert not [record for record in home.attic.requests if record.path == "/api/generate"]
 
 
 @ensureDeferred
-async def test_moved_when_ollama_freezes(home: Home) -> None:
-    """Connections stand and nothing answers: what waits there is asked elsewhere within seconds."""
+async def test_requests_fail_over_when_ollama_freezes(home: Home) -> None:
+    """Connections stay open without a response; a waiting request fails over within seconds."""
     home.ollama.send_signal(signal.SIGSTOP)
     began = time.monotonic()
-    status, side, said = await home.generate()
-    assert (status, side) == (200, "cloud"), said
+    status, route, response = await home.generate()
+    assert (status, route) == (200, "cloud"), response
     assert time.monotonic() - began < 15
     home.ollama.send_signal(signal.SIGCONT)
 
 
 @ensureDeferred
-async def test_a_loading_model_is_not_down(home: Home) -> None:
-    """Silence is no failure: the request stays where it is, however long a model loads."""
-    await script(home, "/api/generate", load_seconds=8.0)
-    status, side, said = await home.generate()
-    assert (status, side) == (200, "local"), said
+async def test_a_request_waits_while_its_model_loads(home: Home) -> None:
+    """A late response is no failure."""
+    await set_script(home, "/api/generate", load_seconds=8.0)
+    status, route, response = await home.generate()
+    assert (status, route) == (200, "local"), response
 
 
 @ensureDeferred
-async def test_a_busy_ollama(home: Home) -> None:
-    """Its 503 moves a request; where nobody else can answer, it is passed on as it is."""
-    await script(
+async def test_a_503_of_ollama_fails_over_or_is_relayed(home: Home) -> None:
+    """It is relayed unchanged when no other desktop may serve the request."""
+    await set_script(
         home, "/api/generate", error_before=[503, '{"error":"server busy"}', {"Retry-After": "9"}]
     )
     assert (await home.generate())[:2] == (200, "cloud")
-    await home.prefer("never")
-    status, headers, said = await home.ask("POST", "/api/generate", {"model": "llama3.2"})
-    assert (status, said, headers["retry-after"]) == (503, b'{"error":"server busy"}', "9")
+    await home.set_policy("never")
+    status, headers, response = await home.request("POST", "/api/generate", {"model": "llama3.2"})
+    assert (status, response, headers["retry-after"]) == (503, b'{"error":"server busy"}', "9")
 
 
 @ensureDeferred
-async def test_preferences(home: Home) -> None:
-    """Each of the four with both sides well, and with either one gone; kept over a restart."""
+async def test_each_routing_policy_is_followed_and_survives_a_restart(home: Home) -> None:
+    """The policies with both routes healthy, and "never" and "local" without an Ollama."""
 
-    async def sides() -> list[str]:
+    async def routes() -> list[str]:
         return [(await home.generate(model))[1] for model in ("llama3.2", "qwen3")]
 
-    assert await sides() == ["local", "cloud"]
-    await home.prefer("cloud")
-    assert await sides() == ["cloud", "cloud"]
-    await home.prefer("local")
-    assert await sides() == ["local", "local"]  # a 404 of this machine's own for qwen3
+    assert await routes() == ["local", "cloud"]
+    await home.set_policy("cloud")
+    assert await routes() == ["cloud", "cloud"]
+    await home.set_policy("local")
+    assert await routes() == ["local", "local"]  # the local Ollama responds with 404 for qwen3
     assert (await home.generate("qwen3"))[0] == 404
-    await home.prefer("never")
+    await home.set_policy("never")
     await home.ollama.stop(signal.SIGKILL)
-    status, side, said = await home.generate()
-    assert (status, side) == (503, ""), said
-    assert "Ollama" in said
+    status, route, response = await home.generate()
+    assert (status, route) == (503, ""), response
+    assert "Ollama" in response
     await home.desktop.stop()
-    again = home.desktop = home.cluster.run_role(
+    restarted = home.desktop = home.cluster.run_role(
         "desktop", home.state, f"--ollama-host=127.0.0.1:{home.ollama_port}",
         f"--desktop-listen=127.0.0.1:{home.port}",
     )  # fmt: skip
-    await wait_until(lambda: "bridge: connected" in again.output, "the desktop to be back")
-    assert (await home.generate())[0] == 503, "it has forgotten"
-    await home.prefer("local")
+    await wait_until(lambda: "bridge: connected" in restarted.output, "the desktop to be back")
+    assert (await home.generate())[0] == 503, "The policy is lost after the restart."
+    await home.set_policy("local")
 
-    async def moved() -> bool:
+    async def is_remote() -> bool:
         return (await home.generate())[:2] == (200, "cloud")
 
-    await wait_until(moved, "the cloud to answer while there is no Ollama")
+    await wait_until(is_remote, "the cloud route while Ollama is down")
 
 
 @ensureDeferred
-async def test_what_changes_models_stays_here(home: Home) -> None:
-    """A model that is removed, pulled or made is this machine's, even while its Ollama is gone."""
-    await home.prefer("cloud")
-    status, headers, _ = await home.ask("DELETE", "/api/delete", {"model": "phi3"})
+async def test_requests_that_change_models_are_always_local(home: Home) -> None:
+    """Also while the local Ollama is down, when they get 503."""
+    await home.set_policy("cloud")
+    status, headers, _ = await home.request("DELETE", "/api/delete", {"model": "phi3"})
     assert (status, headers["ctllm-route"]) == (200, "local")
     await home.ollama.stop(signal.SIGKILL)
     for method, path, body in (
@@ -296,82 +298,89 @@ async def test_what_changes_models_stays_here(home: Home) -> None:
         ("POST", "/api/push", {"model": "qwen3"}),
         ("HEAD", f"/api/blobs/sha256:{'0' * 64}", None),
     ):
-        assert (await home.ask(method, path, body))[0] == 503, path
-    before = {each.path for each in home.attic.requests}
-    assert not before & {"/api/delete", "/api/pull", "/api/copy", "/api/push"}
+        assert (await home.request(method, path, body))[0] == 503, path
+    paths = {record.path for record in home.attic.requests}
+    assert not paths & {"/api/delete", "/api/pull", "/api/copy", "/api/push"}
 
 
 @ensureDeferred
-async def test_without_an_ollama_of_its_own(home: Home) -> None:
-    """Inference goes where there is one; the rest is refused at once, with what to do."""
+async def test_without_a_local_ollama_inference_is_remote_and_the_rest_refused(home: Home) -> None:
+    """A refusal says what to do."""
     await home.ollama.stop(signal.SIGKILL)
 
-    async def noticed() -> bool:
-        return (await home.ask("POST", "/v1/rerank", {}))[0] == 404
+    async def is_noticed() -> bool:
+        return (await home.request("POST", "/v1/rerank", {}))[0] == 404
 
-    await wait_until(noticed, "the desktop to see that its Ollama is gone")
-    hello = {"role": "user", "content": "hello"}
-    chat = {"model": "qwen3", "messages": [hello], "stream": False}
+    await wait_until(is_noticed, "the desktop to notice that its Ollama is down")
+    message = {"role": "user", "content": "hello"}
+    chat = {"model": "qwen3", "messages": [message], "stream": False}
     for path in ("//api/chat", "/api/chat/", "/v1/chat/completions/"):
-        status, headers, said = await home.ask("POST", path, chat)
-        assert (status, headers.get("ctllm-route")) == (200, "cloud"), said
+        status, headers, response = await home.request("POST", path, chat)
+        assert (status, headers.get("ctllm-route")) == (200, "cloud"), response
     for method, path in (
         ("POST", "/chat/completions"), ("POST", "/v1/moderations"), ("GET", "/ctllm/desktops"),
         ("GET", "/x/../ctllm/session"),
     ):  # fmt: skip
-        status, headers, _ = await home.ask(method, path)
+        status, headers, _ = await home.request(method, path)
         assert (status, "retry-after" in headers) == (404, False), path
-    assert (await home.ask("HEAD", "/"))[0] == 200
-    status, _, said = await home.ask("POST", "/api/pull", {"model": "qwen3"})
+    assert (await home.request("HEAD", "/"))[0] == 200
+    status, _, response = await home.request("POST", "/api/pull", {"model": "qwen3"})
     assert status == 503
     for part in ("attic", "ctllm keys add NAME --manage", f"{home.cluster.url}/api/pull"):
-        assert part in json.loads(said)["error"]
+        assert part in json.loads(response)["error"]
 
 
 @ensureDeferred
-async def test_who_leaves_cancels_wherever_it_is(home: Home) -> None:
-    """On either side, before the first byte and in mid-answer, the generation ends."""
+async def test_a_disconnect_cancels_a_remote_request(home: Home) -> None:
+    """The other desktop's Ollama stops generating."""
     home.attic.script("/api/generate", Script(lines=200, line_interval=0.05))
-    await home.prefer("cloud")
+    await home.set_policy("cloud")
     body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-    left = await deferToThread(leave_after, home.port, body, 2)
-    assert left == 2
-    (record,) = [each for each in home.attic.requests if each.path == "/api/generate"]
-    await wait_until(lambda: record.closed_by == "client", "the other desktop's Ollama to be told")
+    count = await deferToThread(read_lines_and_close, home.port, body, 2)
+    assert count == 2
+    (record,) = [record for record in home.attic.requests if record.path == "/api/generate"]
+    await wait_until(
+        lambda: record.closed_by == "client",
+        "the connection of the other desktop's Ollama to close",
+    )
     assert record.lines_sent < 100
 
 
-def leave_after(port: int, body: bytes, lines: int) -> int:
-    """Read so many lines of a streamed answer and close."""
+def read_lines_and_close(port: int, body: bytes, lines: int) -> int:
+    """Read `lines` lines of a streamed response and close; return the number of lines read."""
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
-    answer = connection.getresponse()
-    read = sum(1 for _ in range(lines) if answer.readline())
+    response = connection.getresponse()
+    read = sum(1 for _ in range(lines) if response.readline())
     connection.close()
     return read
 
 
 @ensureDeferred
-async def test_credentials_of_apps_stay_here(home: Home) -> None:
-    """What an app shows to localhost is shown to nobody else; the cloud hears the desktop's own."""
-    await home.prefer("cloud")
+async def test_credentials_of_local_apps_are_not_sent_to_the_cloud(home: Home) -> None:
+    """The request is authenticated by the desktop's own token instead."""
+    await home.set_policy("cloud")
     status, _, _ = await home.cluster.request(
         "POST", "/api/generate", {"model": "llama3.2"}, port=home.port,
         headers={"Authorization": "Bearer app", "X-Api-Key": "app", "Cookie": "a=b"},
     )  # fmt: skip
     assert status == 200
-    (record,) = [each for each in home.attic.requests if each.path == "/api/generate"]
+    (record,) = [record for record in home.attic.requests if record.path == "/api/generate"]
     names = {name.lower() for name, _ in record.headers}
     assert not names & {"authorization", "x-api-key", "cookie", "ctllm-exclude-desktop"}
 
 
 @ensureDeferred
-async def test_the_only_desktop(cluster: Cluster) -> None:
-    """One that is alone is not sent to itself through the cloud: its own error is told."""
+async def test_a_single_desktop_does_not_fail_over_to_itself(cluster: Cluster) -> None:
+    """The error names its own Ollama."""
     await cluster.start_cloud()
-    port, gone = free_port(), free_port()
-    await cluster.start_desktop("alice", gone, f"--desktop-listen=127.0.0.1:{port}", state="home")
+    port, ollama_port = free_port(), free_port()
+    await cluster.start_desktop(
+        "alice", ollama_port, f"--desktop-listen=127.0.0.1:{port}", state="home"
+    )
     status, _, body = await cluster.request("POST", "/api/generate", {"model": "x"}, port=port)
-    assert status == 503 and f"Ollama at http://127.0.0.1:{gone}" in json.loads(body)["error"]
+    assert (
+        status == 503 and f"Ollama at http://127.0.0.1:{ollama_port}" in json.loads(body)["error"]
+    )
