@@ -180,6 +180,22 @@ class FaultyCluster:
         self.readers.append(reader)
         return reader
 
+    async def resume_after_reconnect(
+        self, request_id: str, offset: int, token: str = ""
+    ) -> ResponseReader:
+        """Resume a response once its desktop is connected again; wait for its end."""
+
+        async def try_resume() -> ResponseReader | None:
+            try:
+                reader = await self.resume(request_id, offset, token)
+            except OSError:
+                return None  # the cloud does not listen yet
+            await wait_until(lambda: reader.status or reader.closed, "a status")
+            return reader if reader.status == 200 else None
+
+        reader: ResponseReader = await wait_until(try_resume, "the response to be resumed")
+        return await reader.wait_closed()
+
     async def proxy_status(self) -> dict[str, Any]:
         """Return the status of alice's proxy."""
         _, _, body = await self.cluster.request("GET", "/ctllm/proxy", token=self.token)

@@ -1,4 +1,4 @@
-"""Much data, and readers that do not keep up: no process may hold more than its windows."""
+"""Large bodies and slow clients: no process buffers more than its flow-control windows."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from tests.e2e.raw_client import RawClient
 from tests.fake_ollama import Script
 
 MB = 1 << 20
-#: How much is sent; set it to 2048 to see the same for two gigabytes.
+#: Bytes that are sent; the variable has megabytes: 2048 tests two gigabytes.
 AMOUNT = int(os.environ.get("CTLLM_TEST_MEGABYTES", "64")) * MB
-#: The most that any process may grow by.
-MOST = 32 * MB
-#: How long the slow reader stands still; a minute shows the same.
+#: Bytes by which the memory of a process may grow.
+MAX_GROWTH = 32 * MB
+#: Seconds for which the slow client does not read.
 STALL = float(os.environ.get("CTLLM_TEST_STALL", "10"))
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def resident(pid: int, what: str) -> int:
-    """Bytes of memory of a process: VmRSS is what it has now, VmHWM the most it ever had."""
+def memory(pid: int, field: str) -> int:
+    """Return bytes of memory of a process: VmRSS is the present amount, VmHWM the peak."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    (found,) = [line.split()[1] for line in lines if line.startswith(what + ":")]
-    return int(found) * 1024
+    (kilobytes,) = [line.split()[1] for line in lines if line.startswith(field + ":")]
+    return int(kilobytes) * 1024
 
 
 class Growth:
-    """How much the processes of a world grow from here on."""
+    """Measures how much the memory of the cluster's processes grows from now on."""
 
     def __init__(self, cluster: Cluster) -> None:
         cloud, desktop = cluster.processes[:2]
         (proxy,) = child_pids(cloud.pid)
         self._pids = {"cloud": cloud.pid, "desktop": desktop.pid, "proxy": proxy}
-        self._before = {name: resident(pid, "VmRSS") for name, pid in self._pids.items()}
+        self._before = {name: memory(pid, "VmRSS") for name, pid in self._pids.items()}
 
-    def __call__(self) -> dict[str, int]:
-        most = {name: resident(pid, "VmHWM") for name, pid in self._pids.items()}
-        return {name: most[name] - self._before[name] for name in most}
+    def measure(self) -> dict[str, int]:
+        peak = {name: memory(pid, "VmHWM") for name, pid in self._pids.items()}
+        return {name: peak[name] - self._before[name] for name in peak}
 
     def check(self) -> None:
-        grown = self()
-        print({name: f"{size / MB:.1f} MB" for name, size in grown.items()})
-        assert max(grown.values()) < MOST, grown
+        growth = self.measure()
+        print({name: f"{size / MB:.1f} MB" for name, size in growth.items()})
+        assert max(growth.values()) < MAX_GROWTH, growth
 
 
-def pieces(amount: int) -> Iterator[bytes]:
+def blocks(amount: int) -> Iterator[bytes]:
     for number in range(amount // MB):
         yield bytes([number % 256]) * MB
 
 
-async def started(cluster: Cluster) -> Growth:
+async def start(cluster: Cluster) -> Growth:
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)
@@ -71,63 +71,61 @@ def upload(cluster: Cluster, digest: str) -> bytes:
     lines = [f"POST /api/blobs/sha256:{digest} HTTP/1.1", "Host: x", f"Content-Length: {AMOUNT}"]
     lines += [f"Authorization: Bearer {cluster.api_key}", "", ""]
     client.socket.sendall("\r\n".join(lines).encode())
-    for piece in pieces(AMOUNT):
-        client.socket.sendall(piece)
+    for data in blocks(AMOUNT):
+        client.socket.sendall(data)
     return client.read_until(b"\r\n\r\n")
 
 
 def download(cluster: Cluster, stall: float = 0.0) -> tuple[int, float]:
-    """Read a chat to its end: how many bytes of it came, and when it was whole."""
+    """Read a chat to its end; return the number of bytes and the time of the end."""
     client = RawClient(cluster.cloud_port).send_request("POST", "/api/chat", cluster.api_key, CHAT)
-    got, tail = 0, b""
+    size, tail = 0, b""
     if stall:
         client.read_until(b"\r\n\r\n")
         time.sleep(stall)
     while not tail.endswith(b"\r\n0\r\n\r\n"):
-        piece = client.socket.recv(MB)
-        assert piece, tail
-        got, tail = got + len(piece), (tail + piece)[-100:]
+        data = client.socket.recv(MB)
+        assert data, tail
+        size, tail = size + len(data), (tail + data)[-100:]
     client.socket.close()
-    return got, time.monotonic()
+    return size, time.monotonic()
 
 
 @linux_only
 @ensureDeferred
-async def test_a_large_upload(cluster: Cluster) -> None:
-    """It arrives as it was sent, and passes through every process a little at a time."""
-    growth = await started(cluster)
-    hashed = hashlib.sha256()
-    for piece in pieces(AMOUNT):
-        hashed.update(piece)
-    answer = await deferToThread(upload, cluster, hashed.hexdigest())
-    assert answer.startswith(b"HTTP/1.1 201"), answer
+async def test_a_large_upload_arrives_without_being_buffered(cluster: Cluster) -> None:
+    growth = await start(cluster)
+    digest = hashlib.sha256()
+    for data in blocks(AMOUNT):
+        digest.update(data)
+    response = await deferToThread(upload, cluster, digest.hexdigest())
+    assert response.startswith(b"HTTP/1.1 201"), response
     [record] = [r for r in cluster.ollama.requests if r.path.startswith("/api/blobs")]
-    assert (record.body_length, record.body_sha256) == (AMOUNT, hashed.hexdigest())
+    assert (record.body_length, record.body_sha256) == (AMOUNT, digest.hexdigest())
     growth.check()
 
 
 @linux_only
 @ensureDeferred
-async def test_a_large_answer(cluster: Cluster) -> None:
-    """All of it comes, and no process keeps it."""
-    growth = await started(cluster)
+async def test_a_large_response_arrives_without_being_buffered(cluster: Cluster) -> None:
+    growth = await start(cluster)
     cluster.ollama.script("/api/chat", Script(size=AMOUNT, line_bytes=16_000, line_interval=0))
-    got, _ = await deferToThread(download, cluster)
-    assert got >= AMOUNT
+    size, _ = await deferToThread(download, cluster)
+    assert size >= AMOUNT
     growth.check()
 
 
 @linux_only
 @ensureDeferred
-async def test_who_stalls_slows_nobody_else(cluster: Cluster) -> None:
-    """A reader beside one that stands still has all of its answer meanwhile."""
-    growth = await started(cluster)
+async def test_a_stalled_client_does_not_delay_another(cluster: Cluster) -> None:
+    """The other client reads its complete response meanwhile."""
+    growth = await start(cluster)
     script = Script(size=8 * MB, line_bytes=16_000, line_interval=0)
     cluster.ollama.script("/api/chat", script)
     stalled = deferToThread(download, cluster, STALL)
     await cluster.ollama.wait_for(lambda record: record.lines_sent > 0)
-    _, read = await deferToThread(download, cluster)
-    got, last = await stalled
-    assert read < last, "the one that read had to wait for the one that did not"
-    assert got > 7 * MB
+    _, completed_at = await deferToThread(download, cluster)
+    size, stalled_completed_at = await stalled
+    assert completed_at < stalled_completed_at, "The client waited for the stalled one."
+    assert size > 7 * MB
     growth.check()

@@ -1,4 +1,4 @@
-"""Bytes change on the way, where no TLS would notice: an error and another try, never a hang."""
+"""Corrupted connections without TLS: responses are unchanged or end with an error; none hangs."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from tests.e2e.fixed_response_upstream import full_response
 from tests.e2e.network_relay import LinkState
 
 LINES = 50
-Noise = Callable[[bytearray, random.Random], bytes]
+Corruption = Callable[[bytearray, random.Random], bytes]
 
 
-def one_bit(data: bytearray, rng: random.Random) -> bytes:
+def flip_bit(data: bytearray, rng: random.Random) -> bytes:
     data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return bytes(data)
 
 
-def one_bit_of_a_head(data: bytearray, rng: random.Random) -> bytes:
-    """Of the WebSocket's frame, or of the tunnel's first one in it."""
+def flip_bit_of_header(data: bytearray, rng: random.Random) -> bytes:
+    """Flip a bit in the header of a WebSocket frame or of the first tunnel frame in it."""
     data[rng.randrange(min(len(data), 35))] ^= 1 << rng.randrange(8)
     return bytes(data)
 
 
-def garbage(data: bytearray, rng: random.Random) -> bytes:
+def randomize(data: bytearray, rng: random.Random) -> bytes:
     return rng.randbytes(len(data))
 
 
-def lost(data: bytearray, rng: random.Random) -> bytes:
+def drop(data: bytearray, rng: random.Random) -> bytes:
     return b""
 
 
-def doubled(data: bytearray, rng: random.Random) -> bytes:
+def duplicate(data: bytearray, rng: random.Random) -> bytes:
     return bytes(data + data)
 
 
-NOISES: tuple[Noise, ...] = (one_bit, one_bit_of_a_head, garbage, lost, doubled)
+CORRUPTIONS: tuple[Corruption, ...] = (flip_bit, flip_bit_of_header, randomize, drop, duplicate)
 
 
-def once(way: LinkState, noise: Noise, rng: random.Random) -> None:
-    """Let the noise hit the next piece that passes, and no other."""
+def corrupt_once(link: LinkState, corruption: Corruption, rng: random.Random) -> None:
+    """Corrupt the next chunk that is received, and no other."""
 
     def tamper(data: bytes) -> bytes:
-        way.tamper = None
-        return noise(bytearray(data), rng)
+        link.tamper = None
+        return corruption(bytearray(data), rng)
 
-    way.tamper = tamper
+    link.tamper = tamper
 
 
-class Listening:
-    """One desktop, what is done to its network, and what its clients hear."""
+class CorruptedDesktop:
+    """A desktop behind a relay that corrupts data, and the outcomes of its responses."""
 
     def __init__(self, faulty: FaultyCluster, number: int) -> None:
         self.faulty, self.number = faulty, number
@@ -64,17 +64,17 @@ class Listening:
         self.outcomes: Counter[str] = Counter()
 
     async def run(self) -> None:
-        wire = self.faulty.relays[self.number]
-        way = wire.to_target if self.number % 2 else wire.to_client
-        for noise in NOISES:
-            readers = [await self.served() for _ in range(2)]
+        relay = self.faulty.relays[self.number]
+        link = relay.to_target if self.number % 2 else relay.to_client
+        for corruption in CORRUPTIONS:
+            readers = [await self.start_chat() for _ in range(2)]
             await deferLater(reactor, self.rng.uniform(0, 0.4))
-            once(way, noise, self.rng)
+            corrupt_once(link, corruption, self.rng)
             for reader in readers:
-                self.judge(await reader.wait_closed(30), noise)
+                self.check(await reader.wait_closed(30), corruption)
 
-    async def served(self) -> ResponseReader:
-        """An answer that begins: the desktop is back within seconds, whatever it heard."""
+    async def start_chat(self) -> ResponseReader:
+        """Return a response that has begun; within seconds, as the desktop reconnects."""
         began = reactor.seconds()
         while True:
             reader = await self.faulty.start_chat(LINES, 0.02, ctllm_desktop=str(self.number))
@@ -85,42 +85,44 @@ class Listening:
             assert reactor.seconds() - began < 20, (reader.status, bytes(reader.body))
             await deferLater(reactor, 0.1)
 
-    def judge(self, reader: ResponseReader, noise: Noise) -> None:
-        """A clean end is of the whole answer; of its content only one bit may be another."""
+    def check(self, reader: ResponseReader, corruption: Corruption) -> None:
+        """Assert that a cleanly ended response has every byte, and at most one bit flipped."""
         expected, body = full_response(LINES), bytes(reader.body)
         if not reader.complete:
-            self.outcomes["broken"] += 1
+            self.outcomes["incomplete"] += 1
             return
         assert len(body) == len(expected)
         wrong = sum(a != b for a, b in zip(body, expected, strict=True))
-        assert wrong <= (1 if noise in (one_bit, one_bit_of_a_head) else 0)
+        assert wrong <= (1 if corruption in (flip_bit, flip_bit_of_header) else 0)
         self.outcomes["changed" if wrong else "exact"] += 1
 
 
 @ensureDeferred
-async def test_noise_on_the_desktops_half(faulty: FaultyCluster) -> None:
-    """Each answer is exact or broken, and the next one is served; nothing crashes."""
+async def test_corrupted_tunnels_break_only_responses_in_progress(faulty: FaultyCluster) -> None:
+    """Each response is unchanged or incomplete, the next one is served, and no process crashes."""
     await faulty.start()
     for _ in range(4):
         await faulty.add_desktop()
     pid = faulty.proxy_pid()
-    listening = [Listening(faulty, number) for number in range(4)]
-    runs = [Deferred.fromCoroutine(one.run()) for one in listening]
+    desktops = [CorruptedDesktop(faulty, number) for number in range(4)]
+    runs = [Deferred.fromCoroutine(desktop.run()) for desktop in desktops]
     await DeferredList(runs, fireOnOneErrback=True, consumeErrors=True)
-    print(sum((one.outcomes for one in listening), Counter()))
+    print(sum((desktop.outcomes for desktop in desktops), Counter()))
     assert faulty.proxy_pid() == pid
-    assert [program.exit_code for program in (faulty.cloud, *faulty.desktops)] == [None] * 5
-    assert "Traceback" not in "".join(p.output for p in (faulty.cloud, *faulty.desktops))
+    assert [process.exit_code for process in (faulty.cloud, *faulty.desktops)] == [None] * 5
+    assert "Traceback" not in "".join(
+        process.output for process in (faulty.cloud, *faulty.desktops)
+    )
 
 
 @ensureDeferred
-async def test_noise_on_the_clients_half(faulty: FaultyCluster) -> None:
-    """Whatever a request has become, the cloud answers something or waits, and serves others."""
+async def test_corrupted_requests_do_not_affect_other_clients(faulty: FaultyCluster) -> None:
+    """The cloud responds to a corrupted request or waits for its rest."""
     await faulty.start()
     await faulty.add_desktop()
     pid, rng = faulty.proxy_pid(), random.Random(4)
     for number in range(60):
-        once(faulty.client_relay.to_target, NOISES[number % len(NOISES)], rng)
+        corrupt_once(faulty.client_relay.to_target, CORRUPTIONS[number % len(CORRUPTIONS)], rng)
         body = {"model": "numbers", "lines": 3}
         reader = await send_request(
             faulty.client_relay.port, "POST", "/api/chat", faulty.token, body

@@ -27,7 +27,6 @@ from tests.e2e.lifecycle_cases import (
     start_stream,
     start_with_desktop,
 )
-from tests.e2e.test_killed_processes import taken_up
 
 
 @ensureDeferred
@@ -117,7 +116,9 @@ async def test_answers_outlive_their_container(
     await reader.wait_closed(5)
     assert not reader.complete
     kept = reader.complete_lines
-    rest = await taken_up(faulty, reader.headers["ctllm-request-id"], len(kept), faulty.token)
+    rest = await faulty.resume_after_reconnect(
+        reader.headers["ctllm-request-id"], len(kept), faulty.token
+    )
     assert rest.complete and sha256(kept + bytes(rest.body)) == sha256(full_response(150))
     assert engine.containers() != [first] and faulty.upstream.request_count == 1
 

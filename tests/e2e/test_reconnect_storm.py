@@ -1,4 +1,4 @@
-"""A cloud is killed under a thousand desktops: they come back by themselves, and not as a herd."""
+"""A thousand desktops reconnect to a restarted cloud by themselves, spread over time."""
 
 from __future__ import annotations
 
@@ -28,166 +28,185 @@ from ctllm.tunnel.responder import Responder
 from tests.e2e.cluster import Cluster, wait_until
 from tests.e2e.network_relay import NetworkRelay
 
-USERS, EACH = 32, 32
-#: Seconds without one more that is connected after which this is no progress but a standstill.
-STANDSTILL = 180.0
+USERS, DESKTOPS_PER_USER = 32, 32
+#: Seconds without another connected desktop after which the test fails.
+PROGRESS_TIMEOUT = 180.0
 
 
-class Desk:
-    """What of a desktop makes work for a cloud: its sign-in, its bridge; no Ollama."""
+class SimulatedDesktop:
+    """The parts of a desktop that use the cloud: its login and its bridge; no Ollama."""
 
     def __init__(self, cluster: Cluster, url: str, number: int) -> None:
-        self.file = CredentialFile(cluster.directory / f"desk-{number}")
+        self.file = CredentialFile(cluster.directory / f"desktop-{number}")
         self.client = CloudClient(url, reactor)
         self.session = CloudSession(self.file, lambda url: self.client, reactor)
-        self.dials: list[float] = []
-        self.pauses: list[float] = []  # between an attempt that failed and the next one
-        self._failed = 0.0
-        self._worked = False
+        self.connection_attempts: list[float] = []
+        self.retry_delays: list[float] = []  # seconds from a failed attempt to the next one
+        self._failed_at = 0.0
+        self._was_connected = False
         tunnel = Responder(
             1 << 18,
             30,
             8,
-            request_handler=self.refuse,
+            request_handler=self.refuse_request,
             resume_buffer_bytes=0,
-            desktop=Desktop(self.file.load().desktop_id, f"desk {number}"),
+            desktop=Desktop(self.file.load().desktop_id, f"desktop {number}"),
         )
         self.bridge = Bridge(
             tunnel, self.session, reactor, (4, 4), lambda url: endpoint_for_url(url, reactor)
         )
-        self.bridge.add_observer(self.changed)
+        self.bridge.add_observer(self.on_state_changed)
 
-    def refuse(self, *_: Any) -> Any:
-        raise OllamaDown("there is none")
+    def refuse_request(self, *_: Any) -> Any:
+        raise OllamaDown("There is no Ollama.")
 
-    def changed(self, state: ConnectionState, reason: str) -> None:
+    def on_state_changed(self, state: ConnectionState, reason: str) -> None:
         if state is ConnectionState.ERROR:
-            self._failed = 0.0 if self._worked else reactor.seconds()
+            self._failed_at = 0.0 if self._was_connected else reactor.seconds()
         elif state is ConnectionState.CONNECTED:
-            self._worked = True
+            self._was_connected = True
         elif state is ConnectionState.CONNECTING:
-            self._worked = False
-            self.dials.append(reactor.seconds())
-            if self._failed:
-                self.pauses.append(self.dials[-1] - self._failed)
+            self._was_connected = False
+            self.connection_attempts.append(reactor.seconds())
+            if self._failed_at:
+                self.retry_delays.append(self.connection_attempts[-1] - self._failed_at)
 
     @property
-    def up(self) -> bool:
+    def is_connected(self) -> bool:
         return self.bridge.state is ConnectionState.CONNECTED
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor that a process has used."""
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-class Herd:
-    """All the desktops."""
+class DesktopFleet:
+    """All simulated desktops."""
 
     def __init__(self, cluster: Cluster, url: str) -> None:
         self.cluster = cluster
-        self.timers = len(reactor.getDelayedCalls()) + 1
-        self.desks = [Desk(cluster, url, number) for number in range(USERS * EACH)]
+        self.allowed_delayed_calls = len(reactor.getDelayedCalls()) + 1
+        self.desktops = [
+            SimulatedDesktop(cluster, url, number) for number in range(USERS * DESKTOPS_PER_USER)
+        ]
 
-    async def sign_in(self) -> None:
-        folder = PrivateDirectory(self.cluster.state_dir("cloud") / "cloud").subdirectory("invites")
-        invites = Invites(folder, time.time)
+    async def log_in_all(self) -> None:
+        directory = PrivateDirectory(self.cluster.state_dir("cloud") / "cloud").subdirectory(
+            "invites"
+        )
+        invites = Invites(directory, time.time)
 
-        def each() -> Any:
-            for number, desk in enumerate(self.desks):
-                invite = invites.create(f"user{number // EACH}")
-                yield Deferred.fromCoroutine(log_in(desk.file, desk.client, invite))
+        def logins() -> Any:
+            for number, desktop in enumerate(self.desktops):
+                invite = invites.create(f"user{number // DESKTOPS_PER_USER}")
+                yield Deferred.fromCoroutine(log_in(desktop.file, desktop.client, invite))
 
-        work = Cooperator().coiterate
-        todo = each()
-        await DeferredList([work(todo) for _ in range(8)], fireOnOneErrback=True)
+        cooperate = Cooperator().coiterate
+        pending = logins()
+        await DeferredList([cooperate(pending) for _ in range(8)], fireOnOneErrback=True)
 
     async def start(self) -> None:
-        for first in range(0, len(self.desks), 50):
-            for desk in self.desks[first : first + 50]:
-                desk.bridge.startService()
+        for first in range(0, len(self.desktops), 50):
+            for desktop in self.desktops[first : first + 50]:
+                desktop.bridge.startService()
             await deferLater(reactor, 0.2)
-        await self.all_up()
+        await self.wait_all_connected()
 
-    async def all_up(self) -> None:
-        await self.back(reactor.seconds())
+    async def wait_all_connected(self) -> None:
+        await self.wait_for_progress(reactor.seconds())
 
     async def stop(self) -> None:
-        await DeferredList([maybeDeferred(desk.bridge.stopService) for desk in self.desks])
-        # autobahn's timers are shared by many connections, and end by themselves.
+        await DeferredList([maybeDeferred(desktop.bridge.stopService) for desktop in self.desktops])
+        # autobahn's delayed calls are shared by many connections and end by themselves.
         await wait_until(
-            lambda: len(reactor.getDelayedCalls()) <= self.timers, "timers", STANDSTILL
+            lambda: len(reactor.getDelayedCalls()) <= self.allowed_delayed_calls,
+            "autobahn's delayed calls",
+            PROGRESS_TIMEOUT,
         )
 
-    def dials_since(self, began: float) -> list[int]:
-        """How many dialled in each second since then."""
-        late = [at - began for desk in self.desks for at in desk.dials if at >= began]
-        counted = Counter(map(int, late))
+    def attempts_since(self, began: float) -> list[int]:
+        """Return the number of connection attempts in each second since `began`."""
+        offsets = [
+            at - began
+            for desktop in self.desktops
+            for at in desktop.connection_attempts
+            if at >= began
+        ]
+        counted = Counter(map(int, offsets))
         return [counted[second] for second in range(max(counted, default=-1) + 1)]
 
-    def pauses(self) -> list[float]:
-        """How long those waited whose attempt had failed."""
-        return [pause for desk in self.desks for pause in desk.pauses]
+    def retry_delays(self) -> list[float]:
+        """Return the seconds between each failed attempt and the next one."""
+        return [delay for desktop in self.desktops for delay in desktop.retry_delays]
 
-    async def back(self, began: float) -> None:
-        """Wait until all are connected, as long as they become more, while others are answered."""
-        used, slowest, most, grew = self.cpu(), 0.0, 0, began
+    async def wait_for_progress(self, began: float) -> None:
+        """Wait until all are connected; fail without progress or if other requests fail."""
+        cpu_before, slowest, peak, progress_at = self.cloud_cpu_seconds(), 0.0, 0, began
         reached: list[str] = []
-        while most < len(self.desks):
-            asked = reactor.seconds()
+        while peak < len(self.desktops):
+            started = reactor.seconds()
             status, _, _ = await self.cluster.request("GET", "/health")
-            slowest = max(slowest, reactor.seconds() - asked)
+            slowest = max(slowest, reactor.seconds() - started)
             assert status == 200
-            count = sum(desk.up for desk in self.desks)
-            if count > most:
-                for quarter in range(most * 4 // len(self.desks), count * 4 // len(self.desks)):
-                    reached.append(f"{(quarter + 1) * 25} % after {asked - began:.0f} s")
-                most, grew = count, reactor.seconds()
-            assert asked - grew < STANDSTILL, f"{most} were up at most"
+            count = sum(desktop.is_connected for desktop in self.desktops)
+            if count > peak:
+                for quarter in range(
+                    peak * 4 // len(self.desktops), count * 4 // len(self.desktops)
+                ):
+                    reached.append(f"{(quarter + 1) * 25} % after {started - began:.0f} s")
+                peak, progress_at = count, reactor.seconds()
+            assert started - progress_at < PROGRESS_TIMEOUT, (
+                f"At most {peak} desktops were connected."
+            )
             await deferLater(reactor, 0.1)
         print(", ".join(reached))
-        print(f"processor time of the cloud: {self.cpu() - used:.1f} s")
-        print(f"slowest answer to others: {slowest:.2f} s")
+        print(f"CPU time of the cloud: {self.cloud_cpu_seconds() - cpu_before:.1f} s")
+        print(f"slowest response to other requests: {slowest:.2f} s")
 
-    def cpu(self) -> float:
-        return cpu(self.cluster.processes[-1].pid)
+    def cloud_cpu_seconds(self) -> float:
+        return cpu_seconds(self.cluster.processes[-1].pid)
 
 
 @ensureDeferred
-async def test_a_thousand_desktops_come_back(cluster: Cluster) -> None:
-    """All of them, however slow the machine is; and the cloud answers others meanwhile."""
+async def test_a_thousand_desktops_reconnect_to_a_restarted_cloud(cluster: Cluster) -> None:
+    """Meanwhile the cloud serves other requests; the retry delays are spread."""
     options = (f"--max-proxies={USERS}",)
     cloud = await cluster.start_cloud(*options)
-    wire = NetworkRelay(cluster.cloud_port)
-    cluster.ports.append(wire)
-    herd = Herd(cluster, f"http://127.0.0.1:{wire.port}")
-    await herd.sign_in()
-    await herd.start()
+    relay = NetworkRelay(cluster.cloud_port)
+    cluster.ports.append(relay)
+    fleet = DesktopFleet(cluster, f"http://127.0.0.1:{relay.port}")
+    await fleet.log_in_all()
+    await fleet.start()
     try:
         await cloud.stop(signal.SIGKILL)
         await wait_until(
-            lambda: not any(desk.up for desk in herd.desks), "all to notice", STANDSTILL
+            lambda: not any(desktop.is_connected for desktop in fleet.desktops),
+            "all bridges to notice",
+            PROGRESS_TIMEOUT,
         )
-        noticed = reactor.seconds()
+        noticed_at = reactor.seconds()
         await cluster.start_cloud(*options)
-        await herd.back(reactor.seconds())
-        after = herd.dials_since(
-            noticed + MAX_FIRST_DELAY
-        )  # before that, nobody was there to be hurt
-        print("dials in each second since all had tried once:", after)
-        waited = herd.pauses()
-        # On a busy machine all timers are late and then due together, so no dials are counted
-        # against the clock; what each was told to wait is at least seen to be spread.
-        assert len(waited) > 0
-        assert min(waited) > 0.99
-        assert sum(pause > 3 for pause in waited) > len(waited) / 4
+        await fleet.wait_for_progress(reactor.seconds())
+        after = fleet.attempts_since(
+            noticed_at + MAX_FIRST_DELAY
+        )  # every desktop has tried once by then
+        print("attempts in each second since all had tried once:", after)
+        delays = fleet.retry_delays()
+        # Under load, delayed calls are late and then run together, so attempts are not counted
+        # per second; but the delays themselves have to be spread.
+        assert len(delays) > 0
+        assert min(delays) > 0.99
+        assert sum(delay > 3 for delay in delays) > len(delays) / 4
         began = reactor.seconds()
-        wire.reset()  # and once more, with the cloud there all the time
+        relay.reset()  # the same while the cloud runs
         await wait_until(
-            lambda: not all(desk.up for desk in herd.desks), "some to notice", STANDSTILL
+            lambda: not all(desktop.is_connected for desktop in fleet.desktops),
+            "some bridges to notice",
+            PROGRESS_TIMEOUT,
         )
-        await herd.back(began)
-        print("dials in each second since the cut:", herd.dials_since(began))
+        await fleet.wait_for_progress(began)
+        print("attempts in each second since the reset:", fleet.attempts_since(began))
     finally:
-        await herd.stop()
+        await fleet.stop()
