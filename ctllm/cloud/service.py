@@ -68,7 +68,7 @@ class CloudService(MultiService):
                 reactor,
                 to_endpoint_string(settings.metrics_listen),
                 HttpServerFactory(self._handle_scrape, reactor),
-                "metrics",
+                "metrics-listen",
             ).setServiceParent(self)
 
     @property

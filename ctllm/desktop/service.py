@@ -154,7 +154,7 @@ class DesktopService(MultiService):
             throttle=RequestThrottle(self._reactor),
             response_headers=app.response_headers,
         )
-        self.endpoint = EndpointService(self._reactor, endpoint, factory, "endpoint")
+        self.endpoint = EndpointService(self._reactor, endpoint, factory, "desktop-listen")
         self.endpoint.setServiceParent(self)
 
     def _make_broker(self) -> Broker:

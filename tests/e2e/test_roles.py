@@ -185,7 +185,7 @@ async def test_the_demo_model_is_replaced_once_ollama_is_found(cluster: Cluster)
     assert await has_ollama_state("demo")
     _, _, tags = await cluster.request("GET", "/api/tags", token=cluster.api_key)
     (model,) = json.loads(tags)["models"]
-    assert (model["name"], model["details"]["pids"]) == ("demo:echo", "demo")
+    assert (model["name"], model["details"]["family"]) == ("demo:echo", "demo")
 
     argv = ("-m", "tests.fake_ollama", f"--port={port}", "--model=llama3.2", "--word-interval=0")
     ollama = cluster.start_process("ollama", "python", *argv)
@@ -384,13 +384,13 @@ async def test_a_daemon_that_cannot_start_reports_the_error(
 @pytest.mark.parametrize(
     ("role", "line", "words"),
     [
-        ("cloud", "[cloud]\nlissen = 1", ("line 2", "[cloud] lissen", 'did you mean "listen"?')),
+        ("cloud", "[cloud]\nlissen = 1", ("line 2", "cloud.lissen", 'did you mean "listen"?')),
         (
             "desktop",
             "[cloud]\naccess_token_ttl_seconds = 5",
             ("line 2", "access_token_ttl_seconds", "at least 60"),
         ),
-        ("all", "[desktop]\ndemo = true", ("line 2", "[desktop] demo", '"auto", "off" or "on"')),
+        ("all", "[desktop]\ndemo = true", ("line 2", "desktop.demo", '"auto", "off" or "on"')),
         ("cloud", "listen = ':80'", ("line 1", "listen", "under [cloud]")),
     ],
 )
@@ -488,7 +488,7 @@ async def test_the_help_of_a_role_lists_its_options_and_examples(
         ("logout", ("usage: ctllm", "three minutes")),
         ("connect", ("usage: ctllm", "API key")),
         ("keys", ("add", "rm", "ls")),
-        ("keys add", ("NAME", "prints it")),
+        ("keys add", ("NAME", "print it")),
         ("keys rm", ("NAME", "within seconds")),
         ("keys ls", ("usage: ctllm", "names")),
     ],
