@@ -72,7 +72,7 @@ class TrayActions:
 
     def set_policy(self, policy: str) -> None:
         """Set the routing policy."""
-        self._queue.put(lambda: self._call(protocol.Prefer, preference=policy))
+        self._queue.put(lambda: self._call(protocol.Prefer, policy=policy))
 
     def log_in(self) -> None:
         """Ask for an invite link, and log in with it."""
