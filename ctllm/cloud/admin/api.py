@@ -71,7 +71,7 @@ def admin_service(reactor: Any, state_dir: Path, proxies: ProxyManager) -> Endpo
     # A lock file has a process id, which belongs to another process after a reboot.
     endpoint = f"unix:{quote_argument(str(path))}:mode=600:lockfile=0"
     factory = HttpServerFactory(AdminApi(proxies), reactor)
-    return EndpointService(reactor, endpoint, factory, "state")
+    return EndpointService(reactor, endpoint, factory, "state-dir")
 
 
 class AdminApi:

@@ -80,7 +80,7 @@ class IpcService(MultiService):
                 path = quote_argument(str(self._socket_path))
                 endpoint = f"unix:{path}:mode=600:lockfile=0"
                 EndpointService(
-                    self._reactor, endpoint, self.connections, "state"
+                    self._reactor, endpoint, self.connections, "state-dir"
                 ).setServiceParent(self)
             self._tcp_listener.setServiceParent(self)
             super().startService()
