@@ -1,4 +1,4 @@
-"""The table of clients: what is printed, and what of it is safe to paste."""
+"""Tests of `ctllm.client_snippets`."""
 
 from __future__ import annotations
 
@@ -24,21 +24,18 @@ CLOUD = Target("https://c.example/", "ctllm-k-1", "qwen3:4b")
 HERE = Target("http://127.0.0.1:11435", model="qwen3:4b")
 
 
-class Table(TestCase):
-    def test_the_page(self) -> None:
-        """docs/clients.md is what the table makes of it (`make clients`)."""
+class TableTests(TestCase):
+    def test_docs_clients_md_is_generated_from_the_table(self) -> None:
         self.assertEqual((ROOT / "docs/clients.md").read_text(), format_page())
 
-    def test_names(self) -> None:
-        """Each once, as a word for a command."""
+    def test_names_are_unique_words(self) -> None:
         names = [client.name for client in CLIENTS]
         self.assertEqual(len(set(names)), len(names))
         for name in names:
             self.assertRegex(name, r"\A[a-z][a-z-]*\Z")
             self.assertIs(find_client(name.upper()), find_client(name))
 
-    def test_all_that_are_promised(self) -> None:
-        """In whatever order."""
+    def test_has_each_promised_client(self) -> None:
         promised = (
             "curl ollama ollama-launch claude-code codex opencode continue aider llm open-webui "
             "litellm langchain llama-index pydantic-ai openai-agents instructor dspy ai-sdk cline "
@@ -65,16 +62,14 @@ class Table(TestCase):
             for mark in ("<URL>", "<KEY>", "<MODEL>", "example//"):
                 self.assertNotIn(mark, here + there)
 
-    def test_a_key_is_no_argument(self) -> None:
-        """In a shell it is only ever exported: arguments of a program can be read by others."""
+    def test_a_key_is_never_an_argument_of_a_program(self) -> None:
         for client in CLIENTS:
             for step in (*client.endpoint_steps, *client.cloud_steps):
                 for line in step.text.splitlines():
                     if "<KEY>" in line and not step.file:
                         self.assertRegex(line, r"^export ", client.name)
 
-    def test_files_are_what_they_are(self) -> None:
-        """TOML and JSON as their readers want them."""
+    def test_configuration_files_of_clients_are_valid(self) -> None:
         for client in CLIENTS:
             for step in map(CLOUD.render, (*client.endpoint_steps, *client.cloud_steps)):
                 if step.file.endswith(".toml"):
@@ -82,35 +77,30 @@ class Table(TestCase):
                 if step.file.endswith(".json"):
                     msgspec.json.decode(step.text)
 
-    def test_a_note_for_what_sends_no_key(self) -> None:
-        """Ollama's own program has to use an endpoint."""
+    def test_ollama_commands_have_a_note_that_they_send_no_key(self) -> None:
         for name in ("ollama", "ollama-launch"):
             self.assertIn("sends no API key", format_instructions(find_client(name), None, CLOUD))
 
 
-class Filling(TestCase):
-    def test_models_that_would_be_more_than_a_word(self) -> None:
-        """A desktop, or its Ollama, gives its models any name."""
+class TargetTests(TestCase):
+    def test_replaces_unsafe_model_names_by_the_placeholder(self) -> None:
         for model in ("a b", "$(reboot)", "`x`", "m\nx", "m'x", 'm"x', "-rf", "", "m;x", "\u1234"):
             filled = Target("http://h:1", model=model).render(Step("<MODEL>"))
             self.assertEqual(filled.text, "MODEL", model)
         for model in ("llama3.2", "qwen3:4b", "hf.co/a/B-c_d:Q4_K_M"):
             self.assertEqual(Target("http://h:1", model=model).render(Step("<MODEL>")).text, model)
 
-    def test_addresses_and_keys(self) -> None:
-        """What cannot be pasted is not printed."""
+    def test_refuses_unsafe_urls_and_keys(self) -> None:
         for url in ("", "x", "file:///x", "http://a b", "http://h/$(x)", "http://h'", "http://h\n"):
             self.assertRaises(BadRequest, Target(url).render, Step("<URL>"))
         for key in ("a b", "$x", "'"):
             self.assertRaises(BadRequest, Target("http://h", key).render, Step("<KEY>"))
         self.assertEqual(Target("http://[::1]:80/").render(Step("<URL>")).text, "http://[::1]:80")
 
-    def test_nothing_that_is_filled_in_is_filled_again(self) -> None:
-        """A key that would look like a mark is none."""
+    def test_refuses_a_key_that_looks_like_a_placeholder(self) -> None:
         self.assertRaises(BadRequest, Target("http://h", "<MODEL>").render, Step("<KEY>"))
 
-    def test_the_first_screen(self) -> None:
-        """Lines that begin two spaces in, each variable once."""
+    def test_common_clients_set_each_variable_once_in_indented_lines(self) -> None:
         lines = format_common_clients(CLOUD)
         for once in ("OLLAMA_HOST=", "OPENAI_BASE_URL=", "curl https"):
             self.assertEqual(lines.count(once), 1)

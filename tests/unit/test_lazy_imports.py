@@ -1,4 +1,4 @@
-"""Imports put off: nothing runs before it is used, and then it is all there."""
+"""Tests of `ctllm.lazy_imports`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SOURCES = {
 
 
 class LazyImportTests(SynchronousTestCase):
-    """Modules and names that are imported on first use."""
+    """Modules in a folder of their own."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -55,43 +55,43 @@ class LazyImportTests(SynchronousTestCase):
         install((), {name: given})
         return importlib.import_module(name)
 
-    def test_runs_a_module_once_on_first_use(self) -> None:
+    def test_a_lazy_module_runs_once_when_it_is_used(self) -> None:
         package = self.later("tt_later")
         self.assertEqual(self.ran, [])
         self.assertEqual(package.own, 7)
         self.assertEqual((package.own, self.ran), (7, ["tt_later", "part"]))
 
-    def test_introspection_does_not_run_a_module(self) -> None:
+    def test_special_attributes_do_not_run_a_lazy_module(self) -> None:
         package = self.later("tt_later")
         self.assertFalse(hasattr(package, "__warningregistry__"))
         self.assertEqual((package.__name__, self.ran), ("tt_later", []))
 
-    def test_imports_submodules_without_the_package(self) -> None:
+    def test_submodules_are_imported_without_running_their_package(self) -> None:
         package = self.later("tt_later")
         namespace: dict[str, Any] = {}
         exec("from tt_later import part\nimport tt_later.other", namespace)
         self.assertEqual((namespace["part"].call(), self.ran), ("called", ["part", "other"]))
         self.assertIs(package.part, namespace["part"])
 
-    def test_known_name_does_not_run_the_package(self) -> None:
+    def test_a_name_with_a_known_submodule_is_the_real_object(self) -> None:
         package = self.later("tt_later", Thing="tt_later.part")
         thing = package.Thing
         self.assertEqual(self.ran, ["part"])
         self.assertEqual(package.own, 7)
         self.assertIs(package.Thing, thing)
 
-    def test_unknown_name_raises_after_the_import(self) -> None:
+    def test_an_unknown_name_raises_after_the_module_ran(self) -> None:
         package = self.later("tt_later")
         self.assertFalse(hasattr(package, "nothing"))
         self.assertIn("tt_later", self.ran)
 
-    def test_star_import_runs_the_module(self) -> None:
+    def test_a_star_import_runs_the_module(self) -> None:
         self.later("tt_later")
         namespace: dict[str, Any] = {}
         exec("from tt_later import *", namespace)
         self.assertEqual(namespace["own"], 7)
 
-    def test_lazy_names_act_as_the_real_ones(self) -> None:
+    def test_a_proxied_name_delegates_to_the_real_object(self) -> None:
         names = self.later("tt_names", Kind="", table="", double="")
         kind, table, double = names.Kind, names.table, names.double
         annotated: Any = {"a": kind, "b": list[kind]}
@@ -104,7 +104,7 @@ class LazyImportTests(SynchronousTestCase):
         self.assertNotIsInstance(7, kind)
         self.assertIs(type(kind()), names.Kind)
 
-    def test_lazy_base_gives_a_subclass_of_the_real_class(self) -> None:
+    def test_a_subclass_of_a_proxied_name_has_the_real_base(self) -> None:
         names = self.later("tt_names", Kind="")
 
         class Own(names.Kind):  # type: ignore[misc, name-defined]
@@ -112,15 +112,15 @@ class LazyImportTests(SynchronousTestCase):
 
         self.assertEqual((Own.__mro__[1], Own.own), (names.Kind, 1))
 
-    def test_raises_the_errors_of_the_module(self) -> None:
+    def test_errors_of_the_real_object_are_raised(self) -> None:
         broken = self.later("tt_names", broken="").broken
         self.assertRaises(KeyError, broken)
 
-    def test_excluded_module_is_not_found_unless_imported(self) -> None:
+    def test_a_missing_module_raises_import_error_unless_it_was_imported(self) -> None:
         install(("tt_names", "json"), {})
         self.assertRaises(ImportError, importlib.import_module, "tt_names")
         self.assertEqual((importlib.import_module("json").loads("7"), self.ran), (7, []))
 
-    def test_missing_module_is_not_found(self) -> None:
+    def test_a_lazy_module_that_does_not_exist_raises_import_error(self) -> None:
         install((), {"tt_nowhere": {}})
         self.assertRaises(ImportError, importlib.import_module, "tt_nowhere")

@@ -1,4 +1,4 @@
-"""A lean process: what a streaming proxy never uses is not in it."""
+"""Tests of `ctllm.proxy_main`: what a proxy does not use is not imported."""
 
 from __future__ import annotations
 
@@ -93,22 +93,22 @@ def imported(code: str) -> set[str]:
     return set(json.loads(said(code + SHOW)))
 
 
-class ProxyImportTests(SynchronousTestCase):
-    """What a proxy process imports."""
+class ProxyMainTests(SynchronousTestCase):
+    """Each in an interpreter of its own."""
 
-    def test_imports_no_heavy_module(self) -> None:
+    def test_a_proxy_imports_no_expensive_module(self) -> None:
         found = imported(SPARED + COMPOSED)
         self.assertIn("ctllm.proxy.service", found)
         self.assertEqual({name: kb for name, kb in HEAVY.items() if name in found}, {})
 
-    def test_heavy_modules_are_imported_without_lazy_imports(self) -> None:
+    def test_without_lazy_imports_most_expensive_modules_are_imported(self) -> None:
         self.assertGreater(len(set(HEAVY) & imported(COMPOSED)), len(HEAVY) // 2)
 
-    def test_lazy_modules_work_on_first_use(self) -> None:
+    def test_lazy_modules_work_when_they_are_used(self) -> None:
         self.assertEqual(
             said(SPARED + COMPOSED + NEEDED).split(), ["é", "0", "7", "a", "Hello", "7"]
         )
 
-    def test_hashes_work_without_openssl(self) -> None:
+    def test_hashes_are_the_same_without_openssl(self) -> None:
         code = "import hashlib; print(hashlib.sha1(b'x').digest(), hashlib.sha256(b'x').digest())"
         self.assertEqual(said(SPARED + code), said(code))

@@ -1,13 +1,10 @@
-"""The configuration: where it comes from, what it refuses, and how clearly it says so."""
+"""Tests of `ctllm.config.loader`, of the schema and of the example file."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from twisted.internet.endpoints import serverFromString
-from twisted.internet.protocol import Factory
-from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.config import (
@@ -16,15 +13,12 @@ from ctllm.config import (
     Cloud,
     Config,
     load,
-    resolve_ollama_url,
-    resolve_public_url,
-    to_endpoint_string,
     to_options,
 )
 from ctllm.config.renamed import RENAMED_KEYS, RENAMED_OPTIONS
 from ctllm.errors import BadConfiguration
 
-EXAMPLE = Path(__file__).parents[2] / "etc" / "ctllm.toml"
+EXAMPLE = Path(__file__).parents[3] / "etc" / "ctllm.toml"
 # An empty file, so that no test reads the configuration of the machine it runs on.
 ENVIRON = {"HOME": "/home/ada", "CTLLM_CONFIG": "/dev/null"}
 
@@ -46,22 +40,19 @@ class _WithFile(SynchronousTestCase):
 
 
 class PrecedenceTests(_WithFile):
-    def test_defaults(self) -> None:
-        """Without a file and options everything is at its default."""
+    def test_uses_the_defaults_without_a_file_and_options(self) -> None:
         config = self.loaded("")
         self.assertEqual(config.cloud, Cloud())
         self.assertEqual(config.cloud.listen, "127.0.0.1:8434")
         self.assertEqual(config.proxy.stream_window_bytes, 262144)
 
-    def test_file_over_defaults(self) -> None:
-        """What the file says counts; what it leaves out stays at its default."""
+    def test_a_file_takes_precedence_over_the_defaults(self) -> None:
         config = self.loaded('log_format = "json"\n[cloud]\ncors_origins = ["https://a.example"]\n')
         self.assertEqual(config.log_format, "json")
         self.assertEqual(config.cloud.cors_origins, ("https://a.example",))
         self.assertEqual(config.cloud.access_token_ttl_seconds, 600)
 
-    def test_options_over_file(self) -> None:
-        """An option of the command line wins over the file, and comes as text."""
+    def test_options_take_precedence_over_the_file(self) -> None:
         config = self.loaded(
             '[cloud]\naccess_token_ttl_seconds = 60\nmetrics_listen = "off"\n',
             access_token_ttl_seconds="90",
@@ -71,12 +62,10 @@ class PrecedenceTests(_WithFile):
         self.assertEqual(config.cloud.metrics_listen, "off")
         self.assertEqual(config.cloud.cors_origins, ("https://a.example", "http://b.example:80"))
 
-    def test_text_options_stay_text(self) -> None:
-        """A name made of digits is a name, not a number."""
+    def test_a_string_of_digits_stays_a_string(self) -> None:
         self.assertEqual(self.loaded("", desktop_name="42").desktop.desktop_name, "42")
 
-    def test_search(self) -> None:
-        """The file that `$CTLLM_CONFIG` names comes before the one in `$XDG_CONFIG_HOME`."""
+    def test_ctllm_config_takes_precedence_over_xdg_config_home(self) -> None:
         home = Path(self.mktemp())
         (home / "ctllm").mkdir(parents=True)
         (home / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_ttl_days = 7\n")
@@ -87,15 +76,13 @@ class PrecedenceTests(_WithFile):
         named = self.file("[cloud]\nsession_ttl_days = 9\n")
         self.assertEqual(load(named, {}, environ).cloud.session_ttl_days, 9)
 
-    def test_search_below_home(self) -> None:
-        """Without `$XDG_CONFIG_HOME` it is ~/.config."""
+    def test_finds_the_file_in_dot_config_without_xdg_config_home(self) -> None:
         home = Path(self.mktemp())
         (home / ".config" / "ctllm").mkdir(parents=True)
         (home / ".config" / "ctllm" / "ctllm.toml").write_text("[cloud]\nsession_ttl_days = 7\n")
         self.assertEqual(load(None, {}, {"HOME": str(home)}).cloud.session_ttl_days, 7)
 
-    def test_state_folder(self) -> None:
-        """The state folder is what was said, else systemd's, else XDG's, else below home."""
+    def test_state_dir_falls_back_to_systemd_then_xdg_then_home(self) -> None:
 
         def state(given: str = "", **environ: str) -> str:
             return load(None, {"state-dir": given}, ENVIRON | environ).state_dir
@@ -110,15 +97,13 @@ class PrecedenceTests(_WithFile):
 
 
 class RefusalTests(_WithFile):
-    def test_missing_file(self) -> None:
-        """A file that somebody named and that is not there is an error, not "no file"."""
+    def test_refuses_a_named_file_that_does_not_exist(self) -> None:
         missing = Path(self.mktemp())
         for path, environ in ((missing, {}), (None, {"CTLLM_CONFIG": str(missing)})):
             error = self.assertRaises(BadConfiguration, load, path, {}, ENVIRON | environ)
             self.assertEqual(error.message, f"{missing}: no such file")
 
-    def test_unreadable_file(self) -> None:
-        """What cannot be read or is no text is an error that names it."""
+    def test_refuses_a_file_that_cannot_be_read_or_decoded(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
         error = self.assertRaises(BadConfiguration, load, folder, {}, ENVIRON)
@@ -127,16 +112,14 @@ class RefusalTests(_WithFile):
         error = self.assertRaises(BadConfiguration, load, binary, {}, ENVIRON)
         self.assertEqual(error.message, f"{binary}: must be UTF-8 text")
 
-    def test_not_toml(self) -> None:
-        """An error of TOML's syntax names the line, the last one for an unexpected end too."""
+    def test_a_syntax_error_names_the_line(self) -> None:
         self.assert_refused(
             "\n[cloud]\nlisten: 5\n",
             ", line 3: invalid TOML: Expected '=' after a key in a key/value pair",
         )
         self.assert_refused("[cloud]\npublic_url =", ", line 2: invalid TOML: Invalid value")
 
-    def test_unknown_key(self) -> None:
-        """A wrong key is named with its line, and with the right one that is nearest."""
+    def test_an_unknown_key_names_the_line_and_the_most_similar_key(self) -> None:
         self.assert_refused(
             '# a\n[desktop]\ndemo = "on"\n\n[cloud]\n# lisen = 1\nlisen = "x"\n',
             ', line 7: cloud.lisen: no such key; did you mean "listen"?',
@@ -146,8 +129,7 @@ class RefusalTests(_WithFile):
         )
         self.assert_refused("[cloud]\nqqq = 1\n", ", line 2: cloud.qqq: no such key")
 
-    def test_misplaced_key(self) -> None:
-        """A right key in a wrong section says where it belongs."""
+    def test_a_key_in_a_wrong_section_names_the_right_one(self) -> None:
         self.assert_refused(
             "[desktop]\nstream_window_bytes = 1\n",
             ", line 2: desktop.stream_window_bytes: belongs under [proxy]",
@@ -176,8 +158,7 @@ class RefusalTests(_WithFile):
             self.assertIn(new, OPTIONS)
             self.assertNotIn(old, OPTIONS)
 
-    def test_unknown_section(self) -> None:
-        """A wrong section is named with its line, and with the nearest; a section is a table."""
+    def test_an_unknown_section_names_the_line_and_the_most_similar_one(self) -> None:
         self.assert_refused(
             "\n[clould]\nlisten = 1\n", ", line 2: [clould]: no such section; did you mean [cloud]?"
         )
@@ -185,8 +166,7 @@ class RefusalTests(_WithFile):
             "cloud = 1\n", ", line 1: [cloud]: must be a section with keys of its own"
         )
 
-    def test_dotted_and_inline(self) -> None:
-        """TOML's other spellings work; where the line is not found, the key still is named."""
+    def test_accepts_dotted_keys_and_inline_tables(self) -> None:
         self.assertEqual(self.loaded('cloud.listen = "[::1]:1"\n').cloud.listen, "[::1]:1")
         self.assert_refused(
             "\ncloud.max_proxies = 0\n",
@@ -197,8 +177,7 @@ class RefusalTests(_WithFile):
             ": cloud.max_proxies: must be a whole number, at least 1",
         )
 
-    def test_wrong_values(self) -> None:
-        """Each kind of value says what would be right."""
+    def test_a_wrong_value_states_what_is_expected(self) -> None:
         number = "must be a whole number, at least 60 and at most 3600"
         network = "must be an IPv4 network such as 10.128.0.0/12, without host bits"
         small = "must be larger than /28, the size of each proxy's subnet"
@@ -239,13 +218,11 @@ class RefusalTests(_WithFile):
             'log_format = "xml"\n', ', line 1: log_format: must be "json" or "text"'
         )
 
-    def test_overridden_values_are_judged(self) -> None:
-        """A wrong value in the file is an error even where an option overrides it."""
+    def test_refuses_a_wrong_value_in_the_file_that_an_option_overrides(self) -> None:
         path = self.file("[cloud]\naccess_token_ttl_seconds = 5\n")
         self.assertRaises(BadConfiguration, load, path, {"access-token-ttl-seconds": "60"}, ENVIRON)
 
-    def test_wrong_options(self) -> None:
-        """An error of the command line names the option as it is written there."""
+    def test_a_wrong_option_is_named_as_on_the_command_line(self) -> None:
         for name, value, expected in (
             (
                 "access-token-ttl-seconds",
@@ -268,8 +245,7 @@ class RefusalTests(_WithFile):
             error = self.assertRaises(BadConfiguration, load, None, {name: value}, ENVIRON)
             self.assertEqual(error.message, expected)
 
-    def test_no_password_in_messages(self) -> None:
-        """A password that somebody put into a URL does not come back in the message."""
+    def test_messages_do_not_repeat_a_url_with_a_password(self) -> None:
         url = "http://ada:sesame@a.example"
         error = self.assertRaises(BadConfiguration, load, None, {"cloud-url": url}, ENVIRON)
         self.assertIn("--cloud-url=…: must be a URL without user", error.message)
@@ -279,157 +255,11 @@ class RefusalTests(_WithFile):
         self.assertNotIn("sesame", error.message)
 
 
-class AddressTests(SynchronousTestCase):
-    def accepts(self, option: str, *values: str) -> None:
-        for value in values:
-            config = load(None, {option: value}, ENVIRON)
-            key = OPTIONS[option]
-            found = getattr(getattr(config, key.section), key.name)
-            self.assertIn(value, found if isinstance(found, tuple) else (found,))
-
-    def refuses(self, option: str, *values: str) -> None:
-        for value in values:
-            try:
-                load(None, {option: value}, ENVIRON)
-            except BadConfiguration:
-                continue
-            self.fail(f"--{option} took {value!r}")
-
-    def test_endpoint_strings(self) -> None:
-        """Each address becomes an endpoint on which Twisted listens at that interface and port."""
-        for listen, interface, port in (
-            ("127.0.0.1:8434", "127.0.0.1", 8434),
-            ("0.0.0.0:0", "0.0.0.0", 0),
-            ("localhost:65535", "localhost", 65535),
-            ("[::1]:8434", "::1", 8434),
-            ("[fd00::a:1]:80", "fd00::a:1", 80),
-            ("tcp:8434", "", 8434),
-            ("tcp6:port=80:interface=\\:\\:1", "::1", 80),
-        ):
-            reactor = MemoryReactor()
-            serverFromString(reactor, to_endpoint_string(listen)).listen(Factory())
-            [server] = reactor.tcpServers
-            self.assertEqual((server[3], server[0]), (interface, port))
-
-    def test_endpoint_string_forms(self) -> None:
-        """Plain addresses are spelt out with their colons escaped; endpoint strings stay."""
-        self.assertEqual(to_endpoint_string("127.0.0.1:8434"), "tcp:8434:interface=127.0.0.1")
-        self.assertEqual(to_endpoint_string("[::1]:8434"), r"tcp6:8434:interface=\:\:1")
-        self.assertEqual(to_endpoint_string("unix:/run/a.sock"), "unix:/run/a.sock")
-
-    def test_listen(self) -> None:
-        """`listen` takes addresses and endpoint strings, and nothing that cannot be one."""
-        self.accepts("listen", "a-b.example:1", "unix:/run/a.sock", "systemd:domain=INET:index=0")
-        self.accepts("listen", "tcp:0", "ssl:port=443:privateKey=/k", "tcp6:80:interface=\\:\\:1")
-        self.refuses("listen", "", "off", "8434", ":8434", "127.0.0.1", "127.0.0.1:", "a:65536")
-        self.refuses(
-            "listen",
-            "a:-1",
-            "a:٣",
-            "::1:80",
-            "[::1",
-            "[fe80::1%eth0]:1",
-            "[a]:1",
-            "1.2.3.999:1",
-            "a b:1",
-            "-a:1",
-        )
-        self.refuses("listen", "unix:", "tcp:", "tcp:x", "tcp6:99999", "ssl:port=x", "http://a:1")
-
-    def test_off(self) -> None:
-        """What may be turned off takes "off" besides addresses."""
-        for key in ("metrics-listen", "desktop-listen"):
-            self.accepts(key, "off", "127.0.0.1:1", "unix:/a")
-            self.refuses(key, "", "on", "8435")
-
-    def test_web_addresses(self) -> None:
-        """An address of the cloud is a whole site over http or https, or empty."""
-        for key in ("public-url", "cloud-url"):
-            self.accepts(key, "", "https://a.example", "http://127.0.0.1:8434/", "https://[::1]:1")
-            self.refuses(key, "a.example", "ftp://a", "https://", "https://:80", "https://a:x")
-            self.refuses(
-                key, "https://a/b", "https://a?b", "https://a#b", "https://u:p@a", "https://a b"
-            )
-
-    def test_origins(self) -> None:
-        """Origins are what browsers send: no path, no slash, lower case, never a wildcard."""
-        self.accepts(
-            "cors-origins", "https://a.example", "http://localhost:5173", "app://obsidian.md"
-        )
-        self.accepts("cors-origins", "http://localhost:*", "app://*", "vscode-webview://*")
-        self.refuses("cors-origins", "http://*", "https://*:443", "https://*.a.example", "app://a*")
-        self.refuses("cors-origins", "*", "null", "https://a/", "https://A.example", "a.example")
-        self.refuses("cors-origins", "https://a,https://b/c", "https://u@a", "https://")
-
-    def test_public_url(self) -> None:
-        """Links use the public address, else the one to listen on, as a client can reach it."""
-        self.assertEqual(
-            resolve_public_url("https://a.example/", "127.0.0.1:1"), "https://a.example"
-        )
-        self.assertEqual(resolve_public_url("", "127.0.0.1:8434"), "http://127.0.0.1:8434")
-        self.assertEqual(resolve_public_url("", "0.0.0.0:80"), "http://127.0.0.1:80")
-        self.assertEqual(resolve_public_url("", "[::]:80"), "http://[::1]:80")
-        error = self.assertRaises(BadConfiguration, resolve_public_url, "", "unix:/a")
-        self.assertEqual(
-            error.message, "cloud.public_url: must be set when cloud.listen is an endpoint string"
-        )
-
-
-class OllamaUrlTests(SynchronousTestCase):
-    def test_every_form(self) -> None:
-        """Every form that Ollama's own OLLAMA_HOST may have gives the URL to connect to."""
-        for value, url in {
-            "": "http://127.0.0.1:11434",
-            "1.2.3.4": "http://1.2.3.4:11434",
-            "1.2.3.4:": "http://1.2.3.4:11434",
-            "1.2.3.4:1234": "http://1.2.3.4:1234",
-            ":1234": "http://127.0.0.1:1234",
-            "0.0.0.0": "http://127.0.0.1:11434",
-            "0.0.0.0:80": "http://127.0.0.1:80",
-            "example.com": "http://example.com:11434",
-            "::1": "http://[::1]:11434",
-            "[::1]": "http://[::1]:11434",
-            "[::]": "http://[::1]:11434",
-            "[::1]:1337": "http://[::1]:1337",
-            "http://1.2.3.4": "http://1.2.3.4:80",
-            "https://1.2.3.4": "https://1.2.3.4:443",
-            "http://0.0.0.0:4321/": "http://127.0.0.1:4321",
-            "https://example.com/ollama/": "https://example.com:443/ollama",
-            ' " 1.2.3.4 " ': "http://1.2.3.4:11434",
-            "'1.2.3.4'": "http://1.2.3.4:11434",
-        }.items():
-            self.assertEqual(resolve_ollama_url(value, {}), url, value)
-            self.assertEqual(resolve_ollama_url("", {"OLLAMA_HOST": value}), url, value)
-
-    def test_value_over_environment(self) -> None:
-        """What is configured wins over the environment."""
-        self.assertEqual(resolve_ollama_url("a", {"OLLAMA_HOST": "b"}), "http://a:11434")
-
-    def test_refused(self) -> None:
-        """What is no address is an error, which names the environment if it came from there."""
-        for value in (
-            "a:66000",
-            "a:-1",
-            "ftp://a",
-            "a b",
-            "u:p@a",
-            "http://a/?q",
-            "1.2.3.4.5",
-            "://a:b",
-        ):
-            self.assertRaises(BadConfiguration, resolve_ollama_url, value, {})
-            error = self.assertRaises(
-                BadConfiguration, resolve_ollama_url, "", {"OLLAMA_HOST": value}
-            )
-            self.assertTrue(error.message.startswith("$OLLAMA_HOST: "), error.message)
-
-
 class ExampleFileTests(SynchronousTestCase):
     def uncommented(self) -> str:
         return re.sub(r"(?m)^#(?=\w+ = )", "", EXAMPLE.read_text("utf-8"))
 
-    def test_every_key_and_no_other(self) -> None:
-        """The example file has each key once, in its section, and nothing else."""
+    def test_the_example_has_each_key_once_in_its_section(self) -> None:
         section, found = "", []
         for line in self.uncommented().splitlines():
             if header := re.fullmatch(r"\[(\w+)\]", line):
@@ -438,8 +268,7 @@ class ExampleFileTests(SynchronousTestCase):
                 found.append((section, line.partition(" = ")[0]))
         self.assertEqual(found, [(key.section, key.name) for key in KEYS.values()])
 
-    def test_is_at_the_defaults(self) -> None:
-        """Uncommented or as it is, the example file changes nothing."""
+    def test_the_example_has_the_defaults(self) -> None:
         path = Path(self.mktemp())
         path.write_text(self.uncommented(), "utf-8")
         defaults = load(None, {}, ENVIRON)
@@ -449,15 +278,13 @@ class ExampleFileTests(SynchronousTestCase):
 
 
 class KeyTests(SynchronousTestCase):
-    def test_defaults_are_acceptable(self) -> None:
-        """Each default would pass its own check, and each key says what it is for."""
+    def test_each_default_passes_its_own_check(self) -> None:
         for key in KEYS.values():
             given = list(key.default) if isinstance(key.default, tuple) else key.default
             self.assertEqual(key.convert(given), key.default)
             self.assertTrue(key.description.endswith("."), key.name)
 
-    def test_arguments(self) -> None:
-        """A section handed to another process as options arrives as it was."""
+    def test_a_section_converted_to_options_loads_as_the_same_section(self) -> None:
         cloud = Cloud(
             cors_origins=("https://a.example", "https://b.example"),
             max_proxies=7,

@@ -1,4 +1,4 @@
-"""The command line: which options each place has, what it refuses, and what its help teaches."""
+"""Tests of `ctllm.tap_options`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,18 @@ class _Case(SynchronousTestCase):
         self.assertEqual(str(error), sentence)
 
 
-class PlaceTests(_Case):
-    def test_default_place(self) -> None:
-        """Without a place everything runs in one program, at the defaults."""
+class RoleTests(_Case):
+    def test_the_default_role_is_all_at_the_defaults(self) -> None:
         options = parsed()
         self.assertEqual(options.role, "all")
         self.assertEqual(options.configuration(), Config(state_dir="/home/ada/.local/state/ctllm"))
 
-    def test_every_key_is_an_option_once(self) -> None:
-        """Each key is an option of `all`, under a name that nothing else has."""
+    def test_each_key_is_one_option_of_the_role_all(self) -> None:
         names = [name for name, *_ in Options.subCommands[0][2].rows()]
         self.assertEqual(len(names), len(set(names)))
         self.assertEqual(sorted(names), sorted(["config", *(key.option for key in KEYS.values())]))
 
-    def test_options_of_each_place(self) -> None:
-        """A place has the options of its sections; the desktop those of the tunnel besides."""
+    def test_each_role_has_the_options_of_its_sections(self) -> None:
 
         def options(place: str) -> set[str]:
             [level] = [level for name, _, level, _ in Options.subCommands if name == place]
@@ -66,8 +63,7 @@ class PlaceTests(_Case):
         self.assertEqual(options("proxy"), keys("", "proxy") | own)
         self.assertFalse(own & {key.option for key in KEYS.values()})
 
-    def test_values(self) -> None:
-        """Numbers, choices and lists are given as values."""
+    def test_converts_numbers_choices_and_lists(self) -> None:
         cloud = parsed(
             "cloud", "--access-token-ttl-seconds", "60", "--cors-origins=https://a,https://b"
         )
@@ -76,15 +72,13 @@ class PlaceTests(_Case):
         self.assertEqual(cloud.configuration().cloud.cors_origins, ("https://a", "https://b"))
         self.assertEqual(parsed("desktop", "--demo=off").configuration().desktop.demo, "off")
 
-    def test_common_options_before_and_after_the_place(self) -> None:
-        """The common options stand before or after the place's name; the nearer one wins."""
+    def test_common_options_after_the_role_take_precedence(self) -> None:
         self.assertEqual(parsed("--state-dir=/a", "cloud").configuration().state_dir, "/a")
         self.assertEqual(
             parsed("--state-dir=/a", "cloud", "--state-dir=/b").configuration().state_dir, "/b"
         )
 
-    def test_config_file(self) -> None:
-        """`--config` names the file, and options win over what is in it."""
+    def test_options_take_precedence_over_the_file_of_the_config_option(self) -> None:
         file, other = Path(self.mktemp()), Path(self.mktemp())
         file.write_text("[proxy]\nresume_buffer_bytes = 1\nreconnect_grace_seconds = 2\n")
         other.write_text("[proxy]\nresume_buffer_bytes = 3\n")
@@ -98,8 +92,7 @@ class PlaceTests(_Case):
 
 
 class ProxyArgumentsTests(_Case):
-    def test_on_a_socket(self) -> None:
-        """A proxy on a UNIX socket has no port, and the cloud's key as bytes."""
+    def test_a_proxy_listens_on_a_socket(self) -> None:
         options = parsed(*PROXY, "--socket=/run/p.sock", "--resume-buffer-bytes=9")
         expected = ProxyArguments(
             socket=Path("/run/p.sock"), port=None, host="127.0.0.1", id="p", cloud_key=KEY
@@ -107,32 +100,27 @@ class ProxyArgumentsTests(_Case):
         self.assertEqual(options.proxy_arguments(), expected)
         self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 9)
 
-    def test_on_a_port(self) -> None:
-        """A proxy on a port has no socket."""
+    def test_a_proxy_listens_on_a_port_of_loopback(self) -> None:
         place = parsed(*PROXY, "--port=0").proxy_arguments()
         self.assertEqual((place.socket, place.port, place.host), (None, 0, "127.0.0.1"))
 
-    def test_on_another_address(self) -> None:
-        """As in a container; with a socket it means nothing."""
+    def test_a_host_needs_a_port(self) -> None:
         place = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_arguments()
         self.assertEqual((place.port, place.host), (80, "0.0.0.0"))
         self.assert_refused(*PROXY, "--socket=/a", "--host=0.0.0.0", sentence="--host needs --port")
         sentence = "--host=x:y: must be an IPv4 address"
         self.assert_refused(*PROXY, "--port=80", "--host=x:y", sentence=sentence)
 
-    def test_one_of_socket_and_port(self) -> None:
-        """Neither and both are refused."""
+    def test_a_proxy_needs_either_a_socket_or_a_port(self) -> None:
         sentence = "give either --socket or --port"
         self.assert_refused(*PROXY, sentence=sentence)
         self.assert_refused(*PROXY, "--port=0", "--socket=/a", sentence=sentence)
 
-    def test_missing(self) -> None:
-        """The id and the key are needed."""
+    def test_a_proxy_needs_an_id_and_a_cloud_key(self) -> None:
         self.assert_refused("proxy", "--port=0", sentence="--id is missing")
         self.assert_refused("proxy", "--port=0", "--id=p", sentence="--cloud-key is missing")
 
-    def test_wrong_values(self) -> None:
-        """Each wrong value is refused with what would be right."""
+    def test_a_wrong_proxy_argument_states_what_is_expected(self) -> None:
         port = "must be a whole number from 0 to 65535"
         self.assert_refused(*PROXY, "--port=65536", sentence=f"--port=65536: {port}")
         self.assert_refused(*PROXY, "--port=x", sentence=f"--port=x: {port}")
@@ -153,15 +141,13 @@ class ProxyArgumentsTests(_Case):
 
 
 class RefusalTests(_Case):
-    def test_unknown_option(self) -> None:
-        """A wrong option is told with the nearest one, at the top as well as in a place."""
+    def test_an_unknown_option_names_the_most_similar_one(self) -> None:
         nearest = "--lisen: no such option; did you mean --listen?"
         self.assert_refused("cloud", "--lisen=x", sentence=nearest)
         self.assert_refused("--lisen=x", sentence=nearest)
         self.assert_refused("cloud", "--qqq", sentence="--qqq: no such option")
 
-    def test_misplaced_option(self) -> None:
-        """An option of another place, or before the place's name, is told where it belongs."""
+    def test_an_option_of_another_role_names_that_role(self) -> None:
         sentence = "--listen: is an option of all, cloud; write it after the role"
         self.assert_refused("--listen=127.0.0.1:1", sentence=sentence)
         self.assert_refused("desktop", "--listen=127.0.0.1:1", sentence=sentence)
@@ -177,25 +163,21 @@ class RefusalTests(_Case):
         for _, _, level, _ in Options.subCommands:
             self.assertFalse({row[0] for row in level.rows()} & set(RENAMED_OPTIONS))
 
-    def test_unknown_place(self) -> None:
-        """A wrong place is told with the nearest one."""
+    def test_an_unknown_role_names_the_most_similar_one(self) -> None:
         self.assert_refused("clud", sentence="clud: no such role; did you mean cloud?")
 
-    def test_wrong_value(self) -> None:
-        """A wrong value ends as a usage error with the configuration's own sentence."""
+    def test_a_wrong_value_is_a_usage_error(self) -> None:
         self.assert_refused(
             "cloud",
             "--max-proxies=0",
             sentence="--max-proxies=0: must be a whole number, at least 1",
         )
 
-    def test_wrong_file(self) -> None:
-        """So does a wrong file."""
+    def test_a_missing_file_is_a_usage_error(self) -> None:
         missing = self.mktemp()
         self.assert_refused(f"--config={missing}", sentence=f"{missing}: no such file")
 
-    def test_what_a_place_cannot_start_with(self) -> None:
-        """What only some places need is judged only there, before anything starts."""
+    def test_a_role_checks_only_what_it_needs(self) -> None:
         url = "cloud.public_url: must be set when cloud.listen is an endpoint string"
         self.assert_refused("cloud", "--listen=unix:/a", sentence=url)
         self.assert_refused("all", "--listen=unix:/a", sentence=url)
@@ -213,15 +195,13 @@ class HelpTests(SynchronousTestCase):
             self.assertRaises(SystemExit, parsed, *arguments)
         return shown.getvalue()
 
-    def test_top(self) -> None:
-        """The help of the top names the places and gives examples."""
+    def test_the_help_lists_the_roles_and_examples(self) -> None:
         text = self.shown("--help")
         for place, *_ in Options.subCommands:
             self.assertRegex(text, rf"(?m)^  {place} +\S")
         self.assertIn("Examples:\n  twistd -n ctllm ", text)
 
-    def test_places(self) -> None:
-        """The help of a place has each of its options with its default, within the width."""
+    def test_the_help_of_a_role_lists_its_options_within_the_width(self) -> None:
         for place, _, level, _ in Options.subCommands:
             text = self.shown(place, "--help")
             for row in level.rows():
@@ -233,8 +213,7 @@ class HelpTests(SynchronousTestCase):
             "[auto, off, on; default: auto]", " ".join(self.shown("all", "--help").split())
         )
 
-    def test_examples_work(self) -> None:
-        """Each example of ours is a command line that parses."""
+    def test_each_example_parses(self) -> None:
         for _, _, level, _ in Options.subCommands:
             for line in level.examples:
                 words = line.replace("KEY", KEY_TEXT).split()
@@ -242,13 +221,11 @@ class HelpTests(SynchronousTestCase):
                     continue
                 parsed(*words[3:])
 
-    def test_after_an_error(self) -> None:
-        """After an error twistd shows where the help is, not all of it above the sentence."""
+    def test_after_an_error_the_usage_names_the_help_only(self) -> None:
         options = Options({"CTLLM_CONFIG": "/dev/null"})
         self.assertRaises(usage.UsageError, options.parseOptions, ["cloud", "--max-proxies=0"])
         hint = "For all options and examples: twistd ctllm cloud --help\n"
         self.assertEqual(options.getUsage(), hint)
 
-    def test_version(self) -> None:
-        """`--version` says ctllm's version, not Twisted's."""
+    def test_version_is_that_of_ctllm(self) -> None:
         self.assertRegex(self.shown("--version"), r"^ctllm [0-9.]+\n$")

@@ -1,4 +1,4 @@
-"""What starts with a session: the files of each system, read as that system reads them."""
+"""Tests of `ctllm.cli.autostart_files`: each file is parsed as its system parses it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def ini(content: bytes) -> configparser.ConfigParser:
     return parser
 
 
-class EntriesTests(SynchronousTestCase):
-    def test_systemd(self) -> None:
+class AutostartFileTests(SynchronousTestCase):
+    def test_systemd_gets_a_user_unit_and_an_autostart_entry(self) -> None:
         unit, entry = autostart_files(machine("linux", has_systemd=True))
         folder = Path("/home/ann/.config/systemd/user")
         self.assertEqual(unit.path, folder / "ctllm-desktop.service")
@@ -37,7 +37,7 @@ class EntriesTests(SynchronousTestCase):
         words = shlex.split(line.replace("%%", "%").replace("$$", "$"))
         self.assertEqual(tuple(words), DESKTOP)
         self.assertEqual(ini(unit.content)["Install"]["WantedBy"], "default.target")
-        shown = (Path(__file__).parents[2] / "etc" / "ctllm-desktop.service").read_bytes()
+        shown = (Path(__file__).parents[3] / "etc" / "ctllm-desktop.service").read_bytes()
         for section in ("Unit", "Service", "Install"):
             wanted = {**ini(shown)[section], "ExecStart": line}
             self.assertEqual({**ini(unit.content)[section], "ExecStart": line}, wanted)
@@ -45,15 +45,14 @@ class EntriesTests(SynchronousTestCase):
         self.assertEqual(entry.path, Path("/home/ann/.config/autostart/ctllm-tray.desktop"))
         self.assertIn("--no-start", ini(entry.content)["Desktop Entry"]["Exec"])
 
-    def test_without_systemd(self) -> None:
-        """The tray starts the desktop."""
+    def test_without_systemd_the_tray_starts_the_desktop(self) -> None:
         (entry,) = autostart_files(machine("linux", XDG_CONFIG_HOME="/cfg"))
         self.assertEqual(entry.path, Path("/cfg/autostart/ctllm-tray.desktop"))
         line = ini(entry.content)["Desktop Entry"]["Exec"]
         words = shlex.split(line.replace("%%", "%").replace("\\\\", "\\").replace("\\$", "$"))
         self.assertEqual(tuple(words), TRAY)
 
-    def test_launchd(self) -> None:
+    def test_macos_gets_launchd_agents(self) -> None:
         desktop, tray = autostart_files(machine("darwin"))
         told = plistlib.loads(desktop.content)
         self.assertEqual(tuple(told["ProgramArguments"]), DESKTOP)
@@ -65,7 +64,7 @@ class EntriesTests(SynchronousTestCase):
         self.assertEqual(desktop.after_install[0][:2], ("launchctl", "bootstrap"))
         self.assertEqual(desktop.before_removal[0][:2], ("launchctl", "bootout"))
 
-    def test_windows(self) -> None:
+    def test_windows_gets_a_script_in_the_startup_folder(self) -> None:
         (entry,) = autostart_files(machine("win32", APPDATA="/roaming"))
         self.assertEqual(
             entry.path,

@@ -1,4 +1,4 @@
-"""The log as JSON lines: whatever is logged is one line that programs can read."""
+"""Tests of `ctllm.log_observers`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class JsonLineTests(SynchronousTestCase):
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.getvalue().splitlines()]
 
-    def test_a_line(self) -> None:
-        """When (UTC), how grave, where, what."""
+    def test_a_line_has_time_level_system_and_message(self) -> None:
         self.log.warn("{what} broke", what="it")
         (line,) = self.lines()
         self.assertEqual(sorted(line), ["level", "message", "system", "time"])
@@ -32,15 +31,13 @@ class JsonLineTests(SynchronousTestCase):
         )
         self.assertTrue(line["time"].endswith("+00:00"))
 
-    def test_levels(self) -> None:
-        """By their names."""
+    def test_levels_are_names(self) -> None:
         for level in LogLevel.iterconstants():
             self.log.emit(level, "x")
         wanted = [level.name for level in LogLevel.iterconstants()]
         self.assertEqual([line["level"] for line in self.lines()], wanted)
 
-    def test_a_failure(self) -> None:
-        """With its trace, on the same line."""
+    def test_a_failure_has_its_traceback_on_the_same_line(self) -> None:
         try:
             raise ValueError("why")
         except ValueError:
@@ -49,8 +46,7 @@ class JsonLineTests(SynchronousTestCase):
         self.assertEqual((line["level"], line["message"]), ("critical", "that failed"))
         self.assertIn("ValueError: why", line["trace"])
 
-    def test_whatever_is_logged(self) -> None:
-        """Line breaks, texts that are no Unicode, and formats that do not fit."""
+    def test_each_event_is_one_line_of_json(self) -> None:
         for value in ("two\nlines", "\udc80\ud800", b"\xff", "\x00", object(), {"a": float("nan")}):
             self.log.info("{value}", value=value)
         self.log.info("{missing}")
@@ -58,16 +54,14 @@ class JsonLineTests(SynchronousTestCase):
         self.log.info("")
         self.assertEqual(len(self.lines()), 9)
 
-    def test_a_failure_that_is_no_unicode(self) -> None:
-        """Its trace is written all the same."""
+    def test_a_traceback_with_surrogates_is_written(self) -> None:
         try:
             raise ValueError("\udc80")
         except ValueError:
             self.log.failure("that failed")
         self.assertIn("ValueError", self.lines()[0]["trace"])
 
-    def test_old_events(self) -> None:
-        """Those of libraries that log in the old way."""
+    def test_accepts_events_of_the_old_log(self) -> None:
         observer = JsonLogObserver(self.out)
         observer({"log_time": 0.0, "log_format": "{log_text}", "log_text": "hi"})
         (line,) = self.lines()

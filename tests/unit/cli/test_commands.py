@@ -1,8 +1,9 @@
-"""The command `ctllm`, as somebody types it."""
+"""Tests of the commands of `ctllm`."""
 
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
 from ctllm.auth.api_keys import owner_tag, parse_owner_tag
-from ctllm.cli import main
+from ctllm.cli import build_parser, main
 from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
     Authentication,
@@ -58,19 +59,16 @@ class CommandTests(SynchronousTestCase):
     def signed_in(self, **keys: str) -> None:
         self.file.save(Credentials("d" * 32, ANN, keys))
 
-    def test_version(self) -> None:
-        """By --version, and that is all."""
+    def test_version_prints_the_version_and_exits(self) -> None:
         with redirect_stdout(io.StringIO()) as out:
             self.assertEqual(self.assertRaises(SystemExit, main, ["--version"]).code, 0)
         self.assertEqual(out.getvalue(), f"ctllm {__version__}\n")
 
-    def test_starts_light(self) -> None:
-        """What only a cloud needs is not imported for a command that needs none of it."""
+    def test_does_not_import_what_only_a_cloud_needs(self) -> None:
         program = "import sys, ctllm.cli; sys.exit(bool({'treq', 'OpenSSL'} & set(sys.modules)))"
         self.assertEqual(subprocess.run([sys.executable, "-c", program], check=False).returncode, 0)
 
-    def test_words_that_it_does_not_know(self) -> None:
-        """It says what is wrong and where help is."""
+    def test_a_wrong_command_line_names_the_help(self) -> None:
         self.assertIn("--help", self.refused())
         for words in (
             ["frobnicate"],
@@ -81,8 +79,24 @@ class CommandTests(SynchronousTestCase):
             self.refused(*words)
         self.assertIn("NAME", self.refused("keys", "add"))
 
-    def test_keys(self) -> None:
-        """Made (and printed alone, for scripts), listed by name, revoked."""
+    def test_refuses_the_renamed_option_with_the_new_name(self) -> None:
+        for words in (["--state", "x", "keys"], ["keys", "--state=x"], ["keys", "ls", "--state=x"]):
+            self.assertIn("--state is now --state-dir", self.refused(*words))
+
+    def test_suggests_a_command_for_an_unknown_one(self) -> None:
+        self.assertIn("did you mean login?", self.refused("logn"))
+
+    def test_each_example_parses(self) -> None:
+        parser = build_parser()
+        commands = [parser]
+        for command in commands:
+            commands += command.commands.values()
+            for line in re.findall(r"^  (?:sudo )?ctllm (.*)$", command.epilog or "", re.MULTILINE):
+                words = re.split(r" {2,}| < ", line)[0].split()
+                if words[0] != "COMMAND":
+                    parser.parse_args(words)
+
+    def test_keys_are_added_listed_and_revoked(self) -> None:
         self.signed_in()
         key = self.run_("keys", "add", "laptop").strip()
         self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
@@ -94,16 +108,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(self.run_("keys"), "car\n")
         self.refused("keys", "rm", "laptop")
 
-    def test_options_before_and_after_the_argument(self) -> None:
-        """As the documents write them, and as getopt has them."""
+    def test_options_stand_before_or_after_arguments(self) -> None:
         self.signed_in()
         self.run_("keys", "add", "boss", "--manage")
         self.run_("keys", "add", "--manage", "chief")
         self.assertEqual(self.run_("keys", "ls"), "boss (manage)\nchief (manage)\n")
         self.assertIn("unrecognized arguments: b", self.refused("keys", "add", "a", "b"))
 
-    def test_connect(self) -> None:
-        """Lines with the cloud's address and a key that works, the same one each time."""
+    def test_connect_prints_the_cloud_with_the_same_key_each_time(self) -> None:
         self.signed_in()
         printed = self.run_("connect")
         (key,) = self.file.load().api_keys.values()
@@ -113,8 +125,7 @@ class CommandTests(SynchronousTestCase):
         for client in CLIENTS:
             self.assertIn(f"\n  {client.name} ", printed)
 
-    def test_connect_a_client(self) -> None:
-        """By the endpoint, which needs no sign-in and comes first, and by the cloud."""
+    def test_connect_prints_a_client_with_the_endpoint_first(self) -> None:
         printed = self.run_("connect", "codex")
         self.assertIn('base_url = "http://127.0.0.1:11435/v1"', printed)
         self.assertNotIn("From anywhere", printed)
@@ -131,27 +142,23 @@ class CommandTests(SynchronousTestCase):
         self.config.write_text('[desktop]\nlisten = "off"\n')
         self.assertNotIn("no API key needed", self.run_("connect", "codex"))
 
-    def test_connect_an_unknown_client(self) -> None:
-        """It says which one was probably meant, and how to see all."""
+    def test_connect_suggests_a_client_for_an_unknown_one(self) -> None:
         said = self.refused("connect", "claude-cod")
         self.assertIn("claude-code", said)
         self.assertIn("ctllm connect", said)
 
-    def test_not_signed_in(self) -> None:
-        """What needs a sign-in says how to get one."""
+    def test_commands_that_need_a_login_name_ctllm_login(self) -> None:
         for words in (["connect"], ["keys", "add", "x"]):
             self.assertIn("ctllm login", self.refused(*words))
         self.refused("logout")
 
-    def test_links_that_are_none(self) -> None:
-        """Nobody is dialled; the sentence shows what one looks like."""
+    def test_login_refuses_what_is_no_invite_link(self) -> None:
         for link in ("cloud", "https://c.example/", "https://c.example/#x=y", "#invite=x",
                      "ftp://c.example/#invite=x", "https://c.example/?invite=x"):  # fmt: skip
             self.assertIn("#invite=", self.refused("login", link))
         self.assertFalse(self.file.path.exists())
 
-    def test_a_cloud_without_encryption(self) -> None:
-        """Only on this machine, or where somebody says that it is as it should be."""
+    def test_login_refuses_http_to_other_machines_unless_told_otherwise(self) -> None:
         for host in ("cloud.example", "192.168.1.5:8080", "100.64.1.2", "[2001:db8::1]"):
             with redirect_stderr(io.StringIO()):
                 said = self.refused("login", f"http://{host}/#invite=x")
@@ -191,16 +198,14 @@ class CommandTests(SynchronousTestCase):
         self.assertEqual(getpass.called, terminal)
         return taken[0], errors.getvalue()
 
-    def test_where_a_link_comes_from(self) -> None:
-        """It is asked for without an echo, or read from standard input."""
+    def test_login_reads_the_link_from_the_terminal_or_standard_input(self) -> None:
         link = "https://c.example/#invite=x"
         self.assertEqual(self.logged_in(typed=link, terminal=True), (link, ""))
         self.assertEqual(self.logged_in("-", typed=f"{link}\nmore"), (f"{link}\n", ""))
         with mock.patch("sys.stdin", io.StringIO(link)):
             self.assertIn("ctllm login -", self.refused("login"))
 
-    def test_no_link_is_typed(self) -> None:
-        """The end of the input and Ctrl-C are answered with a sentence."""
+    def test_login_without_a_link_is_an_error(self) -> None:
         terminal = mock.Mock(isatty=lambda: True)
         for end in (EOFError, KeyboardInterrupt):
             with (
@@ -209,16 +214,14 @@ class CommandTests(SynchronousTestCase):
             ):
                 self.assertIn("No link was given.", self.refused("login"))
 
-    def test_a_link_among_the_arguments(self) -> None:
-        """It is taken, and the danger is named."""
+    def test_login_warns_of_a_link_among_the_arguments(self) -> None:
         errors = io.StringIO()
         with mock.patch("ctllm.cli.account.run_in_reactor"), redirect_stderr(errors):
             self.run_("login", "https://c.example/#invite=x")
         self.assertIn("other users of this machine can see", errors.getvalue())
         self.assertNotIn("invite=x", errors.getvalue())
 
-    def test_revoke(self) -> None:
-        """Every sign-in of that user is over, nobody else's, and how many is said."""
+    def test_revoke_ends_the_sessions_and_invites_of_one_user(self) -> None:
         self.assertIn("no cloud has run", self.refused("revoke", "ann"))
         folder = PrivateDirectory(self.state / "cloud")
         load_signing_keys(folder)
@@ -245,8 +248,7 @@ class CommandTests(SynchronousTestCase):
         sessions.renew(kept)
         self.refused("revoke", "no name")
 
-    def test_invite(self) -> None:
-        """A link with an invitation that works once, to the address that the cloud keeps."""
+    def test_invite_prints_a_link_that_works_once(self) -> None:
         self.assertIn("no cloud has run", self.refused("invite", "ann"))
         folder = PrivateDirectory(self.state / "cloud")
         load_signing_keys(folder)
@@ -260,8 +262,7 @@ class CommandTests(SynchronousTestCase):
             folder.replace("url", damaged)
             self.assertIn("url is damaged; restart the cloud", self.refused("invite", "ann"))
 
-    def test_a_broken_file(self) -> None:
-        """It is named, not shown, and kept."""
+    def test_a_damaged_credential_file_is_named_and_set_aside(self) -> None:
         self.signed_in()
         self.file.path.write_text('{"desktop_id": "hunter2')
         errors = io.StringIO()

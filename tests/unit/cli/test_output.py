@@ -1,4 +1,4 @@
-"""What leaves for a terminal or a log: nothing that others said steers it."""
+"""Tests of output to terminals and logs: text from elsewhere cannot control a terminal."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ ROOT = Path(ctllm.__file__).parent
 class OutletTests(SynchronousTestCase):
     """The commands'."""
 
-    def test_words(self) -> None:
-        """Lines and tabs stay; what steers is shown as missing."""
+    def test_printed_text_keeps_lines_and_tabs_and_replaces_control_characters(self) -> None:
         out, errors = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(errors):
             print_text(f"one\n\ttwo {HOSTILE}")
@@ -54,8 +53,7 @@ class OutletTests(SynchronousTestCase):
             self.assertEqual(sanitize_text(text), text)
             self.assertEqual(escape_unprintable(text), text)
 
-    def test_nobody_prints_past_it(self) -> None:
-        """A command that prints calls these functions, which are the only ones that write."""
+    def test_commands_print_only_through_this_module(self) -> None:
         wrong = [
             f"{path.name}:{node.lineno}"
             for path in sorted((ROOT / "cli").glob("*.py"))
@@ -66,8 +64,7 @@ class OutletTests(SynchronousTestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_who_is_asked_stops_reading(self) -> None:
-        """The status is the usual one, and nothing is said about it."""
+    def test_a_closed_stdout_does_not_change_the_exit_status(self) -> None:
         program = (
             "import sys; from ctllm.cli.output import print_text, tolerate_closed_stdout, is_stdout_closed\n"
             "with tolerate_closed_stdout():\n"
@@ -83,8 +80,7 @@ class OutletTests(SynchronousTestCase):
             self.assertEqual(running.stderr.read(), b"")
             self.assertEqual(running.wait(30), 4)
 
-    def test_help_that_nobody_reads(self) -> None:
-        """What Twisted prints by itself is no different."""
+    def test_help_into_a_closed_stdout_is_no_error(self) -> None:
         program = (
             "import os, sys\nfrom ctllm.cli import main\n"
             "read, write = os.pipe(); os.close(read); os.dup2(write, 1)\n"
@@ -94,8 +90,7 @@ class OutletTests(SynchronousTestCase):
         done = subprocess.run(words, capture_output=True, timeout=30)
         self.assertEqual((done.returncode, done.stderr), (0, b""))
 
-    def test_a_full_disk(self) -> None:
-        """It is said, in a sentence."""
+    def test_a_full_disk_is_an_error_with_a_message(self) -> None:
         if not Path("/dev/full").exists():
             return
         state = Path(self.mktemp())
@@ -142,14 +137,12 @@ class LogTests(SynchronousTestCase):
         self.assertTrue(all(line.isprintable() for line in lines))
         self.assertEqual(json.loads(lines[0])["message"], f"the cloud said {HOSTILE}")
 
-    def test_recent(self) -> None:
-        """What `ctllm logs` and the tray are given."""
+    def test_the_log_buffer_has_printable_lines(self) -> None:
         recent = LogBuffer()
         self.said(recent)
         self.assertTrue(all(line.replace("\t", "").isprintable() for line in recent.last(99)))
 
-    def test_where(self) -> None:
-        """In a file as twistd's options say; not where only twistd itself knows how."""
+    def test_logs_to_the_file_of_twistds_options(self) -> None:
         path = Path(self.mktemp())
         observer = make_text_observer({"logfile": str(path), "nodaemon": True}, None)
         assert observer is not None
@@ -162,8 +155,7 @@ class LogTests(SynchronousTestCase):
 class WindowTests(SynchronousTestCase):
     """The process of the page's window."""
 
-    def test_one_line(self) -> None:
-        """What were a second command is refused, whoever said it."""
+    def test_a_command_to_the_window_is_one_line(self) -> None:
         child = WebviewProcess()
         child.transport = StringTransport()
         for line in (
