@@ -47,7 +47,7 @@ async def test_every_client_raises_on_an_interrupted_response(
             details = (driver.client.title, outcome)
             assert "error" in outcome, details
             text = f"{outcome['pieces'][-1:]} {outcome['error']}"  # OpenAI's responses: in an event
-            assert "No complete response" in text or "did not come back" in text, details
+            assert "No complete response" in text or "did not reconnect" in text, details
             if outcome["call"].endswith(" streamed"):
                 assert outcome["pieces"], details
                 assert not is_complete(outcome["pieces"]), details
