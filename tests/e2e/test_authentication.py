@@ -134,7 +134,7 @@ async def test_an_invite_works_once(users: TwoUsers) -> None:
         "POST", SESSION, {"invite": invite, "client": "browser"}
     )
     assert status == 401
-    assert "used before or is too old: get a new one" in error_message(body)
+    assert "has expired or was used before" in error_message(body)
     assert headers["www-authenticate"] == 'Bearer realm="ctllm"'
     assert "set-cookie" not in headers
 
@@ -151,7 +151,7 @@ async def test_an_invite_expires_after_fifteen_minutes(users: TwoUsers) -> None:
         "POST", SESSION, {"invite": invite, "client": "desktop"}
     )
     assert status == 401
-    assert "too old" in error_message(body)
+    assert "has expired" in error_message(body)
 
 
 @ensureDeferred
@@ -180,7 +180,7 @@ async def test_a_browsers_session_is_in_an_http_only_cookie(users: TwoUsers) -> 
     assert status == 204
     assert (only_cookie(headers).value, only_cookie(headers)["max-age"]) == ("", "0")
     status, _, body = await users.cluster.request("POST", TOKEN, {}, headers=cookie_header)
-    assert (status, error_message(body)) == (401, "You are signed out: sign in again.")
+    assert (status, error_message(body)) == (401, "You are logged out. Log in again.")
 
 
 @ensureDeferred
@@ -250,7 +250,7 @@ async def test_login_does_not_expose_the_link(users: TwoUsers) -> None:
     argv = [str(BIN / "ctllm"), f"--state-dir={state}", "login"]
     program = ChildProcess("login", argv, cluster.environment(), use_pty=True)
     cluster.processes.append(program)
-    await wait_until(lambda: "Paste the sign-in link" in program.output, "the prompt")
+    await wait_until(lambda: "Paste the invite link" in program.output, "the prompt")
     process_files = b"".join(
         Path(f"/proc/{program.pid}/{each}").read_bytes() for each in ("cmdline", "environ")
     )
@@ -506,7 +506,7 @@ async def test_revoking_a_user_ends_every_credential(users: TwoUsers) -> None:
 
     ended = await cluster.run_ctllm("cloud", "revoke", name)
     assert ended == f"Ended 2 sessions and 1 open invites of {name}."
-    assert b"signed out by whoever runs this cloud" in (await stream)
+    assert b"An administrator has logged you out" in (await stream)
     await wait_until(
         lambda: "bridge: not logged in" in desktop.output, "the desktop to be logged out"
     )

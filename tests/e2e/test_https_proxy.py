@@ -97,7 +97,7 @@ async def test_every_connection_to_the_cloud_uses_the_proxy(cluster: Cluster) ->
     }
     refused = await tls_cloud.log_in(link, wrong_password)
     assert refused.exit_code == 1
-    assert f"the proxy http://{proxy_address} refused to connect to {HOST}" in refused.output
+    assert f"The proxy http://{proxy_address} refused to connect to {HOST}" in refused.output
     assert "407" in refused.output
     assert "wrong" not in refused.output
 
@@ -108,7 +108,7 @@ async def test_every_connection_to_the_cloud_uses_the_proxy(cluster: Cluster) ->
     untrusting = {**cluster.environment(), "https_proxy": proxied["https_proxy"]}
     refused = await tls_cloud.log_in(link, untrusting)
     assert refused.exit_code == 1
-    assert f"the certificate of {HOST} is not trusted" in refused.output
+    assert f"The certificate of {HOST} is not trusted" in refused.output
     bypassed = await tls_cloud.log_in(link, {**proxied, "NO_PROXY": ".example"})
     assert bypassed.exit_code == 1, "the cloud was reached without the proxy"
 

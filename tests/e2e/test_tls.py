@@ -136,7 +136,7 @@ async def test_an_untrusted_certificate_stops_the_login(cluster: Cluster) -> Non
     refused = await tls_cloud.log_in(link, cluster.environment())
     assert refused.exit_code == 1
     assert tls_cloud.url in refused.output
-    assert "the certificate of 127.0.0.1 is not trusted" in refused.output
+    assert "The certificate of 127.0.0.1 is not trusted" in refused.output
     assert "SSL_CERT_FILE" in refused.output
     assert "Traceback" not in refused.output
     assert (await tls_cloud.log_in(link, tls_cloud.trusting_environment)).exit_code == 0
