@@ -112,6 +112,6 @@ async def test_connect_shows_the_endpoint_and_the_cloud(snippets: SnippetCluster
     await wait_until(is_model_shown, "the model to be shown")
     printed = await snippets.connect("codex")
     endpoint, cloud = printed.split("From anywhere")
-    assert "no key is needed" in endpoint and snippets.cluster.api_key not in endpoint
+    assert "no API key needed" in endpoint and snippets.cluster.api_key not in endpoint
     assert f"{snippets.cluster.url}/v1" in cloud and snippets.cluster.api_key in cloud
     assert "sends no API key" in await snippets.connect("ollama")

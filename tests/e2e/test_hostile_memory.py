@@ -140,7 +140,7 @@ async def test_a_memory_error_ends_the_proxy(cluster: Cluster) -> None:
     await wait_until(lambda: not is_running(proxy), "the proxy to end")
     await running
     await wait_until(lambda: "needed more memory than its limit" in cloud.output, "the reason")
-    assert "this proxy ends, and another takes its place" in cloud.output
+    assert "this proxy exits, and the cloud starts another" in cloud.output
     await wait_until(lambda: chat_succeeds(cluster), "another proxy")
     (other,) = child_pids(cloud.pid)
     assert other != proxy and resident_megabytes(other) < 100
