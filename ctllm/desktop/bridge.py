@@ -104,7 +104,7 @@ class Bridge(Service):
         For when the network has changed or the machine has slept: connections and delays from
         before are of no use. Ignored while there is no login.
         """
-        self._log.info("bridge: reconnecting, because {why}", why=why)
+        self._log.info("Cloud connection: reconnecting, because {why}", why=why)
         self._machine.reconnect()
 
     @property
@@ -261,7 +261,7 @@ class Bridge(Service):
             return
         if state is not ConnectionState.CONNECTING:
             self._log.info(
-                "bridge: {state}{reason}",
+                "Cloud connection: {state}{reason}",
                 state=state.label.lower(),
                 reason=f": {reason}" if reason else "",
             )

@@ -508,7 +508,7 @@ async def test_revoking_a_user_ends_every_credential(users: TwoUsers) -> None:
     assert ended == f"Ended 2 sessions and 1 open invites of {name}."
     assert b"An administrator has logged you out" in (await stream)
     await wait_until(
-        lambda: "bridge: not logged in" in desktop.output, "the desktop to be logged out"
+        lambda: "Cloud connection: not logged in" in desktop.output, "the desktop to be signed out"
     )
     await wait_until(lambda: record.closed_by is not None, "the request to Ollama to be closed")
     assert not await is_accepted(cluster, key)

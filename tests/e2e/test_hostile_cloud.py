@@ -78,5 +78,7 @@ async def test_a_hostile_cloud_cannot_control_the_terminal_or_exhaust_memory(
     desktop = cluster.run_role(
         "desktop", "alice", f"--ollama-host=127.0.0.1:{free_port()}", "--desktop-listen=off"
     )
-    await wait_until(lambda: "bridge: not connected: no" in desktop.output, "the reason in the log")
+    await wait_until(
+        lambda: "Cloud connection: not connected: no" in desktop.output, "the reason in the log"
+    )
     assert desktop.output.replace("\n", "").replace("\t", "").isprintable()

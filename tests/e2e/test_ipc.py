@@ -139,7 +139,7 @@ async def test_status(desk: Desk) -> None:
     code, said, _ = await desk.run("status")
     assert code == 0
     for words in (
-        "connected", f"alice at {desk.cluster.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
+        "Connected", f"alice at {desk.cluster.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
         "llama3.2:latest", f"http://127.0.0.1:{desk.endpoint}", "auto: this machine first",
         "home (this one)",
     ):  # fmt: skip
@@ -337,7 +337,7 @@ async def test_signing_out_and_in(desk: Desk) -> None:
     code, said, _ = await desk.run("status")
     assert code == 4 and "Not logged in" in said
     code, _, wrong = await desk.run("show")
-    assert code == 1 and "not signed in" in wrong
+    assert code == 1 and "not logged in" in wrong
     with pytest.raises(CtllmError, match="invite link"):
         await deferToThread(ask, protocol.Login, link="https://example.org/")
     answer = await deferToThread(
@@ -421,7 +421,7 @@ async def test_logs(desk: Desk) -> None:
     async def following() -> bool:
         await deferToThread(quiet.call, protocol.Prefer, policy="auto")
         await desk.cluster.run_ctllm("alice", "login", await desk.cluster.create_invite("alice"))
-        return "bridge:" in follow.output
+        return "Cloud connection: " in follow.output
 
     await wait_until(following, "a line of the log")
     quiet.close()
@@ -583,7 +583,7 @@ async def test_quitting_waits_for_answers(desk: Desk) -> None:
     code, said, _ = await desk.quit("--seconds", "4")
     assert code == 0 and "Waiting for 2 active responses" in said
     assert (await short)[-1]["done"] is True
-    assert "the desktop was stopped" in (await long)[-1]["error"]
+    assert "The desktop was stopped" in (await long)[-1]["error"]
 
 
 def deferred(work: Any) -> Deferred[Any]:
