@@ -344,7 +344,7 @@ def used_port(cluster: Cluster) -> int:
 
 
 @pytest.mark.parametrize(
-    ("role", "option"),
+    ("faulty", "option"),
     [("cloud", "listen"), ("cloud", "metrics-listen"), ("desktop", "desktop-listen")],
 )
 @ensureDeferred
