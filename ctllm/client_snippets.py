@@ -83,8 +83,8 @@ _CLOUD_HEADING = "From anywhere, with the cloud:"
 _PREFACE = """\
 # Clients
 
-How to set up each client. `ctllm connect CLIENT` prints the same with your URLs, an API key and one of
-your models; `ctllm connect` lists the clients. Shell lines are for a POSIX shell. On this page,
+How to set up each client. `ctllm connect CLIENT` prints the same with your URLs, an API key and one
+of your models; `ctllm connect` lists the clients. Shell lines are for a POSIX shell. On this page,
 `http://127.0.0.1:11435` is the desktop on the client's machine (`desktop.listen`),
 `https://ctllm.example.org` is your cloud, `YOUR-KEY` an API key and `MODEL` the name of a model.
 
@@ -138,7 +138,7 @@ CLIENTS = (
             ),
         ),
         verified=TESTED,
-        note="`-H @-` reads the header from standard input, because other users can read arguments.",
+        note="`-H @-` reads the header from standard input: other users can read arguments.",
     ),
     Client(
         "ollama",

@@ -43,7 +43,8 @@ def install(missing: Sequence[str], lazy: Mapping[str, LazyNames]) -> None:
     Modules that are imported already stay as they are.
     """
     for name in missing:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # importlib: None raises ImportError
+        # The import system raises ImportError for None.
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     sys.meta_path.insert(0, _LazyFinder(lazy))
 
 

@@ -35,7 +35,7 @@ _LEVELS = {"debug", "info", "warn", "error", "critical"}
 
 
 class JsonLogObserver:
-    """A log observer that writes a JSON object a line: time (UTC), level, system, message, trace."""
+    """A log observer that writes JSON lines: time (UTC), level, system, message, trace."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

@@ -97,12 +97,13 @@ class Quickstart(Service):
         status = ollama.status
         link = f"{self._cloud.url}/#invite={self._cloud.create_invite(_user_name())}"
         model = next(iter(status.models), PLACEHOLDER_MODEL)
+        ollama_state = _describe(status.ollama, status.version, ollama.server.url)
         lines = [
             f"ctllm {__version__} is running. Press Ctrl-C to stop it.",
             "",
             f"  Open once to log in   {link}",
             f"  Cloud                 {self._cloud.url}",
-            f"  Ollama                {_describe(status.ollama, status.version, ollama.server.url)}",
+            f"  Ollama                {ollama_state}",
         ]
         if self._desktop.endpoint is not None:
             port = self._desktop.endpoint.port.getHost().port

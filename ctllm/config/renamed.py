@@ -1,4 +1,4 @@
-"""Keys and options that have a new name. Old names are refused with a message that has the new one."""
+"""Renamed keys and options. An old name is refused with a message that has the new one."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class OutletTests(SynchronousTestCase):
 
     def test_a_closed_stdout_does_not_change_the_exit_status(self) -> None:
         program = (
-            "import sys; from ctllm.cli.output import print_text, tolerate_closed_stdout, is_stdout_closed\n"
+            "from ctllm.cli.output import is_stdout_closed, print_text, tolerate_closed_stdout\n"
             "with tolerate_closed_stdout():\n"
             "    while not is_stdout_closed(): print_text('x' * 1000)\n"
             "    print_text('more')\n"

@@ -227,12 +227,14 @@ class RefusalTests(_WithFile):
             (
                 "access-token-ttl-seconds",
                 "5",
-                "--access-token-ttl-seconds=5: must be a whole number, at least 60 and at most 3600",
+                "--access-token-ttl-seconds=5: "
+                "must be a whole number, at least 60 and at most 3600",
             ),
             (
                 "access-token-ttl-seconds",
                 "x",
-                "--access-token-ttl-seconds=x: must be a whole number, at least 60 and at most 3600",
+                "--access-token-ttl-seconds=x: "
+                "must be a whole number, at least 60 and at most 3600",
             ),
             (
                 "resume-buffer-bytes",
