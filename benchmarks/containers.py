@@ -78,7 +78,8 @@ class House:
         self.port = free_port()
         self.config = folder / "ctllm.toml"
         self.config.write_text(f'[cloud]\nspawner = "docker"\ndocker_url = "{engine.address}"\n')
-        options = ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "off", "--spawner=docker",
+        options = ["--listen", f"127.0.0.1:{self.port}", "--metrics-listen", "off",
+                   "--spawner=docker",
                    f"--docker-url={engine.address}", f"--max-proxies={MANY}",
                    "--proxy-start-timeout-seconds=120"]  # fmt: skip
         self.cloud = place(stack, folder, "cloud", *options)

@@ -185,7 +185,8 @@ async def test_requests_over_a_users_limit_get_429_and_others_are_served(
             each.sendall(start + b"\r\n\r\n")
 
         async def refused() -> bytes:
-            response = await entry_point.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + entry_point.credential_header
+            response = await entry_point.send(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n"
+                                   + entry_point.credential_header
                                    + b"\r\nConnection: close\r\n\r\n")  # fmt: skip
             return response if b" 429 " in response else b""
 

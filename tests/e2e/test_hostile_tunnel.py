@@ -113,7 +113,7 @@ def read_until_closed(port: int, data: bytes) -> bytes:
 
 @ensureDeferred
 async def test_a_connection_is_not_reused_after_a_refused_tunnel(cluster: Cluster) -> None:
-    """A reverse proxy's next request on it, for another user, never reaches the first user's proxy."""
+    """The next request on it, of another user, never reaches the first user's proxy."""
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)

@@ -75,8 +75,9 @@ class Desk:
         if self._program is not None and not self.program.exited.called:
             return
         self._program = self.cluster.start_process(
-            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--state-dir={self.state}",
-            f"--ollama-host=127.0.0.1:{self.ollama_port}", f"--desktop-listen=127.0.0.1:{self.endpoint}",
+            "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop",
+            f"--state-dir={self.state}", f"--ollama-host=127.0.0.1:{self.ollama_port}",
+            f"--desktop-listen=127.0.0.1:{self.endpoint}",
             "--desktop-name=home",
             env={**self.cluster.environment(), "BROWSER": f"{self.browser} %s"},
         )  # fmt: skip
@@ -139,7 +140,8 @@ async def test_status(desk: Desk) -> None:
     code, said, _ = await desk.run("status")
     assert code == 0
     for words in (
-        "Connected", f"alice at {desk.cluster.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
+        "Connected", f"alice at {desk.cluster.url}",
+        f"http://127.0.0.1:{desk.ollama_port} (version",
         "llama3.2:latest", f"http://127.0.0.1:{desk.endpoint}", "auto: this machine first",
         "home (this one)",
     ):  # fmt: skip

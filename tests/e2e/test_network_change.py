@@ -81,7 +81,8 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
                     "--word-interval=0.1")  # fmt: skip
     await wait_until(lambda: '"port"' in fake_ollama.output, "Ollama")
     desktop = start(
-        "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state_dir('alice')}", "--desktop-listen=off",
+        "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state_dir('alice')}",
+        "--desktop-listen=off",
         f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
     await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")

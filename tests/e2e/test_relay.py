@@ -472,8 +472,8 @@ async def test_a_logout_disconnects_the_desktop(cluster: Cluster) -> None:
         lambda: client.send_request("POST", "/api/chat", cluster.api_key, CHAT).read_lines(3)
     )
     await cluster.run_ctllm("alice", "logout")
-    body, whole = parse_chunked_body(await thread(client.read_to_end))
+    body, whole = parse_chunked_body(await in_thread(client.read_to_end))
     assert not whole
     assert "logged out" in json.loads(body.splitlines()[-1])["error"]
-    await until_offline(cluster)
+    await wait_until_offline(cluster)
     client.close()

@@ -192,7 +192,8 @@ async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path
     """Does not start, and says what to do: containers would own their folders."""
     os.chown(open_state, 1001, 1001)
     told = [
-        f"--state-dir={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}", "--metrics-listen=off",
+        f"--state-dir={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}",
+        "--metrics-listen=off",
         "--spawner=docker", NONE,
     ]  # fmt: skip
     program = cluster.start_process("cloud", "python", "-c", AS_1001, "cloud", *told)
@@ -229,7 +230,7 @@ async def test_of_a_cloud_that_is_not_root(engine: ContainerInspector, open_stat
     path = instance.endpoint.removeprefix("unix:")
 
     def connects(*who: str) -> bool:
-        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"
+        program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"  # noqa: E501
         argv = ["setpriv", *who, "--clear-groups", "perl", "-e", program, path]
         return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 

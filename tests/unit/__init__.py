@@ -2,6 +2,6 @@
 
 from hypothesis import HealthCheck, settings
 
-# The tests run beside others on a busy machine, where neither inputs nor tests come in a steady time.
+# The tests run beside others on a busy machine, where the time of a test means nothing.
 settings.register_profile("ctllm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ctllm")

@@ -1,4 +1,4 @@
-"""The monitor of this machine's Ollama: health, models, requests, and the demo until it responds."""
+"""The monitor of this machine's Ollama: health, models, requests, and the demo."""
 
 from __future__ import annotations
 

@@ -93,8 +93,8 @@ class SandboxTests(SynchronousTestCase):
         code = (
             "import ctypes\n"
             "from ctllm.system.sandbox import forbid_inspection, forbid_new_privileges\n"
-            "def arguments(): return [ctypes.CDLL(None).prctl(each, 0, 0, 0, 0) for each in (3, 39)]\n"
-            "before = arguments()\nforbid_new_privileges()\nforbid_inspection()\nprint(before, arguments())"
+            "def flags(): return [ctypes.CDLL(None).prctl(each, 0, 0, 0, 0) for each in (3, 39)]\n"
+            "before = flags()\nforbid_new_privileges()\nforbid_inspection()\nprint(before, flags())"
         )
         ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         self.assertIn(b"] [0, 1]", ran.stdout)
