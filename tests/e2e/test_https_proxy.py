@@ -97,7 +97,7 @@ async def test_every_connection_to_the_cloud_uses_the_proxy(cluster: Cluster) ->
     }
     refused = await tls_cloud.log_in(link, wrong_password)
     assert refused.exit_code == 1
-    assert f"The proxy http://{proxy_address} refused to connect to {HOST}" in refused.output
+    assert f"The proxy http://{where} refused to connect to {HOST}" in refused.output
     assert "407" in refused.output
     assert "wrong" not in refused.output
 
