@@ -140,7 +140,8 @@ async def test_status(desk: Desk) -> None:
     code, said, _ = await desk.run("status")
     assert code == 0
     for words in (
-        "Connected", f"alice at {desk.cluster.url}", f"http://127.0.0.1:{desk.ollama_port} (version",
+        "Connected", f"alice at {desk.cluster.url}",
+        f"http://127.0.0.1:{desk.ollama_port} (version",
         "llama3.2:latest", f"http://127.0.0.1:{desk.endpoint}", "auto: this machine first",
         "home (this one)",
     ):  # fmt: skip

@@ -475,5 +475,5 @@ async def test_a_logout_disconnects_the_desktop(cluster: Cluster) -> None:
     body, whole = parse_chunked_body(await in_thread(client.read_to_end))
     assert not whole
     assert "logged out" in json.loads(body.splitlines()[-1])["error"]
-    await until_offline(cluster)
+    await wait_until_offline(cluster)
     client.close()

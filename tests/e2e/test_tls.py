@@ -135,7 +135,7 @@ async def test_an_untrusted_certificate_stops_the_login(cluster: Cluster) -> Non
     link = await tls_cloud.start_and_invite()
     refused = await tls_cloud.log_in(link, cluster.environment())
     assert refused.exit_code == 1
-    assert secured.url in refused.output
+    assert tls_cloud.url in refused.output
     assert "The certificate of 127.0.0.1 is not trusted" in refused.output
     assert "SSL_CERT_FILE" in refused.output
     assert "Traceback" not in refused.output
