@@ -143,7 +143,7 @@ def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
     run([str(BIN / "ctllm"), f"--state-dir={folder / 'desktop'}", "login", link])
     beside = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
     desktop = place(stack, folder, "desktop", *beside)
-    desktop.until(lambda: "bridge: connected" in desktop.said)
+    desktop.until(lambda: "Cloud connection: connected" in desktop.said)
     parts = {
         "front": (cloud.pid,),
         "proxy": children(cloud.pid),

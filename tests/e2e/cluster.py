@@ -171,7 +171,9 @@ class Cluster:
         process = self.run_role(
             "desktop", state, f"--ollama-host=127.0.0.1:{ollama}", "--desktop-listen=off", *options
         )
-        await wait_until(lambda: "bridge: connected" in process.output, "the bridge to connect")
+        await wait_until(
+            lambda: "Cloud connection: connected" in process.output, "the bridge to connect"
+        )
         return process
 
     async def run_ctllm(self, state: str, *arguments: str, stdin: str = "") -> str:

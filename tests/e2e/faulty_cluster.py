@@ -147,7 +147,9 @@ class FaultyCluster:
         """Wait until a newly started desktop is connected."""
         process = self.desktops[number]
         try:
-            await wait_until(lambda: "bridge: connected" in process.output, f"desktop {number}")
+            await wait_until(
+                lambda: "Cloud connection: connected" in process.output, f"desktop {number}"
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{process.output}\n{self.cloud.output}") from None
 

@@ -301,7 +301,7 @@ async def test_a_desktop_with_anothers_id_serves_only_its_own_user(users: TwoUse
     mallory = cluster.run_role(
         "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
     )
-    await wait_until(lambda: "bridge: connected" in mallory.output, "mallory to connect")
+    await wait_until(lambda: "Cloud connection: connected" in mallory.output, "mallory to connect")
     claim = {"hashes": [hash_key(users.bob.key)], "seconds": 60}
     serve = await cluster.create_token("alice", "desktop")
     path = f"/ctllm/desktops/{users.bob.desktop}/keys"

@@ -109,7 +109,7 @@ async def test_a_slow_network_does_not_disconnect_the_bridge(faulty: FaultyClust
         sha256(full_response(60, 1000))
     }
     assert bytes(upload.body) == full_response(10)
-    assert faulty.desktops[0].output.count("bridge: connected") == 1
+    assert faulty.desktops[0].output.count("Cloud connection: connected") == 1
 
 
 @ensureDeferred

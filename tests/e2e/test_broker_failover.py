@@ -274,7 +274,9 @@ async def test_each_routing_policy_is_followed_and_survives_a_restart(home: Home
         "desktop", home.state, f"--ollama-host=127.0.0.1:{home.ollama_port}",
         f"--desktop-listen=127.0.0.1:{home.port}",
     )  # fmt: skip
-    await wait_until(lambda: "bridge: connected" in restarted.output, "the desktop to be back")
+    await wait_until(
+        lambda: "Cloud connection: connected" in restarted.output, "the desktop to be back"
+    )
     assert (await home.generate())[0] == 503, "The policy is lost after the restart."
     await home.set_policy("local")
 

@@ -68,7 +68,9 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
     ]
     desktop = ChildProcess("desktop", [str(bundle / "ctllm-desktop"), *options], env)
     cluster.processes.append(desktop)
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge of the bundle")
+    await wait_until(
+        lambda: "Cloud connection: connected" in desktop.output, "the bridge of the bundle"
+    )
     body = {"model": "llama3.2", "prompt": "hello", "stream": False}
     status, headers, _ = await cluster.request("POST", "/api/generate", body, port=endpoint)
     assert (status, headers["ctllm-route"]) == (200, "local")

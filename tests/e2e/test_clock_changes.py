@@ -38,14 +38,14 @@ async def test_it_jumps(cluster: Cluster) -> None:
         f"--ollama-host=127.0.0.1:{port}", f"--desktop-listen=127.0.0.1:{endpoint}",
         env={**cluster.environment(), **fake},
     )  # fmt: skip
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
     cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "tests")
     await cluster.wait_for_api_key()
     body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
     answer = deferToThread(
         read_response, cluster.cloud_port, "/api/generate", body, cluster.api_key
     )
-    jumps, again = "the clock jumped", "bridge: connected"
+    jumps, again = "the clock jumped", "Cloud connection: connected"
     for number, jump in enumerate(("+2h", "-3h"), 1):
         offset.write_text(jump)
         await wait_until(lambda n=number: desktop.output.count(jumps) == n, "it to be noticed", 5)

@@ -138,7 +138,7 @@ async def test_every_connection_to_the_cloud_uses_the_proxy(cluster: Cluster) ->
     await wait_until(is_reason_shown, "the reason in the status")
     await desktop.stop()
     desktop = cluster.start_process(*start, env=proxied)
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
 
     async def are_desktops_listed() -> bool:
         program = cluster.start_process("status", "ctllm", state, "status", "--json")

@@ -81,7 +81,7 @@ class Desk:
             "--desktop-name=home",
             env={**self.cluster.environment(), "BROWSER": f"{self.browser} %s"},
         )  # fmt: skip
-        await wait_until(lambda: "bridge: connected" in self.program.output, "the bridge")
+        await wait_until(lambda: "Cloud connection: connected" in self.program.output, "the bridge")
 
     async def quit(self, *arguments: str) -> tuple[int, str, str]:
         """End it by command; its process is gone when the command is over."""
@@ -413,7 +413,7 @@ async def test_a_damaged_file(desk: Desk) -> None:
 async def test_logs(desk: Desk) -> None:
     """The last lines, and what follows."""
     code, said, _ = await desk.run("logs", "-n", "1000")
-    assert code == 0 and "bridge: connected" in said
+    assert code == 0 and "Cloud connection: connected" in said
     assert len((await desk.run("logs", "-n", "2"))[1].splitlines()) == 2
     follow = desk.cluster.start_process(
         "logs", "ctllm", f"--state-dir={desk.state}", "logs", "--follow", "-n", "0"

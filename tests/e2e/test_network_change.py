@@ -85,7 +85,7 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
         "--desktop-listen=off",
         f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
     assert desktop.output.count("is not encrypted") == 1
 
     def ask() -> bytes:
@@ -111,11 +111,13 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
     await wait_until(works, "the key to work")
     answer = deferToThread(ask)
     await wait_until(lambda: begun, "the answer to begin")
-    seen = desktop.output.count("bridge: connected")
+    seen = desktop.output.count("Cloud connection: connected")
     cable.inside("addr", "del", f"{cable.net}.2/24", "dev", "eth0")
     cable.inside("addr", "add", f"{cable.net}.3/24", "dev", "eth0")
     await wait_until(lambda: "the network changed" in desktop.output, "it to be noticed", 5)
-    await wait_until(lambda: desktop.output.count("bridge: connected") > seen, "the bridge", 5)
+    await wait_until(
+        lambda: desktop.output.count("Cloud connection: connected") > seen, "the bridge", 5
+    )
     lines = [json.loads(line) for line in (await answer).splitlines()]
     assert lines[-1]["done"] is True
     assert sum(line["response"].count("word") for line in lines) == 40

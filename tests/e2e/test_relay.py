@@ -310,7 +310,7 @@ class RelayedCluster:
             "--desktop-listen=off",
             "--reconnect-grace-seconds=3",
         )
-        await wait_until(lambda: "bridge: connected" in self.desktop.output, "the bridge")
+        await wait_until(lambda: "Cloud connection: connected" in self.desktop.output, "the bridge")
         cluster.api_key = await cluster.create_token("alice")
         return self
 

@@ -114,7 +114,7 @@ async def test_login_tunnel_and_requests_work_over_tls(cluster: Cluster) -> None
         *options,
         env=tls_cloud.trusting_environment,
     )
-    await wait_until(lambda: "bridge: connected" in desktop.output, "the bridge")
+    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
     key = await cluster.run_ctllm("alice", "keys", "add", "tests")
 
     async def generate() -> dict[str, str] | None:

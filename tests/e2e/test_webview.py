@@ -37,7 +37,7 @@ class Room:
             f"--state-dir={cluster.state_dir('alice')}", "--ollama-host=127.0.0.1:9",
             env={**self.session.env, "HOME": str(cluster.directory)},
         )  # fmt: skip
-        await wait_until(lambda: "bridge: connected" in self.program.printed, "the bridge")
+        await wait_until(lambda: "Cloud connection: connected" in self.program.output, "the bridge")
 
     async def run(self, *words: str) -> tuple[int, str]:
         argv = [str(BIN / "ctllm"), f"--state-dir={self.cluster.state_dir('alice')}", *words]
@@ -73,7 +73,7 @@ async def test_a_window(room: Room) -> None:
     code, said = await room.run("hide")
     assert code == 1 and "no window" in said
     code, said = await room.run("show")
-    assert (code, said) == (0, "Opened in its window.\n"), room.program.printed
+    assert (code, said) == (0, "Opened in its window.\n"), room.program.output
     await wait_until(lambda: room.windows() == [True], "the window")
     (child,) = [
         pid for pid in child_pids(room.program.pid) if "ctllm.webview_main" in command_line(pid)
