@@ -41,7 +41,7 @@ class HostileCloud:
 async def test_a_hostile_cloud_cannot_control_the_terminal_or_exhaust_memory(
     cluster: Cluster,
 ) -> None:
-    """It prints no control characters, inflates no bodies and stores no invalid tokens."""
+    """The client prints no control characters, inflates no body and stores no invalid token."""
     cloud = HostileCloud(cluster)
     link = f"{cloud.url}/#invite=x"
 
