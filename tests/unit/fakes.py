@@ -1,4 +1,4 @@
-"""Stand-ins with the products' faces: a place to dial, its wire, a caller, a call, an upstream."""
+"""Fakes of endpoints, transports, sinks, upstreams and desktops."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ctllm.tunnel.responder import Responder, ResponderStream
 
 
 class MemoryTransport(StringTransport):
-    """One connection. As on a real one, an abort is heard of a turn later: see `settle`."""
+    """A transport in memory. As with a real one, an abort arrives a turn later: `deliver_abort`."""
 
     closed = ""
     protocol: Any = None
@@ -41,29 +41,29 @@ class MemoryTransport(StringTransport):
         self.closed = "half"
 
     def take_written(self) -> bytes:
-        """What was written since this was last asked."""
+        """Return what was written since the last call."""
         value: bytes = self.value()
         self.clear()
         return value
 
     def deliver_abort(self) -> None:
-        """The next turn: an abort arrives."""
+        """Deliver an abort, as the next turn of the reactor does."""
         if self.closed == "abort":
             self.protocol.connectionLost(Failure(ConnectionAborted()))
 
     def disconnect(self, reason: Exception | None = None) -> None:
-        """The other side closed."""
+        """Close the connection from the other side."""
         self.protocol.connectionLost(Failure(reason or ConnectionDone()))
 
 
 class MemoryTlsTransport(MemoryTransport):
-    """One with TLS, whose handshake a test completes."""
+    """A TLS transport, whose handshake a test completes."""
 
     wrappedProtocol = None
 
 
 class FakeEndpoint:
-    """An endpoint: each dialling waits until a test accepts or refuses it."""
+    """An endpoint whose connection attempts wait until a test accepts or refuses them."""
 
     def __init__(self) -> None:
         self.pending: list[tuple[Any, Deferred[Any]]] = []
@@ -92,7 +92,7 @@ class FakeEndpoint:
 
 
 class ServedEndpoint:
-    """An endpoint with a real HttpServer behind it, over memory; `flush` moves the bytes."""
+    """An endpoint with a real HTTP server behind it, in memory. `flush` moves the bytes."""
 
     def __init__(self, app: Any, clock: Any) -> None:
         self.factory = HttpServerFactory(app, clock)
@@ -114,7 +114,7 @@ class ServedEndpoint:
 
 
 class FakeResponseSink:
-    """A Caller that remembers, and holds who calls it to the contract."""
+    """A `ResponseSink` that records the response, and checks the order of the calls."""
 
     def __init__(self) -> None:
         self.head: ResponseHead | None = None
@@ -148,7 +148,7 @@ class FakeResponseSink:
 
 
 class FakeRequestSink:
-    """A Call that remembers."""
+    """A `RequestSink` that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
@@ -170,7 +170,7 @@ class FakeRequestSink:
 
 
 class FakeUpstream:
-    """An Upstream that remembers what it was asked, for the test to answer."""
+    """An `Upstream` that records requests, for the test to respond to."""
 
     def __init__(self) -> None:
         self.heads: list[RequestHead] = []
@@ -218,7 +218,7 @@ class FakeProxyWebSocket:
 
 
 class FakeDesktop:
-    """A desktop whose requests are answered by the test, on one connection after another."""
+    """A desktop whose requests the test responds to, on one connection after another."""
 
     def __init__(
         self, registry: DesktopRegistry, number: int, name: str, ollama: str = "", *models: str
@@ -257,9 +257,9 @@ class FakeDesktop:
             up = self.tunnel.next_message()
             if up and self.socket.tunnel is None:
                 self.registry.hello_received(self.socket, up)  # type: ignore[arg-type]
-            elif up:
+            elif up and self.socket.tunnel is not None:
                 self.socket.tunnel.receive_message(up)
-            down = self.socket.tunnel.next_message() if self.socket.tunnel else b""
+            down = b"" if self.socket.tunnel is None else self.socket.tunnel.next_message()
             if down:
                 self.tunnel.receive_message(down)
             if not up and not down:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 from unittest import mock
 
-from twisted.scripts.twistd import ServerOptions
+from twisted.scripts.twistd import ServerOptions  # type: ignore[attr-defined]
 from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm import cli, errors, tap_options
@@ -26,6 +26,7 @@ from ctllm.tunnel.frames import CONNECTION_ID, Desktop, FrameKind, Reason, Statu
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.peer import MAX_CLOSED_IDS
 from ctllm.tunnel.responder import Responder, ResponderStream
+from tests.unit.fakes import FakeResponseSink
 
 ROOT = Path(__file__).parents[2]
 TUNNEL = ROOT / "docs" / "tunnel.md"
@@ -81,23 +82,6 @@ def code(page: Path) -> str:
     fenced = re.findall(r"^```.*?^```$|^ {4}[^\n]*$", text, re.M | re.S)
     spans = re.findall(r"`[^`\n]+`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))
     return "\n".join([*fenced, *spans])
-
-
-class Client:
-    """A `Caller` that says nothing back."""
-
-    def __init__(self) -> None:
-        self.got = b""
-        self.ended = False
-
-    def write_head(self, head: ResponseHead) -> None:
-        pass
-
-    def write(self, piece: bytes) -> None:
-        self.got += piece
-
-    def finish(self) -> None:
-        self.ended = True
 
 
 class TunnelPageTests(TestCase):
@@ -162,7 +146,7 @@ class TunnelPageTests(TestCase):
         bridge.connection_made()
         for name in ("desktop-1", "proxy-1", "desktop-2"):
             speak(name)
-        client = Client()
+        client = FakeResponseSink()
         with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=EXCHANGE):
             asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
             proxy.start_request(asked, client).finish()
@@ -173,7 +157,7 @@ class TunnelPageTests(TestCase):
         works[0].finish()
         for name in ("desktop-4", "proxy-3"):
             speak(name)
-        self.assertEqual((client.got, client.ended), (ANSWER, True))
+        self.assertEqual((bytes(client.body), client.outcome), (ANSWER, "end"))
         self.assertEqual((proxy.streams, bridge.streams), ({}, {}))
         self.assertEqual({name: told[name].hex() for name in said}, hexed(said))
 

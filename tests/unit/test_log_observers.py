@@ -17,7 +17,8 @@ class JsonLineTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.out = io.StringIO()
-        self.log = Logger("ctllm.there", observer=LogPublisher(JsonLogObserver(self.out)))
+        observer: Any = JsonLogObserver(self.out)
+        self.log = Logger("ctllm.there", observer=LogPublisher(observer))
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.getvalue().splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -112,7 +113,8 @@ class AssertionVerifierTests(Case):
 
     def test_refuses_an_unsigned_token(self) -> None:
         for typ in ("JWT", "ctllm-assertion+jwt"):
-            forged = jwt.encode(body(), None, algorithm="none", headers={"typ": typ})
+            no_key: Any = None
+            forged = jwt.encode(body(), no_key, algorithm="none", headers={"typ": typ})
             self.refused(forged)
 
     def test_refuses_a_mac_with_the_public_key(self) -> None:

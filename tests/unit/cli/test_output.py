@@ -26,6 +26,9 @@ from ctllm.log_observers import JsonLogObserver, format_text_lines, make_text_ob
 HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b2J\x7f\u202egnp\u2028\u2066z"
 ROOT = Path(ctllm.__file__).parent
 
+#: Only a rotation of the log by a signal needs the reactor.
+REACTOR: Any = None
+
 
 class OutletTests(SynchronousTestCase):
     """The commands'."""
@@ -55,7 +58,7 @@ class OutletTests(SynchronousTestCase):
 
     def test_commands_print_only_through_this_module(self) -> None:
         wrong = [
-            f"{path.name}:{node.lineno}"
+            f"{path.name}: {ast.unparse(node)}"
             for path in sorted((ROOT / "cli").glob("*.py"))
             if path.name != "output.py"
             for node in ast.walk(ast.parse(path.read_text()))
@@ -144,12 +147,12 @@ class LogTests(SynchronousTestCase):
 
     def test_logs_to_the_file_of_twistds_options(self) -> None:
         path = Path(self.mktemp())
-        observer = make_text_observer({"logfile": str(path), "nodaemon": True}, None)
+        observer = make_text_observer({"logfile": str(path), "nodaemon": True}, REACTOR)
         assert observer is not None
         self.said(observer)
         self.assertIn("the cloud said", path.read_text())
-        self.assertIsNone(make_text_observer({}, None))
-        self.assertIsNone(make_text_observer({"syslog": True, "logfile": str(path)}, None))
+        self.assertIsNone(make_text_observer({}, REACTOR))
+        self.assertIsNone(make_text_observer({"syslog": True, "logfile": str(path)}, REACTOR))
 
 
 class WindowTests(SynchronousTestCase):
@@ -157,7 +160,8 @@ class WindowTests(SynchronousTestCase):
 
     def test_a_command_to_the_window_is_one_line(self) -> None:
         child = WebviewProcess()
-        child.transport = StringTransport()
+        transport: Any = StringTransport()
+        child.transport = transport
         for line in (
             "open http://x/\nopen file:///etc/passwd",
             "open http://x/\r",
@@ -165,4 +169,4 @@ class WindowTests(SynchronousTestCase):
         ):
             self.assertRaises(ValueError, child.send_line, line)
         child.send_line("open https://cloud.example/#invite=x")
-        self.assertEqual(child.transport.value(), b"open https://cloud.example/#invite=x\n")
+        self.assertEqual(transport.value(), b"open https://cloud.example/#invite=x\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
@@ -16,6 +18,7 @@ from ctllm.demo.model_store import format_rfc3339, name_with_tag, parse_keep_ali
 from ctllm.demo.schema_example import example_of
 from ctllm.errors import BadRequest
 from tests.fake_ollama import FakeOllama, Script
+from tests.ports import listen, port_of
 
 
 class PartsTests(SynchronousTestCase):
@@ -43,7 +46,7 @@ class PartsTests(SynchronousTestCase):
                 "loop": {"$ref": "#/$defs/Loop"},
             },
         }
-        made = example_of(schema, "text")
+        made: Any = example_of(schema, "text")
         self.assertIn("l", made.pop("loop"))
         self.assertEqual(made, {"name": "text", "kind": "a", "age": 1, "tags": [False, False]})
 
@@ -85,9 +88,9 @@ class SocketTests(TestCase):
         fake_ollama = FakeOllama(reactor)
         lines = tuple(f"{n} ".ljust(200_000, "x") for n in range(20))
         fake_ollama.script("/api/chat", Script(lines=lines, line_interval=0.0005))
-        port = reactor.listenTCP(0, fake_ollama.site, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+        port = listen(reactor, fake_ollama.site)
+        self.addCleanup(maybeDeferred, port.stopListening)
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port_of(port))
         reader = await connectProtocol(endpoint, _Reader())
         body = b'{"model":"demo:echo","messages":[{"role":"user","content":"x"}]}'
         head = b"POST /api/chat HTTP/1.1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"

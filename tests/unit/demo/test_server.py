@@ -75,8 +75,8 @@ class FakeOllamaCase(SynchronousTestCase):
         self.fake_ollama = self.made()
 
     def made(self, **options: Any) -> FakeOllama:
-        options = {"word_interval": 0, "now": self.clock.seconds} | options
-        return FakeOllama(self.clock, **options)
+        defaults: dict[str, Any] = {"word_interval": 0, "now": self.clock.seconds}
+        return FakeOllama(self.clock, **(defaults | options))
 
     def visit(self, method: str, target: str, body: Any = b"", **headers: str) -> Visit:
         return Visit(self.fake_ollama).send(method, target, body, **headers)

@@ -22,6 +22,7 @@ class SocketTransport(StringTransport):
     """A transport of one end of a real connection."""
 
     aborted = False
+    protocol: Any = None
 
     def __init__(self, end: socket.socket) -> None:
         super().__init__()

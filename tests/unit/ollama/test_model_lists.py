@@ -69,7 +69,13 @@ class MergeTests(TestCase):
         self.assertEqual(names(merge_lists(TAGS, [one, two])), ["a", "b", "c"])
 
     def test_sorts_invalid_times_last(self) -> None:
-        odd = [("a", "yesterday"), ("b", 7), ("c", None), ("d", "2025-10-03T10:00:00"), ("e", [])]
+        odd: list[Any] = [
+            ("a", "yesterday"),
+            ("b", 7),
+            ("c", None),
+            ("d", "2025-10-03T10:00:00"),
+            ("e", []),
+        ]
         odd += [("f", "0001-01-01T00:00:00+14:00"), {"name": "g"}]
         merged = names(merge_lists(TAGS, [tags(*odd)]))
         self.assertEqual((merged[:2], sorted(merged)), (["d", "b"], list("abcdefg")))

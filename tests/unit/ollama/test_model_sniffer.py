@@ -16,7 +16,7 @@ from ctllm.ollama.model_sniffer import MAX_NAME, SCAN_LIMIT, JsonModelSniffer
 MODEL = ("model",)
 EITHER = ("model", "name")
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 keys = st.one_of(texts, st.sampled_from(["model", "name", "Model", "messages", 'mod"el', "\\"]))
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts),

@@ -40,7 +40,7 @@ class Case(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         # autobahn keeps its time by this, whatever reactor it is given.
-        self.patch(txaio.config, "loop", self.clock)
+        self.patch(vars(txaio)["config"], "loop", self.clock)
         self.key = Ed25519PrivateKey.generate()
         self.registry = DesktopRegistry(self.clock, 1 << 18, 30, 4, 60)
         sockets = ProxyWebSocketFactory(self.clock, self.registry.hello_received, 20, 10)

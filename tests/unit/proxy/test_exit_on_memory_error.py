@@ -19,7 +19,11 @@ class Case(SynchronousTestCase):
         self.exits = 0
         self.service = ExitOnMemoryError(self.exit)
         self.service.startService()
-        self.addCleanup(lambda: self.service.running and self.service.stopService())
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        if self.service.running:
+            self.service.stopService()
 
     def exit(self) -> None:
         self.exits += 1

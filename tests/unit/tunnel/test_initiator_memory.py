@@ -35,11 +35,15 @@ class InitiatorMemoryTests(SynchronousTestCase):
         self.initiator.receive_message(encode_offset_frame(FrameKind.ACK, self.stream.id, 400))
         self.assertEqual(self.budget.reserved, 600)
 
+    def expire(self) -> None:
+        self.initiator.connection_lost(0)
+        self.initiator.remove_expired(1000)
+
     def test_releases_all_data_however_the_stream_ends(self) -> None:
         for end in (
             lambda: self.stream.cancel(TooManyRequests("left")),
             lambda: self.initiator.fail_all(TooManyRequests("gone")),
-            lambda: (self.initiator.connection_lost(0), self.initiator.remove_expired(1000)),
+            self.expire,
         ):
             self.setUp()
             self.stream.write(bytes(1000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -39,8 +40,9 @@ class PolicyStoreTests(SynchronousTestCase):
         self.store().save(RoutingPolicy.LOCAL)
         path.write_text('{"preference": "loc')
         events: list[LogEvent] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        observer: Any = events.append
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         for _ in range(2):
             self.assertEqual(self.store(RoutingPolicy.CLOUD).load(), RoutingPolicy.NEVER)
         (event,) = events
