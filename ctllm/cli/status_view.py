@@ -8,7 +8,7 @@ from typing import TextIO
 
 from ctllm.common.sanitize import sanitize_line
 from ctllm.ipc.messages import ConnectionState, DesktopStatus, OllamaStatus, Status
-from ctllm.ollama.api import is_remote_name
+from ctllm.ollama.endpoints import is_remote_name
 
 #: Mark and colour (SGR code) of each state. The marks differ without colours, too.
 _MARKS = {

@@ -43,7 +43,7 @@ from ctllm.http.server.upgrade import (
     require_websocket,
 )
 from ctllm.http.splice import splice
-from ctllm.ollama.api import (
+from ctllm.ollama.endpoints import (
     Scope,
     canonical_request,
     describe_request,

@@ -11,11 +11,11 @@ from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
 from ctllm.config import Cloud, Proxy, resolve_public_url, to_endpoint_string
 from ctllm.errors import NotFound
 from ctllm.http.message.head import Headers, RequestHead
+from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import RESERVED_FILES, ConnectionLimiter, max_connections
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.reactor.services import MultiService
 
 #: File descriptors of a relayed request: the client's connection and the one to the proxy.

@@ -25,7 +25,7 @@ from ctllm.demo.response import (
     generate_response,
 )
 from ctllm.errors import BadRequest
-from ctllm.http.message.multipart import FormFieldScanner, get_boundary
+from ctllm.http.message.form_field_scanner import FormFieldScanner, get_boundary
 
 
 class _Message(msgspec.Struct):

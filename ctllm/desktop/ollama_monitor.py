@@ -16,14 +16,14 @@ from twisted.python.failure import Failure
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.common.sanitize import sanitize_line
-from ctllm.desktop.remote_models import RemoteModelFilter
+from ctllm.desktop.hosted_model_filter import RemoteModelFilter
 from ctllm.errors import CtllmError, OllamaDown
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.client.fetch import get
 from ctllm.http.header_policy import request_to_ollama
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import changes_models
+from ctllm.ollama.endpoints import changes_models
 from ctllm.reactor.endpoints import client_from_string
 from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.reactor.periodic import PeriodicCall

@@ -36,10 +36,10 @@ from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_policy import TunnelPolicy
 from ctllm.http.message.head import RequestHead
 from ctllm.http.origins import is_loopback_host, parse_host
+from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.ipc import messages
 from ctllm.ipc.messages import ConnectionState
 from ctllm.reactor.interfaces import Endpoint

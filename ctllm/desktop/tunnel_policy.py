@@ -15,7 +15,7 @@ from ctllm.errors import BadRequest, ContentTooLarge, Forbidden, ServiceUnavaila
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead, get_header
-from ctllm.ollama.api import (
+from ctllm.ollama.endpoints import (
     Endpoint,
     Scope,
     canonical_request,

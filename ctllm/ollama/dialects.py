@@ -13,7 +13,7 @@ import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError
-from ctllm.ollama.truncated_json import missing_suffix
+from ctllm.ollama.json_completion import missing_suffix
 
 _OPENAI_TYPES = {
     401: "authentication_error",

@@ -14,7 +14,7 @@ import msgspec
 
 from ctllm.common.json_decoder import decode_json
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import canonical_model
+from ctllm.ollama.endpoints import canonical_model
 
 
 @dataclass(frozen=True)

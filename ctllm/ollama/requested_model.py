@@ -8,9 +8,9 @@ from urllib.parse import parse_qs
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.content_coding import ZstdDecoder, is_zstd, starts_as_zstd
+from ctllm.http.message.form_field_scanner import FormFieldScanner, get_boundary
 from ctllm.http.message.head import RequestHead, get_header
-from ctllm.http.message.multipart import FormFieldScanner, get_boundary
-from ctllm.ollama.api import accepts_form, model_fields
+from ctllm.ollama.endpoints import accepts_form, model_fields
 from ctllm.ollama.model_sniffer import JsonModelSniffer
 
 

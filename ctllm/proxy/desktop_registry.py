@@ -18,7 +18,7 @@ from ctllm.http.header_policy import (
 )
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, get_header
-from ctllm.ollama.api import changes_models
+from ctllm.ollama.endpoints import changes_models
 from ctllm.proxy.desktop_selection import ConnectedDesktop, rank_desktops, select_for_model
 from ctllm.proxy.resumption import (
     ResumableRequest,

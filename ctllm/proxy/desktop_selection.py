@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ctllm.ollama.api import canonical_model
+from ctllm.ollama.endpoints import canonical_model
 from ctllm.tunnel.frames import Desktop, Status
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket

@@ -9,7 +9,7 @@ from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
-from ctllm.ollama.api import model_in_path
+from ctllm.ollama.endpoints import model_in_path
 from ctllm.ollama.model_lists import ListFormat, find_list_format, merge_lists
 from ctllm.ollama.requested_model import create_model_sniffer
 from ctllm.proxy.desktop_registry import DesktopRegistry

@@ -16,15 +16,15 @@ from twisted.python.failure import Failure
 from ctllm.auth.session_assertions import AssertionVerifier
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.config import Proxy
+from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter
 from ctllm.http.server.endpoint_service import EndpointService
 from ctllm.http.server.memory_limiter import MemoryLimiter
-from ctllm.http.server.request_throttle import RequestThrottle
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.exit_on_memory_error import ExitOnMemoryError
-from ctllm.proxy.process_limits import (
+from ctllm.proxy.process_confinement import (
     enter_sandbox,
     memory_budget,
     set_resource_limits,

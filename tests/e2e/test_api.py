@@ -49,7 +49,7 @@ async def test_the_api_matches_its_description(cluster: Cluster, tmp_path: Path)
             str(BIN / "st"),
             "run",
             "openapi.json",
-            f"--public-url={cluster.url}",
+            f"--url={cluster.url}",
             f"--header=Authorization: Bearer {token}",
             "--checks=all",
             "--phases=examples,coverage,fuzzing",

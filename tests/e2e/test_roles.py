@@ -344,7 +344,7 @@ def used_port(cluster: Cluster) -> int:
 
 
 @pytest.mark.parametrize(
-    ("faulty", "option"),
+    ("role", "option"),
     [("cloud", "listen"), ("cloud", "metrics-listen"), ("desktop", "desktop-listen")],
 )
 @ensureDeferred

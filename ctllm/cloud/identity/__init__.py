@@ -4,6 +4,7 @@ from ctllm.auth.session_assertions import ISSUER, MANAGE, SERVE, USE
 from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
 from ctllm.cloud.identity.api_key_leases import ApiKeyLeases
 from ctllm.cloud.identity.assertion_signer import AssertionSigner
+from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, CompositeTokenVerifier
 from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.login_codes import LoginCodes
@@ -16,7 +17,6 @@ from ctllm.cloud.identity.signing_keys import (
     proxy_id,
     user_hash,
 )
-from ctllm.cloud.identity.token_verifiers import CachingTokenVerifier, CompositeTokenVerifier
 from ctllm.system.private_dir import PrivateDirectory
 
 __all__ = [

@@ -23,7 +23,7 @@ from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.request_timeout import deduct_elapsed, set_timeout
 from ctllm.http.server.request import ServerRequest
 from ctllm.http.server.upgrade import refuse_websocket
-from ctllm.ollama.api import (
+from ctllm.ollama.endpoints import (
     can_any_ollama_answer,
     can_remote_ollama_answer,
     canonical_model,

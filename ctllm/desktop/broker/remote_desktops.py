@@ -21,7 +21,7 @@ from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import request_to_cloud, response_from_proxy
 from ctllm.http.interfaces import RequestSink, ResponseSink, Upstream
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import can_remote_ollama_answer, canonical_model, describe_request
+from ctllm.ollama.endpoints import can_remote_ollama_answer, canonical_model, describe_request
 from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service

@@ -29,6 +29,7 @@ from ctllm.http.hangup_monitor import enable_tcp_keepalive
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.message.request_parser import describe_error
 from ctllm.http.server.body_idle_timeout import BodyIdleTimeout
+from ctllm.http.server.burst_limiter import RequestThrottle, StartRequest
 from ctllm.http.server.codec import (
     BodyEvent,
     MalformedRequest,
@@ -40,7 +41,6 @@ from ctllm.http.server.connection_limits import ConnectionLimiter
 from ctllm.http.server.connection_state import Event, State
 from ctllm.http.server.memory_limiter import SOCKET_BUFFER_SIZE, ConnectionMemory, MemoryLimiter
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import RequestThrottle, StartRequest
 from ctllm.http.server.response_writer import ResponseHeaders, error_message, no_headers
 from ctllm.http.timeouts import DEFAULT_TIMEOUTS, ServerTimeouts
 from ctllm.reactor.interfaces import Clock, Transport

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget, MemoryBudget
 from ctllm.errors import TooManyRequests
-from ctllm.proxy.process_limits import BASE_MEMORY, MIN_BUDGET, memory_budget
+from ctllm.proxy.process_confinement import BASE_MEMORY, MIN_BUDGET, memory_budget
 
 
 class MemoryBudgetTests(SynchronousTestCase):

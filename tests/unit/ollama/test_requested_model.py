@@ -12,8 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.http.message.content_coding import MAX_DECODED, load_zstd
+from ctllm.http.message.form_field_scanner import MAX_VALUE
 from ctllm.http.message.head import RequestHead
-from ctllm.http.message.multipart import MAX_VALUE
 from ctllm.ollama.requested_model import ModelSniffer, create_model_sniffer
 
 zstd = load_zstd()

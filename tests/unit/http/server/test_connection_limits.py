@@ -7,10 +7,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.errors import ServiceUnavailable
+from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.connection_limits import ConnectionLimiter, max_connections
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import RequestThrottle
 from tests.unit.fakes import MemoryTransport
 
 GET = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"

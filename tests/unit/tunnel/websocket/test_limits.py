@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.tunnel.websocket.protocols import MAX_FRAGMENTS, BridgeWebSocket
 from tests.unit.tunnel.websocket.test_protocols import Case
@@ -31,13 +33,14 @@ class LimitTests(Case):
     def test_pings_are_not_answered_while_the_transport_is_full(self) -> None:
         self.proxy.pauseProducing()
         written: list[bytes] = []
+        bridge: Any = self.bridge
         self.patch(self.proxy.transport, "write", written.append)
         for _ in range(100):
-            self.bridge.sendPing(b"x")
+            bridge.sendPing(b"x")
         self.settle()
         self.assertEqual(written, [])
         self.proxy.resumeProducing()
-        self.bridge.sendPing(b"x")
+        bridge.sendPing(b"x")
         self.settle()
         self.assertEqual(len(written), 1)
 

@@ -1,4 +1,4 @@
-"""`ctllm.cloud.identity.token_verifiers`: several kinds of token, and cached grants."""
+"""`ctllm.cloud.identity.composite_verifiers`: several kinds of token, and cached grants."""
 
 from __future__ import annotations
 

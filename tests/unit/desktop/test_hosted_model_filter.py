@@ -5,12 +5,12 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.common.memory_budget import BufferBudget
-from ctllm.desktop.remote_models import RemoteModelFilter
+from ctllm.desktop.hosted_model_filter import RemoteModelFilter
 from ctllm.errors import ClientDisconnected, Forbidden
 from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.content_coding import load_zstd
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import is_remote_name
+from ctllm.ollama.endpoints import is_remote_name
 from tests.unit.fakes import FakeResponseSink, FakeUpstream
 
 ZSTD = (b"Content-Encoding", b"zstd")

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase as TestCase
 
 from ctllm.errors import Forbidden, MethodNotAllowed
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import (
+from ctllm.ollama.endpoints import (
     ENDPOINTS,
     Scope,
     can_any_ollama_answer,

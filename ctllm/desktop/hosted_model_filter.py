@@ -12,7 +12,7 @@ from ctllm.common.memory_budget import BufferBudget
 from ctllm.errors import CtllmError, Forbidden
 from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import RequestHead
-from ctllm.ollama.api import (
+from ctllm.ollama.endpoints import (
     canonical_model,
     describe_request,
     find_endpoint,

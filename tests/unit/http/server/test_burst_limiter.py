@@ -1,4 +1,4 @@
-"""`ctllm.http.server.request_throttle`: few requests start in one turn of the reactor."""
+"""`ctllm.http.server.burst_limiter`: few requests start in one turn of the reactor."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import partial
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
 from ctllm.http.server.request import ServerRequest
-from ctllm.http.server.request_throttle import RequestThrottle
 from tests.unit.fakes import MemoryTransport
 
 
