@@ -1,4 +1,4 @@
-"""What an engine has of ctllm, and what can be done from within a user's container."""
+"""Inspection of ctllm's containers and networks, and programs run inside a container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POOL = "10.142.0.0/24"
 
 
 class ContainerInspector:
-    """What the engine has of ctllm, by the docker command."""
+    """The containers and networks of ctllm in an engine, read with the docker command."""
 
     def __init__(self, docker: Dockerd) -> None:
         self.docker = docker
@@ -24,42 +24,46 @@ class ContainerInspector:
         )
 
     def run(self, *arguments: str) -> str:
+        """Run the docker command; return its output."""
         return self.docker.docker(*arguments)
 
     def containers(self) -> list[str]:
-        """Ids of those that run."""
+        """Return the ids of the running containers."""
         return self.run("ps", "-q", "--no-trunc", "--filter=label=ctllm.instance").split()
 
     def all(self) -> list[str]:
-        """Names of all containers and networks of any ctllm."""
+        """Return the names of all containers and networks of any ctllm instance."""
         label = "--filter=label=ctllm.instance"
         names = self.run("ps", "-a", label, "--format={{.Names}}").split()
         return sorted(names + self.run("network", "ls", label, "--format={{.Name}}").split())
 
-    def ends(self, since: float) -> list[str]:
-        """With what containers of ctllm's exited since then."""
+    def exit_codes(self, since: float) -> list[str]:
+        """Return the exit codes of ctllm's containers that exited after `since`."""
         times = (f"--since={since:.3f}", f"--until={time.time():.3f}")
-        which = ("--filter=event=die", "--filter=label=ctllm.instance")
-        return self.run("events", *times, *which, "--format={{.Actor.Attributes.exitCode}}").split()
+        filters = ("--filter=event=die", "--filter=label=ctllm.instance")
+        return self.run(
+            "events", *times, *filters, "--format={{.Actor.Attributes.exitCode}}"
+        ).split()
 
     def inspect(self, name: str) -> Any:
+        """Return the parsed output of `docker inspect`."""
         return json.loads(self.run("inspect", name))[0]
 
-    def within(self, container: str, program: str, *arguments: str) -> Any:
-        """Run a Python program in that container as its user would; gives the JSON it prints."""
-        python = ("python3", "-OO", "-P", "-c", program)
-        return json.loads(self.run("exec", container, *python, *arguments))
+    def run_python(self, container: str, program: str, *arguments: str) -> Any:
+        """Run a Python program in the container as its user; return the JSON that it prints."""
+        command = ("python3", "-OO", "-P", "-c", program)
+        return json.loads(self.run("exec", container, *command, *arguments))
 
-    def begin(self, container: str, program: str) -> None:
-        """The same for one that goes on and prints nothing."""
+    def start_python(self, container: str, program: str) -> None:
+        """Start a Python program in the container without waiting for it."""
         self.run("exec", "-d", container, "python3", "-OO", "-P", "-c", program)
 
     def address(self, container: str) -> str:
-        """Its one address."""
+        """Return the address of the container on its network."""
         (network,) = self.inspect(container)["NetworkSettings"]["Networks"].values()
         return str(network["IPAddress"])
 
     def gateway(self, container: str) -> str:
-        """The address that the host has on its network."""
+        """Return the address of the host on the container's network."""
         (name,) = self.inspect(container)["NetworkSettings"]["Networks"]
         return str(IPv4Network(self.inspect(name)["IPAM"]["Config"][0]["Subnet"])[1])

@@ -1,4 +1,4 @@
-"""A Docker engine of the tests' own: its socket, its data and its containers are nobody else's."""
+"""A Docker Engine for the tests, with a socket, data and containers of its own."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tests.e2e.certificates import CertificateAuthority
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-#: The one that comes with the engine, which builds; another may be first on the path.
+#: The client of the engine's package, which can build; PATH may have another one first.
 DOCKER = "/usr/bin/docker"
-#: What the tests call the base image, and what its build names the proxy's.
+#: The tags of the tests' base image and of the streaming proxy's image.
 BASE, IMAGE = "local-python:3.11", f"ctllm-streaming-proxy:{__version__}"
-STARTS, ENDS = 60.0, 30.0  # seconds that it may take
+START_TIMEOUT, STOP_TIMEOUT = 60.0, 30.0  # seconds
 
 
 class Dockerd:
-    """An engine in `folder`; `start` and `stop` may be called again and again."""
+    """An engine in `folder`, which can be started and stopped repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,86 +34,88 @@ class Dockerd:
         self.address = f"unix://{self.socket}"
         self.tls_address = f"tcp://127.0.0.1:{free_port()}"
         authority = CertificateAuthority("the tests'")
-        own = authority.issue(folder / "engine")
+        server = authority.issue(folder / "engine")
         self.certificates = authority.issue(folder / "client")
-        self.tls = ["--tlsverify", f"--tlscacert={own}/ca.pem", f"--tlscert={own}/cert.pem",
-                    f"--tlskey={own}/key.pem", "-H", self.tls_address]  # fmt: skip
+        self.tls = ["--tlsverify", f"--tlscacert={server}/ca.pem", f"--tlscert={server}/cert.pem",
+                    f"--tlskey={server}/key.pem", "-H", self.tls_address]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
-        """Start it, with more options, and wait until it answers; fails where it cannot run."""
+        """Start it with additional options; return when it responds, fail if it cannot run."""
         program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin")
-        assert program, "these tests need a Docker engine: install docker.io"
-        assert os.geteuid() == 0, "these tests start a Docker engine, which only root can"
+        assert program, "These tests need a Docker Engine: install docker.io."
+        assert os.geteuid() == 0, "These tests start a Docker Engine, which needs root."
         log = open(self.folder / "log", "ab")  # noqa: SIM115
         folders = [f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
                    f"--pidfile={self.folder}/pid"]  # fmt: skip
         argv = [program, *folders, "-H", self.address, *self.tls, *options]
         self._process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
         log.close()
-        end = time.monotonic() + STARTS
-        while not self.answers():
-            assert self._process.poll() is None, f"dockerd ended:\n{self.printed()}"
-            assert time.monotonic() < end, f"dockerd does not answer:\n{self.printed()}"
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self.is_responding():
+            assert self._process.poll() is None, f"dockerd exited:\n{self.log_tail()}"
+            assert time.monotonic() < deadline, f"dockerd does not respond:\n{self.log_tail()}"
             time.sleep(0.1)
 
-    def answers(self) -> bool:
-        """Whether it answers a ping."""
+    def is_responding(self) -> bool:
+        """Return whether it responds to a ping."""
         try:
-            with socket.socket(socket.AF_UNIX) as wire:
-                wire.settimeout(5)
-                wire.connect(str(self.socket))
-                wire.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-                return b" 200 " in wire.recv(4096)
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(5)
+                connection.connect(str(self.socket))
+                connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 " in connection.recv(4096)
         except OSError:
             return False
 
-    def printed(self) -> str:
-        """The end of its log."""
+    def log_tail(self) -> str:
+        """Return the end of its log."""
         return (self.folder / "log").read_text(errors="replace")[-3000:]
 
     def stop(self) -> None:
-        """End it by its own id, and wait."""
+        """Terminate it and wait until it has exited."""
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
             try:
-                process.wait(ENDS)
+                process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
 
-    def send(self, number: int) -> None:
-        """Send it a signal, as to freeze it."""
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, for example to freeze it."""
         assert self._process is not None
         self._process.send_signal(number)
 
     def docker(self, *arguments: str, data: bytes | None = None) -> str:
-        """Run the docker command against it; gives what it printed, fails if it failed."""
-        ran = subprocess.run(
+        """Run the docker command against it; return its output, fail if the command fails."""
+        result = subprocess.run(
             [DOCKER, *arguments],
             input=data,
             capture_output=True,
             env={**os.environ, "DOCKER_HOST": self.address},
             check=False,
         )
-        assert ran.returncode == 0, f"docker {' '.join(arguments)}: {ran.stderr.decode()}"
-        return ran.stdout.decode().strip()
+        assert result.returncode == 0, f"docker {' '.join(arguments)}: {result.stderr.decode()}"
+        return result.stdout.decode().strip()
 
     def build(self) -> None:
-        """Make a base image, for there is no registry to ask, and the streaming proxy's on it."""
-        programs = {"DOCKER": DOCKER, "DOCKER_HOST": self.address, "PYTHON": sys.executable}
+        """Build a base image, since no registry is used, and the streaming proxy's image on it."""
+        variables = {"DOCKER": DOCKER, "DOCKER_HOST": self.address, "PYTHON": sys.executable}
         for argv in (["tests/base-image", BASE], ["containers/build", BASE]):
-            ran = subprocess.run(
-                argv, cwd=ROOT, capture_output=True, env={**os.environ, **programs}, check=False
+            result = subprocess.run(
+                argv, cwd=ROOT, capture_output=True, env={**os.environ, **variables}, check=False
             )
-            assert ran.returncode == 0, f"{argv}:\n{ran.stdout.decode()}\n{ran.stderr.decode()}"
+            assert result.returncode == 0, (
+                f"{argv}:\n{result.stdout.decode()}\n{result.stderr.decode()}"
+            )
 
 
 @contextmanager
 def dockerd() -> Iterator[Dockerd]:
-    """An engine that runs; afterwards no container, mount or file of it is left."""
-    # Not below pytest's folders: a socket's path may have 107 bytes.
+    """Start an engine; remove its containers, mounts and files afterwards."""
+    # Not below pytest's directories: the path of a socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="dockerd-"))
     engine = Dockerd(folder)
     try:
@@ -121,7 +123,7 @@ def dockerd() -> Iterator[Dockerd]:
         yield engine
     finally:
         try:
-            if engine.answers():
+            if engine.is_responding():
                 for each in engine.docker("ps", "-aq").split():
                     engine.docker("rm", "-f", "-v", each)
                 for each in engine.docker(

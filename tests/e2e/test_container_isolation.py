@@ -213,7 +213,7 @@ async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
 
     def reached() -> Any:
         told = (json.dumps(targets), json.dumps(resolvers()))
-        return engine.within(pair.alice, REACH, *told)
+        return engine.run_python(pair.alice, REACH, *told)
 
     assert f"tcp {gateway}" in await deferToThread(reached), "so the next line can fail"
     with firewall(tmp_path):
@@ -228,7 +228,7 @@ async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
 async def test_nothing_can_be_written(pair: Pair) -> None:
     """But the temporary folder, and nothing there can be run; Docker's socket is not there."""
     await pair.begin()
-    assert await deferToThread(pair.engine.within, pair.alice, WRITE) == [["/tmp"], [], []]
+    assert await deferToThread(pair.engine.run_python, pair.alice, WRITE) == [["/tmp"], [], []]
 
 
 @ensureDeferred
@@ -237,7 +237,7 @@ async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
     await pair.begin("--max-memory-bytes=67108864")
     bobs = await pair.streaming()
     answer = await start_stream(pair.cluster, pair.cluster.alice_token)
-    await deferToThread(pair.engine.begin, pair.alice, MEMORY)
+    await deferToThread(pair.engine.start_python, pair.alice, MEMORY)
     await assert_broken(answer)
     await wait_until(
         lambda: is_reachable(pair.cluster, pair.cluster.alice_token),
@@ -257,7 +257,7 @@ async def test_a_fork_bomb_ends_early(pair: Pair) -> None:
     """At the limit of processes; the proxy itself goes on."""
     await pair.begin()
     bobs = await pair.streaming()
-    started = await deferToThread(pair.engine.within, pair.alice, FORKS)
+    started = await deferToThread(pair.engine.run_python, pair.alice, FORKS)
     assert 5 < started < 32
     await pair.unhurt(bobs)
     assert await is_reachable(pair.cluster, pair.cluster.alice_token)
@@ -270,15 +270,15 @@ async def test_who_burns_processors_is_throttled(pair: Pair) -> None:
     """By the control group of that one container, and the others go on."""
     await pair.begin()
     bobs = await pair.streaming()
-    await deferToThread(pair.engine.begin, pair.alice, BURN)
+    await deferToThread(pair.engine.start_python, pair.alice, BURN)
     reader = """
 import glob, json, re
 found = glob.glob("/sys/fs/cgroup/cpu/cpu.stat") + glob.glob("/sys/fs/cgroup/cpu.stat")
 print(json.dumps(int(re.search(r"nr_throttled (\\d+)", open(found[0]).read())[1])))
 """
-    before = await deferToThread(pair.engine.within, pair.alice, reader)
+    before = await deferToThread(pair.engine.run_python, pair.alice, reader)
     await pair.unhurt(bobs)
-    after = await deferToThread(pair.engine.within, pair.alice, reader)
+    after = await deferToThread(pair.engine.run_python, pair.alice, reader)
     assert after > before + 3
     status, _, _ = await start_proxy(pair.cluster, pair.cluster.alice_token)
     assert status == 200

@@ -1,4 +1,4 @@
-"""Streaming proxies as containers of a real engine: their whole life, as its users see it."""
+"""Streaming proxies as containers of a real Docker Engine, from start to removal."""
 
 from __future__ import annotations
 
@@ -30,53 +30,55 @@ from tests.e2e.lifecycle_cases import (
 
 
 @ensureDeferred
-async def test_a_proxy_is_a_closed_container_on_a_network_of_its_own(
+async def test_a_proxy_is_a_confined_container_on_a_network_of_its_own(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """The whole way works through it; its limits hold, and nothing that is told of it is secret."""
+    """Requests pass through it, its limits are set, and its metadata contains no secret."""
     await start_with_desktop(cluster, *engine.options)
     status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-    (made,) = engine.containers()
-    found = engine.inspect(made)
-    host, name = found["HostConfig"], found["Name"].strip("/")
+    (container_id,) = engine.containers()
+    container = engine.inspect(container_id)
+    host, name = container["HostConfig"], container["Name"].strip("/")
     user = name.removeprefix("ctllm-proxy-")
     limits = {key: host[key] for key in ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")}
     assert limits == {"Memory": 512 << 20, "MemorySwap": 512 << 20, "NanoCpus": 500_000_000,
                       "PidsLimit": 32}  # fmt: skip
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["Privileged"]) == (True, ["ALL"], False)
     assert "no-new-privileges:true" in host["SecurityOpt"] and host["Binds"] is None
-    assert found["Config"]["User"] == "1001:1001" and list(host["Tmpfs"]) == ["/tmp"]
+    assert container["Config"]["User"] == "1001:1001" and list(host["Tmpfs"]) == ["/tmp"]
     assert host["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "1"}
     network = engine.inspect(f"ctllm-net-{user}")
     assert network["Internal"] and network["Options"]["com.docker.network.bridge.enable_icc"]
     assert network["IPAM"]["Config"][0]["Subnet"] == "10.142.0.0/28"
     assert len(network["Containers"]) == 1
-    told = json.dumps([found, network]).encode()
+    metadata = json.dumps([container, network]).encode()
     for secret in ("signing-key", "instance-secret"):
-        kept = (cluster.state_dir("cloud") / "cloud" / secret).read_bytes().strip()
-        assert kept not in told
-    assert b"alice" not in told and cluster.alice_token.encode() not in told
+        value = (cluster.state_dir("cloud") / "cloud" / secret).read_bytes().strip()
+        assert value not in metadata
+    assert b"alice" not in metadata and cluster.alice_token.encode() not in metadata
 
 
 @ensureDeferred
-async def test_ten_at_once_and_two_users(engine: ContainerInspector, cluster: Cluster) -> None:
-    """One container each, on networks that do not overlap; one ends in order, the other stays."""
+async def test_concurrent_starts_create_one_container_for_each_user(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """Stopping one user's proxy exits cleanly and leaves the other user's running."""
     await cluster.start_cloud(*engine.options)
     alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
-    asking = [start_proxy(cluster, token) for token in (alice, bob) for _ in range(5)]
+    starts = [start_proxy(cluster, token) for token in (alice, bob) for _ in range(5)]
     since = time.time()
-    answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
-    assert [status for status, _, _ in answers] == [200] * 10
+    responses = await gatherResults([Deferred.fromCoroutine(start) for start in starts])
+    assert [status for status, _, _ in responses] == [200] * 10
     assert len(engine.containers()) == 2 and len(engine.all()) == 4
     status, _, _ = await cluster.request("DELETE", "/ctllm/proxy", token=alice)
     assert status == 204
     assert len(engine.all()) == 2 and (await proxy_state(cluster, bob))["state"] == "running"
-    assert engine.ends(since) == ["0"], "it had the time to tell its desktops"
+    assert engine.exit_codes(since) == ["0"], "The proxy did not shut down cleanly."
 
 
 @pytest.mark.parametrize(
-    ("doing", "said"),
+    ("command", "detail"),
     [
         (("kill",), "its container exited with code 137"),
         (("pause",), "its container was paused"),
@@ -84,29 +86,29 @@ async def test_ten_at_once_and_two_users(engine: ContainerInspector, cluster: Cl
     ],
 )
 @ensureDeferred
-async def test_a_container_that_is_no_more_is_replaced(
-    engine: ContainerInspector, cluster: Cluster, doing: tuple[str, ...], said: str
+async def test_a_killed_paused_or_removed_container_is_replaced(
+    engine: ContainerInspector, cluster: Cluster, command: tuple[str, ...], detail: str
 ) -> None:
-    """Killed, paused or removed by hand: its answers break off, and the next one serves."""
+    """Its responses are cut off, and the next container serves new requests."""
     await start_with_desktop(cluster, *engine.options)
     (first,) = engine.containers()
-    answer = await start_stream(cluster, cluster.alice_token)
-    await deferToThread(engine.run, *doing, first)
-    await assert_broken(answer)
+    response = await start_stream(cluster, cluster.alice_token)
+    await deferToThread(engine.run, *command, first)
+    await assert_broken(response)
     await wait_until(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
     )
     (second,) = engine.containers()
     assert second != first
-    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
-    assert death["reason"] == "exited" and said in death["detail"]
+    (death,) = [record for record in audit_records(cluster) if record["event"] == "proxy.died"]
+    assert death["reason"] == "exited" and detail in death["detail"]
 
 
 @ensureDeferred
-async def test_answers_outlive_their_container(
+async def test_a_response_resumes_after_its_container_was_killed(
     engine: ContainerInspector, faulty: FaultyCluster
 ) -> None:
-    """It is killed, the next starts, the desktop attaches: who asked to resume has every byte."""
+    """The client receives every byte once, and the upstream one request."""
     await faulty.start(*engine.options)
     await faulty.add_desktop()
     reader = await faulty.start_chat(150, 0.03, ctllm_resume="60")
@@ -115,29 +117,29 @@ async def test_answers_outlive_their_container(
     await deferToThread(engine.run, "kill", first)
     await reader.wait_closed(5)
     assert not reader.complete
-    kept = reader.complete_lines
+    received = reader.complete_lines
     rest = await faulty.resume_after_reconnect(
-        reader.headers["ctllm-request-id"], len(kept), faulty.token
+        reader.headers["ctllm-request-id"], len(received), faulty.token
     )
-    assert rest.complete and sha256(kept + bytes(rest.body)) == sha256(full_response(150))
+    assert rest.complete and sha256(received + bytes(rest.body)) == sha256(full_response(150))
     assert engine.containers() != [first] and faulty.upstream.request_count == 1
 
 
 @ensureDeferred
-async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
+async def test_a_restarted_cloud_adopts_running_proxies_and_removes_leftovers(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """What is sound is adopted, what is left of others goes, and of strangers nothing."""
+    """A dead container and an unused network are removed; containers of others remain."""
     cloud = await start_with_desktop(cluster, *engine.options)
-    (alices,) = engine.containers()
+    (alice_container,) = engine.containers()
     await start_proxy(cluster, await cluster.create_token("bob"))
-    (bobs,) = (each for each in engine.containers() if each != alices)
-    bobs = engine.inspect(bobs)["Name"].strip("/")
+    (bob_container,) = (each for each in engine.containers() if each != alice_container)
+    bob_container = engine.inspect(bob_container)["Name"].strip("/")
     await cloud.stop(signal.SIGKILL)
-    engine.run("kill", bobs)
+    engine.run("kill", bob_container)
     orphan = f"ctllm-net-{'0' * 32}"
-    ours = engine.inspect(alices)["Config"]["Labels"]["ctllm.instance"]
-    label = f"--label=ctllm.instance={ours}"
+    instance = engine.inspect(alice_container)["Config"]["Labels"]["ctllm.instance"]
+    label = f"--label=ctllm.instance={instance}"
     owner = f"--label=ctllm.proxy=ctllm-proxy-{'0' * 32}"
     engine.run("network", "create", "--internal", "--subnet=10.142.0.240/28", label, owner, orphan)
     engine.run(
@@ -148,119 +150,129 @@ async def test_a_cloud_that_is_killed_leaves_its_proxies_to_the_next(
         await wait_until(
             lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
         )
-        assert engine.containers() == [alices]
-        await wait_until(lambda: orphan not in engine.all(), "the orphan to go")
-        await wait_until(lambda: bobs not in engine.all(), "the dead one to go")
+        assert engine.containers() == [alice_container]
+        await wait_until(lambda: orphan not in engine.all(), "the orphaned network to be removed")
+        await wait_until(
+            lambda: bob_container not in engine.all(), "the dead container to be removed"
+        )
         assert "stranger" in engine.all()
-        lines = [line["event"] for line in audit_records(cluster)]
-        assert lines.count("proxy.adopted") == 1
+        events = [record["event"] for record in audit_records(cluster)]
+        assert events.count("proxy.adopted") == 1
     finally:
         engine.run("rm", "-f", "stranger")
 
 
 @ensureDeferred
-async def test_a_cloud_that_stops_leaves_its_proxies_too(
+async def test_a_cloud_that_stops_leaves_its_proxies_running(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """So that a restart cuts no more than the connections through the front."""
+    """A restart of the cloud then cuts only the connections through the gateway."""
     cloud = await start_with_desktop(cluster, *engine.options)
     before = engine.containers()
     await cloud.stop()
     assert engine.containers() == before
-    assert "proxy.stopped" not in [line["event"] for line in audit_records(cluster)]
+    assert "proxy.stopped" not in [record["event"] for record in audit_records(cluster)]
 
 
 @ensureDeferred
-async def test_an_engine_that_hangs_stops_nobody_who_is_in(
+async def test_running_proxies_serve_while_the_engine_hangs(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """Answers go on and new ones begin; who needs a container hears why, until it is back."""
+    """Starting a proxy fails with 503 and the reason, until the engine responds again."""
     await start_with_desktop(cluster, *engine.options, "--proxy-start-timeout-seconds=3")
     bob = await cluster.create_token("bob")
-    engine.docker.send(signal.SIGSTOP)
+    engine.docker.send_signal(signal.SIGSTOP)
     try:
         status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-        status, headers, told = await start_proxy(cluster, bob)
+        status, headers, body = await start_proxy(cluster, bob)
         assert status == 503 and "retry-after" in headers
-        assert "did not respond within 3 seconds" in told["error"]["message"]
+        assert "did not respond within 3 seconds" in body["error"]["message"]
     finally:
-        engine.docker.send(signal.SIGCONT)
+        engine.docker.send_signal(signal.SIGCONT)
 
-    async def again() -> bool:
+    async def starts() -> bool:
         return (await start_proxy(cluster, bob))[0] == 200
 
-    await wait_until(again, "bob's proxy to start")
+    await wait_until(starts, "bob's proxy to start")
 
 
 @ensureDeferred
-async def test_what_is_wrong_is_said(engine: ContainerInspector, cluster: Cluster) -> None:
-    """No engine, no image, a stranger with the name: each in its own words, in the answer."""
+async def test_the_response_names_the_reason_of_a_failed_start(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """No engine, no image, an unusable image, and a container of another owner with its name."""
     cloud = await cluster.start_cloud(
         *engine.options, "--docker-url=unix:///nonexistent/docker.sock"
     )
     token = await cluster.create_token("alice")
-    status, headers, told = await start_proxy(cluster, token)
+    status, headers, body = await start_proxy(cluster, token)
     assert status == 503 and "retry-after" in headers
-    assert "the socket does not exist" in told["error"]["message"]
+    assert "the socket does not exist" in body["error"]["message"]
     await cloud.stop()
     cloud = await cluster.start_cloud(*engine.options, "--docker-image=ctllm-none:1")
-    _, _, told = await start_proxy(cluster, token)
-    assert "make images" in told["error"]["message"]
-    await wait_until(lambda: engine.all() == [], "nothing to be left of it")
+    _, _, body = await start_proxy(cluster, token)
+    assert "make images" in body["error"]["message"]
+    await wait_until(lambda: engine.all() == [], "the failed start to be cleaned up")
     await cloud.stop()
     cloud = await cluster.start_cloud(*engine.options, f"--docker-image={BASE}")
-    _, _, told = await start_proxy(cluster, token)
-    assert "executable file not found" in told["error"]["message"]
-    await wait_until(lambda: engine.all() == [], "nothing to be left of it")
+    _, _, body = await start_proxy(cluster, token)
+    assert "executable file not found" in body["error"]["message"]
+    await wait_until(lambda: engine.all() == [], "the failed start to be cleaned up")
     await cloud.stop()
     cloud = await cluster.start_cloud(*engine.options)
     await start_proxy(cluster, token)
-    (made,) = engine.containers()
-    name = engine.inspect(made)["Name"].strip("/")
+    (container,) = engine.containers()
+    name = engine.inspect(container)["Name"].strip("/")
     await cluster.request("DELETE", "/ctllm/proxy", token=token)
     engine.run("create", f"--name={name}", "--network=none", BASE, "true")
     try:
-        _, _, told = await start_proxy(cluster, token)
-        assert "not of this cloud" in told["error"]["message"]
+        _, _, body = await start_proxy(cluster, token)
+        assert "not of this cloud" in body["error"]["message"]
         assert engine.run("ps", "-aq", f"--filter=name={name}")
     finally:
         engine.run("rm", "-f", name)
 
 
 @ensureDeferred
-async def test_where_the_host_has_a_network(engine: ContainerInspector, cluster: Cluster) -> None:
-    """A bridge of somebody else's, of which Docker knows nothing: its addresses are not given."""
-    for words in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
+async def test_subnets_of_the_host_are_not_allocated(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """The host has a bridge in the pool that Docker did not create."""
+    for arguments in ("link add name ctltest type bridge", "addr add 10.142.0.1/27 dev ctltest",
                   "link set ctltest up"):  # fmt: skip
-        subprocess.run(["ip", *words.split()], check=True)
+        subprocess.run(["ip", *arguments.split()], check=True)
     try:
         await cluster.start_cloud(*engine.options)
         assert (await start_proxy(cluster, await cluster.create_token("alice")))[0] == 200
-        (made,) = engine.containers()
-        assert engine.gateway(made) == "10.142.0.33"
+        (container,) = engine.containers()
+        assert engine.gateway(container) == "10.142.0.33"
     finally:
         subprocess.run(["ip", "link", "del", "ctltest"], check=True)
 
 
 @ensureDeferred
-async def test_a_label_that_lies(engine: ContainerInspector, cluster: Cluster) -> None:
-    """A container with our label and another proxy's: it stays, and so does the proxy."""
+async def test_a_container_with_copied_labels_changes_nothing(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """Reconciliation removes neither that container nor the proxy whose labels it has."""
     await cluster.start_cloud(*engine.options, "--reconcile-interval-seconds=1")
     token = await cluster.create_token("alice")
     await start_proxy(cluster, token)
-    (made,) = engine.containers()
-    labels = engine.inspect(made)["Config"]["Labels"]
-    told = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
-    engine.run("create", "--name=liar", "--network=none", *told, BASE, "true")
+    (container,) = engine.containers()
+    labels = engine.inspect(container)["Config"]["Labels"]
+    copied = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
+    engine.run("create", "--name=impostor", "--network=none", *copied, BASE, "true")
     try:
         events = len(audit_records(cluster))
-        began = time.monotonic()
-        await wait_until(lambda: time.monotonic() > began + 3, "three times of looking")
-        assert engine.run("ps", "-aq", "--filter=name=liar") and engine.containers() == [made]
+        started = time.monotonic()
+        await wait_until(lambda: time.monotonic() > started + 3, "three reconciliations")
+        assert engine.run("ps", "-aq", "--filter=name=impostor") and engine.containers() == [
+            container
+        ]
         assert (
             len(audit_records(cluster)) == events
             and (await proxy_state(cluster, token))["state"] == "running"
         )
     finally:
-        engine.run("rm", "-f", "liar")
+        engine.run("rm", "-f", "impostor")

@@ -87,7 +87,7 @@ async def test_the_whole_way_without_a_network(
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
     (made,) = engine.containers()
     assert engine.all() == [engine.inspect(made)["Name"].strip("/")], "there is no network"
-    interfaces, writable = engine.within(made, LOOK)
+    interfaces, writable = engine.run_python(made, LOOK)
     assert "eth0" not in interfaces and writable == ["/tmp"]
     (folder,) = folders(cluster)
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
@@ -103,7 +103,7 @@ async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> No
     since = time.time()
     status, _, _ = await cluster.request("DELETE", "/ctllm/proxy", token=token)
     assert status == 204 and engine.all() == [] and folders(cluster) == []
-    assert engine.ends(since) == ["0"]
+    assert engine.exit_codes(since) == ["0"]
 
 
 @ensureDeferred
@@ -150,7 +150,7 @@ async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluste
     await wait_until((folder / "proxy.sock").is_socket, "the proxy to listen")
     folder.chmod(0o770)  # if the cloud was quick
     first = engine.containers()
-    assert engine.within(first[0], REPLACE, str(engine.docker.socket)) == 1001
+    assert engine.run_python(first[0], REPLACE, str(engine.docker.socket)) == 1001
     assert (folder / "proxy.sock").is_socket(), "the link leads to the engine"
 
     await start_with_desktop(cluster, *engine.options, NONE)
@@ -173,7 +173,7 @@ async def test_a_socket_that_is_replaced_while_the_cloud_runs(
     first = engine.containers()
     (folder,) = folders(cluster)
     folder.chmod(0o770)
-    engine.within(first[0], REPLACE, str(engine.docker.socket))
+    engine.run_python(first[0], REPLACE, str(engine.docker.socket))
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "A" * 22 + "=="}  # fmt: skip
     status, headers, said = await cluster.request("GET", "/ws/tunnel", token=token, headers=upgrade)
