@@ -40,7 +40,7 @@ BODY: dict[str, Any] = {
 
 
 def network(name: str, subnet: str) -> dict[str, Any]:
-    """The body of a call that makes an internal network."""
+    """Return the body of a request that creates an internal network."""
     return {
         "Name": name, "CheckDuplicate": True, "Driver": "bridge", "Internal": True,
         "IPAM": {"Config": [{"Subnet": subnet}]}, "Labels": LABEL,
@@ -49,61 +49,67 @@ def network(name: str, subnet: str) -> dict[str, Any]:
 
 @pytest_twisted.async_yield_fixture()
 async def engine(docker: Dockerd) -> AsyncIterator[DockerClient]:
-    """A client; afterwards nothing of what the tests make is left."""
+    """A client; the containers and networks of the test are removed afterwards."""
     client = DockerClient(create_transport(reactor, docker.address), reactor)
     yield client
     await client.remove_container(NAME)
-    for each in await client.list_networks("ctllm.instance=test"):
-        await client.remove_network(each.id)
+    for found in await client.list_networks("ctllm.instance=test"):
+        await client.remove_network(found.id)
 
 
 @ensureDeferred
-async def test_the_life_of_a_container(engine: DockerClient) -> None:
-    """Made, started twice, seen, heard, stopped, removed twice; events tell of it as it goes."""
-    heard: list[DockerEvent] = []
+async def test_a_container_is_created_started_stopped_and_removed(engine: DockerClient) -> None:
+    """Starting and removing it twice is no error; the event stream reports each change."""
+    events: list[DockerEvent] = []
     filters = {"type": ["container"], "label": ["ctllm.instance=test"]}
-    hearing = Deferred.fromCoroutine(engine.follow_events(filters, time.time(), heard.append))
-    # The engine says nothing when it has begun to listen: make events until one is heard.
-    await wait_until(lambda: _makes(engine, heard), "an event to be heard")
-    made = await engine.create_container(NAME, BODY)
+    following = Deferred.fromCoroutine(engine.follow_events(filters, time.time(), events.append))
+    # The engine does not report when the subscription begins: cause events until one arrives.
+    await wait_until(lambda: _cause_events(engine, events), "an event to arrive")
+    container_id = await engine.create_container(NAME, BODY)
     assert (await engine.inspect_container(NAME)).state.status == "created"
-    await engine.start_container(made)
-    await engine.start_container(made)
+    await engine.start_container(container_id)
+    await engine.start_container(container_id)
     found = await engine.inspect_container(NAME)
-    assert (found.id, found.state.running, found.labels["ctllm.instance"]) == (made, True, "test")
+    expected = (container_id, True, "test")
+    assert (found.id, found.state.running, found.labels["ctllm.instance"]) == expected
     [listed] = await engine.list_containers("ctllm.instance=test")
-    assert (listed.id, listed.name, listed.state) == (made, NAME, "running")
+    assert (listed.id, listed.name, listed.state) == (container_id, NAME, "running")
     assert await engine.list_containers("ctllm.instance=other") == []
 
-    async def said() -> bool:
+    async def both_lines_logged() -> bool:
         return sorted((await engine.container_logs(NAME)).split()) == ["hello", "trouble"]
 
-    await wait_until(said, "both outputs")
+    await wait_until(both_lines_logged, "stdout and stderr in the log")
     await engine.stop_container(NAME, 0)
     assert (await engine.inspect_container(NAME)).state.exit_code == 137
     await engine.remove_container(NAME)
     await engine.remove_container(NAME)
     with pytest.raises(DockerNotFound):
         await engine.inspect_container(NAME)
-    want = ["create", "start", "die", "destroy"]
-    mine = lambda: [e.action for e in heard if e.actor.id == made and e.action in want]  # noqa: E731
-    await wait_until(lambda: mine() == want, "the events")
-    hearing.cancel()
+    expected_actions = ["create", "start", "die", "destroy"]
+
+    def actions() -> list[str]:
+        own = [event.action for event in events if event.actor.id == container_id]
+        return [action for action in own if action in expected_actions]
+
+    await wait_until(lambda: actions() == expected_actions, "the events of the container")
+    following.cancel()
     with pytest.raises(CancelledError):
-        await hearing
+        await following
 
 
-async def _makes(engine: DockerClient, heard: list[DockerEvent]) -> bool:
+async def _cause_events(engine: DockerClient, events: list[DockerEvent]) -> bool:
+    """Create and remove a container; return whether any event has arrived."""
     await engine.create_container(NAME, BODY)
     await engine.remove_container(NAME)
-    return bool(heard)
+    return bool(events)
 
 
 @ensureDeferred
-async def test_networks(engine: DockerClient) -> None:
-    """Made, seen with their subnets, refused where they overlap, removed twice."""
-    made = await engine.create_network(network("ctllm-net-a", "10.140.0.0/28"))
-    assert (await engine.inspect_network("ctllm-net-a")).id == made
+async def test_networks_are_created_listed_and_removed(engine: DockerClient) -> None:
+    """An overlapping subnet and a name in use are rejected; removing twice is no error."""
+    network_id = await engine.create_network(network("ctllm-net-a", "10.140.0.0/28"))
+    assert (await engine.inspect_network("ctllm-net-a")).id == network_id
     [found] = await engine.list_networks("ctllm.instance=test")
     assert (found.subnets, found.internal) == (["10.140.0.0/28"], True)
     assert {"bridge", "ctllm-net-a"} <= {each.name for each in await engine.list_networks()}
@@ -111,13 +117,13 @@ async def test_networks(engine: DockerClient) -> None:
         await engine.create_network(network("ctllm-net-b", "10.140.0.0/24"))
     with pytest.raises(DockerConflict):
         await engine.create_network(network("ctllm-net-a", "10.140.1.0/28"))
-    await engine.remove_network(made)
-    await engine.remove_network(made)
+    await engine.remove_network(network_id)
+    await engine.remove_network(network_id)
 
 
 @ensureDeferred
-async def test_what_is_refused(engine: DockerClient) -> None:
-    """A name that is taken and an image that is not there, each in its own words."""
+async def test_a_name_in_use_and_a_missing_image_are_errors(engine: DockerClient) -> None:
+    """Each raises an exception of its own."""
     await engine.create_container(NAME, BODY)
     with pytest.raises(DockerConflict):
         await engine.create_container(NAME, BODY)
@@ -129,9 +135,10 @@ async def test_what_is_refused(engine: DockerClient) -> None:
 
 
 @ensureDeferred
-async def test_without_permission(docker: Dockerd, engine: DockerClient) -> None:
-    """A user who may not open the socket is told what to do."""
-    docker.folder.chmod(0o711)  # so that it is the socket itself that is closed
+async def test_a_socket_without_permission_is_an_error_with_advice(
+    docker: Dockerd, engine: DockerClient
+) -> None:
+    docker.folder.chmod(0o711)  # only the socket itself denies access
     os.seteuid(60123)
     try:
         with pytest.raises(DockerUnavailable, match="a user of the group docker"):
@@ -141,38 +148,42 @@ async def test_without_permission(docker: Dockerd, engine: DockerClient) -> None
 
 
 @ensureDeferred
-async def test_by_tcp_with_certificates(
+async def test_tls_requires_certificates_of_the_same_authority(
     docker: Dockerd, engine: DockerClient, tmp_path: Path
 ) -> None:
-    """Both sides must have one of the same authority; else it is said which is not good."""
-    good = DockerClient(
+    """A certificate of another authority on either side fails with an error that says so."""
+    trusted = DockerClient(
         create_transport(reactor, docker.tls_address, str(docker.certificates)), reactor
     )
-    assert {each.name for each in await good.list_networks()} >= {"bridge", "none"}
+    assert {each.name for each in await trusted.list_networks()} >= {"bridge", "none"}
     strangers = CertificateAuthority("strangers").issue(tmp_path / "strangers")
-    refused, refusing = tmp_path / "refused", tmp_path / "refusing"
-    shutil.copytree(strangers, refused)
-    shutil.copy(docker.certificates / "ca.pem", refused)  # we trust the engine, but it not us
-    shutil.copytree(docker.certificates, refusing)
-    shutil.copy(strangers / "ca.pem", refusing)  # it trusts us, but we not it
-    for folder in (refused, refusing):
-        bad = DockerClient(create_transport(reactor, docker.tls_address, str(folder)), reactor)
+    rejected, rejecting = tmp_path / "rejected", tmp_path / "rejecting"
+    shutil.copytree(strangers, rejected)
+    shutil.copy(docker.certificates / "ca.pem", rejected)  # the engine rejects the client
+    shutil.copytree(docker.certificates, rejecting)
+    shutil.copy(strangers / "ca.pem", rejecting)  # the client rejects the engine
+    for folder in (rejected, rejecting):
+        untrusted = DockerClient(
+            create_transport(reactor, docker.tls_address, str(folder)), reactor
+        )
         with pytest.raises(DockerUnavailable, match="one of the certificates was rejected"):
-            await bad.list_networks()
+            await untrusted.list_networks()
 
 
 @ensureDeferred
-async def test_an_engine_that_ends_and_comes_back(docker: Dockerd, engine: DockerClient) -> None:
-    """Whoever hears events is told, calls say what is wrong, and afterwards all is as before."""
-    heard: list[DockerEvent] = []
-    hearing = Deferred.fromCoroutine(
-        engine.follow_events({"type": ["container"]}, time.time(), heard.append)
+async def test_the_client_works_again_after_an_engine_restart(
+    docker: Dockerd, engine: DockerClient
+) -> None:
+    """While the engine is down, the event stream and other calls raise DockerUnavailable."""
+    events: list[DockerEvent] = []
+    following = Deferred.fromCoroutine(
+        engine.follow_events({"type": ["container"]}, time.time(), events.append)
     )
-    await wait_until(lambda: _makes(engine, heard), "an event to be heard")
+    await wait_until(lambda: _cause_events(engine, events), "an event to arrive")
     await deferToThread(docker.stop)
     try:
         with pytest.raises(DockerUnavailable):
-            await hearing
+            await following
         with pytest.raises(DockerUnavailable, match="the socket does not exist"):
             await engine.list_networks()
     finally:

@@ -1,4 +1,4 @@
-"""An engine that is restarted, with and without live-restore: everything heals by itself."""
+"""Recovery from a restart of the Docker Engine, with and without live-restore."""
 
 from __future__ import annotations
 
@@ -19,48 +19,52 @@ from tests.e2e.lifecycle_cases import (
 )
 
 
-async def goes_on(cluster: Cluster) -> None:
-    """Wait for more lines of the answer that is under way."""
+async def wait_for_more_lines(cluster: Cluster) -> None:
+    """Wait until the active response has more lines."""
     seen = max(record.lines_sent for record in cluster.ollama.requests)
     await cluster.ollama.wait_for(lambda record: record.lines_sent > seen + 20)
 
 
 @ensureDeferred
-async def test_with_live_restore(engine: ContainerInspector, cluster: Cluster) -> None:
-    """Nothing that runs is cut, while it is away or after; later deaths are heard of again."""
+async def test_live_restore_keeps_responses_during_an_engine_restart(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """After the restart, the exit of a container is noticed as before."""
     docker = engine.docker
     await deferToThread(docker.stop)
     await deferToThread(docker.start, "--live-restore")
     try:
         await start_with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
         (first,) = engine.containers()
-        answer = await start_stream(cluster, cluster.alice_token)
+        response = await start_stream(cluster, cluster.alice_token)
         await deferToThread(docker.stop)
-        await goes_on(cluster)
+        await wait_for_more_lines(cluster)
         await deferToThread(docker.start, "--live-restore")
-        assert engine.containers() == [first] and not answer.called
-        await goes_on(cluster)
+        assert engine.containers() == [first] and not response.called
+        await wait_for_more_lines(cluster)
         await deferToThread(docker.docker, "kill", first)
-        await assert_broken(answer)
+        await assert_broken(response)
         await wait_until(
             lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
         )
-        (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
+        (death,) = [record for record in audit_records(cluster) if record["event"] == "proxy.died"]
         assert "its container" in death["detail"]
     finally:
-        # Whatever runs still ends with the next one, which knows it.
+        # Containers that still run stop with the next engine, which adopts them.
         await deferToThread(docker.stop)
         await deferToThread(docker.start)
 
 
 @ensureDeferred
-async def test_without_it(engine: ContainerInspector, cluster: Cluster) -> None:
-    """The containers end with the engine; once it is back, so is everybody, on new ones."""
+async def test_without_live_restore_containers_are_replaced_after_an_engine_restart(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """The containers stop with the engine; desktops reconnect to new ones."""
     await start_with_desktop(cluster, *engine.options, "--reconcile-interval-seconds=600")
     (first,) = engine.containers()
-    answer = await start_stream(cluster, cluster.alice_token)
+    response = await start_stream(cluster, cluster.alice_token)
     await deferToThread(engine.docker.stop)
-    await assert_broken(answer)
+    await assert_broken(response)
     await deferToThread(engine.docker.start)
     await wait_until(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20

@@ -185,9 +185,9 @@ async def test_running_proxies_serve_while_the_engine_hangs(
     try:
         status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
         assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-        status, headers, body = await start_proxy(cluster, bob)
+        status, headers, error = await start_proxy(cluster, bob)
         assert status == 503 and "retry-after" in headers
-        assert "did not respond within 3 seconds" in body["error"]["message"]
+        assert "did not respond within 3 seconds" in error["error"]["message"]
     finally:
         engine.docker.send_signal(signal.SIGCONT)
 
@@ -262,17 +262,15 @@ async def test_a_container_with_copied_labels_changes_nothing(
     (container,) = engine.containers()
     labels = engine.inspect(container)["Config"]["Labels"]
     copied = [f"--label={name}={labels[name]}" for name in ("ctllm.instance", "ctllm.proxy")]
-    engine.run("create", "--name=impostor", "--network=none", *copied, BASE, "true")
+    engine.run("create", "--name=copy", "--network=none", *copied, BASE, "true")
     try:
         events = len(audit_records(cluster))
         started = time.monotonic()
         await wait_until(lambda: time.monotonic() > started + 3, "three reconciliations")
-        assert engine.run("ps", "-aq", "--filter=name=impostor") and engine.containers() == [
-            container
-        ]
+        assert engine.run("ps", "-aq", "--filter=name=copy") and engine.containers() == [container]
         assert (
             len(audit_records(cluster)) == events
             and (await proxy_state(cluster, token))["state"] == "running"
         )
     finally:
-        engine.run("rm", "-f", "impostor")
+        engine.run("rm", "-f", "copy")
