@@ -1,4 +1,4 @@
-"""The image of the streaming proxy: small, closed, and a proxy like any other."""
+"""The image of the streaming proxy: its size, its contents, and containers run from it."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from tests.e2e.dockerd import IMAGE, Dockerd
 from tests.e2e.process_info import resident_megabytes
 
 NAME, NETWORK = "ctllm-image", "ctllm-net-image"
-TOLD = ("--id=p", f"--cloud-key={'A' * 43}")
-CLOSED = (
+ARGUMENTS = ("--id=p", f"--cloud-key={'A' * 43}")
+CONFINED = (
     "--read-only", "--tmpfs=/tmp:rw,noexec,nosuid,nodev,size=1m", "--cap-drop=ALL",
     "--security-opt=no-new-privileges", "--memory=512m", "--memory-swap=512m", "--cpus=0.5",
     "--pids-limit=32",
 )  # fmt: skip
 #: Megabytes: of the image on the tests' base, and resident in memory when idle.
-LARGEST, MOST = 100, 27
+MAX_IMAGE_SIZE, MAX_IDLE_MEMORY = 100, 27
 
 
 @pytest_twisted.async_yield_fixture()
 async def engine(docker: Dockerd) -> AsyncIterator[DockerClient]:
-    """A client; afterwards the container and its network are gone."""
+    """A client; the container and its network are removed afterwards."""
     client = DockerClient(create_transport(reactor, docker.address), reactor)
     yield client
     await client.remove_container(NAME)
     await client.remove_network(NETWORK)
 
 
-def python(docker: Dockerd, program: str) -> Any:
-    """What a Python program in the image prints, as JSON; run by its user, nothing read-only."""
-    told = ["run", "--rm", "--network=none", "--entrypoint=python3", IMAGE, "-OO", "-P", "-c"]
-    return json.loads(docker.docker(*told, program))
+def run_python(docker: Dockerd, program: str) -> Any:
+    """Run a Python program in the image, without --read-only; return its JSON output."""
+    command = ["run", "--rm", "--network=none", "--entrypoint=python3", IMAGE, "-OO", "-P", "-c"]
+    return json.loads(docker.docker(*command, program))
 
 
 @ensureDeferred
-async def test_size(engine: DockerClient) -> None:
-    """Under 100 MB, base included."""
+async def test_the_image_is_smaller_than_100_mb(engine: DockerClient) -> None:
+    """The size includes the base image."""
     size = (await engine.inspect_image(IMAGE)).size
     print(f"\nimage: {size / 1e6:.1f} MB")
-    assert size < LARGEST * 1e6
+    assert size < MAX_IMAGE_SIZE * 1e6
 
 
-#: Prints the user and what may be written, links aside, but for what the kernel shows as files.
+#: Prints user, groups and writable paths, except symbolic links and kernel file systems.
 WRITABLE = """
 import json, os
 found = []
@@ -66,7 +66,7 @@ for top, folders, files in os.walk("/"):
     found += [each for each in paths if not os.path.islink(each) and os.access(each, os.W_OK)]
 print(json.dumps([os.getuid(), os.getgid(), os.getgroups(), found]))
 """
-#: Prints which modules of a proxy would be compiled at each start.
+#: Prints the modules of a proxy that have no bytecode and would be compiled at each start.
 UNCOMPILED = """
 import json, os, sys
 import ctllm.proxy_main
@@ -78,7 +78,7 @@ assert len(found) > 100, found
 bad = [each for each in found if not each.endswith(".opt-2.pyc") or not os.path.exists(each)]
 print(json.dumps(bad))
 """
-#: Prints what is there of the rest of ctllm, and of what only that imports.
+#: Prints which packages are installed that a proxy does not need.
 NEEDLESS = """
 import importlib.util, json
 names = ["ctllm.cloud", "ctllm.desktop", "ctllm.demo", "treq", "cryptography", "OpenSSL", "pip",
@@ -87,46 +87,46 @@ print(json.dumps([each for each in names if importlib.util.find_spec(each)]))
 """
 
 
-def test_nothing_can_be_written(docker: Dockerd) -> None:
-    """By its user, 1001, even were it not read-only: nothing but the temporary folder."""
-    assert python(docker, WRITABLE) == [1001, 1001, [1001], ["/tmp"]]
+def test_the_user_can_write_only_to_tmp(docker: Dockerd) -> None:
+    """The user is 1001; file permissions suffice, without a read-only root file system."""
+    assert run_python(docker, WRITABLE) == [1001, 1001, [1001], ["/tmp"]]
 
 
-def test_nothing_is_compiled_at_a_start(docker: Dockerd) -> None:
-    """Each module that a proxy imports was, at the level that it runs at."""
-    assert python(docker, UNCOMPILED) == []
+def test_all_modules_of_a_proxy_are_compiled(docker: Dockerd) -> None:
+    """The bytecode has the optimization level at which the proxy runs."""
+    assert run_python(docker, UNCOMPILED) == []
 
 
-def test_only_what_a_proxy_needs(docker: Dockerd) -> None:
-    """Neither the other places, nor what they import, nor pip."""
-    assert python(docker, NEEDLESS) == []
+def test_the_image_contains_only_what_a_proxy_needs(docker: Dockerd) -> None:
+    """It contains neither the other roles, nor their dependencies, nor pip."""
+    assert run_python(docker, NEEDLESS) == []
 
 
-async def well(origin: ConnectionPool) -> bool:
-    """Whether a proxy says that it is."""
-    return await fetch_health(origin, reactor) is not None
+async def is_healthy(pool: ConnectionPool) -> bool:
+    """Return whether the proxy reports its health."""
+    return await fetch_health(pool, reactor) is not None
 
 
-async def pid(docker: Dockerd) -> int:
-    """The process of the container, as the host sees it."""
+async def container_pid(docker: Dockerd) -> int:
+    """Return the process id of the container on the host."""
     return int(await deferToThread(docker.docker, "inspect", "-f={{.State.Pid}}", NAME))
 
 
 @ensureDeferred
-async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) -> None:
-    """It answers the host, is small when idle, and ends in order when it is told."""
+async def test_a_proxy_runs_on_an_internal_network(docker: Dockerd, engine: DockerClient) -> None:
+    """It responds to the host, uses little memory when idle, and exits with 0 when stopped."""
     subnet = "--subnet=10.141.0.0/28"
     await deferToThread(docker.docker, "network", "create", "--internal", subnet, NETWORK)
-    told = ["run", "-d", f"--name={NAME}", f"--network={NETWORK}", *CLOSED, IMAGE, *TOLD]
-    await deferToThread(docker.docker, *told, "--port=8080", "--host=0.0.0.0")
+    command = ["run", "-d", f"--name={NAME}", f"--network={NETWORK}", *CONFINED, IMAGE, *ARGUMENTS]
+    await deferToThread(docker.docker, *command, "--port=8080", "--host=0.0.0.0")
     found: Container = await engine.inspect_container(NAME)
     endpoint = TCP4ClientEndpoint(reactor, found.address(NETWORK), 8080)
-    origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
-    await wait_until(lambda: well(origin), "the proxy to answer")
-    resident = resident_megabytes(await pid(docker))
+    pool = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
+    await wait_until(lambda: is_healthy(pool), "the proxy to respond")
+    resident = resident_megabytes(await container_pid(docker))
     print(f"\nidle: {resident:.1f} MB")
-    assert resident <= MOST
-    origin.close()
+    assert resident <= MAX_IDLE_MEMORY
+    pool.close()
     await engine.stop_container(NAME, 10)
     assert (await engine.inspect_container(NAME)).state.exit_code == 0, await engine.container_logs(
         NAME
@@ -134,23 +134,23 @@ async def test_in_a_network_of_its_own(docker: Dockerd, engine: DockerClient) ->
 
 
 @ensureDeferred
-async def test_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
-    """On a UNIX socket in a folder that it was given."""
+async def test_a_proxy_runs_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
+    """It listens on a UNIX socket in a mounted directory."""
     folder = docker.folder / "faulty"
     folder.mkdir()
     folder.chmod(0o777)
-    told = ["run", "-d", f"--name={NAME}", "--network=none", f"--volume={folder}:/run/ctllm"]
+    command = ["run", "-d", f"--name={NAME}", "--network=none", f"--volume={folder}:/run/ctllm"]
     socket = "--socket=/run/ctllm/proxy.sock"
-    await deferToThread(docker.docker, *told, *CLOSED, IMAGE, *TOLD, socket)
+    await deferToThread(docker.docker, *command, *CONFINED, IMAGE, *ARGUMENTS, socket)
     endpoint = UNIXClientEndpoint(reactor, str(folder / "proxy.sock"))
-    origin = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
-    await wait_until(lambda: well(origin), "the proxy to answer")
-    origin.close()
+    pool = ConnectionPool(endpoint, reactor, "the proxy", ProxyUnavailable)
+    await wait_until(lambda: is_healthy(pool), "the proxy to respond")
+    pool.close()
 
 
 @ensureDeferred
-async def test_wrong_arguments(docker: Dockerd) -> None:
-    """End it with a sentence in its log."""
-    told = ["run", "--rm", "--network=none", IMAGE, "--id=p", "--port=1"]
+async def test_a_missing_argument_is_an_error(docker: Dockerd) -> None:
+    """The error message names the argument."""
+    command = ["run", "--rm", "--network=none", IMAGE, "--id=p", "--port=1"]
     with pytest.raises(AssertionError, match="cloud-key"):
-        await deferToThread(docker.docker, *told)
+        await deferToThread(docker.docker, *command)

@@ -1,4 +1,4 @@
-"""Attacks from within a user's container: nothing answers or can be written, nobody is hurt."""
+"""Attacks from inside a user's container on the network, the host and other users."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.e2e.lifecycle_cases import (
 )
 from tests.fake_ollama import Script
 
-#: Prints which addresses answer, if only to refuse; and which names can be looked up, if any.
-REACH = """
+#: Prints which addresses respond, even by refusing, and whether a name can be resolved.
+PROBE_NETWORK = """
 import errno, json, os, select, socket, struct, sys, time
 os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
 answered, waiting = [], {}
@@ -63,8 +63,8 @@ except OSError:
     pass
 print(json.dumps(sorted(answered)))
 """
-#: Prints where a file can be made, what was started from there, and what there is of Docker's.
-WRITE = """
+#: Prints the writable directories, the files executed there, and the Docker sockets.
+PROBE_FILES = """
 import json, os, subprocess
 made, ran = [], []
 for top, folders, files in os.walk("/"):
@@ -87,8 +87,8 @@ for top, folders, files in os.walk("/"):
 sockets = [path for path in ("/var/run/docker.sock", "/run/docker.sock") if os.path.exists(path)]
 print(json.dumps([made, ran, sockets]))
 """
-#: Takes more memory than there is, in processes that are each smaller than the proxy.
-MEMORY = """
+#: Exceeds the memory limit, in processes that are each smaller than the proxy.
+ALLOCATE_MEMORY = """
 import os, time
 for _ in range(28):
     if os.fork() == 0:
@@ -97,7 +97,7 @@ for _ in range(28):
 time.sleep(60)
 """
 #: Prints how many processes could be started.
-FORKS = """
+FORK_PROCESSES = """
 import json, os, signal
 made = []
 try:
@@ -112,7 +112,8 @@ for each in made:
     os.kill(each, signal.SIGKILL)
 print(json.dumps(len(made)))
 """
-BURN = """
+#: Keeps several processors busy.
+BUSY_LOOP = """
 import os
 for _ in range(3):
     os.fork()
@@ -122,20 +123,20 @@ while True:
 
 
 def host_addresses() -> list[str]:
-    """All addresses of this machine."""
-    told = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, check=True, text=True)
-    return re.findall(r" inet ([0-9.]+)", told.stdout)
+    """Return the IPv4 addresses of this machine."""
+    result = subprocess.run(["ip", "-4", "-o", "addr"], capture_output=True, check=True, text=True)
+    return re.findall(r" inet ([0-9.]+)", result.stdout)
 
 
 def resolvers() -> list[str]:
-    """Who answers names for this machine, and Docker's own in a container."""
+    """Return this machine's DNS resolvers, and the one of Docker in a container."""
     text = Path("/etc/resolv.conf").read_text()
     return [*re.findall(r"^nameserver ([0-9.]+)$", text, re.M), "127.0.0.11"]
 
 
 @contextmanager
 def firewall(folder: Path) -> Iterator[None]:
-    """Closed off, as `ctllm firewall` does it; afterwards as it was before."""
+    """Install the rules of `ctllm firewall`; restore the previous state afterwards."""
     config = folder / "firewall.toml"
     config.write_text(f'[cloud]\ndocker_network_pool = "{POOL}"\n')
     command = [str(BIN / "ctllm"), f"--config={config}", "firewall"]
@@ -149,75 +150,78 @@ def firewall(folder: Path) -> Iterator[None]:
 
 
 class Pair:
-    """Alice with a desktop, bob with another, and a container each."""
+    """Two users, alice and bob, each with a desktop and a container."""
 
     def __init__(self, engine: ContainerInspector, cluster: Cluster) -> None:
         self.engine, self.cluster = engine, cluster
-        self.alice = self.bob = ""  # their containers
-        self.bobs = ""  # bob's token
+        self.alice = self.bob = ""  # the ids of their containers
+        self.bob_token = ""
 
-    async def begin(self, *options: str) -> None:
+    async def start(self, *options: str) -> None:
+        """Start the cloud, with additional options, both desktops and both containers."""
         cluster, engine = self.cluster, self.engine
         await start_with_desktop(cluster, *engine.options, *options)
         (self.alice,) = engine.containers()
-        other, ollama = cluster.start_fake_ollama("llama3.2")
-        other.script("/api/chat", Script(lines=100_000, line_interval=0.05))
-        await cluster.start_desktop("bob", ollama)
-        self.other = other
-        self.bobs = await cluster.create_token("bob")
-        await wait_until(lambda: is_reachable(cluster, self.bobs), "bob's way to be open")
+        bob_ollama, port = cluster.start_fake_ollama("llama3.2")
+        bob_ollama.script("/api/chat", Script(lines=100_000, line_interval=0.05))
+        await cluster.start_desktop("bob", port)
+        self.bob_ollama = bob_ollama
+        self.bob_token = await cluster.create_token("bob")
+        await wait_until(
+            lambda: is_reachable(cluster, self.bob_token), "bob's desktop to be reachable"
+        )
         (self.bob,) = (each for each in engine.containers() if each != self.alice)
 
-    async def streaming(self) -> Any:
-        """A long answer of bob's, under way."""
-        answer = deferToThread(_read_for_ever, self.cluster.cloud_port, self.bobs, self)
+    async def start_bob_stream(self) -> Any:
+        """Start a long response to bob; the Deferred fires once `stop_reading` is set."""
+        response = deferToThread(_read_until_stopped, self.cluster.cloud_port, self.bob_token, self)
         self.lines = 0
-        self.enough = False
-        await wait_until(lambda: self.lines > 3, "bob's answer to begin")
-        return answer
+        self.stop_reading = False
+        await wait_until(lambda: self.lines > 3, "bob's response to begin")
+        return response
 
-    async def unhurt(self, answer: Any) -> None:
-        """Bob's answer goes on."""
+    async def assert_bob_unaffected(self, response: Any) -> None:
+        """Assert that bob's response continues."""
         seen = self.lines
-        await wait_until(lambda: self.lines > seen + 10, "bob's answer to go on", 10)
-        assert not answer.called
+        await wait_until(lambda: self.lines > seen + 10, "bob's response to continue", 10)
+        assert not response.called
 
 
-def _read_for_ever(port: int, token: str, pair: Any) -> None:
+def _read_until_stopped(port: int, token: str, pair: Any) -> None:
     import http.client
 
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     connection.request("POST", "/api/chat", json.dumps(CHAT), headers)
-    answer = connection.getresponse()
-    while not pair.enough and answer.readline():
+    response = connection.getresponse()
+    while not pair.stop_reading and response.readline():
         pair.lines += 1
     connection.close()
 
 
 @pytest.fixture
 def pair(engine: ContainerInspector, cluster: Cluster) -> Pair:
-    """Nothing of it runs yet."""
+    """Two users, for whom nothing is started yet."""
     return Pair(engine, cluster)
 
 
 @ensureDeferred
-async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
-    """Neither the other user, this machine, the internet nor a resolver; without rules, it does."""
-    await pair.begin()
+async def test_a_container_reaches_nothing_behind_the_firewall(pair: Pair, tmp_path: Path) -> None:
+    """Neither the other container, the host, the internet nor a resolver; without it, the host."""
+    await pair.start()
     engine = pair.engine
-    gateway, other = engine.gateway(pair.alice), engine.address(pair.bob)
+    gateway, bob_address = engine.gateway(pair.alice), engine.address(pair.bob)
     hosts = sorted({*host_addresses(), "1.1.1.1", gateway, engine.gateway(pair.bob)})
-    hosts.remove("127.0.0.1")  # there it is the container's own
-    targets = [*([host, 8081] for host in hosts), [other, 8080], ["169.254.169.254", 80]]
+    hosts.remove("127.0.0.1")  # in a container, this is the container itself
+    targets = [*([host, 8081] for host in hosts), [bob_address, 8080], ["169.254.169.254", 80]]
 
-    def reached() -> Any:
-        told = (json.dumps(targets), json.dumps(resolvers()))
-        return engine.run_python(pair.alice, REACH, *told)
+    def reachable_targets() -> Any:
+        arguments = (json.dumps(targets), json.dumps(resolvers()))
+        return engine.run_python(pair.alice, PROBE_NETWORK, *arguments)
 
-    assert f"tcp {gateway}" in await deferToThread(reached), "so the next line can fail"
+    assert f"tcp {gateway}" in await deferToThread(reachable_targets), "The probe finds nothing."
     with firewall(tmp_path):
-        assert await deferToThread(reached) == []
+        assert await deferToThread(reachable_targets) == []
         status, _, body = await pair.cluster.request(
             "POST", "/api/chat", CHAT, pair.cluster.alice_token
         )
@@ -225,62 +229,63 @@ async def test_nothing_answers(pair: Pair, tmp_path: Path) -> None:
 
 
 @ensureDeferred
-async def test_nothing_can_be_written(pair: Pair) -> None:
-    """But the temporary folder, and nothing there can be run; Docker's socket is not there."""
-    await pair.begin()
-    assert await deferToThread(pair.engine.run_python, pair.alice, WRITE) == [["/tmp"], [], []]
+async def test_a_container_can_write_only_to_tmp(pair: Pair) -> None:
+    """Files there cannot be executed, and the socket of Docker is not in the container."""
+    await pair.start()
+    found = await deferToThread(pair.engine.run_python, pair.alice, PROBE_FILES)
+    assert found == [["/tmp"], [], []]
 
 
 @ensureDeferred
-async def test_a_memory_bomb_hurts_its_own_user_alone(pair: Pair) -> None:
-    """Her answers break off, the next proxy serves her, and the audit has the reason."""
-    await pair.begin("--max-memory-bytes=67108864")
-    bobs = await pair.streaming()
-    answer = await start_stream(pair.cluster, pair.cluster.alice_token)
-    await deferToThread(pair.engine.start_python, pair.alice, MEMORY)
-    await assert_broken(answer)
+async def test_a_memory_bomb_affects_only_its_own_user(pair: Pair) -> None:
+    """Her response is cut off, a new proxy serves her, and the audit log has the reason."""
+    await pair.start("--max-memory-bytes=67108864")
+    bob_response = await pair.start_bob_stream()
+    alice_response = await start_stream(pair.cluster, pair.cluster.alice_token)
+    await deferToThread(pair.engine.start_python, pair.alice, ALLOCATE_MEMORY)
+    await assert_broken(alice_response)
     await wait_until(
         lambda: is_reachable(pair.cluster, pair.cluster.alice_token),
         "alice's desktop to return",
         30,
     )
-    await pair.unhurt(bobs)
-    (death,) = [line for line in audit_records(pair.cluster) if line["event"] == "proxy.died"]
+    await pair.assert_bob_unaffected(bob_response)
+    (death,) = [record for record in audit_records(pair.cluster) if record["event"] == "proxy.died"]
     assert "needed more memory than its limit" in death["detail"]
     assert pair.bob in pair.engine.containers() and pair.alice not in pair.engine.containers()
-    pair.enough = True
-    await bobs
+    pair.stop_reading = True
+    await bob_response
 
 
 @ensureDeferred
-async def test_a_fork_bomb_ends_early(pair: Pair) -> None:
-    """At the limit of processes; the proxy itself goes on."""
-    await pair.begin()
-    bobs = await pair.streaming()
-    started = await deferToThread(pair.engine.run_python, pair.alice, FORKS)
+async def test_a_fork_bomb_stops_at_the_process_limit(pair: Pair) -> None:
+    """The proxy in the same container continues to serve."""
+    await pair.start()
+    bob_response = await pair.start_bob_stream()
+    started = await deferToThread(pair.engine.run_python, pair.alice, FORK_PROCESSES)
     assert 5 < started < 32
-    await pair.unhurt(bobs)
+    await pair.assert_bob_unaffected(bob_response)
     assert await is_reachable(pair.cluster, pair.cluster.alice_token)
-    pair.enough = True
-    await bobs
+    pair.stop_reading = True
+    await bob_response
 
 
 @ensureDeferred
-async def test_who_burns_processors_is_throttled(pair: Pair) -> None:
-    """By the control group of that one container, and the others go on."""
-    await pair.begin()
-    bobs = await pair.streaming()
-    await deferToThread(pair.engine.start_python, pair.alice, BURN)
-    reader = """
+async def test_a_busy_loop_is_throttled(pair: Pair) -> None:
+    """The cgroup of its container limits it; other containers are not affected."""
+    await pair.start()
+    bob_response = await pair.start_bob_stream()
+    await deferToThread(pair.engine.start_python, pair.alice, BUSY_LOOP)
+    count_throttled = """
 import glob, json, re
 found = glob.glob("/sys/fs/cgroup/cpu/cpu.stat") + glob.glob("/sys/fs/cgroup/cpu.stat")
 print(json.dumps(int(re.search(r"nr_throttled (\\d+)", open(found[0]).read())[1])))
 """
-    before = await deferToThread(pair.engine.run_python, pair.alice, reader)
-    await pair.unhurt(bobs)
-    after = await deferToThread(pair.engine.run_python, pair.alice, reader)
+    before = await deferToThread(pair.engine.run_python, pair.alice, count_throttled)
+    await pair.assert_bob_unaffected(bob_response)
+    after = await deferToThread(pair.engine.run_python, pair.alice, count_throttled)
     assert after > before + 3
     status, _, _ = await start_proxy(pair.cluster, pair.cluster.alice_token)
     assert status == 200
-    pair.enough = True
-    await bobs
+    pair.stop_reading = True
+    await bob_response
