@@ -1,4 +1,4 @@
-"""`ctllm firewall` with the real iptables and routes, of a network namespace of the test's own."""
+"""`ctllm firewall` with real iptables rules and routes, in a network namespace of the test."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ FORWARD = {"-A FORWARD -i ctl+ -j DROP", "-A FORWARD -o ctl+ -j DROP"}
 ROUTE = "blackhole 10.128.0.0/12 metric 9999"
 
 
-class Space:
-    """A network namespace; `run` runs a command in it."""
+class NetworkNamespace:
+    """A network namespace, with commands that run in it."""
 
     def __init__(self, folder: Path) -> None:
         self.config = folder / "ctllm.toml"
         self.config.write_text("")
         self._holder = subprocess.Popen(["unshare", "-n", "sleep", "600"])
         self._inside = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net"]
-        ours = os.readlink("/proc/self/ns/net")
-        while os.readlink(f"/proc/{self._holder.pid}/ns/net") == ours:
+        own = os.readlink("/proc/self/ns/net")
+        while os.readlink(f"/proc/{self._holder.pid}/ns/net") == own:
             assert self._holder.poll() is None
         self.run("ip", "link", "set", "lo", "up")
 
     def run(self, *argv: str, code: int = 0) -> str:
-        ran = subprocess.run([*self._inside, *argv], capture_output=True, check=False, text=True)
-        assert ran.returncode == code, (ran.returncode, ran.stdout, ran.stderr)
-        return (ran.stdout + ran.stderr).strip()
+        result = subprocess.run([*self._inside, *argv], capture_output=True, check=False, text=True)
+        assert result.returncode == code, (result.returncode, result.stdout, result.stderr)
+        return (result.stdout + result.stderr).strip()
 
     def ctllm(self, *options: str, code: int = 0) -> str:
         return self.run(str(BIN / "ctllm"), f"--config={self.config}", "firewall", *options,
@@ -55,68 +55,68 @@ class Space:
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Iterator[Space]:
-    """An empty one."""
-    made = Space(tmp_path)
-    yield made
-    made.close()
+def namespace(tmp_path: Path) -> Iterator[NetworkNamespace]:
+    """A network namespace without rules and routes."""
+    namespace = NetworkNamespace(tmp_path)
+    yield namespace
+    namespace.close()
 
 
-def test_closes_and_opens(space: Space) -> None:
-    """It says what is missing, prints what it runs, does nothing twice, and takes all away."""
-    before = space.run("iptables-save"), space.routes()
-    missing = space.ctllm("--check", code=1)
+def test_rules_are_checked_installed_once_and_removed(namespace: NetworkNamespace) -> None:
+    """--check lists the missing commands; installing prints them; --remove removes all rules."""
+    before = namespace.run("iptables-save"), namespace.routes()
+    missing = namespace.ctllm("--check", code=1)
     assert missing.startswith("Missing:\niptables -w -N CTLLM\n")
-    assert (space.run("iptables-save"), space.routes()) == before, "check only looks"
-    printed = space.ctllm()
+    assert (namespace.run("iptables-save"), namespace.routes()) == before, "--check changes state"
+    printed = namespace.ctllm()
     assert set(missing.splitlines()[1:]) < set(printed.splitlines())
     for program in ("iptables", "ip6tables"):
-        assert space.rules("INPUT", program) == INPUT
-        assert space.rules("CTLLM", program) == CHAIN
-        assert set(space.rules("FORWARD", program)) > FORWARD
-    assert space.routes() == [ROUTE]
-    assert space.ctllm("--check").startswith("Nothing is missing")
-    assert space.ctllm().startswith("Nothing is missing")
-    assert space.rules("INPUT") == INPUT
-    space.ctllm("--remove")
-    assert space.rules("INPUT") == INPUT[:1] and space.routes() == []
-    assert "CTLLM" not in space.run("ip6tables", "-S")
-    assert space.ctllm("--remove").startswith("Nothing to remove")
+        assert namespace.rules("INPUT", program) == INPUT
+        assert namespace.rules("CTLLM", program) == CHAIN
+        assert set(namespace.rules("FORWARD", program)) > FORWARD
+    assert namespace.routes() == [ROUTE]
+    assert namespace.ctllm("--check").startswith("Nothing is missing")
+    assert namespace.ctllm().startswith("Nothing is missing")
+    assert namespace.rules("INPUT") == INPUT
+    namespace.ctllm("--remove")
+    assert namespace.rules("INPUT") == INPUT[:1] and namespace.routes() == []
+    assert "CTLLM" not in namespace.run("ip6tables", "-S")
+    assert namespace.ctllm("--remove").startswith("Nothing to remove")
 
 
-def test_mends_what_others_did(space: Space) -> None:
-    """A rule before ours, ours twice, one missing: all as it was; rules of others stay."""
-    space.ctllm()
+def test_changed_rules_are_repaired(namespace: NetworkNamespace) -> None:
+    """A rule precedes ctllm's, one is duplicated, two are missing; rules of others remain."""
+    namespace.ctllm()
     other = "-A INPUT -p tcp -j ACCEPT"
-    space.run("iptables", "-I", "INPUT", "1", *other.split()[2:])
-    space.run("iptables", "-A", "INPUT", *INPUT[1].split()[2:])
-    space.run("iptables", "-D", "CTLLM", "-j", "DROP")
-    space.run("iptables", "-D", "FORWARD", "-i", "ctl+", "-j", "DROP")
-    space.ctllm("--check", code=1)
-    space.ctllm()
-    assert space.rules("INPUT") == [*INPUT, other] and space.rules("CTLLM") == CHAIN
-    assert set(space.rules("FORWARD")) > FORWARD
-    space.ctllm("--remove")
-    assert space.rules("INPUT") == [INPUT[0], other]
+    namespace.run("iptables", "-I", "INPUT", "1", *other.split()[2:])
+    namespace.run("iptables", "-A", "INPUT", *INPUT[1].split()[2:])
+    namespace.run("iptables", "-D", "CTLLM", "-j", "DROP")
+    namespace.run("iptables", "-D", "FORWARD", "-i", "ctl+", "-j", "DROP")
+    namespace.ctllm("--check", code=1)
+    namespace.ctllm()
+    assert namespace.rules("INPUT") == [*INPUT, other] and namespace.rules("CTLLM") == CHAIN
+    assert set(namespace.rules("FORWARD")) > FORWARD
+    namespace.ctllm("--remove")
+    assert namespace.rules("INPUT") == [INPUT[0], other]
 
 
-def test_another_pool(space: Space) -> None:
-    """The route follows the configuration, and no other route is touched."""
-    space.run("ip", "route", "add", "blackhole", "10.9.0.0/16", "metric", "5")
-    space.ctllm()
-    space.config.write_text('[cloud]\ndocker_network_pool = "10.144.0.0/16"\n')
-    space.ctllm()
-    assert sorted(space.routes()) == [
+def test_the_route_follows_the_configured_pool(namespace: NetworkNamespace) -> None:
+    """Routes that ctllm did not create remain."""
+    namespace.run("ip", "route", "add", "blackhole", "10.9.0.0/16", "metric", "5")
+    namespace.ctllm()
+    namespace.config.write_text('[cloud]\ndocker_network_pool = "10.144.0.0/16"\n')
+    namespace.ctllm()
+    assert sorted(namespace.routes()) == [
         "blackhole 10.144.0.0/16 metric 9999",
         "blackhole 10.9.0.0/16 metric 5",
     ]
 
 
-def test_what_is_wrong_is_said(space: Space) -> None:
-    """The pool that is none, and a chain that somebody else uses too."""
-    space.config.write_text('[cloud]\ndocker_network_pool = "8.8.8.0/24"\n')
-    assert "docker_network_pool" in space.ctllm(code=1)
-    space.config.write_text("")
-    space.ctllm()
-    space.run("iptables", "-A", "INPUT", "-s", "10.1.0.0/16", "-j", "CTLLM")
-    assert "iptables -w -X CTLLM" in space.ctllm("--remove", code=1)
+def test_errors_name_the_invalid_option_or_the_failed_command(namespace: NetworkNamespace) -> None:
+    """The pool is not a private network; another rule refers to the chain."""
+    namespace.config.write_text('[cloud]\ndocker_network_pool = "8.8.8.0/24"\n')
+    assert "docker_network_pool" in namespace.ctllm(code=1)
+    namespace.config.write_text("")
+    namespace.ctllm()
+    namespace.run("iptables", "-A", "INPUT", "-s", "10.1.0.0/16", "-j", "CTLLM")
+    assert "iptables -w -X CTLLM" in namespace.ctllm("--remove", code=1)

@@ -1,4 +1,4 @@
-"""Containers without any network: reached by a socket that only the cloud can get at."""
+"""Containers without a network, which the cloud reaches through a mounted UNIX socket."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.cloud.docker_api import DockerClient as Client
-from ctllm.cloud.docker_api import create_transport
+from ctllm.cloud.docker_api import DockerClient, create_transport
 from ctllm.cloud.spawners.container_spec import CloudLabels
 from ctllm.cloud.spawners.docker import DockerSpawner
 from ctllm.cloud.spawners.socket_mount import SocketMount
@@ -37,9 +36,9 @@ from tests.e2e.lifecycle_cases import (
     start_with_desktop,
 )
 
-NONE = "--docker-network=none"
-#: Prints the interfaces and where a file can be made.
-LOOK = """
+NO_NETWORK = "--docker-network=none"
+#: Prints the network interfaces and the writable directories.
+PROBE = """
 import json, os
 made = []
 for top in ("/run/ctllm", "/tmp", "/run"):
@@ -50,17 +49,15 @@ for top in ("/run/ctllm", "/tmp", "/run"):
     made.append(top)
 print(json.dumps([sorted(os.listdir("/sys/class/net")), made]))
 """
-
-
-#: Puts a link to what is named in the place of the socket.
-REPLACE = """
+#: Replaces the socket with a symbolic link to the path in its argument.
+REPLACE_SOCKET = """
 import json, os, sys
 os.unlink("/run/ctllm/proxy.sock")
 os.symlink(sys.argv[1], "/run/ctllm/proxy.sock")
 print(json.dumps(os.getuid()))
 """
-#: Runs a cloud as the user inside containers, for whom this machine need have no account.
-AS_1001 = """
+#: Runs a cloud as the user id of containers, which needs no account on this machine.
+CLOUD_AS_1001 = """
 import os, sys
 import ctllm.cloud.service, ctllm.tap
 os.setgroups([])
@@ -68,35 +65,37 @@ os.setgid(1001)
 os.setuid(1001)
 ctllm.tap.run(sys.argv[1:])
 """
-#: What the engine would do with the cloud's rights.
-CREATE = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
+#: The request by which an attacker would get the file system of the host.
+CREATE_CONTAINER = {"Image": IMAGE, "HostConfig": {"Binds": ["/:/host"]}}
 
 
 def folders(cluster: Cluster) -> list[Path]:
-    """The folders of sockets."""
+    """Return the directories of sockets."""
     return sorted((cluster.state_dir("cloud") / "sockets").iterdir())
 
 
 @ensureDeferred
-async def test_the_whole_way_without_a_network(
+async def test_a_proxy_without_a_network_serves(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """It works; nothing but loopback is in there, and nothing can be made beside the socket."""
-    await start_with_desktop(cluster, *engine.options, NONE)
+    """It has no network interface, and only /tmp is writable, not the directory of the socket."""
+    await start_with_desktop(cluster, *engine.options, NO_NETWORK)
     status, _, body = await cluster.request("POST", "/api/chat", CHAT, cluster.alice_token)
     assert status == 200 and json.loads(body.splitlines()[-1])["done"] is True
-    (made,) = engine.containers()
-    assert engine.all() == [engine.inspect(made)["Name"].strip("/")], "there is no network"
-    interfaces, writable = engine.run_python(made, LOOK)
+    (container,) = engine.containers()
+    assert engine.all() == [engine.inspect(container)["Name"].strip("/")], "A network exists."
+    interfaces, writable = engine.run_python(container, PROBE)
     assert "eth0" not in interfaces and writable == ["/tmp"]
     (folder,) = folders(cluster)
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
 
 
 @ensureDeferred
-async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> None:
-    """Though it may not remove its socket; the cloud does."""
-    await cluster.start_cloud(*engine.options, NONE)
+async def test_a_stopped_proxy_exits_cleanly_and_the_cloud_removes_its_socket(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """The proxy itself may not remove its socket."""
+    await cluster.start_cloud(*engine.options, NO_NETWORK)
     token = await cluster.create_token("alice")
     await start_proxy(cluster, token)
 
@@ -107,17 +106,19 @@ async def test_ends_in_order(engine: ContainerInspector, cluster: Cluster) -> No
 
 
 @ensureDeferred
-async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster) -> None:
-    """A killed cloud's is adopted; with the other kind of network it is replaced, and back."""
-    cloud = await start_with_desktop(cluster, *engine.options, NONE)
+async def test_a_restarted_cloud_replaces_containers_only_if_the_network_setting_changed(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """With the same setting, it adopts the container that a killed cloud left."""
+    cloud = await start_with_desktop(cluster, *engine.options, NO_NETWORK)
     first = engine.containers()
     await cloud.stop(signal.SIGKILL)
-    cloud = await cluster.start_cloud(*engine.options, NONE)
+    cloud = await cluster.start_cloud(*engine.options, NO_NETWORK)
     await wait_until(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
     )
     assert engine.containers() == first
-    assert [line["event"] for line in audit_records(cluster)].count("proxy.adopted") == 1
+    assert [record["event"] for record in audit_records(cluster)].count("proxy.adopted") == 1
     await cloud.stop()
     cloud = await cluster.start_cloud(*engine.options)
     await wait_until(
@@ -126,7 +127,7 @@ async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster
     assert engine.containers() != first and folders(cluster) == []
     assert [each.partition("-")[2][:4] for each in engine.all()] == ["net-", "prox"]
     await cloud.stop()
-    await cluster.start_cloud(*engine.options, NONE)
+    await cluster.start_cloud(*engine.options, NO_NETWORK)
     await wait_until(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 20
     )
@@ -134,12 +135,14 @@ async def test_adopted_and_replaced(engine: ContainerInspector, cluster: Cluster
 
 
 @ensureDeferred
-async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluster: Cluster) -> None:
-    """Of a cloud that ended while it started the container: the next one replaces that.
+async def test_a_container_with_an_unsealed_directory_is_replaced(
+    engine: ContainerInspector, cluster: Cluster
+) -> None:
+    """The cloud stopped while it started the container, which then replaced its socket.
 
-    What was put in the place of the socket meanwhile leads nobody to the engine.
+    The link that it made leads no request to the engine.
     """
-    cloud = await cluster.start_cloud(*engine.options, NONE)
+    cloud = await cluster.start_cloud(*engine.options, NO_NETWORK)
     token = await cluster.create_token("alice")
     starting = Deferred.fromCoroutine(start_proxy(cluster, token))
     starting.addErrback(lambda reason: None)
@@ -148,55 +151,57 @@ async def test_a_folder_that_was_never_sealed(engine: ContainerInspector, cluste
     await starting
     (folder,) = folders(cluster)
     await wait_until((folder / "proxy.sock").is_socket, "the proxy to listen")
-    folder.chmod(0o770)  # if the cloud was quick
+    folder.chmod(0o770)  # in case the cloud already sealed it
     first = engine.containers()
-    assert engine.run_python(first[0], REPLACE, str(engine.docker.socket)) == 1001
-    assert (folder / "proxy.sock").is_socket(), "the link leads to the engine"
+    assert engine.run_python(first[0], REPLACE_SOCKET, str(engine.docker.socket)) == 1001
+    assert (folder / "proxy.sock").is_socket(), "The link does not lead to the engine."
 
-    await start_with_desktop(cluster, *engine.options, NONE)
-    status, _, said = await cluster.request(
-        "POST", "/containers/create", CREATE, cluster.alice_token
+    await start_with_desktop(cluster, *engine.options, NO_NETWORK)
+    status, _, body = await cluster.request(
+        "POST", "/containers/create", CREATE_CONTAINER, cluster.alice_token
     )
-    assert status not in (200, 201), said
+    assert status not in (200, 201), body
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
     (folder,) = folders(cluster)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o550
 
 
 @ensureDeferred
-async def test_a_socket_that_is_replaced_while_the_cloud_runs(
+async def test_a_container_that_replaces_its_socket_is_replaced(
     engine: ContainerInspector, cluster: Cluster
 ) -> None:
-    """Though that cannot be: the next connection is to nobody, and the container is replaced."""
-    await start_with_desktop(cluster, *engine.options, NONE)
+    """The test unseals the directory; the cloud then detects the link and does not connect."""
+    await start_with_desktop(cluster, *engine.options, NO_NETWORK)
     token = await cluster.create_token("alice", "desktop")
     first = engine.containers()
     (folder,) = folders(cluster)
     folder.chmod(0o770)
-    engine.run_python(first[0], REPLACE, str(engine.docker.socket))
+    engine.run_python(first[0], REPLACE_SOCKET, str(engine.docker.socket))
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "A" * 22 + "=="}  # fmt: skip
-    status, headers, said = await cluster.request("GET", "/ws/tunnel", token=token, headers=upgrade)
-    assert status == 503 and "docker" not in headers.get("server", "").lower(), said
-    assert b"proxy.sock is not a socket" in said
+    status, headers, body = await cluster.request("GET", "/ws/tunnel", token=token, headers=upgrade)
+    assert status == 503 and "docker" not in headers.get("server", "").lower(), body
+    assert b"proxy.sock is not a socket" in body
     await wait_until(
         lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 30
     )
     assert engine.containers() != first and len(engine.run("ps", "-aq").split()) == 1
-    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
+    (death,) = [record for record in audit_records(cluster) if record["event"] == "proxy.died"]
     assert "is not a socket" in death["detail"]
 
 
 @ensureDeferred
-async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path) -> None:
-    """Does not start, and says what to do: containers would own their folders."""
+async def test_a_cloud_with_the_user_id_of_containers_does_not_start(
+    cluster: Cluster, open_state: Path
+) -> None:
+    """Containers would own the directories of their sockets; the message says what to do."""
     os.chown(open_state, 1001, 1001)
-    told = [
+    options = [
         f"--state-dir={open_state}", f"--listen=127.0.0.1:{cluster.cloud_port}",
         "--metrics-listen=off",
-        "--spawner=docker", NONE,
+        "--spawner=docker", NO_NETWORK,
     ]  # fmt: skip
-    program = cluster.start_process("cloud", "python", "-c", AS_1001, "cloud", *told)
+    program = cluster.start_process("cloud", "python", "-c", CLOUD_AS_1001, "cloud", *options)
     assert await program.exited == 1
     assert "the cloud runs as user 1001" in program.output
     assert "docker_network = bridge" in program.output and "Traceback" not in program.output
@@ -204,7 +209,7 @@ async def test_a_cloud_of_the_containers_user(cluster: Cluster, open_state: Path
 
 @pytest.fixture
 def open_state() -> Iterator[Path]:
-    """A folder that others than root can get to."""
+    """A directory that users other than root can enter."""
     path = Path(tempfile.mkdtemp(prefix="ctllm-"))
     path.chmod(0o711)
     yield path
@@ -212,30 +217,32 @@ def open_state() -> Iterator[Path]:
 
 
 @ensureDeferred
-async def test_of_a_cloud_that_is_not_root(engine: ContainerInspector, open_state: Path) -> None:
-    """It reaches the socket by its group, and nobody else gets as far."""
+async def test_only_the_user_of_the_cloud_can_connect_to_a_socket(
+    engine: ContainerInspector, open_state: Path
+) -> None:
+    """A cloud that is not root has access through its group."""
     user, group = 60123, 60124
     mounts = SocketMount(open_state, reactor)
-    client = Client(create_transport(reactor, engine.docker.address), reactor)
-    marks = CloudLabels(b"secret", "A" * 43)
-    runtime: Any = DockerSpawner(client, reactor, IMAGE, marks, Proxy(), [mounts])
+    client = DockerClient(create_transport(reactor, engine.docker.address), reactor)
+    labels = CloudLabels(b"secret", "A" * 43)
+    spawner: Any = DockerSpawner(client, reactor, IMAGE, labels, Proxy(), [mounts])
     mounts.check_host()
     proxy_id = "ctllm-proxy-" + "1" * 32
-    os.setegid(group)  # what the cloud's would be; its folder is its own
+    os.setegid(group)  # the group of the cloud, whose user owns the directory
     try:
-        instance = await runtime.ensure_running(proxy_id)
+        instance = await spawner.ensure_running(proxy_id)
     finally:
         os.setegid(0)
     os.chown(open_state / "sockets", user, group)
     path = instance.endpoint.removeprefix("unix:")
 
-    def connects(*who: str) -> bool:
+    def can_connect(*identity: str) -> bool:
         program = "use Socket; socket(S, PF_UNIX, SOCK_STREAM, 0); exit(!connect(S, sockaddr_un($ARGV[0])))"  # noqa: E501
-        argv = ["setpriv", *who, "--clear-groups", "perl", "-e", program, path]
+        argv = ["setpriv", *identity, "--clear-groups", "perl", "-e", program, path]
         return subprocess.run(argv, check=False, capture_output=True).returncode == 0
 
-    assert await deferToThread(connects, f"--reuid={user}", f"--regid={group}")
-    assert not await deferToThread(connects, f"--reuid={user + 1}", f"--regid={group}")
-    assert not await deferToThread(connects, f"--reuid={user + 1}", f"--regid={group + 1}")
-    await runtime.remove(proxy_id)
+    assert await deferToThread(can_connect, f"--reuid={user}", f"--regid={group}")
+    assert not await deferToThread(can_connect, f"--reuid={user + 1}", f"--regid={group}")
+    assert not await deferToThread(can_connect, f"--reuid={user + 1}", f"--regid={group + 1}")
+    await spawner.remove(proxy_id)
     assert engine.all() == []
