@@ -136,7 +136,7 @@ async def test_a_proxy_runs_on_an_internal_network(docker: Dockerd, engine: Dock
 @ensureDeferred
 async def test_a_proxy_runs_without_a_network(docker: Dockerd, engine: DockerClient) -> None:
     """It listens on a UNIX socket in a mounted directory."""
-    folder = docker.folder / "faulty"
+    folder = docker.folder / "sockets"
     folder.mkdir()
     folder.chmod(0o777)
     command = ["run", "-d", f"--name={NAME}", "--network=none", f"--volume={folder}:/run/ctllm"]

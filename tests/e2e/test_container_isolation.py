@@ -31,42 +31,42 @@ from tests.fake_ollama import Script
 PROBE_NETWORK = """
 import errno, json, os, select, socket, struct, sys, time
 os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
-answered, waiting = [], {}
-def begin(name, kind, host, port, data=b""):
+responding, pending = [], {}
+def probe(name, kind, host, port, data=b""):
     s = socket.socket(socket.AF_INET, kind)
     s.setblocking(False)
     code = s.connect_ex((host, port))
     if code == errno.ECONNREFUSED:
-        answered.append(name)
+        responding.append(name)
     elif code in (0, errno.EINPROGRESS):
-        waiting[s] = name
+        pending[s] = name
         if data:
             s.send(data)
 for host, port in json.loads(sys.argv[1]):
-    begin(f"tcp {host}", socket.SOCK_STREAM, host, port)
-    begin(f"udp {host}", socket.SOCK_DGRAM, host, port, b"x")
+    probe(f"tcp {host}", socket.SOCK_STREAM, host, port)
+    probe(f"udp {host}", socket.SOCK_DGRAM, host, port, b"x")
 query = struct.pack("!6H", 7, 256, 1, 0, 0, 0) + b"\\7example\\3org\\0" + struct.pack("!2H", 1, 1)
 for resolver in json.loads(sys.argv[2]):
-    begin(f"dns {resolver}", socket.SOCK_DGRAM, resolver, 53, query)
-end = time.monotonic() + 3
-while waiting and time.monotonic() < end:
-    streams = [s for s in waiting if s.type == socket.SOCK_STREAM]
-    others = [s for s in waiting if s.type == socket.SOCK_DGRAM]
+    probe(f"dns {resolver}", socket.SOCK_DGRAM, resolver, 53, query)
+deadline = time.monotonic() + 3
+while pending and time.monotonic() < deadline:
+    streams = [s for s in pending if s.type == socket.SOCK_STREAM]
+    others = [s for s in pending if s.type == socket.SOCK_DGRAM]
     for s in sum(select.select(others, streams, [], 0.2)[:2], []):
-        name, code = waiting.pop(s), s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        name, code = pending.pop(s), s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code in (0, errno.ECONNREFUSED):
-            answered.append(name)
+            responding.append(name)
 try:
     socket.getaddrinfo("example.org", 80)
-    answered.append("a name")
+    responding.append("a name")
 except OSError:
     pass
-print(json.dumps(sorted(answered)))
+print(json.dumps(sorted(responding)))
 """
 #: Prints the writable directories, the files executed there, and the Docker sockets.
 PROBE_FILES = """
 import json, os, subprocess
-made, ran = [], []
+writable, executed = [], []
 for top, folders, files in os.walk("/"):
     if top == "/proc":
         folders[:] = [each for each in folders if not each.isdecimal() and each != "self"]
@@ -76,41 +76,41 @@ for top, folders, files in os.walk("/"):
             file.write("#!/bin/sh\\n")
     except OSError:
         continue
-    made.append(top)
+    writable.append(top)
     os.chmod(path, 0o755)
     try:
         subprocess.run([path])
-        ran.append(path)
+        executed.append(path)
     except OSError:
         pass
     os.unlink(path)
 sockets = [path for path in ("/var/run/docker.sock", "/run/docker.sock") if os.path.exists(path)]
-print(json.dumps([made, ran, sockets]))
+print(json.dumps([writable, executed, sockets]))
 """
 #: Exceeds the memory limit, in processes that are each smaller than the proxy.
 ALLOCATE_MEMORY = """
 import os, time
 for _ in range(28):
     if os.fork() == 0:
-        kept = bytearray(os.urandom(1 << 20) * 4)
+        memory = bytearray(os.urandom(1 << 20) * 4)
         time.sleep(60)
 time.sleep(60)
 """
 #: Prints how many processes could be started.
 FORK_PROCESSES = """
 import json, os, signal
-made = []
+children = []
 try:
-    while len(made) < 1000:
+    while len(children) < 1000:
         child = os.fork()
         if child == 0:
             signal.pause()
-        made.append(child)
+        children.append(child)
 except OSError:
     pass
-for each in made:
-    os.kill(each, signal.SIGKILL)
-print(json.dumps(len(made)))
+for child in children:
+    os.kill(child, signal.SIGKILL)
+print(json.dumps(len(children)))
 """
 #: Keeps several processors busy.
 BUSY_LOOP = """

@@ -40,14 +40,14 @@ NO_NETWORK = "--docker-network=none"
 #: Prints the network interfaces and the writable directories.
 PROBE = """
 import json, os
-made = []
+writable = []
 for top in ("/run/ctllm", "/tmp", "/run"):
     try:
         os.mkdir(f"{top}/attack")
     except OSError:
         continue
-    made.append(top)
-print(json.dumps([sorted(os.listdir("/sys/class/net")), made]))
+    writable.append(top)
+print(json.dumps([sorted(os.listdir("/sys/class/net")), writable]))
 """
 #: Replaces the socket with a symbolic link to the path in its argument.
 REPLACE_SOCKET = """
