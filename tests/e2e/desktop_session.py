@@ -1,4 +1,4 @@
-"""A desktop session of a test's own: a screen that nobody sees, a session bus, a panel."""
+"""A desktop session for one test: a virtual X display, a D-Bus session bus and a panel."""
 
 from __future__ import annotations
 
@@ -15,44 +15,46 @@ from twisted.internet.protocol import ProcessProtocol
 
 from tests.e2e.cluster import ChildProcess, Cluster, wait_until
 
-#: Where distributions put PyGObject, which is not made for each virtual environment.
-_NUMBER = re.compile(r"^\d+$", re.MULTILINE)
-_GI = Path("/usr/lib/python3/dist-packages/gi")
+_DISPLAY_NUMBER = re.compile(r"^\d+$", re.MULTILINE)
+#: PyGObject of the distribution; virtual environments have none.
+_PYGOBJECT = Path("/usr/lib/python3/dist-packages/gi")
 
 
 class PanelProcess(ProcessProtocol):
-    """The panel's process, which answers line by line."""
+    """The panel's process, which writes one line of JSON for each command."""
 
     def __init__(self) -> None:
-        self.waiting: list[Deferred[Any]] = []
+        self.pending: list[Deferred[Any]] = []
         self.errors = ""
-        self._part = b""
+        self._partial_line = b""
         self.ended: Deferred[None] = Deferred()
         self.transport: Any = None
 
     def outReceived(self, data: bytes) -> None:
-        *lines, self._part = (self._part + data).split(b"\n")
+        *lines, self._partial_line = (self._partial_line + data).split(b"\n")
         for line in lines:
-            self.waiting.pop(0).callback(json.loads(line))
+            self.pending.pop(0).callback(json.loads(line))
 
     def errReceived(self, data: bytes) -> None:
         self.errors += data.decode()
 
     def processEnded(self, reason: Any) -> None:
-        assert not self.waiting or reason.check(ProcessDone), self.errors
+        assert not self.pending or reason.check(ProcessDone), self.errors
         self.ended.callback(None)
 
-    def heard(self) -> Deferred[Any]:
-        self.waiting.append(Deferred())
-        return self.waiting[-1]
+    def expect_response(self) -> Deferred[Any]:
+        """Return a Deferred that fires with the next line that no other call waits for."""
+        self.pending.append(Deferred())
+        return self.pending[-1]
 
-    def ask(self, *words: str) -> Deferred[Any]:
+    def send_command(self, *words: str) -> Deferred[Any]:
+        """Send a command; the Deferred fires with its response."""
         self.transport.write(json.dumps(words).encode() + b"\n")
-        return self.heard()
+        return self.expect_response()
 
 
 class DesktopSession:
-    """Screen, bus and panel; `tray` starts a tray in it."""
+    """Display, bus and panel; `tray` starts a tray in it."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -61,19 +63,19 @@ class DesktopSession:
 
     async def start(self, panel: bool = True) -> None:
         cluster = self.cluster
-        screen = cluster.start_process(
-            "Xvfb", _found("Xvfb"), "-displayfd", "1", "-screen", "0", "1000x700x24",
+        display = cluster.start_process(
+            "Xvfb", _which("Xvfb"), "-displayfd", "1", "-screen", "0", "1000x700x24",
             "-nolisten", "tcp",
         )  # fmt: skip
         bus = cluster.start_process(
-            "dbus-daemon", _found("dbus-daemon"), "--session", "--nofork", "--print-address=1"
+            "dbus-daemon", _which("dbus-daemon"), "--session", "--nofork", "--print-address=1"
         )
-        number = await wait_until(lambda: _NUMBER.search(screen.output), "the screen")
-        await wait_until(lambda: "unix:" in bus.output, "the bus")
+        number = await wait_until(lambda: _DISPLAY_NUMBER.search(display.output), "the X display")
+        await wait_until(lambda: "unix:" in bus.output, "the session bus")
         modules = cluster.directory / "modules"
         modules.mkdir(exist_ok=True)
-        if _GI.exists() and not (modules / "gi").exists():
-            (modules / "gi").symlink_to(_GI)
+        if _PYGOBJECT.exists() and not (modules / "gi").exists():
+            (modules / "gi").symlink_to(_PYGOBJECT)
         self.env = {
             **cluster.environment(),
             "DISPLAY": f":{number[0]}",
@@ -89,7 +91,7 @@ class DesktopSession:
         from twisted.internet import reactor
 
         self.panel = PanelProcess()
-        ready = self.panel.heard()
+        ready = self.panel.expect_response()
         env = {**self.env, "PYTHONPATH": ""}
         argv = [sys.executable, "-m", "tests.e2e.status_notifier_host"]
         reactor.spawnProcess(self.panel, argv[0], argv, env=env)
@@ -101,39 +103,44 @@ class DesktopSession:
         )
 
     async def look(self) -> dict[str, Any]:
+        """Return what the panel shows: icon, title, menu and notifications."""
         assert self.panel is not None
-        return await self.panel.ask("look")
+        return await self.panel.send_command("look")
 
     async def click(self, *labels: str) -> None:
+        """Click the menu entry at the end of `labels`; wait until it exists."""
         assert self.panel is not None
 
         async def clicked() -> bool:
             assert self.panel is not None
-            return await self.panel.ask("click", *labels) is True
+            return await self.panel.send_command("click", *labels) is True
 
-        await wait_until(clicked, f"the entry {labels}")
+        await wait_until(clicked, f"the menu entry {labels}")
 
     async def shows(self, words: str, patience: float = 15.0, within: str = "") -> dict[str, Any]:
-        """Wait until the icon's title ends with `words` and has `within`; what is shown then."""
+        """Wait until the icon's title ends with `words` and contains `within`.
+
+        Return what the panel shows then. `patience` is in seconds.
+        """
         last: dict[str, Any] = {}
 
-        async def does() -> bool:
+        async def has_title() -> bool:
             nonlocal last
             last = await self.look()
             title = last.get("title", "") if last.get("there") else None
             return title is not None and title.endswith(words) and within in title
 
-        await wait_until(does, f"the icon to say {words!r}, and not {last}", patience)
+        await wait_until(has_title, f"the icon's title to end with {words!r}", patience)
         return last
 
     async def notified(self, words: str) -> str:
-        """Wait for a notification with `words`."""
+        """Wait for a notification that contains `words`, and return it."""
 
-        async def found() -> str | None:
-            seen = [" - ".join(each) for each in (await self.look())["notifications"]]
-            return next((each for each in seen if words in each), None)
+        async def find() -> str | None:
+            texts = [" - ".join(parts) for parts in (await self.look())["notifications"]]
+            return next((text for text in texts if words in text), None)
 
-        return await wait_until(found, f"a notification of {words!r}")
+        return await wait_until(find, f"a notification with {words!r}")
 
     async def close(self) -> None:
         if self.panel is not None:
@@ -141,17 +148,17 @@ class DesktopSession:
             await self.panel.ended
 
 
-def _found(name: str) -> str:
+def _which(name: str) -> str:
     path = shutil.which(name)
-    assert path, f"{name} is needed: tests/system says what installs it"
+    assert path, f"{name} is not installed. tests/system lists the packages that the tests need."
     return path
 
 
 def labels(look: dict[str, Any]) -> list[str]:
-    """The labels of a menu."""
+    """Return the labels of the menu."""
     return [entry["label"] for entry in look["menu"]]
 
 
 def entry(look: dict[str, Any], label: str) -> dict[str, Any]:
-    """One entry of a menu."""
-    return next(each for each in look["menu"] if each["label"] == label)
+    """Return the entry of the menu with this label."""
+    return next(item for item in look["menu"] if item["label"] == label)

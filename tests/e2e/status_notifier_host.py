@@ -1,10 +1,11 @@
 # mypy: ignore-errors
 # The annotations of the methods are D-Bus signatures, which dbus_fast reads.
-"""A panel without a screen: shows what a StatusNotifierItem shows, and clicks on its menu.
+"""A panel without a display: reads a StatusNotifierItem and clicks on its menu.
 
-A process of its own, on the session bus that it finds. Reads a command a line from its input and
-answers each with one line of JSON: `look` with title, icon (file and pixels) and menu; `click` and
-a path of labels with whether it was there. Notifications are kept, and told by `look`, too.
+It runs as a process on the session bus of its environment. It reads commands from its standard
+input, a JSON array a line, and writes one line of JSON for each. `look` returns title, icon (file
+and hash of the pixels), menu and all notifications so far. `click` with a path of labels returns
+whether that entry exists.
 """
 
 # D-Bus types are written as annotations.
@@ -27,7 +28,7 @@ MENU = "com.canonical.dbusmenu"
 
 
 class Watcher(ServiceInterface):
-    """Where items register."""
+    """The service where items register."""
 
     def __init__(self) -> None:
         super().__init__(WATCHER)
@@ -63,7 +64,7 @@ class Notifications(ServiceInterface):
 
     def __init__(self) -> None:
         super().__init__("org.freedesktop.Notifications")
-        self.seen: list[list[str]] = []
+        self.received: list[list[str]] = []
 
     @method()
     def Notify(
@@ -72,13 +73,13 @@ class Notifications(ServiceInterface):
         replaces: "u",
         icon: "s",
         title: "s",
-        words: "s",
+        body: "s",
         actions: "as",
         hints: "a{sv}",
         timeout: "i",
     ) -> "u":
-        self.seen.append([title, words])
-        return len(self.seen)
+        self.received.append([title, body])
+        return len(self.received)
 
     @method()
     def CloseNotification(self, number: "u"):
@@ -94,73 +95,76 @@ class Notifications(ServiceInterface):
 
 
 class StatusNotifierHost:
-    """The one item that registered last, if it is still there."""
+    """The host of the item that registered last."""
 
     def __init__(self, bus: MessageBus) -> None:
         self.bus = bus
         self.watcher = Watcher()
         self.notifications = Notifications()
         self.senders: list[str] = []
-        bus.add_message_handler(self._note)
+        bus.add_message_handler(self._record_sender)
 
-    def _note(self, message: Message) -> None:
+    def _record_sender(self, message: Message) -> None:
         if message.member == "RegisterStatusNotifierItem":
             self.senders.append(message.sender)
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         self.bus.export("/StatusNotifierWatcher", self.watcher)
         self.bus.export("/org/freedesktop/Notifications", self.notifications)
         await self.bus.request_name(WATCHER)
         await self.bus.request_name("org.freedesktop.Notifications")
 
-    async def call(self, path: str, interface: str, member: str, kinds: str, *values: Any) -> Any:
-        answer = await self.bus.call(
+    async def call(
+        self, path: str, interface: str, member: str, signature: str, *values: Any
+    ) -> Any:
+        reply = await self.bus.call(
             Message(
                 destination=self.senders[-1], path=path, interface=interface, member=member,
-                signature=kinds, body=list(values),
+                signature=signature, body=list(values),
             )
         )  # fmt: skip
-        if answer.message_type is MessageType.ERROR:
-            raise LookupError(answer.body)
-        return answer.body
+        if reply.message_type is MessageType.ERROR:
+            raise LookupError(reply.body)
+        return reply.body
 
     async def properties(self) -> dict[str, Any]:
         path = self.watcher.paths[-1]
-        (found,) = await self.call(path, "org.freedesktop.DBus.Properties", "GetAll", "s", ITEM)
-        return {name: value.value for name, value in found.items()}
+        (values,) = await self.call(path, "org.freedesktop.DBus.Properties", "GetAll", "s", ITEM)
+        return {name: value.value for name, value in values.items()}
 
     async def layout(self) -> Any:
+        """Return the path of the menu's object and the menu's root entry."""
         menu = (await self.properties())["Menu"]
         _, root = await self.call(menu, MENU, "GetLayout", "iias", 0, -1, [])
         return menu, root
 
     async def look(self) -> dict[str, Any]:
         if not self.senders:
-            return {"there": False, "notifications": self.notifications.seen}
+            return {"there": False, "notifications": self.notifications.received}
         try:
-            shown = await self.properties()
+            properties = await self.properties()
             _, root = await self.layout()
-            with Image.open(shown["IconName"]) as image:
+            with Image.open(properties["IconName"]) as image:
                 pixels = hashlib.sha256(image.tobytes()).hexdigest()
         except (LookupError, OSError):
-            return {"there": False, "notifications": self.notifications.seen}
+            return {"there": False, "notifications": self.notifications.received}
         return {
-            "there": shown["Status"] == "Active",
-            "title": shown["Title"],
-            "file": shown["IconName"],
+            "there": properties["Status"] == "Active",
+            "title": properties["Title"],
+            "file": properties["IconName"],
             "pixels": pixels,
-            "menu": _read(root),
-            "notifications": self.notifications.seen,
+            "menu": _visible_entries(root),
+            "notifications": self.notifications.received,
         }
 
     async def click(self, *labels: str) -> bool:
-        """Ids change with each update of the menu: the entry is looked up just before."""
+        """Look up the entry and click it; ids change with each update of the menu."""
         menu, entry = await self.layout()
         for label in labels:
-            found = [each.value for each in entry[2] if _label(each.value) == label]
-            if not found:
+            matches = [each.value for each in entry[2] if _label(each.value) == label]
+            if not matches:
                 return False
-            entry = found[0]
+            entry = matches[0]
             if label != labels[-1]:
                 await self.call(menu, MENU, "AboutToShow", "i", entry[0])
         event = (entry[0], "clicked", Variant("i", 0), 0)
@@ -173,14 +177,14 @@ def _label(entry: Any) -> str:
     return value.value.replace("__", "\0").replace("_", "").replace("\0", "_") if value else ""
 
 
-def _read(entry: Any) -> list[dict[str, Any]]:
-    """The entries of a menu, as far as somebody sees them."""
+def _visible_entries(entry: Any) -> list[dict[str, Any]]:
+    """Return the entries of a menu without its separators."""
     return [
         {
             "label": _label(each.value),
             "enabled": each.value[1].get("enabled", Variant("b", True)).value,
             "checked": each.value[1].get("toggle-state", Variant("i", 0)).value == 1,
-            "menu": _read(each.value),
+            "menu": _visible_entries(each.value),
         }
         for each in entry[2]
         if each.value[1].get("type", Variant("s", "")).value != "separator"
@@ -189,7 +193,7 @@ def _read(entry: Any) -> list[dict[str, Any]]:
 
 async def main() -> None:
     panel = StatusNotifierHost(await MessageBus().connect())
-    await panel.begin()
+    await panel.start()
     print(json.dumps("ready"), flush=True)
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -197,10 +201,10 @@ async def main() -> None:
     while line := await reader.readline():
         command, *labels = json.loads(line)
         try:
-            answer: Any = await (panel.look() if command == "look" else panel.click(*labels))
+            response: Any = await (panel.look() if command == "look" else panel.click(*labels))
         except (LookupError, IndexError) as error:
-            answer = {"error": str(error)}
-        print(json.dumps(answer), flush=True)
+            response = {"error": str(error)}
+        print(json.dumps(response), flush=True)
 
 
 if __name__ == "__main__":

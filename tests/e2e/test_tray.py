@@ -1,4 +1,4 @@
-"""The real tray in a session of its own: what it says, what its menu does, what it survives."""
+"""The real tray in a virtual desktop session: its icon, its menu and failures."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from tests.e2e.test_ipc import BROWSER
 from tests.ports import free_port
 
 
-class Desk:
-    """Alice's machine with its session: the tray starts the desktop by itself."""
+class Desktop:
+    """Alice's desktop session with Ollama and the tray, which starts the desktop daemon."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.session = DesktopSession(cluster)
         self.ollama_port = free_port()
-        self.endpoint = free_port()
+        self.local_port = free_port()
         self.config = cluster.directory / "ctllm.toml"
-        self.state = cluster.directory / "alice"
+        self.state_dir = cluster.directory / "alice"
         self._ollama: ChildProcess | None = None
-        self._program: ChildProcess | None = None
+        self._tray: ChildProcess | None = None
 
     @property
     def ollama(self) -> ChildProcess:
@@ -49,15 +49,16 @@ class Desk:
         return self._ollama
 
     @property
-    def program(self) -> ChildProcess:
-        assert self._program is not None
-        return self._program
+    def tray(self) -> ChildProcess:
+        assert self._tray is not None
+        return self._tray
 
-    async def begin(self) -> None:
+    async def set_up(self) -> None:
         cluster = self.cluster
         browser = cluster.directory / "browser"
         browser.write_text(BROWSER.format(cluster.directory))
         browser.chmod(0o755)
+        # A login dialog in which the user enters the contents of the file `typed`.
         dialog = cluster.directory / "bin" / "zenity"
         dialog.parent.mkdir()
         dialog.write_text(f'#!/bin/sh\ncat "{cluster.directory}/typed"\n')
@@ -66,19 +67,20 @@ class Desk:
             "BROWSER": f"{browser} %s", "PATH": f"{dialog.parent}:{os.environ['PATH']}",
         }  # fmt: skip
         self.config.write_text(
-            f'state_dir = "{self.state}"\n[desktop]\nollama_host = "127.0.0.1:{self.ollama_port}"\n'
-            f'listen = "127.0.0.1:{self.endpoint}"\ndesktop_name = "home"\n'
+            f'state_dir = "{self.state_dir}"\n[desktop]\n'
+            f'ollama_host = "127.0.0.1:{self.ollama_port}"\n'
+            f'listen = "127.0.0.1:{self.local_port}"\ndesktop_name = "home"\n'
             'page_window = "off"\n'
         )
         await cluster.start_cloud()
         await self.session.start()
-        await cluster.run_ctllm_in(self.state, "login", await cluster.create_invite("alice"))
+        await cluster.run_ctllm_in(self.state_dir, "login", await cluster.create_invite("alice"))
 
     async def start(self) -> None:
         if self._ollama is None or self.ollama.exited.called:
             await self.start_ollama()
-        if self._program is None or self.program.exited.called:
-            self._program = self.cluster.start_process(
+        if self._tray is None or self.tray.exited.called:
+            self._tray = self.cluster.start_process(
                 "tray", "ctllm-tray", f"--config={self.config}", env=self.session.env
             )
         await self.session.shows("")
@@ -92,311 +94,315 @@ class Desk:
     async def script(self, path: str, **script: Any) -> None:
         await self.cluster.set_script(self.ollama_port, path, **script)
 
-    async def ask(self, kind: Any, **told: Any) -> Any:
-        def work() -> Any:
-            with IpcClient(self.state) as daemon:
-                return daemon.call(kind, **told)
+    async def call(self, command: Any, **arguments: Any) -> Any:
+        """Send a command to the daemon by IPC."""
 
-        return await deferToThread(work)
+        def send() -> Any:
+            with IpcClient(self.state_dir) as client:
+                return client.call(command, **arguments)
+
+        return await deferToThread(send)
 
     async def status(self) -> Status:
-        def work() -> Status:
-            with IpcClient(self.state) as daemon:
-                return daemon.status()
+        def read() -> Status:
+            with IpcClient(self.state_dir) as client:
+                return client.status()
 
-        return await deferToThread(work)
+        return await deferToThread(read)
 
-    async def streaming(self) -> Deferred[bytes]:
-        """An answer that has begun; fires when it is over."""
+    async def start_response(self) -> Deferred[bytes]:
+        """Wait until a response is active; the Deferred fires with its body at its end."""
         body = json.dumps({"model": "llama3.2", "prompt": "go"}).encode()
-        answer = deferToThread(read_response, self.endpoint, "/api/generate", body)
+        response = deferToThread(read_response, self.local_port, "/api/generate", body)
 
-        async def begun() -> bool:
+        async def is_active() -> bool:
             return (await self.status()).traffic.active_requests == 1
 
-        await wait_until(begun, "the answer to begin")
-        return answer
+        await wait_until(is_active, "the response to begin")
+        return response
 
-    async def end(self) -> None:
-        with suppress(CtllmError):  # it is gone already
-            await self.ask(protocol.Quit, seconds=0)
+    async def tear_down(self) -> None:
+        with suppress(CtllmError):  # the daemon has stopped already
+            await self.call(protocol.Quit, seconds=0)
         await self.session.close()
 
 
 @pytest.fixture(scope="module")
-def desk_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    made = Desk(Cluster(tmp_path_factory.mktemp("tray")))
-    pytest_twisted.blockon(Deferred.fromCoroutine(made.begin()))
-    yield made
+def module_desktop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desktop]:
+    desktop = Desktop(Cluster(tmp_path_factory.mktemp("tray")))
+    pytest_twisted.blockon(Deferred.fromCoroutine(desktop.set_up()))
+    yield desktop
 
     async def close() -> None:
-        await made.end()
-        await made.cluster.stop()
+        await desktop.tear_down()
+        await desktop.cluster.stop()
 
     pytest_twisted.blockon(Deferred.fromCoroutine(close()))
 
 
 @pytest_twisted.async_yield_fixture()
-async def desk(desk_of_module: Desk) -> Any:
-    """Tray, desktop and Ollama run, and all is well; a test may end any of them."""
-    await desk_of_module.start()
-    yield desk_of_module
+async def desktop(module_desktop: Desktop) -> Any:
+    """Tray, desktop and Ollama, running and connected; a test may stop any of them."""
+    await module_desktop.start()
+    yield module_desktop
 
 
 @ensureDeferred
-async def test_it_starts_the_daemon(desk: Desk) -> None:
-    """One that is no child of the tray's session, with the tray's configuration."""
-    status = await desk.status()
-    assert status.endpoint == f"http://127.0.0.1:{desk.endpoint}"
-    assert os.getsid(status.pid) != os.getsid(desk.program.pid)
-    look = await desk.session.look()
-    assert look["title"] == "CloudToLocalLLM: Connected"
-    assert labels(look) == [
+async def test_the_tray_starts_the_daemon_in_another_session_with_its_configuration(
+    desktop: Desktop,
+) -> None:
+    """The menu has all entries, and automatic routing is checked."""
+    status = await desktop.status()
+    assert status.endpoint == f"http://127.0.0.1:{desktop.local_port}"
+    assert os.getsid(status.pid) != os.getsid(desktop.tray.pid)
+    panel = await desktop.session.look()
+    assert panel["title"] == "CloudToLocalLLM: Connected"
+    assert labels(panel) == [
         "Connected", "Show CloudToLocalLLM", "Hide CloudToLocalLLM", "Routing",
         "Models in memory", "Log out", "Settings", "About", "Quit",
     ]  # fmt: skip
-    assert not entry(look, "Connected")["enabled"]
-    chosen = [each["label"] for each in entry(look, "Routing")["menu"] if each["checked"]]
-    assert chosen == ["Automatic"]
+    assert not entry(panel, "Connected")["enabled"]
+    checked = [item["label"] for item in entry(panel, "Routing")["menu"] if item["checked"]]
+    assert checked == ["Automatic"]
 
 
 @ensureDeferred
-async def test_icons_follow(desk: Desk) -> None:
-    """Each state has pixels and words of its own; a flap is not notified, what lasts is."""
-    seen = {"connected": (await desk.session.look())["pixels"]}
-    await desk.ollama.stop(signal.SIGKILL)
-    seen["degraded"] = (await desk.session.shows("Ollama is not responding", 6))["pixels"]
-    await desk.start_ollama()
-    assert (await desk.session.shows(": Connected", 6))["pixels"] == seen["connected"]
+async def test_icon_and_title_follow_the_state(desktop: Desktop) -> None:
+    """Each state has its own icon; a short failure causes no notification, a lasting one does."""
+    icons = {"connected": (await desktop.session.look())["pixels"]}
+    await desktop.ollama.stop(signal.SIGKILL)
+    icons["degraded"] = (await desktop.session.shows("Ollama is not responding", 6))["pixels"]
+    await desktop.start_ollama()
+    assert (await desktop.session.shows(": Connected", 6))["pixels"] == icons["connected"]
     assert not [
-        each for each in (await desk.session.look())["notifications"] if "Ollama" in each[0]
+        item for item in (await desktop.session.look())["notifications"] if "Ollama" in item[0]
     ]
-    await desk.ollama.stop(signal.SIGKILL)
-    assert "Ollama is not responding" in await desk.session.notified("Ollama is not responding")
-    await desk.start_ollama()
-    await desk.session.shows(": Connected")
-    await desk.ask(protocol.Logout)
-    seen["disconnected"] = (await desk.session.shows("Not logged in"))["pixels"]
-    await desk.cluster.run_ctllm_in(desk.state, "login", await desk.cluster.create_invite("alice"))
-    await desk.session.shows(": Connected")
-    cloud = desk.cluster.processes[0]
+    await desktop.ollama.stop(signal.SIGKILL)
+    assert "Ollama is not responding" in await desktop.session.notified("Ollama is not responding")
+    await desktop.start_ollama()
+    await desktop.session.shows(": Connected")
+    await desktop.call(protocol.Logout)
+    icons["disconnected"] = (await desktop.session.shows("Not logged in"))["pixels"]
+    await desktop.cluster.run_ctllm_in(
+        desktop.state_dir, "login", await desktop.cluster.create_invite("alice")
+    )
+    await desktop.session.shows(": Connected")
+    cloud = desktop.cluster.processes[0]
     cloud.send_signal(signal.SIGSTOP)
-    seen["connecting"] = (await desk.session.shows("Connecting", 30))["pixels"]
+    icons["connecting"] = (await desktop.session.shows("Connecting", 30))["pixels"]
     cloud.send_signal(signal.SIGCONT)
-    await desk.session.shows(": Connected", 30)
+    await desktop.session.shows(": Connected", 30)
     await cloud.stop(signal.SIGKILL)
-    seen["error"] = (await desk.session.shows("", 15, "Not connected: "))["pixels"]
-    await desk.cluster.start_cloud()
-    await desk.session.shows(": Connected", 60)
-    assert len(set(seen.values())) == 5, seen
+    icons["error"] = (await desktop.session.shows("", 15, "Not connected: "))["pixels"]
+    await desktop.cluster.start_cloud()
+    await desktop.session.shows(": Connected", 60)
+    assert len(set(icons.values())) == 5, icons
 
 
 @ensureDeferred
-async def test_preferences(desk: Desk) -> None:
-    """What is clicked counts, and has the check mark; what a command says, too."""
+async def test_the_routing_menu_sets_and_shows_the_policy(desktop: Desktop) -> None:
+    """The check mark also follows a policy that a command sets."""
     for label, name in (
         ("This machine first", "local"), ("Other desktops first", "cloud"),
         ("Never the cloud", "never"), ("Automatic", "auto"),
     ):  # fmt: skip
-        await desk.session.click("Routing", label)
+        await desktop.session.click("Routing", label)
 
-        async def counts(name: str = name, label: str = label) -> bool:
-            entries = entry(await desk.session.look(), "Routing")["menu"]
-            checked = [each["label"] for each in entries if each["checked"]]
-            return (await desk.status()).policy == name and checked == [label]
+        async def is_set(name: str = name, label: str = label) -> bool:
+            entries = entry(await desktop.session.look(), "Routing")["menu"]
+            checked = [item["label"] for item in entries if item["checked"]]
+            return (await desktop.status()).policy == name and checked == [label]
 
-        await wait_until(counts, f"{name} to count")
-    await desk.cluster.run_ctllm_in(desk.state, "prefer", "never")
+        await wait_until(is_set, f"the policy {name}")
+    await desktop.cluster.run_ctllm_in(desktop.state_dir, "prefer", "never")
 
     async def shown() -> bool:
-        entries = entry(await desk.session.look(), "Routing")["menu"]
-        return [each["label"] for each in entries if each["checked"]] == ["Never the cloud"]
+        entries = entry(await desktop.session.look(), "Routing")["menu"]
+        return [item["label"] for item in entries if item["checked"]] == ["Never the cloud"]
 
     await wait_until(shown, "the check mark to move")
-    await desk.cluster.run_ctllm_in(desk.state, "prefer", "auto")
+    await desktop.cluster.run_ctllm_in(desktop.state_dir, "prefer", "auto")
 
 
 @ensureDeferred
-async def test_show_and_settings(desk: Desk) -> None:
-    """The browser opens the page."""
-    noted = desk.cluster.directory / "file"
+async def test_show_and_settings_open_the_browser(desktop: Desktop) -> None:
+    """Hide causes a notification that there is no window."""
+    page = desktop.cluster.directory / "file"
     for label, view in (("Show CloudToLocalLLM", ""), ("Settings", "view=settings")):
-        noted.unlink(missing_ok=True)
-        await desk.session.click(label)
-        await wait_until(lambda: noted.exists() and "#invite=" in noted.read_text(), label)
-        assert view in noted.read_text()
-    await desk.session.click("Hide CloudToLocalLLM")
-    assert "no window" in await desk.session.notified("Command failed")
+        page.unlink(missing_ok=True)
+        await desktop.session.click(label)
+        await wait_until(lambda: page.exists() and "#invite=" in page.read_text(), label)
+        assert view in page.read_text()
+    await desktop.session.click("Hide CloudToLocalLLM")
+    assert "no window" in await desktop.session.notified("Command failed")
 
 
 @ensureDeferred
-async def test_about(desk: Desk) -> None:
-    await desk.session.click("About")
-    assert str(desk.state) in await desk.session.notified("ctllm (CloudToLocalLLM)")
+async def test_about_notifies_with_the_state_directory(desktop: Desktop) -> None:
+    await desktop.session.click("About")
+    assert str(desktop.state_dir) in await desktop.session.notified("ctllm (CloudToLocalLLM)")
 
 
 @ensureDeferred
-async def test_models_in_memory(desk: Desk) -> None:
-    """Those that Ollama has loaded."""
+async def test_the_menu_lists_the_models_in_memory(desktop: Desktop) -> None:
     body = {"model": "llama3.2", "prompt": ""}
-    await desk.cluster.request("POST", "/api/generate", body, port=desk.endpoint)
+    await desktop.cluster.request("POST", "/api/generate", body, port=desktop.local_port)
 
     async def shown() -> bool:
-        menu = entry(await desk.session.look(), "Models in memory")["menu"]
-        return [each["label"] for each in menu] == ["llama3.2:latest"]
+        menu = entry(await desktop.session.look(), "Models in memory")["menu"]
+        return [item["label"] for item in menu] == ["llama3.2:latest"]
 
     await wait_until(shown, "the model to be listed")
 
 
 @ensureDeferred
-async def test_signing_out_and_in(desk: Desk) -> None:
-    """A link is asked for in a window; a bad one is answered with why."""
-    await desk.session.click("Log out")
-    look = await desk.session.shows("Not logged in")
-    assert not entry(look, "Show CloudToLocalLLM")["enabled"]
-    typed = desk.cluster.directory / "typed"
+async def test_log_out_and_in_from_the_menu(desktop: Desktop) -> None:
+    """A dialog asks for the invite; a link that is no invite causes a notification."""
+    await desktop.session.click("Log out")
+    panel = await desktop.session.shows("Not logged in")
+    assert not entry(panel, "Show CloudToLocalLLM")["enabled"]
+    typed = desktop.cluster.directory / "typed"
     typed.write_text("https://example.org/\n")
-    await desk.session.click("Log in …")
-    await desk.session.notified("Not an invite link")
-    typed.write_text(await desk.cluster.create_invite("alice"))
-    await desk.session.click("Log in …")
-    await desk.session.shows(": Connected")
+    await desktop.session.click("Log in …")
+    await desktop.session.notified("Not an invite link")
+    typed.write_text(await desktop.cluster.create_invite("alice"))
+    await desktop.session.click("Log in …")
+    await desktop.session.shows(": Connected")
 
 
 @ensureDeferred
-async def test_the_daemon_is_killed(desk: Desk) -> None:
-    """The icon stays and says so; when the daemon is back, whoever started it, so is the icon."""
-    pid = (await desk.status()).pid
+async def test_the_icon_stays_when_the_daemon_is_killed(desktop: Desktop) -> None:
+    """It shows the state of the next daemon, whether the tray or a command started it."""
+    pid = (await desktop.status()).pid
     os.kill(pid, signal.SIGKILL)
-    look = await desk.session.shows("Not running", 5)
-    assert labels(look) == ["Not running", "Start", "Quit"]
-    other = desk.cluster.start_process(
-        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desk.config}"
+    panel = await desktop.session.shows("Not running", 5)
+    assert labels(panel) == ["Not running", "Start", "Quit"]
+    other = desktop.cluster.start_process(
+        "desktop", "twistd", "-n", "--pidfile=", "ctllm", "desktop", f"--config={desktop.config}"
     )
-    await desk.session.shows(": Connected")
+    await desktop.session.shows(": Connected")
     await other.stop()
-    await desk.session.shows("Not running")
-    await desk.session.click("Start")
-    await desk.session.shows(": Connected")
+    await desktop.session.shows("Not running")
+    await desktop.session.click("Start")
+    await desktop.session.shows(": Connected")
     assert not is_running(pid)
 
 
 @ensureDeferred
-async def test_the_tray_is_killed(desk: Desk) -> None:
-    """An answer that streams goes on, and a new tray leaves nothing of the old one behind."""
-    await desk.script("/api/generate", lines=30, line_interval=0.1)
-    answer = await desk.streaming()
-    before = (await desk.session.look())["file"]
-    await desk.program.stop(signal.SIGKILL)
-    lines = [json.loads(line) for line in (await answer).splitlines()]
+async def test_a_response_continues_when_the_tray_is_killed(desktop: Desktop) -> None:
+    """The next tray removes the icon file of the killed one."""
+    await desktop.script("/api/generate", lines=30, line_interval=0.1)
+    response = await desktop.start_response()
+    icon = (await desktop.session.look())["file"]
+    await desktop.tray.stop(signal.SIGKILL)
+    lines = [json.loads(line) for line in (await response).splitlines()]
     assert len(lines) == 31 and lines[-1]["done"] is True
-    assert Path(before).exists(), "nothing cleans up after a kill but the next start"
-    await wait_until(lambda: desk.program.exited.called, "the end to be heard of")
-    await desk.start()
-    assert not Path(before).exists()
+    assert Path(icon).exists(), "Only the next tray removes the file of a killed one."
+    await wait_until(lambda: desktop.tray.exited.called, "the tray to exit")
+    await desktop.start()
+    assert not Path(icon).exists()
 
 
 @ensureDeferred
-async def test_a_second_tray(desk: Desk) -> None:
-    """One icon is enough."""
-    second = desk.cluster.start_process(
-        "tray", "ctllm-tray", f"--config={desk.config}", env=desk.session.env
+async def test_a_second_tray_exits(desktop: Desktop) -> None:
+    second = desktop.cluster.start_process(
+        "tray", "ctllm-tray", f"--config={desktop.config}", env=desktop.session.env
     )
-    await wait_until(lambda: second.exited.called, "the second to end")
+    await wait_until(lambda: second.exited.called, "the second tray to exit")
     assert second.exit_code == 0 and "already running" in second.output
-    assert (await desk.session.look())["there"]
+    assert (await desktop.session.look())["there"]
 
 
 @ensureDeferred
-async def test_quit(desk: Desk) -> None:
-    """Daemon and tray end, once the answer under way is whole; nothing is left of them."""
-    await desk.script("/api/generate", lines=20, line_interval=0.1)
-    answer = await desk.streaming()
-    pid = (await desk.status()).pid
-    await desk.session.click("Quit")
-    await wait_until(lambda: desk.program.exited.called, "the tray to end")
-    assert desk.program.exit_code == 0, desk.program.output
-    assert json.loads((await answer).splitlines()[-1])["done"] is True
+async def test_quit_stops_daemon_and_tray_after_active_responses(desktop: Desktop) -> None:
+    """Only credentials, preference, lock files and the log remain on disk."""
+    await desktop.script("/api/generate", lines=20, line_interval=0.1)
+    response = await desktop.start_response()
+    pid = (await desktop.status()).pid
+    await desktop.session.click("Quit")
+    await wait_until(lambda: desktop.tray.exited.called, "the tray to exit")
+    assert desktop.tray.exit_code == 0, desktop.tray.output
+    assert json.loads((await response).splitlines()[-1])["done"] is True
     assert not is_running(pid)
-    assert not (await desk.session.look())["there"]
-    assert not (desk.state / "tray").exists()
-    left = {path.name for path in (desk.state / "desktop").iterdir()}
-    assert left - {"preference.json"} == {
+    assert not (await desktop.session.look())["there"]
+    assert not (desktop.state_dir / "tray").exists()
+    files = {path.name for path in (desktop.state_dir / "desktop").iterdir()}
+    assert files - {"preference.json"} == {
         "credentials.json", "credentials.lock", "lock", "desktop.log",
     }  # fmt: skip
 
 
 @ensureDeferred
-async def test_a_command_that_quits(desk: Desk) -> None:
-    """It ends the daemon that the tray started, which is then quite gone; the tray stays."""
-    pid = (await desk.status()).pid
-    said = await desk.cluster.run_ctllm_in(desk.state, "quit")
-    assert said.endswith("The desktop stopped.")
-    assert not Path(f"/proc/{pid}").exists(), "nobody has buried it"
-    await desk.session.shows("Not running")
+async def test_the_tray_stays_when_a_command_stops_the_daemon(desktop: Desktop) -> None:
+    """The daemon's process, which the tray started, leaves no zombie."""
+    pid = (await desktop.status()).pid
+    output = await desktop.cluster.run_ctllm_in(desktop.state_dir, "quit")
+    assert output.endswith("The desktop stopped.")
+    assert not Path(f"/proc/{pid}").exists(), "The process of the daemon is a zombie."
+    await desktop.session.shows("Not running")
 
 
 @ensureDeferred
-async def test_told_to_end(desk: Desk) -> None:
-    """By SIGTERM, as at the end of a session: the tray goes, the daemon stays."""
-    pid = (await desk.status()).pid
-    await desk.program.stop()
-    assert is_running(pid) and not (desk.state / "tray").exists()
+async def test_the_daemon_stays_when_sigterm_stops_the_tray(desktop: Desktop) -> None:
+    """A desktop session sends SIGTERM at its end."""
+    pid = (await desktop.status()).pid
+    await desktop.tray.stop()
+    assert is_running(pid) and not (desktop.state_dir / "tray").exists()
 
 
-# -- where there is no place for it
+# -- sessions without a panel
 
 
 @ensureDeferred
-async def test_no_panel(cluster: Cluster) -> None:
-    """A clear word, with what helps; and how things can be seen without a tray."""
+async def test_without_a_panel_the_tray_exits_with_advice(cluster: Cluster) -> None:
+    """The message says what helps on GNOME, and names `ctllm status`."""
     session = DesktopSession(cluster)
     await session.start(panel=False)
     tray = session.tray(cluster.directory / "state", "--no-start", "--wait=0.5")
-    await wait_until(lambda: tray.exited.called, "the tray to give up")
+    await wait_until(lambda: tray.exited.called, "the tray to exit")
     assert tray.exit_code == 1
     assert re.search("shows no tray icons.*GNOME.*ctllm status", tray.output, re.DOTALL)
 
 
 @ensureDeferred
-async def test_no_session(cluster: Cluster) -> None:
+async def test_without_a_display_the_tray_exits_with_an_error(cluster: Cluster) -> None:
     tray = cluster.start_process(
         "tray", "ctllm-tray", f"--state-dir={cluster.directory}", "--no-start"
     )
-    await wait_until(lambda: tray.exited.called, "the tray to give up")
+    await wait_until(lambda: tray.exited.called, "the tray to exit")
     assert tray.exit_code == 1 and "DISPLAY" in tray.output and "Traceback" not in tray.output
 
 
 @ensureDeferred
-async def test_a_panel_that_comes_late(cluster: Cluster) -> None:
-    """As at the start of a session; and no daemon is started where none is wanted."""
+async def test_the_tray_waits_for_the_panel(cluster: Cluster) -> None:
+    """At the start of a session the panel may come later; `--no-start` starts no daemon."""
     session = DesktopSession(cluster)
     await session.start(panel=False)
     tray = session.tray(cluster.directory / "state", "--no-start", "--wait=20", "--panel=light")
     await session.start_panel()
-    look = await session.shows("Not running")
-    assert tray.exit_code is None and labels(look)[0] == "Not running"
+    panel = await session.shows("Not running")
+    assert tray.exit_code is None and labels(panel)[0] == "Not running"
     assert not (cluster.directory / "state" / "desktop").exists()
     await tray.stop()
     await session.close()
 
 
-# -- with the session
+# -- autostart
 
 
 @ensureDeferred
-async def test_autostart(cluster: Cluster) -> None:
-    """The entry, started as by a session, brings up tray and desktop; `off` leaves nothing."""
+async def test_the_autostart_entry_starts_tray_and_desktop(cluster: Cluster) -> None:
+    """The test launches it as a desktop session does; `autostart off` removes every file."""
     session = DesktopSession(cluster)
     await session.start()
     state = cluster.directory / "some state"
     config = cluster.directory / "config"
     env = {**session.env, "XDG_CONFIG_HOME": str(config), "PATH": str(BIN)}
 
-    async def autostart(word: str) -> None:
-        argv = [str(BIN / "ctllm"), f"--state-dir={state}", "autostart", word]
-        done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr
+    async def autostart(value: str) -> None:
+        argv = [str(BIN / "ctllm"), f"--state-dir={state}", "autostart", value]
+        process = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+        assert process.returncode == 0, process.stderr
 
     await autostart("on")
     (path,) = [path for path in config.rglob("*") if path.is_file()]
@@ -407,23 +413,23 @@ async def test_autostart(cluster: Cluster) -> None:
     await deferToThread(
         subprocess.run, ["/usr/bin/python3", "-c", launch, str(path)], env=session.env, check=True
     )
-    look = await session.shows("Not logged in")
-    assert "Log in …" in labels(look)
+    panel = await session.shows("Not logged in")
+    assert "Log in …" in labels(panel)
     await session.click("Quit")
 
-    async def gone() -> bool:
+    async def is_removed() -> bool:
         return not (await session.look())["there"]
 
-    await wait_until(gone, "the tray to end")
+    await wait_until(is_removed, "the icon to disappear")
     await autostart("off")
     assert not [path for path in config.rglob("*") if not path.is_dir()]
     await session.close()
 
 
-@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd's own judgement")
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="Needs systemd-analyze.")
 @ensureDeferred
-async def test_the_unit_is_sound(cluster: Cluster) -> None:
-    """As systemd reads it."""
+async def test_systemd_accepts_the_autostart_unit(cluster: Cluster) -> None:
+    """The path of the state directory has characters that units must escape."""
     env = {**cluster.environment(), "XDG_CONFIG_HOME": str(cluster.directory)}
     env["XDG_RUNTIME_DIR"] = str(cluster.directory)
     state = cluster.directory / "a $tate of 100%"
@@ -431,5 +437,5 @@ async def test_the_unit_is_sound(cluster: Cluster) -> None:
     await deferToThread(subprocess.run, argv, capture_output=True, env=env, check=True)
     unit = cluster.directory / "systemd" / "user" / "ctllm-desktop.service"
     verify = ["systemd-analyze", "--user", "verify", str(unit)]
-    done = await deferToThread(subprocess.run, verify, capture_output=True, text=True, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
+    process = await deferToThread(subprocess.run, verify, capture_output=True, text=True, env=env)
+    assert (process.returncode, process.stderr) == (0, "")
