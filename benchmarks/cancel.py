@@ -1,8 +1,8 @@
-"""How soon a model server hears that a client left, in each phase of an exchange.
+"""The time from a client's disconnect to that of the model server, in each phase of a request.
 
-`python -m benchmarks.cancel` from the root of the repository; `--write` keeps the table in
-benchmarks/README.md. The clients and the model server are in this process, so both ends are timed
-by one clock; in between are a cloud, a streaming proxy and a desktop as they always run.
+`python -m benchmarks.cancel` from the root of the repository; `--write` stores the table in
+benchmarks/README.md. The clients and the model server are in this process, so that one clock
+times both ends. Between them are a cloud, a streaming proxy and a desktop.
 """
 
 from __future__ import annotations
@@ -19,54 +19,57 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.paths import Way, ctllm_front
+from benchmarks.paths import RequestPath, ctllm_with_gateway
 
 TRIES = 200
-PATIENCE = 10.0
-CALM = 0.005
-"""Seconds that a phase lasts before its client leaves."""
+TIMEOUT = 10.0
+PHASE_SECONDS = 0.005
+"""Seconds that a phase lasts before its client disconnects."""
 
-HEAD = (
+RESPONSE_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
 LINE = b'c\r\n{"a": "bc"}\n\r\n'
-KNOWN = {b"/api/version": b'{"version":"0.12.6"}', b"/api/tags": b'{"models":[{"name":"m"}]}'}
+FIXED_RESPONSES = {
+    b"/api/version": b'{"version":"0.12.6"}',
+    b"/api/tags": b'{"models":[{"name":"m"}]}',
+}
 
 
 class ModelServer:
-    """Answers as `phase` says; puts the time at which each connection was closed into `ends`."""
+    """Responds according to `phase`, and puts the times of closes into `closes`."""
 
     def __init__(self) -> None:
-        self.listening = socket.create_server(("127.0.0.1", 0), backlog=512)
-        self.port: int = self.listening.getsockname()[1]
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.port: int = self.listener.getsockname()[1]
         self.phase = ""
-        self.begun: queue.Queue[None] = queue.Queue()
-        self.ends: queue.Queue[float] = queue.Queue()
+        self.starts: queue.Queue[None] = queue.Queue()
+        self.closes: queue.Queue[float] = queue.Queue()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         while True:
-            connection, _ = self.listening.accept()
+            connection, _ = self.listener.accept()
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            while asked := _head(connection):
-                answer = KNOWN.get(asked.split(b" ")[1])
-                if answer is None:
+            while head := _read_head(connection):
+                response = FIXED_RESPONSES.get(head.split(b" ")[1])
+                if response is None:
                     break
-                size = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer)
-                connection.sendall(size + answer)
+                response_head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(response)
+                connection.sendall(response_head + response)
             else:
                 return
-            self.begun.put(None)
-            with suppress(OSError):  # a reset is an end as well
-                self._until_closed(connection)
-            self.ends.put(time.monotonic())
+            self.starts.put(None)
+            with suppress(OSError):  # a reset counts as a close
+                self._respond_until_closed(connection)
+            self.closes.put(time.monotonic())
 
-    def _until_closed(self, connection: socket.socket) -> None:
+    def _respond_until_closed(self, connection: socket.socket) -> None:
         if self.phase == "streaming":
-            connection.sendall(HEAD)
+            connection.sendall(RESPONSE_HEAD)
             connection.settimeout(0.02)
         while True:
             try:
@@ -76,105 +79,107 @@ class ModelServer:
                 connection.sendall(LINE)
 
 
-def _head(connection: socket.socket) -> bytes:
-    """The next request's head; nothing when the other side closed."""
-    got = b""
-    while b"\r\n\r\n" not in got:
+def _read_head(connection: socket.socket) -> bytes:
+    """The head of the next request; empty if the client closed the connection."""
+    received = b""
+    while b"\r\n\r\n" not in received:
         piece = connection.recv(65536)
         if not piece:
             return b""
-        got += piece
-    return got
+        received += piece
+    return received
 
 
-def _ask(way: Way, path: str, length: int, body: bytes) -> socket.socket:
-    host, port = way.address.split(":")
-    client = socket.create_connection((host, int(port)), timeout=PATIENCE)
-    headers = "".join(f"{name}: {value}\r\n" for name, value in way.headers.items())
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n"
+def _send_request(
+    request_path: RequestPath, target: str, length: int, body: bytes
+) -> socket.socket:
+    host, port = request_path.address.split(":")
+    client = socket.create_connection((host, int(port)), timeout=TIMEOUT)
+    headers = "".join(f"{name}: {value}\r\n" for name, value in request_path.headers.items())
+    head = f"POST {target} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {length}\r\n\r\n"
     client.sendall(head.encode() + body)
     return client
 
 
-def asked(way: Way) -> socket.socket:
-    """A client whose question is whole, and that has no answer yet."""
+def loading(request_path: RequestPath) -> socket.socket:
+    """A client that has sent a complete request and has no response yet."""
     body = b'{"model":"m"}'
-    return _ask(way, "/api/chat", len(body), body)
+    return _send_request(request_path, "/api/chat", len(body), body)
 
 
-def streaming(way: Way) -> socket.socket:
-    """A client that has had the first line."""
-    client = asked(way)
-    got = b""
-    while LINE not in got:
-        got += client.recv(65536)
+def streaming(request_path: RequestPath) -> socket.socket:
+    """A client that has received the first line."""
+    client = loading(request_path)
+    received = b""
+    while LINE not in received:
+        received += client.recv(65536)
     return client
 
 
-def uploading(way: Way) -> socket.socket:
-    """A client that has sent some of a large blob."""
-    return _ask(way, "/api/blobs/sha256:" + "0" * 64, 1 << 30, bytes(200_000))
+def uploading(request_path: RequestPath) -> socket.socket:
+    """A client that has sent a part of a large blob."""
+    return _send_request(request_path, "/api/blobs/sha256:" + "0" * 64, 1 << 30, bytes(200_000))
 
 
-def asked_for_one(way: Way) -> socket.socket:
-    """A client that waits for an answer that does not stream."""
+def not_streaming(request_path: RequestPath) -> socket.socket:
+    """A client that waits for a response that is not streamed."""
     body = b'{"model":"m","stream":false}'
-    return _ask(way, "/api/chat", len(body), body)
+    return _send_request(request_path, "/api/chat", len(body), body)
 
 
-def queued(way: Way) -> socket.socket:
-    """A client of another API, whose request waits for its turn."""
+def queued(request_path: RequestPath) -> socket.socket:
+    """A client of the OpenAI API whose request is in the model server's queue."""
     body = b'{"model":"m","stream":true,"messages":[]}'
-    return _ask(way, "/v1/chat/completions", len(body), body)
+    return _send_request(request_path, "/v1/chat/completions", len(body), body)
 
 
-# To a relay the first three are alike: the question is whole, and nothing has come.
-PHASES: dict[str, Callable[[Way], socket.socket]] = {
+# For a relay the first three are the same: the request is complete, and no response has begun.
+PHASES: dict[str, Callable[[RequestPath], socket.socket]] = {
     "queued": queued,
-    "the model loads": asked,
-    "waiting for an answer that does not stream": asked_for_one,
+    "the model loads": loading,
+    "waiting for an answer that does not stream": not_streaming,
     "streaming": streaming,
     "uploading": uploading,
 }
 
 
-def tries(way: Way, server: ModelServer, phase: str, count: int) -> list[float]:
-    """Milliseconds from each client's close to the model server's end of it, sorted."""
+def measure(request_path: RequestPath, server: ModelServer, phase: str, count: int) -> list[float]:
+    """Milliseconds from the close of each client to that at the model server, sorted."""
     server.phase = phase
-    found = []
+    times_ms = []
     for _ in range(count):
-        client = PHASES[phase](way)
-        server.begun.get(timeout=PATIENCE)
-        time.sleep(CALM)  # so that it is the phase, and not its beginning, that is left
-        left = time.monotonic()
+        client = PHASES[phase](request_path)
+        server.starts.get(timeout=TIMEOUT)
+        time.sleep(PHASE_SECONDS)  # so that the phase itself is measured, not its start
+        closed_at = time.monotonic()
         client.close()
-        found.append((server.ends.get(timeout=PATIENCE) - left) * 1000)
-    return sorted(found)
+        times_ms.append((server.closes.get(timeout=TIMEOUT) - closed_at) * 1000)
+    return sorted(times_ms)
 
 
 def text(times: dict[str, list[float]]) -> str:
-    """The table."""
+    """The results as a table."""
     rows = [["the client leaves while", "tries", "p50 ms", "p99 ms", "most ms"]]
-    for phase, found in times.items():
-        p50, p99 = report.at(found, 0.5), report.at(found, 0.99)
-        rows.append([phase, str(len(found)), *map(report.number, (p50, p99, found[-1]))])
+    for phase, times_ms in times.items():
+        p50, p99 = report.quantile_of(times_ms, 0.5), report.quantile_of(times_ms, 0.99)
+        rows.append([phase, str(len(times_ms)), *map(report.number, (p50, p99, times_ms[-1]))])
     return report.table(rows)
 
 
 def main() -> None:
-    """Measure each phase, print, and keep the table if asked."""
+    """Measure each phase, print the table, and store it with --write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cancel", description=__doc__)
-    parser.add_argument("--tries", type=int, default=TRIES, help="of each phase")
-    parser.add_argument("--write", action="store_true", help="keep the table in README.md")
-    asked_for = parser.parse_args()
+    parser.add_argument("--tries", type=int, default=TRIES, help="number of tries of each phase")
+    parser.add_argument("--write", action="store_true", help="store the table in README.md")
+    args = parser.parse_args()
     server, times = ModelServer(), {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, ExitStack() as stack:
-        way = ctllm_front(stack, Path(folder), server.port)
+        request_path = ctllm_with_gateway(stack, Path(folder), server.port)
         for phase in PHASES:
-            print(f"leaving while {phase} …", file=sys.stderr)
-            times[phase] = tries(way, server, phase, asked_for.tries)
+            print(f"Disconnecting while {phase} …", file=sys.stderr)
+            times[phase] = measure(request_path, server, phase, args.tries)
     print(text(times))
-    if asked_for.write:
+    if args.write:
         report.write(text(times), "cancel")
 
 

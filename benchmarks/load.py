@@ -1,8 +1,8 @@
-"""The load: many clients in one process of its own, as cheap as Python can make them.
+"""The load: many clients in a separate process, with as little overhead as possible.
 
-`python -m benchmarks.load ORDER` takes one order as JSON and prints one result as JSON. What comes
-is kept as it comes, with its time, and read only when all is over, so that the load itself stays
-out of the figures.
+`python -m benchmarks.load ORDER` takes one order as JSON and prints one result as JSON. It stores
+data with the time of arrival and parses it when all streams have ended, so that parsing does not
+affect the measurement.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from typing import Any
 
 from benchmarks.processes import machine_seconds
 
-STAMP = re.compile(rb'"created_at":"([^"]+)"')
+CREATED_AT = re.compile(rb'"created_at":"([^"]+)"')
 CONNECTING = (errno.EINPROGRESS, 0)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to do.
+    """The requests to send.
 
-    `address` is `host:port` or `unix:path`; `streams` requests are open at a time, all from the
-    start, and `rounds` times one after the other; after `seconds` they are cut off, which is
-    failure unless `endless`. `timed` reads each line's `created_at`.
+    `address` is `host:port` or `unix:path`. Each of `rounds` rounds starts `streams` requests at
+    once and aborts them after `seconds`, which counts as failure unless `endless`. If `timed`,
+    latency is computed from the `created_at` of each line.
     """
 
     address: str
@@ -46,15 +46,15 @@ class Order:
 
 @dataclass
 class Result:
-    """What came: latencies and times to the first byte in milliseconds, CPU in seconds.
+    """Latencies and times to the first byte in milliseconds, CPU time in seconds.
 
-    `machine` is the CPU time of everything that ran meanwhile.
+    `cpu` is the CPU time of this process, `machine` that of everything in the same time.
     """
 
     lines: int = 0
     seconds: float = 0.0
     failed: int = 0
-    why: str = ""
+    reason: str = ""
     latency: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     cpu: float = 0.0
@@ -62,48 +62,48 @@ class Result:
 
 
 class Stream:
-    """One client."""
+    """One client connection."""
 
-    __slots__ = ("begun", "chunks", "first", "lines", "over", "socket", "tail")
+    __slots__ = ("chunks", "first", "has_ended", "lines", "socket", "start", "tail")
 
     def __init__(self) -> None:
-        self.begun = time.time()
+        self.start = time.time()
         self.first = 0.0
         self.chunks: list[tuple[float, bytes]] = []
         self.lines = 0
         self.tail = b""
-        self.over = False
+        self.has_ended = False
         self.socket: Any = None
 
-    def dial(self, address: str) -> bool:
-        """Begin to connect; False where a UNIX socket's queue is full now."""
+    def connect(self, address: str) -> bool:
+        """Start to connect; returns False if the backlog of a UNIX socket is full."""
         family: int = socket.AF_UNIX
-        where: Any = address.removeprefix("unix:")
+        target: Any = address.removeprefix("unix:")
         if not address.startswith("unix:"):
             host, _, port = address.rpartition(":")
-            family, where = socket.AF_INET, (host, int(port))
+            family, target = socket.AF_INET, (host, int(port))
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)
-        done = self.socket.connect_ex(where)
-        if done in CONNECTING:
+        error = self.socket.connect_ex(target)
+        if error in CONNECTING:
             return True
         self.socket.close()
-        if done == errno.EAGAIN:
+        if error == errno.EAGAIN:
             return False
-        raise OSError(done, errno.errorcode[done])
+        raise OSError(error, errno.errorcode[error])
 
-    def wrong(self, endless: bool) -> str:
-        """Why this one failed, or nothing."""
+    def failure(self, endless: bool) -> str:
+        """The reason of the failure, or an empty string."""
         begin = self.chunks[0][1] if self.chunks else b""
         if not begin.startswith(b"HTTP/1.1 200"):
             return begin[:200].decode("latin-1") or "no answer in time"
         if endless:
-            return "ended early" if self.over else ""
+            return "ended early" if self.has_ended else ""
         return "" if b'"done":true' in self.tail else "no clean end"
 
 
 class Load:
-    """Runs one round of an order."""
+    """One round of an order."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -114,63 +114,64 @@ class Load:
         self.streams: list[Stream] = []
 
     def run(self) -> None:
-        """Open all streams at once and read until they end or the time is over."""
-        end = time.time() + self._order.seconds
+        """Open all streams at once and read until they end or the time has elapsed."""
+        deadline = time.time() + self._order.seconds
         self._waiting = self.streams = [Stream() for _ in range(self._order.streams)]
-        self._dial()
-        while (self._open or self._waiting) and time.time() < end:
-            for number, events in self._epoll.poll(0.001 if self._waiting else 0.1, 256):
-                self._event(number, events)
+        self._connect_waiting()
+        while (self._open or self._waiting) and time.time() < deadline:
+            for fd, events in self._epoll.poll(0.001 if self._waiting else 0.1, 256):
+                self._handle_event(fd, events)
             if self._waiting:
-                self._dial()
+                self._connect_waiting()
         for stream in self._open.values():
             stream.socket.close()
         self._epoll.close()
 
-    def _dial(self) -> None:
-        left = []
+    def _connect_waiting(self) -> None:
+        still_waiting = []
         for stream in self._waiting:
             try:
-                begun = stream.dial(self._order.address)
+                is_connecting = stream.connect(self._order.address)
             except OSError:
-                continue  # refused: it has no answer and counts as failed
-            if begun:
-                number = stream.socket.fileno()
-                self._open[number] = stream
-                self._epoll.register(number, select.EPOLLOUT)
+                continue  # refused: it has no response and counts as failed
+            if is_connecting:
+                fd = stream.socket.fileno()
+                self._open[fd] = stream
+                self._epoll.register(fd, select.EPOLLOUT)
             else:
-                left.append(stream)
-        self._waiting = left
+                still_waiting.append(stream)
+        self._waiting = still_waiting
 
-    def _event(self, number: int, events: int) -> None:
-        stream = self._open[number]
+    def _handle_event(self, fd: int, events: int) -> None:
+        stream = self._open[fd]
         try:
             if events & select.EPOLLOUT:
                 stream.socket.send(self._request)
-                self._epoll.modify(number, select.EPOLLIN)
+                self._epoll.modify(fd, select.EPOLLIN)
                 return
             data = stream.socket.recv(65536)
         except OSError:
             data = b""
         if data:
-            self._take(stream, data)
+            self._store_data(stream, data)
         else:
-            stream.over = True
-            del self._open[number]
+            stream.has_ended = True
+            del self._open[fd]
             stream.socket.close()
 
-    def _take(self, stream: Stream, data: bytes) -> None:
+    def _store_data(self, stream: Stream, data: bytes) -> None:
         now = time.time()
         if not stream.first:
             stream.first = now
         if self._order.timed or not stream.chunks:
             stream.chunks.append((now, data))
-        stream.lines += data.count(b"{")  # one in each line, and one byte is never split
+        # Each line has one "{". A single byte cannot be split between reads.
+        stream.lines += data.count(b"{")
         stream.tail = data[-400:] if len(data) >= 400 else stream.tail[-400:] + data
 
 
 def request(headers: dict[str, str]) -> bytes:
-    """Give one request that streams, on a connection that closes after it."""
+    """A request for a streamed response, with `Connection: close`."""
     body = json.dumps({"model": "m", "prompt": "go"}).encode()
     head = {
         "Host": "127.0.0.1",
@@ -184,27 +185,27 @@ def request(headers: dict[str, str]) -> bytes:
 
 
 def latencies(chunks: list[tuple[float, bytes]]) -> list[float]:
-    """Milliseconds from each line's stamp to the arrival of its end."""
+    """Milliseconds from the `created_at` of each line to the arrival of its end."""
     found, rest = [], b""
     for arrived, data in chunks:
-        whole, _, rest = (rest + data).rpartition(b"\n")
-        for stamp in STAMP.findall(whole):
-            made = datetime.fromisoformat(stamp.decode()).timestamp()
-            found.append((arrived - made) * 1000)
+        complete_lines, _, rest = (rest + data).rpartition(b"\n")
+        for stamp in CREATED_AT.findall(complete_lines):
+            created_at = datetime.fromisoformat(stamp.decode()).timestamp()
+            found.append((arrived - created_at) * 1000)
     return found
 
 
 def quantiles(values: list[float]) -> list[float]:
-    """Thin out sorted `values` to 1,001 that stand for all, to hand over."""
+    """Sort `values` and reduce them to at most 1,001 quantiles."""
     values = sorted(values)
     if len(values) <= 1001:
         return values
     return [values[min(len(values) - 1, i * len(values) // 1000)] for i in range(1001)]
 
 
-def carry_out(order: Order) -> Result:
+def run_order(order: Order) -> Result:
     """Run all rounds of an order."""
-    result, began, cpu = Result(), time.time(), time.process_time()
+    result, start, cpu = Result(), time.time(), time.process_time()
     machine = machine_seconds()
     latency: list[float] = []
     loads = []
@@ -212,15 +213,15 @@ def carry_out(order: Order) -> Result:
         load = Load(order)
         load.run()
         loads.append(load)
-    result.seconds, result.cpu = time.time() - began, time.process_time() - cpu
+    result.seconds, result.cpu = time.time() - start, time.process_time() - cpu
     result.machine = machine_seconds() - machine
     for stream in (stream for load in loads for stream in load.streams):
         result.lines += stream.lines
-        wrong = stream.wrong(order.endless)
-        result.failed += bool(wrong)
-        result.why = result.why or wrong
+        failure = stream.failure(order.endless)
+        result.failed += bool(failure)
+        result.reason = result.reason or failure
         if stream.first:
-            result.first.append((stream.first - stream.begun) * 1000)
+            result.first.append((stream.first - stream.start) * 1000)
         if order.timed:
             latency += latencies(stream.chunks)
     result.latency, result.first = quantiles(latency), quantiles(result.first)
@@ -228,11 +229,11 @@ def carry_out(order: Order) -> Result:
 
 
 def main() -> None:
-    """Do what the command line says."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    """Run the order in the command line and print its result."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     gc.disable()
-    print(json.dumps(asdict(carry_out(Order(**json.loads(sys.argv[1]))))))
+    print(json.dumps(asdict(run_order(Order(**json.loads(sys.argv[1]))))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One way under one load: what came through, how late, and what it cost whom."""
+"""Measure one path under one load: delivered lines, latency, CPU time and memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.load import Order
-from benchmarks.paths import Way
+from benchmarks.paths import RequestPath
 from benchmarks.processes import cpu_seconds, memory_mb
 
-LINE = 110
-RATE = 20
+LINE_BYTES = 110
+LINES_PER_SECOND = 20
 
 
 @dataclass(frozen=True)
 class Case:
-    """One load: what the model server is told to say, and what the clients do."""
+    """One load: the script of the model server, and the requests of the clients."""
 
     name: str
     streams: int
@@ -32,9 +32,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Measure:
-    """One row. CPU is µs a line by part, times are sorted ms, memory is MB by part.
+    """One row. CPU is in µs a line by part, times are in ms and sorted, memory is in MB by part.
 
-    `cores` is how many cores' time relay, clients and server took, `machine` everything that ran.
+    `cores` is the CPU time per second of relay, clients and server, `machine` that of everything.
     """
 
     case: Case
@@ -45,7 +45,7 @@ class Measure:
     latency: list[float]
     first: list[float]
     failed: int
-    why: str
+    reason: str
     idle: dict[str, float]
     peak: dict[str, float]
     cores: float
@@ -53,78 +53,90 @@ class Measure:
 
 
 def paced(streams: int, seconds: float) -> Case:
-    """Lines at 20 a second over so many streams, for so many seconds."""
-    script = {"lines": int(seconds * RATE), "line_interval": 1 / RATE, "line_bytes": LINE}
+    """20 lines a second on each of `streams` streams, for `seconds` seconds."""
+    script = {
+        "lines": int(seconds * LINES_PER_SECOND),
+        "line_interval": 1 / LINES_PER_SECOND,
+        "line_bytes": LINE_BYTES,
+    }
     name = f"{streams:,} streams" if streams > 1 else "1 stream"
     return Case(name, streams, script, seconds * 2 + 10)
 
 
 def saturated(streams: int, seconds: float) -> Case:
-    """Lines as fast as they are taken. The server then writes many at once."""
-    script = {"lines": 100_000_000, "line_interval": 0, "line_bytes": LINE}
+    """Lines as fast as they are read. The server then writes many at once."""
+    script = {"lines": 100_000_000, "line_interval": 0, "line_bytes": LINE_BYTES}
     return Case("saturated", streams, script, seconds, endless=True, timed=False)
 
 
-def quiet(tries: int) -> Case:
-    """One request after the other, to see what the first byte costs on a machine at rest."""
-    script = {"lines": 1, "line_interval": 0, "line_bytes": LINE}
+def sequential(tries: int) -> Case:
+    """One request after the other, for the time to the first byte on an idle machine."""
+    script = {"lines": 1, "line_interval": 0, "line_bytes": LINE_BYTES}
     return Case("first byte", 1, script, 20.0, rounds=tries, timed=False)
 
 
-def tell(server: int, script: dict[str, Any]) -> None:
-    """Give the fake Ollama the script for all that is generated from now on."""
-    where = f"http://127.0.0.1:{server}/fake/"
-    for method, what, body in (
+def set_script(server_port: int, script: dict[str, Any]) -> None:
+    """Set the script of the fake Ollama for all further responses of /api/generate."""
+    url = f"http://127.0.0.1:{server_port}/fake/"
+    for method, resource, body in (
         ("DELETE", "scripts", None),
         ("DELETE", "requests", None),
         ("POST", "scripts", {"path": "/api/generate", "script": script}),
     ):
         data = json.dumps(body).encode() if body else None
-        urllib.request.urlopen(urllib.request.Request(where + what, data, method=method)).close()
+        urllib.request.urlopen(urllib.request.Request(url + resource, data, method=method)).close()
 
 
-def measure(way: Way, case: Case, server: int, server_pid: int, idle: dict[str, float]) -> Measure:
-    """Put the load of `case` on `way`; `idle` is the memory of its parts before any load."""
-    tell(server, case.script)
+def measure(
+    path: RequestPath, case: Case, server_port: int, server_pid: int, idle: dict[str, float]
+) -> Measure:
+    """Measure the load of `case` on `path`; `idle` is the memory of its parts before any load."""
+    set_script(server_port, case.script)
     order = Order(
-        way.address, way.headers, case.streams, case.seconds, case.rounds, case.endless, case.timed
+        path.address,
+        path.headers,
+        case.streams,
+        case.seconds,
+        case.rounds,
+        case.endless,
+        case.timed,
     )
-    before, at_server = spent(way), cpu_seconds((server_pid,))
-    got = load(order, case.seconds * max(1, case.rounds // 20) + 30)
-    after = spent(way)
-    at_server = cpu_seconds((server_pid,)) - at_server
-    lines = max(1, got["lines"])
+    before, server_cpu = cpu_by_part(path), cpu_seconds((server_pid,))
+    result = run_load(order, case.seconds * max(1, case.rounds // 20) + 30)
+    after = cpu_by_part(path)
+    server_cpu = cpu_seconds((server_pid,)) - server_cpu
+    lines = max(1, result["lines"])
     cpu = {part: (after[part] - before[part]) * 1e6 / lines for part in after}
-    busy = sum(after.values()) - sum(before.values()) + at_server + got["cpu"]
+    busy = sum(after.values()) - sum(before.values()) + server_cpu + result["cpu"]
     return Measure(
         case=case,
-        lines=got["lines"],
-        rate=got["lines"] / got["seconds"],
+        lines=result["lines"],
+        rate=result["lines"] / result["seconds"],
         cpu=cpu,
-        cost=sum(cpu[part] for part in way.counted),
-        latency=got["latency"],
-        first=got["first"],
-        failed=got["failed"],
-        why=got["why"],
+        cost=sum(cpu[part] for part in path.counted),
+        latency=result["latency"],
+        first=result["first"],
+        failed=result["failed"],
+        reason=result["reason"],
         idle=idle,
-        peak=memory(way, "VmHWM"),
-        cores=busy / got["seconds"],
-        machine=got["machine"] / got["seconds"],
+        peak=memory_by_part(path, "VmHWM"),
+        cores=busy / result["seconds"],
+        machine=result["machine"] / result["seconds"],
     )
 
 
-def spent(way: Way) -> dict[str, float]:
-    """CPU seconds of each part so far."""
-    return {part: cpu_seconds(pids) for part, pids in way.parts.items()}
+def cpu_by_part(path: RequestPath) -> dict[str, float]:
+    """CPU time of each part so far, in seconds."""
+    return {part: cpu_seconds(pids) for part, pids in path.parts.items()}
 
 
-def memory(way: Way, what: str) -> dict[str, float]:
-    """Memory of each part in MB."""
-    return {part: memory_mb(pids, what) for part, pids in way.parts.items()}
+def memory_by_part(path: RequestPath, field: str) -> dict[str, float]:
+    """The memory of each part in MB; `field` as in `memory_mb`."""
+    return {part: memory_mb(pids, field) for part, pids in path.parts.items()}
 
 
-def load(order: Order, patience: float) -> dict[str, Any]:
-    """Have a process of its own carry the order out."""
+def run_load(order: Order, timeout: float) -> dict[str, Any]:
+    """Run the order in a separate process; returns its result."""
     argv = [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(order))]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, timeout=patience, check=True)
-    return json.loads(done.stdout)
+    process = subprocess.run(argv, stdout=subprocess.PIPE, timeout=timeout, check=True)
+    return json.loads(process.stdout)

@@ -1,6 +1,7 @@
-"""The ways from a client to the model server: each is started, described, and ended with its stack.
+"""The paths from a client to the model server, through different relays.
 
-A way that cannot be had on this machine raises Absent, with the reason.
+Each function starts a relay, which stops with the exit stack. It raises Unavailable, with the
+reason, if the relay cannot run on this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.processes import Absent, Program, children, listens
+from benchmarks.processes import Program, Unavailable, descendants, is_listening
 from ctllm import __version__
 from ctllm.cloud.identity import (
     MANAGE,
@@ -37,10 +38,11 @@ USER = User("ctllm", "bench", "bench")
 
 
 @dataclass(frozen=True)
-class Way:
-    """Where clients go, what they send along, and whose processes carry it.
+class RequestPath:
+    """The address for clients, the headers to send, and the processes of the relay.
 
-    `counted` are the parts whose CPU is this way's cost; the others are shown beside.
+    `parts` has process ids by name. The cost of the path is the CPU time of the parts in
+    `counted`; that of the others is only shown.
     """
 
     address: str
@@ -50,17 +52,17 @@ class Way:
     version: str = ""
 
 
-Maker = Callable[[ExitStack, Path, int], Way]
+PathFactory = Callable[[ExitStack, Path, int], RequestPath]
 
 
-def direct(stack: ExitStack, folder: Path, server: int) -> Way:
-    """Nothing in between."""
-    return Way(f"127.0.0.1:{server}")
+def direct(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """No relay."""
+    return RequestPath(f"127.0.0.1:{server}")
 
 
-def nginx(stack: ExitStack, folder: Path, server: int) -> Way:
-    """One hop of nginx's proxy_pass, one worker."""
-    program, port = found("nginx"), free_port()
+def nginx(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """One hop of nginx's proxy_pass, with one worker."""
+    program, port = find_program("nginx"), free_port()
     config = folder / "nginx.conf"
     config.write_text(
         f"daemon off; worker_processes 1; worker_rlimit_nofile 8192; pid {folder}/nginx.pid;\n"
@@ -72,15 +74,16 @@ def nginx(stack: ExitStack, folder: Path, server: int) -> Way:
         "} } }\n"
     )
     running = Program(stack, folder / "nginx.log", [program, "-p", str(folder), "-c", str(config)])
-    running.until(lambda: listens(f"127.0.0.1:{port}"))
-    parts = {"nginx": (running.pid, *children(running.pid))}
+    running.wait_until(lambda: is_listening(f"127.0.0.1:{port}"))
+    parts = {"nginx": (running.pid, *descendants(running.pid))}
     version = first_line(program, "-v").rpartition("/")[2]
-    return Way(f"127.0.0.1:{port}", parts=parts, counted=("nginx",), version=version)
+    return RequestPath(f"127.0.0.1:{port}", parts=parts, counted=("nginx",), version=version)
 
 
-def ssh(stack: ExitStack, folder: Path, server: int) -> Way:
-    """`ssh -R`: what people use today; both ends."""
-    sshd, client, port, here = found("sshd"), found("ssh"), free_port(), free_port()
+def ssh(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """`ssh -R`, with the CPU time of both ends."""
+    sshd, ssh_client = find_program("sshd"), find_program("ssh")
+    port, forwarded_port = free_port(), free_port()
     for name in ("host", "user"):
         key = str(folder / name)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
@@ -93,131 +96,142 @@ def ssh(stack: ExitStack, folder: Path, server: int) -> Way:
     )
     if os.geteuid() == 0:
         with suppress(OSError):
-            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd of root insists on it
-    far = Program(stack, folder / "sshd.log", [sshd, "-D", "-e", "-f", str(config)])
-    far.until(lambda: listens(f"127.0.0.1:{port}"))
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd of root requires it
+    server_program = Program(stack, folder / "sshd.log", [sshd, "-D", "-e", "-f", str(config)])
+    server_program.wait_until(lambda: is_listening(f"127.0.0.1:{port}"))
     options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes"]
     options += ["ExitOnForwardFailure=yes", "IdentitiesOnly=yes", "LogLevel=ERROR"]
-    argv = [client, "-F", "/dev/null", "-N", "-T", "-i", str(folder / "user"), "-p", str(port)]
+    argv = [ssh_client, "-F", "/dev/null", "-N", "-T", "-i", str(folder / "user"), "-p", str(port)]
     argv += [word for option in options for word in ("-o", option)]
-    argv += ["-R", f"127.0.0.1:{here}:127.0.0.1:{server}", f"{getpass.getuser()}@127.0.0.1"]
-    near = Program(stack, folder / "ssh.log", argv)
-    near.until(lambda: listens(f"127.0.0.1:{here}"))
-    parts = {"sshd": (far.pid, *children(far.pid)), "ssh": (near.pid,)}
-    version = first_line(client, "-V").split()[0].strip(",").removeprefix("OpenSSH_")
-    return Way(f"127.0.0.1:{here}", parts=parts, counted=("sshd", "ssh"), version=version)
+    argv += [
+        "-R",
+        f"127.0.0.1:{forwarded_port}:127.0.0.1:{server}",
+        f"{getpass.getuser()}@127.0.0.1",
+    ]
+    client_program = Program(stack, folder / "ssh.log", argv)
+    client_program.wait_until(lambda: is_listening(f"127.0.0.1:{forwarded_port}"))
+    parts = {
+        "sshd": (server_program.pid, *descendants(server_program.pid)),
+        "ssh": (client_program.pid,),
+    }
+    version = first_line(ssh_client, "-V").split()[0].strip(",").removeprefix("OpenSSH_")
+    return RequestPath(
+        f"127.0.0.1:{forwarded_port}", parts=parts, counted=("sshd", "ssh"), version=version
+    )
 
 
-def configurable_http_proxy(stack: ExitStack, folder: Path, server: int) -> Way:
-    """One hop of JupyterHub's proxy, from npm unless it is installed."""
+def configurable_http_proxy(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """One hop of JupyterHub's proxy, installed by npm if it is missing."""
     name = "configurable-http-proxy"
-    program = shutil.which(name) or installed(name, folder)
+    program = shutil.which(name) or npm_install(name, folder)
     port = free_port()
     argv = [program, "--ip", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     argv += ["--api-ip", "127.0.0.1", "--api-port", str(free_port())]
     argv += ["--default-target", f"http://127.0.0.1:{server}"]
     running = Program(stack, folder / "chp.log", argv)
-    running.until(lambda: listens(f"127.0.0.1:{port}"))
-    parts = {"node": (running.pid, *children(running.pid))}
+    running.wait_until(lambda: is_listening(f"127.0.0.1:{port}"))
+    parts = {"node": (running.pid, *descendants(running.pid))}
     version = first_line(program, "--version")
-    return Way(f"127.0.0.1:{port}", parts=parts, counted=("node",), version=version)
+    return RequestPath(f"127.0.0.1:{port}", parts=parts, counted=("node",), version=version)
 
 
-def ctllm_front(stack: ExitStack, folder: Path, server: int) -> Way:
-    """All of ctllm: client, front, proxy, tunnel, desktop."""
-    return ctllm(stack, folder, server)[0]
+def ctllm_with_gateway(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """All of ctllm: gateway, proxy, tunnel and desktop."""
+    return start_ctllm(stack, folder, server)[0]
 
 
-def ctllm_ends(stack: ExitStack, folder: Path, server: int) -> Way:
-    """The tunnel's two ends alone: the client talks to the proxy's own socket."""
-    return ctllm(stack, folder, server)[1]
+def ctllm_tunnel_ends(stack: ExitStack, folder: Path, server: int) -> RequestPath:
+    """The two ends of the tunnel alone: the client connects to the socket of the proxy."""
+    return start_ctllm(stack, folder, server)[1]
 
 
-def ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[Way, Way]:
-    """Start a cloud and a desktop; give the way through the front, and the one without it."""
+def start_ctllm(stack: ExitStack, folder: Path, server: int) -> tuple[RequestPath, RequestPath]:
+    """Start a cloud and a desktop; returns the paths with and without the gateway."""
     port, state = free_port(), folder / "cloud"
-    at = ["--listen", f"127.0.0.1:{port}", "--metrics-listen", "off"]
-    cloud = place(stack, folder, "cloud", *at)
-    cloud.until(lambda: listens(f"127.0.0.1:{port}"))
-    link = run([str(BIN / "ctllm"), f"--state-dir={state}", "invite", USER.name])
-    run([str(BIN / "ctllm"), f"--state-dir={folder / 'desktop'}", "login", link])
-    beside = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
-    desktop = place(stack, folder, "desktop", *beside)
-    desktop.until(lambda: "Cloud connection: connected" in desktop.said)
+    cloud_options = ["--listen", f"127.0.0.1:{port}", "--metrics-listen", "off"]
+    cloud = start_role(stack, folder, "cloud", *cloud_options)
+    cloud.wait_until(lambda: is_listening(f"127.0.0.1:{port}"))
+    invite = run([str(BIN / "ctllm"), f"--state-dir={state}", "invite", USER.name])
+    run([str(BIN / "ctllm"), f"--state-dir={folder / 'desktop'}", "login", invite])
+    desktop_options = ["--ollama-host", f"127.0.0.1:{server}", "--desktop-listen", "off"]
+    desktop = start_role(stack, folder, "desktop", *desktop_options)
+    desktop.wait_until(lambda: "Cloud connection: connected" in desktop.output)
     parts = {
         "front": (cloud.pid,),
-        "proxy": children(cloud.pid),
+        "proxy": descendants(cloud.pid),
         "desktop": (desktop.pid,),
     }
     keys = load_signing_keys(PrivateDirectory(state / "cloud"))
     token = AccessTokenIssuer(keys.signing_key, time.time, 3600).issue(
         USER, frozenset((USE, MANAGE, SERVE))
     )
-    whole = Way(
+    with_gateway = RequestPath(
         f"127.0.0.1:{port}", {"Authorization": f"Bearer {token}"}, parts, tuple(parts), __version__
     )
     proxy = proxy_id(keys.instance_secret, USER.id)
-    vouched = {
+    assertion = {
         "Ctllm-Assertion": AssertionSigner(keys.signing_key, time.time).sign(
             proxy, frozenset({USE})
         )
     }
-    (inside,) = (state / "run").rglob("proxy.sock")
-    return whole, Way(f"unix:{inside}", vouched, parts, ("proxy", "desktop"), __version__)
+    (socket_path,) = (state / "run").rglob("proxy.sock")
+    return with_gateway, RequestPath(
+        f"unix:{socket_path}", assertion, parts, ("proxy", "desktop"), __version__
+    )
 
 
-WAYS: dict[str, Maker] = {
+REQUEST_PATHS: dict[str, PathFactory] = {
     "direct": direct,
     "nginx": nginx,
     "ssh -R": ssh,
     "configurable-http-proxy": configurable_http_proxy,
-    "ctllm, tunnel ends": ctllm_ends,
-    "ctllm with front": ctllm_front,
+    "ctllm, tunnel ends": ctllm_tunnel_ends,
+    "ctllm with front": ctllm_with_gateway,
 }
 
 
-def place(stack: ExitStack, folder: Path, name: str, *options: str) -> Program:
-    """Start a place of `twistd ctllm` with a state folder of its own."""
+def start_role(stack: ExitStack, folder: Path, name: str, *options: str) -> Program:
+    """Start a role of `twistd ctllm` with a state folder of its own."""
     argv = [str(BIN / "twistd"), "-n", "--pidfile=", "ctllm", "--config", os.devnull, name]
     return Program(stack, folder / f"{name}.log", [*argv, f"--state-dir={folder / name}", *options])
 
 
-def found(name: str) -> str:
-    """Where a program is, also where only root looks."""
+def find_program(name: str) -> str:
+    """The path of a program; also searches the folders for system administration."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
-        raise Absent(f"{name} is not installed")
+        raise Unavailable(f"{name} is not installed")
     return path
 
 
-def installed(name: str, folder: Path) -> str:
-    """Have npm put a program into `folder`."""
-    argv = [found("npm"), "install", "--silent", "--no-fund", "--no-audit", "--prefix"]
+def npm_install(name: str, folder: Path) -> str:
+    """Install a program into `folder` with npm; returns its path."""
+    argv = [find_program("npm"), "install", "--silent", "--no-fund", "--no-audit", "--prefix"]
     try:
         subprocess.run([*argv, str(folder), name], check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        raise Absent(f"npm could not install {name}") from error
+        raise Unavailable(f"npm could not install {name}") from error
     return str(folder / "node_modules" / ".bin" / name)
 
 
 def run(argv: list[str]) -> str:
-    """Run a command to its end; gives what it printed."""
+    """Run a command; returns its output."""
     env = {**os.environ, "CTLLM_CONFIG": os.devnull}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=env)
-    if done.returncode:
-        raise Absent((done.stderr or done.stdout).strip()[-300:])
-    return done.stdout.strip()
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=env)
+    if result.returncode:
+        raise Unavailable((result.stderr or result.stdout).strip()[-300:])
+    return result.stdout.strip()
 
 
 def first_line(*argv: str) -> str:
-    """The first line that a program prints about itself."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=10)
-    return (done.stdout + done.stderr).strip().splitlines()[0]
+    """The first line of a program's output."""
+    result = subprocess.run(argv, capture_output=True, text=True, timeout=10)
+    return (result.stdout + result.stderr).strip().splitlines()[0]
 
 
-def server(stack: ExitStack, folder: Path) -> tuple[Program, int]:
-    """Start the fake Ollama for Ollama; its process and its port."""
+def start_model_server(stack: ExitStack, folder: Path) -> tuple[Program, int]:
+    """Start the fake Ollama; returns its process and its port."""
     argv = [sys.executable, "-m", "tests.fake_ollama", "--port", "0", "--model", "m", "--control"]
     program = Program(stack, folder / "fake_ollama.log", argv)
-    program.until(lambda: program.said.endswith("}\n"))
-    return program, json.loads(program.said)["port"]
+    program.wait_until(lambda: program.output.endswith("}\n"))
+    return program, json.loads(program.output)["port"]

@@ -1,4 +1,4 @@
-"""Results as tables: for people at a terminal and, the same text, for README.md."""
+"""Results as Markdown tables, for the terminal and for README.md."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from benchmarks.measuring import Measure
 
 README = Path(__file__).with_name("README.md")
 PEER = "ssh -R"
-OTHERS = 0.1
-"""Cores that something else may take before a row is called disturbed."""
+MAX_OTHER_CORES = 0.1
+"""CPU time per second of other processes above which a row is reported as disturbed."""
 
 
 @dataclass
 class Results:
-    """Measures by case and way, versions of the ways, and why others are absent."""
+    """Measures by case and path, versions of the relays, and why others are unavailable."""
 
     rows: dict[str, dict[str, Measure]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
 
 
 def text(results: Results) -> str:
-    """All there is to say, as Markdown."""
-    parts = [machine(results)]
+    """All results as Markdown."""
+    sections = [machine(results)]
     for case, rows in results.rows.items():
         if len(results.versions) > 1 and len(rows) == 1:
-            continue  # a load that one way alone was put under: see growth
-        draw = {"first byte": first_bytes, "saturated": saturated}.get(case, paced)
-        parts += [f"### {case[0].upper()}{case[1:]}", draw(rows)]
-    parts += growth(results) + failures(results) + disturbed(results)
-    wanted = targets.judged(results.rows)
-    if wanted:
-        parts += ["### What was to be reached, by both tunnel ends together", table(wanted)]
-    return "\n\n".join(parts)
+            continue  # a load of one path only: see growth
+        format_rows = {"first byte": first_bytes, "saturated": saturated}.get(case, paced)
+        sections += [f"### {case[0].upper()}{case[1:]}", format_rows(rows)]
+    sections += growth(results) + failures(results) + disturbed(results)
+    verdicts = targets.evaluate(results.rows)
+    if verdicts:
+        sections += ["### What was to be reached, by both tunnel ends together", table(verdicts)]
+    return "\n\n".join(sections)
 
 
 def machine(results: Results) -> str:
-    """Where and when, and which versions."""
+    """Date, machine, versions, and relays that are unavailable."""
     names = [f"{name} {version}" for name, version in results.versions.items() if version]
     lines = [
         f"{datetime.now(UTC):%d %B %Y}. {processor()}, {os.cpu_count()} cores, "
         f"Linux {platform.release()}, Python {platform.python_version()}.",
         f"Versions: {'; '.join(names)}.",
     ]
-    lines += [f"**Absent: {name}**: {reason}." for name, reason in results.absent.items()]
+    lines += [f"**Absent: {name}**: {reason}." for name, reason in results.unavailable.items()]
     return "\n".join(lines)
 
 
@@ -61,62 +61,84 @@ def processor() -> str:
 
 
 def first_bytes(rows: dict[str, Measure]) -> str:
-    """One request after the other."""
-    head = ["way", "p50 ms", "p99 ms", "p50 over direct", "p99 over direct", "failed"]
+    """The table of sequential requests."""
+    header = ["way", "p50 ms", "p99 ms", "p50 over direct", "p99 over direct", "failed"]
     body = []
     for name, row in rows.items():
-        times = [at(row.first, 0.5), at(row.first, 0.99)]
+        times = [quantile_of(row.first, 0.5), quantile_of(row.first, 0.99)]
         over = [over_direct(rows, row, "first", q) for q in (0.5, 0.99)]
         body.append([name, *map(number, times + over), str(row.failed)])
-    return table([head, *body])
+    return table([header, *body])
 
 
 def paced(rows: dict[str, Measure]) -> str:
-    """Lines at a pace."""
-    head = ["way", "lines/s", "CPU µs a line", "to ssh -R", "of which", "added p50 ms", "p99 ms"]
-    head += ["first byte p50 ms", "p99 ms", "failed", "MB idle → peak", "cores busy"]
+    """The table of a paced load."""
+    header = ["way", "lines/s", "CPU µs a line", "to ssh -R", "of which", "added p50 ms", "p99 ms"]
+    header += ["first byte p50 ms", "p99 ms", "failed", "MB idle → peak", "cores busy"]
     body = []
     for name, row in rows.items():
         times = [over_direct(rows, row, "latency", q) for q in (0.5, 0.99)]
-        times += [at(row.first, q) for q in (0.5, 0.99)]
-        cells = [name, f"{row.rate:,.0f}", number(row.cost), ratio(rows, row, "cost"), parts(row)]
+        times += [quantile_of(row.first, q) for q in (0.5, 0.99)]
+        cells = [
+            name,
+            f"{row.rate:,.0f}",
+            number(row.cost),
+            ratio(rows, row, "cost"),
+            cpu_parts(row),
+        ]
         cells += [
             *map(number, times),
             str(row.failed),
-            grown(row),
+            memory_growth(row),
             f"{row.cores:.2f} of {row.machine:.2f}",
         ]
         body.append(cells)
-    return table([head, *body])
+    return table([header, *body])
 
 
 def saturated(rows: dict[str, Measure]) -> str:
-    """Lines without a pause."""
-    head = ["way", "lines/s", "to ssh -R", "CPU µs a line", "of which", "failed", "MB idle → peak"]
+    """The table of the saturated load."""
+    header = [
+        "way",
+        "lines/s",
+        "to ssh -R",
+        "CPU µs a line",
+        "of which",
+        "failed",
+        "MB idle → peak",
+    ]
     body = []
     for name, row in rows.items():
-        cells = [name, f"{row.rate:,.0f}", ratio(rows, row, "rate"), number(row.cost), parts(row)]
-        body.append([*cells, str(row.failed), grown(row), f"{row.cores:.2f} of {row.machine:.2f}"])
-    return table([[*head, "cores busy"], *body])
+        cells = [
+            name,
+            f"{row.rate:,.0f}",
+            ratio(rows, row, "rate"),
+            number(row.cost),
+            cpu_parts(row),
+        ]
+        body.append(
+            [*cells, str(row.failed), memory_growth(row), f"{row.cores:.2f} of {row.machine:.2f}"]
+        )
+    return table([[*header, "cores busy"], *body])
 
 
 def growth(results: Results) -> list[str]:
-    """What a line costs the tunnel ends, from few streams to many."""
+    """The table of the tunnel ends' cost of a line by number of streams."""
     rows = [each[targets.ENDS] for each in results.rows.values() if targets.ENDS in each]
     body = [
-        [str(row.case.streams), number(row.cost), parts(row)]
+        [str(row.case.streams), number(row.cost), cpu_parts(row)]
         for row in sorted(rows, key=lambda row: row.case.streams)
         if row.case.timed
     ]
-    head = ["streams", "CPU µs a line", "of which"]
+    header = ["streams", "CPU µs a line", "of which"]
     title = f"### {targets.ENDS}, from few streams to many"
-    return [title, table([head, *body])] if len(body) > 1 else []
+    return [title, table([header, *body])] if len(body) > 1 else []
 
 
 def failures(results: Results) -> list[str]:
     """A sentence for each row in which a stream failed."""
     return [
-        f"Failed: {name}, {case}: {row.failed} ({row.why!r})."
+        f"Failed: {name}, {case}: {row.failed} ({row.reason!r})."
         for case, rows in results.rows.items()
         for name, row in rows.items()
         if row.failed
@@ -124,40 +146,42 @@ def failures(results: Results) -> list[str]:
 
 
 def disturbed(results: Results) -> list[str]:
-    """A sentence for each row during which something else kept the machine busy."""
+    """A sentence for each row during which other processes used the CPU."""
     return [
         f"Disturbed: {name}, {case}: something else took {row.machine - row.cores:.2f} cores."
         for case, rows in results.rows.items()
         for name, row in rows.items()
-        if row.machine - row.cores > OTHERS
+        if row.machine - row.cores > MAX_OTHER_CORES
     ]
 
 
-def at(values: Sequence[float], quantile: float) -> float | None:
+def quantile_of(values: Sequence[float], quantile: float) -> float | None:
     """The quantile of sorted values."""
     return values[min(len(values) - 1, int(len(values) * quantile))] if values else None
 
 
-def over_direct(rows: dict[str, Measure], row: Measure, what: str, quantile: float) -> float | None:
-    """The same quantile less direct's; direct's own as it is."""
-    mine = at(getattr(row, what), quantile)
-    base = rows.get("direct")
-    if mine is None or base is None:
+def over_direct(
+    rows: dict[str, Measure], row: Measure, field: str, quantile: float
+) -> float | None:
+    """A quantile minus that of the direct path, whose own is not reduced."""
+    own = quantile_of(getattr(row, field), quantile)
+    direct = rows.get("direct")
+    if own is None or direct is None:
         return None
-    theirs = 0.0 if base is row else at(getattr(base, what), quantile)
-    return None if theirs is None else mine - theirs
+    direct_quantile = 0.0 if direct is row else quantile_of(getattr(direct, field), quantile)
+    return None if direct_quantile is None else own - direct_quantile
 
 
-def ratio(rows: dict[str, Measure], row: Measure, what: str) -> str:
-    peer = getattr(rows[PEER], what) if PEER in rows else 0
-    return f"{getattr(row, what) / peer:.2f}" if peer and getattr(row, what) else "-"
+def ratio(rows: dict[str, Measure], row: Measure, field: str) -> str:
+    peer = getattr(rows[PEER], field) if PEER in rows else 0
+    return f"{getattr(row, field) / peer:.2f}" if peer and getattr(row, field) else "-"
 
 
-def parts(row: Measure) -> str:
+def cpu_parts(row: Measure) -> str:
     return ", ".join(f"{part} {number(cost)}" for part, cost in row.cpu.items()) or "-"
 
 
-def grown(row: Measure) -> str:
+def memory_growth(row: Measure) -> str:
     pairs = [f"{part} {row.idle[part]:.0f} → {row.peak[part]:.0f}" for part in row.idle]
     return ", ".join(pairs) or "-"
 
@@ -177,10 +201,10 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(f"| {line} |" for line in [lines[0], rule, *lines[1:]])
 
 
-def write(results: str, place: str = "results") -> None:
-    """Put the results in their place in README.md, between two comments that name it."""
-    begin, end = f"<!-- {place} -->", f"<!-- end of {place} -->"
-    before, found, rest = README.read_text().partition(begin)
+def write(results: str, section: str = "results") -> None:
+    """Replace a section of README.md, which is between two comments that name it."""
+    begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    before, marker, rest = README.read_text().partition(begin)
     after = rest.partition(end)[2]
-    assert found, f"README.md has no place for {place}"
+    assert marker, f"README.md has no comment for {section}"
     README.write_text(f"{before}{begin}\n\n{results}\n\n{end}{after}")

@@ -1,7 +1,7 @@
-"""What a line costs on its way: direct, through what others use, and through ctllm, side by side.
+"""The cost of relaying a line: directly, through common relays, and through ctllm.
 
-`python -m benchmarks.streams` from the root of the repository; `--write` keeps the results in
-benchmarks/README.md. Everything runs on loopback, on free ports, in a folder that is removed.
+`python -m benchmarks.streams` from the root of the repository; `--write` stores the results in
+benchmarks/README.md. Everything runs on loopback, on free ports, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -16,71 +16,77 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import chart, report
-from benchmarks.measuring import Case, measure, memory, paced, quiet, saturated
-from benchmarks.paths import WAYS, Maker, server
-from benchmarks.processes import Absent
+from benchmarks.measuring import Case, measure, memory_by_part, paced, saturated, sequential
+from benchmarks.paths import REQUEST_PATHS, PathFactory, start_model_server
+from benchmarks.processes import Unavailable
 from benchmarks.targets import ENDS
 
-FEW = (1, 10, 50)
-"""Streams of the loads that show whether a line costs more when there are more of them."""
+SMALL_LOADS = (1, 10, 50)
+"""Numbers of streams that show how the cost of a line changes with their number."""
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.streams", description=__doc__)
     parser.add_argument("--streams", type=int, action="append", help="default: 200 and 1000")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each paced load")
-    parser.add_argument("--only", action="append", metavar="NAME", help="ways whose name has it")
-    parser.add_argument("--write", action="store_true", help="keep the results in README.md")
-    asked = parser.parse_args()
-    if asked.write and (asked.only or asked.streams):
-        parser.error("only the results of a whole run are kept")
-    return asked
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="only paths whose name contains NAME"
+    )
+    parser.add_argument("--write", action="store_true", help="store the results in README.md")
+    args = parser.parse_args()
+    if args.write and (args.only or args.streams):
+        parser.error("--write stores only the results of a complete run; omit --only and --streams")
+    return args
 
 
-def cases(asked: argparse.Namespace, way: str) -> list[Case]:
-    """The loads, from light to heavy, so that peaks of memory are each case's own."""
-    streams = asked.streams or [*(FEW if way == ENDS else ()), 200, 1000]
-    many = [paced(each, asked.seconds) for each in streams]
-    return [quiet(100), *many, saturated(50, asked.seconds)]
+def cases(args: argparse.Namespace, path_name: str) -> list[Case]:
+    """The loads, in ascending order, so that each determines its own peak of memory."""
+    streams = args.streams or [*(SMALL_LOADS if path_name == ENDS else ()), 200, 1000]
+    paced_cases = [paced(each, args.seconds) for each in streams]
+    return [sequential(100), *paced_cases, saturated(50, args.seconds)]
 
 
-def run(name: str, make: Maker, loads: list[Case], folder: Path, results: report.Results) -> None:
-    """Start one way, put all loads on it, end it."""
+def run(
+    name: str, create_path: PathFactory, loads: list[Case], folder: Path, results: report.Results
+) -> None:
+    """Start the relay of one path, measure all loads, and stop it."""
     folder.mkdir()
     with ExitStack() as stack:
-        program, port = server(stack, folder)
+        program, port = start_model_server(stack, folder)
         try:
-            way = make(stack, folder, port)
-        except Absent as reason:
-            results.absent[name] = str(reason)
+            path = create_path(stack, folder, port)
+        except Unavailable as reason:
+            results.unavailable[name] = str(reason)
             return
-        results.versions[name] = way.version
-        idle = memory(way, "VmRSS")
+        results.versions[name] = path.version
+        idle = memory_by_part(path, "VmRSS")
         for case in loads:
             print(f"{name}: {case.name} …", file=sys.stderr)
             try:
-                measured = measure(way, case, port, program.pid, idle)
+                measured = measure(path, case, port, program.pid, idle)
             except (OSError, subprocess.SubprocessError) as error:
-                results.absent[f"{name}, from {case.name} on"] = f"it broke ({error})"
+                results.unavailable[f"{name}, from {case.name} on"] = f"it broke ({error})"
                 return
             results.rows.setdefault(case.name, {})[name] = measured
 
 
 def main() -> None:
-    """Measure all ways, print, and keep the results if asked."""
-    asked = options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # every child has it from here
+    """Measure all paths, print the results, and store them with --write."""
+    args = options()
+    # Exit normally on SIGTERM, so that the exit stacks stop the child processes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Child processes inherit the limit.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     results = report.Results()
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
-        for number, (name, make) in enumerate(WAYS.items()):
-            if not asked.only or any(word in name for word in asked.only):
+        for number, (name, create_path) in enumerate(REQUEST_PATHS.items()):
+            if not args.only or any(word in name for word in args.only):
                 folder = Path(temporary) / str(number)
-                run(name, make, cases(asked, name), folder, results)
+                run(name, create_path, cases(args, name), folder, results)
     text = report.text(results)
     print(text)
-    if asked.write:
+    if args.write:
         report.write(text)
         chart.write(results)
 

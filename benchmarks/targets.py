@@ -1,4 +1,4 @@
-"""What ctllm set itself to reach, and whether it does: both tunnel ends against the peers."""
+"""The targets of ctllm's tunnel ends, compared with other relays, and whether they are reached."""
 
 from __future__ import annotations
 
@@ -10,50 +10,63 @@ from benchmarks.measuring import Measure
 ENDS, SSH, CHP = "ctllm, tunnel ends", "ssh -R", "configurable-http-proxy"
 Rows = dict[str, dict[str, Measure]]
 Verdict = tuple[str, float, float, str]
-"""What, the most that it may be, what it is, the unit."""
+"""The name of a target, its limit, the measured value, and the unit."""
 
 
-def judged(rows: Rows) -> list[list[str]]:
-    """A table of targets; what was not measured is left out."""
-    found = [*_at(rows, "200 streams", 0.8), *_at(rows, "1,000 streams", 0.6)]
-    found += [*_burst(rows), *_first_byte(rows), *_memory(rows), *_growth(rows)]
+def evaluate(rows: Rows) -> list[list[str]]:
+    """The table of targets, without those that were not measured."""
+    verdicts = [
+        *_cost_and_p50(rows, "200 streams", 0.8),
+        *_cost_and_p50(rows, "1,000 streams", 0.6),
+    ]
+    verdicts += [*_added_p99(rows), *_first_byte(rows), *_memory(rows), *_growth(rows)]
     lines = [
-        [what, f"at most {most:.4g} {unit}", f"{got:.4g} {unit}", "yes" if got <= most else "no"]
-        for what, most, got, unit in found
+        [
+            what,
+            f"at most {limit:.4g} {unit}",
+            f"{value:.4g} {unit}",
+            "yes" if value <= limit else "no",
+        ]
+        for what, limit, value, unit in verdicts
     ]
     lines += _saturated(rows)
     return [["what", "wanted", "is", "reached"], *lines] if lines else []
 
 
 def _pair(rows: Rows, case: str, *names: str) -> list[Measure]:
-    here = rows.get(case, {})
-    return [here[name] for name in names] if all(name in here for name in names) else []
+    case_rows = rows.get(case, {})
+    return [case_rows[name] for name in names] if all(name in case_rows for name in names) else []
 
 
-def _late(row: Measure, direct: Measure, quantile: float) -> float:
-    def at(values: list[float]) -> float:
+def _added_latency(row: Measure, direct: Measure, quantile: float) -> float:
+    def quantile_of(values: list[float]) -> float:
         return values[int(len(values) * quantile)]
 
-    return at(row.latency) - at(direct.latency)
+    return quantile_of(row.latency) - quantile_of(direct.latency)
 
 
-def _at(rows: Rows, case: str, most: float) -> Iterator[Verdict]:
+def _cost_and_p50(rows: Rows, case: str, limit: float) -> Iterator[Verdict]:
     if pair := _pair(rows, case, ENDS, SSH):
         ends, ssh = pair
-        yield f"CPU a line, {case}", most, ends.cost / ssh.cost, "of ssh -R's"
+        yield f"CPU a line, {case}", limit, ends.cost / ssh.cost, "of ssh -R's"
     if pair := _pair(rows, case, ENDS, "direct"):
         ends, direct = pair
-        yield f"added p50, {case}", 1.0, _late(ends, direct, 0.5), "ms"
+        yield f"added p50, {case}", 1.0, _added_latency(ends, direct, 0.5), "ms"
 
 
-def _burst(rows: Rows) -> Iterator[Verdict]:
+def _added_p99(rows: Rows) -> Iterator[Verdict]:
     if found := _pair(rows, "200 streams", ENDS, CHP, "direct"):
         ends, chp, direct = found
-        yield "added p99, 200 streams", _late(chp, direct, 0.99), _late(ends, direct, 0.99), "ms"
+        yield (
+            "added p99, 200 streams",
+            _added_latency(chp, direct, 0.99),
+            _added_latency(ends, direct, 0.99),
+            "ms",
+        )
     if found := _pair(rows, "1,000 streams", ENDS, SSH, "direct"):
         ends, ssh, direct = found
-        most = 2 * _late(ssh, direct, 0.99)
-        yield "added p99, 1,000 streams", most, _late(ends, direct, 0.99), "ms"
+        limit = 2 * _added_latency(ssh, direct, 0.99)
+        yield "added p99, 1,000 streams", limit, _added_latency(ends, direct, 0.99), "ms"
 
 
 def _first_byte(rows: Rows) -> Iterator[Verdict]:

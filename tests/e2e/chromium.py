@@ -1,4 +1,4 @@
-"""A real Chromium under a test's control, on a thread of its own: Playwright's calls block."""
+"""Chromium, controlled by Playwright on a separate thread, because its calls block."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
 T = TypeVar("T")
-PATIENCE = 15_000  # milliseconds
-QUIET = [
+TIMEOUT_MS = 15_000
+CHROMIUM_ARGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -33,23 +33,23 @@ QUIET = [
     "--disable-component-update",
     "--disable-sync",
 ]
-#: `blocked` is what the page's own policy had to stop. Tests set `ahead`, seconds that its clock is
-#: fast, and `haste`, how many of its seconds pass in one.
-WATCH = """
+#: `blocked` has the violations of the page's content security policy. Tests set `ahead`, how many
+#: seconds its clock is fast, and `haste`, the factor by which its timers are faster.
+INIT_SCRIPT = """
 window.blocked = []; window.ahead = 0; window.haste = 1;
 addEventListener('securitypolicyviolation', event => blocked.push(event.violatedDirective));
 const {now} = Date, wait = setTimeout;
 Date.now = () => now() + ahead * 1000;
 window.setTimeout = (act, time) => wait(act, time / haste);
 """
-STORED = """async () => ({
+READ_STORAGE = """async () => ({
     local: {...localStorage}, session: {...sessionStorage}, cookie: document.cookie,
     databases: await indexedDB.databases(), caches: await caches.keys(),
 })"""
 
 
 class Chromium:
-    """The browser. `do` runs everything that touches it, one after the other."""
+    """A browser process. `do` runs all calls to Playwright in order on its thread."""
 
     def __init__(self) -> None:
         self._thread = ThreadPool(1, 1, "chromium")
@@ -57,35 +57,35 @@ class Chromium:
         self._browser: Browser | None = None
 
     async def do(self, work: Callable[[], T]) -> T:
-        """Run `work` on the browser's thread."""
+        """Call `work` on the browser's thread; returns its result."""
         return await deferToThreadPool(cast(IReactorFromThreads, reactor), self._thread, work)
 
     async def start(self) -> None:
-        """Launch it; fails the test where there is none."""
+        """Launch Chromium; fails the test if it is not installed."""
         name = os.environ.get("CHROMIUM", "/usr/bin/chromium")
         if shutil.which(name) is None:
             pytest.fail(
-                f"These tests drive a real Chromium and there is none at {name}: install Debian's "
-                '"chromium" or set $CHROMIUM to where it is.',
+                f"These tests need Chromium, and there is none at {name}. Install Debian's package "
+                '"chromium" or set $CHROMIUM to its path.',
                 pytrace=False,
             )
         self._thread.start()
         await self.do(lambda: self._launch(name))
 
     def _launch(self, name: str) -> None:
-        expect.set_options(timeout=PATIENCE)
+        expect.set_options(timeout=TIMEOUT_MS)
         self._playwright = sync_playwright().start()
-        self._browser = self._playwright.chromium.launch(executable_path=name, args=QUIET)
+        self._browser = self._playwright.chromium.launch(executable_path=name, args=CHROMIUM_ARGS)
 
-    async def tab(self, **looks: Any) -> Tab:
-        """Give a page of a fresh context: no cookie, nothing kept. `looks` are the context's."""
-        made, browser = Tab(self), self._browser
+    async def tab(self, **options: Any) -> Tab:
+        """Open a page in a new context without stored data; `options` are for `new_context`."""
+        tab, browser = Tab(self), self._browser
         assert browser is not None
-        await self.do(lambda: made.begin(browser, looks))
-        return made
+        await self.do(lambda: tab.begin(browser, options))
+        return tab
 
     async def close(self) -> None:
-        """End it."""
+        """Close the browser and stop its thread."""
         if self._browser is not None:
             await self.do(self._browser.close)
             await self.do(self._playwright.stop)
@@ -94,72 +94,72 @@ class Chromium:
 
 
 class Tab:
-    """What one user has before them."""
+    """A page in a browser context of its own, as of one user."""
 
     def __init__(self, chromium: Chromium) -> None:
         self._chromium = chromium
         self.page: Page
-        self.complaints: list[str] = []  # what the console got, but for the notes of HTTP errors
+        self.complaints: list[str] = []  # console messages, except those about HTTP errors
 
-    def begin(self, browser: Browser, looks: dict[str, Any]) -> None:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **looks})
-        context.set_default_timeout(PATIENCE)
+    def begin(self, browser: Browser, options: dict[str, Any]) -> None:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(TIMEOUT_MS)
         self.page = context.new_page()
-        self.page.add_init_script(WATCH)
-        self.page.on("console", self._heard)
+        self.page.add_init_script(INIT_SCRIPT)
+        self.page.on("console", self._record_message)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
-    def _heard(self, message: ConsoleMessage) -> None:
+    def _record_message(self, message: ConsoleMessage) -> None:
         if not message.text.startswith("Failed to load resource:"):
             self.complaints.append(f"{message.type}: {message.text}")
 
     async def do(self, work: Callable[[Page], T]) -> T:
-        """Do something with Playwright's page."""
+        """Call `work` with Playwright's page on the browser's thread."""
         return await self._chromium.do(lambda: work(self.page))
 
     async def open(self, url: str) -> None:
-        """Go to an address, as from a bookmark."""
+        """Navigate to `url`."""
         await self.do(lambda page: page.goto(url))
 
     async def find(self, script: str) -> Any:
-        """Give the value of an expression of JavaScript."""
+        """Evaluate a JavaScript expression; returns its value."""
         return await self.do(lambda page: page.evaluate(script))
 
     async def expect(self, selector: str, check: Callable[[Any], Any]) -> None:
-        """Wait until what `selector` finds is as `check`, one of Playwright's, has it."""
+        """Wait until the elements of `selector` satisfy `check`, a Playwright assertion."""
         await self.do(lambda page: check(expect(page.locator(selector))))
 
     async def sees(self, selector: str, words: str) -> None:
-        """Wait until an element is there to see, with these words in it."""
+        """Wait until an element is visible and contains this text."""
         await self.expect(selector, lambda it: it.to_contain_text(words))
         await self.expect(selector, lambda it: it.to_be_visible())
 
     async def misses(self, selector: str) -> None:
-        """Wait until none such can be seen."""
+        """Wait until no element of `selector` is visible."""
         await self.do(lambda page: expect(page.locator(f"{selector}:visible")).to_have_count(0))
 
     async def use(self, selector: str, act: Callable[[Locator], Any]) -> None:
-        """Do something with one element."""
+        """Call `act` with the locator of an element."""
         await self.do(lambda page: act(page.locator(selector)))
 
     async def click(self, words: str) -> None:
-        """Click the button that says so."""
+        """Click the button with this label."""
         await self.do(lambda page: page.get_by_role("button", name=words, exact=True).click())
 
     async def hurry(self) -> None:
-        """Let the seconds of the page that is opened next pass eight times as fast."""
+        """Make the timers of the next loaded page eight times as fast."""
         await self.do(lambda page: page.add_init_script("haste = 8"))
 
     async def blocked(self) -> list[str]:
-        """Give what the page's policy had to block since the page was loaded."""
+        """Return the violations of the content security policy since the page was loaded."""
         return await self.find("blocked")
 
     async def close(self) -> None:
-        """Close it; fails the test if the console complained, or anything stayed in the browser."""
-        found = {}
+        """Close the page; fails the test if it logged errors or left stored data in the browser."""
+        stored = {}
         if await self.do(lambda page: page.url.startswith("http")):
-            found = await self.find(STORED)
+            stored = await self.find(READ_STORAGE)
             self.complaints += await self.blocked()
         await self.do(lambda page: page.context.close())
         assert not self.complaints, self.complaints
-        assert not any(found.values()), found
+        assert not any(stored.values()), stored

@@ -1,4 +1,4 @@
-"""The bundle, built and run: programs that need no Python of the machine's."""
+"""The PyInstaller bundle runs without the Python of this environment."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that `make bundle` makes."""
-    made = tmp_path_factory.mktemp("bundle")
-    argv = [str(BIN / "pyinstaller"), "--noconfirm", "--log-level=WARN", "--distpath", str(made)]
-    argv += ["--workpath", str(made / "work"), str(ROOT / "bundle" / "ctllm.spec")]
-    env = {**os.environ, "PYTHONPATH": str(_modules(made))}
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    return made / "ctllm"
+    """The bundle, built as by `make bundle`."""
+    dist = tmp_path_factory.mktemp("bundle")
+    argv = [str(BIN / "pyinstaller"), "--noconfirm", "--log-level=WARN", "--distpath", str(dist)]
+    argv += ["--workpath", str(dist / "work"), str(ROOT / "bundle" / "ctllm.spec")]
+    env = {**os.environ, "PYTHONPATH": str(_pygobject_modules(dist))}
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
+    assert result.returncode == 0, result.stderr
+    return dist / "ctllm"
 
 
-def _modules(made: Path) -> Path:
-    """What the distribution has of PyGObject, with what pip would know of it."""
-    folder = made / "modules"
+def _pygobject_modules(dist: Path) -> Path:
+    """Link the system's PyGObject, with its metadata, into a folder for PYTHONPATH."""
+    folder = dist / "modules"
     folder.mkdir()
     for each in Path("/usr/lib/python3/dist-packages").glob("[gP][iy]*"):
         if each.name == "gi" or each.name.startswith("PyGObject"):
@@ -42,37 +42,39 @@ def _modules(made: Path) -> Path:
 
 
 def environment(cluster: Cluster) -> dict[str, str]:
-    """Nothing of this Python's."""
+    """The environment of a process, without this virtual environment in PATH."""
     return {**cluster.environment(), "PATH": "/usr/bin:/bin"}
 
 
 @ensureDeferred
-async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
-    """Signed in by its command, the bundled desktop connects, answers apps, and quits in order."""
+async def test_the_bundled_desktop_connects_and_serves_requests(
+    bundle: Path, cluster: Cluster
+) -> None:
+    """The bundled commands log it in, show its status and stop it."""
     await cluster.start_cloud()
     fake_ollama, port = cluster.start_fake_ollama("llama3.2")
-    state, endpoint = cluster.directory / "alice", free_port()
+    state, endpoint_port = cluster.directory / "alice", free_port()
     env = environment(cluster)
 
     async def run(*words: str) -> str:
         argv = [str(bundle / "ctllm"), f"--state-dir={state}", *words]
-        done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        result = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     await run("login", await cluster.create_invite("alice"))
     options = [
         f"--state-dir={state}",
         f"--ollama-host=127.0.0.1:{port}",
-        f"--desktop-listen=127.0.0.1:{endpoint}",
+        f"--desktop-listen=127.0.0.1:{endpoint_port}",
     ]
     desktop = ChildProcess("desktop", [str(bundle / "ctllm-desktop"), *options], env)
     cluster.processes.append(desktop)
     await wait_until(
-        lambda: "Cloud connection: connected" in desktop.output, "the bridge of the bundle"
+        lambda: "Cloud connection: connected" in desktop.output, "the bundled desktop to connect"
     )
     body = {"model": "llama3.2", "prompt": "hello", "stream": False}
-    status, headers, _ = await cluster.request("POST", "/api/generate", body, port=endpoint)
+    status, headers, _ = await cluster.request("POST", "/api/generate", body, port=endpoint_port)
     assert (status, headers["ctllm-route"]) == (200, "local")
     status, _, _ = await cluster.request(
         "POST", "/api/generate", body, await cluster.create_token("alice")
@@ -83,21 +85,23 @@ async def test_the_whole_way(bundle: Path, cluster: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_the_tray(bundle: Path, cluster: Cluster) -> None:
-    """It starts the bundle's desktop, and both end when it is told to quit."""
+async def test_the_bundled_tray_starts_and_stops_the_desktop(
+    bundle: Path, cluster: Cluster
+) -> None:
+    """It starts the desktop of the bundle; Quit ends both."""
     session = DesktopSession(cluster)
     await session.start()
     state = cluster.directory / "state"
     env = {**session.env, **environment(cluster), "PYTHONPATH": ""}
     tray = ChildProcess("tray", [str(bundle / "ctllm-tray"), f"--state-dir={state}"], env)
     cluster.processes.append(tray)
-    look = await session.shows("Not logged in", 30)
-    assert "Log in …" in labels(look)
+    menu = await session.shows("Not logged in", 30)
+    assert "Log in …" in labels(menu)
     argv = [str(bundle / "ctllm"), f"--state-dir={state}", "status", "--json"]
-    done = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
-    pid = json.loads(done.stdout)["pid"]
+    result = await deferToThread(subprocess.run, argv, capture_output=True, text=True, env=env)
+    pid = json.loads(result.stdout)["pid"]
     assert Path(os.readlink(f"/proc/{pid}/exe")) == bundle / "ctllm-desktop"
     await session.click("Quit")
-    await wait_until(lambda: tray.exited.called, "the tray to end")
+    await wait_until(lambda: tray.exited.called, "the tray to exit")
     assert not is_running(pid)
     await session.close()

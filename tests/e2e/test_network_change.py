@@ -1,4 +1,4 @@
-"""The machine of a desktop gets another address, as a laptop that is carried about."""
+"""The IP address of a desktop changes, as when a laptop joins another network."""
 
 from __future__ import annotations
 
@@ -20,54 +20,57 @@ from tests.e2e.cluster import Cluster, wait_until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("ip"), reason="only root makes network namespaces"
+    os.geteuid() != 0 or not shutil.which("ip"),
+    reason="needs root and `ip` for a network namespace",
 )
 
 
-class Cable:
-    """A namespace for the desktop, and a cable from it to here."""
+class NetworkNamespace:
+    """A network namespace for the desktop, with a veth pair to the host."""
 
     def __init__(self) -> None:
         self.name = f"ctl{secrets.token_hex(3)}"
-        self.net = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}"
-        self.here = f"{self.net}.1"
+        self.prefix = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(256)}"
+        self.host_address = f"{self.prefix}.1"
 
     def ip(self, *words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
 
-    def inside(self, *words: str) -> None:
+    def ip_inside(self, *words: str) -> None:
         self.ip("-n", self.name, *words)
 
-    def lay(self) -> None:
+    def create(self) -> None:
         self.ip("netns", "add", self.name)
         self.ip("link", "add", self.name, "type", "veth", "peer", "eth0", "netns", self.name)
-        self.ip("addr", "add", f"{self.here}/24", "dev", self.name)
+        self.ip("addr", "add", f"{self.host_address}/24", "dev", self.name)
         self.ip("link", "set", self.name, "up")
-        self.inside("link", "set", "lo", "up")
-        self.inside("link", "set", "eth0", "up")
-        self.inside("addr", "add", f"{self.net}.2/24", "dev", "eth0")
+        self.ip_inside("link", "set", "lo", "up")
+        self.ip_inside("link", "set", "eth0", "up")
+        self.ip_inside("addr", "add", f"{self.prefix}.2/24", "dev", "eth0")
 
-    def take_up(self) -> None:
+    def remove(self) -> None:
         subprocess.run(["ip", "netns", "del", self.name], check=False)
         subprocess.run(["ip", "link", "del", self.name], check=False, capture_output=True)
 
 
 @pytest.fixture
-def cable() -> Iterator[Cable]:
-    made = Cable()
-    made.lay()
-    yield made
-    made.take_up()
+def namespace() -> Iterator[NetworkNamespace]:
+    namespace = NetworkNamespace()
+    namespace.create()
+    yield namespace
+    namespace.remove()
 
 
 @ensureDeferred
-async def test_another_address(cable: Cable, cluster: Cluster) -> None:
-    """The bridge dials again at once, and an answer under way loses nothing."""
+async def test_the_desktop_reconnects_when_its_address_changes(
+    namespace: NetworkNamespace, cluster: Cluster
+) -> None:
+    """It reconnects at once, and an active response is complete."""
     port, ollama = free_port(), free_port()
     cloud = cluster.run_role(
-        "cloud", "cloud", f"--listen={cable.here}:{port}", "--metrics-listen=off",
+        "cloud", "cloud", f"--listen={namespace.host_address}:{port}", "--metrics-listen=off",
     )  # fmt: skip
-    await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud")
+    await wait_until(lambda: f"starting on {port}" in cloud.output, "the cloud to listen")
     await cluster.run_ctllm(
         "alice", "login", "--insecure-http", await cluster.create_invite("alice")
     )
@@ -75,49 +78,57 @@ async def test_another_address(cable: Cable, cluster: Cluster) -> None:
 
     def start(name: str, *words: str) -> Any:
         ip = shutil.which("ip") or "ip"
-        return cluster.start_process(name, ip, "netns", "exec", cable.name, sys.executable, *words)
+        return cluster.start_process(
+            name, ip, "netns", "exec", namespace.name, sys.executable, *words
+        )
 
     fake_ollama = start("ollama", "-m", "tests.fake_ollama", f"--port={ollama}", "--model=llama3.2",
                     "--word-interval=0.1")  # fmt: skip
-    await wait_until(lambda: '"port"' in fake_ollama.output, "Ollama")
+    await wait_until(lambda: '"port"' in fake_ollama.output, "the fake Ollama to listen")
     desktop = start(
         "desktop", "-m", "ctllm", "desktop", f"--state-dir={cluster.state_dir('alice')}",
         "--desktop-listen=off",
         f"--ollama-host=127.0.0.1:{ollama}",
     )  # fmt: skip
-    await wait_until(lambda: "Cloud connection: connected" in desktop.output, "the bridge")
+    await wait_until(
+        lambda: "Cloud connection: connected" in desktop.output, "the desktop to connect"
+    )
     assert desktop.output.count("is not encrypted") == 1
 
-    def ask() -> bytes:
-        connection = http.client.HTTPConnection(cable.here, port, timeout=60)
+    def generate() -> bytes:
+        connection = http.client.HTTPConnection(namespace.host_address, port, timeout=60)
         body = json.dumps({"model": "llama3.2", "prompt": "word " * 40})
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         connection.request("POST", "/api/generate", body, headers)
-        answer = connection.getresponse()
-        assert answer.status == 200, answer.read()
-        begun.append(answer.readline())
-        return begun[0] + answer.read()
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        first_line.append(response.readline())
+        return first_line[0] + response.read()
 
-    begun: list[bytes] = []
+    first_line: list[bytes] = []
 
-    async def works() -> bool:
+    async def is_key_accepted() -> bool:
         def probe() -> int:
-            connection = http.client.HTTPConnection(cable.here, port, timeout=10)
+            connection = http.client.HTTPConnection(namespace.host_address, port, timeout=10)
             connection.request("GET", "/api/version", headers={"Authorization": f"Bearer {key}"})
             return connection.getresponse().status
 
         return await deferToThread(probe) == 200
 
-    await wait_until(works, "the key to work")
-    answer = deferToThread(ask)
-    await wait_until(lambda: begun, "the answer to begin")
-    seen = desktop.output.count("Cloud connection: connected")
-    cable.inside("addr", "del", f"{cable.net}.2/24", "dev", "eth0")
-    cable.inside("addr", "add", f"{cable.net}.3/24", "dev", "eth0")
-    await wait_until(lambda: "the network changed" in desktop.output, "it to be noticed", 5)
+    await wait_until(is_key_accepted, "the API key to be accepted")
+    response = deferToThread(generate)
+    await wait_until(lambda: first_line, "the response to begin")
+    connections = desktop.output.count("Cloud connection: connected")
+    namespace.ip_inside("addr", "del", f"{namespace.prefix}.2/24", "dev", "eth0")
+    namespace.ip_inside("addr", "add", f"{namespace.prefix}.3/24", "dev", "eth0")
     await wait_until(
-        lambda: desktop.output.count("Cloud connection: connected") > seen, "the bridge", 5
+        lambda: "the network changed" in desktop.output, "the change to be detected", 5
     )
-    lines = [json.loads(line) for line in (await answer).splitlines()]
+    await wait_until(
+        lambda: desktop.output.count("Cloud connection: connected") > connections,
+        "the desktop to reconnect",
+        5,
+    )
+    lines = [json.loads(line) for line in (await response).splitlines()]
     assert lines[-1]["done"] is True
     assert sum(line["response"].count("word") for line in lines) == 40

@@ -1,4 +1,4 @@
-"""What pip installs: the wheel, made from the source distribution, in an environment of its own."""
+"""The source distribution, and the wheel built from it, installed in a new environment."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ NOT_SOURCE = shutil.ignore_patterns(
 
 
 def run(*argv: str | Path, cwd: Path) -> str:
-    """Run a program that must succeed; gives what it printed."""
-    done = subprocess.run(
+    """Run a program that must succeed; returns its standard output."""
+    result = subprocess.run(
         [str(each) for each in argv], cwd=cwd, capture_output=True, text=True, timeout=240
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the source distribution, and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("built")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("distributions")
     shutil.copytree(ROOT, folder / "source", ignore=NOT_SOURCE)
     run(sys.executable, "-m", "build", "--outdir", folder, "source", cwd=folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The programs of an environment in which there is the wheel, and what it asks for."""
+def bin_dir(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The `bin` folder of a virtual environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     venv.create(folder, with_pip=True)
-    (wheel,) = built.glob("*.whl")
+    (wheel,) = distributions.glob("*.whl")
     pip = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     run(folder / "bin" / "python", *pip, wheel, cwd=folder)
     yield folder / "bin"
     shutil.rmtree(folder)
 
 
-def test_the_source_distribution_is_whole(built: Path) -> None:
-    """It has what the wheel is made of, the licence and the readme; the version is one."""
-    (sdist,) = built.glob("*.tar.gz")
+def test_the_source_distribution_is_complete(distributions: Path) -> None:
+    """It contains the data files, the licence and the readme, and no caches or history."""
+    (sdist,) = distributions.glob("*.tar.gz")
     assert sdist.name == f"ctllm-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -74,30 +74,32 @@ def test_the_source_distribution_is_whole(built: Path) -> None:
     assert not any("__pycache__" in name or name.startswith(".git/") for name in names)
 
 
-def test_the_programs_are_installed(installed: Path, tmp_path: Path) -> None:
-    """Twisted lists the plugin, and both commands tell what they do."""
-    assert "ctllm" in run(installed / "twistd", "--help", cwd=tmp_path)
-    assert "Places:" in run(installed / "twistd", "-n", "ctllm", "--help", cwd=tmp_path)
-    assert "invite" in run(installed / "ctllm", "--help", cwd=tmp_path)
-    assert __version__ in run(installed / "ctllm", "--version", cwd=tmp_path)
-    said = run(installed / "python", "-m", "pip", "show", "--verbose", "ctllm", cwd=tmp_path)
-    assert f"Version: {__version__}" in said
-    assert "MIT" in said
-    assert "--panel" in run(installed / "ctllm-tray", "--help", cwd=tmp_path)
+def test_all_programs_are_installed(bin_dir: Path, tmp_path: Path) -> None:
+    """`twistd` lists the plugin, and each command has a help text."""
+    assert "ctllm" in run(bin_dir / "twistd", "--help", cwd=tmp_path)
+    assert "Places:" in run(bin_dir / "twistd", "-n", "ctllm", "--help", cwd=tmp_path)
+    assert "invite" in run(bin_dir / "ctllm", "--help", cwd=tmp_path)
+    assert __version__ in run(bin_dir / "ctllm", "--version", cwd=tmp_path)
+    package = run(bin_dir / "python", "-m", "pip", "show", "--verbose", "ctllm", cwd=tmp_path)
+    assert f"Version: {__version__}" in package
+    assert "MIT" in package
+    assert "--panel" in run(bin_dir / "ctllm-tray", "--help", cwd=tmp_path)
 
 
-def test_the_tray_says_what_it_lacks(installed: Path, tmp_path: Path) -> None:
-    """Its libraries are an extra, which a server does without."""
-    argv = [str(installed / "ctllm-tray"), f"--state-dir={tmp_path}"]
+def test_the_tray_names_the_extra_that_is_missing(bin_dir: Path, tmp_path: Path) -> None:
+    """The tray's libraries are an extra, which is not installed by default."""
+    argv = [str(bin_dir / "ctllm-tray"), f"--state-dir={tmp_path}"]
     env = {"DISPLAY": ":0", "CTLLM_CONFIG": "/dev/null"}
-    done = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
-    assert done.returncode == 1
-    assert "pip install 'ctllm[tray]'" in done.stderr and "Traceback" not in done.stderr
+    result = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
+    assert result.returncode == 1
+    assert "pip install 'ctllm[tray]'" in result.stderr and "Traceback" not in result.stderr
 
 
 @ensureDeferred
-async def test_what_is_installed_runs(installed: Path, cluster: Cluster) -> None:
-    """Everything in one program: health, page, description, and a proxy that serves the demo."""
+async def test_the_installed_cloud_and_desktop_serve_the_demo_model(
+    bin_dir: Path, cluster: Cluster
+) -> None:
+    """The role `all` responds with health, page, OpenAPI description and models."""
     config = cluster.directory / "ctllm.toml"
     config.write_text(
         f'state_dir = "{cluster.state_dir("all")}"\n'
@@ -106,20 +108,20 @@ async def test_what_is_installed_runs(installed: Path, cluster: Cluster) -> None
     )
     cluster.extra_environment["CTLLM_CONFIG"] = str(config)
     program = cluster.start_process(
-        "installed", str(installed / "twistd"), "-n", "--pidfile=", "ctllm"
+        "installed", str(bin_dir / "twistd"), "-n", "--pidfile=", "ctllm"
     )
-    await wait_until(lambda: "OPENAI_API_KEY" in program.output, "the first screen")
+    await wait_until(lambda: "OPENAI_API_KEY" in program.output, "the API key in the output")
     cluster.api_key = program.output.rpartition("OPENAI_API_KEY=")[2].split()[0]
 
-    async def fetched(path: str, **more: Any) -> str:
-        status, _, body = await cluster.request("GET", path, **more)
+    async def fetch(path: str, **options: Any) -> str:
+        status, _, body = await cluster.request("GET", path, **options)
         assert status == 200
         return body.decode()
 
-    assert json.loads(await fetched("/health"))["version"] == __version__
-    assert "<title>" in await fetched("/", headers={"Accept": "text/html"})
-    assert json.loads(await fetched("/ctllm/openapi.json"))["info"]["version"] == __version__
-    assert "demo:echo" in await fetched("/api/tags", token=cluster.api_key)
-    modules = (str(installed / "python"), "-c", "import ctllm; print(ctllm.__file__)")
-    where = await deferToThread(run, *modules, cwd=cluster.directory)
-    assert where.startswith(str(installed.parent))
+    assert json.loads(await fetch("/health"))["version"] == __version__
+    assert "<title>" in await fetch("/", headers={"Accept": "text/html"})
+    assert json.loads(await fetch("/ctllm/openapi.json"))["info"]["version"] == __version__
+    assert "demo:echo" in await fetch("/api/tags", token=cluster.api_key)
+    argv = (str(bin_dir / "python"), "-c", "import ctllm; print(ctllm.__file__)")
+    path = await deferToThread(run, *argv, cwd=cluster.directory)
+    assert path.startswith(str(bin_dir.parent))

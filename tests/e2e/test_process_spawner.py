@@ -1,4 +1,4 @@
-"""A user's streaming proxy from start to end: a process of its own, and nothing left behind."""
+"""The life cycle of a streaming proxy with the process spawner: start, stop, failure, cleanup."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.e2e.lifecycle_cases import (
 from tests.e2e.process_info import child_pids, is_running, kill, linux_only, option
 from tests.fake_ollama import Script
 
-# -- while it lives
+# -- start and stop
 
 
 @linux_only
 @ensureDeferred
-async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluster) -> None:
-    """A child on a socket in a private folder, within limits, that knows no secret."""
+async def test_a_proxy_starts_on_demand_as_a_confined_process(cluster: Cluster) -> None:
+    """It listens on a socket in a private folder, has resource limits, and is given no secret."""
     canary = "canary-of-the-environment"
     cluster.extra_environment["DATABASE_PASSWORD"] = canary
     cloud = await cluster.start_cloud()
@@ -43,7 +43,7 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
     (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
     assert stat.S_ISSOCK(socket.stat().st_mode)
-    assert stat.S_IMODE(socket.stat().st_mode) == 0o660  # in a folder that is closed
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o660  # its folder is private
     assert stat.S_IMODE(socket.parent.stat().st_mode) == 0o700
 
     limits = Path(f"/proc/{proxy}/limits").read_text()
@@ -55,13 +55,15 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
     ):
         assert re.search(rf"^{name} +{limit} +{limit} ", limits, re.M), limits
 
-    told = Path(f"/proc/{proxy}/environ").read_bytes() + Path(f"/proc/{proxy}/cmdline").read_bytes()
+    exposed = (
+        Path(f"/proc/{proxy}/environ").read_bytes() + Path(f"/proc/{proxy}/cmdline").read_bytes()
+    )
     secrets = [
         (cluster.state_dir("cloud") / "cloud" / name).read_bytes().strip()
         for name in ("signing-key", "instance-secret")
     ]
     for secret in (*secrets, token.encode(), canary.encode(), b"alice"):
-        assert secret not in told
+        assert secret not in exposed
 
     for _ in range(3):
         status, _, _ = await cluster.request("GET", "/api/tags", token=token)
@@ -71,8 +73,8 @@ async def test_a_proxy_is_a_confined_process_started_when_needed(cluster: Cluste
 
 @linux_only
 @ensureDeferred
-async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Cluster) -> None:
-    """However short the time, silence is activity; when all have left, process and folder go."""
+async def test_an_idle_proxy_stops_but_not_during_a_silent_response(cluster: Cluster) -> None:
+    """A response that pauses for longer than the idle timeout counts as activity."""
     cloud = await start_with_desktop(
         cluster, "--proxy-idle-timeout-seconds=1", "--proxy-health-interval-seconds=1"
     )
@@ -86,15 +88,15 @@ async def test_a_silent_answer_keeps_its_proxy_and_idleness_ends_it(cluster: Clu
     desktop = cluster.processes[-1]
     await desktop.stop()
     await wait_until(lambda: not is_running(proxy), "the idle proxy to be removed", 10)
-    await wait_until(lambda: not socket.parent.exists(), "its folder to go")
+    await wait_until(lambda: not socket.parent.exists(), "its folder to be removed")
     assert (await proxy_state(cluster, cluster.alice_token))["state"] == "absent"
     assert audit_records(cluster)[-1]["reason"] == "idle"
 
 
 @linux_only
 @ensureDeferred
-async def test_its_user_stops_it_and_starts_it(cluster: Cluster) -> None:
-    """DELETE ends the process, PUT starts another; both may be said twice."""
+async def test_a_user_stops_and_starts_their_proxy(cluster: Cluster) -> None:
+    """DELETE ends the process and PUT starts another; both are idempotent."""
     cloud = await cluster.start_cloud()
     token = await cluster.create_token("alice")
     assert (await start_proxy(cluster, token))[0] == 200
@@ -113,15 +115,15 @@ async def test_its_user_stops_it_and_starts_it(cluster: Cluster) -> None:
 
 
 @ensureDeferred
-async def test_no_more_users_than_there_is_room_for(cluster: Cluster) -> None:
-    """The next gets 503 with Retry-After and a reason; who is in goes on, and makes room."""
+async def test_the_number_of_proxies_is_limited(cluster: Cluster) -> None:
+    """One user too many gets 503 with Retry-After until another user's proxy stops."""
     await cluster.start_cloud("--max-proxies=1")
     alice, bob = await cluster.create_token("alice"), await cluster.create_token("bob")
     assert (await start_proxy(cluster, alice))[0] == 200
-    status, headers, told = await start_proxy(cluster, bob)
-    assert (status, told["error"]["code"]) == (503, "overloaded")
+    status, headers, result = await start_proxy(cluster, bob)
+    assert (status, result["error"]["code"]) == (503, "overloaded")
     assert int(headers["retry-after"]) > 0
-    assert "maximum number of users" in told["error"]["message"]
+    assert "maximum number of users" in result["error"]["message"]
     status, headers, _ = await cluster.request("GET", "/api/tags", token=bob)
     assert status == 503 and "retry-after" in headers
     assert (await proxy_state(cluster, alice))["state"] == "running"
@@ -129,62 +131,62 @@ async def test_no_more_users_than_there_is_room_for(cluster: Cluster) -> None:
     assert (await start_proxy(cluster, bob))[0] == 200
 
 
-# -- when it dies
+# -- failures of a proxy
 
 
 @ensureDeferred
-async def test_a_killed_proxy_is_replaced_and_the_desktop_returns(cluster: Cluster) -> None:
-    """Its answers break off; a client that tries again after 503 is served within seconds."""
+async def test_a_killed_proxy_is_replaced_and_the_desktop_reconnects(cluster: Cluster) -> None:
+    """Its responses are aborted; a client that retries after 503 is served within seconds."""
     cloud = await start_with_desktop(cluster)
     (first,) = child_pids(cloud.pid)
-    answer = await start_stream(cluster, cluster.alice_token)
+    response = await start_stream(cluster, cluster.alice_token)
     kill(first, signal.SIGKILL)
-    await assert_broken(answer)
+    await assert_broken(response)
     await wait_until(
-        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 10
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to reconnect", 10
     )
     (second,) = child_pids(cloud.pid)
     assert second != first
-    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
-    assert (death["reason"], death["detail"]) == (
+    (record,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
+    assert (record["reason"], record["detail"]) == (
         "exited",
         "exited unexpectedly: it was ended by SIGKILL",
     )
 
 
 @ensureDeferred
-async def test_a_proxy_that_dies_again_and_again_must_rest(cluster: Cluster) -> None:
-    """Its user is told why and for how long; after that it starts as ever."""
+async def test_a_proxy_that_exits_repeatedly_restarts_after_a_delay(cluster: Cluster) -> None:
+    """Until then its user gets 503 with the reason and the delay."""
     cloud = await cluster.start_cloud()
     token = await cluster.create_token("alice")
     for _ in range(6):
-        status, headers, told = await start_proxy(cluster, token)
+        status, headers, result = await start_proxy(cluster, token)
         if status == 503:
             break
         (proxy,) = child_pids(cloud.pid)
         kill(proxy, signal.SIGKILL)
-        await wait_until(lambda pid=proxy: not is_running(pid), "it to be gone")
+        await wait_until(lambda pid=proxy: not is_running(pid), "the killed proxy to be gone")
     assert status == 503
-    rest = int(headers["retry-after"])
-    assert rest >= 1
-    assert told["error"]["message"] == (
-        f"Your streaming proxy exited unexpectedly: it was ended by SIGKILL. Try again in {rest} s."
+    wait = int(headers["retry-after"])
+    assert wait >= 1
+    assert result["error"]["message"] == (
+        f"Your streaming proxy exited unexpectedly: it was ended by SIGKILL. Try again in {wait} s."
     )
-    shown = await proxy_state(cluster, token)
-    assert (shown["state"], shown["error"]) == (
+    state = await proxy_state(cluster, token)
+    assert (state["state"], state["error"]) == (
         "failed",
         "Your streaming proxy exited unexpectedly: it was ended by SIGKILL.",
     )
 
-    async def again() -> bool:
+    async def starts() -> bool:
         return (await start_proxy(cluster, token))[0] == 200
 
-    await wait_until(again, "its rest to be over", rest + 5)
+    await wait_until(starts, "the proxy to start after the delay", wait + 5)
 
 
 @ensureDeferred
 async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
-    """One that answers no question for its health is ended, however hard that is."""
+    """A proxy that does not respond to health checks is killed."""
     cloud = await start_with_desktop(cluster, "--proxy-health-interval-seconds=1")
     (hung,) = child_pids(cloud.pid)
     kill(hung, signal.SIGSTOP)
@@ -192,25 +194,27 @@ async def test_a_hung_proxy_is_replaced(cluster: Cluster) -> None:
         await wait_until(lambda: not is_running(hung), "the hung proxy to be ended", 40)
     finally:
         kill(hung, signal.SIGKILL)
-    await wait_until(lambda: is_reachable(cluster, cluster.alice_token), "another to serve", 10)
-    (death,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
-    assert death["reason"] == "unresponsive"
+    await wait_until(
+        lambda: is_reachable(cluster, cluster.alice_token), "a new proxy to serve requests", 10
+    )
+    (record,) = [line for line in audit_records(cluster) if line["event"] == "proxy.died"]
+    assert record["reason"] == "unresponsive"
 
 
-# -- when the cloud ends
+# -- the end of the cloud
 
 
 @linux_only
 @ensureDeferred
-async def test_a_cloud_that_stops_leaves_nothing(cluster: Cluster) -> None:
-    """No child, no socket, no folder; answers break off at once instead of hanging."""
+async def test_a_stopping_cloud_removes_its_proxies(cluster: Cluster) -> None:
+    """No process, socket or folder remains; responses are aborted at once and do not hang."""
     cloud = await start_with_desktop(cluster)
     (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await start_stream(cluster, cluster.alice_token)
+    response = await start_stream(cluster, cluster.alice_token)
     cloud.send_signal(signal.SIGTERM)
-    await assert_broken(answer)
-    await wait_until(lambda: cloud.transport.pid is None, "the cloud to end", 10)
+    await assert_broken(response)
+    await wait_until(lambda: cloud.transport.pid is None, "the cloud to exit", 10)
     assert not is_running(proxy)
     assert not socket.parent.exists()
     assert list((cluster.state_dir("cloud") / "run").iterdir()) == []
@@ -219,51 +223,51 @@ async def test_a_cloud_that_stops_leaves_nothing(cluster: Cluster) -> None:
 
 @linux_only
 @ensureDeferred
-async def test_a_killed_cloud_leaves_nothing_that_runs(cluster: Cluster) -> None:
-    """Its proxies end by themselves; the next start sweeps, and the desktop comes back."""
+async def test_proxies_of_a_killed_cloud_exit(cluster: Cluster) -> None:
+    """The next start of the cloud removes their folders, and the desktop reconnects."""
     cloud = await start_with_desktop(cluster)
     (proxy,) = child_pids(cloud.pid)
     socket = Path(option(proxy, "socket"))
-    answer = await start_stream(cluster, cluster.alice_token)
+    response = await start_stream(cluster, cluster.alice_token)
     await cloud.stop(signal.SIGKILL)
-    await assert_broken(answer)
-    await wait_until(lambda: not is_running(proxy), "the orphan to end", 10)
-    again = await cluster.start_cloud()
+    await assert_broken(response)
+    await wait_until(lambda: not is_running(proxy), "the orphaned proxy to exit", 10)
+    restarted = await cluster.start_cloud()
     assert not socket.parent.exists()
     await wait_until(
-        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to return", 10
+        lambda: is_reachable(cluster, cluster.alice_token), "the desktop to reconnect", 10
     )
-    (other,) = child_pids(again.pid)
+    (other,) = child_pids(restarted.pid)
     assert option(other, "id") and other != proxy
 
 
-# -- what is written about it
+# -- metrics and audit log
 
 
 @ensureDeferred
-async def test_what_is_counted_and_what_is_never_written(cluster: Cluster) -> None:
-    """Metrics and audit tell of proxies; no name, and nothing that anyone said, is anywhere."""
+async def test_metrics_and_audit_log_contain_no_names_and_no_content(cluster: Cluster) -> None:
+    """No file or log contains what was sent; metrics and logs do not contain the user's name."""
     cloud = await cluster.start_cloud()
     cluster.ollama, ollama = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("zaphod", ollama)
     token = await cluster.create_token("zaphod")
-    await wait_until(lambda: is_reachable(cluster, token), "the way to be open")
+    await wait_until(lambda: is_reachable(cluster, token), "the desktop to be reachable")
     cluster.ollama.script("/api/chat", Script(lines=("said-by-", "the-model")))
-    asked = {"model": "llama3.2", "messages": [{"role": "user", "content": "said-by-zaphod"}]}
-    status, _, body = await cluster.request("POST", "/api/chat", asked, token)
+    chat = {"model": "llama3.2", "messages": [{"role": "user", "content": "said-by-zaphod"}]}
+    status, _, body = await cluster.request("POST", "/api/chat", chat, token)
     assert status == 200 and b"said-by-" in body
-    missing = {**asked, "model": "said-to-be-missing"}
+    missing = {**chat, "model": "said-to-be-missing"}
     assert (await cluster.request("POST", "/api/chat", missing, token))[0] == 404
     assert (await cluster.request("GET", "/api/tags", token="said-by-nobody"))[0] == 401
 
     status, headers, page = await cluster.request("GET", "/metrics", port=cluster.metrics_port)
     assert status == 200 and headers["content-type"].startswith("text/plain")
-    counted = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
-    assert counted['ctllm_proxies{state="running"}'] == "1.0"
-    assert counted["ctllm_proxy_starts_total"] == "1.0"
-    assert float(counted['ctllm_requests_total{outcome="completed"}']) >= 3
-    assert counted["ctllm_requests_in_progress"] == "0.0"
-    assert counted["ctllm_authentication_failures_total"] == "1.0"
+    metrics = dict(line.rsplit(" ", 1) for line in page.decode().splitlines() if line[0] != "#")
+    assert metrics['ctllm_proxies{state="running"}'] == "1.0"
+    assert metrics["ctllm_proxy_starts_total"] == "1.0"
+    assert float(metrics['ctllm_requests_total{outcome="completed"}']) >= 3
+    assert metrics["ctllm_requests_in_progress"] == "0.0"
+    assert metrics["ctllm_authentication_failures_total"] == "1.0"
     assert b"zaphod" not in page
     assert (await cluster.request("GET", "/metrics", token=token))[0] != 200
 
