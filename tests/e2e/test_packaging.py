@@ -77,7 +77,7 @@ def test_the_source_distribution_is_complete(distributions: Path) -> None:
 def test_all_programs_are_installed(bin_dir: Path, tmp_path: Path) -> None:
     """`twistd` lists the plugin, and each command has a help text."""
     assert "ctllm" in run(bin_dir / "twistd", "--help", cwd=tmp_path)
-    assert "Places:" in run(bin_dir / "twistd", "-n", "ctllm", "--help", cwd=tmp_path)
+    assert "Roles:" in run(bin_dir / "twistd", "-n", "ctllm", "--help", cwd=tmp_path)
     assert "invite" in run(bin_dir / "ctllm", "--help", cwd=tmp_path)
     assert __version__ in run(bin_dir / "ctllm", "--version", cwd=tmp_path)
     package = run(bin_dir / "python", "-m", "pip", "show", "--verbose", "ctllm", cwd=tmp_path)
