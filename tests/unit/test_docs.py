@@ -318,7 +318,7 @@ def anchors(page: Path) -> set[str]:
 
 
 class DefaultValueTests(TestCase):
-    """Values that the documents give with a key are its default."""
+    """Values that the documents give with a key are its default value."""
 
     UNITS = {"s": 1, "seconds": 1, "minutes": 60, "days": 86400}
     KEY = r"`((?:cloud|proxy|desktop)\.\w+)`"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,6 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web import http
 
 from tests.fake_ollama import FakeOllama, Record, Script
 
@@ -193,9 +193,10 @@ class BlobTests(FakeOllamaCase):
         self.assertEqual(self.visit("HEAD", target).status, 404)
 
     def test_a_large_blob_is_neither_written_to_a_file_nor_recorded(self) -> None:
-        self.patch(
-            http, "_getContentFile", lambda length: self.fail("The body is written to a file.")
-        )
+        def fail(*_: object, **__: object) -> None:
+            self.fail("The body is written to a file.")
+
+        self.patch(tempfile, "TemporaryFile", fail)
         body = bytes(200_000)
         target = f"/api/blobs/sha256:{sha256(body).hexdigest()}"
         self.assertEqual(self.visit("POST", target, body).status, 201)
