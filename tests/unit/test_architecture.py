@@ -235,7 +235,7 @@ class ArchitectureTests(TestCase):
         self.assertEqual(wrong, [])
 
     def test_modules_do_not_import_each_other_in_cycles(self) -> None:
-        """Within packages, too."""
+        """Neither within a package."""
         names = {module_name(path) for path in modules()}
         graph: dict[str, set[str]] = {}
         for path in modules():
@@ -317,7 +317,7 @@ class ArchitectureTests(TestCase):
         self.assertEqual(wrong, [])
 
     def test_only_periodic_uses_loops_of_twisted(self) -> None:
-        """They end at the first exception."""
+        """LoopingCall and TimerService stop at the first exception."""
         wrong = [
             found.where
             for _, found in all_imports()
@@ -338,8 +338,8 @@ class ArchitectureTests(TestCase):
         ]
         self.assertEqual(wrong, [])
 
-    def test_private_names_of_libraries_are_recognised(self) -> None:
-        """The check above finds each way to use one, and no private name of the product's."""
+    def test_library_internals_are_recognised(self) -> None:
+        """The check above finds each way to use one, and no private name of the product."""
         source = """
 import _private_module
 from library._private import name
@@ -362,7 +362,7 @@ class Ours(Theirs):
         )  # fmt: skip
 
 
-#: Attributes of Twisted's and autobahn's objects that are undocumented, though not by their names.
+#: Undocumented attributes of Twisted and autobahn whose names do not begin with an underscore.
 UNDOCUMENTED = {
     "current_frame", "dataBuffer", "dropConnection", "inside_message", "numberAccepts",
     "sendCloseFrame", "wasNotCleanReason",
@@ -370,12 +370,12 @@ UNDOCUMENTED = {
 
 
 def is_private(name: str) -> bool:
-    """Whether it begins with a single underscore."""
+    """Return whether a name begins with a single underscore."""
     return name.startswith("_") and not name.startswith("__")
 
 
 def defined_names(tree: ast.AST) -> Iterator[str]:
-    """The private functions, classes and attributes that a module defines or assigns."""
+    """Yield the functions, classes, variables and attributes that a module defines or assigns."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
@@ -389,10 +389,10 @@ def defined_names(tree: ast.AST) -> Iterator[str]:
 
 
 def library_internals(tree: ast.AST, own: set[str]) -> Iterator[tuple[int, str]]:
-    """(line, name) of each private name that a module uses of a library.
+    """Yield the line and name of each private name of a library that a module uses.
 
-    A private attribute is the product's on any object if the module defines it, and on `self`,
-    `cls` and `super()` if the product does (`own`). `os._exit` is documented.
+    A private attribute belongs to the product if the module defines it; on `self`, `cls` and
+    `super()`, if any module of the product does (`own`). `os._exit` is documented.
     """
     defined = set(defined_names(tree))
     for node in ast.walk(tree):
@@ -421,7 +421,7 @@ def library_internals(tree: ast.AST, own: set[str]) -> Iterator[tuple[int, str]]
 
 
 def _is_json(node: ast.expr) -> bool:
-    """Whether it is `json`, or something's `json`, as in msgspec.json."""
+    """Return whether a node is `json` or an attribute `json`, as in msgspec.json."""
     return (isinstance(node, ast.Name) and node.id == "json") or (
         isinstance(node, ast.Attribute) and node.attr == "json"
     )

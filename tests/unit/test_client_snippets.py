@@ -21,7 +21,7 @@ from ctllm.errors import BadRequest
 
 ROOT = Path(__file__).parents[2]
 CLOUD = Target("https://c.example/", "ctllm-k-1", "qwen3:4b")
-HERE = Target("http://127.0.0.1:11435", model="qwen3:4b")
+ENDPOINT = Target("http://127.0.0.1:11435", model="qwen3:4b")
 
 
 class TableTests(TestCase):
@@ -44,23 +44,25 @@ class TableTests(TestCase):
         self.assertLessEqual(set(promised.split()), {client.name for client in CLIENTS})
 
     def test_the_agents_sdk_sends_no_traces(self) -> None:
-        """They, and the key, would go to its vendor."""
-        for target in ((HERE, None), (None, CLOUD)):
-            said = format_instructions(find_client("openai-agents"), *target)
-            self.assertIn("OPENAI_AGENTS_DISABLE_TRACING=1", said)
+        """Traces and the key would be sent to its vendor."""
+        for target in ((ENDPOINT, None), (None, CLOUD)):
+            text = format_instructions(find_client("openai-agents"), *target)
+            self.assertIn("OPENAI_AGENTS_DISABLE_TRACING=1", text)
 
-    def test_the_endpoint_comes_first_and_needs_no_key(self) -> None:
-        """For every client; what stands for something else is gone."""
+    def test_the_endpoint_precedes_the_cloud_and_needs_no_key(self) -> None:
+        """No placeholder remains."""
         for client in CLIENTS:
-            here, _, there = format_instructions(client, HERE, CLOUD).partition("From anywhere")
-            self.assertIn("127.0.0.1:11435", here)
-            self.assertNotIn("ctllm-k-1", here)
-            self.assertEqual(
-                "https://c.example" in there, not client.cloud_unsupported, client.name
+            endpoint, _, cloud = format_instructions(client, ENDPOINT, CLOUD).partition(
+                "From anywhere"
             )
-            self.assertEqual("ctllm-k-1" in there, not client.cloud_unsupported, client.name)
-            for mark in ("<URL>", "<KEY>", "<MODEL>", "example//"):
-                self.assertNotIn(mark, here + there)
+            self.assertIn("127.0.0.1:11435", endpoint)
+            self.assertNotIn("ctllm-k-1", endpoint)
+            self.assertEqual(
+                "https://c.example" in cloud, not client.cloud_unsupported, client.name
+            )
+            self.assertEqual("ctllm-k-1" in cloud, not client.cloud_unsupported, client.name)
+            for placeholder in ("<URL>", "<KEY>", "<MODEL>", "example//"):
+                self.assertNotIn(placeholder, endpoint + cloud)
 
     def test_a_key_is_never_an_argument_of_a_program(self) -> None:
         for client in CLIENTS:
@@ -102,7 +104,7 @@ class TargetTests(TestCase):
 
     def test_common_clients_set_each_variable_once_in_indented_lines(self) -> None:
         lines = format_common_clients(CLOUD)
-        for once in ("OLLAMA_HOST=", "OPENAI_BASE_URL=", "curl https"):
-            self.assertEqual(lines.count(once), 1)
+        for variable in ("OLLAMA_HOST=", "OPENAI_BASE_URL=", "curl https"):
+            self.assertEqual(lines.count(variable), 1)
         for line in lines.splitlines()[1:-1]:
             self.assertTrue(not line or line.startswith("  ") or line.startswith("For "), line)

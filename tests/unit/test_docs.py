@@ -1,4 +1,4 @@
-"""The documents say what is true: the tunnel's bytes, every option, key, metric, code and link."""
+"""The documents agree with the code: the bytes of the tunnel, options, keys, metrics and links."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ PAGES = [
 ]
 TEXTS = [*PAGES, *UNITS]
 
-EXCHANGE = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
-ANSWER = b'{"version":"0.12.6"}'
+STREAM_ID = bytes.fromhex("8f3a61c0d27b4e95a1046b8cf0e7d213")
+RESPONSE_BODY = b'{"version":"0.12.6"}'
 
 #: Options of other programs that the documents name.
-OTHERS = {
+FOREIGN_OPTIONS = {
     "input-type",  # of Node
     "draft",
     "filter",
@@ -61,13 +61,13 @@ OTHERS = {
 
 
 def blocks(language: str) -> dict[str, str]:
-    """The fenced blocks of the tunnel's page in a language, by the name behind it."""
+    """Return the fenced blocks of docs/tunnel.md in a language, by the name after it."""
     found = re.findall(rf"^```{language} (\S+)\n(.*?)^```$", TUNNEL.read_text(), re.M | re.S)
     return dict(found)
 
 
 def tables(page: Path, columns: int) -> Iterator[list[str]]:
-    """The rows of a page's tables that have so many columns, heads included."""
+    """Yield the rows, headers included, of the tables of a page with that many columns."""
     for line in page.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == columns:
@@ -75,7 +75,7 @@ def tables(page: Path, columns: int) -> Iterator[list[str]]:
 
 
 def code(page: Path) -> str:
-    """What stands in code: spans and blocks; all of a file that is no page."""
+    """Return the code of a page, in spans and blocks, or the whole of any other file."""
     text = page.read_text()
     if page.suffix != ".md":
         return text
@@ -84,98 +84,106 @@ def code(page: Path) -> str:
     return "\n".join([*fenced, *spans])
 
 
+def accepts_payload(kind: int, size: int) -> bool:
+    """Return whether a receiver accepts a frame whose payload has `size` bytes."""
+    try:
+        list(frames.split_frames(frames.encode_frame(FrameKind(kind), STREAM_ID, bytes(size))))
+    except errors.ProtocolViolation:
+        return False
+    return True
+
+
 class TunnelPageTests(TestCase):
-    def test_kinds(self) -> None:
-        """The table has every kind of frame with its number and its largest payload."""
-        told = {
-            int(number): (re.sub(r"\[(\w+)\].*", r"\1", name), int(most))
-            for number, name, _, _, most in tables(TUNNEL, 5)
+    def test_the_table_has_every_kind_of_frame_with_its_number_and_largest_payload(self) -> None:
+        documented = {
+            int(number): (re.sub(r"\[(\w+)\].*", r"\1", name), int(largest))
+            for number, name, _, _, largest in tables(TUNNEL, 5)
             if number.isdigit()
         }
-        true = {int(kind): (kind.name, frames._MAX_PAYLOAD[kind]) for kind in FrameKind}
-        self.assertEqual(told, true)
+        names = {number: name for number, (name, _) in documented.items()}
+        self.assertEqual(names, {int(kind): kind.name for kind in FrameKind})
+        for number, (name, largest) in documented.items():
+            sizes = (largest, largest + 1)
+            self.assertEqual([accepts_payload(number, n) for n in sizes], [True, False], name)
 
-    def test_codes(self) -> None:
-        """The codes of RESET and BYE are the tree's, with their statuses."""
+    def test_error_codes_have_their_statuses(self) -> None:
         statuses = {
             kind.code: kind.status for kind in vars(errors).values() if isinstance(kind, type)
             and issubclass(kind, errors.CtllmError)
         }  # fmt: skip
-        told = {
+        documented = {
             found[1]: int(status)
             for name, status, _ in tables(TUNNEL, 3)
             if (found := re.fullmatch(r"`(\w+)`", name)) and status.isdigit()
         }
-        self.assertGreater(len(told), 8)
-        self.assertEqual(told, {name: statuses[name] for name in told})
+        self.assertGreater(len(documented), 8)
+        self.assertEqual(documented, {name: statuses[name] for name in documented})
 
-    def test_constants(self) -> None:
-        """The numbers in the prose are the code's."""
+    def test_numbers_in_the_text_are_those_of_the_code(self) -> None:
         text = TUNNEL.read_text()
-        for said in (
+        for phrase in (
             frames.SUBPROTOCOL,
             f"{frames.MAX_MESSAGE:,} bytes",
             f"1 to {frames.MAX_DATA:,} bytes",
             f"{KEYS['proxy.stream_window_bytes'].default} unless configured",
             f"the last {MAX_CLOSED_IDS})",
         ):
-            self.assertIn(said, text)
+            self.assertIn(phrase, text)
 
-    def test_worked_example(self) -> None:
-        """The two ends, made to speak, say the example byte for byte."""
-        told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
-        said: dict[str, bytes] = {}
+    def test_both_ends_send_the_bytes_of_the_example(self) -> None:
+        documented = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
+        sent: dict[str, bytes] = {}
         desktop = Desktop("00112233445566778899aabbccddeeff", "attic")
-        proxy = Initiator(262144, 30, 8)
-        works: list[ResponderStream] = []
+        initiator = Initiator(262144, 30, 8)
+        streams: list[ResponderStream] = []
 
-        def accept(head: RequestHead, work: ResponderStream) -> RequestSink:
-            works.append(work)
+        def accept(head: RequestHead, stream: ResponderStream) -> RequestSink:
+            streams.append(stream)
             return mock.create_autospec(RequestSink, instance=True)
 
-        bridge = Responder(
+        responder = Responder(
             262144, 30, 8, request_handler=accept, resume_buffer_bytes=0, desktop=desktop
         )
 
-        def speak(name: str) -> None:
-            speaker, hearer = (bridge, proxy) if name.startswith("desktop") else (proxy, bridge)
-            said[name] = speaker.next_message()
-            hearer.receive_message(said[name])
+        def send(name: str) -> None:
+            sender, receiver = (
+                (responder, initiator) if name.startswith("desktop") else (initiator, responder)
+            )
+            sent[name] = sender.next_message()
+            receiver.receive_message(sent[name])
 
-        bridge.send_status(Status("up", "0.12.6", ("llama3.2:latest",)))
-        bridge.connection_made()
+        responder.send_status(Status("up", "0.12.6", ("llama3.2:latest",)))
+        responder.connection_made()
         for name in ("desktop-1", "proxy-1", "desktop-2"):
-            speak(name)
+            send(name)
         client = FakeResponseSink()
-        with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=EXCHANGE):
-            asked = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
-            proxy.start_request(asked, client).finish()
+        with mock.patch("ctllm.tunnel.initiator.secrets.token_bytes", return_value=STREAM_ID):
+            request = RequestHead(b"GET", b"/api/version", ((b"Accept", b"*/*"),))
+            initiator.start_request(request, client).finish()
         for name in ("proxy-2", "desktop-3"):
-            speak(name)
-        works[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"20"),)))
-        works[0].write(ANSWER)
-        works[0].finish()
+            send(name)
+        streams[0].write_head(ResponseHead(200, b"OK", ((b"Content-Length", b"20"),)))
+        streams[0].write(RESPONSE_BODY)
+        streams[0].finish()
         for name in ("desktop-4", "proxy-3"):
-            speak(name)
-        self.assertEqual((bytes(client.body), client.outcome), (ANSWER, "end"))
-        self.assertEqual((proxy.streams, bridge.streams), ({}, {}))
-        self.assertEqual({name: told[name].hex() for name in said}, hexed(said))
+            send(name)
+        self.assertEqual((bytes(client.body), client.outcome), (RESPONSE_BODY, "end"))
+        self.assertEqual((initiator.streams, responder.streams), ({}, {}))
+        self.assertEqual({name: documented[name].hex() for name in sent}, hexed(sent))
 
-    def test_other_frames(self) -> None:
-        """So are the frames that the example did not need."""
-        told = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
+    def test_frames_that_the_example_does_not_use_are_encoded_as_shown(self) -> None:
+        documented = {name: bytes.fromhex(text) for name, text in blocks("hex").items()}
         replaced = Reason("replaced", "A newer connection of this desktop replaces this one.")
-        true = {
-            "attach": frames.encode_offset_frame(FrameKind.ATTACH, EXCHANGE, 12),
+        expected = {
+            "attach": frames.encode_offset_frame(FrameKind.ATTACH, STREAM_ID, 12),
             "reset": frames.encode_json_frame(
-                FrameKind.RESET, EXCHANGE, Reason("cancelled", "The client disconnected.")
+                FrameKind.RESET, STREAM_ID, Reason("cancelled", "The client disconnected.")
             ),
             "bye": frames.encode_json_frame(FrameKind.BYE, CONNECTION_ID, replaced),
         }
-        self.assertEqual({name: told[name].hex() for name in true}, hexed(true))
+        self.assertEqual({name: documented[name].hex() for name in expected}, hexed(expected))
 
-    def test_payloads_in_prose(self) -> None:
-        """Each JSON payload that the example shows as text is in its bytes too."""
+    def test_json_payloads_in_the_text_are_in_the_bytes(self) -> None:
         payloads = b"".join(bytes.fromhex(text) for text in blocks("hex").values())
         shown = re.findall(r'`(\{"\w+":["\d[{].*?\})`', TUNNEL.read_text())
         self.assertGreater(len(shown), 6)
@@ -183,46 +191,48 @@ class TunnelPageTests(TestCase):
             self.assertIn(text.encode(), payloads)
 
 
-def hexed(said: dict[str, bytes]) -> dict[str, str]:
-    """Bytes in the form in which differences can be read."""
-    return {name: data.hex() for name, data in said.items()}
+def hexed(messages: dict[str, bytes]) -> dict[str, str]:
+    """Return the bytes in hexadecimal, in which differences are readable."""
+    return {name: data.hex() for name, data in messages.items()}
 
 
 def command_options(parser: Parser) -> Iterator[str]:
-    """Every option of a command and of its subcommands."""
+    """Yield every option of a command and of its subcommands."""
     yield from re.findall(r"--([a-z-]+)", parser.format_help())
     for command in parser.commands.values():
         yield from command_options(command)
 
 
 class IpcPageTests(TestCase):
-    """The page of the IPC has what the code has."""
+    """The page of the IPC agrees with the code."""
 
     TEXT = (ROOT / "docs" / "ipc.md").read_text()
 
     def rows(self, columns: int) -> dict[str, list[str]]:
-        """The rows of its tables that have so many columns, by their first cell."""
+        """Return the rows of its tables with that many columns, by their first cell."""
         return {cells[0]: cells for cells in tables(ROOT / "docs" / "ipc.md", columns)}
 
-    def test_commands(self) -> None:
+    def test_the_table_has_every_command_with_its_fields(self) -> None:
         rows = {name.strip("`"): cells for name, cells in self.rows(3).items() if "`" in name}
-        told = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
+        documented = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
         kinds = {kind.__struct_config__.tag: kind for kind in protocol.Request.__args__}
-        true = {tag: set(kind.__struct_encode_fields__) - {"id"} for tag, kind in kinds.items()}
+        expected = {tag: set(kind.__struct_encode_fields__) - {"id"} for tag, kind in kinds.items()}
         events = {"hello", "status", "log", "quitting", "error"}
-        self.assertEqual({name: told[name] for name in told if name not in events}, true)
-        self.assertLessEqual(events, set(told))
+        self.assertEqual(
+            {name: documented[name] for name in documented if name not in events}, expected
+        )
+        self.assertLessEqual(events, set(documented))
 
-    def test_status(self) -> None:
-        told = [name for cell in self.rows(2) for name in re.findall(r"`(\w+)`", cell)]
-        self.assertEqual(told, list(messages.Status.__struct_encode_fields__))
+    def test_the_table_has_every_field_of_the_status(self) -> None:
+        documented = [name for cell in self.rows(2) for name in re.findall(r"`(\w+)`", cell)]
+        self.assertEqual(documented, list(messages.Status.__struct_encode_fields__))
         for kind in (messages.OllamaStatus, messages.DesktopStatus, messages.Traffic):
             for name in kind.__struct_encode_fields__:
                 self.assertIn(f"`{name}`", self.TEXT)
 
-    def test_numbers(self) -> None:
+    def test_numbers_in_the_text_are_those_of_the_code(self) -> None:
         limits = IpcLimits()
-        for said in (
+        for phrase in (
             f"A line may have {protocol.MAX_LINE // 2**20} MiB, "
             f"{protocol.MAX_UNAUTHENTICATED_LINE // 1024} KiB",
             f"within {limits.read_timeout:g} seconds",
@@ -230,20 +240,18 @@ class IpcPageTests(TestCase):
             f"{limits.max_unauthenticated} more",
             f"{limits.max_concurrent_commands} commands",
         ):
-            self.assertIn(said, " ".join(self.TEXT.split()))
+            self.assertIn(phrase, " ".join(self.TEXT.split()))
 
-    def test_a_proof(self) -> None:
-        """Made as the page says."""
+    def test_a_proof_computed_as_described_is_valid(self) -> None:
         words = re.findall(r"`(ctllm-ipc-\w+)`", self.TEXT)
         for who, word in zip(("client", "daemon"), words, strict=True):
             by_hand = hmac.new(bytes(32), f"{word} challenge nonce".encode(), "sha256").hexdigest()
             self.assertEqual(protocol.compute_proof("00" * 32, who, "challenge", "nonce"), by_hand)  # type: ignore
 
 
-class NamesTests(TestCase):
-    def test_options(self) -> None:
-        """Every option that the documents name exists."""
-        known = OTHERS | {name.rstrip("=") for name in ServerOptions().longOpt}
+class NameTests(TestCase):
+    def test_every_named_option_exists(self) -> None:
+        known = FOREIGN_OPTIONS | {name.rstrip("=") for name in ServerOptions().longOpt}
         known |= {key.option for key in KEYS.values()}
         for _, _, level, _ in tap_options.Options.subCommands:
             known |= {row[0] for row in level.rows()}
@@ -254,8 +262,7 @@ class NamesTests(TestCase):
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]*)", code(page)))
             self.assertEqual(named - known, set(), page.name)
 
-    def test_keys(self) -> None:
-        """Every key of the configuration that the documents name exists, in that section."""
+    def test_every_named_configuration_key_exists(self) -> None:
         known = {*KEYS, *get_args(AuditEvent)}
         named = 0
         for page in PAGES:
@@ -264,37 +271,35 @@ class NamesTests(TestCase):
                 named += 1
         self.assertGreater(named, 10)
 
-    def test_commands(self) -> None:
-        """Every command and place that the documents name exists."""
+    def test_every_named_command_and_role_exists(self) -> None:
         known = set(cli.build_parser().commands)
         known |= {name for name, *_ in tap_options.Options.subCommands}
         for page in TEXTS:
             named = re.findall(r"(?<![\w./-])ctllm(?: --\w+[ =]\S+)* ([a-z]+)\b", code(page))
             self.assertEqual(set(named) - known, set(), page.name)
 
-    def test_targets(self) -> None:
-        """Every `make` target that the documents name exists."""
+    def test_every_named_make_target_exists(self) -> None:
         targets = set(re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.M))
         for page in PAGES:
             named = set(re.findall(r"\bmake ([a-z0-9]+)", code(page)))
             self.assertEqual(named - targets, set(), page.name)
 
-    def test_metrics(self) -> None:
-        """The documents name the metrics that there are, all of them."""
+    def test_the_page_of_operations_names_every_metric_and_no_other(self) -> None:
         text = Metrics().render_text()[1].decode()
-        true = {n for n in re.findall(r"^# TYPE (\w+)", text, re.M) if not n.endswith("_created")}
+        expected = {
+            n for n in re.findall(r"^# TYPE (\w+)", text, re.M) if not n.endswith("_created")
+        }
         page = (ROOT / "docs" / "operations.md").read_text()
-        self.assertEqual(set(re.findall(r"^\| `(ctllm_\w+)", page, re.M)), true)
+        self.assertEqual(set(re.findall(r"^\| `(ctllm_\w+)", page, re.M)), expected)
 
-    def test_environment(self) -> None:
-        """No page names a folder of the machine that it was written on."""
+    def test_no_page_names_a_home_directory(self) -> None:
+        """It would be that of the author."""
         for page in TEXTS:
             self.assertNotRegex(page.read_text(), r"/root/|/home/[a-z]")
 
 
 class LinkTests(TestCase):
-    def test_relative_links_resolve(self) -> None:
-        """Every link within the repository leads to a file and, with #, to a heading of it."""
+    def test_relative_links_lead_to_a_file_and_a_heading(self) -> None:
         for page in PAGES:
             for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
                 path, _, heading = target.partition("#")
@@ -305,15 +310,15 @@ class LinkTests(TestCase):
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which headings of a page are linked to."""
+    """Return the anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {
         re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
     }
 
 
-class Numbers(TestCase):
-    """Values that the documents give beside a key are its defaults."""
+class DefaultValueTests(TestCase):
+    """Values that the documents give with a key are its default value."""
 
     UNITS = {"s": 1, "seconds": 1, "minutes": 60, "days": 86400}
     KEY = r"`((?:cloud|proxy|desktop)\.\w+)`"
@@ -323,7 +328,7 @@ class Numbers(TestCase):
         (found,) = (k.default for k in KEYS.values() if (k.section, k.name) == (section, name))
         return found
 
-    def test_in_parentheses(self) -> None:
+    def test_a_number_after_a_key_is_its_default(self) -> None:
         """As in: within `cloud.x_seconds` (20)."""
         found = [
             each
@@ -334,7 +339,7 @@ class Numbers(TestCase):
         for key, value in found:
             self.assertEqual(str(self.default(key)), value, key)
 
-    def test_with_their_unit(self) -> None:
+    def test_a_number_with_a_unit_before_a_key_is_its_default(self) -> None:
         """As in: every 5 s (`desktop.x_seconds`)."""
         pattern = rf"(\d+) (s|seconds|minutes|days)\b[^.;|`()]{{0,30}}\({self.KEY}\)"
         found = [each for page in PAGES for each in re.findall(pattern, page.read_text())]

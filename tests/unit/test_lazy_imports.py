@@ -13,11 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.lazy_imports import LazyNames, install
 
-# Each module says that it ran.
+# Each module appends its name to `ran` when it runs.
 SOURCES = {
-    "tt_later/__init__.py": "ran.append('tt_later')\nfrom tt_later.part import Thing\nown = 7",
-    "tt_later/part.py": "ran.append('part')\nclass Thing: pass\ndef call(): return 'called'",
-    "tt_later/other.py": "ran.append('other')",
+    "tt_lazy/__init__.py": "ran.append('tt_lazy')\nfrom tt_lazy.part import Thing\nown = 7",
+    "tt_lazy/part.py": "ran.append('part')\nclass Thing: pass\ndef call(): return 'called'",
+    "tt_lazy/other.py": "ran.append('other')",
     "tt_names.py": (
         "ran.append('tt_names')\n"
         "class Kind:\n    size = 3\n    def __class_getitem__(cls, item): return item\n"
@@ -29,7 +29,7 @@ SOURCES = {
 
 
 class LazyImportTests(SynchronousTestCase):
-    """Modules in a folder of their own."""
+    """Modules in a temporary folder."""
 
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -43,56 +43,56 @@ class LazyImportTests(SynchronousTestCase):
         self.patch(sys, "meta_path", list(sys.meta_path))
         builtins.ran = self.ran  # type: ignore[attr-defined]
         self.addCleanup(delattr, builtins, "ran")
-        self.addCleanup(self.forget)
+        self.addCleanup(self.remove_modules)
         importlib.invalidate_caches()
 
-    def forget(self) -> None:
+    def remove_modules(self) -> None:
         for name in [name for name in sys.modules if name.startswith("tt_")]:
             del sys.modules[name]
 
-    def later(self, name: str, **names: str) -> Any:
-        given: LazyNames = names
-        install((), {name: given})
+    def import_lazily(self, name: str, **names: str) -> Any:
+        lazy_names: LazyNames = names
+        install((), {name: lazy_names})
         return importlib.import_module(name)
 
     def test_a_lazy_module_runs_once_when_it_is_used(self) -> None:
-        package = self.later("tt_later")
+        package = self.import_lazily("tt_lazy")
         self.assertEqual(self.ran, [])
         self.assertEqual(package.own, 7)
-        self.assertEqual((package.own, self.ran), (7, ["tt_later", "part"]))
+        self.assertEqual((package.own, self.ran), (7, ["tt_lazy", "part"]))
 
     def test_special_attributes_do_not_run_a_lazy_module(self) -> None:
-        package = self.later("tt_later")
+        package = self.import_lazily("tt_lazy")
         self.assertFalse(hasattr(package, "__warningregistry__"))
-        self.assertEqual((package.__name__, self.ran), ("tt_later", []))
+        self.assertEqual((package.__name__, self.ran), ("tt_lazy", []))
 
     def test_submodules_are_imported_without_running_their_package(self) -> None:
-        package = self.later("tt_later")
+        package = self.import_lazily("tt_lazy")
         namespace: dict[str, Any] = {}
-        exec("from tt_later import part\nimport tt_later.other", namespace)
+        exec("from tt_lazy import part\nimport tt_lazy.other", namespace)
         self.assertEqual((namespace["part"].call(), self.ran), ("called", ["part", "other"]))
         self.assertIs(package.part, namespace["part"])
 
     def test_a_name_with_a_known_submodule_is_the_real_object(self) -> None:
-        package = self.later("tt_later", Thing="tt_later.part")
+        package = self.import_lazily("tt_lazy", Thing="tt_lazy.part")
         thing = package.Thing
         self.assertEqual(self.ran, ["part"])
         self.assertEqual(package.own, 7)
         self.assertIs(package.Thing, thing)
 
     def test_an_unknown_name_raises_after_the_module_ran(self) -> None:
-        package = self.later("tt_later")
+        package = self.import_lazily("tt_lazy")
         self.assertFalse(hasattr(package, "nothing"))
-        self.assertIn("tt_later", self.ran)
+        self.assertIn("tt_lazy", self.ran)
 
     def test_a_star_import_runs_the_module(self) -> None:
-        self.later("tt_later")
+        self.import_lazily("tt_lazy")
         namespace: dict[str, Any] = {}
-        exec("from tt_later import *", namespace)
+        exec("from tt_lazy import *", namespace)
         self.assertEqual(namespace["own"], 7)
 
     def test_a_proxied_name_delegates_to_the_real_object(self) -> None:
-        names: Any = self.later("tt_names", Kind="", table="", double="")
+        names: Any = self.import_lazily("tt_names", Kind="", table="", double="")
         kind, table, double = names.Kind, names.table, names.double
         alias: Any = list
         annotated: Any = {"a": kind, "b": alias[kind]}
@@ -106,15 +106,15 @@ class LazyImportTests(SynchronousTestCase):
         self.assertIs(type(kind()), names.Kind)
 
     def test_a_subclass_of_a_proxied_name_has_the_real_base(self) -> None:
-        names = self.later("tt_names", Kind="")
+        names = self.import_lazily("tt_names", Kind="")
 
-        class Own(names.Kind):  # type: ignore[name-defined]
+        class Subclass(names.Kind):  # type: ignore[name-defined]
             own = 1
 
-        self.assertEqual((Own.__mro__[1], Own.own), (names.Kind, 1))
+        self.assertEqual((Subclass.__mro__[1], Subclass.own), (names.Kind, 1))
 
     def test_errors_of_the_real_object_are_raised(self) -> None:
-        broken = self.later("tt_names", broken="").broken
+        broken = self.import_lazily("tt_names", broken="").broken
         self.assertRaises(KeyError, broken)
 
     def test_a_missing_module_raises_import_error_unless_it_was_imported(self) -> None:

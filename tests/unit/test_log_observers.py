@@ -13,8 +13,6 @@ from ctllm.log_observers import JsonLogObserver
 
 
 class JsonLineTests(SynchronousTestCase):
-    """Logged as the product logs."""
-
     def setUp(self) -> None:
         self.out = io.StringIO()
         observer: Any = JsonLogObserver(self.out)

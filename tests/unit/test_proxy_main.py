@@ -8,14 +8,14 @@ import sys
 
 from twisted.trial.unittest import SynchronousTestCase
 
-SHOW = """
+PRINT_MODULES = """
 import json, sys
 ran = [name for name, module in sys.modules.items() if type(module).__name__ == "module"]
 print(json.dumps(ran))
 """
 
-#: A proxy as it is composed, though not started.
-COMPOSED = """
+#: Creates the services of a proxy and does not start them.
+CREATE_PROXY = """
 from twisted.internet import reactor
 from ctllm.tap import Options, makeService
 options = Options({})
@@ -25,8 +25,8 @@ options.parseOptions(
 makeService(options)
 """
 
-#: Uses of what is put off.
-NEEDED = """
+#: Uses the modules that are imported lazily.
+USE_LAZY_MODULES = """
 import asyncio, html, http.cookiejar, hyperlink, subprocess, sys
 from autobahn.wamp.message import Hello
 from twisted.application.service import Application
@@ -43,17 +43,17 @@ print(loop.run_until_complete(succeed(7).asFuture(loop)))
 loop.close()
 """
 
-SPARED = "import ctllm.proxy_main\nctllm.proxy_main.install_lazy_imports()\n"
+INSTALL = "import ctllm.proxy_main\nctllm.proxy_main.install_lazy_imports()\n"
 
-#: Kilobytes that each takes of a process (Python 3.11, Twisted 26.10, autobahn 26.10).
+#: Kilobytes of memory that each module takes (Python 3.11, Twisted 26.10, autobahn 26.10).
 HEAVY = {
-    "cryptography": 8500,  # with an OpenSSL of its own
+    "cryptography": 8500,  # with its own OpenSSL
     "OpenSSL": 1000,
-    "_hashlib": 3500,  # OpenSSL again, that of the system
+    "_hashlib": 3500,  # with the OpenSSL of the system
     "_ssl": 800,
     "autobahn.wamp.message": 2000,  # with cbor2
     "autobahn.twisted.wamp": 100,
-    "cffi": 1500,  # with a parser of C
+    "cffi": 1500,  # with a C parser
     "click": 600,
     "asyncio.base_events": 1000,
     "concurrent.futures": 450,
@@ -80,35 +80,36 @@ HEAVY = {
 }
 
 
-def said(code: str) -> str:
-    """What a fresh interpreter prints that runs `code`."""
+def run(code: str) -> str:
+    """Return what a new interpreter prints that runs `code`."""
     argv = [sys.executable, "-c", code]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    process = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def imported(code: str) -> set[str]:
-    """The modules that have run in a fresh interpreter after `code`."""
-    return set(json.loads(said(code + SHOW)))
+    """Return the modules that a new interpreter has imported after `code`."""
+    return set(json.loads(run(code + PRINT_MODULES)))
 
 
 class ProxyMainTests(SynchronousTestCase):
-    """Each in an interpreter of its own."""
+    """Each test runs a new interpreter."""
 
     def test_a_proxy_imports_no_expensive_module(self) -> None:
-        found = imported(SPARED + COMPOSED)
+        found = imported(INSTALL + CREATE_PROXY)
         self.assertIn("ctllm.proxy.service", found)
         self.assertEqual({name: kb for name, kb in HEAVY.items() if name in found}, {})
 
     def test_without_lazy_imports_most_expensive_modules_are_imported(self) -> None:
-        self.assertGreater(len(set(HEAVY) & imported(COMPOSED)), len(HEAVY) // 2)
+        self.assertGreater(len(set(HEAVY) & imported(CREATE_PROXY)), len(HEAVY) // 2)
 
     def test_lazy_modules_work_when_they_are_used(self) -> None:
         self.assertEqual(
-            said(SPARED + COMPOSED + NEEDED).split(), ["é", "0", "7", "a", "Hello", "7"]
+            run(INSTALL + CREATE_PROXY + USE_LAZY_MODULES).split(),
+            ["é", "0", "7", "a", "Hello", "7"],
         )
 
     def test_hashes_are_the_same_without_openssl(self) -> None:
         code = "import hashlib; print(hashlib.sha1(b'x').digest(), hashlib.sha256(b'x').digest())"
-        self.assertEqual(said(SPARED + code), said(code))
+        self.assertEqual(run(INSTALL + code), run(code))

@@ -46,9 +46,8 @@ class RoleTests(_Case):
         self.assertEqual(sorted(names), sorted(["config", *(key.option for key in KEYS.values())]))
 
     def test_each_role_has_the_options_of_its_sections(self) -> None:
-
-        def options(place: str) -> set[str]:
-            [level] = [level for name, _, level, _ in Options.subCommands if name == place]
+        def options(role: str) -> set[str]:
+            [level] = [level for name, _, level, _ in Options.subCommands if name == role]
             return {row[0] for row in level.rows()}
 
         def keys(*sections: str) -> set[str]:
@@ -59,9 +58,9 @@ class RoleTests(_Case):
             options("desktop"),
             keys("", "desktop", "proxy") - {"max-memory-bytes", "max-open-files"},
         )
-        own = {"socket", "port", "host", "id", "cloud-key", "uid"}
-        self.assertEqual(options("proxy"), keys("", "proxy") | own)
-        self.assertFalse(own & {key.option for key in KEYS.values()})
+        proxy_only = {"socket", "port", "host", "id", "cloud-key", "uid"}
+        self.assertEqual(options("proxy"), keys("", "proxy") | proxy_only)
+        self.assertFalse(proxy_only & {key.option for key in KEYS.values()})
 
     def test_converts_numbers_choices_and_lists(self) -> None:
         cloud = parsed(
@@ -86,9 +85,9 @@ class RoleTests(_Case):
         self.assertEqual(options["config"], file)
         self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 1)
         self.assertEqual(options.configuration().proxy.reconnect_grace_seconds, 4)
-        nearer = parsed(f"--config={file}", "desktop", f"--config={other}")
-        self.assertEqual(nearer["config"], other)
-        self.assertEqual(nearer.configuration().proxy.resume_buffer_bytes, 3)
+        after_role = parsed(f"--config={file}", "desktop", f"--config={other}")
+        self.assertEqual(after_role["config"], other)
+        self.assertEqual(after_role.configuration().proxy.resume_buffer_bytes, 3)
 
 
 class ProxyArgumentsTests(_Case):
@@ -101,12 +100,12 @@ class ProxyArgumentsTests(_Case):
         self.assertEqual(options.configuration().proxy.resume_buffer_bytes, 9)
 
     def test_a_proxy_listens_on_a_port_of_loopback(self) -> None:
-        place = parsed(*PROXY, "--port=0").proxy_arguments()
-        self.assertEqual((place.socket, place.port, place.host), (None, 0, "127.0.0.1"))
+        arguments = parsed(*PROXY, "--port=0").proxy_arguments()
+        self.assertEqual((arguments.socket, arguments.port, arguments.host), (None, 0, "127.0.0.1"))
 
     def test_a_host_needs_a_port(self) -> None:
-        place = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_arguments()
-        self.assertEqual((place.port, place.host), (80, "0.0.0.0"))
+        arguments = parsed(*PROXY, "--port=80", "--host=0.0.0.0").proxy_arguments()
+        self.assertEqual((arguments.port, arguments.host), (80, "0.0.0.0"))
         self.assert_refused(*PROXY, "--socket=/a", "--host=0.0.0.0", sentence="--host needs --port")
         sentence = "--host=x:y: must be an IPv4 address"
         self.assert_refused(*PROXY, "--port=80", "--host=x:y", sentence=sentence)
@@ -142,9 +141,9 @@ class ProxyArgumentsTests(_Case):
 
 class RefusalTests(_Case):
     def test_an_unknown_option_names_the_most_similar_one(self) -> None:
-        nearest = "--lisen: no such option; did you mean --listen?"
-        self.assert_refused("cloud", "--lisen=x", sentence=nearest)
-        self.assert_refused("--lisen=x", sentence=nearest)
+        sentence = "--lisen: no such option; did you mean --listen?"
+        self.assert_refused("cloud", "--lisen=x", sentence=sentence)
+        self.assert_refused("--lisen=x", sentence=sentence)
         self.assert_refused("cloud", "--qqq", sentence="--qqq: no such option")
 
     def test_an_option_of_another_role_names_that_role(self) -> None:
@@ -189,28 +188,28 @@ class RefusalTests(_Case):
 
 
 class HelpTests(SynchronousTestCase):
-    def shown(self, *arguments: str) -> str:
+    def print_help(self, *arguments: str) -> str:
         self.patch(os, "environ", {"COLUMNS": "80"})
-        with redirect_stdout(io.StringIO()) as shown:
+        with redirect_stdout(io.StringIO()) as output:
             self.assertRaises(SystemExit, parsed, *arguments)
-        return shown.getvalue()
+        return output.getvalue()
 
     def test_the_help_lists_the_roles_and_examples(self) -> None:
-        text = self.shown("--help")
-        for place, *_ in Options.subCommands:
-            self.assertRegex(text, rf"(?m)^  {place} +\S")
+        text = self.print_help("--help")
+        for role, *_ in Options.subCommands:
+            self.assertRegex(text, rf"(?m)^  {role} +\S")
         self.assertIn("Examples:\n  twistd -n ctllm ", text)
 
     def test_the_help_of_a_role_lists_its_options_within_the_width(self) -> None:
-        for place, _, level, _ in Options.subCommands:
-            text = self.shown(place, "--help")
+        for role, _, level, _ in Options.subCommands:
+            text = self.print_help(role, "--help")
             for row in level.rows():
                 self.assertRegex(text, rf"(?m)^  --{row[0]}=( |$)")
             self.assertIn(f"Examples:\n  {level.examples[0]}", text)
             self.assertLessEqual(max(len(line) for line in text.splitlines()), 80)
-        self.assertIn("[default: 127.0.0.1:8434]", self.shown("cloud", "--help"))
+        self.assertIn("[default: 127.0.0.1:8434]", self.print_help("cloud", "--help"))
         self.assertIn(
-            "[auto, off, on; default: auto]", " ".join(self.shown("all", "--help").split())
+            "[auto, off, on; default: auto]", " ".join(self.print_help("all", "--help").split())
         )
 
     def test_each_example_parses(self) -> None:
@@ -228,4 +227,4 @@ class HelpTests(SynchronousTestCase):
         self.assertEqual(options.getUsage(), hint)
 
     def test_version_is_that_of_ctllm(self) -> None:
-        self.assertRegex(self.shown("--version"), r"^ctllm [0-9.]+\n$")
+        self.assertRegex(self.print_help("--version"), r"^ctllm [0-9.]+\n$")

@@ -1,8 +1,9 @@
-"""The fake Ollama's wire in Ollama's own dialect, its scripts and its records."""
+"""The demo's API of Ollama, and the scripts and records of the fake Ollama."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from hashlib import sha256
 from typing import Any
 
@@ -11,7 +12,6 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web import http
 
 from tests.fake_ollama import FakeOllama, Record, Script
 
@@ -19,7 +19,7 @@ CHAT = {"model": "demo:echo", "messages": [{"role": "user", "content": "hello th
 
 
 class Visit:
-    """A client's connection, in memory."""
+    """A client's connection in memory."""
 
     def __init__(self, fake_ollama: FakeOllama) -> None:
         self.transport = StringTransport()
@@ -33,24 +33,24 @@ class Visit:
         self.channel.dataReceived("\r\n".join([*lines, "", ""]).encode() + data)
         return self
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         self.channel.connectionLost(Failure(ConnectionDone()))
 
     @property
-    def seen(self) -> bytes:
+    def received(self) -> bytes:
         return self.transport.value()
 
     @property
     def head(self) -> bytes:
-        return self.seen.partition(b"\r\n\r\n")[0]
+        return self.received.partition(b"\r\n\r\n")[0]
 
     @property
     def status(self) -> int:
-        return int(self.seen.split(b" ", 2)[1])
+        return int(self.received.split(b" ", 2)[1])
 
     @property
     def body(self) -> bytes:
-        return self.seen.partition(b"\r\n\r\n")[2]
+        return self.received.partition(b"\r\n\r\n")[2]
 
     @property
     def json(self) -> Any:
@@ -58,7 +58,7 @@ class Visit:
 
     @property
     def chunks(self) -> list[bytes]:
-        """The chunks that have come; the last is empty when the answer ended cleanly."""
+        """The received chunks; the last one is empty if the response ended in order."""
         found, rest = [], self.body
         while rest:
             size, _, rest = rest.partition(b"\r\n")
@@ -68,13 +68,13 @@ class Visit:
 
 
 class FakeOllamaCase(SynchronousTestCase):
-    """A stand-in without pauses, on a clock that stands still."""
+    """A fake Ollama that sends each word at once, with a clock that tests advance."""
 
     def setUp(self) -> None:
         self.clock = Clock()
-        self.fake_ollama = self.made()
+        self.fake_ollama = self.create_ollama()
 
-    def made(self, **options: Any) -> FakeOllama:
+    def create_ollama(self, **options: Any) -> FakeOllama:
         defaults: dict[str, Any] = {"word_interval": 0, "now": self.clock.seconds}
         return FakeOllama(self.clock, **(defaults | options))
 
@@ -90,20 +90,18 @@ class FakeOllamaCase(SynchronousTestCase):
 
 
 class NativeTests(FakeOllamaCase):
-    def test_streams_by_default_one_chunk_a_line(self) -> None:
-        """A chat streams NDJSON unless told not to, each line a chunk, `done` only in the last."""
+    def test_streams_by_default_with_each_line_in_a_chunk(self) -> None:
         visit = self.chat()
         self.assertIn(b"Content-Type: application/x-ndjson", visit.head)
         *lines, end = visit.chunks
         self.assertEqual(end, b"")
         self.assertTrue(all(line.endswith(b"}\n") and line.count(b"\n") == 1 for line in lines))
-        told = [json.loads(line) for line in lines]
-        self.assertEqual([each["done"] for each in told], [False] * (len(told) - 1) + [True])
-        said = "".join(each["message"]["content"] for each in told)
-        self.assertEqual(said, "This is ctllm's demo, not a model. You said: hello there")
+        objects = [json.loads(line) for line in lines]
+        self.assertEqual([each["done"] for each in objects], [False] * (len(objects) - 1) + [True])
+        text = "".join(each["message"]["content"] for each in objects)
+        self.assertEqual(text, "This is ctllm's demo, not a model. You said: hello there")
 
-    def test_last_line_has_the_figures(self) -> None:
-        """The last line says why it ended and what it cost."""
+    def test_the_last_line_has_the_reason_the_durations_and_the_counts(self) -> None:
         self.fake_ollama.script("/api/chat", Script(load_seconds=2))
         visit = self.chat()
         self.clock.advance(2)
@@ -112,15 +110,13 @@ class NativeTests(FakeOllamaCase):
         self.assertEqual((last["load_duration"], last["total_duration"]), (2 * 10**9,) * 2)
         self.assertEqual((last["prompt_eval_count"], last["eval_count"]), (2, 11))
 
-    def test_unstreamed_answer_has_a_length(self) -> None:
-        """`stream: false` gives one JSON with its length."""
+    def test_a_response_without_streaming_has_a_content_length(self) -> None:
         visit = self.chat(stream=False)
         self.assertIn(b"Content-Length: %d" % len(visit.body), visit.head)
         self.assertIn(b"application/json; charset=utf-8", visit.head)
         self.assertTrue(visit.json["message"]["content"].endswith("hello there"))
 
-    def test_first_tool_is_called(self) -> None:
-        """With tools the answer is a call of the first, its first string the last message."""
+    def test_calls_the_first_tool_with_the_last_message(self) -> None:
         schema = {"properties": {"n": {"type": "integer"}, "city": {"type": "string"}}}
         tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
         message = self.chat(tools=[tool], stream=False).json["message"]
@@ -128,44 +124,38 @@ class NativeTests(FakeOllamaCase):
         self.assertEqual((function["name"], message["content"]), ("weather", ""))
         self.assertEqual(function["arguments"], {"city": "hello there"})
 
-    def test_tool_result_is_answered_in_words(self) -> None:
-        """What a tool gave is answered, not asked for again."""
+    def test_a_tool_result_is_answered_with_text(self) -> None:
         messages = [*CHAT["messages"], {"role": "tool", "content": "sunny"}]
         tool = {"type": "function", "function": {"name": "weather"}}
         message = self.chat(messages=messages, tools=[tool], stream=False).json["message"]
         self.assertTrue(message["content"].endswith("sunny"))
 
-    def test_thinking_comes_apart_from_content(self) -> None:
-        """With `think` the thoughts have a field of their own."""
+    def test_thinking_is_separate_from_the_content(self) -> None:
         lines = [json.loads(line)["message"] for line in self.chat(think=True).chunks[:-1]]
         self.assertIn("thinking", lines[0])
         self.assertEqual(lines[0]["content"], "")
         self.assertNotIn("thinking", lines[-2])
 
-    def test_bad_image_is_refused(self) -> None:
-        """An image that is not base64 is a 400."""
+    def test_an_image_that_is_not_base64_gets_400(self) -> None:
         messages = [{"role": "user", "content": "see", "images": ["***"]}]
         self.assertEqual(self.chat(messages=messages).status, 400)
         messages[0]["images"] = ["aGVsbG8="]
         self.assertEqual(self.chat(messages=messages).status, 200)
 
-    def test_without_messages_the_model_is_only_loaded(self) -> None:
-        """An empty chat loads the model, `keep_alive` 0 unloads it; /api/ps shows both."""
+    def test_a_chat_without_messages_loads_or_unloads_the_model(self) -> None:
         self.assertEqual(self.chat(messages=[]).json["done_reason"], "load")
         self.assertEqual(len(self.visit("GET", "/api/ps").json["models"]), 1)
         self.assertEqual(self.chat(messages=[], keep_alive=0).json["done_reason"], "unload")
         self.assertEqual(self.visit("GET", "/api/ps").json["models"], [])
 
-    def test_loaded_model_expires(self) -> None:
-        """A model stays loaded as long as `keep_alive` says."""
+    def test_a_model_is_unloaded_after_keep_alive(self) -> None:
         self.chat(keep_alive="1m")
         self.clock.advance(59)
         self.assertEqual(len(self.visit("GET", "/api/ps").json["models"]), 1)
         self.clock.advance(2)
         self.assertEqual(self.visit("GET", "/api/ps").json["models"], [])
 
-    def test_pull_reports_progress_then_has_the_model(self) -> None:
-        """A pull streams progress and adds the model only at its end."""
+    def test_a_pull_reports_progress_and_adds_the_model_at_its_end(self) -> None:
         self.fake_ollama.script("/api/pull", Script(pause_after=(3, 5)))
         visit = self.visit("POST", "/api/pull", {"model": "new"})
         self.assertEqual(self.fake_ollama.models, ["demo:echo"])
@@ -175,16 +165,14 @@ class NativeTests(FakeOllamaCase):
         self.assertLess(steps[1]["completed"], steps[1]["total"])
         self.assertEqual(self.fake_ollama.models, ["demo:echo", "new:latest"])
 
-    def test_copy_and_delete(self) -> None:
-        """Copy and delete change what is listed; DELETE has a body."""
+    def test_copy_and_delete_change_the_list(self) -> None:
         body = {"source": "demo:echo", "destination": "two"}
         self.assertEqual(self.visit("POST", "/api/copy", body).status, 200)
         self.assertEqual(self.visit("DELETE", "/api/delete", {"model": "demo:echo"}).status, 200)
         names = [model["name"] for model in self.visit("GET", "/api/tags").json["models"]]
         self.assertEqual(names, ["two:latest"])
 
-    def test_demo_says_that_it_is_one(self) -> None:
-        """Lists and details call the model a demo."""
+    def test_the_list_and_the_details_call_the_model_a_demo(self) -> None:
         model = self.visit("GET", "/api/tags").json["models"][0]
         shown = self.visit("POST", "/api/show", {"model": "demo:echo"}).json
         self.assertEqual(model["details"]["family"], "demo")
@@ -193,22 +181,22 @@ class NativeTests(FakeOllamaCase):
 
 
 class BlobTests(FakeOllamaCase):
-    def test_right_hash_is_taken_in(self) -> None:
-        """A blob whose hash is right is 201 and then there."""
+    def test_a_blob_with_the_correct_hash_is_stored(self) -> None:
         target = f"/api/blobs/sha256:{sha256(b'abc').hexdigest()}"
         self.assertEqual(self.visit("HEAD", target).status, 404)
         self.assertEqual(self.visit("POST", target, b"abc").status, 201)
         self.assertEqual(self.visit("HEAD", target).status, 200)
 
-    def test_wrong_hash_is_refused(self) -> None:
-        """A blob whose hash is wrong is 400 and not there."""
+    def test_a_blob_with_a_wrong_hash_gets_400(self) -> None:
         target = f"/api/blobs/sha256:{'0' * 64}"
         self.assertEqual(self.visit("POST", target, b"abc").status, 400)
         self.assertEqual(self.visit("HEAD", target).status, 404)
 
-    def test_large_upload_makes_no_file_and_is_not_held(self) -> None:
-        """A large body is hashed as it comes: no temporary file, nothing kept."""
-        self.patch(http, "_getContentFile", lambda length: self.fail("a body went to a file"))
+    def test_a_large_blob_is_neither_written_to_a_file_nor_recorded(self) -> None:
+        def fail(*_: object, **__: object) -> None:
+            self.fail("The body is written to a file.")
+
+        self.patch(tempfile, "TemporaryFile", fail)
         body = bytes(200_000)
         target = f"/api/blobs/sha256:{sha256(body).hexdigest()}"
         self.assertEqual(self.visit("POST", target, body).status, 201)
@@ -216,9 +204,8 @@ class BlobTests(FakeOllamaCase):
         self.assertEqual(self.last.body_sha256, sha256(body).hexdigest())
 
 
-class DoorTests(FakeOllamaCase):
-    def test_plain_pages(self) -> None:
-        """The root says that it runs; unknown paths and methods are refused in plain text."""
+class HttpTests(FakeOllamaCase):
+    def test_the_root_and_unknown_paths_are_plain_text(self) -> None:
         self.assertEqual(self.visit("GET", "/").body, b"Ollama is running")
         self.assertEqual(self.visit("HEAD", "/").body, b"")
         unknown, wrong = self.visit("GET", "/nope"), self.visit("GET", "/api/chat")
@@ -227,16 +214,14 @@ class DoorTests(FakeOllamaCase):
         self.assertEqual(wrong.status, 405)
         self.assertIn(b"Allow: POST", wrong.head)
 
-    def test_errors_are_ollamas(self) -> None:
-        """Bad JSON and a missing model are 400, an unknown one 404."""
+    def test_errors_have_the_status_and_format_of_ollama(self) -> None:
         for body, status in ((b"{", 400), ({}, 400), (CHAT | {"model": "x"}, 404)):
             visit = self.visit("POST", "/api/chat", body)
             self.assertEqual(visit.status, status)
             self.assertIn("error", visit.json)
         self.assertEqual(visit.json, {"error": "model 'x' not found"})
 
-    def test_foreign_host_and_origin_are_refused(self) -> None:
-        """A foreign Host or Origin gets 403 and an empty body; local ones are let in."""
+    def test_rejects_other_hosts_and_origins_and_accepts_local_ones(self) -> None:
         for header in ({"Host": "evil.com"}, {"Origin": "https://evil.com"}, {"Origin": "null"}):
             visit = self.visit("GET", "/api/tags", **header)
             self.assertEqual((visit.status, visit.body), (403, b""))
@@ -252,9 +237,8 @@ class DoorTests(FakeOllamaCase):
         local = self.visit("GET", "/api/tags", Origin="http://localhost:3000")
         self.assertIn(b"Access-Control-Allow-Origin: http://localhost:3000", local.head)
 
-    def test_guard_can_be_off(self) -> None:
-        """Without the guard any Host is let in."""
-        self.fake_ollama = self.made(guard_host=False)
+    def test_accepts_any_host_without_the_guard(self) -> None:
+        self.fake_ollama = self.create_ollama(guard_host=False)
         self.assertEqual(self.visit("GET", "/api/tags", Host="evil.com").status, 200)
 
 
@@ -262,38 +246,34 @@ class ScriptTests(FakeOllamaCase):
     def script(self, **fields: Any) -> None:
         self.fake_ollama.script("/api/chat", Script(**fields))
 
-    def test_error_before(self) -> None:
-        """A script refuses with a status, a body and headers of its own."""
+    def test_error_before_sets_the_status_the_body_and_headers(self) -> None:
         self.script(error_before=(503, '{"error":"busy"}', {"Retry-After": "7"}))
         visit = self.chat()
         self.assertEqual((visit.status, visit.json), (503, {"error": "busy"}))
         self.assertIn(b"Retry-After: 7", visit.head)
 
-    def test_verbatim(self) -> None:
-        """Whatever bytes a test wants on the wire; then the connection is kept, or closed."""
-        answer = "HTTP/1.1 299 Odd\r\nX-Name: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    def test_verbatim_sends_its_bytes_and_closes_only_with_break_after(self) -> None:
+        response = "HTTP/1.1 299 Odd\r\nX-Name: \xe9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
         for script, closed in (
-            (Script(verbatim=answer), False),
-            (Script(verbatim=answer, break_after=0), True),
+            (Script(verbatim=response), False),
+            (Script(verbatim=response, break_after=0), True),
         ):
             self.fake_ollama.script("/api/tags", script, times=1)
             visit = self.visit("GET", "/api/tags")
-            self.assertEqual(visit.seen, answer.encode("latin-1"))
+            self.assertEqual(visit.received, response.encode("latin-1"))
             self.assertEqual(visit.transport.disconnecting, closed)
 
-    def test_error_in_stream(self) -> None:
-        """After so many lines comes the error's, and the answer ends cleanly."""
+    def test_error_in_stream_follows_that_many_lines(self) -> None:
+        """The response ends in order."""
         self.script(error_in_stream=(2, "boom"))
         self.assertEqual(self.chat().chunks[2:], [b'{"error":"boom"}\n', b""])
 
-    def test_error_without_stream(self) -> None:
-        """An answer that is not streamed fails with 500."""
+    def test_error_in_stream_is_a_500_without_streaming(self) -> None:
         self.script(error_in_stream=(2, "boom"))
         visit = self.chat(stream=False)
         self.assertEqual((visit.status, visit.json), (500, {"error": "boom"}))
 
-    def test_break(self) -> None:
-        """A broken answer has so many lines, no end, and a closed connection."""
+    def test_break_after_closes_the_connection_after_that_many_lines(self) -> None:
         self.script(break_after=2)
         visit = self.chat()
         self.assertEqual(len(visit.chunks), 2)
@@ -301,14 +281,12 @@ class ScriptTests(FakeOllamaCase):
         self.assertTrue(visit.transport.disconnecting)
         self.assertEqual(self.last.closed_by, "server")
 
-    def test_times_and_order(self) -> None:
-        """The newest script wins, for as many requests as it was made for."""
+    def test_the_newest_script_applies_for_its_number_of_requests(self) -> None:
         self.script(error_before=(500, "old", {}))
         self.fake_ollama.script("/api/chat", Script(error_before=(503, "new", {})), times=1)
         self.assertEqual([self.chat().status for _ in range(3)], [503, 500, 500])
 
-    def test_predicate_sees_the_body(self) -> None:
-        """A script may be for the requests whose record fits."""
+    def test_a_predicate_selects_requests_by_their_record(self) -> None:
         self.fake_ollama.script(
             lambda record: b"hello" in (record.body or b""), Script(lines=("x",))
         )
@@ -316,8 +294,7 @@ class ScriptTests(FakeOllamaCase):
         other = [{"role": "user", "content": "bye"}]
         self.assertIn("demo", self.chat(stream=False, messages=other).json["message"]["content"])
 
-    def test_pace(self) -> None:
-        """Lines come at their interval, and a late clock does not change the pace."""
+    def test_line_interval_keeps_its_pace_when_the_clock_is_late(self) -> None:
         self.script(lines=5, line_interval=0.05)
         visit = self.chat()
         self.assertEqual(len(visit.chunks), 1)
@@ -326,16 +303,14 @@ class ScriptTests(FakeOllamaCase):
         self.clock.advance(0.04)
         self.assertEqual(len(visit.chunks), 3)
 
-    def test_pause_after_the_head(self) -> None:
-        """A pause after no line comes after the head."""
+    def test_a_pause_after_zero_lines_follows_the_head(self) -> None:
         self.script(pause_after=(0, 9))
         visit = self.chat()
         self.assertEqual((visit.status, visit.chunks), (200, []))
         self.clock.advance(9)
         self.assertEqual(visit.chunks[-1], b"")
 
-    def test_pause_comes_before_a_break(self) -> None:
-        """A script that pauses and breaks after the same line does both, in this order."""
+    def test_a_pause_precedes_a_break_after_the_same_line(self) -> None:
         self.script(pause_after=(2, 9), break_after=2)
         visit = self.chat()
         self.assertFalse(visit.transport.disconnecting)
@@ -343,28 +318,25 @@ class ScriptTests(FakeOllamaCase):
         self.assertTrue(visit.transport.disconnecting)
         self.assertEqual(len(visit.chunks), 2)
 
-    def test_line_length(self) -> None:
-        """Lines are as long as the script says."""
+    def test_line_bytes_sets_the_length_of_lines(self) -> None:
         self.script(lines=3, line_bytes=200)
         self.assertEqual([len(line) for line in self.chat().chunks[:3]], [200] * 3)
 
-    def test_stalled_reader_stalls_the_answer(self) -> None:
-        """Of a huge answer a stalled reader gets no more than it takes."""
+    def test_a_paused_consumer_pauses_the_response(self) -> None:
         self.script(size=2 * 10**9)
         visit = self.chat()
-        taken = len(visit.seen)
-        self.assertLess(taken, 10**6)
+        received = len(visit.received)
+        self.assertLess(received, 10**6)
         assert visit.transport.producer is not None
         visit.transport.producer.pauseProducing()
         self.clock.pump([0, 0, 0])
-        self.assertEqual(len(visit.seen), taken)
+        self.assertEqual(len(visit.received), received)
         visit.transport.producer.resumeProducing()
-        self.assertGreater(len(visit.seen), taken)
-        visit.leave()
+        self.assertGreater(len(visit.received), received)
+        visit.disconnect()
         self.assertEqual((self.last.closed_by, self.clock.getDelayedCalls()), ("client", []))
 
-    def test_receive_pause(self) -> None:
-        """A script stops reading a body, and goes on."""
+    def test_receive_pause_pauses_reading_the_body(self) -> None:
         self.fake_ollama.script("/api/blobs/x", Script(receive_pause=(4, 3)))
         visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/blobs/x HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
@@ -373,57 +345,52 @@ class ScriptTests(FakeOllamaCase):
         self.assertEqual(visit.transport.producerState, "producing")
 
     def test_receive_pause_ends_with_the_connection(self) -> None:
-        """Nothing is left to do when the connection is lost while its body is not read."""
         self.fake_ollama.script("/api/blobs/x", Script(receive_pause=(4, 3)))
         visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/blobs/x HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
-        visit.leave()
+        visit.disconnect()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class AbortTests(FakeOllamaCase):
-    """Whenever the client leaves, work stops and the record says when and in which phase."""
+    """When the client disconnects, work stops; the record has the time and the phase."""
 
     def assert_stopped(self, visit: Visit, phase: str) -> None:
-        visit.leave()
-        seen = visit.seen
+        visit.disconnect()
+        received = visit.received
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual((self.last.closed_by, self.last.phase), ("client", phase))
         self.assertEqual(self.last.closed_at, self.clock.seconds())
         self.clock.advance(1000)
-        self.assertEqual(visit.seen, seen)
+        self.assertEqual(visit.received, received)
 
-    def test_in_upload(self) -> None:
-        """While the body comes."""
+    def test_disconnect_during_the_upload_stops_reading(self) -> None:
         visit = Visit(self.fake_ollama)
         visit.channel.dataReceived(b"POST /api/chat HTTP/1.1\r\nContent-Length: 9\r\n\r\nabcd")
         self.assert_stopped(visit, "receiving")
         self.assertEqual((self.last.body, self.last.body_length), (b"abcd", 4))
 
-    def test_before_the_head(self) -> None:
-        """While nothing is sent yet."""
+    def test_disconnect_before_the_head_stops_the_wait(self) -> None:
         self.fake_ollama.script("/api/chat", Script(delay_before_head=5))
         self.assert_stopped(self.chat(), "waiting")
 
-    def test_in_loading(self) -> None:
-        """While the model loads; it is then not loaded."""
+    def test_disconnect_during_loading_stops_the_loading(self) -> None:
+        """The model is then not loaded."""
         self.fake_ollama.script("/api/chat", Script(load_seconds=300))
         visit = self.chat()
         self.clock.advance(10)
         self.assert_stopped(visit, "loading")
         self.assertEqual(self.visit("GET", "/api/ps").json["models"], [])
 
-    def test_in_streaming(self) -> None:
-        """Between two lines."""
-        self.fake_ollama = self.made(word_interval=1)
+    def test_disconnect_between_two_lines_stops_the_stream(self) -> None:
+        self.fake_ollama = self.create_ollama(word_interval=1)
         visit = self.chat()
         self.clock.advance(1)
         self.assert_stopped(visit, "answering")
         self.assertEqual(self.last.lines_sent, 2)
 
-    def test_in_an_unstreamed_wait(self) -> None:
-        """While an answer that is not streamed is being made."""
-        self.fake_ollama = self.made(word_interval=1)
+    def test_disconnect_before_an_unstreamed_response_stops_the_work(self) -> None:
+        self.fake_ollama = self.create_ollama(word_interval=1)
         visit = self.chat(stream=False)
         self.clock.advance(1)
         self.assert_stopped(visit, "answering")
@@ -431,8 +398,7 @@ class AbortTests(FakeOllamaCase):
 
 
 class RecordTests(FakeOllamaCase):
-    def test_what_came_is_written_down(self) -> None:
-        """A record has the request as it came and what was answered."""
+    def test_a_record_has_the_request_and_the_outcome(self) -> None:
         self.clock.advance(5)
         self.visit("POST", "/api/chat?x=1", CHAT, Authorization="Bearer t")
         record = self.last
@@ -442,8 +408,7 @@ class RecordTests(FakeOllamaCase):
         self.assertEqual((record.status, record.lines_sent), (200, 12))
         self.assertEqual((record.started, record.closed_at), (5, 5))
 
-    def test_waiting_for_the_end(self) -> None:
-        """Everybody who awaits `closed` gets the record, before or after the end."""
+    def test_closed_fires_with_the_record_before_and_after_the_end(self) -> None:
         self.fake_ollama.script("/api/chat", Script(load_seconds=1))
         self.chat()
         first, second = self.last.closed, self.last.closed
@@ -453,20 +418,18 @@ class RecordTests(FakeOllamaCase):
         self.assertIs(self.successResultOf(second), self.last)
         self.assertIs(self.successResultOf(self.last.closed), self.last)
 
-    def test_waiting_for_what_fits(self) -> None:
-        """`wait_for` fires with the first record that fits, and can be given up."""
-        self.fake_ollama = self.made(word_interval=1)
+    def test_wait_for_fires_with_the_first_match_and_can_be_cancelled(self) -> None:
+        self.fake_ollama = self.create_ollama(word_interval=1)
         waiting = self.fake_ollama.wait_for(lambda record: record.lines_sent == 2)
-        given_up = self.fake_ollama.wait_for(lambda record: record.lines_sent == 2)
-        given_up.cancel()
-        self.failureResultOf(given_up)
+        cancelled = self.fake_ollama.wait_for(lambda record: record.lines_sent == 2)
+        cancelled.cancel()
+        self.failureResultOf(cancelled)
         self.chat()
         self.assertNoResult(waiting)
         self.clock.advance(1)
         self.assertIs(self.successResultOf(waiting), self.last)
 
-    def test_reset(self) -> None:
-        """A reset forgets scripts and records and has the first models again."""
+    def test_reset_removes_scripts_and_records_and_restores_the_models(self) -> None:
         self.fake_ollama.script("/api/chat", Script(error_before=(500, "", {})))
         self.visit("DELETE", "/api/delete", {"model": "demo:echo"})
         self.fake_ollama.reset()
@@ -477,9 +440,9 @@ class RecordTests(FakeOllamaCase):
 
 
 class ControlTests(FakeOllamaCase):
-    def test_scripts_and_records_over_http(self) -> None:
-        """With control on, scripts are given and records read over HTTP, unrecorded themselves."""
-        self.fake_ollama = self.made(control=True)
+    def test_takes_scripts_and_lists_records_over_http(self) -> None:
+        """These requests are not recorded."""
+        self.fake_ollama = self.create_ollama(control=True)
         script = {"error_before": [503, "busy", {}]}
         order = {"path": "/api/chat", "contains": "hello", "times": 1, "script": script}
         self.assertEqual(self.visit("POST", "/fake/scripts", order).status, 204)
@@ -488,12 +451,10 @@ class ControlTests(FakeOllamaCase):
         self.assertEqual([each["status"] for each in records], [503, 200])
         self.assertEqual(json.loads(records[0]["body"]), CHAT)
 
-    def test_misspelt_script_is_refused(self) -> None:
-        """A field that no script has is an error, not silence."""
-        self.fake_ollama = self.made(control=True)
+    def test_a_script_with_an_unknown_field_gets_400(self) -> None:
+        self.fake_ollama = self.create_ollama(control=True)
         order = {"path": "/api/chat", "script": {"linez": 1}}
         self.assertEqual(self.visit("POST", "/fake/scripts", order).status, 400)
 
-    def test_off_by_default(self) -> None:
-        """Without control there is no such page."""
+    def test_is_disabled_by_default(self) -> None:
         self.assertEqual(self.visit("GET", "/fake/requests").status, 404)

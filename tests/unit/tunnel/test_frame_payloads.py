@@ -1,4 +1,4 @@
-"""Heads and reasons from the other end of a tunnel, which may be anybody's."""
+"""JSON payloads of a tunnel: invalid ones, and heads that are too large for a frame."""
 
 from __future__ import annotations
 
@@ -18,29 +18,21 @@ from ctllm.tunnel.frames import MAX_HEAD, Hello, Reason, Status, decode_json_pay
 from tests.unit.fakes import FakeResponseSink
 from tests.unit.tunnel.test_tunnel import Client, connected
 
-TOKEN = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1).map(str.encode)
-VALUE = st.binary().map(lambda raw: raw.translate(None, b"\r\n\0"))
-HEADERS = st.lists(st.tuples(TOKEN, VALUE)).map(tuple)
-TARGET = st.text("/abc?&=%25~ü", max_size=20).map(lambda text: b"/" + text.encode())
 
-
-class Payloads(SynchronousTestCase):
-    """The other JSON of a tunnel."""
-
+class PayloadTests(SynchronousTestCase):
     @given(st.sampled_from([Hello, Status, Reason]), st.binary())
     @example(Reason, b'{"code":"\xff","message":""}')
     @example(Status, b'{"ollama":"\xc3"}')
-    def test_rubbish(self, kind: Any, raw: bytes) -> None:
-        """It is told as a violation of the protocol, and never anything else."""
+    def test_an_invalid_payload_is_a_protocol_violation(self, kind: Any, raw: bytes) -> None:
         with contextlib.suppress(ProtocolViolation):
             decode_json_payload(raw, kind)
 
 
-class TooLargeForAFrame(SynchronousTestCase):
-    """A head that is within HTTP's limits may be too large as JSON: the tunnel must not suffer."""
+class HeadTests(SynchronousTestCase):
+    """A head within the limits of HTTP may exceed the limit of a frame, which has it as JSON."""
 
-    def test_a_request(self) -> None:
-        """It is refused by itself; other exchanges go on."""
+    def test_a_request_head_too_large_for_a_frame_is_refused(self) -> None:
+        """Other streams go on."""
         pair = connected()
         other = pair.ask()
         large = RequestHead(b"GET", b"/", ((b"X", b'"' * MAX_HEAD),))
@@ -52,24 +44,23 @@ class TooLargeForAFrame(SynchronousTestCase):
             (pair.initiator.is_established, len(pair.works), other.over), (True, 1, None)
         )
 
-    def test_an_answer(self) -> None:
-        """Its own exchange fails; other exchanges go on."""
+    def test_a_response_head_too_large_for_a_frame_fails_its_stream(self) -> None:
+        """Other streams go on."""
         pair = connected()
-        asked: list[Client] = [pair.ask(), pair.ask()]
+        clients: list[Client] = [pair.ask(), pair.ask()]
         pair.settle()
         large, other = pair.works.values()
         large.sink.write_head(ResponseHead(200, b"", ((b"X", b'"' * MAX_HEAD),)))
         other.sink.write_head(ResponseHead(200))
         pair.settle()
-        self.assertIsInstance(asked[0].over, BadGateway)
+        self.assertIsInstance(clients[0].over, BadGateway)
         self.assertIsInstance(large.over, BadGateway)
-        self.assertEqual((asked[1].over, asked[1].heard), (None, ResponseHead(200)))
+        self.assertEqual((clients[1].over, clients[1].heard), (None, ResponseHead(200)))
 
-    def test_any_method_passes_a_tunnel(self) -> None:
-        """One that Ollama does not know is for Ollama to refuse; the tunnel stays."""
+    def test_forwards_unknown_methods(self) -> None:
         pair = connected()
-        heard = FakeResponseSink()
-        pair.initiator.start_request(RequestHead(b"M-SEARCH", b"/"), heard)
+        sink = FakeResponseSink()
+        pair.initiator.start_request(RequestHead(b"M-SEARCH", b"/"), sink)
         pair.ask()
         pair.settle()
         self.assertEqual(
