@@ -80,7 +80,7 @@ async def test_the_bundled_desktop_connects_and_serves_requests(
         "POST", "/api/generate", body, await cluster.create_token("alice")
     )
     assert (status, len(fake_ollama.requests) > 0) == (200, True)
-    assert "● connected" in await run("status")
+    assert "● Connected" in await run("status")
     assert await run("quit") == "The desktop stopped.\n"
 
 
