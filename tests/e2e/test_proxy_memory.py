@@ -101,11 +101,11 @@ async def test_each_log_line_has_a_time(cluster: Cluster, command: tuple[str, ..
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give one of them"),
-        (("--port=1", "--socket=/nowhere"), "give one of them"),
+        ((), "give either --socket or --port"),
+        (("--port=1", "--socket=/nowhere"), "give either --socket or --port"),
         (("--port=many",), "must be a whole number"),
         (("--prot=1",), "no such option"),
-        (("--socket=/nowhere/at/all",), "cannot listen"),
+        (("--socket=/nowhere/at/all",), "Cannot listen"),
     ],
 )
 @ensureDeferred
