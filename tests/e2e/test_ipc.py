@@ -240,6 +240,7 @@ async def test_subscribers_are_notified_of_changes_of_ollama(desktop: Desktop) -
             for event in events:
                 if event.event == "status" and matches(json.loads(bytes(event.data))):
                     return
+            raise AssertionError(f"The events ended before: {description}")
 
         await deferToThread(read_events).addTimeout(5, reactor)
 

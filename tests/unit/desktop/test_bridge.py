@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +14,6 @@ from twisted.internet.task import Clock
 from twisted.test.iosim import IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-import ctllm
 from ctllm.desktop.bridge import LOGIN_POLL_INTERVAL, REJECTED_LOGIN_RETRY, STABLE_AFTER, Bridge
 from ctllm.desktop.bridge_state import TRANSITIONS
 from ctllm.desktop.reconnect_backoff import MAX_DELAY, MAX_FIRST_DELAY
@@ -29,6 +26,7 @@ from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.responder import Responder, ResponderStream
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
+from tests.unit.drawings import dot_arrows, drawn_transitions, svg_arrows
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink
 from tests.unit.tunnel.websocket.test_protocols import Transport
 
@@ -540,19 +538,9 @@ class StopTests(BridgeCase):
 class DrawingTests(SynchronousTestCase):
     """docs/bridge-states.svg is drawn from bridge-states.dot, which has the table's transitions."""
 
-    def setUp(self) -> None:
-        docs = Path(ctllm.__file__).parents[1] / "docs"
-        self.dot = (docs / "bridge-states.dot").read_text()
-        self.svg = (docs / "bridge-states.svg").read_text()
-
     def test_dot_has_the_transitions_of_the_table(self) -> None:
-        drawn = {
-            (old, new, name)
-            for old, new, label in re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', self.dot)
-            for name in label.split(r"\n")
-        }
         self.assertEqual(
-            drawn,
+            drawn_transitions("bridge-states"),
             {
                 (old.value, new.value, name)
                 for old, row in TRANSITIONS.items()
@@ -562,7 +550,4 @@ class DrawingTests(SynchronousTestCase):
         )
 
     def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
-        self.assertEqual(
-            set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", self.svg)),
-            set(re.findall(r"(\w+) -> (\w+)", self.dot)),
-        )
+        self.assertEqual(svg_arrows("bridge-states"), dot_arrows("bridge-states"))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from twisted.trial.unittest import SynchronousTestCase
 
-import ctllm
 from ctllm.desktop.connection_state import TRANSITIONS, ConnectionStateMachine
 from ctllm.ipc.messages import ConnectionState as State
+from tests.unit.drawings import dot_arrows, drawn_transitions, svg_arrows
 
 #: The bridge states that lead to each state, with Ollama up except for `degraded`.
 PATHS: dict[State, list[State]] = {
@@ -105,19 +102,9 @@ class ConnectionStateTests(SynchronousTestCase):
 class DrawingTests(SynchronousTestCase):
     """docs/states.svg is drawn from states.dot, which has the table's transitions."""
 
-    def setUp(self) -> None:
-        docs = Path(ctllm.__file__).parents[1] / "docs"
-        self.dot = (docs / "states.dot").read_text()
-        self.svg = (docs / "states.svg").read_text()
-
     def test_dot_has_the_transitions_of_the_table(self) -> None:
-        drawn = {
-            (old, new, name)
-            for old, new, label in re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', self.dot)
-            for name in label.split(r"\n")
-        }
         self.assertEqual(
-            drawn,
+            drawn_transitions("states"),
             {
                 (old.value, new.value, name)
                 for old, row in TRANSITIONS.items()
@@ -127,7 +114,4 @@ class DrawingTests(SynchronousTestCase):
         )
 
     def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
-        self.assertEqual(
-            set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", self.svg)),
-            set(re.findall(r"(\w+) -> (\w+)", self.dot)),
-        )
+        self.assertEqual(svg_arrows("states"), dot_arrows("states"))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-import ctllm
 from ctllm.cloud.proxies.states import (
     ACTIVE_STATES,
     TRANSITIONS,
@@ -17,14 +14,7 @@ from ctllm.cloud.proxies.states import (
     State,
 )
 from ctllm.cloud.proxies.supervisor import STATE_TASKS
-
-DOCS = Path(ctllm.__file__).parents[1] / "docs"
-
-
-def drawn_transitions() -> set[tuple[str, str, str]]:
-    """The transitions of the drawing: from which state, to which state, by which event."""
-    dot = (DOCS / "proxy-states.dot").read_text()
-    return set(re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', dot))
+from tests.unit.drawings import dot_arrows, drawn_transitions, svg_arrows
 
 
 class StateTests(SynchronousTestCase):
@@ -57,7 +47,7 @@ class StateTests(SynchronousTestCase):
             for (old, event), new in TRANSITIONS.items()
             if event is not EventType.CLOUD_STOPPED
         }
-        self.assertEqual(drawn_transitions(), expected)
+        self.assertEqual(drawn_transitions("proxy-states"), expected)
 
     def test_cloud_stopped_leads_from_every_other_state_to_closed(self) -> None:
         targets = {
@@ -68,9 +58,7 @@ class StateTests(SynchronousTestCase):
         self.assertEqual(targets, dict.fromkeys(set(State) - {State.CLOSED}, State.CLOSED))
 
     def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
-        svg = (DOCS / "proxy-states.svg").read_text()
-        shown = set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", svg))
-        self.assertEqual(shown, {(old, new) for old, new, _ in drawn_transitions()})
+        self.assertEqual(svg_arrows("proxy-states"), dot_arrows("proxy-states"))
 
 
 class BackoffTests(SynchronousTestCase):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-import ctllm
 from ctllm.common.memory_budget import BufferBudget
 from ctllm.desktop.broker.failover_request import TABLE, FailoverRequest, State
 from ctllm.desktop.broker.routing_policy import Route
@@ -26,12 +23,12 @@ from ctllm.http.interfaces import RequestSink, ResponseSink
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead
 from ctllm.ollama.model_sniffer import JsonModelSniffer
 from ctllm.relay.replay_buffer import ReplayBuffer
+from tests.unit.drawings import dot_arrows, drawn_transitions, svg_arrows
 from tests.unit.fakes import FakeRequestSink, FakeResponseSink, FakeUpstream
 
 OK = ResponseHead(200)
 CHAT = RequestHead(b"POST", b"/api/chat")
 LOCAL, CLOUD = Route.LOCAL, Route.CLOUD
-DOCS = Path(ctllm.__file__).parents[1] / "docs"
 
 
 class FakeRoutes:
@@ -97,16 +94,6 @@ class FailoverCase(SynchronousTestCase):
         return b"".join(each for each in self.calls(side) if isinstance(each, bytes))
 
 
-def drawn_transitions() -> set[tuple[str, str, str]]:
-    """The transitions of the drawing: from which state, to which state, by which input."""
-    dot = (DOCS / "brokered-request.dot").read_text()
-    return {
-        (start, end, name)
-        for start, end, label in re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', dot)
-        for name in label.split(r"\n")
-    }
-
-
 class StateTests(SynchronousTestCase):
     def test_every_state_has_a_row_and_is_reached(self) -> None:
         self.assertEqual(set(TABLE), set(State))
@@ -124,12 +111,10 @@ class StateTests(SynchronousTestCase):
             for name, (end, _) in row.items()
             if end is not state
         }
-        self.assertEqual(drawn_transitions(), expected)
+        self.assertEqual(drawn_transitions("brokered-request"), expected)
 
     def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
-        svg = (DOCS / "brokered-request.svg").read_text()
-        shown = set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", svg))
-        self.assertEqual(shown, {(start, end) for start, end, _ in drawn_transitions()})
+        self.assertEqual(svg_arrows("brokered-request"), dot_arrows("brokered-request"))
 
     def test_a_request_passes_through_the_states(self) -> None:
         routes, client = FakeRoutes(), FakeResponseSink()

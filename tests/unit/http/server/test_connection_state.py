@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from twisted.trial.unittest import SynchronousTestCase
 
-import ctllm
 from ctllm.http.server.connection_state import OPEN_STATES, TABLE, Event, State
+from tests.unit.drawings import dot_arrows, drawn_transitions, svg_arrows
 
-DOCS = Path(ctllm.__file__).parents[1] / "docs"
 END_EVENTS = {Event.ABORT, Event.CONNECTION_LOST}
 FINAL_STATES = {State.UPGRADED, State.CLOSED}
-
-
-def drawn_transitions() -> set[tuple[str, str, str]]:
-    """The transitions of the drawing: from which state, to which state, by which event."""
-    dot = (DOCS / "http-connection.dot").read_text()
-    return {
-        (start, end, event)
-        for start, end, label in re.findall(r'(\w+) -> (\w+) \[label="([^"]*)"', dot)
-        for event in label.split(", ")
-    }
 
 
 class ConnectionStateTests(SynchronousTestCase):
@@ -56,13 +42,11 @@ class ConnectionStateTests(SynchronousTestCase):
             for state, row in TABLE.items()
             for event, end in row.items()
         }
-        drawn = drawn_transitions()
+        drawn = drawn_transitions("http-connection")
         self.assertEqual(drawn - expected, set())
         self.assertEqual(
             {event for _, _, event in expected - drawn}, {event.value for event in END_EVENTS}
         )
 
     def test_svg_has_the_arrows_of_the_dot_file(self) -> None:
-        svg = (DOCS / "http-connection.svg").read_text()
-        shown = set(re.findall(r"<title>(\w+)&#45;&gt;(\w+)</title>", svg))
-        self.assertEqual(shown, {(start, end) for start, end, _ in drawn_transitions()})
+        self.assertEqual(svg_arrows("http-connection"), dot_arrows("http-connection"))
