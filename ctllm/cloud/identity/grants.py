@@ -33,17 +33,18 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """The authentication of a user by an invite.
+    """The authentication of a user by an invite or by an OpenID provider.
 
     `auth_time` (as in OpenID Connect, in epoch seconds) is the time at which the invite was
     created. Every credential that derives from the invite carries it, so a revocation ends all of
     them, whenever they were derived. `parent_session_id` is the session of the desktop that
-    authenticated its user's browser, if any.
+    authenticated its user's browser, if any. `tier` is the name of the user's limits.
     """
 
     user: User
     auth_time: float
     parent_session_id: str = ""
+    tier: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class AccessGrant:
     `auth_time` is that of the Authentication. The grant is active only while the sessions in
     `session_ids` exist: that of the client and, for a browser, that of the desktop that logged it
     in.
+
+    `tier` is the name of the user's limits (`cloud.tiers`), or empty. `credential_id` identifies the
+    API key or registered machine, if one authenticated the request. `models` are the patterns of
+    the models that it may use; without any it may use all. `requests_per_minute` is its own limit;
+    0 is none.
     """
 
     user: User
@@ -60,6 +66,10 @@ class AccessGrant:
     expires_at: float
     auth_time: float
     session_ids: tuple[str, ...] = ()
+    tier: str = ""
+    credential_id: str = ""
+    models: tuple[str, ...] = ()
+    requests_per_minute: int = 0
 
     def require_scope(self, scope: str) -> None:
         """Raise Forbidden unless this grant has `scope`."""
