@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ctllm import __version__
-from ctllm.auth.session_assertions import USE
+from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
@@ -91,6 +91,7 @@ class ManagementApi:
                 re.compile("/ctllm/proxy"),
                 {"GET": self._get_proxy, "PUT": self._start_proxy, "DELETE": self._stop_proxy},
             ),
+            (re.compile("/ctllm/tunnel/authorization"), {"POST": self._authorize_tunnel}),
             (re.compile("/ctllm/desktops"), {"GET": self._list_desktops}),
             (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease_keys}),
         ]
@@ -202,6 +203,16 @@ class ManagementApi:
                 f"Your streaming proxy responded with the unexpected status {status}."
             )
         request.respond(200, body, _JSON)
+
+    async def _authorize_tunnel(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        """Respond with a session assertion that extends the authorization of a tunnel."""
+        grant = await authenticate()
+        grant.require_scope(SERVE)
+        assertion = self._assertion_signer.sign(self._proxy_id_of(grant), frozenset((USE, SERVE)))
+        # The signer reuses assertions for half of their lifetime.
+        request.respond(200, {"assertion": assertion, "expires_in": LIFETIME_SECONDS // 2})
 
     async def _lease_keys(
         self, request: ServerRequest, authenticate: Authenticate, groups: tuple[str, ...]

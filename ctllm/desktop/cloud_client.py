@@ -72,6 +72,10 @@ class _InviteResponse(msgspec.Struct, frozen=True):
     invite: Annotated[str, Meta(pattern=_INVITE)]
 
 
+class _TunnelAuthorization(msgspec.Struct, frozen=True):
+    assertion: BearerToken
+
+
 class _ErrorDetail(msgspec.Struct, frozen=True):
     code: Annotated[str, Meta(pattern=r"^[a-z_]{1,64}\Z")]
     message: str
@@ -138,6 +142,12 @@ class CloudClient:
         headers = {"Authorization": f"Bearer {access_token}"}
         response = await self._request("POST", "/ctllm/session/invite", None, headers)
         return self._decode(response, _InviteResponse).invite
+
+    async def authorize_tunnel(self, access_token: str) -> str:
+        """Return a session assertion that extends the authorization of a connected tunnel."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        response = await self._request("POST", "/ctllm/tunnel/authorization", None, headers)
+        return self._decode(response, _TunnelAuthorization).assertion
 
     async def log_out(self, refresh_token: str) -> None:
         """End the session."""

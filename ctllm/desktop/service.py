@@ -33,6 +33,7 @@ from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.status import StatusReporter
+from ctllm.desktop.tunnel_authorization import TunnelAuthorization
 from ctllm.desktop.tunnel_policy import TunnelPolicy
 from ctllm.http.message.head import RequestHead
 from ctllm.http.origins import is_loopback_host, parse_host
@@ -129,7 +130,8 @@ class DesktopService(MultiService):
         self.ipc = self._make_ipc(self.broker, self.bridge)
         # The IPC takes the instance lock, so it starts first and stops last.
         for part in (
-            self.ipc, self.ollama, self.broker, self.keys, self._host_monitor, self.bridge
+            self.ipc, self.ollama, self.broker, self.keys, self._host_monitor, self.bridge,
+            self._tunnel_authorization,
         ):  # fmt: skip
             part.setServiceParent(self)
         super().startService()
@@ -194,6 +196,7 @@ class DesktopService(MultiService):
             self._cloud_endpoint,
         )
         bridge.add_observer(self._on_bridge_state)
+        self._tunnel_authorization = TunnelAuthorization(tunnel, self.session, self._reactor)
         return bridge
 
     def _on_bridge_state(self, state: ConnectionState, reason: str) -> None:

@@ -6,11 +6,10 @@ client may do. The spawner restricts who can connect to the socket.
 
 from __future__ import annotations
 
-from ctllm.auth.session_assertions import MANAGE, SERVE, AssertionVerifier, Claims
+from ctllm.auth.session_assertions import MANAGE, AssertionVerifier, Claims
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import (
     BadRequest,
-    Forbidden,
     MethodNotAllowed,
     NotFound,
     ServiceUnavailable,
@@ -24,6 +23,7 @@ from ctllm.http.splice import replace_protocol
 from ctllm.proxy.desktop_registry import MAX_DESKTOPS, DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
 from ctllm.proxy.resumption import parse_resume_target
+from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
 from ctllm.tunnel.frames import SUBPROTOCOL
 from ctllm.tunnel.websocket.factories import ProxyWebSocketFactory
 
@@ -41,12 +41,14 @@ class ProxyApp:
         verifier: AssertionVerifier,
         websocket_factory: ProxyWebSocketFactory,
         budget: MemoryBudget,
+        authorizer: TunnelAuthorizer,
     ) -> None:
         self._registry = registry
         self._router = router
         self._verifier = verifier
         self._websocket_factory = websocket_factory
         self._budget = budget
+        self._authorizer = authorizer
 
     async def __call__(self, request: ServerRequest) -> None:
         """Respond to a request; raises CtllmError."""
@@ -94,8 +96,7 @@ class ProxyApp:
         return self._verifier.verify(assertion)
 
     def _open_tunnel(self, request: ServerRequest, claims: Claims) -> None:
-        if SERVE not in claims.scopes:
-            raise Forbidden("This login may use models, but not connect a desktop.")
+        authorized_until = self._authorizer.deadline(claims)
         if self._websocket_factory.open_connections >= MAX_TUNNELS:
             raise ServiceUnavailable(
                 f"{MAX_TUNNELS} desktops are connecting already. Is one reconnecting in a loop?"
@@ -104,6 +105,7 @@ class ProxyApp:
         if SUBPROTOCOL.encode() not in header_elements(request.head.headers, _SUBPROTOCOL_HEADER):
             raise BadRequest(f"The subprotocol must be {SUBPROTOCOL}.")
         socket = self._websocket_factory.buildProtocol(None)
+        socket.authorized_until = authorized_until
         transport, buffered = request.hijack()
         request.release_connection()  # tunnels have their own limit
         replace_protocol(transport, socket)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from functools import partial
 
 from twisted.logger import Logger
 
 from ctllm.common.memory_budget import MemoryBudget
-from ctllm.errors import DesktopOffline, NotFound, ProtocolViolation
+from ctllm.errors import CtllmError, DesktopOffline, NotFound, ProtocolViolation, Unauthorized
 from ctllm.http.header_policy import (
     DESKTOP,
     EXCLUDE_DESKTOP,
@@ -52,6 +54,13 @@ _REPLACED_FRAME = encode_json_frame(
     CONNECTION_ID,
     Reason("replaced", "A newer connection of this desktop replaces this one."),
 )
+_UNAUTHORIZED_FRAME = encode_json_frame(
+    FrameKind.BYE,
+    CONNECTION_ID,
+    Reason(
+        Unauthorized.code, "The authorization of this connection has expired and was not renewed."
+    ),
+)
 
 
 class DesktopRegistry:
@@ -59,6 +68,8 @@ class DesktopRegistry:
 
     `window`, `grace` and `max_streams` apply to each desktop's tunnel. `max_resume_seconds` limits
     the time for which a client may disconnect and resume. `budget` counts bytes in memory.
+    `verify_authorization` returns until when a session assertion authorizes a tunnel, in the
+    seconds of `clock`; raises CtllmError for an invalid one.
     """
 
     _log = Logger()
@@ -71,8 +82,10 @@ class DesktopRegistry:
         max_streams: int,
         max_resume_seconds: int,
         budget: MemoryBudget | None = None,
+        verify_authorization: Callable[[bytes], float] = lambda assertion: math.inf,
     ) -> None:
         self._clock = clock
+        self._verify_authorization = verify_authorization
         self._budget = budget
         self._tunnel_limits = (window, grace, max_streams)
         self._max_resume_seconds = max_resume_seconds
@@ -114,7 +127,10 @@ class DesktopRegistry:
             known = ConnectedDesktop(
                 desktop,
                 Initiator(
-                    *self._tunnel_limits, filter_response=response_from_desktop, budget=self._budget
+                    *self._tunnel_limits,
+                    filter_response=response_from_desktop,
+                    budget=self._budget,
+                    on_authorization=partial(self._renew_authorization, desktop.id),
                 ),
             )
             self._desktops[desktop.id] = known
@@ -129,6 +145,7 @@ class DesktopRegistry:
             desktop.initiator.connection_lost(self._clock.seconds())
         desktop.socket = socket
         desktop.connected_at = self._clock.seconds()
+        desktop.authorized_until = socket.authorized_until
         socket.attach_tunnel(desktop.initiator, partial(self._connection_closed, desktop, socket))
         self._log.info("Desktop {name} connected", name=desktop.identity.name)
 
@@ -137,10 +154,36 @@ class DesktopRegistry:
             desktop.socket = None
             self._log.info("Desktop {name} disconnected", name=desktop.identity.name)
 
+    def _renew_authorization(self, desktop_id: str, assertion: bytes) -> None:
+        """Extend the authorization of a desktop's tunnel; an invalid assertion changes nothing."""
+        desktop = self._desktops[desktop_id]
+        try:
+            until = self._verify_authorization(assertion)
+        except CtllmError as error:
+            self._log.warn(
+                "Desktop {name} sent an invalid authorization: {error}",
+                name=desktop.identity.name,
+                error=error.message,
+            )
+        else:
+            desktop.authorized_until = max(desktop.authorized_until, until)
+
+    def _close_unauthorized(self, desktop: ConnectedDesktop) -> None:
+        if desktop.socket is not None and not desktop.socket.is_closing:
+            self._log.info(
+                "Desktop {name} did not renew its authorization", name=desktop.identity.name
+            )
+            desktop.socket.close_gracefully(_UNAUTHORIZED_FRAME)
+
     def remove_expired(self) -> None:
-        """Fail expired streams and remove disconnected desktops; called once a second."""
+        """Fail expired streams, close unauthorized tunnels, remove disconnected desktops.
+
+        Called once a second.
+        """
         now = self._clock.seconds()
         for id, desktop in list(self._desktops.items()):
+            if desktop.authorized_until <= now:
+                self._close_unauthorized(desktop)
             desktop.initiator.remove_expired(now)
             if desktop.socket is None and not desktop.initiator.streams:
                 del self._desktops[id]

@@ -23,6 +23,7 @@ class ConnectedDesktop:
     initiator: Initiator
     socket: ProxyWebSocket | None = None
     connected_at: float = 0.0
+    authorized_until: float = math.inf
     models_changed_at: float = -math.inf  # when a request ended that may have changed its models
     _indexed_status: Status | None = None
     _models: frozenset[str] = field(default_factory=frozenset)

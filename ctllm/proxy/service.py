@@ -31,6 +31,7 @@ from ctllm.proxy.process_confinement import (
     switch_user,
 )
 from ctllm.proxy.request_router import RequestRouter
+from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService, Service
@@ -69,6 +70,8 @@ def create_proxy_service(
     `uid`, it switches to that user once it listens.
     """
     budget = MemoryBudget(memory_budget(settings.max_memory_bytes))
+    verifier = AssertionVerifier(cloud_key, id, time.time)
+    authorizer = TunnelAuthorizer(verifier, reactor, time.time)
     registry = DesktopRegistry(
         reactor,
         settings.stream_window_bytes,
@@ -76,6 +79,7 @@ def create_proxy_service(
         settings.max_streams,
         settings.max_resume_seconds,
         budget,
+        authorizer.verify,
     )
     websocket_factory = ProxyWebSocketFactory(
         reactor,
@@ -85,9 +89,7 @@ def create_proxy_service(
         budget,
     )
     router = RequestRouter(registry, reactor, BufferBudget(budget.size // BUFFER_DIVISOR, budget))
-    app = ProxyApp(
-        registry, router, AssertionVerifier(cloud_key, id, time.time), websocket_factory, budget
-    )
+    app = ProxyApp(registry, router, verifier, websocket_factory, budget, authorizer)
     service = MultiService()
     ExitOnMemoryError().setServiceParent(service)
     RlimitService(settings, uid).setServiceParent(service)

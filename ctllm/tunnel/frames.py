@@ -34,6 +34,10 @@ MAX_HEAD = 128 * 1024
 MAX_LIST = 1024 * 1024
 #: Maximum bytes of a message that a receiver accepts. Senders stop well below it.
 MAX_MESSAGE = 2 * 1024 * 1024
+#: Maximum bytes of the session assertion in AUTHORIZE.
+MAX_AUTHORIZATION = 8 * 1024
+#: The capability of a proxy that accepts AUTHORIZE.
+AUTHORIZE_CAPABILITY = "authorize"
 #: Maximum number of models in one STATUS; a proxy stores the names for each desktop.
 MAX_MODELS = 1000
 
@@ -51,6 +55,7 @@ class FrameKind(IntEnum):
     ACK = 8
     ATTACH = 9
     BYE = 10
+    AUTHORIZE = 11
 
 
 _DATA_KIND = int(FrameKind.DATA)  # access to a member of an enum is slow
@@ -66,6 +71,7 @@ _MAX_PAYLOAD = {
     FrameKind.ACK: OFFSET.size,
     FrameKind.ATTACH: OFFSET.size,
     FrameKind.BYE: 4096,
+    FrameKind.AUTHORIZE: MAX_AUTHORIZATION,
 }
 _MAX_BY_NUMBER = [
     _MAX_PAYLOAD.get(FrameKind(n), 0) if n in set(FrameKind) else 0 for n in range(256)

@@ -21,6 +21,7 @@ from ctllm.http.interfaces import ResponseSink
 from ctllm.http.message.head import RequestHead, ResponseHead, decode_response, encode_request
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import (
+    AUTHORIZE_CAPABILITY,
     CONNECTION_ID,
     MAX_HEAD,
     VERSION,
@@ -191,7 +192,7 @@ class Initiator(TunnelPeer[InitiatorStream]):
     """The end of a tunnel that opens streams.
 
     `filter_response` is applied to the head of each response. `budget` counts the bytes of request
-    bodies in memory.
+    bodies in memory. `on_authorization` is called with the session assertion in each AUTHORIZE.
     """
 
     def __init__(
@@ -201,9 +202,11 @@ class Initiator(TunnelPeer[InitiatorStream]):
         max_streams: int,
         filter_response: Callable[[ResponseHead], ResponseHead] = lambda head: head,
         budget: MemoryBudget | None = None,
+        on_authorization: Callable[[bytes], None] = lambda assertion: None,
     ) -> None:
         super().__init__(window, grace, max_streams)
         self.filter_response = filter_response
+        self._on_authorization = on_authorization
         self.budget = unlimited_budget() if budget is None else budget
         self.status: Status | None = None
 
@@ -285,7 +288,9 @@ class Initiator(TunnelPeer[InitiatorStream]):
         self._control_frames.insert(
             0,
             encode_json_frame(
-                FrameKind.HELLO, CONNECTION_ID, Hello(VERSION, self.window, streams=own_ids)
+                FrameKind.HELLO,
+                CONNECTION_ID,
+                Hello(VERSION, self.window, capabilities=(AUTHORIZE_CAPABILITY,), streams=own_ids),
             ),
         )
         for stream in list(self.streams.values()):
@@ -300,9 +305,12 @@ class Initiator(TunnelPeer[InitiatorStream]):
         stream.sink.fail(error)
 
     def _receive_connection_frame(self, kind: int, payload: bytes) -> None:
-        if kind != FrameKind.STATUS or not self.is_established:
+        if self.is_established and kind == FrameKind.STATUS:
+            self.status = decode_json_payload(payload, Status)
+        elif self.is_established and kind == FrameKind.AUTHORIZE:
+            self._on_authorization(payload)
+        else:
             super()._receive_connection_frame(kind, payload)
-        self.status = decode_json_payload(payload, Status)
 
     def _receive_head(self, stream: InitiatorStream, kind: int, payload: bytes) -> None:
         if kind != FrameKind.HEAD:

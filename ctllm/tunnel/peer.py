@@ -85,6 +85,7 @@ class TunnelPeer(Generic[StreamT]):
         self._established_observers: list[Callable[[], None]] = []
         self._bye_observers: list[Callable[[Reason], None]] = []
         self._peer_window = 0
+        self._peer_capabilities: frozenset[str] = frozenset()
         self._send_queue: deque[Stream] = deque()
         self._control_frames: list[bytes] = []
         self._closed_ids: dict[bytes, None] = {}
@@ -94,6 +95,11 @@ class TunnelPeer(Generic[StreamT]):
     def peer_window(self) -> int:
         """The number of unacknowledged bytes that the peer accepts in a direction of a stream."""
         return self._peer_window
+
+    @property
+    def peer_capabilities(self) -> frozenset[str]:
+        """The capabilities in the peer's HELLO on the current connection."""
+        return self._peer_capabilities if self.is_established else frozenset()
 
     def add_established_observer(self, observer: Callable[[], None]) -> None:
         """Call `observer` whenever the peer's HELLO was accepted."""
@@ -227,6 +233,7 @@ class TunnelPeer(Generic[StreamT]):
         if self.is_established:
             raise ProtocolViolation("A second HELLO came on the same connection.")
         self._peer_window = hello.window
+        self._peer_capabilities = frozenset(hello.capabilities)
         self.is_established = True
         self._hello_received(hello)
         self._schedule_flush()

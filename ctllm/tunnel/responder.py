@@ -16,6 +16,7 @@ from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead, ResponseHead, decode_request, encode_response
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import (
+    AUTHORIZE_CAPABILITY,
     CONNECTION_ID,
     MAX_HEAD,
     VERSION,
@@ -172,6 +173,17 @@ class Responder(TunnelPeer[ResponderStream]):
         """Send the state of Ollama, now and on each new connection."""
         self._status_frame = encode_json_frame(FrameKind.STATUS, CONNECTION_ID, status)
         self._send_control(self._status_frame)
+
+    @property
+    def accepts_authorization(self) -> bool:
+        """Whether the connected proxy accepts AUTHORIZE."""
+        return AUTHORIZE_CAPABILITY in self.peer_capabilities
+
+    def send_authorization(self, assertion: str) -> None:
+        """Send a new session assertion, which extends the authorization of this connection."""
+        if self.accepts_authorization:
+            frame = encode_frame(FrameKind.AUTHORIZE, CONNECTION_ID, assertion.encode("ascii"))
+            self._send_control(frame)
 
     def reset_stream(self, stream: ResponderStream, error: CtllmError) -> None:
         """End a stream on both ends without calling its request sink."""

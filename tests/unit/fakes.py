@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -205,9 +206,14 @@ class FakeProxyWebSocket:
 
     tunnel: Initiator | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, authorized_until: float = math.inf) -> None:
+        self.authorized_until = authorized_until
         self.on_closed: Callable[[], None] = lambda: None
         self.closing_messages: list[bytes] = []
+
+    @property
+    def is_closing(self) -> bool:
+        return bool(self.closing_messages)
 
     def attach_tunnel(self, tunnel: Initiator, on_closed: Callable[[], None]) -> None:
         self.tunnel = tunnel
@@ -247,8 +253,8 @@ class FakeDesktop:
         self.request_sinks.append(FakeRequestSink())
         return self.request_sinks[-1]
 
-    def connect(self) -> None:
-        self.socket = FakeProxyWebSocket()
+    def connect(self, authorized_until: float = math.inf) -> None:
+        self.socket = FakeProxyWebSocket(authorized_until)
         self.tunnel.connection_made()
         self.settle()
 

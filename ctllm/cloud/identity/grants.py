@@ -55,10 +55,10 @@ class AccessGrant:
     `session_ids` exist: that of the client and, for a browser, that of the desktop that logged it
     in.
 
-    `tier` is the name of the user's limits (`cloud.tiers`), or empty. `credential_id` identifies the
-    API key or registered machine, if one authenticated the request. `models` are the patterns of
-    the models that it may use; without any it may use all. `requests_per_minute` is its own limit;
-    0 is none.
+    `tier` is the name of the user's limits (`cloud.tiers`), or empty. `credential_id` identifies
+    the API key or registered machine, if one authenticated the request. `models` are the patterns
+    of the models that it may use; without any it may use all. `requests_per_minute` is its own
+    limit; 0 is none.
     """
 
     user: User

@@ -8,6 +8,7 @@ is full, the tunnel keeps its data, within its windows. Streams may be silent fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -249,6 +250,7 @@ class ProxyWebSocket(TunnelWebSocket, WebSocketServerProtocol):  # type: ignore[
         budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(clock, budget)
+        self.authorized_until = math.inf  # in the seconds of `clock`
         self._on_first_message = on_first_message
 
     def onConnect(self, request: ConnectionRequest) -> str:

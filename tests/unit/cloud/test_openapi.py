@@ -24,6 +24,7 @@ CONTRACT = {
     "get /ctllm/proxy": "200 401 403",
     "put /ctllm/proxy": "200 401 403 503",
     "delete /ctllm/proxy": "204 401 403",
+    "post /ctllm/tunnel/authorization": "200 401 403",
     "get /ctllm/desktops": "200 401 403 503",
     "put /ctllm/desktops/{desktop}/keys": "204 400 401 403 404 413 415",
     "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 429 503",

@@ -107,6 +107,7 @@ class PageTests(SynchronousTestCase):
         management = {*OPENAPI["paths"]} - {
             "/ctllm/openapi.json",
             "/ctllm/desktops/{desktop}/keys",
+            "/ctllm/tunnel/authorization",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
         }

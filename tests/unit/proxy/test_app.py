@@ -19,6 +19,7 @@ from ctllm.http.server.connection import HttpServerFactory
 from ctllm.proxy.app import ProxyApp
 from ctllm.proxy.desktop_registry import DesktopRegistry
 from ctllm.proxy.request_router import RequestRouter
+from ctllm.proxy.tunnel_authorizer import TunnelAuthorizer
 from ctllm.tunnel.frames import (
     CONNECTION_ID,
     Desktop,
@@ -47,7 +48,8 @@ class Case(SynchronousTestCase):
         verifier = AssertionVerifier(encode_public_key(self.key), HERE, self.clock.seconds)
         relay = RequestRouter(self.registry, self.clock, BufferBudget(1 << 20))
         self.budget = MemoryBudget(1 << 24)
-        app = ProxyApp(self.registry, relay, verifier, sockets, self.budget)
+        authorizer = TunnelAuthorizer(verifier, self.clock, self.clock.seconds)
+        app = ProxyApp(self.registry, relay, verifier, sockets, self.budget, authorizer)
         self.factory = HttpServerFactory(app, self.clock)
         self.wire = self.connect()
 
