@@ -14,7 +14,7 @@ from twisted.python import reflect, usage
 
 from ctllm import __version__
 from ctllm.config import KEYS, OPTIONS, Config, load, resolve_ollama_url, resolve_public_url
-from ctllm.config.loader import suggest
+from ctllm.config.fields import suggest
 from ctllm.config.renamed import RENAMED_OPTIONS, renamed_option
 from ctllm.errors import BadConfiguration
 from ctllm.proxy_args import (

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from ctllm.config import Config
-from ctllm.config.loader import suggest
+from ctllm.config.fields import suggest
 from ctllm.config.renamed import renamed_option
 
 Handler = Callable[[Config, Namespace], None]

@@ -1,9 +1,10 @@
 """The configuration: its schema, and how it is loaded from a file and options."""
 
-from ctllm.config.fields import KEYS, OPTIONS, Key, to_options
+from ctllm.config.fields import KEYS, OPTIONS, TABLES, Key, to_options
 from ctllm.config.loader import load
-from ctllm.config.schema import Cloud, Config, Desktop, Proxy
+from ctllm.config.schema import Cloud, Config, Desktop, Provider, Proxy, Tier
 from ctllm.config.validators import (
+    is_loopback_host,
     parse_network_pool,
     parse_uid_range,
     resolve_ollama_url,
@@ -14,11 +15,15 @@ from ctllm.config.validators import (
 __all__ = [
     "KEYS",
     "OPTIONS",
+    "TABLES",
     "Cloud",
     "Config",
     "Desktop",
     "Key",
+    "Provider",
     "Proxy",
+    "Tier",
+    "is_loopback_host",
     "load",
     "parse_network_pool",
     "parse_uid_range",

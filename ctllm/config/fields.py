@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,7 +18,8 @@ class Key(Struct, frozen=True, kw_only=True):
     """A key of the configuration.
 
     `section` is empty at the top level. `kind` is the type without its limits. `option` is the
-    name on the command line, without the leading dashes.
+    name on the command line, without the leading dashes. The keys in `TABLES` are no options, and
+    their section is that of the tables (`cloud.providers`).
     """
 
     section: str
@@ -68,12 +71,19 @@ class Key(Struct, frozen=True, kw_only=True):
 
 
 def to_options(section: Section) -> list[str]:
-    """Return the options that hand `section` to another process."""
+    """Return the options that hand `section`, without its tables, to another process."""
     name = next(each for each, kind in _SECTION_TYPES.items() if kind is type(section))
     return [
         f"--{KEYS[f'{name}.{key}'].option}={','.join(value) if isinstance(value, tuple) else value}"
         for key, value in structs.asdict(section).items()
+        if f"{name}.{key}" in KEYS
     ]
+
+
+def suggest(name: str, known: Iterable[str], quoted: str) -> str:
+    """Return `; did you mean …?` with the most similar known name, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {quoted.format(near[0])}?" if near else ""
 
 
 def _keys(section: type[Struct], name: str) -> Iterator[Key]:
@@ -82,7 +92,7 @@ def _keys(section: type[Struct], name: str) -> Iterator[Key]:
         assert isinstance(meta, inspect.Metadata)
         if isinstance(meta.type, inspect.StructType):
             yield from _keys(meta.type.cls, field.name)
-        else:
+        elif not isinstance(meta.type, inspect.DictType):
             extra = meta.extra or {}
             yield Key(
                 section=name,
@@ -96,6 +106,20 @@ def _keys(section: type[Struct], name: str) -> Iterator[Key]:
             )
 
 
+def _tables(section: type[Struct], name: str) -> Iterator[tuple[str, Mapping[str, Key]]]:
+    """Yield the name and the keys of each field that has named tables (`cloud.providers`)."""
+    for field in structs.fields(section):
+        meta = inspect.type_info(field.type)
+        assert isinstance(meta, inspect.Metadata)
+        if isinstance(meta.type, inspect.StructType):
+            yield from _tables(meta.type.cls, field.name)
+        elif isinstance(meta.type, inspect.DictType):
+            assert isinstance(meta.type.value_type, inspect.StructType)
+            full_name = f"{name}.{field.name}"
+            keys = _keys(meta.type.value_type.cls, full_name)
+            yield full_name, MappingProxyType({key.name: key for key in keys})
+
+
 def _expected(kind: inspect.Type) -> str:
     match kind:
         case inspect.IntType(ge=least, le=greatest):
@@ -104,6 +128,8 @@ def _expected(kind: inspect.Type) -> str:
         case inspect.LiteralType(values=values):
             *most, last = (f'"{value}"' for value in values)
             return f"{', '.join(most)} or {last}" if most else last
+        case inspect.StrType(min_length=int(_)):
+            return "a string that is not empty"
         case inspect.StrType(max_length=int(length)):
             return f"a string of at most {length} characters, in one line"
         case inspect.StrType():
@@ -113,6 +139,8 @@ def _expected(kind: inspect.Type) -> str:
 
 #: All keys, by full name (`cloud.listen`).
 KEYS: Mapping[str, Key] = {key.full_name: key for key in _keys(Config, "")}
+#: The keys of each table in a dictionary, by the dictionary's full name (`cloud.providers`).
+TABLES: Mapping[str, Mapping[str, Key]] = dict(_tables(Config, ""))
 #: All keys, by the name of their option.
 OPTIONS: Mapping[str, Key] = {key.option: key for key in KEYS.values()}
 _SECTION_TYPES: Mapping[str, type] = {

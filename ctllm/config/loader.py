@@ -6,19 +6,19 @@ file is validated even if an option overrides it.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ctllm.config.fields import KEYS, OPTIONS, SECTIONS, Key
+from ctllm.config.fields import KEYS, OPTIONS, SECTIONS, TABLES, Key, suggest
 from ctllm.config.renamed import renamed_key, renamed_option
 from ctllm.config.schema import Config
+from ctllm.config.tables import BadTable, read_tables
 from ctllm.errors import BadConfiguration
 
 _SYSTEM_FILE = "/etc/ctllm/ctllm.toml"
@@ -37,8 +37,8 @@ def load(path: Path | None, overrides: Mapping[str, str], environ: Mapping[str, 
     values |= _read_options(overrides)
     tree: dict[str, Any] = {section: {} for section in SECTIONS}
     for full_name, value in values.items():
-        key = KEYS[full_name]
-        (tree[key.section] if key.section else tree)[key.name] = value
+        section, _, name = full_name.rpartition(".")
+        (tree[section] if section else tree)[name] = value
     tree["state_dir"] = _absolute_state_dir(tree.get("state_dir", ""), environ)
     return msgspec.convert(tree, Config)
 
@@ -88,15 +88,24 @@ def _read_options(overrides: Mapping[str, str]) -> dict[str, Any]:
 def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
     text = _read_text(path)
     for section, name, given in _flatten(_parse(path, text)):
-        where = f"{path}{_line_of(text, section, name)}"
         if renamed := renamed_key(name):
-            raise BadConfiguration(f"{where}: {renamed}")
-        label = ".".join(filter(None, (section, name))) if name else f"[{section}]"
+            raise BadConfiguration(f"{path}{_line_of(text, section, name)}: {renamed}")
         try:
-            key = _key(section, name)
-            yield key.full_name, key.convert(given)
+            if f"{section}.{name}" in TABLES:
+                yield f"{section}.{name}", read_tables(f"{section}.{name}", given)
+            else:
+                key = _key(section, name)
+                yield key.full_name, key.convert(given)
+        except BadTable as error:
+            raise _located(path, text, error.section, error.key, error.message) from error
         except BadConfiguration as error:
-            raise BadConfiguration(f"{where}: {label}: {error.message}") from error
+            raise _located(path, text, section, name, error.message) from error
+
+
+def _located(path: Path, text: str, section: str, name: str, message: str) -> BadConfiguration:
+    """Return an error that says where; an empty name is the section itself."""
+    label = ".".join(filter(None, (section, name))) if name else f"[{section}]"
+    return BadConfiguration(f"{path}{_line_of(text, section, name)}: {label}: {message}")
 
 
 def _read_text(path: Path) -> str:
@@ -149,18 +158,12 @@ def _home_of(key: Key) -> str:
     return f"under [{key.section}]" if key.section else "at the top, before the first section"
 
 
-def suggest(name: str, known: Iterable[str], quoted: str) -> str:
-    """Return `; did you mean …?` with the most similar known name, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {quoted.format(near[0])}?" if near else ""
-
-
 def _line_of(text: str, section: str, name: str) -> str:
     """Return `, line N` for the line of a key or of its section's header; "" if not found."""
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line):
-            current = header[1]
+        if header := re.match(r"\s*\[\s*([\w.\"' -]+?)\s*\]", line):
+            current = re.sub(r"[\"' ]", "", header[1])
             if not name and current == section:
                 return f", line {number}"
         elif setting := re.match(r"\s*([\w.\"'-]+)\s*=", line):

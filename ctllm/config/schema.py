@@ -1,7 +1,8 @@
 """The schema of the configuration: the type, limits, default and help of each key.
 
 A key's description is its help on the command line. Each key is an option of the same name
-(`cloud.max_proxies` is `--max-proxies`) unless its field gives another.
+(`cloud.max_proxies` is `--max-proxies`) unless its field gives another. The keys of a table in a
+dictionary (`cloud.providers.NAME.issuer`) are only in the file.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from ctllm.config.validators import (
+    check_algorithm,
     check_allowed_request,
+    check_claim,
+    check_issuer,
     check_listen_or_off,
+    check_namespace,
     check_ollama_host,
     check_origin,
     check_printable_name,
@@ -31,6 +36,145 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     value and raises `BadConfiguration`, and an `option`, for a key whose name another section
     has too.
     """
+
+
+class Provider(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An OpenID provider whose users may sign in: a table `[cloud.providers.NAME]`."""
+
+    issuer: Annotated[
+        str,
+        Meta(
+            description="The issuer's URL, as the provider writes it in its tokens (iss). The "
+            "provider is discovered there.",
+            extra={"check": check_issuer},
+        ),
+    ]
+    client_id: Annotated[
+        str,
+        Meta(
+            description="The client id of desktops, which are public clients (RFC 8252); also "
+            "that of the page, unless page_client_id is set.",
+            min_length=1,
+            extra={"check": check_printable_name},
+        ),
+    ]
+    title: Annotated[
+        str,
+        Meta(
+            description="The text of the button that signs in. Empty: the name of the table.",
+            max_length=60,
+            extra={"check": check_printable_name},
+        ),
+    ] = ""
+    page_client_id: Annotated[
+        str,
+        Meta(
+            description="The client id of the page, if it is another client than desktops.",
+            extra={"check": check_printable_name},
+        ),
+    ] = ""
+    page_client_secret_file: Annotated[
+        str,
+        Meta(
+            description="The file with the client secret of the page. Empty: it has none, and "
+            "PKCE alone protects its codes."
+        ),
+    ] = ""
+    desktop_client_secret: Annotated[
+        str,
+        Meta(
+            description="The client secret of desktops, for a provider that gives one to "
+            "installed apps, such as Google. Everybody can read it, so it must not be "
+            "confidential.",
+            extra={"check": check_printable_name},
+        ),
+    ] = ""
+    audience: Annotated[
+        str,
+        Meta(
+            description="The audience (aud) that tokens must have, and that clients request. "
+            "Empty: one of the client ids.",
+            extra={"check": check_printable_name},
+        ),
+    ] = ""
+    scope: Annotated[
+        str,
+        Meta(
+            description="The scopes that clients request, separated by spaces.",
+            extra={"check": check_printable_name},
+        ),
+    ] = "openid profile offline_access"
+    token: Annotated[
+        Literal["access_token", "id_token"],
+        Meta(
+            description="Which of the provider's tokens clients send to the cloud. id_token: for "
+            "providers whose access tokens are not JWTs, such as Google."
+        ),
+    ] = "access_token"  # noqa: S105
+    user_claim: Annotated[
+        str,
+        Meta(
+            description="The claim that identifies a user. email: only with email_verified.",
+            extra={"check": check_claim},
+        ),
+    ] = "sub"
+    name_claim: Annotated[
+        str,
+        Meta(
+            description="The claim with the name that is displayed. Where it is missing: "
+            "preferred_username, nickname, email, else the user's identity.",
+            extra={"check": check_claim},
+        ),
+    ] = "name"
+    groups_claim: Annotated[
+        str,
+        Meta(
+            description="The claim with the user's groups: a URL, a name, or a path of names "
+            "with dots, such as realm_access.roles.",
+            extra={"check": check_claim},
+        ),
+    ] = ""
+    allowed_groups: Annotated[
+        tuple[str, ...],
+        Meta(description="Groups whose members may sign in. Empty: all users of the provider."),
+    ] = ()
+    algorithms: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The signature algorithms that tokens may have.",
+            extra={"check": check_algorithm},
+        ),
+    ] = ("RS256", "ES256")
+    namespace: Annotated[
+        str,
+        Meta(
+            description="Whose users they are. Empty: the issuer's. Two providers with the same "
+            "namespace have the same users, by the value of user_claim.",
+            extra={"check": check_namespace},
+        ),
+    ] = ""
+
+
+class Tier(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The limits of the members of groups: a table `[cloud.tiers.NAME]`. 0 is no own limit."""
+
+    groups: Annotated[
+        tuple[str, ...],
+        Meta(description="Groups whose members have this tier, unless an earlier one has them."),
+    ] = ()
+    requests_per_minute: Annotated[
+        int, Meta(description="Maximum number of requests of a user in a minute.", ge=0)
+    ] = 0
+    max_requests: Annotated[
+        int, Meta(description="Maximum number of concurrent requests of a user.", ge=0)
+    ] = 0
+    max_desktops: Annotated[
+        int, Meta(description="Maximum number of connected desktops of a user.", ge=0)
+    ] = 0
+    spawner: Annotated[
+        Literal["", "process", "docker"],
+        Meta(description="How streaming proxies of these users run. Empty: as cloud.spawner."),
+    ] = ""
 
 
 class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,6 +318,14 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
             le=1048576,
         ),
     ] = 65536
+    providers: Annotated[
+        dict[str, Provider],
+        Meta(description="The OpenID providers whose users may sign in, by name."),
+    ] = {}
+    tiers: Annotated[
+        dict[str, Tier],
+        Meta(description="The limits of users by their groups, by name, the first match first."),
+    ] = {}
 
 
 class Desktop(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):

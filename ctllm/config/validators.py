@@ -14,11 +14,21 @@ from ctllm.errors import BadConfiguration
 
 OFF = "off"
 
+ALGORITHMS = frozenset(
+    f"{family}{bits}" for family in ("RS", "PS") for bits in ("256", "384", "512")
+) | {"ES256", "ES384", "EdDSA"}
+"""Signature algorithms (RFC 7518, RFC 8037) of provider tokens: asymmetric ones only."""
+
+BUILT_IN_ISSUER = "ctllm"
+"""The issuer of the users of invites, whom no provider may authenticate."""
+
 _ENDPOINT = re.compile(r"(tcp6?|ssl|unix|systemd):(.+)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]*))?")
 _HOST_NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 _WEB_ADDRESS = re.compile(r"https?://([^/?#@]+)/?")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([^/?#@A-Z]+)")
+_ISSUER = re.compile(r"(https?)://([^/?#@]+)((?:/[!-~]*)?)")
+_LOOPBACK_HOSTS = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
 _ALLOWED_REQUEST = re.compile(r"use|manage|\*|[A-Z]+ /[!-~]*")
 _OLLAMA_PORTS = {"": 11434, "http": 80, "https": 443}
 _PRIVATE = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -59,6 +69,50 @@ def check_web_address(url: str) -> None:
             "must be a URL without user, path or query, such as https://ctllm.example.org"
         )
     _check_has_host(_host_and_port(address[1], 443))
+
+
+def check_issuer(url: str) -> None:
+    """Accept an issuer (OpenID Connect Discovery 1.0, section 3): an https URL without a query.
+
+    http is accepted for this machine only, because whoever changes the provider's keys on the way
+    signs in as anybody.
+    """
+    parts = _ISSUER.fullmatch(url)
+    if not parts or set("?#|") & set(parts[3]):
+        raise BadConfiguration(
+            "must be the issuer's URL without user, query or fragment, such as "
+            "https://login.example.org/"
+        )
+    host, _ = _host_and_port(parts[2], 443)
+    _check_has_host((host, 443))
+    if parts[1] == "http" and not is_loopback_host(host):
+        raise BadConfiguration("must begin with https://, unless the provider is on this machine")
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether `host`, without brackets, is this machine by its own name or address."""
+    return _LOOPBACK_HOSTS.fullmatch(host) is not None
+
+
+def check_claim(name: str) -> None:
+    """Accept the name of a claim, or a path of names with dots, or an empty string."""
+    if not name.isprintable() or " " in name or name != name.strip("."):
+        raise BadConfiguration(
+            "must be the name of a claim, such as groups, realm_access.roles or "
+            "https://example.org/groups"
+        )
+
+
+def check_algorithm(name: str) -> None:
+    """Accept an asymmetric signature algorithm."""
+    if name not in ALGORITHMS:
+        raise BadConfiguration(f"must be of {', '.join(sorted(ALGORITHMS))}")
+
+
+def check_namespace(name: str) -> None:
+    """Accept the first part of a user's id, other than that of the users of invites."""
+    if name == BUILT_IN_ISSUER or "|" in name or not name.isprintable():
+        raise BadConfiguration(f'must be in one line, without "|", and not "{BUILT_IN_ISSUER}"')
 
 
 def check_origin(origin: str) -> None:
