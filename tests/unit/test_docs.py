@@ -16,7 +16,7 @@ from ctllm import cli, errors, tap_options
 from ctllm.cli.parser import Parser
 from ctllm.cloud.audit import AuditEvent
 from ctllm.cloud.metrics import Metrics
-from ctllm.config import KEYS
+from ctllm.config import KEYS, TABLES
 from ctllm.desktop.ipc.connection import IpcLimits
 from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead, ResponseHead
@@ -263,7 +263,7 @@ class NameTests(TestCase):
             self.assertEqual(named - known, set(), page.name)
 
     def test_every_named_configuration_key_exists(self) -> None:
-        known = {*KEYS, *get_args(AuditEvent)}
+        known = {*KEYS, *TABLES, *get_args(AuditEvent)}
         named = 0
         for page in PAGES:
             for name in re.findall(r"`((?:cloud|desktop|proxy)\.[a-z_]+)`", page.read_text()):
