@@ -36,6 +36,7 @@ from ctllm.http.header_policy import (
 from ctllm.http.message.head import Headers, RequestHead, ResponseHead, get_header
 from ctllm.http.origins import OLLAMA_ORIGINS, origin_matcher
 from ctllm.http.request_timeout import deduct_elapsed
+from ctllm.http.same_site import is_own_origin
 from ctllm.http.server.request import Outcome, ServerRequest
 from ctllm.http.server.upgrade import (
     refuse_websocket,
@@ -105,6 +106,8 @@ class Gateway:
         """Respond to `request`; raises CtllmError."""
         head = request.head = canonical_request(request.head)
         refuse_renamed_headers(head.headers)
+        if requests_websocket(head):
+            self._require_allowed_origin(head)
         if is_preflight(head):
             request.respond(204, None, self._cors_policy_for(head).preflight_headers(head))
         elif _requests_page(head):
@@ -151,6 +154,18 @@ class Gateway:
             has_cookie = get_header(head.headers, b"cookie") is not None
             has_key = not has_cookie and bool(presented_tokens(head))
         return self._local_origins if has_key else self._configured_origins
+
+    def _require_allowed_origin(self, head: RequestHead) -> None:
+        """Raise Forbidden for the WebSocket of a page of another site.
+
+        CORS does not apply to WebSockets: browsers open them for every page, and send its origin.
+        """
+        if is_own_origin(head) or self._configured_origins.response_headers(head):
+            return
+        raise Forbidden(
+            "Web pages of this origin may not open WebSockets to this cloud. Its owner can add the "
+            "origin to cloud.cors_origins."
+        )
 
     # -- authentication
 

@@ -28,6 +28,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.identity.login_codes import LIFETIME
 from ctllm.errors import CtllmError, Forbidden, Unauthorized
 from ctllm.http.message.head import Headers, RequestHead, get_header
+from ctllm.http.same_site import is_from_other_site
 from ctllm.http.server.json_body import decode_json_body
 from ctllm.http.server.request import ServerRequest
 
@@ -253,10 +254,5 @@ def _user_json(user: User) -> dict[str, str]:
 
 def _require_same_site(head: RequestHead) -> None:
     """Raise Forbidden for a request that a page of another site makes."""
-    origin = get_header(head.headers, b"origin")
-    host = get_header(head.headers, b"host") or b""
-    is_foreign = origin is not None and origin.partition(b"://")[2].lower() != host.lower()
-    # Fetch Metadata Request Headers, section 2.4
-    site = get_header(head.headers, b"sec-fetch-site")
-    if is_foreign or site not in (None, b"same-origin", b"none"):
+    if is_from_other_site(head):
         raise Forbidden("Pages of other sites may not log in here.")

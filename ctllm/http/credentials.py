@@ -7,6 +7,7 @@ from base64 import b64decode
 
 from ctllm.errors import BadRequest
 from ctllm.http.message.head import RequestHead, get_header
+from ctllm.http.subprotocols import subprotocol_token
 
 #: Headers whose value is an API key: of Anthropic's clients, and of Azure's.
 _KEY_HEADERS = (b"x-api-key", b"api-key")
@@ -16,12 +17,14 @@ def presented_tokens(head: RequestHead) -> tuple[str, ...]:
     """Return the tokens of `head`: that of Authorization first, then those of other headers.
 
     There may be several: many clients send a made-up Bearer token beside the key that they are
-    configured to send in a header. What is no token, such as `Bearer` without one, is ignored.
+    configured to send in a header. A browser opens a WebSocket with a token among the subprotocols.
+    What is no token, such as `Bearer` without one, is ignored.
     Raises BadRequest where one of these headers occurs more than once: two servers might verify
     different ones.
     """
     values = [
         _authorization_token(_single_header(head, b"authorization"), head),
+        subprotocol_token(head),
         *(_single_header(head, name) for name in _KEY_HEADERS),
     ]
     tokens = (value.strip().decode("latin-1") for value in values)

@@ -18,6 +18,7 @@ from ctllm.http.message.head import (
     without_headers,
 )
 from ctllm.http.request_timeout import timeout_headers
+from ctllm.http.subprotocols import without_subprotocol_token
 
 ASSERTION = b"Ctllm-Assertion"
 #: In a request, the id or name of the desktop to use; in a response, the desktop that was used.
@@ -65,8 +66,11 @@ _HOP_BY_HOP = frozenset(
 )
 #: Credentials of the user, which are removed where they are verified.
 _CREDENTIALS = frozenset(
-    (b"authorization", b"api-key", b"cookie", b"cookie2", b"set-cookie", b"dpop", b"client-cert")
-)
+    (
+        b"authorization", b"api-key", b"cookie", b"cookie2", b"set-cookie", b"dpop",
+        b"client-cert", b"sec-websocket-protocol",
+    )
+)  # fmt: skip
 _CREDENTIAL_PREFIXES = (b"client-cert-", b"ssl-client-", b"x-ssl-", b"x-client-cert")
 _CREDENTIAL_SUFFIXES = (
     b"-authorization", b"-api-key", b"-token", b"-secret", b"-password", b"-cookie",
@@ -194,7 +198,8 @@ def request_to_proxy(head: RequestHead, assertion: bytes) -> RequestHead:
 
 def request_to_tunnel(head: RequestHead, assertion: bytes) -> RequestHead:
     """Return what the gateway sends to a proxy to open the WebSocket of a desktop."""
-    forwarded = tuple(header for header in head.headers if _is_websocket_header(header[0].lower()))
+    headers = without_subprotocol_token(head.headers)
+    forwarded = tuple(header for header in headers if _is_websocket_header(header[0].lower()))
     own = ((b"Host", b"localhost"), *_UPGRADE, (ASSERTION, assertion))
     return RequestHead(head.method, b"/ws/tunnel", (*own, *forwarded))
 

@@ -31,10 +31,14 @@ MAY_IMPORT = {
     "ipc.client": {"ipc", "common", "errors", "system"},
     "http.message": {"common", "errors"},
     "http.interfaces": {"http.message", "errors"},
-    "http.header_policy": {"http.message", "http.request_timeout", "errors"},
+    "http.header_policy": {
+        "http.message", "http.request_timeout", "http.subprotocols", "errors",
+    },
     "http.request_timeout": {"http.message"},
     "http.cors": {"http.message", "errors"},
-    "http.credentials": {"http.message", "errors"},
+    "http.credentials": {"http.message", "http.subprotocols", "errors"},
+    "http.same_site": {"http.message"},
+    "http.subprotocols": {"http.message", "errors"},
     "http.origins": set(),
     "http.timeouts": set(),
     "http.hangup_monitor": {"reactor"},
@@ -91,7 +95,9 @@ MAY_IMPORT = {
         "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",
         "http.server", "reactor", "system", "common", "errors",
     },
-    "cloud.session_api": {"cloud.identity", "http.message", "http.server", "errors"},
+    "cloud.session_api": {
+        "cloud.identity", "http.message", "http.same_site", "http.server", "errors",
+    },
     "cloud.api": {
         "cloud.session_api", "cloud.identity", "cloud.proxies", "auth", "http.client",
         "http.header_policy", "http.message", "http.server", "reactor", "errors",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
+
 from twisted.internet.error import ConnectionRefusedError
 
 from ctllm.auth.jws import encode_public_key
@@ -14,6 +16,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.user_limits import MAX_TUNNELS_PER_USER
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.cloud.gateway_case import (
+    FRIEND_ORIGIN,
     MAX_REQUESTS,
     GatewayCase,
 )
@@ -63,6 +66,38 @@ class TunnelTests(GatewayCase):
         self.transport.protocol.dataReceived(b"up")
         inner.protocol.dataReceived(b"down")
         self.assertEqual((inner.take_written(), self.transport.take_written()), (b"up", b"down"))
+
+    def test_a_browser_sends_its_token_as_a_subprotocol(self) -> None:
+        """The proxy is offered the other subprotocol only, so the token is never selected."""
+        token = urlsafe_b64encode(self.token().encode()).rstrip(b"=").decode()
+        offer = {"Sec_WebSocket_Protocol": f"ctllm.tunnel.v1, ctllm.bearer.{token}"}
+        for origin in ("http://cloud.example", FRIEND_ORIGIN):
+            self.send("GET /ws/tunnel", **self.UPGRADE, **offer, Origin=origin)
+            head = self.proxies.proxy.endpoint.accept().take_written()
+            self.assertIn(b"Sec-WebSocket-Protocol: ctllm.tunnel.v1\r\n", head)
+            self.assertNotIn(token.encode(), head)
+
+    def test_pages_of_other_sites_open_no_websocket(self) -> None:
+        """Nor with a token: on any path, and before anything is looked up."""
+        for path in (
+            "/ws/tunnel",
+            "/ws/other",
+            "/",
+            "/api/tags",
+            "/v1/responses",
+            "/ctllm/session",
+        ):
+            for origin in ("https://evil.example", "http://cloud.example.evil.example", "null"):
+                headers = {**self.UPGRADE, **self.bearer(), "Origin": origin}
+                self.assertEqual(self.send(f"GET {path}", **headers), 403, (path, origin))
+        self.assertEqual(self.proxies.ensured, [])
+
+    def test_a_session_cookie_opens_no_websocket(self) -> None:
+        body = {"invite": self.invites.create("ann"), "client": "browser"}
+        self.send("POST /ctllm/session", body)
+        cookie = (self.header("set-cookie") or "").partition(";")[0]
+        headers = {**self.UPGRADE, "Cookie": cookie, "Origin": "http://cloud.example"}
+        self.assertEqual(self.send("GET /ws/tunnel", **headers), 401)
 
     def test_holds_early_data_until_the_proxy_has_upgraded(self) -> None:
         inner = self.upgrade()

@@ -53,6 +53,7 @@ CREDENTIALS = (
     (b"Client-Cert-Chain", b":secret:"),
     (b"X-Client-Cert", b"secret"),
     (b"X-SSL-Client-Cert", b"secret"),
+    (b"Sec-WebSocket-Protocol", b"ctllm.bearer.c2VjcmV0"),
 )
 CLIENT_HEADERS = (
     (b"Origin", b"https://someone.example"),
