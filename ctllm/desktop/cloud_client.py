@@ -15,21 +15,16 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from ctllm import __version__
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
+from ctllm.desktop.http_request import send_request
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
-from ctllm.http.client.connection_pool import ConnectionPool
-from ctllm.http.client.fetch import fetch
-from ctllm.http.message.head import Headers, RequestHead
 from ctllm.reactor.interfaces import Clock, Endpoint
 
 T = TypeVar("T")
 
-#: Seconds for a request, which the cloud answers without asking anybody else.
-REQUEST_TIMEOUT = 30
 #: The most bytes of a response: a token, a link, an error.
 MAX_RESPONSE = 64 * 1024
 #: The most characters of an error message.
@@ -185,44 +180,15 @@ class CloudClient:
         self, method: str, path: str, body: object, headers: dict[str, str]
     ) -> bytes:
         encoded = b"" if body is None else msgspec.json.encode(body)
-        head = RequestHead(method.encode(), self._target(path), self._headers(encoded, headers))
-        endpoint = self._endpoint_for(self.url)
-        pool = ConnectionPool(endpoint, self._clock, self.url, BadGateway, self._host)
-        try:
-            status, response = await fetch(
-                pool, head, self._clock, REQUEST_TIMEOUT, MAX_RESPONSE, encoded
-            )
-        except BadGateway as error:
-            raise BadGateway(self._with_url(error.message)) from error
-        finally:
-            pool.close()
+        if encoded:
+            headers = {**headers, "Content-Type": "application/json"}
+        status, response = await send_request(
+            method, f"{self.url}{path}", headers, encoded,
+            self._clock, self._endpoint_for, MAX_RESPONSE, name=self.url,
+        )  # fmt: skip
         if status >= 400:
             raise self._error_of(status, response)
         return response
-
-    @property
-    def _host(self) -> bytes:
-        return urlsplit(self.url).netloc.encode()
-
-    def _target(self, path: str) -> bytes:
-        return f"{urlsplit(self.url).path}{path}".encode()
-
-    def _headers(self, body: bytes, extra: dict[str, str]) -> Headers:
-        # Responses are decoded as JSON, so they must not be compressed.
-        headers = {
-            "User-Agent": f"ctllm/{__version__}",
-            "Accept": "application/json",
-            "Accept-Encoding": "identity",
-            "Connection": "close",
-            **extra,
-        }
-        if body:
-            headers["Content-Type"] = "application/json"
-        headers["Content-Length"] = str(len(body))
-        return tuple((name.encode(), value.encode()) for name, value in headers.items())
-
-    def _with_url(self, message: str) -> str:
-        return message if self.url in message else f"{self.url}: {message}"
 
     def _error_of(self, status: int, response: bytes) -> CtllmError:
         try:

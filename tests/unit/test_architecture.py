@@ -115,6 +115,7 @@ MAY_IMPORT = {
         "cloud.application", "cloud.metrics", "cloud.user_limits", "http.message", "http.server",
         "reactor", "config", "errors",
     },
+    "desktop.oauth": {"auth", "http.origins", "common", "errors"},
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
@@ -126,8 +127,8 @@ MAY_IMPORT = {
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
-        "desktop.broker", "relay", "tunnel", "ollama", "auth", "ipc", "http", "reactor", "fastpath",
-        "system", "common", "errors",
+        "desktop.broker", "desktop.oauth", "relay", "tunnel", "ollama", "auth", "ipc", "http",
+        "reactor", "fastpath", "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},
@@ -149,7 +150,7 @@ MAY_IMPORT = {
 }  # fmt: skip
 
 #: Packages that must not do input or output, or read a clock.
-SANS_IO = {"common", "auth", "http.message", "ollama", "tunnel", "ipc"}
+SANS_IO = {"common", "auth", "http.message", "ollama", "tunnel", "ipc", "desktop.oauth"}
 
 #: Modules for input, output and clocks.
 NOT_SANS_IO = {

@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.cloud_client import MAX_RESPONSE, REQUEST_TIMEOUT, CloudClient, parse_invite_link
+from ctllm.desktop.cloud_client import MAX_RESPONSE, CloudClient, parse_invite_link
+from ctllm.desktop.http_request import REQUEST_TIMEOUT
 from ctllm.errors import BadGateway, BadRequest, Forbidden, Unauthorized
 from ctllm.http.message.head import RequestHead, get_header
 from ctllm.http.server.request import ServerRequest
