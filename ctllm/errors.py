@@ -51,11 +51,33 @@ class Unauthorized(CtllmError):
     status = 401
 
 
+class ProviderTokenRequired(Unauthorized):
+    """The session goes on, but its renewal needs a fresh token of the user's OpenID provider."""
+
+    code = "provider_token_required"
+
+
 class Forbidden(CtllmError):
     """The credentials do not allow the request."""
 
     code = "forbidden"
     status = 403
+
+
+class UserDisabled(Forbidden):
+    """An administrator has disabled the user; signing in again does not help."""
+
+    code = "user_disabled"
+
+
+class GroupNotAllowed(Forbidden):
+    """The user's OpenID provider names no group that may sign in. `user` is who was refused."""
+
+    code = "group_not_allowed"
+
+    def __init__(self, message: str, *, user: object = None) -> None:
+        super().__init__(message)
+        self.user = user
 
 
 class NotFound(CtllmError):

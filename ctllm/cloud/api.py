@@ -137,12 +137,12 @@ class ManagementApi:
     async def _create_session(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.create_session(request, await self._read_body(request))
+        await self._session_api.create_session(request, await self._read_body(request))
 
     async def _renew_token(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        self._session_api.renew_token(request, await self._read_body(request))
+        await self._session_api.renew_token(request, await self._read_body(request))
 
     async def _introspect_invite(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]

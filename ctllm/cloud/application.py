@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ctllm.cloud.access_enforcer import AccessEnforcer
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
@@ -30,8 +31,8 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.revocation_enforcer import RevocationEnforcer
 from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.session_renewer import SessionRenewer
 from ctllm.cloud.spawners.factory import create_spawner
 from ctllm.cloud.user_limits import UserLimiter
 from ctllm.config import Cloud, Proxy
@@ -101,7 +102,7 @@ class CloudApplication(MultiService):
 
         # What ends access before it expires.
         active_requests = ActiveRequests()
-        enforcer = RevocationEnforcer(
+        enforcer = AccessEnforcer(
             revocations, check_active, active_requests, login_codes, api_key_leases, self.proxies
         )
 
@@ -111,8 +112,8 @@ class CloudApplication(MultiService):
             self.invites,
             login_codes,
             sessions,
-            revocations,
-            enforcer.apply_new,
+            SessionRenewer(sessions, enforcer, verifier=None, provider_renewal=None, now=now),
+            enforcer,
             now,
             settings.session_ttl_days,
             is_https=url.startswith("https:"),

@@ -7,11 +7,12 @@ token is never part of a URL.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
+from ctllm.auth.jws import MAX_TOKEN_SIZE
 from ctllm.cloud.identity import (
     SERVE,
     AccessGrant,
@@ -20,12 +21,14 @@ from ctllm.cloud.identity import (
     ClientType,
     Invites,
     LoginCodes,
-    Revocations,
+    ProviderProof,
+    Session,
     Sessions,
     User,
     session_id_of,
 )
 from ctllm.cloud.identity.login_codes import LIFETIME
+from ctllm.cloud.session_renewer import SessionRenewer, UserAccess
 from ctllm.errors import CtllmError, Forbidden, Unauthorized
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.same_site import is_from_other_site
@@ -43,11 +46,28 @@ REFRESH_HEADER = b"ctllm-refresh"
 Secret = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{43}$", max_length=43)]
 
 
-class CreateSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The request to redeem an invite or a login code. `client` is what logs in."""
+#: A token of an OpenID provider.
+ProviderToken = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", min_length=1, max_length=MAX_TOKEN_SIZE)
+]
 
-    invite: Secret
+
+class CreateSession(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The request to redeem an invite or a login code, or a provider token of a desktop.
+
+    `client` is what logs in.
+    """
+
     client: Literal["browser", "desktop"]
+    invite: Secret | msgspec.UnsetType = msgspec.UNSET
+    provider_token: ProviderToken | msgspec.UnsetType = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        """Refuse both or neither; msgspec turns a ValueError into a ValidationError."""
+        if (self.invite is msgspec.UNSET) == (self.provider_token is msgspec.UNSET):
+            raise ValueError("either an invite or a provider token is needed")
+        if self.provider_token is not msgspec.UNSET and self.client != "desktop":
+            raise ValueError("a browser logs in with a provider at /ctllm/login")
 
 
 class IntrospectInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +79,8 @@ class IntrospectInvite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RenewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The request for an access token. `scope` restricts the token to that scope.
 
-    A desktop sends its refresh token in `refresh`, a browser in its cookie.
+    A desktop sends its refresh token in `refresh`, a browser in its cookie. If a provider
+    authenticated the desktop, it sends a fresh `provider_token` when the last one has expired.
     """
 
     refresh: (
@@ -67,6 +88,14 @@ class RenewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         | msgspec.UnsetType
     ) = msgspec.UNSET
     scope: Literal["use"] | msgspec.UnsetType = msgspec.UNSET
+    provider_token: ProviderToken | msgspec.UnsetType = msgspec.UNSET
+
+
+class AccessControl(UserAccess, Protocol):
+    """What ends access before it expires. Implemented by AccessEnforcer."""
+
+    def apply_new(self) -> None:
+        """Enforce what other processes have changed."""
 
 
 class SessionApi:
@@ -81,8 +110,8 @@ class SessionApi:
         invites: Invites,
         login_codes: LoginCodes,
         sessions: Sessions,
-        revocations: Revocations,
-        apply_revocations: Callable[[], None],
+        renewer: SessionRenewer,
+        access: AccessControl,
         now: Callable[[], float],
         session_days: int,
         is_https: bool,
@@ -91,42 +120,67 @@ class SessionApi:
         self._invites = invites
         self._login_codes = login_codes
         self._sessions = sessions
-        self._revocations = revocations
-        self._apply_revocations = apply_revocations
+        self._renewer = renewer
+        self._access = access
         self._now = now
         self._cookie_max_age = session_days * 24 * 3600
         self._is_https = is_https
 
-    def create_session(self, request: ServerRequest, body: bytes) -> None:
-        """Redeem an invite or a login code; respond with an access token.
+    async def create_session(self, request: ServerRequest, body: bytes) -> None:
+        """Redeem an invite, a login code or a provider token; respond with an access token.
 
         A browser gets its refresh token as a cookie. The session of the cookie that it sent ends.
         """
         parameters = decode_json_body(body, CreateSession)
         _require_same_site(request.head)
-        refresh_token = self._redeem(parameters)
-        token = self._issue_token(refresh_token, parameters.client)
+        if parameters.provider_token is not msgspec.UNSET:
+            authentication, proof = await self._renewer.verify_desktop(parameters.provider_token)
+            refresh_token = self._start_session(authentication, "desktop", proof)
+        else:
+            assert parameters.invite is not msgspec.UNSET
+            refresh_token = self._redeem(parameters.invite, parameters.client)
+        token = self._issue_token(refresh_token, self._sessions.read(refresh_token))
         if parameters.client == "desktop":
             request.respond(201, {**token, "refresh": refresh_token})
-            return
-        previous = self._session_cookie(request.head)
-        if previous is not None:
-            self._sessions.close(previous)
-        cookie = self._set_cookie(refresh_token.encode(), self._cookie_max_age)
-        request.respond(201, token, cookie)
+        else:
+            request.respond(201, token, self._replace_cookie(request.head, refresh_token))
 
-    def _redeem(self, parameters: CreateSession) -> str:
+    def create_browser_session(
+        self, head: RequestHead, grant: AccessGrant, sealed_refresh: str
+    ) -> Headers:
+        """Create the session of a browser that an OpenID provider authenticated.
+
+        `grant` is that of the provider's token, `sealed_refresh` as in ProviderProof. Returns the
+        header with the session's cookie. The session of the cookie in `head`, which must be of this
+        site or a redirection by the provider, ends. Raises Unauthorized or UserDisabled.
+        """
+        authentication = Authentication(grant.user, grant.auth_time, tier=grant.tier)
+        proof = ProviderProof(grant.expires_at, sealed_refresh)
+        return self._replace_cookie(head, self._start_session(authentication, "browser", proof))
+
+    def _start_session(
+        self,
+        authentication: Authentication,
+        client: ClientType,
+        proof: ProviderProof | None = None,
+    ) -> str:
+        """Create a session and return its refresh token; raises Unauthorized or UserDisabled."""
+        # A new session must not share a proxy with sessions that were just revoked.
+        self._access.apply_new()
+        self._access.check_user(authentication.user, authentication.auth_time)
+        return self._sessions.create(authentication, client, proof)
+
+    def _redeem(self, secret: str, client: ClientType) -> str:
         """Create a session and return its refresh token.
 
         The secret remains valid if the session cannot be stored.
         """
-        secret, client = parameters.invite, parameters.client
         if self._login_codes.verify(secret) is not None and client != "browser":
             raise Forbidden(
                 "This link logs in a browser only. To log in a desktop, create an invite with "
                 "`ctllm invite` on the server."
             )
-        refresh_token = self._sessions.create(self._verify_invite(secret), client)
+        refresh_token = self._start_session(self._verify_invite(secret), client)
         try:
             if self._login_codes.redeem(secret) is None:
                 self._invites.redeem(secret)
@@ -137,10 +191,9 @@ class SessionApi:
 
     def _verify_invite(self, secret: str) -> Authentication:
         """Verify an invite or a login code without redeeming it; raises Unauthorized."""
-        # A new session must not share a proxy with sessions that were just revoked.
-        self._apply_revocations()
         authentication = self._login_codes.verify(secret) or self._invites.verify(secret)
-        self._revocations.check(authentication.user, authentication.auth_time)
+        self._access.apply_new()
+        self._access.check_user(authentication.user, authentication.auth_time)
         if authentication.parent_session_id:
             self._sessions.check_active((authentication.parent_session_id,))
         return authentication
@@ -159,22 +212,28 @@ class SessionApi:
         """
         grant.require_scope(SERVE)  # scripts in a browser must not create further sessions
         parent = grant.session_ids[0] if grant.session_ids else ""
-        code = self._login_codes.create(Authentication(grant.user, grant.auth_time, parent))
+        code = self._login_codes.create(
+            Authentication(grant.user, grant.auth_time, parent, grant.tier)
+        )
         request.respond(201, {"invite": code, "expires_in": int(LIFETIME)})
 
-    def renew_token(self, request: ServerRequest, body: bytes) -> None:
+    async def renew_token(self, request: ServerRequest, body: bytes) -> None:
         """Renew the session; respond with an access token."""
         parameters = decode_json_body(body, RenewToken)
         refresh_token, scope = parameters.refresh, parameters.scope
         if refresh_token is not msgspec.UNSET:
-            request.respond(200, self._issue_token(refresh_token, "desktop", scope))
+            token = parameters.provider_token
+            provider_token = None if token is msgspec.UNSET else token
+            session = await self._renewer.renew(refresh_token, "desktop", provider_token)
+            request.respond(200, self._issue_token(refresh_token, session, scope))
             return
         _require_same_site(request.head)
         cookie = self._session_cookie(request.head)
         if cookie is None:
             raise Unauthorized("You are not logged in. Open an invite link to log in.")
-        token = self._issue_token(cookie, "browser", scope)
-        request.respond(200, token, self._set_cookie(cookie.encode(), self._cookie_max_age))
+        session = await self._renewer.renew(cookie, "browser")
+        set_cookie = self._set_cookie(cookie.encode(), self._cookie_max_age)
+        request.respond(200, self._issue_token(cookie, session, scope), set_cookie)
 
     def delete_session(self, request: ServerRequest) -> None:
         """End the session of the `Ctllm-Refresh` header or of the cookie, if there is one."""
@@ -199,25 +258,30 @@ class SessionApi:
     def _issue_token(
         self,
         refresh_token: str,
-        client: ClientType,
+        session: Session,
         scope: str | msgspec.UnsetType = msgspec.UNSET,
     ) -> dict[str, object]:
-        """Renew a session and return the JSON of a new access token; raises Unauthorized.
+        """Return the JSON of a new access token.
 
-        The token has the scopes of the session, restricted to `scope` if that is set. The refresh
-        token of a browser is valid only as a cookie, and that of a desktop only in a body.
+        The token has the scopes of the session, restricted to `scope` if that is set.
         """
-        session = self._sessions.renew(refresh_token)
-        if session.client != client:
-            raise Unauthorized(f"This session does not belong to a {client}. Log in again.")
-        self._revocations.check(session.user, session.auth_time)
         scopes = session.scopes if scope is msgspec.UNSET else session.scopes & {scope}
         session_ids = (session_id_of(refresh_token), session.parent)
+        token = self._issuer.issue(
+            session.user, scopes, session.auth_time, session_ids, session.tier
+        )
         return {
             "user": _user_json(session.user),
-            "token": self._issuer.issue(session.user, scopes, session.auth_time, session_ids),
+            "token": token,
             "expires_in": self._issuer.lifetime,
         }
+
+    def _replace_cookie(self, head: RequestHead, refresh_token: str) -> Headers:
+        """End the session of the cookie in `head` and return the header with the new cookie."""
+        previous = self._session_cookie(head)
+        if previous is not None:
+            self._sessions.close(previous)
+        return self._set_cookie(refresh_token.encode(), self._cookie_max_age)
 
     def _set_cookie(self, value: bytes, max_age: int) -> Headers:
         path = b"/; Secure" if self._is_https else b"/ctllm/session"

@@ -90,13 +90,15 @@ MAY_IMPORT = {
         "http.header_policy", "http.interfaces", "reactor", "config", "common", "errors",
     },
     "cloud.active_requests": {"cloud.identity", "errors"},
-    "cloud.revocation_enforcer": {"cloud.active_requests", "cloud.identity", "cloud.proxies"},
+    "cloud.access_enforcer": {"cloud.active_requests", "cloud.identity", "cloud.proxies"},
+    "cloud.session_renewer": {"cloud.identity", "reactor", "errors"},
     "cloud.admin": {
         "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",
         "http.server", "reactor", "system", "common", "errors",
     },
     "cloud.session_api": {
-        "cloud.identity", "http.message", "http.same_site", "http.server", "errors",
+        "auth", "cloud.identity", "cloud.session_renewer", "http.message", "http.same_site",
+        "http.server", "errors",
     },
     "cloud.api": {
         "cloud.session_api", "cloud.identity", "cloud.proxies", "auth", "http.client",
@@ -107,9 +109,10 @@ MAY_IMPORT = {
         "cloud.user_limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
-        "cloud.active_requests", "cloud.admin", "cloud.api", "cloud.audit", "cloud.gateway",
-        "cloud.identity", "cloud.metrics", "cloud.proxies", "cloud.revocation_enforcer",
-        "cloud.session_api", "cloud.spawners.factory", "cloud.user_limits", "reactor", "config",
+        "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
+        "cloud.audit", "cloud.gateway", "cloud.identity", "cloud.metrics", "cloud.proxies",
+        "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
+        "cloud.user_limits", "reactor", "config",
     },
     "cloud.service": {
         "cloud.application", "cloud.metrics", "cloud.user_limits", "http.message", "http.server",

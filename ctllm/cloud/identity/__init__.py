@@ -9,7 +9,13 @@ from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, Tok
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.login_codes import LoginCodes
 from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations, revoked_error
-from ctllm.cloud.identity.sessions import ClientType, Session, Sessions, session_id_of
+from ctllm.cloud.identity.sessions import (
+    ClientType,
+    ProviderProof,
+    Session,
+    Sessions,
+    session_id_of,
+)
 from ctllm.cloud.identity.signing_keys import (
     PROXY_PREFIX,
     SigningKeys,
@@ -38,6 +44,7 @@ __all__ = [
     "Invites",
     "LoginCodes",
     "PrivateDirectory",
+    "ProviderProof",
     "Revocations",
     "Session",
     "Sessions",

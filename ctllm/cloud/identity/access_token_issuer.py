@@ -20,7 +20,11 @@ AUDIENCE = "ctllm-cloud"
 class AccessTokenClaims(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The claims of an access token. `auth_time` and `sid` are those of OpenID Connect."""
+    """The claims of an access token. `auth_time` and `sid` are those of OpenID Connect.
+
+    `iss` is always this cloud. `sub_iss` is the issuer within which `sub` is unique: the user's
+    OpenID provider, or empty for a built-in user.
+    """
 
     iss: str
     aud: str
@@ -33,6 +37,8 @@ class AccessTokenClaims(
     auth_time: float | None = None
     sid: str = ""
     parent_sid: str = ""
+    sub_iss: str = ""
+    tier: str = ""
 
 
 class AccessTokenIssuer:
@@ -55,13 +61,14 @@ class AccessTokenIssuer:
         scopes: frozenset[str],
         auth_time: float | None = None,
         session_ids: tuple[str, ...] = (),
+        tier: str = "",
     ) -> str:
-        """Return an access token; raises ValueError for a foreign user or an unknown scope.
+        """Return an access token; raises ValueError for an unknown scope.
 
-        `auth_time` (now, by default) and `session_ids` are those of the AccessGrant of the token.
+        `auth_time` (now, by default), `session_ids` and `tier` are those of the token's grant.
         """
-        if user.issuer != ISSUER or not scopes <= SCOPES:
-            raise ValueError("The user or a scope does not belong to the built-in issuer.")
+        if not scopes <= SCOPES:
+            raise ValueError("An access token cannot have a scope that does not exist.")
         issued_at = int(self._now())
         sid, parent_sid = (*session_ids, "", "")[:2]
         claims = AccessTokenClaims(
@@ -76,6 +83,8 @@ class AccessTokenIssuer:
             auth_time=self._now() if auth_time is None else auth_time,
             sid=sid,
             parent_sid=parent_sid,
+            sub_iss="" if user.issuer == ISSUER else user.issuer,
+            tier=tier,
         )
         return ACCESS_TOKEN.sign(self._key, msgspec.json.encode(claims))
 
@@ -91,13 +100,16 @@ class AccessTokenIssuer:
             raise ACCESS_TOKEN.invalid_token() from error
         scopes = frozenset(claims.scope.split())
         is_ours = claims.iss == ISSUER and claims.aud == AUDIENCE
-        if not is_ours or not claims.sub or not scopes <= SCOPES:
+        # A built-in user has one form only, and no issuer can make two users have one id.
+        is_canonical = claims.sub_iss != ISSUER and "|" not in claims.sub_iss
+        if not is_ours or not is_canonical or not claims.sub or not scopes <= SCOPES:
             raise ACCESS_TOKEN.invalid_token()
         ACCESS_TOKEN.check_times(claims.iat, claims.exp, self._now())
         return AccessGrant(
-            User(ISSUER, claims.sub, claims.name),
+            User(claims.sub_iss or ISSUER, claims.sub, claims.name),
             scopes,
             expires_at=claims.exp,
             auth_time=claims.iat if claims.auth_time is None else claims.auth_time,
             session_ids=tuple(filter(None, (claims.sid, claims.parent_sid))),
+            tier=claims.tier,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
 from types import MappingProxyType
 from typing import Literal
@@ -30,10 +30,23 @@ _RENEWAL_STEP = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderProof:
+    """What the user's OpenID provider confirmed last, valid until `expires_at` (epoch seconds).
+
+    `sealed_refresh` is the provider's refresh token of a browser's session, encrypted by whoever
+    renews it. A desktop keeps its own.
+    """
+
+    expires_at: float
+    sealed_refresh: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """The stored part of a session. Field names are the JSON keys; times are epoch seconds.
 
-    `parent` is the id of the session that created this one with a login code, if any.
+    `parent` is the id of the session that created this one with a login code, if any. `tier` is the
+    name of the user's limits. `proof` is None unless an OpenID provider authenticated the session.
     """
 
     user: User
@@ -43,6 +56,8 @@ class Session:
     expires: float
     auth_time: float = 0.0
     parent: str = ""
+    tier: str = ""
+    proof: ProviderProof | None = None
 
 
 class Sessions:
@@ -58,8 +73,16 @@ class Sessions:
         self._now = now
         self._lifetime = days * _DAY
 
-    def create(self, authentication: Authentication, client: ClientType) -> str:
-        """Create a session and return its refresh token."""
+    def create(
+        self,
+        authentication: Authentication,
+        client: ClientType,
+        proof: ProviderProof | None = None,
+    ) -> str:
+        """Create a session and return its refresh token.
+
+        `proof` is that of the OpenID provider that authenticated the user, if one did.
+        """
         refresh_token = PREFIX + token_urlsafe(32)
         now = self._now()
         session = Session(
@@ -70,17 +93,37 @@ class Sessions:
             expires=now + self._lifetime,
             auth_time=authentication.auth_time,
             parent=authentication.parent_session_id,
+            tier=authentication.tier,
+            proof=proof,
         )
         self._store.put(refresh_token, session)
         return refresh_token
 
-    def renew(self, refresh_token: str) -> Session:
-        """Extend a session and return it; raises Unauthorized."""
+    def read(self, refresh_token: str) -> Session:
+        """Return an active session; raises Unauthorized.
+
+        One that a login code created has the tier of the session that created the code.
+        """
         session = self._store.get(refresh_token)
         if session is None or not self._is_active(session):
             raise _logged_out_error()
+        parent = self.parent_of(session)
+        return session if parent is None else replace(session, tier=parent.tier)
+
+    def parent_of(self, session: Session) -> Session | None:
+        """Return the session that created `session` with a login code, if there is one."""
+        return self._store.get_by_id(session.parent) if session.parent else None
+
+    def renew(self, refresh_token: str, session: Session | None = None) -> Session:
+        """Extend a session and return it; raises Unauthorized.
+
+        `session` is what `read` returned, possibly with another user, tier or proof to be stored.
+        """
+        session = session or self.read(refresh_token)
+        known = self._store.get(refresh_token)
         renewed = replace(session, expires=self._now() + self._lifetime)
-        if renewed.expires < session.expires + _RENEWAL_STEP:
+        is_unchanged = known is not None and replace(renewed, expires=known.expires) == known
+        if is_unchanged and renewed.expires < session.expires + _RENEWAL_STEP:
             return session
         if not self._store.update(refresh_token, renewed):
             raise _logged_out_error()  # the session was closed after it was read

@@ -12,6 +12,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.session_assertions import ISSUER
+from ctllm.cloud.access_enforcer import AccessEnforcer
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.gateway import Gateway
@@ -28,16 +29,17 @@ from ctllm.cloud.identity import (
     LoginCodes,
     PrivateDirectory,
     Revocations,
+    Session,
     Sessions,
     User,
     proxy_id,
 )
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
-from ctllm.cloud.revocation_enforcer import RevocationEnforcer
 from ctllm.cloud.session_api import SessionApi
+from ctllm.cloud.session_renewer import RenewedConsent, SessionRenewer
 from ctllm.cloud.user_limits import UserLimiter
-from ctllm.errors import CtllmError, ProxyUnavailable
+from ctllm.errors import CtllmError, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.message.head import RequestHead
 from ctllm.http.server.connection import HttpServerFactory
@@ -114,6 +116,51 @@ class FakeProxyManager:
         return None
 
 
+class LateAccess:
+    """An AccessControl that does not see what other processes have changed since."""
+
+    def __init__(self, enforcer: AccessEnforcer) -> None:
+        self.check_user = enforcer.check_user
+        self.end_access = enforcer.end_access
+
+    def apply_new(self) -> None:
+        pass
+
+
+class FakeProvider:
+    """A ProviderTokenVerifier that knows the tokens in `answers`; `delay` delays what it says."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, AccessGrant | CtllmError] = {}
+        self.delay: Deferred[None] | None = None
+
+    def matches(self, token: str) -> bool:
+        return token.startswith("provider-")
+
+    async def verify(self, token: str) -> AccessGrant:
+        if self.delay is not None:
+            await self.delay
+        answer = self.answers.get(token) or Unauthorized("The provider did not issue this token.")
+        if isinstance(answer, CtllmError):
+            raise answer
+        return answer
+
+
+class FakeProviderRenewal:
+    """A ProviderRenewal that gives `answers` in turn; an answer may be a Deferred of one."""
+
+    def __init__(self) -> None:
+        self.answers: list[RenewedConsent | CtllmError | Deferred[RenewedConsent]] = []
+        self.asked: list[Session] = []
+
+    async def renew(self, session: Session) -> RenewedConsent:
+        self.asked.append(session)
+        answer = self.answers.pop(0)
+        if isinstance(answer, CtllmError):
+            raise answer
+        return await answer if isinstance(answer, Deferred) else answer
+
+
 class GatewayCase(SynchronousTestCase):
     """A gateway. `send` sends one request on a new connection."""
 
@@ -134,6 +181,8 @@ class GatewayCase(SynchronousTestCase):
         self.metrics = Metrics()
         self.login_codes = LoginCodes(now)
         self.active_requests = ActiveRequests()
+        self.provider = FakeProvider()
+        self.provider_renewal = FakeProviderRenewal()
         self.compose()
 
     def compose(
@@ -150,7 +199,7 @@ class GatewayCase(SynchronousTestCase):
         now = self.clock.seconds
         proxies: Any = self.proxies
         assertion_signer = AssertionSigner(self.key, now)
-        self.enforcer = RevocationEnforcer(
+        self.enforcer = AccessEnforcer(
             self.revocations,
             self.check_active,
             self.active_requests,
@@ -158,13 +207,13 @@ class GatewayCase(SynchronousTestCase):
             self.api_key_leases,
             proxies,
         )
-        session_api = SessionApi(
+        self.session_api = SessionApi(
             self.issuer,
             self.invites,
             self.login_codes,
             self.sessions,
-            self.revocations,
-            self.enforcer.apply_new if applies_revocations else lambda: None,
+            SessionRenewer(self.sessions, self.enforcer, self.provider, self.provider_renewal, now),
+            self.enforcer if applies_revocations else LateAccess(self.enforcer),
             now,
             session_days=30,
             is_https=is_https,
@@ -174,10 +223,17 @@ class GatewayCase(SynchronousTestCase):
             return proxy_id(INSTANCE_SECRET, grant.user.id)
 
         api = ManagementApi(
-            session_api, self.api_key_leases, assertion_signer, proxy_id_of, proxies, self.clock
+            self.session_api,
+            self.api_key_leases,
+            assertion_signer,
+            proxy_id_of,
+            proxies,
+            self.clock,
         )
         gateway = Gateway(
-            CompositeTokenVerifier([self.api_key_leases, self.issuer], self.check_active),
+            CompositeTokenVerifier(
+                [self.api_key_leases, self.issuer, self.provider], self.check_active
+            ),
             assertion_signer,
             proxy_id_of,
             proxies,

@@ -112,6 +112,7 @@ class OpenApiTests(SynchronousTestCase):
         secret, digest = "A" * 43, "0f" * 32
         valid: list[tuple[str, object]] = [
             ("LoginRequest", {"invite": secret, "client": "browser"}),
+            ("LoginRequest", {"provider_token": "e30.e30.c2ln", "client": "desktop"}),
             ("Link", {"invite": secret}),
             ("Renewal", {}),
             ("Renewal", {"refresh": f"ctllm-r-{secret}"}),
@@ -122,6 +123,10 @@ class OpenApiTests(SynchronousTestCase):
             self.assertTrue(_accepts(schema, value), (schema, value))
         invalid: list[tuple[str, object]] = [
             ("LoginRequest", {"invite": secret}),
+            ("LoginRequest", {"client": "desktop"}),
+            ("LoginRequest", {"provider_token": "e30.e30.c2ln", "client": "browser"}),
+            ("LoginRequest", {"provider_token": "a", "invite": secret, "client": "desktop"}),
+            ("LoginRequest", {"provider_token": "a" * 8193, "client": "desktop"}),
             ("LoginRequest", {"invite": f"{secret}\n", "client": "browser"}),
             ("LoginRequest", {"invite": secret, "client": "tray"}),
             ("LoginRequest", {"invite": secret, "client": "browser", "more": 1}),

@@ -69,9 +69,20 @@ class AccessTokenIssuerTests(VerifierCase):
             self.issuer.issue(ALICE, USE_SCOPES), self.issuer.issue(ALICE, USE_SCOPES)
         )
 
-    def test_refuses_foreign_users_and_unknown_scopes(self) -> None:
-        other = User("https://i/", "alice", "alice")
-        self.assertRaises(ValueError, self.issuer.issue, other, USE_SCOPES)
+    def test_a_providers_user_keeps_issuer_and_tier_and_is_no_built_in_user(self) -> None:
+        for user in (User("https://i/", "alice", "alice"), User("https://i/", "a|b", "Älice")):
+            token = self.issuer.issue(user, USE_SCOPES, tier="gold")
+            grant = self.grant_of(self.issuer.verify(token))
+            self.assertEqual((grant.user, grant.tier), (user, "gold"))
+            self.assertNotEqual(grant.user.id, ALICE.id)
+
+    def test_refuses_a_subject_issuer_that_could_pass_for_another(self) -> None:
+        """No two forms of one user, and no issuer that moves the bar in a user's id."""
+        self.grant_of(self.issuer.verify(self.signed(sub_iss="https://i/")))
+        for issuer in ("ctllm", "https://i/|a", "|"):
+            self.assert_refused(self.issuer.verify(self.signed(sub_iss=issuer)))
+
+    def test_refuses_unknown_scopes(self) -> None:
         self.assertRaises(ValueError, self.issuer.issue, ALICE, frozenset({"root"}))
 
     def test_refuses_wrong_missing_and_additional_claims(self) -> None:

@@ -1,4 +1,4 @@
-"""Makes revocations take effect in a running cloud."""
+"""Ends access before it expires: makes revocations take effect in a running cloud."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ctllm.cloud.identity import (
     Authentication,
     LoginCodes,
     Revocations,
+    User,
 )
 from ctllm.cloud.proxies.manager import ProxyManager
 
 
-class RevocationEnforcer:
+class AccessEnforcer:
     """Ends the login codes, API keys, requests, tunnels and proxy of a revoked user.
 
     `check_active` raises Unauthorized for a grant that is no longer active.
@@ -59,6 +60,15 @@ class RevocationEnforcer:
                 aborted=aborted,
             )
             self._pending.discard(user_hash)
+
+    def check_user(self, user: User, auth_time: float) -> None:
+        """Raise Unauthorized if an authentication of `user` at `auth_time` gives no access."""
+        self._revocations.check(user, auth_time)
+
+    def end_access(self, user: User) -> None:
+        """End whatever `user` has here now, at once."""
+        self._revocations.revoke(user)
+        self.apply_new()
 
     def _is_revoked(self, issued: Authentication | AccessGrant) -> bool:
         return self._revocations.is_revoked(issued.user, issued.auth_time)

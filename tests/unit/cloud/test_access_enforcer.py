@@ -1,4 +1,4 @@
-"""`ctllm.cloud.revocation_enforcer`: what ends in a running cloud when a user is revoked."""
+"""`ctllm.cloud.access_enforcer`: what ends in a running cloud when a user is revoked."""
 
 from __future__ import annotations
 
