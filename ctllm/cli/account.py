@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ctllm.cli.output import print_error, print_text
 from ctllm.cli.parser import Parser
-from ctllm.cli.reactor_runner import Reactor, run_in_reactor
+from ctllm.cli.reactor_runner import run_in_reactor
 from ctllm.client_snippets import (
     PLACEHOLDER_MODEL,
     Target,
@@ -26,7 +26,6 @@ from ctllm.errors import BadRequest, CtllmError
 if TYPE_CHECKING:
     from ctllm.desktop.cloud_client import CloudClient
     from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
-    from ctllm.desktop.login_store import LoginStore
 
     ClientFactory = Callable[[str], CloudClient]
 
@@ -132,8 +131,8 @@ def login(config: Config, arguments: Namespace) -> None:
     if not arguments.insecure_http:
         require_https(url)
 
-    async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
-        session = await log_in(_login_store(config, reactor), client_factory(url), invite)
+    async def work(client_factory: ClientFactory) -> None:
+        session = await log_in(_credential_file(config), client_factory(url), invite)
         print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
 
     _run_with_cloud(work)
@@ -143,10 +142,10 @@ def logout(config: Config, _: Namespace) -> None:
     """Log out this desktop, here and at the cloud."""
     from ctllm.desktop.cloud_session import log_out
 
-    _require_login(config)
+    file, _credentials, _login = _require_login(config)
 
-    async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
-        session = await log_out(_login_store(config, reactor), client_factory)
+    async def work(client_factory: ClientFactory) -> None:
+        session = await log_out(file, client_factory)
         print_text(f"Logged out of {session.cloud_url}.")
 
     _run_with_cloud(work)
@@ -198,12 +197,6 @@ def _credential_file(config: Config) -> CredentialFile:
     return CredentialFile(Path(config.state_dir), print_error)
 
 
-def _login_store(config: Config, reactor: Reactor) -> LoginStore:
-    from ctllm.desktop.login_store import open_login_store
-
-    return open_login_store(Path(config.state_dir), reactor, print_error)
-
-
 def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:
     """Return the credential file with its content. Raises BadRequest without a login."""
     file = _credential_file(config)
@@ -213,13 +206,11 @@ def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:
     return file, credentials, credentials.login
 
 
-def _run_with_cloud(
-    work: Callable[[ClientFactory, Reactor], Coroutine[object, object, None]],
-) -> None:
-    """Run `work` in the reactor, with a factory of clients for a cloud's URL."""
+def _run_with_cloud(work: Callable[[ClientFactory], Coroutine[object, object, None]]) -> None:
+    """Run `work` in the reactor with a factory of clients for a cloud's URL."""
     from ctllm.desktop.cloud_client import CloudClient
 
-    run_in_reactor(lambda reactor: work(lambda url: CloudClient(url, reactor), reactor))
+    run_in_reactor(lambda reactor: work(lambda url: CloudClient(url, reactor)))
 
 
 def _read_link(given: str) -> str:

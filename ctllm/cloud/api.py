@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from ctllm import __version__
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
+from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
@@ -61,6 +62,7 @@ class ManagementApi:
     def __init__(
         self,
         session_api: SessionApi,
+        browser_login: BrowserLogin,
         api_key_leases: ApiKeyLeases,
         assertion_signer: AssertionSigner,
         proxy_id_of: Callable[[AccessGrant], str],
@@ -68,6 +70,7 @@ class ManagementApi:
         clock: Clock,
     ) -> None:
         self._session_api = session_api
+        self._browser_login = browser_login
         self._api_key_leases = api_key_leases
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
@@ -84,6 +87,8 @@ class ManagementApi:
                     "DELETE": self._delete_session,
                 },
             ),
+            (re.compile(LOGIN_PATH), {"GET": self._begin_login}),
+            (re.compile(CALLBACK_PATH), {"GET": self._finish_login}),
             (re.compile("/ctllm/session/token"), {"POST": self._renew_token}),
             (re.compile("/ctllm/session/invite"), {"POST": self._create_login_code}),
             (re.compile("/ctllm/session/introspect"), {"POST": self._introspect_invite}),
@@ -138,6 +143,16 @@ class ManagementApi:
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
         await self._session_api.create_session(request, await self._read_body(request))
+
+    async def _begin_login(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        await self._browser_login.begin(request)
+
+    async def _finish_login(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        await self._browser_login.finish(request)
 
     async def _renew_token(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]

@@ -11,6 +11,11 @@ from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.audit import AuditLog
+from ctllm.cloud.browser_login.api import BrowserLogin
+from ctllm.cloud.browser_login.interfaces import LoginProvider
+from ctllm.cloud.browser_login.renewals import ProviderRenewals
+from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
+from ctllm.cloud.browser_login.transactions import LoginTransactions
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     POLL_INTERVAL,
@@ -106,20 +111,38 @@ class CloudApplication(MultiService):
             revocations, check_active, active_requests, login_codes, api_key_leases, self.proxies
         )
 
+        # Signing in browsers with a provider.
+        login_providers: dict[str, LoginProvider] = {}
+        renewals = ProviderRenewals(login_providers, TokenSealer(keys.instance_secret), now)
+
         # The HTTP APIs.
         session_api = SessionApi(
             issuer,
             self.invites,
             login_codes,
             sessions,
-            SessionRenewer(sessions, enforcer, verifier=None, provider_renewal=None, now=now),
+            SessionRenewer(sessions, enforcer, verifier=None, provider_renewal=renewals, now=now),
             enforcer,
             now,
             settings.session_ttl_days,
             is_https=url.startswith("https:"),
         )
+        browser_login = BrowserLogin(
+            login_providers,
+            LoginTransactions(keys.instance_secret, now),
+            renewals,
+            session_api,
+            enforcer,
+            url,
+        )
         management_api = ManagementApi(
-            session_api, api_key_leases, assertion_signer, proxy_id_of, self.proxies, reactor
+            session_api,
+            browser_login,
+            api_key_leases,
+            assertion_signer,
+            proxy_id_of,
+            self.proxies,
+            reactor,
         )
         self.gateway = Gateway(
             token_verifier,

@@ -30,16 +30,12 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.identity.login_codes import LIFETIME
 from ctllm.cloud.session_renewer import SessionRenewer, UserAccess
 from ctllm.errors import CtllmError, Forbidden, Unauthorized
+from ctllm.http.cookies import CookieKind
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.same_site import is_from_other_site
 from ctllm.http.server.json_body import decode_json_body
 from ctllm.http.server.request import ServerRequest
 
-#: The session cookie of a cloud with an https URL. The prefix (RFC 6265bis, section 4.1.3.2) makes
-#: browsers accept it from this host only, over https, for all paths.
-HTTPS_COOKIE = b"__Host-ctllm-session"
-#: The session cookie of a cloud with an http URL, for which browsers refuse the prefix.
-HTTP_COOKIE = b"ctllm-session"
 REFRESH_HEADER = b"ctllm-refresh"
 
 #: The secret of an invite or a login code.
@@ -124,7 +120,7 @@ class SessionApi:
         self._access = access
         self._now = now
         self._cookie_max_age = session_days * 24 * 3600
-        self._is_https = is_https
+        self._cookie = CookieKind(b"ctllm-session", b"/ctllm/session", is_https)
 
     async def create_session(self, request: ServerRequest, body: bytes) -> None:
         """Redeem an invite, a login code or a provider token; respond with an access token.
@@ -228,21 +224,21 @@ class SessionApi:
             request.respond(200, self._issue_token(refresh_token, session, scope))
             return
         _require_same_site(request.head)
-        cookie = self._session_cookie(request.head)
+        cookie = self._cookie.read(request.head)
         if cookie is None:
             raise Unauthorized("You are not logged in. Open an invite link to log in.")
         session = await self._renewer.renew(cookie, "browser")
-        set_cookie = self._set_cookie(cookie.encode(), self._cookie_max_age)
+        set_cookie = self._cookie.set(cookie.encode(), self._cookie_max_age)
         request.respond(200, self._issue_token(cookie, session, scope), set_cookie)
 
     def delete_session(self, request: ServerRequest) -> None:
         """End the session of the `Ctllm-Refresh` header or of the cookie, if there is one."""
         _require_same_site(request.head)
         header = get_header(request.head.headers, REFRESH_HEADER)
-        refresh_token = header.decode("latin-1") if header else self._session_cookie(request.head)
+        refresh_token = header.decode("latin-1") if header else self._cookie.read(request.head)
         if refresh_token is not None:
-            self._sessions.close(refresh_token)
-        request.respond(204, None, self._set_cookie(b"", 0))
+            self._renewer.close(refresh_token)
+        request.respond(204, None, self._cookie.set(b"", 0))
 
     def get_session(self, request: ServerRequest, grant: AccessGrant) -> None:
         """Respond with the user, the scopes and the remaining time of `grant`."""
@@ -278,38 +274,10 @@ class SessionApi:
 
     def _replace_cookie(self, head: RequestHead, refresh_token: str) -> Headers:
         """End the session of the cookie in `head` and return the header with the new cookie."""
-        previous = self._session_cookie(head)
+        previous = self._cookie.read(head)
         if previous is not None:
-            self._sessions.close(previous)
-        return self._set_cookie(refresh_token.encode(), self._cookie_max_age)
-
-    def _set_cookie(self, value: bytes, max_age: int) -> Headers:
-        path = b"/; Secure" if self._is_https else b"/ctllm/session"
-        cookie = b"%s=%s; Path=%s; HttpOnly; SameSite=Strict; Max-Age=%d" % (
-            self._cookie_name,
-            value,
-            path,
-            max_age,
-        )
-        return ((b"Set-Cookie", cookie),)
-
-    @property
-    def _cookie_name(self) -> bytes:
-        return HTTPS_COOKIE if self._is_https else HTTP_COOKIE
-
-    def _session_cookie(self, head: RequestHead) -> str | None:
-        """Return the session cookie.
-
-        Of two with the same name, one was set by another host of the domain: return None.
-        """
-        pairs = [
-            pair.strip().partition(b"=")
-            for name, value in head.headers
-            if name.lower() == b"cookie"
-            for pair in value.split(b";")
-        ]
-        values = [value for name, _, value in pairs if name == self._cookie_name and value]
-        return values[0].decode("latin-1") if len(values) == 1 else None
+            self._renewer.close(previous)
+        return self._cookie.set(refresh_token.encode(), self._cookie_max_age)
 
 
 def _user_json(user: User) -> dict[str, str]:

@@ -73,6 +73,9 @@ class ProviderRenewal(Protocol):
         user may not sign in any more, and another CtllmError while the provider cannot be asked.
         """
 
+    async def revoke(self, session: Session) -> None:
+        """Revoke the refresh token in `session.proof`; raises CtllmError."""
+
 
 class SessionRenewer:
     """Renews sessions, and verifies the provider tokens that begin them.
@@ -134,6 +137,24 @@ class SessionRenewer:
             self._require_proof(session)
         # The provider may have taken its time: only what holds now counts.
         return self._sessions.renew(refresh_token, self._read(refresh_token, client))
+
+    def close(self, refresh_token: str) -> None:
+        """End a session, if there is one; also at its provider, without waiting for it."""
+        session = self._sessions.close(refresh_token)
+        if session is None or session.proof is None or self._provider_renewal is None:
+            return
+        if session.proof.sealed_refresh:
+            revoking = Deferred.fromCoroutine(self._provider_renewal.revoke(session))
+            revoking.addErrback(self._revocation_failed)
+
+    def _revocation_failed(self, failure: Failure) -> None:
+        if isinstance(failure.value, CtllmError):
+            self._log.info(
+                "The provider has not revoked the refresh token of a session that ended: {error}",
+                error=failure.getErrorMessage(),
+            )
+        else:
+            self._log.failure("Revoking a session at its provider failed", failure)
 
     def _read(self, refresh_token: str, client: ClientType) -> Session:
         session = self._sessions.read(refresh_token)

@@ -1,8 +1,7 @@
 """The desktop's credentials on disk: its id, its login, its API keys.
 
 They are one JSON file, readable by its owner alone and replaced atomically. Several processes
-change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock. The tokens of the login are
-not in it, but in the store of secrets that it names (`LoginStore`).
+change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
 """
 
 from __future__ import annotations
@@ -12,17 +11,12 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from twisted.logger import Logger
 
-from ctllm.common.json_decoder import InvalidJson, JsonObject, decode_json
-from ctllm.desktop.login_secrets import LoginSecrets
-from ctllm.desktop.secret_store import PlainFileStore, SecretReference
-from ctllm.desktop.secret_store.plain_file import PLAIN_FILE
-from ctllm.errors import BadConfiguration, SecretStoreUnavailable
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.errors import BadConfiguration
 from ctllm.system.atomic_write import rename_damaged, write_atomically
 from ctllm.system.file_lock import locked
 
@@ -33,62 +27,24 @@ _DESKTOP_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cloud and the user of a login. `id` differs between two logins of the same user."""
+    """The cloud and the user of a login, and the refresh token."""
 
     cloud_url: str
     user_id: str
     user_name: str
-    id: str = ""
+    refresh_token: str = msgspec.field(name="refresh")
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of the file.
 
     `api_keys` maps names to keys; `manage_keys` has the names of those that may change models.
-    `secret` is where the tokens of the login are: it changes when they do. `unused_secrets` are to
-    be deleted.
     """
 
     desktop_id: str
     login: Login | None = msgspec.field(default=None, name="sign_in")
     api_keys: dict[str, str] = msgspec.field(default_factory=dict, name="keys")
     manage_keys: tuple[str, ...] = msgspec.field(default=(), name="managing")
-    secret: SecretReference | None = None
-    unused_secrets: tuple[SecretReference, ...] = ()
-
-
-#: Where the token of an earlier version goes; a second attempt replaces the first.
-_UPGRADED = SecretReference(PLAIN_FILE, "login")
-
-
-class _OldFormat(Exception):
-    """The file is of an earlier version, whose login has the refresh token. Both are attributes."""
-
-    def __init__(self, credentials: Credentials, refresh_token: str) -> None:
-        super().__init__()
-        self.credentials = credentials
-        self.refresh_token = refresh_token
-
-
-def _decode(content: bytes) -> Credentials:
-    """Raises InvalidJson, or _OldFormat."""
-    kind: Any = JsonObject
-    document: JsonObject = decode_json(content, kind)
-    refresh_token = _remove_refresh_token(document)
-    try:
-        credentials = msgspec.convert(document, Credentials)
-    except ValueError as error:
-        raise InvalidJson(str(error)) from error
-    if refresh_token is not None:
-        raise _OldFormat(credentials, refresh_token)
-    return credentials
-
-
-def _remove_refresh_token(document: JsonObject) -> str | None:
-    login = document.get("sign_in")
-    if not isinstance(login, dict) or not isinstance(login.get("refresh"), str):
-        return None
-    return str(login.pop("refresh"))
 
 
 Update = Callable[[Credentials], Credentials]
@@ -98,8 +54,7 @@ class CredentialFile:
     """The credentials file in the folder `state_dir`.
 
     A damaged file is renamed and a new one created. `on_damage` is called with an error message,
-    which stays in `damage` until the next login; by default it is logged. A refresh token that an
-    earlier version stored in the file moves to the plain file of secrets.
+    which stays in `damage` until the next login; by default it is logged.
     """
 
     _log = Logger()
@@ -115,13 +70,12 @@ class CredentialFile:
         self.damage = ""
         self._on_damage = on_damage or self._log_damage
         self._lock_timeout = lock_timeout
-        self._plain_file = PlainFileStore(state_dir, self._on_damage, lock_timeout=lock_timeout)
 
     def load(self) -> Credentials:
         """Return the credentials; raises BadConfiguration if the file cannot be read or created."""
         try:
             return self._read()
-        except (FileNotFoundError, InvalidJson, _OldFormat):
+        except (FileNotFoundError, InvalidJson):
             with self._locked():
                 return self._read_or_create()
 
@@ -156,9 +110,9 @@ class CredentialFile:
         self._log.error("{message}", message=message)
 
     def _read(self) -> Credentials:
-        """Raises FileNotFoundError, InvalidJson, _OldFormat, or BadConfiguration."""
+        """Raises FileNotFoundError, InvalidJson, or BadConfiguration for other errors."""
         try:
-            return _decode(self.path.read_bytes())
+            return decode_json(self.path.read_bytes(), Credentials)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -171,27 +125,11 @@ class CredentialFile:
             return self._read()
         except FileNotFoundError:
             pass
-        except _OldFormat as old:
-            return self._upgrade(old)
         except InvalidJson as error:
             desktop_id = self._set_damaged_aside(error)
         fresh = Credentials(desktop_id or secrets.token_hex(16))
         self.save(fresh)
         return fresh
-
-    def _upgrade(self, old: _OldFormat) -> Credentials:
-        """Move the refresh token. It is in both files for a moment, and never in none.
-
-        Raises BadConfiguration.
-        """
-        tokens = LoginSecrets(old.refresh_token)
-        try:
-            self._plain_file.write(_UPGRADED.name, msgspec.json.encode(tokens).decode())
-        except SecretStoreUnavailable as error:
-            raise BadConfiguration(error.message) from None
-        upgraded = replace(old.credentials, secret=_UPGRADED)
-        self.save(upgraded)
-        return upgraded
 
     def _set_damaged_aside(self, error: InvalidJson) -> str:
         """Rename the file and report that; return the desktop's id if it can be found in it."""

@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "http.request_timeout": {"http.message"},
     "http.cors": {"http.message", "errors"},
     "http.credentials": {"http.message", "http.subprotocols", "errors"},
+    "http.cookies": {"http.message"},
     "http.same_site": {"http.message"},
     "http.subprotocols": {"http.message", "errors"},
     "http.origins": set(),
@@ -96,13 +97,18 @@ MAY_IMPORT = {
         "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",
         "http.server", "reactor", "system", "common", "errors",
     },
+    "cloud.browser_login": {
+        "cloud.identity", "cloud.session_renewer", "auth", "http.cookies", "http.message",
+        "http.same_site", "http.server", "common", "errors",
+    },
     "cloud.session_api": {
-        "auth", "cloud.identity", "cloud.session_renewer", "http.message", "http.same_site",
+        "auth", "cloud.identity", "cloud.session_renewer", "http.cookies", "http.message",
+        "http.same_site",
         "http.server", "errors",
     },
     "cloud.api": {
-        "cloud.session_api", "cloud.identity", "cloud.proxies", "auth", "http.client",
-        "http.header_policy", "http.message", "http.server", "reactor", "errors",
+        "cloud.browser_login", "cloud.session_api", "cloud.identity", "cloud.proxies", "auth",
+        "http.client", "http.header_policy", "http.message", "http.server", "reactor", "errors",
     },
     "cloud.gateway": {
         "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.metrics", "cloud.proxies",
@@ -110,8 +116,8 @@ MAY_IMPORT = {
     },
     "cloud.application": {
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
-        "cloud.audit", "cloud.gateway", "cloud.identity", "cloud.metrics", "cloud.proxies",
-        "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
+        "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
+        "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",
         "cloud.user_limits", "reactor", "config",
     },
     "cloud.service": {
@@ -119,7 +125,6 @@ MAY_IMPORT = {
         "reactor", "config", "errors",
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
-    "desktop.secret_store": {"reactor", "system", "common", "errors"},
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
@@ -131,8 +136,8 @@ MAY_IMPORT = {
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
-        "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",
-        "auth", "ipc", "http", "reactor", "fastpath", "system", "common", "errors",
+        "desktop.broker", "desktop.oauth", "relay", "tunnel", "ollama", "auth", "ipc", "http",
+        "reactor", "fastpath", "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},

@@ -143,9 +143,13 @@ class Sessions:
         if not all(map(self._store.contains_id, session_ids)):
             raise _logged_out_error()
 
-    def close(self, refresh_token: str) -> None:
-        """Close a session, if there is one with this refresh token."""
-        self._store.remove(refresh_token)
+    def close(self, refresh_token: str) -> Session | None:
+        """Close a session, if there is one with this refresh token, and return it.
+
+        Of several concurrent calls, only one returns it.
+        """
+        session = self._store.get(refresh_token)
+        return session if self._store.remove(refresh_token) else None
 
     def close_all(self, user: User) -> int:
         """Close every session of `user` and return their number."""

@@ -15,6 +15,10 @@ from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.access_enforcer import AccessEnforcer
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
+from ctllm.cloud.browser_login.api import BrowserLogin
+from ctllm.cloud.browser_login.renewals import ProviderRenewals
+from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
+from ctllm.cloud.browser_login.transactions import LoginTransactions
 from ctllm.cloud.gateway import Gateway
 from ctllm.cloud.identity import (
     MANAGE,
@@ -152,6 +156,13 @@ class FakeProviderRenewal:
     def __init__(self) -> None:
         self.answers: list[RenewedConsent | CtllmError | Deferred[RenewedConsent]] = []
         self.asked: list[Session] = []
+        self.revoked: list[Session] = []
+        self.revoke_error: CtllmError | None = None
+
+    async def revoke(self, session: Session) -> None:
+        self.revoked.append(session)
+        if self.revoke_error is not None:
+            raise self.revoke_error
 
     async def renew(self, session: Session) -> RenewedConsent:
         self.asked.append(session)
@@ -222,8 +233,17 @@ class GatewayCase(SynchronousTestCase):
         def proxy_id_of(grant: AccessGrant) -> str:
             return proxy_id(INSTANCE_SECRET, grant.user.id)
 
+        browser_login = BrowserLogin(
+            {},
+            LoginTransactions(INSTANCE_SECRET, now),
+            ProviderRenewals({}, TokenSealer(INSTANCE_SECRET), now),
+            self.session_api,
+            self.enforcer,
+            "https://cloud.example" if is_https else "http://cloud.example",
+        )
         api = ManagementApi(
             self.session_api,
+            browser_login,
             self.api_key_leases,
             assertion_signer,
             proxy_id_of,

@@ -18,6 +18,8 @@ CONTRACT = {
     "post /ctllm/session": "201 400 401 403 413 415",
     "get /ctllm/session": "200 401 403",
     "delete /ctllm/session": "204 403",
+    "get /ctllm/login": "302 303",
+    "get /ctllm/callback": "303",
     "post /ctllm/session/token": "200 400 401 403 413 415",
     "post /ctllm/session/invite": "201 401 403",
     "post /ctllm/session/introspect": "200 400 401 403 413 415",
@@ -105,7 +107,14 @@ class OpenApiTests(SynchronousTestCase):
             for operation in _walk(DOCUMENT["paths"])
             if "operationId" in operation and operation["security"] != [{"bearer": []}]
         }
-        ways = {"openSession", "introspectLink", "renewToken", "closeSession"}
+        ways = {
+            "openSession",
+            "introspectLink",
+            "renewToken",
+            "closeSession",
+            "beginLogin",
+            "finishLogin",
+        }
         self.assertEqual(free, ways | {"readHealth", "readDescription"})
 
     def test_body_schemas_have_the_limits_of_the_code(self) -> None:

@@ -286,6 +286,25 @@ class BrowserSessionTests(ProviderCase):
         self.session_api.create_browser_session(head, grant, "")
         self.assertEqual(self.renew_cookie(cookie), 401)
 
+    def test_signing_out_revokes_the_refresh_token_once(self) -> None:
+        """The session ends all the same if the provider does not answer or refuses."""
+        for error in (None, BadGateway("down"), Unauthorized("no")):
+            self.provider_renewal.revoke_error = error
+            self.provider_renewal.revoked.clear()
+            cookie = self.log_in_browser()
+            for _ in range(2):
+                self.assertEqual(self.send("DELETE /ctllm/session", Cookie=cookie), 204)
+            (revoked,) = self.provider_renewal.revoked
+            self.assertEqual(revoked.user.id, EVE.id)
+            self.assertEqual(self.renew_cookie(cookie), 401)
+
+    def test_signing_out_without_a_provider_asks_none(self) -> None:
+        body = {"invite": self.invites.create("ann"), "client": "browser"}
+        self.send("POST /ctllm/session", body)
+        cookie = (self.header("set-cookie") or "").partition(";")[0]
+        self.assertEqual(self.send("DELETE /ctllm/session", Cookie=cookie), 204)
+        self.assertEqual(self.provider_renewal.revoked, [])
+
     def test_neither_log_nor_repr_show_the_refresh_token(self) -> None:
         cookie = self.log_in_browser()
         session = self.session_of(cookie)

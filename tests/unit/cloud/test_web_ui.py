@@ -110,6 +110,8 @@ class PageTests(SynchronousTestCase):
             "/ctllm/tunnel/authorization",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
+            "/ctllm/callback",
+            "/ctllm/login",
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
@@ -123,8 +125,11 @@ class PageTests(SynchronousTestCase):
     def test_inserts_text_only_and_stores_no_tokens(self) -> None:
         sinks = r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|createContextual"
         code = r"\beval\b|new Function|import\(|srcdoc"
-        places = r"localStorage|sessionStorage|indexedDB|document\.cookie"
+        places = r"localStorage|indexedDB|document\.cookie"
         self.assertNotRegex(TEXT, f"{sinks}|{code}|{places}")
+        # It only outlives the redirects to a provider, and has no secret.
+        kept = re.findall(r"sessionStorage(?:\.\w+\('(\w+)')?", TEXT)
+        self.assertLessEqual(set(kept), {"machine"})
 
     def test_every_control_has_a_label(self) -> None:
         labelled = {a["for"] for tag, a in PARSED.elements if tag == "label" and "for" in a}

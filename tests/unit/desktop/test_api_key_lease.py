@@ -27,7 +27,7 @@ class CreateApiKeyTests(CloudSessionCase):
         self.save(ANN, old="k")
         key = create_api_key(self.file, "new")
         self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
-        self.assertEqual(self.file.load().api_keys, {"old": "k", "new": key})
+        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"old": "k", "new": key}))
 
     def test_refuses_without_login_or_with_a_used_name(self) -> None:
         self.save(None)
@@ -39,7 +39,7 @@ class CreateApiKeyTests(CloudSessionCase):
     def test_revoke_deletes_that_key_only(self) -> None:
         self.save(ANN, one="1", two="2")
         revoke_api_key(self.file, "one")
-        self.assertEqual(self.file.load().api_keys, {"two": "2"})
+        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"two": "2"}))
         self.assertRaises(BadRequest, revoke_api_key, self.file, "one")
 
     def test_manage_keys_are_only_those_created_so(self) -> None:

@@ -6,6 +6,7 @@ from ctllm.cloud.identity import (
     Authentication,
     ClientType,
     PrivateDirectory,
+    Session,
     Sessions,
     User,
 )
@@ -119,9 +120,11 @@ class EndedSessionTests(StoreCase):
         refresh = self.sessions.create(AUTHENTICATION, "browser")
         self.time += 86400
         directory = InterferingDirectory(self.path)
-        directory.interfere = lambda: self.sessions.close(refresh)
+        closed: list[Session | None] = []
+        directory.interfere = lambda: closed.append(self.sessions.close(refresh))
         self.assertRaises(Unauthorized, Sessions(directory, self.now, days=2).renew, refresh)
         self.assertEqual(self.files(), [])
+        self.assertEqual([each and each.user for each in closed], [ALICE])
 
     def test_a_session_ends_with_its_parent(self) -> None:
         for end in ("close", "expire"):

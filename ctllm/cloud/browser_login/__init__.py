@@ -1,0 +1,1 @@
+"""Signing in a browser with an OpenID provider: the cloud is the OAuth client."""

@@ -1,0 +1,149 @@
+"""The two URLs that a browser visits to sign in with a provider: /ctllm/login, /ctllm/callback.
+
+A browser navigates to them, so each responds with a redirect: to the provider, or back to the page,
+with the word for an error in the fragment. No response depends on a URL in the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from ctllm.cloud.browser_login.interfaces import BrowserSessions, LoginProvider, ProviderLogin
+from ctllm.cloud.browser_login.messages import Callback, parse_callback, parse_login
+from ctllm.cloud.browser_login.outcomes import LoginError, LoginFailed, outcome_of
+from ctllm.cloud.browser_login.renewals import ProviderRenewals
+from ctllm.cloud.browser_login.transactions import (
+    LIFETIME,
+    LoginTransaction,
+    LoginTransactions,
+    is_browser_secret,
+    new_browser_secret,
+)
+from ctllm.cloud.identity import User
+from ctllm.cloud.session_renewer import UserAccess
+from ctllm.errors import CtllmError, GroupNotAllowed, Unauthorized
+from ctllm.http.cookies import CookieKind
+from ctllm.http.message.head import Headers, RequestHead, get_header
+from ctllm.http.same_site import is_from_other_site
+from ctllm.http.server.request import ServerRequest
+
+LOGIN_PATH = "/ctllm/login"
+CALLBACK_PATH = "/ctllm/callback"
+#: Codes that may be redeemed at once: each is a request to the provider.
+MAX_REDEMPTIONS = 64
+
+#: No cache keeps the response, and no other server learns its URL.
+_HEADERS: Headers = ((b"Cache-Control", b"no-store"), (b"Referrer-Policy", b"no-referrer"))
+
+
+class BrowserLogin:
+    """Signs in browsers with `providers`, by name. `url` is the public URL of the cloud."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, LoginProvider],
+        transactions: LoginTransactions,
+        renewals: ProviderRenewals,
+        sessions: BrowserSessions,
+        access: UserAccess,
+        url: str,
+        max_redemptions: int = MAX_REDEMPTIONS,
+    ) -> None:
+        self._providers = providers
+        self._transactions = transactions
+        self._renewals = renewals
+        self._sessions = sessions
+        self._access = access
+        self._authority = urlsplit(url).netloc.lower().encode()
+        self._url = url.encode()
+        self._cookie = CookieKind(b"ctllm-login", b"/ctllm/", url.startswith("https:"), b"Lax")
+        self._max_redemptions = max_redemptions
+        self._redemptions = 0
+
+    async def begin(self, request: ServerRequest) -> None:
+        """Redirect to the provider that the request names.
+
+        Only the page leads here: a link of another site leads to the page.
+        """
+        head = request.head
+        if is_from_other_site(head) or not _is_navigation(head):
+            return request.respond(303, None, ((b"Location", b"/"), *_HEADERS))
+        if head.authority.lower() != self._authority:
+            # The provider will send the browser to the public URL, where its cookie must be.
+            return request.respond(303, None, ((b"Location", self._url + b"/"), *_HEADERS))
+        try:
+            location, cookie = await self._begin(head)
+        except CtllmError as error:
+            return self._respond_to_page(request, outcome_of(error))
+        request.respond(302, None, ((b"Location", location), *cookie, *_HEADERS))
+
+    async def _begin(self, head: RequestHead) -> tuple[bytes, Headers]:
+        """Return the URL of the provider, and the header with the browser's secret."""
+        name, is_fresh = parse_login(head.target)
+        provider = self._providers.get(name)
+        if provider is None:
+            raise LoginFailed(LoginError.UNKNOWN, "This cloud has no provider of that name.")
+        # Another tab of this browser may be signing in, so its secret stays.
+        secret = self._browser_secret(head) or new_browser_secret()
+        transaction = self._transactions.begin(name, secret)
+        location = await provider.authorization_url(transaction, is_fresh)
+        return location.encode("ascii"), self._cookie.set(secret.encode(), int(LIFETIME))
+
+    async def finish(self, request: ServerRequest) -> None:
+        """Redeem what the provider sent with the browser, and redirect to the page."""
+        try:
+            cookie = await self._finish(request.head)
+        except CtllmError as error:
+            return self._respond_to_page(request, outcome_of(error))
+        request.respond(303, None, ((b"Location", b"/"), *cookie, *_HEADERS))
+
+    async def _finish(self, head: RequestHead) -> Headers:
+        """Return the header with the cookie of the new session."""
+        callback = parse_callback(head.target)
+        transaction = self._find_transaction(head, callback)
+        login = await self._redeem(transaction, callback)
+        consent = self._renewals.consent(transaction.provider, login)
+        try:
+            return self._sessions.create_browser_session(
+                head, consent.grant, consent.sealed_refresh
+            )
+        except Unauthorized as error:
+            raise LoginFailed(LoginError.REVOKED, error.message) from error
+
+    def _find_transaction(self, head: RequestHead, callback: Callback) -> LoginTransaction:
+        """Return the transaction of this browser; raises LoginFailed."""
+        secret = self._browser_secret(head) if _is_navigation(head) else None
+        transaction = self._transactions.finish(callback.state, secret) if secret else None
+        if transaction is None or transaction.provider not in self._providers:
+            raise LoginFailed(LoginError.EXPIRED, "This browser has not begun this sign-in.")
+        return transaction
+
+    async def _redeem(self, transaction: LoginTransaction, callback: Callback) -> ProviderLogin:
+        if self._redemptions >= self._max_redemptions:
+            raise LoginFailed(LoginError.UNAVAILABLE, "Too many people sign in at once.")
+        self._redemptions += 1
+        try:
+            return await self._providers[transaction.provider].redeem(transaction, callback)
+        except GroupNotAllowed as refused:
+            if isinstance(refused.user, User):
+                self._access.end_access(refused.user)
+            raise
+        finally:
+            self._redemptions -= 1
+
+    def _browser_secret(self, head: RequestHead) -> str | None:
+        secret = self._cookie.read(head)
+        return secret if secret and is_browser_secret(secret) else None
+
+    def _respond_to_page(self, request: ServerRequest, outcome: LoginError) -> None:
+        location = f"/#login-error={outcome}".encode()
+        request.respond(303, None, ((b"Location", location), *_HEADERS))
+
+
+def _is_navigation(head: RequestHead) -> bool:
+    """Return whether a person navigates here: not an image, frame or script of a page.
+
+    Fetch Metadata Request Headers, section 2.1. Browsers without them send no cookie with those.
+    """
+    return (get_header(head.headers, b"sec-fetch-dest") or b"document") == b"document"
