@@ -57,6 +57,16 @@ class ProviderTokenRequired(Unauthorized):
     code = "provider_token_required"
 
 
+class SignInRequired(Unauthorized):
+    """A person has to sign in at `signin_url`, which `ollama` opens, and approve the client."""
+
+    code = "sign_in_required"
+
+    def __init__(self, message: str, *, signin_url: str = "") -> None:
+        super().__init__(message)
+        self.signin_url = signin_url
+
+
 class Forbidden(CtllmError):
     """The credentials do not allow the request."""
 

@@ -15,6 +15,7 @@ from ctllm import __version__
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
+from ctllm.cloud.machine_api import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
 from ctllm.errors import MethodNotAllowed, NotFound
@@ -67,6 +68,7 @@ class ManagementApi:
         assertion_signer: AssertionSigner,
         proxy_id_of: Callable[[AccessGrant], str],
         proxies: ProxyManager,
+        machine_api: MachineApi,
         clock: Clock,
     ) -> None:
         self._session_api = session_api
@@ -99,6 +101,7 @@ class ManagementApi:
             (re.compile("/ctllm/tunnel/authorization"), {"POST": self._authorize_tunnel}),
             (re.compile("/ctllm/desktops"), {"GET": self._list_desktops}),
             (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease_keys}),
+            *machine_api.routes,
         ]
 
     async def handle(self, request: ServerRequest, authenticate: Authenticate) -> None:

@@ -28,12 +28,16 @@ from ctllm.cloud.identity import (
     CompositeTokenVerifier,
     Invites,
     LoginCodes,
+    MachineRequests,
+    Machines,
+    MachineVerifier,
     PrivateDirectory,
     Revocations,
     Sessions,
     load_signing_keys,
     proxy_id,
 )
+from ctllm.cloud.machine_api import MachineApi
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
@@ -76,6 +80,8 @@ class CloudApplication(MultiService):
         sessions = Sessions(directory.subdirectory("sessions"), now, settings.session_ttl_days)
         login_codes = LoginCodes(now)
         api_key_leases = ApiKeyLeases(now)
+        machines = Machines(directory.subdirectory("machines"), now)
+        machine_requests = MachineRequests(now)
         issuer = AccessTokenIssuer(keys.signing_key, now, settings.access_token_ttl_seconds)
         revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
         revocations.read_changes()  # before the first request
@@ -83,6 +89,7 @@ class CloudApplication(MultiService):
         def check_active(grant: AccessGrant) -> None:
             revocations.check(grant.user, grant.auth_time)
             sessions.check_active(grant.session_ids)
+            machines.check_active(grant)
 
         token_verifier = CompositeTokenVerifier(
             [api_key_leases, CachingTokenVerifier(issuer, now)], check_active
@@ -127,6 +134,14 @@ class CloudApplication(MultiService):
             settings.session_ttl_days,
             is_https=url.startswith("https:"),
         )
+        machine_api = MachineApi(
+            machines,
+            machine_requests,
+            check_active,
+            lambda grant: active_requests.abort_inactive(proxy_id_of(grant), check_active),
+            now,
+            reactor,
+        )
         browser_login = BrowserLogin(
             login_providers,
             LoginTransactions(keys.instance_secret, now),
@@ -142,6 +157,7 @@ class CloudApplication(MultiService):
             assertion_signer,
             proxy_id_of,
             self.proxies,
+            machine_api,
             reactor,
         )
         self.gateway = Gateway(
@@ -155,6 +171,7 @@ class CloudApplication(MultiService):
             reactor,
             request_limiter,
             active_requests,
+            MachineVerifier(machines, machine_requests, check_active, url, now),
         )
 
         # The services.

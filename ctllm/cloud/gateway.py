@@ -6,7 +6,7 @@ Bodies are relayed unread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from ctllm.cloud.active_requests import ActiveRequests
@@ -18,15 +18,20 @@ from ctllm.cloud.identity import (
     AccessGrant,
     AssertionSigner,
     CompositeTokenVerifier,
+    MachineVerifier,
 )
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.user_limits import UserLimiter, tunnel_limiter
 from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
-from ctllm.errors import CtllmError, Forbidden, NotFound, Unauthorized
+from ctllm.errors import CtllmError, Forbidden, NotFound, SignInRequired, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
-from ctllm.http.credentials import presented_tokens
+from ctllm.http.credentials import (
+    presented_signature,
+    presented_tokens,
+    without_signature_time,
+)
 from ctllm.http.header_policy import (
     refuse_renamed_headers,
     request_to_proxy,
@@ -58,14 +63,17 @@ API_KEY_REQUIRED = (
     "An API key is needed, as `Authorization: Bearer KEY` or as `x-api-key: KEY`. "
     "Create one on a desktop with: ctllm keys add NAME"
 )
-OLLAMA_CLI_UNSUPPORTED = (
-    "The ollama command cannot use this server directly, because it sends no API key. Run a ctllm "
-    "desktop on this machine (twistd ctllm desktop) and use its endpoint: "
-    "OLLAMA_HOST=127.0.0.1:11435"
+OLLAMA_AUTH_REQUIRED = (
+    "The ollama command must sign its requests to use this server. Set OLLAMA_AUTH=1 beside "
+    "OLLAMA_HOST, then run `ollama signin` once. A ctllm desktop on this machine needs neither: "
+    "use its endpoint, OLLAMA_HOST=127.0.0.1:11435"
 )
 #: Seconds after a revocation in which the user's proxy may close its tunnels in order. After them
 #: the gateway aborts both connections.
 REVOKED_TUNNEL_GRACE = 1.0
+
+Verification = Callable[[], Awaitable[AccessGrant]]
+"""Verifies one credential; raises Unauthorized."""
 
 _USE = frozenset((USE,))
 
@@ -88,8 +96,12 @@ class Gateway:
         clock: Clock,
         request_limiter: UserLimiter,
         active_requests: ActiveRequests,
+        machine_verifier: MachineVerifier,
+        client_address: Callable[[ServerRequest], str] = lambda request: "",
     ) -> None:
         self._token_verifier = token_verifier
+        self._machine_verifier = machine_verifier
+        self._client_address = client_address
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
@@ -120,10 +132,12 @@ class Gateway:
             await self._handle_management(request)
         else:
             refuse_websocket(head)
-            if not presented_tokens(head):
+            if not presented_tokens(head) and not _is_signed(head):
                 self._respond_without_token(request)
-                return
-            await self._relay_request(request)
+            elif (head.method, head.path) == (b"POST", b"/api/me") and _is_signed(head):
+                await self._describe_machine(request)
+            else:
+                await self._relay_request(request)
 
     def response_headers(self, head: RequestHead) -> Headers:
         """Return the headers that every response to `head` has: those of CORS and `Connection`.
@@ -170,31 +184,52 @@ class Gateway:
     # -- authentication
 
     async def authenticate(self, request: ServerRequest) -> AccessGrant:
-        """Return the grant of the first valid token of `request`; raises Unauthorized."""
+        """Return the grant of the first valid credential of `request`; raises Unauthorized."""
         error: CtllmError = Unauthorized(API_KEY_REQUIRED)
-        for token in presented_tokens(request.head):
+        for verify in self._verifications(request):
             try:
-                grant = await self._token_verifier.verify(token)
+                grant = await verify()
             except Unauthorized as refused:
-                self._metrics.authentication_failed()
+                if not isinstance(refused, SignInRequired):
+                    self._metrics.authentication_failed()
                 error = refused
             else:
                 request.mark_authenticated()
                 return grant
         raise error
 
+    def _verifications(
+        self, request: ServerRequest
+    ) -> Iterator[Callable[[], Awaitable[AccessGrant]]]:
+        """Return what verifies each credential of `request`: its tokens, then its signature."""
+        for token in presented_tokens(request.head):
+            yield partial(self._token_verifier.verify, token)
+        signature = presented_signature(request.head)
+        if signature:
+            yield partial(self._verify_signature, request, signature)
+
+    async def _verify_signature(self, request: ServerRequest, signature: str) -> AccessGrant:
+        address = self._client_address(request)
+        return self._machine_verifier.verify(request.head, signature, address)
+
+    async def _describe_machine(self, request: ServerRequest) -> None:
+        """Respond to `ollama signin`, which asks who uses this machine."""
+        grant = await self.authenticate(request)
+        grant.require_scope(USE)
+        request.respond(200, {"name": grant.user.name})
+
     def _respond_without_token(self, request: ServerRequest) -> None:
         """Respond to a request for Ollama's API that has no token; raises CtllmError.
 
-        The `ollama` command sends `HEAD /` to detect a server and never sends a key. It prints the
-        message of a 403 but not that of a 401.
+        The `ollama` command sends `HEAD /` to detect a server, and signs nothing unless it is told
+        to. It prints the message of a 403 but not that of a 401.
         """
         head = request.head
         if (head.method, head.path) == (b"HEAD", b"/"):
             request.respond(200, b"", ((b"Content-Type", b"text/plain; charset=utf-8"),))
             return
         if (get_header(head.headers, b"user-agent") or b"").startswith(b"ollama/"):
-            raise Forbidden(OLLAMA_CLI_UNSUPPORTED)
+            raise Forbidden(OLLAMA_AUTH_REQUIRED)
         raise Unauthorized(API_KEY_REQUIRED)
 
     # -- management API
@@ -223,7 +258,7 @@ class Gateway:
         self._metrics.request_started()
         unregister = self._active_requests.add(self._proxy_id_of(grant), grant, request.abort)
         request.add_observer(partial(self._request_finished, unregister))
-        head = request_to_proxy(request.head, assertion)
+        head = request_to_proxy(without_signature_time(request.head), assertion)
         head = deduct_elapsed(head, self._clock.seconds() - received)
         request.relay_to(connections.start_request(head, request))
 
@@ -314,6 +349,15 @@ class Gateway:
 
         to_client = switching_protocols(head) + received_early
         splice(downstream, upstream, self._clock, to_client, received, closed)
+
+
+def _is_signed(head: RequestHead) -> bool:
+    """Whether `ollama` signed `head`, and that shall authorize it.
+
+    `HEAD /` detects a server. A refusal of it would have no body to explain it.
+    """
+    is_detection = (head.method, head.path) == (b"HEAD", b"/")
+    return not is_detection and bool(presented_signature(head))
 
 
 def _abort_both(downstream: Transport, upstream: Transport) -> None:

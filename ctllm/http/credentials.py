@@ -31,6 +31,34 @@ def presented_tokens(head: RequestHead) -> tuple[str, ...]:
     return tuple(dict.fromkeys(token for token in tokens if token))
 
 
+def presented_signature(head: RequestHead) -> str:
+    """Return what Authorization has instead of a scheme and a token: `<key>:<signature>`, or "".
+
+    The `ollama` command signs requests so (see `ctllm.auth.request_signatures`). A browser tells
+    that a page sent a request, and no page has a machine's key. Raises BadRequest for several
+    Authorization headers.
+    """
+    value = _single_header(head, b"authorization").strip()
+    is_signature = b":" in value and b" " not in value and b"\t" not in value
+    return value.decode("latin-1") if is_signature and not _is_of_browser(head) else ""
+
+
+def without_signature_time(head: RequestHead) -> RequestHead:
+    """Return a signed `head` without `ts`, the time in the query: Ollama does not know it."""
+    if not presented_signature(head):
+        return head
+    path, _, query = head.target.partition(b"?")
+    others = [each for each in query.split(b"&") if each and not each.startswith(b"ts=")]
+    target = path + b"?" * bool(others) + b"&".join(others)
+    return RequestHead(head.method, target, head.headers)
+
+
+def _is_of_browser(head: RequestHead) -> bool:
+    """Whether a browser says that it sent this for a page."""
+    names = (b"origin", b"sec-fetch-site")
+    return any(get_header(head.headers, name) is not None for name in names)
+
+
 def _single_header(head: RequestHead, name: bytes) -> bytes:
     """Return the value of a header, or nothing without it; raises BadRequest for several."""
     values = [value for key, value in head.headers if key.lower() == name]

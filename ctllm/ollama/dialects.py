@@ -12,7 +12,7 @@ from enum import Enum
 import msgspec
 
 from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.errors import CtllmError
+from ctllm.errors import CtllmError, SignInRequired
 from ctllm.ollama.json_completion import missing_suffix
 
 _OPENAI_TYPES = {
@@ -67,10 +67,15 @@ def _anthropic_error(error: CtllmError) -> dict[str, object]:
     return {"type": "error", "error": {"type": kind, "message": error.message}}
 
 
+def _ollama_error(error: CtllmError) -> dict[str, object]:
+    link = {"signin_url": error.signin_url} if isinstance(error, SignInRequired) else {}
+    return {"error": error.message, **link}
+
+
 def error_body(dialect: Dialect, error: CtllmError) -> bytes:
     """Return the JSON body of a response with an error status."""
     if dialect is Dialect.OLLAMA:
-        return msgspec.json.encode({"error": error.message})
+        return msgspec.json.encode(_ollama_error(error))
     if dialect is Dialect.ANTHROPIC:
         return msgspec.json.encode(_anthropic_error(error))
     if dialect is Dialect.CTLLM:

@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "cloud.user_limits": {"errors"},
     "cloud.web_ui": {"http.message"},
     "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
-    "cloud.identity": {"auth", "common", "errors", "system"},
+    "cloud.identity": {"auth", "http.message", "common", "errors", "system"},
     "cloud.spawners.interfaces": set(),
     "cloud.spawners": {
         "cloud.spawners.interfaces", "cloud.docker_api", "http.client", "reactor", "config",
@@ -106,7 +106,9 @@ MAY_IMPORT = {
         "http.same_site",
         "http.server", "errors",
     },
+    "cloud.machine_api": {"cloud.identity", "http.server", "reactor", "errors"},
     "cloud.api": {
+        "cloud.machine_api",
         "cloud.browser_login", "cloud.session_api", "cloud.identity", "cloud.proxies", "auth",
         "http.client", "http.header_policy", "http.message", "http.server", "reactor", "errors",
     },
@@ -115,6 +117,7 @@ MAY_IMPORT = {
         "cloud.user_limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
+        "cloud.machine_api",
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
         "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
         "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",

@@ -8,6 +8,9 @@ from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, Compo
 from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.login_codes import LoginCodes
+from ctllm.cloud.identity.machine_requests import MachineRequest, MachineRequests
+from ctllm.cloud.identity.machine_verifier import MachineVerifier
+from ctllm.cloud.identity.machines import Machine, Machines
 from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations, revoked_error
 from ctllm.cloud.identity.sessions import (
     ClientType,
@@ -43,6 +46,11 @@ __all__ = [
     "CompositeTokenVerifier",
     "Invites",
     "LoginCodes",
+    "Machine",
+    "MachineRequest",
+    "MachineRequests",
+    "MachineVerifier",
+    "Machines",
     "PrivateDirectory",
     "ProviderProof",
     "Revocations",

@@ -31,6 +31,9 @@ from ctllm.cloud.identity import (
     CompositeTokenVerifier,
     Invites,
     LoginCodes,
+    MachineRequests,
+    Machines,
+    MachineVerifier,
     PrivateDirectory,
     Revocations,
     Session,
@@ -38,6 +41,7 @@ from ctllm.cloud.identity import (
     User,
     proxy_id,
 )
+from ctllm.cloud.machine_api import MachineApi
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
 from ctllm.cloud.session_api import SessionApi
@@ -54,6 +58,7 @@ ANN = User(ISSUER, "ann", "ann")
 FRIEND_ORIGIN = "https://friend.example"
 ALL_SCOPES = frozenset({USE, MANAGE, SERVE})
 ORIGINS = (FRIEND_ORIGIN, "http://dev.example:*", "obsidian://*")
+CLOUD_URL = "https://cloud.example"
 INSTANCE_SECRET = bytes(32)
 #: Requests of one user.
 MAX_REQUESTS = 30
@@ -194,6 +199,9 @@ class GatewayCase(SynchronousTestCase):
         self.active_requests = ActiveRequests()
         self.provider = FakeProvider()
         self.provider_renewal = FakeProviderRenewal()
+        self.machines = Machines(directory.subdirectory("machines"), now)
+        self.machine_requests = MachineRequests(now)
+        self.client_address = "192.0.2.0/24"
         self.compose()
 
     def compose(
@@ -241,6 +249,17 @@ class GatewayCase(SynchronousTestCase):
             self.enforcer,
             "https://cloud.example" if is_https else "http://cloud.example",
         )
+        machine_api = MachineApi(
+            self.machines,
+            self.machine_requests,
+            self.check_active,
+            lambda grant: self.active_requests.abort_inactive(
+                proxy_id_of(grant), self.check_active
+            ),
+            now,
+            self.clock,
+            lambda request: self.client_address,
+        )
         api = ManagementApi(
             self.session_api,
             browser_login,
@@ -248,6 +267,7 @@ class GatewayCase(SynchronousTestCase):
             assertion_signer,
             proxy_id_of,
             proxies,
+            machine_api,
             self.clock,
         )
         gateway = Gateway(
@@ -263,6 +283,10 @@ class GatewayCase(SynchronousTestCase):
             self.clock,
             UserLimiter(max_requests),
             self.active_requests,
+            MachineVerifier(
+                self.machines, self.machine_requests, self.check_active, CLOUD_URL, now
+            ),
+            lambda request: self.client_address,
         )
         self.connection_limiter = ConnectionLimiter(400)
         self.factory = HttpServerFactory(
@@ -276,6 +300,7 @@ class GatewayCase(SynchronousTestCase):
     def check_active(self, grant: AccessGrant) -> None:
         self.revocations.check(grant.user, grant.auth_time)
         self.sessions.check_active(grant.session_ids)
+        self.machines.check_active(grant)
 
     def connect(self) -> MemoryTransport:
         protocol, transport = self.factory.buildProtocol(None), MemoryTransport()
