@@ -110,12 +110,9 @@ class PageTests(SynchronousTestCase):
             "/ctllm/tunnel/authorization",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
-<<<<<<< HEAD
             "/ctllm/callback",
             "/ctllm/login",
-=======
             "/ctllm/machines/{machine}",
->>>>>>> 7365080 (The page asks whether a machine may use the models, and lists the machines)
         }
         self.assertEqual(
             set(re.findall(r"'(/[a-z/]+)'", script)), management | {"/api/tags", "/api/chat"}
@@ -129,17 +126,11 @@ class PageTests(SynchronousTestCase):
     def test_inserts_text_only_and_stores_no_tokens(self) -> None:
         sinks = r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|createContextual"
         code = r"\beval\b|new Function|import\(|srcdoc"
-<<<<<<< HEAD
         places = r"localStorage|indexedDB|document\.cookie"
         self.assertNotRegex(TEXT, f"{sinks}|{code}|{places}")
         # It only outlives the redirects to a provider, and has no secret.
         kept = re.findall(r"sessionStorage(?:\.\w+\('(\w+)')?", TEXT)
         self.assertLessEqual(set(kept), {"machine"})
-=======
-        places = r"localStorage|sessionStorage|indexedDB|document\.cookie"
-        allowed = re.sub(r"sessionStorage\.(get|set|remove)Item\(MACHINE_CODE\b", "", TEXT)
-        self.assertNotRegex(allowed, f"{sinks}|{code}|{places}")
->>>>>>> 7365080 (The page asks whether a machine may use the models, and lists the machines)
 
     def test_every_control_has_a_label(self) -> None:
         labelled = {a["for"] for tag, a in PARSED.elements if tag == "label" and "for" in a}
