@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from ctllm.cloud.access_enforcer import AccessEnforcer
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
-from ctllm.cloud.audit import AuditLog
+from ctllm.cloud.audit import COUNT_INTERVAL, AuditLog
 from ctllm.cloud.browser_login.api import BrowserLogin
 from ctllm.cloud.browser_login.interfaces import LoginProvider
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
@@ -36,6 +38,7 @@ from ctllm.cloud.identity import (
     Sessions,
     load_signing_keys,
     proxy_id,
+    user_hash,
 )
 from ctllm.cloud.machine_api import MachineApi
 from ctllm.cloud.metrics import Metrics
@@ -74,8 +77,16 @@ class CloudApplication(MultiService):
         keys = load_signing_keys(directory)
         directory.replace("url", url.encode())
 
-        # What authenticates users.
         now = time.time
+        audit = self.audit = AuditLog(
+            state_dir,
+            now,
+            lambda user_id: user_hash(keys.instance_secret, user_id),
+            settings.audit_max_bytes,
+            settings.audit_retention_days,
+        )
+
+        # What authenticates users.
         self.invites = Invites(directory.subdirectory("invites"), now, settings.invite_ttl_minutes)
         sessions = Sessions(directory.subdirectory("sessions"), now, settings.session_ttl_days)
         login_codes = LoginCodes(now)
@@ -106,7 +117,7 @@ class CloudApplication(MultiService):
             create_spawner(reactor, settings, proxy_settings, state_dir, keys),
             reactor,
             settings,
-            AuditLog(state_dir),
+            audit,
             metrics,
             revocation_time=revocation_time,
         )
@@ -183,5 +194,13 @@ class CloudApplication(MultiService):
             (POLL_INTERVAL, enforcer.apply_new, "Applying revocations"),
             (CLEANUP_INTERVAL, self.invites.remove_expired, "Removing expired invites"),
             (CLEANUP_INTERVAL, sessions.remove_expired, "Removing expired sessions"),
+            (COUNT_INTERVAL, audit.write_counts, "Counting audit events"),
+            (CLEANUP_INTERVAL, audit.remove_expired, "Removing old audit logs"),
         ):
             PeriodicService(seconds, work, reactor, description).setServiceParent(self)
+
+    def stopService(self) -> Deferred[Any] | None:
+        """Stop everything, and write what the audit log has only counted so far."""
+        stopping = super().stopService()
+        self.audit.close()
+        return stopping

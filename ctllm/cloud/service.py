@@ -10,6 +10,7 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
 from ctllm.config import Cloud, Proxy, resolve_public_url, to_endpoint_string
 from ctllm.errors import NotFound
+from ctllm.http.client_address import TrustedProxies
 from ctllm.http.message.head import Headers, RequestHead
 from ctllm.http.server.burst_limiter import RequestThrottle
 from ctllm.http.server.connection import HttpServerFactory
@@ -57,6 +58,7 @@ class CloudService(MultiService):
             throttle,
             connection_limiter,
             response_headers=self._response_headers,
+            client_address_of=TrustedProxies(settings.trusted_proxies).client_address,
         )
         self.listener = EndpointService(
             reactor, to_endpoint_string(settings.listen), factory, "listen"

@@ -22,6 +22,7 @@ from ctllm.config.validators import (
     check_origin,
     check_printable_name,
     check_registry,
+    check_trusted_proxy,
     check_web_address,
     parse_network_pool,
     parse_uid_range,
@@ -322,6 +323,47 @@ class Cloud(Section, frozen=True, forbid_unknown_fields=True, kw_only=True):
         dict[str, Provider],
         Meta(description="The OpenID providers whose users may sign in, by name."),
     ] = {}
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Reverse proxies whose X-Forwarded-For tells the address of the client: "
+            "networks, and unix for a UNIX socket.",
+            extra={"check": check_trusted_proxy},
+        ),
+    ] = ("127.0.0.0/8", "::1/128", "unix")
+    requests_per_minute: Annotated[
+        int,
+        Meta(
+            description="Maximum number of requests of one user in a minute, unless their tier has "
+            "one. 0: no limit.",
+            ge=0,
+            le=1000000,
+        ),
+    ] = 6000
+    failed_logins_per_minute: Annotated[
+        int,
+        Meta(
+            description="Failed attempts to sign in, or to use a token or key, that one client "
+            "address may make in a minute. 0: no limit.",
+            ge=0,
+            le=1000000,
+        ),
+    ] = 30
+    audit_max_bytes: Annotated[
+        int,
+        Meta(
+            description="Size at which the audit log is rotated, in bytes. 0: never.",
+            ge=0,
+        ),
+    ] = 16777216
+    audit_retention_days: Annotated[
+        int,
+        Meta(
+            description="Days for which rotated audit logs are kept. 0: for ever.",
+            ge=0,
+            le=36500,
+        ),
+    ] = 365
     tiers: Annotated[
         dict[str, Tier],
         Meta(description="The limits of users by their groups, by name, the first match first."),

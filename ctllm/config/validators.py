@@ -139,6 +139,18 @@ def check_allowed_request(entry: str) -> None:
         )
 
 
+def check_trusted_proxy(entry: str) -> None:
+    """Accept a network in CIDR or an address of reverse proxies, or "unix"."""
+    if entry == "unix":
+        return
+    try:
+        ipaddress.ip_network(entry)
+    except ValueError:
+        raise BadConfiguration(
+            'must be networks such as 10.0.0.0/8 or 2001:db8::/32, without host bits, or "unix"'
+        ) from None
+
+
 def check_registry(host: str) -> None:
     """Accept the host of a registry, with or without a port."""
     if host != host.lower() or "/" in host or "@" in host:

@@ -44,7 +44,7 @@ class PrivateDirectory:
             with suppress(FileExistsError):
                 path.mkdir(mode=0o700)
                 with open_directory(path) as descriptor:
-                    _copy_ownership(descriptor, path.parent)
+                    copy_ownership(descriptor, path.parent)
             mode = path.stat().st_mode
         if mode & _GROUP_AND_OTHERS:
             raise BadConfiguration(f"Others can look into {path}. Run: chmod 700 {path}")
@@ -140,7 +140,7 @@ class PrivateDirectory:
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)
-                _copy_ownership(descriptor, self.path)
+                copy_ownership(descriptor, self.path)
                 file.flush()
                 os.fsync(descriptor)
             yield path
@@ -149,7 +149,7 @@ class PrivateDirectory:
             path.unlink(missing_ok=True)
 
 
-def _copy_ownership(descriptor: int, around: Path) -> None:
+def copy_ownership(descriptor: int, around: Path) -> None:
     """As root, make the owner of the directory `around` the owner of an open file.
 
     By descriptor: at its path that owner could have put a link to another file.

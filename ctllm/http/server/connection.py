@@ -51,6 +51,7 @@ READ_AHEAD = 64 * 1024
 MAX_CONNECTIONS = 4096
 
 RequestHandler = Callable[[ServerRequest], Coroutine[Any, Any, None]]
+ClientAddressOf = Callable[[str, RequestHead], str]
 
 _INTERNAL_ERROR = "An internal error occurred in ctllm. Its log has the details."
 _EVICTED = error_message(
@@ -76,6 +77,7 @@ class _Settings(NamedTuple):
     response_headers: ResponseHeaders
     is_internal: bool
     timeouts: ServerTimeouts
+    client_address_of: ClientAddressOf
 
 
 class ServerConnection(Protocol):
@@ -365,6 +367,11 @@ class ServerConnection(Protocol):
         """Have the response end with the connection, as in HTTP/1.0."""
         self._codec.delimit_by_close()
 
+    def find_client_address(self, head: RequestHead) -> str:
+        """Return the IP address of the client that sent `head`, or "" if it is not known."""
+        peer = getattr(self.transport.getPeer(), "host", "")
+        return self._settings.client_address_of(peer, head)
+
     def has_unread_body(self) -> bool:
         """Whether the client still sends the request's body, so that the connection will close."""
         self._codec.discard_body()
@@ -445,6 +452,8 @@ class HttpServerFactory(Factory):
     when a request starts, by default at once. `response_headers` returns the headers that any
     response to a request has besides its own. `is_internal` is for a server whose clients are other
     parts of ctllm: they are told by a header where a response ends with its connection only.
+    `client_address_of` returns the address of the client, given that of the connection's peer
+    (empty for a UNIX socket) and a request.
     """
 
     noisy = False
@@ -460,6 +469,7 @@ class HttpServerFactory(Factory):
         response_headers: ResponseHeaders = no_headers,
         is_internal: bool = False,
         timeouts: ServerTimeouts = DEFAULT_TIMEOUTS,
+        client_address_of: ClientAddressOf = lambda peer, head: peer,
     ) -> None:
         if connection_limiter is None:
             connection_limiter = ConnectionLimiter(MAX_CONNECTIONS)
@@ -473,6 +483,7 @@ class HttpServerFactory(Factory):
             response_headers,
             is_internal,
             timeouts,
+            client_address_of,
         )
 
     def acceptableProtocols(self) -> list[bytes]:

@@ -40,6 +40,9 @@ Observer = Callable[[Outcome], None]
 class RequestTransport(ResponseTransport, Protocol):
     """What a request needs of the connection that it came on."""
 
+    def find_client_address(self, head: RequestHead) -> str:
+        """Return the IP address of the client that sent `head`, or "" if it is not known."""
+
     def resume_reading(self) -> None:
         """Pass on what was received of the request body."""
 
@@ -93,6 +96,11 @@ class ServerRequest:
         self._outcome: Outcome | None = None
         self._is_response_paused = False
         self._is_body_paused = False
+
+    @property
+    def client_address(self) -> str:
+        """The client's IP address, as trusted reverse proxies report it; empty if not known."""
+        return self._transport.find_client_address(self.head)
 
     def add_observer(self, observer: Observer) -> None:
         """Call `observer` once, when the request ends; at once if it has ended."""

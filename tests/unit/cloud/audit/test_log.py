@@ -66,7 +66,8 @@ class AuditLogTests(SynchronousTestCase):
         self.time += 60
         self.audit.record("proxy.start_refused", PROXY, "at_capacity")
         self.assertEqual(
-            [x["reason"] for x in self.lines()], ["at_capacity", "backoff", "at_capacity"]
+            [(x["reason"], x.get("count")) for x in self.lines()],
+            [("at_capacity", None), ("backoff", None), ("at_capacity", 99), ("at_capacity", None)],
         )
 
     def test_logs_a_full_disk_once_and_continues(self) -> None:
@@ -91,3 +92,50 @@ class AuditLogTests(SynchronousTestCase):
         with capturedLogs() as events:
             AuditLog(self.state / "nowhere", lambda: self.time).record("proxy.started", PROXY)
         self.assertEqual(len(events), 2)
+
+
+class IdentityEventTests(SynchronousTestCase):
+    """Events of users."""
+
+    def setUp(self) -> None:
+        self.time = 1_700_000_000.0
+        self.state = Path(self.mktemp())
+        (self.state / "cloud").mkdir(parents=True)
+        self.audit = AuditLog(self.state, lambda: self.time, lambda user_id: f"hash-{len(user_id)}")
+
+    def lines(self) -> list[Any]:
+        data = (self.state / "cloud" / "audit.jsonl").read_bytes()
+        return [msgspec.json.decode(line) for line in data.splitlines()]
+
+    def test_a_line_has_a_hash_and_a_network_and_neither_user_nor_address(self) -> None:
+        self.audit.record_identity(
+            "session.created", "ctllm|alice", address="203.0.113.77", method="invite"
+        )
+        self.assertEqual(
+            self.lines(),
+            [{"time": "2023-11-14T22:13:20.000+00:00", "event": "session.created",
+              "user": "hash-11", "address": "203.0.113.0/24", "method": "invite"}],
+        )  # fmt: skip
+
+    def test_values_are_words_whatever_is_passed(self) -> None:
+        self.audit.record_identity("key.refused", credential='a\n{"x":1} \x1b[2J\u202e' + "y" * 999)
+        [line] = self.lines()
+        self.assertEqual(line["credential"][:11], 'a_{"x":1}__')
+        self.assertEqual(len(line["credential"]), 64)
+        self.assertTrue(line["credential"].isascii() and line["credential"].isprintable())
+
+    def test_a_flood_is_two_lines_a_minute_and_the_last_count_is_written_at_the_end(self) -> None:
+        for _ in range(300):
+            self.time += 0.5
+            self.audit.record_identity("login.refused", address="203.0.113.7", reason="expired")
+        self.audit.close()
+        counts = [line.get("count", 0) for line in self.lines()]
+        self.assertEqual(len(counts), 6)
+        self.assertEqual(sum(counts) + counts.count(0), 300)
+
+    def test_a_count_is_written_without_another_event(self) -> None:
+        for _ in range(3):
+            self.audit.record_identity("login.refused", reason="expired")
+        self.time += 60
+        self.audit.write_counts()
+        self.assertEqual([line.get("count") for line in self.lines()], [None, 2])
