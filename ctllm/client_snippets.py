@@ -18,7 +18,9 @@ from ctllm.errors import BadRequest
 PLACEHOLDER_MODEL = "MODEL"
 #: The key for clients that require one when the endpoint does not.
 DUMMY_KEY = "none"
-_EXAMPLES = ("http://127.0.0.1:11435", "https://ctllm.example.org", "YOUR-KEY")
+#: What stands for an API key where none was created.
+PLACEHOLDER_KEY = "YOUR-KEY"
+_EXAMPLES = ("http://127.0.0.1:11435", "https://ctllm.example.org", PLACEHOLDER_KEY)
 #: Values that need no quoting in shell, JSON and YAML.
 _SAFE_URL = re.compile(r"https?://[A-Za-z0-9._~:%\[\]/-]+")
 _SAFE_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
@@ -83,8 +85,9 @@ _CLOUD_HEADING = "From anywhere, with the cloud:"
 _PREFACE = """\
 # Clients
 
-How to set up each client. `ctllm connect CLIENT` prints the same with your URLs, an API key and one
-of your models; `ctllm connect` lists the clients. Shell lines are for a POSIX shell. On this page,
+How to set up each client. `ctllm connect CLIENT` prints the same with your URLs and one of your
+models; with `--cloud` it creates an API key for the client, which is shown once. `ctllm connect`
+lists the clients. Shell lines are for a POSIX shell. On this page,
 `http://127.0.0.1:11435` is the desktop on the client's machine (`desktop.listen`),
 `https://ctllm.example.org` is your cloud, `YOUR-KEY` an API key and `MODEL` the name of a model.
 
@@ -514,6 +517,11 @@ def format_instructions(client: Client, endpoint: Target | None, cloud: Target |
             _CLOUD_HEADING,
             *(_format_steps(client.cloud_steps, cloud) or [client.cloud_unsupported]),
         ]
+        if cloud.key == PLACEHOLDER_KEY and client.cloud_steps:
+            parts.append(
+                f"For a new API key in place of {PLACEHOLDER_KEY}: "
+                f"ctllm connect {client.name} --cloud"
+            )
     return "\n\n".join(parts)
 
 
@@ -535,9 +543,14 @@ def format_common_clients(cloud: Target) -> str:
     )
     blocks = [f"# {title}\n{cloud.render(step).text}" for title, step in steps]
     lines = "\n\n".join(blocks).replace("\n", "\n  ").replace("\n  \n", "\n\n")
+    hint = (
+        f"For a new API key in place of {PLACEHOLDER_KEY}: ctllm connect --cloud\n"
+        if cloud.key == PLACEHOLDER_KEY
+        else ""
+    )
     return (
         "To use your models here, or on any machine that reaches the cloud, paste:\n\n"
-        f"  {lines}\n\nFor other clients: ctllm connect CLIENT\n"
+        f"  {lines}\n\n{hint}For other clients: ctllm connect CLIENT\n"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import sys
+import time
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -13,10 +14,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ctllm import __version__
-from ctllm.client_snippets import PLACEHOLDER_MODEL, Target, format_common_clients
+from ctllm.client_snippets import PLACEHOLDER_KEY, PLACEHOLDER_MODEL, Target, format_common_clients
 from ctllm.cloud.service import CloudService
 from ctllm.common.sanitize import sanitize_text
-from ctllm.desktop.api_key_lease import create_api_key
+from ctllm.desktop.api_keys import create_api_key
 from ctllm.desktop.cloud_session import log_in
 from ctllm.desktop.service import DesktopService
 from ctllm.errors import CtllmError, Unauthorized
@@ -67,7 +68,10 @@ class Quickstart(Service):
     async def _set_up(self) -> None:
         await self._log_in()
         file = self._desktop.file
-        key = file.load().api_keys.get(API_KEY_NAME) or create_api_key(file, API_KEY_NAME)
+        # The key is stored nowhere. At a later start it is still valid, but cannot be shown again.
+        key = PLACEHOLDER_KEY
+        if file.load().find_key(API_KEY_NAME) is None:
+            key = create_api_key(file, API_KEY_NAME, time.time())
         await self._wait_until_ready()
         # The log may have replaced sys.stdout.
         print(sanitize_text(self._format_screen(key)), file=sys.__stdout__, flush=True)

@@ -1,17 +1,77 @@
-"""The format of API keys: `ctllm-k-<owner tag>-<secret>`.
+"""API keys: `ctllm-k-<owner tag>-<secret>`, and the records by which they are recognised.
 
-The owner tag in the key prevents that the desktop of another user, which learnt the hash of a key
-and registers it, receives the requests that are sent with the key.
+A desktop makes a key, shows it once, and keeps a record with a salted digest. It announces the
+record to the cloud, so neither has the key. A salted SHA-256 is enough, because the secret is 32
+random bytes: there is nothing to guess.
+
+The owner tag in the key prevents that the desktop of another user, which learnt the record of a key
+and announces it, receives the requests that are sent with the key.
 """
 
 from __future__ import annotations
 
+import hmac
 import re
 from hashlib import sha256
-from secrets import token_urlsafe
+from secrets import token_hex, token_urlsafe
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ctllm.auth.model_patterns import MAX_PATTERN_LENGTH, MAX_PATTERNS
 
 PREFIX = "ctllm-k-"
+MAX_KEYS = 100
+"""Maximum number of keys of one desktop."""
+
+MAX_REQUESTS_PER_MINUTE = 1_000_000
+
+KeyScope = Literal["use", "manage"]
+#: A pattern for names of models; `ctllm.auth.model_patterns` gives it its meaning.
+ModelPattern = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9*?._:/-]+\Z", max_length=MAX_PATTERN_LENGTH)
+]
+
 _KEY = re.compile(PREFIX + r"([0-9a-f]{16})-[A-Za-z0-9_-]{43}")
+
+
+class KeyRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is kept and announced of an API key.
+
+    `id` follows from the key; `salt` and `digest` are hexadecimal. `expires` is in epoch seconds,
+    or None. A key with `models` may only use the models that match one of these patterns.
+    `requests_per_minute` is 0 without a limit. A field that a cloud does not know may be a
+    restriction, so the cloud refuses it.
+    """
+
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    salt: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    digest: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+    scope: KeyScope = "use"
+    expires: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
+    requests_per_minute: Annotated[int, Meta(ge=0, le=MAX_REQUESTS_PER_MINUTE)] = 0
+
+    def matches(self, key: str) -> bool:
+        """Return whether this is the record of `key`, in a time that tells nothing about it."""
+        return hmac.compare_digest(self.digest, salted_digest(self.salt, key))
+
+    def is_expired(self, now: float) -> bool:
+        """Return whether the key has expired at `now`, in epoch seconds."""
+        return self.expires is not None and now >= self.expires
+
+
+class KeyUse(msgspec.Struct, frozen=True):
+    """The use of the key with this `id` since the cloud last told it to the desktop.
+
+    `last_used` is in epoch seconds; `address` is the truncated address of the last client.
+    """
+
+    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+    last_used: Annotated[int, Meta(ge=0, le=2**53)]
+    address: Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:/]*\Z", max_length=64)] = ""
+    requests: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 def owner_tag(user_key: str) -> str:
@@ -20,13 +80,31 @@ def owner_tag(user_key: str) -> str:
 
 
 def generate_key(user_key: str) -> str:
-    """Generate a key for the user with the identity `user_key`, of which only a hash is stored."""
+    """Generate a key for the user with the identity `user_key`, of which only a digest is kept."""
     return f"{PREFIX}{owner_tag(user_key)}-{token_urlsafe(32)}"
 
 
-def hash_key(key: str) -> str:
-    """Return the hexadecimal SHA-256 of `key`; its 32 random bytes need no salt."""
-    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+def key_id(key: str) -> str:
+    """Return the id of `key`, by which its record is found; the key cannot be computed from it."""
+    return sha256(b"ctllm API key\0" + key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def salted_digest(salt: str, key: str) -> str:
+    """Return the hexadecimal SHA-256 of the bytes of `salt`, which is hexadecimal, and `key`."""
+    return sha256(bytes.fromhex(salt) + key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def record_key(
+    key: str,
+    scope: KeyScope = "use",
+    expires: int | None = None,
+    models: tuple[str, ...] = (),
+    requests_per_minute: int = 0,
+) -> KeyRecord:
+    """Return a record of `key`, with a new salt."""
+    salt = token_hex(16)
+    digest = salted_digest(salt, key)
+    return KeyRecord(key_id(key), salt, digest, scope, expires, models, requests_per_minute)
 
 
 def parse_owner_tag(key: str) -> str | None:

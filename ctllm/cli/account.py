@@ -1,18 +1,21 @@
-"""Commands for the account of a desktop: login and logout, API keys, setup of clients."""
+"""Commands for the account of a desktop: login and logout, setup of clients."""
 
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Coroutine
 from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctllm.cli.keys import open_credentials
 from ctllm.cli.output import print_error, print_text
 from ctllm.cli.parser import Parser
 from ctllm.cli.reactor_runner import run_in_reactor
 from ctllm.client_snippets import (
+    PLACEHOLDER_KEY,
     PLACEHOLDER_MODEL,
     Target,
     find_client,
@@ -38,7 +41,7 @@ ARGUMENT_WARNING = (
 
 
 def add_commands(parser: Parser) -> None:
-    """Add login, logout, connect and keys."""
+    """Add login, logout and connect."""
     login_parser = parser.add_command(
         "login",
         login,
@@ -70,7 +73,9 @@ def add_commands(parser: Parser) -> None:
         connect,
         "Show how to set up a client",
         "Show what CLIENT needs to use your models: through this desktop, which needs no API key, "
-        "and through the cloud, with one. Without CLIENT, show common setups and list all clients.",
+        "and through the cloud, with one. --cloud creates an API key for the client and shows it; "
+        "do this once for each place where it runs. Without CLIENT, show common setups and list "
+        "all clients.",
         heading="on a desktop",
         examples=(
             "ctllm connect",
@@ -83,41 +88,10 @@ def add_commands(parser: Parser) -> None:
     )
     routes = connect_parser.add_mutually_exclusive_group()
     routes.add_argument("--endpoint", action="store_true", help="only through this desktop")
-    routes.add_argument("--cloud", action="store_true", help="only through the cloud")
+    routes.add_argument(
+        "--cloud", action="store_true", help="only through the cloud, with a new API key"
+    )
     connect_parser.add_argument("--model", default="", help="the model to use in the examples")
-    _add_keys_commands(parser)
-
-
-def _add_keys_commands(parser: Parser) -> None:
-    keys_parser = parser.add_command(
-        "keys",
-        list_keys,
-        "Manage API keys (add, rm, ls)",
-        "Manage the API keys of this desktop. A key works while the desktop runs. Without a "
-        "command, list the names.",
-        heading="on a desktop",
-        examples=("ctllm keys add laptop", "ctllm keys add admin --manage", "ctllm keys rm laptop"),
-    )
-    keys_parser.enable_commands()
-    add = keys_parser.add_command(
-        "add",
-        add_key,
-        "Create a key",
-        "Create an API key and print it. It works while this desktop runs. It may use models; to "
-        "pull, create, copy, push and delete them it needs --manage.",
-        examples=("ctllm keys add laptop", "ctllm keys add admin --manage"),
-    )
-    add.add_argument("name", metavar="NAME", help="a name for the key")
-    add.add_argument("--manage", action="store_true", help="let the key change models, too")
-    remove = keys_parser.add_command(
-        "rm",
-        remove_key,
-        "Revoke a key",
-        "Revoke an API key. It stops working within seconds.",
-        examples=("ctllm keys rm laptop",),
-    )
-    remove.add_argument("name", metavar="NAME", help="the name of the key")
-    keys_parser.add_command("ls", list_keys, "List the names", "List the names of the API keys.")
 
 
 def login(config: Config, arguments: Namespace) -> None:
@@ -132,7 +106,7 @@ def login(config: Config, arguments: Namespace) -> None:
         require_https(url)
 
     async def work(client_factory: ClientFactory) -> None:
-        session = await log_in(_credential_file(config), client_factory(url), invite)
+        session = await log_in(open_credentials(config), client_factory(url), invite)
         print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
 
     _run_with_cloud(work)
@@ -154,9 +128,8 @@ def logout(config: Config, _: Namespace) -> None:
 def connect(config: Config, arguments: Namespace) -> None:
     """Print the setup of a client; without one, common setups and the list of clients."""
     if not arguments.client:
-        print_text(
-            format_common_clients(_cloud_target(config, arguments.model or PLACEHOLDER_MODEL))
-        )
+        model = arguments.model or PLACEHOLDER_MODEL
+        print_text(format_common_clients(_cloud_target(config, model, "default", arguments.cloud)))
         print_text(format_client_list())
         return
     client = find_client(arguments.client)
@@ -165,41 +138,19 @@ def connect(config: Config, arguments: Namespace) -> None:
     endpoint = None if arguments.cloud or not address else Target(address, model=model)
     # Without a login the cloud is left out, unless it is the only way.
     needs_cloud = arguments.cloud or endpoint is None
-    has_cloud = needs_cloud or _credential_file(config).load().login is not None
-    cloud = _cloud_target(config, model) if has_cloud and not arguments.endpoint else None
+    has_cloud = needs_cloud or open_credentials(config).load().login is not None
+    needs_key = arguments.cloud and bool(client.cloud_steps)
+    cloud = (
+        _cloud_target(config, model, client.name, needs_key)
+        if has_cloud and not arguments.endpoint
+        else None
+    )
     print_text(format_instructions(client, endpoint, cloud))
-
-
-def add_key(config: Config, arguments: Namespace) -> None:
-    """Create an API key and print it."""
-    from ctllm.desktop.api_key_lease import create_api_key
-
-    print_text(create_api_key(_credential_file(config), arguments.name, arguments.manage))
-
-
-def remove_key(config: Config, arguments: Namespace) -> None:
-    """Revoke an API key."""
-    from ctllm.desktop.api_key_lease import revoke_api_key
-
-    revoke_api_key(_credential_file(config), arguments.name)
-
-
-def list_keys(config: Config, _: Namespace) -> None:
-    """Print the names of the API keys."""
-    credentials = _credential_file(config).load()
-    for name in sorted(credentials.api_keys):
-        print_text(f"{name} (manage)" if name in credentials.manage_keys else name)
-
-
-def _credential_file(config: Config) -> CredentialFile:
-    from ctllm.desktop.credential_file import CredentialFile
-
-    return CredentialFile(Path(config.state_dir), print_error)
 
 
 def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:
     """Return the credential file with its content. Raises BadRequest without a login."""
-    file = _credential_file(config)
+    file = open_credentials(config)
     credentials = file.load()
     if credentials.login is None:
         raise BadRequest("this desktop is not logged in; run: ctllm login")
@@ -230,12 +181,18 @@ def _read_link(given: str) -> str:
         raise BadRequest("No link was given.") from None
 
 
-def _cloud_target(config: Config, model: str) -> Target:
-    """Return the cloud with an API key; create one if there is none. Raises BadRequest."""
-    from ctllm.desktop.api_key_lease import create_api_key
+def _cloud_target(config: Config, model: str, key_name: str, creates_key: bool) -> Target:
+    """Return the cloud; with a new API key, or with a placeholder for one. Raises BadRequest.
 
-    file, credentials, session = _require_login(config)
-    key = next(iter(credentials.api_keys.values()), None) or create_api_key(file, "default")
+    The key gets a name of its own, because earlier ones may be in use and are stored nowhere.
+    """
+    from ctllm.desktop.api_keys import create_numbered_key
+
+    file, _credentials, session = _require_login(config)
+    if not creates_key:
+        return Target(session.cloud_url, PLACEHOLDER_KEY, model)
+    name, key = create_numbered_key(file, key_name, time.time())
+    print_error(f"created the API key {name}; it is shown once. To revoke it: ctllm keys rm {name}")
     return Target(session.cloud_url, key, model)
 
 

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ctllm import __version__
+from ctllm.auth.api_keys import MAX_KEYS, KeyRecord
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
@@ -28,6 +29,8 @@ from ctllm.reactor.interfaces import Clock
 
 #: The largest request body, in bytes.
 MAX_BODY = 16 * 1024
+#: The largest body of a lease: 100 keys, each with 16 patterns of models.
+MAX_LEASE_BODY = 512 * 1024
 #: Limits of the response of a proxy that is asked for its desktops, in seconds and bytes.
 DESKTOPS_TIMEOUT = 5.0
 MAX_DESKTOPS_RESPONSE = 1 << 20
@@ -36,18 +39,11 @@ _OPENAPI = files(__package__).joinpath("openapi.json").read_bytes()
 _JSON: Headers = ((b"Content-Type", b"application/json"),)
 
 
-KeyHash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", max_length=64)]
-
-
 class KeyLease(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The hashes of a desktop's API keys, which the cloud accepts for `seconds`.
+    """The records of a desktop's API keys, which the cloud accepts for `seconds`."""
 
-    Keys whose hash is also in `manage` have the scope `manage`.
-    """
-
-    hashes: Annotated[list[KeyHash], Meta(max_length=100)]
+    keys: Annotated[list[KeyRecord], Meta(max_length=MAX_KEYS)]
     seconds: Annotated[float, Meta(ge=10, le=600)]
-    manage: Annotated[list[KeyHash], Meta(max_length=100)] = []
 
 
 Authenticate = Callable[[], Awaitable[AccessGrant]]
@@ -100,7 +96,10 @@ class ManagementApi:
             ),
             (re.compile("/ctllm/tunnel/authorization"), {"POST": self._authorize_tunnel}),
             (re.compile("/ctllm/desktops"), {"GET": self._list_desktops}),
-            (re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"), {"PUT": self._lease_keys}),
+            (
+                re.compile("/ctllm/desktops/([0-9a-f]{32})/keys"),
+                {"PUT": self._lease_keys, "DELETE": self._withdraw_keys},
+            ),
             *machine_api.routes,
         ]
 
@@ -237,9 +236,17 @@ class ManagementApi:
     ) -> None:
         grant = await authenticate()
         grant.require_scope(SERVE)
-        lease = decode_json_body(await self._read_body(request), KeyLease)
-        self._api_key_leases.lease(grant, groups[0], lease.hashes, lease.seconds, lease.manage)
-        request.respond(204)
+        body = await read_json_body(request, MAX_LEASE_BODY, self._clock)
+        lease = decode_json_body(body, KeyLease)
+        uses = self._api_key_leases.lease(grant, groups[0], lease.keys, lease.seconds)
+        request.respond(200, {"usage": uses})
+
+    async def _withdraw_keys(
+        self, request: ServerRequest, authenticate: Authenticate, groups: tuple[str, ...]
+    ) -> None:
+        grant = await authenticate()
+        grant.require_scope(SERVE)
+        request.respond(200, {"usage": self._api_key_leases.withdraw(grant, groups[0])})
 
     async def _read_body(self, request: ServerRequest) -> bytes:
         return await read_json_body(request, MAX_BODY, self._clock)

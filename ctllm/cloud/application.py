@@ -53,6 +53,8 @@ from ctllm.reactor.services import MultiService
 
 #: Seconds between removals of expired invites and sessions. Each reads every file.
 CLEANUP_INTERVAL = 3600.0
+#: Seconds between removals of the API keys of desktops that do not run any more.
+LEASE_CLEANUP_INTERVAL = 5.0
 
 
 class CloudApplication(MultiService):
@@ -101,6 +103,7 @@ class CloudApplication(MultiService):
             revocations.check(grant.user, grant.auth_time)
             sessions.check_active(grant.session_ids)
             machines.check_active(grant)
+            api_key_leases.check_active(grant)
 
         token_verifier = CompositeTokenVerifier(
             [api_key_leases, CachingTokenVerifier(issuer, now)], check_active
@@ -125,6 +128,9 @@ class CloudApplication(MultiService):
 
         # What ends access before it expires.
         active_requests = ActiveRequests()
+        api_key_leases.add_observer(
+            lambda grant: active_requests.abort_inactive(proxy_id_of(grant), check_active)
+        )
         enforcer = AccessEnforcer(
             revocations, check_active, active_requests, login_codes, api_key_leases, self.proxies
         )
@@ -192,6 +198,7 @@ class CloudApplication(MultiService):
             admin.setServiceParent(self)
         for seconds, work, description in (
             (POLL_INTERVAL, enforcer.apply_new, "Applying revocations"),
+            (LEASE_CLEANUP_INTERVAL, api_key_leases.remove_expired, "Removing expired leases"),
             (CLEANUP_INTERVAL, self.invites.remove_expired, "Removing expired invites"),
             (CLEANUP_INTERVAL, sessions.remove_expired, "Removing expired sessions"),
             (COUNT_INTERVAL, audit.write_counts, "Counting audit events"),

@@ -379,13 +379,13 @@ def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
     if endpoint is not None and endpoint.scope is Scope.MANAGE:
         raise Forbidden(
             f"{describe_request(head)} changes models and needs the scope manage, which this key "
-            "does not have. Create a key that has it with: ctllm keys add NAME --manage"
+            "does not have. Create a key that has it with: ctllm keys add NAME --scope manage"
         )
     raise refusal_error(
         head,
         f"{describe_request(head)} is not relayed: it is not one of the endpoints that every key "
-        "may use. It needs a key created with `ctllm keys add NAME --manage`, and an entry in "
-        "desktop.allowed_requests on the machine with Ollama.",
+        "may use. It needs a key created with `ctllm keys add NAME --scope manage`, and an entry "
+        "in desktop.allowed_requests on the machine with Ollama.",
     )
 
 

@@ -1,69 +1,69 @@
-"""API keys: stored on the desktop, with their hashes leased to the cloud while it runs."""
+"""Leases the records of this desktop's API keys to the cloud while it runs."""
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-from twisted.logger import Logger
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
 
-from ctllm.auth.api_keys import generate_key, hash_key
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ctllm.auth.api_keys import KeyRecord
 from ctllm.desktop.cloud_session import CloudSession
-from ctllm.desktop.credential_file import CredentialFile, Credentials
-from ctllm.errors import BadRequest, CtllmError, Unauthorized
+from ctllm.desktop.credential_file import Credentials, Login
+from ctllm.desktop.key_usage import KeyUsage
+from ctllm.errors import CtllmError, Unauthorized
 from ctllm.reactor.interfaces import Clock
 from ctllm.reactor.periodic import PeriodicCall
 from ctllm.reactor.services import Service
 
 #: Seconds that a lease lasts, and between two renewals: two may fail before keys stop working.
-LEASE_SECONDS = 180
-RENEWAL_INTERVAL = 60.0
+LEASE_SECONDS = 75
+RENEWAL_INTERVAL = 25.0
 #: Seconds between two checks of whether keys were created or revoked.
 POLL_INTERVAL = 1.0
 #: Seconds after a failed renewal.
 RETRY_DELAY = 2 * POLL_INTERVAL
+#: Seconds in which the lease is withdrawn when the desktop stops. After them it is left to expire.
+WITHDRAWAL_TIMEOUT = 2.0
 
 
-def create_api_key(file: CredentialFile, name: str, manage: bool = False) -> str:
-    """Create, store and return an API key; with `manage` it may also change models.
+@dataclass(frozen=True, slots=True)
+class _Announcement:
+    """What the cloud is told: for which login, and which keys."""
 
-    Raises BadRequest if there is one of that name, or no login.
-    """
-
-    def change(known: Credentials) -> Credentials:
-        if known.login is None:
-            raise BadRequest("This desktop is not logged in. Run `ctllm login`.")
-        if name in known.api_keys:
-            raise BadRequest(f"There is already an API key called {name!r}.")
-        keys = {**known.api_keys, name: generate_key(known.login.user_id)}
-        managing = (*known.manage_keys, name) if manage else known.manage_keys
-        return replace(known, api_keys=keys, manage_keys=managing)
-
-    return file.update(change).api_keys[name]
-
-
-def revoke_api_key(file: CredentialFile, name: str) -> None:
-    """Delete the API key called `name`; raises BadRequest if there is none."""
-
-    def change(known: Credentials) -> Credentials:
-        if name not in known.api_keys:
-            raise BadRequest(f"There is no API key called {name!r}.")
-        keys = {other: key for other, key in known.api_keys.items() if other != name}
-        managing = tuple(other for other in known.manage_keys if other != name)
-        return replace(known, api_keys=keys, manage_keys=managing)
-
-    file.update(change)
+    desktop_id: str
+    login: Login
+    keys: tuple[KeyRecord, ...]
 
 
 class ApiKeyLease(Service):
-    """Renews the lease: at the start, when the keys change, and before it expires."""
+    """Renews the lease: at the start, when the keys change, and before it expires.
+
+    A desktop without keys announces that once. `now` returns epoch seconds.
+    """
 
     _log = Logger()
 
-    def __init__(self, session: CloudSession, clock: Clock) -> None:
+    def __init__(
+        self,
+        session: CloudSession,
+        clock: Clock,
+        usage: KeyUsage,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._session = session
         self._clock = clock
+        self._usage = usage
+        self._now = now
         self._poller = PeriodicCall(self._poll, clock, "leasing the API keys")
-        self._leased: Credentials | None = None
-        self._attempted: Credentials | None = None
+        self._leased: _Announcement | None = None
+        self._attempted: _Announcement | None = None
         self._renew_at = 0.0
 
     def startService(self) -> None:
@@ -71,50 +71,70 @@ class ApiKeyLease(Service):
         super().startService()
         self._poller.start(POLL_INTERVAL)
 
-    def stopService(self) -> None:
-        """Stop renewing; the lease expires by itself."""
+    def stopService(self) -> Deferred[None] | None:
+        """Stop renewing, and withdraw the lease: the keys stop working at once."""
         super().stopService()
         self._poller.stop()
+        self._usage.save(self._clock.seconds())
+        if self._leased is None or not self._leased.keys:
+            return None
+        withdrawal = Deferred.fromCoroutine(self._withdraw(self._leased))
+        withdrawal.addTimeout(WITHDRAWAL_TIMEOUT, cast(IReactorTime, self._clock))
+        return withdrawal.addErrback(self._withdrawal_failed)
 
     @property
     def is_current(self) -> bool:
         """Whether the cloud has a lease of the current keys."""
-        return self._leased is not None and self._leased == self._session.credentials
+        return self._leased is not None and self._leased == self._announcement()
 
     def renew_now(self) -> None:
         """Renew at the next poll: after a reconnect the cloud may have restarted without leases."""
         self._renew_at = 0.0
 
+    def _announcement(self) -> _Announcement | None:
+        """Return what the cloud should know; None without a login. Raises CtllmError."""
+        known: Credentials = self._session.credentials
+        if known.login is None:
+            return None
+        now = self._now()
+        keys = tuple(key.record for key in known.api_keys if not key.is_expired(now))
+        return _Announcement(known.desktop_id, known.login, keys)
+
     async def _poll(self) -> None:
         try:
-            credentials = self._session.credentials
+            announcement = self._announcement()
         except CtllmError:
             return  # the bridge reports the error
-        if credentials.login is None:
+        if announcement is None:
             return
-        if credentials != self._attempted or self._clock.seconds() >= self._renew_at:
-            await self._renew(credentials)
+        if announcement != self._attempted or self._clock.seconds() >= self._renew_at:
+            await self._renew(announcement)
 
-    async def _renew(self, credentials: Credentials) -> None:
-        hashes = sorted(hash_key(key) for key in credentials.api_keys.values())
-        manage = sorted(
-            hash_key(key)
-            for name, key in credentials.api_keys.items()
-            if name in credentials.manage_keys
-        )
-        self._attempted = credentials
+    async def _renew(self, announcement: _Announcement) -> None:
+        self._attempted = announcement
         self._renew_at = self._clock.seconds() + RETRY_DELAY
+        keys = announcement.keys
         try:
             token = await self._session.access_token()
-            await self._session.client().lease_keys(
-                token, credentials.desktop_id, hashes, LEASE_SECONDS, manage
+            uses = await self._session.client().lease_keys(
+                token, announcement.desktop_id, keys, LEASE_SECONDS
             )
         except Unauthorized:
-            self._renew_at = (
-                self._clock.seconds() + RENEWAL_INTERVAL
-            )  # the bridge reports the error
+            # The bridge reports the error.
+            self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL
         except CtllmError as error:
             self._log.info("Cannot lease API keys to the cloud: {error}", error=error.message)
         else:
-            self._leased = credentials
-            self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL
+            self._leased = announcement
+            self._renew_at = self._clock.seconds() + RENEWAL_INTERVAL if keys else math.inf
+            self._usage.add(uses, frozenset(key.id for key in keys), self._clock.seconds())
+
+    async def _withdraw(self, leased: _Announcement) -> None:
+        token = await self._session.access_token()
+        uses = await self._session.client().withdraw_keys(token, leased.desktop_id)
+        self._usage.add(uses, frozenset(key.id for key in leased.keys), self._clock.seconds())
+        self._usage.save(self._clock.seconds())
+
+    def _withdrawal_failed(self, reason: Failure) -> None:
+        if not isinstance(reason.value, TimeoutError | CancelledError | CtllmError):
+            self._log.failure("Cannot withdraw the lease of the API keys", reason)

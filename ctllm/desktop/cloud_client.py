@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from ctllm.auth.api_keys import MAX_KEYS, KeyRecord, KeyUse
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
@@ -69,6 +70,10 @@ class _InviteResponse(msgspec.Struct, frozen=True):
 
 class _TunnelAuthorization(msgspec.Struct, frozen=True):
     assertion: BearerToken
+
+
+class _LeaseResponse(msgspec.Struct, frozen=True):
+    usage: Annotated[tuple[KeyUse, ...], Meta(max_length=MAX_KEYS)] = ()
 
 
 class _ErrorDetail(msgspec.Struct, frozen=True):
@@ -149,23 +154,23 @@ class CloudClient:
         await self._request("DELETE", "/ctllm/session", None, {"Ctllm-Refresh": refresh_token})
 
     async def lease_keys(
-        self,
-        access_token: str,
-        desktop_id: str,
-        hashes: list[str],
-        seconds: int,
-        manage_hashes: list[str],
-    ) -> None:
-        """Lease the API keys with these hashes to the cloud for `seconds`.
+        self, access_token: str, desktop_id: str, keys: Sequence[KeyRecord], seconds: int
+    ) -> tuple[KeyUse, ...]:
+        """Lease API keys to the cloud for `seconds`; return their use since the last lease."""
+        body = {"keys": keys, "seconds": seconds}
+        return await self._request_uses("PUT", access_token, desktop_id, body)
 
-        Those in `manage_hashes`, which are in `hashes` too, may change models.
-        """
+    async def withdraw_keys(self, access_token: str, desktop_id: str) -> tuple[KeyUse, ...]:
+        """End the lease of API keys; return their use since the last lease."""
+        return await self._request_uses("DELETE", access_token, desktop_id, None)
+
+    async def _request_uses(
+        self, method: str, access_token: str, desktop_id: str, body: object
+    ) -> tuple[KeyUse, ...]:
         path = f"/ctllm/desktops/{desktop_id}/keys"
         headers = {"Authorization": f"Bearer {access_token}"}
-        body: dict[str, object] = {"hashes": hashes, "seconds": seconds}
-        if manage_hashes:
-            body["manage"] = manage_hashes
-        await self._request("PUT", path, body, headers)
+        response = await self._request(method, path, body, headers)
+        return self._decode(response, _LeaseResponse).usage
 
     async def _request_token(self, path: str, body: object) -> TokenResponse:
         return self._decode(await self._request("POST", path, body, {}), TokenResponse)

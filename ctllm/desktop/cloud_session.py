@@ -125,8 +125,7 @@ async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> Logi
 
     def change(known: Credentials) -> Credentials:
         same = known.login is not None and known.login.user_id == login.user_id
-        keys, managing = (known.api_keys, known.manage_keys) if same else ({}, ())
-        return Credentials(known.desktop_id, login, keys, managing)
+        return Credentials(known.desktop_id, login, known.api_keys if same else ())
 
     file.update(change)
     return login

@@ -1,4 +1,4 @@
-"""The desktop's credentials on disk: its id, its login, its API keys.
+"""The desktop's credentials on disk: its id, its login, the records of its API keys.
 
 They are one JSON file, readable by its owner alone and replaced atomically. Several processes
 change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 from twisted.logger import Logger
 
+from ctllm.auth.api_keys import KeyRecord, record_key
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import BadConfiguration
 from ctllm.system.atomic_write import rename_damaged, write_atomically
@@ -35,17 +36,36 @@ class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh_token: str = msgspec.field(name="refresh")
 
 
-class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the file.
+class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The record of an API key, its name, and when it was created (epoch seconds; 0: unknown)."""
 
-    `api_keys` maps names to keys; `manage_keys` has the names of those that may change models.
-    """
+    name: str
+    created: int = 0
+
+    @property
+    def record(self) -> KeyRecord:
+        """What is announced to the cloud: all but the name."""
+        return KeyRecord(*(getattr(self, each) for each in KeyRecord.__struct_fields__))
+
+
+class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of the file; each API key has another name."""
 
     desktop_id: str
     login: Login | None = msgspec.field(default=None, name="sign_in")
-    api_keys: dict[str, str] = msgspec.field(default_factory=dict, name="keys")
-    manage_keys: tuple[str, ...] = msgspec.field(default=(), name="managing")
+    api_keys: tuple[ApiKey, ...] = ()
 
+    def find_key(self, name: str) -> ApiKey | None:
+        """Return the API key called `name`, or None."""
+        return next((key for key in self.api_keys if key.name == name), None)
+
+
+def name_key(name: str, record: KeyRecord, created: int = 0) -> ApiKey:
+    """Return `record` with a name and the time of its creation."""
+    return ApiKey(**msgspec.structs.asdict(record), name=name, created=created)
+
+
+_NO_RAW, _NO_RAW_LIST = msgspec.Raw(b"{}"), msgspec.Raw(b"[]")
 
 Update = Callable[[Credentials], Credentials]
 
@@ -126,10 +146,34 @@ class CredentialFile:
         except FileNotFoundError:
             pass
         except InvalidJson as error:
+            if (converted := self._convert_plain_keys()) is not None:
+                return converted
             desktop_id = self._set_damaged_aside(error)
         fresh = Credentials(desktop_id or secrets.token_hex(16))
         self.save(fresh)
         return fresh
+
+    def _convert_plain_keys(self) -> Credentials | None:
+        """Replace the keys of an earlier version, which are in clear text, by records of them.
+
+        Returns None for any other file. The keys remain valid.
+        """
+        try:
+            members = decode_json(self.path.read_bytes(), dict[str, msgspec.Raw])
+            keys = decode_json(members.pop("keys", _NO_RAW), dict[str, str])
+            managing = decode_json(members.pop("managing", _NO_RAW_LIST), tuple[str, ...])
+            rest = decode_json(msgspec.json.encode(members), Credentials)
+        except InvalidJson:
+            return None
+        converted = msgspec.structs.replace(
+            rest,
+            api_keys=tuple(
+                name_key(name, record_key(key, "manage" if name in managing else "use"))
+                for name, key in keys.items()
+            ),
+        )
+        self.save(converted)
+        return converted
 
     def _set_damaged_aside(self, error: InvalidJson) -> str:
         """Rename the file and report that; return the desktop's id if it can be found in it."""

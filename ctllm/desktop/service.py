@@ -30,6 +30,7 @@ from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
+from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.status import StatusReporter
@@ -91,7 +92,7 @@ class DesktopService(MultiService):
         self.session = CloudSession(
             self.file, self.client_factory, reactor, settings.cloud_url.rstrip("/")
         )
-        self.keys = ApiKeyLease(self.session, reactor)
+        self.keys = ApiKeyLease(self.session, reactor, KeyUsage(KeyUsageFile(state)))
         self.connection = ConnectionStateMachine()
         self.broker: Broker | None = None
         self.bridge: Bridge | None = None

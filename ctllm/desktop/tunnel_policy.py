@@ -87,7 +87,7 @@ class TunnelPolicy:
         if Scope.MANAGE not in scopes:
             raise Forbidden(
                 f"{request} needs the scope manage, which only the owner's login has, and API keys "
-                "created with `ctllm keys add NAME --manage`."
+                "created with `ctllm keys add NAME --scope manage`."
             )
 
     def _buffer(self, head: RequestHead, sink: ResponseSink) -> BufferedRequest:

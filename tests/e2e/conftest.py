@@ -91,7 +91,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         await cluster.start_cloud()
         cluster.ollama, port = cluster.start_fake_ollama("llama3.2", "nomic-embed-text")
         await cluster.start_desktop("alice", port)
-        cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+        cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--scope=manage", "tests")
         cluster.alice_token = await cluster.create_token("alice")
         await cluster.wait_for_api_key()
 

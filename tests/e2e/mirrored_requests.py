@@ -354,6 +354,6 @@ async def start_mirrored_cluster(cluster: Cluster, *cloud_options: str) -> Mirro
     cluster.ports.append(listening)
     port = port_of(listening)
     await cluster.start_desktop("alice", port, "--allowed-requests=*")
-    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--scope=manage", "tests")
     await cluster.wait_for_api_key()
     return MirroredCluster(cluster, fake_ollama, port, received_by_connection)

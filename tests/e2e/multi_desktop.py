@@ -24,7 +24,7 @@ class MultiDesktopCluster(Cluster):
         self.cloud_pid = (await self.start_cloud()).pid
         await self.add_desktop("study", "llama3.2", "shared-model")
         await self.add_desktop("attic", "qwen3:4b", "shared-model", "nomic-embed-text")
-        self.api_key = await self.run_ctllm("study", "keys", "add", "--manage", "tests")
+        self.api_key = await self.run_ctllm("study", "keys", "add", "--scope=manage", "tests")
         self.alice_token = await self.create_token("alice")
         await self.wait_for_api_key()
         await self.wait_for_desktops("study", "attic")

@@ -146,7 +146,7 @@ async def start_raw_cluster(cluster: Cluster, *options: str) -> RawCluster:
     desktop = await cluster.start_desktop(
         "alice", ollama.port, f"--desktop-listen=127.0.0.1:{endpoint}", "--allowed-requests=*"
     )
-    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--scope=manage", "tests")
     await cluster.wait_for_api_key()
     (proxy,) = child_pids(cloud.pid)
     keys = load_signing_keys(PrivateDirectory(cluster.state_dir("cloud") / "cloud"))

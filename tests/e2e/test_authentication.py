@@ -13,6 +13,7 @@ from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_twisted
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -20,7 +21,7 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
-from ctllm.auth.api_keys import hash_key
+from ctllm.auth.api_keys import record_key
 from ctllm.auth.session_assertions import SERVE, USE
 from ctllm.cloud.identity import AssertionSigner, PrivateDirectory, load_signing_keys, proxy_id
 from tests.e2e.cluster import BIN, ChildProcess, Cluster, read_response, wait_until
@@ -302,10 +303,10 @@ async def test_a_desktop_with_anothers_id_serves_only_its_own_user(users: TwoUse
         "desktop", "mallory", f"--ollama-host=127.0.0.1:{port}", "--desktop-listen=off"
     )
     await wait_until(lambda: "Cloud connection: connected" in mallory.output, "mallory to connect")
-    claim = {"hashes": [hash_key(users.bob.key)], "seconds": 60}
+    claim = {"keys": [msgspec.to_builtins(record_key(users.bob.key))], "seconds": 60}
     serve = await cluster.create_token("alice", "desktop")
     path = f"/ctllm/desktops/{users.bob.desktop}/keys"
-    assert (await cluster.request("PUT", path, claim, serve))[0] == 204
+    assert (await cluster.request("PUT", path, claim, serve))[0] == 200
 
     (desktop,) = await cluster.list_desktops(users.bob.token)
     assert desktop["name"] == "attic-of-bob"
@@ -338,7 +339,7 @@ async def test_an_api_key_can_only_use_models(users: TwoUsers) -> None:
         ("PUT", "/ctllm/proxy", None),
         ("DELETE", "/ctllm/proxy", None),
         ("GET", "/ctllm/desktops", None),
-        ("PUT", f"/ctllm/desktops/{users.alice.desktop}/keys", {"hashes": [], "seconds": 60}),
+        ("PUT", f"/ctllm/desktops/{users.alice.desktop}/keys", {"keys": [], "seconds": 60}),
     )
     for method, path, request_body in refused:
         status, _, response = await cluster.request(method, path, request_body, key)
@@ -493,9 +494,9 @@ async def test_revoking_a_user_ends_every_credential(users: TwoUsers) -> None:
     _, _, response = await cluster.request("POST", f"{SESSION}/invite", token=token)
     login_code = json.loads(response)["invite"]
     invite = (await cluster.create_invite(name)).partition("#invite=")[2]
-    lease = {"hashes": ["0" * 64], "seconds": 60}
+    lease: dict[str, Any] = {"keys": [], "seconds": 60}
     path = f"/ctllm/desktops/{'a' * 32}/keys"
-    assert (await cluster.request("PUT", path, lease, token))[0] == 204
+    assert (await cluster.request("PUT", path, lease, token))[0] == 200
     chat = json.dumps(
         {"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}]}
     ).encode()

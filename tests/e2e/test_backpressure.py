@@ -61,7 +61,7 @@ async def start(cluster: Cluster) -> Growth:
     await cluster.start_cloud()
     cluster.ollama, port = cluster.start_fake_ollama("llama3.2")
     await cluster.start_desktop("alice", port)
-    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--manage", "tests")
+    cluster.api_key = await cluster.run_ctllm("alice", "keys", "add", "--scope=manage", "tests")
     await cluster.wait_for_api_key()
     return Growth(cluster)
 

@@ -328,7 +328,7 @@ async def test_without_a_local_ollama_inference_is_remote_and_the_rest_refused(h
     assert (await home.request("HEAD", "/"))[0] == 200
     status, _, response = await home.request("POST", "/api/pull", {"model": "qwen3"})
     assert status == 503
-    for part in ("attic", "ctllm keys add NAME --manage", f"{home.cluster.url}/api/pull"):
+    for part in ("attic", "ctllm keys add NAME --scope manage", f"{home.cluster.url}/api/pull"):
         assert part in json.loads(response)["error"]
 
 

@@ -19,7 +19,14 @@ from pytest_twisted import ensureDeferred
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
-from ctllm.client_snippets import CLIENTS, COMPATIBILITY, FILE_HEADING, SHELL_HEADING, TESTED
+from ctllm.client_snippets import (
+    CLIENTS,
+    COMPATIBILITY,
+    FILE_HEADING,
+    PLACEHOLDER_KEY,
+    SHELL_HEADING,
+    TESTED,
+)
 from tests.e2e.cluster import Cluster, wait_until
 from tests.fake_ollama import FakeOllama
 from tests.ports import free_port
@@ -93,7 +100,7 @@ async def test_a_client_works_as_printed(
     """It gets a response, and requests only the model that this desktop has."""
     snippets.ollama.reset()
     printed = await snippets.connect(name, f"--{target}")
-    assert (snippets.cluster.api_key in printed) == (target == "cloud")
+    assert ("ctllm-k-" in printed) == (target == "cloud")
     assert (str(snippets.cluster.cloud_port) in printed) == (target == "cloud")
     completed = await deferToThread(run_shell, write_files(printed, tmp_path), tmp_path)
     assert completed.returncode == 0, completed.stderr
@@ -112,6 +119,7 @@ async def test_connect_shows_the_endpoint_and_the_cloud(snippets: SnippetCluster
     await wait_until(is_model_shown, "the model to be shown")
     printed = await snippets.connect("codex")
     endpoint, cloud = printed.split("From anywhere")
-    assert "no API key needed" in endpoint and snippets.cluster.api_key not in endpoint
-    assert f"{snippets.cluster.url}/v1" in cloud and snippets.cluster.api_key in cloud
+    assert "no API key needed" in endpoint and PLACEHOLDER_KEY not in endpoint
+    assert f"{snippets.cluster.url}/v1" in cloud and PLACEHOLDER_KEY in cloud
+    assert "ctllm connect codex --cloud" in cloud
     assert "sends no API key" in await snippets.connect("ollama")

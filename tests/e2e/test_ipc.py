@@ -21,6 +21,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 
+from ctllm.desktop.credential_file import CredentialFile
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
@@ -360,8 +361,10 @@ async def test_api_keys_added_concurrently_are_all_stored(desktop: Desktop) -> N
     )
     assert [code for code, _, _ in results] == [0] * 6
     printed = {key.strip() for _, key, _ in results}
-    stored = json.loads((desktop.state_dir / "desktop" / "credentials.json").read_text())["keys"]
-    assert printed == {stored[f"at-once-{number}"] for number in range(6)}
+    stored = CredentialFile(desktop.state_dir).load()
+    for number, (_, key, _) in enumerate(results):
+        record = stored.find_key(f"at-once-{number}")
+        assert record is not None and record.matches(key.strip())
     for key in printed:
 
         async def is_accepted(key: str = key) -> bool:

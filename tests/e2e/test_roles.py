@@ -24,6 +24,7 @@ from twisted.internet.threads import deferToThread
 
 import ctllm
 import twisted
+from ctllm.client_snippets import PLACEHOLDER_KEY
 from ctllm.config import KEYS
 from tests.e2e.cluster import BIN, Cluster, wait_until
 from tests.e2e.process_info import child_pids, is_running, kill, linux_only
@@ -203,13 +204,16 @@ async def test_the_demo_model_is_replaced_once_ollama_is_found(cluster: Cluster)
 
 @ensureDeferred
 async def test_a_restart_keeps_the_login_and_the_api_key(cluster: Cluster) -> None:
-    """The login link is a new one."""
+    """The login link is a new one. The key works, and is not shown again: it is not stored."""
     first = await start_all_roles(cluster, free_port())
     await first.stop()
     assert "Traceback" not in first.output
     second = await start_all_roles(cluster, free_port())
     key, invite = r"OLLAMA_API_KEY=(\S+)", r"#invite=(\S+)"
-    assert re.findall(key, first.output) == re.findall(key, second.output)
+    cluster.api_key = first_group(key, first.output)
+    assert cluster.api_key.startswith("ctllm-k-")
+    assert first_group(key, second.output) == PLACEHOLDER_KEY
+    await cluster.wait_for_api_key()
     assert re.findall(invite, first.output) != re.findall(invite, second.output)
 
 

@@ -59,7 +59,7 @@ async def test_a_key_can_use_models_but_not_manage_them(started: Cluster) -> Non
     for method, path, body in REFUSED:
         status, _, response_body = await started.request(method, path, body, started.api_key)
         assert status == 403, (method, path, response_body)
-        assert "ctllm keys add NAME --manage" in json.loads(response_body)["error"]
+        assert "ctllm keys add NAME --scope manage" in json.loads(response_body)["error"]
     assert client_requests(started) == []
     chat = {"model": "llama3.2", "messages": [], "stream": False}
     for path in ("/api/chat", "//api/chat", "/api/chat/"):
@@ -73,8 +73,9 @@ async def test_a_key_can_use_models_but_not_manage_them(started: Cluster) -> Non
 @ensureDeferred
 async def test_a_manage_key_and_the_owner_can_manage_models(started: Cluster) -> None:
     """But not pull from other registries, or use Ollama's account."""
-    manage_key = await started.run_ctllm("alice", "keys", "add", "--manage", "wide")
-    assert await started.run_ctllm("alice", "keys", "ls") == "app\nwide (manage)"
+    manage_key = await started.run_ctllm("alice", "keys", "add", "--scope=manage", "wide")
+    listed = json.loads(await started.run_ctllm("alice", "keys", "ls", "--json"))
+    assert [(key["name"], key["scope"]) for key in listed] == [("app", "use"), ("wide", "manage")]
     started.api_key = manage_key
     await started.wait_for_api_key()
     for token in (manage_key, started.alice_token):

@@ -275,8 +275,8 @@ class Broker(MultiService):
         url = f"{self.remote_desktops.cloud_url}{head.path.decode('latin-1')}"
         return (
             f"{reason} Your desktops with Ollama: {', '.join(names[:5])}. Manage the model there. "
-            f"Or create a key here with `ctllm keys add NAME --manage`, and send the request to "
-            f"{url} with the headers `Authorization: Bearer KEY` and "
+            f"Or create a key here with `ctllm keys add NAME --scope manage`, and send the request "
+            f"to {url} with the headers `Authorization: Bearer KEY` and "
             f"`Ctllm-Desktop: {quote_name(names[0]).decode()}`."
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
 from pathlib import Path
 from time import time
 from typing import Any
@@ -15,7 +17,7 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm import __version__
-from ctllm.auth.api_keys import owner_tag, parse_owner_tag
+from ctllm.auth.api_keys import KeyUse, owner_tag, parse_owner_tag, record_key
 from ctllm.cli import build_parser, main
 from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
@@ -27,7 +29,8 @@ from ctllm.cloud.identity import (
     User,
     load_signing_keys,
 )
-from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login, name_key
+from ctllm.desktop.key_usage import KeyUsageFile
 from ctllm.errors import BadRequest, Unauthorized
 
 ANN = Login("https://cloud.example", "ctllm|ann", "ann", "secret")
@@ -57,7 +60,16 @@ class CommandTests(SynchronousTestCase):
         return ended.code
 
     def signed_in(self, **keys: str) -> None:
-        self.file.save(Credentials("d" * 32, ANN, keys))
+        records = tuple(name_key(name, record_key(key)) for name, key in keys.items())
+        self.file.save(Credentials("d" * 32, ANN, records))
+
+    def key_names(self) -> list[str]:
+        return [key.name for key in self.file.load().api_keys]
+
+    def printed_key(self, printed: str) -> str:
+        """The one API key in what was printed."""
+        (key,) = set(re.findall(r"ctllm-k-[\w-]+", printed))
+        return key
 
     def test_version_prints_the_version_and_exits(self) -> None:
         with redirect_stdout(io.StringIO()) as out:
@@ -101,29 +113,105 @@ class CommandTests(SynchronousTestCase):
         key = self.run_("keys", "add", "laptop").strip()
         self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
         self.run_("keys", "add", "car")
-        self.assertEqual(self.run_("keys", "ls"), "car\nlaptop\n")
-        self.assertEqual(self.run_("keys"), "car\nlaptop\n")
+        for words in (("keys", "ls"), ("keys",)):
+            rows = [line.split()[0] for line in self.run_(*words).splitlines()]
+            self.assertEqual(rows, ["NAME", "car", "laptop"])
+        self.assertNotIn(key[-43:], self.run_("keys", "ls") + self.run_("keys", "ls", "--json"))
         self.refused("keys", "add", "car")
         self.run_("keys", "rm", "laptop")
-        self.assertEqual(self.run_("keys"), "car\n")
+        self.assertEqual(self.key_names(), ["car"])
         self.refused("keys", "rm", "laptop")
+        self.run_("keys", "rm", "car")
+        self.assertIn("ctllm keys add NAME", self.run_("keys"))
+
+    def test_a_key_has_the_restrictions_that_were_given(self) -> None:
+        self.signed_in()
+        self.run_(
+            "keys", "add", "bot", "--scope", "manage", "--expires", "30d",
+            "--models", "Llama*,qwen3", "--models", "qwen3", "--models", "hf.co/*/*",
+            "--requests-per-minute", "60",
+        )  # fmt: skip
+        (key,) = self.file.load().api_keys
+        self.assertEqual((key.scope, key.requests_per_minute), ("manage", 60))
+        self.assertEqual(key.models, ("llama*", "qwen3", "hf.co/*/*"))
+        self.assertEqual((key.expires or 0) - key.created, 30 * 86400)
+        _, row = self.run_("keys", "ls").splitlines()
+        for part in ("bot", "manage", "llama*,qwen3,hf.co/*/*", "60/min", "never"):
+            self.assertIn(part, row)
+
+    def test_a_key_lasts_to_the_end_of_the_given_day(self) -> None:
+        self.signed_in()
+        self.run_("keys", "add", "bot", "--expires=2099-01-31")
+        (key,) = self.file.load().api_keys
+        self.assertEqual(key.expires, datetime(2099, 2, 1).astimezone().timestamp())
+
+    def test_refuses_restrictions_that_mean_nothing(self) -> None:
+        self.signed_in()
+        for option, values in {
+            "--expires": ("soon", "0d", "-1d", "1.5h", "30", "2020-01-31", "2027-02-30", "999999y"),
+            "--models": ("", "a,,b", "a b", "a/b/c/d", "[a-z]", ",".join("abcdefghijklmnopq")),
+            "--requests-per-minute": ("0", "-1", "1.5", "many", "10000000"),
+            "--scope": ("serve", "all"),
+        }.items():
+            for value in values:
+                error = self.refused("keys", "add", "x", f"{option}={value}")
+                self.assertIn(option.strip("-")[:5], error)
+        self.assertEqual(self.key_names(), [])
+
+    def test_manage_is_refused_with_the_new_option(self) -> None:
+        self.signed_in()
+        for words in (("boss", "--manage"), ("--manage", "boss")):
+            self.assertIn("--manage is now --scope manage", self.refused("keys", "add", *words))
+        self.assertEqual(self.key_names(), [])
+
+    def test_the_list_shows_when_and_from_where_a_key_was_used(self) -> None:
+        self.signed_in(used="1", idle="2")
+        used, idle = self.file.load().api_keys
+        at = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
+        use = KeyUse(used.id, int(at.timestamp()), "192.0.2.0/24", 7)
+        KeyUsageFile(self.state).save([use])
+        _, first, second = self.run_("keys", "ls").splitlines()
+        self.assertIn(at.astimezone().strftime("%Y-%m-%d %H:%M"), second)
+        self.assertIn("192.0.2.0/24", second)
+        self.assertEqual(first.split()[-2:], ["never", "-"])
+        listed = {each["name"]: each for each in json.loads(self.run_("keys", "--json"))}
+        self.assertEqual(listed["used"]["last_used"], at.isoformat())
+        self.assertEqual(listed["used"]["last_address"], "192.0.2.0/24")
+        self.assertEqual(listed["used"]["requests"], 7)
+        self.assertEqual(listed["idle"]["id"], idle.id)
+        self.assertIsNone(listed["idle"]["last_used"])
 
     def test_options_stand_before_or_after_arguments(self) -> None:
         self.signed_in()
-        self.run_("keys", "add", "boss", "--manage")
-        self.run_("keys", "add", "--manage", "chief")
-        self.assertEqual(self.run_("keys", "ls"), "boss (manage)\nchief (manage)\n")
+        self.run_("keys", "add", "boss", "--scope", "manage")
+        self.run_("keys", "add", "--scope=manage", "chief")
+        self.assertEqual([key.scope for key in self.file.load().api_keys], ["manage", "manage"])
         self.assertIn("unrecognized arguments: b", self.refused("keys", "add", "a", "b"))
 
-    def test_connect_prints_the_cloud_with_the_same_key_each_time(self) -> None:
+    def test_connect_creates_a_key_only_with_cloud(self) -> None:
         self.signed_in()
         printed = self.run_("connect")
-        (key,) = self.file.load().api_keys.values()
-        for part in (key, f"OLLAMA_HOST={ANN.cloud_url} ", f"{ANN.cloud_url}/v1 "):
+        for part in (f"OLLAMA_HOST={ANN.cloud_url} ", f"{ANN.cloud_url}/v1 ", "YOUR-KEY"):
             self.assertIn(part, printed)
+        self.assertIn("ctllm connect --cloud", printed)
         self.assertEqual(self.run_("connect"), printed)
         for client in CLIENTS:
             self.assertIn(f"\n  {client.name} ", printed)
+        self.assertIn("ctllm connect codex --cloud", self.run_("connect", "codex"))
+        self.assertEqual(self.key_names(), [])
+
+    def test_connect_cloud_creates_another_key_each_time(self) -> None:
+        """The earlier ones may be in use, and are stored nowhere."""
+        self.signed_in()
+        errors = io.StringIO()
+        with redirect_stderr(errors):
+            keys = [self.printed_key(self.run_("connect", "codex", "--cloud")) for _ in range(2)]
+            keys.append(self.printed_key(self.run_("connect", "--cloud")))
+            self.run_("connect", "ollama", "--cloud")  # which cannot use one
+        self.assertEqual(self.key_names(), ["codex", "codex-2", "default"])
+        for key, record in zip(keys, self.file.load().api_keys, strict=True):
+            self.assertTrue(record.matches(key))
+        self.assertIn("ctllm keys rm codex-2", errors.getvalue())
 
     def test_connect_prints_a_client_with_the_endpoint_first(self) -> None:
         printed = self.run_("connect", "codex")
@@ -132,12 +220,11 @@ class CommandTests(SynchronousTestCase):
         self.assertIn("ctllm login", self.refused("connect", "codex", "--cloud"))
         self.signed_in()
         both = self.run_("connect", "Codex", "--model", "qwen3:4b")
-        (key,) = self.file.load().api_keys.values()
         here, there = both.split("From anywhere")
-        self.assertNotIn(key, here)
-        for part in (key, f'base_url = "{ANN.cloud_url}/v1"', 'model = "qwen3:4b"'):
+        self.assertNotIn("YOUR-KEY", here)
+        for part in ("YOUR-KEY", f'base_url = "{ANN.cloud_url}/v1"', 'model = "qwen3:4b"'):
             self.assertIn(part, there)
-        self.assertNotIn(key, self.run_("connect", "--endpoint", "codex"))
+        self.assertNotIn("YOUR-KEY", self.run_("connect", "--endpoint", "codex"))
         self.assertNotIn("11435", self.run_("connect", "codex", "--cloud"))
         self.config.write_text('[desktop]\nlisten = "off"\n')
         self.assertNotIn("no API key needed", self.run_("connect", "codex"))

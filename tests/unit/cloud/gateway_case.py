@@ -6,11 +6,13 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.api_keys import KeyRecord, generate_key, record_key
 from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.access_enforcer import AccessEnforcer
 from ctllm.cloud.active_requests import ActiveRequests
@@ -241,6 +243,10 @@ class GatewayCase(SynchronousTestCase):
         def proxy_id_of(grant: AccessGrant) -> str:
             return proxy_id(INSTANCE_SECRET, grant.user.id)
 
+        def end_inactive(grant: AccessGrant) -> object:
+            return self.active_requests.abort_inactive(proxy_id_of(grant), self.check_active)
+
+        self.api_key_leases.add_observer(end_inactive)
         browser_login = BrowserLogin(
             {},
             LoginTransactions(INSTANCE_SECRET, now),
@@ -253,9 +259,7 @@ class GatewayCase(SynchronousTestCase):
             self.machines,
             self.machine_requests,
             self.check_active,
-            lambda grant: self.active_requests.abort_inactive(
-                proxy_id_of(grant), self.check_active
-            ),
+            end_inactive,
             now,
             self.clock,
             lambda request: self.client_address,
@@ -301,6 +305,7 @@ class GatewayCase(SynchronousTestCase):
         self.revocations.check(grant.user, grant.auth_time)
         self.sessions.check_active(grant.session_ids)
         self.machines.check_active(grant)
+        self.api_key_leases.check_active(grant)
 
     def connect(self) -> MemoryTransport:
         protocol, transport = self.factory.buildProtocol(None), MemoryTransport()
@@ -350,6 +355,20 @@ class GatewayCase(SynchronousTestCase):
     @property
     def relayed_heads(self) -> list[Any]:
         return self.proxies.proxy.heads
+
+    def lease_key(self, token: str = "", desktop: str = "a" * 32, **options: Any) -> str:
+        """Lease a new API key of ANN as a desktop does; return the key."""
+        key = generate_key(ANN.id)
+        self.assertEqual(self.lease_records([record_key(key, **options)], token, desktop), 200)
+        return key
+
+    def lease_records(
+        self, records: list[KeyRecord], token: str = "", desktop: str = "a" * 32
+    ) -> int:
+        """Lease these records; return the status."""
+        body = msgspec.json.encode({"keys": records, "seconds": 60})
+        bearer = f"Bearer {token or self.token()}"
+        return self.send(f"PUT /ctllm/desktops/{desktop}/keys", body, Authorization=bearer)
 
     def bearer(self, scopes: frozenset[str] = ALL_SCOPES) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token(scopes)}"}

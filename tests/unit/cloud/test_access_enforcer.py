@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 from unittest import mock
 
+import msgspec
 from twisted.internet.defer import Deferred
 
-from ctllm.auth.api_keys import generate_key, hash_key
+from ctllm.auth.api_keys import generate_key, record_key
 from ctllm.cloud.gateway import REVOKED_TUNNEL_GRACE
 from ctllm.cloud.identity import (
     PrivateDirectory,
@@ -102,20 +103,18 @@ class RevokedUserTests(GatewayCase):
         self.assertEqual(self.status("POST /ctllm/session/invite"), 401)
 
     def test_removes_and_refuses_api_key_leases(self) -> None:
-        key, path = generate_key(ANN.id), "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
-        lease = {"hashes": [hash_key(key)], "seconds": 60}
-        self.assertEqual(self.status(path, lease), 204)
+        key = self.lease_key(self.grant_token)
         self.assertEqual(self.send("GET /api/tags", X_Api_Key=key), 0)
         self.revoke()
         self.enforcer.apply_new()
         self.assertEqual(self.send("GET /api/tags", X_Api_Key=key), 401)
-        self.assertEqual(self.status(path, lease), 401)
+        self.assertEqual(self.lease_records([record_key(key)], self.grant_token), 401)
         self.assertEqual(len(self.api_key_leases), 0)
 
     def test_a_lease_that_arrives_after_the_revocation_has_no_effect(self) -> None:
         key = generate_key(ANN.id)
         self.transport = self.connect()
-        body = b'{"hashes": ["%s"], "seconds": 60}' % hash_key(key).encode()
+        body = msgspec.json.encode({"keys": [record_key(key)], "seconds": 60})
         head = (
             f"PUT /ctllm/desktops/{'a' * 32}/keys HTTP/1.1\r\nHost: x\r\n"
             f"Authorization: Bearer {self.grant_token}\r\nContent-Type: application/json\r\n"

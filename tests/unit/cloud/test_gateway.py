@@ -7,7 +7,6 @@ from base64 import b64encode
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred
 
-from ctllm.auth.api_keys import generate_key, hash_key
 from ctllm.auth.jws import encode_public_key
 from ctllm.auth.session_assertions import AssertionVerifier
 from ctllm.cloud.active_requests import ActiveRequests
@@ -137,7 +136,7 @@ class RoutingTests(GatewayCase):
         self.assertEqual(len(self.relayed_heads), 5, "none of them reached a proxy")
         self.assertEqual(len(self.proxies.ensured), begun, "nor started one")
         self.send("DELETE /api/delete", b"{}", **use)
-        self.assertIn("ctllm keys add NAME --manage", self.json["error"])
+        self.assertIn("ctllm keys add NAME --scope manage", self.json["error"])
         self.send("POST /v1/rerank", b"{}", **use)
         self.assertIn("desktop.allowed_requests", self.json["error"]["message"])
         self.assertEqual(self.json["error"]["type"], "permission_error")
@@ -315,15 +314,15 @@ class AuthenticationTests(GatewayCase):
         use, manage = frozenset({USE}), frozenset({MANAGE})
         self.assertEqual(self.send("GET /ctllm/proxy", **self.bearer(use)), 403)
         self.assertEqual(self.send("GET /api/tags", **self.bearer(manage)), 403)
-        lease = {"hashes": [], "seconds": 60}
-        path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
-        self.assertEqual(self.send(path, lease, **self.bearer(use | manage)), 403)
-        self.assertEqual(self.send(path, lease, **self.bearer()), 204)
+        lease = {"keys": [], "seconds": 60}
+        path = "/ctllm/desktops/" + "a" * 32 + "/keys"
+        self.assertEqual(self.send(f"PUT {path}", lease, **self.bearer(use | manage)), 403)
+        self.assertEqual(self.send(f"PUT {path}", lease, **self.bearer()), 200)
+        self.assertEqual(self.send(f"DELETE {path}", **self.bearer(use | manage)), 403)
+        self.assertEqual(self.send(f"DELETE {path}", **self.bearer()), 200)
 
     def test_a_leased_api_key_uses_models_until_the_lease_ends(self) -> None:
-        key = generate_key(ANN.id)
-        path = "PUT /ctllm/desktops/" + "a" * 32 + "/keys"
-        self.send(path, {"hashes": [hash_key(key)], "seconds": 60}, **self.bearer())
+        key = self.lease_key()
         self.assertEqual(self.status(X_Api_Key=key), 0)
         self.assertEqual(self.send("GET /ctllm/session", X_Api_Key=key), 403)
         self.assertEqual(self.send("GET /ws/tunnel", X_Api_Key=key, Upgrade="websocket"), 403)

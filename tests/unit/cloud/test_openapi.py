@@ -28,7 +28,8 @@ CONTRACT = {
     "delete /ctllm/proxy": "204 401 403",
     "post /ctllm/tunnel/authorization": "200 401 403",
     "get /ctllm/desktops": "200 401 403 503",
-    "put /ctllm/desktops/{desktop}/keys": "204 400 401 403 404 413 415",
+    "put /ctllm/desktops/{desktop}/keys": "200 400 401 403 404 413 415",
+    "delete /ctllm/desktops/{desktop}/keys": "200 401 403 404",
     "get /ctllm/machines": "200 401 403",
     "post /ctllm/machines": "201 400 401 403 404 413 415 503",
     "post /ctllm/machines/introspect": "200 400 401 403 404 413 415",
@@ -124,18 +125,23 @@ class OpenApiTests(SynchronousTestCase):
         self.assertEqual(free, ways | {"readHealth", "readDescription"})
 
     def test_body_schemas_have_the_limits_of_the_code(self) -> None:
-        secret, digest = "A" * 43, "0f" * 32
+        secret = "A" * 43
+        key = {"id": "0f" * 8, "salt": "0f" * 16, "digest": "0f" * 32}
+        full = {
+            **key, "scope": "manage", "expires": 2**53, "models": ["llama*"] * 16,
+            "requests_per_minute": 1_000_000,
+        }  # fmt: skip
         valid: list[tuple[str, object]] = [
             ("LoginRequest", {"invite": secret, "client": "browser"}),
             ("LoginRequest", {"provider_token": "e30.e30.c2ln", "client": "desktop"}),
             ("Link", {"invite": secret}),
             ("Renewal", {}),
             ("Renewal", {"refresh": f"ctllm-r-{secret}"}),
-            ("KeyLease", {"hashes": [digest] * 100, "seconds": 600}),
-            ("KeyLease", {"hashes": [], "seconds": 10}),
+            ("KeyLease", {"keys": [full] * 100, "seconds": 600}),
+            ("KeyLease", {"keys": [], "seconds": 10}),
         ]
         for schema, value in valid:
-            self.assertTrue(_accepts(schema, value), (schema, value))
+            self.assertTrue(_accepts(schema, value), schema)
         invalid: list[tuple[str, object]] = [
             ("LoginRequest", {"invite": secret}),
             ("LoginRequest", {"client": "desktop"}),
@@ -148,10 +154,23 @@ class OpenApiTests(SynchronousTestCase):
             ("Link", {"invite": secret, "client": "browser"}),
             ("Renewal", {"refresh": None}),
             ("Renewal", {"refresh": secret}),
-            ("KeyLease", {"hashes": [digest] * 101, "seconds": 600}),
-            ("KeyLease", {"hashes": [digest.upper()], "seconds": 600}),
-            ("KeyLease", {"hashes": [], "seconds": 9}),
-            ("KeyLease", {"hashes": [], "seconds": 601}),
+            ("KeyLease", {"keys": [key] * 101, "seconds": 600}),
+            ("KeyLease", {"keys": [], "seconds": 9}),
+            ("KeyLease", {"keys": [], "seconds": 601}),
+            *(
+                ("KeyLease", {"keys": [{**key, **change}], "seconds": 600})
+                for change in (
+                    {"id": "0F" * 8},
+                    {"salt": "0f"},
+                    {"digest": "0F" * 32},
+                    {"scope": "serve"},
+                    {"expires": -1},
+                    {"models": ["a b"]},
+                    {"models": ["a"] * 17},
+                    {"key": "k"},
+                    {"requests_per_minute": -1},
+                )
+            ),  # fmt: skip
         ]
         for schema, value in invalid:
             self.assertFalse(_accepts(schema, value), (schema, value))

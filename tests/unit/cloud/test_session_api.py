@@ -204,7 +204,7 @@ class LogoutTests(GatewayCase):
         self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
         headers = {"Authorization": f"Bearer {token}"}
         self.assertEqual(self.send("POST /ctllm/session/invite", **headers), 401)
-        lease = {"hashes": [], "seconds": 60}
+        lease = {"keys": [], "seconds": 60}
         path = f"PUT /ctllm/desktops/{'a' * 32}/keys"
         self.assertEqual(self.send(path, lease, **headers), 401)
 

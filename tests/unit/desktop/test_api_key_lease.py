@@ -1,67 +1,47 @@
-"""API keys: made and revoked on the desktop, leased to the cloud."""
+"""The lease of API keys to the cloud: renewed while the desktop runs, withdrawn when it stops."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.auth.api_keys import hash_key, owner_tag, parse_owner_tag
+from ctllm.auth.api_keys import KeyRecord, KeyUse, record_key
 from ctllm.desktop.api_key_lease import (
     LEASE_SECONDS,
     POLL_INTERVAL,
     RENEWAL_INTERVAL,
+    WITHDRAWAL_TIMEOUT,
     ApiKeyLease,
-    create_api_key,
-    revoke_api_key,
 )
-from ctllm.desktop.credential_file import Credentials
-from ctllm.errors import BadConfiguration, BadGateway, BadRequest, CtllmError, Unauthorized
-from tests.unit.desktop.test_cloud_session import ANN, BOB, CloudSessionCase
+from ctllm.desktop.credential_file import ApiKey, Credentials, name_key
+from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
+from ctllm.errors import BadConfiguration, BadGateway, CtllmError, Unauthorized
+from tests.unit.desktop.test_cloud_session import ANN, BOB
 
-
-class CreateApiKeyTests(CloudSessionCase):
-    def test_stores_a_key_of_the_user(self) -> None:
-        self.save(ANN, old="k")
-        key = create_api_key(self.file, "new")
-        self.assertEqual(parse_owner_tag(key), owner_tag(ANN.user_id))
-        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"old": "k", "new": key}))
-
-    def test_refuses_without_login_or_with_a_used_name(self) -> None:
-        self.save(None)
-        self.assertRaises(BadRequest, create_api_key, self.file, "new")
-        self.save(ANN, old="k")
-        self.assertRaises(BadRequest, create_api_key, self.file, "old")
-        self.assertEqual(self.file.load().api_keys, {"old": "k"})
-
-    def test_revoke_deletes_that_key_only(self) -> None:
-        self.save(ANN, one="1", two="2")
-        revoke_api_key(self.file, "one")
-        self.assertEqual(self.file.load(), Credentials("d" * 32, ANN, {"two": "2"}))
-        self.assertRaises(BadRequest, revoke_api_key, self.file, "one")
-
-    def test_manage_keys_are_only_those_created_so(self) -> None:
-        self.save(ANN)
-        create_api_key(self.file, "plain")
-        create_api_key(self.file, "wide", manage=True)
-        self.assertEqual(self.file.load().manage_keys, ("wide",))
-        revoke_api_key(self.file, "wide")
-        create_api_key(self.file, "wide")
-        self.assertEqual(self.file.load().manage_keys, ())
+ONE = name_key("one", record_key("1"))
+TWO = name_key("two", record_key("2", "manage", 1000, ("llama*",), 5))
 
 
 class FakeSession:
     """What the lease needs of a `CloudSession`."""
 
     def __init__(self) -> None:
-        self.known: Credentials | CtllmError = Credentials("d" * 32, ANN, {"one": "1"})
-        self.told: list[list[str]] = []
+        self.known: Credentials | CtllmError = self.with_keys(ONE)
+        self.told: list[list[KeyRecord]] = []
         self.asked = 0
+        self.withdrawn = 0
+        self.uses: tuple[KeyUse, ...] = ()
         self.no_token: CtllmError | None = None
         self.refusal: CtllmError | None = None
         self.waiting: Deferred[None] | None = None
+
+    def with_keys(self, *keys: ApiKey) -> Credentials:
+        return Credentials("d" * 32, ANN, keys)
 
     @property
     def credentials(self) -> Credentials:
@@ -79,15 +59,24 @@ class FakeSession:
         return self
 
     async def lease_keys(
-        self, token: str, desktop: str, hashes: list[str], seconds: int, manage: list[str]
-    ) -> None:
+        self, token: str, desktop: str, keys: Sequence[KeyRecord], seconds: int
+    ) -> tuple[KeyUse, ...]:
         assert (token, desktop, seconds) == ("token", "d" * 32, LEASE_SECONDS)
+        await self.respond()
+        self.told.append(list(keys))
+        return self.uses
+
+    async def withdraw_keys(self, token: str, desktop: str) -> tuple[KeyUse, ...]:
+        assert (token, desktop) == ("token", "d" * 32)
+        await self.respond()
+        self.withdrawn += 1
+        return self.uses
+
+    async def respond(self) -> None:
         if self.waiting is not None:
             await self.waiting
         if self.refusal is not None:
             raise self.refusal
-        self.told.append(hashes)
-        self.managing = manage
 
 
 class LeaseTests(SynchronousTestCase):
@@ -95,10 +84,13 @@ class LeaseTests(SynchronousTestCase):
         self.clock = Clock()
         self.session = FakeSession()
         session: Any = self.session
-        self.lease = ApiKeyLease(session, self.clock)
+        self.usage = KeyUsageFile(Path(self.mktemp()))
+        self.time = 900.0
+        self.lease = ApiKeyLease(session, self.clock, KeyUsage(self.usage), lambda: self.time)
         self.addCleanup(self.stop)
 
     def stop(self) -> None:
+        self.session.waiting = self.session.refusal = None
         self.lease.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -106,17 +98,77 @@ class LeaseTests(SynchronousTestCase):
         for _ in range(int(seconds / POLL_INTERVAL)):
             self.clock.advance(POLL_INTERVAL)
 
-    def test_leases_hashes_at_the_start(self) -> None:
+    def test_leases_records_at_the_start(self) -> None:
         self.assertFalse(self.lease.is_current)
+        self.session.known = self.session.with_keys(ONE, TWO)
         self.lease.startService()
-        self.assertEqual(self.session.told, [[hash_key("1")]])
+        self.assertEqual(self.session.told, [[ONE.record, TWO.record]])
         self.assertTrue(self.lease.is_current)
 
-    def test_lease_has_the_hashes_of_manage_keys(self) -> None:
-        self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"}, ("two",))
+    def test_leases_no_expired_keys(self) -> None:
+        self.session.known = self.session.with_keys(ONE, TWO)
         self.lease.startService()
-        self.assertEqual(self.session.told, [sorted([hash_key("1"), hash_key("2")])])
-        self.assertEqual(self.session.managing, [hash_key("2")])
+        self.time = 1000.0
+        self.wait(POLL_INTERVAL)
+        self.assertEqual(self.session.told[-1], [ONE.record])
+
+    def test_a_desktop_without_keys_announces_that_once(self) -> None:
+        """So it revokes those that it had, and costs nothing afterwards."""
+        self.session.known = self.session.with_keys()
+        self.lease.startService()
+        self.wait(RENEWAL_INTERVAL * 3)
+        self.assertEqual(self.session.told, [[]])
+        self.lease.renew_now()
+        self.wait(POLL_INTERVAL)
+        self.assertEqual(self.session.told, [[], []])
+
+    def test_a_change_of_something_else_is_not_announced(self) -> None:
+        self.lease.startService()
+        self.session.known = self.session.with_keys(name_key("renamed", ONE.record, 5))
+        self.wait(POLL_INTERVAL)
+        self.assertEqual(len(self.session.told), 1)
+        self.assertTrue(self.lease.is_current)
+
+    def test_stores_the_use_that_the_cloud_reports(self) -> None:
+        self.session.uses = (KeyUse(ONE.id, 123, "192.0.2.0/24", 4), KeyUse("f" * 16, 1))
+        self.lease.startService()
+        self.assertEqual(list(self.usage.load().values()), [self.session.uses[0]])
+
+    # -- stopping
+
+    def test_stopping_withdraws_the_lease_and_stores_the_last_use(self) -> None:
+        self.lease.startService()
+        self.session.uses = (KeyUse(ONE.id, 123, "", 4),)
+        self.assertIsNone(self.successResultOf(self.stopping()))
+        self.assertEqual(self.session.withdrawn, 1)
+        self.assertEqual(list(self.usage.load()), [ONE.id])
+
+    def stopping(self) -> Deferred[None]:
+        stopping = self.lease.stopService()
+        assert stopping is not None
+        return stopping
+
+    def test_stopping_waits_for_a_cloud_that_hangs_only_so_long(self) -> None:
+        self.lease.startService()
+        self.session.waiting = Deferred()
+        stopping = self.stopping()
+        self.assertNoResult(stopping)
+        self.clock.advance(WITHDRAWAL_TIMEOUT)
+        self.assertIsNone(self.successResultOf(stopping))
+
+    def test_stopping_goes_on_when_the_cloud_refuses(self) -> None:
+        self.lease.startService()
+        for refusal in (BadGateway("gone"), Unauthorized("logged out")):
+            self.session.refusal = refusal
+            self.assertIsNone(self.successResultOf(self.stopping()))
+
+    def test_stopping_without_keys_asks_nothing(self) -> None:
+        self.session.known = self.session.with_keys()
+        self.lease.startService()
+        self.assertIsNone(self.lease.stopService())
+        self.assertEqual(self.session.withdrawn, 0)
+
+    # -- renewals
 
     def test_renews_before_the_lease_expires(self) -> None:
         self.lease.startService()
@@ -126,11 +178,11 @@ class LeaseTests(SynchronousTestCase):
 
     def test_renews_when_keys_change(self) -> None:
         self.lease.startService()
-        self.session.known = Credentials("d" * 32, ANN, {"one": "1", "two": "2"})
+        self.session.known = self.session.with_keys(ONE, TWO)
         self.assertFalse(self.lease.is_current)
         self.wait(POLL_INTERVAL)
-        self.assertEqual(self.session.told[-1], sorted([hash_key("1"), hash_key("2")]))
-        self.session.known = Credentials("d" * 32, ANN, {})
+        self.assertEqual(self.session.told[-1], [ONE.record, TWO.record])
+        self.session.known = self.session.with_keys()
         self.wait(POLL_INTERVAL)
         self.assertEqual(self.session.told[-1], [])
 
@@ -156,7 +208,7 @@ class LeaseTests(SynchronousTestCase):
         self.wait(RENEWAL_INTERVAL - POLL_INTERVAL)
         self.assertEqual(self.session.asked, 1)
         self.session.no_token = None
-        self.session.known = Credentials("d" * 32, BOB, {})
+        self.session.known = Credentials("d" * 32, BOB)
         self.wait(POLL_INTERVAL)
         self.assertEqual(self.session.told, [[]])
 

@@ -11,9 +11,10 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from ctllm.auth.api_keys import record_key
 from ctllm.desktop.cloud_client import TokenResponse, User
 from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession, log_in, log_out
-from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login, name_key
 from ctllm.errors import BadGateway, Unauthorized
 
 ANN = Login("https://one.example", "ctllm|ann", "ann", "refresh-ann")
@@ -70,7 +71,8 @@ class CloudSessionCase(SynchronousTestCase):
 
     def save(self, sign_in: Login | None, **keys: str) -> None:
         self.saves += 1
-        self.file.save(Credentials("d" * 32, sign_in, keys))
+        records = tuple(name_key(name, record_key(key)) for name, key in keys.items())
+        self.file.save(Credentials("d" * 32, sign_in, records))
         os.utime(self.file.path, ns=(self.saves, self.saves))
 
     def asking(self) -> Deferred[str]:
@@ -227,7 +229,7 @@ class LogInTests(CloudSessionCase):
     def test_keeps_the_api_keys_of_the_same_user_only(self) -> None:
         self.save(ANN, mine="key")
         self.log_in()
-        self.assertEqual(self.file.load().api_keys, {"mine": "key"})
+        self.assertEqual([key.name for key in self.file.load().api_keys], ["mine"])
         self.save(BOB, theirs="key")
         self.log_in()
-        self.assertEqual(self.file.load().api_keys, {})
+        self.assertEqual(self.file.load().api_keys, ())

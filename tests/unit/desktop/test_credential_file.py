@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+from ctllm.auth.api_keys import KeyRecord, generate_key, record_key
+from ctllm.desktop.credential_file import ApiKey, CredentialFile, Credentials, Login, name_key
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.system.file_lock import locked
 
-CREDENTIALS = Credentials("d" * 32, Login("https://c.example", "ctllm|ann", "ann", "secret"), {})
+CREDENTIALS = Credentials("d" * 32, Login("https://c.example", "ctllm|ann", "ann", "secret"), ())
+
+
+def key_named(name: str) -> ApiKey:
+    """The record of a key."""
+    return name_key(name, record_key(generate_key("ctllm|ann")), 1000)
 
 
 class CredentialFileTests(SynchronousTestCase):
@@ -73,7 +81,7 @@ class CredentialFileTests(SynchronousTestCase):
             self.file.path.write_bytes(broken)
             fresh = self.file.load()
             self.assertEqual(self.file.load(), fresh)
-            self.assertEqual((fresh.login, fresh.api_keys), (None, {}))
+            self.assertEqual((fresh.login, fresh.api_keys), (None, ()))
             (message,) = errors
             (aside,) = self.file.path.parent.glob("*.damaged-*")
             self.assertEqual(aside.read_bytes(), broken)
@@ -107,7 +115,7 @@ class CredentialFileTests(SynchronousTestCase):
 
         def add(number: int) -> None:
             def change(known: Credentials) -> Credentials:
-                return replace(known, api_keys={**known.api_keys, f"key-{number}": "k"})
+                return replace(known, api_keys=(*known.api_keys, key_named(f"key-{number}")))
 
             CredentialFile(self.state).update(change)
 
@@ -147,8 +155,43 @@ class CredentialFileTests(SynchronousTestCase):
 
     def test_version_changes_within_the_resolution_of_the_clock(self) -> None:
         versions = set()
-        for keys in ({}, {"a": "k"}, {"a": "k", "b": "k"}):
+        for keys in ((), (key_named("a"),), (key_named("a"), key_named("b"))):
             self.file.save(replace(CREDENTIALS, api_keys=keys))
             os.utime(self.file.path, ns=(1, 1))
             versions.add(self.file.version())
         self.assertEqual(len(versions), 3)
+
+    def test_keys_of_an_earlier_version_become_records_and_remain_valid(self) -> None:
+        """The file then has none of them in clear text, and is no damaged one."""
+        plain, wide = generate_key("ctllm|ann"), generate_key("ctllm|ann")
+        self.file.save(CREDENTIALS)
+        old = json.loads(self.file.path.read_bytes())
+        del old["api_keys"]
+        old |= {"keys": {"app": plain, "boss": wide}, "managing": ["boss"]}
+        self.file.path.write_text(json.dumps(old))
+        known = self.file.load()
+        self.assertEqual(replace(known, api_keys=()), CREDENTIALS)
+        app, boss = known.api_keys
+        self.assertTrue(app.matches(plain) and boss.matches(wide))
+        self.assertEqual(
+            [app.name, app.scope, boss.name, boss.scope], ["app", "use", "boss", "manage"]
+        )
+        stored = self.file.path.read_text()
+        for key in (plain, wide):
+            self.assertNotIn(key, stored)
+        self.assertEqual(CredentialFile(self.state).load(), known)
+        self.assertEqual(self.file_names(), ["credentials.json", "credentials.lock"])
+
+    def test_an_update_converts_keys_of_an_earlier_version_first(self) -> None:
+        self.file.path.parent.mkdir(parents=True)
+        self.file.path.write_text(
+            json.dumps({"desktop_id": "d" * 32, "sign_in": None, "keys": {"app": "k"}})
+        )
+        known = self.file.update(lambda known: replace(known, desktop_id="e" * 32))
+        self.assertEqual([key.name for key in known.api_keys], ["app"])
+
+    def test_what_is_announced_of_a_key_has_no_name(self) -> None:
+        key = key_named("secret project")
+        self.assertIs(type(key.record), KeyRecord)
+        self.assertNotIn(b"secret", msgspec.json.encode(key.record))
+        self.assertEqual((key.record.id, key.record.digest), (key.id, key.digest))

@@ -19,6 +19,7 @@ from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
+from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
 from ctllm.desktop.ollama_monitor import DOWN, OllamaMonitor
 from ctllm.errors import Unauthorized
 from ctllm.http.interfaces import RequestSink, ResponseSink
@@ -103,7 +104,7 @@ class PeriodicServiceTests(SynchronousTestCase):
     def test_the_api_key_lease_goes_on(self) -> None:
         session: Any = FakeSession()
         session.read_credentials = self.work
-        lease = ApiKeyLease(session, self.clock)
+        lease = ApiKeyLease(session, self.clock, KeyUsage(KeyUsageFile(Path(self.mktemp()))))
         lease.startService()
         self.clock.pump([1.0] * 3)
         self.assertEqual(self.work.calls, 4)

@@ -238,8 +238,8 @@ class BrokerTests(SynchronousTestCase):
         self.ollama.sinks[-1].fail(OllamaDown("Connection was refused"))
         response = json.loads(transport.take_written().partition(b"\r\n\r\n")[2])["error"]
         for part in (
-            "attic", "study, b\u00fcro", "ctllm keys add NAME --manage", "Ctllm-Desktop: study",
-            "https://cloud.example/api/pull",
+            "attic", "study, b\u00fcro", "ctllm keys add NAME --scope manage",
+            "Ctllm-Desktop: study", "https://cloud.example/api/pull",
         ):  # fmt: skip
             self.assertIn(part, response)
         self.assertNotIn("refused", response)
