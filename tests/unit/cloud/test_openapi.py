@@ -170,7 +170,7 @@ class OpenApiTests(SynchronousTestCase):
                     {"key": "k"},
                     {"requests_per_minute": -1},
                 )
-            ),  # fmt: skip
+            ),
         ]
         for schema, value in invalid:
             self.assertFalse(_accepts(schema, value), (schema, value))
