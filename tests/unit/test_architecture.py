@@ -76,6 +76,10 @@ MAY_IMPORT = {
     "cloud.web_ui": {"http.message"},
     "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
     "cloud.identity": {"auth", "http.message", "common", "errors", "system"},
+    "cloud.identity.oidc": {
+        "cloud.identity", "auth", "http.client", "http.message", "reactor", "config", "common",
+        "errors",
+    },
     "cloud.spawners.interfaces": set(),
     "cloud.spawners": {
         "cloud.spawners.interfaces", "cloud.docker_api", "http.client", "reactor", "config",

@@ -25,7 +25,20 @@ async def fetch(
     max_size: int,
     body: bytes = b"",
 ) -> tuple[int, bytes]:
-    """Send a request and return the status and body of its response.
+    """Send a request and return the status and body of its response; see `exchange`."""
+    received, content = await exchange(upstream, head, clock, timeout, max_size, body)
+    return received.status, content
+
+
+async def exchange(
+    upstream: Upstream,
+    head: RequestHead,
+    clock: Clock,
+    timeout: float,
+    max_size: int,
+    body: bytes = b"",
+) -> tuple[ResponseHead, bytes]:
+    """Send a request and return the head and body of its response.
 
     `head` has the Content-Length of `body`. Raises BadGateway if the response is not complete
     within `timeout` seconds or larger than `max_size` bytes, and whatever `upstream` fails with.
@@ -54,14 +67,14 @@ class _ResponseCollector:
     """
 
     def __init__(self, max_size: int) -> None:
-        self.response: Deferred[tuple[int, bytes]] = Deferred()
+        self.response: Deferred[tuple[ResponseHead, bytes]] = Deferred()
         self.is_complete = False
         self._max_size = max_size
-        self._status = 0
+        self._head = ResponseHead(0)
         self._body = bytearray()
 
     def write_head(self, head: ResponseHead) -> None:
-        self._status = head.status
+        self._head = head
 
     def write(self, data: bytes) -> None:
         self._body += data
@@ -71,7 +84,7 @@ class _ResponseCollector:
     def finish(self) -> None:
         self.is_complete = True
         if not self.response.called:
-            self.response.callback((self._status, bytes(self._body)))
+            self.response.callback((self._head, bytes(self._body)))
 
     def fail(self, error: CtllmError) -> None:
         self.is_complete = True
