@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
@@ -18,7 +19,9 @@ from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogi
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
 from ctllm.cloud.machine_api import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
+from ctllm.cloud.public_providers import public_providers
 from ctllm.cloud.session_api import SessionApi
+from ctllm.config import Provider
 from ctllm.errors import MethodNotAllowed, NotFound
 from ctllm.http.client.fetch import fetch
 from ctllm.http.header_policy import ASSERTION
@@ -66,6 +69,7 @@ class ManagementApi:
         proxies: ProxyManager,
         machine_api: MachineApi,
         clock: Clock,
+        providers: Mapping[str, Provider] = MappingProxyType({}),
     ) -> None:
         self._session_api = session_api
         self._browser_login = browser_login
@@ -74,9 +78,11 @@ class ManagementApi:
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
         self._clock = clock
+        self._providers = public_providers(providers)
         self._routes: list[tuple[re.Pattern[str], dict[str, Handler]]] = [
             (re.compile("/health"), {"GET": self._get_health}),
             (re.compile("/ctllm/openapi.json"), {"GET": self._get_openapi}),
+            (re.compile("/ctllm/providers"), {"GET": self._list_providers}),
             (
                 re.compile("/ctllm/session"),
                 {
@@ -140,6 +146,11 @@ class ManagementApi:
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
         request.respond(200, _OPENAPI, _JSON)
+
+    async def _list_providers(
+        self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
+    ) -> None:
+        request.respond(200, self._providers)
 
     async def _create_session(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
@@ -36,6 +36,7 @@ from ctllm.cloud.identity import (
     PrivateDirectory,
     Revocations,
     Sessions,
+    TokenVerifier,
     load_signing_keys,
     proxy_id,
     user_hash,
@@ -50,6 +51,9 @@ from ctllm.cloud.user_limits import UserLimiter
 from ctllm.config import Cloud, Proxy
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService
+
+if TYPE_CHECKING:
+    from ctllm.cloud.identity.oidc.verifier import OidcVerifier
 
 #: Seconds between removals of expired invites and sessions. Each reads every file.
 CLEANUP_INTERVAL = 3600.0
@@ -105,9 +109,12 @@ class CloudApplication(MultiService):
             machines.check_active(grant)
             api_key_leases.check_active(grant)
 
-        token_verifier = CompositeTokenVerifier(
-            [api_key_leases, CachingTokenVerifier(issuer, now)], check_active
-        )
+        provider_verifier = _create_provider_verifier(settings, reactor, metrics)
+        verifiers: list[TokenVerifier] = [api_key_leases, CachingTokenVerifier(issuer, now)]
+        if provider_verifier is not None:
+            provider_verifier.setServiceParent(self)
+            verifiers.append(provider_verifier)  # the last one: it matches every JWT
+        token_verifier = CompositeTokenVerifier(verifiers, check_active)
 
         # The streaming proxies.
         def proxy_id_of(grant: AccessGrant) -> str:
@@ -145,7 +152,7 @@ class CloudApplication(MultiService):
             self.invites,
             login_codes,
             sessions,
-            SessionRenewer(sessions, enforcer, verifier=None, provider_renewal=renewals, now=now),
+            SessionRenewer(sessions, enforcer, provider_verifier, renewals, now=now),
             enforcer,
             now,
             settings.session_ttl_days,
@@ -176,6 +183,7 @@ class CloudApplication(MultiService):
             self.proxies,
             machine_api,
             reactor,
+            settings.providers,
         )
         self.gateway = Gateway(
             token_verifier,
@@ -211,3 +219,17 @@ class CloudApplication(MultiService):
         stopping = super().stopService()
         self.audit.close()
         return stopping
+
+
+def _create_provider_verifier(
+    settings: Cloud, reactor: Any, metrics: Metrics
+) -> OidcVerifier | None:
+    """Return the verifier of provider tokens, unless there are no providers.
+
+    It is imported here: a cloud without providers does not pay for it.
+    """
+    if not settings.providers:
+        return None
+    from ctllm.cloud.identity.oidc.verifier import OidcVerifier
+
+    return OidcVerifier(settings.providers, settings.tiers, reactor, metrics.provider_fetch_failed)

@@ -76,6 +76,12 @@ class Metrics:
         self._authentication_failures = Counter(
             "ctllm_authentication_failures", "Tokens that were not valid.", registry=registry
         )
+        self._provider_fetch_failures = Counter(
+            "ctllm_provider_fetch_failures",
+            "Requests for the keys of an OpenID provider that failed.",
+            ["provider"],
+            registry=registry,
+        )
         self._usage_collector = _UsageCollector()
         registry.register(self._usage_collector)
 
@@ -119,6 +125,10 @@ class Metrics:
     def authentication_failed(self) -> None:
         """Count a token that was not valid."""
         self._authentication_failures.inc()
+
+    def provider_fetch_failed(self, provider: str) -> None:
+        """Count a failed request for the keys of the provider with this name."""
+        self._provider_fetch_failures.labels(provider).inc()
 
     def render_text(self) -> tuple[bytes, bytes]:
         """Return the content type and the body of the response to a scrape."""

@@ -73,6 +73,7 @@ MAY_IMPORT = {
     "cloud": set(),
     "cloud.audit": {"http.client_address", "system", "common"},
     "cloud.user_limits": {"errors"},
+    "cloud.public_providers": {"config"},
     "cloud.web_ui": {"http.message"},
     "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
     "cloud.identity": {"auth", "http.message", "common", "errors", "system"},
@@ -113,9 +114,9 @@ MAY_IMPORT = {
     },
     "cloud.machine_api": {"cloud.identity", "http.server", "reactor", "errors"},
     "cloud.api": {
-        "cloud.machine_api",
-        "cloud.browser_login", "cloud.session_api", "cloud.identity", "cloud.proxies", "auth",
-        "http.client", "http.header_policy", "http.message", "http.server", "reactor", "errors",
+        "cloud.browser_login", "cloud.machine_api", "cloud.session_api", "cloud.public_providers",
+        "cloud.identity", "cloud.proxies", "auth", "http.client", "http.header_policy",
+        "http.message", "http.server", "reactor", "config", "errors",
     },
     "cloud.gateway": {
         "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.metrics", "cloud.proxies",

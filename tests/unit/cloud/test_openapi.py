@@ -37,6 +37,7 @@ CONTRACT = {
     "patch /ctllm/machines/{machine}": "200 400 401 403 404 413 415 503",
     "delete /ctllm/machines/{machine}": "204 401 403 404",
     "get /ctllm/exchanges/{exchange}": "200 401 403 404 410 429 503",
+    "get /ctllm/providers": "200",
     "get /ctllm/openapi.json": "200",
     "get /health": "200",
 }
