@@ -106,6 +106,7 @@ class PageTests(SynchronousTestCase):
         script = "".join(PARSED.inline["script"])
         management = {*OPENAPI["paths"]} - {
             "/ctllm/openapi.json",
+            "/ctllm/providers",
             "/ctllm/desktops/{desktop}/keys",
             "/ctllm/tunnel/authorization",
             "/ctllm/exchanges/{exchange}",
