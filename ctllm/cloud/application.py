@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from ctllm.cloud.access_enforcer import AccessEnforcer
+from ctllm.cloud.access_enforcer import (
+    TUNNEL_POLL_INTERVAL,
+    AccessEnforcer,
+    AccessRules,
+)
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
@@ -28,6 +34,7 @@ from ctllm.cloud.identity import (
     AssertionSigner,
     CachingTokenVerifier,
     CompositeTokenVerifier,
+    DisabledUsers,
     Invites,
     LoginCodes,
     MachineRequests,
@@ -101,27 +108,34 @@ class CloudApplication(MultiService):
         machine_requests = MachineRequests(now)
         issuer = AccessTokenIssuer(keys.signing_key, now, settings.access_token_ttl_seconds)
         revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
+        disabled_users = DisabledUsers(
+            directory.subdirectory("disabled-users"), keys.instance_secret
+        )
         revocations.read_changes()  # before the first request
-
-        def check_active(grant: AccessGrant) -> None:
-            revocations.check(grant.user, grant.auth_time)
-            sessions.check_active(grant.session_ids)
-            machines.check_active(grant)
-            api_key_leases.check_active(grant)
+        disabled_users.read_changes()
+        rules = AccessRules(
+            revocations,
+            disabled_users,
+            sessions,
+            (machines.check_active, api_key_leases.check_active),
+        )
 
         provider_verifier = _create_provider_verifier(settings, reactor, metrics)
         verifiers: list[TokenVerifier] = [api_key_leases, CachingTokenVerifier(issuer, now)]
         if provider_verifier is not None:
             provider_verifier.setServiceParent(self)
             verifiers.append(provider_verifier)  # the last one: it matches every JWT
-        token_verifier = CompositeTokenVerifier(verifiers, check_active)
+        token_verifier = CompositeTokenVerifier(verifiers, rules.check_active)
 
         # The streaming proxies.
         def proxy_id_of(grant: AccessGrant) -> str:
             return proxy_id(keys.instance_secret, grant.user.id)
 
         def revocation_time(proxy_id: str) -> float:
-            return revocations.not_before(proxy_id.removeprefix(PROXY_PREFIX))
+            hash_of_user = proxy_id.removeprefix(PROXY_PREFIX)
+            if disabled_users.is_disabled(hash_of_user):
+                return math.inf
+            return revocations.not_before(hash_of_user)
 
         self.proxies = ProxyManager(
             create_spawner(reactor, settings, proxy_settings, state_dir, keys),
@@ -136,10 +150,17 @@ class CloudApplication(MultiService):
         # What ends access before it expires.
         active_requests = ActiveRequests()
         api_key_leases.add_observer(
-            lambda grant: active_requests.abort_inactive(proxy_id_of(grant), check_active)
+            lambda grant: active_requests.abort_of_proxy(proxy_id_of(grant), rules.check_active)
         )
         enforcer = AccessEnforcer(
-            revocations, check_active, active_requests, login_codes, api_key_leases, self.proxies
+            rules,
+            active_requests,
+            login_codes,
+            api_key_leases,
+            self.proxies,
+            keys.instance_secret,
+            now,
+            settings.access_token_ttl_seconds,
         )
 
         # Signing in browsers with a provider.
@@ -161,8 +182,8 @@ class CloudApplication(MultiService):
         machine_api = MachineApi(
             machines,
             machine_requests,
-            check_active,
-            lambda grant: active_requests.abort_inactive(proxy_id_of(grant), check_active),
+            rules.check_active,
+            lambda grant: active_requests.abort_of_proxy(proxy_id_of(grant), rules.check_active),
             now,
             reactor,
         )
@@ -196,7 +217,7 @@ class CloudApplication(MultiService):
             reactor,
             request_limiter,
             active_requests,
-            MachineVerifier(machines, machine_requests, check_active, url, now),
+            MachineVerifier(machines, machine_requests, rules.check_active, url, now),
         )
 
         # The services.
@@ -205,10 +226,15 @@ class CloudApplication(MultiService):
         if admin is not None:
             admin.setServiceParent(self)
         for seconds, work, description in (
-            (POLL_INTERVAL, enforcer.apply_new, "Applying revocations"),
+            (POLL_INTERVAL, enforcer.poll, "Ending access"),
+            (TUNNEL_POLL_INTERVAL, enforcer.end_unrenewed_tunnels, "Ending unrenewed tunnels"),
             (LEASE_CLEANUP_INTERVAL, api_key_leases.remove_expired, "Removing expired leases"),
             (CLEANUP_INTERVAL, self.invites.remove_expired, "Removing expired invites"),
-            (CLEANUP_INTERVAL, sessions.remove_expired, "Removing expired sessions"),
+            (
+                CLEANUP_INTERVAL,
+                partial(sessions.remove_expired, rules.is_void),
+                "Removing expired sessions",
+            ),
             (COUNT_INTERVAL, audit.write_counts, "Counting audit events"),
             (CLEANUP_INTERVAL, audit.remove_expired, "Removing old audit logs"),
         ):

@@ -339,7 +339,10 @@ class Gateway:
         downstream, received = request.hijack()
         abort = Timeout(self._clock, partial(_abort_both, downstream, upstream))
         unregister = self._active_requests.add(
-            self._proxy_id_of(grant), grant, lambda _: abort.start(REVOKED_TUNNEL_GRACE)
+            self._proxy_id_of(grant),
+            grant,
+            lambda _: abort.start(REVOKED_TUNNEL_GRACE),
+            is_tunnel=True,
         )
 
         def closed() -> None:

@@ -185,6 +185,7 @@ class SessionRenewer:
             grant = await self._verify(provider_token)
         except GroupNotAllowed as refused:
             self._end_access_of(session.user, refused)
+            self._sessions.close(refresh_token)
             raise
         self._store_consent(refresh_token, grant, "")
 
@@ -226,6 +227,7 @@ class SessionRenewer:
             renewed = await self._provider_renewal.renew(session)
         except GroupNotAllowed as refused:
             self._end_access_of(session.user, refused)
+            self._sessions.close(refresh_token)
             raise
         except Unauthorized:
             self._sessions.close(refresh_token)  # the provider has ended it

@@ -197,7 +197,7 @@ class Bridge(Service):
         )
         self._retry_timer = self._clock.callLater(delay, self._machine.retry)
 
-    def _await_login(self, error: Unauthorized) -> None:
+    def _await_login(self, error: CtllmError) -> None:
         assert self._connection is not None
         self._rejected_version = self._connection.credentials_version
         self._login_retry_at = self._clock.seconds() + self._rejected_login_retry

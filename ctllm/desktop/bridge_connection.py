@@ -12,7 +12,13 @@ from twisted.python.failure import Failure
 
 from ctllm.common.sanitize import MAX_LOGGED_CHARS, sanitize_line
 from ctllm.desktop.credential_file import Login
-from ctllm.errors import BadGateway, CtllmError, Unauthorized
+from ctllm.errors import (
+    BadGateway,
+    CtllmError,
+    GroupNotAllowed,
+    Unauthorized,
+    UserDisabled,
+)
 from ctllm.reactor.interfaces import Clock, Endpoint
 from ctllm.tunnel.responder import Responder
 from ctllm.tunnel.websocket.factories import BridgeWebSocketFactory
@@ -48,8 +54,8 @@ class ConnectionEvents(Protocol):
     def failed(self, error: CtllmError) -> None:
         """The attempt failed, or the connection was closed."""
 
-    def unauthorized(self, error: Unauthorized) -> None:
-        """There is no login, or the cloud rejected it."""
+    def unauthorized(self, error: CtllmError) -> None:
+        """There is no login, or the cloud rejected it or its user."""
 
 
 class BridgeConnection:
@@ -142,7 +148,7 @@ class BridgeConnection:
         if self._is_cancelled:
             return  # a library may have made another error of the cancellation
         error = reason.value
-        if isinstance(error, Unauthorized):
+        if isinstance(error, Unauthorized | UserDisabled | GroupNotAllowed):
             self._events.unauthorized(error)
         elif isinstance(error, CtllmError):
             self._events.failed(error)

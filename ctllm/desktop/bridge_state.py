@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-from ctllm.errors import CtllmError, Unauthorized
+from ctllm.errors import CtllmError
 
 
 class BridgeState(Enum):
@@ -43,8 +43,8 @@ class BridgeInputs(Protocol):
     def failed(self, error: CtllmError) -> None:
         """The attempt failed, or the connection was closed."""
 
-    def unauthorized(self, error: Unauthorized) -> None:
-        """There is no login, or the cloud rejected it."""
+    def unauthorized(self, error: CtllmError) -> None:
+        """There is no login, or the cloud rejected it or its user."""
 
     def login_changed(self) -> None:
         """Somebody logged in or out, or a rejected login is due for another try."""

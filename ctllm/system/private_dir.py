@@ -58,6 +58,12 @@ class PrivateDirectory:
         with _translate_errors("list", self.path):
             return [name for name in os.listdir(self.path) if not name.startswith(".")]
 
+    def version(self) -> tuple[int, int]:
+        """Return the inode and the time stamp (ns), which change with the list of files."""
+        with _translate_errors("read", self.path):
+            known = self.path.stat()
+            return known.st_ino, known.st_mtime_ns
+
     def file_versions(self) -> dict[str, tuple[int, ...]]:
         """Return the files, each with a value that changes when the file is replaced."""
         with _translate_errors("list", self.path), os.scandir(self.path) as entries:

@@ -97,7 +97,9 @@ MAY_IMPORT = {
         "http.header_policy", "http.interfaces", "reactor", "config", "common", "errors",
     },
     "cloud.active_requests": {"cloud.identity", "errors"},
-    "cloud.access_enforcer": {"cloud.active_requests", "cloud.identity", "cloud.proxies"},
+    "cloud.access_enforcer": {
+        "cloud.active_requests", "cloud.identity", "cloud.proxies", "errors",
+    },
     "cloud.session_renewer": {"cloud.identity", "reactor", "errors"},
     "cloud.admin": {
         "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",

@@ -5,13 +5,14 @@ from ctllm.cloud.identity.access_token_issuer import AccessTokenIssuer
 from ctllm.cloud.identity.api_key_leases import ApiKeyLeases
 from ctllm.cloud.identity.assertion_signer import AssertionSigner
 from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, CompositeTokenVerifier
+from ctllm.cloud.identity.disabled_users import DisabledUsers
 from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.login_codes import LoginCodes
 from ctllm.cloud.identity.machine_requests import MachineRequest, MachineRequests
 from ctllm.cloud.identity.machine_verifier import MachineVerifier
 from ctllm.cloud.identity.machines import Machine, Machines
-from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations, revoked_error
+from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations
 from ctllm.cloud.identity.sessions import (
     ClientType,
     ProviderProof,
@@ -44,6 +45,7 @@ __all__ = [
     "CachingTokenVerifier",
     "ClientType",
     "CompositeTokenVerifier",
+    "DisabledUsers",
     "Invites",
     "LoginCodes",
     "Machine",
@@ -62,7 +64,6 @@ __all__ = [
     "load_signing_keys",
     "parse_user_name",
     "proxy_id",
-    "revoked_error",
     "session_id_of",
     "user_hash",
 ]

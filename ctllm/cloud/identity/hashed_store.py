@@ -40,6 +40,16 @@ class HashedStore(Generic[T]):
         """Return whether there is a file for the secret with this `entry_id_of`, unread."""
         return self._directory.exists(f"{entry_id}{_SUFFIX}")
 
+    def list_ids(self) -> frozenset[str]:
+        """Return the `entry_id_of` of every secret, without reading files."""
+        names = self._directory.list_files()
+        return frozenset(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX))
+
+    def list_values(self) -> list[T]:
+        """Return every value; reads every file."""
+        values = [self._read(f"{entry_id}{_SUFFIX}") for entry_id in self.list_ids()]
+        return [value for value in values if value is not None]
+
     def put(self, secret: str, value: T) -> None:
         """Store `value` for `secret`, replacing an earlier value."""
         self._directory.replace(_file_name(secret), msgspec.json.encode(value))

@@ -13,10 +13,12 @@ from collections.abc import Callable
 import msgspec
 from twisted.logger import Logger
 
+from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.identity.grants import User
 from ctllm.cloud.identity.signing_keys import user_hash
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.errors import CtllmError, Unauthorized
+from ctllm.system.directory_monitor import DirectoryMonitor
 from ctllm.system.private_dir import PrivateDirectory
 
 POLL_INTERVAL = 0.5
@@ -47,15 +49,22 @@ class Revocations:
         self._now = now
         self._not_before: dict[str, float] = {}
         self._versions: dict[str, tuple[int, ...]] = {}
+        self._monitor = DirectoryMonitor(directory)
 
     def revoke(self, user: User) -> None:
-        """Revoke every authentication of `user` until now."""
-        name = user_hash(self._instance_secret, user.id)
-        self._directory.replace(f"{name}{_SUFFIX}", msgspec.json.encode(_Revocation(self._now())))
+        """Revoke every authentication of `user` until now.
+
+        It holds in this process even if it cannot be stored, which raises CtllmError.
+        """
+        name, now = user_hash(self._instance_secret, user.id), self._now()
+        self._not_before[name] = max(now, self.not_before(name))
+        self._directory.replace(f"{name}{_SUFFIX}", msgspec.json.encode(_Revocation(now)))
 
     def read_changes(self) -> list[str]:
         """Read the files that changed; return the hashes of the users with a new revocation."""
-        revoked = []
+        if not self._monitor.has_changed():
+            return []
+        revoked, failed = [], False
         for file, version in self._directory.file_versions().items():
             name = file.removesuffix(_SUFFIX)
             if name == file or self._versions.get(name) == version:
@@ -65,7 +74,10 @@ class Revocations:
                     revoked.append(name)
                 self._versions[name] = version
             except CtllmError as error:
+                failed = True
                 _log.warn("{message} Trying again.", message=error.message)
+        if not failed:
+            self._monitor.mark_read()
         return revoked
 
     def _read_file(self, name: str) -> bool:
@@ -97,13 +109,17 @@ class Revocations:
     def check(self, user: User, auth_time: float) -> None:
         """Raise Unauthorized if the authentication of `user` at `auth_time` is revoked."""
         if self._not_before and self.is_revoked(user, auth_time):
-            raise revoked_error()
+            raise _revoked_error(user)
 
     def is_revoked(self, user: User, auth_time: float) -> bool:
         """Return whether the authentication of `user` at `auth_time` is revoked."""
         return auth_time <= self.not_before(user_hash(self._instance_secret, user.id))
 
 
-def revoked_error() -> Unauthorized:
-    """Return the error for a user that was revoked by `ctllm revoke`."""
-    return Unauthorized("An administrator has logged you out. Log in again with a new invite.")
+def _revoked_error(user: User) -> Unauthorized:
+    """Return the error for a user whose access was revoked."""
+    if user.issuer == ISSUER:
+        again = "Log in again with a new invite."
+    else:
+        again = f"Log in again at {user.issuer}, which must ask you who you are."
+    return Unauthorized(f"An administrator has logged you out. {again}")

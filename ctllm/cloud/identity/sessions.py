@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
@@ -12,6 +13,7 @@ from ctllm.auth.session_assertions import MANAGE, SERVE, USE
 from ctllm.cloud.identity.grants import Authentication, User
 from ctllm.cloud.identity.hashed_store import HashedStore, entry_id_of
 from ctllm.errors import Unauthorized
+from ctllm.system.directory_monitor import DirectoryMonitor
 from ctllm.system.private_dir import PrivateDirectory
 
 PREFIX = "ctllm-r-"
@@ -70,6 +72,10 @@ class Sessions:
         self, directory: PrivateDirectory, now: Callable[[], float], days: float = 30
     ) -> None:
         self._store = HashedStore(directory, Session)
+        self._monitor = DirectoryMonitor(directory)
+        self._stored_ids: frozenset[str] = frozenset()  # as of the last `find_ended`
+        self._expiries: dict[str, float] = {}  # of sessions that were used, by id
+        self._renewals: dict[str, float] = {}
         self._now = now
         self._lifetime = days * _DAY
 
@@ -97,6 +103,7 @@ class Sessions:
             proof=proof,
         )
         self._store.put(refresh_token, session)
+        self._note_renewal(refresh_token, session)
         return refresh_token
 
     def read(self, refresh_token: str) -> Session:
@@ -124,10 +131,20 @@ class Sessions:
         renewed = replace(session, expires=self._now() + self._lifetime)
         is_unchanged = known is not None and replace(renewed, expires=known.expires) == known
         if is_unchanged and renewed.expires < session.expires + _RENEWAL_STEP:
-            return session
-        if not self._store.update(refresh_token, renewed):
+            renewed = session
+        elif not self._store.update(refresh_token, renewed):
             raise _logged_out_error()  # the session was closed after it was read
+        self._note_renewal(refresh_token, renewed)
         return renewed
+
+    def _note_renewal(self, refresh_token: str, session: Session) -> None:
+        session_id = session_id_of(refresh_token)
+        self._expiries[session_id] = session.expires
+        self._renewals[session_id] = self._now()
+
+    def last_renewal(self, session_id: str) -> float:
+        """Return when a session was last renewed since this process started; else 0."""
+        return self._renewals.get(session_id, 0.0)
 
     def _is_active(self, session: Session) -> bool:
         """Return whether neither `session` nor its parent has expired or was closed."""
@@ -139,9 +156,34 @@ class Sessions:
         return parent is not None and self._now() < parent.expires
 
     def check_active(self, session_ids: Iterable[str]) -> None:
-        """Raise Unauthorized if one of the sessions was closed."""
-        if not all(map(self._store.contains_id, session_ids)):
-            raise _logged_out_error()
+        """Raise Unauthorized if one of the sessions has expired or was closed."""
+        for session_id in session_ids:
+            if not self._store.contains_id(session_id) or self._has_expired(session_id):
+                raise _logged_out_error()
+
+    def _has_expired(self, session_id: str) -> bool:
+        """Whether a session has expired. Its file is read once: this process renews it."""
+        if session_id not in self._expiries:
+            session = self._store.get_by_id(session_id)
+            if session is None:
+                return True
+            self._expiries[session_id] = session.expires
+        return self._now() >= self._expiries[session_id]
+
+    def find_ended(self, session_ids: Iterable[str]) -> set[str]:
+        """Return those of the sessions that have expired or were closed by any process.
+
+        Cheap: the directory is listed only when it has changed, and no file is read.
+        """
+        if self._monitor.has_changed():
+            self._stored_ids = self._store.list_ids()
+            self._monitor.mark_read()
+        now, never = self._now(), math.inf
+        return {
+            session_id
+            for session_id in session_ids
+            if session_id not in self._stored_ids or now >= self._expiries.get(session_id, never)
+        }
 
     def close(self, refresh_token: str) -> Session | None:
         """Close a session, if there is one with this refresh token, and return it.
@@ -157,11 +199,23 @@ class Sessions:
             lambda session: session is not None and session.user.id == user.id
         )
 
-    def remove_expired(self) -> int:
-        """Remove sessions that are damaged or no longer active, and return their number."""
-        return self._store.remove_where(
-            lambda session: session is None or not self._is_active(session)
+    def remove_expired(self, is_void: Callable[[Session], bool] = lambda session: False) -> int:
+        """Remove sessions that are damaged or no longer active, and return their number.
+
+        Those for which `is_void` returns True are removed too.
+        """
+        removed = self._store.remove_where(
+            lambda session: session is None or not self._is_active(session) or is_void(session)
         )
+        stored = self._store.list_ids()
+        for known in (self._expiries, self._renewals):
+            for session_id in known.keys() - stored:
+                del known[session_id]
+        return removed
+
+    def list_all(self) -> list[Session]:
+        """Return every session that is stored, whoever's it is. Reads every file."""
+        return self._store.list_values()
 
 
 def session_id_of(refresh_token: str) -> str:

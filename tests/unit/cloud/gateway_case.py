@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import KeyRecord, generate_key, record_key
 from ctllm.auth.session_assertions import ISSUER
-from ctllm.cloud.access_enforcer import AccessEnforcer
+from ctllm.cloud.access_enforcer import AccessEnforcer, AccessRules
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.browser_login.api import BrowserLogin
@@ -31,6 +31,7 @@ from ctllm.cloud.identity import (
     ApiKeyLeases,
     AssertionSigner,
     CompositeTokenVerifier,
+    DisabledUsers,
     Invites,
     LoginCodes,
     MachineRequests,
@@ -194,6 +195,8 @@ class GatewayCase(SynchronousTestCase):
         self.issuer = AccessTokenIssuer(self.key, now)
         self.revocations_dir = directory.subdirectory("revocations")
         self.revocations = Revocations(self.revocations_dir, INSTANCE_SECRET, now)
+        self.disabled_dir = directory.subdirectory("disabled-users")
+        self.disabled_users = DisabledUsers(self.disabled_dir, INSTANCE_SECRET, now)
         self.api_key_leases = ApiKeyLeases(now)
         self.proxies = FakeProxyManager()
         self.metrics = Metrics()
@@ -220,13 +223,21 @@ class GatewayCase(SynchronousTestCase):
         now = self.clock.seconds
         proxies: Any = self.proxies
         assertion_signer = AssertionSigner(self.key, now)
-        self.enforcer = AccessEnforcer(
+        self.rules = AccessRules(
             self.revocations,
-            self.check_active,
+            self.disabled_users,
+            self.sessions,
+            (self.machines.check_active, self.api_key_leases.check_active),
+        )
+        self.enforcer = AccessEnforcer(
+            self.rules,
             self.active_requests,
             self.login_codes,
             self.api_key_leases,
             proxies,
+            INSTANCE_SECRET,
+            now,
+            self.issuer.lifetime,
         )
         self.session_api = SessionApi(
             self.issuer,
@@ -244,7 +255,7 @@ class GatewayCase(SynchronousTestCase):
             return proxy_id(INSTANCE_SECRET, grant.user.id)
 
         def end_inactive(grant: AccessGrant) -> object:
-            return self.active_requests.abort_inactive(proxy_id_of(grant), self.check_active)
+            return self.active_requests.abort_of_proxy(proxy_id_of(grant), self.rules.check_active)
 
         self.api_key_leases.add_observer(end_inactive)
         browser_login = BrowserLogin(
@@ -258,7 +269,7 @@ class GatewayCase(SynchronousTestCase):
         machine_api = MachineApi(
             self.machines,
             self.machine_requests,
-            self.check_active,
+            self.rules.check_active,
             end_inactive,
             now,
             self.clock,
@@ -276,7 +287,7 @@ class GatewayCase(SynchronousTestCase):
         )
         gateway = Gateway(
             CompositeTokenVerifier(
-                [self.api_key_leases, self.issuer, self.provider], self.check_active
+                [self.api_key_leases, self.issuer, self.provider], self.rules.check_active
             ),
             assertion_signer,
             proxy_id_of,
@@ -288,7 +299,7 @@ class GatewayCase(SynchronousTestCase):
             UserLimiter(max_requests),
             self.active_requests,
             MachineVerifier(
-                self.machines, self.machine_requests, self.check_active, CLOUD_URL, now
+                self.machines, self.machine_requests, self.rules.check_active, CLOUD_URL, now
             ),
             lambda request: self.client_address,
         )
@@ -300,12 +311,6 @@ class GatewayCase(SynchronousTestCase):
             response_headers=gateway.response_headers,
         )
         self.transport = self.connect()
-
-    def check_active(self, grant: AccessGrant) -> None:
-        self.revocations.check(grant.user, grant.auth_time)
-        self.sessions.check_active(grant.session_ids)
-        self.machines.check_active(grant)
-        self.api_key_leases.check_active(grant)
 
     def connect(self) -> MemoryTransport:
         protocol, transport = self.factory.buildProtocol(None), MemoryTransport()

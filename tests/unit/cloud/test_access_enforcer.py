@@ -9,13 +9,16 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from ctllm.auth.api_keys import generate_key, record_key
+from ctllm.cloud.access_enforcer import TUNNEL_GRACE
 from ctllm.cloud.gateway import REVOKED_TUNNEL_GRACE
 from ctllm.cloud.identity import (
+    AccessGrant,
+    DisabledUsers,
     PrivateDirectory,
     Revocations,
     User,
 )
-from ctllm.errors import ProxyUnavailable, Unauthorized
+from ctllm.errors import ProxyUnavailable, ServiceUnavailable, Unauthorized
 from ctllm.http.message.head import ResponseHead
 from tests.unit.cloud.gateway_case import (
     ALL_SCOPES,
@@ -25,6 +28,7 @@ from tests.unit.cloud.gateway_case import (
     WEBSOCKET_HANDSHAKE,
     GatewayCase,
 )
+from tests.unit.fakes import MemoryTransport
 
 
 class RevokedUserTests(GatewayCase):
@@ -188,12 +192,249 @@ class RevokedUserTests(GatewayCase):
     def test_retries_a_revocation_that_failed(self) -> None:
         self.status("POST /api/chat", b"{}")
         self.revoke()
-        with mock.patch.object(
-            self.active_requests, "abort_inactive", side_effect=ZeroDivisionError
-        ):
+        with mock.patch.object(self.proxies, "revoke", side_effect=ZeroDivisionError):
             self.assertRaises(ZeroDivisionError, self.enforcer.apply_new)
         self.assertEqual(self.status("GET /ctllm/session"), 401)
-        self.assertEqual(len(self.active_requests), 1)
+        self.assertEqual(len(self.proxies.revoked), 0)
         self.enforcer.apply_new()
         self.assertEqual(len(self.active_requests), 0)
         self.assertEqual(len(self.proxies.revoked), 1)
+
+    def test_access_ends_at_once_even_if_that_cannot_be_stored(self) -> None:
+        self.status("POST /api/chat", b"{}")
+        full = ServiceUnavailable("Cannot write: the disk is full.")
+        with mock.patch.object(PrivateDirectory, "replace", side_effect=full):
+            self.assertRaises(ServiceUnavailable, self.enforcer.end_access, ANN)
+        self.assertIn(b"HTTP/1.1 401 ", self.transport.take_written())
+        self.assertEqual(self.status("GET /ctllm/session"), 401)
+
+
+class EnforcerCase(GatewayCase):
+    """Users with sessions, whose requests and tunnels stay open."""
+
+    def log_in(self, name: str = "ann", client: str = "desktop") -> tuple[str, dict[str, str]]:
+        """Create a session; return its refresh token and the header of its access token."""
+        body = {"invite": self.invites.create(name), "client": client}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        access = {"Authorization": f"Bearer {self.json['token']}"}
+        return str(self.json.get("refresh", "")), access
+
+    def log_in_browser(self, access: dict[str, str]) -> dict[str, str]:
+        """Log a browser in with a login code of the desktop."""
+        self.assertEqual(self.send("POST /ctllm/session/invite", **access), 201)
+        body = {"invite": self.json["invite"], "client": "browser"}
+        self.assertEqual(self.send("POST /ctllm/session", body), 201)
+        return {"Authorization": f"Bearer {self.json['token']}"}
+
+    def open_stream(self, **headers: str) -> MemoryTransport:
+        """Start a request whose response does not end."""
+        self.assertEqual(self.send("POST /api/chat", b"{}", **headers), 0)
+        return self.transport
+
+    def open_tunnel(self, access: dict[str, str]) -> MemoryTransport:
+        """Open a tunnel and return the connection of the desktop."""
+        self.send("GET /ws/tunnel", **WEBSOCKET_HANDSHAKE, **access)
+        transport = self.transport
+        self.proxies.proxy.endpoint.accept().protocol.dataReceived(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        self.assertIn(b"HTTP/1.1 101 ", transport.take_written())
+        return transport
+
+    def poll(self) -> None:
+        """Enforce, and let the grace period of tunnels pass."""
+        self.enforcer.poll()
+        self.enforcer.end_unrenewed_tunnels()
+        self.clock.advance(REVOKED_TUNNEL_GRACE)
+
+    def assert_ended(self, stream: MemoryTransport) -> None:
+        self.assertIn(b"HTTP/1.1 401 ", stream.take_written())
+
+
+class EndedSessionTests(EnforcerCase):
+    """What ends with a session, and what does not."""
+
+    def test_signing_out_ends_all_that_derives_from_the_session(self) -> None:
+        refresh, access = self.log_in()
+        key = self.lease_key(access["Authorization"].removeprefix("Bearer "))
+        tunnel = self.open_tunnel(access)
+        browser = self.log_in_browser(access)
+        streams = [self.open_stream(**headers) for headers in (access, browser, {"X_Api_Key": key})]
+        self.assertEqual(self.send("POST /ctllm/session/invite", **access), 201)
+        code = {"invite": self.json["invite"], "client": "browser"}
+        self.poll()
+        self.assertEqual((len(self.active_requests), tunnel.closed), (4, ""))
+        self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        self.poll()
+        for stream in streams:
+            self.assert_ended(stream)
+        self.assertEqual(tunnel.closed, "abort")
+        self.assertEqual(self.proxies.revoked, [])
+        counts = len(self.active_requests), len(self.api_key_leases), len(self.login_codes)
+        self.assertEqual(counts, (0, 0, 0))
+        self.assertEqual(self.send("POST /ctllm/session", code), 401)
+        for headers in (access, browser, {"X_Api_Key": key}):
+            self.assertEqual(self.send("GET /api/tags", **headers), 401)
+
+    def test_another_desktop_of_the_user_goes_on(self) -> None:
+        refresh, _ = self.log_in()
+        _, other = self.log_in()
+        tunnel, stream = self.open_tunnel(other), self.open_stream(**other)
+        browser = self.open_stream(**self.log_in_browser(other))
+        self.assertEqual(self.send("DELETE /ctllm/session", Ctllm_Refresh=refresh), 204)
+        self.poll()
+        for transport in (tunnel, stream, browser):
+            self.assertEqual((transport.take_written(), transport.closed), (b"", ""))
+        self.assertEqual(self.send("GET /ctllm/session", **other), 200)
+
+    def test_signing_out_a_browser_leaves_its_desktop(self) -> None:
+        _, access = self.log_in()
+        stream = self.open_stream(**access)
+        token = self.log_in_browser(access)
+        cookie = (self.header("set-cookie") or "").partition(";")[0]
+        browser = self.open_stream(**token)
+        self.assertEqual(self.send("DELETE /ctllm/session", Cookie=cookie), 204)
+        self.poll()
+        self.assert_ended(browser)
+        self.assertEqual(stream.take_written(), b"")
+
+    def test_a_session_that_another_process_removes_ends_too(self) -> None:
+        _, access = self.log_in()
+        stream = self.open_stream(**access)
+        self.poll()
+        for file in self.sessions_dir.path.iterdir():
+            file.unlink()
+        self.poll()
+        self.assert_ended(stream)
+
+    def test_a_session_that_nobody_renews_ends_when_it_expires(self) -> None:
+        _, access = self.log_in()
+        stream = self.open_stream(**access)
+        self.clock.advance(30 * 86400 - 1)
+        self.enforcer.poll()
+        self.assertEqual(stream.take_written(), b"")
+        self.clock.advance(1)
+        self.enforcer.poll()
+        self.assert_ended(stream)
+
+    def test_the_expiry_of_its_access_token_does_not_end_a_response(self) -> None:
+        """Nor does that of a provider's token, which no session renews."""
+        _, access = self.log_in()
+        now = self.clock.seconds()
+        self.provider.answers["provider-1"] = AccessGrant(ANN, frozenset({"use"}), now + 60, now)
+        streams = [
+            self.open_stream(**headers)
+            for headers in (access, {"Authorization": "Bearer provider-1"})
+        ]
+        self.clock.advance(29 * 86400)
+        self.poll()
+        self.assertEqual(len(self.active_requests), 2)
+        for stream in streams:
+            self.assertEqual(stream.take_written(), b"")
+
+
+class TunnelRenewalTests(EnforcerCase):
+    """A tunnel lasts as long as its session is renewed."""
+
+    def test_a_tunnel_outlives_hundreds_of_access_tokens_while_its_session_is_renewed(self) -> None:
+        refresh, access = self.log_in()
+        tunnel = self.open_tunnel(access)
+        for _ in range(300):
+            self.clock.advance(self.issuer.lifetime)
+            self.assertEqual(self.send("POST /ctllm/session/token", {"refresh": refresh}), 200)
+            self.poll()
+        self.assertEqual((tunnel.closed, len(self.active_requests)), ("", 1))
+
+    def test_a_tunnel_whose_desktop_does_not_renew_ends_after_a_grace_period(self) -> None:
+        _, access = self.log_in()
+        tunnel = self.open_tunnel(access)
+        self.clock.advance(self.issuer.lifetime + TUNNEL_GRACE - 2)
+        self.poll()
+        self.assertEqual(tunnel.closed, "")
+        self.clock.advance(1)
+        self.poll()
+        self.assertEqual(tunnel.closed, "abort")
+
+    def test_renewing_another_session_does_not_help(self) -> None:
+        """Neither that of a browser that the desktop signed in."""
+        _, access = self.log_in()
+        other, _ = self.log_in()
+        tunnel = self.open_tunnel(access)
+        self.log_in_browser(access)
+        cookie = (self.header("set-cookie") or "").partition(";")[0]
+        self.clock.advance(self.issuer.lifetime + TUNNEL_GRACE)
+        self.assertEqual(self.send("POST /ctllm/session/token", {"refresh": other}), 200)
+        self.assertEqual(self.send("POST /ctllm/session/token", {}, Cookie=cookie), 200)
+        self.poll()
+        self.assertEqual(tunnel.closed, "abort")
+
+    def test_a_tunnel_without_a_session_ends_after_its_token(self) -> None:
+        """A desktop that presents a provider's token as it is cannot renew it."""
+        now = self.clock.seconds()
+        self.provider.answers["provider-1"] = AccessGrant(ANN, ALL_SCOPES, now + 60, now)
+        tunnel = self.open_tunnel({"Authorization": "Bearer provider-1"})
+        self.clock.advance(59 + TUNNEL_GRACE - REVOKED_TUNNEL_GRACE)
+        self.poll()
+        self.assertEqual(tunnel.closed, "")
+        self.clock.advance(1)
+        self.poll()
+        self.assertEqual(tunnel.closed, "abort")
+
+
+class DisabledUserTests(EnforcerCase):
+    """A user whom an administrator disables, from another process."""
+
+    def disable(self) -> None:
+        self.of_command().disable(ANN.id)
+
+    def of_command(self) -> DisabledUsers:
+        directory = PrivateDirectory(self.disabled_dir.path)
+        return DisabledUsers(directory, INSTANCE_SECRET, self.clock.seconds)
+
+    def test_ends_all_that_is_open_and_leaves_other_users(self) -> None:
+        _, access = self.log_in()
+        _, bobs = self.log_in("bob")
+        tunnel, stream, other = (
+            self.open_tunnel(access), self.open_stream(**access), self.open_stream(**bobs)
+        )  # fmt: skip
+        self.disable()
+        self.poll()
+        self.assertIn(b"HTTP/1.1 403 ", stream.take_written())
+        self.assertEqual(tunnel.closed, "abort")
+        self.assertEqual((other.take_written(), len(self.proxies.revoked)), (b"", 1))
+        self.assertEqual(len(self.active_requests), 1)
+
+    def test_no_credential_helps_until_the_user_is_enabled(self) -> None:
+        refresh, access = self.log_in()
+        key = self.lease_key(access["Authorization"].removeprefix("Bearer "))
+        browser = self.log_in_browser(access)
+        cookie = (self.header("set-cookie") or "").partition(";")[0]
+        self.assertEqual(self.send("POST /ctllm/session/invite", **access), 201)
+        code = self.json["invite"]
+        self.disable()
+        self.clock.advance(1)
+        now = self.clock.seconds()
+        self.provider.answers["provider-1"] = AccessGrant(ANN, ALL_SCOPES, now + 60, now)
+        invite = self.invites.create("ann")
+        sign_ins: tuple[dict[str, str], ...] = (
+            {"invite": invite, "client": "desktop"},
+            {"provider_token": "provider-1", "client": "desktop"},
+        )
+        for body in sign_ins:
+            self.assertEqual(self.send("POST /ctllm/session", body), 403, body)
+            self.assertEqual(self.code, "user_disabled")
+        code_body = {"invite": code, "client": "browser"}
+        self.assertEqual(self.send("POST /ctllm/session", code_body), 401)
+        self.enforcer.poll()
+        provider = {"Authorization": "Bearer provider-1"}
+        for headers in (access, browser, provider, self.bearer()):
+            self.assertEqual(self.send("GET /ctllm/session", **headers), 403)
+            self.assertEqual(self.code, "user_disabled")
+        self.assertEqual(self.send("GET /api/tags", X_Api_Key=key), 401)
+        for body, headers in (({"refresh": refresh}, {}), ({}, {"Cookie": cookie})):
+            self.assertEqual(self.send("POST /ctllm/session/token", body, **headers), 403)
+        self.assertTrue(self.of_command().enable(ANN.id))
+        self.enforcer.poll()
+        for body, headers in (({"refresh": refresh}, {}), ({}, {"Cookie": cookie})):
+            self.assertEqual(self.send("POST /ctllm/session/token", body, **headers), 200)
+        self.assertEqual(self.send("POST /ctllm/session", sign_ins[0]), 201)

@@ -17,7 +17,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.desktop.bridge import LOGIN_POLL_INTERVAL, REJECTED_LOGIN_RETRY, STABLE_AFTER, Bridge
 from ctllm.desktop.bridge_state import TRANSITIONS
 from ctllm.desktop.reconnect_backoff import MAX_DELAY, MAX_FIRST_DELAY
-from ctllm.errors import BadGateway, CtllmError, DesktopLost, Unauthorized
+from ctllm.errors import (
+    BadGateway,
+    CtllmError,
+    DesktopLost,
+    GroupNotAllowed,
+    Unauthorized,
+    UserDisabled,
+)
 from ctllm.http.message.head import RequestHead, ResponseHead
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from ctllm.ipc.messages import ConnectionState
@@ -396,6 +403,24 @@ class ConnectTests(BridgeCase):
         self.session.error = None
         self.session.version += 1
         self.wait(LOGIN_POLL_INTERVAL * 2)
+        self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
+
+    def test_a_disabled_user_is_shown_as_logged_out_and_asks_rarely(self) -> None:
+        self.check_refused_user(UserDisabled("Ask the administrator."))
+
+    def test_a_user_without_a_group_is_shown_as_logged_out_and_asks_rarely(self) -> None:
+        self.check_refused_user(GroupNotAllowed("No group of yours may sign in."))
+
+    def check_refused_user(self, error: CtllmError) -> None:
+        self.session.error = error
+        self.start()
+        self.assertEqual(
+            (self.bridge.state, self.bridge.reason), (ConnectionState.LOGGED_OUT, error.message)
+        )
+        self.wait(REJECTED_LOGIN_RETRY / 2)
+        self.assertEqual((self.session.token_requests, self.cloud.connect_times), (1, []))
+        self.session.error = None
+        self.wait(REJECTED_LOGIN_RETRY)
         self.assertEqual(self.bridge.state, ConnectionState.CONNECTED)
 
     def test_retries_when_the_token_request_fails(self) -> None:
