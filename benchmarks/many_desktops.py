@@ -32,7 +32,7 @@ async def main(_: Any, folder: str, ollama_port: str, url: str) -> None:
         desktop = DesktopService(
             cast(Any, reactor), settings, Proxy(), Path(folder) / str(number), {}
         )
-        await log_in(desktop.file, desktop.client_factory(url), invite)
+        await log_in(desktop.logins, desktop.client_factory(url), invite)
         desktops.append(desktop)
     printed = -1
 

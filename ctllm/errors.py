@@ -225,6 +225,13 @@ class ServiceUnavailable(CtllmError):
     retry_after = 10
 
 
+class SecretStoreUnavailable(CtllmError):
+    """The keyring or file with this desktop's tokens is locked, absent or cannot be written."""
+
+    code = "secret_store_unavailable"
+    status = 503
+
+
 class ProtocolViolation(CtllmError):
     """The peer broke the tunnel's protocol, so its connection is closed."""
 

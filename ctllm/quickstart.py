@@ -88,7 +88,7 @@ class Quickstart(Service):
             else:
                 return
         client = self._desktop.client_factory(self._cloud.local_url)
-        await log_in(file, client, self._cloud.create_invite(_user_name()))
+        await log_in(self._desktop.logins, client, self._cloud.create_invite(_user_name()))
 
     async def _wait_until_ready(self) -> None:
         """Wait until requests reach the desktop, at most READY_TIMEOUT seconds."""

@@ -174,7 +174,10 @@ class Soak:
             of_ours = any(str(self.cluster.directory) in word for word in words)
             if of_ours and int(entry.name) not in own and parent not in own:
                 found.append(f"process {entry.name}: {' '.join(words)}")
-        expected_files = {"credentials.json", "lock", "ipc.json", "ipc.sock", "preference.json"}
+        expected_files = {
+            "credentials.json", "secrets.json", "login.lock", "lock", "ipc.json", "ipc.sock",
+            "preference.json",
+        }  # fmt: skip
         found += [
             f"file {each}"
             for each in (self.state / "desktop").iterdir()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ctllm.cli.keys import open_credentials
 from ctllm.cli.output import print_error, print_text
 from ctllm.cli.parser import Parser
-from ctllm.cli.reactor_runner import run_in_reactor
+from ctllm.cli.reactor_runner import Reactor, run_in_reactor
 from ctllm.client_snippets import (
     PLACEHOLDER_KEY,
     PLACEHOLDER_MODEL,
@@ -29,6 +29,7 @@ from ctllm.errors import BadRequest, CtllmError
 if TYPE_CHECKING:
     from ctllm.desktop.cloud_client import CloudClient
     from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+    from ctllm.desktop.login_store import LoginStore
 
     ClientFactory = Callable[[str], CloudClient]
 
@@ -105,8 +106,8 @@ def login(config: Config, arguments: Namespace) -> None:
     if not arguments.insecure_http:
         require_https(url)
 
-    async def work(client_factory: ClientFactory) -> None:
-        session = await log_in(open_credentials(config), client_factory(url), invite)
+    async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
+        session = await log_in(_login_store(config, reactor), client_factory(url), invite)
         print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
 
     _run_with_cloud(work)
@@ -116,10 +117,10 @@ def logout(config: Config, _: Namespace) -> None:
     """Log out this desktop, here and at the cloud."""
     from ctllm.desktop.cloud_session import log_out
 
-    file, _credentials, _login = _require_login(config)
+    _require_login(config)
 
-    async def work(client_factory: ClientFactory) -> None:
-        session = await log_out(file, client_factory)
+    async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
+        session = await log_out(_login_store(config, reactor), client_factory)
         print_text(f"Logged out of {session.cloud_url}.")
 
     _run_with_cloud(work)
@@ -148,6 +149,12 @@ def connect(config: Config, arguments: Namespace) -> None:
     print_text(format_instructions(client, endpoint, cloud))
 
 
+def _login_store(config: Config, reactor: Reactor) -> LoginStore:
+    from ctllm.desktop.login_store import open_login_store
+
+    return open_login_store(Path(config.state_dir), reactor, print_error)
+
+
 def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:
     """Return the credential file with its content. Raises BadRequest without a login."""
     file = open_credentials(config)
@@ -157,11 +164,13 @@ def _require_login(config: Config) -> tuple[CredentialFile, Credentials, Login]:
     return file, credentials, credentials.login
 
 
-def _run_with_cloud(work: Callable[[ClientFactory], Coroutine[object, object, None]]) -> None:
-    """Run `work` in the reactor with a factory of clients for a cloud's URL."""
+def _run_with_cloud(
+    work: Callable[[ClientFactory, Reactor], Coroutine[object, object, None]],
+) -> None:
+    """Run `work` in the reactor, with a factory of clients for a cloud's URL."""
     from ctllm.desktop.cloud_client import CloudClient
 
-    run_in_reactor(lambda reactor: work(lambda url: CloudClient(url, reactor)))
+    run_in_reactor(lambda reactor: work(lambda url: CloudClient(url, reactor), reactor))
 
 
 def _read_link(given: str) -> str:

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from secrets import token_hex
 
 import msgspec
+from msgspec.structs import replace
 from twisted.logger import Logger
 
-from ctllm.desktop.cloud_client import CloudClient, TokenResponse
-from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+from ctllm.desktop.cloud_client import CloudClient
+from ctllm.desktop.credential_file import Credentials, Login, Update
+from ctllm.desktop.login_secrets import LoginSecrets
+from ctllm.desktop.login_store import LoginStore
 from ctllm.errors import BadConfiguration, BadRequest, Unauthorized
 from ctllm.reactor.interfaces import Clock
 
 #: Seconds before its expiry at which an access token is refreshed.
 RENEW_BEFORE_EXPIRY = 60.0
+
+
+@dataclass(frozen=True)
+class _AccessToken:
+    """An access token of `login`. `expires_at` is a time of the session's clock."""
+
+    login: Login
+    access_token: str = field(repr=False)
+    expires_at: float
+
+    def is_usable(self, login: Login, now: float) -> bool:
+        """Whether it belongs to `login` and is not about to expire."""
+        return self.login.id == login.id and self.expires_at - now >= RENEW_BEFORE_EXPIRY
 
 
 class CloudSession:
@@ -27,18 +45,17 @@ class CloudSession:
 
     def __init__(
         self,
-        file: CredentialFile,
+        logins: LoginStore,
         client_factory: Callable[[str], CloudClient],
         clock: Clock,
         cloud_url: str = "",
     ) -> None:
-        self.file = file
+        self.logins = logins
+        self.file = logins.file
         self._cloud_url = cloud_url
         self._client_factory = client_factory
         self._clock = clock
-        self._tokens: dict[
-            str, tuple[TokenResponse, float]
-        ] = {}  # by scope, with the time of expiry
+        self._tokens: dict[str, _AccessToken] = {}  # by scope
         self._loaded_version = -1
         self._read_error = ""
         self._credentials = Credentials("")
@@ -57,7 +74,6 @@ class CloudSession:
                 self._report_unreadable(error.message)
             else:
                 self._loaded_version, self._read_error = version, ""
-                self._tokens.clear()
         return self._credentials
 
     def _report_unreadable(self, error: str) -> None:
@@ -94,38 +110,54 @@ class CloudSession:
         With a `scope`, the token has only that one.
         """
         login = self.login
-        known, until = self._tokens.get(scope, (None, 0.0))
-        if known is not None and until - self._clock.seconds() >= RENEW_BEFORE_EXPIRY:
+        known = self._tokens.get(scope)
+        if known is not None and known.is_usable(login, self._clock.seconds()):
             return known.access_token
-        token = await self.client().refresh_access_token(login.refresh_token, scope)
-        if self.login == login:  # else it belongs to an earlier login
-            self._tokens[scope] = token, self._clock.seconds() + token.expires_in
+        stored, secrets = await self.logins.load()
+        client = self._client_factory(self._cloud_url or stored.cloud_url)
+        token = await client.refresh_access_token(secrets.refresh_token, scope)
+        expires_at = self._clock.seconds() + token.expires_in
+        self._tokens[scope] = _AccessToken(stored, token.access_token, expires_at)
         return token.access_token
 
 
-async def log_out(file: CredentialFile, client_factory: Callable[[str], CloudClient]) -> Login:
+async def log_out(logins: LoginStore, client_factory: Callable[[str], CloudClient]) -> Login:
     """End the session and forget the login, which is returned; raises BadRequest without one.
 
-    The login is forgotten even if the cloud cannot be reached.
+    The login is forgotten even if the cloud cannot be reached, or its tokens cannot be read.
     """
-    known = file.load()
-    if known.login is None:
+    login = logins.file.load().login
+    if login is None:
         raise BadRequest("This desktop is not logged in.")
     try:
-        await client_factory(known.login.cloud_url).log_out(known.login.refresh_token)
+        stored, secrets = await logins.load(may_prompt=True)
+        if stored == login:
+            await client_factory(login.cloud_url).log_out(secrets.refresh_token)
     finally:
-        file.update(lambda now: now if now.login != known.login else Credentials(now.desktop_id))
-    return known.login
+        async with logins.exclusive() as change:
+            await change.forget(login)
+    return login
 
 
-async def log_in(file: CredentialFile, client: CloudClient, invite: str) -> Login:
-    """Redeem an invite and store the login; API keys are kept if it is the same user."""
-    token = await client.redeem_invite(invite)
-    login = Login(client.url, token.user.id, token.user.name, token.refresh_token)
+async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:
+    """Redeem an invite and store the login; API keys are kept if it is the same user.
+
+    The invite is not used up if the tokens could not be stored.
+    """
+    async with logins.exclusive() as change:
+        await change.prepare()
+        token = await client.redeem_invite(invite)
+        login = Login(client.url, token.user.id, token.user.name, token_hex(8))
+        await change.save(login, LoginSecrets(token.refresh_token), keep_keys_of_same_user(login))
+    return login
+
+
+def keep_keys_of_same_user(login: Login) -> Update:
+    """Return the change of the credentials for `login`: API keys of another user are dropped."""
 
     def change(known: Credentials) -> Credentials:
-        same = known.login is not None and known.login.user_id == login.user_id
-        return Credentials(known.desktop_id, login, known.api_keys if same else ())
+        if known.login is not None and known.login.user_id == login.user_id:
+            return known
+        return replace(known, api_keys=())
 
-    file.update(change)
-    return login
+    return change

@@ -1,7 +1,8 @@
 """The desktop's credentials on disk: its id, its login, the records of its API keys.
 
 They are one JSON file, readable by its owner alone and replaced atomically. Several processes
-change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock.
+change it (the daemon, `ctllm login`, `ctllm keys`), each under a lock. The tokens of the login are
+not in it, but in the store of secrets that it names (`LoginStore`).
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from twisted.logger import Logger
 
-from ctllm.auth.api_keys import KeyRecord, record_key
-from ctllm.common.json_decoder import InvalidJson, decode_json
-from ctllm.errors import BadConfiguration
+from ctllm.auth.api_keys import KeyRecord
+from ctllm.common.json_decoder import InvalidJson, JsonObject, decode_json
+from ctllm.desktop.credential_upgrade import convert_plain_keys, remove_refresh_token
+from ctllm.desktop.login_secrets import LoginSecrets
+from ctllm.desktop.secret_store import PlainFileStore, SecretReference
+from ctllm.desktop.secret_store.plain_file import PLAIN_FILE
+from ctllm.errors import BadConfiguration, SecretStoreUnavailable
 from ctllm.system.atomic_write import rename_damaged, write_atomically
 from ctllm.system.file_lock import locked
 
@@ -28,12 +35,12 @@ _DESKTOP_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
 
 
 class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cloud and the user of a login, and the refresh token."""
+    """The cloud and the user of a login. `id` differs between two logins of the same user."""
 
     cloud_url: str
     user_id: str
     user_name: str
-    refresh_token: str = msgspec.field(name="refresh")
+    id: str = ""
 
 
 class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -49,11 +56,17 @@ class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Credentials(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of the file; each API key has another name."""
+    """The content of the file; each API key has another name.
+
+    `secret` is where the tokens of the login are: it changes when they do. `unused_secrets` are to
+    be deleted.
+    """
 
     desktop_id: str
     login: Login | None = msgspec.field(default=None, name="sign_in")
     api_keys: tuple[ApiKey, ...] = ()
+    secret: SecretReference | None = None
+    unused_secrets: tuple[SecretReference, ...] = ()
 
     def find_key(self, name: str) -> ApiKey | None:
         """Return the API key called `name`, or None."""
@@ -65,16 +78,43 @@ def name_key(name: str, record: KeyRecord, created: int = 0) -> ApiKey:
     return ApiKey(**msgspec.structs.asdict(record), name=name, created=created)
 
 
-_NO_RAW, _NO_RAW_LIST = msgspec.Raw(b"{}"), msgspec.Raw(b"[]")
-
 Update = Callable[[Credentials], Credentials]
+
+#: Where the token of an earlier version goes; a second attempt replaces the first.
+_UPGRADED = SecretReference(PLAIN_FILE, "login")
+
+
+class _OldFormat(Exception):
+    """The file is of an earlier version. `refresh_token` was in it; None: there was none."""
+
+    def __init__(self, credentials: Credentials, refresh_token: str | None) -> None:
+        super().__init__()
+        self.credentials = credentials
+        self.refresh_token = refresh_token
+
+
+def _decode(content: bytes) -> Credentials:
+    """Raises InvalidJson, or _OldFormat."""
+    kind: Any = JsonObject
+    document: JsonObject = decode_json(content, kind)
+    refresh_token = remove_refresh_token(document)
+    had_plain_keys = convert_plain_keys(document)
+    try:
+        credentials = msgspec.convert(document, Credentials)
+    except ValueError as error:
+        raise InvalidJson(str(error)) from error
+    if refresh_token is not None or had_plain_keys:
+        raise _OldFormat(credentials, refresh_token)
+    return credentials
 
 
 class CredentialFile:
     """The credentials file in the folder `state_dir`.
 
     A damaged file is renamed and a new one created. `on_damage` is called with an error message,
-    which stays in `damage` until the next login; by default it is logged.
+    which stays in `damage` until the next login; by default it is logged. A refresh token that an
+    earlier version stored in the file moves to the plain file of secrets; its API keys become
+    records.
     """
 
     _log = Logger()
@@ -90,12 +130,13 @@ class CredentialFile:
         self.damage = ""
         self._on_damage = on_damage or self._log_damage
         self._lock_timeout = lock_timeout
+        self._plain_file = PlainFileStore(state_dir, self._on_damage, lock_timeout=lock_timeout)
 
     def load(self) -> Credentials:
         """Return the credentials; raises BadConfiguration if the file cannot be read or created."""
         try:
             return self._read()
-        except (FileNotFoundError, InvalidJson):
+        except (FileNotFoundError, InvalidJson, _OldFormat):
             with self._locked():
                 return self._read_or_create()
 
@@ -130,9 +171,9 @@ class CredentialFile:
         self._log.error("{message}", message=message)
 
     def _read(self) -> Credentials:
-        """Raises FileNotFoundError, InvalidJson, or BadConfiguration for other errors."""
+        """Raises FileNotFoundError, InvalidJson, _OldFormat, or BadConfiguration."""
         try:
-            return decode_json(self.path.read_bytes(), Credentials)
+            return _decode(self.path.read_bytes())
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -145,35 +186,29 @@ class CredentialFile:
             return self._read()
         except FileNotFoundError:
             pass
+        except _OldFormat as old:
+            return self._upgrade(old)
         except InvalidJson as error:
-            if (converted := self._convert_plain_keys()) is not None:
-                return converted
             desktop_id = self._set_damaged_aside(error)
         fresh = Credentials(desktop_id or secrets.token_hex(16))
         self.save(fresh)
         return fresh
 
-    def _convert_plain_keys(self) -> Credentials | None:
-        """Replace the keys of an earlier version, which are in clear text, by records of them.
+    def _upgrade(self, old: _OldFormat) -> Credentials:
+        """Move the refresh token. It is in both files for a moment, and never in none.
 
-        Returns None for any other file. The keys remain valid.
+        Raises BadConfiguration.
         """
-        try:
-            members = decode_json(self.path.read_bytes(), dict[str, msgspec.Raw])
-            keys = decode_json(members.pop("keys", _NO_RAW), dict[str, str])
-            managing = decode_json(members.pop("managing", _NO_RAW_LIST), tuple[str, ...])
-            rest = decode_json(msgspec.json.encode(members), Credentials)
-        except InvalidJson:
-            return None
-        converted = msgspec.structs.replace(
-            rest,
-            api_keys=tuple(
-                name_key(name, record_key(key, "manage" if name in managing else "use"))
-                for name, key in keys.items()
-            ),
-        )
-        self.save(converted)
-        return converted
+        upgraded = old.credentials
+        if old.refresh_token is not None:
+            tokens = LoginSecrets(old.refresh_token)
+            try:
+                self._plain_file.write(_UPGRADED.name, msgspec.json.encode(tokens).decode())
+            except SecretStoreUnavailable as error:
+                raise BadConfiguration(error.message) from None
+            upgraded = replace(upgraded, secret=_UPGRADED)
+        self.save(upgraded)
+        return upgraded
 
     def _set_damaged_aside(self, error: InvalidJson) -> str:
         """Rename the file and report that; return the desktop's id if it can be found in it."""

@@ -21,7 +21,6 @@ from ctllm.desktop.cloud_client import CloudClient, host_name
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.connection_state import ConnectionStateMachine
-from ctllm.desktop.credential_file import CredentialFile
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
 from ctllm.desktop.ipc.browser import ChatPage, ThreadReactor, has_display
@@ -31,6 +30,7 @@ from ctllm.desktop.ipc.log_buffer import LogBuffer
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
 from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
+from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
 from ctllm.desktop.status import StatusReporter
@@ -78,7 +78,8 @@ class DesktopService(MultiService):
         self._state = state
         self._environ = environ
         self._instance_lock = InstanceLock(state)
-        self.file = CredentialFile(state)
+        self.logins = open_login_store(state, reactor)
+        self.file = self.logins.file
         url = resolve_ollama_url(settings.ollama_host, environ)
         self.ollama = OllamaMonitor(
             OllamaServer(url, "up", reactor, settings.remote_models == "refuse"),
@@ -90,7 +91,7 @@ class DesktopService(MultiService):
             url, reactor, self._cloud_endpoint
         )
         self.session = CloudSession(
-            self.file, self.client_factory, reactor, settings.cloud_url.rstrip("/")
+            self.logins, self.client_factory, reactor, settings.cloud_url.rstrip("/")
         )
         self.keys = ApiKeyLease(self.session, reactor, KeyUsage(KeyUsageFile(state)))
         self.connection = ConnectionStateMachine()

@@ -34,7 +34,7 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
     Blocks for at most `timeout` seconds and then raises TimeoutError; raises OSError if the file
     cannot be opened. Hold it only briefly, such as to replace a small file.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    handle = _open(path)
     try:
         deadline = time.monotonic() + timeout
         while not _try_acquire(handle):
@@ -44,6 +44,22 @@ def locked(path: Path, timeout: float) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def try_lock(path: Path) -> int | None:
+    """Return the descriptor of the file at `path`, locked; None while another one has the lock.
+
+    The lock is held until the descriptor is closed. Raises OSError if it cannot be opened.
+    """
+    handle = _open(path)
+    if _try_acquire(handle):
+        return handle
+    os.close(handle)
+    return None
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
 
 
 def _try_acquire(handle: int) -> bool:

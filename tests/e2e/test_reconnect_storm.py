@@ -19,7 +19,7 @@ from ctllm.desktop.bridge import Bridge
 from ctllm.desktop.cloud_client import CloudClient
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.cloud_session import CloudSession, log_in
-from ctllm.desktop.credential_file import CredentialFile
+from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.reconnect_backoff import MAX_FIRST_DELAY
 from ctllm.errors import OllamaDown
 from ctllm.ipc.messages import ConnectionState
@@ -37,9 +37,9 @@ class SimulatedDesktop:
     """The parts of a desktop that use the cloud: its login and its bridge; no Ollama."""
 
     def __init__(self, cluster: Cluster, url: str, number: int) -> None:
-        self.file = CredentialFile(cluster.directory / f"desktop-{number}")
+        self.logins = open_login_store(cluster.directory / f"desktop-{number}", reactor)
         self.client = CloudClient(url, reactor)
-        self.session = CloudSession(self.file, lambda url: self.client, reactor)
+        self.session = CloudSession(self.logins, lambda url: self.client, reactor)
         self.connection_attempts: list[float] = []
         self.retry_delays: list[float] = []  # seconds from a failed attempt to the next one
         self._failed_at = 0.0
@@ -50,7 +50,7 @@ class SimulatedDesktop:
             8,
             request_handler=self.refuse_request,
             resume_buffer_bytes=0,
-            desktop=Desktop(self.file.load().desktop_id, f"desktop {number}"),
+            desktop=Desktop(self.logins.file.load().desktop_id, f"desktop {number}"),
         )
         self.bridge = Bridge(
             tunnel, self.session, reactor, (4, 4), lambda url: endpoint_for_url(url, reactor)
@@ -101,7 +101,7 @@ class DesktopFleet:
         def logins() -> Any:
             for number, desktop in enumerate(self.desktops):
                 invite = invites.create(f"user{number // DESKTOPS_PER_USER}")
-                yield Deferred.fromCoroutine(log_in(desktop.file, desktop.client, invite))
+                yield Deferred.fromCoroutine(log_in(desktop.logins, desktop.client, invite))
 
         cooperate = Cooperator().coiterate
         pending = logins()

@@ -137,6 +137,7 @@ MAY_IMPORT = {
         "reactor", "config", "errors",
     },
     "desktop.oauth": {"auth", "http.origins", "common", "errors"},
+    "desktop.secret_store": {"reactor", "system", "common", "errors"},
     "desktop.broker": {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
@@ -148,8 +149,8 @@ MAY_IMPORT = {
         "http", "reactor", "config", "system", "common", "errors",
     },
     "desktop": {
-        "desktop.broker", "desktop.oauth", "relay", "tunnel", "ollama", "auth", "ipc", "http",
-        "reactor", "fastpath", "system", "common", "errors",
+        "desktop.broker", "desktop.oauth", "desktop.secret_store", "relay", "tunnel", "ollama",
+        "auth", "ipc", "http", "reactor", "fastpath", "system", "common", "errors",
     },
     "proxy_args": set(),
     "tap_options": {"config", "errors", "proxy_args"},

@@ -103,12 +103,12 @@ class CommandHandler:
     async def _handle_login(self, request: protocol.Login, connection: IpcConnection) -> object:
         url, invite = parse_invite_link(request.link)
         require_https(url)
-        login = await log_in(self._session.file, self._client_for(url), invite)
+        login = await log_in(self._session.logins, self._client_for(url), invite)
         self._log.info("Logged in to {url} as {name}", url=url, name=login.user_name)
         return {"cloud_url": login.cloud_url, "user": login.user_name}
 
     async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
-        login = await log_out(self._session.file, self._client_for)
+        login = await log_out(self._session.logins, self._client_for)
         return {"cloud_url": login.cloud_url}
 
     async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from ctllm.auth.api_keys import record_key
 from ctllm.desktop.cloud_client import TokenResponse, User
 from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession, log_in, log_out
-from ctllm.desktop.credential_file import CredentialFile, Credentials, Login, name_key
+from ctllm.desktop.credential_file import Credentials, Login, name_key
+from ctllm.desktop.login_secrets import LoginSecrets
+from ctllm.desktop.login_store import open_login_store
+from ctllm.desktop.secret_store import PlainFileStore, SecretReference
 from ctllm.errors import BadGateway, Unauthorized
 
 ANN = Login("https://one.example", "ctllm|ann", "ann", "refresh-ann")
@@ -65,14 +69,20 @@ class CloudSessionCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.cloud = FakeCloud()
-        self.file = CredentialFile(Path(self.mktemp()))
+        self.logins = open_login_store(Path(self.mktemp()), self.clock)
+        self.file = self.logins.file
         self.saves = 0
-        self.session = CloudSession(self.file, self.cloud.at, self.clock)
+        self.session = CloudSession(self.logins, self.cloud.at, self.clock)
 
     def save(self, sign_in: Login | None, **keys: str) -> None:
         self.saves += 1
         records = tuple(name_key(name, record_key(key)) for name, key in keys.items())
-        self.file.save(Credentials("d" * 32, sign_in, records))
+        secret = None
+        if sign_in is not None:
+            secret = SecretReference("file", sign_in.id)
+            store = PlainFileStore(self.file.path.parents[1])
+            store.write(secret.name, json.dumps({"refresh": sign_in.id}))
+        self.file.save(Credentials("d" * 32, sign_in, records, secret=secret))
         os.utime(self.file.path, ns=(self.saves, self.saves))
 
     def asking(self) -> Deferred[str]:
@@ -101,7 +111,7 @@ class AccessTokenTests(CloudSessionCase):
         self.assertEqual(self.token(), "token-1")
         self.clock.advance(1)
         self.assertEqual(self.token(), "token-2")
-        self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.refresh_token)] * 2)
+        self.assertEqual(self.cloud.renewals, [(ANN.cloud_url, ANN.id)] * 2)
 
     def test_requests_another_token_after_discard(self) -> None:
         self.save(ANN)
@@ -133,7 +143,7 @@ class FileChangeTests(CloudSessionCase):
         self.token()
         self.save(BOB)
         self.token()
-        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.id)])
         self.assertEqual(self.session.client().url, BOB.cloud_url)
 
     def test_does_not_use_a_token_after_logout(self) -> None:
@@ -152,21 +162,22 @@ class FileChangeTests(CloudSessionCase):
         waiting.callback(None)
         self.assertEqual(self.successResultOf(first), "token-1")
         self.assertEqual(self.token(), "token-2")
-        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.refresh_token)])
+        self.assertEqual(self.cloud.renewals[1:], [(BOB.cloud_url, BOB.id)])
 
     def test_the_configured_url_replaces_that_of_the_login(self) -> None:
-        self.session = CloudSession(self.file, self.cloud.at, self.clock, "http://inside:1")
+        self.session = CloudSession(self.logins, self.cloud.at, self.clock, "http://inside:1")
         self.save(ANN)
         self.token()
-        self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.refresh_token)])
+        self.assertEqual(self.cloud.renewals, [("http://inside:1", ANN.id)])
 
 
 class UnreadableFileTests(CloudSessionCase):
     def test_a_damaged_file_is_no_login_and_says_so(self) -> None:
         self.save(ANN, mine="key")
         self.token()
-        self.file = CredentialFile(self.file.path.parents[1], lambda message: None)
-        self.session = CloudSession(self.file, self.cloud.at, self.clock)
+        state = self.file.path.parents[1]
+        self.logins = open_login_store(state, self.clock, lambda message: None)
+        self.session = CloudSession(self.logins, self.cloud.at, self.clock)
         with self.file.path.open("r+b") as file:
             file.truncate(60)
         self.assertEqual(self.session.credentials, Credentials("d" * 32))
@@ -201,7 +212,7 @@ class LogOutTests(CloudSessionCase):
     def test_keeps_a_login_that_replaced_it_meanwhile(self) -> None:
         self.save(ANN)
         self.cloud.waiting = Deferred()
-        leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
+        leaving = Deferred.fromCoroutine(log_out(self.logins, self.cloud.at))
         self.save(BOB)
         self.cloud.waiting.callback(None)
         self.assertEqual(self.successResultOf(leaving), ANN)
@@ -210,7 +221,7 @@ class LogOutTests(CloudSessionCase):
     def test_forgets_login_and_keys_even_if_the_cloud_fails(self) -> None:
         self.save(ANN, mine="key")
         self.cloud.refusal = BadGateway("gone")
-        leaving = Deferred.fromCoroutine(log_out(self.file, self.cloud.at))
+        leaving = Deferred.fromCoroutine(log_out(self.logins, self.cloud.at))
         self.failureResultOf(leaving, BadGateway)
         self.assertEqual(self.file.load(), Credentials("d" * 32))
 
@@ -218,13 +229,15 @@ class LogOutTests(CloudSessionCase):
 class LogInTests(CloudSessionCase):
     def log_in(self) -> Login:
         client = self.cloud.at("https://one.example")
-        return self.successResultOf(Deferred.fromCoroutine(log_in(self.file, client, "i")))
+        return self.successResultOf(Deferred.fromCoroutine(log_in(self.logins, client, "i")))
 
     def test_stores_the_login_and_keeps_the_desktop_id(self) -> None:
         self.save(None)
         sign_in = self.log_in()
-        self.assertEqual(sign_in.refresh_token, "refresh-of-i")
-        self.assertEqual(self.file.load(), Credentials("d" * 32, sign_in))
+        known = self.file.load()
+        self.assertEqual((known.desktop_id, known.login, known.api_keys), ("d" * 32, sign_in, ()))
+        stored = self.successResultOf(Deferred.fromCoroutine(self.logins.load()))
+        self.assertEqual(stored, (sign_in, LoginSecrets("refresh-of-i")))
 
     def test_keeps_the_api_keys_of_the_same_user_only(self) -> None:
         self.save(ANN, mine="key")

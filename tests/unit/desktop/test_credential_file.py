@@ -9,10 +9,12 @@ from pathlib import Path
 
 import msgspec
 from msgspec.structs import replace
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import KeyRecord, generate_key, record_key
 from ctllm.desktop.credential_file import ApiKey, CredentialFile, Credentials, Login, name_key
+from ctllm.desktop.secret_store import PlainFileStore
 from ctllm.errors import BadConfiguration, BadRequest
 from ctllm.system.file_lock import locked
 
@@ -140,6 +142,67 @@ class CredentialFileTests(SynchronousTestCase):
         self.assertRaises(BadRequest, self.file.update, refuse)
         self.file.update(lambda known: CREDENTIALS)
         self.assertEqual(self.file.load(), CREDENTIALS)
+
+    def write_old_format(self) -> None:
+        """The file as the first version wrote it."""
+        login = {
+            "cloud_url": "https://c.example", "user_id": "ctllm|ann", "user_name": "ann",
+            "refresh": "hunter2",
+        }  # fmt: skip
+        old = {"desktop_id": "d" * 32, "sign_in": login, "keys": {"a": "k"}, "managing": ["a"]}
+        self.file.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file.path.write_text(json.dumps(old))
+
+    def stored_secret(self, known: Credentials) -> str | None:
+        assert known.secret is not None and known.secret.store == "file"
+        store = PlainFileStore(self.state)
+        return self.successResultOf(Deferred.fromCoroutine(store.get(known.secret.name)))
+
+    def test_a_refresh_token_of_an_earlier_version_moves_out_of_the_file(self) -> None:
+        self.write_old_format()
+        known = self.file.load()
+        self.assertEqual(known.login, Login("https://c.example", "ctllm|ann", "ann"))
+        self.assertEqual([(key.name, key.scope) for key in known.api_keys], [("a", "manage")])
+        self.assertEqual(self.stored_secret(known), '{"refresh":"hunter2","provider_refresh":""}')
+        self.assertNotIn("hunter2", self.file.path.read_text())
+        self.assertEqual(CredentialFile(self.state).load(), known)
+
+    def test_the_move_is_repeated_if_it_ended_after_the_token_was_stored(self) -> None:
+        self.write_old_format()
+        old = self.file.path.read_bytes()
+        self.file.load()
+        self.file.path.write_bytes(old)  # as if the process had ended before it was replaced
+        known = CredentialFile(self.state).load()
+        self.assertIn("hunter2", self.stored_secret(known) or "")
+        secrets = json.loads((self.file.path.parent / "secrets.json").read_text())
+        self.assertEqual(len(secrets), 1)
+
+    def test_the_move_keeps_the_token_where_it_is_if_it_cannot_be_stored(self) -> None:
+        self.write_old_format()
+        old = self.file.path.read_bytes()
+        (self.file.path.parent / "secrets.json").mkdir()
+        error = self.assertRaises(BadConfiguration, self.file.load)
+        self.assertIn("secrets.json", error.message)
+        self.assertNotIn("hunter2", str(error))
+        self.assertEqual(self.file.path.read_bytes(), old)
+
+    def test_concurrent_moves_agree(self) -> None:
+        self.write_old_format()
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda _: CredentialFile(self.state).load(), range(32)))
+        self.assertEqual(found, [found[0]] * 32)
+        self.assertIn("hunter2", self.stored_secret(found[0]) or "")
+
+    def test_a_refresh_token_of_the_wrong_type_is_damage(self) -> None:
+        self.file = CredentialFile(self.state, lambda message: None)
+        for refresh in (None, 5, ["hunter2"]):
+            self.write_old_format()
+            document = json.loads(self.file.path.read_text())
+            document["sign_in"]["refresh"] = refresh
+            self.file.path.write_text(json.dumps(document))
+            self.assertIsNone(self.file.load().login)
+            self.assertIn("damaged", self.file.damage)
+            self.assertNotIn("hunter2", self.file.damage)
 
     def test_refuses_a_state_folder_that_is_a_file(self) -> None:
         self.state.write_bytes(b"")

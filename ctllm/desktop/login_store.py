@@ -1,0 +1,208 @@
+"""The desktop's login with its tokens: the credentials file, and the secrets that it names.
+
+Each change of the tokens is stored under a new name, and takes effect when the credentials file,
+replaced atomically, names it. So a crash leaves the old tokens or the new ones, never a mixture;
+other processes notice the change by the file's version, without asking a keyring; and moving the
+tokens to another store is a change like any other. Names that are not in use are in the file from
+before they are stored until they are deleted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
+from twisted.logger import Logger
+
+from ctllm.common.json_decoder import InvalidJson, decode_json
+from ctllm.desktop.credential_file import CredentialFile, Credentials, Login
+from ctllm.desktop.login_secrets import LoginSecrets
+from ctllm.desktop.secret_store import PlainFileStore, SecretReference, SecretStores
+from ctllm.desktop.secret_store.exclusive import LOCK_TIMEOUT, exclusive
+from ctllm.desktop.secret_store.plain_file import PLAIN_FILE
+from ctllm.errors import SecretStoreUnavailable, Unauthorized
+from ctllm.reactor.interfaces import Clock
+
+#: The most names of secrets that wait for their deletion: a store may be locked for long.
+MAX_UNUSED = 32
+#: How often the tokens are read again where another process changes them meanwhile.
+_READ_ATTEMPTS = 5
+
+
+def open_login_store(
+    state_dir: Path, clock: Clock, on_damage: Callable[[str], None] | None = None
+) -> LoginStore:
+    """Return the login in the folder `state_dir`; `on_damage` is told of damaged files."""
+    stores = SecretStores([PlainFileStore(state_dir, on_damage)], [PLAIN_FILE])
+    return LoginStore(CredentialFile(state_dir, on_damage), stores, clock)
+
+
+class LoginStore:
+    """The login in `file`, whose tokens are in one of `stores`."""
+
+    def __init__(
+        self,
+        file: CredentialFile,
+        stores: SecretStores,
+        clock: Clock,
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
+    ) -> None:
+        self.file = file
+        self._stores = stores
+        self._clock = clock
+        self._lock_timeout = lock_timeout
+        self._known: tuple[SecretReference, LoginSecrets] | None = None
+
+    async def load(self, *, may_prompt: bool = False) -> tuple[Login, LoginSecrets]:
+        """Return the login with its tokens; they are read once, until somebody changes them.
+
+        Raises Unauthorized without a login or tokens, SecretStoreUnavailable while the store
+        cannot be read, BadConfiguration.
+        """
+        for _ in range(_READ_ATTEMPTS):
+            credentials = self.file.load()
+            login, reference = credentials.login, credentials.secret
+            if login is None:
+                raise Unauthorized("This desktop is not logged in. Run `ctllm login`.")
+            found = None if reference is None else await self._read(reference, may_prompt)
+            if found is not None:
+                return login, found
+            if self.file.load().secret == reference:
+                break
+        raise Unauthorized(self._missing(reference))
+
+    @asynccontextmanager
+    async def exclusive(self) -> AsyncIterator[LoginChange]:
+        """Lock the login against other processes, to change it; waits without blocking.
+
+        Whoever renews a token that can be used once calls `load` within the block, not before it:
+        another process may have renewed it. Raises SecretStoreUnavailable.
+        """
+        path = self.file.path.with_name("login.lock")
+        async with exclusive(path, self._clock, self._lock_timeout):
+            change = LoginChange(self.file, self._stores, self._remember)
+            try:
+                yield change
+            finally:
+                change.abandon()
+
+    def _remember(self, reference: SecretReference, tokens: LoginSecrets) -> None:
+        self._known = reference, tokens
+
+    async def _read(self, reference: SecretReference, may_prompt: bool) -> LoginSecrets | None:
+        if self._known is not None and self._known[0] == reference:
+            return self._known[1]
+        store = self._stores.by_name(reference.store)
+        encoded = await store.get(reference.name, may_prompt=may_prompt)
+        if encoded is None:
+            return None
+        try:
+            found = decode_json(encoded, LoginSecrets)
+        except InvalidJson:
+            return None  # the reason could quote the secret
+        self._remember(reference, found)
+        return found
+
+    def _missing(self, reference: SecretReference | None) -> str:
+        where = "" if reference is None else self._stores.by_name(reference.store).description
+        return f"The tokens of this desktop's login are missing {where}. Run `ctllm login`."
+
+
+class LoginChange:
+    """A change of the login, made while `LoginStore.exclusive` holds the lock."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        file: CredentialFile,
+        stores: SecretStores,
+        on_saved: Callable[[SecretReference, LoginSecrets], None],
+    ) -> None:
+        self._file = file
+        self._stores = stores
+        self._on_saved = on_saved
+        self._prepared: SecretReference | None = None
+
+    async def prepare(self) -> None:
+        """Find out whether tokens can be stored, before something that can be used once is.
+
+        Raises SecretStoreUnavailable or BadConfiguration.
+        """
+        store = await self._stores.choose()
+        reference = SecretReference(store.name, secrets.token_hex(16))
+        self._file.update(lambda known: _with_unused(known, reference))
+        self._prepared = reference
+
+    async def save(
+        self,
+        login: Login,
+        tokens: LoginSecrets,
+        change: Callable[[Credentials], Credentials] = lambda known: known,
+    ) -> None:
+        """Store `login` with its tokens in place of the present one; `change` changes the rest.
+
+        Raises SecretStoreUnavailable or BadConfiguration; then the present login is unchanged.
+        """
+        if self._prepared is None:
+            await self.prepare()
+        reference, self._prepared = self._prepared, None
+        assert reference is not None
+        encoded = msgspec.json.encode(tokens).decode()
+        await self._stores.by_name(reference.store).set(reference.name, encoded)
+        self._file.update(lambda known: replace(_in_use(change(known), reference), login=login))
+        self._on_saved(reference, tokens)
+        await self.delete_unused()
+
+    def _forget_unused(self, reference: SecretReference) -> None:
+        self._file.update(lambda known: _without_unused(known, reference))
+
+    def abandon(self) -> None:
+        """Take back what was prepared, if nothing was stored."""
+        reference, self._prepared = self._prepared, None
+        if reference is not None:
+            self._forget_unused(reference)
+
+    async def forget(self, login: Login) -> None:
+        """Forget `login`, its tokens and its API keys, unless another one replaced it."""
+
+        def change(known: Credentials) -> Credentials:
+            if known.login != login:
+                return known
+            unused = known.unused_secrets + ((known.secret,) if known.secret is not None else ())
+            return Credentials(known.desktop_id, unused_secrets=unused)
+
+        self._file.update(change)
+        await self.delete_unused()
+
+    async def delete_unused(self) -> None:
+        """Delete the tokens that are not in use, as far as their stores are available."""
+        for reference in self._file.load().unused_secrets:
+            try:
+                await self._stores.by_name(reference.store).delete(reference.name)
+            except SecretStoreUnavailable as error:
+                self._log.info("Cannot delete old tokens yet: {error}", error=error.message)
+            else:
+                self._forget_unused(reference)
+
+
+def _with_unused(known: Credentials, reference: SecretReference) -> Credentials:
+    return replace(known, unused_secrets=(*known.unused_secrets, reference)[-MAX_UNUSED:])
+
+
+def _without_unused(known: Credentials, reference: SecretReference) -> Credentials:
+    unused = tuple(each for each in known.unused_secrets if each != reference)
+    return replace(known, unused_secrets=unused)
+
+
+def _in_use(known: Credentials, reference: SecretReference) -> Credentials:
+    """Make `reference` the secret in use, and the present one unused."""
+    without = _without_unused(known, reference)
+    if known.secret is not None:
+        without = _with_unused(without, known.secret)
+    return replace(without, secret=reference)
