@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from argparse import Namespace
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     ClientFactory = Callable[[str], CloudClient]
 
+#: Seconds for the revocation of a provider's token.
+LOGOUT_TIMEOUT = 10.0
 #: Maximum length of a line from standard input, in characters.
 MAX_LINK = 4096
 ARGUMENT_WARNING = (
@@ -46,16 +49,33 @@ def add_commands(parser: Parser) -> None:
     login_parser = parser.add_command(
         "login",
         login,
-        "Log in to a cloud with an invite link",
-        "Log in this desktop with a link that `ctllm invite NAME` printed on the server. The "
-        "command asks for the link; with - it reads the link from standard input. A link among the "
-        "arguments is visible to other users of this machine. A cloud on another machine needs an "
-        "https:// URL.",
+        "Log in to a cloud",
+        "Log in this desktop at CLOUD, with the provider that the cloud names: the command shows a "
+        "code and a link, and opens the link in the browser. Or log in with an invite link that "
+        "`ctllm invite NAME` printed on the server: the command asks for it, and with - reads it "
+        "from standard input. An invite link among the arguments is visible to other users of this "
+        "machine. A cloud on another machine needs an https:// URL.",
         heading="on a desktop",
-        examples=("ctllm login", "ctllm login - < link.txt"),
+        examples=("ctllm login https://cloud.example", "ctllm login", "ctllm login - < link.txt"),
     )
     login_parser.add_argument(
-        "link", metavar="LINK", nargs="?", default="", help="the link, or - for standard input"
+        "link", metavar="CLOUD", nargs="?", default="",
+        help="the cloud's address or an invite link, or - for standard input",
+    )  # fmt: skip
+    login_parser.add_argument(
+        "--provider", metavar="NAME", default="", help="the provider, if the cloud has several"
+    )
+    methods = login_parser.add_mutually_exclusive_group()
+    methods.add_argument(
+        "--device", dest="method", action="store_const", const="device", default="auto",
+        help="log in with a code, in any browser",
+    )  # fmt: skip
+    methods.add_argument(
+        "--browser", dest="method", action="store_const", const="browser",
+        help="log in in a browser on this machine",
+    )  # fmt: skip
+    login_parser.add_argument(
+        "--no-browser", action="store_true", help="show the link, and do not open it"
     )
     login_parser.add_argument(
         "--insecure-http", action="store_true",
@@ -65,8 +85,8 @@ def add_commands(parser: Parser) -> None:
         "logout",
         logout,
         "Log out",
-        "Log out this desktop. Its API keys stop working at once; if the cloud cannot be reached, "
-        "within three minutes.",
+        "Log out this desktop, and revoke its tokens at the cloud and at the provider. Its API "
+        "keys stop working at once; if the cloud cannot be reached, within three minutes.",
         heading="on a desktop",
     )
     connect_parser = parser.add_command(
@@ -96,11 +116,33 @@ def add_commands(parser: Parser) -> None:
 
 
 def login(config: Config, arguments: Namespace) -> None:
-    """Log in this desktop with a link."""
+    """Log in this desktop with an invite link, or with a provider of a cloud."""
+    from ctllm.desktop.cloud_client import is_invite_link, parse_cloud_url, require_https
+
+    link = _read_link(arguments.link)
+    if is_invite_link(link):
+        _log_in_with_invite(config, arguments, link)
+        return
+    url = parse_cloud_url(link)
+    if not arguments.insecure_http:
+        require_https(url)
+
+    async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
+        logins = _login_store(config, reactor)
+        _tell_present_login(logins.file)
+        session = await _log_in_with_provider(
+            logins, client_factory, reactor, url, arguments, Path(config.state_dir)
+        )
+        print_text(f"Logged in to {session.cloud_url} as {session.user_name}.")
+
+    _run_with_cloud(work)
+
+
+def _log_in_with_invite(config: Config, arguments: Namespace, link: str) -> None:
     from ctllm.desktop.cloud_client import parse_invite_link, require_https
     from ctllm.desktop.cloud_session import log_in
 
-    url, invite = parse_invite_link(_read_link(arguments.link))
+    url, invite = parse_invite_link(link)
     if arguments.link not in ("", "-"):
         print_error(ARGUMENT_WARNING)
     if not arguments.insecure_http:
@@ -113,14 +155,56 @@ def login(config: Config, arguments: Namespace) -> None:
     _run_with_cloud(work)
 
 
+async def _log_in_with_provider(
+    logins: LoginStore,
+    client_factory: ClientFactory,
+    reactor: Reactor,
+    url: str,
+    arguments: Namespace,
+    state_dir: Path,
+) -> Login:
+    from ctllm.cli.provider_login import TerminalPrompt, choose_provider
+    from ctllm.desktop.cloud_login import find_providers, log_in_with_provider
+    from ctllm.desktop.ipc.browser import BrowserOpener, has_display
+    from ctllm.desktop.oauth_client import OAuthClient
+    from ctllm.desktop.provider_login import LoginMethod, ProviderLogin
+
+    providers = await find_providers(client_factory(url))
+    provider = choose_provider(providers, arguments.provider, sys.stdin)
+    oauth = OAuthClient(reactor)
+    browser = BrowserOpener(
+        reactor, state_dir, lambda: has_display(os.environ, sys.platform), name="login.html"
+    )
+    prompt = TerminalPrompt(provider, None if arguments.no_browser else browser.open)
+    try:
+        grant = await ProviderLogin(reactor, oauth, prompt).run(
+            provider, LoginMethod(arguments.method)
+        )
+        return await log_in_with_provider(logins, client_factory, oauth, url, grant, print_error)
+    finally:
+        browser.remove_file()
+
+
+def _tell_present_login(file: CredentialFile) -> None:
+    """Tell which login will be replaced."""
+    known = file.load().login
+    if known is not None and not known.ended:
+        print_text(
+            f"This desktop is logged in to {known.cloud_url} as {known.user_name}. "
+            "The new login will replace that one.\n"
+        )
+
+
 def logout(config: Config, _: Namespace) -> None:
-    """Log out this desktop, here and at the cloud."""
-    from ctllm.desktop.cloud_session import log_out
+    """Log out this desktop, here, at the cloud and at the provider."""
+    from ctllm.desktop.cloud_login import log_out
+    from ctllm.desktop.oauth_client import OAuthClient
 
     _require_login(config)
 
     async def work(client_factory: ClientFactory, reactor: Reactor) -> None:
-        session = await log_out(_login_store(config, reactor), client_factory)
+        oauth = OAuthClient(reactor, timeout=LOGOUT_TIMEOUT)
+        session = await log_out(_login_store(config, reactor), client_factory, oauth)
         print_text(f"Logged out of {session.cloud_url}.")
 
     _run_with_cloud(work)
@@ -185,7 +269,7 @@ def _read_link(given: str) -> str:
     if not sys.stdin.isatty():
         raise BadRequest("There is no terminal to ask for the link. Pipe it to: ctllm login -")
     try:
-        return getpass("Paste the invite link (it is not shown): ")
+        return getpass("Address of the cloud, or the invite link (it is not shown): ")
     except (EOFError, KeyboardInterrupt):
         raise BadRequest("No link was given.") from None
 

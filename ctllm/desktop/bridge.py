@@ -124,8 +124,7 @@ class Bridge(Service):
     def _has_login_changed(self) -> bool:
         """Whether `ctllm login` or `ctllm logout`, in another process, has changed the login."""
         if self.state is ConnectionState.LOGGED_OUT:
-            changed = self._session.credentials_version() != self._rejected_version
-            return changed or self._clock.seconds() >= self._login_retry_at
+            return self._can_try_login()
         if self._connection is None or not self._connection.is_open:
             return False
         try:
@@ -134,6 +133,23 @@ class Bridge(Service):
             return True
         except CtllmError:
             return False  # a file that cannot be read now logs nobody out
+
+    def _can_try_login(self) -> bool:
+        """Whether there is another login, or another reason why there is none.
+
+        A login that the cloud rejected, but did not end, is tried again after some time.
+        """
+        version = self._session.credentials_version()
+        if version == self._rejected_version and self._clock.seconds() < self._login_retry_at:
+            return False
+        try:
+            self._session.login  # noqa: B018
+        except Unauthorized as error:
+            self._rejected_version = version
+            return error.message != self.reason
+        except CtllmError:
+            return False  # a file that cannot be read now is no login
+        return True
 
     # -- events of the tunnel
 

@@ -20,6 +20,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.http_request import send_request
+from ctllm.desktop.oauth.provider import MAX_DOCUMENT, Provider, parse_providers
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
 from ctllm.reactor.interfaces import Clock, Endpoint
@@ -39,6 +40,10 @@ _INVITE = r"^[A-Za-z0-9_-]{1,256}\Z"
 
 #: A token that a header can carry (RFC 6750, section 2.1: b64token).
 BearerToken = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~+/-]+=*\Z", max_length=8192)]
+
+
+class UnexplainedRefusal(Unauthorized):
+    """A status 401 without ctllm's error: perhaps of another server, such as a captive portal."""
 
 
 class User(msgspec.Struct, frozen=True):
@@ -97,6 +102,30 @@ def parse_invite_link(link: str) -> tuple[str, str]:
     return url.rstrip("/"), invite
 
 
+def is_invite_link(link: str) -> bool:
+    """Return whether `link` has an invite, or was meant to: a cloud's URL has no fragment."""
+    return "#" in link
+
+
+def parse_cloud_url(text: str) -> str:
+    """Return the URL of a cloud that somebody entered; https is added. Raises BadRequest."""
+    given = text.strip()
+    url = given if "://" in given else f"https://{given}"
+    if not _CLOUD_URL.fullmatch(url) or "?" in url or not _has_valid_port(url):
+        raise BadRequest(
+            "Not the address of a cloud, nor an invite link. Ask your sysadmin for one of them. "
+            "They look like https://cloud.example and https://cloud.example/#invite=…"
+        )
+    return url.rstrip("/")
+
+
+def _has_valid_port(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
+
+
 def require_https(url: str) -> None:
     """Raise BadRequest for a cloud that is reached over a network without TLS."""
     parts = urlsplit(url)
@@ -129,12 +158,27 @@ class CloudClient:
         body = {"invite": invite, "client": "desktop"}
         return await self._request_token("/ctllm/session", body)
 
-    async def refresh_access_token(self, refresh_token: str, scope: str = "") -> TokenResponse:
+    async def list_providers(self) -> tuple[Provider, ...]:
+        """Return the OpenID providers with which users of this cloud log in."""
+        status, body = await self._send("GET", "/ctllm/providers", b"", {}, MAX_DOCUMENT)
+        return parse_providers(status, body, self.url)
+
+    async def redeem_provider_token(self, token: str) -> TokenResponse:
+        """Log this desktop in with a token of one of those providers."""
+        body = {"provider_token": token, "client": "desktop"}
+        return await self._request_token("/ctllm/session", body)
+
+    async def refresh_access_token(
+        self, refresh_token: str, scope: str = "", provider_token: str = ""
+    ) -> TokenResponse:
         """Return a new access token; raises Unauthorized once the session has ended.
 
-        With a `scope`, the token has only that one.
+        With a `scope`, the token has only that one. Where the user logged in with a provider, the
+        cloud raises ProviderTokenRequired when it needs a fresh `provider_token`.
         """
-        body = {"refresh": refresh_token, **({"scope": scope} if scope else {})}
+        body = {"refresh": refresh_token}
+        body |= {"scope": scope} if scope else {}
+        body |= {"provider_token": provider_token} if provider_token else {}
         return await self._request_token("/ctllm/session/token", body)
 
     async def create_login_code(self, access_token: str) -> str:
@@ -187,19 +231,24 @@ class CloudClient:
         encoded = b"" if body is None else msgspec.json.encode(body)
         if encoded:
             headers = {**headers, "Content-Type": "application/json"}
-        status, response = await send_request(
-            method, f"{self.url}{path}", headers, encoded,
-            self._clock, self._endpoint_for, MAX_RESPONSE, name=self.url,
-        )  # fmt: skip
+        status, response = await self._send(method, path, encoded, headers, MAX_RESPONSE)
         if status >= 400:
             raise self._error_of(status, response)
         return response
+
+    async def _send(
+        self, method: str, path: str, body: bytes, headers: dict[str, str], max_response: int
+    ) -> tuple[int, bytes]:
+        return await send_request(
+            method, f"{self.url}{path}", headers, body,
+            self._clock, self._endpoint_for, max_response, name=self.url,
+        )  # fmt: skip
 
     def _error_of(self, status: int, response: bytes) -> CtllmError:
         try:
             error = decode_json(response, _ErrorResponse).error
         except InvalidJson:
-            kind = Unauthorized if status == 401 else BadGateway
+            kind = UnexplainedRefusal if status == 401 else BadGateway
             return kind(f"{self.url} responded with status {status}.")
         return error_from_wire(error.code, sanitize_line(error.message, MAX_ERROR_LENGTH))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from secrets import token_hex
@@ -10,15 +11,26 @@ import msgspec
 from msgspec.structs import replace
 from twisted.logger import Logger
 
-from ctllm.desktop.cloud_client import CloudClient
-from ctllm.desktop.credential_file import Credentials, Login, Update
+from ctllm.desktop.cloud_client import CloudClient, UnexplainedRefusal
+from ctllm.desktop.credential_file import Credentials, Login, Update, describe_end
 from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import LoginStore
-from ctllm.errors import BadConfiguration, BadRequest, Unauthorized
+from ctllm.desktop.oauth_client import OAuthClient
+from ctllm.desktop.provider_renewal import ProviderRenewal
+from ctllm.errors import (
+    BadConfiguration,
+    BadGateway,
+    CtllmError,
+    Forbidden,
+    ProviderTokenRequired,
+    Unauthorized,
+)
 from ctllm.reactor.interfaces import Clock
 
 #: Seconds before its expiry at which an access token is refreshed.
 RENEW_BEFORE_EXPIRY = 60.0
+#: Seconds before its expiry until which a token is used while there is no other one.
+LAST_USE_BEFORE_EXPIRY = 5.0
 
 
 @dataclass(frozen=True)
@@ -29,16 +41,17 @@ class _AccessToken:
     access_token: str = field(repr=False)
     expires_at: float
 
-    def is_usable(self, login: Login, now: float) -> bool:
-        """Whether it belongs to `login` and is not about to expire."""
-        return self.login.id == login.id and self.expires_at - now >= RENEW_BEFORE_EXPIRY
+    def is_usable(self, login: Login, now: float, margin: float) -> bool:
+        """Whether it belongs to `login` and does not expire within `margin` seconds."""
+        return self.login.id == login.id and self.expires_at - now >= margin
 
 
 class CloudSession:
     """Access tokens for the cloud that this desktop is logged in to.
 
     `client_factory` returns a client of a cloud's URL. `cloud_url` replaces the URL of the login,
-    for a cloud that is reached at another one.
+    for a cloud that is reached at another one. `oauth` asks providers; `wall_clock` returns epoch
+    seconds.
     """
 
     _log = Logger()
@@ -49,8 +62,14 @@ class CloudSession:
         client_factory: Callable[[str], CloudClient],
         clock: Clock,
         cloud_url: str = "",
+        *,
+        oauth: OAuthClient | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.logins = logins
+        self.renewal = ProviderRenewal(
+            logins, oauth or OAuthClient(clock), self._request_token, clock, wall_clock=wall_clock
+        )
         self.file = logins.file
         self._cloud_url = cloud_url
         self._client_factory = client_factory
@@ -88,6 +107,8 @@ class CloudSession:
         if found is None:
             reason = self._read_error or self.file.damage
             raise Unauthorized(reason or "This desktop is not logged in. Run `ctllm login`.")
+        if found.ended:
+            raise Unauthorized(describe_end(found))
         if self._cloud_url:
             return msgspec.structs.replace(found, cloud_url=self._cloud_url)
         return found
@@ -109,34 +130,85 @@ class CloudSession:
 
         With a `scope`, the token has only that one.
         """
-        login = self.login
-        known = self._tokens.get(scope)
-        if known is not None and known.is_usable(login, self._clock.seconds()):
-            return known.access_token
-        stored, secrets = await self.logins.load()
-        client = self._client_factory(self._cloud_url or stored.cloud_url)
-        token = await client.refresh_access_token(secrets.refresh_token, scope)
-        expires_at = self._clock.seconds() + token.expires_in
-        self._tokens[scope] = _AccessToken(stored, token.access_token, expires_at)
+        if token := self._known_token(scope, RENEW_BEFORE_EXPIRY):
+            return token
+        try:
+            return await self._renew(scope)
+        except Unauthorized:
+            raise
+        except CtllmError:
+            # The cloud or the provider may be reachable again in time.
+            if token := self._known_token(scope, LAST_USE_BEFORE_EXPIRY):
+                return token
+            raise
+
+    def _known_token(self, scope: str, margin: float) -> str:
+        """Return a token that is valid for `margin` seconds, or an empty string."""
+        known, login = self._tokens.get(scope), self.login
+        is_usable = known is not None and known.is_usable(login, self._now, margin)
+        return known.access_token if known is not None and is_usable else ""
+
+    @property
+    def _now(self) -> float:
+        return self._clock.seconds()
+
+    async def _renew(self, scope: str) -> str:
+        login, secrets = await self.logins.load()
+        if login.provider is not None and self.renewal.is_due(secrets):
+            await self._renew_provider_token(login, secrets)
+            if token := self._known_token(scope, RENEW_BEFORE_EXPIRY):
+                return token  # which the cloud issued when it got the provider's
+            login, secrets = await self.logins.load()
+        try:
+            return await self._ask_cloud(login, secrets, scope)
+        except ProviderTokenRequired:
+            # Its clock is ahead of this one's, or it did not get the last token.
+            await self.renewal.renew(login, secrets)
+        if token := self._known_token(scope, RENEW_BEFORE_EXPIRY):
+            return token  # which the cloud issued when it got the provider's
+        login, secrets = await self.logins.load()
+        try:
+            return await self._ask_cloud(login, secrets, scope)
+        except ProviderTokenRequired as error:
+            raise self.renewal.rejected(login, error) from error
+
+    async def _renew_provider_token(self, login: Login, secrets: LoginSecrets) -> None:
+        """Renew it before it expires; until then, a failure that may pass is none."""
+        try:
+            await self.renewal.renew(login, secrets)
+        except Unauthorized:
+            raise
+        except CtllmError:
+            if self.renewal.has_expired(secrets):
+                raise
+
+    async def _ask_cloud(self, login: Login, secrets: LoginSecrets, scope: str) -> str:
+        """Request an access token; raises Unauthorized once the session has ended."""
+        try:
+            token = await self._request_token(login, secrets, "", scope)
+        except ProviderTokenRequired:
+            raise
+        except (Unauthorized, Forbidden) as error:
+            if login.provider is None:
+                raise Unauthorized(error.message) from error
+            raise self.renewal.end_login(login, error) from error
+        self.renewal.accepted()
+        return token
+
+    async def _request_token(
+        self, login: Login, secrets: LoginSecrets, provider_token: str, scope: str = ""
+    ) -> str:
+        """Request an access token, and remember it."""
+        client = self._client_factory(self._cloud_url or login.cloud_url)
+        try:
+            token = await client.refresh_access_token(secrets.refresh_token, scope, provider_token)
+        except UnexplainedRefusal as error:
+            if login.provider is None:
+                raise
+            raise BadGateway(error.message) from error  # it must not end the login
+        expires_at = self._now + token.expires_in
+        self._tokens[scope] = _AccessToken(login, token.access_token, expires_at)
         return token.access_token
-
-
-async def log_out(logins: LoginStore, client_factory: Callable[[str], CloudClient]) -> Login:
-    """End the session and forget the login, which is returned; raises BadRequest without one.
-
-    The login is forgotten even if the cloud cannot be reached, or its tokens cannot be read.
-    """
-    login = logins.file.load().login
-    if login is None:
-        raise BadRequest("This desktop is not logged in.")
-    try:
-        stored, secrets = await logins.load(may_prompt=True)
-        if stored == login:
-            await client_factory(login.cloud_url).log_out(secrets.refresh_token)
-    finally:
-        async with logins.exclusive() as change:
-            await change.forget(login)
-    return login
 
 
 async def log_in(logins: LoginStore, client: CloudClient, invite: str) -> Login:

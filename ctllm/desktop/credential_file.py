@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -34,13 +34,42 @@ LOCK_TIMEOUT = 5.0
 _DESKTOP_ID = re.compile(rb'"desktop_id"\s*:\s*"([0-9a-f]{32})"')
 
 
-class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The cloud and the user of a login. `id` differs between two logins of the same user."""
+class LoginProvider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The OpenID provider of a login, as far as its tokens are renewed and revoked there.
+
+    `client_secret` is one that everybody can read, of a native app; `uses_post` tells to send it in
+    the form. An empty `revocation_endpoint` means that the provider has none.
+    """
+
+    issuer: str
+    client_id: str
+    token_endpoint: str
+    revocation_endpoint: str = ""
+    client_secret: str = ""
+    uses_post: bool = False
+    scope: str = ""
+    audience: str = ""
+    token: Literal["access_token", "id_token"] = "access_token"  # noqa: S105
+
+
+class Login(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The cloud and the user of a login. `id` differs between two logins of the same user.
+
+    `provider` is None for a login with an invite. `ended` is why the provider or the cloud ended
+    the login; it is empty until then.
+    """
 
     cloud_url: str
     user_id: str
     user_name: str
     id: str = ""
+    provider: LoginProvider | None = None
+    ended: str = ""
+
+
+def describe_end(login: Login) -> str:
+    """Return why a login has ended and what to do, for people."""
+    return f"{login.ended} Log in again: ctllm login {login.cloud_url}"
 
 
 class ApiKey(KeyRecord, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -120,8 +120,7 @@ class ProviderLogin:
 
 def client_id_of(provider: Provider, metadata: ProviderMetadata) -> OAuthClientId:
     """Return how this desktop names itself to the provider."""
-    methods = metadata.token_endpoint_auth_methods_supported
-    uses_post = "client_secret_basic" not in methods and "client_secret_post" in methods
+    uses_post = "client_secret_post" in metadata.token_endpoint_auth_methods_supported
     return OAuthClientId(provider.client_id, provider.client_secret, uses_post)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from twisted.logger import Logger
+
 from ctllm.config import Desktop, Proxy, resolve_ollama_url, to_endpoint_string
 from ctllm.demo import DemoServer
 from ctllm.desktop.api_key_lease import ApiKeyLease
@@ -19,20 +21,26 @@ from ctllm.desktop.broker.remote_desktops import RemoteDesktops
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
 from ctllm.desktop.cloud_client import CloudClient, host_name
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
+from ctllm.desktop.cloud_login import log_in_with_provider
 from ctllm.desktop.cloud_session import CloudSession
 from ctllm.desktop.connection_state import ConnectionStateMachine
+from ctllm.desktop.credential_file import Login
 from ctllm.desktop.graceful_shutdown import GracefulShutdown
 from ctllm.desktop.host_monitor import HostMonitor
-from ctllm.desktop.ipc.browser import ChatPage, ThreadReactor, has_display
+from ctllm.desktop.ipc.browser import BrowserOpener, ChatPage, ThreadReactor, has_display
 from ctllm.desktop.ipc.commands import CommandHandler
 from ctllm.desktop.ipc.instance_lock import InstanceLock
 from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.provider_login import PendingLogin
 from ctllm.desktop.ipc.service import IpcService
 from ctllm.desktop.ipc.webview_process import ProcessReactor, WebviewWindow, can_have_window
 from ctllm.desktop.key_usage import KeyUsage, KeyUsageFile
 from ctllm.desktop.login_store import open_login_store
 from ctllm.desktop.loopback_endpoint import LoopbackEndpoint
+from ctllm.desktop.oauth.provider import Provider
+from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.ollama_monitor import OllamaMonitor, OllamaServer
+from ctllm.desktop.provider_login import LoginPrompt, ProviderLogin
 from ctllm.desktop.status import StatusReporter
 from ctllm.desktop.tunnel_authorization import TunnelAuthorization
 from ctllm.desktop.tunnel_policy import TunnelPolicy
@@ -62,6 +70,8 @@ class Reactor(ProcessReactor, ThreadReactor, Protocol):
 class DesktopService(MultiService):
     """A desktop. Its parts are attributes, for the first page and benchmarks to read."""
 
+    _log = Logger()
+
     def __init__(
         self,
         reactor: Reactor,
@@ -90,8 +100,13 @@ class DesktopService(MultiService):
         self.client_factory: Callable[[str], CloudClient] = lambda url: CloudClient(
             url, reactor, self._cloud_endpoint
         )
+        self.oauth = OAuthClient(reactor, self._cloud_endpoint)
         self.session = CloudSession(
-            self.logins, self.client_factory, reactor, settings.cloud_url.rstrip("/")
+            self.logins,
+            self.client_factory,
+            reactor,
+            settings.cloud_url.rstrip("/"),
+            oauth=self.oauth,
         )
         self.keys = ApiKeyLease(self.session, reactor, KeyUsage(KeyUsageFile(state)))
         self.connection = ConnectionStateMachine()
@@ -132,8 +147,8 @@ class DesktopService(MultiService):
         self.ipc = self._make_ipc(self.broker, self.bridge)
         # The IPC takes the instance lock, so it starts first and stops last.
         for part in (
-            self.ipc, self.ollama, self.broker, self.keys, self._host_monitor, self.bridge,
-            self._tunnel_authorization,
+            self.ipc, self.session.renewal, self.ollama, self.broker, self.keys,
+            self._host_monitor, self.bridge, self._tunnel_authorization,
         ):  # fmt: skip
             part.setServiceParent(self)
         super().startService()
@@ -224,13 +239,14 @@ class DesktopService(MultiService):
             self._endpoint_address, time.time(),
         )  # fmt: skip
         window = WebviewWindow(reactor, self._window_command(), self._environ)
-        page = ChatPage(
-            self.session, reactor, self._state,
-            lambda: has_display(self._environ, sys.platform), window,
-        )  # fmt: skip
+        browser = BrowserOpener(
+            reactor, self._state, lambda: has_display(self._environ, sys.platform)
+        )
+        page = ChatPage(self.session, browser, window)
         shutdown = GracefulShutdown(
             reactor, broker, lambda: broker.active_requests + bridge.traffic[0], reactor.stop
         )
+        pending_login = PendingLogin(self._log_in_with_provider, browser)
         commands = CommandHandler(
             self._fresh_status(reporter),
             shutdown.begin,
@@ -239,6 +255,8 @@ class DesktopService(MultiService):
             broker,
             self.session,
             self.client_factory,
+            self.oauth,
+            pending_login,
             log,
         )
         ipc = IpcService(
@@ -250,13 +268,22 @@ class DesktopService(MultiService):
             reporter.status,
             log,
         )
-        for part in (window, page, shutdown):
+        for part in (window, browser, pending_login, shutdown):
             part.setServiceParent(ipc)
         self.ollama.add_observer(self._on_ollama_status)
         self.ollama.add_loaded_models_observer(ipc.status_changed)
         self.connection.add_observer(ipc.status_changed)
         broker.add_observer(ipc.status_changed)
         return ipc
+
+    async def _log_in_with_provider(
+        self, cloud_url: str, provider: Provider, prompt: LoginPrompt
+    ) -> Login:
+        grant = await ProviderLogin(self._reactor, self.oauth, prompt).run(provider)
+        return await log_in_with_provider(
+            self.logins, self.client_factory, self.oauth, cloud_url, grant,
+            lambda message: self._log.warn("{message}", message=message),
+        )  # fmt: skip
 
     def _window_command(self) -> list[str] | None:
         wanted = self._settings.page_window == "auto"

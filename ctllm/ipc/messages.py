@@ -116,6 +116,37 @@ class OpenResult(msgspec.Struct, frozen=True):
     window: bool = False
 
 
+class ProviderChoice(msgspec.Struct, frozen=True):
+    """An OpenID provider of a cloud: its name, and a title for people."""
+
+    name: str
+    title: str
+
+
+class LoginBegun(msgspec.Struct, frozen=True):
+    """What the user has to do to log in.
+
+    `choose`: call again with one of `providers`. `code`: enter `code` at `link`, in any browser.
+    `browser`: log in at `link`, in a browser of this machine. `opened` tells whether the link is
+    open in a browser.
+    """
+
+    state: Literal["choose", "code", "browser"]
+    providers: tuple[ProviderChoice, ...] = ()
+    code: str = ""
+    link: str = ""
+    opened: bool = False
+    expires_in: float = 0.0
+
+
+class LoginEnded(msgspec.Struct, frozen=True):
+    """The data of the event `login`: the login, or the error that ended it."""
+
+    cloud_url: str
+    user: str = ""
+    error: str = ""
+
+
 class AboutInfo(msgspec.Struct, frozen=True):
     """The versions of the daemon and its platform."""
 

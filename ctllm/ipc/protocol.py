@@ -77,6 +77,20 @@ class Login(_Request, frozen=True, tag="LOGIN"):
     link: Annotated[str, Meta(max_length=2048)]
 
 
+class BeginLogin(_Request, frozen=True, tag="BEGIN_LOGIN"):
+    """Begin to log in at the cloud with `cloud_url`, with its OpenID provider called `provider`.
+
+    Without a name, the cloud's only provider is meant. The event `login` tells the result.
+    """
+
+    cloud_url: Annotated[str, Meta(max_length=2048)]
+    provider: Annotated[str, Meta(max_length=64)] = ""
+
+
+class CancelLogin(_Request, frozen=True, tag="CANCEL_LOGIN"):
+    """Give up the login that BEGIN_LOGIN began, if there is one."""
+
+
 class Logout(_Request, frozen=True, tag="LOGOUT"):
     """Log out of the cloud, and delete the credentials."""
 
@@ -93,8 +107,8 @@ class About(_Request, frozen=True, tag="ABOUT"):
 
 
 Request = (
-    Auth | StatusRequest | Subscribe | Show | Hide | Settings | Quit | Prefer | Login | Logout
-    | Logs | About
+    Auth | StatusRequest | Subscribe | Show | Hide | Settings | Quit | Prefer | Login | BeginLogin
+    | CancelLogin | Logout | Logs | About
 )  # fmt: skip
 COMMANDS = tuple(str(kind.__struct_config__.tag) for kind in Request.__args__)
 

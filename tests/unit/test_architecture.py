@@ -142,7 +142,8 @@ MAY_IMPORT = {
         "desktop", "relay", "tunnel", "ollama", "http", "reactor", "system", "common", "errors",
     },
     "desktop.ipc": {
-        "desktop", "desktop.broker", "ipc", "http", "reactor", "system", "common", "errors",
+        "desktop", "desktop.broker", "desktop.oauth", "ipc", "http", "reactor", "system", "common",
+        "errors",
     },
     "desktop.service": {
         "desktop", "desktop.broker", "desktop.ipc", "demo", "tunnel", "ollama", "auth", "ipc",

@@ -216,7 +216,7 @@ class IpcPageTests(TestCase):
         documented = {name: set(re.findall(r"`(\w+)`", cells[1])) for name, cells in rows.items()}
         kinds = {kind.__struct_config__.tag: kind for kind in protocol.Request.__args__}
         expected = {tag: set(kind.__struct_encode_fields__) - {"id"} for tag, kind in kinds.items()}
-        events = {"hello", "status", "log", "quitting", "error"}
+        events = {"hello", "status", "login", "log", "quitting", "error"}
         self.assertEqual(
             {name: documented[name] for name in documented if name not in events}, expected
         )

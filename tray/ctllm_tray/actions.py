@@ -5,13 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ctllm.common.json_decoder import decode_json
 from ctllm.errors import CtllmError, NotRunning
 from ctllm.ipc import protocol
 from ctllm.ipc.client import IpcClient
-from ctllm_tray.login_dialog import ask_for_invite_link
+from ctllm.ipc.messages import LoginEnded
+from ctllm_tray.login_dialog import ask_for_cloud, choose_provider
 
 #: Shows a notification with a title and a text.
 Notify = Callable[[str, str], None]
@@ -75,15 +78,57 @@ class TrayActions:
         self._queue.put(lambda: self._call(protocol.Prefer, policy=policy))
 
     def log_in(self) -> None:
-        """Ask for an invite link, and log in with it."""
+        """Ask for a cloud's address or an invite link, and log in with it."""
         self._queue.put(self._log_in)
 
     def _log_in(self) -> None:
-        link = ask_for_invite_link()
-        if link is None:
+        entered = ask_for_cloud()
+        if entered is None:
             self._notify("Log in from a terminal", "Run: ctllm login")
-        elif link:
-            self._call(protocol.Login, link=link)
+        elif "#" in entered:
+            self._call(protocol.Login, link=entered)
+        elif entered:
+            self._log_in_with_provider(entered)
+
+    def _log_in_with_provider(self, cloud_url: str) -> None:
+        daemon = self._connect(self._state_dir)
+        try:
+            begun = daemon.call(protocol.BeginLogin, cloud_url=cloud_url)
+            if begun["state"] == "choose":
+                names = [provider["name"] for provider in begun["providers"]]
+                chosen = choose_provider(names)
+                if chosen is None:
+                    self._notify(
+                        "Log in from a terminal", f"Run: ctllm login {cloud_url} --provider NAME"
+                    )
+                if not chosen:
+                    daemon.close()
+                    return
+                begun = daemon.call(protocol.BeginLogin, cloud_url=cloud_url, provider=chosen)
+        except BaseException:
+            daemon.close()
+            raise
+        self._show_login(begun, cloud_url)
+        # It may take minutes, during which other actions of the menu go on.
+        threading.Thread(
+            target=self._await_login, args=(daemon,), name="login", daemon=True
+        ).start()
+
+    def _show_login(self, begun: Mapping[str, Any], cloud_url: str) -> None:
+        if begun["state"] == "code":
+            where = "the browser" if begun["opened"] else begun["link"]
+            self._notify(f"Your code: {begun['code']}", f"Compare or enter it in {where}")
+        elif not begun["opened"]:
+            self._notify("Cannot open a browser", f"Run in a terminal: ctllm login {cloud_url}")
+
+    def _await_login(self, daemon: IpcClient) -> None:
+        with suppress(CtllmError), daemon:  # the daemon stopped
+            for event in daemon.events():
+                if event.event == "login":
+                    ended = decode_json(event.data, LoginEnded)
+                    if ended.error:
+                        self._notify("Login failed", ended.error)
+                    return
 
     def log_out(self) -> None:
         """Log out."""

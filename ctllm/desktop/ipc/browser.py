@@ -1,7 +1,8 @@
-"""The chat page, opened in its own window or in the browser with a link that logs in once.
+"""The chat page and logins, opened in a window of ctllm's own or in the browser.
 
-Every user of a machine can read the arguments of every process, so the link is not one of them: the
-browser opens a file that only its owner can read, and the file redirects to the link.
+The links log in whoever opens them first. Every user of a machine can read the arguments of every
+process, so no link is one of them: the browser opens a file that only its owner can read, and the
+file redirects to the link.
 """
 
 from __future__ import annotations
@@ -67,45 +68,32 @@ def open_in_browser(url: str, environ: Mapping[str, str] = os.environ) -> bool:
     return webbrowser.open(url)
 
 
-class ChatPage(Service):
-    """Opens the chat page. `browse` opens a URL and returns whether it did; it may block."""
+class BrowserOpener(Service):
+    """Opens URLs that no other user of the machine may see.
+
+    `has_display` tells whether there is a display for a browser. `browse` opens a URL and returns
+    whether it did; it may block. `name` is that of the file.
+    """
 
     def __init__(
         self,
-        session: CloudSession,
         reactor: ThreadReactor,
         state: Path,
         has_display: Callable[[], bool],
-        window: WebviewWindow,
         browse: Callable[[str], bool] = open_in_browser,
+        *,
+        name: str = "open.html",
     ) -> None:
-        self._session = session
         self._reactor = reactor
-        self._path = state / "desktop" / "open.html"
+        self._path = state / "desktop" / name
         self._has_display = has_display
-        self._window = window
         self._browse = browse
-        self._removal_timer = Timeout(reactor, self._remove_file)
+        self._removal_timer = Timeout(reactor, self.remove_file)
 
-    async def open(self, view: str = "") -> OpenResult:
-        """Open the page, at `view` if given; raises CtllmError if this desktop is logged out."""
-        if self._window.is_open and not view:
-            self._window.show()
-            return OpenResult(True, window=True)
-        url = await self._login_link(view)
-        if await self._window.open(url):
-            return OpenResult(True, window=True)
-        if not self._has_display() or not await self._open_in_browser(url):
-            return OpenResult(False, url)
-        return OpenResult(True)
-
-    async def _login_link(self, view: str) -> str:
-        client = self._session.client()
-        code = await client.create_login_code(await self._session.access_token())
-        fragment = f"&view={view}" if view else ""
-        return f"{client.url}/#invite={code}{fragment}"
-
-    async def _open_in_browser(self, url: str) -> bool:
+    async def open(self, url: str) -> bool:
+        """Open `url` in the browser; return whether that succeeded. Raises BadConfiguration."""
+        if not self._has_display():
+            return False
         write_atomically(self._path, _FILE.format(html.escape(url)).encode())
         self._removal_timer.start(FILE_LIFETIME)
         done: Deferred[bool] = Deferred()
@@ -128,12 +116,42 @@ class ChatPage(Service):
         if not done.called:
             done.callback(is_open)
 
-    def _remove_file(self) -> None:
+    def remove_file(self) -> None:
+        """Remove the file now."""
+        self._removal_timer.cancel()
         with suppress(OSError):
             os.unlink(self._path)
 
     def stopService(self) -> None:
         """Remove the file."""
         super().stopService()
-        self._removal_timer.cancel()
-        self._remove_file()
+        self.remove_file()
+
+
+class ChatPage:
+    """Opens the chat page, in its window or with `browser`."""
+
+    def __init__(
+        self, session: CloudSession, browser: BrowserOpener, window: WebviewWindow
+    ) -> None:
+        self._session = session
+        self._browser = browser
+        self._window = window
+
+    async def open(self, view: str = "") -> OpenResult:
+        """Open the page, at `view` if given; raises CtllmError if this desktop is logged out."""
+        if self._window.is_open and not view:
+            self._window.show()
+            return OpenResult(True, window=True)
+        url = await self._login_link(view)
+        if await self._window.open(url):
+            return OpenResult(True, window=True)
+        if not await self._browser.open(url):
+            return OpenResult(False, url)
+        return OpenResult(True)
+
+    async def _login_link(self, view: str) -> str:
+        client = self._session.client()
+        code = await client.create_login_code(await self._session.access_token())
+        fragment = f"&view={view}" if view else ""
+        return f"{client.url}/#invite={code}{fragment}"

@@ -12,15 +12,24 @@ import twisted
 from ctllm import __version__
 from ctllm.desktop.broker.broker import Broker
 from ctllm.desktop.broker.routing_policy import RoutingPolicy
-from ctllm.desktop.cloud_client import CloudClient, parse_invite_link, require_https
-from ctllm.desktop.cloud_session import CloudSession, log_in, log_out
+from ctllm.desktop.cloud_client import (
+    CloudClient,
+    parse_cloud_url,
+    parse_invite_link,
+    require_https,
+)
+from ctllm.desktop.cloud_login import find_providers, log_out
+from ctllm.desktop.cloud_session import CloudSession, log_in
 from ctllm.desktop.ipc.browser import ChatPage
 from ctllm.desktop.ipc.connection import IpcConnection
 from ctllm.desktop.ipc.log_buffer import LogBuffer
+from ctllm.desktop.ipc.provider_login import PendingLogin
 from ctllm.desktop.ipc.webview_process import WebviewWindow
+from ctllm.desktop.oauth.provider import choose_provider
+from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.errors import BadConfiguration
 from ctllm.ipc import protocol
-from ctllm.ipc.messages import AboutInfo, OpenResult, Status
+from ctllm.ipc.messages import AboutInfo, LoginBegun, OpenResult, ProviderChoice, Status
 
 HOMEPAGE = "https://github.com/ctllm/ctllm"
 
@@ -43,6 +52,8 @@ class CommandHandler:
         broker: Broker,
         session: CloudSession,
         client_for: Callable[[str], CloudClient],
+        oauth: OAuthClient,
+        pending_login: PendingLogin,
         log_buffer: LogBuffer,
     ) -> None:
         self._get_status = get_status
@@ -52,6 +63,8 @@ class CommandHandler:
         self._broker = broker
         self._session = session
         self._client_for = client_for
+        self._oauth = oauth
+        self._pending_login = pending_login
         self._log_buffer = log_buffer
         self._handlers: Mapping[type[Any], Callable[[Any, IpcConnection], Awaitable[object]]] = {
             protocol.StatusRequest: self._handle_status,
@@ -62,6 +75,8 @@ class CommandHandler:
             protocol.Quit: self._handle_quit,
             protocol.Prefer: self._handle_prefer,
             protocol.Login: self._handle_login,
+            protocol.BeginLogin: self._handle_begin_login,
+            protocol.CancelLogin: self._handle_cancel_login,
             protocol.Logout: self._handle_logout,
             protocol.Logs: self._handle_logs,
             protocol.About: self._handle_about,
@@ -107,8 +122,29 @@ class CommandHandler:
         self._log.info("Logged in to {url} as {name}", url=url, name=login.user_name)
         return {"cloud_url": login.cloud_url, "user": login.user_name}
 
+    async def _handle_begin_login(
+        self, request: protocol.BeginLogin, connection: IpcConnection
+    ) -> LoginBegun:
+        url = parse_cloud_url(request.cloud_url)
+        require_https(url)
+        providers = await find_providers(self._client_for(url))
+        if not request.provider and len(providers) > 1:
+            choices = tuple(ProviderChoice(each.name, each.label) for each in providers)
+            return LoginBegun("choose", choices)
+        return await self._pending_login.begin(
+            url,
+            choose_provider(providers, request.provider),
+            lambda ended: connection.send_event("login", ended),
+        )
+
+    async def _handle_cancel_login(
+        self, _: protocol.CancelLogin, connection: IpcConnection
+    ) -> object:
+        self._pending_login.cancel()
+        return None
+
     async def _handle_logout(self, _: protocol.Logout, connection: IpcConnection) -> object:
-        login = await log_out(self._session.logins, self._client_for)
+        login = await log_out(self._session.logins, self._client_for, self._oauth)
         return {"cloud_url": login.cloud_url}
 
     async def _handle_logs(self, request: protocol.Logs, connection: IpcConnection) -> object:

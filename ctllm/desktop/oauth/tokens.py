@@ -50,7 +50,7 @@ class GrantRefused(Unauthorized):
 class OAuthClientId:
     """How the client names itself: `secret` is empty for a public client.
 
-    `uses_post` is for a provider that takes the secret in the form only.
+    `uses_post` is for a provider that takes the secret in the form (RFC 6749, section 2.3.1).
     """
 
     client_id: str
@@ -90,6 +90,10 @@ class _TokenResponse(msgspec.Struct, frozen=True):
     expires_in: Annotated[float, Meta(gt=0)] | None = None
     refresh_token: Token | None = None
     id_token: Jwt | None = None
+
+
+class _RefreshTokenResponse(msgspec.Struct, frozen=True):
+    refresh_token: Token = ""
 
 
 class _ErrorResponse(msgspec.Struct, frozen=True):
@@ -169,6 +173,16 @@ def parse_tokens(
         now + _lifetime(found, token or "", kind, now),
         found.refresh_token or "",
     )
+
+
+def parse_refresh_token(status: int, body: bytes) -> str:
+    """Return the refresh token in a response whose other tokens are of no use; empty without."""
+    if status != 200:
+        return ""
+    try:
+        return decode_json(body, _RefreshTokenResponse, MAX_RESPONSE).refresh_token
+    except InvalidJson:
+        return ""
 
 
 def _require_jwt(token: str | None, kind: TokenKind) -> str:

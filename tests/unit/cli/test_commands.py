@@ -239,18 +239,20 @@ class CommandTests(SynchronousTestCase):
             self.assertIn("ctllm login", self.refused(*words))
         self.refused("logout")
 
-    def test_login_refuses_what_is_no_invite_link(self) -> None:
-        for link in ("cloud", "https://c.example/", "https://c.example/#x=y", "#invite=x",
-                     "ftp://c.example/#invite=x", "https://c.example/?invite=x"):  # fmt: skip
+    def test_login_refuses_what_is_no_invite_link_and_no_address(self) -> None:
+        for link in ("two words", "https://c.example/#x=y", "#invite=x", "ftp://c.example/",
+                     "ftp://c.example/#invite=x", "https://c.example/?invite=x", "c.example:x",
+                     "https://c.example:99999", "https://user@c.example"):  # fmt: skip
             self.assertIn("#invite=", self.refused("login", link))
         self.assertFalse(self.file.path.exists())
 
     def test_login_refuses_http_to_other_machines_unless_told_otherwise(self) -> None:
         for host in ("cloud.example", "192.168.1.5:8080", "100.64.1.2", "[2001:db8::1]"):
             with redirect_stderr(io.StringIO()):
-                said = self.refused("login", f"http://{host}/#invite=x")
-            self.assertIn(f"The connection to http://{host} would not be encrypted", said)
-            self.assertIn("--insecure-http", said)
+                for link in (f"http://{host}/#invite=x", f"http://{host}/"):
+                    said = self.refused("login", link)
+                    self.assertIn(f"The connection to http://{host} would not be encrypted", said)
+                    self.assertIn("--insecure-http", said)
         for words in (
             ["--insecure-http", "http://100.64.1.2/#invite=x"],
             ["http://127.0.0.1:8080/#invite=x"],

@@ -14,10 +14,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.auth.api_keys import record_key
 from ctllm.desktop.cloud_client import TokenResponse, User
-from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession, log_in, log_out
+from ctllm.desktop.cloud_login import log_out
+from ctllm.desktop.cloud_session import RENEW_BEFORE_EXPIRY, CloudSession, log_in
 from ctllm.desktop.credential_file import Credentials, Login, name_key
 from ctllm.desktop.login_secrets import LoginSecrets
 from ctllm.desktop.login_store import open_login_store
+from ctllm.desktop.oauth_client import OAuthClient
 from ctllm.desktop.secret_store import PlainFileStore, SecretReference
 from ctllm.errors import BadGateway, Unauthorized
 
@@ -43,7 +45,9 @@ class _Client:
         self.cloud = cloud
         self.url = url
 
-    async def refresh_access_token(self, refresh: str, scope: str = "") -> TokenResponse:
+    async def refresh_access_token(
+        self, refresh: str, scope: str = "", provider_token: str = ""
+    ) -> TokenResponse:
         self.cloud.renewals.append((self.url, refresh))
         self.cloud.scopes.append(scope)
         number = len(self.cloud.renewals)
@@ -209,10 +213,16 @@ class UnreadableFileTests(CloudSessionCase):
 
 
 class LogOutTests(CloudSessionCase):
+    def log_out(self) -> Deferred[Login]:
+        oauth = OAuthClient(self.clock)
+        return Deferred.fromCoroutine(log_out(self.logins, self.cloud.at, oauth))
+
     def test_keeps_a_login_that_replaced_it_meanwhile(self) -> None:
         self.save(ANN)
         self.cloud.waiting = Deferred()
-        leaving = Deferred.fromCoroutine(log_out(self.logins, self.cloud.at))
+        leaving = Deferred.fromCoroutine(
+            log_out(self.logins, self.cloud.at, OAuthClient(self.clock))
+        )
         self.save(BOB)
         self.cloud.waiting.callback(None)
         self.assertEqual(self.successResultOf(leaving), ANN)
@@ -221,7 +231,9 @@ class LogOutTests(CloudSessionCase):
     def test_forgets_login_and_keys_even_if_the_cloud_fails(self) -> None:
         self.save(ANN, mine="key")
         self.cloud.refusal = BadGateway("gone")
-        leaving = Deferred.fromCoroutine(log_out(self.logins, self.cloud.at))
+        leaving = Deferred.fromCoroutine(
+            log_out(self.logins, self.cloud.at, OAuthClient(self.clock))
+        )
         self.failureResultOf(leaving, BadGateway)
         self.assertEqual(self.file.load(), Credentials("d" * 32))
 

@@ -163,7 +163,7 @@ class CredentialFileTests(SynchronousTestCase):
         known = self.file.load()
         self.assertEqual(known.login, Login("https://c.example", "ctllm|ann", "ann"))
         self.assertEqual([(key.name, key.scope) for key in known.api_keys], [("a", "manage")])
-        self.assertEqual(self.stored_secret(known), '{"refresh":"hunter2","provider_refresh":""}')
+        self.assertEqual(self.stored_secret(known), '{"refresh":"hunter2"}')
         self.assertNotIn("hunter2", self.file.path.read_text())
         self.assertEqual(CredentialFile(self.state).load(), known)
 

@@ -25,6 +25,7 @@ class ProtocolTests(SynchronousTestCase):
             "AUTH": {"nonce": NONCE, "proof": "0" * 64},
             "PREFER": {"preference": "never"},
             "LOGIN": {"link": "https://c.example/#invite=x"},
+            "BEGIN_LOGIN": {"cloud_url": "https://c.example"},
         }
         for number, command in enumerate(protocol.COMMANDS):
             line = json.dumps({"id": number, "command": command, **more.get(command, {})})

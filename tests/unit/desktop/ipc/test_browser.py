@@ -19,7 +19,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from ctllm.desktop.ipc import browser
-from ctllm.desktop.ipc.browser import BROWSER_TIMEOUT, FILE_LIFETIME, ChatPage, has_display
+from ctllm.desktop.ipc.browser import (
+    BROWSER_TIMEOUT,
+    FILE_LIFETIME,
+    BrowserOpener,
+    ChatPage,
+    has_display,
+)
 
 
 class ThreadClock(Clock):
@@ -105,16 +111,9 @@ class ChatPageTests(TestCase):
 
     def page(self, browse: Any = None) -> ChatPage:
         session: Any = FakeSession()
-        made = ChatPage(
-            session,
-            self.clock,
-            self.state,
-            lambda: self.display,
-            self.window,
-            browse or self.browse,
-        )
-        self.addCleanup(made.stopService)
-        return made
+        opener = BrowserOpener(self.clock, self.state, lambda: self.display, browse or self.browse)
+        self.addCleanup(opener.stopService)
+        return ChatPage(session, opener, self.window)
 
     def browse(self, address: str) -> bool:
         self.opened.append(address)
