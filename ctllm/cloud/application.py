@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.admin.api import admin_service
 from ctllm.cloud.api import ManagementApi
 from ctllm.cloud.audit import COUNT_INTERVAL, AuditLog
-from ctllm.cloud.browser_login.api import BrowserLogin
+from ctllm.cloud.browser_login.api import CALLBACK_PATH, BrowserLogin
 from ctllm.cloud.browser_login.interfaces import LoginProvider
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
 from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
@@ -164,7 +165,7 @@ class CloudApplication(MultiService):
         )
 
         # Signing in browsers with a provider.
-        login_providers: dict[str, LoginProvider] = {}
+        login_providers = _create_login_providers(provider_verifier, url, now)
         renewals = ProviderRenewals(login_providers, TokenSealer(keys.instance_secret), now)
 
         # The HTTP APIs.
@@ -259,3 +260,14 @@ def _create_provider_verifier(
     from ctllm.cloud.identity.oidc.verifier import OidcVerifier
 
     return OidcVerifier(settings.providers, settings.tiers, reactor, metrics.provider_fetch_failed)
+
+
+def _create_login_providers(
+    verifier: OidcVerifier | None, url: str, now: Callable[[], float]
+) -> Mapping[str, LoginProvider]:
+    """Return the providers of `verifier`, if any, for browsers; raises BadConfiguration."""
+    if verifier is None:
+        return {}
+    from ctllm.cloud.browser_login.oidc_login import create_login_providers
+
+    return create_login_providers(verifier, f"{url}{CALLBACK_PATH}", now)

@@ -107,7 +107,7 @@ MAY_IMPORT = {
     },
     "cloud.browser_login": {
         "cloud.identity", "cloud.session_renewer", "auth", "http.cookies", "http.message",
-        "http.same_site", "http.server", "common", "errors",
+        "http.same_site", "http.server", "config", "common", "errors",
     },
     "cloud.session_api": {
         "auth", "cloud.identity", "cloud.session_renewer", "http.cookies", "http.message",

@@ -6,7 +6,8 @@ with the word for an error in the fragment. No response depends on a URL in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from ctllm.cloud.browser_login.interfaces import BrowserSessions, LoginProvider, ProviderLogin
@@ -28,10 +29,12 @@ from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.same_site import is_from_other_site
 from ctllm.http.server.request import ServerRequest
 
+T = TypeVar("T")
+
 LOGIN_PATH = "/ctllm/login"
 CALLBACK_PATH = "/ctllm/callback"
-#: Codes that may be redeemed at once: each is a request to the provider.
-MAX_REDEMPTIONS = 64
+#: Logins that may ask a provider at once: whoever sends them need not have an account.
+MAX_ASKING = 64
 
 #: No cache keeps the response, and no other server learns its URL.
 _HEADERS: Headers = ((b"Cache-Control", b"no-store"), (b"Referrer-Policy", b"no-referrer"))
@@ -48,7 +51,7 @@ class BrowserLogin:
         sessions: BrowserSessions,
         access: UserAccess,
         url: str,
-        max_redemptions: int = MAX_REDEMPTIONS,
+        max_asking: int = MAX_ASKING,
     ) -> None:
         self._providers = providers
         self._transactions = transactions
@@ -58,8 +61,8 @@ class BrowserLogin:
         self._authority = urlsplit(url).netloc.lower().encode()
         self._url = url.encode()
         self._cookie = CookieKind(b"ctllm-login", b"/ctllm/", url.startswith("https:"), b"Lax")
-        self._max_redemptions = max_redemptions
-        self._redemptions = 0
+        self._max_asking = max_asking
+        self._asking = 0
 
     async def begin(self, request: ServerRequest) -> None:
         """Redirect to the provider that the request names.
@@ -87,7 +90,7 @@ class BrowserLogin:
         # Another tab of this browser may be signing in, so its secret stays.
         secret = self._browser_secret(head) or new_browser_secret()
         transaction = self._transactions.begin(name, secret)
-        location = await provider.authorization_url(transaction, is_fresh)
+        location = await self._ask(provider.authorization_url(transaction, is_fresh))
         return location.encode("ascii"), self._cookie.set(secret.encode(), int(LIFETIME))
 
     async def finish(self, request: ServerRequest) -> None:
@@ -120,17 +123,24 @@ class BrowserLogin:
         return transaction
 
     async def _redeem(self, transaction: LoginTransaction, callback: Callback) -> ProviderLogin:
-        if self._redemptions >= self._max_redemptions:
-            raise LoginFailed(LoginError.UNAVAILABLE, "Too many people sign in at once.")
-        self._redemptions += 1
+        provider = self._providers[transaction.provider]
         try:
-            return await self._providers[transaction.provider].redeem(transaction, callback)
+            return await self._ask(provider.redeem(transaction, callback))
         except GroupNotAllowed as refused:
             if isinstance(refused.user, User):
                 self._access.end_access(refused.user)
             raise
+
+    async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
+        """Return the answer of a provider; raises LoginFailed if too many ask at once."""
+        if self._asking >= self._max_asking:
+            question.close()
+            raise LoginFailed(LoginError.UNAVAILABLE, "Too many people sign in at once.")
+        self._asking += 1
+        try:
+            return await question
         finally:
-            self._redemptions -= 1
+            self._asking -= 1
 
     def _browser_secret(self, head: RequestHead) -> str | None:
         secret = self._cookie.read(head)

@@ -18,12 +18,11 @@ from msgspec import Meta
 from ctllm.cloud.browser_login.transactions import LoginTransaction
 from ctllm.common.json_decoder import decode_json
 from ctllm.errors import BadRequest
+from ctllm.http.message.head import Headers
 
 #: The longest query of a callback in bytes, and the most parameters. Codes may be some kilobytes.
 MAX_QUERY = 16 * 1024
 MAX_PARAMETERS = 32
-#: The largest response of a token endpoint, in bytes.
-MAX_TOKEN_RESPONSE = 64 * 1024
 _MAX_TOKEN = 16 * 1024
 
 #: The parameters of a callback that are read (RFC 6749, sections 4.1.2 and 4.1.2.1; RFC 9207).
@@ -172,17 +171,17 @@ def revocation_parameters(refresh_token: str) -> dict[str, str]:
 
 def form_request(
     client: OAuthClient, parameters: Mapping[str, str], auth_methods: tuple[str, ...] | None
-) -> tuple[dict[str, str], bytes]:
+) -> tuple[Headers, bytes]:
     """Return the headers and the body of a request of the client (RFC 6749, section 2.3).
 
     `auth_methods` are those that the provider supports; without a list, Basic is the default
     (OpenID Connect Discovery, section 3).
     """
-    headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
+    headers: Headers = ((b"Content-Type", b"application/x-www-form-urlencoded"),)
     own = {"client_id": client.client_id}
     if client.secret and "client_secret_basic" in (auth_methods or ("client_secret_basic",)):
-        credentials = f"{quote_plus(client.client_id)}:{quote_plus(client.secret)}"
-        headers["Authorization"] = f"Basic {b64encode(credentials.encode()).decode()}"
+        pair = f"{quote_plus(client.client_id)}:{quote_plus(client.secret)}"
+        headers += ((b"Authorization", b"Basic " + b64encode(pair.encode())),)
         own = {}
     elif client.secret:
         own["client_secret"] = client.secret

@@ -106,13 +106,11 @@ class PageTests(SynchronousTestCase):
         script = "".join(PARSED.inline["script"])
         management = {*OPENAPI["paths"]} - {
             "/ctllm/openapi.json",
-            "/ctllm/providers",
             "/ctllm/desktops/{desktop}/keys",
             "/ctllm/tunnel/authorization",
             "/ctllm/exchanges/{exchange}",
             "/ctllm/session/invite",
             "/ctllm/callback",
-            "/ctllm/login",
             "/ctllm/machines/{machine}",
         }
         self.assertEqual(

@@ -34,7 +34,7 @@ _OTHER_TOKENS = frozenset(("id", "refresh", "offline", "logout"))
 
 def check_claims(claims: JsonObject, provider: Provider, now: float) -> None:
     """Raise Unauthorized unless `claims` are for this cloud, and valid at `now` (epoch seconds)."""
-    _check_times(claims, now)
+    check_times(claims, now)
     if not set(_audiences(claims)) & accepted_audiences(provider):
         raise Unauthorized("This token is for another service (its audience is not this cloud).")
     kind = claims.get("typ")
@@ -121,7 +121,8 @@ def accepted_audiences(provider: Provider) -> frozenset[str]:
     return frozenset(filter(None, (provider.client_id, provider.page_client_id)))
 
 
-def _check_times(claims: JsonObject, now: float) -> None:
+def check_times(claims: JsonObject, now: float) -> None:
+    """Raise Unauthorized unless a token with `claims` is valid at `now` (epoch seconds)."""
     issued, expires = _time(claims, "iat"), _time(claims, "exp")
     not_before = _time(claims, "nbf") if "nbf" in claims else issued
     if now >= expires + LEEWAY:

@@ -16,6 +16,7 @@ PATH = "/.well-known/openid-configuration"
 """The path of the document, below the issuer without its trailing slash."""
 
 _Url = Annotated[str, Meta(max_length=2048)]
+_Word = Annotated[str, Meta(max_length=100)]
 _ENDPOINTS = (
     "jwks_uri",
     "authorization_endpoint",
@@ -36,6 +37,8 @@ class ProviderMetadata(msgspec.Struct, frozen=True):
     device_authorization_endpoint: _Url = ""
     end_session_endpoint: _Url = ""
     revocation_endpoint: _Url = ""
+    token_endpoint_auth_methods_supported: tuple[_Word, ...] | None = None
+    authorization_response_iss_parameter_supported: bool = False
 
 
 def metadata_url(issuer: str) -> str:

@@ -100,7 +100,7 @@ class LoginCase(SynchronousTestCase):
         self.renewals = ProviderRenewals(self.providers, TokenSealer(SECRET), self.clock.seconds)
         self.compose()
 
-    def compose(self, url: str = "https://cloud.example", max_redemptions: int = 3) -> None:
+    def compose(self, url: str = "https://cloud.example", max_asking: int = 3) -> None:
         login = BrowserLogin(
             self.providers,
             self.transactions,
@@ -108,7 +108,7 @@ class LoginCase(SynchronousTestCase):
             self.sessions,
             self.sessions,
             url,
-            max_redemptions,
+            max_asking,
         )
 
         async def handle(request: ServerRequest) -> None:

@@ -162,11 +162,12 @@ class FinishTests(LoginCase):
         self.providers.clear()
         self.assert_refused("expired", self.finish(state, cookie))
 
-    def test_codes_are_redeemed_a_few_at_a_time(self) -> None:
+    def test_a_few_ask_the_provider_at_once(self) -> None:
         logins = [self.begin() for _ in range(4)]
         self.provider.delay = Deferred()
         self.assertEqual([self.finish(*each) for each in logins[:3]], ["", "", ""])
         self.assert_refused("unavailable", self.finish(*logins[3]))
+        self.assert_refused("unavailable", self.get("/ctllm/login?provider=corp"))
         self.provider.delay.callback(None)
         self.provider.delay = None
         self.assertEqual(len(self.sessions.created), 3)

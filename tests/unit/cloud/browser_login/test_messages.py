@@ -99,7 +99,7 @@ class RequestTests(SynchronousTestCase):
 
     def test_a_public_client_sends_its_id_and_the_verifier(self) -> None:
         headers, body = form_request(CLIENT, code_parameters(CLIENT, TRANSACTION, "the code"), None)
-        self.assertNotIn("Authorization", headers)
+        self.assertNotIn(b"Authorization", dict(headers))
         self.assertEqual(
             dict(parse_qsl(body.decode())),
             {
@@ -113,11 +113,11 @@ class RequestTests(SynchronousTestCase):
         parameters = refresh_parameters(client, "r")
         for methods in (None, ("private_key_jwt", "client_secret_basic", "client_secret_post")):
             headers, body = form_request(client, parameters, methods)
-            decoded = b64decode(headers["Authorization"].removeprefix("Basic "))
+            decoded = b64decode(dict(headers)[b"Authorization"].removeprefix(b"Basic "))
             self.assertEqual(decoded, b"pa%3Age:s%26%3A%25")
             self.assertNotIn(b"client_", body)
         headers, body = form_request(client, parameters, ("client_secret_post",))
-        self.assertNotIn("Authorization", headers)
+        self.assertNotIn(b"Authorization", dict(headers))
         self.assertEqual(dict(parse_qsl(body.decode()))["client_secret"], "s&:%")
         self.assertNotIn("s&:%", repr(client))
 
