@@ -17,7 +17,7 @@ from ctllm.auth.api_keys import MAX_KEYS, KeyRecord
 from ctllm.auth.session_assertions import LIFETIME_SECONDS, USE
 from ctllm.cloud.browser_login.api import CALLBACK_PATH, LOGIN_PATH, BrowserLogin
 from ctllm.cloud.identity import SERVE, AccessGrant, ApiKeyLeases, AssertionSigner
-from ctllm.cloud.machine_api import MachineApi
+from ctllm.cloud.machines import MachineApi
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.public_providers import public_providers
 from ctllm.cloud.session_api import SessionApi

@@ -40,7 +40,6 @@ from ctllm.cloud.identity import (
     LoginCodes,
     MachineRequests,
     Machines,
-    MachineVerifier,
     PrivateDirectory,
     Revocations,
     Sessions,
@@ -49,7 +48,7 @@ from ctllm.cloud.identity import (
     proxy_id,
     user_hash,
 )
-from ctllm.cloud.machine_api import MachineApi
+from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
@@ -183,6 +182,7 @@ class CloudApplication(MultiService):
         machine_api = MachineApi(
             machines,
             machine_requests,
+            audit,
             rules.check_active,
             lambda grant: active_requests.abort_of_proxy(proxy_id_of(grant), rules.check_active),
             now,
@@ -218,7 +218,7 @@ class CloudApplication(MultiService):
             reactor,
             request_limiter,
             active_requests,
-            MachineVerifier(machines, machine_requests, rules.check_active, url, now),
+            MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
         )
 
         # The services.

@@ -18,8 +18,9 @@ from ctllm.cloud.identity import (
     AccessGrant,
     AssertionSigner,
     CompositeTokenVerifier,
-    MachineVerifier,
+    is_machine,
 )
+from ctllm.cloud.machines import MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.user_limits import UserLimiter, tunnel_limiter
@@ -97,11 +98,9 @@ class Gateway:
         request_limiter: UserLimiter,
         active_requests: ActiveRequests,
         machine_verifier: MachineVerifier,
-        client_address: Callable[[ServerRequest], str] = lambda request: "",
     ) -> None:
         self._token_verifier = token_verifier
         self._machine_verifier = machine_verifier
-        self._client_address = client_address
         self._assertion_signer = assertion_signer
         self._proxy_id_of = proxy_id_of
         self._proxies = proxies
@@ -198,9 +197,7 @@ class Gateway:
                 return grant
         raise error
 
-    def _verifications(
-        self, request: ServerRequest
-    ) -> Iterator[Callable[[], Awaitable[AccessGrant]]]:
+    def _verifications(self, request: ServerRequest) -> Iterator[Verification]:
         """Return what verifies each credential of `request`: its tokens, then its signature."""
         for token in presented_tokens(request.head):
             yield partial(self._token_verifier.verify, token)
@@ -209,8 +206,7 @@ class Gateway:
             yield partial(self._verify_signature, request, signature)
 
     async def _verify_signature(self, request: ServerRequest, signature: str) -> AccessGrant:
-        address = self._client_address(request)
-        return self._machine_verifier.verify(request.head, signature, address)
+        return self._machine_verifier.verify(request.head, signature, request.client_address)
 
     async def _describe_machine(self, request: ServerRequest) -> None:
         """Respond to `ollama signin`, which asks who uses this machine."""
@@ -380,6 +376,11 @@ def _required_scopes(grant: AccessGrant, head: RequestHead) -> frozenset[str]:
     if MANAGE in grant.scopes:
         return frozenset((USE, MANAGE))
     if endpoint is not None and endpoint.scope is Scope.MANAGE:
+        if is_machine(grant):
+            raise Forbidden(
+                f"{describe_request(head)} changes models, which this machine may not do. To "
+                "change that, remove it in the settings of the page, and run `ollama signin` again."
+            )
         raise Forbidden(
             f"{describe_request(head)} changes models and needs the scope manage, which this key "
             "does not have. Create a key that has it with: ctllm keys add NAME --scope manage"

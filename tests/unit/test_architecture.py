@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "cloud.public_providers": {"config"},
     "cloud.web_ui": {"http.message"},
     "cloud.docker_api": {"fastpath", "reactor", "common", "errors"},
-    "cloud.identity": {"auth", "http.message", "common", "errors", "system"},
+    "cloud.identity": {"auth", "common", "errors", "system"},
     "cloud.identity.oidc": {
         "cloud.identity", "auth", "http.client", "http.message", "reactor", "config", "common",
         "errors",
@@ -114,18 +114,21 @@ MAY_IMPORT = {
         "http.same_site",
         "http.server", "errors",
     },
-    "cloud.machine_api": {"cloud.identity", "http.server", "reactor", "errors"},
+    "cloud.machines": {
+        "cloud.audit", "cloud.identity", "auth", "http.client_address", "http.message",
+        "http.server", "reactor", "errors",
+    },
     "cloud.api": {
-        "cloud.browser_login", "cloud.machine_api", "cloud.session_api", "cloud.public_providers",
+        "cloud.browser_login", "cloud.machines", "cloud.session_api", "cloud.public_providers",
         "cloud.identity", "cloud.proxies", "auth", "http.client", "http.header_policy",
         "http.message", "http.server", "reactor", "config", "errors",
     },
     "cloud.gateway": {
-        "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.metrics", "cloud.proxies",
-        "cloud.user_limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
+        "cloud.active_requests", "cloud.api", "cloud.identity", "cloud.machines", "cloud.metrics",
+        "cloud.proxies", "cloud.user_limits", "cloud.web_ui", "http", "ollama", "reactor", "errors",
     },
     "cloud.application": {
-        "cloud.machine_api",
+        "cloud.machines",
         "cloud.access_enforcer", "cloud.active_requests", "cloud.admin", "cloud.api",
         "cloud.audit", "cloud.browser_login", "cloud.gateway", "cloud.identity", "cloud.metrics",
         "cloud.proxies", "cloud.session_api", "cloud.session_renewer", "cloud.spawners.factory",

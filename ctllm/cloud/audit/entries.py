@@ -42,7 +42,7 @@ PROXY_EVENTS: tuple[ProxyEvent, ...] = get_args(ProxyEvent)
 IDENTITY_EVENTS: tuple[IdentityEvent, ...] = get_args(IdentityEvent)
 
 #: The longest value of a field that others choose.
-_MAX_VALUE = 64
+_MAX_VALUE = 80
 
 
 class AuditEntry(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -10,8 +10,7 @@ from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, Tok
 from ctllm.cloud.identity.invites import Invites, parse_user_name
 from ctllm.cloud.identity.login_codes import LoginCodes
 from ctllm.cloud.identity.machine_requests import MachineRequest, MachineRequests
-from ctllm.cloud.identity.machine_verifier import MachineVerifier
-from ctllm.cloud.identity.machines import Machine, Machines
+from ctllm.cloud.identity.machines import Machine, Machines, is_machine, machine_credential
 from ctllm.cloud.identity.revocations import POLL_INTERVAL, Revocations
 from ctllm.cloud.identity.sessions import (
     ClientType,
@@ -51,7 +50,6 @@ __all__ = [
     "Machine",
     "MachineRequest",
     "MachineRequests",
-    "MachineVerifier",
     "Machines",
     "PrivateDirectory",
     "ProviderProof",
@@ -61,7 +59,9 @@ __all__ = [
     "SigningKeys",
     "TokenVerifier",
     "User",
+    "is_machine",
     "load_signing_keys",
+    "machine_credential",
     "parse_user_name",
     "proxy_id",
     "session_id_of",

@@ -56,8 +56,18 @@ class Machine:
             now + GRANT_LIFETIME,
             self.auth_time,
             tier=self.tier,
-            credential_id=f"{CREDENTIAL_PREFIX}{machine_id}",
+            credential_id=machine_credential(machine_id),
         )
+
+
+def machine_credential(machine_id: str) -> str:
+    """Return the `credential_id` of the grants of a machine."""
+    return f"{CREDENTIAL_PREFIX}{machine_id}"
+
+
+def is_machine(grant: AccessGrant) -> bool:
+    """Return whether a machine has signed the request of `grant`."""
+    return grant.credential_id.startswith(CREDENTIAL_PREFIX)
 
 
 class Machines:
@@ -147,10 +157,9 @@ class Machines:
 
     def check_active(self, grant: AccessGrant) -> None:
         """Raise Unauthorized if `grant` is that of a machine that was removed."""
-        machine_id = grant.credential_id.removeprefix(CREDENTIAL_PREFIX)
-        if machine_id == grant.credential_id:
+        if not is_machine(grant):
             return
-        machine = self.find(machine_id)
+        machine = self.find(grant.credential_id.removeprefix(CREDENTIAL_PREFIX))
         if machine is None or machine.user.id != grant.user.id:
             raise Unauthorized("This machine was removed from the account that it used.")
 

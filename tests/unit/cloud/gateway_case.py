@@ -17,6 +17,7 @@ from ctllm.auth.session_assertions import ISSUER
 from ctllm.cloud.access_enforcer import AccessEnforcer, AccessRules
 from ctllm.cloud.active_requests import ActiveRequests
 from ctllm.cloud.api import ManagementApi
+from ctllm.cloud.audit import AUDIT_FILE, AuditLog
 from ctllm.cloud.browser_login.api import BrowserLogin
 from ctllm.cloud.browser_login.renewals import ProviderRenewals
 from ctllm.cloud.browser_login.sealed_tokens import TokenSealer
@@ -36,7 +37,6 @@ from ctllm.cloud.identity import (
     LoginCodes,
     MachineRequests,
     Machines,
-    MachineVerifier,
     PrivateDirectory,
     Revocations,
     Session,
@@ -44,7 +44,7 @@ from ctllm.cloud.identity import (
     User,
     proxy_id,
 )
-from ctllm.cloud.machine_api import MachineApi
+from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
 from ctllm.cloud.session_api import SessionApi
@@ -206,7 +206,10 @@ class GatewayCase(SynchronousTestCase):
         self.provider_renewal = FakeProviderRenewal()
         self.machines = Machines(directory.subdirectory("machines"), now)
         self.machine_requests = MachineRequests(now)
-        self.client_address = "192.0.2.0/24"
+        self.client_address = "192.0.2.7"
+        self.audit_dir = Path(self.mktemp())
+        (self.audit_dir / AUDIT_FILE).parent.mkdir(parents=True)
+        self.audit = AuditLog(self.audit_dir, now)
         self.compose()
 
     def compose(
@@ -269,11 +272,11 @@ class GatewayCase(SynchronousTestCase):
         machine_api = MachineApi(
             self.machines,
             self.machine_requests,
+            self.audit,
             self.rules.check_active,
             end_inactive,
             now,
             self.clock,
-            lambda request: self.client_address,
         )
         api = ManagementApi(
             self.session_api,
@@ -299,9 +302,13 @@ class GatewayCase(SynchronousTestCase):
             UserLimiter(max_requests),
             self.active_requests,
             MachineVerifier(
-                self.machines, self.machine_requests, self.rules.check_active, CLOUD_URL, now
+                self.machines,
+                self.machine_requests,
+                self.rules.check_active,
+                self.audit,
+                CLOUD_URL,
+                now,
             ),
-            lambda request: self.client_address,
         )
         self.connection_limiter = ConnectionLimiter(400)
         self.factory = HttpServerFactory(
@@ -309,6 +316,7 @@ class GatewayCase(SynchronousTestCase):
             self.clock,
             connection_limiter=self.connection_limiter,
             response_headers=gateway.response_headers,
+            client_address_of=lambda peer, head: self.client_address,
         )
         self.transport = self.connect()
 

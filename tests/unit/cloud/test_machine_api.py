@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ctllm.auth.session_assertions import MANAGE, USE
+from ctllm.cloud.audit import AUDIT_FILE, AuditEntry
 from ctllm.cloud.identity import AccessGrant, Machine, User
+from ctllm.common.json_decoder import decode_json
 from tests.ollama_key import OllamaKey
 from tests.unit.cloud.gateway_case import ANN, BOB, CLOUD_URL, GatewayCase
 
@@ -132,7 +134,7 @@ class UnknownMachineTests(MachineCase):
         for _ in range(16):
             self.assertEqual(self.run_ollama("GET", "/api/tags", OllamaKey()), 401)
         self.assertEqual(self.run_ollama("GET", "/api/tags", OllamaKey()), 429)
-        self.client_address = "198.51.100.0/24"
+        self.client_address = "198.51.100.7"
         self.assertEqual(self.run_ollama("GET", "/api/tags", OllamaKey()), 401)
 
     def test_a_refused_token_beside_the_signature_does_not_hide_the_link(self) -> None:
@@ -280,7 +282,7 @@ class ApprovalTests(MachineCase):
             "expires_in": 810,
         }
         self.assertEqual(self.json, expected)
-        self.client_address = "198.51.100.0/24"
+        self.client_address = "198.51.100.7"
         self.post("/introspect", {"code": code})
         self.assertFalse(self.json["is_same_network"])
 
@@ -337,6 +339,20 @@ class ApprovalTests(MachineCase):
         ):  # fmt: skip
             self.assertEqual(self.post("", {**good, **change}), 400, change)
         self.assertEqual(self.machines.of_user(ANN), {})
+
+    def test_requests_approvals_and_removals_are_in_the_audit_log(self) -> None:
+        machine_id = self.register()
+        self.send(f"DELETE /ctllm/machines/{machine_id}", **self.bearer_of(ANN))
+        self.post("/decline", {"code": self.ask()})
+        lines = (self.audit_dir / AUDIT_FILE).read_bytes().splitlines()
+        entries = [decode_json(line, AuditEntry) for line in lines]
+        self.assertEqual(
+            [entry.event for entry in entries],
+            ["machine.requested", "machine.approved", "machine.revoked", "machine.refused"],
+        )
+        for entry in entries:
+            self.assertEqual(entry.address, "192.0.2.0/24")
+            self.assertEqual(entry.credential, f"machine:{machine_id}")
 
     def test_machines_are_listed_and_renamed(self) -> None:
         machine_id = self.register("manage")

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ctllm.cloud.audit import AuditLog, IdentityEvent
 from ctllm.cloud.identity import (
     USE,
     AccessGrant,
@@ -20,8 +21,10 @@ from ctllm.cloud.identity import (
     MachineRequest,
     MachineRequests,
     Machines,
+    machine_credential,
 )
 from ctllm.errors import Forbidden, NotFound
+from ctllm.http.client_address import truncate_address
 from ctllm.http.server.json_body import decode_json_body, read_json_body
 from ctllm.http.server.request import ServerRequest
 from ctllm.reactor.interfaces import Clock
@@ -75,25 +78,25 @@ class MachineApi:
     """The handlers of `/ctllm/machines` and the paths below it.
 
     `check_active` raises Unauthorized for a grant that is no longer active. `end_access` aborts the
-    requests in progress of the grant's user that are no longer allowed. `client_address` returns
-    the truncated address of a client, or nothing. `now` returns epoch seconds.
+    requests in progress of the grant's user that are no longer allowed. `now` returns epoch
+    seconds.
     """
 
     def __init__(
         self,
         machines: Machines,
         requests: MachineRequests,
+        audit: AuditLog,
         check_active: Callable[[AccessGrant], None],
         end_access: Callable[[AccessGrant], object],
         now: Callable[[], float],
         clock: Clock,
-        client_address: Callable[[ServerRequest], str] = lambda request: "",
     ) -> None:
         self._machines = machines
         self._requests = requests
+        self._audit = audit
         self._check_active = check_active
         self._end_access = end_access
-        self._client_address = client_address
         self._now = now
         self._clock = clock
 
@@ -124,7 +127,7 @@ class MachineApi:
         """Respond with what is known of a machine that asks to be registered."""
         _grant, body = await self._read_from_person(request, authenticate)
         waiting = self._find(decode_json_body(body, MachineCode).code)
-        request.respond(200, self._describe(waiting, self._client_address(request)))
+        request.respond(200, self._describe(waiting, truncate_address(request.client_address)))
 
     async def _approve(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
@@ -135,14 +138,16 @@ class MachineApi:
         scopes = frozenset({USE, *approval.scopes})
         machine = self._machines.register(waiting.key, grant, approval.name, scopes)
         self._requests.remove(approval.code)
+        self._record("machine.approved", request, grant, waiting.key.id)
         request.respond(201, _machine_json(waiting.key.id, machine))
 
     async def _decline(
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
-        _grant, body = await self._read_from_person(request, authenticate)
+        grant, body = await self._read_from_person(request, authenticate)
         waiting = self._find(decode_json_body(body, MachineCode).code)
         self._requests.remove(waiting.code)
+        self._record("machine.refused", request, grant, waiting.key.id)
         request.respond(204)
 
     async def _rename(
@@ -158,8 +163,19 @@ class MachineApi:
     ) -> None:
         grant = await _authenticate_person(authenticate)
         self._machines.remove(grant.user, groups[0])
+        self._record("machine.revoked", request, grant, groups[0])
         self._end_access(grant)
         request.respond(204)
+
+    def _record(
+        self, event: IdentityEvent, request: ServerRequest, grant: AccessGrant, machine_id: str
+    ) -> None:
+        self._audit.record_identity(
+            event,
+            grant.user.id,
+            address=request.client_address,
+            credential=machine_credential(machine_id),
+        )
 
     def _find(self, code: str) -> MachineRequest:
         waiting = self._requests.find(code)

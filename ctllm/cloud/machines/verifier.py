@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ctllm.auth.request_signatures import PublicKey, parse_request_signature
-from ctllm.cloud.identity.grants import AccessGrant
-from ctllm.cloud.identity.machine_requests import MachineRequests
-from ctllm.cloud.identity.machines import Machines
+from ctllm.cloud.audit import AuditLog
+from ctllm.cloud.identity import AccessGrant, MachineRequests, Machines, machine_credential
 from ctllm.errors import SignInRequired, Unauthorized
+from ctllm.http.client_address import truncate_address
 from ctllm.http.message.head import RequestHead, get_header
 
 
@@ -24,19 +24,21 @@ class MachineVerifier:
         machines: Machines,
         requests: MachineRequests,
         check_active: Callable[[AccessGrant], None],
+        audit: AuditLog,
         url: str,
         now: Callable[[], float],
     ) -> None:
         self._machines = machines
         self._requests = requests
         self._check_active = check_active
+        self._audit = audit
         self._url = url.rstrip("/")
         self._now = now
 
     def verify(self, head: RequestHead, credentials: str, address: str) -> AccessGrant:
         """Return the grant of the machine that signed `head`, with `credentials` in a header.
 
-        `address` is the client's, truncated. Raises Unauthorized for an invalid signature,
+        `address` is the client's. Raises Unauthorized for an invalid signature,
         Forbidden for one of another time, and SignInRequired for a machine that is not registered
         or whose user has to sign in again.
         """
@@ -51,13 +53,18 @@ class MachineVerifier:
             self._check_active(grant)
         except Unauthorized:
             raise self._sign_in_error(signature.key, head, address) from None
-        self._machines.record_use(machine_id, machine, address)
+        self._machines.record_use(machine_id, machine, truncate_address(address))
         return grant
 
     def _sign_in_error(self, key: PublicKey, head: RequestHead, address: str) -> SignInRequired:
         """Return the error with the address at which a person approves the machine."""
         user_agent = get_header(head.headers, b"user-agent") or b""
-        request = self._requests.create(key, address, user_agent.decode("latin-1"))
+        request = self._requests.create(
+            key, truncate_address(address), user_agent.decode("latin-1")
+        )
+        self._audit.record_identity(
+            "machine.requested", address=address, credential=machine_credential(key.id)
+        )
         link = f"{self._url}/#machine={request.code}"
         return SignInRequired(
             f"This machine is not registered. To let it use your models, open {link}",
