@@ -37,6 +37,7 @@ from ctllm.cloud.identity import (
     CompositeTokenVerifier,
     DisabledUsers,
     Invites,
+    KnownUsers,
     LoginCodes,
     MachineRequests,
     Machines,
@@ -108,6 +109,7 @@ class CloudApplication(MultiService):
         machine_requests = MachineRequests(now)
         issuer = AccessTokenIssuer(keys.signing_key, now, settings.access_token_ttl_seconds)
         revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
+        known_users = KnownUsers(directory.subdirectory("users"), keys.instance_secret)
         disabled_users = DisabledUsers(
             directory.subdirectory("disabled-users"), keys.instance_secret
         )
@@ -125,7 +127,7 @@ class CloudApplication(MultiService):
         if provider_verifier is not None:
             provider_verifier.setServiceParent(self)
             verifiers.append(provider_verifier)  # the last one: it matches every JWT
-        token_verifier = CompositeTokenVerifier(verifiers, rules.check_active)
+        token_verifier = CompositeTokenVerifier(verifiers, rules.check_active, known_users.record)
 
         # The streaming proxies.
         def proxy_id_of(grant: AccessGrant) -> str:
@@ -175,6 +177,7 @@ class CloudApplication(MultiService):
             sessions,
             SessionRenewer(sessions, enforcer, provider_verifier, renewals, now=now),
             enforcer,
+            known_users,
             now,
             settings.session_ttl_days,
             is_https=url.startswith("https:"),

@@ -20,6 +20,7 @@ from ctllm.cloud.identity import (
     Authentication,
     ClientType,
     Invites,
+    KnownUsers,
     LoginCodes,
     ProviderProof,
     Session,
@@ -108,6 +109,7 @@ class SessionApi:
         sessions: Sessions,
         renewer: SessionRenewer,
         access: AccessControl,
+        known_users: KnownUsers,
         now: Callable[[], float],
         session_days: int,
         is_https: bool,
@@ -118,6 +120,7 @@ class SessionApi:
         self._sessions = sessions
         self._renewer = renewer
         self._access = access
+        self._known_users = known_users
         self._now = now
         self._cookie_max_age = session_days * 24 * 3600
         self._cookie = CookieKind(b"ctllm-session", b"/ctllm/session", is_https)
@@ -164,7 +167,9 @@ class SessionApi:
         # A new session must not share a proxy with sessions that were just revoked.
         self._access.apply_new()
         self._access.check_user(authentication.user, authentication.auth_time)
-        return self._sessions.create(authentication, client, proof)
+        refresh_token = self._sessions.create(authentication, client, proof)
+        self._known_users.record(authentication.user, is_sign_in=True)
+        return refresh_token
 
     def _redeem(self, secret: str, client: ClientType) -> str:
         """Create a session and return its refresh token.

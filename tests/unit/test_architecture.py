@@ -100,6 +100,7 @@ MAY_IMPORT = {
     "cloud.access_enforcer": {
         "cloud.active_requests", "cloud.identity", "cloud.proxies", "errors",
     },
+    "cloud.user_accounts": {"cloud.audit", "cloud.identity", "common", "errors"},
     "cloud.session_renewer": {"cloud.identity", "reactor", "errors"},
     "cloud.admin": {
         "cloud.proxies", "cloud.spawners", "cloud.audit", "http.client", "http.message",

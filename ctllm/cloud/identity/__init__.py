@@ -8,6 +8,7 @@ from ctllm.cloud.identity.composite_verifiers import CachingTokenVerifier, Compo
 from ctllm.cloud.identity.disabled_users import DisabledUsers
 from ctllm.cloud.identity.grants import SCOPES, AccessGrant, Authentication, TokenVerifier, User
 from ctllm.cloud.identity.invites import Invites, parse_user_name
+from ctllm.cloud.identity.known_users import KnownUser, KnownUsers
 from ctllm.cloud.identity.login_codes import LoginCodes
 from ctllm.cloud.identity.machine_requests import MachineRequest, MachineRequests
 from ctllm.cloud.identity.machines import Machine, Machines, is_machine, machine_credential
@@ -46,6 +47,8 @@ __all__ = [
     "CompositeTokenVerifier",
     "DisabledUsers",
     "Invites",
+    "KnownUser",
+    "KnownUsers",
     "LoginCodes",
     "Machine",
     "MachineRequest",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from ctllm.auth.jws import MAX_TOKEN_SIZE
-from ctllm.cloud.identity.grants import AccessGrant, TokenVerifier
+from ctllm.cloud.identity.grants import AccessGrant, TokenVerifier, User
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Unauthorized
 
@@ -15,16 +15,19 @@ class CompositeTokenVerifier:
     """A TokenVerifier that delegates to the first of `verifiers` that matches the token.
 
     `check_active` raises Unauthorized for a grant whose user was revoked or whose session was
-    closed. Work that takes long calls it again.
+    closed, and UserDisabled. Work that takes long calls it again. `record_user` is called with
+    every user who is authenticated.
     """
 
     def __init__(
         self,
         verifiers: Sequence[TokenVerifier],
         check_active: Callable[[AccessGrant], None] = lambda grant: None,
+        record_user: Callable[[User], None] = lambda user: None,
     ) -> None:
         self._verifiers = tuple(verifiers)
         self.check_active = check_active
+        self._record_user = record_user
 
     def matches(self, token: str) -> bool:
         """Return whether one of the verifiers matches `token`."""
@@ -40,6 +43,7 @@ class CompositeTokenVerifier:
             if verifier.matches(token):
                 grant = await verifier.verify(token)
                 self.check_active(grant)
+                self._record_user(grant.user)
                 return grant
         raise Unauthorized(
             "This token is not one of this cloud. Log in, or use an API key. Create one on a "

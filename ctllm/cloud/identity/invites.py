@@ -73,6 +73,10 @@ class Invites:
             raise Unauthorized(_INVALID)
         return User(ISSUER, invite.name, invite.name)
 
+    def list_all(self) -> list[Invite]:
+        """Return the invites that are stored; reads every file."""
+        return self._store.list_values()
+
     def remove_all(self, user: User) -> int:
         """Remove every invite of `user` and return their number."""
         return self._store.remove_where(

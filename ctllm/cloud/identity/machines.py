@@ -95,6 +95,10 @@ class Machines:
         """Return the machine with this `PublicKey.id`, or None."""
         return self._read(f"{machine_id}{_SUFFIX}")
 
+    def list_all(self) -> list[Machine]:
+        """Return the machines of all users; reads every file."""
+        return [machine for machine in self._read_all().values() if machine is not None]
+
     def of_user(self, user: User) -> dict[str, Machine]:
         """Return the machines of `user` by their ids, the oldest first."""
         found = [

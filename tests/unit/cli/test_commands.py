@@ -23,6 +23,7 @@ from ctllm.client_snippets import CLIENTS
 from ctllm.cloud.identity import (
     Authentication,
     Invites,
+    KnownUsers,
     PrivateDirectory,
     Revocations,
     Sessions,
@@ -33,7 +34,17 @@ from ctllm.desktop.credential_file import CredentialFile, Credentials, Login, na
 from ctllm.desktop.key_usage import KeyUsageFile
 from ctllm.errors import BadRequest, Unauthorized
 
+ANN_OF_CLOUD = User("ctllm", "ann", "ann")
+EVE = User("https://login.example", "auth0|eve", "Eve")
+OTHER_EVE = User("https://other.example", "eve", "Eve\x1b")
 ANN = Login("https://cloud.example", "ctllm|ann", "ann", "secret")
+
+
+class Terminal(io.StringIO):
+    """A terminal to write to."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class CommandTests(SynchronousTestCase):
@@ -336,6 +347,69 @@ class CommandTests(SynchronousTestCase):
             self.assertRaises(Unauthorized, sessions.renew, refresh)
         sessions.renew(kept)
         self.refused("revoke", "no name")
+
+    def signed_in_users(self) -> PrivateDirectory:
+        """A cloud where ann and two people called Eve have signed in."""
+        folder = PrivateDirectory(self.state / "cloud")
+        known = KnownUsers(folder.subdirectory("users"), load_signing_keys(folder).instance_secret)
+        for user in (ANN_OF_CLOUD, EVE, OTHER_EVE):
+            known.record(user)
+        sessions = Sessions(folder.subdirectory("sessions"), time)
+        sessions.create(Authentication(EVE, time()), "desktop")
+        return folder
+
+    def test_users_lists_columns_on_a_terminal_and_tabs_elsewhere(self) -> None:
+        self.assertIn("no cloud has run", self.refused("users"))
+        load_signing_keys(PrivateDirectory(self.state / "cloud"))
+        with redirect_stderr(io.StringIO()) as errors:
+            self.assertEqual(self.run_("users"), "")
+        self.assertIn("ctllm invite", errors.getvalue())
+        self.signed_in_users()
+        rows = [line.split("\t") for line in self.run_("users").splitlines()]
+        self.assertEqual([row[0] for row in rows], ["ann", "Eve", "Eve\ufffd"])
+        self.assertEqual([row[3:] for row in rows][1], ["1", "active", EVE.id])
+        with redirect_stdout(Terminal()) as out:
+            main(["--config", str(self.config), "--state-dir", str(self.state), "users", "ls"])
+        table = out.getvalue().splitlines()
+        self.assertTrue(table[0].startswith("NAME"))
+        self.assertNotIn("\t", "".join(table))
+
+    def test_users_names_the_configured_provider_and_prints_json(self) -> None:
+        self.signed_in_users()
+        self.config.write_text(
+            '[cloud.providers.work]\nissuer = "https://login.example/"\nclient_id = "x"\n'
+        )
+        listed = json.loads(self.run_("users", "--json"))
+        self.assertEqual([each["provider"] for each in listed], [None, "work", None])
+        self.assertEqual([each["sessions"] for each in listed], [0, 1, 0])
+        self.assertEqual({each["state"] for each in listed}, {"active"})
+
+    def test_users_disable_and_enable_say_what_they_did(self) -> None:
+        self.signed_in_users()
+        self.assertIn("Disabled Eve", self.run_("users", "disable", "Eve"))
+        self.assertEqual(self.run_("users").count("disabled"), 1)
+        self.assertIn("Enabled Eve", self.run_("users", "enable", EVE.id))
+        self.assertIn("was not disabled", self.run_("users", "enable", EVE.id))
+        self.refused("users", "disable", "nobody")
+
+    def test_revoking_a_providers_user_says_how_to_keep_the_user_out(self) -> None:
+        self.signed_in_users()
+        said = self.run_("revoke", EVE.id)
+        self.assertIn("Ended 1 sessions and 0 open invites of Eve.", said)
+        self.assertIn("ctllm users disable 'https://login.example|auth0|eve'", said)
+        self.assertNotIn("users disable", self.run_("revoke", "ann"))
+
+    def test_users_export_and_forget(self) -> None:
+        folder = self.signed_in_users()
+        exported = json.loads(self.run_("users", "export", EVE.id))
+        self.assertEqual(exported["subject"], EVE.subject)
+        with mock.patch("ctllm.cli.users.time.sleep") as slept:
+            said = self.run_("users", "forget", EVE.id)
+        self.assertTrue(slept.called)
+        for word in ("removed 1 sessions", "audit log", "users disable"):
+            self.assertIn(word, said)
+        self.assertNotIn("auth0", "".join(self.run_("users")))
+        self.assertEqual(folder.subdirectory("sessions").list_files(), [])
 
     def test_invite_prints_a_link_that_works_once(self) -> None:
         self.assertIn("no cloud has run", self.refused("invite", "ann"))

@@ -34,6 +34,7 @@ from ctllm.cloud.identity import (
     CompositeTokenVerifier,
     DisabledUsers,
     Invites,
+    KnownUsers,
     LoginCodes,
     MachineRequests,
     Machines,
@@ -195,6 +196,7 @@ class GatewayCase(SynchronousTestCase):
         self.issuer = AccessTokenIssuer(self.key, now)
         self.revocations_dir = directory.subdirectory("revocations")
         self.revocations = Revocations(self.revocations_dir, INSTANCE_SECRET, now)
+        self.known_users = KnownUsers(directory.subdirectory("users"), INSTANCE_SECRET, now)
         self.disabled_dir = directory.subdirectory("disabled-users")
         self.disabled_users = DisabledUsers(self.disabled_dir, INSTANCE_SECRET, now)
         self.api_key_leases = ApiKeyLeases(now)
@@ -249,6 +251,7 @@ class GatewayCase(SynchronousTestCase):
             self.sessions,
             SessionRenewer(self.sessions, self.enforcer, self.provider, self.provider_renewal, now),
             self.enforcer if applies_revocations else LateAccess(self.enforcer),
+            self.known_users,
             now,
             session_days=30,
             is_https=is_https,
@@ -290,7 +293,9 @@ class GatewayCase(SynchronousTestCase):
         )
         gateway = Gateway(
             CompositeTokenVerifier(
-                [self.api_key_leases, self.issuer, self.provider], self.rules.check_active
+                [self.api_key_leases, self.issuer, self.provider],
+                self.rules.check_active,
+                self.known_users.record,
             ),
             assertion_signer,
             proxy_id_of,
