@@ -20,6 +20,7 @@ from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.sanitize import sanitize_line
 from ctllm.desktop.cloud_endpoint import endpoint_for_url
 from ctllm.desktop.http_request import send_request
+from ctllm.desktop.machines import Machine, MachineList
 from ctllm.desktop.oauth.provider import MAX_DOCUMENT, Provider, parse_providers
 from ctllm.desktop.proxy_environment import is_loopback
 from ctllm.errors import BadGateway, BadRequest, CtllmError, Unauthorized, error_from_wire
@@ -215,6 +216,22 @@ class CloudClient:
         headers = {"Authorization": f"Bearer {access_token}"}
         response = await self._request(method, path, body, headers)
         return self._decode(response, _LeaseResponse).usage
+
+    async def list_machines(self, access_token: str) -> tuple[Machine, ...]:
+        """Return the machines whose `ollama` command may use the models, the oldest first."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        response = await self._request("GET", "/ctllm/machines", None, headers)
+        return self._decode(response, MachineList).machines
+
+    async def rename_machine(self, access_token: str, machine_id: str, name: str) -> None:
+        """Rename a machine."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        await self._request("PATCH", f"/ctllm/machines/{machine_id}", {"name": name}, headers)
+
+    async def remove_machine(self, access_token: str, machine_id: str) -> None:
+        """Remove a machine, and end its requests in progress."""
+        headers = {"Authorization": f"Bearer {access_token}"}
+        await self._request("DELETE", f"/ctllm/machines/{machine_id}", None, headers)
 
     async def _request_token(self, path: str, body: object) -> TokenResponse:
         return self._decode(await self._request("POST", path, body, {}), TokenResponse)

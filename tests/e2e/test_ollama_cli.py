@@ -102,6 +102,7 @@ async def test_a_machine_works_after_its_approval_on_the_page(
     await tab.sees("#machine-warning", "it is their machine")
     await tab.sees("#machine-user", "alice")
     await tab.sees("#machine-fingerprint", cli.key.fingerprint)
+    await tab.sees("#machine-origin", "from 127.0.0.0/24, where you are, too")
     await tab.sees("#machine-origin", "as ollama 0.17.4 on linux (amd64)")
     assert await tab.find("document.activeElement.id") == "decline-machine"
     assert not await tab.find("document.getElementById('machine-manage').checked")
@@ -306,6 +307,27 @@ async def test_a_removal_ends_a_response_in_progress(shared: Cluster, cli: Ollam
     )
     await shared.ollama.wait_for(lambda record: record.closed_by == "client")
     assert (await cli.send("GET", "/api/tags"))[0] == 401
+
+
+@ensureDeferred
+async def test_a_desktop_lists_renames_and_removes_machines(
+    shared: Cluster, cli: OllamaCli
+) -> None:
+    await approve(shared, cli)
+    key = cli.key.fingerprint
+    assert (await cli.send("GET", "/api/tags"))[0] == 200
+    await shared.run_ctllm("alice", "machines", "rename", key, "Attic PC")
+    listed = json.loads(await shared.run_ctllm("alice", "machines", "--json"))
+    [machine] = [each for each in listed if each["fingerprint"] == key]
+    assert (machine["name"], machine["scopes"]) == ("Attic PC", ["use"])
+    assert machine["last_address"] == "127.0.0.0/24"
+    table = await shared.run_ctllm("alice", "machines", "ls")
+    [row] = [line for line in table.splitlines() if key in line]
+    assert row.startswith("Attic PC  ")
+    answer = await start_chat(shared, cli)
+    await shared.run_ctllm("alice", "machines", "rm", "Attic PC")
+    assert "was removed" in (await answer)[1]["error"]
+    assert key not in await shared.run_ctllm("alice", "machines")
 
 
 @ensureDeferred
