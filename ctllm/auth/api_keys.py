@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ctllm.auth.model_patterns import MAX_PATTERN_LENGTH, MAX_PATTERNS
+from ctllm.auth.model_patterns import MAX_PATTERNS, ModelPattern
 
 PREFIX = "ctllm-k-"
 MAX_KEYS = 100
@@ -28,10 +28,6 @@ MAX_KEYS = 100
 MAX_REQUESTS_PER_MINUTE = 1_000_000
 
 KeyScope = Literal["use", "manage"]
-#: A pattern for names of models; `ctllm.auth.model_patterns` gives it its meaning.
-ModelPattern = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9*?._:/-]+\Z", max_length=MAX_PATTERN_LENGTH)
-]
 
 _KEY = re.compile(PREFIX + r"([0-9a-f]{16})-[A-Za-z0-9_-]{43}")
 

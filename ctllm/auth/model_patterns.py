@@ -17,6 +17,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from ctllm.errors import BadRequest
 
@@ -24,6 +27,10 @@ MAX_PATTERNS = 16
 """Maximum number of patterns of one credential."""
 
 MAX_PATTERN_LENGTH = 128
+#: The text of a pattern, as far as its type says.
+ModelPattern = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9*?._:/-]+\Z", max_length=MAX_PATTERN_LENGTH)
+]
 _DEFAULTS = ("registry.ollama.ai", "library")
 #: The longest name that is compared: Ollama's host has up to 350 characters, other parts have 80.
 _MAX_NAME = 600

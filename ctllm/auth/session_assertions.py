@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ctllm.auth.jws import TokenKind, decode_public_key
+from ctllm.auth.model_patterns import MAX_PATTERNS, ModelPattern
 from ctllm.common.json_decoder import InvalidJson, decode_json
 from ctllm.common.ttl_cache import TtlCache
 from ctllm.errors import Unauthorized
@@ -24,8 +26,12 @@ MANAGE = "manage"
 SERVE = "serve"
 
 
-class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The claims in JSON. `sub` is a hash of the user, so that a proxy gets no personal data."""
+class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The claims in JSON. `sub` is a hash of the user, so that a proxy gets no personal data.
+
+    `models` restricts the client to the models that match one of these patterns. It is left out
+    without a restriction. A proxy that does not know it refuses the assertion.
+    """
 
     iss: str
     sub: str
@@ -33,15 +39,20 @@ class AssertionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scope: Literal["use", "use manage", "use serve"]
     iat: int
     exp: int
+    models: Annotated[tuple[ModelPattern, ...], Meta(max_length=MAX_PATTERNS)] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The verified claims: the hash of the user, the scopes and the expiry (epoch seconds)."""
+    """The verified claims: the hash of the user, the scopes and the expiry (epoch seconds).
+
+    With `models`, the client may only use the models that match one of these patterns.
+    """
 
     subject: str
     scopes: frozenset[str]
     expires: float
+    models: tuple[str, ...] = ()
 
 
 class AssertionVerifier:
@@ -79,4 +90,4 @@ class AssertionVerifier:
         if body.iss != ISSUER or body.aud != self._proxy_id:
             raise Unauthorized("The session assertion is for another streaming proxy.")
         ASSERTION.check_times(body.iat, body.exp, self._now())
-        return Claims(body.sub, frozenset(body.scope.split()), body.exp)
+        return Claims(body.sub, frozenset(body.scope.split()), body.exp, body.models)

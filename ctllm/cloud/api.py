@@ -216,12 +216,14 @@ class ManagementApi:
         self, request: ServerRequest, authenticate: Authenticate, _: tuple[str, ...]
     ) -> None:
         """Respond with the desktops that the user's proxy reports. Do not start a proxy."""
-        proxy_id = self._proxy_id_of(await authenticate())
+        grant = await authenticate()
+        proxy_id = self._proxy_id_of(grant)
         if self._proxies.status(proxy_id).state != "running":
             request.respond(200, {"desktops": []})
             return
         connections = await self._proxies.ensure_running(proxy_id, is_new_request=False)
-        assertion = self._assertion_signer.sign(proxy_id, frozenset((USE,))).encode()
+        scopes = frozenset((USE,))
+        assertion = self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
         head = RequestHead(b"GET", b"/ctllm/desktops", ((ASSERTION, assertion),))
         status, body = await fetch(
             connections, head, self._clock, DESKTOPS_TIMEOUT, MAX_DESKTOPS_RESPONSE

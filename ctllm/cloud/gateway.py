@@ -276,7 +276,7 @@ class Gateway:
             connections = await self._proxies.ensure_running(proxy_id, is_new_request)
         finally:  # the user may have been revoked in the meantime
             self._token_verifier.check_active(grant)
-        return connections, self._assertion_signer.sign(proxy_id, scopes).encode()
+        return connections, self._assertion_signer.sign(proxy_id, scopes, grant.models).encode()
 
     # -- tunnels
 

@@ -7,10 +7,12 @@ limits the registries that Ollama is made to connect to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ctllm.common.json_decoder import InvalidJson, decode_object_pairs
 from ctllm.common.memory_budget import BufferBudget
+from ctllm.desktop.model_restriction import find_restriction
 from ctllm.errors import BadRequest, ContentTooLarge, Forbidden, ServiceUnavailable
 from ctllm.http.header_policy import SCOPE
 from ctllm.http.interfaces import RequestSink, ResponseSink
@@ -32,6 +34,8 @@ MAX_BODY = 1024 * 1024
 MAX_BUFFERED = 16 * MAX_BODY
 
 StartRequest = Callable[[RequestHead, ResponseSink], RequestSink]
+#: Raises CtllmError for a body that is refused; the first argument describes the request.
+CheckBody = Callable[[str, bytes], None]
 
 
 class TunnelPolicy:
@@ -52,9 +56,19 @@ class TunnelPolicy:
         """Start a request; raises Forbidden."""
         head = canonical_request(head)
         endpoint = self._authorize(head)
-        if endpoint is None or not endpoint.names_registry or ALLOW_ALL in self._allow:
-            return self._start_request(head, sink)
-        return self._buffer(head, sink)
+        restriction = find_restriction(head, self._buffer_budget)
+        checks: list[CheckBody] = []
+        if endpoint is not None and endpoint.names_registry and ALLOW_ALL not in self._allow:
+            checks.append(self._check_registries)
+        if restriction is None:
+            start_request = self._start_request
+        else:
+            start_request = partial(restriction.start, start_request=self._start_request)
+            if restriction.is_change(head):
+                checks.append(restriction.check_change)
+        if checks:
+            return self._buffer(head, sink, start_request, checks)
+        return start_request(head, sink)
 
     def _authorize(self, head: RequestHead) -> Endpoint | None:
         """Return the endpoint of an allowed request; None if only the configuration knows it.
@@ -90,14 +104,21 @@ class TunnelPolicy:
                 "created with `ctllm keys add NAME --scope manage`."
             )
 
-    def _buffer(self, head: RequestHead, sink: ResponseSink) -> BufferedRequest:
+    def _buffer(
+        self,
+        head: RequestHead,
+        sink: ResponseSink,
+        start_request: StartRequest,
+        checks: Sequence[CheckBody],
+    ) -> BufferedRequest:
         """Return a request that is started once its whole body was checked."""
         description = describe_request(head)
         buffer = ReplayBuffer(self._buffer_budget, limit=MAX_BODY + 1)
 
         def start_checked_request(_: str | None, sink: ResponseSink) -> RequestSink:
-            self._check_registries(description, buffer.data)
-            return self._start_request(head, sink)
+            for check in checks:
+                check(description, buffer.data)
+            return start_request(head, sink)
 
         def on_ready(request: BufferedRequest) -> None:
             if buffer.is_complete:

@@ -34,6 +34,9 @@ MODEL = b"Ctllm-Model"
 RESUME = b"Ctllm-Resume"
 #: From a proxy to a desktop: the scopes of the client, which the cloud has verified.
 SCOPE = b"Ctllm-Scope"
+#: From a proxy to a desktop: the patterns of the models that the client may use, separated by
+#: commas. Without this header it may use all.
+ALLOWED_MODELS = b"Ctllm-Allowed-Models"
 #: Between desktop, proxy and gateway: the response ended with its connection at Ollama (RFC 9112,
 #: section 6.3), and is delimited so for the client, too.
 FRAMING = b"Ctllm-Framing"

@@ -5,7 +5,7 @@ Bodies that are not valid lists are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +60,28 @@ def merge_lists(list_format: ListFormat, bodies: Iterable[bytes]) -> bytes | Non
         newest = sorted(found.values(), key=lambda known: known[0], reverse=True)
         merged[list_format.entries] = [entry for _, entry in newest]
     return msgspec.json.encode(merged)
+
+
+def filter_list(
+    list_format: ListFormat, body: bytes, may_list: Callable[[str], bool]
+) -> bytes | None:
+    """Return the list with the models for which `may_list` is true; None if `body` is no list.
+
+    An entry has a name in each of the fields `name`, `model` and `id` that it has. Of other fields
+    of the list only texts are kept.
+    """
+    try:
+        fields, entries = _parse_list(list_format, body)
+        allowed = [raw for _, _, raw in entries if all(map(may_list, _entry_names(raw)))]
+        texts = {name: text for name, text in fields.items() if bytes(text).startswith(b'"')}
+    except (ValueError, LookupError):
+        return None
+    return msgspec.json.encode({**texts, list_format.entries: allowed})
+
+
+def _entry_names(entry: msgspec.Raw) -> list[str]:
+    fields = decode_json(entry, dict[str, msgspec.Raw])
+    return [decode_json(fields[key], str) for key in ("name", "model", "id") if key in fields]
 
 
 def _parse_list(

@@ -41,7 +41,8 @@ def create_model_sniffer(
 ) -> ModelSniffer | None:
     """Return a sniffer for the body of a request, or None if its endpoint has no model field.
 
-    With `read_whole_body` it has no limit after which the first name is final.
+    With `read_whole_body` it has no limit after which the first name is final, and a form has a
+    name only if every parser would find the same.
     """
     fields = model_fields(head)
     if not fields:
@@ -49,7 +50,7 @@ def create_model_sniffer(
     content_type = get_header(head.headers, b"content-type") if accepts_form(head) else None
     boundary = None if content_type is None else get_boundary(content_type)
     if boundary is not None:
-        return _FormModelSniffer(head, fields[0], boundary)
+        return _FormModelSniffer(head, fields[0], boundary, read_whole_body)
     name = JsonModelSniffer(fields, math.inf) if read_whole_body else JsonModelSniffer(fields)
     return _ZstdModelSniffer(name, budget) if is_zstd(head) else name
 
@@ -87,10 +88,10 @@ class _ZstdModelSniffer:
 class _FormModelSniffer:
     """Searches a form. A value in the query has precedence, as in Go's `FormValue`."""
 
-    def __init__(self, head: RequestHead, field: str, boundary: bytes) -> None:
+    def __init__(self, head: RequestHead, field: str, boundary: bytes, is_strict: bool) -> None:
         query = head.target.partition(b"?")[2].decode("utf-8", "replace")
         self._query_value = next(iter(parse_qs(query, keep_blank_values=True).get(field, ())), None)
-        self._scanner = FormFieldScanner(field, boundary)
+        self._scanner = FormFieldScanner(field, boundary, is_strict)
 
     @property
     def is_settled(self) -> bool:

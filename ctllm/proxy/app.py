@@ -6,6 +6,7 @@ client may do. The spawner restricts who can connect to the socket.
 
 from __future__ import annotations
 
+from ctllm.auth.model_patterns import parse_patterns
 from ctllm.auth.session_assertions import MANAGE, AssertionVerifier, Claims
 from ctllm.common.memory_budget import MemoryBudget
 from ctllm.errors import (
@@ -15,8 +16,8 @@ from ctllm.errors import (
     ServiceUnavailable,
     Unauthorized,
 )
-from ctllm.http.header_policy import ASSERTION, SCOPE, refuse_renamed_headers
-from ctllm.http.message.head import RequestHead, get_header, without_headers
+from ctllm.http.header_policy import ALLOWED_MODELS, ASSERTION, SCOPE, refuse_renamed_headers
+from ctllm.http.message.head import Headers, RequestHead, get_header, without_headers
 from ctllm.http.server.request import HeaderAddingSink, ServerRequest
 from ctllm.http.server.upgrade import header_elements, require_websocket
 from ctllm.http.splice import replace_protocol
@@ -64,7 +65,7 @@ class ProxyApp:
         elif path == b"/ctllm/desktops":
             if request.head.method != b"GET":
                 raise MethodNotAllowed("Desktops can only be listed.", allow="GET")
-            request.respond(200, {"desktops": self._registry.describe_desktops()})
+            request.respond(200, {"desktops": self._describe_desktops(claims)})
         elif path.startswith(b"/ctllm/exchanges/"):
             request.reserve_memory()
             self._resume_response(request)
@@ -76,6 +77,7 @@ class ProxyApp:
             headers = (
                 *without_headers(original.headers, _INTERNAL_HEADERS),
                 (SCOPE, _scope_value(claims)),
+                *_allowed_models(claims),
             )
             head = RequestHead(original.method, original.target, headers)
             await self._router.route(head, request)
@@ -88,6 +90,12 @@ class ProxyApp:
             "held_bytes": self._budget.reserved,
             "budget_bytes": self._budget.size,
         }
+
+    def _describe_desktops(self, claims: Claims) -> list[dict[str, object]]:
+        """Return the JSON of all desktops, with the models that the client may use."""
+        if not claims.models:
+            return self._registry.describe_desktops()
+        return self._registry.describe_desktops(parse_patterns(claims.models).match)
 
     def _verify_assertion(self, head: RequestHead) -> Claims:
         assertion = get_header(head.headers, ASSERTION.lower())
@@ -124,9 +132,14 @@ class ProxyApp:
 
 _SUBPROTOCOL_HEADER = b"sec-websocket-protocol"
 #: Headers that only the cloud and this proxy may set; those of clients are dropped.
-_INTERNAL_HEADERS = (ASSERTION.lower(), SCOPE.lower())
+_INTERNAL_HEADERS = (ASSERTION.lower(), SCOPE.lower(), ALLOWED_MODELS.lower())
 
 
 def _scope_value(claims: Claims) -> bytes:
     """Return the value of the header Ctllm-Scope: the scopes that matter to a desktop."""
     return b"use manage" if MANAGE in claims.scopes else b"use"
+
+
+def _allowed_models(claims: Claims) -> Headers:
+    """Return the header that restricts the client to some models, if it is restricted."""
+    return ((ALLOWED_MODELS, ",".join(claims.models).encode()),) if claims.models else ()

@@ -10,8 +10,16 @@ from functools import partial
 from twisted.logger import Logger
 
 from ctllm.common.memory_budget import MemoryBudget
-from ctllm.errors import CtllmError, DesktopOffline, NotFound, ProtocolViolation, Unauthorized
+from ctllm.errors import (
+    CtllmError,
+    DesktopOffline,
+    Forbidden,
+    NotFound,
+    ProtocolViolation,
+    Unauthorized,
+)
 from ctllm.http.header_policy import (
+    ALLOWED_MODELS,
     DESKTOP,
     EXCLUDE_DESKTOP,
     REQUEST_ID,
@@ -220,6 +228,8 @@ class DesktopRegistry:
             if selector is None
             else self._find_by_name(_decode_header(selector))
         )
+        if _is_restricted(head) and not desktop.enforces_allowed_models:
+            raise _unenforced_error()
         if changes_models(head):
             sink = CompletionObserver(sink, lambda: self._models_changed(desktop))
         stream = desktop.initiator.start_request(head, sink, resume_seconds)
@@ -255,6 +265,8 @@ class DesktopRegistry:
 
     def _ranked(self, head: RequestHead) -> list[ConnectedDesktop]:
         ranked = rank_desktops(self._desktops.values())
+        if _is_restricted(head):
+            ranked = [each for each in ranked if each.enforces_allowed_models]
         excluded = get_header(head.headers, EXCLUDE_DESKTOP.lower())
         return (
             ranked
@@ -264,6 +276,8 @@ class DesktopRegistry:
 
     def _select(self, head: RequestHead, model: str | None) -> ConnectedDesktop:
         ranked = self._ranked(head)
+        if not ranked and _is_restricted(head) and rank_desktops(self._desktops.values()):
+            raise _unenforced_error()
         if not ranked:
             other = "" if get_header(head.headers, EXCLUDE_DESKTOP.lower()) is None else "other "
             raise DesktopOffline(
@@ -296,12 +310,31 @@ class DesktopRegistry:
             return 0.0
         return self._clock.seconds() - self._last_active
 
-    def describe_desktops(self) -> list[dict[str, object]]:
-        """Return the JSON of all connected desktops for the API."""
+    def describe_desktops(
+        self, may_list: Callable[[str], bool] = lambda model: True
+    ) -> list[dict[str, object]]:
+        """Return the JSON of all connected desktops for the API.
+
+        Of their models it has those for which `may_list` returns True.
+        """
         now = self._clock.seconds()
         return [
-            each.describe(now) for each in self._desktops.values() if each.initiator.is_established
+            each.describe(now, may_list)
+            for each in self._desktops.values()
+            if each.initiator.is_established
         ]
+
+
+def _is_restricted(head: RequestHead) -> bool:
+    """Return whether the client of a request may use some models only."""
+    return get_header(head.headers, ALLOWED_MODELS.lower()) is not None
+
+
+def _unenforced_error() -> Forbidden:
+    return Forbidden(
+        "This API key may use some models only, and the version of ctllm on the connected desktop "
+        "cannot enforce that. Update it there."
+    )
 
 
 def _decode_header(value: bytes) -> str:

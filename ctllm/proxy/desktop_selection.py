@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from ctllm.ollama.endpoints import canonical_model
-from ctllm.tunnel.frames import Desktop, Status
+from ctllm.tunnel.frames import ALLOWED_MODELS_CAPABILITY, Desktop, Status
 from ctllm.tunnel.initiator import Initiator
 from ctllm.tunnel.websocket.protocols import ProxyWebSocket
 
@@ -42,8 +42,16 @@ class ConnectedDesktop:
             self._models = frozenset(map(canonical_model, status.models if status else ()))
         return canonical_model(model) in self._models
 
-    def describe(self, now: float) -> dict[str, object]:
-        """Return its JSON for the API; `since` is in seconds before `now`."""
+    @property
+    def enforces_allowed_models(self) -> bool:
+        """Whether this desktop restricts a client to the models in Ctllm-Allowed-Models."""
+        return ALLOWED_MODELS_CAPABILITY in self.initiator.peer_capabilities
+
+    def describe(self, now: float, may_list: Callable[[str], bool]) -> dict[str, object]:
+        """Return its JSON for the API, with the models for which `may_list` returns True.
+
+        `since` is in seconds before `now`.
+        """
         status = self.initiator.status
         return {
             "id": self.identity.id,
@@ -52,7 +60,7 @@ class ConnectedDesktop:
             "since": round(now - self.connected_at, 1),
             "ollama": status.ollama if status else "down",
             "version": status.version if status else "",
-            "models": list(status.models) if status else [],
+            "models": list(filter(may_list, status.models)) if status else [],
             "exchanges": len(self.initiator.streams),
         }
 

@@ -38,6 +38,8 @@ MAX_MESSAGE = 2 * 1024 * 1024
 MAX_AUTHORIZATION = 8 * 1024
 #: The capability of a proxy that accepts AUTHORIZE.
 AUTHORIZE_CAPABILITY = "authorize"
+#: The capability of a desktop that enforces Ctllm-Allowed-Models.
+ALLOWED_MODELS_CAPABILITY = "allowed-models"
 #: Maximum number of models in one STATUS; a proxy stores the names for each desktop.
 MAX_MODELS = 1000
 

@@ -16,6 +16,7 @@ from ctllm.http.interfaces import RequestSink
 from ctllm.http.message.head import RequestHead, ResponseHead, decode_request, encode_response
 from ctllm.tunnel.flow_control import ReceiveWindow, SendBuffer
 from ctllm.tunnel.frames import (
+    ALLOWED_MODELS_CAPABILITY,
     AUTHORIZE_CAPABILITY,
     CONNECTION_ID,
     MAX_HEAD,
@@ -142,7 +143,8 @@ class Responder(TunnelPeer[ResponderStream]):
     """The end of a tunnel that responds.
 
     One lives as long as the desktop's program, over all connections and proxies. The last
-    `resume_buffer_bytes` of each resumable response are stored.
+    `resume_buffer_bytes` of each resumable response are stored. `capabilities` are those of HELLO:
+    by default, `request_handler` enforces Ctllm-Allowed-Models.
     """
 
     def __init__(
@@ -154,8 +156,10 @@ class Responder(TunnelPeer[ResponderStream]):
         request_handler: RequestHandler,
         resume_buffer_bytes: int,
         desktop: Desktop,
+        capabilities: tuple[str, ...] = ("resume", ALLOWED_MODELS_CAPABILITY),
     ) -> None:
         super().__init__(window, grace, max_streams)
+        self._capabilities = capabilities
         self.resume_buffer_bytes = resume_buffer_bytes
         self.desktop = desktop
         self._request_handler = request_handler
@@ -165,7 +169,7 @@ class Responder(TunnelPeer[ResponderStream]):
     def connection_made(self) -> None:
         """Send HELLO on a new connection."""
         ids = tuple(id.hex() for id in self.streams)
-        hello = Hello(VERSION, self.window, self.desktop, ("resume",), ids)
+        hello = Hello(VERSION, self.window, self.desktop, self._capabilities, ids)
         self._control_frames[:] = [encode_json_frame(FrameKind.HELLO, CONNECTION_ID, hello)]
         self._schedule_flush()
 

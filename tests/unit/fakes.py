@@ -227,7 +227,13 @@ class FakeDesktop:
     """A desktop whose requests the test responds to, on one connection after another."""
 
     def __init__(
-        self, registry: DesktopRegistry, number: int, name: str, ollama: str = "", *models: str
+        self,
+        registry: DesktopRegistry,
+        number: int,
+        name: str,
+        ollama: str = "",
+        *models: str,
+        capabilities: tuple[str, ...] = ("resume", "allowed-models"),
     ) -> None:
         self.registry = registry
         self.id = f"{number:032x}"
@@ -238,6 +244,7 @@ class FakeDesktop:
             request_handler=self.accept,
             resume_buffer_bytes=1 << 16,
             desktop=frames.Desktop(self.id, name),
+            capabilities=capabilities,
         )
         self.sinks: list[ResponderStream] = []
         self.heads: list[RequestHead] = []

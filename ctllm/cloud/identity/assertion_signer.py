@@ -34,12 +34,13 @@ class AssertionSigner:
     ) -> None:
         self._key = key
         self._now = now
-        self._cache: TtlCache[tuple[str, Scope], str] = TtlCache(max_cached, now)
+        self._cache: TtlCache[tuple[str, Scope, tuple[str, ...]], str] = TtlCache(max_cached, now)
 
-    def sign(self, proxy_id: str, scopes: frozenset[str]) -> str:
+    def sign(self, proxy_id: str, scopes: frozenset[str], models: tuple[str, ...] = ()) -> str:
         """Return an assertion for the proxy with this id; raises Forbidden without the scope use.
 
-        The assertion has the scope use and, if `scopes` has it, one of serve and manage.
+        The assertion has the scope use and, if `scopes` has it, one of serve and manage. `models`
+        are the patterns of the models that the client may use, if not all.
         """
         if USE not in scopes:
             raise Forbidden("This session does not have the scope 'use'.")
@@ -48,14 +49,14 @@ class AssertionSigner:
             scope = "use serve"
         elif MANAGE in scopes:
             scope = "use manage"
-        return self._cache.get((proxy_id, scope)) or self._sign(proxy_id, scope)
+        return self._cache.get((proxy_id, scope, models)) or self._sign(proxy_id, scope, models)
 
-    def _sign(self, proxy_id: str, scope: Scope) -> str:
+    def _sign(self, proxy_id: str, scope: Scope, models: tuple[str, ...]) -> str:
         issued_at = int(self._now())
         user_hash = proxy_id.rpartition("-")[2]
         body = AssertionBody(
-            ISSUER, user_hash, proxy_id, scope, issued_at, issued_at + LIFETIME_SECONDS
+            ISSUER, user_hash, proxy_id, scope, issued_at, issued_at + LIFETIME_SECONDS, models
         )
         token = ASSERTION.sign(self._key, msgspec.json.encode(body))
-        self._cache.put((proxy_id, scope), token, issued_at + LIFETIME_SECONDS / 2)
+        self._cache.put((proxy_id, scope, models), token, issued_at + LIFETIME_SECONDS / 2)
         return token

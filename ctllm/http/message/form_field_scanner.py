@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -9,6 +10,12 @@ from typing import Any, Protocol
 MAX_VALUE = 1024
 #: The parts of a form at most, as in Go's parser of forms, which Ollama uses.
 _MAX_PARTS = 1000
+_DISPOSITION_HEADER = "Content-Disposition"
+_PART_HEADERS = frozenset((_DISPOSITION_HEADER, "Content-Type", "Content-Length"))
+#: The value of Content-Disposition as clients write it (RFC 7578, section 4.2).
+_DISPOSITION = re.compile(
+    r'form-data; name="(?P<name>[^"\\\r\n]*)"(?P<file>; filename="[^"\\\r\n]+")?'
+)
 
 
 class _Parser(Protocol):
@@ -33,19 +40,24 @@ def get_boundary(content_type: bytes) -> bytes | None:
 class FormFieldScanner:
     """Finds the first value of the field `name`; `is_settled` when more data would change nothing.
 
-    Files are skipped: Ollama takes the first value that is not a file.
+    Files are skipped: Ollama takes the first value that is not a file. With `is_strict`,
+    there is no value unless every parser would find the same: no part up to the field has an
+    unusual head.
     """
 
-    def __init__(self, name: str, boundary: bytes) -> None:
+    def __init__(self, name: str, boundary: bytes, is_strict: bool = False) -> None:
         from multipart import MultipartError, PushMultipartParser
 
         self.is_settled = False
         self.value: str | None = None
         self._name = name
+        self._is_strict = is_strict
         self._error: type[Exception] = MultipartError
         self._data: bytearray | None = None  # of the field, while its part is read
         try:
-            self._parser: _Parser = PushMultipartParser(boundary, max_segment_count=_MAX_PARTS)
+            self._parser: _Parser = PushMultipartParser(
+                boundary, max_segment_count=_MAX_PARTS, strict=is_strict
+            )
         except MultipartError:
             self.is_settled = True
 
@@ -68,8 +80,20 @@ class FormFieldScanner:
         elif isinstance(event, bytes | bytearray):
             if self._data is not None and len(self._data) <= MAX_VALUE:
                 self._data += event[: MAX_VALUE + 1]
+        elif self._is_strict and not self._is_canonical(event.headerlist):
+            self.is_settled = True
         elif event.name == self._name and event.filename is None:
             self._data = bytearray()
+
+    def _is_canonical(self, headers: list[tuple[str, str]]) -> bool:
+        """Return whether the head of a part is as clients write it, and the field is no file."""
+        names = [name for name, _ in headers]
+        found = [
+            _DISPOSITION.fullmatch(value) for name, value in headers if name == _DISPOSITION_HEADER
+        ]
+        if len(set(names)) < len(names) or not _PART_HEADERS.issuperset(names) or not found[0]:
+            return False
+        return found[0]["file"] is None or found[0]["name"].lower() != self._name
 
     def _finish_part(self) -> None:
         if self._data is None:

@@ -70,6 +70,16 @@ class AssertionVerifierTests(Case):
         token = self.assertions.sign(PROXY, frozenset({"use", "serve", "manage"}))
         self.assertEqual(self.verifier.verify(token).scopes, {"use", "serve"})
 
+    def test_returns_the_models_that_the_client_may_use(self) -> None:
+        restricted = self.assertions.sign(PROXY, USE, ("llama*", "qwen3"))
+        self.assertEqual(self.verifier.verify(restricted).models, ("llama*", "qwen3"))
+        self.assertEqual(self.verifier.verify(self.assertions.sign(PROXY, USE)).models, ())
+
+    def test_an_assertion_without_a_restriction_is_as_before(self) -> None:
+        """A proxy of an earlier version, which may outlive an upgrade, accepts it."""
+        claims = jwt.decode(self.assertions.sign(PROXY, USE), options={"verify_signature": False})
+        self.assertEqual(claims, body())
+
     def test_accepts_the_body_that_other_tests_change(self) -> None:
         self.verifier.verify(self.signed())
 
@@ -87,6 +97,10 @@ class AssertionVerifierTests(Case):
             {"iat": None},
             {"exp": str(int(START) + LIFETIME_SECONDS)},
             {"admin": True},
+            {"models": "llama3"},
+            {"models": ["a b"]},
+            {"models": ["a,b"]},
+            {"models": ["a"] * 17},
         ):
             self.refused(self.signed(**changes))
 
@@ -194,6 +208,12 @@ class AssertionSignerTests(Case):
             self.verifier.verify(self.assertions.sign(PROXY, USE)).expires,
             self.time + LIFETIME_SECONDS,
         )
+
+    def test_signs_separately_for_each_restriction(self) -> None:
+        tokens = {
+            self.assertions.sign(PROXY, USE, models) for models in ((), ("a",), ("b",), ("a",))
+        }
+        self.assertEqual(len(tokens), 3)
 
     def test_signs_separately_for_each_proxy_and_scope(self) -> None:
         made = {

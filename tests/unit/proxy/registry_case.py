@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -29,8 +31,11 @@ class RegistryCase(SynchronousTestCase):
         self.registry = DesktopRegistry(self.clock, 1 << 18, GRACE, 4, 60)
         self.desks: list[FakeDesktop] = []
 
-    def desk(self, name: str = "home", ollama: str = "up", *models: str) -> FakeDesktop:
-        self.desks.append(FakeDesktop(self.registry, len(self.desks) + 1, name, ollama, *models))
+    def desk(
+        self, name: str = "home", ollama: str = "up", *models: str, **options: Any
+    ) -> FakeDesktop:
+        number = len(self.desks) + 1
+        self.desks.append(FakeDesktop(self.registry, number, name, ollama, *models, **options))
         self.clock.advance(1)
         return self.desks[-1]
 

@@ -59,8 +59,15 @@ class Case(SynchronousTestCase):
         protocol.makeConnection(wire)
         return wire
 
-    def sign(self, *scopes: str, proxy: str = HERE, key: Ed25519PrivateKey | None = None) -> str:
-        return AssertionSigner(key or self.key, self.clock.seconds).sign(proxy, frozenset(scopes))
+    def sign(
+        self,
+        *scopes: str,
+        proxy: str = HERE,
+        key: Ed25519PrivateKey | None = None,
+        models: tuple[str, ...] = (),
+    ) -> str:
+        signer = AssertionSigner(key or self.key, self.clock.seconds)
+        return signer.sign(proxy, frozenset(scopes), models)
 
     def ask(self, line: str, assertion: str | None = None, more: str = "") -> tuple[int, object]:
         """Status, and the answer's JSON or bytes."""
@@ -152,6 +159,26 @@ class RelayTests(Case):
             for head in desk.heads
         ]
         self.assertEqual(told, [[b"use"], [b"use manage"]])
+
+    def test_sends_the_models_of_the_assertion_not_those_of_the_client(self) -> None:
+        desk = FakeDesktop(self.registry, 1, "home", "up")
+        forged = "ctllm-allowed-models: *\r\nContent-Length: 0\r\n"
+        for models in ((), ("llama*", "qwen3")):
+            self.wire = self.connect()
+            self.ask("POST /api/chat", self.sign(USE, models=models), forged)
+        desk.settle()
+        told = [
+            [value for name, value in head.headers if name.lower() == b"ctllm-allowed-models"]
+            for head in desk.heads
+        ]
+        self.assertEqual(told, [[], [b"llama*,qwen3"]])
+
+    def test_lists_the_models_of_desktops_that_the_client_may_use(self) -> None:
+        FakeDesktop(self.registry, 1, "home", "up", "llama3:8b", "mistral")
+        for models, expected in (((), ["llama3:8b", "mistral"]), (("llama*",), ["llama3:8b"])):
+            status, body = self.ask("GET /ctllm/desktops", self.sign(USE, models=models))
+            assert status == 200 and isinstance(body, dict)
+            self.assertEqual(body["desktops"][0]["models"], expected)
 
     def test_relays_without_the_assertion_and_states_the_request_id(self) -> None:
         desk = FakeDesktop(self.registry, 1, "home", "up")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctllm.errors import DesktopOffline, NotFound, ServiceUnavailable
+from ctllm.errors import DesktopOffline, Forbidden, NotFound, ServiceUnavailable
 from ctllm.http.message.head import RequestHead
 from ctllm.proxy.desktop_selection import MODEL_CHANGE_TTL
 from ctllm.tunnel.frames import Status
@@ -49,6 +49,26 @@ class SelectionWithoutModelTests(RegistryCase):
         latin = RequestHead(b"GET", b"/", ((b"ctllm-desktop", "Büro".encode("latin-1")),))
         self.open(latin)  # as a browser's fetch sends it
         self.assertEqual(len(other.heads), 3)
+
+    def test_a_restricted_client_gets_only_desktops_that_enforce_it(self) -> None:
+        """An earlier version would ignore the header, and serve every model."""
+        current = self.desk("current", "down")
+        earlier = self.desk("earlier", "up", capabilities=("resume",))
+        own = ((b"Ctllm-Allowed-Models", b"llama*"),)
+        self.open(RequestHead(b"GET", b"/", own))
+        self.open(RequestHead(b"GET", b"/", own), "m:1")
+        self.assertEqual((len(current.heads), len(earlier.heads)), (2, 0))
+        self.assertEqual(self.registry.candidates(RequestHead(b"GET", b"/api/tags", own)), [])
+        to_earlier = RequestHead(b"GET", b"/", (*own, (b"Ctllm-Desktop", b"earlier")))
+        for head, lost in ((to_earlier, None), (RequestHead(b"GET", b"/", own), current)):
+            if lost is not None:
+                lost.lose(self.clock.seconds())
+            error = self.assertRaises(
+                Forbidden, self.registry.start_request, head, FakeResponseSink()
+            )
+            self.assertIn("Update it", error.message)
+        self.open()
+        self.assertEqual(len(earlier.heads), 1)
 
     def test_excludes_the_desktop_of_ctllm_exclude_desktop(self) -> None:
         best, other = self.desk("home"), self.desk("attic", "down")
