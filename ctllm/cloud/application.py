@@ -55,7 +55,7 @@ from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import SessionRenewer
 from ctllm.cloud.spawners.factory import create_spawner
-from ctllm.cloud.user_limits import UserLimiter
+from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.config import Cloud, Proxy
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService

@@ -23,7 +23,7 @@ from ctllm.cloud.identity import (
 from ctllm.cloud.machines import MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.user_limits import UserLimiter, tunnel_limiter
+from ctllm.cloud.limits.concurrency import UserLimiter, tunnel_limiter
 from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
 from ctllm.errors import CtllmError, Forbidden, NotFound, SignInRequired, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool

@@ -50,7 +50,7 @@ from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import RenewedConsent, SessionRenewer
-from ctllm.cloud.user_limits import UserLimiter
+from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.errors import CtllmError, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.message.head import RequestHead

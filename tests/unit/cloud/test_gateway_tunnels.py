@@ -13,7 +13,7 @@ from ctllm.cloud.identity import (
     SERVE,
     USE,
 )
-from ctllm.cloud.user_limits import MAX_TUNNELS_PER_USER
+from ctllm.cloud.limits.concurrency import MAX_TUNNELS_PER_USER
 from ctllm.http.timeouts import HANDSHAKE_TIMEOUT
 from tests.unit.cloud.gateway_case import (
     FRIEND_ORIGIN,

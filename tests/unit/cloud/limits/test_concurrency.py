@@ -1,4 +1,4 @@
-"""`ctllm.cloud.user_limits`: one user cannot use all of the capacity."""
+"""`ctllm.cloud.limits.concurrency`: one user cannot use all of the capacity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ctllm.cloud.service import FILES_PER_REQUEST
-from ctllm.cloud.user_limits import UserLimiter, max_requests_per_user
+from ctllm.cloud.limits.concurrency import UserLimiter, max_requests_per_user
 from ctllm.config import Cloud
 from ctllm.errors import ServiceUnavailable, TooManyRequests
 from ctllm.http.message.head import ResponseHead

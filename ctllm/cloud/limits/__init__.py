@@ -1,0 +1,1 @@
+"""Limits on what clients, users and their keys may do in a minute, and at once."""

@@ -1,0 +1,69 @@
+"""Limits the failed attempts of each client address to authenticate.
+
+After too many, a credential whose check costs cryptography is refused unseen, unless it was good
+before. What costs a look-up (API keys, invites, refresh tokens) is still looked up: all are random
+secrets that nobody can guess, and behind one address there may be an office. So somebody who floods
+the cloud does not lock out those who share the address, and costs it little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+
+from ctllm.cloud.limits.rate_limiter import RateLimiter
+from ctllm.common.ttl_cache import TtlCache
+from ctllm.errors import RateLimited
+from ctllm.http.client_address import client_network
+
+#: Seconds for which a good credential is known, and the number of them.
+KNOWN_FOR = 3600.0
+MAX_KNOWN = 16384
+
+
+class AttemptLimiter:
+    """The failed attempts of each address: at most `per_minute`, or any number for 0.
+
+    `seconds` returns a time that does not jump.
+    """
+
+    def __init__(
+        self, per_minute: int, seconds: Callable[[], float], max_known: int = MAX_KNOWN
+    ) -> None:
+        self._per_minute = per_minute
+        self._seconds = seconds
+        self._failures = RateLimiter(seconds)
+        self._known: TtlCache[bytes, bool] = TtlCache(max_known, seconds)
+
+    def admit(self, address: str, credential: str) -> None:
+        """Raise RateLimited for a credential that `address` may not have checked now."""
+        wait = self._failures.wait(client_network(address), self._per_minute)
+        if wait and not self._known.get(_digest(credential)):
+            raise _error(wait)
+
+    def succeeded(self, credential: str) -> None:
+        """Remember a credential that is good, or that the cloud has just issued."""
+        self._known.put(_digest(credential), True, self._seconds() + KNOWN_FOR)
+
+    def failed(self, address: str) -> None:
+        """Count a failed attempt; raises RateLimited if there were too many before it."""
+        wait = self._failures.count(client_network(address), self._per_minute)
+        if wait:
+            raise _error(wait)
+
+
+def is_costly(token: str) -> bool:
+    """Return whether the check of a token costs cryptography: it is a JWS (RFC 7515)."""
+    return token.count(".") == 2
+
+
+def _digest(credential: str) -> bytes:
+    return sha256(credential.encode("utf-8", "surrogatepass")).digest()
+
+
+def _error(wait: int) -> RateLimited:
+    return RateLimited(
+        "Too many attempts to sign in have failed at this address. Check the token or key, and try "
+        f"again in {wait} s.",
+        retry_after=wait,
+    )
