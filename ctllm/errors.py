@@ -51,6 +51,10 @@ class Unauthorized(CtllmError):
     status = 401
 
 
+class NoCredentials(Unauthorized):
+    """The request has no credentials at all, so nobody attempted anything."""
+
+
 class ProviderTokenRequired(Unauthorized):
     """The session goes on, but its renewal needs a fresh token of the user's OpenID provider."""
 
@@ -179,6 +183,12 @@ class TooManyRequests(CtllmError):
     retry_after = 10
 
 
+class RateLimited(TooManyRequests):
+    """A user, key or address has done too much in a minute. After `retry_after` it may go on."""
+
+    code = "rate_limit_exceeded"
+
+
 class BadGateway(CtllmError):
     """The upstream (Ollama, a proxy) broke off, or its response is invalid."""
 
@@ -240,10 +250,10 @@ class ProtocolViolation(CtllmError):
 
 
 def _errors_by_code(base: type[CtllmError]) -> dict[str, type[CtllmError]]:
-    found = {base.code: base}
+    found: dict[str, type[CtllmError]] = {}
     for subclass in base.__subclasses__():
         found.update(_errors_by_code(subclass))
-    return found
+    return {**found, base.code: base}
 
 
 _BY_CODE = _errors_by_code(CtllmError)

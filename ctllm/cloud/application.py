@@ -49,13 +49,16 @@ from ctllm.cloud.identity import (
     proxy_id,
     user_hash,
 )
+from ctllm.cloud.limits.attempts import AttemptLimiter
+from ctllm.cloud.limits.concurrency import UserLimiter
+from ctllm.cloud.limits.guard import CredentialGuard
+from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import SessionRenewer
 from ctllm.cloud.spawners.factory import create_spawner
-from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.config import Cloud, Proxy
 from ctllm.reactor.periodic import PeriodicService
 from ctllm.reactor.services import MultiService
@@ -107,7 +110,10 @@ class CloudApplication(MultiService):
         api_key_leases = ApiKeyLeases(now)
         machines = Machines(directory.subdirectory("machines"), now)
         machine_requests = MachineRequests(now)
-        issuer = AccessTokenIssuer(keys.signing_key, now, settings.access_token_ttl_seconds)
+        attempts = AttemptLimiter(settings.failed_logins_per_minute, reactor.seconds)
+        issuer = AccessTokenIssuer(
+            keys.signing_key, now, settings.access_token_ttl_seconds, attempts.succeeded
+        )
         revocations = Revocations(directory.subdirectory("revocations"), keys.instance_secret)
         known_users = KnownUsers(directory.subdirectory("users"), keys.instance_secret)
         disabled_users = DisabledUsers(
@@ -219,7 +225,8 @@ class CloudApplication(MultiService):
             metrics,
             settings.cors_origins,
             reactor,
-            request_limiter,
+            UserLimits(Tiers.of_settings(settings), request_limiter, reactor.seconds),
+            CredentialGuard(attempts, audit, metrics),
             active_requests,
             MachineVerifier(machines, machine_requests, rules.check_active, audit, url, now),
         )

@@ -20,12 +20,21 @@ from ctllm.cloud.identity import (
     CompositeTokenVerifier,
     is_machine,
 )
+from ctllm.cloud.limits.attempts import is_costly
+from ctllm.cloud.limits.guard import CredentialGuard
+from ctllm.cloud.limits.users import UserLimits
 from ctllm.cloud.machines import MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyManager
-from ctllm.cloud.limits.concurrency import UserLimiter, tunnel_limiter
 from ctllm.cloud.web_ui import HEADERS, PAGE, accepts_html
-from ctllm.errors import CtllmError, Forbidden, NotFound, SignInRequired, Unauthorized
+from ctllm.errors import (
+    CtllmError,
+    Forbidden,
+    NoCredentials,
+    NotFound,
+    RateLimited,
+    Unauthorized,
+)
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.cors import CorsPolicy, is_preflight, requests_api_key
 from ctllm.http.credentials import (
@@ -95,7 +104,8 @@ class Gateway:
         metrics: Metrics,
         origins: tuple[str, ...],
         clock: Clock,
-        request_limiter: UserLimiter,
+        user_limits: UserLimits,
+        guard: CredentialGuard,
         active_requests: ActiveRequests,
         machine_verifier: MachineVerifier,
     ) -> None:
@@ -107,14 +117,26 @@ class Gateway:
         self._api = api
         self._metrics = metrics
         self._clock = clock
-        self._request_limiter = request_limiter
-        self._tunnel_limiter = tunnel_limiter()
+        self._user_limits = user_limits
+        self._guard = guard
+        self._grants: dict[ServerRequest, AccessGrant] = {}  # of requests that are being handled
         self._active_requests = active_requests
         self._configured_origins = CorsPolicy(origin_matcher(origins))
         self._local_origins = CorsPolicy(origin_matcher(OLLAMA_ORIGINS), credentials=False)
 
     async def __call__(self, request: ServerRequest) -> None:
         """Respond to `request`; raises CtllmError."""
+        try:
+            await self._handle(request)
+        except CtllmError as error:
+            refusal = self._guard.refuse(request, self._grants.get(request), error)
+            if refusal is error:
+                raise
+            raise refusal from error
+        finally:
+            self._grants.pop(request, None)
+
+    async def _handle(self, request: ServerRequest) -> None:
         head = request.head = canonical_request(request.head)
         refuse_renamed_headers(head.headers)
         if requests_websocket(head):
@@ -184,26 +206,35 @@ class Gateway:
 
     async def authenticate(self, request: ServerRequest) -> AccessGrant:
         """Return the grant of the first valid credential of `request`; raises Unauthorized."""
-        error: CtllmError = Unauthorized(API_KEY_REQUIRED)
-        for verify in self._verifications(request):
+        error: CtllmError = NoCredentials(API_KEY_REQUIRED)
+        for credential, costs, verify in self._verifications(request):
             try:
+                if costs:
+                    self._guard.admit(request, credential)
                 grant = await verify()
-            except Unauthorized as refused:
-                if not isinstance(refused, SignInRequired):
-                    self._metrics.authentication_failed()
-                error = refused
+            except (Unauthorized, RateLimited) as refused:
+                error = error if isinstance(error, RateLimited) else refused
             else:
-                request.mark_authenticated()
+                self._authenticated(request, credential, grant)
                 return grant
         raise error
 
-    def _verifications(self, request: ServerRequest) -> Iterator[Verification]:
-        """Return what verifies each credential of `request`: its tokens, then its signature."""
+    def _authenticated(self, request: ServerRequest, credential: str, grant: AccessGrant) -> None:
+        self._grants[request] = grant
+        self._guard.accept(request, credential, grant)
+        request.mark_authenticated()
+
+    def _verifications(self, request: ServerRequest) -> Iterator[tuple[str, bool, Verification]]:
+        """Return the credentials of `request`: its tokens, then the key of its signature.
+
+        Beside each is whether its check costs cryptography, and the check.
+        """
         for token in presented_tokens(request.head):
-            yield partial(self._token_verifier.verify, token)
+            yield token, is_costly(token), partial(self._token_verifier.verify, token)
         signature = presented_signature(request.head)
         if signature:
-            yield partial(self._verify_signature, request, signature)
+            key = signature.partition(":")[0]
+            yield key, True, partial(self._verify_signature, request, signature)
 
     async def _verify_signature(self, request: ServerRequest, signature: str) -> AccessGrant:
         return self._machine_verifier.verify(request.head, signature, request.client_address)
@@ -226,7 +257,7 @@ class Gateway:
             return
         if (get_header(head.headers, b"user-agent") or b"").startswith(b"ollama/"):
             raise Forbidden(OLLAMA_AUTH_REQUIRED)
-        raise Unauthorized(API_KEY_REQUIRED)
+        raise NoCredentials(API_KEY_REQUIRED)
 
     # -- management API
 
@@ -234,7 +265,8 @@ class Gateway:
         async def authenticate() -> AccessGrant:
             grant = await self.authenticate(request)
             grant.require_scope(MANAGE)
-            self._reserve_request(request, grant)
+            release = self._user_limits.admit_own_request(self._proxy_id_of(grant), grant)
+            request.add_observer(lambda _: release())
             return grant
 
         await self._api.handle(request, authenticate)
@@ -259,8 +291,8 @@ class Gateway:
         request.relay_to(connections.start_request(head, request))
 
     def _reserve_request(self, request: ServerRequest, grant: AccessGrant) -> None:
-        """Count `request` as its user's until it ends; raises TooManyRequests."""
-        release = self._request_limiter.reserve(self._proxy_id_of(grant))
+        """Count `request` as its user's, until it ends; raises TooManyRequests."""
+        release = self._user_limits.admit_request(self._proxy_id_of(grant), grant)
         request.add_observer(lambda _: release())
 
     def _request_finished(self, unregister: Callable[[], None], outcome: Outcome) -> None:
@@ -303,17 +335,7 @@ class Gateway:
         The returned function releases both. If the request ends without an upgrade, both are
         released then.
         """
-        proxy_id = self._proxy_id_of(grant)
-        release_tunnel = self._tunnel_limiter.reserve(proxy_id)
-        try:
-            release_request = self._request_limiter.reserve(proxy_id)
-        except CtllmError:
-            release_tunnel()
-            raise
-
-        def release() -> None:
-            release_request()
-            release_tunnel()
+        release = self._user_limits.admit_tunnel(self._proxy_id_of(grant), grant)
 
         def request_ended(outcome: Outcome) -> None:
             if outcome is not Outcome.UPGRADED:

@@ -74,7 +74,15 @@ class Metrics:
             "ctllm_requests_in_progress", "Requests that are being relayed.", registry=registry
         )
         self._authentication_failures = Counter(
-            "ctllm_authentication_failures", "Tokens that were not valid.", registry=registry
+            "ctllm_authentication_failures",
+            "Requests whose credentials were not valid.",
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "ctllm_request_refusals",
+            "Requests that were refused for who sent them, or how many.",
+            ["code"],
+            registry=registry,
         )
         self._provider_fetch_failures = Counter(
             "ctllm_provider_fetch_failures",
@@ -123,8 +131,12 @@ class Metrics:
         self._requests.labels(outcome).inc()
 
     def authentication_failed(self) -> None:
-        """Count a token that was not valid."""
+        """Count a request whose credentials were not valid."""
         self._authentication_failures.inc()
+
+    def request_refused(self, code: str) -> None:
+        """Count a request that was refused with an error of this `code`."""
+        self._refusals.labels(code).inc()
 
     def provider_fetch_failed(self, provider: str) -> None:
         """Count a failed request for the keys of the provider with this name."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ctllm.cloud.application import CloudApplication
-from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.limits.concurrency import UserLimiter, max_requests_per_user
+from ctllm.cloud.metrics import Metrics
 from ctllm.config import Cloud, Proxy, resolve_public_url, to_endpoint_string
 from ctllm.errors import NotFound
 from ctllm.http.client_address import TrustedProxies

@@ -30,7 +30,7 @@ from ctllm.cloud.identity import (
 )
 from ctllm.cloud.identity.login_codes import LIFETIME
 from ctllm.cloud.session_renewer import SessionRenewer, UserAccess
-from ctllm.errors import CtllmError, Forbidden, Unauthorized
+from ctllm.errors import CtllmError, Forbidden, NoCredentials
 from ctllm.http.cookies import CookieKind
 from ctllm.http.message.head import Headers, RequestHead, get_header
 from ctllm.http.same_site import is_from_other_site
@@ -231,7 +231,7 @@ class SessionApi:
         _require_same_site(request.head)
         cookie = self._cookie.read(request.head)
         if cookie is None:
-            raise Unauthorized("You are not logged in. Open an invite link to log in.")
+            raise NoCredentials("You are not logged in. Open an invite link to log in.")
         session = await self._renewer.renew(cookie, "browser")
         set_cookie = self._cookie.set(cookie.encode(), self._cookie_max_age)
         request.respond(200, self._issue_token(cookie, session, scope), set_cookie)

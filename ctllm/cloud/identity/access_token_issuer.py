@@ -44,16 +44,21 @@ class AccessTokenClaims(
 class AccessTokenIssuer:
     """Issues and verifies access tokens that are valid for `lifetime` seconds.
 
-    `now` returns epoch seconds.
+    `now` returns epoch seconds. `on_issue` is called with each token.
     """
 
     def __init__(
-        self, key: Ed25519PrivateKey, now: Callable[[], float], lifetime: int = 600
+        self,
+        key: Ed25519PrivateKey,
+        now: Callable[[], float],
+        lifetime: int = 600,
+        on_issue: Callable[[str], None] = lambda token: None,
     ) -> None:
         self._key = key
         self._public_key = decode_public_key(encode_public_key(key))
         self._now = now
         self.lifetime = lifetime
+        self._on_issue = on_issue
 
     def issue(
         self,
@@ -86,7 +91,9 @@ class AccessTokenIssuer:
             sub_iss="" if user.issuer == ISSUER else user.issuer,
             tier=tier,
         )
-        return ACCESS_TOKEN.sign(self._key, msgspec.json.encode(claims))
+        token = ACCESS_TOKEN.sign(self._key, msgspec.json.encode(claims))
+        self._on_issue(token)
+        return token
 
     def matches(self, token: str) -> bool:
         """Return whether `token` has the type of an access token of a ctllm cloud."""

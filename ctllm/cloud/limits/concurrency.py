@@ -28,11 +28,15 @@ class UserLimiter:
         """Return the number of users that have anything in use."""
         return len(self._in_use)
 
-    def reserve(self, user: str) -> Callable[[], None]:
-        """Count one more and return a function that releases it; raises TooManyRequests."""
-        if self._in_use[user] >= self._limit:
+    def reserve(self, user: str, lower_limit: int = 0) -> Callable[[], None]:
+        """Count one more and return a function that releases it; raises TooManyRequests.
+
+        `lower_limit` is that of this user, or 0.
+        """
+        limit = min(self._limit, lower_limit or self._limit)
+        if self._in_use.get(user, 0) >= limit:
             raise TooManyRequests(
-                f"{self._limit} {self._description}. Try again when some of them have ended."
+                f"{limit} {self._description}. Try again when some of them have ended."
             )
         self._in_use[user] += 1
         return lambda: self._release(user)

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 MINUTE = 60.0
-#: The keys of which a limiter knows when they may go on. Beyond it, the longest unused is forgotten.
+#: The keys that a limiter knows. Of more, the one that is unused for longest is forgotten.
 MAX_KEYS = 65536
 
 

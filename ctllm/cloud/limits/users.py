@@ -124,6 +124,7 @@ class UserLimits:
 
 def _error(who_has: str, per_minute: int, wait: int) -> RateLimited:
     return RateLimited(
-        f"{who_has} too many requests: the limit is {per_minute} in a minute. Try again in {wait} s.",
+        f"{who_has} too many requests: the limit is {per_minute} in a minute. Try again in "
+        f"{wait} s.",
         retry_after=wait,
     )

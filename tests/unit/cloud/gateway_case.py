@@ -44,13 +44,17 @@ from ctllm.cloud.identity import (
     Sessions,
     User,
     proxy_id,
+    user_hash,
 )
+from ctllm.cloud.limits.attempts import AttemptLimiter
+from ctllm.cloud.limits.concurrency import UserLimiter
+from ctllm.cloud.limits.guard import CredentialGuard
+from ctllm.cloud.limits.users import Tiers, UserLimits
 from ctllm.cloud.machines import MachineApi, MachineVerifier
 from ctllm.cloud.metrics import Metrics
 from ctllm.cloud.proxies.manager import ProxyStatus
 from ctllm.cloud.session_api import SessionApi
 from ctllm.cloud.session_renewer import RenewedConsent, SessionRenewer
-from ctllm.cloud.limits.concurrency import UserLimiter
 from ctllm.errors import CtllmError, ProxyUnavailable, Unauthorized
 from ctllm.http.client.connection_pool import ConnectionPool
 from ctllm.http.message.head import RequestHead
@@ -203,15 +207,17 @@ class GatewayCase(SynchronousTestCase):
         self.proxies = FakeProxyManager()
         self.metrics = Metrics()
         self.login_codes = LoginCodes(now)
+        self.tiers = Tiers({}, requests_per_minute=0)
+        self.attempts = AttemptLimiter(0, now)
+        self.audit_dir = Path(self.mktemp())
+        (self.audit_dir / AUDIT_FILE).parent.mkdir(parents=True)
+        self.audit = AuditLog(self.audit_dir, now, lambda id: user_hash(INSTANCE_SECRET, id))
         self.active_requests = ActiveRequests()
         self.provider = FakeProvider()
         self.provider_renewal = FakeProviderRenewal()
         self.machines = Machines(directory.subdirectory("machines"), now)
         self.machine_requests = MachineRequests(now)
         self.client_address = "192.0.2.7"
-        self.audit_dir = Path(self.mktemp())
-        (self.audit_dir / AUDIT_FILE).parent.mkdir(parents=True)
-        self.audit = AuditLog(self.audit_dir, now)
         self.compose()
 
     def compose(
@@ -304,7 +310,8 @@ class GatewayCase(SynchronousTestCase):
             self.metrics,
             ORIGINS,
             self.clock,
-            UserLimiter(max_requests),
+            UserLimits(self.tiers, UserLimiter(max_requests), now),
+            CredentialGuard(self.attempts, self.audit, self.metrics),
             self.active_requests,
             MachineVerifier(
                 self.machines,
@@ -387,6 +394,9 @@ class GatewayCase(SynchronousTestCase):
         body = msgspec.json.encode({"keys": records, "seconds": 60})
         bearer = f"Bearer {token or self.token()}"
         return self.send(f"PUT /ctllm/desktops/{desktop}/keys", body, Authorization=bearer)
+
+    def user_hash_of(self, user: User) -> str:
+        return user_hash(INSTANCE_SECRET, user.id)
 
     def bearer(self, scopes: frozenset[str] = ALL_SCOPES) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token(scopes)}"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from ctllm.cloud.service import FILES_PER_REQUEST
 from ctllm.cloud.limits.concurrency import UserLimiter, max_requests_per_user
+from ctllm.cloud.service import FILES_PER_REQUEST
 from ctllm.config import Cloud
 from ctllm.errors import ServiceUnavailable, TooManyRequests
 from ctllm.http.message.head import ResponseHead

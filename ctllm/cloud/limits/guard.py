@@ -1,21 +1,23 @@
-"""What follows the refusal of a request: it is counted, and written to the audit log."""
+"""Guards the verification of credentials: limits failed attempts, and records what is refused."""
 
 from __future__ import annotations
 
 from ctllm.auth.api_keys import PREFIX
 from ctllm.cloud.audit import AuditLog, IdentityEvent
-from ctllm.cloud.identity import AccessGrant
+from ctllm.cloud.identity import AccessGrant, User
 from ctllm.cloud.limits.attempts import AttemptLimiter
 from ctllm.cloud.metrics import Metrics
 from ctllm.errors import (
     CtllmError,
     Forbidden,
+    GroupNotAllowed,
     NoCredentials,
     ProviderTokenRequired,
     RateLimited,
     SignInRequired,
     TooManyRequests,
     Unauthorized,
+    UserDisabled,
 )
 from ctllm.http.credentials import presented_tokens
 from ctllm.http.message.head import RequestHead
@@ -23,16 +25,33 @@ from ctllm.http.server.request import ServerRequest
 
 #: Errors of clients that have done nothing wrong: they did not sign in yet, or begin to.
 _INVITATIONS = (NoCredentials, ProviderTokenRequired, SignInRequired)
+#: Errors of credentials that were presented and are not good.
+_FAILURES = (Unauthorized, GroupNotAllowed, UserDisabled)
 _SESSION_PATH, _RENEWAL_PATH = b"/ctllm/session", b"/ctllm/session/token"
 
 
-class Refusals:
-    """Records refused requests, and counts failed attempts of their client's address."""
+class CredentialGuard:
+    """Limits the failed attempts of each address; audits and counts refused requests."""
 
     def __init__(self, attempts: AttemptLimiter, audit: AuditLog, metrics: Metrics) -> None:
         self._attempts = attempts
         self._audit = audit
         self._metrics = metrics
+
+    def admit(self, request: ServerRequest, credential: str) -> None:
+        """Raise RateLimited for a credential whose check costs too much after many failures."""
+        self._attempts.admit(request.client_address, credential)
+
+    def accept(self, request: ServerRequest, credential: str, grant: AccessGrant) -> None:
+        """Record that `request` was authenticated with `credential`."""
+        self._attempts.succeeded(credential)
+        if grant.credential_id:
+            self._audit.record_identity(
+                "key.used",
+                grant.user.id,
+                address=request.client_address,
+                credential=grant.credential_id,
+            )
 
     def refuse(
         self, request: ServerRequest, grant: AccessGrant | None, error: CtllmError
@@ -46,15 +65,13 @@ class Refusals:
             error, Unauthorized | Forbidden | TooManyRequests
         ):
             return error
-        if grant is None and not isinstance(error, TooManyRequests):
-            error = self._count_attempt(request, error)
+        if grant is None and isinstance(error, _FAILURES):
+            error = self._count_failure(request, error)
         self._metrics.request_refused(error.code)
         self._record(request, grant, error)
         return error
 
-    def _count_attempt(self, request: ServerRequest, error: CtllmError) -> CtllmError:
-        if not _presents_credentials(request.head):
-            return error
+    def _count_failure(self, request: ServerRequest, error: CtllmError) -> CtllmError:
         self._metrics.authentication_failed()
         try:
             self._attempts.failed(request.client_address)
@@ -62,23 +79,15 @@ class Refusals:
             return limited
         return error
 
-    def _record(
-        self, request: ServerRequest, grant: AccessGrant | None, error: CtllmError
-    ) -> None:
+    def _record(self, request: ServerRequest, grant: AccessGrant | None, error: CtllmError) -> None:
+        user = grant.user if grant is not None else getattr(error, "user", None)
         self._audit.record_identity(
             _event(request.head, grant),
-            "" if grant is None else grant.user.id,
+            user.id if isinstance(user, User) else "",
             address=request.client_address,
             credential="" if grant is None else grant.credential_id,
             reason=error.code,
         )
-
-
-def _presents_credentials(head: RequestHead) -> bool:
-    """Whether a refusal of `head` may be that of a credential, and not only of an origin."""
-    return head.path.startswith(_SESSION_PATH) or bool(
-        presented_tokens(head) or presented_signature(head)
-    )
 
 
 def _event(head: RequestHead, grant: AccessGrant | None) -> IdentityEvent:
